@@ -1,0 +1,306 @@
+"""Every error that Scalable raises on purpose.
+
+The tree::
+
+    ScalableError
+    ├── ManifestError (ValueError)               a manifest cannot be used
+    │   ├── ManifestParseError                   it is not a YAML mapping that can be read
+    │   └── ManifestSchemaError                  it is readable, but says something that is not allowed
+    ├── UnknownTargetError (KeyError)            the manifest has no such target
+    ├── ValidationFailedError (ValueError)       a provider refuses the deployment
+    ├── NotSupportedError (NotImplementedError)  this version cannot do what was asked
+    ├── ProviderError
+    │   ├── ProviderNameError (ValueError)       a provider's name is empty or taken
+    │   ├── UnknownProviderError (KeyError)      no provider of that name is installed
+    │   ├── ProviderConflictError (RuntimeError) two distributions claim one name
+    │   └── QuarantinedProviderError (ImportError)  a provider's distribution cannot be used
+    ├── LimitExceededError (ValueError)          the plan is above a limit that its target sets
+    ├── ClusterError (RuntimeError)
+    │   ├── LaunchError                          a launch failed; the same launch may succeed later
+    │   │   └── LaunchRefusedError               a launch was refused for good
+    │   ├── GroupFailedError                     a worker group cannot have the workers it wants
+    │   ├── GroupTimeoutError (TimeoutError)     a worker group was not there in time
+    │   ├── GroupBlindError (TypeError)          scale(n) and adapt() of one-group clusters were called
+    │   ├── ClusterClosedError                   the cluster is closed
+    │   └── LeftoverError                        something could not be removed at close
+    ├── SubmitError
+    │   ├── UnknownTagError (KeyError)           no worker group has that tag
+    │   ├── UnknownTaskError (KeyError)          the manifest has no such task
+    │   └── SlotsExceededError (ValueError)      no worker of the group has that many slots
+    └── SessionError (RuntimeError)              a session is used out of order
+
+Each carries its facts as attributes and ends its message with the next step. All can be pickled, since some
+travel from the scheduler to the client as the exception of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scalable.cluster.port import Explanation, Leftover
+    from scalable.manifest.validate import ValidationIssue, ValidationReport
+
+__all__ = [
+    "ClusterClosedError",
+    "ClusterError",
+    "GroupBlindError",
+    "GroupFailedError",
+    "GroupTimeoutError",
+    "LaunchError",
+    "LaunchRefusedError",
+    "LeftoverError",
+    "LimitExceededError",
+    "ManifestError",
+    "ManifestParseError",
+    "ManifestSchemaError",
+    "NotSupportedError",
+    "ProviderConflictError",
+    "ProviderError",
+    "ProviderNameError",
+    "QuarantinedProviderError",
+    "ScalableError",
+    "SessionError",
+    "SlotsExceededError",
+    "SubmitError",
+    "UnknownProviderError",
+    "UnknownTagError",
+    "UnknownTargetError",
+    "UnknownTaskError",
+    "ValidationFailedError",
+    "did_you_mean",
+]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Say which known word is near, or nothing.
+
+    Examples
+    --------
+    >>> did_you_mean("max_wrokers", ["max_workers", "containers"])
+    " (did you mean 'max_workers'?)"
+    >>> did_you_mean("zebra", ["max_workers"])
+    ''
+    """
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _rebuild(cls: type[ScalableError], args: tuple[Any, ...], facts: dict[str, Any]) -> ScalableError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class ScalableError(Exception):
+    """Base of every error that Scalable raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError's own __str__ would quote the message.
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args`, which is the message and not the facts it was built from.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ManifestError(ScalableError, ValueError):
+    """A manifest cannot be used; `issues` lists every problem that was found."""
+
+    def __init__(self, issues: Sequence[ValidationIssue]) -> None:
+        self.issues = tuple(issues)
+        super().__init__("\n".join(str(issue) for issue in self.issues))
+
+
+class ManifestParseError(ManifestError):
+    """A manifest is not a YAML mapping that can be read."""
+
+
+class ManifestSchemaError(ManifestError):
+    """A manifest says something that is not allowed."""
+
+
+class UnknownTargetError(ScalableError, KeyError):
+    """The manifest has no such target."""
+
+    def __init__(self, target: str, known: Iterable[str]) -> None:
+        self.target, self.known = target, tuple(known)
+        super().__init__(
+            f"no target {target!r} in the manifest{did_you_mean(target, self.known)}; "
+            f"its targets are: {_listed(self.known)}"
+        )
+
+
+class ValidationFailedError(ScalableError, ValueError):
+    """A provider refuses the deployment; `report` lists every problem."""
+
+    def __init__(self, report: ValidationReport) -> None:
+        self.report = report
+        super().__init__("\n".join(str(issue) for issue in report.errors))
+
+
+class NotSupportedError(ScalableError, NotImplementedError):
+    """This version cannot do what was asked."""
+
+
+class ProviderError(ScalableError):
+    """Something is wrong with a provider as a plugin."""
+
+
+class ProviderNameError(ProviderError, ValueError):
+    """A provider's name is empty or already taken."""
+
+
+class UnknownProviderError(ProviderError, KeyError):
+    """No provider of that name is installed."""
+
+    def __init__(self, name: str, installed: Iterable[str], install_hint: str | None = None) -> None:
+        self.name, self.installed = name, tuple(installed)
+        self.install_hint = install_hint
+        if install_hint:
+            message = f"provider {name!r} is not installed: {install_hint}"
+        else:
+            message = f"unknown provider {name!r}{did_you_mean(name, self.installed)}"
+        super().__init__(f"{message}; installed: {_listed(self.installed)}")
+
+
+class ProviderConflictError(ProviderError, RuntimeError):
+    """Two distributions claim one provider name."""
+
+    def __init__(self, name: str, distributions: Iterable[str]) -> None:
+        self.name, self.distributions = name, tuple(distributions)
+        super().__init__(
+            f"provider {name!r} is claimed by {' and by '.join(self.distributions)}; uninstall all but one of them"
+        )
+
+
+class QuarantinedProviderError(ProviderError, ImportError):
+    """A provider's distribution cannot be used; every other provider still can."""
+
+    def __init__(self, provider: str, distribution: str, cause: str, remedy: str) -> None:
+        self.provider, self.distribution, self.cause, self.remedy = provider, distribution, cause, remedy
+        super().__init__(f"provider {provider!r} of {distribution} cannot be used: {cause}; {remedy}")
+
+
+class LimitExceededError(ScalableError, ValueError):
+    """The plan is above a limit that its target sets."""
+
+
+class ClusterError(ScalableError, RuntimeError):
+    """Something is wrong with a running cluster."""
+
+
+class LaunchError(ClusterError):
+    """A launch failed; the same launch may succeed later.
+
+    Backends raise it from ``launch``. The controller counts it as a failed start and tries again with back-off.
+    """
+
+    def __init__(self, message: str, explanation: Explanation | None = None) -> None:
+        self.explanation = explanation
+        super().__init__(message)
+
+
+class LaunchRefusedError(LaunchError):
+    """A launch was refused for good: trying it again would be refused again."""
+
+
+class GroupFailedError(ClusterError):
+    """A worker group cannot have the workers it wants.
+
+    Attributes
+    ----------
+    tag : str
+        The group.
+    explanation : Explanation
+        Normalised reason, native detail, log tail and remedy.
+    """
+
+    def __init__(self, tag: str, explanation: Explanation) -> None:
+        self.tag, self.explanation = tag, explanation
+        super().__init__(f"worker group {tag!r} failed: {explanation}")
+
+
+class GroupTimeoutError(ClusterError, TimeoutError):
+    """A worker group did not have the workers asked for in time."""
+
+    def __init__(self, tag: str, wanted: int, running: int, timeout: float, why: str) -> None:
+        self.tag, self.wanted, self.running, self.timeout, self.why = tag, wanted, running, timeout, why
+        super().__init__(
+            f"worker group {tag!r} has {running} of {wanted} workers after {timeout:g} s: {why}"
+        )
+
+
+class GroupBlindError(ClusterError, TypeError):
+    """A method was called that knows one kind of worker only."""
+
+    def __init__(self, method: str, instead: str) -> None:
+        self.method, self.instead = method, instead
+        super().__init__(
+            f"{method} does not know which worker group is meant; use {instead}"
+        )
+
+
+class ClusterClosedError(ClusterError):
+    """The cluster is closed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"cluster {name!r} is closed; build a new one")
+
+
+class LeftoverError(ClusterError):
+    """Something of the cluster could not be removed at close."""
+
+    def __init__(self, cluster: str, leftovers: Sequence[Leftover]) -> None:
+        self.cluster, self.leftovers = cluster, tuple(leftovers)
+        listed = "; ".join(str(leftover) for leftover in self.leftovers)
+        super().__init__(f"cluster {cluster!r} left behind: {listed}")
+
+
+class SubmitError(ScalableError):
+    """A task cannot be submitted as asked."""
+
+
+class UnknownTagError(SubmitError, KeyError):
+    """No worker group has that tag."""
+
+    def __init__(self, tag: str, known: Iterable[str]) -> None:
+        self.tag, self.known = tag, tuple(known)
+        super().__init__(
+            f"no worker group has the tag {tag!r}{did_you_mean(tag, self.known)}; "
+            f"the tags are: {_listed(self.known)}"
+        )
+
+
+class UnknownTaskError(SubmitError, KeyError):
+    """The manifest has no such task."""
+
+    def __init__(self, task: str, known: Iterable[str]) -> None:
+        self.task, self.known = task, tuple(known)
+        super().__init__(
+            f"no task {task!r} in the manifest{did_you_mean(task, self.known)}; "
+            f"its tasks are: {_listed(self.known)}"
+        )
+
+
+class SlotsExceededError(SubmitError, ValueError):
+    """No worker of the group has that many slots."""
+
+    def __init__(self, tag: str, n: int, slots: int) -> None:
+        self.tag, self.n, self.slots = tag, n, slots
+        super().__init__(
+            f"n={n} of tag {tag!r} fits no worker: each has {slots} slot{'s' * (slots != 1)}; "
+            f"set components.{tag}.slots to {n} or more"
+        )
+
+
+class SessionError(ScalableError, RuntimeError):
+    """A session is used out of order."""

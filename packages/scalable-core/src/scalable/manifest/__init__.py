@@ -1,0 +1,1 @@
+"""The manifest: ``scalable.yaml`` as models, positions and problems."""

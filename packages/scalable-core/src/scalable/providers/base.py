@@ -1,0 +1,255 @@
+"""The contract between Scalable and a provider.
+
+A provider turns one target of a manifest into one Dask cluster with a worker group per component. It satisfies
+`DeploymentProvider`, by structure or by subclassing `scalable.providers.common.BaseProvider`, and may have any of the
+optional abilities below. Nothing here imports Dask, an SDK or a provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+from scalable.errors import UnknownTargetError
+
+if TYPE_CHECKING:
+    from scalable.client import ScalableClient
+    from scalable.cluster import GroupedCluster
+    from scalable.cluster.port import Leftover
+    from scalable.costing import CostEstimate
+    from scalable.manifest.schema import ComponentConfig, ManifestModel, TargetConfig, TaskConfig
+    from scalable.manifest.validate import ValidationReport
+
+__all__ = [
+    "API_VERSION",
+    "Artifact",
+    "CheckResult",
+    "ClusterHandle",
+    "DeploymentProvider",
+    "DeploymentSpec",
+    "EstimatesCost",
+    "Owned",
+    "Preflights",
+    "Reaps",
+    "Renders",
+    "ResourceRequest",
+    "ScalePlan",
+]
+
+API_VERSION = 1
+"""The version of this contract. A provider says in `api_version` which one it was written for."""
+
+
+@dataclass(frozen=True)
+class ResourceRequest:
+    """What one worker of a group asks of its machine.
+
+    Parameters
+    ----------
+    cpus : int
+        Cores.
+    memory : int or None
+        Bytes; None leaves it to the provider.
+    walltime : int or None
+        Seconds; None where the provider has no such thing.
+    gpus : int or None
+        GPUs.
+    """
+
+    cpus: int = 1
+    memory: int | None = None
+    walltime: int | None = None
+    gpus: int | None = None
+
+
+@dataclass(frozen=True)
+class ScalePlan:
+    """How many workers each group should have.
+
+    Parameters
+    ----------
+    workers_by_tag : mapping of str to int
+        The count of a fixed group, the initial count of an adaptive one.
+    resources_by_tag : mapping of str to ResourceRequest
+        What each worker asks for.
+    ranges_by_tag : mapping of str to (int, int)
+        Minimum and maximum of each adaptive group.
+    max_workers : int or None
+        Cap on the total over all groups.
+    """
+
+    workers_by_tag: Mapping[str, int] = field(default_factory=dict)
+    resources_by_tag: Mapping[str, ResourceRequest] = field(default_factory=dict)
+    ranges_by_tag: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    max_workers: int | None = None
+
+
+@dataclass(frozen=True)
+class DeploymentSpec:
+    """One target of one manifest, ready for its provider.
+
+    Parameters
+    ----------
+    target_name, provider_name : str
+        The target and its provider, as the manifest calls them.
+    manifest : ManifestModel
+        The whole manifest: overlay merged, environment expanded.
+    target : TargetConfig
+        The target; its `options` are the provider's to parse.
+    components, tasks : mapping
+        By name.
+    raw_manifest : mapping
+        The merged document with ``${VAR}`` as written. Only this may be shown or stored.
+    """
+
+    target_name: str
+    provider_name: str
+    manifest: ManifestModel
+    target: TargetConfig
+    components: Mapping[str, ComponentConfig]
+    tasks: Mapping[str, TaskConfig]
+    raw_manifest: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_manifest(cls, manifest: ManifestModel, *, target_name: str) -> Self:
+        """Take one target out of a manifest.
+
+        Raises
+        ------
+        UnknownTargetError
+            A `KeyError`: the manifest has no target of that name.
+        """
+        try:
+            target = manifest.targets[target_name]
+        except KeyError:
+            raise UnknownTargetError(target_name, manifest.targets) from None
+        return cls(
+            target_name=target_name,
+            provider_name=target.provider,
+            manifest=manifest,
+            target=target,
+            components=manifest.components,
+            tasks=manifest.tasks,
+            raw_manifest=manifest.raw,
+        )
+
+
+@dataclass
+class ClusterHandle:
+    """A cluster that a provider built: a context manager that closes it."""
+
+    backend: GroupedCluster
+    client_factory: Callable[[], ScalableClient]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.backend.close()
+
+
+@runtime_checkable
+class DeploymentProvider(Protocol):
+    """What every provider does."""
+
+    name: str
+
+    def validate(self, spec: DeploymentSpec) -> ValidationReport:
+        """Find every problem of `spec` at once: offline and without side effect."""
+        ...
+
+    def build_cluster(self, spec: DeploymentSpec) -> ClusterHandle:
+        """Bring up a scheduler, with every group known and empty.
+
+        All or nothing: what it made is gone again when it raises.
+        """
+        ...
+
+    def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
+        """Record the desired counts and return. Idempotent; scale-in loses no task and no result."""
+        ...
+
+    def close(self, cluster: ClusterHandle) -> None:
+        """Remove everything that belongs to `cluster`.
+
+        Idempotent, goes on past errors, and raises `LeftoverError` at the end if something could not be removed.
+        """
+        ...
+
+
+@runtime_checkable
+class EstimatesCost(Protocol):
+    """Optional: the provider knows prices."""
+
+    def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
+        """Itemise what `plan` costs; None where it costs nothing that has a price."""
+        ...
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One finding of a preflight. `ok` is None where the check could not be made."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+
+
+@runtime_checkable
+class Preflights(Protocol):
+    """Optional: the provider can look, online and read-only, whether a start would work."""
+
+    def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
+        """Check credentials, quota, partition, image and reachability."""
+        ...
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One native thing that a run would send: a script, an object, a request; secrets as ``${VAR}``."""
+
+    name: str
+    media_type: str
+    content: str
+
+
+@runtime_checkable
+class Renders(Protocol):
+    """Optional: the provider can show exactly what a run would send."""
+
+    def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
+        """Render every native artefact, offline and deterministically."""
+        ...
+
+
+@dataclass(frozen=True)
+class Owned:
+    """One native thing that carries Scalable's labels."""
+
+    kind: str
+    name: str
+    run_id: str
+    owner: str
+    detail: str = ""
+
+
+@runtime_checkable
+class Reaps(Protocol):
+    """Optional: the provider finds and removes what dead runs left behind."""
+
+    def list_owned(self) -> Sequence[Owned]:
+        """List everything that carries Scalable's labels."""
+        ...
+
+    def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
+        """Remove these; say what could not be removed."""
+        ...

@@ -1,0 +1,1 @@
+"""What providers and their authors test with: conformance suite, simulated backend, fakes."""
