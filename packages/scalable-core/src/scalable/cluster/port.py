@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Backend", "Explanation", "GroupSpec", "GroupStatus", "Leftover", "Phase", "Reason", "Unit", "UnitState"]
+__all__ = [
+    "Backend",
+    "Explanation",
+    "GroupSpec",
+    "GroupStatus",
+    "Leftover",
+    "Phase",
+    "Reason",
+    "Unit",
+    "UnitState",
+]
 
 
 class Phase(StrEnum):

@@ -1,0 +1,488 @@
+"""What runs inside the Dask scheduler and its workers, sent there by value.
+
+A stock ``dask scheduler`` has none of our packages, so nothing here may import `scalable`: the standard library and
+distributed only, and every message is made of plain types. `scalable.cluster.link` is the other end.
+
+Some of what it touches is not public API of distributed: worker states, the stealing extension, handlers. Each such
+place is covered by a test against the installed version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import operator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
+from distributed.versions import get_versions
+from tornado.ioloop import PeriodicCallback
+
+if TYPE_CHECKING:
+    from distributed.comm.core import Comm
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+    from distributed.worker import Worker
+
+logger = logging.getLogger("distributed.scalable")
+
+TABLE_TOPIC = "scalable-groups"
+"""Dask event topic on which the group table is published."""
+
+TICK_MS = 250
+"""How often waiting tasks are spread and tasks of failed groups are ended."""
+
+MOVES_PER_TICK = 200
+"""Bound on the steal requests of one tick, so that a tick stays short whatever waits."""
+
+WORKER_TIMEOUT = 10.0
+"""Seconds that a worker has to answer. A model that holds the GIL keeps it silent; it is asked again later."""
+
+
+def version_mismatch(scheduler: dict[str, Any], worker: dict[str, Any]) -> str:
+    """Say how a worker's environment differs from the scheduler's, or nothing.
+
+    Tasks are pickled code: another Python minor version cannot run it, another dask or distributed version
+    speaks another protocol.
+
+    Parameters
+    ----------
+    scheduler, worker : dict
+        What `distributed.versions.get_versions` returns.
+    """
+
+    def facts(versions: dict[str, Any]) -> dict[str, str]:
+        python = ".".join(str(versions["host"]["python"]).split(".")[:2])
+        packages = versions["packages"]
+        return {"Python": python, "dask": packages["dask"], "distributed": packages["distributed"]}
+
+    ours, theirs = facts(scheduler), facts(worker)
+    return "; ".join(
+        f"the worker has {name} {theirs[name]}, the scheduler {ours[name]}"
+        for name in ours
+        if ours[name] != theirs[name]
+    )
+
+
+class UnstartedTasks(WorkerPlugin):
+    """Lets a worker say which of its tasks it has not started.
+
+    The scheduler cannot know: its view of what executes is as old as the last heartbeat, and a draining worker
+    still has in its queue what was sent to it before.
+    """
+
+    name = "scalable-unstarted-tasks"
+
+    def setup(self, worker: Worker) -> None:
+        """Answer ``scalable_unstarted`` on this worker."""
+
+        def unstarted() -> dict[str, Any]:
+            state = worker.state
+            return {
+                "status": worker.status.name,
+                "unstarted": [
+                    ts.key
+                    for ts in state.tasks.values()
+                    if ts.state in ("ready", "constrained", "waiting")
+                ],
+                "executing": len(state.executing) + len(state.long_running),
+            }
+
+        worker.handlers["scalable_unstarted"] = unstarted
+
+
+class GroupsPlugin(SchedulerPlugin):
+    """The scheduler's part of the engine.
+
+    It counts demand per tag, drains workers without losing or repeating anything, refuses workers of another
+    environment, ends the tasks of failed groups, spreads waiting tasks over late workers, and publishes the
+    group table.
+
+    Parameters
+    ----------
+    slots : dict of str to int
+        The group table: slots per worker, by tag. Tasks without a tag count for its first entry.
+    worker_plugin : bytes
+        `UnstartedTasks`, pickled by value.
+    """
+
+    name = "scalable-groups"
+
+    def __init__(self, slots: dict[str, int], worker_plugin: bytes) -> None:
+        self.slots = slots
+        self.worker_plugin = worker_plugin
+        self.failures: dict[str, bytes] = {}
+        self.refused: dict[str, str] = {}
+        self.unwelcome: set[str] = set()
+        self.leaving: dict[str, asyncio.Task[None]] = {}
+        self.members: dict[str, WorkerState] = {}
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Add our handlers to the scheduler."""
+        self.scheduler = scheduler
+        self.versions = get_versions()
+        self.register_worker: Callable[..., Awaitable[None]] = scheduler.handlers["register-worker"]
+        scheduler.handlers["register-worker"] = self.admit
+        for handler in (
+            self.report,
+            self.drain,
+            self.resume,
+            self.fail,
+            self.table,
+            self.cancel_all,
+        ):
+            scheduler.handlers[f"scalable_{handler.__name__}"] = handler
+        self.members = dict(scheduler.workers)
+        await scheduler.register_worker_plugin(
+            None, self.worker_plugin, name=UnstartedTasks.name, idempotent=True
+        )
+        scheduler.log_event(TABLE_TOPIC, self.slots)
+        self.ticker = PeriodicCallback(self.tick, TICK_MS)
+        self.ticker.start()
+
+    async def close(self) -> None:
+        """Stop what runs by itself."""
+        self.ticker.stop()
+        for task in self.leaving.values():
+            task.cancel()
+
+    def tick(self) -> None:
+        """Do what must be done without being asked."""
+        if self.failures:
+            self._end_tasks_of_failed_groups()
+        self._spread_waiting_tasks()
+
+    # -- Which workers may join
+
+    async def admit(self, comm: Comm, **registration: Any) -> None:
+        """Register a worker, unless it is not wanted any more or could not run our tasks."""
+        name = str(registration["name"])
+        problem = version_mismatch(self.versions, registration["versions"])
+        if problem:
+            self.refused[name] = problem
+        elif name in self.unwelcome:
+            problem = "it is not wanted any more"
+        if problem:
+            await comm.write({"status": "error", "message": problem, "time": time()})
+            return
+        await self.register_worker(comm, **registration)
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Remember a worker's state, which is out of reach once the worker is gone."""
+        self.members[worker] = scheduler.workers[worker]
+
+    def remove_worker(
+        self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
+    ) -> None:
+        """Acquit the tasks that only waited on a worker that died.
+
+        distributed suspects every task that was assigned to a dead worker, and ends it in `KilledWorker` after
+        some deaths. Tagged tasks all wait on their workers, so that a few deaths would end tasks that never ran.
+        """
+        ws = self.members.pop(worker)
+        _, event = scheduler.get_events(worker)[-1]
+        if event["action"] != "remove-worker" or event["expected"]:
+            return
+        assigned = [ts for key in event["processing-tasks"] if (ts := scheduler.tasks.get(key))]
+        assigned.sort(key=operator.attrgetter("priority"))
+        # Those that may have been running: what the last heartbeat said, and the first in the worker's queue.
+        suspects = {*assigned[: ws.nthreads], *ws.executing}
+        for ts in assigned:
+            if ts not in suspects and ts.suspicious:
+                ts.suspicious -= 1
+                ts.prefix.suspicious -= 1
+
+    # -- What there is to do, and who does it
+
+    def report(self) -> dict[str, Any]:
+        """Say which workers there are and how much work waits for each tag."""
+        scheduler = self.scheduler
+        first = next(iter(self.slots), "")
+        demand = {tag: [0.0, 0.0, 0.0, 0] for tag in self.slots}
+
+        def count(ts: TaskState, elapsed: float = 0.0) -> None:
+            duration = ts.prefix.duration_average
+            for tag, need in (ts.resource_restrictions or {first: 1}).items():
+                if tag in demand:
+                    entry = demand[tag]
+                    entry[0] += need
+                    if duration >= 0:
+                        entry[1] += need * max(duration - elapsed, 0.0)
+                    else:
+                        entry[2] += need
+
+        for ts in scheduler.unrunnable:
+            count(ts)
+        for ts in scheduler.queued:
+            count(ts)
+        workers = {}
+        for ws in scheduler.workers.values():
+            workers[str(ws.name)] = (ws.status.name, len(ws.processing), len(ws.has_what))
+            for ts in ws.processing:
+                count(ts, ws.executing.get(ts, 0.0))
+        by_label = {tag_label(tag): tag for tag in self.slots}
+        for prefix in scheduler.task_prefixes.values():
+            tag = by_label.get(prefix.name.partition(".")[0])
+            if tag is not None:
+                demand[tag][3] += prefix.states["waiting"]
+        return {
+            "workers": workers,
+            "demand": {tag: tuple(entry) for tag, entry in demand.items()},
+            "refused": self.refused,
+        }
+
+    def table(self) -> dict[str, int]:
+        """Say which tags there are, and how many slots a worker of each has."""
+        return self.slots
+
+    # -- Workers that leave
+
+    async def drain(self, names: list[str], force: bool = False) -> dict[str, tuple[str, int]]:
+        """Bring workers nearer to their end, and say how near each is.
+
+        Called again and again until all are gone. No worker starts a task after the first call.
+
+        Parameters
+        ----------
+        names : list of str
+            Workers that should leave.
+        force : bool
+            Let them go although results are lost with them.
+
+        Returns
+        -------
+        dict of str to (str, int)
+            ``("gone", 0)``: it has left, or will be refused if it ever comes. ``("busy", n)``: n tasks still run.
+            ``("moving", n)``: n results are on their way to other workers. ``("holding", n)``: no other worker
+            can take its n results.
+        """
+        stages: dict[str, tuple[str, int]] = {}
+        present: list[WorkerState] = []
+        for name in names:
+            self.unwelcome.add(name)
+            ws = self._find(name)
+            if ws is None:
+                stages[name] = ("gone", 0)
+            else:
+                self._set_status(ws, Status.closing_gracefully)
+                present.append(ws)
+        for ws, running in zip(
+            present, await asyncio.gather(*map(self._tasks_left, present)), strict=True
+        ):
+            name = str(ws.name)
+            if self._find(name) is not ws:
+                stages[name] = ("gone", 0)
+            elif running and not force:
+                stages[name] = ("busy", running)
+            else:
+                stages[name] = self._let_go(ws, force)
+        return stages
+
+    def resume(self, names: list[str]) -> list[str]:
+        """Take draining workers back into service; say which could still be had."""
+        resumed = []
+        for name in names:
+            ws = self._find(name)
+            if ws is not None and ws.address not in self.leaving:
+                self.unwelcome.discard(name)
+                # The scheduler follows once the worker has confirmed.
+                self._tell_status(ws, Status.running)
+                resumed.append(name)
+        return resumed
+
+    def _find(self, name: str) -> WorkerState | None:
+        address = self.scheduler.aliases.get(name)
+        return None if address is None else self.scheduler.workers.get(address)
+
+    def _set_status(self, ws: WorkerState, status: Status) -> None:
+        if ws.status != status:
+            self.scheduler.handle_worker_status_change(status, ws, f"scalable-{time()}")
+            self._tell_status(ws, status)
+
+    def _tell_status(self, ws: WorkerState, status: Status) -> None:
+        self.scheduler.worker_send(
+            ws.address,
+            {
+                "op": "worker-status-change",
+                "status": status.name,
+                "stimulus_id": f"scalable-{time()}",
+            },
+        )
+
+    async def _tasks_left(self, ws: WorkerState) -> int:
+        """Take back what a draining worker has not started; say how many of its tasks are left."""
+        try:
+            answer = await asyncio.wait_for(
+                self.scheduler.rpc(ws.address).scalable_unstarted(), WORKER_TIMEOUT
+            )
+        except (OSError, TimeoutError):
+            return max(1, len(ws.processing))
+        if answer["status"] != Status.closing_gracefully.name:
+            # It has not heard yet that it drains, so that it may start any of its tasks now.
+            return max(1, len(ws.processing))
+        # Safe: it starts nothing any more, and what it finished meanwhile it does not call unstarted.
+        tasks = (self.scheduler.tasks.get(key) for key in answer["unstarted"])
+        self.scheduler.transitions(
+            {ts.key: "released" for ts in tasks if ts is not None and ts.processing_on is ws},
+            stimulus_id=f"scalable-drain-{time()}",
+        )
+        return max(len(ws.processing), int(answer["executing"]))
+
+    def _let_go(self, ws: WorkerState, force: bool) -> tuple[str, int]:
+        results = len(ws.has_what) + len(ws.actors)
+        if ws.address in self.leaving:
+            return "moving", results
+        if force:
+            goodbye = self._remove(ws)
+        elif ws.actors:
+            return "holding", results
+        elif self.scheduler.running:
+            goodbye = self._retire(ws)
+        elif (keeper := self._keeper()) is ws and results:
+            return "holding", results
+        else:
+            goodbye = self._entrust(ws, keeper)
+        task = asyncio.ensure_future(goodbye)
+        self.leaving[ws.address] = task
+        task.add_done_callback(lambda _: self.leaving.pop(ws.address, None))
+        return "moving", results
+
+    async def _retire(self, ws: WorkerState) -> None:
+        """Move its results to running workers, then close it. Stays where they cannot take them all."""
+        await self.scheduler.retire_workers([ws.address], close_workers=True, remove=True)
+
+    def _keeper(self) -> WorkerState:
+        """Choose who keeps everybody's results while no worker runs: one that is busy anyway, or has most."""
+        return max(
+            self.scheduler.workers.values(),
+            key=lambda ws: (bool(ws.processing), ws.nbytes, str(ws.name)),
+        )
+
+    async def _entrust(self, ws: WorkerState, keeper: WorkerState) -> None:
+        """Copy its results to one other draining worker, then close it.
+
+        `Scheduler.retire_workers` knows running recipients only. Without this, two groups that shrink to
+        nothing at once would each keep all of their workers.
+        """
+        missing = {ts.key: [ws.address] for ts in ws.has_what if keeper not in (ts.who_has or ())}
+        if missing and await self.scheduler.gather_on_worker(keeper.address, missing):
+            return
+        if any(ts.who_has == {ws} for ts in ws.has_what):
+            return
+        await self._remove(ws)
+
+    async def _remove(self, ws: WorkerState) -> None:
+        await self.scheduler.remove_worker(
+            ws.address, expected=True, close=True, stimulus_id=f"scalable-{time()}"
+        )
+
+    # -- Groups that failed
+
+    def fail(self, tag: str, error: bytes | None) -> None:
+        """End the tasks that only this group could run, now and from now on; None lifts the verdict.
+
+        Parameters
+        ----------
+        tag : str
+            The group.
+        error : bytes or None
+            The exception they end in, pickled. The scheduler cannot unpickle it, and need not.
+        """
+        if error is None:
+            self.failures.pop(tag, None)
+        else:
+            self.failures[tag] = error
+
+    def _end_tasks_of_failed_groups(self) -> None:
+        doomed = [
+            (ts.key, self.failures[tag])
+            for ts in self.scheduler.unrunnable
+            for tag in ts.resource_restrictions or ()
+            if tag in self.failures
+        ]
+        stimulus_id = f"scalable-fail-{time()}"
+        for key, error in doomed:
+            ts = self.scheduler.tasks.get(key)
+            if ts is None or ts.state != "no-worker":
+                continue
+            recommendations = self.scheduler.transition(
+                key, "erred", exception=error, cause=key, stimulus_id=stimulus_id
+            )
+            self.scheduler.transitions(recommendations, stimulus_id=stimulus_id)
+
+    def cancel_all(self, reason: str) -> None:
+        """Cancel what clients wait for, so that they learn it instead of hanging, and nothing is recomputed."""
+        for name, client in list(self.scheduler.clients.items()):
+            keys = [ts.key for ts in client.wants_what]
+            if keys:
+                self.scheduler.stimulus_cancel(
+                    keys, client=name, force=True, reason="cluster-closed", msg=reason
+                )
+
+    # -- Tasks that wait while others idle
+
+    def _spread_waiting_tasks(self) -> None:
+        """Move waiting tasks from the fullest worker of a group to the emptiest.
+
+        distributed assigns every tagged task at once, all of them to the first worker that comes. Its own
+        stealing counts threads and durations over all tags; this counts slots, per tag.
+        """
+        stealing = self.scheduler.extensions.get("stealing")
+        if stealing is None:
+            return
+        for tag in self.slots:
+            workers = [ws for ws in self.scheduler.running if ws.resources.get(tag)]
+            if len(workers) > 1:
+                self._spread(tag, workers, stealing)
+
+    def _spread(self, tag: str, workers: list[WorkerState], stealing: Any) -> None:
+        load: Counter[WorkerState] = Counter()
+        for ws in workers:
+            load[ws] = len(ws.processing) + stealing.in_flight_tasks.get(ws, 0)
+
+        def fullness(ws: WorkerState) -> float:
+            return load[ws] / float(ws.resources[tag])
+
+        movable: dict[WorkerState, list[TaskState]] = {}
+        for _ in range(MOVES_PER_TICK):
+            victim, thief = max(workers, key=fullness), min(workers, key=fullness)
+            waiting = load[victim] > victim.resources[tag]
+            if not waiting or (fullness(victim) - fullness(thief) < 2 and fullness(thief) >= 1):
+                break
+            if victim not in movable:
+                movable[victim] = self._movable(victim, tag, stealing)
+            if not movable[victim]:
+                break
+            # The victim confirms that it has not started the task, or keeps it.
+            stealing.move_task_request(movable[victim].pop(), victim, thief)
+            load[victim] -= 1
+            load[thief] += 1
+
+    def _movable(self, ws: WorkerState, tag: str, stealing: Any) -> list[TaskState]:
+        """Tasks of `tag` that may wait on a worker; the one it would start last comes last."""
+        candidates: Iterable[TaskState] = (
+            ts
+            for ts in ws.processing
+            if tag in (ts.resource_restrictions or ())
+            and not ts.worker_restrictions
+            and not ts.host_restrictions
+            and ts not in ws.executing
+            and ts not in stealing.in_flight
+        )
+        return sorted(candidates, key=operator.attrgetter("priority"))
+
+
+def tag_label(tag: str) -> str:
+    """Write a tag so that Dask takes it into the prefix of a key.
+
+    Dask cuts a key at its first dash to learn the prefix, by which it averages durations.
+
+    Examples
+    --------
+    >>> tag_label("gcam-7")
+    'gcam_7'
+    """
+    return tag.replace("-", "_")
