@@ -1,0 +1,216 @@
+"""Sessions of the Scalable monorepo: ``nox`` runs what a change must pass, ``nox -l`` lists them.
+
+Sessions install the wheels that `wheels` has built, as users would, and never the source tree.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+# A machine has the Pythons it has. The workflows, where each Python is a job, ask for the error.
+nox.options.error_on_missing_interpreters = False
+
+ROOT = Path(__file__).parent
+DIST = ROOT / "dist"
+CONSTRAINTS = DIST / "constraints.txt"
+
+CODE = {
+    "scalable-core": "scalable",
+    "scalable-local": "scalable/providers/local",
+    "scalable-slurm": "scalable/providers/slurm",
+    "scalable-kubernetes": "scalable/providers/kubernetes",
+    "scalable-aws": "scalable/providers/cloud/aws",
+    "scalable-gcp": "scalable/providers/cloud/gcp",
+}
+"""Each distribution that has code, and where in the namespace it keeps it."""
+
+PACKAGES = (*CODE, "scalable")
+NAMESPACE = ("scalable", "scalable/providers", "scalable/providers/cloud")
+
+TOOLS = nox.project.load_toml(ROOT / "pyproject.toml")
+CORE = nox.project.load_toml(ROOT / "packages/scalable-core/pyproject.toml")
+SUPPORTED = nox.project.python_versions(CORE)
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+PYTHONS = tuple(dict.fromkeys((*SUPPORTED, HERE)))
+
+# The whole suite runs on one Python, the one that runs nox. On each other that the machine has, the
+# integration session drives all distributions together, examples included; that shows in a minute
+# what differs between Pythons. The workflows run everything on each of them.
+nox.options.sessions = [
+    "lint",
+    "wheels",
+    "types",
+    "docs",
+    f"tests-{HERE}",
+    "integration",
+    "minimums",
+]
+
+
+def _group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(TOOLS, name))
+
+
+def _install(session: nox.Session, *distributions: str, group: str) -> None:
+    """Install distributions of ours, from their wheels only, and a group of tools."""
+    session.install("--constraint", str(CONSTRAINTS), *distributions, *_group(group))
+
+
+def _wheel(package: str) -> Path:
+    (wheel,) = DIST.glob(f"{package.replace('-', '_')}-*.whl")
+    return wheel
+
+
+def _everything() -> str:
+    # By its file: pip 23 does not apply a constraint that is a file to a requirement with extras.
+    return f"scalable[all] @ {_wheel('scalable').as_uri()}"
+
+
+def _site_packages(session: nox.Session) -> Path:
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return Path(str(session.run("python", "-c", code, silent=True)).strip())
+
+
+def _faults(wheels: Iterable[Path]) -> list[str]:
+    """Say what makes these wheels unfit to share one namespace, or to be published."""
+    owners: Counter[str] = Counter()
+    faults = []
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+            licences = [archive.read(n) for n in names if n.endswith(".dist-info/licenses/LICENSE")]
+        code = [name for name in names if ".dist-info/" not in name]
+        owners.update(code)
+        if licences != [(ROOT / "LICENSE").read_bytes()]:
+            faults.append(f"{wheel.name}: its LICENSE is not the repository's")
+        if code and not any(name.endswith("/py.typed") for name in code):
+            faults.append(f"{wheel.name}: no py.typed")
+        faults += [
+            f"{wheel.name}: {name} is outside of scalable/"
+            for name in code
+            if not name.startswith("scalable/")
+        ]
+        faults += [
+            f"{wheel.name}: {part}/__init__.py ends the namespace"
+            for part in NAMESPACE
+            if f"{part}/__init__.py" in code
+        ]
+    return faults + [f"{name} is in {n} wheels" for name, n in owners.items() if n > 1]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every distribution; fail if two own one file or any owns the namespace itself."""
+    session.install(*_group("build"))
+    shutil.rmtree(DIST, ignore_errors=True)
+    for package in PACKAGES:
+        # The sdist first, then the wheel from it: an sdist that lacks a file cannot pass.
+        session.run(
+            "python",
+            "-m",
+            "build",
+            "--no-isolation",
+            "--outdir",
+            str(DIST),
+            f"packages/{package}",
+            silent=True,
+        )
+    if faults := _faults(sorted(DIST.glob("*.whl"))):
+        session.error("\n".join(faults))
+    CONSTRAINTS.write_text(
+        "".join(f"{package} @ {_wheel(package).as_uri()}\n" for package in PACKAGES)
+    )
+    session.log(f"{len(PACKAGES)} distributions in {DIST}; no file has two owners")
+
+
+@nox.session(requires=["wheels"], reuse_venv=False)
+def types(session: nox.Session) -> None:
+    """Check the types of each distribution and its tests, strictly."""
+    _install(session, _everything(), group="types")
+    for package in CODE:
+        # One run for each: two distributions may both have a tests/test_provider.py.
+        session.run("mypy", f"packages/{package}/src", f"packages/{package}/tests")
+    session.run("mypy", "noxfile.py", "tests-integration")
+
+
+@nox.session(requires=["wheels"], reuse_venv=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    _install(session, _everything(), group="docs")
+    session.run(
+        "sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build/html", *session.posargs
+    )
+    session.log(f"open {ROOT / 'docs/_build/html/index.html'}")
+
+
+@nox.session(python=PYTHONS, requires=["wheels"], reuse_venv=False)
+@nox.parametrize("package", list(CODE), ids=list(CODE))
+def tests(session: nox.Session, package: str) -> None:
+    """Test one distribution where there is nothing but itself and the core."""
+    _install(session, package, group="test")
+    doctests = _site_packages(session) / CODE[package]
+    session.run(
+        "pytest", "--doctest-modules", f"packages/{package}/tests", str(doctests), *session.posargs
+    )
+
+
+@nox.session(python=PYTHONS, requires=["wheels"], reuse_venv=False)
+def integration(session: nox.Session) -> None:
+    """Install all distributions together, drive them, and run the examples."""
+    _install(session, _everything(), group="integration")
+    session.run("scalable", "providers")
+    session.run("pytest", "tests-integration", "examples", *session.posargs)
+
+
+@nox.session(python=SUPPORTED[0], requires=["wheels"], reuse_venv=False)
+def minimums(session: nox.Session) -> None:
+    """Test the core and the local provider on the oldest dependencies that they accept."""
+    session.install("uv")
+    # Given as files, their dependencies count as direct; the dependencies of a wheel would not.
+    asked = [
+        arg
+        for p in ("scalable-core", "scalable-local")
+        for arg in ("-r", f"packages/{p}/pyproject.toml")
+    ]
+    session.run(
+        "uv",
+        "pip",
+        "install",
+        "--resolution=lowest-direct",
+        "--constraint",
+        str(CONSTRAINTS),
+        *asked,
+        *_group("test"),
+    )
+    session.run(
+        "pytest", "packages/scalable-core/tests", "packages/scalable-local/tests", *session.posargs
+    )
+
+
+@nox.session(requires=["wheels"], reuse_venv=False, default=False)
+def bench(session: nox.Session) -> None:
+    """Print the ratios of the benchmarks; ``-- NAME`` runs one of them."""
+    _install(session, _everything(), group="test")
+    chosen = session.posargs or sorted(
+        path.stem for path in (ROOT / "benchmarks").glob("bench_*.py")
+    )
+    for name in chosen:
+        session.run("python", f"benchmarks/{name}.py")
