@@ -27,6 +27,7 @@ The tree::
     │   ├── UnknownTagError (KeyError)           no worker group has that tag
     │   ├── UnknownTaskError (KeyError)          the manifest has no such task
     │   └── SlotsExceededError (ValueError)      no worker of the group has that many slots
+    ├── ModulesError (ValueError)                the user's own modules cannot be sent to the workers
     └── SessionError (RuntimeError)              a session is used out of order
 
 Each carries its facts as attributes and ends its message with the next step. All can be pickled, since some
@@ -56,6 +57,7 @@ __all__ = [
     "ManifestError",
     "ManifestParseError",
     "ManifestSchemaError",
+    "ModulesError",
     "NotSupportedError",
     "ProviderConflictError",
     "ProviderError",
@@ -184,9 +186,13 @@ class ProviderConflictError(ProviderError, RuntimeError):
 class QuarantinedProviderError(ProviderError, ImportError):
     """A provider's distribution cannot be used; every other provider still can."""
 
-    def __init__(self, provider: str, distribution: str, cause: str, remedy: str) -> None:
-        self.provider, self.distribution, self.cause, self.remedy = provider, distribution, cause, remedy
-        super().__init__(f"provider {provider!r} of {distribution} cannot be used: {cause}; {remedy}")
+    def __init__(
+        self, provider: str, distribution: str, cause: str, remedy: str, *, version: str = ""
+    ) -> None:
+        self.provider, self.distribution, self.version = provider, distribution, version
+        self.cause, self.remedy = cause, remedy
+        origin = f"{distribution} {version}".rstrip()
+        super().__init__(f"provider {provider!r} of {origin} cannot be used: {cause}; {remedy}")
 
 
 class LimitExceededError(ScalableError, ValueError):
@@ -300,6 +306,10 @@ class SlotsExceededError(SubmitError, ValueError):
             f"n={n} of tag {tag!r} fits no worker: each has {slots} slot{'s' * (slots != 1)}; "
             f"set components.{tag}.slots to {n} or more"
         )
+
+
+class ModulesError(ScalableError, ValueError):
+    """The user's own modules cannot be sent to the workers."""
 
 
 class SessionError(ScalableError, RuntimeError):

@@ -1,0 +1,336 @@
+"""Which providers there are, and how to get one.
+
+A provider is found by its name in two places: what this process registered, and the entry points that installed
+distributions declare in the group ``scalable.providers``. What this process registered wins. Listing imports nothing;
+a plugin is imported when it is asked for, and one that cannot be used harms nobody but itself.
+
+Examples
+--------
+>>> from scalable.providers.registry import clear_registry, iter_provider_names, register_provider
+>>> class Desk:
+...     name = "desk"
+>>> register_provider(" Desk", Desk)
+>>> list(iter_provider_names(include_entrypoints=False))
+['desk']
+>>> clear_registry()
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.metadata import entry_points
+from types import MappingProxyType
+
+from scalable.errors import (
+    ProviderConflictError,
+    ProviderNameError,
+    QuarantinedProviderError,
+    UnknownProviderError,
+)
+from scalable.providers.base import API_VERSION, DeploymentProvider
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "ProviderFactory",
+    "ProviderInfo",
+    "ProviderStatus",
+    "clear_registry",
+    "describe_providers",
+    "get_provider",
+    "iter_provider_names",
+    "register_provider",
+    "register_providers",
+]
+
+ENTRY_POINT_GROUP = "scalable.providers"
+"""Where a distribution declares its providers."""
+
+ProviderFactory = Callable[[], DeploymentProvider]
+"""A provider's class, or a function that makes a provider."""
+
+_INSTALL_HINTS = MappingProxyType(
+    {
+        name: f"pip install scalable-{name}"
+        for name in ("local", "slurm", "kubernetes", "aws", "gcp")
+    }
+)
+# A provider that states no API version was written when there was only one.
+_FIRST_API_VERSION = 1
+
+_lock = threading.Lock()
+_registered: dict[str, ProviderFactory] = {}
+
+
+class ProviderStatus(StrEnum):
+    """What is known of a provider."""
+
+    FOUND = "found"
+    """It is declared; whether it works was not asked."""
+    USABLE = "usable"
+    """It was imported and made."""
+    QUARANTINED = "quarantined"
+    """It cannot be imported or made, or was written for another provider API."""
+    CONFLICT = "conflict"
+    """Another distribution claims the same name, so neither is used."""
+
+
+@dataclass(frozen=True)
+class ProviderInfo:
+    """One claim to a provider's name.
+
+    Parameters
+    ----------
+    name : str
+        What manifests call it.
+    status : ProviderStatus
+        What is known of it.
+    distribution, version : str
+        Who brings it. A provider that was registered comes from ``this process``, which has no version.
+    module : str
+        Where it is: ``scalable.providers.slurm:SlurmProvider``.
+    problem : str
+        Why it cannot be used, and what to do; empty where nothing is known to be wrong.
+    """
+
+    name: str
+    status: ProviderStatus
+    distribution: str
+    version: str
+    module: str
+    problem: str = ""
+
+
+def register_provider(name: str, factory: ProviderFactory) -> None:
+    """Make a provider known to this process. It wins over an installed one of the same name.
+
+    Parameters
+    ----------
+    name : str
+        What manifests call it; case and outer white space do not matter.
+    factory : callable
+        The provider's class, or a function without arguments that returns a provider.
+
+    Raises
+    ------
+    ProviderNameError
+        A `ValueError`: the name is empty, or was registered before.
+    TypeError
+        `factory` cannot be called.
+    """
+    register_providers([(name, factory)])
+
+
+def register_providers(
+    items: Mapping[str, ProviderFactory] | Iterable[tuple[str, ProviderFactory]],
+) -> None:
+    """Register several providers, or none of them if one is refused.
+
+    Raises
+    ------
+    ProviderNameError, TypeError
+        As `register_provider`.
+    """
+    new: dict[str, ProviderFactory] = {}
+    with _lock:
+        for name, factory in items.items() if isinstance(items, Mapping) else items:
+            key = _normalise(name)
+            if key in _registered or key in new:
+                raise ProviderNameError(
+                    f"provider {key!r} is registered already; choose another name or call clear_registry()"
+                )
+            if not callable(factory):
+                raise TypeError(
+                    f"the factory of provider {key!r} cannot be called; "
+                    "pass the provider's class or a function that returns a provider"
+                )
+            new[key] = factory
+        _registered.update(new)
+
+
+def get_provider(name: str) -> DeploymentProvider:
+    """Make the provider of that name.
+
+    Parameters
+    ----------
+    name : str
+        Case and outer white space do not matter.
+
+    Returns
+    -------
+    DeploymentProvider
+        A new one each time.
+
+    Raises
+    ------
+    ProviderNameError
+        A `ValueError`: the name is empty.
+    UnknownProviderError
+        A `KeyError`: it is neither registered nor installed.
+    ProviderConflictError
+        A `RuntimeError`: two distributions claim the name.
+    QuarantinedProviderError
+        An `ImportError`: it cannot be imported or made, or was written for another provider API.
+    """
+    key = _normalise(name)
+    match _claims(key):
+        case []:
+            raise UnknownProviderError(key, iter_provider_names(), _INSTALL_HINTS.get(key))
+        case [claim]:
+            return claim.make()
+        case claims:
+            raise ProviderConflictError(key, (claim.origin for claim in claims))
+
+
+def iter_provider_names(include_entrypoints: bool = True) -> Iterator[str]:
+    """Name every provider, in alphabetical order, without importing any.
+
+    Parameters
+    ----------
+    include_entrypoints : bool
+        Also those of installed distributions, not only what this process registered.
+    """
+    installed = _installed() if include_entrypoints else {}
+    return iter(sorted({*_registered, *installed}))
+
+
+def describe_providers(*, load: bool = False) -> list[ProviderInfo]:
+    """Say of each provider where it comes from, and whether it works.
+
+    Parameters
+    ----------
+    load : bool
+        Import and make each one to learn whether it works. Otherwise nothing is imported.
+
+    Returns
+    -------
+    list of ProviderInfo
+        By name; a name that several distributions claim is there once for each of them.
+    """
+    infos = []
+    for name in iter_provider_names():
+        claims = _claims(name)
+        for claim in claims:
+            status, problem = _status(claim, claims, load)
+            infos.append(
+                ProviderInfo(name, status, claim.distribution, claim.version, claim.module, problem)
+            )
+    return infos
+
+
+def clear_registry() -> None:
+    """Forget what was registered, and look anew at what is installed."""
+    with _lock:
+        _registered.clear()
+    _installed.cache_clear()
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """Somebody's word that a provider of this name can be had."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    find: Callable[[], ProviderFactory]
+    remedy: str
+
+    @property
+    def origin(self) -> str:
+        return f"{self.distribution} {self.version}".rstrip()
+
+    def make(self) -> DeploymentProvider:
+        try:
+            factory = self.find()
+            # Asked of the class before it is called: another API may want another constructor.
+            self._refuse_other_api(factory)
+            provider = factory()
+        except QuarantinedProviderError:
+            raise
+        except (Exception, SystemExit) as error:
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+            raise self._quarantine(cause) from error
+        self._refuse_other_api(provider)
+        if not isinstance(provider, DeploymentProvider):
+            raise self._quarantine(
+                f"{type(provider).__name__} lacks a part of scalable.providers.base.DeploymentProvider"
+            )
+        return provider
+
+    def _refuse_other_api(self, made: object) -> None:
+        version = getattr(made, "api_version", _FIRST_API_VERSION)
+        if version != API_VERSION:
+            raise self._quarantine(
+                f"it was written for provider API {version} and scalable-core has {API_VERSION}",
+                f"install versions of {self.distribution} and scalable-core that fit together",
+            )
+
+    def _quarantine(self, cause: str, remedy: str | None = None) -> QuarantinedProviderError:
+        return QuarantinedProviderError(
+            self.name, self.distribution, cause, remedy or self.remedy, version=self.version
+        )
+
+
+def _normalise(name: str) -> str:
+    key = name.strip().lower()
+    if not key:
+        raise ProviderNameError("a provider's name is empty; give it one, such as 'local'")
+    return key
+
+
+def _claims(name: str) -> Sequence[_Claim]:
+    factory = _registered.get(name)
+    if factory is None:
+        return _installed().get(name, ())
+    qualname = getattr(factory, "__qualname__", type(factory).__qualname__)
+    return [
+        _Claim(
+            name=name,
+            distribution="this process",
+            version="",
+            module=f"{factory.__module__}:{qualname}",
+            find=lambda: factory,
+            remedy="mend what was given to register_provider()",
+        )
+    ]
+
+
+@cache
+def _installed() -> Mapping[str, Sequence[_Claim]]:
+    # Cached, because it reads the metadata of every installed distribution: tens of milliseconds.
+    found: defaultdict[str, list[_Claim]] = defaultdict(list)
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        name, distribution = entry_point.name.strip().lower(), entry_point.dist
+        # A nameless entry point can never be asked for, and must not hide the others.
+        if not name or distribution is None:
+            continue
+        found[name].append(
+            _Claim(
+                name=name,
+                distribution=distribution.name,
+                version=distribution.version,
+                module=entry_point.value,
+                find=entry_point.load,
+                remedy=f"run 'pip install --force-reinstall {distribution.name}' "
+                f"or 'pip uninstall {distribution.name}'",
+            )
+        )
+    return MappingProxyType(dict(found))
+
+
+def _status(claim: _Claim, claims: Sequence[_Claim], load: bool) -> tuple[ProviderStatus, str]:
+    if len(claims) > 1:
+        conflict = ProviderConflictError(claim.name, (each.origin for each in claims))
+        return ProviderStatus.CONFLICT, str(conflict)
+    if not load:
+        return ProviderStatus.FOUND, ""
+    try:
+        claim.make()
+    except QuarantinedProviderError as error:
+        return ProviderStatus.QUARANTINED, str(error)
+    return ProviderStatus.USABLE, ""
