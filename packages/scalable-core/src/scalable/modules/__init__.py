@@ -1,0 +1,29 @@
+"""The user's own modules on every worker.
+
+A function defined in the workflow itself travels with its task. What it imports from beside the workflow
+(``from helpers import simulate``) does not: a pickled task names the module, and a worker on another machine has no
+such file. So a session packs these modules, and every worker and the scheduler unpack them in front of their path.
+
+What is packed is what ``import`` finds beside the workflow: ``*.py`` files, packages with all their files, and
+directories of ``*.py`` files. ``project.modules`` in the manifest names other files and directories instead.
+"""
+
+from scalable.modules.archive import (
+    MAX_BYTES,
+    MAX_FILES,
+    ModuleArchive,
+    pack_modules,
+    pack_workflow,
+)
+from scalable.modules.upload import upload_modules
+from scalable.modules.workflow import workflow_directory
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_FILES",
+    "ModuleArchive",
+    "pack_modules",
+    "pack_workflow",
+    "upload_modules",
+    "workflow_directory",
+]

@@ -1,0 +1,202 @@
+"""Pack modules into one zip file, the same bytes for the same files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+from scalable.errors import ModulesError
+
+__all__ = ["MAX_BYTES", "MAX_FILES", "ModuleArchive", "pack_modules", "pack_workflow"]
+
+MAX_BYTES = 32 * 1024**2
+"""Most that is packed, unpacked size. Every worker receives all of it when it registers."""
+
+MAX_FILES = 5_000
+"""Most files that are packed; a home directory full of projects ends here, before it is all read."""
+
+_CACHES = frozenset({"__pycache__", "node_modules", "site-packages"})
+_BYTECODE = frozenset({".pyc", ".pyo"})
+_NAMED = 3
+# The earliest time that the zip format has. Real ones would change the bytes of an archive of equal files.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+Member = tuple[PurePosixPath, Path]
+"""A file's name in the archive, and the file."""
+
+Rule = Callable[[Path], "Rule | None"]
+"""Says of a directory's entry whether it is taken: None, or the rule for what is inside it."""
+
+
+@dataclass(frozen=True)
+class ModuleArchive:
+    """Modules as one zip file.
+
+    Parameters
+    ----------
+    data : bytes
+        The zip file.
+    digest : str
+        Hexadecimal SHA-256 of the names and contents of its files.
+    names : tuple of str
+        Its files, sorted, as paths from the directory that goes on ``sys.path``.
+    """
+
+    data: bytes = field(repr=False)
+    digest: str
+    names: tuple[str, ...]
+
+
+def pack_workflow(
+    directory: Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES
+) -> ModuleArchive | None:
+    """Pack everything that a script in `directory` can import from beside itself.
+
+    See `pack_modules` for the bounds, the result and the errors.
+    """
+    return _pack(_importable(directory), max_bytes, max_files)
+
+
+def pack_modules(
+    paths: Sequence[Path], *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES
+) -> ModuleArchive | None:
+    """Pack the modules that a manifest lists.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        A ``.py`` file or a package (a directory with ``__init__.py``) is importable by its name; of any other
+        directory, what it contains is. Where two hold one file, the first wins, as on ``sys.path``.
+    max_bytes, max_files : int
+        Bounds on what is packed.
+
+    Returns
+    -------
+    ModuleArchive or None
+        None where there is nothing to import.
+
+    Raises
+    ------
+    ModulesError
+        A path is not there, cannot be read or cannot be imported from; or there is too much of it.
+    """
+    return _pack(chain.from_iterable(map(_listed, paths)), max_bytes, max_files)
+
+
+def _listed(path: Path) -> Iterator[Member]:
+    """List the files of one entry of ``project.modules``."""
+    if path.is_file() and path.suffix == ".py":
+        yield PurePosixPath(path.name), path
+    elif (path / "__init__.py").is_file():
+        yield from _walk(path, PurePosixPath(path.resolve().name), _of_package)
+    elif path.is_dir():
+        yield from _importable(path)
+    elif path.exists():
+        raise ModulesError(
+            f"project.modules names {path}, which is neither a .py file nor a directory; "
+            "keep data files inside a package"
+        )
+    else:
+        raise ModulesError(
+            f"project.modules names {path}, which does not exist; "
+            "relative paths start from the manifest's directory"
+        )
+
+
+def _importable(directory: Path) -> Iterator[Member]:
+    return _walk(directory, PurePosixPath(), _of_path)
+
+
+def _walk(
+    directory: Path, name: PurePosixPath, rule: Rule, above: frozenset[Path] = frozenset()
+) -> Iterator[Member]:
+    """List the files below a directory that `rule` takes, without hidden files, caches and virtual environments."""
+    real = directory.resolve()
+    if real in above:  # a symbolic link to a directory that holds it
+        return
+    for entry in sorted(directory.iterdir()):
+        if entry.name.startswith(".") or entry.name in _CACHES or entry.suffix in _BYTECODE:
+            continue
+        inside = rule(entry)
+        if inside is None:
+            continue
+        if entry.is_file():
+            yield name / entry.name, entry
+        elif entry.is_dir() and not (entry / "pyvenv.cfg").exists():
+            yield from _walk(entry, name / entry.name, inside, above | {real})
+
+
+def _of_package(entry: Path) -> Rule | None:
+    """Take everything: a package's data belong to it."""
+    return _of_package
+
+
+def _of_path(entry: Path) -> Rule | None:
+    """Take what ``import`` finds in a directory on ``sys.path``."""
+    if entry.suffix == ".py":
+        return _of_path
+    if not entry.name.isidentifier():
+        return None
+    if (entry / "__init__.py").is_file():
+        return _of_package
+    # A directory without __init__.py is importable too. One without a module may be anything: results, a home.
+    return _of_path if any(entry.glob("*.py")) else None
+
+
+def _pack(members: Iterable[Member], max_bytes: int, max_files: int) -> ModuleArchive | None:
+    try:
+        files = _bounded(members, max_bytes, max_files)
+        contents = {str(name): files[name].read_bytes() for name in sorted(files)}
+    except OSError as error:
+        raise ModulesError(
+            f"cannot read {error.filename} to send it to the workers: {error.strerror}; "
+            "list what they need under project.modules"
+        ) from error
+    return _archive(contents) if contents else None
+
+
+def _bounded(
+    members: Iterable[Member], max_bytes: int, max_files: int
+) -> dict[PurePosixPath, Path]:
+    files: dict[PurePosixPath, Path] = {}
+    for name, file in members:
+        files.setdefault(name, file)
+        if len(files) > max_files:
+            raise ModulesError(
+                f"more than {max_files} files lie beside the workflow, the last of them {file}: too many to send "
+                "to every worker; list what they need under project.modules"
+            )
+    sizes = {name: file.stat().st_size for name, file in files.items()}
+    total = sum(sizes.values())
+    if total > max_bytes:
+        biggest = sorted(sizes, key=lambda name: (-sizes[name], name))[:_NAMED]
+        listed = ", ".join(f"{files[name]} ({_size(sizes[name])})" for name in biggest)
+        raise ModulesError(
+            f"the workflow's modules are {_size(total)}, and at most {_size(max_bytes)} are sent to every worker; "
+            f"the biggest files are {listed}: keep data where workers can read it, or list what they need "
+            "under project.modules"
+        )
+    return files
+
+
+def _archive(contents: dict[str, bytes]) -> ModuleArchive:
+    digest = hashlib.sha256()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in contents.items():
+            # Lengths keep apart what would be the same bytes when joined.
+            digest.update(f"{len(name.encode())} {len(content)} {name}".encode() + content)
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return ModuleArchive(buffer.getvalue(), digest.hexdigest(), tuple(contents))
+
+
+def _size(size: int) -> str:
+    return f"{size / 1024**2:.1f} MiB"

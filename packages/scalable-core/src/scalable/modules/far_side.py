@@ -1,0 +1,75 @@
+"""What unpacks the modules inside the scheduler and the workers, sent there by value.
+
+A worker's image may have none of our packages, so nothing here may import `scalable`: the standard library and
+distributed only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import io
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+    from distributed.worker import Worker
+
+__all__ = ["SchedulerModules", "WorkerModules"]
+
+
+class _Modules:
+    """An archive and the process that it comes from.
+
+    Parameters
+    ----------
+    data : bytes
+        The zip file.
+    digest : str
+        Digest of its content. It is part of the directory's name, so that no process meets stale bytecode.
+    process : str
+        Unique to the process that packed it, which has the real modules on its path.
+    """
+
+    name = "scalable-modules"
+
+    def __init__(self, data: bytes, digest: str, process: str) -> None:
+        self.data, self.digest, self.process = data, digest, process
+
+    async def unpack(self, scratch: str) -> None:
+        """Unpack below the server's scratch directory, and put that in front of the path.
+
+        Unpacked rather than imported from the zip file: modules find data beside ``__file__``, and tracebacks
+        their source.
+        """
+        if getattr(sys.modules.get("scalable.modules.upload"), "PROCESS", None) == self.process:
+            return
+        directory = Path(scratch) / f"modules-{self.digest[:16]}"
+        await asyncio.to_thread(self._extract, directory)
+        sys.path.insert(0, str(directory))
+        importlib.invalidate_caches()
+
+    def _extract(self, directory: Path) -> None:
+        with zipfile.ZipFile(io.BytesIO(self.data)) as archive:
+            archive.extractall(directory)
+
+
+class WorkerModules(_Modules, WorkerPlugin):
+    """Unpacks on every worker, before it takes its first task."""
+
+    async def setup(self, worker: Worker) -> None:
+        """Unpack on this worker."""
+        await self.unpack(worker.local_directory)
+
+
+class SchedulerModules(_Modules, SchedulerPlugin):
+    """Unpacks on the scheduler, which unpickles task graphs, and with them names of modules."""
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Unpack on the scheduler."""
+        await self.unpack(scheduler.local_directory)

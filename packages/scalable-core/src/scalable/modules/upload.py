@@ -1,0 +1,40 @@
+"""Send an archive of modules to a cluster."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import cloudpickle
+
+from scalable.modules.archive import ModuleArchive
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["PROCESS", "upload_modules"]
+
+PROCESS = uuid.uuid4().hex
+"""Tells this process from all others: schedulers and workers that live in it need no upload."""
+
+
+def upload_modules(client: Client, archive: ModuleArchive) -> None:
+    """Make the modules of `archive` importable on the scheduler and on every worker, present and future.
+
+    Parameters
+    ----------
+    client : Client
+        Connected to the cluster. Called from a plain thread.
+    archive : ModuleArchive
+        From `pack_modules` or `pack_workflow`.
+
+    Raises
+    ------
+    OSError
+        A worker that is there already cannot unpack them. One that comes later says so in its log.
+    """
+    from scalable.modules import far_side
+
+    cloudpickle.register_pickle_by_value(far_side)
+    for plugin in (far_side.SchedulerModules, far_side.WorkerModules):
+        client.register_plugin(plugin(archive.data, archive.digest, PROCESS))
