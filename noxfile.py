@@ -76,6 +76,10 @@ def _everything() -> str:
     return f"scalable[all] @ {_wheel('scalable').as_uri()}"
 
 
+def _examples() -> list[str]:
+    return [f"--requirement={path}" for path in ROOT.glob("examples/*/requirements.txt")]
+
+
 def _site_packages(session: nox.Session) -> Path:
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     return Path(str(session.run("python", "-c", code, silent=True)).strip())
@@ -175,7 +179,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(python=PYTHONS, requires=["wheels"], reuse_venv=False)
 def integration(session: nox.Session) -> None:
     """Install all distributions together, drive them, and run the examples."""
-    _install(session, _everything(), group="integration")
+    _install(session, _everything(), *_examples(), group="test")
     session.run("scalable", "providers")
     session.run("pytest", "tests-integration", "examples", *session.posargs)
 
