@@ -147,12 +147,15 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session(requires=["wheels"], reuse_venv=False)
 def types(session: nox.Session) -> None:
-    """Check the types of each distribution and its tests, strictly."""
-    _install(session, _everything(), group="types")
+    """Check the types of each distribution, its tests and the examples, strictly."""
+    _install(session, _everything(), *_examples(), group="types")
     for package in CODE:
         # One run for each: two distributions may both have a tests/test_provider.py.
         session.run("mypy", f"packages/{package}/src", f"packages/{package}/tests")
-    session.run("mypy", "noxfile.py", "tests-integration")
+    for example in sorted(ROOT.glob("examples/*/")):
+        # An example is a script with modules beside it, so its directory is the root of their names.
+        session.run("mypy", str(example), env={"MYPYPATH": str(example)})
+    session.run("mypy", "noxfile.py", "tests-integration", "docs/_ext")
 
 
 @nox.session(requires=["wheels"], reuse_venv=False)
