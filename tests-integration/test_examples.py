@@ -1,0 +1,88 @@
+"""The examples run as their readmes say, and what they print is right."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+SCALABLE = Path(sysconfig.get_path("scripts")) / "scalable"
+SAMPLES = 12
+
+
+def run(*command: str | Path, cwd: Path, **env: str) -> str:
+    """Run a command, which must succeed; hand back its standard output."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def ensemble(root: Path) -> Path:
+    pytest.importorskip("fair", reason="examples/climate-ensemble/requirements.txt")
+    return root / "examples/climate-ensemble"
+
+
+@pytest.fixture(scope="module")
+def expected(ensemble: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
+    """Table and chart of the ensemble, computed in one process without a cluster."""
+    directory = tmp_path_factory.mktemp("expected")
+    code = (
+        "from pathlib import Path; from chart import fan_chart; from ensemble import *; "
+        "from workflow import table; "
+        f"climates = draw_climates({SAMPLES}, seed=42); "
+        "projections = {s: project([simulate(s, climates)]) for s in SCENARIOS}; "
+        "Path('expected.png').write_bytes(fan_chart(projections)); print(table(projections))"
+    )
+    table = run(sys.executable, "-c", code, cwd=directory, PYTHONPATH=str(ensemble))
+    return table, (directory / "expected.png").read_bytes()
+
+
+def test_the_ensemble_by_scalable_run(
+    ensemble: Path, expected: tuple[str, bytes], tmp_path: Path
+) -> None:
+    printed = run(
+        *(SCALABLE, "run", ensemble / "scalable.yaml", "--workflow", ensemble / "workflow.py"),
+        *("--", "--samples", str(SAMPLES), "--out", "chart.png"),
+        cwd=tmp_path,
+    )
+    table, chart = expected
+    assert table in printed
+    assert str(tmp_path / "chart.png") in printed
+    assert (tmp_path / "chart.png").read_bytes() == chart
+
+
+def test_the_ensemble_by_plain_python(
+    ensemble: Path, expected: tuple[str, bytes], tmp_path: Path
+) -> None:
+    printed = run(
+        *(sys.executable, ensemble / "workflow.py", "--samples", str(SAMPLES)),
+        cwd=tmp_path,
+        SCALABLE_MANIFEST=str(ensemble / "scalable.yaml"),
+    )
+    table, chart = expected
+    assert table in printed
+    assert (tmp_path / "warming.png").read_bytes() == chart
+
+
+def test_hello_shows_both_kinds_of_worker(root: Path, tmp_path: Path) -> None:
+    hello = root / "examples/hello"
+    printed = run(
+        *(SCALABLE, "run", hello / "scalable.yaml", "--workflow", hello / "workflow.py"),
+        cwd=tmp_path,
+    )
+    found = re.findall(r"^task (\d) ran on (model|analysis)-", printed, re.MULTILINE)
+    assert found == [(str(n), tag) for tag in ("model", "analysis") for n in range(3)]
