@@ -131,7 +131,6 @@ class GroupsPlugin(SchedulerPlugin):
             self.drain,
             self.resume,
             self.fail,
-            self.table,
             self.cancel_all,
         ):
             scheduler.handlers[f"scalable_{handler.__name__}"] = handler
@@ -233,10 +232,6 @@ class GroupsPlugin(SchedulerPlugin):
             "demand": {tag: tuple(entry) for tag, entry in demand.items()},
             "refused": self.refused,
         }
-
-    def table(self) -> dict[str, int]:
-        """Say which tags there are, and how many slots a worker of each has."""
-        return self.slots
 
     # -- Workers that leave
 

@@ -1,0 +1,197 @@
+"""`ScalableClient`: Dask's client, with tags and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dask.base import tokenize
+from dask.utils import funcname
+from distributed import Client, Future
+
+from scalable.cluster.plugin import TABLE_TOPIC, tag_label
+from scalable.errors import SlotsExceededError, UnknownTagError, UnknownTaskError
+
+if TYPE_CHECKING:
+    from scalable.session import ScalableSession
+
+__all__ = ["ScalableClient"]
+
+
+class ScalableClient(Client):
+    """A ``distributed.Client`` that sends tasks to the workers made for them.
+
+    Everything that Dask's client does, it does unchanged; `submit` and `map` also take a tag.
+
+    Parameters
+    ----------
+    address : GroupedCluster or str
+        The cluster, or the address of its scheduler.
+    tasks : mapping of str to str, optional
+        The manifest's tasks: component by task name.
+    session : ScalableSession, optional
+        The session this client belongs to.
+    **kwargs
+        As for ``distributed.Client``.
+
+    Examples
+    --------
+    Inside a session::
+
+        with ScalableSession.from_yaml() as client:
+            future = client.submit(run_gcam, "ssp2", tag="gcam")
+            runs = client.map(run_gcam, scenarios, tag="gcam")
+    """
+
+    def __init__(
+        self,
+        address: Any = None,
+        *args: Any,
+        tasks: Mapping[str, str] | None = None,
+        session: ScalableSession | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.session = session
+        self._tasks = dict(tasks or {})
+        self._slots: Mapping[str, int] = {}
+        super().__init__(address, *args, **kwargs)
+
+    async def _start(self, *args: Any, **kwargs: Any) -> Any:
+        started = await super()._start(*args, **kwargs)
+        # The scheduler publishes the group table as events, of which a plain Dask cluster has none.
+        self.subscribe_topic(TABLE_TOPIC, self._learn_table)
+        for event in await self.scheduler.events(topic=TABLE_TOPIC):
+            self._learn_table(event)
+        return started
+
+    def _learn_table(self, event: tuple[float, dict[str, int]]) -> None:
+        _, self._slots = event
+
+    def submit(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        tag: str | None = None,
+        n: int | None = None,
+        task: str | None = None,
+        key: Any = None,
+        pure: bool = True,
+        resources: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> Future[Any]:
+        """Submit one call, to a worker with the given tag.
+
+        Parameters
+        ----------
+        func : callable
+            What to call.
+        *args
+            Its positional arguments; futures among them are awaited on the cluster.
+        tag : str, optional
+            The component whose workers may run it. Without tag and task, any worker may.
+        n : int, optional
+            Slots of the worker that it takes; 1 where a tag or task is given.
+        task : str, optional
+            A task of the manifest; implies its component's tag.
+        key, pure, resources, **kwargs
+            As for ``distributed.Client.submit``; the rest are keyword arguments of `func`.
+
+        Returns
+        -------
+        distributed.Future
+            The call's future. The same pure call under two tags is two futures.
+
+        Raises
+        ------
+        UnknownTagError
+            No worker group has that tag.
+        UnknownTaskError
+            The manifest has no such task.
+        SlotsExceededError
+            No worker of the group has `n` slots.
+        TypeError
+            `n` without tag or task, or a task of another component than `tag`.
+        """
+        tag = self._resolve(tag, task, n)
+        if tag is not None:
+            kwargs["resources"] = self._claim(tag, n, kwargs.get("resources"))
+            if kwargs.get("key") is None:
+                pure = kwargs.get("pure", True)
+                token = tokenize(func, args, _arguments_of(kwargs)) if pure else tokenize(object())
+                kwargs["key"] = f"{tag_label(tag)}.{funcname(func)}-{token}"
+        return super().submit(func, *args, **kwargs)
+
+    def map(
+        self,
+        func: Callable[..., Any],
+        *iterables: Any,
+        tag: str | None = None,
+        n: int | None = None,
+        task: str | None = None,
+        key: Any = None,
+        resources: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> list[Future[Any]]:
+        """Submit one call for each element, to workers with the given tag.
+
+        Parameters
+        ----------
+        func : callable
+            What to call.
+        *iterables
+            Its arguments, element by element.
+        tag, n, task : optional
+            As for `submit`.
+        key, resources, **kwargs
+            As for ``distributed.Client.map``; the rest are keyword arguments of `func`.
+
+        Returns
+        -------
+        list of distributed.Future
+            One for each element.
+
+        Raises
+        ------
+        UnknownTagError, UnknownTaskError, SlotsExceededError, TypeError
+            As for `submit`.
+        """
+        tag = self._resolve(tag, task, n)
+        if tag is not None:
+            resources = self._claim(tag, n, resources)
+            if key is None:
+                key = f"{tag_label(tag)}.{funcname(func)}"
+        futures: list[Future[Any]] = super().map(
+            func, *iterables, key=key, resources=resources, **kwargs
+        )
+        return futures
+
+    def _resolve(self, tag: str | None, task: str | None, n: int | None) -> str | None:
+        """Find the tag that is meant."""
+        if task is not None:
+            if task not in self._tasks:
+                raise UnknownTaskError(task, self._tasks)
+            component = self._tasks[task]
+            if tag not in (None, component):
+                raise TypeError(
+                    f"task {task!r} runs on component {component!r}, not on tag {tag!r}; leave out tag"
+                )
+            return component
+        if tag is None and n is not None:
+            raise TypeError(
+                "n= counts slots of a tag, and there is no tag; give tag= too, "
+                "or pass an argument named n to your function by position"
+            )
+        return tag
+
+    def _claim(
+        self, tag: str, n: int | None, resources: Mapping[str, float] | None
+    ) -> dict[str, float]:
+        """Check that some worker could ever run it, and say what it takes."""
+        need = 1 if n is None else n
+        if tag not in self._slots:
+            raise UnknownTagError(tag, self._slots)
+        if not need >= 1:
+            raise ValueError(f"n={need} slots cannot be taken; give n=1 or more")
+        if need > self._slots[tag]:
+            raise SlotsExceededError(tag, need, self._slots[tag])
+        return {**(resources or {}), tag: need}

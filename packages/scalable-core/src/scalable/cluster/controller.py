@@ -1,0 +1,588 @@
+"""Brings every group to what is wanted of it, and keeps it there.
+
+One turn of the controller looks at the native system and at the scheduler, then launches what is missing, drains what
+is too much and ends what has left. It is the same for every backend, knows no Dask beyond `SchedulerLink`, and takes
+its time from a clock that tests can turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
+from scalable.cluster.group import Ended, Fate, Group, Member, RetryPolicy
+from scalable.cluster.link import Demand, Leaving, SchedulerLink, Stage
+from scalable.cluster.port import (
+    Backend,
+    Explanation,
+    GroupSpec,
+    GroupStatus,
+    Leftover,
+    Reason,
+    UnitState,
+)
+from scalable.errors import (
+    ClusterClosedError,
+    GroupFailedError,
+    GroupTimeoutError,
+    LaunchError,
+    LaunchRefusedError,
+    UnknownTagError,
+)
+
+__all__ = ["Event", "GroupController", "Pace"]
+
+logger = logging.getLogger("scalable.cluster")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often the controller looks, and how long it waits for others. All in seconds.
+
+    Parameters
+    ----------
+    tick : float
+        Between two looks at the scheduler, which cost nothing.
+    poll : float
+        Between two looks at the native system, which may cost or be throttled.
+    native_timeout : float
+        For one call to the native system.
+    hold_timeout : float
+        For a draining worker whose results nobody can take. After it, the worker goes and they are lost.
+    close_timeout : float
+        For each step of closing.
+    """
+
+    tick: float = 0.5
+    poll: float = 1.0
+    native_timeout: float = 120.0
+    hold_timeout: float = 600.0
+    close_timeout: float = 20.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a group, for people and records. `time` is seconds since the epoch."""
+
+    time: float
+    tag: str
+    text: str
+
+
+class GroupController:
+    """Keeps worker groups as they are wanted.
+
+    Parameters
+    ----------
+    backend : Backend
+        Who starts and ends units.
+    link : SchedulerLink
+        Who knows workers and demand.
+    groups : iterable of GroupSpec
+        All groups there will ever be, in the manifest's order.
+    max_workers : int, optional
+        Cap on the units of all groups together, those on their way out included.
+    policy : AdaptivePolicy, optional
+        How eagerly adaptive groups follow demand.
+    retry : RetryPolicy, optional
+        How stubbornly lost workers are replaced.
+    pace : Pace, optional
+        How often to look.
+    clock : callable, optional
+        Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        link: SchedulerLink,
+        groups: Iterable[GroupSpec],
+        *,
+        max_workers: int | None = None,
+        policy: AdaptivePolicy | None = None,
+        retry: RetryPolicy | None = None,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.backend = backend
+        self.link = link
+        self.groups = {spec.tag: Group(spec, retry or RetryPolicy()) for spec in groups}
+        self.max_workers = max_workers
+        self.policy = policy or AdaptivePolicy()
+        self.pace = pace or Pace()
+        self.clock = clock
+        self.events: deque[Event] = deque(maxlen=10_000)
+        self.closed = False
+        self.statuses: Mapping[str, GroupStatus] = {}
+        self._observed_at = -float("inf")
+        self._turn = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._loop_task: asyncio.Task[None] | None = None
+        self._refresh()
+
+    # -- What people ask for
+
+    async def start(self) -> None:
+        """Install our part on the scheduler and begin to take turns."""
+        await self.link.start()
+        self._loop_task = asyncio.create_task(self._run())
+
+    async def scale_groups(self, counts: Mapping[str, int]) -> None:
+        """Record fixed counts for some groups, and return. A failed group gets another try."""
+        for tag, count in counts.items():
+            if count < 0:
+                raise ValueError(
+                    f"worker group {tag!r} cannot have {count} workers; ask for 0 or more"
+                )
+            self._group(tag)
+        self._check_cap({**self._floors(), **counts})
+        for tag, count in counts.items():
+            group = self._group(tag)
+            group.range, group.wanted = None, count
+            await self._pardon(group)
+        self._nudge()
+
+    async def adapt_groups(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+        """Let some groups follow their demand between a minimum and a maximum, and return."""
+        for tag, (minimum, maximum) in ranges.items():
+            if not 0 <= minimum <= maximum:
+                raise ValueError(
+                    f"worker group {tag!r} cannot adapt between {minimum} and {maximum}; "
+                    "give 0 <= minimum <= maximum"
+                )
+            self._group(tag)
+        self._check_cap({**self._floors(), **{tag: low for tag, (low, _) in ranges.items()}})
+        for tag, (minimum, maximum) in ranges.items():
+            group = self._group(tag)
+            group.range = (minimum, maximum)
+            group.wanted = min(max(group.wanted, minimum), maximum)
+            group.low_since = None
+            await self._pardon(group)
+        self._nudge()
+
+    async def set_max_workers(self, cap: int | None) -> None:
+        """Cap the units of all groups together."""
+        self.max_workers = cap
+        self._check_cap(self._floors())
+        self._nudge()
+
+    async def wait_for_group(self, tag: str, n: int = 1, timeout: float | None = None) -> None:
+        """Return when a group has `n` workers.
+
+        Raises
+        ------
+        GroupFailedError
+            The group has failed, and has fewer.
+        GroupTimeoutError
+            It took longer than `timeout` seconds, or so many workers are not wanted.
+        ClusterClosedError
+            The cluster was closed meanwhile.
+        """
+        group = self._group(tag)
+        most = group.wanted if group.range is None else group.range[1]
+        if n > most:
+            raise ValueError(
+                f"worker group {tag!r} is to have {most} workers; scale it before waiting for {n}"
+            )
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: self._arrived(group, n))
+        except TimeoutError:
+            status = self.statuses[tag]
+            why = status.detail or "no reason known"
+            raise GroupTimeoutError(tag, n, status.running, timeout or 0.0, why) from None
+
+    def _arrived(self, group: Group, n: int) -> bool:
+        if self.statuses[group.spec.tag].running >= n:
+            return True
+        if group.failure is not None:
+            raise GroupFailedError(group.spec.tag, group.failure)
+        if self.closed:
+            raise ClusterClosedError("of " + group.spec.tag)
+        return False
+
+    async def explain(self, tag: str | None = None) -> dict[str, Explanation]:
+        """Say why workers are missing, for each group that lacks some."""
+        groups = self.groups.values() if tag is None else [self._group(tag)]
+        found = {}
+        for group in groups:
+            explanation = await self._explain(group)
+            if explanation is not None:
+                found[group.spec.tag] = explanation
+        return found
+
+    async def _explain(self, group: Group) -> Explanation | None:
+        if group.failure is not None:
+            return group.failure
+        status = group.status()
+        if status.reason is None:
+            return None
+        absent = [m for m in group.alive if m.joined_at is None and m.state is not None]
+        if absent:
+            detail = await self.backend.describe(absent[0].unit)
+            return replace(
+                detail,
+                reason=status.reason,
+                summary=f"{status.running} of {status.wanted} workers run; the others: {status.detail}",
+            )
+        return group.last_trouble or Explanation(status.reason, status.detail)
+
+    async def logs(self, tag: str | None = None) -> dict[str, str]:
+        """Return the tail of each unit's log, by unit id."""
+        groups = self.groups.values() if tag is None else [self._group(tag)]
+        units = [member.unit for group in groups for member in group.members.values()]
+        described = await asyncio.gather(*map(self.backend.describe, units))
+        return {unit.id: text.log_tail for unit, text in zip(units, described, strict=True)}
+
+    # -- Turns
+
+    async def _run(self) -> None:
+        while not self.closed:
+            try:
+                await self.step()
+            except Exception as error:
+                self._note("", f"a turn of the controller failed: {error!r}")
+                logger.warning(
+                    "a turn of the controller failed; the next one tries again", exc_info=True
+                )
+            try:
+                async with asyncio.timeout(self.pace.tick):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def step(self) -> None:
+        """Take one turn."""
+        async with self._turn:
+            if self.closed:
+                return
+            native = await self._observe()
+            report = await self.link.report()
+            now = self.clock()
+            for group in self.groups.values():
+                for end in group.look(native, report, now):
+                    await self._settle(group, end, now)
+            self._retarget(report.demand, now)
+            for group in self.groups.values():
+                self._shed(group)
+            await self._drain(now)
+            await self._recall()
+            await self._launch(now)
+            await self._publish()
+
+    async def _observe(self) -> Mapping[str, UnitState] | None:
+        """Look at the native system, if it is time to and there is anything to see."""
+        busy = any(group.members or group.requests for group in self.groups.values())
+        if not busy or self.clock() - self._observed_at < self.pace.poll:
+            return None
+        try:
+            native = await self._native(self.backend.observe())
+        except Exception as error:  # noqa: BLE001 - what was known stays true until the next look
+            self._note("", f"cannot look at the native system, will try again: {error}")
+            return None
+        self._observed_at = self.clock()
+        return native
+
+    async def _native(self, call: Awaitable[T]) -> T:
+        return await asyncio.wait_for(call, self.pace.native_timeout)
+
+    # -- Ends
+
+    async def _settle(self, group: Group, end: Ended, now: float) -> None:
+        """Draw the consequences of a unit's end."""
+        member, name = end.member, end.member.unit.id
+        if end.fate is Fate.DISMISSED:
+            self._note(group.spec.tag, f"{name} has left")
+            return
+        if end.fate is Fate.REFUSED:
+            why = Explanation(
+                Reason.MISMATCH,
+                f"{name} was refused: {end.detail}",
+                remedy="give the component an image or environment with the scheduler's versions",
+            )
+            await self._fail(group, why)
+        elif end.fate is Fate.STRAY:
+            self._note(group.spec.tag, f"{name} goes on without its Dask worker; ending it")
+        else:
+            await self._mourn(group, end, now)
+        if end.fate in (Fate.REFUSED, Fate.LATE, Fate.STRAY):
+            await self._stop([member])
+
+    async def _mourn(self, group: Group, end: Ended, now: float) -> None:
+        unit = end.member.unit
+        trouble = await self._describe(end.member)
+        if end.fate is Fate.LOST:
+            group.lose(end.member, trouble, now)
+            self._note(group.spec.tag, f"lost {unit.id}: {trouble.summary}")
+            return
+        if end.fate is Fate.LATE:
+            limit = group.spec.startup_timeout
+            trouble = replace(
+                trouble,
+                reason=Reason.STARTUP_TIMEOUT,
+                summary=f"{unit.id} ran for {limit:g} s, but no Dask worker of it reached the scheduler",
+                remedy=trouble.remedy
+                or "check that the workers can reach the scheduler's address, or raise startup_timeout",
+            )
+        self._note(group.spec.tag, f"{unit.id} did not start: {trouble.summary}")
+        if group.strike(unit.request_id, trouble, now):
+            await self._fail(group, trouble)
+
+    async def _describe(self, member: Member) -> Explanation:
+        try:
+            return await self._native(self.backend.describe(member.unit))
+        except Exception as error:  # noqa: BLE001 - the explanation says what was raised
+            state = member.state
+            return Explanation(
+                state.reason if state else Reason.UNKNOWN,
+                f"{member.unit.id} ended, and its end cannot be explained: {error}",
+                native=state.detail if state else "",
+            )
+
+    async def _fail(self, group: Group, why: Explanation) -> None:
+        if group.failure is None:
+            group.failure = why
+            self._note(group.spec.tag, f"failed: {why.summary}")
+            await self.link.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
+
+    async def _pardon(self, group: Group) -> None:
+        if group.failure is not None:
+            await self.link.fail(group.spec.tag, None)
+        group.forgive()
+
+    # -- How many
+
+    def _floors(self) -> dict[str, int]:
+        return {
+            tag: group.wanted if group.range is None else group.range[0]
+            for tag, group in self.groups.items()
+        }
+
+    def _check_cap(self, floors: Mapping[str, int]) -> None:
+        total = sum(floors.values())
+        if self.max_workers is not None and total > self.max_workers:
+            raise ValueError(
+                f"{total} workers are more than max_workers, which is {self.max_workers}; "
+                "raise max_workers or ask for fewer"
+            )
+
+    def _retarget(self, demand: Mapping[str, Demand], now: float) -> None:
+        """Set what each adaptive group wants, from demand, its range and the cap."""
+        floors = self._floors()
+        desired = dict(floors)
+        for tag, group in self.groups.items():
+            if group.range is not None:
+                target = target_workers(
+                    demand.get(tag, Demand()), group.spec.slots, self.policy.target_duration
+                )
+                desired[tag] = min(max(target, group.range[0]), group.range[1])
+        shares = share_out(desired, floors, self.max_workers)
+        pressed = shares != desired
+        for tag, group in self.groups.items():
+            if group.range is not None:
+                self._follow(group, shares[tag], demand.get(tag, Demand()), pressed, now)
+
+    def _follow(self, group: Group, share: int, demand: Demand, pressed: bool, now: float) -> None:
+        """Grow at once; shrink after a delay, and never at the cost of running tasks unless others need the room."""
+        have = len(group.alive) + group.unnamed
+        if share >= have:
+            group.wanted, group.low_since = share, None
+            return
+        if group.low_since is None:
+            group.low_since = now
+        delay = self.policy.waiting_delay if demand.waiting else self.policy.scale_in_delay
+        overdue = now - group.low_since >= delay
+        if pressed and (overdue or not demand.slots):
+            group.wanted = share
+        elif overdue:
+            idle = sum(member.idle for member in group.alive)
+            group.wanted = max(share, have - idle)
+        else:
+            group.wanted = have
+
+    # -- Too many
+
+    def _shed(self, group: Group) -> None:
+        for member in group.surplus():
+            member.leaving = Leaving(Stage.BUSY)
+            self._note(group.spec.tag, f"draining {member.unit.id}")
+
+    async def _drain(self, now: float) -> None:
+        """Bring draining workers nearer to their end; stop the units of those that have left."""
+        draining = {m.unit.id: m for g in self.groups.values() for m in g.draining}
+        if not draining:
+            return
+        stages = dict(await self.link.drain(list(draining)))
+        expired = [
+            name
+            for name, leaving in stages.items()
+            if self._held_too_long(draining[name], leaving, now)
+        ]
+        if expired:
+            stages |= await self.link.drain(expired, force=True)
+        for name, leaving in stages.items():
+            draining[name].leaving = leaving
+        await self._stop(
+            [
+                m
+                for m in draining.values()
+                if m.leaving is not None and m.leaving.stage is Stage.GONE
+            ]
+        )
+
+    def _held_too_long(self, member: Member, leaving: Leaving, now: float) -> bool:
+        if leaving.stage is not Stage.HOLDING:
+            member.holding_since = None
+            return False
+        if member.holding_since is None:
+            member.holding_since = now
+            self._note(member.unit.tag, f"{member.unit.id} is holding {leaving.left} results")
+        if now - member.holding_since < self.pace.hold_timeout:
+            return False
+        self._note(
+            member.unit.tag,
+            f"{member.unit.id} held {leaving.left} results for {self.pace.hold_timeout:g} s; they are lost now",
+        )
+        return True
+
+    async def _stop(self, members: Sequence[Member]) -> None:
+        if not members:
+            return
+        try:
+            await self._native(self.backend.stop([member.unit for member in members]))
+        except Exception as error:  # noqa: BLE001 - they are asked again next turn, and swept at close
+            self._note(
+                "", f"cannot stop {', '.join(m.unit.id for m in members)}, will try again: {error}"
+            )
+            return
+        for member in members:
+            member.stopped = True
+
+    # -- Too few
+
+    async def _recall(self) -> None:
+        """Rather than launch new workers, take back those that are still draining."""
+        for group in self.groups.values():
+            lack = group.wanted - len(group.alive)
+            candidates = group.recallable()[: max(0, lack)]
+            if not candidates:
+                continue
+            names = await self.link.resume([member.unit.id for member in candidates])
+            for name in names:
+                group.members[name].leaving = None
+                self._note(group.spec.tag, f"{name} is back in service")
+
+    async def _launch(self, now: float) -> None:
+        """Launch what each group lacks: one native call a group, all groups at once."""
+        room = float("inf") if self.max_workers is None else self.max_workers
+        room -= sum(len(group.members) + group.unnamed for group in self.groups.values())
+        calls = []
+        for group in self.groups.values():
+            lack = group.wanted - len(group.alive) - group.unnamed
+            n = int(min(lack, room))
+            if n > 0 and group.failure is None and now >= group.retry_at:
+                room -= n
+                calls.append(self._launch_group(group, n, now))
+        await asyncio.gather(*calls)
+
+    async def _launch_group(self, group: Group, n: int, now: float) -> None:
+        request_id = uuid.uuid4().hex
+        group.expect(request_id, n, now)
+        tag = group.spec.tag
+        try:
+            units = await self._native(self.backend.launch(group.spec, n, request_id))
+        except TimeoutError:
+            # What it made, if anything, will be observed under this request.
+            self._note(
+                tag, f"launching {n} workers took longer than {self.pace.native_timeout:g} s"
+            )
+            return
+        except Exception as error:  # noqa: BLE001 - becomes the group's trouble, which everybody is told
+            group.settle(request_id)
+            trouble = _launch_trouble(tag, error)
+            self._note(tag, trouble.summary)
+            if isinstance(error, LaunchRefusedError) or group.strike(request_id, trouble, now):
+                await self._fail(group, trouble)
+            return
+        group.welcome(units, now)
+        if len(units) >= n:
+            group.settle(request_id)
+        self._note(tag, f"launched {n}")
+
+    # -- Telling people
+
+    def _group(self, tag: str) -> Group:
+        try:
+            return self.groups[tag]
+        except KeyError:
+            raise UnknownTagError(tag, self.groups) from None
+
+    def _note(self, tag: str, text: str) -> None:
+        logger.info("%s: %s", tag or "cluster", text)
+        self.events.append(Event(time.time(), tag, text))
+
+    def _refresh(self) -> None:
+        self.statuses = {tag: group.status() for tag, group in self.groups.items()}
+
+    def _nudge(self) -> None:
+        self._refresh()
+        self._wake.set()
+
+    async def _publish(self) -> None:
+        self._refresh()
+        async with self._changed:
+            self._changed.notify_all()
+
+    # -- The end
+
+    async def close(self) -> list[Leftover]:
+        """Stop taking turns, end every unit, sweep, and say what could not be removed. Goes on past errors."""
+        self.closed = True
+        self._wake.set()
+        leftovers: list[Leftover] = []
+
+        async def attempt(what: str, call: Awaitable[T]) -> T | None:
+            try:
+                return await asyncio.wait_for(call, self.pace.close_timeout)
+            except Exception as error:  # noqa: BLE001 - reported as a leftover
+                leftovers.append(Leftover("step of closing", what, str(error) or repr(error)))
+                return None
+
+        if self._loop_task is not None:
+            # A launch may be under way, whose units must not be missed.
+            await attempt("the turn under way", self._loop_task)
+        await attempt("cancelling tasks", self.link.cancel_all("the cluster was closed"))
+        units = [m.unit for group in self.groups.values() for m in group.members.values()]
+        if units:
+            await attempt("stopping workers", self.backend.stop(units))
+        swept = await attempt("sweeping", self.backend.sweep())
+        for group in self.groups.values():
+            group.members.clear()
+            group.requests.clear()
+            group.wanted, group.range = 0, None
+        await self._publish()
+        # What a step reported matters only if something is still there; sweep is the one that knows.
+        if swept is not None:
+            for trouble in leftovers:
+                self._note("", f"{trouble.kind}: {trouble.name}: {trouble.error}")
+            return list(swept)
+        return leftovers
+
+
+def _launch_trouble(tag: str, error: Exception) -> Explanation:
+    if isinstance(error, LaunchError) and error.explanation is not None:
+        return error.explanation
+    reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN
+    summary = str(error) if isinstance(error, LaunchError) else f"launching failed: {error!r}"
+    return Explanation(reason, summary)

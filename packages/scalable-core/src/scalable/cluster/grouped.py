@@ -1,0 +1,405 @@
+"""`GroupedCluster`: one Dask scheduler, and a worker group per component."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import sys
+import threading
+import uuid
+import weakref
+from collections.abc import Coroutine, Generator, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+
+from distributed.core import Status
+
+from scalable.cluster.controller import Event, GroupController, Pace
+from scalable.cluster.link import RpcLink
+from scalable.cluster.port import Explanation, GroupSpec, GroupStatus, Leftover
+from scalable.errors import ClusterClosedError, GroupBlindError, LeftoverError
+
+if TYPE_CHECKING:
+    from distributed.security import Security
+    from tornado.ioloop import IOLoop
+
+    from scalable.cluster.adaptive import AdaptivePolicy
+    from scalable.cluster.group import RetryPolicy
+    from scalable.cluster.host import Host
+    from scalable.cluster.port import Backend
+
+__all__ = ["GroupedCluster"]
+
+T = TypeVar("T")
+
+
+class GroupedCluster:
+    """A Dask cluster whose workers come in groups, each made for one component.
+
+    Joins a host (where the scheduler lives), a backend (who starts units) and a controller (who keeps the groups as
+    they are wanted). Give it to ``distributed.Client`` or `scalable.client.ScalableClient` like any cluster.
+
+    Each method works from any thread but the event loop's own, and has a twin named ``…_async`` that works from any
+    coroutine.
+
+    Parameters
+    ----------
+    host : Host
+        The scheduler, without workers. The cluster owns it: it is closed with the cluster, and also if this raises.
+    backend : Backend
+        Who starts and ends units.
+    groups : iterable of GroupSpec
+        All groups there will ever be. Tasks without a tag count for the first.
+    name : str, optional
+        How people call it.
+    max_workers : int, optional
+        Cap on the units of all groups together.
+    policy, retry, pace : optional
+        How the controller adapts, replaces and looks.
+
+    Examples
+    --------
+    Providers build it; users meet it as ``session.cluster``::
+
+        cluster.scale_groups({"gcam": 4})
+        cluster.wait_for_group("gcam", 2)
+        cluster.groups["gcam"].running
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        backend: Backend,
+        groups: Iterable[GroupSpec],
+        *,
+        name: str | None = None,
+        max_workers: int | None = None,
+        policy: AdaptivePolicy | None = None,
+        retry: RetryPolicy | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        specs = list(groups)
+        self.name = name or f"scalable-{uuid.uuid4().hex[:8]}"
+        self.status = Status.created
+        self._host = host
+        self._closing = threading.Lock()
+        self._controller = GroupController(
+            backend,
+            RpcLink(host, {spec.tag: spec.slots for spec in specs}),
+            specs,
+            max_workers=max_workers,
+            policy=policy,
+            retry=retry,
+            pace=pace,
+        )
+        try:
+            self._wait(self._controller.start())
+        except BaseException:
+            with contextlib.suppress(LeftoverError):  # the cause of the failure matters more
+                self.close()
+            raise
+        self.status = Status.running
+        _open_clusters.add(self)
+
+    # -- What Dask's client asks of a cluster
+
+    @property
+    def scheduler_address(self) -> str:
+        """Where clients and workers find the scheduler."""
+        return self._host.scheduler_address
+
+    @property
+    def security(self) -> Security:
+        """How to talk to the scheduler."""
+        return self._host.security
+
+    @property
+    def dashboard_link(self) -> str:
+        """Where people find the dashboard; empty where there is none."""
+        return self._host.dashboard_link
+
+    @property
+    def scheduler_comm(self) -> Any:
+        """RPC to the scheduler, to be used on `loop`."""
+        return self._host.scheduler_comm
+
+    @property
+    def loop(self) -> IOLoop:
+        """The event loop that everything runs on."""
+        return self._host.loop
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        # distributed.Client awaits its cluster before it connects.
+        return self
+        yield
+
+    # -- Groups
+
+    @property
+    def groups(self) -> Mapping[str, GroupStatus]:
+        """Each group at a glance, by tag, as of the last turn."""
+        return self._controller.statuses
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened to the groups so far, oldest first."""
+        return tuple(self._controller.events)
+
+    @property
+    def max_workers(self) -> int | None:
+        """Cap on the units of all groups together."""
+        return self._controller.max_workers
+
+    def scale_groups(self, counts: Mapping[str, int]) -> None:
+        """Record how many workers some groups should have, and return.
+
+        Missing workers are launched; surplus ones finish what they run, hand over their results, and go. A group
+        that was adaptive keeps this count; one that had failed gets another try.
+
+        Parameters
+        ----------
+        counts : mapping of str to int
+            Workers by tag.
+
+        Raises
+        ------
+        UnknownTagError
+            There is no such group.
+        ValueError
+            A count is negative, or all together are above `max_workers`.
+        """
+        self._wait(self._controller.scale_groups(counts))
+
+    async def scale_groups_async(self, counts: Mapping[str, int]) -> None:
+        """Do the same as `scale_groups`, for coroutines."""
+        await self._await(self._controller.scale_groups(counts))
+
+    def adapt_groups(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+        """Let some groups follow their own demand, each between its minimum and maximum, and return.
+
+        Parameters
+        ----------
+        ranges : mapping of str to (int, int)
+            Minimum and maximum by tag.
+
+        Raises
+        ------
+        UnknownTagError
+            There is no such group.
+        ValueError
+            A range is empty, or the minima together are above `max_workers`.
+        """
+        self._wait(self._controller.adapt_groups(ranges))
+
+    async def adapt_groups_async(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+        """Do the same as `adapt_groups`, for coroutines."""
+        await self._await(self._controller.adapt_groups(ranges))
+
+    def set_max_workers(self, cap: int | None) -> None:
+        """Cap the units of all groups together, those on their way out included; None lifts the cap."""
+        self._wait(self._controller.set_max_workers(cap))
+
+    async def set_max_workers_async(self, cap: int | None) -> None:
+        """Do the same as `set_max_workers`, for coroutines."""
+        await self._await(self._controller.set_max_workers(cap))
+
+    def wait_for_group(self, tag: str, n: int = 1, timeout: float | None = None) -> None:
+        """Return when a group has `n` workers.
+
+        Parameters
+        ----------
+        tag : str
+            The group.
+        n : int
+            Workers that take tasks.
+        timeout : float, optional
+            Seconds; None waits as long as it takes, which a failed group ends.
+
+        Raises
+        ------
+        GroupFailedError
+            The group has failed, and has fewer.
+        GroupTimeoutError
+            It took longer than `timeout`.
+        UnknownTagError
+            There is no such group.
+        ValueError
+            The group is not to have so many.
+        ClusterClosedError
+            The cluster was closed meanwhile.
+        """
+        self._wait(self._controller.wait_for_group(tag, n, timeout))
+
+    async def wait_for_group_async(
+        self, tag: str, n: int = 1, timeout: float | None = None
+    ) -> None:
+        """Do the same as `wait_for_group`, for coroutines."""
+        await self._await(self._controller.wait_for_group(tag, n, timeout))
+
+    def explain(self, tag: str | None = None) -> dict[str, Explanation]:
+        """Say why workers are missing: an explanation for each group (or for `tag`) that lacks some."""
+        return self._wait(self._controller.explain(tag))
+
+    async def explain_async(self, tag: str | None = None) -> dict[str, Explanation]:
+        """Do the same as `explain`, for coroutines."""
+        return await self._await(self._controller.explain(tag))
+
+    def logs(self, tag: str | None = None) -> dict[str, str]:
+        """Return the tail of each unit's log, by unit id, for all groups or one."""
+        return self._wait(self._controller.logs(tag))
+
+    async def logs_async(self, tag: str | None = None) -> dict[str, str]:
+        """Do the same as `logs`, for coroutines."""
+        return await self._await(self._controller.logs(tag))
+
+    def scale(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse, because it does not say which group is meant."""
+        raise GroupBlindError("scale(n)", self._example("scale_groups", "2"))
+
+    def adapt(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse, because it does not say which group is meant."""
+        raise GroupBlindError("adapt()", self._example("adapt_groups", "(0, 4)"))
+
+    def _example(self, method: str, value: str) -> str:
+        tag = next(iter(self.groups), "tag")
+        return f"{method}({{{tag!r}: {value}}})"
+
+    # -- The end
+
+    def close(self, timeout: float | None = None) -> Any:
+        """End every worker and the scheduler, and remove everything that belongs to the cluster.
+
+        Idempotent, bounded in time, goes on past errors. Called on the event loop's own thread, as
+        ``distributed.Client.shutdown`` does, it returns an awaitable.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds for ending the scheduler.
+
+        Raises
+        ------
+        LeftoverError
+            Something could not be removed; it is named.
+        """
+        if self._on_loop():
+            return self._close_on_loop()
+        with self._closing:
+            if self.status is Status.closed:
+                return None
+            self.status = Status.closing
+            try:
+                leftovers = self._run(self._controller.close())
+            except RuntimeError as error:
+                # The loop is gone already, and the scheduler with it.
+                leftovers = [Leftover("cluster", self.name, str(error))]
+            try:
+                self._host.close(timeout)
+            except Exception as error:  # noqa: BLE001 - reported as a leftover
+                leftovers.append(Leftover("scheduler", self.name, str(error) or repr(error)))
+            self._settle(leftovers)
+        return None
+
+    async def close_async(self) -> None:
+        """Do the same as `close`, for coroutines."""
+        if self._on_loop():
+            await self._close_on_loop()
+        else:
+            await asyncio.to_thread(self.close)
+
+    async def _close_on_loop(self) -> None:
+        if self.status in (Status.closing, Status.closed):
+            return
+        self.status = Status.closing
+        leftovers = await self._controller.close()
+        await self._host.close()
+        self._settle(leftovers)
+
+    def _settle(self, leftovers: list[Leftover]) -> None:
+        self.status = Status.closed
+        _open_clusters.discard(self)
+        if leftovers:
+            raise LeftoverError(self.name, leftovers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        groups = ", ".join(f"{tag} {s.running}/{s.wanted}" for tag, s in self.groups.items())
+        return f"<GroupedCluster {self.name!r} {self.status.name}: {groups}>"
+
+    # -- Threads
+
+    def _on_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._asyncio_loop
+        except RuntimeError:
+            return False
+
+    @property
+    def _asyncio_loop(self) -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop = self.loop.asyncio_loop  # type: ignore[attr-defined] # IOLoop's subclass has it
+        return loop
+
+    def _check_open(self) -> None:
+        if self.status in (Status.closing, Status.closed):
+            raise ClusterClosedError(self.name)
+
+    def _wait(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the cluster's loop and wait for it."""
+        try:
+            self._check_open()
+            if self._on_loop():
+                raise RuntimeError(
+                    "this would wait for the event loop on its own thread; await the method's …_async twin"
+                )
+        except BaseException:
+            coro.close()
+            raise
+        return self._run(coro)
+
+    def _run(self, coro: Coroutine[Any, Any, T]) -> T:
+        try:
+            future = asyncio.run_coroutine_threadsafe(coro, self._asyncio_loop)
+        except RuntimeError:
+            coro.close()
+            raise
+        try:
+            return future.result()
+        except BaseException:
+            # Ctrl-C ends the wait; what was waited for must not go on.
+            future.cancel()
+            raise
+
+    async def _await(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the cluster's loop from a coroutine of whichever loop."""
+        if self._on_loop():
+            return await coro
+        future = asyncio.run_coroutine_threadsafe(coro, self._asyncio_loop)
+        return await asyncio.wrap_future(future)
+
+
+_open_clusters: weakref.WeakSet[GroupedCluster] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """Close what a program left open; it ends now, so that errors can only be told."""
+    for cluster in list(_open_clusters):
+        try:
+            cluster.close()
+        except LeftoverError as error:
+            print(f"scalable: {error}", file=sys.stderr)  # logging may be gone by now
+
+
+# Before the interpreter refuses new threads, which backends need to end their units: atexit handlers run after that
+# (Lib/threading.py, _shutdown). There is no public name for it; without it, atexit is the next best.
+getattr(threading, "_register_atexit", atexit.register)(_close_all)

@@ -1,0 +1,168 @@
+"""What the controller asks of the Dask scheduler, and how the answer gets here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import cloudpickle
+from distributed.protocol import pickle
+
+from scalable.cluster import plugin
+
+if TYPE_CHECKING:
+    from scalable.cluster.host import Host
+    from scalable.errors import GroupFailedError
+
+__all__ = ["Demand", "Leaving", "Report", "RpcLink", "SchedulerLink", "Stage", "WorkerInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One Dask worker: its status, the tasks assigned to it, the results it has."""
+
+    status: str
+    tasks: int = 0
+    results: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What waits for a tag or runs under it.
+
+    Parameters
+    ----------
+    slots : float
+        Slots that all of it would take at once.
+    seconds : float
+        Slot-seconds left of the tasks whose duration Dask has learned.
+    unknown : float
+        Slots of the tasks whose duration nobody knows.
+    waiting : int
+        Tasks whose dependencies are not there yet.
+    """
+
+    slots: float = 0.0
+    seconds: float = 0.0
+    unknown: float = 0.0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One look at the scheduler: workers by name, demand by tag, refused workers with the reason."""
+
+    workers: Mapping[str, WorkerInfo] = field(default_factory=dict)
+    demand: Mapping[str, Demand] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+class Stage(StrEnum):
+    """How near to its end a draining worker is."""
+
+    BUSY = "busy"
+    """It still runs tasks."""
+    MOVING = "moving"
+    """Its results are on their way to other workers."""
+    HOLDING = "holding"
+    """No other worker can take its results."""
+    GONE = "gone"
+    """It has left, or will be refused if it ever comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A draining worker's stage, with how many tasks or results are left."""
+
+    stage: Stage
+    left: int = 0
+
+
+class SchedulerLink(Protocol):
+    """The scheduler as the controller sees it. All but `start` may be called every turn."""
+
+    async def start(self) -> None:
+        """Install our part on the scheduler."""
+        ...
+
+    async def report(self) -> Report:
+        """Look at workers and demand."""
+        ...
+
+    async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:
+        """Bring workers nearer to their end; `force` lets results go with them."""
+        ...
+
+    async def resume(self, names: Sequence[str]) -> Sequence[str]:
+        """Take draining workers back into service; return those that could still be had."""
+        ...
+
+    async def fail(self, tag: str, error: GroupFailedError | None) -> None:
+        """End the tasks that only this group could run in `error`; None lifts that."""
+        ...
+
+    async def cancel_all(self, reason: str) -> None:
+        """Cancel whatever clients wait for."""
+        ...
+
+
+class RpcLink:
+    """The link to a real scheduler, through its RPC port.
+
+    Parameters
+    ----------
+    host : Host
+        Where the scheduler is.
+    slots : mapping of str to int
+        Slots per worker, by tag.
+    """
+
+    def __init__(self, host: Host, slots: Mapping[str, int]) -> None:
+        self._host = host
+        self._slots = dict(slots)
+
+    @property
+    def _scheduler(self) -> Any:
+        return self._host.scheduler_comm
+
+    async def start(self) -> None:
+        """Send the plugin to the scheduler, by value: a stock image has none of our modules."""
+        cloudpickle.register_pickle_by_value(plugin)
+        try:
+            for_workers = cloudpickle.dumps(plugin.UnstartedTasks())
+            for_scheduler = cloudpickle.dumps(plugin.GroupsPlugin(self._slots, for_workers))
+        finally:
+            cloudpickle.unregister_pickle_by_value(plugin)
+        await self._scheduler.register_scheduler_plugin(
+            plugin=for_scheduler, name=plugin.GroupsPlugin.name, idempotent=True
+        )
+
+    async def report(self) -> Report:
+        """Look at workers and demand."""
+        answer = await self._scheduler.scalable_report()
+        return Report(
+            workers={name: WorkerInfo(*facts) for name, facts in answer["workers"].items()},
+            demand={tag: Demand(*facts) for tag, facts in answer["demand"].items()},
+            refused=answer["refused"],
+        )
+
+    async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:
+        """Bring workers nearer to their end; `force` lets results go with them."""
+        answer = await self._scheduler.scalable_drain(names=list(names), force=force)
+        return {name: Leaving(Stage(stage), left) for name, (stage, left) in answer.items()}
+
+    async def resume(self, names: Sequence[str]) -> Sequence[str]:
+        """Take draining workers back into service; return those that could still be had."""
+        resumed: Sequence[str] = await self._scheduler.scalable_resume(names=list(names))
+        return resumed
+
+    async def fail(self, tag: str, error: GroupFailedError | None) -> None:
+        """End the tasks that only this group could run in `error`; None lifts that."""
+        message = None if error is None else pickle.dumps(error)
+        await self._scheduler.scalable_fail(tag=tag, error=message)
+
+    async def cancel_all(self, reason: str) -> None:
+        """Cancel whatever clients wait for."""
+        await self._scheduler.scalable_cancel_all(reason=reason)
