@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +61,13 @@ class ScalableClient(Client):
         started = await super()._start(*args, **kwargs)
         # The scheduler publishes the group table as events, of which a plain Dask cluster has none.
         self.subscribe_topic(TABLE_TOPIC, self._learn_table)
-        for event in await self.scheduler.events(topic=TABLE_TOPIC):
+        for event in await self._scheduler_rpc.events(topic=TABLE_TOPIC):
             self._learn_table(event)
         return started
+
+    @property
+    def _scheduler_rpc(self) -> Any:
+        return self.scheduler
 
     def _learn_table(self, event: tuple[float, dict[str, int]]) -> None:
         _, self._slots = event
@@ -76,7 +81,7 @@ class ScalableClient(Client):
         task: str | None = None,
         key: Any = None,
         pure: bool = True,
-        resources: Mapping[str, float] | None = None,
+        resources: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> Future[Any]:
         """Submit one call, to a worker with the given tag.
@@ -114,12 +119,11 @@ class ScalableClient(Client):
         """
         tag = self._resolve(tag, task, n)
         if tag is not None:
-            kwargs["resources"] = self._claim(tag, n, kwargs.get("resources"))
-            if kwargs.get("key") is None:
-                pure = kwargs.get("pure", True)
-                token = tokenize(func, args, _arguments_of(kwargs)) if pure else tokenize(object())
-                kwargs["key"] = f"{tag_label(tag)}.{funcname(func)}-{token}"
-        return super().submit(func, *args, **kwargs)
+            resources = self._claim(tag, n, resources)
+            if key is None:
+                token = tokenize(func, args, kwargs) if pure else uuid.uuid4().hex
+                key = f"{tag_label(tag)}.{funcname(func)}-{token}"
+        return super().submit(func, *args, key=key, pure=pure, resources=resources, **kwargs)
 
     def map(
         self,
@@ -129,7 +133,7 @@ class ScalableClient(Client):
         n: int | None = None,
         task: str | None = None,
         key: Any = None,
-        resources: Mapping[str, float] | None = None,
+        resources: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> list[Future[Any]]:
         """Submit one call for each element, to workers with the given tag.
@@ -184,7 +188,7 @@ class ScalableClient(Client):
         return tag
 
     def _claim(
-        self, tag: str, n: int | None, resources: Mapping[str, float] | None
+        self, tag: str, n: int | None, resources: dict[str, float] | None
     ) -> dict[str, float]:
         """Check that some worker could ever run it, and say what it takes."""
         need = 1 if n is None else n
