@@ -485,6 +485,8 @@ class GroupController:
 
     async def _launch(self, now: float) -> None:
         """Launch what each group lacks: one native call a group, all groups at once."""
+        if self.closed:
+            return
         room = float("inf") if self.max_workers is None else self.max_workers
         room -= sum(len(group.members) + group.unnamed for group in self.groups.values())
         calls = []
@@ -529,6 +531,8 @@ class GroupController:
             raise UnknownTagError(tag, self.groups) from None
 
     def _note(self, tag: str, text: str) -> None:
+        if self.events and (self.events[-1].tag, self.events[-1].text) == (tag, text):
+            return  # the same trouble, turn after turn
         logger.info("%s: %s", tag or "cluster", text)
         self.events.append(Event(time.time(), tag, text))
 

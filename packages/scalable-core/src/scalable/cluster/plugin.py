@@ -38,8 +38,11 @@ TICK_MS = 250
 MOVES_PER_TICK = 200
 """Bound on the steal requests of one tick, so that a tick stays short whatever waits."""
 
-WORKER_TIMEOUT = 10.0
-"""Seconds that a worker has to answer. A model that holds the GIL keeps it silent; it is asked again later."""
+ANSWER_TIME = 0.5
+"""Seconds that a draining worker has to answer before it counts as busy. Its answer still counts when it comes."""
+
+SILENCE = 60.0
+"""Seconds after which a silent worker is asked again. A model that holds the GIL keeps its worker silent."""
 
 
 def version_mismatch(scheduler: dict[str, Any], worker: dict[str, Any]) -> str:
@@ -117,6 +120,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.failures: dict[str, bytes] = {}
         self.refused: dict[str, str] = {}
         self.unwelcome: set[str] = set()
+        self.asking: dict[str, asyncio.Task[int]] = {}
         self.leaving: dict[str, asyncio.Task[None]] = {}
         self.members: dict[str, WorkerState] = {}
 
@@ -145,7 +149,7 @@ class GroupsPlugin(SchedulerPlugin):
     async def close(self) -> None:
         """Stop what runs by itself."""
         self.ticker.stop()
-        for task in self.leaving.values():
+        for task in (*self.asking.values(), *self.leaving.values()):
             task.cancel()
 
     def tick(self) -> None:
@@ -264,14 +268,12 @@ class GroupsPlugin(SchedulerPlugin):
             else:
                 self._set_status(ws, Status.closing_gracefully)
                 present.append(ws)
-        for ws, running in zip(
-            present, await asyncio.gather(*map(self._tasks_left, present)), strict=True
-        ):
+        for ws, left in zip(present, await self._tasks_left(present), strict=True):
             name = str(ws.name)
             if self._find(name) is not ws:
                 stages[name] = ("gone", 0)
-            elif running and not force:
-                stages[name] = ("busy", running)
+            elif left and not force:
+                stages[name] = ("busy", left)
             else:
                 stages[name] = self._let_go(ws, force)
         return stages
@@ -307,11 +309,27 @@ class GroupsPlugin(SchedulerPlugin):
             },
         )
 
-    async def _tasks_left(self, ws: WorkerState) -> int:
-        """Take back what a draining worker has not started; say how many of its tasks are left."""
+    async def _tasks_left(self, leaving: list[WorkerState]) -> list[int]:
+        """Count the tasks left on each draining worker; a worker that does not answer is busy."""
+        for ws in leaving:
+            if ws.address not in self.asking:
+                self.asking[ws.address] = asyncio.ensure_future(self._take_back(ws))
+        questions = [self.asking[ws.address] for ws in leaving]
+        if questions:
+            await asyncio.wait(questions, timeout=ANSWER_TIME)
+        for ws, question in zip(leaving, questions, strict=True):
+            if question.done():
+                self.asking.pop(ws.address, None)
+        return [
+            question.result() if question.done() else max(1, len(ws.processing))
+            for ws, question in zip(leaving, questions, strict=True)
+        ]
+
+    async def _take_back(self, ws: WorkerState) -> int:
+        """Take back what a draining worker has not started; count what is left."""
         try:
             answer = await asyncio.wait_for(
-                self.scheduler.rpc(ws.address).scalable_unstarted(), WORKER_TIMEOUT
+                self.scheduler.rpc(ws.address).scalable_unstarted(), SILENCE
             )
         except (OSError, TimeoutError):
             return max(1, len(ws.processing))
@@ -428,8 +446,12 @@ class GroupsPlugin(SchedulerPlugin):
         stealing = self.scheduler.extensions.get("stealing")
         if stealing is None:
             return
-        for tag in self.slots:
-            workers = [ws for ws in self.scheduler.running if ws.resources.get(tag)]
+        members: dict[str, list[WorkerState]] = {tag: [] for tag in self.slots}
+        for ws in self.scheduler.running:
+            for tag in ws.resources:
+                if tag in members:
+                    members[tag].append(ws)
+        for tag, workers in members.items():
             if len(workers) > 1:
                 self._spread(tag, workers, stealing)
 
