@@ -285,6 +285,9 @@ class GroupsPlugin(SchedulerPlugin):
             ws = self._find(name)
             if ws is not None and ws.address not in self.leaving:
                 self.unwelcome.discard(name)
+                # An answer to an earlier question says nothing of what it starts from now on.
+                if question := self.asking.pop(ws.address, None):
+                    question.cancel()
                 # The scheduler follows once the worker has confirmed.
                 self._tell_status(ws, Status.running)
                 resumed.append(name)
