@@ -1,0 +1,106 @@
+"""What a problem in a manifest is, and a report of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self
+
+__all__ = ["Position", "Severity", "ValidationIssue", "ValidationReport"]
+
+Severity = Literal["error", "warning"]
+
+
+class Position(NamedTuple):
+    """Where something is written; lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class ValidationIssue:
+    """One problem.
+
+    Parameters
+    ----------
+    path : str
+        The place in the manifest, ``targets.hpc.walltime``; empty for the document as a whole.
+    message : str
+        What is wrong and what to do, in one line. Shows ``${VAR}``, never its value.
+    code : str
+        Stable: ``E_…`` for an error, ``W_…`` for a warning.
+    severity : {"error", "warning"}
+        Whether the manifest can be used all the same.
+    file : str or None
+        Where it is written; None for a manifest that came from Python.
+    line, column : int or None
+        Counted from 1.
+
+    Examples
+    --------
+    >>> issue = ValidationIssue("targets.hpc.max_wrokers", "unknown key", "E_UNKNOWN_KEY",
+    ...                         file="scalable.yaml", line=14, column=5)
+    >>> print(issue)
+    scalable.yaml:14:5 E_UNKNOWN_KEY targets.hpc.max_wrokers: unknown key
+    """
+
+    path: str
+    message: str
+    code: str
+    severity: Severity = "error"
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        where = self.file or ""
+        if where and self.line is not None:
+            where += f":{self.line}"
+            if self.column is not None:
+                where += f":{self.column}"
+        what = f"{self.code} {self.path}" if self.path else self.code
+        return f"{where} {what}: {self.message}".lstrip()
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """Every problem that was found, in the order of the manifest.
+
+    Examples
+    --------
+    >>> report = ValidationReport() + ValidationReport((ValidationIssue("tasks", "none", "W_X", "warning"),))
+    >>> report.ok, len(report.warnings)
+    (True, 1)
+    """
+
+    issues: tuple[ValidationIssue, ...] = ()
+
+    @property
+    def errors(self) -> tuple[ValidationIssue, ...]:
+        """The problems that make the manifest unusable."""
+        return tuple(issue for issue in self.issues if issue.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[ValidationIssue, ...]:
+        """The problems that do not."""
+        return tuple(issue for issue in self.issues if issue.severity == "warning")
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
+
+    def __add__(self, other: ValidationReport) -> ValidationReport:
+        return self.merge(other)
+
+    @classmethod
+    def of(cls, issues: Iterable[ValidationIssue]) -> Self:
+        """Make a report of these, without duplicates, in the order in which they are written down."""
+        unique = dict.fromkeys(issues)
+        return cls(tuple(sorted(unique, key=lambda i: (i.line or 0, i.column or 0))))
+
+    def merge(self, *others: ValidationReport) -> ValidationReport:
+        """Join reports; a problem that two of them found is listed once."""
+        return ValidationReport.of(issue for report in (self, *others) for issue in report.issues)
