@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -41,6 +41,9 @@ __all__ = ["load_manifest", "parse_manifest"]
 
 M = TypeVar("M", bound=BaseModel)
 
+ChooseTarget: TypeAlias = Callable[[Mapping[str, str]], str | None]
+"""Chooses a target, given the provider of each as it is written."""
+
 Made = tuple[M | None, list[ValidationIssue]]
 """A model, or None and what is wrong."""
 
@@ -52,7 +55,7 @@ def load_manifest(
     path: str | os.PathLike[str],
     *,
     env: Mapping[str, str] | None = None,
-    target_name: str | None = None,
+    target_name: str | ChooseTarget | None = None,
     overlay_name: str | None = None,
 ) -> ManifestModel:
     """Read a manifest from a file.
@@ -63,8 +66,8 @@ def load_manifest(
         The file, YAML in UTF-8.
     env : mapping, optional
         Where ``${VAR}`` is looked up; by default the environment of the process.
-    target_name : str, optional
-        The target that is meant; its overlay is merged.
+    target_name : str or callable, optional
+        The target that is meant, or what chooses it; its overlay is merged.
     overlay_name : str, optional
         The overlay to merge instead of the target's own.
 
@@ -83,7 +86,7 @@ def parse_manifest(
     document: str | bytes | Mapping[str, Any],
     *,
     env: Mapping[str, str] | None = None,
-    target_name: str | None = None,
+    target_name: str | ChooseTarget | None = None,
     overlay_name: str | None = None,
     source: str | None = None,
 ) -> ManifestModel:
@@ -137,12 +140,14 @@ def _parsed(
     reading: Reading,
     file: str | None,
     env: Mapping[str, str] | None,
-    target_name: str | None,
+    target_name: str | ChooseTarget | None,
     overlay_name: str | None,
 ) -> ManifestModel:
     if reading.root is None:
         raise ManifestParseError(reading.issues)
     written = SourceMap(reading.root, file)
+    if callable(target_name):
+        target_name = target_name(_providers(written))
     overlay, issues = _chosen_overlay(written, target_name, overlay_name)
     merged = _merged(reading.root, overlay)
     source = SourceMap(_expanded(merged, os.environ if env is None else env), file)
@@ -183,6 +188,13 @@ def _chosen_overlay(
         message = unknown_overlay(overlay_name, _keys(source, "overlays"))
         return None, [source.issue(named_at, "E_UNKNOWN_OVERLAY", message)]
     return (overlay if isinstance(overlay, MappingNode) else None), []
+
+
+def _providers(source: SourceMap) -> dict[str, str]:
+    scalars = {
+        name: source.scalar(("targets", name, "provider")) for name in _keys(source, "targets")
+    }
+    return {name: scalar.written if scalar else "" for name, scalar in scalars.items()}
 
 
 def _keys(source: SourceMap, section: str) -> list[str]:
