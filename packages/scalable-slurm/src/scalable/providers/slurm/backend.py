@@ -1,0 +1,205 @@
+"""Slurm as a backend of the engine: a unit is one element of a job array."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
+from scalable.providers.slurm.script import (
+    JobRequest,
+    job_environment,
+    job_script,
+    sbatch_arguments,
+)
+from scalable.providers.slurm.states import ended_reason, phase_of, waiting_reason
+
+if TYPE_CHECKING:
+    from scalable.providers.slurm.commands import QueueEntry, Slurm
+
+__all__ = ["SlurmBackend", "comment_of", "read_comment"]
+
+_TAIL_LINES = 20
+_TAIL_BYTES = 8192
+
+# How long a swept job may take to leave the queue: KillWait, 30 s by default, and some.
+_SWEEP_TURNS = 90
+
+
+def comment_of(run: str, tag: str, request_id: str) -> str:
+    """Write what every job of ours carries: whose it is, and which launch it came from.
+
+    Examples
+    --------
+    >>> comment_of("r1", "gcam", "f00")
+    'scalable run=r1 tag=gcam request=f00'
+    """
+    return f"scalable run={run} tag={tag} request={request_id}"
+
+
+def read_comment(comment: str) -> dict[str, str]:
+    """Read such a comment; empty for anybody else's.
+
+    Examples
+    --------
+    >>> read_comment("scalable run=r1 tag=gcam request=f00")["tag"]
+    'gcam'
+    >>> read_comment("nightly build")
+    {}
+    """
+    word, _, facts = comment.partition(" ")
+    if word != "scalable":
+        return {}
+    return dict(fact.split("=", 1) for fact in facts.split() if "=" in fact)
+
+
+class SlurmBackend:
+    """Runs workers as elements of Slurm job arrays: one ``sbatch`` a launch, one ``squeue`` a look.
+
+    Parameters
+    ----------
+    slurm : Slurm
+        Who runs the commands.
+    run : str
+        The run's id; every job is named after it.
+    scheduler_address : str
+        Where workers find the scheduler.
+    requests : dict of str to JobRequest
+        What a worker of each group asks for, by tag. May grow while the cluster runs.
+    """
+
+    def __init__(
+        self, slurm: Slurm, run: str, scheduler_address: str, requests: dict[str, JobRequest]
+    ) -> None:
+        self.requests = requests
+        self.job_name = f"scalable-{run}"
+        self._slurm = slurm
+        self._run = run
+        self._scheduler_address = scheduler_address
+        self._launched: dict[str, list[Unit]] = {}
+        self._last: dict[str, QueueEntry] = {}
+
+    async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
+        """Submit one array of `n` workers."""
+        if request_id in self._launched:
+            return self._launched[request_id]
+        request = self.requests[group.tag]
+        array = await self._slurm.submit(
+            sbatch_arguments(
+                request,
+                n,
+                job_name=self.job_name,
+                comment=comment_of(self._run, group.tag, request_id),
+            ),
+            job_script(request, self._scheduler_address),
+            job_environment(request),
+        )
+        units = [_unit(group.tag, f"{array}_{element}", request_id) for element in range(n)]
+        self._launched[request_id] = units
+        return units
+
+    async def observe(self) -> Mapping[str, UnitState]:
+        """Look at all our jobs with one ``squeue``."""
+        states = {}
+        for entry in await self._slurm.queue(self.job_name):
+            facts = read_comment(entry.comment)
+            unit = _unit(facts["tag"], entry.job, facts["request"])
+            self._last[unit.native] = entry
+            states[unit.id] = _state(unit, entry)
+        return states
+
+    async def stop(self, units: Sequence[Unit]) -> None:
+        """Cancel them with one ``scancel``."""
+        await self._slurm.cancel([unit.native for unit in units])
+
+    async def describe(self, unit: Unit) -> Explanation:
+        """Explain one job from the controller's record, or accounting's, and the tail of its log."""
+        record = await self._slurm.record(unit.native)
+        state = record.get("JobState", "").split(" ")[0]
+        if not state and unit.native in self._last:
+            state = self._last[unit.native].state
+        tail = await asyncio.to_thread(_tail, self._log(unit))
+        if not state:
+            return Explanation(
+                Reason.UNKNOWN, f"Slurm has forgotten job {unit.native}", log_tail=tail
+            )
+        if phase_of(state) is Phase.PENDING:
+            why = record.get("Reason", "None")
+            return Explanation(waiting_reason(why), f"job {unit.native} waits: {why}", native=why)
+        if phase_of(state) is Phase.RUNNING:
+            where = record.get("NodeList", "a node")
+            return Explanation(
+                Reason.STARTING, f"job {unit.native} runs on {where}", native=state, log_tail=tail
+            )
+        return _ended(unit, state, record, tail)
+
+    async def sweep(self) -> Sequence[Leftover]:
+        """Cancel everything of this run, and wait until Slurm has let it go."""
+        await self._slurm.cancel_named(self.job_name)
+        alive: list[QueueEntry] = []
+        for _ in range(_SWEEP_TURNS):
+            alive = [
+                entry
+                for entry in await self._slurm.queue(self.job_name)
+                if phase_of(entry.state) is not Phase.GONE and entry.state != "COMPLETING"
+            ]
+            if not alive:
+                break
+            await asyncio.sleep(0.5)
+        return [Leftover("Slurm job", entry.job, entry.state) for entry in alive]
+
+    def _log(self, unit: Unit) -> Path:
+        return Path(self.requests[unit.tag].log_directory) / f"{unit.native}.log"
+
+
+def _unit(tag: str, job: str, request_id: str) -> Unit:
+    return Unit(id=f"{tag}-{job}", tag=tag, request_id=request_id, native=job)
+
+
+def _state(unit: Unit, entry: QueueEntry) -> UnitState:
+    phase = phase_of(entry.state)
+    if phase is Phase.PENDING:
+        return UnitState(unit, phase, waiting_reason(entry.reason), entry.reason)
+    if phase is Phase.RUNNING:
+        return UnitState(unit, phase, Reason.STARTING, f"on {entry.node}")
+    return UnitState(unit, phase, ended_reason(entry.state), entry.state)
+
+
+def _ended(unit: Unit, state: str, record: Mapping[str, str], tail: str) -> Explanation:
+    reason = ended_reason(state)
+    where = f" on {record['NodeList']}" if record.get("NodeList") else ""
+    code, _, signal = record.get("ExitCode", "").partition(":")
+    how = {
+        Reason.WALLTIME: "reached its walltime",
+        Reason.OUT_OF_MEMORY: "used more memory than it asked for",
+        Reason.NODE_FAILURE: "lost its node",
+        Reason.PREEMPTED: "was preempted",
+        Reason.CANCELLED: "was cancelled",
+    }.get(
+        reason,
+        f"ended with exit code {code}" + (f", signal {signal}" if signal not in ("", "0") else ""),
+    )
+    remedy = {
+        Reason.WALLTIME: "ask for a longer walltime",
+        Reason.OUT_OF_MEMORY: "give the component more memory",
+    }.get(reason, "")
+    if record.get("Reason") == "JobLaunchFailure":
+        # Slurm could not even open the log: the usual cause is a directory that the node does not see.
+        remedy = "check that logs_location is on a file system that the nodes share"
+    return Explanation(
+        reason, f"job {unit.native} {how}{where}", native=state, log_tail=tail, remedy=remedy
+    )
+
+
+def _tail(path: Path) -> str:
+    """Read the end of a log; nothing where there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(0, 2)
+            log.seek(max(0, log.tell() - _TAIL_BYTES))
+            text = log.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-_TAIL_LINES:])

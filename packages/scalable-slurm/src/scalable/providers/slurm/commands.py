@@ -1,0 +1,250 @@
+"""The only place that runs Slurm's commands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scalable.errors import ClusterError, LaunchError, LaunchRefusedError
+
+__all__ = ["QueueEntry", "Slurm", "SlurmCommandError", "parse_queue", "parse_record"]
+
+# What sbatch says when the same submission may be accepted later; everything else it refuses for good.
+_TRANSIENT = (
+    "temporarily unable to accept",
+    "Socket timed out",
+    "Unable to contact slurm controller",
+    "Zero Bytes were transmitted",
+    "Transport endpoint is not connected",
+    "Connection refused",
+    "submit job limit",
+    "MaxSubmitJob",
+    "Resource temporarily unavailable",
+)
+
+# Array job, element, state, reason, comment, seconds of walltime left, node. The comment comes last but for nothing:
+# it is ours, and free of the separator.
+_SEPARATOR = "|"
+_QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%k"))
+
+
+class SlurmCommandError(ClusterError):
+    """One of Slurm's commands failed.
+
+    Attributes
+    ----------
+    command : str
+        What was run.
+    stderr : str
+        What it said.
+    """
+
+    def __init__(self, command: str, stderr: str) -> None:
+        self.command, self.stderr = command, stderr
+        super().__init__(f"{command}: {stderr or 'failed without a word'}")
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """One array element as squeue shows it.
+
+    Parameters
+    ----------
+    job : str
+        Id as ``scancel`` takes it: ``<array job>_<element>``.
+    state, reason, node, comment : str
+        squeue's own words.
+    seconds_left : int or None
+        Walltime left; None where there is no limit or the job has not begun.
+    """
+
+    job: str
+    state: str
+    reason: str
+    seconds_left: int | None
+    node: str
+    comment: str
+
+
+def parse_queue(text: str) -> list[QueueEntry]:
+    r"""Read what ``squeue`` printed in our format.
+
+    Examples
+    --------
+    >>> parse_queue("7|0|RUNNING|None|1:30|node1|mine\n")
+    [QueueEntry(job='7_0', state='RUNNING', reason='None', seconds_left=90, node='node1', comment='mine')]
+    """
+    entries = []
+    for line in text.splitlines():
+        array, element, state, reason, left, node, comment = line.split(_SEPARATOR, 6)
+        entries.append(
+            QueueEntry(f"{array}_{element}", state, reason, _parse_left(left), node, comment)
+        )
+    return entries
+
+
+def _parse_left(text: str) -> int | None:
+    """Read squeue's %L.
+
+    Examples
+    --------
+    >>> [_parse_left(t) for t in ("1-02:03:04", "0:07", "UNLIMITED", "NOT_SET", "INVALID")]
+    [93784, 7, None, None, None]
+    """
+    if not re.fullmatch(r"[\d:-]+", text):
+        return None
+    days, _, clock = text.rpartition("-")
+    seconds = 0
+    for part in clock.split(":"):
+        seconds = 60 * seconds + int(part)
+    return int(days or 0) * 86400 + seconds
+
+
+def parse_record(text: str) -> dict[str, str]:
+    """Read one line of ``scontrol --oneliner show job``.
+
+    Examples
+    --------
+    >>> parse_record("JobId=7 JobState=FAILED ExitCode=127:0 Command=(null)")["ExitCode"]
+    '127:0'
+    """
+    return dict(re.findall(r"(?:^|\s)([\w:/]+)=(\S*)", text.strip()))
+
+
+class Slurm:
+    """Slurm as the environment of this process reaches it (``PATH``, ``SLURM_CONF``)."""
+
+    async def submit(self, arguments: Sequence[str], script: str, env: Mapping[str, str]) -> str:
+        """Submit one array.
+
+        Parameters
+        ----------
+        arguments : sequence of str
+            The words of ``sbatch``, ``--parsable`` among them.
+        script : str
+            Given on standard input.
+        env : mapping of str to str
+            What the job inherits on top of this process's environment.
+
+        Returns
+        -------
+        str
+            The array's job id.
+
+        Raises
+        ------
+        LaunchRefusedError
+            sbatch refused it for good.
+        LaunchError
+            The controller did not answer, or takes no more jobs now.
+        """
+        try:
+            status, stdout, stderr = await _run(arguments, script, {**os.environ, **env})
+        except FileNotFoundError:
+            raise LaunchRefusedError(
+                "sbatch was not found; run this where Slurm's commands are on PATH, such as a login node"
+            ) from None
+        # Banners of the site may stand around it: "7" or "7;cluster", alone on its line.
+        job = re.search(r"^(\d+)(?:;\S+)?\s*$", stdout, re.MULTILINE)
+        if status == 0 and job:
+            return job.group(1)
+        said = _one_line(stderr or stdout)
+        transient = any(words in said for words in _TRANSIENT)
+        raise (LaunchError if transient else LaunchRefusedError)(f"sbatch refused the job: {said}")
+
+    async def queue(self, job_name: str) -> list[QueueEntry]:
+        """List the elements of all arrays of that name, those that ended lately included: one ``squeue``."""
+        stdout = await self._call(
+            [
+                "squeue",
+                "--noheader",
+                "--array",
+                "--states=all",
+                f"--name={job_name}",
+                f"--format={_QUEUE_FORMAT}",
+            ]
+        )
+        return parse_queue(stdout)
+
+    async def cancel(self, jobs: Sequence[str]) -> None:
+        """Cancel array elements: one ``scancel``. One that ended already is no error."""
+        await self._call(["scancel", "--quiet", *jobs])
+
+    async def cancel_named(self, job_name: str) -> None:
+        """Cancel everything of that name: one ``scancel``."""
+        await self._call(["scancel", "--quiet", f"--name={job_name}"])
+
+    async def record(self, job: str) -> dict[str, str]:
+        """Say what the controller, or else accounting, remembers of one array element; empty where nobody does."""
+        for read in (self._from_controller, self._from_accounting):
+            try:
+                if record := await read(job):
+                    return record
+            except SlurmCommandError:
+                continue  # forgotten by the controller after MinJobAge; many sites have no accounting
+        return {}
+
+    async def _from_controller(self, job: str) -> dict[str, str]:
+        return parse_record(await self._call(["scontrol", "--oneliner", "show", "job", job]))
+
+    async def _from_accounting(self, job: str) -> dict[str, str]:
+        fields = ("JobState", "ExitCode", "NodeList")
+        stdout = await self._call(
+            [
+                "sacct",
+                "--noheader",
+                "--parsable2",
+                "--allocations",
+                f"--jobs={job}",
+                "--format=State,ExitCode,NodeList",
+            ]
+        )
+        lines = stdout.splitlines()
+        return dict(zip(fields, lines[0].split("|"), strict=True)) if lines else {}
+
+    async def _call(self, arguments: Sequence[str]) -> str:
+        try:
+            status, stdout, stderr = await _run(arguments, None, None)
+        except FileNotFoundError:
+            raise SlurmCommandError(arguments[0], "not found on PATH") from None
+        if status != 0:
+            raise SlurmCommandError(shlex.join(arguments), _one_line(stderr))
+        return stdout
+
+
+async def _run(
+    arguments: Sequence[str], stdin: str | None, env: Mapping[str, str] | None
+) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=env,
+        # Ctrl-C at the terminal is for the client, which cancels in order.
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = await process.communicate(None if stdin is None else stdin.encode())
+    except asyncio.CancelledError:
+        if process.returncode is None:
+            process.kill()
+        raise
+    assert process.returncode is not None  # noqa: S101 - communicate() has waited for it
+    return process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
+
+
+def _one_line(text: str) -> str:
+    r"""Join what Slurm said, without the name of the command before each line.
+
+    Examples
+    --------
+    >>> _one_line("sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n")
+    'invalid partition specified: x; Batch job submission failed'
+    """
+    lines = (re.sub(r"^\w+: (error: )?", "", line.strip()) for line in text.splitlines())
+    return "; ".join(line for line in lines if line)

@@ -1,0 +1,248 @@
+"""A component as a Slurm job: the words of ``sbatch``, the script on its standard input, the environment.
+
+Pure functions. Every value that a shell reads is quoted by `shlex`; what Slurm itself would misread is refused when
+options are validated (`scalable.providers.slurm.options`).
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from scalable.providers.worker import thread_environment, worker_arguments
+
+__all__ = ["JobRequest", "Tls", "job_environment", "job_script", "sbatch_arguments"]
+
+# sbatch reads %A and %a as the array's job id and the element's number.
+LOG_PATTERN = "%A_%a.log"
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Paths, on the shared file system, of what a worker needs to be trusted."""
+
+    ca_file: str
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What one worker of a component asks of Slurm, and what it runs there.
+
+    Parameters
+    ----------
+    tag : str
+        The component.
+    slots, cpus, gpus : int
+        Tasks at a time; cores; GPUs.
+    memory : int or None
+        Bytes; None leaves it to the partition's default.
+    walltime : int or None
+        Seconds; None leaves it to the partition's default.
+    partition, account, qos, constraint, reservation : str or None
+        Slurm's own.
+    directives : tuple of str
+        More options of sbatch, one word each.
+    modules, prologue : tuple of str
+        Environment modules to load, and shell lines to run, before the worker.
+    python : str
+        The interpreter on the nodes, where there is no container.
+    runtime : str
+        ``none``, ``apptainer``, ``singularity``, ``podman`` or ``docker``.
+    image : str or None
+        What the container is made from.
+    mounts, env : mapping of str to str
+        Container path by host path; variables of the worker.
+    preload : str or None
+        What the worker runs first.
+    interface : str or None
+        The network interface that workers listen on.
+    local_directory : str
+        Where a worker keeps what does not fit into memory, on its node.
+    log_directory : str
+        Where logs go, on the shared file system.
+    tls : Tls or None
+        How workers prove who they are.
+    death_timeout : int
+        Seconds without a scheduler after which a worker ends by itself.
+    """
+
+    tag: str
+    log_directory: str
+    slots: int = 1
+    cpus: int = 1
+    gpus: int = 0
+    memory: int | None = None
+    walltime: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    directives: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    prologue: tuple[str, ...] = ()
+    python: str = "python3"
+    runtime: str = "none"
+    image: str | None = None
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    preload: str | None = None
+    interface: str | None = None
+    local_directory: str = "/tmp"  # noqa: S108 - the nodes' own scratch, where the site names no other
+    tls: Tls | None = None
+    death_timeout: int = 60
+
+
+def sbatch_arguments(request: JobRequest, n: int, *, job_name: str, comment: str) -> list[str]:
+    """Write the words of the one ``sbatch`` that submits `n` workers as an array.
+
+    Examples
+    --------
+    >>> gcam = JobRequest("gcam", "/logs", cpus=8, memory=32 * 2**30, walltime=7200, partition="short")
+    >>> " ".join(sbatch_arguments(gcam, 4, job_name="scalable-1", comment="c"))  # doctest: +NORMALIZE_WHITESPACE
+    'sbatch --parsable --job-name=scalable-1 --comment=c --array=0-3 --output=/logs/%A_%a.log --export=ALL
+     --no-requeue --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=32768M --time=120 --partition=short'
+    """
+    options: dict[str, str | int | None] = {
+        "job-name": job_name,
+        "comment": comment,
+        "array": f"0-{n - 1}",
+        # A literal percent sign is written twice in sbatch's file name patterns.
+        "output": request.log_directory.replace("%", "%%") + "/" + LOG_PATTERN,
+        # Variables reach the job by inheritance: --export=NAME=value cuts a value at its first comma.
+        "export": "ALL",
+    }
+    shape: dict[str, str | int | None] = {
+        "nodes": 1,
+        "ntasks": 1,
+        "cpus-per-task": request.cpus,
+        # Slurm's M is 2**20 bytes.
+        "mem": None if request.memory is None else f"{math.ceil(request.memory / 2**20)}M",
+        # Plain minutes, the unit in which Slurm enforces it.
+        "time": None if request.walltime is None else math.ceil(request.walltime / 60),
+        "gres": f"gpu:{request.gpus}" if request.gpus else None,
+        "partition": request.partition,
+        "account": request.account,
+        "qos": request.qos,
+        "constraint": request.constraint,
+        "reservation": request.reservation,
+    }
+    return [
+        "sbatch",
+        "--parsable",
+        *_long_options(options),
+        # A worker that comes back would be a stranger: the engine has replaced it by then.
+        "--no-requeue",
+        *_long_options(shape),
+        *request.directives,
+    ]
+
+
+def _long_options(options: Mapping[str, str | int | None]) -> list[str]:
+    return [f"--{name}={value}" for name, value in options.items() if value is not None]
+
+
+def job_script(request: JobRequest, scheduler_address: str) -> str:
+    r"""Write the script that each element of the array runs.
+
+    Examples
+    --------
+    >>> request = JobRequest("gcam", "/logs", modules=("gcc/13",), prologue=("ulimit -s unlimited",))
+    >>> print(job_script(request, "tls://10.0.0.1:8786"))  # doctest: +ELLIPSIS
+    #!/bin/bash
+    # A module or a line that fails must not start a worker in the wrong environment.
+    set -e
+    module load gcc/13
+    ulimit -s unlimited
+    exec python3 -u -m distributed.cli.dask_worker ... --name gcam-"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
+    <BLANKLINE>
+    """
+    words = [*_container(request), *_worker(request, scheduler_address)]
+    name = shlex.quote(f"{request.tag}-") + '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
+    lines = [
+        "#!/bin/bash",
+        "# A module or a line that fails must not start a worker in the wrong environment.",
+        "set -e",
+        *(f"module load {shlex.quote(module)}" for module in request.modules),
+        *request.prologue,
+        f"exec {shlex.join(words)} --name {name}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _worker(request: JobRequest, scheduler_address: str) -> list[str]:
+    extra: list[str] = []
+    if request.interface:
+        extra += ["--interface", request.interface]
+    if request.tls:
+        extra += [
+            "--tls-ca-file",
+            request.tls.ca_file,
+            "--tls-cert",
+            request.tls.cert,
+            "--tls-key",
+            request.tls.key,
+        ]
+    program = (
+        ["dask", "worker"]
+        if request.image
+        else [request.python, "-u", "-m", "distributed.cli.dask_worker"]
+    )
+    return [
+        *program,
+        *worker_arguments(
+            scheduler_address,
+            tag=request.tag,
+            slots=request.slots,
+            memory=request.memory,
+            directory=request.local_directory,
+            death_timeout=request.death_timeout,
+            preload=request.preload,
+            extra=extra,
+        ),
+    ]
+
+
+def _container(request: JobRequest) -> list[str]:
+    """Write the words before the worker's own that put it into its image; none without an image.
+
+    Examples
+    --------
+    >>> _container(JobRequest("a", "/l", runtime="apptainer", image="a.sif", mounts={"/data": "/in"}))
+    ['apptainer', 'exec', '--bind', '/data:/in', '--bind', '/tmp:/tmp', 'a.sif']
+    >>> _container(JobRequest("a", "/l", runtime="podman", image="a:1", env={"K": "v"}))  # doctest: +ELLIPSIS
+    ['podman', 'run', '--rm', '--network=host', ..., '--env', 'K', '--volume', '/tmp:/tmp', 'a:1']
+    """
+    if request.image is None or request.runtime == "none":
+        return []
+    mounts = dict(request.mounts)
+    for path in (request.local_directory, *_tls_directory(request)):
+        mounts.setdefault(path, path)
+    if request.runtime in ("apptainer", "singularity"):
+        flags = ["--nv"] if request.gpus else []
+        binds = [word for host, inside in mounts.items() for word in ("--bind", f"{host}:{inside}")]
+        return [request.runtime, "exec", *flags, *binds, request.image]
+    flags = ["--rm", "--network=host"]
+    # By name: the value is inherited, and shows in no list of processes.
+    flags += [word for variable in job_environment(request) for word in ("--env", variable)]
+    flags += [word for host, inside in mounts.items() for word in ("--volume", f"{host}:{inside}")]
+    return [request.runtime, "run", *flags, request.image]
+
+
+def _tls_directory(request: JobRequest) -> list[str]:
+    return [request.tls.ca_file.rpartition("/")[0]] if request.tls else []
+
+
+def job_environment(request: JobRequest) -> dict[str, str]:
+    """Say what ``sbatch`` is to find in its environment on top of the caller's own.
+
+    Examples
+    --------
+    >>> job_environment(JobRequest("gcam", "/logs", cpus=8, env={"OMP_NUM_THREADS": "1"}))["OMP_NUM_THREADS"]
+    '1'
+    """
+    return {**thread_environment(request.cpus), **request.env}

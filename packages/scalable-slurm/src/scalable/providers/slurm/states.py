@@ -1,0 +1,104 @@
+"""Slurm's words for jobs, in the vocabulary of every backend."""
+
+from __future__ import annotations
+
+from scalable.cluster.port import Phase, Reason
+
+__all__ = ["ended_reason", "phase_of", "waiting_reason"]
+
+# https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES, in the long form of squeue's %T.
+_PENDING = frozenset(
+    {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+)
+_RUNNING = frozenset(
+    {
+        "RUNNING",
+        "CONFIGURING",
+        "COMPLETING",
+        "SUSPENDED",
+        "STOPPED",
+        "SIGNALING",
+        "RESIZING",
+        "STAGE_OUT",
+    }
+)
+
+_ENDED = {
+    "COMPLETED": Reason.EXITED,
+    "FAILED": Reason.EXITED,
+    "CANCELLED": Reason.CANCELLED,
+    "REVOKED": Reason.CANCELLED,
+    "TIMEOUT": Reason.WALLTIME,
+    "DEADLINE": Reason.WALLTIME,
+    "OUT_OF_MEMORY": Reason.OUT_OF_MEMORY,
+    "PREEMPTED": Reason.PREEMPTED,
+    "NODE_FAIL": Reason.NODE_FAILURE,
+    "BOOT_FAIL": Reason.NODE_FAILURE,
+}
+
+# https://slurm.schedmd.com/job_reason_codes.html. Those not listed are told by their prefix, below.
+_WAITING = {
+    "Priority": Reason.PRIORITY,
+    "Resources": Reason.RESOURCES,
+    "BeginTime": Reason.PRIORITY,
+    "Dependency": Reason.PRIORITY,
+    "ReqNodeNotAvail": Reason.RESOURCES,
+    "Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions": Reason.RESOURCES,
+    "NodeDown": Reason.RESOURCES,
+    "Licenses": Reason.RESOURCES,
+    "Reservation": Reason.PRIORITY,
+    "Prolog": Reason.STARTING,
+    "None": Reason.PRIORITY,
+    "JobArrayTaskLimit": Reason.QUOTA,
+    "PartitionTimeLimit": Reason.UNSCHEDULABLE,
+    "PartitionNodeLimit": Reason.UNSCHEDULABLE,
+    "PartitionDown": Reason.UNSCHEDULABLE,
+    "PartitionInactive": Reason.UNSCHEDULABLE,
+    "BadConstraints": Reason.UNSCHEDULABLE,
+    "InvalidAccount": Reason.CREDENTIALS,
+    "InvalidQOS": Reason.CREDENTIALS,
+    "AccountNotAllowed": Reason.CREDENTIALS,
+    "JobHeldUser": Reason.CANCELLED,
+    "JobHeldAdmin": Reason.CANCELLED,
+}
+
+# QOSMaxCpuPerUserLimit, AssocGrpNodeLimit, MaxJobsPerAccount and many more.
+_LIMITS = ("QOS", "Assoc", "Max")
+
+
+def phase_of(state: str) -> Phase:
+    """Say where a job with squeue's state (%T) is in its life.
+
+    Examples
+    --------
+    >>> [str(phase_of(state)) for state in ("PENDING", "COMPLETING", "NODE_FAIL")]
+    ['pending', 'running', 'gone']
+    """
+    if state in _PENDING:
+        return Phase.PENDING
+    return Phase.RUNNING if state in _RUNNING else Phase.GONE
+
+
+def waiting_reason(reason: str) -> Reason:
+    """Normalise why a job waits (squeue's %r).
+
+    Examples
+    --------
+    >>> [str(waiting_reason(r)) for r in ("Priority", "QOSMaxCpuPerUserLimit", "ReqNodeNotAvail, Reserved", "Cosmic")]
+    ['priority', 'quota', 'resources', 'unknown']
+    """
+    word = reason.partition(",")[0].strip() if reason not in _WAITING else reason
+    if word in _WAITING:
+        return _WAITING[word]
+    return Reason.QUOTA if word.startswith(_LIMITS) else Reason.UNKNOWN
+
+
+def ended_reason(state: str) -> Reason:
+    """Normalise how a job ended (squeue's %T, or sacct's State such as ``CANCELLED by 1000``).
+
+    Examples
+    --------
+    >>> [str(ended_reason(state)) for state in ("TIMEOUT", "CANCELLED by 1000", "FAILED")]
+    ['walltime', 'cancelled', 'exited']
+    """
+    return _ENDED.get(state.split(" ")[0].rstrip("+"), Reason.UNKNOWN)

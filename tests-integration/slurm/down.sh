@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Stop the cluster that up.sh brought up: its jobs, then the daemons whose pid files are below its root.
+set -uo pipefail
+
+root=${SLURM_TEST_ROOT:?is where the cluster keeps its state}
+export SLURM_CONF=$root/slurm.conf
+
+alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
+
+cancel_jobs() {
+    alive "$root/run/slurmctld.pid" || return
+    timeout 10 squeue -h -o %A | sort -u | timeout 20 xargs -r scancel --quiet
+    for _ in $(seq 60); do
+        [ -z "$(timeout 5 squeue -h)" ] && return
+        sleep 0.25
+    done
+}
+
+stop() {
+    for file in "$@"; do alive "$file" && kill "$(cat "$file")"; done
+    for _ in $(seq 100); do
+        local left=
+        for file in "$@"; do alive "$file" && left=yes; done
+        [ -z "$left" ] && break
+        sleep 0.1
+    done
+    for file in "$@"; do alive "$file" && kill -9 "$(cat "$file")"; done
+    rm -f "$@"
+}
+
+cancel_jobs
+stop "$root"/run/slurmctld.pid "$root"/run/slurmd-*.pid
+stop "$root/run/munged.pid"
