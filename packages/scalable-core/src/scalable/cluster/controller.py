@@ -88,7 +88,7 @@ class GroupController:
     link : SchedulerLink
         Who knows workers and demand.
     groups : iterable of GroupSpec
-        All groups there will ever be, in the manifest's order.
+        The groups, in the manifest's order.
     max_workers : int, optional
         Cap on the units of all groups together, those on their way out included.
     policy : AdaptivePolicy, optional
@@ -115,7 +115,8 @@ class GroupController:
     ) -> None:
         self.backend = backend
         self.link = link
-        self.groups = {spec.tag: Group(spec, retry or RetryPolicy()) for spec in groups}
+        self.retry = retry or RetryPolicy()
+        self.groups = {spec.tag: Group(spec, self.retry) for spec in groups}
         self.max_workers = max_workers
         self.policy = policy or AdaptivePolicy()
         self.pace = pace or Pace()
@@ -128,14 +129,23 @@ class GroupController:
         self._wake = asyncio.Event()
         self._changed = asyncio.Condition()
         self._loop_task: asyncio.Task[None] | None = None
+        self._explained: dict[tuple[str, Fate], Explanation] = {}
         self._refresh()
 
     # -- What people ask for
 
     async def start(self) -> None:
         """Install our part on the scheduler and begin to take turns."""
-        await self.link.start()
+        await self.link.start({tag: group.spec.slots for tag, group in self.groups.items()})
         self._loop_task = asyncio.create_task(self._run())
+
+    async def add_group(self, spec: GroupSpec) -> None:
+        """Make room for one more group, without workers as yet."""
+        if spec.tag in self.groups:
+            raise ValueError(f"there is a worker group {spec.tag!r} already; choose another tag")
+        self.groups[spec.tag] = Group(spec, self.retry)
+        await self.link.publish({tag: group.spec.slots for tag, group in self.groups.items()})
+        self._nudge()
 
     async def scale_groups(self, counts: Mapping[str, int]) -> None:
         """Record fixed counts for some groups, and return. A failed group gets another try."""
@@ -270,14 +280,15 @@ class GroupController:
             native = await self._observe()
             report = await self.link.report()
             now = self.clock()
+            self._explained.clear()
             for group in self.groups.values():
                 for end in group.look(native, report, now):
                     await self._settle(group, end, now)
             self._retarget(report.demand, now)
             for group in self.groups.values():
-                self._shed(group)
+                self._shed(group, now)
             await self._drain(now)
-            await self._recall()
+            await self._recall(now)
             await self._launch(now)
             await self._publish()
 
@@ -321,7 +332,10 @@ class GroupController:
 
     async def _mourn(self, group: Group, end: Ended, now: float) -> None:
         unit = end.member.unit
-        trouble = await self._describe(end.member)
+        # Of the many that a launch may lose at once, one is asked why: each answer may cost a native call.
+        trouble = self._explained.get((unit.request_id, end.fate))
+        if trouble is None:
+            trouble = self._explained[unit.request_id, end.fate] = await self._describe(end.member)
         if end.fate is Fate.LOST:
             group.lose(end.member, trouble, now)
             self._note(group.spec.tag, f"lost {unit.id}: {trouble.summary}")
@@ -413,7 +427,10 @@ class GroupController:
 
     # -- Too many
 
-    def _shed(self, group: Group) -> None:
+    def _shed(self, group: Group, now: float) -> None:
+        for member in group.expiring(now):
+            member.leaving = Leaving(Stage.BUSY)
+            self._note(group.spec.tag, f"draining {member.unit.id}, whose time is nearly up")
         for member in group.surplus():
             member.leaving = Leaving(Stage.BUSY)
             self._note(group.spec.tag, f"draining {member.unit.id}")
@@ -471,11 +488,11 @@ class GroupController:
 
     # -- Too few
 
-    async def _recall(self) -> None:
+    async def _recall(self, now: float) -> None:
         """Rather than launch new workers, take back those that are still draining."""
         for group in self.groups.values():
             lack = group.wanted - len(group.alive)
-            candidates = group.recallable()[: max(0, lack)]
+            candidates = group.recallable(now)[: max(0, lack)]
             if not candidates:
                 continue
             names = await self.link.resume([member.unit.id for member in candidates])

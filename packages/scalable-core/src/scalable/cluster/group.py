@@ -66,6 +66,7 @@ class Member:
     running_since: float | None = None
     joined_at: float | None = None
     left_at: float | None = None
+    expires_at: float | None = None
     worker: WorkerInfo | None = None
     leaving: Leaving | None = None
     holding_since: float | None = None
@@ -248,6 +249,8 @@ class Group:
         member.state = state or UnitState(member.unit, Phase.GONE)
         if member.state.phase is Phase.RUNNING and member.running_since is None:
             member.running_since = now
+        if member.state.seconds_left is not None:
+            member.expires_at = now + member.state.seconds_left
 
     def _judge(self, member: Member, report: Report, now: float) -> Ended | None:
         if member.state is not None and member.state.phase is Phase.GONE:
@@ -302,7 +305,17 @@ class Group:
         excess = len(self.alive) - self.wanted
         return sorted(self.alive, key=_usefulness)[: max(0, excess)]
 
-    def recallable(self) -> list[Member]:
+    def expiring(self, now: float) -> list[Member]:
+        """Members whose own time is nearly up."""
+        return [member for member in self.alive if self._nearly_up(member, now)]
+
+    def _nearly_up(self, member: Member, now: float) -> bool:
+        if member.expires_at is None or member.running_since is None:
+            return False
+        lifetime = member.expires_at - member.running_since
+        return member.expires_at - now <= min(self.spec.handover, lifetime / 4)
+
+    def recallable(self, now: float) -> list[Member]:
         """Draining members that could be taken back into service, the most useful first."""
         candidates = [
             member

@@ -50,7 +50,7 @@ class GroupedCluster:
     backend : Backend
         Who starts and ends units.
     groups : iterable of GroupSpec
-        All groups there will ever be. Tasks without a tag count for the first.
+        The groups. Tasks without a tag count for the first.
     name : str, optional
         How people call it.
     max_workers : int, optional
@@ -79,15 +79,14 @@ class GroupedCluster:
         retry: RetryPolicy | None = None,
         pace: Pace | None = None,
     ) -> None:
-        specs = list(groups)
         self.name = name or f"scalable-{uuid.uuid4().hex[:8]}"
         self.status = Status.created
         self._host = host
         self._closing = threading.Lock()
         self._controller = GroupController(
             backend,
-            RpcLink(host, {spec.tag: spec.slots for spec in specs}),
-            specs,
+            RpcLink(host),
+            groups,
             max_workers=max_workers,
             policy=policy,
             retry=retry,
@@ -150,6 +149,16 @@ class GroupedCluster:
     def max_workers(self) -> int | None:
         """Cap on the units of all groups together."""
         return self._controller.max_workers
+
+    def add_group(self, spec: GroupSpec) -> None:
+        """Make room for one more group, which its backend must know; it has no workers as yet.
+
+        Raises
+        ------
+        ValueError
+            There is a group of that tag.
+        """
+        self._wait(self._controller.add_group(spec))
 
     def scale_groups(self, counts: Mapping[str, int]) -> None:
         """Record how many workers some groups should have, and return.

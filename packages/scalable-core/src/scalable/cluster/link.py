@@ -83,8 +83,12 @@ class Leaving:
 class SchedulerLink(Protocol):
     """The scheduler as the controller sees it. All but `start` may be called every turn."""
 
-    async def start(self) -> None:
-        """Install our part on the scheduler."""
+    async def start(self, slots: Mapping[str, int]) -> None:
+        """Install our part on the scheduler, with the group table: slots per worker, by tag."""
+        ...
+
+    async def publish(self, slots: Mapping[str, int]) -> None:
+        """Replace the group table."""
         ...
 
     async def report(self) -> Report:
@@ -115,29 +119,30 @@ class RpcLink:
     ----------
     host : Host
         Where the scheduler is.
-    slots : mapping of str to int
-        Slots per worker, by tag.
     """
 
-    def __init__(self, host: Host, slots: Mapping[str, int]) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
-        self._slots = dict(slots)
 
     @property
     def _scheduler(self) -> Any:
         return self._host.scheduler_comm
 
-    async def start(self) -> None:
+    async def start(self, slots: Mapping[str, int]) -> None:
         """Send the plugin to the scheduler, by value: a stock image has none of our modules."""
         cloudpickle.register_pickle_by_value(plugin)
         try:
             for_workers = cloudpickle.dumps(plugin.UnstartedTasks())
-            for_scheduler = cloudpickle.dumps(plugin.GroupsPlugin(self._slots, for_workers))
+            for_scheduler = cloudpickle.dumps(plugin.GroupsPlugin(dict(slots), for_workers))
         finally:
             cloudpickle.unregister_pickle_by_value(plugin)
         await self._scheduler.register_scheduler_plugin(
             plugin=for_scheduler, name=plugin.GroupsPlugin.name, idempotent=True
         )
+
+    async def publish(self, slots: Mapping[str, int]) -> None:
+        """Replace the group table."""
+        await self._scheduler.scalable_publish(slots=dict(slots))
 
     async def report(self) -> Report:
         """Look at workers and demand."""

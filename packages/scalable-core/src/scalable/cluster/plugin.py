@@ -122,6 +122,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.unwelcome: set[str] = set()
         self.asking: dict[str, asyncio.Task[int]] = {}
         self.leaving: dict[str, asyncio.Task[None]] = {}
+        self.returning: set[str] = set()
         self.members: dict[str, WorkerState] = {}
 
     async def start(self, scheduler: Scheduler) -> None:
@@ -131,6 +132,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.register_worker: Callable[..., Awaitable[None]] = scheduler.handlers["register-worker"]
         scheduler.handlers["register-worker"] = self.admit
         for handler in (
+            self.publish,
             self.report,
             self.drain,
             self.resume,
@@ -142,7 +144,7 @@ class GroupsPlugin(SchedulerPlugin):
         await scheduler.register_worker_plugin(
             None, self.worker_plugin, name=UnstartedTasks.name, idempotent=True
         )
-        scheduler.log_event(TABLE_TOPIC, self.slots)
+        self.publish(self.slots)
         self.ticker = PeriodicCallback(self.tick, TICK_MS)
         self.ticker.start()
 
@@ -151,6 +153,11 @@ class GroupsPlugin(SchedulerPlugin):
         self.ticker.stop()
         for task in (*self.asking.values(), *self.leaving.values()):
             task.cancel()
+
+    def publish(self, slots: dict[str, int]) -> None:
+        """Replace the group table, and tell clients."""
+        self.slots = slots
+        self.scheduler.log_event(TABLE_TOPIC, slots)
 
     def tick(self) -> None:
         """Do what must be done without being asked."""
@@ -186,6 +193,8 @@ class GroupsPlugin(SchedulerPlugin):
         some deaths. Tagged tasks all wait on their workers, so that a few deaths would end tasks that never ran.
         """
         ws = self.members.pop(worker)
+        self.returning.discard(worker)
+        self.asking.pop(worker, None)
         _, event = scheduler.get_events(worker)[-1]
         if event["action"] != "remove-worker" or event["expected"]:
             return
@@ -265,6 +274,9 @@ class GroupsPlugin(SchedulerPlugin):
             ws = self._find(name)
             if ws is None:
                 stages[name] = ("gone", 0)
+            elif self._returns(ws):
+                # It may still answer as the draining worker it was, and then start what was taken back from it.
+                stages[name] = ("busy", max(1, len(ws.processing)))
             else:
                 self._set_status(ws, Status.closing_gracefully)
                 present.append(ws)
@@ -290,8 +302,15 @@ class GroupsPlugin(SchedulerPlugin):
                     question.cancel()
                 # The scheduler follows once the worker has confirmed.
                 self._tell_status(ws, Status.running)
+                self.returning.add(ws.address)
                 resumed.append(name)
         return resumed
+
+    def _returns(self, ws: WorkerState) -> bool:
+        """Say whether it was told to come back into service and has not confirmed that yet."""
+        if ws.status is not Status.closing_gracefully:
+            self.returning.discard(ws.address)
+        return ws.address in self.returning
 
     def _find(self, name: str) -> WorkerState | None:
         address = self.scheduler.aliases.get(name)
@@ -336,8 +355,8 @@ class GroupsPlugin(SchedulerPlugin):
             )
         except (OSError, TimeoutError):
             return max(1, len(ws.processing))
-        if answer["status"] != Status.closing_gracefully.name:
-            # It has not heard yet that it drains, so that it may start any of its tasks now.
+        if answer is None or answer["status"] != Status.closing_gracefully.name:
+            # It has not got our plugin yet, or not heard that it drains: it may start any of its tasks now.
             return max(1, len(ws.processing))
         # Safe: it starts nothing any more, and what it finished meanwhile it does not call unstarted.
         tasks = (self.scheduler.tasks.get(key) for key in answer["unstarted"])

@@ -93,11 +93,15 @@ class GroupSpec:
         Tasks at a time on one worker. The worker has ``nthreads == slots`` and ``resources == {tag: slots}``.
     startup_timeout : float
         Seconds from a unit's RUNNING to its Dask worker, after which its start has failed. Queue time is not counted.
+    handover : float
+        Seconds before the end of a unit's own time (walltime) in which its worker finishes what it runs, hands over
+        its results and is replaced. Never more than a quarter of that time.
     """
 
     tag: str
     slots: int = 1
     startup_timeout: float = 300.0
+    handover: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,27 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitState:
-    """What one look at the native system says of one unit."""
+    """What one look at the native system says of one unit.
+
+    Parameters
+    ----------
+    unit : Unit
+        Which one.
+    phase : Phase
+        Where it is in its life.
+    reason : Reason
+        Why it waits, or why it is gone.
+    detail : str
+        The same in the native system's words.
+    seconds_left : float or None
+        Until its own time is up (walltime); None where it has no end.
+    """
 
     unit: Unit
     phase: Phase
     reason: Reason = Reason.UNKNOWN
     detail: str = ""
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
