@@ -334,11 +334,12 @@ class GroupController:
         unit = end.member.unit
         # Of the many that a launch may lose at once, one is asked why: each answer may cost a native call.
         trouble = self._explained.get((unit.request_id, end.fate))
+        what = "as did others of its launch" if trouble else ""
         if trouble is None:
             trouble = self._explained[unit.request_id, end.fate] = await self._describe(end.member)
         if end.fate is Fate.LOST:
             group.lose(end.member, trouble, now)
-            self._note(group.spec.tag, f"lost {unit.id}: {trouble.summary}")
+            self._note(group.spec.tag, f"lost {unit.id}: {what or trouble.summary}")
             return
         if end.fate is Fate.LATE:
             limit = group.spec.startup_timeout
@@ -349,7 +350,7 @@ class GroupController:
                 remedy=trouble.remedy
                 or "check that the workers can reach the scheduler's address, or raise startup_timeout",
             )
-        self._note(group.spec.tag, f"{unit.id} did not start: {trouble.summary}")
+        self._note(group.spec.tag, f"{unit.id} did not start: {what or trouble.summary}")
         if group.strike(unit.request_id, trouble, now):
             await self._fail(group, trouble)
 

@@ -163,7 +163,9 @@ def _state(unit: Unit, entry: QueueEntry) -> UnitState:
     if phase is Phase.PENDING:
         return UnitState(unit, phase, waiting_reason(entry.reason), entry.reason)
     if phase is Phase.RUNNING:
-        return UnitState(unit, phase, Reason.STARTING, f"on {entry.node}")
+        return UnitState(
+            unit, phase, Reason.STARTING, f"on {entry.node}", seconds_left=entry.seconds_left
+        )
     return UnitState(unit, phase, ended_reason(entry.state), entry.state)
 
 
