@@ -1,65 +1,30 @@
-"""Documents against pydantic models, with errors in words of our own.
+"""Parts of a document against pydantic models.
 
-Models are checked as strict JSON: ``"4"`` and ``true`` are no numbers, a list is a tuple. pydantic's messages never
-reach users, because they would quote values that came from the environment; what is quoted is what was written.
+Models are checked as strict JSON, whose types are those of a manifest: ``"4"`` and ``true`` are no numbers, and a list
+is what a tuple is made of.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from scalable.errors import did_you_mean
 from scalable.manifest.issues import Severity, ValidationIssue
-from scalable.manifest.nodes import Node, SourceMap, is_expanded, to_written, under
+from scalable.manifest.nodes import Node, child, is_expanded, problems, to_written
 from scalable.manifest.paths import KeyPath, as_key_path
-from scalable.manifest.schema import NAME_PATTERN, FrozenModel
+from scalable.manifest.schema import FrozenModel
+from scalable.manifest.sourcemap import SourceMap
+from scalable.manifest.wording import describe, field_names, names_at
 
-__all__ = ["BAD_NAME", "check_model"]
+__all__ = ["check_model"]
 
 M = TypeVar("M", bound=BaseModel)
-
-_WANTED = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "dict_type": "a mapping",
-    "enum": "{expected}",
-    "finite_number": "a number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "int_parsing_size": "a whole number",
-    "int_type": "a whole number",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
-    "list_type": "a list",
-    "literal_error": "{expected}",
-    "mapping_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "model_type": "a mapping",
-    "multiple_of": "a multiple of {multiple_of}",
-    "none_required": "null",
-    "set_type": "a list",
-    "string_pattern_mismatch": "text that matches {pattern}",
-    "string_too_long": "text of {max_length} characters at most",
-    "string_too_short": "text of {min_length} characters at least",
-    "string_type": "text",
-    "too_long": "{max_length} items at most",
-    "too_short": "{min_length} items at least",
-    "tuple_type": "a list",
-}
-"""What a value must be, by pydantic's type of error (https://docs.pydantic.dev/latest/errors/validation_errors)."""
-
-BAD_NAME = "must begin with a letter and hold only letters, digits, _ and -, 40 at most"
 
 
 def check_model(
@@ -73,6 +38,10 @@ def check_model(
 ) -> tuple[M | None, list[ValidationIssue]]:
     """Make a model of a part of a manifest, or say everything that is wrong with it.
 
+    A field of text takes a ``${VAR}`` as text, whatever its value looks like, and a number that reads back as it was
+    written. The ``ValueError`` of a validator gives its message, which says what the value must be; a
+    ``PydanticCustomError`` whose type begins with ``E_`` gives its code as well.
+
     Parameters
     ----------
     model : type
@@ -84,18 +53,16 @@ def check_model(
     source : SourceMap
         ``spec.manifest.source_map``, for positions and for what was written.
     given : mapping, optional
-        Fields that do not come from the document, which must not give them.
+        Fields that do not come from the part, which must not give them.
     unset : {"error", "warning"}
-        What a variable is that could not be expanded. With a warning, the text stays as written.
+        What it is that a variable is not set. With a warning, the text stays as written.
 
     Returns
     -------
     model or None
         None if there is any error.
     list of ValidationIssue
-        Every problem. A text field takes a plain number that reads back as written, and any ``${VAR}``, as text. A
-        ``ValueError`` of a validator gives its message; a ``PydanticCustomError`` whose type begins with ``E_`` also
-        gives the code.
+        Every problem.
 
     Examples
     --------
@@ -110,12 +77,12 @@ def check_model(
     """
     at = as_key_path(path)
     given = given or {}
-    unexpanded = {where: (code, text) for where, code, text in source.problems(at)}
-    issues = [
-        _unexpanded_issue(source, where, code, text, unset)
-        for where, (code, text) in unexpanded.items()
-    ]
-    known = _field_names(model) - given.keys()
+    known = field_names(model) - given.keys()
+    unexpanded = {
+        where: _unexpanded(source, where, code, message, unset)
+        for where, code, message in problems(source.node(at), at)
+    }
+    issues = list(unexpanded.values())
     issues += [
         source.issue((*at, key), "E_UNKNOWN_KEY", f"unknown key{did_you_mean(key, known)}")
         for key in data
@@ -127,54 +94,61 @@ def check_model(
         try:
             made = model.model_validate_json(json.dumps(document), strict=True)
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False)
+            found = error.errors(include_url=False, include_input=False)
         else:
             if any(issue.severity == "error" for issue in issues):
                 return None, issues
-            _remember_written(made, source.node(at))
+            _show_written(made, source.node(at))
             return made, issues
-        repaired = _repaired(document, problems, at, source)
+        repaired = _repaired(document, found, at, source)
         if repaired is None:
-            found = _issues(model, document, problems, at, source, unexpanded.keys(), known)
-            return None, issues + found
+            break
         document = repaired
+    for where, group in _by_place(document, found).items():
+        # What was given is no part of the document: a bad name is a problem of the part as a whole.
+        place = (*at, *where) if where and where[0] not in given else at
+        if place not in unexpanded:
+            names = known if len(where) <= 1 else names_at(model, group[0]["loc"][:-1])
+            code, message = describe(group, place[-1] if place else "", source.node(place), names)
+            issues.append(source.issue(place, code, message))
+    return None, issues
 
 
-def _unexpanded_issue(
+def _unexpanded(
     source: SourceMap, path: KeyPath, code: str, message: str, unset: Severity
 ) -> ValidationIssue:
-    if unset == "error" or code == "E_BAD_VARIABLE":  # which no environment would mend
-        return source.issue(path, code, message)
-    return source.issue(path, f"W{code[1:]}", message, "warning")
+    if unset == "warning" and code != "E_BAD_VARIABLE":  # which no environment would mend
+        return source.issue(path, f"W{code[1:]}", message, "warning")
+    return source.issue(path, code, message)
 
 
-def _remember_written(made: object, node: Node | None) -> None:
+def _show_written(made: object, node: Node | None) -> None:
     """Let models with values of the environment show what was written."""
     if node is None or not is_expanded(node):
         return
     if isinstance(made, FrozenModel):
-        made._written = to_written(node)
+        made.show_as(to_written(node))
         for name in made.model_fields_set:
-            _remember_written(getattr(made, name), under(node, name))
+            _show_written(getattr(made, name), child(node, name))
     elif isinstance(made, Mapping):
         for key, value in made.items():
-            _remember_written(value, under(node, key))
+            _show_written(value, child(node, key))
     elif isinstance(made, (list, tuple)):
         for index, value in enumerate(made):
-            _remember_written(value, under(node, index))
+            _show_written(value, child(node, index))
 
 
 def _repaired(
-    document: dict[str, Any], problems: Sequence[ErrorDetails], at: KeyPath, source: SourceMap
+    document: dict[str, Any], found: Sequence[ErrorDetails], at: KeyPath, source: SourceMap
 ) -> dict[str, Any] | None:
-    """Drop ``x-`` keys and make text where text is wanted; None if there was nothing to do."""
+    """Drop ``x-`` keys, and make text where text is wanted; None if there was nothing to do."""
     repaired: dict[str, Any] | None = None
-    for problem in problems:
+    for problem in found:
         place = _place(document, problem)
         if not place:
             continue
         drop = problem["type"] == "extra_forbidden" and str(place[-1]).startswith("x-")
-        text = _text_at((*at, *place), source) if problem["type"] == "string_type" else None
+        text = _as_text((*at, *place), source) if problem["type"] == "string_type" else None
         if not drop and text is None:
             continue
         repaired = repaired or deepcopy(document)
@@ -188,15 +162,37 @@ def _repaired(
     return repaired
 
 
-def _text_at(path: KeyPath, source: SourceMap) -> str | None:
-    """Give the text of a scalar that YAML does not read as text, if it cannot be mistaken."""
+def _as_text(path: KeyPath, source: SourceMap) -> str | None:
+    """Give the text of a scalar that is not read as text, unless it could be mistaken."""
     scalar = source.scalar(path)
     if scalar is None or isinstance(scalar.value, str):
         return None
-    if scalar.text != scalar.written:
-        return scalar.text
     is_number = isinstance(scalar.value, (int, float)) and not isinstance(scalar.value, bool)
-    return scalar.text if is_number and repr(scalar.value) == scalar.text else None
+    is_exact = is_number and repr(scalar.value) == scalar.text  # unlike 007 and 1.10
+    return scalar.text if scalar.text != scalar.written or is_exact else None
+
+
+def _by_place(
+    document: Mapping[str, Any], found: Sequence[ErrorDetails]
+) -> dict[KeyPath, list[ErrorDetails]]:
+    """Sort problems by the place in the document where they are."""
+    by_place: dict[KeyPath, list[ErrorDetails]] = {}
+    for problem in found:
+        by_place.setdefault(_place(document, problem), []).append(problem)
+    return {
+        place: group
+        for place, group in by_place.items()
+        # Of a union, the branch that got deeper is the one that was meant.
+        if not (_is_wrong_kind(group) and _has_below(place, by_place))
+    }
+
+
+def _is_wrong_kind(group: Sequence[ErrorDetails]) -> bool:
+    return all(problem["type"].endswith("_type") for problem in group)
+
+
+def _has_below(place: KeyPath, places: Collection[KeyPath]) -> bool:
+    return any(len(other) > len(place) and other[: len(place)] == place for other in places)
 
 
 def _place(document: Mapping[str, Any], problem: ErrorDetails) -> KeyPath:
@@ -215,106 +211,3 @@ def _place(document: Mapping[str, Any], problem: ErrorDetails) -> KeyPath:
     if problem["type"] == "missing":
         place.append(problem["loc"][-1])
     return tuple(place)
-
-
-def _issues(
-    model: type[BaseModel],
-    document: Mapping[str, Any],
-    problems: Sequence[ErrorDetails],
-    at: KeyPath,
-    source: SourceMap,
-    unexpanded: Collection[KeyPath],
-    known: Collection[str],
-) -> list[ValidationIssue]:
-    by_place: dict[KeyPath, list[ErrorDetails]] = {}
-    for problem in problems:
-        by_place.setdefault(_place(document, problem), []).append(problem)
-    issues = []
-    for place, group in by_place.items():
-        path = (*at, *place)
-        if path in unexpanded:
-            continue
-        # Of a union, the branch that got deeper is the one that was meant.
-        if all(p["type"].endswith("_type") for p in group) and any(
-            len(other) > len(place) and other[: len(place)] == place for other in by_place
-        ):
-            continue
-        names = known if len(place) == 1 else _names_at(model, group[0]["loc"][:-1])
-        code, message = _described(group, path, source, names)
-        issues.append(source.issue(path, code, message))
-    return issues
-
-
-def _described(
-    group: Sequence[ErrorDetails], path: KeyPath, source: SourceMap, names: Collection[str]
-) -> tuple[str, str]:
-    first = group[0]
-    kind = first["type"]
-    if kind == "missing":
-        return "E_MISSING_KEY", "this key is required"
-    if kind == "extra_forbidden":
-        return "E_UNKNOWN_KEY", f"unknown key{did_you_mean(str(path[-1]), names)}"
-    context = first.get("ctx", {})
-    if context.get("pattern") == NAME_PATTERN:
-        return "EBAD_NAME", BAD_NAME
-    says = _says(path, source)
-    wanted = [_WANTED[p["type"]].format(**p.get("ctx", {})) for p in group if p["type"] in _WANTED]
-    if wanted:
-        message = f"must be {' or '.join(dict.fromkeys(wanted))}"
-        message += f", not {says}" if says else ""
-        if kind in ("literal_error", "enum"):
-            scalar = source.scalar(path)
-            written = scalar.written if scalar else ""
-            message += did_you_mean(written, re.findall(r"'([^']*)'", context["expected"]))
-        elif kind == "string_type" and len(wanted) == 1 and source.scalar(path) is not None:
-            message += "; write it in quotes"
-        return "E_BAD_VALUE", message
-    hint = f" (it says {says})" if says else ""
-    if kind == "value_error" or kind == "assertion_error":
-        return "E_BAD_VALUE", _one_line(source.redact(str(context["error"]), path)) + hint
-    if kind.startswith("E_"):
-        return kind, _one_line(source.redact(first["msg"], path))
-    return "E_BAD_VALUE", f"is not a valid {kind.split('_')[0]}{hint}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _says(path: KeyPath, source: SourceMap) -> str:
-    """Quote what is written at a place."""
-    node = source.node(path)
-    if node is None:
-        return ""
-    written = to_written(node)
-    if isinstance(written, dict):
-        return "a mapping"
-    if isinstance(written, list):
-        return "a list"
-    if not isinstance(written, str):
-        return json.dumps(written)
-    return repr(written if len(written) <= 60 else written[:57] + "...")
-
-
-def _field_names(model: type[BaseModel]) -> set[str]:
-    return {
-        field.validation_alias if isinstance(field.validation_alias, str) else name
-        for name, field in model.model_fields.items()
-    }
-
-
-def _names_at(model: type[BaseModel], location: Sequence[str | int]) -> set[str]:
-    """Say which keys are known at a location of pydantic's."""
-    models = [model]
-    for part in location:
-        fields = [found.model_fields.get(str(part)) for found in models]
-        inner = [found for field in fields if field for found in _models_in(field.annotation)]
-        models = inner or models
-    return {name for found in models for name in _field_names(found)}
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)

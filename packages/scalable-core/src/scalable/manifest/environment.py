@@ -1,9 +1,9 @@
 """``${VAR}`` and ``${VAR:-default}``.
 
-Text of any value is expanded, and the host paths of ``mounts``, which are keys. A bare ``$HOME`` stays, and ``$${``
-is a literal ``${``. As in a shell, a default also stands for a variable that is set to nothing. What a variable holds
-is not expanded again. A scalar without quotes is read by the rules of YAML after expansion, so that ``cpus: ${N}``
-is a number and ``account: ${ACCOUNT:-}`` may be null; one in quotes stays text.
+Text of any value is expanded, and so are the host paths of ``mounts``, which are keys. A bare ``$HOME`` stays, and
+``$${`` is a literal ``${``. As in a shell, a default also stands for a variable that is set to nothing. What a
+variable holds is not expanded again. A scalar without quotes is read by the rules of YAML after expansion, so that
+``cpus: ${N}`` is a number and ``account: ${ACCOUNT:-}`` may be null; one in quotes stays text.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from scalable.manifest.limits import NOT_TEXT
 from scalable.manifest.nodes import Entry, ListNode, MappingNode, Node, ScalarNode
 from scalable.manifest.paths import KeyPath
 from scalable.manifest.scalars import JSONScalar, resolve
 
-__all__ = ["ExpansionError", "expand_node", "expand_text"]
+__all__ = ["ExpansionError", "expand_node", "expand_text", "variables_in"]
 
 _VARIABLE = re.compile(
     r"""
-    (?P<escape>\$\$\{)
-    | \$\{ (?P<name>[A-Za-z_][A-Za-z0-9_]*) (?: :-(?P<default>[^{}]*) )? \}
-    | (?P<malformed>\$\{ [^{}]{0,40} \}?)
+    (?P<escape> \$\$\{ )
+    | \$\{ (?P<name> [A-Za-z_][A-Za-z0-9_]* ) (?: :- (?P<default> [^{}]* ) )? \}
+    | (?P<malformed> \$\{ [^{}]{0,40} \}? )
     """,
     re.VERBOSE,
 )
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 class ExpansionError(ValueError):
@@ -35,6 +35,17 @@ class ExpansionError(ValueError):
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         super().__init__(message)
+
+
+def variables_in(text: str) -> set[str]:
+    """Name the variables of a text.
+
+    Examples
+    --------
+    >>> sorted(variables_in("${USER:-nobody}@${HOST} in $HOME and $${PWD}"))
+    ['HOST', 'USER']
+    """
+    return {match["name"] for match in _VARIABLE.finditer(text) if match["name"]}
 
 
 def expand_text(text: str, env: Mapping[str, str]) -> str:
@@ -50,43 +61,45 @@ def expand_text(text: str, env: Mapping[str, str]) -> str:
     >>> expand_text("${USER:-nobody} at $HOME in $${HOME}", {})
     'nobody at $HOME in ${HOME}'
     """
-
-    def value_of(match: re.Match[str]) -> str:
-        if match["escape"]:
-            return "${"
-        if match["malformed"]:
-            raise ExpansionError(
-                "E_BAD_VARIABLE",
-                f"{match[0]!r} is no variable: write ${{NAME}} or ${{NAME:-default}}, or $${{ for a literal ${{",
-            )
-        name, default = match["name"], match["default"]
-        value = env.get(name)
-        if not value and default is not None:
-            return default
-        if value is None:
-            raise ExpansionError(
-                "E_UNSET_VARIABLE",
-                f"the variable {name} is not set; set it, or write ${{{name}:-default}}",
-            )
-        if _NOT_TEXT.search(value):
-            raise ExpansionError("E_BAD_VARIABLE", f"the variable {name} does not hold UTF-8 text")
-        return value
-
-    return _VARIABLE.sub(value_of, text)
+    unset = dict.fromkeys(
+        match["name"]
+        for match in _VARIABLE.finditer(text)
+        if match["name"] and match["default"] is None and env.get(match["name"]) is None
+    )
+    if unset:
+        names, verb = " and ".join(unset), "is" if len(unset) == 1 else "are"
+        message = f"{names} {verb} not set in the environment; set it, or write ${{NAME:-default}}"
+        raise ExpansionError("E_UNSET_VARIABLE", message)
+    return _VARIABLE.sub(lambda match: _value_of(match, env), text)
 
 
-def expand_node(node: Node, env: Mapping[str, str], path: KeyPath = ()) -> Node:
-    """Expand a tree. What cannot be expanded stays as written, with its problem; what needs no change is shared."""
+def _value_of(match: re.Match[str], env: Mapping[str, str]) -> str:
+    if match["escape"]:
+        return "${"
+    if match["malformed"]:
+        forms = "write ${NAME} or ${NAME:-default}, or $${ for a literal ${"
+        raise ExpansionError("E_BAD_VARIABLE", f"{match[0]!r} is no variable: {forms}")
+    value = env.get(match["name"]) or match["default"] or ""
+    if NOT_TEXT.search(value):
+        raise ExpansionError("E_BAD_VARIABLE", f"the value of {match['name']} is not UTF-8 text")
+    return value
+
+
+def expand_node(node: Node, env: Mapping[str, str], path: KeyPath) -> Node:
+    """Expand the tree at `path`.
+
+    What cannot be expanded stays as written, with its problem; what needs no change is shared.
+    """
     if isinstance(node, ScalarNode):
-        return _expanded_scalar(node, env) if "${" in node.written else node
+        return _expand_scalar(node, env) if "${" in node.written else node
     if isinstance(node, MappingNode):
-        return _expanded_mapping(node, env, path)
-    items = [expand_node(item, env, (*path, at)) for at, item in enumerate(node.items)]
+        return _expand_mapping(node, env, path)
+    items = [expand_node(item, env, (*path, index)) for index, item in enumerate(node.items)]
     same = all(new is old for new, old in zip(items, node.items, strict=True))
     return node if same else ListNode(node.mark, items)
 
 
-def _expanded_scalar(node: ScalarNode, env: Mapping[str, str]) -> ScalarNode:
+def _expand_scalar(node: ScalarNode, env: Mapping[str, str]) -> ScalarNode:
     try:
         text = expand_text(node.written, env)
         value: JSONScalar = resolve(text) if node.plain else text
@@ -97,28 +110,30 @@ def _expanded_scalar(node: ScalarNode, env: Mapping[str, str]) -> ScalarNode:
     return replace(node, value=value, text=text)
 
 
-def _expanded_mapping(node: MappingNode, env: Mapping[str, str], path: KeyPath) -> MappingNode:
-    is_mounts = len(path) == 3 and path[0] == "components" and path[2] == "mounts"
+def _expand_mapping(node: MappingNode, env: Mapping[str, str], path: KeyPath) -> MappingNode:
     entries: dict[str, Entry] = {}
     for key, entry in node.entries.items():
         value = expand_node(entry.node, env, (*path, key))
-        if is_mounts and "${" in key:
-            key, value = _expanded_key(key, value, env, entries)
+        if _is_mounts(path):
+            key, value = _expand_key(key, value, env, entries)
         entries[key] = entry if value is entry.node else Entry(entry.key, entry.mark, value)
-    same = all(new is old for new, old in zip(entries.values(), node.entries.values(), strict=True))
-    return (
-        node if same and entries.keys() == node.entries.keys() else MappingNode(node.mark, entries)
-    )
+    same = entries == node.entries  # entries are equal if they are the same
+    return node if same else MappingNode(node.mark, entries)
 
 
-def _expanded_key(
+def _is_mounts(path: KeyPath) -> bool:
+    return len(path) == 3 and path[0] == "components" and path[2] == "mounts"
+
+
+def _expand_key(
     key: str, value: Node, env: Mapping[str, str], taken: Mapping[str, Entry]
 ) -> tuple[str, Node]:
+    """Expand a key; a problem with it goes to its value."""
     try:
         expanded = expand_text(key, env)
         if expanded not in taken:
             return expanded, value
-        problem = ("E_DUPLICATE_KEY", "once expanded, this key is the same as another one")
+        problem = ("E_DUPLICATE_KEY", "is the same as another key, once variables are expanded")
     except ExpansionError as error:
         problem = (error.code, str(error))
     return key, replace(value, problem=problem) if isinstance(value, ScalarNode) else value

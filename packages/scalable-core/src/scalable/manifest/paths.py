@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TypeAlias
 
 __all__ = ["KeyPath", "as_key_path", "format_path", "parse_path"]
 
-type_of_part = str | int
-KeyPath = tuple[type_of_part, ...]
+KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys from the top of the document down; an int is an index into a list."""
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PART = re.compile(
     r"""
-    (?:^|(?<=.)\.)(?: (?P<quoted>"(?:[^"\\]|\\.)*") | (?P<bare>[^.\[\]"]+) )
-    | \[(?P<index>[0-9]+)\]
+    (?: ^ | (?<=.)\. ) (?: (?P<quoted> "(?:[^"\\]|\\.)*" ) | (?P<bare> [^.\[\]"]+ ) )
+    | \[ (?P<index> [0-9]{1,9} ) \]
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 
 
 def format_path(path: KeyPath) -> str:
-    r"""Write a path as text. Keys that are more than letters, digits, ``_`` and ``-`` are quoted.
+    """Write a path as one line of text.
+
+    Keys that are more than letters, digits, ``_`` and ``-`` are quoted as in JSON.
 
     Examples
     --------
@@ -38,14 +40,16 @@ def format_path(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
             continue
-        bare = _BARE.fullmatch(part)
+        bare = _BARE.fullmatch(part) is not None
         shown = part if bare else json.dumps(part, ensure_ascii=not part.isprintable())
         text += f".{shown}" if text else shown
     return text
 
 
 def parse_path(text: str) -> KeyPath:
-    """Read a path that `format_path` wrote; quotes may be left out where a key has no ``.``, ``[``, ``]`` or ``"``.
+    """Read a path that `format_path` wrote.
+
+    Quotes may be left out around a key without ``.``, ``[``, ``]`` and ``"``.
 
     Raises
     ------
@@ -59,16 +63,18 @@ def parse_path(text: str) -> KeyPath:
     >>> parse_path("project.modules[0]")
     ('project', 'modules', 0)
     """
-    parts: list[type_of_part] = []
+    parts: list[str | int] = []
     at = 0
     while at < len(text):
         match = _PART.match(text, at)
         if match is None:
-            raise ValueError(f"{text!r} is no path: cannot read it from {text[at:]!r} on")
+            raise ValueError(f"{text!r} is no path: it makes no sense from {text[at:]!r} on")
         if match["index"]:
             parts.append(int(match["index"]))
+        elif match["quoted"]:
+            parts.append(json.loads(match["quoted"]))
         else:
-            parts.append(json.loads(match["quoted"]) if match["quoted"] else match["bare"])
+            parts.append(match["bare"])
         at = match.end()
     return tuple(parts)
 

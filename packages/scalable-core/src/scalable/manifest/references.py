@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from scalable.errors import did_you_mean
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.nodes import SourceMap
 from scalable.manifest.schema import ManifestModel
+from scalable.manifest.sourcemap import SourceMap
 
 __all__ = ["References", "find_dangling", "unknown_overlay"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
 
 from scalable.manifest.issues import Position, Severity, ValidationIssue
-from scalable.manifest.nodes import SourceMap
 from scalable.manifest.paths import KeyPath
+from scalable.manifest.sourcemap import SourceMap
 from scalable.manifest.units import Memory
 
 __all__ = [
@@ -51,6 +51,10 @@ class FrozenModel(BaseModel):
             if field.repr and name in self.model_fields_set:
                 yield name, written.get(name, getattr(self, name))
 
+    def show_as(self, written: Mapping[str, Any]) -> None:
+        """Let ``repr`` show these in place of the values of the fields."""
+        self._written = written
+
     def __eq__(self, other: object) -> bool:
         # How a value was written, and where, is no part of what it says.
         return type(other) is type(self) and self.__dict__ == other.__dict__
@@ -81,9 +85,7 @@ def _absolute(path: str) -> str:
     return path
 
 
-ContainerPath = Annotated[
-    str, BeforeValidator(lambda path: _absolute(path) if isinstance(path, str) else path)
-]
+ContainerPath = Annotated[str, AfterValidator(_absolute)]
 
 
 class ProjectConfig(FrozenModel):
@@ -202,5 +204,5 @@ class ManifestModel(FrozenModel):
         return self._source_map.issue(path, code, message, severity)
 
     def redact(self, text: str) -> str:
-        """Put ``${VAR}`` back wherever `text` shows a value that came from the environment."""
+        """Put ``${VAR}`` back wherever a text shows the value of a variable."""
         return self._source_map.redact(text)

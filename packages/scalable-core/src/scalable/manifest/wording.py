@@ -1,0 +1,155 @@
+"""pydantic's errors in words of our own.
+
+pydantic's messages never reach users: they would quote values that came from the environment. What is quoted here is
+what was written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from scalable.errors import did_you_mean
+from scalable.manifest.nodes import ListNode, MappingNode, Node, ScalarNode
+from scalable.manifest.scalars import resolve
+from scalable.manifest.schema import NAME_PATTERN
+
+__all__ = ["BAD_NAME", "describe", "field_names", "names_at"]
+
+BAD_NAME = "a name begins with a letter and holds only letters, digits, _ and -, 40 at most"
+
+_WANTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "enum": "{expected}",
+    "finite_number": "a number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "mapping_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "model_type": "a mapping",
+    "multiple_of": "a multiple of {multiple_of}",
+    "none_required": "null",
+    "set_type": "a list",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_long": "text of {max_length} characters at most",
+    "string_too_short": "text of {min_length} characters at least",
+    "string_type": "text",
+    "too_long": "a list or mapping of {max_length} at most",
+    "too_short": "a list or mapping of {min_length} at least",
+    "tuple_type": "a list",
+}
+"""What a value must be, by pydantic's type of error (https://docs.pydantic.dev/latest/errors/validation_errors)."""
+
+_LONGEST_QUOTE = 60
+
+
+def describe(
+    problems: Sequence[ErrorDetails], key: str | int, node: Node | None, known: Collection[str]
+) -> tuple[str, str]:
+    """Describe what is wrong at one place: code and message.
+
+    Parameters
+    ----------
+    problems : sequence of ErrorDetails
+        Of one place: several only where it is a union, one for each branch.
+    key : str or int
+        The key or index of the place.
+    node : Node or None
+        What is written there.
+    known : collection of str
+        The keys that are allowed beside `key`.
+    """
+    problem = problems[0]
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "missing":
+        return "E_MISSING_KEY", "this key is required"
+    if kind == "extra_forbidden":
+        return "E_UNKNOWN_KEY", f"unknown key{did_you_mean(str(key), known)}"
+    if context.get("pattern") == NAME_PATTERN:
+        return "E_BAD_NAME", BAD_NAME
+    if wanted := [p for p in problems if p["type"] in _WANTED]:
+        return "E_BAD_VALUE", _unlike_wanted(wanted, node)
+    if kind.startswith("E_"):  # a PydanticCustomError that brings its own code
+        return kind, problem["msg"]
+    says = f" (it says {_quoted(node)})" if node else ""
+    if "error" in context:  # the ValueError or AssertionError of a validator
+        return "E_BAD_VALUE", f"{context['error']}{says}"
+    return "E_BAD_VALUE", f"is not a valid {kind.split('_')[0]}{says}"
+
+
+def _unlike_wanted(problems: Sequence[ErrorDetails], node: Node | None) -> str:
+    wanted = dict.fromkeys(_WANTED[p["type"]].format(**p.get("ctx", {})) for p in problems)
+    message = f"must be {' or '.join(wanted)}"
+    if node is None:
+        return message
+    message += f", not {_quoted(node)}"
+    if not isinstance(node, ScalarNode):
+        return message
+    if "expected" in (context := problems[0].get("ctx", {})):
+        return message + did_you_mean(node.written, re.findall(r"'([^']*)'", context["expected"]))
+    if [*wanted] == ["text"] and node.value is not None:
+        return f"{message}; write it in quotes"
+    if not node.plain and _is_no_text(node.text):
+        return f"{message}; write it without quotes"
+    return message
+
+
+def _is_no_text(text: str) -> bool:
+    try:
+        return not isinstance(resolve(text), str)
+    except ValueError:
+        return False
+
+
+def _quoted(node: Node) -> str:
+    if isinstance(node, MappingNode):
+        return "a mapping"
+    if isinstance(node, ListNode):
+        return "a list"
+    if node.text == node.written and not isinstance(node.value, str):
+        return json.dumps(node.value)
+    written = node.written
+    return repr(written if len(written) <= _LONGEST_QUOTE else f"{written[:_LONGEST_QUOTE]}…")
+
+
+def field_names(model: type[BaseModel]) -> set[str]:
+    """Say which keys a model knows."""
+    return {
+        field.validation_alias if isinstance(field.validation_alias, str) else name
+        for name, field in model.model_fields.items()
+    }
+
+
+def names_at(model: type[BaseModel], location: Sequence[str | int]) -> set[str]:
+    """Say which keys the models know that stand at a location of pydantic's, inside `model`."""
+    models = [model]
+    for part in location:
+        fields = [found.model_fields.get(str(part)) for found in models]
+        inner = [found for field in fields if field for found in _models_in(field.annotation)]
+        # Nothing for an index, the key of a mapping and the branch of a union: the models stay.
+        models = inner or models
+    return {name for found in models for name in field_names(found)}
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
