@@ -29,8 +29,10 @@ __all__ = [
     "ClusterHandle",
     "DeploymentProvider",
     "DeploymentSpec",
+    "DescribesOptions",
     "EstimatesCost",
     "Owned",
+    "PlansScale",
     "Preflights",
     "Reaps",
     "Renders",
@@ -191,6 +193,24 @@ class EstimatesCost(Protocol):
 
     def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
         """Itemise what `plan` costs; None where it costs nothing that has a price."""
+        ...
+
+
+@runtime_checkable
+class PlansScale(Protocol):
+    """Optional: the provider's own options bear on what a worker asks for."""
+
+    def plan_scale(self, spec: DeploymentSpec) -> ScalePlan:
+        """Say how many workers each group gets and what each asks for; offline and deterministic."""
+        ...
+
+
+@runtime_checkable
+class DescribesOptions(Protocol):
+    """Optional: the provider's options have a JSON Schema."""
+
+    def options_schema(self) -> Mapping[str, Any]:
+        """Describe the options that a target may have beside `provider` and `overlay`."""
         ...
 
 

@@ -1,0 +1,330 @@
+"""How many workers each group gets, and the plan that says so before anything is started.
+
+Everything here is a function of the manifest: no clock, no environment, no network. The same manifest gives the same
+plan, byte for byte, and a plan shows nothing that the environment put into the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from math import inf
+from typing import Any, NamedTuple, Self
+
+from scalable.costing import CostEstimate
+from scalable.errors import LimitExceededError, ValidationFailedError, did_you_mean
+from scalable.manifest.issues import ValidationIssue, ValidationReport
+from scalable.manifest.lock import manifest_lock
+from scalable.manifest.schema import ComponentConfig
+from scalable.providers.base import (
+    DeploymentProvider,
+    DeploymentSpec,
+    EstimatesCost,
+    PlansScale,
+    ResourceRequest,
+    ScalePlan,
+)
+from scalable.providers.options import TargetOptions, WorkerRange, common_options
+
+__all__ = [
+    "Plan",
+    "build_plan",
+    "check_counts",
+    "check_limits",
+    "component_request",
+    "costliest",
+    "scale_plan",
+]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of one target would start.
+
+    Parameters
+    ----------
+    target : str
+        The target.
+    provider : str
+        What its provider calls itself.
+    manifest_lock : str
+        SHA-256 of the merged, unexpanded manifest.
+    scale_plan : ScalePlan
+        How many workers each group starts with, and where it may go.
+    components_by_task : mapping of str to str
+        The component that runs each task.
+    cost : CostEstimate or None
+        What the workers that it starts with cost; None where the provider knows no prices.
+    """
+
+    target: str
+    provider: str
+    manifest_lock: str
+    scale_plan: ScalePlan
+    components_by_task: Mapping[str, str]
+    cost: CostEstimate | None = None
+
+    def to_json(self) -> str:
+        """Write the plan: equal plans are equal texts."""
+        document = {
+            "format": _FORMAT,
+            "target": self.target,
+            "provider": self.provider,
+            "manifest_lock": self.manifest_lock,
+            "scale_plan": asdict(self.scale_plan),
+            "components_by_task": dict(self.components_by_task),
+            "cost": None if self.cost is None else self.cost.to_dict(),
+        }
+        return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            The text is no plan, or one of another version.
+        """
+        try:
+            document = json.loads(text)
+            if document["format"] != _FORMAT:
+                raise ValueError(document["format"])
+            cost = document["cost"]
+            return cls(
+                target=document["target"],
+                provider=document["provider"],
+                manifest_lock=document["manifest_lock"],
+                scale_plan=_read_scale_plan(document["scale_plan"]),
+                components_by_task=document["components_by_task"],
+                cost=None if cost is None else CostEstimate.from_dict(cost),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"this is no plan of format {_FORMAT}; make one with `scalable plan --json`"
+            ) from error
+
+
+def build_plan(spec: DeploymentSpec, provider: DeploymentProvider) -> Plan:
+    """Plan one target.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target, which its provider has validated.
+    provider : DeploymentProvider
+        Its provider, which is asked for its own view of the counts and for prices if it has them.
+
+    Raises
+    ------
+    ValidationFailedError
+        The counts cannot be read or do not fit together.
+    """
+    if isinstance(provider, PlansScale):
+        scale = provider.plan_scale(spec)
+    else:
+        options, issues = common_options(spec)
+        if options is None:
+            raise ValidationFailedError(ValidationReport.of(issues))
+        scale = scale_plan(spec, options)
+    cost = provider.estimate_cost(spec, scale) if isinstance(provider, EstimatesCost) else None
+    return Plan(
+        target=spec.target_name,
+        provider=provider.name,
+        manifest_lock=manifest_lock(spec.raw_manifest),
+        scale_plan=scale,
+        components_by_task={name: task.component for name, task in spec.tasks.items()},
+        cost=cost,
+    )
+
+
+def scale_plan(
+    spec: DeploymentSpec,
+    options: TargetOptions,
+    request: Callable[[ComponentConfig], ResourceRequest] | None = None,
+) -> ScalePlan:
+    """Turn a target's counts into one size for each group.
+
+    What is said of a component in `workers` goes first; then `adaptive`, which starts with `n_workers` or its
+    minimum; then `n_workers`; then 1. `max_workers` alone lets every group adapt between 0 and that number.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    options : TargetOptions
+        Its options.
+    request : callable, optional
+        What one worker of a component asks for; by default what the component says.
+
+    Raises
+    ------
+    ValidationFailedError
+        As `check_counts`.
+    """
+    issues = list(check_counts(spec, options))
+    if issues:
+        raise ValidationFailedError(ValidationReport.of(issues))
+    sizes = _sizes(spec, options)
+    return ScalePlan(
+        workers_by_tag={tag: size.initial for tag, size in sizes.items()},
+        resources_by_tag={
+            tag: (request or component_request)(component)
+            for tag, component in spec.components.items()
+        },
+        ranges_by_tag={
+            tag: (size.minimum, size.maximum) for tag, size in sizes.items() if size.adaptive
+        },
+        max_workers=options.max_workers,
+    )
+
+
+def component_request(component: ComponentConfig) -> ResourceRequest:
+    """Ask for what a component says, and for nothing that its target adds."""
+    return ResourceRequest(component.cpus, component.memory, gpus=component.gpus or None)
+
+
+def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[ValidationIssue]:
+    """Find counts of groups that do not exist, and counts that do not fit together."""
+
+    def issue(path: tuple[str, ...], code: str, message: str) -> ValidationIssue:
+        return spec.manifest.issue(("targets", spec.target_name, *path), code, message)
+
+    if isinstance(options.workers, Mapping):
+        for tag in options.workers:
+            if tag not in spec.components:
+                near = did_you_mean(tag, spec.components)
+                message = f"there is no component {tag!r}{near}; its name is the tag of a group"
+                yield issue(("workers", tag), "E_UNKNOWN_TAG", message)
+
+    bounds, start = options.adaptive, options.n_workers
+    if bounds and start is not None and not bounds.minimum <= start <= bounds.maximum:
+        message = (
+            "must lie between the minimum and the maximum of adaptive, since groups start with it"
+        )
+        yield issue(("n_workers",), "E_OUT_OF_RANGE", message)
+
+    if options.max_workers is None:
+        return
+    sizes = _sizes(spec, options).values()
+    above = {size.said_at for size in sizes if size.initial > options.max_workers}
+    for path in sorted(above):
+        message = "is above max_workers; raise max_workers or ask for fewer"
+        yield issue(path, "E_ABOVE_MAX_WORKERS", message)
+    total = sum(size.initial for size in sizes)
+    if total > options.max_workers and not above:
+        message = f"the groups start with {total} workers together; raise it or ask for fewer"
+        yield issue(("max_workers",), "E_ABOVE_MAX_WORKERS", message)
+
+
+def check_limits(spec: DeploymentSpec, provider: DeploymentProvider, plan: ScalePlan) -> None:
+    """Refuse a plan that may cost more than its target allows.
+
+    What counts is the most that the plan may come to, adaptive groups at their largest. A cost that is not known
+    cannot be shown to be within a limit.
+
+    Raises
+    ------
+    LimitExceededError
+        A `ValueError`: it may cost more, or nobody knows.
+    """
+    options, _ = common_options(spec)
+    allowed = options.limits.max_hourly_cost if options else None
+    if allowed is None or not isinstance(provider, EstimatesCost):
+        return
+    estimate = provider.estimate_cost(spec, costliest(spec, provider, plan))
+    if estimate is None:
+        return
+    where = f"targets.{spec.target_name}.limits.max_hourly_cost"
+    if estimate.known_hourly > allowed:
+        raise LimitExceededError(
+            f"the plan may cost {estimate.known_hourly:.2f} {estimate.currency}/h, "
+            f"which is above {where}; ask for fewer workers or raise the limit"
+        )
+    if estimate.unknown:
+        raise LimitExceededError(
+            f"{where} cannot be kept, since the price of {', '.join(estimate.unknown)} is unknown; "
+            "choose what has a price or remove the limit"
+        )
+
+
+def costliest(spec: DeploymentSpec, provider: EstimatesCost, plan: ScalePlan) -> ScalePlan:
+    """Give the most expensive counts that a plan may come to.
+
+    Adaptive groups are at their maximum, the expensive ones first where `max_workers` does not leave room for all.
+    """
+    counts = dict(plan.workers_by_tag)
+    counts.update({tag: minimum for tag, (minimum, _) in plan.ranges_by_tag.items()})
+
+    def price(tag: str) -> Decimal:
+        alone = replace(plan, workers_by_tag={each: int(each == tag) for each in counts})
+        estimate = provider.estimate_cost(spec, alone)
+        return estimate.known_hourly if estimate else Decimal(0)
+
+    room = inf if plan.max_workers is None else plan.max_workers - sum(counts.values())
+    for tag in sorted(plan.ranges_by_tag, key=price, reverse=True):
+        minimum, maximum = plan.ranges_by_tag[tag]
+        more = int(min(maximum - minimum, room))
+        counts[tag] += more
+        room -= more
+    return replace(plan, workers_by_tag=counts)
+
+
+class _Size(NamedTuple):
+    """How many workers a group has, and which option says so."""
+
+    initial: int
+    minimum: int
+    maximum: int
+    adaptive: bool
+    said_at: tuple[str, ...]
+
+
+def _sizes(spec: DeploymentSpec, options: TargetOptions) -> dict[str, _Size]:
+    return {tag: _size(tag, options) for tag in spec.components}
+
+
+def _size(tag: str, options: TargetOptions) -> _Size:
+    by_tag = isinstance(options.workers, Mapping)
+    said = options.workers.get(tag) if isinstance(options.workers, Mapping) else options.workers
+    if isinstance(said, WorkerRange):
+        return _adaptive(said, said.minimum, options, ("workers", tag, "minimum"))
+    if said is not None:
+        return _fixed(said, ("workers", tag) if by_tag else ("workers",))
+    if options.adaptive is not None:
+        if options.n_workers is not None:
+            return _adaptive(options.adaptive, options.n_workers, options, ("n_workers",))
+        bounds = options.adaptive
+        return _adaptive(bounds, bounds.minimum, options, ("adaptive", "minimum"))
+    if options.n_workers is not None:
+        return _fixed(options.n_workers, ("n_workers",))
+    if options.max_workers is not None and not options.workers:
+        everything = WorkerRange(maximum=options.max_workers)
+        return _adaptive(everything, 0, options, ("max_workers",))
+    return _fixed(1, ("max_workers",))
+
+
+def _fixed(count: int, said_at: tuple[str, ...]) -> _Size:
+    return _Size(count, count, count, False, said_at)
+
+
+def _adaptive(
+    bounds: WorkerRange, initial: int, options: TargetOptions, said_at: tuple[str, ...]
+) -> _Size:
+    cap = bounds.maximum if options.max_workers is None else options.max_workers
+    return _Size(initial, bounds.minimum, min(bounds.maximum, cap), True, said_at)
+
+
+def _read_scale_plan(data: Mapping[str, Any]) -> ScalePlan:
+    return ScalePlan(
+        workers_by_tag=data["workers_by_tag"],
+        resources_by_tag={
+            tag: ResourceRequest(**request) for tag, request in data["resources_by_tag"].items()
+        },
+        ranges_by_tag={tag: (low, high) for tag, (low, high) in data["ranges_by_tag"].items()},
+        max_workers=data["max_workers"],
+    )

@@ -1,0 +1,272 @@
+"""The base class that saves a provider most of its work.
+
+A subclass names its options and says how to build a cluster; reading, checking, scaling and closing are done here.
+Nothing of Dask is imported.
+
+Examples
+--------
+A provider of desks, all of it except for the backend::
+
+    class DeskOptions(TargetOptions):
+        '''Options of a target on desks.'''
+
+        room: OneLine = Field(description="Where the desks are.")
+
+
+    class DeskProvider(BaseProvider[DeskOptions]):
+        '''Runs workers on desks.'''
+
+        name = "desk"
+        options_model = DeskOptions
+
+        def check(self, spec, options):
+            for tag, component in spec.components.items():
+                if component.gpus:
+                    yield component_issue(spec, tag, "gpus", "E_NO_GPU", "desks have no GPUs")
+
+        def _build(self, spec, options):
+            groups = [
+                GroupSpec(tag, component.slots, options.startup_timeout)
+                for tag, component in spec.components.items()
+            ]
+            cluster = GroupedCluster(DeskHost(), DeskBackend(options.room), groups)
+            return ClusterHandle(cluster, lambda: ScalableClient(cluster))
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from scalable.errors import ValidationFailedError
+from scalable.manifest.checking import check_model
+from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
+from scalable.manifest.schema import ComponentConfig
+from scalable.planning import check_counts, component_request, scale_plan
+from scalable.providers.base import (
+    ClusterHandle,
+    DeploymentSpec,
+    EstimatesCost,
+    ResourceRequest,
+    ScalePlan,
+)
+from scalable.providers.options import TargetOptions, common_options
+
+__all__ = [
+    "BaseProvider",
+    "clashing_names",
+    "component_issue",
+    "option_issue",
+    "said_or_default",
+]
+
+OptionsT = TypeVar("OptionsT", bound=TargetOptions)
+T = TypeVar("T")
+
+
+class BaseProvider(ABC, Generic[OptionsT]):
+    """A provider whose options are one model.
+
+    Attributes
+    ----------
+    name : str
+        What manifests call it.
+    options_model : type
+        The model of its options.
+    api_version : int
+        The provider API it was written for. This stays 1 when there is a second one, so that a provider that does not
+        say otherwise is not mistaken for a newer one.
+    """
+
+    name: str
+    options_model: type[OptionsT]
+    api_version: int = 1
+
+    def validate(self, spec: DeploymentSpec) -> ValidationReport:
+        """Find every problem of `spec` at once: its options, its counts, and what `check` finds."""
+        options, issues = self._read_options(spec)
+        # Counts are checked even if an option of the provider's own is wrong.
+        common = options or common_options(spec)[0]
+        if common is not None:
+            issues += check_counts(spec, common)
+            issues += self._check_limits(spec, common)
+        if options is not None:
+            issues += self.check(spec, options)
+        return ValidationReport.of(issues)
+
+    def build_cluster(self, spec: DeploymentSpec) -> ClusterHandle:
+        """Validate `spec`, then bring up a scheduler with every group known and empty.
+
+        Raises
+        ------
+        ValidationFailedError
+            The target or a component is wrong; nothing was started.
+        """
+        report = self.validate(spec)
+        if not report.ok:
+            raise ValidationFailedError(report)
+        return self._build(spec, self.parse_options(spec))
+
+    def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
+        """Record the desired counts and return.
+
+        A group that adapts already keeps the size that its work gave it: only its range changes.
+        """
+        backend = cluster.backend
+        adapting = {
+            tag
+            for tag, group in backend.groups.items()
+            if tag in plan.ranges_by_tag and group.minimum is not None
+        }
+        counts = {tag: count for tag, count in plan.workers_by_tag.items() if tag not in adapting}
+        # A cap is lowered after the counts that it has to hold, and raised before.
+        lower = plan.max_workers is not None and (
+            backend.max_workers is None or plan.max_workers < backend.max_workers
+        )
+        if not lower:
+            backend.set_max_workers(plan.max_workers)
+        backend.scale_groups(counts)
+        backend.adapt_groups(plan.ranges_by_tag)
+        if lower:
+            backend.set_max_workers(plan.max_workers)
+
+    def close(self, cluster: ClusterHandle) -> None:
+        """Remove everything that belongs to `cluster`.
+
+        Raises
+        ------
+        LeftoverError
+            Something could not be removed; it is named.
+        """
+        cluster.backend.close()
+
+    def parse_options(self, spec: DeploymentSpec) -> OptionsT:
+        """Read the target's options.
+
+        Raises
+        ------
+        ValidationFailedError
+            They are wrong.
+        """
+        options, issues = self._read_options(spec)
+        if options is None:
+            raise ValidationFailedError(ValidationReport.of(issues))
+        return options
+
+    def options_schema(self) -> Mapping[str, Any]:
+        """Describe the options as JSON Schema."""
+        return self.options_model.model_json_schema()
+
+    def plan_scale(self, spec: DeploymentSpec) -> ScalePlan:
+        """Say how many workers each group gets, and what each asks for.
+
+        Raises
+        ------
+        ValidationFailedError
+            The options or the counts are wrong.
+        """
+        options = self.parse_options(spec)
+        return scale_plan(spec, options, lambda component: self.request(component, options))
+
+    # What a subclass fills in.
+
+    def check(self, spec: DeploymentSpec, options: OptionsT) -> Iterable[ValidationIssue]:
+        """Find what `options_model` cannot: options that do not fit each other or a component. Offline."""
+        return ()
+
+    def request(self, component: ComponentConfig, options: OptionsT) -> ResourceRequest:
+        """Say what one worker of a component asks of its machine, the target's defaults included."""
+        return component_request(component)
+
+    @abstractmethod
+    def _build(self, spec: DeploymentSpec, options: OptionsT) -> ClusterHandle:
+        """Build the cluster of a valid `spec`; what was made is gone again if this raises."""
+
+    def _read_options(self, spec: DeploymentSpec) -> tuple[OptionsT | None, list[ValidationIssue]]:
+        at = ("targets", spec.target_name)
+        return check_model(self.options_model, spec.target.options, at, spec.manifest.source_map)
+
+    def _check_limits(
+        self, spec: DeploymentSpec, options: TargetOptions
+    ) -> Iterator[ValidationIssue]:
+        limited = options.limits.max_hourly_cost is not None
+        if limited and not isinstance(self, EstimatesCost):
+            yield option_issue(
+                spec,
+                ("limits", "max_hourly_cost"),
+                "E_NOT_SUPPORTED",
+                f"provider {self.name!r} knows no prices, so it cannot keep this limit; remove it",
+            )
+
+
+def option_issue(
+    spec: DeploymentSpec,
+    option: str | tuple[str | int, ...],
+    code: str,
+    message: str,
+    severity: Severity = "error",
+) -> ValidationIssue:
+    """Make an issue about an option of the target, or of what is inside one.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    option : str or tuple
+        ``"walltime"``, ``("tolerations", 0, "key")``.
+    code : str
+        ``E_…`` for an error, ``W_…`` for a warning.
+    message : str
+        What is wrong and what to do, in one line; no values, since they may come from the environment.
+    severity : {"error", "warning"}
+        Whether a run is possible all the same.
+    """
+    inside = (option,) if isinstance(option, str) else option
+    return spec.manifest.issue(("targets", spec.target_name, *inside), code, message, severity)
+
+
+def component_issue(
+    spec: DeploymentSpec,
+    component: str,
+    field: str,
+    code: str,
+    message: str,
+    severity: Severity = "error",
+) -> ValidationIssue:
+    """Make an issue about a field of a component; otherwise as `option_issue`."""
+    return spec.manifest.issue(("components", component, field), code, message, severity)
+
+
+def said_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:
+    """Choose between a component and its target: what the component says, the target's default, or the schema's.
+
+    Parameters
+    ----------
+    component : ComponentConfig
+        The component.
+    field : str
+        ``"memory"``.
+    default : object or None
+        What the target says; None if it says nothing.
+    """
+    said = getattr(component, field)
+    return said if field in component.model_fields_set or default is None else default
+
+
+def clashing_names(spec: DeploymentSpec, native: Callable[[str], str]) -> Iterator[ValidationIssue]:
+    """Find components that a backend with narrower names cannot tell apart.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    native : callable
+        From a component's name to the backend's.
+    """
+    first: dict[str, str] = {}
+    for name in spec.components:
+        other = first.setdefault(native(name), name)
+        if other != name:
+            message = f"is called the same as {other!r} there, {native(name)!r}; rename one of them"
+            yield spec.manifest.issue(("components", name), "E_NAME_CLASH", message)

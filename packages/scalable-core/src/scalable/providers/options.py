@@ -1,0 +1,206 @@
+"""The options that every provider knows, as a model to build a provider's own options on.
+
+One definition yields the validation, the JSON Schema and the documentation: the annotation of a field says what it may
+be, its description says what it means.
+
+Examples
+--------
+>>> class DeskOptions(TargetOptions):
+...     room: OneLine = Field(description="Where the desks are.")
+>>> DeskOptions(room="attic", n_workers=2).n_workers
+2
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Tag,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from scalable.manifest.checking import check_model
+from scalable.manifest.issues import ValidationIssue
+from scalable.manifest.schema import FrozenModel
+from scalable.manifest.units import Duration
+from scalable.providers.base import DeploymentSpec
+
+__all__ = [
+    "Count",
+    "EnvironmentVariables",
+    "GroupSize",
+    "GroupSizes",
+    "ImageName",
+    "Limits",
+    "Matching",
+    "OneLine",
+    "TargetOptions",
+    "WorkerRange",
+    "common_options",
+]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Annotation of a text field that must match a pattern, with an error in words.
+
+    Parameters
+    ----------
+    pattern : str
+        Regular expression that the whole text matches, of the kind that Python and JSON Schema share.
+    what : str
+        What such a text is: ``"a VPC id such as vpc-0a1b2c3d"``.
+
+    Examples
+    --------
+    >>> from typing import Annotated
+    >>> from pydantic import TypeAdapter
+    >>> VpcId = Annotated[str, Matching("vpc-[0-9a-f]{8,17}", "a VPC id such as vpc-0a1b2c3d")]
+    >>> TypeAdapter(VpcId).json_schema()
+    {'pattern': '^vpc-[0-9a-f]{8,17}$', 'type': 'string'}
+    """
+
+    pattern: str
+    what: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": f"^{self.pattern}$"}
+
+    def _check(self, text: str) -> str:
+        if not re.fullmatch(self.pattern, text):
+            raise ValueError(f"must be {self.what}")
+        return text
+
+
+Count = Annotated[int, Field(ge=0)]
+"""How many of something: 0 or more."""
+
+OneLine = Annotated[
+    str, Matching(r"[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*", "one line of text")
+]
+"""Text without line breaks and other control characters, and not only of blanks."""
+
+ImageName = Annotated[
+    str,
+    Matching(
+        r"[a-z0-9][a-zA-Z0-9._:/@-]*", "a container image such as ghcr.io/dask/dask:2026.8.0-py3.11"
+    ),
+]
+"""A container image in a registry, by tag or digest."""
+
+EnvironmentVariables = Mapping[
+    Annotated[str, Matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")], str
+]
+"""Environment variables by name."""
+
+
+class WorkerRange(FrozenModel):
+    """Bounds of an adaptive group."""
+
+    minimum: Count = Field(
+        default=0, description="Workers that are there even when nothing is to be done."
+    )
+    maximum: Count = Field(description="Workers that are there at most.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.minimum > self.maximum:
+            raise PydanticCustomError("E_BAD_VALUE", "minimum must not be above maximum")
+        return self
+
+
+def _shape(value: object) -> str:
+    return "a mapping" if isinstance(value, (Mapping, WorkerRange)) else "a number"
+
+
+# A union that is told apart by shape gives one reason for an error, instead of one for each branch. The names of the
+# branches have a blank, so that they are no component's.
+GroupSize = Annotated[
+    Annotated[Count, Tag("a number")] | Annotated[WorkerRange, Tag("a mapping")],
+    Discriminator(_shape),
+]
+"""Workers of one group: a number, or the bounds between which it adapts."""
+
+GroupSizes = Annotated[
+    Annotated[Count, Tag("a number")] | Annotated[Mapping[str, GroupSize], Tag("a mapping")],
+    Discriminator(_shape),
+]
+"""Workers of every group: the same number for each, or their sizes by component."""
+
+
+class Limits(FrozenModel):
+    """What a run must not exceed."""
+
+    max_hourly_cost: Decimal | None = Field(
+        default=None,
+        gt=0,
+        description="Cost of one hour, in the currency of the provider's prices.",
+    )
+
+
+class TargetOptions(FrozenModel):
+    """The options that every provider knows; subclass it with those of one provider."""
+
+    workers: GroupSizes | None = Field(
+        default=None,
+        description="Workers: one number for each group, or by component a number or "
+        "{minimum, maximum}. Goes before `adaptive` and `n_workers`.",
+    )
+    n_workers: Count | None = Field(
+        default=None,
+        description="Workers of each group; with `adaptive`, the number to start with. "
+        "1 if nothing else is said.",
+    )
+    adaptive: WorkerRange | None = Field(
+        default=None, description="Let each group follow its work between these bounds."
+    )
+    max_workers: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Cap on the workers of all groups together. Alone, it lets each group follow "
+        "its work between 0 and the cap.",
+    )
+    startup_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        default=300,
+        description="How long a worker may take to report once its machine runs. Time in a queue does not count.",
+    )
+    limits: Limits = Field(
+        default_factory=Limits,
+        description="What a run must not exceed; a provider without prices refuses a limit on cost.",
+    )
+
+
+def common_options(spec: DeploymentSpec) -> tuple[TargetOptions | None, list[ValidationIssue]]:
+    """Read what every provider knows, and leave the provider's own options alone.
+
+    Returns
+    -------
+    TargetOptions or None
+        None if there is any issue.
+    list of ValidationIssue
+        What is wrong with them.
+    """
+    options = {
+        name: value
+        for name, value in spec.target.options.items()
+        if name in TargetOptions.model_fields
+    }
+    at = ("targets", spec.target_name)
+    return check_model(TargetOptions, options, at, spec.manifest.source_map)
