@@ -57,6 +57,7 @@ __all__ = [
     "BaseProvider",
     "clashing_names",
     "component_issue",
+    "inapplicable",
     "option_issue",
     "said_or_default",
 ]
@@ -252,6 +253,24 @@ def said_or_default(component: ComponentConfig, field: str, default: T | None) -
     """
     said = getattr(component, field)
     return said if field in component.model_fields_set or default is None else default
+
+
+def inapplicable(spec: DeploymentSpec, field: str, why: str) -> Iterator[ValidationIssue]:
+    """Warn of each component that says something which this target cannot do.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    field : str
+        ``"mounts"``.
+    why : str
+        Why it has no effect here: ``"Fargate tasks see no directories of a host"``.
+    """
+    for name, component in spec.components.items():
+        if getattr(component, field) and field in component.model_fields_set:
+            message = f"has no effect on target {spec.target_name!r}: {why}"
+            yield component_issue(spec, name, field, "W_NO_EFFECT", message, "warning")
 
 
 def clashing_names(spec: DeploymentSpec, native: Callable[[str], str]) -> Iterator[ValidationIssue]:

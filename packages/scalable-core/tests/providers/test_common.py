@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+import pytest
+from pydantic import Field
+
+from scalable.cluster.port import GroupStatus
+from scalable.errors import ValidationFailedError
+from scalable.manifest.parser import parse_manifest
+from scalable.planning import build_plan
+from scalable.providers.base import (
+    ClusterHandle,
+    DeploymentProvider,
+    DeploymentSpec,
+    DescribesOptions,
+    PlansScale,
+    ResourceRequest,
+    ScalePlan,
+)
+from scalable.providers.common import (
+    BaseProvider,
+    clashing_names,
+    component_issue,
+    inapplicable,
+    option_issue,
+    said_or_default,
+)
+from scalable.providers.options import TargetOptions
+from scalable.providers.registry import clear_registry, get_provider, register_provider
+
+MANIFEST = """\
+version: 1
+project: {name: test}
+targets:
+  here:
+    provider: desk
+    room: attic
+%s
+components:
+  gcam: {cpus: 4, memory: 8G, mounts: {/data: /data}}
+  plots: {}
+"""
+
+
+class DeskOptions(TargetOptions):
+    """Options of a target on desks."""
+
+    room: Literal["attic", "cellar"] = Field(description="Where the desks are.")
+    hours: int | None = Field(default=None, description="How long they are free.")
+
+
+class DeskProvider(BaseProvider[DeskOptions]):
+    """Runs workers on desks."""
+
+    name = "desk"
+    options_model = DeskOptions
+    built: DeploymentSpec | None = None
+
+    def check(self, spec, options):
+        if options.room == "cellar":
+            yield option_issue(spec, "room", "E_DAMP", "the cellar is damp; choose the attic")
+        yield from inapplicable(spec, "mounts", "desks have no disks")
+
+    def request(self, component, options):
+        return ResourceRequest(cpus=said_or_default(component, "cpus", 2), walltime=options.hours)
+
+    def _build(self, spec, options):
+        self.built = spec
+        return ClusterHandle(backend=Groups(), client_factory=lambda: None)
+
+
+class PricedDeskProvider(DeskProvider):
+    def estimate_cost(self, spec, plan):
+        return None
+
+
+class Groups:
+    """The part of the engine that a provider speaks to, with its rules about caps."""
+
+    def __init__(self, max_workers: int | None = None, **groups: GroupStatus) -> None:
+        self.max_workers = max_workers
+        self.groups: Mapping[str, GroupStatus] = groups or {
+            tag: GroupStatus(tag) for tag in ("gcam", "plots")
+        }
+        self.closed = 0
+
+    def _set(self, **groups: GroupStatus) -> None:
+        groups = {**self.groups, **groups}
+        floors = sum(g.wanted if g.minimum is None else g.minimum for g in groups.values())
+        if self.max_workers is not None and floors > self.max_workers:
+            raise ValueError("above max_workers")
+        self.groups = groups
+
+    def scale_groups(self, counts):
+        self._set(**{tag: GroupStatus(tag, wanted=n) for tag, n in counts.items()})
+
+    def adapt_groups(self, ranges):
+        now = {tag: self.groups[tag].wanted for tag in ranges}
+        self._set(
+            **{
+                tag: GroupStatus(
+                    tag, wanted=min(max(now[tag], low), high), minimum=low, maximum=high
+                )
+                for tag, (low, high) in ranges.items()
+            }
+        )
+
+    def set_max_workers(self, cap):
+        self.max_workers = cap
+        self._set()
+
+    def close(self):
+        self.closed += 1
+
+    @property
+    def summary(self) -> dict[str, tuple[int, int | None, int | None]]:
+        return {tag: (g.wanted, g.minimum, g.maximum) for tag, g in self.groups.items()}
+
+
+def spec_of(options: str = "", manifest: str = MANIFEST) -> DeploymentSpec:
+    lines = "\n".join(f"    {line}" for line in options.splitlines())
+    parsed = parse_manifest(manifest % lines, env={}, source="scalable.yaml")
+    return DeploymentSpec.from_manifest(parsed, target_name="here")
+
+
+def scaled(groups: Groups, plan: ScalePlan) -> Groups:
+    DeskProvider().scale(ClusterHandle(groups, lambda: None), plan)
+    return groups
+
+
+def test_it_is_a_provider_with_abilities():
+    provider = DeskProvider()
+    assert isinstance(provider, DeploymentProvider)
+    assert isinstance(provider, PlansScale)
+    assert isinstance(provider, DescribesOptions)
+    assert provider.options_schema() == DeskOptions.model_json_schema()
+
+
+def test_the_registry_takes_it():
+    register_provider("desk", DeskProvider)
+    try:
+        assert isinstance(get_provider("desk"), DeskProvider)
+    finally:
+        clear_registry()
+
+
+def test_a_subclass_must_build():
+    class Unfinished(BaseProvider[DeskOptions]):
+        name = "desk"
+        options_model = DeskOptions
+
+    with pytest.raises(TypeError, match="_build"):
+        Unfinished()
+
+
+def test_every_problem_is_found_at_once_and_in_its_place():
+    report = DeskProvider().validate(
+        spec_of("hours: long\nworkers: {gcma: 1, plots: 9}\nmax_workers: 4\nn_wrokers: 2")
+    )
+    assert [(issue.path, issue.code, issue.line) for issue in report.issues] == [
+        ("targets.here.hours", "E_BAD_VALUE", 7),
+        ("targets.here.workers.gcma", "E_UNKNOWN_TAG", 8),
+        ("targets.here.workers.plots", "E_ABOVE_MAX_WORKERS", 8),
+        ("targets.here.n_wrokers", "E_UNKNOWN_KEY", 10),
+    ]
+    assert str(report.errors[0]).startswith("scalable.yaml:7:5 E_BAD_VALUE targets.here.hours: ")
+
+
+def test_checks_of_the_provider_come_with_those_of_counts():
+    spec = spec_of("workers: {gcma: 1}", MANIFEST.replace("room: attic", "room: cellar"))
+    report = DeskProvider().validate(spec)
+    assert [issue.code for issue in report.errors] == ["E_DAMP", "E_UNKNOWN_TAG"]
+    assert [issue.path for issue in report.warnings] == ["components.gcam.mounts"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "codes"), [(DeskProvider(), ["E_NOT_SUPPORTED"]), (PricedDeskProvider(), [])]
+)
+def test_a_limit_on_cost_needs_prices(provider: DeskProvider, codes: list[str]):
+    report = provider.validate(spec_of("limits: {max_hourly_cost: 3}"))
+    assert [issue.code for issue in report.errors] == codes
+    assert all(issue.path == "targets.here.limits.max_hourly_cost" for issue in report.errors)
+
+
+def test_nothing_is_built_of_what_is_wrong():
+    provider = DeskProvider()
+    with pytest.raises(ValidationFailedError) as caught:
+        provider.build_cluster(spec_of("hours: long"))
+    assert [issue.path for issue in caught.value.report.errors] == ["targets.here.hours"]
+    assert provider.built is None
+
+
+def test_warnings_do_not_keep_it_from_building():
+    provider = DeskProvider()
+    spec = spec_of()
+    assert provider.validate(spec).warnings
+    assert isinstance(provider.build_cluster(spec), ClusterHandle)
+    assert provider.built is spec
+
+
+def test_options_that_are_wrong_are_not_parsed():
+    with pytest.raises(ValidationFailedError):
+        DeskProvider().parse_options(spec_of("hours: long"))
+    assert DeskProvider().parse_options(spec_of("hours: 3")).hours == 3
+
+
+def test_a_plan_has_the_requests_of_the_provider():
+    plan = build_plan(spec_of("hours: 3\nn_workers: 2"), DeskProvider()).scale_plan
+    assert plan.resources_by_tag == {
+        "gcam": ResourceRequest(cpus=4, walltime=3),
+        "plots": ResourceRequest(cpus=2, walltime=3),
+    }
+    assert plan.workers_by_tag == {"gcam": 2, "plots": 2}
+
+
+def test_scaling_sets_counts_ranges_and_the_cap():
+    plan = ScalePlan({"gcam": 2, "plots": 1}, {}, {"gcam": (1, 6)}, max_workers=8)
+    groups = scaled(Groups(), plan)
+    assert groups.summary == {"gcam": (2, 1, 6), "plots": (1, None, None)}
+    assert groups.max_workers == 8
+
+
+def test_scaling_again_does_not_undo_what_a_group_adapted_to():
+    plan = ScalePlan({"gcam": 0, "plots": 1}, {}, {"gcam": (0, 6)})
+    groups = Groups(
+        gcam=GroupStatus("gcam", wanted=5, minimum=0, maximum=9), plots=GroupStatus("plots")
+    )
+    assert scaled(groups, plan).summary == {"gcam": (5, 0, 6), "plots": (1, None, None)}
+
+
+def test_scaling_pins_a_group_that_adapted():
+    groups = Groups(gcam=GroupStatus("gcam", wanted=5, minimum=0, maximum=9))
+    assert scaled(groups, ScalePlan({"gcam": 2})).summary == {"gcam": (2, None, None)}
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 2), (2, 8), (None, 2), (2, None), (None, None)])
+def test_counts_and_cap_change_together(before: int | None, after: int | None):
+    wanted = GroupStatus("gcam", wanted=before or 8)
+    groups = scaled(Groups(before, gcam=wanted), ScalePlan({"gcam": after or 8}, max_workers=after))
+    assert groups.summary == {"gcam": (after or 8, None, None)}
+    assert groups.max_workers == after
+
+
+def test_closing_closes_the_cluster():
+    groups = Groups()
+    DeskProvider().close(ClusterHandle(groups, lambda: None))
+    assert groups.closed == 1
+
+
+def test_issues_name_their_place():
+    spec = spec_of("limits: {max_hourly_cost: 3}")
+    assert option_issue(spec, "room", "E_X", "wrong").path == "targets.here.room"
+    inside = option_issue(spec, ("limits", "max_hourly_cost"), "W_X", "odd", "warning")
+    assert (inside.path, inside.line) == ("targets.here.limits.max_hourly_cost", 7)
+    assert inside.severity == "warning"
+    issue = component_issue(spec, "gcam", "cpus", "E_X", "wrong")
+    assert (issue.path, issue.line, issue.severity) == ("components.gcam.cpus", 9, "error")
+
+
+def test_a_component_says_more_than_its_target_and_that_more_than_the_schema():
+    spec = spec_of()
+    gcam, plots = spec.components["gcam"], spec.components["plots"]
+    assert said_or_default(gcam, "cpus", 2) == 4
+    assert said_or_default(plots, "cpus", 2) == 2
+    assert said_or_default(plots, "cpus", None) == 1
+
+
+def test_names_that_a_backend_cannot_tell_apart():
+    manifest = parse_manifest(
+        {
+            "version": 1,
+            "project": {"name": "x"},
+            "targets": {"here": {"provider": "desk"}},
+            "components": {"GCAM": {}, "gcam": {}, "other": {}, "g-cam": {}},
+        }
+    )
+    spec = DeploymentSpec.from_manifest(manifest, target_name="here")
+    [issue] = clashing_names(spec, str.lower)
+    assert issue.path == "components.gcam"
+    assert "'GCAM'" in issue.message
+
+
+def test_it_imports_no_dask():
+    code = (
+        "import sys, scalable.providers.common, scalable.planning\n"
+        "sys.exit(str({'dask', 'distributed', 'tornado'} & set(sys.modules) or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == ""
