@@ -1,0 +1,224 @@
+"""Tables of these pages that are made from the code, so that they cannot drift from it.
+
+``{model-fields} module.Model``
+    The fields of a pydantic model: name, what may be written there, default, meaning. ``:omit:`` leaves some out.
+``{provider-options} name``
+    The same for what an installed provider adds to the options of every target.
+``{enum-table} module.Class``
+    The members of an enumeration, and what their docstrings say.
+``{command-line} module.command``
+    Each command of a click group, with its arguments and options.
+
+In the reference, a pydantic model shows its fields as parameters instead of the annotations that make them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, ClassVar
+
+import click
+from docutils import nodes
+from docutils.parsers.rst import directives
+from pydantic import BaseModel
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.docutils import SphinxDirective
+
+from scalable.providers.options import TargetOptions
+from scalable.providers.registry import get_provider
+
+Schema = Mapping[str, Any]
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(map(_cell, row))} |"
+
+
+def shape(schema: Schema, definitions: Schema) -> str:
+    """Say in words what a JSON Schema lets be written."""
+    if "examples" in schema:
+        return ", ".join(f"`{example}`" for example in schema["examples"])
+    if "$ref" in schema:
+        fields = definitions[schema["$ref"].rpartition("/")[2]]["properties"]
+        return f"`{{{', '.join(fields)}}}`"
+    if branches := schema.get("anyOf", schema.get("oneOf")):
+        texts = (shape(each, definitions) for each in branches if each.get("type") != "null")
+        return " or ".join(dict.fromkeys(texts))
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    match schema.get("type"):
+        case "object":
+            values = [
+                schema.get("additionalProperties"),
+                *schema.get("patternProperties", {}).values(),
+            ]
+            inner = [shape(value, definitions) for value in values if isinstance(value, Mapping)]
+            return f"mapping to {inner[0]}" if inner else "mapping"
+        case "array":
+            return f"list of {shape(schema.get('items', {}), definitions)}"
+        case "integer" | "number" as kind:
+            return kind + (f" ≥ {schema['minimum']}" if "minimum" in schema else "")
+        case "boolean":
+            return "`true`, `false`"
+        case "string":
+            return "text"
+    return "anything"
+
+
+def field_rows(model: type[BaseModel], omit: Collection[str]) -> Iterator[tuple[str, ...]]:
+    """Give name, shape, default and meaning of each field of a model."""
+    schema = model.model_json_schema()
+    for name, field in schema["properties"].items():
+        if name in omit:
+            continue
+        if name in schema.get("required", ()):
+            default = "required"
+        else:
+            value = field.get("default")
+            default = f"`{json.dumps(value)}`" if value not in (None, [], {}) else ""
+        written = shape(field, schema.get("$defs", {}))
+        yield f"`{name}`", written, default, field.get("description", "")
+
+
+def fields_table(model: type[BaseModel], omit: Collection[str]) -> Iterator[str]:
+    """Make the table of a model's fields."""
+    return _table(("Key", "Value", "Default", "Meaning"), field_rows(model, omit))
+
+
+def enum_rows(path: str) -> Iterator[tuple[str, str]]:
+    """Give each member's value and what its docstring says."""
+    enum = _import(path)
+    docs = ModuleAnalyzer.for_module(enum.__module__).find_attr_docs()
+    for member in enum:
+        yield f"`{member.value}`", " ".join(docs[enum.__name__, member.name])
+
+
+def command_lines(name: str, command: click.Command, level: str) -> Iterator[str]:
+    """Give a heading, a synopsis and a table for a command, then the same for those below it."""
+    context = click.Context(command, info_name=name)
+    yield f"{level} {name}"
+    yield ""
+    yield click.unstyle(command.help or "").replace("\b", "")
+    yield ""
+    yield from ("```text", " ".join([name, *command.collect_usage_pieces(context)]), "```", "")
+    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    if rows := [(f"`{option}`", text) for option, text in filter(None, records)]:
+        yield from _table(("Option", "Meaning"), rows)
+        yield ""
+    if isinstance(command, click.Group):
+        for below in command.list_commands(context):
+            found = command.get_command(context, below)
+            if found is not None and not found.hidden:
+                yield from command_lines(f"{name} {below}", found, level + "#")
+
+
+class _Generated(SphinxDirective):
+    """A directive whose content is MyST text that is made from its argument."""
+
+    required_arguments = 1
+
+    def lines(self, argument: str) -> Iterable[str]:
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        text = "\n".join(self.lines(self.arguments[0]))
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+class ModelFields(_Generated):
+    """The directive ``model-fields``."""
+
+    option_spec: ClassVar = {"omit": directives.unchanged}
+
+    def lines(self, argument: str) -> Iterable[str]:
+        """Make the table."""
+        return fields_table(_import(argument), self.options.get("omit", "").split())
+
+
+class ProviderOptions(_Generated):
+    """The directive ``provider-options``."""
+
+    def lines(self, argument: str) -> Iterable[str]:
+        """Make the table."""
+        model: type[BaseModel] = get_provider(argument).options_model
+        yield from fields_table(model, TargetOptions.model_fields)
+        yield ""
+        yield "Options that every provider knows are in [the manifest reference](/manifest.md#targets)."
+
+
+class EnumTable(_Generated):
+    """The directive ``enum-table``."""
+
+    def lines(self, argument: str) -> Iterable[str]:
+        """Make the table."""
+        return _table(("Name", "Meaning"), enum_rows(argument))
+
+
+class CommandLine(_Generated):
+    """The directive ``command-line``."""
+
+    def lines(self, argument: str) -> Iterable[str]:
+        """Make the sections."""
+        return command_lines("scalable", _import(argument), "##")
+
+
+def _is_model(what: str, obj: object) -> bool:
+    return what == "class" and isinstance(obj, type) and issubclass(obj, BaseModel)
+
+
+def without_noise(
+    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    """Skip what has nothing to say: annotated types spelled out, and the fields of named tuples."""
+    is_field = (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
+    return True if is_field or "Annotated[" in repr(obj)[:200] else None
+
+
+def without_annotations(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, result: str
+) -> tuple[str, str] | None:
+    """Leave a model without a signature."""
+    return ("", "") if _is_model(what, obj) else None
+
+
+def with_fields(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Append a model's fields to its docstring."""
+    if not _is_model(what, obj):
+        return
+    schema = obj.model_json_schema()
+    if properties := schema.get("properties"):
+        lines += ["", "Parameters", "----------"]
+        for field, about in properties.items():
+            lines += [field, f"    {about.get('description', '')}"]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    app.add_directive("model-fields", ModelFields)
+    app.add_directive("provider-options", ProviderOptions)
+    app.add_directive("enum-table", EnumTable)
+    app.add_directive("command-line", CommandLine)
+    app.connect("autodoc-skip-member", without_noise)
+    app.connect("autodoc-process-signature", without_annotations)
+    # Before numpydoc, which reads the section that this adds.
+    app.connect("autodoc-process-docstring", with_fields, priority=100)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
