@@ -1,0 +1,131 @@
+"""What a target on Slurm may say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from scalable.manifest.units import Duration
+from scalable.providers.options import Matching, OneLine, TargetOptions
+
+__all__ = ["SlurmOptions"]
+
+Word = Annotated[str, Matching(r"[^\s\x00-\x1f\x7f]+", "one word, without blanks")]
+
+Interface = Annotated[
+    # Linux names have 15 characters at most: IFNAMSIZ is 16, with the NUL.
+    str, Matching(r"[^\s/\x00-\x1f\x7f]{1,15}", "the name of a network interface such as ib0")
+]
+
+# What a directive would override, and who says it instead.
+_SAID_ELSEWHERE = {
+    "--account": "say it with the option account",
+    "--constraint": "say it with the option constraint",
+    "--cpus-per-task": "say it with cpus of the component",
+    "--gpus": "say it with gpus of the component",
+    "--job-name": "say it with the option name",
+    "--mem": "say it with memory of the component",
+    "--mem-per-cpu": "say it with memory of the component",
+    "--partition": "say it with the option queue",
+    "--qos": "say it with the option qos",
+    "--reservation": "say it with the option reservation",
+    "--time": "say it with the option walltime",
+    **dict.fromkeys(
+        (
+            "--array",
+            "--comment",
+            "--export",
+            "--no-requeue",
+            "--nodes",
+            "--ntasks",
+            "--output",
+            "--parsable",
+            "--requeue",
+            "--test-only",
+            "--wait",
+            "--wrap",
+        ),
+        "Scalable sets it itself",
+    ),
+}
+
+
+def _adds_something(directive: str) -> str:
+    name = directive.partition("=")[0]
+    # sbatch reads an option by any beginning of its name that is unique.
+    taken = (why for option, why in _SAID_ELSEWHERE.items() if option.startswith(name))
+    if why := next(taken, None):
+        raise ValueError(f"must not override an option that Scalable gives to sbatch: {why}")
+    return directive
+
+
+Directive = Annotated[
+    str,
+    Matching(
+        r"--[a-z][a-z-]*(=[^\x00-\x1f\x7f]+)?",
+        "an option of sbatch in one word, such as --exclusive or --mail-type=END",
+    ),
+    AfterValidator(_adds_something),
+]
+
+
+class SlurmOptions(TargetOptions):
+    """Options of a target on Slurm."""
+
+    queue: Word | None = Field(
+        default=None, description="Partition. Slurm's default partition if nothing is said."
+    )
+    account: Word | None = Field(
+        default=None, description="Account that is charged. Slurm's default if nothing is said."
+    )
+    walltime: Annotated[Duration, Field(ge=60)] | None = Field(
+        default=None,
+        description="Time after which Slurm ends a worker, rounded up to minutes. "
+        "The partition's default if nothing is said.",
+    )
+    interface: Interface | None = Field(
+        default=None,
+        description="Network interface on which scheduler and workers talk, such as ib0.",
+    )
+    container_runtime: Literal["auto", "none", "apptainer", "singularity", "docker", "podman"] = (
+        Field(
+            default="auto",
+            description="What runs a component's image; `auto` leaves it to the component, "
+            "`none` runs without containers.",
+        )
+    )
+    logs_location: OneLine = Field(
+        default=".scalable/logs",
+        description="Directory for the workers' logs, on a file system that the nodes share.",
+    )
+    name: Word | None = Field(
+        default=None, description="Name of the jobs in Slurm's queue. Unique if nothing is said."
+    )
+    qos: Word | None = Field(default=None, description="Quality of service.")
+    constraint: Word | None = Field(
+        default=None,
+        description="Node features that are wanted, as `sbatch --constraint` has them.",
+    )
+    reservation: Word | None = Field(default=None, description="Reservation to run in.")
+    modules: tuple[Word, ...] = Field(
+        default=(), description="Environment modules that a job loads before its worker starts."
+    )
+    prologue: tuple[OneLine, ...] = Field(
+        default=(), description="Lines of shell that a job runs before its worker starts."
+    )
+    directives: tuple[Directive, ...] = Field(
+        default=(),
+        description="Further options of sbatch, one word each: `--exclusive`, `--mail-type=END`.",
+    )
+    python: OneLine | None = Field(
+        default=None,
+        description="Python interpreter on the nodes. The one that runs Scalable if nothing is said.",
+    )
+    local_directory: OneLine = Field(
+        default="/tmp",  # noqa: S108 - the nodes' own scratch, where the site names no other
+        description="Directory on a node for what does not fit into a worker's memory.",
+    )
+    comm_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None, description="Has no effect; accepted with a warning."
+    )

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+
+from scalable.manifest import parse_manifest
+from scalable.manifest.validate import ValidationReport
+from scalable.providers.base import DeploymentSpec
+from scalable.providers.slurm import SlurmOptions, SlurmProvider
+
+EVERYTHING = """
+    queue: short
+    account: GCIMS
+    walltime: 02:00:00
+    interface: ib0
+    container_runtime: apptainer
+    logs_location: /scratch/logs of mine
+    name: nightly
+    qos: high
+    constraint: "[rack1|rack2]&ssd"
+    reservation: workshop
+    modules: [gcc/13, openmpi/5.0]
+    prologue: [ulimit -s unlimited, 'export TITLE="it''s"']
+    directives: [--exclusive, "--mail-type=END,FAIL", --gres=gpu:a100:1]
+    python: /projects/env/bin/python
+    local_directory: /local/scratch
+"""
+
+
+def spec_of(options: str, components: str = "gcam: {}") -> DeploymentSpec:
+    text = (
+        f"version: 1\nproject: {{name: x}}\ncomponents:\n  {components}\n"
+        f"targets:\n  hpc:\n    provider: slurm\n{options}"
+    )
+    manifest = parse_manifest(text, env={}, source="scalable.yaml")
+    return DeploymentSpec.from_manifest(manifest, target_name="hpc")
+
+
+def report_of(options: str) -> ValidationReport:
+    return SlurmProvider().validate(spec_of(options))
+
+
+def test_everything_that_can_be_said():
+    assert report_of(EVERYTHING).issues == ()
+    options = SlurmProvider().parse_options(spec_of(EVERYTHING))
+    assert options.walltime == 7200
+    assert options.directives == ("--exclusive", "--mail-type=END,FAIL", "--gres=gpu:a100:1")
+    assert options.prologue[1] == 'export TITLE="it\'s"'
+
+
+def test_nothing_has_to_be_said():
+    assert report_of("").issues == ()
+    options = SlurmProvider().parse_options(spec_of(""))
+    assert options == SlurmOptions(container_runtime="auto", local_directory="/tmp")
+    assert options.queue is options.account is options.walltime is None
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "message"),
+    [
+        ("queue: short --comment=x", "queue", "must be one word"),
+        ('account: "a\\n#SBATCH -x"', "account", "must be one word"),
+        ("walltime: 30s", "walltime", "must be at least 60"),
+        ("walltime: two hours", "walltime", "must be a duration"),
+        ("interface: a/b", "interface", "must be the name of a network interface"),
+        ("interface: longer-than-15-chars", "interface", "must be the name of a network interface"),
+        ("container_runtime: aptainer", "container_runtime", "did you mean 'apptainer'?"),
+        ('logs_location: "a\\nb"', "logs_location", "must be one line of text"),
+        ("modules: gcc", "modules", "must be a list"),
+        ("modules: [gcc 13]", "modules[0]", "must be one word"),
+        ('prologue: [a, "b\\nc"]', "prologue[1]", "must be one line of text"),
+        ("directives: [-p short]", "directives[0]", "an option of sbatch in one word"),
+        ('directives: ["--mail-type END"]', "directives[0]", "an option of sbatch in one word"),
+        ("directives: [--partition=x]", "directives[0]", "say it with the option queue"),
+        ("directives: [--part=x]", "directives[0]", "say it with the option queue"),
+        ("directives: [--exclusive, --mem=1G]", "directives[1]", "memory of the component"),
+        ("directives: [--array=0-9]", "directives[0]", "Scalable sets it itself"),
+        ("comm_port: 70000", "comm_port", "must be at most 65535"),
+        ("qeue: short", "qeue", "did you mean 'queue'?"),
+    ],
+)
+def test_what_cannot_be_said(line: str, path: str, message: str):
+    [issue] = report_of(f"    {line}\n").issues
+    assert issue.severity == "error"
+    assert (issue.path, issue.line) == (f"targets.hpc.{path}", 8)
+    assert message in issue.message
+
+
+def test_directives_that_only_begin_like_ours_are_fine():
+    line = "    directives: [--nodelist=n1, --ntasks-per-core=1, --export-file=x, --time-min=5]\n"
+    assert report_of(line).issues == ()
+
+
+def test_every_problem_is_found_at_once_and_in_its_place():
+    report = report_of(
+        "    queue: a b\n    walltime: never\n    acount: x\n    comm_port: x\n"
+        "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
+    )
+    assert [(issue.path.removeprefix("targets.hpc."), issue.line) for issue in report.errors] == [
+        ("queue", 8),
+        ("walltime", 9),
+        ("acount", 10),
+        ("comm_port", 11),
+        ("workers.gcma", 12),
+        ("limits.max_hourly_cost", 13),
+    ]
+    assert str(report.errors[0]).startswith("scalable.yaml:8:5 E_BAD_VALUE targets.hpc.queue: ")
+
+
+def test_values_of_the_environment_do_not_show():
+    manifest = parse_manifest(
+        {
+            "version": 1,
+            "project": {"name": "x"},
+            "targets": {"hpc": {"provider": "slurm", "account": "${ACCOUNT}"}},
+        },
+        env={"ACCOUNT": "s3cret account"},
+    )
+    spec = DeploymentSpec.from_manifest(manifest, target_name="hpc")
+    [issue] = SlurmProvider().validate(spec).errors
+    assert "s3cret" not in str(issue)
+    assert "${ACCOUNT}" in str(issue)
+
+
+def test_every_option_is_described():
+    properties = SlurmProvider().options_schema()["properties"]
+    assert set(properties) == set(SlurmOptions.model_fields)
+    assert all(option["description"].endswith(".") for option in properties.values())

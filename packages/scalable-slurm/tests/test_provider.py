@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from scalable.errors import NotSupportedError, ValidationFailedError
+from scalable.manifest import parse_manifest
+from scalable.planning import build_plan
+from scalable.providers.base import DeploymentProvider, DeploymentSpec, ResourceRequest
+from scalable.providers.registry import get_provider
+from scalable.providers.slurm import SlurmProvider
+
+
+def spec_of(components: str = "gcam: {cpus: 4, memory: 16G}", **options: object) -> DeploymentSpec:
+    manifest = parse_manifest(
+        f"version: 1\nproject: {{name: x}}\ncomponents:\n  {components}\n"
+        f"targets: {{hpc: {{provider: slurm, {', '.join(f'{k}: {v}' for k, v in options.items())}}}}}\n"
+    )
+    return DeploymentSpec.from_manifest(manifest, target_name="hpc")
+
+
+def warnings_of(spec: DeploymentSpec) -> list[tuple[str, str]]:
+    report = SlurmProvider().validate(spec)
+    assert report.ok
+    return [(issue.path, issue.code) for issue in report.warnings]
+
+
+def test_it_is_found_by_name():
+    provider = get_provider("Slurm")
+    assert isinstance(provider, SlurmProvider)
+    assert isinstance(provider, DeploymentProvider)
+
+
+def test_an_obsolete_option_is_accepted_with_a_warning():
+    assert warnings_of(spec_of(comm_port=1919)) == [("targets.hpc.comm_port", "W_NO_EFFECT")]
+
+
+@pytest.mark.parametrize(
+    ("component", "container_runtime", "warned"),
+    [
+        ("mounts: {/data: /data}", "auto", True),
+        ("mounts: {/data: /data}, image: gcam.sif", "auto", False),
+        ("mounts: {/data: /data}, image: gcam.sif", "none", True),
+        ("mounts: {/data: /data}, image: gcam.sif, runtime: none", "auto", True),
+        ("mounts: {/data: /data}, image: gcam.sif, runtime: none", "podman", False),
+        ("image: gcam.sif", "none", False),
+    ],
+)
+def test_mounts_want_a_container(component: str, container_runtime: str, warned: bool):
+    spec = spec_of(f"gcam: {{{component}}}", container_runtime=container_runtime)
+    assert warnings_of(spec) == [("components.gcam.mounts", "W_NO_EFFECT")] * warned
+
+
+def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime():
+    spec = spec_of(
+        "gcam: {cpus: 4, memory: 16Gi}\n  plots: {gpus: 1}\n  fair: {}",
+        walltime="02:00:00",
+        workers="{gcam: 8, fair: {minimum: 0, maximum: 40}}",
+        adaptive="{minimum: 1, maximum: 4}",
+        n_workers=2,
+        max_workers=30,
+    )
+    plan = build_plan(spec, SlurmProvider()).scale_plan
+    assert plan.workers_by_tag == {"gcam": 8, "plots": 2, "fair": 0}
+    assert plan.ranges_by_tag == {"plots": (1, 4), "fair": (0, 30)}
+    assert plan.max_workers == 30
+    assert plan.resources_by_tag == {
+        "gcam": ResourceRequest(cpus=4, memory=2**34, walltime=7200),
+        "plots": ResourceRequest(gpus=1, walltime=7200),
+        "fair": ResourceRequest(walltime=7200),
+    }
+
+
+def test_building_says_that_it_cannot():
+    with pytest.raises(NotSupportedError) as caught:
+        SlurmProvider().build_cluster(spec_of())
+    assert "provider 'slurm' cannot build clusters in this version" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_is_told_before_what_cannot_be_done():
+    with pytest.raises(ValidationFailedError):
+        SlurmProvider().build_cluster(spec_of(walltime="never"))
+
+
+def test_neither_finding_nor_validating_nor_planning_imports_dask():
+    code = """
+import sys
+from scalable.manifest import parse_manifest
+from scalable.planning import build_plan
+from scalable.providers.base import DeploymentSpec
+from scalable.providers.registry import get_provider
+manifest = parse_manifest({
+    "version": 1, "project": {"name": "x"}, "targets": {"hpc": {"provider": "slurm"}}, "components": {"gcam": {}},
+})
+spec = DeploymentSpec.from_manifest(manifest, target_name="hpc")
+provider = get_provider("slurm")
+assert provider.validate(spec).ok
+build_plan(spec, provider).to_json()
+sys.exit(" ".join({"dask", "distributed", "dask_jobqueue"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == ""
