@@ -367,7 +367,7 @@ class GroupsPlugin(SchedulerPlugin):
         return max(len(ws.processing), int(answer["executing"]))
 
     def _let_go(self, ws: WorkerState, force: bool) -> tuple[str, int]:
-        results = len(ws.has_what) + len(ws.actors)
+        results = len(ws.has_what)
         if ws.address in self.leaving:
             return "moving", results
         if force:
@@ -449,13 +449,24 @@ class GroupsPlugin(SchedulerPlugin):
             self.scheduler.transitions(recommendations, stimulus_id=stimulus_id)
 
     def cancel_all(self, reason: str) -> None:
-        """Cancel what clients wait for, so that they learn it instead of hanging, and nothing is recomputed."""
+        """Cancel what clients wait for, so that they learn it instead of hanging, and nothing is recomputed.
+
+        `Scheduler.stimulus_cancel` fails on graphs in which a task between two others is wanted by nobody.
+        """
         for name, client in list(self.scheduler.clients.items()):
             keys = [ts.key for ts in client.wants_what]
-            if keys:
-                self.scheduler.stimulus_cancel(
-                    keys, client=name, force=True, reason="cluster-closed", msg=reason
-                )
+            # What has failed already keeps its own error.
+            lost = [ts.key for ts in client.wants_what if ts.state != "erred"]
+            self.scheduler.client_releases_keys(keys, client=name)
+            self.scheduler.report(
+                {
+                    "op": "cancelled-keys",
+                    "keys": lost,
+                    "reason": "cluster-closed",
+                    "msg": reason,
+                },
+                client=name,
+            )
 
     # -- Tasks that wait while others idle
 

@@ -1,0 +1,158 @@
+"""How the controller starts workers, and what it makes of launches that are slow, late or lost."""
+
+from __future__ import annotations
+
+import math
+
+from scalable.cluster.port import GroupSpec, Reason
+from scalable.testing.simulation import Conduct, Simulation, in_virtual_time
+
+
+@in_virtual_time
+async def test_all_that_a_group_lacks_is_one_launch() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        await world.controller.scale_groups({"gcam": 50, "stitches": 3})
+        await world.until(lambda: world.groups["gcam"].running == 50)
+
+        assert world.groups["stitches"].running == 3
+        assert world.backend.calls["launch"] == 2
+
+
+@in_virtual_time
+async def test_more_workers_leave_those_that_are_there_alone() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        await world.controller.scale_groups({"gcam": 2, "stitches": 1})
+        await world.until(lambda: world.groups["stitches"].running == 1)
+        before = set(world.scheduler.workers)
+
+        await world.controller.scale_groups({"gcam": 5})
+        await world.until(lambda: world.groups["gcam"].running == 5)
+
+        assert before < set(world.scheduler.workers)
+        assert world.backend.calls["stop"] == 0
+
+
+@in_virtual_time
+async def test_a_slow_launch_holds_no_other_group_up() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        world.backend.conduct["gcam"] = Conduct(accept=100, boot=2)
+        await world.controller.scale_groups({"gcam": 2, "stitches": 2})
+        await world.until(lambda: world.groups["stitches"].running == 2, within=5)
+        world.backend.kill("stitches-1")
+        await world.until(lambda: world.groups["stitches"].running == 1, within=5)
+        await world.until(lambda: world.groups["stitches"].running == 2, within=5)
+
+        assert world.groups["gcam"].pending == 2
+        await world.until(lambda: world.groups["gcam"].running == 2, within=110)
+
+
+@in_virtual_time
+async def test_what_is_asked_for_during_a_launch_is_one_further_launch() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(accept=30)
+        for n in range(1, 6):
+            await world.controller.scale_groups({"gcam": n})
+            await world.run(5)
+        await world.until(lambda: world.groups["gcam"].running == 5)
+
+        assert world.backend.calls["launch"] == 2
+
+
+@in_virtual_time
+async def test_units_that_are_named_late_are_waited_for() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(naming=40, queue=60)
+        await world.controller.scale_groups({"gcam": 3})
+        await world.run(20)
+
+        assert world.groups["gcam"].pending == 3
+        await world.until(lambda: world.groups["gcam"].running == 3)
+        assert world.backend.calls["launch"] == 1
+
+
+@in_virtual_time
+async def test_a_named_unit_that_dies_is_replaced_while_others_of_its_launch_have_no_name() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(naming=40, queue=60)
+        await world.controller.scale_groups({"gcam": 3})
+        await world.run(50)
+        # Two of the three lose their names again, as if the native system were still at it.
+        for name in ("gcam-2", "gcam-3"):
+            world.backend.units[name].named = False
+        world.backend.conduct["gcam"] = Conduct()
+        world.backend.kill("gcam-1")
+        await world.run(10)
+
+        assert world.backend.calls["launch"] == 2
+
+
+@in_virtual_time
+async def test_a_launch_whose_answer_is_lost_is_not_repeated() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(answer=math.inf, queue=200)
+        await world.controller.scale_groups({"gcam": 3})
+        await world.until(lambda: world.groups["gcam"].running == 3)
+
+        assert len(world.backend.units) == 3
+
+
+@in_virtual_time
+async def test_a_launch_that_never_comes_to_anything_is_a_failed_start() -> None:
+    async with Simulation(GroupSpec("gcam", startup_timeout=60)) as world:
+        world.backend.conduct["gcam"] = Conduct(accept=math.inf)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].failed, within=1800)
+
+        assert world.backend.calls["launch"] == 3
+        assert world.groups["gcam"].reason is Reason.STARTUP_TIMEOUT
+
+
+@in_virtual_time
+async def test_units_that_end_before_they_were_ever_seen_are_failed_starts() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(
+            naming=20, stillborn=math.inf, end=Reason.OUT_OF_MEMORY
+        )
+        await world.controller.scale_groups({"gcam": 2})
+        await world.until(lambda: world.groups["gcam"].failed, within=120)
+
+        assert world.groups["gcam"].reason is Reason.OUT_OF_MEMORY
+
+
+@in_virtual_time
+async def test_units_that_come_long_after_they_were_given_up_do_no_harm() -> None:
+    async with Simulation(GroupSpec("gcam", startup_timeout=60)) as world:
+        world.backend.conduct["gcam"] = Conduct(naming=100)
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(90)
+        world.backend.conduct["gcam"] = Conduct()
+        await world.run(200)
+
+        assert world.groups["gcam"].running == 2
+        assert len(world.backend.alive()) == 2
+
+
+@in_virtual_time
+async def test_a_launch_that_is_refused_for_now_is_tried_again_later() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"].errors += [OSError("no route"), OSError("no route")]
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(0.2)
+
+        assert world.groups["gcam"].reason is Reason.BACKOFF
+        assert "no route" in world.groups["gcam"].detail
+        await world.until(lambda: world.groups["gcam"].running == 1)
+        assert world.backend.calls["launch"] == 3
+
+
+@in_virtual_time
+async def test_a_new_unit_is_not_taken_for_gone_by_a_look_that_began_before_it() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        await world.controller.scale_groups({"stitches": 1})
+        await world.until(lambda: world.groups["stitches"].running == 1)
+        world.backend.takes["observe"] = 3
+        world.backend.conduct["gcam"] = Conduct(accept=1.3)
+        await world.controller.scale_groups({"gcam": 4})
+        await world.until(lambda: world.groups["gcam"].running == 4)
+
+        assert len(world.backend.units) == 5

@@ -1,0 +1,433 @@
+"""What runs in the scheduler, driven through its link on a real scheduler, without a controller."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import pytest
+from distributed import CancelledError, Client, Event, KilledWorker, Worker
+from distributed.core import Status
+from distributed.versions import get_versions
+
+from scalable.cluster.link import Leaving, Report, RpcLink, Stage
+from scalable.cluster.plugin import version_mismatch
+from scalable.cluster.port import Explanation, GroupSpec, Reason
+from scalable.errors import GroupFailedError
+
+T = TypeVar("T")
+Until = Callable[..., None]
+
+SLOTS = {"a": 1, "b-c": 2}
+
+
+class Rig:
+    """A scheduler with the plugin, and workers at hand."""
+
+    def __init__(self, host: Any, workers: Any, client: Client) -> None:
+        self.host, self.client, self.workers = host, client, workers
+        self.link = RpcLink(host)
+        self.run(self.link.start(SLOTS))
+
+    @property
+    def scheduler(self) -> Any:
+        return self.host.scheduler
+
+    def run(self, coro: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coro, self.host.loop.asyncio_loop).result(30)
+
+    def add(self, *tags: str) -> list[str]:
+        """Add a worker for each tag, and wait until the scheduler and it know each other."""
+
+        async def add() -> list[str]:
+            units = [
+                unit
+                for tag in tags
+                for unit in await self.workers.launch(GroupSpec(tag, SLOTS[tag]), 1, "request")
+            ]
+            await asyncio.gather(*self.workers.starts)
+            return [unit.id for unit in units]
+
+        return self.run(add())
+
+    def worker(self, name: str) -> Worker:
+        _, worker = self.workers.workers[name]
+        assert isinstance(worker, Worker)
+        return worker
+
+    def report(self) -> Report:
+        return self.run(self.link.report())
+
+    def drain(self, *names: str, force: bool = False) -> dict[str, Leaving]:
+        return dict(self.run(self.link.drain(names, force=force)))
+
+    def resume(self, *names: str) -> list[str]:
+        return [*self.run(self.link.resume(names))]
+
+    def close(self, name: str) -> None:
+        self.run(self.worker(name).close(executor_wait=False))
+
+    def drained(self, name: str) -> Callable[[], bool]:
+        return lambda: self.drain(name)[name].stage is Stage.GONE
+
+
+@pytest.fixture
+def rig(host: Any, threads: Any) -> Iterator[Rig]:
+    with Client(host) as client:
+        rig = Rig(host, threads, client)
+        yield rig
+        rig.run(threads.sweep())
+
+
+@pytest.fixture
+def gate(rig: Rig) -> Iterator[Event]:
+    """An event of the cluster that tasks wait for; opened at the end, so that no thread stays."""
+    gate = Event("gate", client=rig.client)
+    yield gate
+    gate.set()
+
+
+def wait_at_gate(x: Any = None) -> Any:
+    Event("gate").wait()
+    return x
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+# -- Demand
+
+
+def test_demand_counts_what_no_worker_can_run_yet(rig: Rig, until: Until) -> None:
+    futures = rig.client.map(identity, range(3), resources={"b-c": 2})
+    until(lambda: rig.report().demand["b-c"].slots == 6)
+    demand = rig.report().demand["b-c"]
+    assert (demand.seconds, demand.unknown, demand.waiting) == (0, 6, 0)
+    assert not rig.report().demand["a"].slots
+    del futures
+    until(lambda: not rig.report().demand["b-c"].slots)
+
+
+def test_tasks_without_a_tag_count_for_the_first_group(rig: Rig, until: Until) -> None:
+    future = rig.client.submit(identity, 1)
+    until(lambda: rig.report().demand["a"].slots == 1)
+    assert not rig.report().demand["b-c"].slots
+    rig.add("a")
+    assert future.result(timeout=30) == 1
+
+
+def test_demand_takes_off_what_a_running_task_has_done(rig: Rig, gate: Event, until: Until) -> None:
+    (name,) = rig.add("a")
+    rig.client.submit(time.sleep, 0.5, key="gcam-0", resources={"a": 1}).result(timeout=30)
+    running = rig.client.submit(wait_at_gate, key="gcam-1", resources={"a": 1})
+    waiting = rig.client.submit(wait_at_gate, key="gcam-2", resources={"a": 1})
+    until(lambda: rig.report().demand["a"].slots == 2)
+    # The heartbeat says how long it has run; then only the other one's seconds are left.
+    until(lambda: rig.report().demand["a"].seconds == pytest.approx(0.5, rel=0.3))
+    assert not rig.report().demand["a"].unknown
+    assert rig.report().workers[name].tasks == 2
+    gate.set()
+    rig.client.gather([running, waiting])
+
+
+def test_tasks_that_wait_for_others_are_counted_by_the_tag_in_their_key(
+    rig: Rig, until: Until
+) -> None:
+    first = rig.client.submit(identity, 1, key="first", resources={"a": 1})
+    then = rig.client.submit(identity, first, key="b_c.then-0", resources={"b-c": 1})
+    until(lambda: rig.report().demand["b-c"].waiting == 1)
+    assert not rig.report().demand["b-c"].slots
+    del then
+
+
+# -- Draining
+
+
+def test_a_draining_worker_gives_back_what_it_has_not_started(
+    rig: Rig, gate: Event, until: Until
+) -> None:
+    (first,) = rig.add("a")
+    running = rig.client.submit(wait_at_gate, "running", resources={"a": 1})
+    until(lambda: rig.worker(first).state.executing)
+    waiting = rig.client.map(identity, range(5), resources={"a": 1})
+    until(lambda: rig.report().workers[first].tasks == 6)
+    until(lambda: rig.drain(first)[first] == Leaving(Stage.BUSY, 1))
+    (second,) = rig.add("a")
+    assert rig.client.gather(waiting) == [*range(5)]
+    assert set(rig.client.who_has(waiting).values()) == {(rig.worker(second).address,)}
+    gate.set()
+    until(rig.drained(first))
+    assert running.result(timeout=30) == "running"
+
+
+def test_a_worker_that_was_never_seen_is_gone_and_refused_when_it_comes(rig: Rig) -> None:
+    assert rig.drain("a-1") == {"a-1": Leaving(Stage.GONE, 0)}
+    assert rig.add("a") == ["a-1"]
+    assert rig.worker("a-1").status in (Status.failed, Status.closed)
+    assert not rig.report().workers
+    assert not rig.report().refused, "it is no trouble of its group"
+
+
+def test_results_go_to_a_running_worker_of_any_group(rig: Rig, until: Until) -> None:
+    first, other = rig.add("a", "b-c")
+    futures = rig.client.map(identity, range(10), resources={"a": 1})
+    rig.client.gather(futures)
+    until(rig.drained(first))
+    assert set(rig.client.who_has(futures).values()) == {(rig.worker(other).address,)}
+    assert rig.client.gather(futures) == [*range(10)]
+
+
+def test_the_last_worker_holds_the_results_of_all(rig: Rig, until: Until) -> None:
+    names = rig.add("a", "a", "b-c")
+    futures = [
+        *rig.client.map(identity, range(6), resources={"a": 1}),
+        *rig.client.map(identity, range(6, 9), resources={"b-c": 1}),
+    ]
+    rig.client.gather(futures)
+
+    def one_is_left() -> bool:
+        left = {n: x for n, x in rig.drain(*names).items() if x.stage is not Stage.GONE}
+        return [*left.values()] == [Leaving(Stage.HOLDING, 9)]
+
+    until(one_is_left)
+    assert rig.client.gather(futures) == [*range(9)]
+    (keeper,) = rig.report().workers
+    assert rig.drain(keeper, force=True)[keeper].stage is Stage.MOVING
+    until(rig.drained(keeper))
+
+
+def test_a_held_result_that_nobody_wants_any_more_holds_no_worker(rig: Rig, until: Until) -> None:
+    (name,) = rig.add("a")
+    future = rig.client.submit(identity, 1, resources={"a": 1})
+    future.result(timeout=30)
+    until(lambda: rig.drain(name)[name] == Leaving(Stage.HOLDING, 1))
+    del future
+    until(rig.drained(name))
+
+
+def test_an_actor_holds_its_worker(rig: Rig, until: Until) -> None:
+    first, _ = rig.add("a", "b-c")
+    actor: Any = rig.client.submit(Counter, actor=True, resources={"a": 1}).result(timeout=30)
+    until(lambda: rig.drain(first)[first] == Leaving(Stage.HOLDING, 1))
+    assert actor.increment().result() == 1
+
+
+class Counter:
+    count = 0
+
+    def increment(self) -> int:
+        self.count += 1
+        return self.count
+
+
+def test_a_resumed_worker_works_again(rig: Rig, until: Until) -> None:
+    (name,) = rig.add("a")
+    future = rig.client.submit(identity, 1, resources={"a": 1})
+    future.result(timeout=30)
+    until(lambda: rig.drain(name)[name].stage is Stage.HOLDING)
+    assert rig.resume(name, "a-99") == [name]
+    assert rig.client.submit(identity, 2, resources={"a": 1}).result(timeout=30) == 2
+    assert rig.report().workers[name].status == "running"
+
+
+class Delayed:
+    """A stream to a worker on which messages are late."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.late = stream, []  # type: ignore[var-annotated]
+
+    def send(self, *messages: Any) -> None:
+        self.late.extend(messages)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def test_an_order_to_leave_waits_until_the_one_to_come_back_has_arrived(
+    rig: Rig, gate: Event, until: Until
+) -> None:
+    (name,) = rig.add("a")
+    worker = rig.worker(name)
+    running = rig.client.submit(wait_at_gate, resources={"a": 1})
+    until(lambda: worker.state.executing)
+    comms = rig.scheduler.stream_comms
+    waiting = rig.client.submit(identity, 1, key="waiting", resources={"a": 1})
+    until(lambda: "waiting" in worker.state.tasks)
+
+    async def leave_come_back_and_leave() -> list[str]:
+        plugin = rig.scheduler.plugins["scalable-groups"]
+        # It drains, and has not been asked yet what it has not started.
+        plugin._set_status(rig.scheduler.workers[worker.address], Status.closing_gracefully)
+        while worker.status is not Status.closing_gracefully:
+            await asyncio.sleep(0.001)
+        comms[worker.address] = slow = Delayed(comms[worker.address])
+        assert plugin.resume([name]) == [name]
+        await plugin.drain([name])
+        orders = [message["op"] for message in slow.late]
+        comms[worker.address] = slow.stream
+        slow.stream.send(*slow.late)
+        return orders
+
+    # Had it been drained as well, its answer would have been that of a draining worker, and the task taken back from
+    # it after it was free to start it.
+    assert rig.run(leave_come_back_and_leave()) == ["worker-status-change"]
+    gate.set()
+    assert waiting.result(timeout=30) == 1
+    del running
+
+
+def test_a_silent_worker_is_busy_and_delays_nobody(rig: Rig, until: Until) -> None:
+    silent, other = rig.add("a", "b-c")
+
+    async def say_nothing() -> None:
+        await asyncio.Event().wait()
+
+    rig.worker(silent).handlers["scalable_unstarted"] = say_nothing
+    until(lambda: rig.drain(silent, other)[other].stage is Stage.GONE)
+    assert rig.drain(silent)[silent] == Leaving(Stage.BUSY, 1)
+    assert rig.drain(silent, force=True)[silent].stage is Stage.MOVING
+
+
+def test_a_worker_that_has_not_got_its_plugin_yet_is_busy(rig: Rig, until: Until) -> None:
+    (name,) = rig.add("a")
+    handler = rig.worker(name).handlers.pop("scalable_unstarted")
+    assert rig.drain(name)[name] == Leaving(Stage.BUSY, 1)
+    rig.worker(name).handlers["scalable_unstarted"] = handler
+    until(rig.drained(name))
+
+
+# -- Workers that die
+
+
+def test_tasks_that_only_waited_are_acquitted(rig: Rig, gate: Event, until: Until) -> None:
+    running = rig.client.submit(wait_at_gate, key="running", resources={"a": 1}, priority=1)
+    waiting = rig.client.map(wait_at_gate, range(5), resources={"a": 1})
+    deaths = rig.scheduler.allowed_failures + 1
+    for _ in range(deaths):
+        (name,) = rig.add("a")
+        until(lambda name=name: rig.report().workers[name].tasks >= 5)
+        until(lambda name=name: rig.worker(name).state.executing)
+        rig.close(name)
+    with pytest.raises(KilledWorker):
+        running.result(timeout=30)
+    gate.set()
+    rig.add("a")
+    assert rig.client.gather(waiting) == [*range(5)]
+
+
+# -- Failed groups
+
+
+def failure(tag: str) -> GroupFailedError:
+    return GroupFailedError(tag, Explanation(Reason.IMAGE, "no such image", log_tail="pull: 404"))
+
+
+def test_tasks_of_a_failed_group_end_in_its_error_and_no_others(rig: Rig, until: Until) -> None:
+    doomed = rig.client.submit(identity, 1, key="doomed", resources={"a": 1})
+    dependent = rig.client.submit(identity, doomed, key="dependent", resources={"b-c": 1})
+    other = rig.client.submit(identity, 2, key="other", resources={"b-c": 1})
+    untagged = rig.client.submit(identity, 3, key="untagged")
+    rig.run(rig.link.fail("a", failure("a")))
+    for future in (doomed, dependent):
+        with pytest.raises(GroupFailedError, match=r"worker group 'a' failed: no such image\n"):
+            future.result(timeout=30)
+    late = rig.client.submit(identity, 4, key="late", resources={"a": 1})
+    with pytest.raises(GroupFailedError) as caught:
+        late.result(timeout=30)
+    assert caught.value.tag == "a"
+    assert caught.value.explanation.log_tail == "pull: 404"
+    assert (other.status, untagged.status) == ("pending", "pending")
+    rig.run(rig.link.fail("a", None))
+    rig.add("a", "b-c")
+    assert rig.client.gather([other, untagged]) == [2, 3]
+    doomed.retry()
+    assert rig.client.gather([doomed, dependent]) == [1, 1]
+
+
+def test_a_failed_group_lets_its_last_worker_finish(rig: Rig, gate: Event, until: Until) -> None:
+    (name,) = rig.add("a")
+    futures = rig.client.map(wait_at_gate, range(3), resources={"a": 1})
+    until(lambda: rig.worker(name).state.executing)
+    rig.run(rig.link.fail("a", failure("a")))
+    gate.set()
+    assert rig.client.gather(futures) == [0, 1, 2]
+
+
+def test_cancelling_all_tells_every_client_and_leaves_no_task(rig: Rig, until: Until) -> None:
+    (name,) = rig.add("b-c")
+    failed = rig.client.submit(operator.truediv, 1, 0, resources={"b-c": 1})
+    until(failed.done)
+    rig.close(name)
+    first = rig.client.submit(identity, 1, key="first", resources={"a": 1})
+    between = rig.client.submit(identity, first, key="between", resources={"a": 1})
+    last = rig.client.submit(identity, between, key="last", resources={"b-c": 1})
+    # Nobody wants what is between them, but it is needed.
+    between.release()
+    with Client(rig.host) as other:
+        same = other.submit(identity, 1, key="first", resources={"a": 1})
+        until(lambda: {"first", "last"} <= rig.scheduler.tasks.keys())
+        until(lambda: len(rig.scheduler.tasks["first"].who_wants) == 2)
+        rig.run(rig.link.cancel_all("the cluster was closed"))
+        for future in (first, last, same):
+            with pytest.raises(CancelledError, match="the cluster was closed"):
+                future.result(timeout=30)
+    with pytest.raises(ZeroDivisionError):
+        failed.result()
+    assert not rig.scheduler.tasks
+
+
+# -- Spreading
+
+
+def test_waiting_tasks_move_to_workers_that_come_later(rig: Rig, gate: Event, until: Until) -> None:
+    (first,) = rig.add("a")
+    starts = rig.client.map(wait_at_gate, range(6), resources={"a": 1})
+    until(lambda: rig.report().workers[first].tasks == 6)
+    names = [first, *rig.add("a", "a")]
+    until(lambda: [rig.report().workers[name].tasks for name in names] == [2, 2, 2])
+    gate.set()
+    rig.client.gather(starts)
+
+
+def test_tasks_that_are_bound_to_a_worker_stay_there(rig: Rig, gate: Event, until: Until) -> None:
+    (first,) = rig.add("a")
+    bound = rig.client.map(wait_at_gate, range(4), resources={"a": 1}, workers=[first])
+    until(lambda: rig.report().workers[first].tasks == 4)
+    free = rig.client.map(wait_at_gate, range(4, 8), resources={"a": 1})
+    until(lambda: rig.report().workers[first].tasks == 8)
+    (second,) = rig.add("a")
+    until(lambda: rig.report().workers[second].tasks == 4)
+    gate.set()
+    rig.client.gather([*bound, *free])
+    assert {*rig.client.who_has(bound).values()} == {(rig.worker(first).address,)}
+
+
+# -- Versions
+
+
+def versions(**changes: str) -> dict[str, Any]:
+    found = get_versions()
+    for name, version in changes.items():
+        where = found["host"] if name == "python" else found["packages"]
+        where[name] = version
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, ""),
+        ({"python": "3.12.1.final.0"}, "the worker has Python 3.12, the scheduler 3.99"),
+        ({"dask": "2025.1.0"}, "the worker has dask 2025.1.0, the scheduler 2026.1.0"),
+        ({"numpy": "1.0"}, ""),
+        ({"python": "3.99.7.final.0"}, ""),
+        ({"distributed": None}, "the worker has distributed None, the scheduler 2026.1.0"),
+    ],
+)
+def test_versions_that_matter(changes: dict[str, str], problem: str) -> None:
+    ours = {"python": "3.99.1.final.0", "dask": "2026.1.0", "distributed": "2026.1.0"}
+    assert version_mismatch(versions(**ours), versions(**{**ours, **changes})) == problem
