@@ -1,25 +1,224 @@
-"""One JSON Schema for a whole manifest, for editors."""
+"""One JSON Schema (draft 2020-12) for a whole manifest, for editors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["compose_schema"]
+from scalable.manifest.schema import (
+    NAME_PATTERN,
+    ComponentConfig,
+    FrozenModel,
+    ProjectConfig,
+    TargetConfig,
+    TaskConfig,
+)
+
+__all__ = ["as_written", "compose_schema"]
+
+Schema = dict[str, Any]
+
+_FREE_KEYS = {"^x-": {}}
+_VARIABLE = {"type": "string", "pattern": r"\$\{"}
+"""Where a number, a boolean or one of a few words is wanted, a ``${VAR}`` may stand for it."""
+
+_ANNOTATIONS = ("title", "description", "default", "examples", "deprecated")
+_TEXT_CONSTRAINTS = ("pattern", "minLength", "maxLength", "format")
 
 
-def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Compose the schema of a manifest from core's models and the options of providers."""
-    from scalable.manifest.schema import ComponentConfig, ProjectConfig, TaskConfig
+def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
+    """Compose the schema of a manifest.
 
+    Parameters
+    ----------
+    provider_schemas : mapping of str to mapping
+        By the name of each provider, the schema of its options: ``Options.model_json_schema()``.
+
+    Returns
+    -------
+    dict
+        The schema. A target is held to the options of its ``provider``; one of a provider that is not in
+        `provider_schemas` may say anything.
+
+    Examples
+    --------
+    >>> schema = compose_schema({"desk": {"type": "object", "properties": {"room": {"type": "string"}}}})
+    >>> sorted(schema["properties"])
+    ['components', 'overlays', 'project', 'targets', 'tasks', 'version']
+    >>> schema["$defs"]["provider-desk"]["properties"]["room"]
+    {'type': ['string', 'number']}
+    """
+    project, component, task = (
+        _of_model(model) for model in (ProjectConfig, ComponentConfig, TaskConfig)
+    )
+    target = _target(provider_schemas)
+    definitions = {
+        "project": project,
+        "component": component,
+        "task": task,
+        "target": target,
+        "overlay": _closed(
+            {
+                "description": "A part of a manifest, laid over it when the selected target names it.",
+                "properties": {
+                    "project": _partial(project),
+                    "targets": _named({"type": "object"}),
+                    "components": _named(_partial(component)),
+                    "tasks": _named(_partial(task)),
+                },
+            }
+        ),
+    }
+    for name in sorted(provider_schemas):
+        definitions[f"provider-{name}"] = _options(name, provider_schemas[name], target)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Scalable manifest",
-        "type": "object",
-        "properties": {
-            "project": ProjectConfig.model_json_schema(),
-            "components": {"additionalProperties": ComponentConfig.model_json_schema()},
-            "tasks": {"additionalProperties": TaskConfig.model_json_schema()},
-        },
-        "$defs": dict(provider_schemas),
+        "title": "Scalable manifest, version 1",
+        **_closed(
+            {
+                "properties": {
+                    "version": {"const": 1, "description": "The version of the manifest's format."},
+                    "project": {"$ref": "#/$defs/project"},
+                    **{
+                        section: _named({"$ref": f"#/$defs/{section.removesuffix('s')}"})
+                        for section in ("targets", "components", "tasks", "overlays")
+                    },
+                },
+                "required": ["version", "project"],
+            }
+        ),
+        "$defs": definitions,
     }
+
+
+def _closed(schema: Schema) -> Schema:
+    """Make an object schema that knows all of its keys, those that begin with ``x-`` apart."""
+    return {
+        "type": "object",
+        **schema,
+        "patternProperties": _FREE_KEYS,
+        "additionalProperties": False,
+    }
+
+
+def _named(entry: Schema) -> Schema:
+    """Make the schema of a section: entries by name; or nothing yet."""
+    return {
+        "type": ["object", "null"],
+        "propertyNames": {"pattern": NAME_PATTERN},
+        "additionalProperties": entry,
+    }
+
+
+def _of_model(model: type[FrozenModel]) -> Schema:
+    """Give the schema of what a manifest says under a name."""
+    schema = as_written(model.model_json_schema())
+    if model is not ProjectConfig:
+        schema["properties"].pop("name")
+        schema["required"] = [key for key in schema.get("required", ()) if key != "name"]
+    return schema
+
+
+def _partial(schema: Schema) -> Schema:
+    return {key: value for key, value in schema.items() if key != "required"}
+
+
+def _target(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
+    """Make the schema of a target, which its provider decides."""
+    schema = _of_model(TargetConfig)
+    known = {key: schema["properties"][key] for key in ("provider", "overlay")}
+    known["provider"]["examples"] = sorted(provider_schemas)
+    target = {
+        "type": "object",
+        "description": schema["description"],
+        "properties": known,
+        "required": ["provider"],
+    }
+    by_provider = [
+        {
+            "if": {"properties": {"provider": {"const": name}}, "required": ["provider"]},
+            "then": {"$ref": f"#/$defs/{_pointer(name)}"},
+        }
+        for name in sorted(provider_schemas)
+    ]
+    return {**target, "allOf": by_provider} if by_provider else target
+
+
+def _options(name: str, schema: Mapping[str, Any], target: Schema) -> Schema:
+    """Make the schema of a whole target out of that of a provider's options."""
+    options = dict(schema)
+    if "$ref" in options:  # how pydantic writes a model that contains itself
+        referred = options["$defs"][options["$ref"].rpartition("/")[2]]
+        options = {**referred, "$defs": options["$defs"]}
+    moved = as_written(_with_moved_references(options, f"#/$defs/{_pointer(name)}"))
+    return {
+        **moved,
+        "properties": {**target["properties"], **moved.get("properties", {})},
+        "required": ["provider", *moved.get("required", ())],
+    }
+
+
+def _pointer(name: str) -> str:
+    """Write the definition of a provider as a part of a JSON pointer (RFC 6901)."""
+    return f"provider-{name}".replace("~", "~0").replace("/", "~1")
+
+
+def _with_moved_references(schema: Any, to: str) -> Any:
+    if isinstance(schema, Mapping):
+        return {key: _with_moved_references(value, to) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_with_moved_references(item, to) for item in schema]
+    if isinstance(schema, str) and schema.startswith("#/$defs/"):
+        return to + schema.removeprefix("#")
+    return schema
+
+
+def as_written(schema: Mapping[str, Any]) -> Schema:
+    r"""Turn the schema of a model into that of what may be written for it.
+
+    Keys that begin with ``x-`` are free, a number may stand where text is wanted, and a ``${VAR}`` where anything is
+    wanted that has a form.
+
+    Examples
+    --------
+    >>> as_written({"type": "integer", "description": "Cores."})
+    {'description': 'Cores.', 'anyOf': [{'type': 'integer'}, {'type': 'string', 'pattern': '\\$\\{'}]}
+    """
+    written = dict(schema)
+    for key in ("properties", "patternProperties", "$defs"):
+        if key in written:
+            written[key] = {name: as_written(inner) for name, inner in written[key].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(written.get(key), Mapping):
+            written[key] = as_written(written[key])
+    for key in ("allOf", "oneOf", "prefixItems"):
+        if key in written:
+            written[key] = [as_written(inner) for inner in written[key]]
+    if "anyOf" in written:
+        written["anyOf"] = _alternatives(written["anyOf"])
+    if "properties" in written and written.get("additionalProperties") is False:
+        written["patternProperties"] = {**written.get("patternProperties", {}), **_FREE_KEYS}
+    if _has_form(written):
+        about = {key: written.pop(key) for key in _ANNOTATIONS if key in written}
+        return {**about, "anyOf": [written, _VARIABLE]}
+    if written.get("type") == "string":
+        written["type"] = ["string", "number"]
+    return written
+
+
+def _alternatives(schemas: list[Schema]) -> list[Schema]:
+    """Write out each of these, and the variable that may stand for some of them once."""
+    alternatives: list[Schema] = []
+    for schema in map(as_written, schemas):
+        inner = schema["anyOf"] if [*schema] == ["anyOf"] else [schema]
+        alternatives += [each for each in inner if each not in alternatives]
+    return alternatives
+
+
+def _has_form(schema: Schema) -> bool:
+    """Tell whether a schema is of one value that is not just any text."""
+    if "enum" in schema or "const" in schema:
+        return True
+    if schema.get("type") == "string":
+        return any(key in schema for key in _TEXT_CONSTRAINTS)
+    return schema.get("type") in ("integer", "number", "boolean")

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from scalable.errors import did_you_mean
+from scalable.manifest.counts import find_misfits
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ManifestModel
 from scalable.manifest.sourcemap import SourceMap
 
 __all__ = ["References", "find_dangling", "unknown_overlay"]
+
+_MOST_HINTS = 50
+"""Names that get a "did you mean": each is compared with all that exist, and there may be thousands of both."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,7 +27,7 @@ class References:
     components : collection of str
         The components.
     overlays : mapping of str to collection of str
-        The overlays, each with the components that it adds.
+        The overlays, each with the components that it speaks of.
     task_components : mapping of str to str
         The component of each task.
     targets : mapping of str to mapping
@@ -38,41 +42,42 @@ class References:
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Self:
         """Take what can be taken from a document that may be wrong."""
-
-        def mappings(section: object) -> dict[str, dict[str, Any]]:
-            found = section if isinstance(section, dict) else {}
-            return {name: body for name, body in found.items() if isinstance(body, dict)}
-
-        tasks = mappings(document.get("tasks"))
-        components = document.get("components")
         return cls(
-            components=list(components) if isinstance(components, dict) else [],
+            components=_mapping(document.get("components")),
             overlays={
-                name: list(mappings(body.get("components")))
-                for name, body in mappings(document.get("overlays")).items()
+                name: _mapping(body.get("components"))
+                for name, body in _mappings(document.get("overlays")).items()
             },
             task_components={
                 name: body["component"]
-                for name, body in tasks.items()
+                for name, body in _mappings(document.get("tasks")).items()
                 if isinstance(body.get("component"), str)
             },
-            targets=mappings(document.get("targets")),
+            targets=_mappings(document.get("targets")),
         )
 
     @classmethod
     def of_manifest(cls, manifest: ManifestModel) -> Self:
         """Take them from a manifest."""
         return cls(
-            components=list(manifest.components),
+            components=manifest.components,
             overlays={
-                name: list(body.get("components") or ()) for name, body in manifest.overlays.items()
+                name: _mapping(body.get("components")) for name, body in manifest.overlays.items()
             },
             task_components={name: task.component for name, task in manifest.tasks.items()},
             targets={
-                name: {"overlay": target.overlay, **target.options}
+                name: {**target.options, "overlay": target.overlay}
                 for name, target in manifest.targets.items()
             },
         )
+
+
+def _mapping(section: object) -> Mapping[str, Any]:
+    return section if isinstance(section, Mapping) else {}
+
+
+def _mappings(section: object) -> dict[str, Mapping[str, Any]]:
+    return {key: body for key, body in _mapping(section).items() if isinstance(body, Mapping)}
 
 
 def unknown_overlay(name: str, known: Collection[str]) -> str:
@@ -83,35 +88,37 @@ def unknown_overlay(name: str, known: Collection[str]) -> str:
 
 def find_dangling(names: References, source: SourceMap) -> Iterator[ValidationIssue]:
     """Find every name that refers to nothing, and every count that cannot be."""
+    hints: dict[str, str] = {}
+
     for task, component in names.task_components.items():
         if component not in names.components:
-            near = did_you_mean(component, names.components)
-            shown = _shown(component, ("tasks", task, "component"), source)
-            message = f"there is no component {shown}{near}"
-            yield source.issue(("tasks", task, "component"), "E_UNKNOWN_COMPONENT", message)
+            at = ("tasks", task, "component")
+            scalar = source.scalar(at)
+            written = scalar.written if scalar else component
+            if component not in hints and len(hints) < _MOST_HINTS:
+                hints[component] = did_you_mean(component, names.components)
+            message = f"there is no component {written!r}{hints.get(component, '')}"
+            yield source.issue(at, "E_UNKNOWN_COMPONENT", message)
     for target, options in names.targets.items():
-        yield from _dangling_of_target(target, options, names, source)
+        yield from _of_target(target, options, names, source)
 
 
-def _dangling_of_target(
+def _of_target(
     target: str, options: Mapping[str, Any], names: References, source: SourceMap
 ) -> Iterator[ValidationIssue]:
+    at = ("targets", target)
     overlay = options.get("overlay")
-    components = set(names.components)
-    if isinstance(overlay, str):
-        components |= set(names.overlays.get(overlay, ()))
-        if overlay not in names.overlays:
-            message = unknown_overlay(overlay, names.overlays)
-            yield source.issue(("targets", target, "overlay"), "E_UNKNOWN_OVERLAY", message)
-    workers = options.get("workers")
-    if isinstance(workers, dict):
-        for tag in workers:
-            if tag not in components:
-                near = did_you_mean(tag, components)
-                message = f"there is no component {tag!r}{near}; its name is the tag of a group"
-                yield source.issue(("targets", target, "workers", tag), "E_UNKNOWN_TAG", message)
-
-
-def _shown(text: str, path: tuple[str, ...], source: SourceMap) -> str:
-    scalar = source.scalar(path)
-    return repr(scalar.written if scalar else text)
+    # An overlay that is not merged now may bring components of its own.
+    components = {
+        **dict.fromkeys(names.components),
+        **dict.fromkeys(names.overlays.get(overlay, ())),
+    }
+    if isinstance(overlay, str) and overlay not in names.overlays:
+        message = unknown_overlay(overlay, names.overlays)
+        yield source.issue((*at, "overlay"), "E_UNKNOWN_OVERLAY", message)
+    for tag in _mapping(options.get("workers")):
+        if tag not in components:
+            message = f"there is no component {tag!r}{did_you_mean(tag, components)}"
+            yield source.issue((*at, "workers", tag), "E_UNKNOWN_TAG", message)
+    for path, message in find_misfits(options, components):
+        yield source.issue((*at, *path), "E_BAD_COUNT", message)

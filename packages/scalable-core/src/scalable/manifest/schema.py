@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from scalable.manifest.issues import Position, Severity, ValidationIssue
@@ -74,9 +82,26 @@ _NotKept = BeforeValidator(_not_kept)
 
 def _labels(value: object) -> object:
     """Turn a list of labels into labels without a value."""
-    if isinstance(value, list) and all(isinstance(label, str) for label in value):
+    if not isinstance(value, (list, tuple)):
+        return value
+    if all(isinstance(label, str) for label in value):
         return dict.fromkeys(value, "")
-    return value
+    raise ValueError("must be a list of text, or a mapping of text to text")
+
+
+Labels = Annotated[
+    Mapping[str, str],
+    BeforeValidator(_labels),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "string", "minLength": 1}},
+                {"type": "object", "additionalProperties": {"type": "string"}},
+            ]
+        }
+    ),
+]
+"""Labels with their values; a list is labels without a value."""
 
 
 def _absolute(path: str) -> str:
@@ -92,10 +117,10 @@ class ProjectConfig(FrozenModel):
     """What the manifest is about."""
 
     name: str = Field(min_length=1, description="The project's name, for people.")
-    default_storage: Annotated[str | None, _NotKept] = Field(
+    default_storage: Annotated[str | None, _NotKept, WithJsonSchema({"type": "null"})] = Field(
         None, description="Where results would be kept. Not supported in this version."
     )
-    local_cache: Annotated[str | None, _NotKept] = Field(
+    local_cache: Annotated[str | None, _NotKept, WithJsonSchema({"type": "null"})] = Field(
         None,
         description="Where results would be kept on this machine. Not supported in this version.",
     )
@@ -139,7 +164,7 @@ class ComponentConfig(FrozenModel):
     env: Mapping[EnvironmentName, str] = Field(
         default_factory=dict, description="Environment of the worker."
     )
-    tags: Annotated[Mapping[str, str], BeforeValidator(_labels)] = Field(
+    tags: Labels = Field(
         default_factory=dict,
         description="Labels for people and bills; a list is labels without a value. Never Dask resources.",
     )
@@ -153,12 +178,12 @@ class TaskConfig(FrozenModel):
 
     name: Name
     component: str = Field(description="The component that runs it.")
-    cache: Annotated[bool, _NotKept] = Field(
+    cache: Annotated[bool, _NotKept, WithJsonSchema({"const": False})] = Field(
         False, description="Whether results are kept. true is not supported in this version."
     )
-    outputs: Annotated[tuple[str, ...], _NotKept] = Field(
-        (), description="What results would be kept of. Not supported in this version."
-    )
+    outputs: Annotated[
+        tuple[str, ...], _NotKept, WithJsonSchema({"type": "array", "maxItems": 0})
+    ] = Field((), description="What results would be kept of. Not supported in this version.")
 
 
 class ManifestModel(FrozenModel):

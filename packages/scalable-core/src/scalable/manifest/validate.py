@@ -1,11 +1,11 @@
-"""Whether a manifest fits together, and whether its providers are there."""
+"""Whether the parts of a manifest fit together, and whether its providers are there."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from scalable.errors import did_you_mean
+from scalable.errors import UnknownProviderError
 from scalable.manifest.issues import Position, Severity, ValidationIssue, ValidationReport
 from scalable.manifest.references import References, find_dangling
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
 
 __all__ = ["Position", "Severity", "ValidationIssue", "ValidationReport", "validate_manifest"]
+
+_SMALLEST_MEMORY = 2**20
 
 
 def validate_manifest(
@@ -27,34 +29,51 @@ def validate_manifest(
     manifest : ManifestModel
         From `load_manifest` or `parse_manifest`, whose warnings are in the report too.
     known_providers : collection of str, optional
-        The providers that are installed; by default, asks the registry.
+        The providers that are installed; by default, those that the registry finds.
     """
-    if known_providers is None:
-        from scalable.providers.registry import iter_provider_names
-
-        known_providers = list(iter_provider_names())
     return ValidationReport.of(
         [
             *manifest.warnings,
+            *_nothing_to_run(manifest),
+            *_hardly_any_memory(manifest),
             *find_dangling(References.of_manifest(manifest), manifest.source_map),
             *_missing_providers(manifest, known_providers),
         ]
     )
 
 
+def _nothing_to_run(manifest: ManifestModel) -> Iterator[ValidationIssue]:
+    if not manifest.targets:
+        message = "there is no target; a manifest needs one, such as `local: {provider: local}`"
+        yield manifest.issue(("targets",), "E_NO_TARGET", message)
+    if not manifest.components:
+        message = "there is no component; a manifest needs one, such as `model: {cpus: 1}`"
+        yield manifest.issue(("components",), "E_NO_COMPONENT", message)
+
+
+def _hardly_any_memory(manifest: ManifestModel) -> Iterator[ValidationIssue]:
+    for name, component in manifest.components.items():
+        if component.memory is not None and component.memory < _SMALLEST_MEMORY:
+            message = "is less than a worker can live with: a number is bytes, 8G is 8·10⁹ bytes"
+            path = ("components", name, "memory")
+            yield manifest.issue(path, "W_TINY_MEMORY", message, "warning")
+
+
 def _missing_providers(
-    manifest: ManifestModel, known: Collection[str]
+    manifest: ManifestModel, known: Collection[str] | None
 ) -> Iterator[ValidationIssue]:
+    # Here, because looking for installed distributions takes tens of milliseconds.
+    from scalable.providers.registry import install_hint, iter_provider_names
+
+    installed = {*iter_provider_names()} if known is None else {*known}
     for name, target in manifest.targets.items():
-        if target.provider.strip().lower() in known:
+        if target.provider.strip().lower() in installed:
             continue
-        selected = name == manifest.selected_target
-        message = (
-            f"provider {target.provider!r} is not installed{did_you_mean(target.provider, known)}"
-        )
-        yield manifest.issue(
-            ("targets", name, "provider"),
-            "E_UNKNOWN_PROVIDER" if selected else "W_UNKNOWN_PROVIDER",
-            message,
-            "error" if selected else "warning",
-        )
+        at = ("targets", name, "provider")
+        scalar = manifest.source_map.scalar(at)
+        written = scalar.written if scalar else target.provider
+        message = str(UnknownProviderError(written, installed, install_hint(target.provider)))
+        if name == manifest.selected_target:
+            yield manifest.issue(at, "E_UNKNOWN_PROVIDER", message)
+        else:
+            yield manifest.issue(at, "W_UNKNOWN_PROVIDER", message, "warning")

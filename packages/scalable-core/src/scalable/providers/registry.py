@@ -42,6 +42,7 @@ __all__ = [
     "clear_registry",
     "describe_providers",
     "get_provider",
+    "install_hint",
     "iter_provider_names",
     "register_provider",
     "register_providers",
@@ -179,11 +180,22 @@ def get_provider(name: str) -> DeploymentProvider:
     key = _normalise(name)
     match _claims(key):
         case []:
-            raise UnknownProviderError(key, iter_provider_names(), _INSTALL_HINTS.get(key))
+            raise UnknownProviderError(key, iter_provider_names(), install_hint(key))
         case [claim]:
             return claim.make()
         case claims:
             raise ProviderConflictError(key, (claim.origin for claim in claims))
+
+
+def install_hint(name: str) -> str | None:
+    """Give the command that installs a provider of this project; None for any other.
+
+    Examples
+    --------
+    >>> install_hint("aws")
+    'pip install scalable-aws'
+    """
+    return _INSTALL_HINTS.get(name.strip().lower())
 
 
 def iter_provider_names(include_entrypoints: bool = True) -> Iterator[str]:
