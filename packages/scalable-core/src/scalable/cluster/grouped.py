@@ -9,7 +9,7 @@ import sys
 import threading
 import uuid
 import weakref
-from collections.abc import Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
@@ -57,6 +57,8 @@ class GroupedCluster:
         Cap on the units of all groups together.
     policy, retry, pace : optional
         How the controller adapts, replaces and looks.
+    at_the_end : iterable of callable, optional
+        What else there is to do once workers and scheduler have ended, such as removing keys.
 
     Examples
     --------
@@ -78,10 +80,12 @@ class GroupedCluster:
         policy: AdaptivePolicy | None = None,
         retry: RetryPolicy | None = None,
         pace: Pace | None = None,
+        at_the_end: Iterable[Callable[[], object]] = (),
     ) -> None:
         self.name = name or f"scalable-{uuid.uuid4().hex[:8]}"
         self.status = Status.created
         self._host = host
+        self._at_the_end = list(at_the_end)
         self._closing = threading.Lock()
         self._controller = GroupController(
             backend,
@@ -326,6 +330,11 @@ class GroupedCluster:
         self._settle(leftovers)
 
     def _settle(self, leftovers: list[Leftover]) -> None:
+        for last in self._at_the_end:
+            try:
+                last()
+            except Exception as error:  # noqa: BLE001 - reported as a leftover
+                leftovers.append(Leftover("step of closing", self.name, str(error) or repr(error)))
         self.status = Status.closed
         _open_clusters.discard(self)
         if leftovers:

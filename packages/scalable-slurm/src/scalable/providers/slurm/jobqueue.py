@@ -6,12 +6,12 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from scalable.errors import NotSupportedError
 
 if TYPE_CHECKING:
-    from dask_jobqueue.slurm import SLURMCluster
+    from scalable.cluster.host import Host
 
 __all__ = ["import_jobqueue", "make_host", "site_defaults"]
 
@@ -53,7 +53,7 @@ def make_host(
     interface: str | None,
     security: Any,
     dashboard_address: str | None,
-) -> SLURMCluster:
+) -> Host:
     """Start a scheduler in this process, as dask-jobqueue does, without workers.
 
     Parameters
@@ -70,7 +70,7 @@ def make_host(
     import_jobqueue()
     from dask_jobqueue.slurm import SLURMCluster
 
-    return SLURMCluster(
+    cluster = SLURMCluster(
         name=name,
         n_workers=0,
         # Required of a job that never runs: workers are submitted by `SlurmBackend`.
@@ -81,3 +81,5 @@ def make_host(
         security=security,
         scheduler_options={"dashboard_address": dashboard_address or "127.0.0.1:0"},
     )
+    # Its loop is declared optional, and there once it is built.
+    return cast("Host", cluster)

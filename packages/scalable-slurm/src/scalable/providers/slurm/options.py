@@ -97,10 +97,10 @@ class SlurmOptions(TargetOptions):
     )
     logs_location: OneLine = Field(
         default=".scalable/logs",
-        description="Directory for the workers' logs, on a file system that the nodes share.",
+        description="Directory for the logs and keys of runs, on a file system that the nodes share.",
     )
     name: Word | None = Field(
-        default=None, description="Name of the jobs in Slurm's queue. Unique if nothing is said."
+        default=None, description="What the names of the jobs in Slurm's queue begin with."
     )
     qos: Word | None = Field(default=None, description="Quality of service.")
     constraint: Word | None = Field(
@@ -122,9 +122,9 @@ class SlurmOptions(TargetOptions):
         default=None,
         description="Python interpreter on the nodes. The one that runs Scalable if nothing is said.",
     )
-    local_directory: OneLine = Field(
-        default="/tmp",  # noqa: S108 - the nodes' own scratch, where the site names no other
-        description="Directory on a node for what does not fit into a worker's memory.",
+    local_directory: OneLine | None = Field(
+        default=None,
+        description="Directory on a node for what does not fit into a worker's memory. /tmp if nothing is said.",
     )
     comm_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None, description="Has no effect; accepted with a warning."

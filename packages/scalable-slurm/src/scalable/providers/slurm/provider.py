@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from scalable.errors import NotSupportedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest
 from scalable.providers.common import BaseProvider, component_issue, option_issue
 from scalable.providers.slurm.options import SlurmOptions
+from scalable.providers.slurm.request import container_runtime
 
 __all__ = ["SlurmProvider"]
 
@@ -27,7 +27,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             message = "has no effect, since ports are chosen freely; remove it"
             yield option_issue(spec, "comm_port", "W_NO_EFFECT", message, "warning")
         for name, component in spec.components.items():
-            if component.mounts and not _in_container(component, options):
+            if component.mounts and container_runtime(component, options) == "none":
                 message = (
                     "have no effect without a container; "
                     "give the component an image and a container runtime"
@@ -39,13 +39,13 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         return replace(super().request(component, options), walltime=options.walltime)
 
     def _build(self, spec: DeploymentSpec, options: SlurmOptions) -> ClusterHandle:
-        raise NotSupportedError(
-            "provider 'slurm' cannot build clusters in this version: it validates and plans only; "
-            "use a target with `provider: local`"
+        from scalable.client import ScalableClient
+        from scalable.providers.slurm.cluster import SlurmCluster
+
+        cluster = SlurmCluster(options, components=spec.components.values())
+        tasks = {name: task.component for name, task in spec.tasks.items()}
+        return ClusterHandle(
+            cluster,
+            lambda: ScalableClient(cluster, tasks=tasks),
+            metadata={"run": cluster.name, "logs": cluster.logs_location},
         )
-
-
-def _in_container(component: ComponentConfig, options: SlurmOptions) -> bool:
-    auto = options.container_runtime == "auto"
-    runtime = component.runtime if auto else options.container_runtime
-    return component.image is not None and runtime != "none"

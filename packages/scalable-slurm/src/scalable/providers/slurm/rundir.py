@@ -60,9 +60,10 @@ class RunDirectory:
         )
 
     def remove_keys(self) -> None:
-        """Remove the keys; a run without logs leaves nothing at all."""
-        shutil.rmtree(self.path / "tls", ignore_errors=True)
-        if not any(self.path.iterdir()):
+        """Remove the keys; a run without logs leaves nothing at all. Idempotent."""
+        if (self.path / "tls").exists():
+            shutil.rmtree(self.path / "tls")
+        if self.path.exists() and not any(self.path.iterdir()):
             self.path.rmdir()
 
 

@@ -46,6 +46,8 @@ class JobRequest:
         Slurm's own.
     directives : tuple of str
         More options of sbatch, one word each.
+    skipped : tuple of str
+        Parts of options that the site's sbatch does not take, such as ``--mem``.
     modules, prologue : tuple of str
         Environment modules to load, and shell lines to run, before the worker.
     python : str
@@ -83,6 +85,7 @@ class JobRequest:
     constraint: str | None = None
     reservation: str | None = None
     directives: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     prologue: tuple[str, ...] = ()
     python: str = "python3"
@@ -137,7 +140,11 @@ def sbatch_arguments(request: JobRequest, n: int, *, job_name: str, comment: str
         *_long_options(options),
         # A worker that comes back would be a stranger: the engine has replaced it by then.
         "--no-requeue",
-        *_long_options(shape),
+        *(
+            option
+            for option in _long_options(shape)
+            if not any(part in option for part in request.skipped)
+        ),
         *request.directives,
     ]
 

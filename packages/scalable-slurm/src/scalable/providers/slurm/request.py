@@ -1,0 +1,121 @@
+"""What a worker of a component asks of Slurm: the component first, then the target, then the site's own defaults."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalable.manifest.units import parse_duration, parse_memory
+from scalable.providers.slurm.script import JobRequest, Tls
+
+if TYPE_CHECKING:
+    from scalable.manifest.schema import ComponentConfig
+    from scalable.providers.slurm.options import SlurmOptions
+
+__all__ = ["container_runtime", "job_request"]
+
+
+def container_runtime(component: ComponentConfig, options: SlurmOptions) -> str:
+    """Say what runs the component's image: ``none`` where it has none, or where the target wants no containers.
+
+    Examples
+    --------
+    >>> from scalable.manifest.schema import ComponentConfig
+    >>> from scalable.providers.slurm.options import SlurmOptions
+    >>> gcam = ComponentConfig(name="gcam", image="/images/gcam.sif")
+    >>> container_runtime(gcam, SlurmOptions()), container_runtime(gcam, SlurmOptions(container_runtime="none"))
+    ('apptainer', 'none')
+    """
+    if component.image is None:
+        return "none"
+    if options.container_runtime != "auto":
+        return options.container_runtime
+    return component.runtime or "apptainer"
+
+
+def job_request(
+    component: ComponentConfig,
+    options: SlurmOptions,
+    site: Mapping[str, Any],
+    *,
+    logs: str,
+    tls: Tls | None,
+) -> JobRequest:
+    """Put together what one worker asks for.
+
+    Parameters
+    ----------
+    component : ComponentConfig
+        What the worker is for.
+    options : SlurmOptions
+        What the target says.
+    site : mapping
+        The ``jobqueue.slurm`` part of dask-jobqueue's configuration, for what neither says.
+    logs : str
+        Where the jobs' logs go.
+    tls : Tls or None
+        How the workers prove who they are.
+    """
+    runtime = container_runtime(component, options)
+    walltime = options.walltime
+    if walltime is None and site.get("walltime"):
+        walltime = parse_duration(str(site["walltime"]))
+    return JobRequest(
+        tag=component.name,
+        log_directory=logs,
+        slots=component.slots,
+        cpus=_said(component, "cpus", site.get("job-cpu") or site.get("cores")),
+        gpus=component.gpus,
+        memory=_said(component, "memory", _memory(site.get("job-mem") or site.get("memory"))),
+        walltime=walltime,
+        partition=options.queue or site.get("queue"),
+        account=options.account or site.get("account"),
+        qos=options.qos,
+        constraint=options.constraint,
+        reservation=options.reservation,
+        directives=(*_words(site.get("job-extra-directives")), *options.directives),
+        skipped=tuple(site.get("job-directives-skip") or ()),
+        modules=options.modules,
+        prologue=(*(site.get("job-script-prologue") or ()), *options.prologue),
+        python=options.python or site.get("python") or sys.executable,
+        runtime=runtime,
+        image=component.image if runtime != "none" else None,
+        mounts=component.mounts,
+        env=component.env,
+        preload=component.preload_script and str(Path(component.preload_script).absolute()),
+        interface=options.interface or site.get("interface"),
+        local_directory=options.local_directory or site.get("local-directory") or "/tmp",  # noqa: S108 - the nodes' own
+        tls=tls,
+        death_timeout=int(site.get("death-timeout") or 60),
+    )
+
+
+def _said(component: ComponentConfig, field: str, default: Any) -> Any:
+    """Prefer what the component says to the site's default, and that to the schema's."""
+    said = getattr(component, field)
+    return said if field in component.model_fields_set or default is None else default
+
+
+def _memory(text: Any) -> int | None:
+    """Read dask-jobqueue's spelling of memory.
+
+    Examples
+    --------
+    >>> _memory("4 GB"), _memory("500MiB"), _memory(None)
+    (4000000000, 524288000, None)
+    """
+    return None if text is None else parse_memory(str(text).replace(" ", "").rstrip("bB"))
+
+
+def _words(directives: Any) -> list[str]:
+    """Split directives such as ``-C haswell`` into the words of a command line.
+
+    Examples
+    --------
+    >>> _words(["-C haswell", "--mail-type=END"])
+    ['-C', 'haswell', '--mail-type=END']
+    """
+    return [word for directive in directives or () for word in shlex.split(directive)]
