@@ -1,0 +1,151 @@
+"""What a target on Kubernetes may say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from scalable.manifest.schema import FrozenModel
+from scalable.manifest.units import Memory
+from scalable.providers.kubernetes.quantities import Millicores
+from scalable.providers.options import (
+    EnvironmentVariables,
+    ImageName,
+    Matching,
+    OneLine,
+    TargetOptions,
+)
+
+__all__ = ["Amounts", "KubernetesOptions", "Resources", "Toleration"]
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
+Label = Annotated[
+    str,
+    Matching(
+        "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+        "a name of lower-case letters, digits and -, 63 characters at most",
+    ),
+]
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+Subdomain = Annotated[
+    str,
+    Field(max_length=253),
+    Matching(
+        r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*",
+        "a name of lower-case letters, digits, - and .",
+    ),
+]
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
+LabelKey = Annotated[
+    str,
+    Matching(
+        r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?",
+        "the key of a label such as topology.kubernetes.io/zone",
+    ),
+]
+LabelValue = Annotated[
+    str,
+    Matching(
+        r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?",
+        "the value of a label: letters, digits, -, _ and ., 63 characters at most",
+    ),
+]
+
+
+class Amounts(FrozenModel):
+    """Amounts of resources."""
+
+    cpu: Millicores | None = Field(default=None, description="Cores: 2, 0.5 or 500m.")
+    memory: Memory | None = Field(default=None, description="Memory: 8G or 8Gi.")
+
+
+class Resources(FrozenModel):
+    """What a container asks for, and what it may use."""
+
+    requests: Amounts = Field(
+        default_factory=Amounts, description="What the scheduler of Kubernetes sets aside."
+    )
+    limits: Amounts = Field(default_factory=Amounts, description="What a worker may not exceed.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for name in Amounts.model_fields:
+            request, limit = getattr(self.requests, name), getattr(self.limits, name)
+            if request is not None and limit is not None and request > limit:
+                raise PydanticCustomError(
+                    "E_BAD_VALUE", "requests.{name} must not be above limits.{name}", {"name": name}
+                )
+        return self
+
+
+class Toleration(FrozenModel):
+    """A taint of nodes that workers put up with, as Kubernetes writes it."""
+
+    key: LabelKey | None = Field(default=None, description="Taint; none stands for every taint.")
+    operator: Literal["Equal", "Exists"] = Field(
+        default="Equal", description="Whether the taint's value matters."
+    )
+    value: LabelValue | None = Field(default=None, description="Value of the taint.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="Effect of the taint; none stands for every effect."
+    )
+    seconds: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        validation_alias="tolerationSeconds",
+        description="How long a taint NoExecute is put up with.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        # What the API server says: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration
+        if self.operator == "Exists" and self.value is not None:
+            raise PydanticCustomError("E_BAD_VALUE", "operator Exists goes without a value")
+        if self.operator == "Equal" and self.key is None:
+            raise PydanticCustomError(
+                "E_BAD_VALUE", "operator Equal needs a key; without one, say operator: Exists"
+            )
+        if self.seconds is not None and self.effect != "NoExecute":
+            raise PydanticCustomError(
+                "E_BAD_VALUE", "tolerationSeconds goes with effect: NoExecute only"
+            )
+        return self
+
+
+class KubernetesOptions(TargetOptions):
+    """Options of a target on Kubernetes."""
+
+    namespace: Label | None = Field(
+        default=None, description="Namespace. The one of the kubeconfig if nothing is said."
+    )
+    context: OneLine | None = Field(
+        default=None, description="Context of the kubeconfig. The current one if nothing is said."
+    )
+    image: ImageName | None = Field(
+        default=None,
+        description="Image of the scheduler, and of workers whose component says none. "
+        "Dask's own for this version of Dask and Python if nothing is said.",
+    )
+    worker_service_account: Subdomain | None = Field(
+        default=None, description="Service account of the workers."
+    )
+    resources: Resources = Field(
+        default_factory=Resources,
+        description="Resources of workers whose component does not say cpus or memory.",
+    )
+    env: EnvironmentVariables = Field(
+        default_factory=dict,
+        description="Environment of every worker; a component's own goes before.",
+    )
+    tolerations: tuple[Toleration, ...] = Field(
+        default=(), description="Taints of nodes that workers put up with."
+    )
+    node_selector: Mapping[LabelKey, LabelValue] = Field(
+        default_factory=dict, description="Labels that a worker's node must have."
+    )
+    scheduler_cpu: Millicores = Field(default=1000, description="Cores of Dask's scheduler.")
+    scheduler_memory: Memory = Field(default=2 * 2**30, description="Memory of Dask's scheduler.")

@@ -1,0 +1,45 @@
+"""The provider `kubernetes`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from scalable.errors import NotSupportedError
+from scalable.manifest.issues import ValidationIssue
+from scalable.manifest.schema import ComponentConfig
+from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest
+from scalable.providers.common import BaseProvider, clashing_names, said_or_default
+from scalable.providers.kubernetes.names import native_name
+from scalable.providers.kubernetes.options import KubernetesOptions
+
+__all__ = ["KubernetesProvider"]
+
+
+class KubernetesProvider(BaseProvider[KubernetesOptions]):
+    """Runs each component as a worker group of the Dask operator."""
+
+    name = "kubernetes"
+    options_model = KubernetesOptions
+
+    def check(self, spec: DeploymentSpec, options: KubernetesOptions) -> Iterator[ValidationIssue]:
+        """Find components whose objects would have the same name."""
+        yield from clashing_names(spec, native_name)
+
+    def request(self, component: ComponentConfig, options: KubernetesOptions) -> ResourceRequest:
+        """Ask for what the component says, else for what the target's resources say."""
+        requests, limits = options.resources.requests, options.resources.limits
+        millicores = requests.cpu or limits.cpu
+        cpus = None if millicores is None else math.ceil(millicores / 1000)
+        return replace(
+            super().request(component, options),
+            cpus=said_or_default(component, "cpus", cpus),
+            memory=said_or_default(component, "memory", requests.memory or limits.memory),
+        )
+
+    def _build(self, spec: DeploymentSpec, options: KubernetesOptions) -> ClusterHandle:
+        raise NotSupportedError(
+            "provider 'kubernetes' cannot build clusters in this version: it validates and plans "
+            "only; use a target with `provider: local`"
+        )

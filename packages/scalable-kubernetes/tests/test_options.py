@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pytest
+
+from scalable.manifest import parse_manifest
+from scalable.manifest.validate import ValidationReport
+from scalable.providers.base import DeploymentSpec
+from scalable.providers.kubernetes import KubernetesOptions, KubernetesProvider
+from scalable.providers.kubernetes.options import Amounts, Resources, Toleration
+
+EVERYTHING = """
+    namespace: scalable
+    context: gke_project_europe-west4_main
+    image: ghcr.io/jgcri/scalable-worker:latest
+    n_workers: 4
+    adaptive: {minimum: 1, maximum: 16}
+    worker_service_account: worker.example
+    resources:
+      requests: {cpu: 500m, memory: 2Gi}
+      limits: {cpu: 2, memory: 2Gi}
+    env: {OMP_NUM_THREADS: "4"}
+    tolerations:
+      - {key: dedicated, value: workers, effect: NoSchedule}
+      - {operator: Exists, effect: NoExecute, tolerationSeconds: 60}
+    node_selector: {pool: workers, topology.kubernetes.io/zone: a}
+    scheduler_cpu: 0.5
+    scheduler_memory: 4G
+"""
+
+
+def spec_of(options: str, components: str = "gcam: {}") -> DeploymentSpec:
+    text = (
+        f"version: 1\nproject: {{name: x}}\ncomponents:\n  {components}\n"
+        f"targets:\n  gke:\n    provider: kubernetes\n{options}"
+    )
+    manifest = parse_manifest(text, env={}, source="scalable.yaml")
+    return DeploymentSpec.from_manifest(manifest, target_name="gke")
+
+
+def report_of(options: str) -> ValidationReport:
+    return KubernetesProvider().validate(spec_of(options))
+
+
+def test_everything_that_can_be_said():
+    assert report_of(EVERYTHING).issues == ()
+    options = KubernetesProvider().parse_options(spec_of(EVERYTHING))
+    assert options.resources == Resources(
+        requests=Amounts(cpu="500m", memory="2Gi"), limits=Amounts(cpu=2, memory=2**31)
+    )
+    assert options.resources.requests.cpu == 500
+    assert options.tolerations[1] == Toleration(
+        operator="Exists", effect="NoExecute", tolerationSeconds=60
+    )
+    assert options.scheduler_cpu == 500
+    assert options.scheduler_memory == 4 * 10**9
+
+
+def test_nothing_has_to_be_said():
+    assert report_of("").issues == ()
+    assert KubernetesProvider().parse_options(spec_of("")).namespace is None
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "message"),
+    [
+        ("namespace: Scalable", "namespace", "must be a name of lower-case letters"),
+        (f"namespace: {'a' * 64}", "namespace", "63 characters at most"),
+        ("namespace: a-", "namespace", "must be a name of lower-case letters"),
+        ("image: my image", "image", "must be a container image"),
+        ("worker_service_account: a_b", "worker_service_account", "must be a name"),
+        ("resources: {requests: {cpu: lots}}", "resources.requests.cpu", "an amount of CPU"),
+        ("resources: {requests: {cpu: 0}}", "resources.requests.cpu", "an amount of CPU"),
+        ("resources: {limits: {memory: 5X}}", "resources.limits.memory", "an amount of memory"),
+        ("resources: {limits: {mem: 5G}}", "resources.limits.mem", "unknown key"),
+        ("resources: {memory: 5G}", "resources.memory", "unknown key"),
+        (
+            "resources: {requests: {memory: 2Gi}, limits: {memory: 2G}}",
+            "resources",
+            "requests.memory must not be above limits.memory",
+        ),
+        ("env: {1A: x}", "env.1A", "must be the name of an environment variable"),
+        ("env: {A: [x]}", "env.A", "must be text"),
+        ("tolerations: {key: a}", "tolerations", "must be a list"),
+        ("tolerations: [{key: a, operator: In}]", "tolerations[0].operator", "'Equal' or 'Exists'"),
+        ("tolerations: [{value: a}]", "tolerations[0]", "operator Equal needs a key"),
+        (
+            "tolerations: [{key: a, operator: Exists, value: b}]",
+            "tolerations[0]",
+            "operator Exists goes without a value",
+        ),
+        (
+            "tolerations: [{key: a, effect: NoSchedule, tolerationSeconds: 5}]",
+            "tolerations[0]",
+            "tolerationSeconds goes with effect: NoExecute only",
+        ),
+        ("tolerations: [{kye: a}]", "tolerations[0].kye", "did you mean 'key'?"),
+        ("node_selector: {pool: -x}", "node_selector.pool", "must be the value of a label"),
+        ("node_selector: {pool: true}", "node_selector.pool", "write it in quotes"),
+        ("scheduler_cpu: none", "scheduler_cpu", "an amount of CPU"),
+        ("scheduler_memory: 0", "scheduler_memory", "more than 0"),
+        ("name_space: a", "name_space", "did you mean 'namespace'?"),
+    ],
+)
+def test_what_cannot_be_said(line: str, path: str, message: str):
+    report = report_of(f"    {line}\n")
+    assert message in report.issues[0].message
+    assert [(issue.path, issue.line) for issue in report.errors][:1] == [(f"targets.gke.{path}", 8)]
+
+
+def test_every_problem_is_found_at_once_and_in_its_place():
+    report = report_of(
+        "    namespace: A\n    resources:\n      limits: {cpu: lots}\n    nodeselector: {}\n"
+        "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
+    )
+    assert [(issue.path.removeprefix("targets.gke."), issue.line) for issue in report.errors] == [
+        ("namespace", 8),
+        ("resources.limits.cpu", 10),
+        ("nodeselector", 11),
+        ("workers.gcma", 12),
+        ("limits.max_hourly_cost", 13),
+    ]
+
+
+def test_every_option_is_described():
+    schema = KubernetesProvider().options_schema()
+    assert set(schema["properties"]) == set(KubernetesOptions.model_fields)
+    for model in (schema, *schema["$defs"].values()):
+        assert all(option["description"].endswith(".") for option in model["properties"].values())
+    assert "tolerationSeconds" in schema["$defs"]["Toleration"]["properties"]
