@@ -14,10 +14,10 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
-from scalable.cluster.group import Ended, Fate, Group, Member, RetryPolicy
+from scalable.cluster.group import Ended, Fate, Group, Member, Observation, RetryPolicy
 from scalable.cluster.link import Demand, Leaving, SchedulerLink, Stage
 from scalable.cluster.port import (
     Backend,
@@ -26,6 +26,7 @@ from scalable.cluster.port import (
     GroupStatus,
     Leftover,
     Reason,
+    Unit,
     UnitState,
 )
 from scalable.errors import (
@@ -55,7 +56,9 @@ class Pace:
     poll : float
         Between two looks at the native system, which may cost or be throttled.
     native_timeout : float
-        For one call to the native system.
+        For one call to the native system. No turn waits for it: a call that takes longer than `tick` goes on beside.
+    insist : float
+        Between two orders to stop the same unit, should it go on.
     hold_timeout : float
         For a draining worker whose results nobody can take. After it, the worker goes and they are lost.
     close_timeout : float
@@ -65,6 +68,7 @@ class Pace:
     tick: float = 0.5
     poll: float = 1.0
     native_timeout: float = 120.0
+    insist: float = 60.0
     hold_timeout: float = 600.0
     close_timeout: float = 20.0
 
@@ -76,6 +80,15 @@ class Event:
     time: float
     tag: str
     text: str
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """A launch under way."""
+
+    request_id: str
+    n: int
+    call: asyncio.Task[Sequence[Unit]]
 
 
 class GroupController:
@@ -124,7 +137,10 @@ class GroupController:
         self.events: deque[Event] = deque(maxlen=10_000)
         self.closed = False
         self.statuses: Mapping[str, GroupStatus] = {}
-        self._observed_at = -float("inf")
+        self._asked_at = self._answered_at = -float("inf")
+        self._look: asyncio.Task[Mapping[str, UnitState]] | None = None
+        self._launches: dict[str, _Launch] = {}
+        self._stops: dict[asyncio.Task[None], Sequence[Member]] = {}
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -155,7 +171,7 @@ class GroupController:
                     f"worker group {tag!r} cannot have {count} workers; ask for 0 or more"
                 )
             self._group(tag)
-        self._check_cap({**self._floors(), **counts})
+        self._check_cap({**self._floors(), **counts}, self.max_workers)
         for tag, count in counts.items():
             group = self._group(tag)
             group.range, group.wanted = None, count
@@ -171,7 +187,8 @@ class GroupController:
                     "give 0 <= minimum <= maximum"
                 )
             self._group(tag)
-        self._check_cap({**self._floors(), **{tag: low for tag, (low, _) in ranges.items()}})
+        minima = {tag: low for tag, (low, _) in ranges.items()}
+        self._check_cap({**self._floors(), **minima}, self.max_workers)
         for tag, (minimum, maximum) in ranges.items():
             group = self._group(tag)
             group.range = (minimum, maximum)
@@ -182,8 +199,8 @@ class GroupController:
 
     async def set_max_workers(self, cap: int | None) -> None:
         """Cap the units of all groups together."""
+        self._check_cap(self._floors(), cap)
         self.max_workers = cap
-        self._check_cap(self._floors())
         self._nudge()
 
     async def wait_for_group(self, tag: str, n: int = 1, timeout: float | None = None) -> None:
@@ -239,7 +256,7 @@ class GroupController:
             return None
         absent = [m for m in group.alive if m.joined_at is None and m.state is not None]
         if absent:
-            detail = await self.backend.describe(absent[0].unit)
+            detail = await self._describe(absent[0])
             return replace(
                 detail,
                 reason=status.reason,
@@ -250,9 +267,9 @@ class GroupController:
     async def logs(self, tag: str | None = None) -> dict[str, str]:
         """Return the tail of each unit's log, by unit id."""
         groups = self.groups.values() if tag is None else [self._group(tag)]
-        units = [member.unit for group in groups for member in group.members.values()]
-        described = await asyncio.gather(*map(self.backend.describe, units))
-        return {unit.id: text.log_tail for unit, text in zip(units, described, strict=True)}
+        members = [member for group in groups for member in group.members.values()]
+        described = await asyncio.gather(*map(self._describe, members))
+        return {m.unit.id: text.log_tail for m, text in zip(members, described, strict=True)}
 
     # -- Turns
 
@@ -277,13 +294,15 @@ class GroupController:
         async with self._turn:
             if self.closed:
                 return
-            native = await self._observe()
+            seen = await self._observe()
             report = await self.link.report()
             now = self.clock()
             self._explained.clear()
             for group in self.groups.values():
-                for end in group.look(native, report, now):
-                    await self._settle(group, end, now)
+                for end in group.look(seen, report, now):
+                    await self._settle(group, end)
+                if seen is not None:
+                    await self._give_up(group)
             self._retarget(report.demand, now)
             for group in self.groups.values():
                 self._shed(group, now)
@@ -292,25 +311,37 @@ class GroupController:
             await self._launch(now)
             await self._publish()
 
-    async def _observe(self) -> Mapping[str, UnitState] | None:
+    async def _observe(self) -> Observation | None:
         """Look at the native system, if it is time to and there is anything to see."""
-        busy = any(group.members or group.requests for group in self.groups.values())
-        if not busy or self.clock() - self._observed_at < self.pace.poll:
+        if self._look is None:
+            busy = any(group.members or group.requests for group in self.groups.values())
+            if not busy or self.clock() - self._answered_at < self.pace.poll:
+                return None
+            self._asked_at = self.clock()
+            self._look = self._call(self.backend.observe())
+        await self._moment(self._look)
+        if not self._look.done():
             return None
+        look, self._look = self._look, None
+        self._answered_at = self.clock()
         try:
-            native = await self._native(self.backend.observe())
+            return Observation(look.result(), self._asked_at)
         except Exception as error:  # noqa: BLE001 - what was known stays true until the next look
-            self._note("", f"cannot look at the native system, will try again: {error}")
+            self._note("", f"cannot look at the native system, will try again: {_said(error)}")
             return None
-        self._observed_at = self.clock()
-        return native
 
-    async def _native(self, call: Awaitable[T]) -> T:
-        return await asyncio.wait_for(call, self.pace.native_timeout)
+    def _call(self, call: Awaitable[T]) -> asyncio.Task[T]:
+        """Let a call to the native system begin."""
+        return asyncio.ensure_future(asyncio.wait_for(call, self.pace.native_timeout))
+
+    async def _moment(self, *calls: asyncio.Task[Any]) -> None:
+        """Wait for calls, but not so long that the turn would be late: a slow one goes on while turns are taken."""
+        if calls:
+            await asyncio.wait(calls, timeout=self.pace.tick)
 
     # -- Ends
 
-    async def _settle(self, group: Group, end: Ended, now: float) -> None:
+    async def _settle(self, group: Group, end: Ended) -> None:
         """Draw the consequences of a unit's end."""
         member, name = end.member, end.member.unit.id
         if end.fate is Fate.DISMISSED:
@@ -326,11 +357,12 @@ class GroupController:
         elif end.fate is Fate.STRAY:
             self._note(group.spec.tag, f"{name} goes on without its Dask worker; ending it")
         else:
-            await self._mourn(group, end, now)
+            await self._mourn(group, end)
         if end.fate in (Fate.REFUSED, Fate.LATE, Fate.STRAY):
-            await self._stop([member])
+            # Drained like others: its worker may have come in this very moment.
+            member.leaving = Leaving(Stage.BUSY)
 
-    async def _mourn(self, group: Group, end: Ended, now: float) -> None:
+    async def _mourn(self, group: Group, end: Ended) -> None:
         unit = end.member.unit
         # Of the many that a launch may lose at once, one is asked why: each answer may cost a native call.
         trouble = self._explained.get((unit.request_id, end.fate))
@@ -338,8 +370,9 @@ class GroupController:
         if trouble is None:
             trouble = self._explained[unit.request_id, end.fate] = await self._describe(end.member)
         if end.fate is Fate.LOST:
-            group.lose(end.member, trouble, now)
             self._note(group.spec.tag, f"lost {unit.id}: {what or trouble.summary}")
+            if group.lose(trouble):
+                await self._fail(group, trouble)
             return
         if end.fate is Fate.LATE:
             limit = group.spec.startup_timeout
@@ -351,25 +384,39 @@ class GroupController:
                 or "check that the workers can reach the scheduler's address, or raise startup_timeout",
             )
         self._note(group.spec.tag, f"{unit.id} did not start: {what or trouble.summary}")
-        if group.strike(unit.request_id, trouble, now):
+        await self._strike(group, unit.request_id, trouble)
+
+    async def _give_up(self, group: Group) -> None:
+        """Wait no longer for units that were launched and never seen."""
+        for request_id, missing in group.give_up(self.clock()).items():
+            trouble = Explanation(
+                Reason.STARTUP_TIMEOUT,
+                f"{missing} workers were launched, but were never seen in "
+                f"{group.spec.startup_timeout:g} s",
+            )
+            self._note(group.spec.tag, trouble.summary)
+            await self._strike(group, request_id, trouble)
+
+    async def _strike(self, group: Group, request_id: str, trouble: Explanation) -> None:
+        if group.strike(request_id, trouble, self.clock()):
             await self._fail(group, trouble)
 
     async def _describe(self, member: Member) -> Explanation:
         try:
-            return await self._native(self.backend.describe(member.unit))
+            return await self._call(self.backend.describe(member.unit))
         except Exception as error:  # noqa: BLE001 - the explanation says what was raised
             state = member.state
             return Explanation(
                 state.reason if state else Reason.UNKNOWN,
-                f"{member.unit.id} ended, and its end cannot be explained: {error}",
+                f"{member.unit.id} cannot be explained: {_said(error)}",
                 native=state.detail if state else "",
             )
 
     async def _fail(self, group: Group, why: Explanation) -> None:
         if group.failure is None:
+            await self.link.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
             group.failure = why
             self._note(group.spec.tag, f"failed: {why.summary}")
-            await self.link.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
 
     async def _pardon(self, group: Group) -> None:
         if group.failure is not None:
@@ -384,11 +431,11 @@ class GroupController:
             for tag, group in self.groups.items()
         }
 
-    def _check_cap(self, floors: Mapping[str, int]) -> None:
+    def _check_cap(self, floors: Mapping[str, int], cap: int | None) -> None:
         total = sum(floors.values())
-        if self.max_workers is not None and total > self.max_workers:
+        if cap is not None and total > cap:
             raise ValueError(
-                f"{total} workers are more than max_workers, which is {self.max_workers}; "
+                f"{total} workers are more than max_workers, which is {cap}; "
                 "raise max_workers or ask for fewer"
             )
 
@@ -439,9 +486,7 @@ class GroupController:
     async def _drain(self, now: float) -> None:
         """Bring draining workers nearer to their end; stop the units of those that have left."""
         draining = {m.unit.id: m for g in self.groups.values() for m in g.draining}
-        if not draining:
-            return
-        stages = dict(await self.link.drain(list(draining)))
+        stages = dict(await self.link.drain(list(draining))) if draining else {}
         expired = [
             name
             for name, leaving in stages.items()
@@ -451,13 +496,10 @@ class GroupController:
             stages |= await self.link.drain(expired, force=True)
         for name, leaving in stages.items():
             draining[name].leaving = leaving
-        await self._stop(
-            [
-                m
-                for m in draining.values()
-                if m.leaving is not None and m.leaving.stage is Stage.GONE
-            ]
-        )
+        left = [m for m in draining.values() if m.leaving == Leaving(Stage.GONE)]
+        for group in self.groups.values():
+            left += group.defiant(now, self.pace.insist)
+        await self._stop(left, now)
 
     def _held_too_long(self, member: Member, leaving: Leaving, now: float) -> bool:
         if leaving.stage is not Stage.HOLDING:
@@ -474,25 +516,28 @@ class GroupController:
         )
         return True
 
-    async def _stop(self, members: Sequence[Member]) -> None:
-        if not members:
-            return
-        try:
-            await self._native(self.backend.stop([member.unit for member in members]))
-        except Exception as error:  # noqa: BLE001 - they are asked again next turn, and swept at close
-            self._note(
-                "", f"cannot stop {', '.join(m.unit.id for m in members)}, will try again: {error}"
-            )
-            return
-        for member in members:
-            member.stopped = True
+    async def _stop(self, members: Sequence[Member], now: float) -> None:
+        """Tell units to end: one native call for all of them."""
+        if members:
+            for member in members:
+                member.stopped_at = now
+            call = self._call(self.backend.stop([member.unit for member in members]))
+            self._stops[call] = members
+        await self._moment(*self._stops)
+        for call in [call for call in self._stops if call.done()]:
+            told = self._stops.pop(call)
+            if error := call.exception():
+                names = ", ".join(member.unit.id for member in told)
+                self._note("", f"cannot stop {names}, will try again: {_said(error)}")
+                for member in told:
+                    member.stopped_at = None
 
     # -- Too few
 
     async def _recall(self, now: float) -> None:
         """Rather than launch new workers, take back those that are still draining."""
         for group in self.groups.values():
-            lack = group.wanted - len(group.alive)
+            lack = group.wanted - len(group.alive) - group.unnamed
             candidates = group.recallable(now)[: max(0, lack)]
             if not candidates:
                 continue
@@ -502,43 +547,50 @@ class GroupController:
                 self._note(group.spec.tag, f"{name} is back in service")
 
     async def _launch(self, now: float) -> None:
-        """Launch what each group lacks: one native call a group, all groups at once."""
-        if self.closed:
-            return
+        """Launch what each group lacks: one native call a group, all groups at once.
+
+        While a launch of a group is under way, what else it lacks is gathered for the next.
+        """
         room = float("inf") if self.max_workers is None else self.max_workers
         room -= sum(len(group.members) + group.unnamed for group in self.groups.values())
-        calls = []
-        for group in self.groups.values():
+        for tag, group in self.groups.items():
             lack = group.wanted - len(group.alive) - group.unnamed
             n = int(min(lack, room))
-            if n > 0 and group.failure is None and now >= group.retry_at:
+            ready = group.failure is None and now >= group.retry_at and tag not in self._launches
+            if n > 0 and ready and not self.closed:
                 room -= n
-                calls.append(self._launch_group(group, n, now))
-        await asyncio.gather(*calls)
+                request_id = uuid.uuid4().hex
+                group.expect(request_id, n)
+                call = self._call(self.backend.launch(group.spec, n, request_id))
+                self._launches[tag] = _Launch(request_id, n, call)
+        await self._moment(*(launch.call for launch in self._launches.values()))
+        for tag, launch in list(self._launches.items()):
+            if launch.call.done():
+                del self._launches[tag]
+                await self._enter(self.groups[tag], launch)
 
-    async def _launch_group(self, group: Group, n: int, now: float) -> None:
-        request_id = uuid.uuid4().hex
-        group.expect(request_id, n, now)
-        tag = group.spec.tag
+    async def _enter(self, group: Group, launch: _Launch) -> None:
+        """Enter what a launch brought into the books."""
+        tag, n, now = group.spec.tag, launch.n, self.clock()
         try:
-            units = await self._native(self.backend.launch(group.spec, n, request_id))
+            units = launch.call.result()
         except TimeoutError:
             # What it made, if anything, will be observed under this request.
+            group.answer(launch.request_id, (), now)
             self._note(
                 tag, f"launching {n} workers took longer than {self.pace.native_timeout:g} s"
             )
-            return
         except Exception as error:  # noqa: BLE001 - becomes the group's trouble, which everybody is told
-            group.settle(request_id)
-            trouble = _launch_trouble(tag, error)
+            group.settle(launch.request_id)
+            trouble = _launch_trouble(error)
             self._note(tag, trouble.summary)
-            if isinstance(error, LaunchRefusedError) or group.strike(request_id, trouble, now):
+            if isinstance(error, LaunchRefusedError):
                 await self._fail(group, trouble)
-            return
-        group.welcome(units, now)
-        if len(units) >= n:
-            group.settle(request_id)
-        self._note(tag, f"launched {n}")
+            else:
+                await self._strike(group, launch.request_id, trouble)
+        else:
+            group.answer(launch.request_id, units, now)
+            self._note(tag, f"launched {n}")
 
     # -- Telling people
 
@@ -572,22 +624,44 @@ class GroupController:
         """Stop taking turns, end every unit, sweep, and say what could not be removed. Goes on past errors."""
         self.closed = True
         self._wake.set()
-        leftovers: list[Leftover] = []
+        troubles: list[Leftover] = []
 
-        async def attempt(what: str, call: Awaitable[T]) -> T | None:
-            try:
-                return await asyncio.wait_for(call, self.pace.close_timeout)
-            except Exception as error:  # noqa: BLE001 - reported as a leftover
-                leftovers.append(Leftover("step of closing", what, str(error) or repr(error)))
-                return None
+        async def attempt(what: str, *calls: Awaitable[Any]) -> list[Any]:
+            """Return what the calls that succeed return."""
+            tasks = [asyncio.ensure_future(call) for call in calls]
+            if not tasks:
+                return []
+            _, slow = await asyncio.wait(tasks, timeout=self.pace.close_timeout)
+            for task in slow:
+                task.cancel()
+            if slow:
+                # A moment to unwind; one that does not even heed this must not hold us up.
+                await asyncio.wait(slow, timeout=1)
+            results = []
+            for task in tasks:
+                if task in slow:
+                    error = f"it took longer than {self.pace.close_timeout:g} s"
+                elif raised := task.exception():
+                    error = _said(raised)
+                else:
+                    results.append(task.result())
+                    continue
+                troubles.append(Leftover("step of closing", what, error))
+            return results
 
         if self._loop_task is not None:
-            # A launch may be under way, whose units must not be missed.
             await attempt("the turn under way", self._loop_task)
+        if self._look is not None:
+            self._look.cancel()
+        # Launches and stops under way; the units of a launch must not be missed.
+        launches = (launch.call for launch in self._launches.values())
+        launched = await attempt("native calls under way", *launches, *self._stops)
         await attempt("cancelling tasks", self.link.cancel_all("the cluster was closed"))
-        units = [m.unit for group in self.groups.values() for m in group.members.values()]
+        units = {unit.id: unit for units in launched if units is not None for unit in units} | {
+            m.unit.id: m.unit for group in self.groups.values() for m in group.members.values()
+        }
         if units:
-            await attempt("stopping workers", self.backend.stop(units))
+            await attempt("stopping workers", self.backend.stop(list(units.values())))
         swept = await attempt("sweeping", self.backend.sweep())
         for group in self.groups.values():
             group.members.clear()
@@ -595,14 +669,21 @@ class GroupController:
             group.wanted, group.range = 0, None
         await self._publish()
         # What a step reported matters only if something is still there; sweep is the one that knows.
-        if swept is not None:
-            for trouble in leftovers:
+        if swept:
+            for trouble in troubles:
                 self._note("", f"{trouble.kind}: {trouble.name}: {trouble.error}")
-            return list(swept)
-        return leftovers
+            return list(swept[0])
+        return [
+            *troubles,
+            *(Leftover("worker", name, "nobody could tell whether it ended") for name in units),
+        ]
 
 
-def _launch_trouble(tag: str, error: Exception) -> Explanation:
+def _said(error: BaseException) -> str:
+    return str(error) or repr(error)
+
+
+def _launch_trouble(error: Exception) -> Explanation:
     if isinstance(error, LaunchError) and error.explanation is not None:
         return error.explanation
     reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN

@@ -18,7 +18,7 @@ from scalable.cluster.port import (
     UnitState,
 )
 
-__all__ = ["Ended", "Fate", "Group", "Member", "RetryPolicy"]
+__all__ = ["Ended", "Fate", "Group", "Member", "Observation", "RetryPolicy"]
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,19 @@ class RetryPolicy:
     ----------
     tries : int
         Failed starts in a row after which the group has failed.
+    young_deaths : int
+        Launches in a row that lost workers before those were healthy, after which the group has failed. More than the
+        workers that one task can kill before Dask gives it up, which is 4.
     delay, longest_delay : float
         Back-off after the first failure, doubled with each further one, up to the longest.
     healthy_after : float
-        A worker that lived so long was healthy: its loss is made good at once.
+        A worker that lived so long is healthy: its loss is made good at once.
     linger : float
         How long a unit may go on after its Dask worker has left, before it is ended.
     """
 
     tries: int = 3
+    young_deaths: int = 10
     delay: float = 0.5
     longest_delay: float = 60.0
     healthy_after: float = 10.0
@@ -70,12 +74,17 @@ class Member:
     worker: WorkerInfo | None = None
     leaving: Leaving | None = None
     holding_since: float | None = None
-    stopped: bool = False
+    stopped_at: float | None = None
 
     @property
     def draining(self) -> bool:
         """Whether it is on its way out by our will."""
         return self.leaving is not None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its unit was told to end."""
+        return self.stopped_at is not None
 
     @property
     def alive(self) -> bool:
@@ -105,11 +114,11 @@ class Fate(StrEnum):
     STILLBORN = "stillborn"
     """No worker of it ever joined."""
     LATE = "late"
-    """It runs, but no worker of it joined in time. It must be stopped."""
+    """It runs, but no worker of it joined in time. It must leave."""
     REFUSED = "refused"
-    """Its worker came, and was refused for good. It must be stopped."""
+    """Its worker came, and was refused for good. It must leave."""
     STRAY = "stray"
-    """Its worker has left, but the unit goes on. It must be stopped."""
+    """Its worker has left, but the unit goes on. It must leave."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +131,25 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Observation:
+    """One look at the native system: the units it showed, and when it was asked for them."""
+
+    units: Mapping[str, UnitState]
+    asked_at: float
+
+
+@dataclass
 class Request:
-    """A launch of which some units may still be unnamed: how many were asked for, and when."""
+    """A launch: how many units were asked for, when the answer came, and which units became known."""
 
     asked: int
-    since: float
+    answered_at: float | None = None
+    named: set[str] = field(default_factory=set)
+
+    @property
+    def unnamed(self) -> int:
+        """Units whose names are not known yet."""
+        return max(0, self.asked - len(self.named))
 
 
 @dataclass
@@ -153,7 +176,7 @@ class Group:
     retry_at: float = 0.0
     low_since: float | None = None
     _strikes: set[str] = field(default_factory=set)
-    _early_losses: int = 0
+    _young_deaths: set[str] = field(default_factory=set)
 
     # -- What it has
 
@@ -170,47 +193,76 @@ class Group:
     @property
     def unnamed(self) -> int:
         """Units that a launch was granted, but whose names are not known yet."""
-        known = Counter(member.unit.request_id for member in self.members.values())
-        return sum(max(0, r.asked - known[request_id]) for request_id, r in self.requests.items())
+        return sum(request.unnamed for request in self.requests.values())
 
     # -- Launches
 
-    def expect(self, request_id: str, n: int, now: float) -> None:
+    def expect(self, request_id: str, n: int) -> None:
         """Note that `n` units are being asked for."""
-        self.requests[request_id] = Request(n, now)
+        self.requests[request_id] = Request(n)
 
-    def welcome(self, units: Iterable[Unit], now: float) -> None:
-        """Enter units that a launch returned or a look discovered."""
-        for unit in units:
-            self.members.setdefault(unit.id, Member(unit, now))
+    def answer(self, request_id: str, units: Iterable[Unit], now: float) -> None:
+        """Note what a launch returned; what it did not name may be observed later."""
+        self._welcome(units, now)
+        self.requests[request_id].answered_at = now
+        self._settle()
 
     def settle(self, request_id: str) -> None:
         """Forget a launch, of which nothing more will come."""
         self.requests.pop(request_id, None)
 
+    def give_up(self, now: float) -> dict[str, int]:
+        """Forget launches whose units should have been observed long ago; say how many each lacks."""
+        overdue = {
+            request_id: request.unnamed
+            for request_id, request in self.requests.items()
+            if request.answered_at is not None
+            and now - request.answered_at > self.spec.startup_timeout
+        }
+        for request_id in overdue:
+            self.settle(request_id)
+        return overdue
+
+    def _welcome(self, units: Iterable[Unit], now: float) -> None:
+        """Enter units, each once: of a launch, the answer and an observation may both name it."""
+        for unit in units:
+            request = self.requests.get(unit.request_id)
+            if request is None:
+                self.members.setdefault(unit.id, Member(unit, now))
+            elif unit.id not in request.named:
+                request.named.add(unit.id)
+                self.members[unit.id] = Member(unit, now)
+
+    def _settle(self) -> None:
+        complete = [
+            request_id
+            for request_id, request in self.requests.items()
+            if request.answered_at is not None and not request.unnamed
+        ]
+        for request_id in complete:
+            self.settle(request_id)
+
     # -- What a look says
 
-    def look(
-        self, native: Mapping[str, UnitState] | None, report: Report, now: float
-    ) -> list[Ended]:
+    def look(self, seen: Observation | None, report: Report, now: float) -> list[Ended]:
         """Bring the books up to date, and say what ended.
 
         Parameters
         ----------
-        native : mapping of str to UnitState, or None
-            What the backend observed; None where it was not asked or did not answer.
+        seen : Observation or None
+            What the backend showed; None where it was not asked or did not answer.
         report : Report
             What the scheduler says.
         now : float
             Seconds on the controller's clock.
         """
-        if native is not None:
-            self._adopt(native, now)
+        if seen is not None:
+            self._adopt(seen, now)
         ended = []
         for member in list(self.members.values()):
             self._meet(member, report.workers.get(member.unit.id), now)
-            if native is not None:
-                self._observe(member, native.get(member.unit.id), now)
+            if seen is not None:
+                self._observe(member, seen, now)
             end = self._judge(member, report, now)
             if end is not None:
                 ended.append(end)
@@ -218,37 +270,57 @@ class Group:
                     del self.members[member.unit.id]
         return ended
 
-    def _adopt(self, native: Mapping[str, UnitState], now: float) -> None:
-        """Enter units that the native system named after their launch."""
-        self.welcome(
+    def _adopt(self, seen: Observation, now: float) -> None:
+        """Enter units that the native system named after their launch, or after we gave them up."""
+        self._welcome(
             (
                 state.unit
-                for state in native.values()
-                if state.unit.request_id in self.requests and state.phase is not Phase.GONE
+                for state in seen.units.values()
+                if state.unit.tag == self.spec.tag
+                # Of an end that is told twice, the second time is none of our business.
+                and (state.phase is not Phase.GONE or state.unit.request_id in self.requests)
             ),
             now,
         )
-        for request_id, request in list(self.requests.items()):
-            overdue = now - request.since > self.spec.startup_timeout
-            if overdue or self._known(request_id) >= request.asked:
-                self.settle(request_id)
-
-    def _known(self, request_id: str) -> int:
-        return sum(member.unit.request_id == request_id for member in self.members.values())
+        self._settle()
 
     def _meet(self, member: Member, worker: WorkerInfo | None, now: float) -> None:
         member.worker = worker
-        if worker is not None and member.joined_at is None:
+        if worker is None:
+            self._part(member, now)
+            return
+        member.left_at = None
+        if member.joined_at is None:
             member.joined_at = now
             # This group can start workers.
             self._strikes.clear()
-        if worker is None and member.joined_at is not None and member.left_at is None:
-            member.left_at = now
+        elif now - member.joined_at >= self.retry.healthy_after:
+            # And they can live.
+            self._young_deaths.clear()
 
-    def _observe(self, member: Member, state: UnitState | None, now: float) -> None:
+    def _part(self, member: Member, now: float) -> None:
+        """Note that a worker is not there any more: made good at once, unless workers keep dying young."""
+        if member.joined_at is None or member.left_at is not None:
+            return
+        member.left_at = now
+        if member.draining or member.stopped:
+            return
+        if now - member.joined_at < self.retry.healthy_after:
+            self._young_deaths.add(member.unit.request_id)
+            # One young death is an accident.
+            self._hold_back(len(self._young_deaths) - 1, now)
+
+    def _observe(self, member: Member, seen: Observation, now: float) -> None:
+        state = seen.units.get(member.unit.id)
+        if state is None and member.launched >= seen.asked_at:
+            return
         member.state = state or UnitState(member.unit, Phase.GONE)
-        if member.state.phase is Phase.RUNNING and member.running_since is None:
+        if member.state.phase is Phase.PENDING:
+            member.running_since = None  # it may be back in the queue
+        elif member.running_since is None:
             member.running_since = now
+        if member.state.phase is Phase.GONE:
+            self._part(member, now)
         if member.state.seconds_left is not None:
             member.expires_at = now + member.state.seconds_left
 
@@ -257,7 +329,7 @@ class Group:
             if member.draining or member.stopped:
                 return Ended(member, Fate.DISMISSED)
             return Ended(member, Fate.STILLBORN if member.joined_at is None else Fate.LOST)
-        if member.stopped:
+        if member.draining or member.stopped:
             return None
         if member.unit.id in report.refused:
             return Ended(member, Fate.REFUSED, report.refused[member.unit.id])
@@ -280,23 +352,23 @@ class Group:
         """
         self.last_trouble = trouble
         self._strikes.add(request_id)
-        self.retry_at = now + self.retry.back_off(len(self._strikes))
+        self._hold_back(len(self._strikes), now)
         return len(self._strikes) >= self.retry.tries
 
-    def lose(self, member: Member, trouble: Explanation, now: float) -> None:
-        """Count the loss of a worker: it is made good at once, unless workers keep dying young."""
+    def lose(self, trouble: Explanation) -> bool:
+        """Note why a worker was lost; say whether too many died young."""
         self.last_trouble = trouble
-        joined = now if member.joined_at is None else member.joined_at
-        young = now - joined < self.retry.healthy_after
-        self._early_losses = self._early_losses + 1 if young else 0
-        # One young death is an accident.
-        self.retry_at = now + self.retry.back_off(max(0, self._early_losses - 1))
+        return len(self._young_deaths) >= self.retry.young_deaths
+
+    def _hold_back(self, failures: int, now: float) -> None:
+        self.retry_at = max(self.retry_at, now + self.retry.back_off(failures))
 
     def forgive(self) -> None:
         """Start afresh: somebody asked for this group again."""
         self.failure = self.last_trouble = None
-        self.retry_at, self._early_losses = 0.0, 0
+        self.retry_at = 0.0
         self._strikes.clear()
+        self._young_deaths.clear()
 
     # -- Too many
 
@@ -304,6 +376,14 @@ class Group:
         """Members to let go, the least useful first: never arrived, then idle, then the least busy."""
         excess = len(self.alive) - self.wanted
         return sorted(self.alive, key=_usefulness)[: max(0, excess)]
+
+    def defiant(self, now: float, patience: float) -> list[Member]:
+        """Members that were told to stop `patience` seconds ago, and are still there."""
+        return [
+            member
+            for member in self.members.values()
+            if member.stopped_at is not None and now - member.stopped_at > patience
+        ]
 
     def expiring(self, now: float) -> list[Member]:
         """Members whose own time is nearly up."""
@@ -323,6 +403,7 @@ class Group:
             if member.worker is not None
             and member.leaving
             and member.leaving.stage is not Stage.GONE
+            and not self._nearly_up(member, now)
         ]
         return sorted(candidates, key=_usefulness, reverse=True)
 
