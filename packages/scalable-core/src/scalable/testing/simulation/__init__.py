@@ -1,0 +1,61 @@
+"""The engine in a world without Dask and without machines, where an hour takes milliseconds.
+
+A `Simulation` drives the real `GroupController` between a simulated native system, whose units queue, boot, fail, die
+and ignore orders as a test wants, and a simulated scheduler, where tasks run and workers drain. Both live on virtual
+time, so that a scenario is fast and the same every time. Both are stricter than the real ones, and keep count of every
+breach of the rules.
+
+==============  ===================================================================
+`clock`         virtual time
+`backend`       the native system: `SimulatedBackend`, and how units behave: `Conduct`
+`scheduler`     the scheduler: `SimulatedScheduler`, with workers and tasks
+`world`         `Simulation`, which joins them with a controller
+`referee`       who counts the breaches
+==============  ===================================================================
+
+Examples
+--------
+>>> from scalable.testing.simulation import Conduct, Simulation, run_in_virtual_time
+>>> async def scenario():
+...     async with Simulation("gcam") as world:
+...         world.backend.conduct["gcam"] = Conduct(queue=600, boot=30)
+...         await world.controller.scale_groups({"gcam": 2})
+...         await world.until(lambda: world.groups["gcam"].running == 2)
+...         return round(world.time, -1)
+>>> run_in_virtual_time(scenario())
+630.0
+"""
+
+from __future__ import annotations
+
+from scalable.testing.simulation.backend import Conduct, SimulatedBackend, SimulatedUnit
+from scalable.testing.simulation.clock import (
+    StandstillError,
+    VirtualTimeLoop,
+    in_virtual_time,
+    run_in_virtual_time,
+)
+from scalable.testing.simulation.referee import Referee
+from scalable.testing.simulation.scheduler import (
+    SimulatedScheduler,
+    SimulatedTask,
+    SimulatedWorker,
+    TaskState,
+)
+from scalable.testing.simulation.world import Simulation
+
+__all__ = [
+    "Conduct",
+    "Referee",
+    "SimulatedBackend",
+    "SimulatedScheduler",
+    "SimulatedTask",
+    "SimulatedUnit",
+    "SimulatedWorker",
+    "Simulation",
+    "StandstillError",
+    "TaskState",
+    "VirtualTimeLoop",
+    "in_virtual_time",
+    "run_in_virtual_time",
+]

@@ -1,0 +1,313 @@
+"""A native system that is not there: a `Backend` whose units do as they are told, on the running loop's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from scalable.cluster.port import (
+    Explanation,
+    GroupSpec,
+    Leftover,
+    Phase,
+    Reason,
+    Unit,
+    UnitState,
+)
+from scalable.testing.simulation.clock import sleep
+from scalable.testing.simulation.referee import Referee
+from scalable.testing.simulation.scheduler import SimulatedScheduler
+
+__all__ = ["Conduct", "SimulatedBackend", "SimulatedUnit"]
+
+
+@dataclass
+class Conduct:
+    """How the units of a group behave. Times are in seconds; infinity means never.
+
+    Parameters
+    ----------
+    accept : float
+        From the call of `launch` until the units exist.
+    answer : float
+        From then until `launch` returns.
+    naming : float
+        From the units' existence until they have names. If not 0, `launch` returns none of them.
+    queue : float
+        In the queue.
+    queued_for : Reason
+        What a queued unit waits for.
+    boot : float
+        From the start of the machine until the Dask worker registers.
+    stillborn : float
+        How many of the next units end instead of registering.
+    lifetime : float
+        From the registration until the unit ends by itself.
+    end : Reason
+        Of what it dies, in both cases.
+    walltime : float
+        From the start of the machine until the native system ends the unit, as it lets everybody know.
+    mismatch : str
+        Why the scheduler refuses its worker, if not empty.
+    dying : float
+        From the order to stop until the unit is gone.
+    errors : deque of Exception
+        What the next launches raise, one each.
+    """
+
+    accept: float = 0.0
+    answer: float = 0.0
+    naming: float = 0.0
+    queue: float = 0.0
+    queued_for: Reason = Reason.PRIORITY
+    boot: float = 2.0
+    stillborn: float = 0
+    lifetime: float = math.inf
+    end: Reason = Reason.EXITED
+    walltime: float = math.inf
+    mismatch: str = ""
+    dying: float = 0.0
+    errors: deque[Exception] = field(default_factory=deque)
+
+
+@dataclass(eq=False)
+class SimulatedUnit:
+    """One unit, from its birth to its end."""
+
+    unit: Unit
+    slots: int
+    conduct: Conduct
+    phase: Phase = Phase.PENDING
+    reason: Reason = Reason.UNKNOWN
+    named: bool = False
+    reported_gone: bool = False
+    started_at: float | None = None
+    ended_at: float | None = None
+    deadline: float = math.inf
+    life: asyncio.Task[None] | None = None
+    death: asyncio.TimerHandle | None = None
+
+
+class SimulatedBackend:
+    """A `Backend` whose every move a test can choose.
+
+    It is stricter than any real one. It tells of a unit's end once only; it forgets nothing it was asked; a launch
+    above the cap, a second launch for one group in one turn, an order to stop a unit whose worker is still
+    registered, and any call after `sweep` are faults.
+
+    Parameters
+    ----------
+    scheduler : SimulatedScheduler
+        Where workers register.
+    referee : Referee
+        Who is told of breaches.
+    cap : callable
+        The most units that may exist, or None.
+
+    Attributes
+    ----------
+    conduct : dict of str to Conduct
+        How the units of each group behave from now on; may be changed at any time.
+    takes : dict of str to float
+        Seconds that ``"observe"``, ``"stop"``, ``"describe"`` and ``"sweep"`` take.
+    errors : dict of str to deque
+        What the next calls of these raise, one each.
+    calls : Counter
+        How often each coroutine of the port was called.
+    units : dict of str to SimulatedUnit
+        Every unit there ever was, by id.
+    """
+
+    def __init__(
+        self,
+        scheduler: SimulatedScheduler,
+        referee: Referee,
+        cap: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.referee = referee
+        self.conduct: defaultdict[str, Conduct] = defaultdict(Conduct)
+        self.takes: defaultdict[str, float] = defaultdict(float)
+        self.errors: defaultdict[str, deque[Exception]] = defaultdict(deque)
+        self.calls: Counter[str] = Counter()
+        self.units: dict[str, SimulatedUnit] = {}
+        self.swept = False
+        self._cap = cap
+        self._requests: dict[str, list[SimulatedUnit]] = {}
+        self._launched_in: dict[str, int] = {}
+        self._numbers: defaultdict[str, itertools.count[int]] = defaultdict(
+            lambda: itertools.count(1)
+        )
+
+    # -- What the engine asks: `Backend`
+
+    async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
+        """Make `n` units that behave as the group's conduct says now."""
+        conduct = self.conduct[group.tag]
+        await self._call("launch")
+        if self._launched_in.get(group.tag) == self.scheduler.turns:
+            self.referee.fault(f"two launches for {group.tag} in one turn")
+        self._launched_in[group.tag] = self.scheduler.turns
+        await sleep(conduct.accept)
+        if request_id not in self._requests:
+            if conduct.errors:
+                raise conduct.errors.popleft()
+            self._requests[request_id] = self._make(group, n, request_id, replace(conduct))
+        await sleep(conduct.answer)
+        return [made.unit for made in self._requests[request_id] if made.named]
+
+    async def observe(self) -> Mapping[str, UnitState]:
+        """Say the state of every unit that has a name; of an end, once."""
+        await self._call("observe")
+        seen = {}
+        for made in self.units.values():
+            if made.named and not made.reported_gone:
+                made.reported_gone = made.phase is Phase.GONE
+                seen[made.unit.id] = UnitState(
+                    made.unit, made.phase, made.reason, made.reason, _seconds_left(made)
+                )
+        return seen
+
+    async def stop(self, units: Sequence[Unit]) -> None:
+        """End these units, each as its conduct says."""
+        await self._call("stop")
+        for unit in units:
+            worker = self.scheduler.workers.get(unit.id)
+            if worker is not None and not self.scheduler.closing:
+                self.referee.fault(
+                    f"{unit.id} was stopped while its worker was registered, with {worker.tasks} tasks "
+                    f"and {len(worker.results)} results"
+                )
+            self._stop(self.units[unit.id])
+
+    async def describe(self, unit: Unit) -> Explanation:
+        """Explain one unit."""
+        await self._call("describe")
+        made = self.units[unit.id]
+        return Explanation(
+            made.reason, f"{unit.id}: {made.reason}", str(made.phase), f"last words of {unit.id}"
+        )
+
+    async def sweep(self) -> Sequence[Leftover]:
+        """End every unit; name those that do not die."""
+        await self._call("sweep")
+        self.swept = True
+        for made in self.alive():
+            self._stop(made)
+        immortal = [made for made in self.alive() if math.isinf(made.conduct.dying)]
+        return [Leftover("unit", made.unit.id, "it does not end") for made in immortal]
+
+    async def _call(self, name: str) -> None:
+        self.calls[name] += 1
+        if self.swept:
+            self.referee.fault(f"{name} was called after sweep")
+        if name != "launch":  # which has times and errors of its own, by group
+            await sleep(self.takes[name])
+            if self.errors[name]:
+                raise self.errors[name].popleft()
+
+    # -- What happens by itself
+
+    def alive(self, tag: str | None = None) -> list[SimulatedUnit]:
+        """Return the units that are not gone, of all groups or one."""
+        return [
+            made
+            for made in self.units.values()
+            if made.phase is not Phase.GONE and tag in (None, made.unit.tag)
+        ]
+
+    def kill(self, unit_id: str, reason: Reason = Reason.PREEMPTED) -> None:
+        """End a unit from outside, and its worker with it."""
+        self._end(self.units[unit_id], reason)
+
+    def requeue(self, unit_id: str) -> None:
+        """Put a unit back into the queue, as Slurm does with preempted jobs: it starts anew in its time."""
+        made = self.units[unit_id]
+        if made.life is not None:
+            made.life.cancel()
+        self.scheduler.lose(unit_id)
+        made.life = asyncio.ensure_future(self._live(made))
+
+    def disconnect(self, unit_id: str) -> None:
+        """End a unit's Dask worker, but not the unit."""
+        self.scheduler.lose(unit_id)
+
+    def unit_seconds(self) -> float:
+        """Sum up how long units had a machine: what they cost."""
+        now = asyncio.get_running_loop().time()
+        return math.fsum(
+            (now if made.ended_at is None else made.ended_at) - made.started_at
+            for made in self.units.values()
+            if made.started_at is not None
+        )
+
+    def _make(
+        self, group: GroupSpec, n: int, request_id: str, conduct: Conduct
+    ) -> list[SimulatedUnit]:
+        if self.swept:
+            self.referee.fault(f"units of {group.tag} were made after sweep")
+        cap, exist = self._cap(), len(self.alive())
+        if cap is not None and exist + n > cap:
+            self.referee.fault(
+                f"{n} units of {group.tag} were launched where {exist} exist, and the cap is {cap}"
+            )
+        made = [self._birth(group, request_id, conduct) for _ in range(n)]
+        self.units |= {one.unit.id: one for one in made}
+        return made
+
+    def _birth(self, group: GroupSpec, request_id: str, conduct: Conduct) -> SimulatedUnit:
+        name = f"{group.tag}-{next(self._numbers[group.tag])}"
+        unit = Unit(name, group.tag, request_id, native=f"native {name}")
+        made = SimulatedUnit(unit, group.slots, conduct, named=not conduct.naming)
+        if conduct.naming:
+            asyncio.get_running_loop().call_later(conduct.naming, setattr, made, "named", True)
+        made.life = asyncio.ensure_future(self._live(made))
+        return made
+
+    async def _live(self, made: SimulatedUnit) -> None:
+        """Queue, boot, work, and die."""
+        name, tag, conduct = made.unit.id, made.unit.tag, made.conduct
+        made.phase, made.reason = Phase.PENDING, conduct.queued_for
+        await sleep(conduct.queue)
+        made.phase, made.reason = Phase.RUNNING, Reason.STARTING
+        now = asyncio.get_running_loop().time()
+        if made.started_at is None:
+            made.started_at = now
+        made.deadline = now + conduct.walltime
+        await sleep(conduct.boot)
+        if self.conduct[tag].stillborn > 0:
+            self.conduct[tag].stillborn -= 1
+            self._end(made, conduct.end)
+        elif not self.scheduler.join(name, tag, made.slots, conduct.mismatch):
+            self._end(made, Reason.EXITED)  # as a Dask worker does that is refused
+        elif conduct.walltime - conduct.boot < conduct.lifetime:
+            await sleep(conduct.walltime - conduct.boot)
+            self._end(made, Reason.WALLTIME)
+        else:
+            await sleep(conduct.lifetime)
+            self._end(made, conduct.end)
+
+    def _stop(self, made: SimulatedUnit) -> None:
+        dying = made.conduct.dying
+        if made.phase is not Phase.GONE and made.death is None and not math.isinf(dying):
+            loop = asyncio.get_running_loop()
+            made.death = loop.call_later(dying, self._end, made, Reason.STOPPED)
+
+    def _end(self, made: SimulatedUnit, reason: Reason) -> None:
+        if made.phase is Phase.GONE:
+            return
+        made.phase, made.reason = Phase.GONE, reason
+        made.ended_at = asyncio.get_running_loop().time()
+        self.scheduler.lose(made.unit.id)
+        if made.life is not None and made.life is not asyncio.current_task():
+            made.life.cancel()
+
+
+def _seconds_left(made: SimulatedUnit) -> float | None:
+    if math.isinf(made.deadline):
+        return None
+    return made.deadline - asyncio.get_running_loop().time()

@@ -1,0 +1,127 @@
+"""One controller between a simulated native system and a simulated scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+from scalable.cluster.adaptive import AdaptivePolicy
+from scalable.cluster.controller import GroupController, Pace
+from scalable.cluster.group import RetryPolicy
+from scalable.cluster.port import GroupSpec, GroupStatus, Leftover
+from scalable.testing.simulation.backend import SimulatedBackend
+from scalable.testing.simulation.clock import sleep
+from scalable.testing.simulation.referee import Referee
+from scalable.testing.simulation.scheduler import SimulatedScheduler, SimulatedTask, TaskState
+
+__all__ = ["Simulation"]
+
+
+class Simulation:
+    """The engine in a simulated world: an async context manager that starts and closes it.
+
+    Leaving the context fails if any rule was broken, or if a unit is left that close did not name.
+
+    Parameters
+    ----------
+    *groups : str or GroupSpec
+        The groups; a plain tag has one slot.
+    max_workers, policy, retry, pace : optional
+        As for `GroupController`.
+
+    Attributes
+    ----------
+    backend : SimulatedBackend
+        The native system.
+    scheduler : SimulatedScheduler
+        The scheduler.
+    controller : GroupController
+        The real one.
+    """
+
+    def __init__(
+        self,
+        *groups: str | GroupSpec,
+        max_workers: int | None = None,
+        policy: AdaptivePolicy | None = None,
+        retry: RetryPolicy | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        specs = [GroupSpec(group) if isinstance(group, str) else group for group in groups]
+        self.referee = Referee()
+        self.scheduler = SimulatedScheduler(self.referee)
+        self.backend = SimulatedBackend(
+            self.scheduler, self.referee, lambda: self.controller.max_workers
+        )
+        self.controller = GroupController(
+            self.backend,
+            self.scheduler,
+            specs,
+            max_workers=max_workers,
+            policy=policy,
+            retry=retry,
+            pace=pace,
+            clock=asyncio.get_running_loop().time,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.controller.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        leftovers = [] if self.controller.closed else await self.close()
+        if exc is None:
+            assert leftovers == []
+            self.referee.check()
+
+    @property
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return asyncio.get_running_loop().time()
+
+    @property
+    def groups(self) -> Mapping[str, GroupStatus]:
+        """Each group at a glance, as of the last turn."""
+        return self.controller.statuses
+
+    async def run(self, seconds: float) -> None:
+        """Let time pass."""
+        await sleep(seconds)
+
+    async def until(self, condition: Callable[[], object], within: float = 3600.0) -> None:
+        """Let time pass until a condition holds, which is looked at twice in a turn.
+
+        Raises
+        ------
+        AssertionError
+            It does not hold `within` so many seconds.
+        """
+        deadline = self.time + within
+        while not condition():
+            assert self.time < deadline, f"not within {within:g} s; groups: {dict(self.groups)}"
+            await sleep(self.controller.pace.tick / 2)
+
+    async def done(self, tasks: Iterable[SimulatedTask], within: float = 3600.0) -> None:
+        """Let time pass until these tasks are done."""
+        tasks = list(tasks)
+        await self.until(lambda: all(task.state is TaskState.DONE for task in tasks), within)
+
+    async def close(self) -> list[Leftover]:
+        """Close the controller, and fail if a unit is left that it did not name."""
+        leftovers = await self.controller.close()
+        self.scheduler.closing = True
+        # Those that were told to stop have as long as they take to die.
+        dying = [made.conduct.dying for made in self.backend.alive() if made.death is not None]
+        await sleep(max(dying, default=0.0))
+        left = {made.unit.id for made in self.backend.alive()}
+        unnamed = left - {leftover.name for leftover in leftovers}
+        if unnamed:
+            self.referee.fault(f"close left {', '.join(sorted(unnamed))} without a word")
+        return leftovers
