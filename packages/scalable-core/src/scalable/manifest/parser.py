@@ -126,10 +126,11 @@ def _parsed(
 ) -> ManifestModel:
     if reading.root is None:
         raise ManifestParseError(reading.issues)
-    selection = select(SourceMap(reading.root, file), target_name, overlay_name)
+    env = os.environ if env is None else env
+    selection = select(SourceMap(reading.root, file), target_name, overlay_name, env)
     merged = _merged(reading.root, selection.overlay)
     raw = to_data(merged)
-    expanded, variables = _expanded(merged, raw, os.environ if env is None else env)
+    expanded, variables = _expanded(merged, raw, env)
     source = SourceMap(expanded, file, variables)
     sections, issues = check_sections(source, selection)
     # What the reader could not make sense of needs no second complaint.

@@ -1,4 +1,4 @@
-"""What one part of a manifest says of another: names that have to exist, counts that have to fit."""
+"""What one part of a manifest calls another: names that have to exist."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from scalable.errors import did_you_mean
-from scalable.manifest.counts import find_misfits
 from scalable.manifest.issues import ValidationIssue
+from scalable.manifest.paths import KeyPath
 from scalable.manifest.schema import ManifestModel
 from scalable.manifest.sourcemap import SourceMap
 
 __all__ = ["References", "find_dangling", "unknown_overlay"]
-
-_MOST_HINTS = 50
-"""Names that get a "did you mean": each is compared with all that exist, and there may be thousands of both."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,38 +84,56 @@ def unknown_overlay(name: str, known: Collection[str]) -> str:
 
 
 def find_dangling(names: References, source: SourceMap) -> Iterator[ValidationIssue]:
-    """Find every name that refers to nothing, and every count that cannot be."""
-    hints: dict[str, str] = {}
-
+    """Find every name that refers to nothing."""
+    hint = _Hints()
     for task, component in names.task_components.items():
-        if component not in names.components:
-            at = ("tasks", task, "component")
-            scalar = source.scalar(at)
-            written = scalar.written if scalar else component
-            if component not in hints and len(hints) < _MOST_HINTS:
-                hints[component] = did_you_mean(component, names.components)
-            message = f"there is no component {written!r}{hints.get(component, '')}"
+        at = ("tasks", task, "component")
+        if component not in names.components and not _is_unexpanded(at, source):
+            near = hint(component, names.components)
+            message = f"there is no component {_written(component, at, source)!r}{near}"
             yield source.issue(at, "E_UNKNOWN_COMPONENT", message)
     for target, options in names.targets.items():
-        yield from _of_target(target, options, names, source)
+        yield from _of_target(("targets", target), options, names, source, hint)
 
 
 def _of_target(
-    target: str, options: Mapping[str, Any], names: References, source: SourceMap
+    at: KeyPath, options: Mapping[str, Any], names: References, source: SourceMap, hint: _Hints
 ) -> Iterator[ValidationIssue]:
-    at = ("targets", target)
+    components = dict.fromkeys(names.components)
     overlay = options.get("overlay")
-    # An overlay that is not merged now may bring components of its own.
-    components = {
-        **dict.fromkeys(names.components),
-        **dict.fromkeys(names.overlays.get(overlay, ())),
-    }
-    if isinstance(overlay, str) and overlay not in names.overlays:
-        message = unknown_overlay(overlay, names.overlays)
-        yield source.issue((*at, "overlay"), "E_UNKNOWN_OVERLAY", message)
+    if isinstance(overlay, str):
+        # It may bring components of its own, which are not merged while another target is selected.
+        components |= dict.fromkeys(names.overlays.get(overlay, ()))
+        where = (*at, "overlay")
+        if overlay not in names.overlays and not _is_unexpanded(where, source):
+            message = unknown_overlay(_written(overlay, where, source), names.overlays)
+            yield source.issue(where, "E_UNKNOWN_OVERLAY", message)
     for tag in _mapping(options.get("workers")):
         if tag not in components:
-            message = f"there is no component {tag!r}{did_you_mean(tag, components)}"
+            near = hint(tag, components)
+            message = f"there is no component {tag!r}{near}; its name is the tag of a group"
             yield source.issue((*at, "workers", tag), "E_UNKNOWN_TAG", message)
-    for path, message in find_misfits(options, components):
-        yield source.issue((*at, *path), "E_BAD_COUNT", message)
+
+
+class _Hints:
+    """Makes a "did you mean" for the first names only: each is compared with all there are, maybe thousands."""
+
+    most = 50
+
+    def __init__(self) -> None:
+        self._made: dict[str, str] = {}
+
+    def __call__(self, name: str, known: Collection[str]) -> str:
+        if name not in self._made and len(self._made) < self.most:
+            self._made[name] = did_you_mean(name, known)
+        return self._made.get(name, "")
+
+
+def _is_unexpanded(path: KeyPath, source: SourceMap) -> bool:
+    scalar = source.scalar(path)
+    return scalar is not None and scalar.problem is not None
+
+
+def _written(name: str, path: KeyPath, source: SourceMap) -> str:
+    scalar = source.scalar(path)
+    return scalar.written if scalar else name

@@ -136,7 +136,7 @@ class TargetConfig(FrozenModel):
 
     name: Name
     provider: str = Field(min_length=1, description="The provider that runs it.")
-    overlay: Name | None = Field(
+    overlay: str | None = Field(
         None, description="The overlay that is laid over the manifest when this target is selected."
     )
     options: Mapping[str, Any] = Field(

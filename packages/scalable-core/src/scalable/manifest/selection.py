@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from scalable.errors import did_you_mean
+from scalable.manifest.environment import ExpansionError, expand_text
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.nodes import MappingNode
+from scalable.manifest.paths import KeyPath
 from scalable.manifest.references import unknown_overlay
 from scalable.manifest.sourcemap import SourceMap
 
@@ -38,7 +40,10 @@ class Selection:
 
 
 def select(
-    written: SourceMap, target_name: str | ChooseTarget | None, overlay_name: str | None
+    written: SourceMap,
+    target_name: str | ChooseTarget | None,
+    overlay_name: str | None,
+    env: Mapping[str, str],
 ) -> Selection:
     """Select a target and an overlay of a document that is neither merged nor expanded.
 
@@ -55,17 +60,29 @@ def select(
         message = f"there is no target {target_name!r}{near}; the targets are: {listed}"
         issue = written.issue(("targets",), "E_UNKNOWN_TARGET", message)
         return Selection(target_name, None, issue)
-    at: tuple[str, ...] = ("overlays",)
+    at: KeyPath = ("overlays",)
+    shown = overlay_name
     if overlay_name is None and target_name is not None:
         at = ("targets", target_name, "overlay")
-        scalar = written.scalar(at)
-        # Anything but text is a matter for the check of the target.
-        overlay_name = scalar.value if scalar and isinstance(scalar.value, str) else None
+        shown, overlay_name = _overlay_at(at, written, env)
     overlays = _names(written, "overlays")
-    if overlay_name is None or overlay_name in overlays:
+    if shown is None or overlay_name is None or overlay_name in overlays:
         return Selection(target_name, overlay_name)
-    message = unknown_overlay(overlay_name, overlays)
-    return Selection(target_name, None, written.issue(at, "E_UNKNOWN_OVERLAY", message))
+    issue = written.issue(at, "E_UNKNOWN_OVERLAY", unknown_overlay(shown, overlays))
+    return Selection(target_name, None, issue)
+
+
+def _overlay_at(
+    at: KeyPath, written: SourceMap, env: Mapping[str, str]
+) -> tuple[str | None, str | None]:
+    """Read the overlay of a target: as written, and what that means."""
+    scalar = written.scalar(at)
+    if scalar is None or not isinstance(scalar.value, str):
+        return None, None
+    try:
+        return scalar.written, expand_text(scalar.written, env)
+    except ExpansionError:  # which is told when the whole document is expanded
+        return scalar.written, None
 
 
 def _names(written: SourceMap, section: str) -> list[str]:
