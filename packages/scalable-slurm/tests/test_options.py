@@ -50,7 +50,7 @@ def test_everything_that_can_be_said():
 def test_nothing_has_to_be_said():
     assert report_of("").issues == ()
     options = SlurmProvider().parse_options(spec_of(""))
-    assert options == SlurmOptions(container_runtime="auto", local_directory="/tmp")
+    assert options == SlurmOptions(container_runtime="auto")
     assert options.queue is options.account is options.walltime is None
 
 

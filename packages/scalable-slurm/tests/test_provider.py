@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from scalable.errors import NotSupportedError, ValidationFailedError
+from scalable.errors import ValidationFailedError
 from scalable.manifest import parse_manifest
 from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, DeploymentSpec, ResourceRequest
@@ -73,14 +73,7 @@ def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime():
     }
 
 
-def test_building_says_that_it_cannot():
-    with pytest.raises(NotSupportedError) as caught:
-        SlurmProvider().build_cluster(spec_of())
-    assert "provider 'slurm' cannot build clusters in this version" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_what_is_wrong_is_told_before_what_cannot_be_done():
+def test_nothing_is_built_of_what_is_wrong():
     with pytest.raises(ValidationFailedError):
         SlurmProvider().build_cluster(spec_of(walltime="never"))
 

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from scalable.errors import LaunchError, LaunchRefusedError
+from scalable.providers.slurm.commands import Slurm, SlurmCommandError, parse_queue
+
+
+@pytest.fixture
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Put a command on PATH that says and returns what it is told."""
+
+    def command(name: str, stdout: str = "", stderr: str = "", status: int = 0) -> None:
+        for stream, text in (("out", stdout), ("err", stderr)):
+            (tmp_path / f"{name}.{stream}").write_text(text)
+        script = tmp_path / name
+        script.write_text(
+            f"#!/bin/sh\ncat {tmp_path}/{name}.out; cat {tmp_path}/{name}.err >&2; exit {status}\n"
+        )
+        script.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return command
+
+
+def submit() -> str:
+    return asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", {}))
+
+
+def test_a_job_id_is_told_from_the_banner_around_it(say) -> None:
+    say("sbatch", stdout="2 accounts expire in 14 days\n4711;cluster\n")
+    assert submit() == "4711"
+
+
+def test_a_banner_alone_is_no_job(say) -> None:
+    say("sbatch", stdout="2 accounts expire in 14 days\n")
+    with pytest.raises(LaunchRefusedError):
+        submit()
+
+
+def test_a_refusal_is_final_and_tells_what_slurm_said(say) -> None:
+    text = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n"
+    say("sbatch", stderr=text, status=1)
+    with pytest.raises(LaunchRefusedError) as caught:
+        submit()
+    assert "invalid partition specified: x; Batch" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Unable to contact slurm controller (connect failure)",
+        "Slurm temporarily unable to accept job, sleeping and retrying",
+        "Batch job submission failed: Socket timed out on send/recv operation",
+    ],
+)
+def test_what_may_work_later_is_not_final(say, text: str) -> None:
+    say("sbatch", stderr=f"sbatch: error: {text}\n", status=1)
+    with pytest.raises(LaunchError) as caught:
+        submit()
+    assert not isinstance(caught.value, LaunchRefusedError)
+
+
+def test_a_missing_command_says_where_it_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchRefusedError, match="login node"):
+        submit()
+    with pytest.raises(SlurmCommandError, match="not found"):
+        asyncio.run(Slurm().queue("x"))
+
+
+def test_a_comment_with_the_separator_in_it_is_kept_whole() -> None:
+    (entry,) = parse_queue("7|0|PENDING|Priority|NOT_SET||mine | yours\n")
+    assert (entry.job, entry.comment, entry.seconds_left) == ("7_0", "mine | yours", None)
+
+
+def test_accounting_is_asked_when_the_controller_has_forgotten(say) -> None:
+    say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
+    say("sacct", stdout="TIMEOUT|0:0|node7\n")
+    assert asyncio.run(Slurm().record("7_0")) == {
+        "JobState": "TIMEOUT",
+        "ExitCode": "0:0",
+        "NodeList": "node7",
+    }
+
+
+def test_nobody_remembering_is_no_error(say) -> None:
+    say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
+    say("sacct", stderr="Slurm accounting storage is disabled\n", status=1)
+    assert asyncio.run(Slurm().record("7_0")) == {}

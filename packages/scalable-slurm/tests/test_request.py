@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import sys
+
+from scalable.manifest.schema import ComponentConfig
+from scalable.providers.slurm.options import SlurmOptions
+from scalable.providers.slurm.request import container_runtime, job_request
+from scalable.providers.slurm.script import JobRequest
+
+
+def request(component: ComponentConfig, options: SlurmOptions, **site: object) -> JobRequest:
+    named = {name.replace("_", "-"): value for name, value in site.items()}
+    return job_request(component, options, named, logs="/logs", tls=None)
+
+
+GCAM = ComponentConfig(name="gcam", cpus=4, memory="8Gi")
+BARE = ComponentConfig(name="bare")
+
+
+def test_a_component_goes_before_the_site() -> None:
+    made = request(GCAM, SlurmOptions(), job_cpu=2, job_mem="1GB")
+    assert (made.cpus, made.memory) == (4, 8 * 2**30)
+
+
+def test_the_site_goes_before_the_schema() -> None:
+    made = request(BARE, SlurmOptions(), cores=6, memory="24 GB")
+    assert (made.cpus, made.memory) == (6, 24 * 10**9)
+
+
+def test_a_target_goes_before_the_site() -> None:
+    site = {"queue": "slow", "account": "a", "walltime": "00:30:00", "interface": "eth0"}
+    said = SlurmOptions(queue="short", walltime=3600)
+    made = request(GCAM, said, **site)
+    assert (made.partition, made.walltime) == ("short", 3600)
+    assert (made.account, made.interface) == ("a", "eth0")
+    assert request(GCAM, SlurmOptions(), **site).walltime == 1800
+
+
+def test_lines_and_directives_of_the_site_come_first() -> None:
+    made = request(
+        GCAM,
+        SlurmOptions(prologue=("mine",), directives=("--exclusive",)),
+        job_script_prologue=["theirs"],
+        job_extra_directives=["-C haswell"],
+        job_directives_skip=["--mem"],
+    )
+    assert made.prologue == ("theirs", "mine")
+    assert made.directives == ("-C", "haswell", "--exclusive")
+    assert made.skipped == ("--mem",)
+
+
+def test_workers_run_this_python_unless_somebody_says_otherwise() -> None:
+    assert request(GCAM, SlurmOptions()).python == sys.executable
+    assert request(GCAM, SlurmOptions(), python="/site/python").python == "/site/python"
+    assert request(GCAM, SlurmOptions(python="/my/python"), python="/site").python == "/my/python"
+
+
+def test_without_an_image_nothing_runs_in_a_container() -> None:
+    assert container_runtime(BARE, SlurmOptions(container_runtime="apptainer")) == "none"
+
+
+def test_without_containers_the_image_is_left_aside() -> None:
+    boxed = ComponentConfig(name="gcam", image="/g.sif", runtime="podman")
+    assert request(boxed, SlurmOptions()).runtime == "podman"
+    made = request(boxed, SlurmOptions(container_runtime="none"))
+    assert (made.runtime, made.image) == ("none", None)
