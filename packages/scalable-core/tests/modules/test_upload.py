@@ -134,7 +134,7 @@ def test_workers_inside_this_process_are_left_alone(archive: ModuleArchive) -> N
     before = list(sys.path)
     with (
         LocalCluster(
-            n_workers=1, processes=False, protocol="tcp", dashboard_address=None
+            n_workers=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-import cloudpickle
-
 from scalable.modules.archive import ModuleArchive
 
 if TYPE_CHECKING:
@@ -33,6 +31,9 @@ def upload_modules(client: Client, archive: ModuleArchive) -> None:
     OSError
         A worker that is there already cannot unpack them. One that comes later says so in its log.
     """
+    # Not above: commands that only look at manifests are quick without these.
+    import cloudpickle
+
     from scalable.modules import far_side
 
     cloudpickle.register_pickle_by_value(far_side)

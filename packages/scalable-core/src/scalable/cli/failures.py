@@ -1,0 +1,102 @@
+"""What becomes of errors: a line for each on stderr, and an exit status.
+
+====  =======================================================================
+0     fine
+1     the work failed
+2     the command line, the manifest or the environment is wrong; nothing ran
+130   Ctrl-C ended it, as shells count: 128 + SIGINT
+====  =======================================================================
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import IO, Any
+
+import click
+
+from scalable.cli.output import issue_as_json, print_issues, print_json, print_problem
+from scalable.errors import (
+    ClusterError,
+    ManifestError,
+    ScalableError,
+    ValidationFailedError,
+)
+
+__all__ = ["FAILED", "INTERRUPTED", "USAGE", "Failure", "exit_status", "explain_error"]
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class Failure(click.ClickException):
+    """Ends a command: `click` shows the message, one line for each of its own, and exits with `exit_code`."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # of the instance here, of the class in click
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message on stderr."""
+        first, *more = self.message.splitlines() or [""]
+        if first:
+            print_problem(first)
+        for line in more:
+            click.echo(line, err=True)
+
+
+def exit_status(error: BaseException) -> int:
+    """Give the exit status of what an exception ended.
+
+    Examples
+    --------
+    >>> from scalable.errors import UnknownTagError
+    >>> [exit_status(e) for e in (SystemExit(), SystemExit(3), SystemExit("no"), KeyboardInterrupt(), OSError())]
+    [0, 3, 1, 130, 1]
+    >>> exit_status(UnknownTagError("gcm", ["gcam"]))
+    2
+    """
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    asked_wrongly = isinstance(error, ScalableError) and not isinstance(error, ClusterError)
+    return USAGE if asked_wrongly else FAILED
+
+
+def explain_error(error: Exception, *, as_json: bool, debug: bool) -> Failure:
+    """Turn an error into what ends the command.
+
+    Parameters
+    ----------
+    error : Exception
+        Any. What is not Scalable's own is a bug of somebody, and says so.
+    as_json : bool
+        Also print it on stdout, for programs.
+    debug : bool
+        Also print its traceback.
+    """
+    if debug:
+        traceback.print_exception(error)
+    message = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.filename}: {error.strerror}"
+    elif not isinstance(error, ScalableError):
+        message = f"unexpected {type(error).__name__}: {error}; --debug shows where it came from"
+    if isinstance(error, ManifestError):
+        issues = error.issues
+    elif isinstance(error, ValidationFailedError):
+        issues = error.report.issues
+    else:
+        issues = ()
+    if as_json:
+        print_json(
+            {
+                "ok": False,
+                "error": {"type": type(error).__name__, "message": message},
+                "issues": [issue_as_json(issue) for issue in issues],
+            }
+        )
+    if issues:
+        print_issues(issues)
+        message = ""
+    return Failure(message, exit_status(error))

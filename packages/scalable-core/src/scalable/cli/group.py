@@ -1,0 +1,77 @@
+"""The ``scalable`` command: its subcommands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import click
+
+from scalable.cli.failures import INTERRUPTED, USAGE, Failure, explain_error
+from scalable.cli.init import init
+from scalable.cli.options import debug_option, wants_debug, wants_json
+from scalable.cli.plan import plan
+from scalable.cli.providers import providers
+from scalable.cli.run import run
+from scalable.cli.schema import schema
+from scalable.cli.validate import validate
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """A group that ends every error in one line and an exit status.
+
+    It does so where it is invoked, not where the program starts, so that ``dask scalable`` is no different.
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        asked = list(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            if not asked:  # it is the help
+                raise
+            raise _usage(error) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _usage(error) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            raise Failure("interrupted", INTERRUPTED) from None
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # click ends quietly when nobody reads any more
+            raise explain_error(error, as_json=wants_json(ctx), debug=wants_debug(ctx)) from error
+
+
+def _usage(error: click.UsageError) -> Failure:
+    message = error.format_message().rstrip(".")
+    command = error.ctx.command_path if error.ctx else "scalable"
+    return Failure(f"{message}; see '{command} --help'", USAGE)
+
+
+@click.group(
+    cls=_Commands, name="scalable", context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(package_name="scalable-core", prog_name="scalable")
+@debug_option
+def main() -> None:
+    """Run one workflow on a laptop, a Slurm cluster, Kubernetes or a cloud.
+
+    A manifest, scalable.yaml, says where it can run and what its workers need.
+    """
+
+
+for command in (init, validate, plan, run, providers, schema):
+    main.add_command(command)

@@ -1,0 +1,73 @@
+"""What commands print: results on stdout, problems on stderr, one line each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from scalable.manifest.issues import Severity, ValidationIssue
+
+__all__ = ["as_table", "issue_as_json", "print_issues", "print_json", "print_problem", "say"]
+
+
+def print_json(document: Any) -> None:
+    """Print a document for programs."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """Tell the user how things go, on stderr."""
+    click.echo(f"scalable: {text}", err=True)
+
+
+def print_problem(message: str, *, severity: Severity = "error", where: str = "") -> None:
+    """Print a problem on stderr as compilers do, so that editors and terminals find the place."""
+    lead = f"{where}: " if where else ""
+    label = click.style(severity, fg="red" if severity == "error" else "yellow")
+    click.echo(f"{lead}{label}: {message}", err=True)
+
+
+def print_issues(issues: Iterable[ValidationIssue]) -> None:
+    """Print problems of a manifest on stderr."""
+    for issue in issues:
+        where = ":".join(str(part) for part in (issue.file, issue.line, issue.column) if part)
+        what = f"{issue.path}: {issue.message}" if issue.path else issue.message
+        print_problem(f"{what} [{issue.code}]", severity=issue.severity, where=where)
+
+
+def issue_as_json(issue: ValidationIssue) -> dict[str, Any]:
+    """Give an issue as plain JSON values."""
+    return {
+        "severity": issue.severity,
+        "code": issue.code,
+        "path": issue.path,
+        "message": issue.message,
+        "file": issue.file,
+        "line": issue.line,
+        "column": issue.column,
+    }
+
+
+def as_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lay out rows in columns; numbers to the right.
+
+    Examples
+    --------
+    >>> print(as_table(["group", "workers"], [["gcam", 4], ["analysis", 12]]))
+    group     workers
+    gcam            4
+    analysis       12
+    """
+    columns = [_column(cells) for cells in zip(header, *rows, strict=True)]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def _column(cells: tuple[object, ...]) -> list[str]:
+    texts = [str(cell) for cell in cells]
+    width = max(map(len, texts))
+    to_the_right = len(cells) > 1 and all(isinstance(cell, int) for cell in cells[1:])
+    return [text.rjust(width) if to_the_right else text.ljust(width) for text in texts]

@@ -1,0 +1,111 @@
+"""``scalable plan``: what a run would start, and what that costs."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from scalable.cli.options import debug_option, json_option, manifest_arguments
+from scalable.cli.output import as_table, print_issues, print_json
+
+if TYPE_CHECKING:
+    from scalable.planning import Plan
+    from scalable.providers.base import ResourceRequest, ScalePlan
+
+__all__ = ["describe", "describe_bytes", "describe_count", "plan"]
+
+_BINARY = {"Ti": 2**40, "Gi": 2**30, "Mi": 2**20}
+_DECIMAL = {"T": 10**12, "G": 10**9, "M": 10**6, "k": 10**3}
+
+
+@click.command()
+@manifest_arguments
+@json_option
+@debug_option
+def plan(manifest: str | None, target: str | None, overlay: str | None, as_json: bool) -> None:
+    """Show what a run of MANIFEST would start, and what that costs.
+
+    The same manifest gives the same plan, byte for byte. Nothing is started and nothing is asked of the network.
+    """
+    from scalable.planning import check_limits
+    from scalable.session import ScalableSession
+
+    session = ScalableSession.from_yaml(manifest, target=target, overlay=overlay)
+    made = session.plan()
+    if as_json:
+        print_json(json.loads(made.to_json()))
+    else:
+        print_issues(session.validate().warnings)
+        click.echo(describe(made))
+    check_limits(session.spec, session.provider, made.scale_plan)
+
+
+def describe(plan: Plan) -> str:
+    """Lay out a plan for people."""
+    scale = plan.scale_plan
+    rows = [
+        [
+            tag,
+            describe_count(scale, tag),
+            *_resources(scale.resources_by_tag[tag]),
+            ", ".join(task for task, of in plan.components_by_task.items() if of == tag) or "-",
+        ]
+        for tag in scale.workers_by_tag
+    ]
+    lines = [
+        f"target {plan.target} ({plan.provider}), manifest {plan.manifest_lock[:12]}",
+        "",
+        as_table(("group", "workers", "cpus", "memory", "gpus", "walltime", "tasks"), rows),
+        "",
+    ]
+    if scale.max_workers is not None:
+        lines += [f"at most {scale.max_workers} workers in all groups together", ""]
+    lines += (
+        ["cost of what it starts with:", *(f"  {line}" for line in plan.cost.lines())]
+        if plan.cost
+        else [f"provider {plan.provider} knows no prices"]
+    )
+    return "\n".join(lines)
+
+
+def describe_count(scale: ScalePlan, tag: str) -> str:
+    """Say how many workers a group gets.
+
+    Examples
+    --------
+    >>> from scalable.providers.base import ScalePlan
+    >>> scale = ScalePlan({"fair": 2, "gcam": 4}, ranges_by_tag={"fair": (0, 8)})
+    >>> describe_count(scale, "fair"), describe_count(scale, "gcam")
+    ('2 (0 to 8)', '4')
+    """
+    count = str(scale.workers_by_tag[tag])
+    if tag in scale.ranges_by_tag:
+        minimum, maximum = scale.ranges_by_tag[tag]
+        count += f" ({minimum} to {maximum})"
+    return count
+
+
+def _resources(request: ResourceRequest) -> list[object]:
+    memory = "-" if request.memory is None else describe_bytes(request.memory)
+    walltime = "-" if request.walltime is None else str(timedelta(seconds=request.walltime))
+    return [request.cpus, memory, request.gpus or "-", walltime]
+
+
+def describe_bytes(size: int) -> str:
+    """Write a size with the largest unit that keeps it exact or tells two digits.
+
+    Examples
+    --------
+    >>> [describe_bytes(size) for size in (8 * 10**9, 2**33, 1_500_000_000, 512)]
+    ['8G', '8Gi', '1.5G', '512']
+    """
+    for unit, factor in _BINARY.items():
+        if size >= factor and size % factor == 0:
+            return f"{size // factor}{unit}"
+    for unit, factor in _DECIMAL.items():
+        if size >= factor:
+            return f"{size / factor:.3g}{unit}"
+    return str(size)

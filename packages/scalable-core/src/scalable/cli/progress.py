@@ -1,0 +1,188 @@
+"""Show how a run is doing: a live area on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from scalable.cli.status import TaskCount, describe_group, describe_tasks, total
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+    from rich.console import RenderableType
+
+    from scalable.cli.terminal import StatusArea
+    from scalable.cluster import GroupedCluster
+    from scalable.cluster.port import GroupStatus
+    from scalable.session import ScalableSession
+
+__all__ = ["LiveView", "PlainView", "Snapshot", "View", "render", "show_progress", "task_counts"]
+
+_INTERVAL = 0.25
+_TASKS_EVERY = 1.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How a run is doing at one moment; `elapsed` is in seconds."""
+
+    elapsed: float
+    groups: Mapping[str, GroupStatus] = field(default_factory=dict)
+    tasks: Mapping[str, TaskCount] = field(default_factory=dict)
+
+
+class View(Protocol):
+    """Where progress is shown."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show this moment."""
+        ...
+
+
+class PlainView:
+    """A line for each change, for logs.
+
+    Parameters
+    ----------
+    stream : TextIO
+        Where to write.
+    pause : float
+        Seconds between two lines about the same thing.
+    """
+
+    def __init__(self, stream: TextIO, *, pause: float = 10.0) -> None:
+        self._stream, self._pause = stream, pause
+        self._said: dict[str, tuple[float, str]] = {}
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Write what has changed and was not written about just now."""
+        for tag, group in snapshot.groups.items():
+            # A group that is complete or has failed is news at once.
+            urgent = group.failed or group.running == group.wanted
+            self._say(f"group {tag}", describe_group(group), snapshot.elapsed, urgent=urgent)
+        if snapshot.tasks:
+            done = not total(snapshot.tasks.values()).left
+            self._say("tasks", describe_tasks(snapshot.tasks), snapshot.elapsed, urgent=done)
+
+    def _say(self, about: str, text: str, now: float, *, urgent: bool) -> None:
+        then, before = self._said.get(about, (-float("inf"), ""))
+        if text != before and (urgent or now - then >= self._pause):
+            self._said[about] = now, text
+            print(f"scalable: {text}", file=self._stream, flush=True)
+
+
+class LiveView:
+    """A line for each group and a bar for the tasks, at the bottom of a terminal.
+
+    Parameters
+    ----------
+    area : StatusArea
+        The bottom of the terminal.
+    """
+
+    def __init__(self, area: StatusArea) -> None:
+        self._area = area
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Paint this moment."""
+        self._area.show(render(snapshot))
+
+
+def render(snapshot: Snapshot) -> RenderableType:
+    """Lay out a snapshot: a line for each group, and a bar for the tasks."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    lines: list[RenderableType] = [
+        Text.assemble(*_mark(group), describe_group(group)) for group in snapshot.groups.values()
+    ]
+    minutes, seconds = divmod(int(snapshot.elapsed), 60)
+    clock = f"{minutes}:{seconds:02}"
+    if snapshot.tasks:
+        sums = total(snapshot.tasks.values())
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=sums.all, completed=sums.done, width=24),
+            describe_tasks(snapshot.tasks),
+            Text(clock, style="dim"),
+        )
+        lines.append(bar)
+    else:
+        lines.append(Text(clock, style="dim"))
+    return Group(*lines)
+
+
+def _mark(group: GroupStatus) -> tuple[tuple[str, str], str]:
+    if group.failed:
+        return ("✗", "bold red"), " "
+    if group.running >= group.wanted:
+        return ("●", "green"), " "
+    return ("○", "yellow"), " "
+
+
+@contextmanager
+def show_progress(session: ScalableSession, view: View) -> Iterator[None]:
+    """Keep a view up to date, from a thread of its own, until the block is left."""
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=_follow, args=(session, view, ended), name="scalable-progress", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _follow(session: ScalableSession, view: View, ended: threading.Event) -> None:
+    started = time.monotonic()
+    tasks: Mapping[str, TaskCount] = {}
+    asked = -_TASKS_EVERY
+    while not ended.wait(_INTERVAL):
+        elapsed = time.monotonic() - started
+        if session.groups and elapsed - asked >= _TASKS_EVERY:
+            asked = elapsed
+            # Between two looks the cluster may close, and nothing is lost if one look is.
+            with suppress(OSError, RuntimeError, TimeoutError):
+                tasks = task_counts(session.cluster)
+        view.update(Snapshot(elapsed, session.groups, tasks))
+
+
+def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
+    """Count the scheduler's tasks, by the name of their function.
+
+    Raises
+    ------
+    OSError, RuntimeError, TimeoutError
+        The scheduler does not answer.
+    """
+    from distributed.protocol.pickle import dumps
+    from distributed.utils import sync
+
+    # Inside, so that it is pickled by value: the scheduler may have none of our packages.
+    def count(dask_scheduler: Scheduler) -> dict[str, tuple[int, int, int]]:
+        ended = ("memory", "erred", "released", "forgotten")
+        return {
+            # Done ever, since results that nobody needs any more are forgotten.
+            prefix.name: (
+                prefix.state_counts["memory"],
+                prefix.states["erred"],
+                sum(n for state, n in prefix.states.items() if state not in ended),
+            )
+            for prefix in dask_scheduler.task_prefixes.values()
+        }
+
+    answer = sync(
+        cluster.loop, cluster.scheduler_comm.run_function, dumps(count), callback_timeout=2
+    )
+    if answer["status"] != "OK":
+        raise RuntimeError("the scheduler cannot count its tasks")
+    counts = {name: TaskCount(*numbers) for name, numbers in answer["result"].items()}
+    return {name: count for name, count in counts.items() if count.all}

@@ -1,0 +1,180 @@
+"""``scalable run``: a workflow, from its manifest to its exit status."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from scalable.cli.failures import FAILED, USAGE, Failure, exit_status
+from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
+from scalable.cli.output import print_issues, print_problem, say
+from scalable.cli.progress import LiveView, PlainView, View, show_progress
+from scalable.cli.script import Outcome, compile_script, run_script, trim_tracebacks
+from scalable.cli.terminal import StatusArea
+from scalable.errors import ScalableError
+
+if TYPE_CHECKING:
+    from types import CodeType, TracebackType
+
+    from scalable.runs import RunRecord
+    from scalable.session import ScalableSession
+
+__all__ = ["run"]
+
+_ARGUMENTS = "scalable.arguments"
+
+
+class _WithArguments(click.Command):
+    """A command that leaves everything after ``--`` to somebody else."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        ctx.meta[_ARGUMENTS] = args[at + 1 :]
+        return super().parse_args(ctx, args[:at])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- ARGS...]"]
+
+
+@click.command(cls=_WithArguments)
+@manifest_arguments
+@click.option(
+    "-w",
+    "--workflow",
+    required=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    help="The Python script to run; ARGS are its own.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress, only problems.")
+@json_option
+@debug_option
+@click.pass_context
+def run(
+    context: click.Context,
+    manifest: str | None,
+    target: str | None,
+    overlay: str | None,
+    workflow: Path,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run a workflow on a target of MANIFEST.
+
+    Validates, plans and checks limits before anything is started; then starts the workers, runs the script as Python
+    would, removes the workers whatever happens, and exits with the script's own status. The script gets the running
+    session from ScalableSession.from_yaml(). Progress goes to stderr and stdout is the script's, or the record's with
+    --json. A record of the run is kept in .scalable/runs.
+    """
+    from scalable.planning import check_limits
+    from scalable.runs import RunRecord
+    from scalable.session import ScalableSession, lend
+
+    code = _compiled(workflow)
+    session = ScalableSession.from_yaml(
+        manifest, target=target, overlay=overlay, workflow=workflow.resolve().parent
+    )
+    plan = session.plan()
+    check_limits(session.spec, session.provider, plan.scale_plan)
+    print_issues(session.validate().warnings)
+    arguments = context.meta[_ARGUMENTS]
+    record = RunRecord.begin(session, plan, workflow=workflow, arguments=arguments)
+    outcome = Outcome(FAILED)
+    try:
+        # With --json, stdout is for the record alone.
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            with nullcontext() if quiet else _progress(session):
+                session.start()
+                with lend(session):
+                    outcome = run_script(code, workflow, arguments)
+            _report(outcome, debug=wants_debug(context))
+    except BaseException as error:
+        outcome = Outcome(exit_status(error), error)
+        if isinstance(error, ScalableError):
+            raise Failure(session.manifest.redact(str(error)), outcome.code) from error
+        raise
+    finally:
+        outcome = _close(session, outcome)
+        _write_down(outcome, record, session)
+        if as_json:
+            click.echo(record.to_json(), nl=False)
+        elif not quiet:
+            say(f"{_ending(outcome.code)}; record in {record.directory}")
+    context.exit(outcome.code)
+
+
+def _compiled(workflow: Path) -> CodeType:
+    try:
+        return compile_script(workflow)
+    except (SyntaxError, ValueError) as error:
+        # Before anything is paid for; like Python, which shows the line and no frames.
+        raise Failure("".join(traceback.format_exception_only(error)), FAILED) from error
+
+
+@contextmanager
+def _progress(session: ScalableSession) -> Iterator[None]:
+    """Show progress on stderr: live on a terminal, in lines elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        view: View = PlainView(sys.stderr)
+        if console.is_terminal and not console.is_dumb_terminal:
+            area = StatusArea(console)
+            view = LiveView(area)
+            stack.enter_context(area.below_output())
+        stack.enter_context(show_progress(session, view))
+        yield
+
+
+def _report(outcome: Outcome, *, debug: bool) -> None:
+    """Show what ended the script: a mistake in using Scalable in a line, anything else as Python would."""
+    error = outcome.error
+    if error is None:
+        return
+    if not debug:
+        trim_tracebacks(error)
+    if isinstance(error, KeyboardInterrupt):
+        say("interrupted; closing the cluster")
+    elif outcome.code == USAGE and not debug:
+        print_problem(str(error), where=_last_line(error.__traceback__))
+    else:
+        sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _last_line(tb: TracebackType | None) -> str:
+    *_, last = traceback.extract_tb(tb) or [None]
+    return f"{last.filename}:{last.lineno}" if last else ""
+
+
+def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
+    """Close the session, whatever has happened and happens now."""
+    try:
+        session.close()
+    except (KeyboardInterrupt, SystemExit) as error:
+        # It arrived while the session closed, and waited for that.
+        return replace(outcome, code=outcome.code or exit_status(error))
+    except ScalableError as error:
+        print_problem(session.manifest.redact(str(error)))
+        return replace(outcome, code=outcome.code or FAILED)
+    return outcome
+
+
+def _write_down(outcome: Outcome, record: RunRecord, session: ScalableSession) -> None:
+    error = outcome.error
+    text = None if error is None else "".join(traceback.format_exception_only(error)).strip()
+    try:
+        record.end(outcome.code, error=text, events=session.events)
+    except OSError as problem:  # the disk is full; the run is no different for it
+        print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
+
+
+def _ending(code: int) -> str:
+    return f"ended with exit status {code}" if code else "finished"

@@ -1,0 +1,122 @@
+"""Run a workflow the way Python runs a script."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType, NoneType, TracebackType
+
+from scalable.cli.failures import exit_status
+
+__all__ = ["Outcome", "compile_script", "run_script", "trim_tracebacks"]
+
+_MACHINERY = frozenset(
+    {"asyncio", "concurrent", "dask", "distributed", "scalable", "threading", "tornado"}
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a script ended.
+
+    Parameters
+    ----------
+    code : int
+        The exit status that Python would have given it.
+    error : BaseException or None
+        The exception that ended it, `SystemExit` aside.
+    """
+
+    code: int
+    error: BaseException | None = None
+
+
+def compile_script(path: Path) -> CodeType:
+    """Compile a script.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    SyntaxError, ValueError
+        It is no Python.
+    """
+    return compile(path.read_bytes(), str(path.absolute()), "exec", dont_inherit=True)
+
+
+def run_script(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:
+    """Run a compiled script as ``__main__``, in this process and on this thread.
+
+    Parameters
+    ----------
+    code : CodeType
+        From `compile_script`.
+    path : Path
+        Where it is, as the user wrote it.
+    arguments : sequence of str
+        What follows its name in ``sys.argv``.
+    """
+    with _as_main(path, arguments) as main:
+        try:
+            exec(code, main.__dict__)  # noqa: S102 - the user asked to run it
+        except SystemExit as error:
+            if not isinstance(error.code, (int, NoneType)):
+                print(error.code, file=sys.stderr)
+            return Outcome(exit_status(error))
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, who shows it
+            return Outcome(exit_status(error), error)
+    return Outcome(0)
+
+
+@contextmanager
+def _as_main(path: Path, arguments: Sequence[str]) -> Iterator[ModuleType]:
+    main = ModuleType("__main__")
+    main.__file__ = str(path.absolute())
+    main.__loader__ = SourceFileLoader("__main__", main.__file__)
+    # Like a script's: a __spec__ would say `python -m`. builtins is what exec() would put there itself.
+    main.__dict__.update(__cached__=None, __spec__=None, __package__=None)
+    before = sys.modules["__main__"], sys.argv, list(sys.path)
+    sys.modules["__main__"] = main
+    sys.argv = [str(path), *arguments]
+    if not sys.flags.safe_path:
+        # The entry that Python made for the `scalable` command gives way to the script's.
+        sys.path[:1] = [str(path.resolve().parent)]
+    try:
+        yield main
+    finally:
+        sys.modules["__main__"], sys.argv, sys.path[:] = before
+
+
+def trim_tracebacks(error: BaseException) -> None:
+    """Leave only the user's frames in the tracebacks of an exception and of all that it is chained to.
+
+    Left out are ours, Dask's and those of the standard library's machinery between them; whatever else the user's
+    code called stays.
+    """
+    pending, seen = [error], set()
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        current.__traceback__ = _trimmed(current.__traceback__)
+        pending += [e for e in (current.__cause__, current.__context__) if e is not None]
+        if isinstance(current, BaseExceptionGroup):
+            pending += current.exceptions
+
+
+def _trimmed(tb: TracebackType | None) -> TracebackType | None:
+    entries = []
+    while tb is not None:
+        entries.append(tb)
+        tb = tb.tb_next
+    kept = None
+    for entry in reversed(entries):
+        package = str(entry.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in _MACHINERY:
+            kept = TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return kept

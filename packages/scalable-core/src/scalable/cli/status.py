@@ -1,0 +1,84 @@
+"""Say in words how groups and tasks are doing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from scalable.cluster.port import GroupStatus
+
+__all__ = ["TaskCount", "describe_group", "describe_tasks", "total"]
+
+
+@dataclass(frozen=True)
+class TaskCount:
+    """Tasks of one kind: how many are done, have failed, and are left to do."""
+
+    done: int = 0
+    failed: int = 0
+    left: int = 0
+
+    @property
+    def all(self) -> int:
+        """Every task that the scheduler has been given."""
+        return self.done + self.failed + self.left
+
+    def __add__(self, other: TaskCount) -> TaskCount:
+        return TaskCount(self.done + other.done, self.failed + other.failed, self.left + other.left)
+
+
+def total(counts: Iterable[TaskCount]) -> TaskCount:
+    """Add up counts."""
+    return sum(counts, TaskCount())
+
+
+def describe_group(group: GroupStatus) -> str:
+    """Describe one worker group in a line.
+
+    Examples
+    --------
+    >>> from scalable.cluster.port import Reason
+    >>> describe_group(GroupStatus("gcam", wanted=4, running=3, pending=1, reason=Reason.PRIORITY))
+    'gcam 3/4 running, 1 pending: priority'
+    >>> describe_group(GroupStatus("fair", wanted=0, minimum=0, maximum=8))
+    'fair 0/0 running of 0 to 8'
+    >>> describe_group(GroupStatus("gcam", wanted=2, failed=True, reason=Reason.IMAGE, detail="no such image"))
+    'gcam 0/2 running, failed: image, no such image'
+    """
+    text = f"{group.tag} {group.running}/{group.wanted} running"
+    if group.minimum is not None and group.maximum is not None:
+        text += f" of {group.minimum} to {group.maximum}"
+    counted = {
+        "pending": group.pending,
+        "starting": group.starting,
+        "draining": group.draining,
+    }
+    parts = [text, *(f"{count} {word}" for word, count in counted.items() if count)]
+    if group.holding:
+        parts.append(f"holding {_count(group.holding, 'result')}")
+    if group.failed:
+        parts.append("failed")
+    why = ", ".join(filter(None, (group.reason, group.detail)))
+    return ", ".join(parts) + (f": {why}" if why else "")
+
+
+def describe_tasks(counts: Mapping[str, TaskCount]) -> str:
+    """Describe all tasks in a line, by the names of their functions.
+
+    Examples
+    --------
+    >>> describe_tasks({"simulate": TaskCount(done=80, left=20), "report": TaskCount(failed=1)})
+    '80/101 tasks done, 1 failed (simulate 80/100, report 0/1)'
+    """
+    sums = total(counts.values())
+    text = f"{sums.done}/{_count(sums.all, 'task')} done"
+    if sums.failed:
+        text += f", {sums.failed} failed"
+    if len(counts) > 1:
+        each = (f"{name} {count.done}/{count.all}" for name, count in counts.items())
+        text += f" ({', '.join(each)})"
+    return text
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"

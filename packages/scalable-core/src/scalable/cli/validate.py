@@ -1,0 +1,98 @@
+"""``scalable validate``: every problem of a manifest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from scalable.cli.failures import USAGE
+from scalable.cli.options import debug_option, json_option, manifest_arguments
+from scalable.cli.output import issue_as_json, print_issues, print_json
+
+if TYPE_CHECKING:
+    from scalable.manifest.issues import ValidationIssue, ValidationReport
+    from scalable.session import ScalableSession
+
+__all__ = ["validate"]
+
+_ELSEWHERE = frozenset({"E_UNSET_VARIABLE", "E_UNKNOWN_PROVIDER"})
+"""What is wrong only where the target is selected."""
+
+
+@click.command()
+@manifest_arguments
+@json_option
+@debug_option
+@click.pass_context
+def validate(
+    context: click.Context,
+    manifest: str | None,
+    target: str | None,
+    overlay: str | None,
+    as_json: bool,
+) -> None:
+    """Find every problem of MANIFEST.
+
+    Without --target, every target whose provider is installed is checked. MANIFEST is by default $SCALABLE_MANIFEST,
+    or scalable.yaml. Nothing is started and nothing is asked of the network.
+    """
+    from scalable.session import ScalableSession
+
+    session = ScalableSession.from_yaml(manifest, target=target, overlay=overlay)
+    report = session.validate()
+    if target is None:
+        report = report.merge(_other_targets(session))
+    if as_json:
+        print_json(
+            {
+                "ok": report.ok,
+                "manifest": session.manifest.source,
+                "target": session.target,
+                "issues": [issue_as_json(issue) for issue in report.issues],
+            }
+        )
+    print_issues(report.issues)
+    if not report.ok:
+        context.exit(USAGE)
+    if not as_json:
+        click.echo(_summary(session))
+
+
+def _other_targets(session: ScalableSession) -> ValidationReport:
+    """Check the targets that were not selected, as far as their providers are installed."""
+    from scalable.errors import ManifestError, ProviderError
+    from scalable.manifest.issues import ValidationReport
+    from scalable.providers.base import DeploymentSpec
+    from scalable.providers.registry import get_provider
+    from scalable.session import ScalableSession
+
+    manifest = session.manifest
+    issues: list[ValidationIssue] = []
+    for name, target in manifest.targets.items():
+        if name == session.target:
+            continue
+        try:
+            if target.overlay is None:
+                spec = DeploymentSpec.from_manifest(manifest, target_name=name)
+                issues += get_provider(target.provider).validate(spec).issues
+            else:
+                other = ScalableSession.from_yaml(manifest.source, target=name)
+                issues += other.validate().issues
+        except ManifestError as error:
+            issues += error.issues
+        except ProviderError:
+            continue  # the selected target's report has a warning about it
+    # A laptop need not know the accounts of the cluster; the report has warnings about those too.
+    return ValidationReport.of(issue for issue in issues if issue.code not in _ELSEWHERE)
+
+
+def _summary(session: ScalableSession) -> str:
+    manifest = session.manifest
+    parts = (
+        (len(manifest.targets), "target"),
+        (len(manifest.components), "component"),
+        (len(manifest.tasks), "task"),
+    )
+    counted = ", ".join(f"{count} {what}{'s' * (count != 1)}" for count, what in parts)
+    return f"{manifest.source} is valid: {counted}; target {session.target} ({session.spec.provider_name})"

@@ -1,0 +1,198 @@
+"""Records of runs: what ran, where, with which versions, and how it ended.
+
+A run has a directory ``.scalable/runs/<id>/`` in the current directory, and in it ``record.json``. Both are for their
+owner's eyes only. A record shows ``${VAR}`` wherever the environment put a value into the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from scalable.cluster import Event
+    from scalable.planning import Plan
+    from scalable.session import ScalableSession
+
+__all__ = ["RECORDS", "RunRecord", "installed_versions"]
+
+RECORDS = Path(".scalable") / "runs"
+"""Where records are kept, from the current directory."""
+
+_FORMAT = 1
+
+
+class RunRecord:
+    """The record of one run, written when it begins and again when it has ended.
+
+    A record that still says ``running`` after its process is gone is that of a process that was killed.
+
+    Attributes
+    ----------
+    directory : Path
+        The run's own directory, for its owner only.
+    document : mapping
+        The record, as JSON values.
+    """
+
+    def __init__(self, directory: Path, document: dict[str, Any], redact: Redact) -> None:
+        self.directory, self.document = directory, document
+        self._redact = redact
+
+    @classmethod
+    def begin(
+        cls,
+        session: ScalableSession,
+        plan: Plan,
+        *,
+        workflow: Path,
+        arguments: Sequence[str],
+        root: Path = RECORDS,
+    ) -> Self:
+        """Make the run's directory and write down what is about to run.
+
+        Parameters
+        ----------
+        session : ScalableSession
+            Whose manifest it is.
+        plan : Plan
+            What it will start.
+        workflow : Path
+            The script.
+        arguments : sequence of str
+            What the script gets.
+        root : Path
+            Where records are kept.
+
+        Raises
+        ------
+        OSError
+            They cannot be kept there, or the script cannot be read.
+        """
+        now = datetime.now(UTC)
+        identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        document = {
+            "format": _FORMAT,
+            "id": identity,
+            "status": "running",
+            "started": now.isoformat(timespec="seconds"),
+            "ended": None,
+            "exit_status": None,
+            "error": None,
+            "target": plan.target,
+            "provider": plan.provider,
+            "manifest": {
+                "path": session.manifest.source,
+                "lock": plan.manifest_lock,
+                "document": session.spec.raw_manifest,
+            },
+            "plan": json.loads(plan.to_json()),
+            "workflow": {
+                "path": str(workflow),
+                "sha256": hashlib.sha256(workflow.read_bytes()).hexdigest(),
+                "arguments": list(arguments),
+            },
+            "versions": installed_versions(),
+            "events": [],
+        }
+        directory = _private_directory(root, identity)
+        record = cls(directory, document, session.manifest.redact)
+        record._write()
+        return record
+
+    def end(
+        self, exit_status: int, *, error: str | None = None, events: Iterable[Event] = ()
+    ) -> None:
+        """Write down how the run ended.
+
+        Parameters
+        ----------
+        exit_status : int
+            Of the run.
+        error : str, optional
+            What ended it.
+        events : iterable of Event
+            What happened to its worker groups.
+
+        Raises
+        ------
+        OSError
+            The record cannot be written.
+        """
+        self.document |= {
+            "status": "failed" if exit_status else "finished",
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "exit_status": exit_status,
+            "error": error,
+            "events": [
+                {
+                    "time": datetime.fromtimestamp(event.time, UTC).isoformat(
+                        timespec="milliseconds"
+                    ),
+                    "group": event.tag,
+                    "text": event.text,
+                }
+                for event in events
+            ],
+        }
+        self._write()
+
+    def to_json(self) -> str:
+        """Write the record as text, without what the environment put into the manifest."""
+        shown = {
+            # The document and the plan are unexpanded already; a value of one letter would riddle them.
+            key: value if key in _AS_WRITTEN else _map_text(value, self._redact)
+            for key, value in self.document.items()
+        }
+        return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
+
+    def _write(self) -> None:
+        path = self.directory / "record.json"
+        new = path.with_suffix(".new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(self.to_json())
+        new.replace(path)
+
+
+Redact = Callable[[str], str]
+"""Puts ``${VAR}`` in the place of values that came from the environment."""
+
+_AS_WRITTEN = frozenset({"format", "id", "started", "ended", "manifest", "plan", "versions"})
+
+
+def installed_versions() -> dict[str, str]:
+    """Say which versions run: Python, Dask, and every distribution of Scalable's namespace."""
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for distribution in metadata.distributions():
+        name = distribution.name.lower()
+        if name in ("dask", "distributed") or name.startswith("scalable-"):
+            versions[name] = distribution.version
+    return dict(sorted(versions.items()))
+
+
+def _private_directory(root: Path, name: str) -> Path:
+    for parent in (*reversed(root.parents), root):
+        if not parent.exists():
+            parent.mkdir(mode=0o700)
+    directory = root / name
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+def _map_text(value: Any, change: Redact) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _map_text(each, change) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_map_text(each, change) for each in value]
+    return value

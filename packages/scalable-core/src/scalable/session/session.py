@@ -1,0 +1,469 @@
+"""`ScalableSession`: from a manifest to a client, and back to nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum, auto
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING
+
+from scalable.errors import (
+    ManifestSchemaError,
+    ProviderError,
+    ScalableError,
+    SessionError,
+    UnknownTagError,
+    ValidationFailedError,
+)
+from scalable.manifest.parser import load_manifest
+from scalable.manifest.validate import ValidationReport, validate_manifest
+from scalable.modules import pack_modules, pack_workflow, upload_modules, workflow_directory
+from scalable.providers.base import DeploymentSpec, ScalePlan
+from scalable.providers.registry import get_provider
+from scalable.session import signals
+from scalable.session.ambient import running_session
+from scalable.session.target import AUTO, choose_target
+
+if TYPE_CHECKING:
+    from scalable.client import ScalableClient
+    from scalable.cluster import Event, GroupedCluster
+    from scalable.cluster.port import Explanation, GroupStatus
+    from scalable.manifest.schema import ManifestModel
+    from scalable.modules import ModuleArchive
+    from scalable.planning import Plan
+    from scalable.providers.base import ClusterHandle, DeploymentProvider
+
+__all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
+
+DEFAULT_MANIFEST = "scalable.yaml"
+"""The manifest where neither the caller nor ``SCALABLE_MANIFEST`` names one."""
+
+
+class _State(Enum):
+    NEW = auto()
+    STARTING = auto()
+    RUNNING = auto()
+    CLOSED = auto()
+
+
+class ScalableSession:
+    """One target of one manifest, from validation to the end of its cluster.
+
+    A context manager that starts the session and gives its client; leaving it closes the session. While a session is
+    open, SIGTERM and SIGHUP close it before they end the process.
+
+    Parameters
+    ----------
+    manifest : ManifestModel
+        From `load_manifest` with the same target, so that its overlay is merged.
+    target : str
+        The target's name.
+    workflow : Path, optional
+        The directory whose modules workers need; by default that of the running script, or the current one in a
+        notebook. ``project.modules`` in the manifest goes before it.
+
+    Raises
+    ------
+    UnknownTargetError
+        The manifest has no such target.
+
+    Examples
+    --------
+    Step by step, where a ``with`` block is not enough::
+
+        session = ScalableSession.from_yaml("scalable.yaml", target="hpc")
+        print(session.plan())
+        client = session.start()
+        session.scale({"gcam": 8})
+        session.close()
+    """
+
+    def __init__(
+        self, manifest: ManifestModel, *, target: str, workflow: Path | None = None
+    ) -> None:
+        self.spec = DeploymentSpec.from_manifest(manifest, target_name=target)
+        # Now, because a workflow may change the current directory.
+        self._source = Path(manifest.source).resolve() if manifest.source else None
+        self._workflow = workflow
+        self._lock = threading.Lock()
+        self._state = _State.NEW
+        self._report: ValidationReport | None = None
+        self._scale_plan = ScalePlan()
+        self._handle: ClusterHandle | None = None
+        self._client: ScalableClient | None = None
+
+    @classmethod
+    def from_yaml(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        target: str | None = None,
+        overlay: str | None = None,
+        env: Mapping[str, str] | None = None,
+        workflow: Path | None = None,
+    ) -> ScalableSession:
+        """Read a manifest.
+
+        In a workflow that ``scalable run`` runs, this returns the running session, unless `path` names another
+        manifest. Leaving its ``with`` block then closes nothing.
+
+        Parameters
+        ----------
+        path : path, optional
+            The manifest; by default ``SCALABLE_MANIFEST``, or ``scalable.yaml`` in the current directory.
+        target : str, optional
+            The target's name; by default ``SCALABLE_TARGET``, or ``auto``: a Slurm target inside a Slurm job, else a
+            local one, else the first.
+        overlay : str, optional
+            The overlay to merge instead of the target's own.
+        env : mapping, optional
+            Where ``${VAR}``, and the defaults above, are looked up; by default the environment of the process.
+        workflow : Path, optional
+            As for the class.
+
+        Raises
+        ------
+        ManifestError
+            The manifest cannot be used; the error lists every problem.
+        SessionError
+            The running session is on another target than the one asked for.
+        """
+        environ = os.environ if env is None else env
+        running = running_session()
+        if running is not None and running._is_for(path):
+            return running._on(target)
+        source = os.fspath(path or environ.get("SCALABLE_MANIFEST") or DEFAULT_MANIFEST)
+        target = target or environ.get("SCALABLE_TARGET") or AUTO
+        manifest = load_manifest(
+            source,
+            env=environ,
+            target_name=partial(choose_target, environ=environ) if target == AUTO else target,
+            overlay_name=overlay,
+        )
+        if manifest.selected_target is None:
+            nowhere = "there is no target; write at least one, such as `local: {provider: local}`"
+            raise ManifestSchemaError([manifest.issue("targets", "E_NO_TARGET", nowhere)])
+        return cls(manifest, target=manifest.selected_target, workflow=workflow)
+
+    # -- Before the start
+
+    @property
+    def manifest(self) -> ManifestModel:
+        """The manifest, with the target's overlay merged."""
+        return self.spec.manifest
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+        return self.spec.target_name
+
+    @property
+    def provider(self) -> DeploymentProvider:
+        """The target's provider.
+
+        Raises
+        ------
+        ProviderError
+            It is not installed, or cannot be used.
+        """
+        return get_provider(self.spec.provider_name)
+
+    def validate(self) -> ValidationReport:
+        """Find every problem of the manifest and of its target: offline, without side effect."""
+        report = validate_manifest(self.manifest)
+        if not report.ok:
+            return report
+        try:
+            provider = self.provider
+        except ProviderError as error:
+            where = ("targets", self.target, "provider")
+            return report + ValidationReport(
+                (self.manifest.issue(where, "E_PROVIDER", str(error)),)
+            )
+        return report + provider.validate(self.spec)
+
+    def plan(self) -> Plan:
+        """Say what a start would ask for, and what that costs: offline, without side effect.
+
+        Raises
+        ------
+        ValidationFailedError
+            The target cannot be planned; `validate` lists the problems.
+        """
+        from scalable.planning import build_plan
+
+        report = self.validate()
+        if not report.ok:
+            raise ValidationFailedError(report)
+        return build_plan(self.spec, self.provider)
+
+    # -- While it runs
+
+    def start(self) -> ScalableClient:
+        """Start the cluster, and return when each group that wants workers has one.
+
+        Started already, it returns the client.
+
+        Raises
+        ------
+        ValidationFailedError
+            The provider refuses the target; nothing was started.
+        LimitExceededError
+            The plan is above a limit of the target; nothing was started.
+        ModulesError
+            The workflow's modules cannot be sent to workers; nothing was started.
+        GroupFailedError
+            A group cannot have workers. Everything is closed again.
+        SessionError
+            The session is closed.
+        """
+        with self._lock:
+            self._refuse(_State.STARTING, _State.CLOSED)
+            if self._state is _State.RUNNING:
+                return self.client
+            self._state = _State.STARTING
+        try:
+            self._start()
+        except BaseException as error:
+            self._close_after(error)
+            raise
+        return self.client
+
+    def _start(self) -> None:
+        from scalable.planning import check_limits
+
+        provider = self.provider
+        plan = self.plan().scale_plan
+        check_limits(self.spec, provider, plan)
+        modules = self._pack()
+        signals.watch(self.close)
+        self._handle = self.provider.build_cluster(self.spec)
+        if (
+            self._state is _State.CLOSED
+        ):  # by another thread or a signal, while there was no handle yet
+            self.provider.close(self._handle)
+        self._refuse(_State.CLOSED)
+        if modules is not None:
+            upload_modules(self.client, modules)
+        provider.scale(self._handle, plan)
+        self._scale_plan = plan
+        self.client.sync(self._arrival, plan)
+        self._state = _State.RUNNING
+
+    def _pack(self) -> ModuleArchive | None:
+        listed = self.manifest.project.modules
+        if listed is not None:
+            base = self._source.parent if self._source else Path.cwd()
+            return pack_modules([base / path for path in listed])
+        directory = self._workflow or workflow_directory()
+        return pack_workflow(directory) if directory else None
+
+    async def _arrival(self, plan: ScalePlan) -> None:
+        """Wait for the first worker of each group that wants one at all times."""
+        import asyncio
+
+        wanted = {
+            tag: plan.ranges_by_tag[tag][0] if tag in plan.ranges_by_tag else count
+            for tag, count in plan.workers_by_tag.items()
+        }
+        # Together: a group that fails ends the wait for another one in its queue.
+        await asyncio.gather(
+            *(self.cluster.wait_for_group_async(tag) for tag, count in wanted.items() if count)
+        )
+
+    @property
+    def cluster(self) -> GroupedCluster:
+        """The running cluster.
+
+        Raises
+        ------
+        SessionError
+            The session is not started, or closed.
+        """
+        return self._running.backend
+
+    @property
+    def _running(self) -> ClusterHandle:
+        self._refuse(_State.CLOSED)
+        if self._handle is None:
+            raise SessionError("the session is not started; call start(), or enter it with `with`")
+        return self._handle
+
+    @property
+    def client(self) -> ScalableClient:
+        """The session's client; a new one where the workflow has closed the last one.
+
+        Raises
+        ------
+        SessionError
+            The session is not started, or closed.
+        """
+        running = self._running
+        if self._client is None or self._client.status == "closed":
+            self._client = running.client_factory()
+            self._client.session = self
+        return self._client
+
+    @property
+    def groups(self) -> Mapping[str, GroupStatus]:
+        """Each worker group at a glance, by tag; empty where there is no cluster."""
+        return self._handle.backend.groups if self._handle else {}
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """What happened to the worker groups so far, oldest first; still there after the end."""
+        return self._handle.backend.events if self._handle else ()
+
+    def scale(self, counts: Mapping[str, int]) -> None:
+        """Record how many workers some groups should have, and return.
+
+        A group that was adaptive keeps this count until `adapt`; one that had failed gets another try. Surplus workers
+        finish what they run and lose no result.
+
+        Parameters
+        ----------
+        counts : mapping of str to int
+            Workers by tag.
+
+        Raises
+        ------
+        UnknownTagError
+            There is no such group.
+        ValueError
+            A count is negative, or all together are above ``max_workers``.
+        LimitExceededError
+            That would cost more than the target's limit.
+        """
+        self._limit(workers=counts)
+        self.cluster.scale_groups(counts)
+
+    def adapt(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+        """Let some groups follow their own demand, each between its minimum and maximum, and return.
+
+        Parameters
+        ----------
+        ranges : mapping of str to (int, int)
+            Minimum and maximum by tag.
+
+        Raises
+        ------
+        UnknownTagError
+            There is no such group.
+        ValueError
+            A range is empty, or the minima together are above ``max_workers``.
+        LimitExceededError
+            The maxima would cost more than the target's limit.
+        """
+        self._limit(ranges=ranges)
+        self.cluster.adapt_groups(ranges)
+
+    def _limit(
+        self,
+        *,
+        workers: Mapping[str, int] = MappingProxyType({}),
+        ranges: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
+        """Refuse a change of the plan that is about groups that do not exist, or above a limit."""
+        from scalable.planning import check_limits
+
+        known = self.cluster.groups
+        for tag in (*workers, *ranges):
+            if tag not in known:
+                raise UnknownTagError(tag, known)
+        kept = {
+            tag: bounds
+            for tag, bounds in self._scale_plan.ranges_by_tag.items()
+            if tag not in workers
+        }
+        changed = replace(
+            self._scale_plan,
+            workers_by_tag={**self._scale_plan.workers_by_tag, **workers},
+            ranges_by_tag={**kept, **ranges},
+        )
+        check_limits(self.spec, self.provider, changed)
+        self._scale_plan = changed
+
+    def explain(self) -> dict[str, Explanation]:
+        """Say why workers are missing, by tag, for each group that lacks some."""
+        return self.cluster.explain()
+
+    # -- The end
+
+    def close(self) -> None:
+        """Close the client and remove the cluster with everything that belongs to it.
+
+        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP wait until it is done.
+
+        Raises
+        ------
+        LeftoverError
+            Something could not be removed; it is named.
+        """
+        with self._lock:
+            if self._state is _State.CLOSED:
+                return
+            self._state = _State.CLOSED
+        try:
+            with signals.deferred_signals():
+                self._close()
+        finally:
+            signals.release(self.close)
+
+    def _close(self) -> None:
+        try:
+            if self._client is not None:
+                self._client.close()
+        finally:
+            if self._handle is not None:
+                self.provider.close(self._handle)
+
+    def _close_after(self, error: BaseException) -> None:
+        """Close because of an error, which matters more than what closing has to say."""
+        try:
+            self.close()
+        except ScalableError as trouble:
+            error.add_note(str(trouble))
+
+    def __enter__(self) -> ScalableClient:
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if running_session() is self:
+            return
+        if exc is None:
+            self.close()
+        else:
+            self._close_after(exc)
+
+    def __repr__(self) -> str:
+        return f"<ScalableSession on {self.target!r}, {self._state.name.lower()}>"
+
+    # -- Inside `scalable run`
+
+    def _is_for(self, path: str | os.PathLike[str] | None) -> bool:
+        return path is None or Path(path).resolve() == self._source
+
+    def _on(self, target: str | None) -> ScalableSession:
+        if target not in (None, AUTO, self.target):
+            raise SessionError(
+                f"the workflow asks for target {target!r}, and this run is on {self.target!r}; "
+                f"run it with --target {target}, or leave target= out of the workflow"
+            )
+        return self
+
+    def _refuse(self, *states: _State) -> None:
+        if self._state not in states:
+            return
+        if self._state is _State.CLOSED:
+            raise SessionError("the session is closed; make a new one with from_yaml()")
+        raise SessionError("the session is being started by another thread; wait for its start()")

@@ -1,0 +1,79 @@
+"""What the tests of sessions and commands share: a provider, manifests, and the real command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scalable.providers.registry import clear_registry, register_provider
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+MANIFEST = """\
+version: 1
+project: {name: test}
+targets:
+  desk: {provider: desk, n_workers: 1}
+components:
+  fair: {slots: 2}
+  gcam: {}
+tasks:
+  simulate: {component: fair}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to a directory with a manifest whose one target is on the desk, without settings from outside."""
+    for name in ("SCALABLE_MANIFEST", "SCALABLE_TARGET", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    directory = tmp_path / "project"
+    directory.mkdir()
+    (directory / "scalable.yaml").write_text(MANIFEST)
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Register the desk provider in this process."""
+    monkeypatch.syspath_prepend(PLUGINS)
+    clear_registry()
+    register_provider("desk", lambda: __import__("desk_provider").DeskProvider())
+    yield
+    clear_registry()
+
+
+Install = Callable[[str, str], None]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A directory of installed distributions."""
+    return tmp_path / "site"
+
+
+@pytest.fixture
+def install(site: Path) -> Install:
+    """Write down what pip would of a distribution that brings a provider."""
+
+    def install(name: str, entry_point: str) -> None:
+        info = site / f"scalable_{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: scalable-{name}\nVersion: 1.0\n"
+        )
+        (info / "entry_points.txt").write_text(f"[scalable.providers]\n{name} = {entry_point}\n")
+
+    return install
+
+
+@pytest.fixture
+def environment(site: Path, install: Install) -> dict[str, str]:
+    """The environment of a process that has the desk provider installed."""
+    install("desk", "desk_provider:DeskProvider")
+    path = os.pathsep.join(filter(None, (str(site), str(PLUGINS), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}

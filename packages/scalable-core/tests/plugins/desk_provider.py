@@ -1,0 +1,145 @@
+"""A provider for tests: each worker is a process on this desk.
+
+It is a plugin like any other, found through the entry point that `conftest` writes down, and does for real what its
+options do not forbid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import cast
+
+from distributed import LocalCluster
+from pydantic import Field
+
+from scalable.client import ScalableClient
+from scalable.cluster import GroupedCluster, Pace, RetryPolicy
+from scalable.cluster.host import Host
+from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
+from scalable.costing import CostEstimate, CostLineItem
+from scalable.errors import LaunchRefusedError
+from scalable.providers.base import ClusterHandle, DeploymentSpec, ScalePlan
+from scalable.providers.common import BaseProvider
+from scalable.providers.options import TargetOptions
+
+QUICK = Pace(tick=0.05, poll=0.1, close_timeout=10)
+
+
+class DeskOptions(TargetOptions):
+    """Options of a target on the desk."""
+
+    account: str | None = Field(None, description="Who works here.")
+    price: Decimal | None = Field(None, description="Of one worker for one hour.")
+    refuse: str | None = Field(None, description="Why no worker can be had.")
+    queue: bool = Field(False, description="Let workers wait for ever.")
+    stuck: bool = Field(False, description="Leave something behind at close.")
+
+
+class DeskProvider(BaseProvider[DeskOptions]):
+    """Runs workers on this desk."""
+
+    name = "desk"
+    options_model = DeskOptions
+
+    def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
+        price = self.parse_options(spec).price
+        items = (
+            CostLineItem(tag, Decimal(n), "worker", price, source="desk", as_of=date(2026, 1, 1))
+            if price is not None
+            else CostLineItem(tag, Decimal(n), "worker")
+            for tag, n in plan.workers_by_tag.items()
+        )
+        return CostEstimate(tuple(items))
+
+    def _build(self, spec: DeploymentSpec, options: DeskOptions) -> ClusterHandle:
+        groups = [
+            GroupSpec(tag, component.slots, options.startup_timeout)
+            for tag, component in spec.components.items()
+        ]
+        host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+        cluster = GroupedCluster(
+            cast(Host, host),  # it runs, so that its loop is not None
+            Desk(host.scheduler_address, options),
+            groups,
+            pace=QUICK,
+            retry=RetryPolicy(delay=0.1),
+        )
+        tasks = {name: task.component for name, task in spec.tasks.items()}
+        return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks))
+
+
+class Desk:
+    """Each unit is one worker process, in a process group of its own."""
+
+    def __init__(self, address: str, options: DeskOptions) -> None:
+        self.address, self.options = address, options
+        self.scratch = Path(tempfile.mkdtemp(prefix="desk-"))
+        self.numbers = itertools.count(1)
+        self.processes: dict[str, tuple[Unit, subprocess.Popen[bytes] | None]] = {}
+
+    async def launch(self, group: GroupSpec, n: int, request_id: str) -> list[Unit]:
+        if self.options.refuse:
+            raise LaunchRefusedError(
+                self.options.refuse, Explanation(Reason.REFUSED, self.options.refuse)
+            )
+        units = [Unit(f"{group.tag}-{next(self.numbers)}", group.tag, request_id) for _ in range(n)]
+        for unit in units:
+            self.processes[unit.id] = unit, None if self.options.queue else self._start(unit, group)
+        return units
+
+    def _start(self, unit: Unit, group: GroupSpec) -> subprocess.Popen[bytes]:
+        command = [
+            *(sys.executable, "-m", "distributed.cli.dask_worker", self.address),
+            *("--name", unit.id, "--nthreads", str(group.slots), "--no-nanny", "--no-dashboard"),
+            *("--resources", f"{group.tag}={group.slots}", "--host", "127.0.0.1"),
+            *("--local-directory", str(self.scratch), "--death-timeout", "30"),
+        ]
+        with (self.scratch / unit.id).open("wb") as log:
+            # Elsewhere, as on any other machine: nothing of the workflow's directory is at hand.
+            return subprocess.Popen(
+                command,
+                cwd=self.scratch,
+                env={**os.environ, "DESK_WORKER": unit.id},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def observe(self) -> Mapping[str, UnitState]:
+        def state(unit: Unit, process: subprocess.Popen[bytes] | None) -> UnitState:
+            if process is None:
+                return UnitState(unit, Phase.PENDING, Reason.PRIORITY)
+            return UnitState(unit, Phase.RUNNING if process.poll() is None else Phase.GONE)
+
+        return {name: state(*entry) for name, entry in self.processes.items()}
+
+    async def stop(self, units: Sequence[Unit]) -> None:
+        for unit in units:
+            _, process = self.processes.pop(unit.id, (unit, None))
+            if process is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await asyncio.to_thread(process.wait)
+
+    async def describe(self, unit: Unit) -> Explanation:
+        log = self.scratch / unit.id
+        tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+        return Explanation(Reason.EXITED, f"{unit.id} ended", log_tail=tail)
+
+    async def sweep(self) -> list[Leftover]:
+        await self.stop([unit for unit, _ in self.processes.values()])
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        return [Leftover("drawer", "third", "it is stuck")] if self.options.stuck else []

@@ -1,0 +1,469 @@
+"""Sessions on a provider whose workers are real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scalable.errors import (
+    GroupFailedError,
+    LeftoverError,
+    LimitExceededError,
+    ManifestError,
+    ModulesError,
+    SessionError,
+    UnknownTagError,
+    ValidationFailedError,
+)
+from scalable.session import ScalableSession, lend
+
+pytestmark = pytest.mark.usefixtures("desk", "project")
+
+
+def manifest(project: Path, target: str, rest: str = "") -> None:
+    """Write a manifest with one target on the desk."""
+    (project / "scalable.yaml").write_text(
+        f"version: 1\nproject: {{name: test}}\ntargets: {{desk: {{provider: desk, {target}}}}}\n"
+        f"components: {{fair: {{slots: 2}}, gcam: {{}}}}\ntasks: {{simulate: {{component: fair}}}}\n{rest}"
+    )
+
+
+def tell_worker() -> Callable[[], str]:
+    # A function inside a function travels by value: workers cannot import this file.
+    def worker_of() -> str:
+        return os.environ["DESK_WORKER"]
+
+    return worker_of
+
+
+worker_of = tell_worker()
+
+
+# -- Before the start
+
+
+def test_path_and_target_come_from_the_environment(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "scalable.yaml").rename(project / "other.yaml")
+    monkeypatch.setenv("SCALABLE_MANIFEST", "other.yaml")
+    monkeypatch.setenv("SCALABLE_TARGET", "desk")
+
+    session = ScalableSession.from_yaml()
+
+    assert session.manifest.source == "other.yaml"
+    assert session.target == "desk"
+
+
+def test_arguments_go_before_the_environment(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALABLE_MANIFEST", "gone.yaml")
+    monkeypatch.setenv("SCALABLE_TARGET", "gone")
+
+    assert ScalableSession.from_yaml("scalable.yaml", target="desk").target == "desk"
+
+
+def test_the_target_is_chosen_where_nobody_names_one(project: Path) -> None:
+    (project / "scalable.yaml").write_text(
+        "version: 1\nproject: {name: test}\n"
+        "targets: {desk: {provider: desk}, laptop: {provider: local, overlay: small}}\n"
+        "components: {fair: {cpus: 8}}\noverlays: {small: {components: {fair: {cpus: 1}}}}\n"
+    )
+
+    session = ScalableSession.from_yaml()
+
+    assert session.target == "laptop"
+    assert session.manifest.components["fair"].cpus == 1
+
+
+def test_a_manifest_without_targets_says_so(project: Path) -> None:
+    (project / "scalable.yaml").write_text("version: 1\nproject: {name: test}\n")
+
+    with pytest.raises(ManifestError, match="E_NO_TARGET targets: there is no target"):
+        ScalableSession.from_yaml()
+
+
+def test_validation_joins_what_core_and_the_provider_find(project: Path) -> None:
+    manifest(project, "prize: 3, workers: {fiar: 1}")
+    session = ScalableSession.from_yaml()
+
+    codes = {issue.code for issue in session.validate().errors}
+
+    assert codes >= {"E_UNKNOWN_TAG"}
+    with pytest.raises(ValidationFailedError):
+        session.plan()
+    with pytest.raises(ValidationFailedError):
+        session.start()
+
+
+def test_a_provider_that_cannot_be_used_is_a_problem_of_the_manifest(project: Path) -> None:
+    from scalable.providers.registry import register_provider
+
+    def broken() -> None:
+        raise OSError("no desk in this room")
+
+    register_provider("broken", broken)  # type: ignore[arg-type]  # that is what is tested
+    (project / "scalable.yaml").write_text(
+        "version: 1\nproject: {name: test}\ntargets: {desk: {provider: broken}}\ncomponents: {a: {}}\n"
+    )
+
+    (issue,) = ScalableSession.from_yaml().validate().errors
+
+    assert (issue.code, issue.path, issue.line) == ("E_PROVIDER", "targets.desk.provider", 3)
+    assert "no desk in this room" in issue.message
+
+
+def test_planning_twice_gives_equal_bytes() -> None:
+    plans = [ScalableSession.from_yaml().plan().to_json() for _ in range(2)]
+
+    assert plans[0] == plans[1]
+
+
+def test_a_plan_above_its_limit_starts_nothing(project: Path) -> None:
+    manifest(project, "price: 2, n_workers: 2, limits: {max_hourly_cost: 7}")
+    session = ScalableSession.from_yaml()
+
+    with pytest.raises(LimitExceededError, match=r"8\.00 USD/h"):
+        session.start()
+
+    assert session.events == ()
+
+
+def test_nothing_is_there_before_the_start() -> None:
+    session = ScalableSession.from_yaml()
+
+    assert session.groups == {}
+    with pytest.raises(SessionError, match="not started"):
+        session.client  # noqa: B018 - the property raises
+    session.close()
+    session.close()
+    with pytest.raises(SessionError, match="closed"):
+        session.start()
+
+
+# -- While it runs
+
+
+def test_a_session_from_start_to_end(project: Path) -> None:
+    manifest(project, "n_workers: 1")
+    (project / "desk_helpers.py").write_text("def double(x):\n    return 2 * x\n")
+
+    session = ScalableSession.from_yaml(workflow=project)
+    with session as client:
+        assert client.session is session
+        assert {tag: group.running for tag, group in session.groups.items()} == {
+            "fair": 1,
+            "gcam": 1,
+        }
+        assert client.submit(worker_of, tag="gcam").result(timeout=30).startswith("gcam")
+        assert client.submit(worker_of, task="simulate").result(timeout=30).startswith("fair")
+        sys.path.insert(0, str(project))
+        try:
+            from desk_helpers import double  # type: ignore[import-not-found]  # written above
+
+            assert client.submit(double, 21).result(timeout=30) == 42
+        finally:
+            sys.path.remove(str(project))
+            sys.modules.pop("desk_helpers", None)
+
+        session.scale({"gcam": 2})
+        session.cluster.wait_for_group("gcam", 2, timeout=30)
+        session.adapt({"gcam": (0, 2)})
+        assert session.groups["fair"].running == 1
+        assert session.start() is client
+        with pytest.raises(UnknownTagError, match="did you mean 'gcam'"):
+            session.scale({"gcm": 1})
+
+    assert client.status == "closed"
+    assert any(event.tag == "gcam" for event in session.events)
+    with pytest.raises(SessionError, match="closed"):
+        session.explain()
+    session.close()
+
+
+def test_a_client_that_the_workflow_closed_is_replaced() -> None:
+    session = ScalableSession.from_yaml()
+    try:
+        with session.start() as client:
+            pass
+        again = session.start()
+
+        assert again is not client
+        assert again.session is session
+        assert again.submit(worker_of, tag="gcam").result(timeout=30).startswith("gcam")
+    finally:
+        session.close()
+
+
+def test_changes_are_held_to_the_limit(project: Path) -> None:
+    manifest(project, "price: 2, workers: {fair: 1, gcam: 0}, limits: {max_hourly_cost: 5}")
+
+    session = ScalableSession.from_yaml()
+    with session:
+        with pytest.raises(LimitExceededError):
+            session.scale({"fair": 3})
+        with pytest.raises(LimitExceededError):
+            session.adapt({"gcam": (0, 2)})
+        session.adapt({"gcam": (0, 1)})
+        with pytest.raises(LimitExceededError):
+            session.scale({"fair": 2})
+        session.scale({"gcam": 0})
+        session.scale({"fair": 2})
+
+
+def test_a_group_without_workers_is_not_waited_for(project: Path) -> None:
+    manifest(project, "workers: {fair: 1, gcam: {minimum: 0, maximum: 1}}")
+
+    session = ScalableSession.from_yaml()
+    with session as client:
+        assert session.groups["gcam"].running == 0
+        assert client.submit(worker_of, tag="gcam").result(timeout=60).startswith("gcam")
+
+
+def test_a_group_that_fails_ends_the_start_and_everything_with_it(project: Path) -> None:
+    manifest(project, "refuse: no chair is free")
+    before = threads()
+    session = ScalableSession.from_yaml()
+
+    with pytest.raises(GroupFailedError, match="no chair is free"):
+        session.start()
+
+    assert repr(session) == "<ScalableSession on 'desk', closed>"
+    assert eventually(lambda: threads() <= before)
+
+
+def test_what_cannot_be_removed_is_told(project: Path) -> None:
+    manifest(project, "stuck: true")
+    session = ScalableSession.from_yaml()
+    session.start()
+
+    with pytest.raises(LeftoverError, match="drawer third"):
+        session.close()
+
+
+def test_what_cannot_be_removed_does_not_hide_what_went_wrong(project: Path) -> None:
+    manifest(project, "stuck: true")
+
+    with pytest.raises(ZeroDivisionError) as caught, ScalableSession.from_yaml():
+        1 / 0  # noqa: B018 - it raises
+
+    assert "drawer third" in caught.value.__notes__[0]
+
+
+def test_modules_that_are_listed_start_from_the_manifest(project: Path) -> None:
+    (project / "conf").mkdir()
+    (project / "scalable.yaml").rename(project / "conf" / "scalable.yaml")
+    path = project / "conf" / "scalable.yaml"
+    path.write_text(
+        path.read_text().replace("{name: test}", "{name: test, modules: [lib/gone.py]}")
+    )
+
+    with pytest.raises(ModulesError, match=r"conf/lib/gone\.py.*does not exist"):
+        ScalableSession.from_yaml(path).start()
+
+
+def test_closing_from_another_thread_ends_a_start_that_waits(project: Path) -> None:
+    manifest(project, "queue: true")
+    session = ScalableSession.from_yaml()
+
+    def close() -> None:
+        eventually(lambda: any(group.pending for group in session.groups.values()))
+        session.close()
+
+    closer = threading.Thread(target=close)
+    closer.start()
+
+    with pytest.raises(Exception, match="closed"):
+        session.start()
+
+    closer.join()
+
+
+# -- Inside `scalable run`
+
+
+@pytest.fixture
+def running(project: Path) -> Iterator[ScalableSession]:
+    session = ScalableSession.from_yaml()
+    session.start()
+    with lend(session):
+        yield session
+    session.close()
+
+
+def test_the_running_session_is_handed_out_and_not_closed(
+    running: ScalableSession, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path, target in (
+        (None, None),
+        ("scalable.yaml", "auto"),
+        (project / "scalable.yaml", "desk"),
+    ):
+        with ScalableSession.from_yaml(path, target=target) as client:
+            assert client.session is running
+    monkeypatch.chdir("/")
+    assert ScalableSession.from_yaml(project / "scalable.yaml") is running
+    assert client.submit(worker_of, tag="gcam").result(timeout=30).startswith("gcam")
+
+    with pytest.raises(SessionError, match="asks for target 'hpc', and this run is on 'desk'"):
+        ScalableSession.from_yaml(target="hpc")
+
+
+def test_another_manifest_is_another_session(running: ScalableSession, project: Path) -> None:
+    other = project / "other.yaml"
+    other.write_text((project / "scalable.yaml").read_text())
+
+    session = ScalableSession.from_yaml(other)
+
+    assert session is not running
+    session.close()
+
+
+# -- The process ends
+
+SCRIPT = """
+import signal, sys, time
+from pathlib import Path
+from scalable.session import ScalableSession
+
+def report(client):
+    pids = client.run(lambda: __import__("os").getpid())
+    Path("pids").write_text(" ".join(map(str, pids.values())))
+
+if __name__ == "__main__":
+"""
+
+WITH = """
+    with ScalableSession.from_yaml() as client:
+        report(client)
+        time.sleep(60)
+"""
+WITHOUT = """
+    client = ScalableSession.from_yaml().start()
+    report(client)
+"""
+
+
+@pytest.fixture
+def script(
+    project: Path, environment: dict[str, str]
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a script as a process of its own, in the project's directory."""
+    started = []
+
+    def script(body: str) -> subprocess.Popen[str]:
+        (project / "workflow.py").write_text(SCRIPT + body)
+        process = subprocess.Popen(
+            [sys.executable, "workflow.py"],
+            cwd=project,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield script
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, -signal.SIGINT)],
+)
+@pytest.mark.parametrize("body", [WITH, WITHOUT + "    time.sleep(60)\n"], ids=["with", "without"])
+def test_a_signal_leaves_no_worker(
+    script: Callable[[str], subprocess.Popen[str]],
+    project: Path,
+    number: int,
+    status: int,
+    body: str,
+) -> None:
+    process = script(body)
+    workers = pids(project)
+
+    process.send_signal(number)
+
+    assert process.wait(timeout=60) == status
+    assert eventually(lambda: not any(map(alive, workers)))
+
+
+def test_a_session_that_nobody_closes_ends_with_the_interpreter(
+    script: Callable[[str], subprocess.Popen[str]], project: Path
+) -> None:
+    process = script(WITHOUT)
+    workers = pids(project)
+
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert stderr == ""
+    assert eventually(lambda: not any(map(alive, workers)))
+
+
+def test_a_signal_while_it_starts_ends_the_start(
+    script: Callable[[str], subprocess.Popen[str]], project: Path
+) -> None:
+    manifest(project, "queue: true")
+    waiting = textwrap.indent(
+        textwrap.dedent("""
+        import threading
+        def tell():
+            while not any(group.pending for group in session.groups.values()):
+                time.sleep(0.05)
+            Path("pids").write_text("0")
+        session = ScalableSession.from_yaml()
+        threading.Thread(target=tell, daemon=True).start()
+        session.start()
+        """),
+        "    ",
+    )
+    process = script(waiting)
+    pids(project)
+
+    process.terminate()
+
+    assert process.wait(timeout=60) == 143
+
+
+def pids(project: Path) -> list[int]:
+    file = project / "pids"
+    assert eventually(lambda: file.exists() and file.read_text() != "")
+    return [int(pid) for pid in file.read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if not thread.daemon}
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 60.0) -> bool:
+    """Wait for something that another process or thread does."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False

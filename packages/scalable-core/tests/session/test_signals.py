@@ -1,0 +1,150 @@
+"""Signal handling, on the main thread of this process."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from scalable.session import signals
+
+WATCHED = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Session:
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Begin with the system's handlers, and check that they are back in the end."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in WATCHED}
+    yield
+    after = {number: signal.getsignal(number) for number in WATCHED}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert not signals._open
+    assert set(after.values()) <= {signal.SIG_DFL, signal.SIG_IGN} or after == before
+
+
+@pytest.mark.parametrize("number", WATCHED)
+def test_a_deadly_signal_becomes_an_exception_that_leaves_every_block(number: int) -> None:
+    session = Session()
+    signals.watch(session.close)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            signal.raise_signal(number)
+    finally:
+        signals.release(session.close)
+
+    assert caught.value.code == 128 + number
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_handler_of_the_users_runs_after_the_session_is_closed() -> None:
+    session = Session()
+    seen: list[tuple[int, int]] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        seen.append((number, session.closed))
+
+    signal.signal(signal.SIGTERM, handler)
+    signals.watch(session.close)
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signals.release(session.close)
+
+    assert seen == [(signal.SIGTERM, 1)]
+    assert signal.getsignal(signal.SIGTERM) is handler
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    session = Session()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.watch(session.close)
+    try:
+        signal.raise_signal(signal.SIGHUP)
+    finally:
+        signals.release(session.close)
+
+    assert session.closed == 0
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_handlers_stay_until_the_last_of_several_sessions_is_closed() -> None:
+    first, second = Session(), Session()
+    signals.watch(first.close)
+    signals.watch(second.close)
+    try:
+        signals.release(first.close)
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signals.release(first.close)
+        signals.release(second.close)
+
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_handler_that_came_later_is_left_alone() -> None:
+    session = Session()
+    signals.watch(session.close)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signals.release(session.close)
+
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    session = Session()
+
+    def elsewhere() -> None:
+        signals.watch(session.close)
+        with signals.deferred_signals():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signals.release(session.close)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+
+
+def test_ctrl_c_waits_until_the_block_is_done() -> None:
+    done = []
+
+    @signals.deferred_signals()
+    def close() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        close()
+
+    assert done
+
+
+def test_a_session_that_closes_because_of_a_signal_is_not_cut_short_by_the_next() -> None:
+    session = Session()
+
+    @signals.deferred_signals()
+    def close() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        session.close()
+
+    signals.watch(session.close)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            close()
+    finally:
+        signals.release(session.close)
+
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert session.closed == 1
