@@ -1,0 +1,74 @@
+"""Which sizes of task Fargate has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+__all__ = ["LARGEST_TASK", "MEMORY_BY_CPU", "TaskSize", "describe_memory", "next_memory"]
+
+# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-tasks-services.html, Linux.
+MEMORY_BY_CPU: Mapping[int, Sequence[int]] = MappingProxyType(
+    {
+        256: (512, 1024, 2048),
+        512: range(1024, 4096 + 1, 1024),
+        1024: range(2048, 8192 + 1, 1024),
+        2048: range(4096, 16384 + 1, 1024),
+        4096: range(8192, 30720 + 1, 1024),
+        8192: range(16384, 61440 + 1, 4096),
+        16384: range(32768, 122880 + 1, 8192),
+        32768: (61440, 122880, 249856),
+    }
+)
+"""Amounts of memory, in MiB, by CPU units, of which 1024 are one vCPU."""
+
+
+class TaskSize(NamedTuple):
+    """A size of task.
+
+    Parameters
+    ----------
+    cpu : int
+        CPU units, of which 1024 are one vCPU.
+    memory : int
+        MiB.
+    """
+
+    cpu: int
+    memory: int
+
+
+LARGEST_TASK = TaskSize(max(MEMORY_BY_CPU), MEMORY_BY_CPU[max(MEMORY_BY_CPU)][-1])
+"""What no task can exceed."""
+
+
+def next_memory(mib: int) -> int:
+    """Round up to an amount of memory that some task can have.
+
+    Parameters
+    ----------
+    mib : int
+        MiB, not above those of the largest task.
+
+    Examples
+    --------
+    >>> next_memory(2048), next_memory(5000), next_memory(130_000)
+    (2048, 5120, 249856)
+    """
+    return min(amount for amounts in MEMORY_BY_CPU.values() for amount in amounts if amount >= mib)
+
+
+def describe_memory(cpu: int) -> str:
+    """Say in words which amounts of memory go with so many CPU units.
+
+    Examples
+    --------
+    >>> describe_memory(256), describe_memory(8192)
+    ('512, 1024 or 2048', '16384 to 61440 in steps of 4096')
+    """
+    amounts = MEMORY_BY_CPU[cpu]
+    if isinstance(amounts, range):
+        return f"{amounts[0]} to {amounts[-1]} in steps of {amounts.step}"
+    *most, last = map(str, amounts)
+    return f"{', '.join(most)} or {last}"

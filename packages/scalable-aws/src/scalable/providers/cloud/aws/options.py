@@ -1,0 +1,102 @@
+"""What a target on AWS may say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from scalable.providers.options import EnvironmentVariables, ImageName, Matching, TargetOptions
+
+__all__ = ["AWSOptions"]
+
+Region = Annotated[str, Matching("[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}", "a region such as us-east-1")]
+VpcId = Annotated[str, Matching("vpc-[0-9a-f]{8,17}", "a VPC id such as vpc-0a1b2c3d")]
+SubnetId = Annotated[str, Matching("subnet-[0-9a-f]{8,17}", "a subnet id such as subnet-0a1b2c3d")]
+SecurityGroupId = Annotated[
+    str, Matching("sg-[0-9a-f]{8,17}", "a security group id such as sg-0a1b2c3d")
+]
+RoleArn = Annotated[
+    str,
+    Matching(
+        r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]+",
+        "the ARN of a role such as arn:aws:iam::123456789012:role/name",
+    ),
+]
+InstanceType = Annotated[
+    str, Matching(r"[a-z][a-z0-9-]*\.[a-z0-9-]+", "an instance type such as c6i.large")
+]
+# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-using-tags.html#tag-restrictions
+TagKey = Annotated[
+    str,
+    Matching(
+        r"(?![aA][wW][sS]:)[\w .:/=+@-]{1,128}",
+        "the key of a tag: 128 letters, digits, blanks and _.:/=+@- at most, not beginning with aws:",
+    ),
+]
+TagValue = Annotated[
+    str,
+    Matching(
+        r"[\w .:/=+@-]{0,256}",
+        "the value of a tag: 256 letters, digits, blanks and _.:/=+@- at most",
+    ),
+]
+
+
+class AWSOptions(TargetOptions):
+    """Options of a target on AWS."""
+
+    region: Region | None = Field(
+        default=None, description="Region. The one of the AWS configuration if nothing is said."
+    )
+    cluster_type: Literal["fargate", "ec2"] = Field(
+        default="fargate", description="Whether workers are Fargate tasks or EC2 instances."
+    )
+    image: ImageName | None = Field(
+        default=None,
+        description="Image of the scheduler, and of workers whose component says none. "
+        "Dask's own for this version of Dask and Python if nothing is said.",
+    )
+    worker_cpu: Literal[256, 512, 1024, 2048, 4096, 8192, 16384, 32768] | None = Field(
+        default=None,
+        description="CPU units, of which 1024 are one vCPU, of a Fargate worker whose component "
+        "does not say cpus.",
+    )
+    worker_mem: Annotated[int, Field(ge=512, le=249856)] | None = Field(
+        default=None,
+        description="Memory in MiB of a Fargate worker whose component does not say memory.",
+    )
+    instance_type: InstanceType | None = Field(
+        default=None,
+        description="Instance type of EC2 workers. Chosen by what a component needs if nothing is said.",
+    )
+    vpc: VpcId | None = Field(
+        default=None, description="VPC. The account's default VPC if nothing is said."
+    )
+    subnets: tuple[SubnetId, ...] = Field(
+        default=(), description="Subnets of the VPC. All of them if nothing is said."
+    )
+    security_groups: tuple[SecurityGroupId, ...] = Field(
+        default=(),
+        description="Security groups of scheduler and workers. One is made for the run if nothing is said.",
+    )
+    execution_role_arn: RoleArn | None = Field(
+        default=None,
+        description="Role with which Fargate pulls images and writes logs. One is made for the run if nothing is said.",
+    )
+    task_role_arn: RoleArn | None = Field(
+        default=None,
+        description="Role that the workers' own calls to AWS have. None if nothing is said.",
+    )
+    spot: bool = Field(
+        default=False, description="Whether workers use spare capacity, which may be taken away."
+    )
+    environment: EnvironmentVariables = Field(
+        default_factory=dict,
+        description="Environment of every worker; a component's own goes before.",
+    )
+    # 50 is the limit of AWS; some are for the labels of Scalable itself.
+    tags: Annotated[Mapping[TagKey, TagValue], Field(max_length=40)] = Field(
+        default_factory=dict, description="Tags of everything that a run creates."
+    )

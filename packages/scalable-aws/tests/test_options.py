@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import pytest
+
+from scalable.manifest import parse_manifest
+from scalable.manifest.validate import ValidationReport
+from scalable.providers.base import DeploymentSpec
+from scalable.providers.cloud.aws import AWSBatchProvider, AWSOptions
+
+FARGATE = """
+    region: us-east-1
+    cluster_type: fargate
+    image: 123456789012.dkr.ecr.us-east-1.amazonaws.com/gcam:7.1
+    n_workers: 4
+    worker_cpu: 1024
+    worker_mem: 4096
+    vpc: vpc-0a1b2c3d4e5f60718
+    subnets: [subnet-0a1b2c3d, subnet-0a1b2c3d4e5f60718]
+    security_groups: [sg-0a1b2c3d]
+    execution_role_arn: arn:aws:iam::123456789012:role/service-role/run
+    task_role_arn: arn:aws-us-gov:iam::123456789012:role/task+1
+    spot: true
+    environment: {OMP_NUM_THREADS: "4"}
+    tags: {"cost center": climate lab, owner: me@example.org}
+    adaptive: {minimum: 1, maximum: 16}
+"""
+
+EC2 = """
+    region: us-gov-west-1
+    cluster_type: ec2
+    instance_type: m7i-flex.large
+    spot: false
+"""
+
+
+def spec_of(options: str, components: str = "gcam: {}") -> DeploymentSpec:
+    text = (
+        f"version: 1\nproject: {{name: x}}\ncomponents:\n  {components}\n"
+        f"targets:\n  aws:\n    provider: aws\n{options}"
+    )
+    manifest = parse_manifest(text, env={}, source="scalable.yaml")
+    return DeploymentSpec.from_manifest(manifest, target_name="aws")
+
+
+def report_of(options: str) -> ValidationReport:
+    return AWSBatchProvider().validate(spec_of(options))
+
+
+@pytest.mark.parametrize("options", [FARGATE, EC2, ""])
+def test_what_can_be_said(options: str):
+    assert report_of(options).issues == ()
+
+
+def test_what_is_not_said():
+    options = AWSBatchProvider().parse_options(spec_of(""))
+    assert options.cluster_type == "fargate"
+    assert options.spot is False
+    assert options.region is options.vpc is options.worker_cpu is None
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "message"),
+    [
+        ("region: us_east_1", "region", "must be a region such as us-east-1"),
+        ("region: us-east-1a", "region", "must be a region such as us-east-1"),
+        ("cluster_type: batch", "cluster_type", "must be 'fargate' or 'ec2'"),
+        ("image: a b", "image", "must be a container image"),
+        ("worker_cpu: 1000", "worker_cpu", "256, 512, 1024"),
+        ("worker_cpu: 1", "worker_cpu", "256, 512, 1024"),
+        ("worker_mem: 4G", "worker_mem", "must be a whole number"),
+        ("worker_mem: 500000", "worker_mem", "must be at most 249856"),
+        ("vpc: my-vpc", "vpc", "must be a VPC id"),
+        ("subnets: subnet-0a1b2c3d", "subnets", "must be a list"),
+        ("subnets: [sg-0a1b2c3d]", "subnets[0]", "must be a subnet id"),
+        ("security_groups: [default]", "security_groups[0]", "must be a security group id"),
+        ("execution_role_arn: run", "execution_role_arn", "must be the ARN of a role"),
+        (
+            "task_role_arn: arn:aws:iam::1234:role/x",
+            "task_role_arn",
+            "must be the ARN of a role",
+        ),
+        ("instance_type: c6i", "instance_type", "must be an instance type"),
+        ("spot: maybe", "spot", "must be true or false"),
+        ("environment: {A B: x}", 'environment."A B"', "the name of an environment variable"),
+        ("tags: {aws:x: y}", 'tags."aws:x"', "not beginning with aws:"),
+        (f"tags: {{x: {'y' * 257}}}", "tags.x", "must be the value of a tag"),
+        ("regoin: us-east-1", "regoin", "did you mean 'region'?"),
+    ],
+)
+def test_what_cannot_be_said(line: str, path: str, message: str):
+    [issue] = report_of(f"    {line}\n").errors
+    assert (issue.path, issue.line) == (f"targets.aws.{path}", 8)
+    assert message in issue.message
+
+
+def test_tags_leave_room_for_those_of_scalable():
+    tags = ", ".join(f"k{i}: v" for i in range(41))
+    [issue] = report_of(f"    tags: {{{tags}}}\n").errors
+    assert issue.path == "targets.aws.tags"
+    assert "40 at most" in issue.message
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["worker_mem: 4096"], None),
+        (["worker_mem: 249856"], None),
+        (["worker_mem: 5000"], "the next larger one is 5120"),
+        (["worker_mem: 123000"], "the next larger one is 249856"),
+        (["worker_cpu: 256", "worker_mem: 2048"], None),
+        (["worker_cpu: 256", "worker_mem: 4096"], "choose 512, 1024 or 2048"),
+        (["worker_cpu: 1024", "worker_mem: 1024"], "choose 2048 to 8192 in steps of 1024"),
+        (["worker_cpu: 8192", "worker_mem: 17408"], "choose 16384 to 61440 in steps of 4096"),
+    ],
+)
+def test_sizes_of_fargate_tasks(lines: list[str], problem: str | None):
+    report = report_of("".join(f"    {line}\n" for line in lines))
+    if problem is None:
+        assert report.issues == ()
+        return
+    [issue] = report.issues
+    assert (issue.path, issue.code) == ("targets.aws.worker_mem", "E_FARGATE_SIZE")
+    assert problem in issue.message
+
+
+@pytest.mark.parametrize(
+    ("cluster_type", "option", "value"),
+    [
+        ("fargate", "instance_type", "c6i.large"),
+        ("ec2", "worker_cpu", 1024),
+        ("ec2", "worker_mem", 4096),
+        ("ec2", "execution_role_arn", "arn:aws:iam::123456789012:role/run"),
+        ("ec2", "task_role_arn", "arn:aws:iam::123456789012:role/run"),
+    ],
+)
+def test_options_of_the_other_cluster_type(cluster_type: str, option: str, value: object):
+    [issue] = report_of(f"    cluster_type: {cluster_type}\n    {option}: {value}\n").issues
+    assert (issue.path, issue.code, issue.line) == (f"targets.aws.{option}", "E_NOT_SUPPORTED", 9)
+
+
+def test_every_problem_is_found_at_once_and_in_its_place():
+    report = report_of(
+        "    region: us\n    subnets: [a, subnet-0a1b2c3d, b]\n    instnce_type: x\n"
+        "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
+    )
+    assert [(issue.path.removeprefix("targets.aws."), issue.line) for issue in report.errors] == [
+        ("region", 8),
+        ("subnets[0]", 9),
+        ("subnets[2]", 9),
+        ("instnce_type", 10),
+        ("workers.gcma", 11),
+        ("limits.max_hourly_cost", 12),
+    ]
+
+
+def test_every_option_is_described():
+    properties = AWSBatchProvider().options_schema()["properties"]
+    assert set(properties) == set(AWSOptions.model_fields)
+    assert all(option["description"].endswith(".") for option in properties.values())
