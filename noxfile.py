@@ -77,7 +77,9 @@ def _everything() -> str:
 
 
 def _examples() -> list[str]:
-    return [f"--requirement={path}" for path in ROOT.glob("examples/*/requirements.txt")]
+    """Say what to install for the examples: what some need, and one that is a distribution itself."""
+    needed = [f"--requirement={path}" for path in ROOT.glob("examples/*/requirements.txt")]
+    return [*needed, *(str(path.parent) for path in ROOT.glob("examples/*/pyproject.toml"))]
 
 
 def _site_packages(session: nox.Session) -> Path:
@@ -153,8 +155,9 @@ def types(session: nox.Session) -> None:
         # One run for each: two distributions may both have a tests/test_provider.py.
         session.run("mypy", f"packages/{package}/src", f"packages/{package}/tests")
     for example in sorted(ROOT.glob("examples/*/")):
-        # An example is a script with modules beside it, so its directory is the root of their names.
-        session.run("mypy", str(example), env={"MYPYPATH": str(example)})
+        # Most are a script with modules beside it, so their directory is the root of their names.
+        source = example / "src" if (example / "src").is_dir() else example
+        session.run("mypy", str(example), env={"MYPYPATH": str(source)})
     session.run("mypy", "noxfile.py", "tests-integration", "docs/_ext")
 
 

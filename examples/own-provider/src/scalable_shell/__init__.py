@@ -1,0 +1,62 @@
+"""A provider that starts each worker by a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from pydantic import Field
+
+from scalable.manifest import ValidationIssue
+from scalable.providers.base import ClusterHandle, DeploymentSpec
+from scalable.providers.common import BaseProvider, component_issue
+from scalable.providers.options import OneLine, TargetOptions
+
+if TYPE_CHECKING:
+    from scalable.cluster.host import Host
+
+__all__ = ["ShellOptions", "ShellProvider"]
+
+
+class ShellOptions(TargetOptions):
+    """Options of a target of this provider."""
+
+    launcher: tuple[OneLine, ...] = Field(
+        default=(), description="Words before the command of each worker: `[nice, -n, '10']`."
+    )
+
+
+class ShellProvider(BaseProvider[ShellOptions]):
+    """Runs each worker as a command."""
+
+    name = "shell"
+    options_model = ShellOptions
+
+    def check(self, spec: DeploymentSpec, options: ShellOptions) -> Iterator[ValidationIssue]:
+        """Refuse containers, which a bare command does not have."""
+        for tag, component in spec.components.items():
+            if component.image is not None:
+                message = "a command runs in no container; remove the image"
+                yield component_issue(spec, tag, "image", "E_NOT_SUPPORTED", message)
+
+    def _build(self, spec: DeploymentSpec, options: ShellOptions) -> ClusterHandle:
+        # Here and not above: `scalable validate` imports this module, and is to stay quick.
+        from distributed import LocalCluster
+
+        from scalable.client import ScalableClient
+        from scalable.cluster import GroupedCluster
+        from scalable.cluster.port import GroupSpec
+        from scalable_shell.backend import ShellBackend
+
+        host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+        cluster = GroupedCluster(
+            cast("Host", host),  # as every cluster of Dask is, though its types say less
+            ShellBackend(spec.components, host.scheduler_address, options.launcher),
+            [
+                GroupSpec(tag, component.slots, options.startup_timeout)
+                for tag, component in spec.components.items()
+            ],
+            max_workers=options.max_workers,
+        )
+        tasks = {name: task.component for name, task in spec.tasks.items()}
+        return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks))
