@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from scalable.providers.kubernetes.names import native_name
 from scalable.providers.kubernetes.quantities import parse_cpu
 
 
@@ -37,10 +36,3 @@ def test_amounts_of_cpu(text: str | float, millicores: int):
 def test_what_is_no_amount_of_cpu(text: str | float):
     with pytest.raises(ValueError, match="amount of CPU"):
         parse_cpu(text)
-
-
-@pytest.mark.parametrize(
-    ("component", "native"), [("gcam", "gcam"), ("GCAM_6", "gcam-6"), ("a_", "a"), ("a-_-", "a")]
-)
-def test_names(component: str, native: str):
-    assert native_name(component) == native

@@ -25,6 +25,7 @@ from scalable.providers.common import (
     BaseProvider,
     clashing_names,
     component_issue,
+    dns_label,
     inapplicable,
     option_issue,
     said_or_default,
@@ -279,9 +280,16 @@ def test_names_that_a_backend_cannot_tell_apart():
         }
     )
     spec = DeploymentSpec.from_manifest(manifest, target_name="here")
-    [issue] = clashing_names(spec, str.lower)
+    [issue] = clashing_names(spec, dns_label)
     assert issue.path == "components.gcam"
     assert "'GCAM'" in issue.message
+
+
+@pytest.mark.parametrize(
+    ("component", "label"), [("gcam", "gcam"), ("GCAM_6", "gcam-6"), ("a_", "a"), ("a-_-", "a")]
+)
+def test_names_for_backends_that_take_dns_labels(component: str, label: str):
+    assert dns_label(component) == label
 
 
 def test_it_imports_no_dask():

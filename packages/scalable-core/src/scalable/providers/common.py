@@ -57,6 +57,7 @@ __all__ = [
     "BaseProvider",
     "clashing_names",
     "component_issue",
+    "dns_label",
     "inapplicable",
     "option_issue",
     "said_or_default",
@@ -289,3 +290,14 @@ def clashing_names(spec: DeploymentSpec, native: Callable[[str], str]) -> Iterat
         if other != name:
             message = f"is called the same as {other!r} there, {native(name)!r}; rename one of them"
             yield spec.manifest.issue(("components", name), "E_NAME_CLASH", message)
+
+
+def dns_label(component: str) -> str:
+    """Turn a component's name into one that Kubernetes and Compute Engine take: RFC 1035.
+
+    Examples
+    --------
+    >>> dns_label("GCAM_core"), dns_label("plots_")
+    ('gcam-core', 'plots')
+    """
+    return component.lower().replace("_", "-").rstrip("-")

@@ -10,8 +10,7 @@ from scalable.errors import NotSupportedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest
-from scalable.providers.common import BaseProvider, clashing_names, said_or_default
-from scalable.providers.kubernetes.names import native_name
+from scalable.providers.common import BaseProvider, clashing_names, dns_label, said_or_default
 from scalable.providers.kubernetes.options import KubernetesOptions
 
 __all__ = ["KubernetesProvider"]
@@ -25,7 +24,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
 
     def check(self, spec: DeploymentSpec, options: KubernetesOptions) -> Iterator[ValidationIssue]:
         """Find components whose objects would have the same name."""
-        yield from clashing_names(spec, native_name)
+        yield from clashing_names(spec, dns_label)
 
     def request(self, component: ComponentConfig, options: KubernetesOptions) -> ResourceRequest:
         """Ask for what the component says, else for what the target's resources say."""

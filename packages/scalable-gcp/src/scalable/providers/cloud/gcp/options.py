@@ -1,0 +1,91 @@
+"""What a target on Google Cloud may say."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from scalable.providers.options import ImageName, Matching, TargetOptions
+
+__all__ = ["GCPOptions"]
+
+# https://cloud.google.com/resource-manager/docs/creating-managing-projects; the prefix is that of old domain projects.
+ProjectId = Annotated[
+    str,
+    Matching(
+        "([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]",
+        "a project id: 6 to 30 lower-case letters, digits and -, beginning with a letter",
+    ),
+]
+Region = Annotated[str, Matching("[a-z]+-[a-z]+[0-9]{1,2}", "a region such as europe-west4")]
+Zone = Annotated[str, Matching("[a-z]+-[a-z]+[0-9]{1,2}-[a-z]", "a zone such as europe-west4-a")]
+MachineType = Annotated[
+    str, Matching("[a-z][a-z0-9]*(-[a-z0-9]+)+", "a machine type such as n2-standard-4")
+]
+Network = Annotated[
+    str,
+    Matching(
+        "(projects/[a-z0-9.:-]+/global/networks/)?[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
+        "a network such as default or projects/host/global/networks/shared",
+    ),
+]
+Subnetwork = Annotated[
+    str,
+    Matching(
+        "(projects/[a-z0-9.:-]+/regions/[a-z0-9-]+/subnetworks/)?[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
+        "a subnetwork such as default or projects/host/regions/europe-west4/subnetworks/shared",
+    ),
+]
+ServiceAccount = Annotated[
+    str,
+    Matching(
+        r"(default|[a-z0-9-]+@[a-z0-9-]+(\.[a-z0-9-]+)+)",
+        "the e-mail address of a service account, or default",
+    ),
+]
+
+
+class GCPOptions(TargetOptions):
+    """Options of a target on Google Cloud."""
+
+    project_id: ProjectId | None = Field(
+        default=None, description="Project. The one of the credentials if nothing is said."
+    )
+    region: Region | None = Field(
+        default=None, description="Region. The zone's if nothing is said; one of the two is needed."
+    )
+    zone: Zone | None = Field(
+        default=None, description="Zone. Any of the region's if nothing is said."
+    )
+    machine_type: MachineType | None = Field(
+        default=None,
+        description="Machine type of the workers. Chosen by what a component needs if nothing is said.",
+    )
+    instance_type: MachineType | None = Field(
+        default=None, description="Another name of `machine_type`; say one of them."
+    )
+    image: ImageName | None = Field(
+        default=None,
+        description="Container image of the scheduler, and of workers whose component says none. "
+        "Dask's own for this version of Dask and Python if nothing is said.",
+    )
+    network: Network = Field(default="default", description="VPC network.")
+    subnetwork: Subnetwork | None = Field(
+        default=None, description="Subnetwork. The network's in the region if nothing is said."
+    )
+    service_account: ServiceAccount = Field(
+        default="default", description="Service account that the machines act as."
+    )
+    spot: bool = Field(
+        default=False, description="Whether workers use spare capacity, which may be taken away."
+    )
+    # 64 TiB is the largest disk.
+    disk_gb: Annotated[int, Field(ge=10, le=65536)] = Field(
+        default=50, description="Size of a machine's boot disk in GB, which holds its images."
+    )
+
+    @property
+    def machine(self) -> str | None:
+        """The machine type, by whichever name it was said."""
+        return self.machine_type or self.instance_type

@@ -1,0 +1,65 @@
+"""The provider `gcp`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from scalable.errors import NotSupportedError
+from scalable.manifest.issues import ValidationIssue
+from scalable.providers.base import ClusterHandle, DeploymentSpec
+from scalable.providers.cloud.gcp.machines import Machine, read_machine_type
+from scalable.providers.cloud.gcp.options import GCPOptions
+from scalable.providers.common import (
+    BaseProvider,
+    clashing_names,
+    component_issue,
+    dns_label,
+    inapplicable,
+    option_issue,
+)
+
+__all__ = ["GCPProvider"]
+
+
+class GCPProvider(BaseProvider[GCPOptions]):
+    """Runs each worker on a Compute Engine VM of its own."""
+
+    name = "gcp"
+    options_model = GCPOptions
+
+    def check(self, spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
+        """Find a place that is none, and components that the chosen machine cannot hold."""
+        if options.zone is None and options.region is None:
+            message = "this key is required, unless region is said"
+            yield option_issue(spec, "zone", "E_MISSING_KEY", message)
+        elif options.zone and options.region and not options.zone.startswith(f"{options.region}-"):
+            message = "is not in the target's region; say one of them, or make them fit"
+            yield option_issue(spec, "zone", "E_OUTSIDE_REGION", message)
+        if options.machine_type and options.instance_type:
+            message = "is another name of machine_type; say one of them"
+            yield option_issue(spec, "instance_type", "E_DUPLICATE_KEY", message)
+        elif options.machine:
+            yield from _check_machine(spec, read_machine_type(options.machine))
+        yield from inapplicable(
+            spec, "mounts", "machines of Google Cloud have no directories of yours"
+        )
+        yield from clashing_names(spec, dns_label)
+
+    def _build(self, spec: DeploymentSpec, options: GCPOptions) -> ClusterHandle:
+        raise NotSupportedError(
+            "provider 'gcp' cannot build clusters in this version: it validates and plans only; "
+            "use a target with `provider: local`"
+        )
+
+
+def _check_machine(spec: DeploymentSpec, machine: Machine) -> Iterator[ValidationIssue]:
+    for name, component in spec.components.items():
+        if machine.vcpus is not None and component.cpus > machine.vcpus:
+            message = f"is more than the target's machine_type has, {machine.vcpus} vCPUs"
+            yield component_issue(spec, name, "cpus", "E_MACHINE_TOO_SMALL", message)
+        if machine.memory is not None and (component.memory or 0) > machine.memory:
+            message = f"is more than the target's machine_type has, {machine.memory // 2**20} MiB"
+            yield component_issue(spec, name, "memory", "E_MACHINE_TOO_SMALL", message)
+        if component.gpus and not machine.has_gpu:
+            message = "the target's machine_type has no GPU; choose one of the series a2, a3 or g2"
+            yield component_issue(spec, name, "gpus", "E_NOT_SUPPORTED", message)

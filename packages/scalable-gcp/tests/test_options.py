@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+
+from scalable.manifest import parse_manifest
+from scalable.manifest.validate import ValidationReport
+from scalable.providers.base import DeploymentSpec
+from scalable.providers.cloud.gcp import GCPOptions, GCPProvider
+
+EVERYTHING = """
+    project_id: climate-lab
+    region: europe-west4
+    zone: europe-west4-a
+    machine_type: n2-standard-4
+    image: europe-west4-docker.pkg.dev/climate-lab/models/gcam:7.1
+    n_workers: 4
+    network: projects/host-project/global/networks/shared
+    subnetwork: projects/host-project/regions/europe-west4/subnetworks/workers
+    service_account: worker@climate-lab.iam.gserviceaccount.com
+    spot: true
+    disk_gb: 100
+    adaptive: {minimum: 1, maximum: 16}
+"""
+
+
+def spec_of(options: str, components: str = "gcam: {}") -> DeploymentSpec:
+    text = (
+        f"version: 1\nproject: {{name: x}}\ncomponents:\n  {components}\n"
+        f"targets:\n  gcp:\n    provider: gcp\n{options}"
+    )
+    manifest = parse_manifest(text, env={}, source="scalable.yaml")
+    return DeploymentSpec.from_manifest(manifest, target_name="gcp")
+
+
+def report_of(options: str) -> ValidationReport:
+    return GCPProvider().validate(spec_of(options))
+
+
+@pytest.mark.parametrize(
+    "options", [EVERYTHING, "    zone: us-central1-f\n", "    region: us-central1\n"]
+)
+def test_what_can_be_said(options: str):
+    assert report_of(options).issues == ()
+
+
+def test_what_is_not_said():
+    options = GCPProvider().parse_options(spec_of("    region: us-central1\n"))
+    assert (options.network, options.service_account, options.disk_gb) == ("default", "default", 50)
+    assert options.machine is options.project_id is None
+
+
+def test_a_machine_type_has_two_names():
+    assert GCPOptions(machine_type="e2-micro").machine == "e2-micro"
+    assert GCPOptions(instance_type="e2-micro").machine == "e2-micro"
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "message"),
+    [
+        ("project_id: Climate", "project_id", "must be a project id"),
+        ("project_id: lab", "project_id", "must be a project id"),
+        ("region: europe-west4-a", "region", "must be a region such as europe-west4"),
+        ("zone: europe-west4", "zone", "must be a zone such as europe-west4-a"),
+        ("machine_type: large", "machine_type", "must be a machine type such as n2-standard-4"),
+        ("instance_type: m5.large", "instance_type", "must be a machine type"),
+        ("image: a b", "image", "must be a container image"),
+        ("network: Shared", "network", "must be a network such as default"),
+        ("subnetwork: a/b", "subnetwork", "must be a subnetwork such as default"),
+        ("service_account: me", "service_account", "the e-mail address of a service account"),
+        ("spot: maybe", "spot", "must be true or false"),
+        ("disk_gb: 5", "disk_gb", "must be at least 10"),
+        ("disk_gb: 50G", "disk_gb", "must be a whole number"),
+        ("preemptible: true", "preemptible", "unknown key"),
+        ("projectid: x", "projectid", "did you mean 'project_id'?"),
+    ],
+)
+def test_what_cannot_be_said(line: str, path: str, message: str):
+    [issue] = report_of(f"    {line}\n").errors
+    assert (issue.path, issue.line) == (f"targets.gcp.{path}", 8)
+    assert message in issue.message
+
+
+def test_every_problem_is_found_at_once_and_in_its_place():
+    report = report_of(
+        "    region: Europe\n    disk_gb: 5\n    sopt: true\n"
+        "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
+    )
+    assert [(issue.path.removeprefix("targets.gcp."), issue.line) for issue in report.errors] == [
+        ("region", 8),
+        ("disk_gb", 9),
+        ("sopt", 10),
+        ("workers.gcma", 11),
+        ("limits.max_hourly_cost", 12),
+    ]
+
+
+def test_every_option_is_described():
+    properties = GCPProvider().options_schema()["properties"]
+    assert set(properties) == set(GCPOptions.model_fields)
+    assert all(option["description"].endswith(".") for option in properties.values())
