@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from distributed import LocalCluster, Worker
 from distributed.core import Status
 
 from scalable.cluster import GroupedCluster, Pace, RetryPolicy
+from scalable.cluster.host import Host
 from scalable.cluster.port import (
     Backend,
     Explanation,
@@ -94,12 +96,17 @@ class Threads:
 
 
 class Processes:
-    """Workers that are processes of their own, each in a process group of its own."""
+    """Workers that are processes of their own, each in a process group of its own.
 
-    def __init__(self, address: str, directory: Path, *arguments: str) -> None:
+    Tests may change the Python they run on, their environment, and add arguments.
+    """
+
+    def __init__(self, address: str, directory: Path) -> None:
         self.address = address
         self.directory = directory
-        self.arguments = arguments
+        self.python = [sys.executable]
+        self.environment = dict(os.environ)
+        self.arguments: list[str] = []
         self.numbers = itertools.count(1)
         self.processes: dict[str, tuple[Unit, subprocess.Popen[bytes]]] = {}
 
@@ -111,13 +118,15 @@ class Processes:
         with self._log(unit).open("wb") as log:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "distributed.cli.dask_worker", self.address),
+                    *(*self.python, "-m", "distributed.cli.dask_worker", self.address),
                     *("--name", unit.id, "--nthreads", str(group.slots)),
                     *("--resources", f"{group.tag}={group.slots}"),
                     *("--no-nanny", "--no-dashboard", "--death-timeout", "30"),
                     *("--local-directory", str(self.directory / "scratch"), "--host", "127.0.0.1"),
                     *self.arguments,
                 ],
+                cwd=self.directory,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -206,25 +215,25 @@ def host() -> Iterator[LocalCluster]:
 
 
 def _build(
-    host: Any, backend: Backend, groups: Sequence[str | GroupSpec], options: dict[str, Any]
+    host: Host, backend: Backend, groups: Sequence[str | GroupSpec], options: dict[str, Any]
 ) -> GroupedCluster:
     specs = [group if isinstance(group, GroupSpec) else GroupSpec(group) for group in groups]
     return GroupedCluster(host, backend, specs, **{"pace": QUICK, "retry": QUICK_RETRY, **options})
 
 
 @pytest.fixture
-def threads(host: LocalCluster) -> Threads:
+def threads(host: Host) -> Threads:
     """A backend whose workers live in this process."""
     return Threads(host.scheduler_address)
 
 
 @pytest.fixture
-def processes(host: LocalCluster, tmp_path: Path) -> Processes:
+def processes(host: Host, tmp_path: Path) -> Processes:
     """A backend of worker processes."""
     return Processes(host.scheduler_address, tmp_path)
 
 
-def _starter(host: LocalCluster, backend: Threads | Processes) -> Iterator[Start]:
+def _starter(host: Host, backend: Threads | Processes) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(*groups: str | GroupSpec, **options: Any) -> GroupedCluster:
@@ -235,12 +244,12 @@ def _starter(host: LocalCluster, backend: Threads | Processes) -> Iterator[Start
 
 
 @pytest.fixture
-def start(host: LocalCluster, threads: Threads) -> Iterator[Start]:
+def start(host: Host, threads: Threads) -> Iterator[Start]:
     """Start a cluster whose workers live in this process."""
     yield from _starter(host, threads)
 
 
 @pytest.fixture
-def start_processes(host: LocalCluster, processes: Processes) -> Iterator[Start]:
+def start_processes(host: Host, processes: Processes) -> Iterator[Start]:
     """Start a cluster whose workers are processes."""
     yield from _starter(host, processes)

@@ -687,5 +687,5 @@ def _launch_trouble(error: Exception) -> Explanation:
     if isinstance(error, LaunchError) and error.explanation is not None:
         return error.explanation
     reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN
-    summary = str(error) if isinstance(error, LaunchError) else f"launching failed: {error!r}"
+    summary = str(error) if isinstance(error, LaunchError) else f"launching failed: {str(error) or repr(error)}"
     return Explanation(reason, summary)

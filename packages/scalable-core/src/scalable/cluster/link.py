@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -112,6 +113,21 @@ class SchedulerLink(Protocol):
         ...
 
 
+_pickling = threading.Lock()
+
+
+def pickled_plugin(slots: Mapping[str, int]) -> bytes:
+    """Pickle the scheduler's part of the engine by value: a stock image has none of our modules."""
+    with _pickling:  # what cloudpickle has registered is one set for all threads
+        cloudpickle.register_pickle_by_value(plugin)
+        try:
+            for_workers = cloudpickle.dumps(plugin.UnstartedTasks())
+            for_scheduler: bytes = cloudpickle.dumps(plugin.GroupsPlugin(dict(slots), for_workers))
+        finally:
+            cloudpickle.unregister_pickle_by_value(plugin)
+    return for_scheduler
+
+
 class RpcLink:
     """The link to a real scheduler, through its RPC port.
 
@@ -129,15 +145,9 @@ class RpcLink:
         return self._host.scheduler_comm
 
     async def start(self, slots: Mapping[str, int]) -> None:
-        """Send the plugin to the scheduler, by value: a stock image has none of our modules."""
-        cloudpickle.register_pickle_by_value(plugin)
-        try:
-            for_workers = cloudpickle.dumps(plugin.UnstartedTasks())
-            for_scheduler = cloudpickle.dumps(plugin.GroupsPlugin(dict(slots), for_workers))
-        finally:
-            cloudpickle.unregister_pickle_by_value(plugin)
+        """Install our part on the scheduler, with the group table: slots per worker, by tag."""
         await self._scheduler.register_scheduler_plugin(
-            plugin=for_scheduler, name=plugin.GroupsPlugin.name, idempotent=True
+            plugin=pickled_plugin(slots), name=plugin.GroupsPlugin.name, idempotent=True
         )
 
     async def publish(self, slots: Mapping[str, int]) -> None:
