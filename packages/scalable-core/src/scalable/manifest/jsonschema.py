@@ -18,7 +18,7 @@ __all__ = ["as_written", "compose_schema"]
 
 Schema = dict[str, Any]
 
-_FREE_KEYS = {"^x-": {}}
+_FREE_KEYS: Schema = {"^x-": {}}
 _VARIABLE = {"type": "string", "pattern": r"\$\{"}
 """Where a number, a boolean or one of a few words is wanted, a ``${VAR}`` may stand for it."""
 
