@@ -14,7 +14,7 @@ __all__ = ["schema"]
 @json_option
 @debug_option
 def schema(as_json: bool) -> None:
-    r"""Print the JSON Schema of manifests.
+    """Print the JSON Schema of manifests.
 
     It is composed of core's part and the options of every installed provider. Editors complete and check a manifest
     with it:
@@ -22,7 +22,7 @@ def schema(as_json: bool) -> None:
     \b
         scalable schema > .scalable.schema.json
         # yaml-language-server: $schema=.scalable.schema.json   (first line of scalable.yaml)
-    """
+    """  # noqa: D301 - click wants the control character itself
     from scalable.errors import ProviderError
     from scalable.manifest.jsonschema import compose_schema
     from scalable.providers.base import DescribesOptions
