@@ -34,5 +34,8 @@ autodoc_default_options = {
 }
 numpydoc_show_class_members = False
 
+# It would make one dash of the two that begin an option.
+smartquotes = False
+
 html_theme = "furo"
 html_title = f"Scalable {release}"

@@ -14,6 +14,7 @@ In the reference, a pydantic model shows its fields as parameters instead of the
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -110,18 +111,26 @@ def enum_rows(path: str) -> Iterator[tuple[str, str]]:
         yield f"`{member.value}`", " ".join(docs[enum.__name__, member.name])
 
 
+_EVERYWHERE = {"--help", "--debug"}
+
+
 def command_lines(name: str, command: click.Command, level: str) -> Iterator[str]:
-    """Give a heading, a synopsis and a table for a command, then the same for those below it."""
+    """Give a heading, what the help says and a table for a command, then for those below it."""
     context = click.Context(command, info_name=name)
-    yield f"{level} {name}"
-    yield ""
-    yield click.unstyle(command.help or "").replace("\b", "")
-    yield ""
-    yield from ("```text", " ".join([name, *command.collect_usage_pieces(context)]), "```", "")
-    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    if rows := [(f"`{option}`", text) for option, text in filter(None, records)]:
-        yield from _table(("Option", "Meaning"), rows)
+    yield from (f"{level} {name}", "")
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        # click's mark of text that keeps its lines.
+        code = paragraph.startswith("\b\n")
+        yield from ("```text", inspect.cleandoc(paragraph[2:]), "```") if code else (paragraph,)
         yield ""
+    yield from ("```text", " ".join([name, *command.collect_usage_pieces(context)]), "```", "")
+    records = [
+        parameter.get_help_record(context)
+        for parameter in command.get_params(context)
+        if isinstance(parameter, click.Option) and not _EVERYWHERE & {*parameter.opts}
+    ]
+    if rows := [(f"`{option}`", text) for option, text in filter(None, records)]:
+        yield from (*_table(("Option", "Meaning"), rows), "")
     if isinstance(command, click.Group):
         for below in command.list_commands(context):
             found = command.get_command(context, below)
