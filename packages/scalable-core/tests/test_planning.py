@@ -315,6 +315,13 @@ def test_the_costliest_counts_fill_the_cap_with_the_expensive_group():
     assert costliest(spec, PricedDesk(), plan).workers_by_tag == {"gcam": 3, "plots": 2}
 
 
+def test_counts_above_the_cap_leave_no_room_and_take_none_away():
+    plan = ScalePlan(
+        workers_by_tag={"gcam": 9, "plots": 2}, ranges_by_tag={"plots": (2, 4)}, max_workers=5
+    )
+    assert costliest(spec_of({}), PricedDesk(), plan).workers_by_tag == {"gcam": 9, "plots": 2}
+
+
 def test_without_a_cap_the_costliest_counts_are_the_maxima():
     plan = ScalePlan(
         workers_by_tag={"gcam": 4, "plots": 0}, ranges_by_tag={"plots": (0, 9)}, max_workers=None

@@ -268,7 +268,7 @@ def costliest(spec: DeploymentSpec, provider: EstimatesCost, plan: ScalePlan) ->
     room = inf if plan.max_workers is None else plan.max_workers - sum(counts.values())
     for tag in sorted(plan.ranges_by_tag, key=price, reverse=True):
         minimum, maximum = plan.ranges_by_tag[tag]
-        more = int(min(maximum - minimum, room))
+        more = max(0, int(min(maximum - minimum, room)))
         counts[tag] += more
         room -= more
     return replace(plan, workers_by_tag=counts)

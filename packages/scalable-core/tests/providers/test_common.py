@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from typing import Literal
 
 import pytest
 from pydantic import Field
 
-from scalable.cluster.port import GroupStatus
 from scalable.errors import ValidationFailedError
 from scalable.manifest.parser import parse_manifest
 from scalable.planning import build_plan
@@ -19,7 +17,6 @@ from scalable.providers.base import (
     DescribesOptions,
     PlansScale,
     ResourceRequest,
-    ScalePlan,
 )
 from scalable.providers.common import (
     BaseProvider,
@@ -71,7 +68,7 @@ class DeskProvider(BaseProvider[DeskOptions]):
 
     def _build(self, spec, options):
         self.built = spec
-        return ClusterHandle(backend=Groups(), client_factory=lambda: None)
+        return ClusterHandle(backend=None, client_factory=lambda: None)
 
 
 class PricedDeskProvider(DeskProvider):
@@ -79,58 +76,10 @@ class PricedDeskProvider(DeskProvider):
         return None
 
 
-class Groups:
-    """The part of the engine that a provider speaks to, with its rules about caps."""
-
-    def __init__(self, max_workers: int | None = None, **groups: GroupStatus) -> None:
-        self.max_workers = max_workers
-        self.groups: Mapping[str, GroupStatus] = groups or {
-            tag: GroupStatus(tag) for tag in ("gcam", "plots")
-        }
-        self.closed = 0
-
-    def _set(self, **groups: GroupStatus) -> None:
-        groups = {**self.groups, **groups}
-        floors = sum(g.wanted if g.minimum is None else g.minimum for g in groups.values())
-        if self.max_workers is not None and floors > self.max_workers:
-            raise ValueError("above max_workers")
-        self.groups = groups
-
-    def scale_groups(self, counts):
-        self._set(**{tag: GroupStatus(tag, wanted=n) for tag, n in counts.items()})
-
-    def adapt_groups(self, ranges):
-        now = {tag: self.groups[tag].wanted for tag in ranges}
-        self._set(
-            **{
-                tag: GroupStatus(
-                    tag, wanted=min(max(now[tag], low), high), minimum=low, maximum=high
-                )
-                for tag, (low, high) in ranges.items()
-            }
-        )
-
-    def set_max_workers(self, cap):
-        self.max_workers = cap
-        self._set()
-
-    def close(self):
-        self.closed += 1
-
-    @property
-    def summary(self) -> dict[str, tuple[int, int | None, int | None]]:
-        return {tag: (g.wanted, g.minimum, g.maximum) for tag, g in self.groups.items()}
-
-
 def spec_of(options: str = "", manifest: str = MANIFEST) -> DeploymentSpec:
     lines = "\n".join(f"    {line}" for line in options.splitlines())
     parsed = parse_manifest(manifest % lines, env={}, source="scalable.yaml")
     return DeploymentSpec.from_manifest(parsed, target_name="here")
-
-
-def scaled(groups: Groups, plan: ScalePlan) -> Groups:
-    DeskProvider().scale(ClusterHandle(groups, lambda: None), plan)
-    return groups
 
 
 def test_it_is_a_provider_with_abilities():
@@ -216,40 +165,6 @@ def test_a_plan_has_the_requests_of_the_provider():
         "plots": ResourceRequest(cpus=2, walltime=3),
     }
     assert plan.workers_by_tag == {"gcam": 2, "plots": 2}
-
-
-def test_scaling_sets_counts_ranges_and_the_cap():
-    plan = ScalePlan({"gcam": 2, "plots": 1}, {}, {"gcam": (1, 6)}, max_workers=8)
-    groups = scaled(Groups(), plan)
-    assert groups.summary == {"gcam": (2, 1, 6), "plots": (1, None, None)}
-    assert groups.max_workers == 8
-
-
-def test_scaling_again_does_not_undo_what_a_group_adapted_to():
-    plan = ScalePlan({"gcam": 0, "plots": 1}, {}, {"gcam": (0, 6)})
-    groups = Groups(
-        gcam=GroupStatus("gcam", wanted=5, minimum=0, maximum=9), plots=GroupStatus("plots")
-    )
-    assert scaled(groups, plan).summary == {"gcam": (5, 0, 6), "plots": (1, None, None)}
-
-
-def test_scaling_pins_a_group_that_adapted():
-    groups = Groups(gcam=GroupStatus("gcam", wanted=5, minimum=0, maximum=9))
-    assert scaled(groups, ScalePlan({"gcam": 2})).summary == {"gcam": (2, None, None)}
-
-
-@pytest.mark.parametrize(("before", "after"), [(8, 2), (2, 8), (None, 2), (2, None), (None, None)])
-def test_counts_and_cap_change_together(before: int | None, after: int | None):
-    wanted = GroupStatus("gcam", wanted=before or 8)
-    groups = scaled(Groups(before, gcam=wanted), ScalePlan({"gcam": after or 8}, max_workers=after))
-    assert groups.summary == {"gcam": (after or 8, None, None)}
-    assert groups.max_workers == after
-
-
-def test_closing_closes_the_cluster():
-    groups = Groups()
-    DeskProvider().close(ClusterHandle(groups, lambda: None))
-    assert groups.closed == 1
 
 
 def test_issues_name_their_place():
