@@ -325,14 +325,14 @@ class Group:
             member.expires_at = now + member.state.seconds_left
 
     def _judge(self, member: Member, report: Report, now: float) -> Ended | None:
-        if member.state is not None and member.state.phase is Phase.GONE:
-            if member.draining or member.stopped:
-                return Ended(member, Fate.DISMISSED)
-            return Ended(member, Fate.STILLBORN if member.joined_at is None else Fate.LOST)
+        gone = member.state is not None and member.state.phase is Phase.GONE
         if member.draining or member.stopped:
-            return None
+            return Ended(member, Fate.DISMISSED) if gone else None
         if member.unit.id in report.refused:
+            # Even if it is gone: a refused worker ends by itself, often before anybody looks.
             return Ended(member, Fate.REFUSED, report.refused[member.unit.id])
+        if gone:
+            return Ended(member, Fate.STILLBORN if member.joined_at is None else Fate.LOST)
         if (
             member.joined_at is None
             and member.running_since is not None
