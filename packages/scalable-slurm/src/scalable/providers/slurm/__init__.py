@@ -31,7 +31,23 @@ True
 {'gcam': 8}
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from scalable.providers.slurm.options import SlurmOptions
 from scalable.providers.slurm.provider import SlurmProvider
 
-__all__ = ["SlurmOptions", "SlurmProvider"]
+if TYPE_CHECKING:
+    from scalable.providers.slurm.cluster import SlurmCluster
+
+__all__ = ["SlurmCluster", "SlurmOptions", "SlurmProvider"]
+
+
+def __getattr__(name: str) -> Any:
+    # The cluster needs Dask, which validating and planning do without.
+    if name != "SlurmCluster":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from scalable.providers.slurm.cluster import SlurmCluster
+
+    return SlurmCluster

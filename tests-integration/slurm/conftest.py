@@ -1,0 +1,73 @@
+"""A real Slurm cluster of four nodes on this machine, for the tests in this directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from slurm_site import SlurmSite, wait_until
+
+HERE = Path(__file__).parent
+
+
+def _free_port_range() -> int:
+    """Find a port whose successors, up to the last slurmd's, are likely free too."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return min(port, 60000)
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[SlurmSite]:
+    if sys.platform != "linux":
+        pytest.skip("Slurm runs on Linux")
+    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None and os.geteuid():
+        pytest.skip("Slurm is not installed, and only root can: apt install slurmctld slurmd munge")
+    # Not below pytest's own directory: munge wants everybody to have access to its socket.
+    root = Path(tempfile.mkdtemp(prefix="slurm-"))
+    root.chmod(0o755)
+    environ = {
+        **os.environ,
+        "SLURM_TEST_ROOT": str(root),
+        "SLURM_TEST_PORT": str(_free_port_range()),
+    }
+    os.environ["SLURM_CONF"] = f"{root}/slurm.conf"
+    try:
+        subprocess.run([HERE / "up.sh"], env=environ, check=True, stdin=subprocess.DEVNULL)
+        yield SlurmSite()
+    finally:
+        del os.environ["SLURM_CONF"]
+        subprocess.run([HERE / "down.sh"], env=environ, check=True, stdin=subprocess.DEVNULL)
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def work(site: SlurmSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in an empty directory, with every node up; nothing may be left in the queue."""
+    monkeypatch.chdir(tmp_path)
+    site.heal()
+    yield tmp_path
+    wait_until(lambda: not site.jobs(), "the queue is empty")
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """Count how often each of Slurm's commands is run."""
+    log = tmp_path / "calls"
+    log.touch()
+    directory = tmp_path / "counting"
+    directory.mkdir()
+    for name in ("sbatch", "scancel", "squeue"):
+        script = directory / name
+        script.write_text(f'#!/bin/sh\necho {name} >> {log}\nexec {shutil.which(name)} "$@"\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    return lambda name: log.read_text().split().count(name)

@@ -1,0 +1,292 @@
+"""Worker groups on a real Slurm: what a user of the site would see, and what Slurm itself does to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from slurm_site import SlurmSite, wait_until
+from travelling import by_value
+
+from scalable.client import ScalableClient
+from scalable.cluster import Pace
+from scalable.cluster.port import Reason
+from scalable.errors import GroupFailedError, UnknownTagError
+from scalable.providers.slurm import SlurmCluster
+
+QUICK = Pace(tick=0.2, poll=0.5)
+
+
+@pytest.fixture
+def cluster(work: Path) -> Iterator[SlurmCluster]:
+    with SlurmCluster(queue="short", walltime="00:10:00", interface="lo", pace=QUICK) as made:
+        made.add_container("gcam", cpus=4, memory="400M")
+        made.add_container("stitches", cpus=1, memory="300M", slots=2)
+        yield made
+
+
+@by_value
+def whereabouts() -> tuple[str, str, str]:
+    return (
+        os.environ["SLURM_JOB_PARTITION"],
+        os.environ["SLURM_CPUS_PER_TASK"],
+        os.environ["OMP_NUM_THREADS"],
+    )
+
+
+@by_value
+def nap(path: str, seconds: float) -> float:
+    with Path(path).open("a") as log:
+        log.write("start\n")
+    time.sleep(seconds)
+    return seconds
+
+
+def test_each_group_has_its_own_shape_and_its_own_tasks(cluster: SlurmCluster) -> None:
+    cluster.add_workers(2, "gcam")
+    cluster.add_workers(1, "stitches")
+    with ScalableClient(cluster) as client:
+        assert client.submit(whereabouts, tag="gcam").result(60) == ("short", "4", "4")
+        assert client.submit(whereabouts, tag="stitches", n=2).result(60) == ("short", "1", "1")
+        with pytest.raises(UnknownTagError):
+            client.submit(whereabouts, tag="gcan")
+    assert cluster.scheduler_address.startswith("tls://")
+
+
+def test_many_workers_are_one_sbatch_and_one_scancel(
+    work: Path, site: SlurmSite, calls: Callable[[str], int]
+) -> None:
+    with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
+        cluster.add_container("tiny", memory="200M")
+        cluster.scale_groups({"tiny": 24})
+        wait_until(lambda: len(site.jobs()) == 24, "24 elements are in the queue")
+        assert calls("sbatch") == 1
+        before = calls("scancel")
+        cluster.scale_groups({"tiny": 0})
+        wait_until(lambda: not site.jobs(), "they are gone")
+        # Those that had not joined yet may go first, those that had after they were drained.
+        assert calls("scancel") - before <= 4
+
+
+def test_one_group_shrinks_while_the_other_works(
+    cluster: SlurmCluster, site: SlurmSite, work: Path
+) -> None:
+    cluster.scale_groups({"gcam": 3, "stitches": 1})
+    with ScalableClient(cluster) as client:
+        cluster.wait_for_group("gcam", 3)
+        log = str(work / "starts")
+        futures = client.map(nap, [log] * 9, [1.0] * 9, tag="gcam", pure=False)
+        wait_until(lambda: Path(log).exists(), "a task has started")
+        cluster.remove_workers(2, "gcam")
+        assert client.gather(futures) == [1.0] * 9
+        assert Path(log).read_text().count("start") == 9
+        wait_until(lambda: len(site.jobs()) == 2, "one of gcam and one of stitches are left")
+        assert cluster.groups["stitches"].running == 1
+
+
+def test_a_worker_that_somebody_cancels_is_replaced(cluster: SlurmCluster, site: SlurmSite) -> None:
+    cluster.add_workers(2, "stitches")
+    cluster.wait_for_group("stitches", 2)
+    first = set(cluster.groups["stitches"].workers)
+    victim = site.jobs()[0]
+    site.run("scancel", victim)
+    wait_until(
+        lambda: len(set(cluster.groups["stitches"].workers) - first) == 1,
+        "a worker of another name has come",
+    )
+    assert any("was cancelled" in event.text for event in cluster.events)
+
+
+def test_a_node_that_goes_down_is_explained_and_made_good(
+    cluster: SlurmCluster, site: SlurmSite
+) -> None:
+    cluster.add_workers(1, "gcam")
+    cluster.wait_for_group("gcam")
+    (job,) = site.jobs()
+    node = site.run("squeue", "-h", "-j", job, "-o", "%N").strip()
+    site.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    wait_until(
+        lambda: any("lost its node" in event.text for event in cluster.events), "it is explained"
+    )
+    cluster.wait_for_group("gcam", timeout=60)
+
+
+def test_a_worker_is_replaced_before_its_walltime(work: Path, site: SlurmSite) -> None:
+    with SlurmCluster(queue="short", walltime=60, interface="lo", pace=QUICK) as cluster:
+        cluster.add_container("brief", memory="200M")
+        cluster.add_workers(1, "brief")
+        cluster.wait_for_group("brief")
+        (first,) = cluster.groups["brief"].workers
+        with ScalableClient(cluster) as client:
+            kept = client.submit(sum, [1, 2], tag="brief")
+            assert kept.result(60) == 3
+            wait_until(
+                lambda: (
+                    cluster.groups["brief"].workers and first not in cluster.groups["brief"].workers
+                ),
+                "another worker has taken over",
+            )
+            # The result moved to the successor instead of dying with the job.
+            assert client.who_has()[kept.key]
+            assert kept.result(60) == 3
+        texts = [event.text for event in cluster.events]
+        assert any("time is nearly up" in text for text in texts)
+        assert not any("reached its walltime" in text for text in texts)
+
+
+def test_a_partition_that_does_not_exist_fails_at_once(work: Path) -> None:
+    with SlurmCluster(queue="nosuch", interface="lo", pace=QUICK) as cluster:
+        cluster.add_container("gcam")
+        cluster.add_workers(1, "gcam")
+        with pytest.raises(GroupFailedError, match="invalid partition specified: nosuch"):
+            cluster.wait_for_group("gcam")
+
+
+def test_a_worker_that_cannot_start_tells_its_log(work: Path) -> None:
+    with SlurmCluster(queue="short", interface="lo", modules=["gcc/99"], pace=QUICK) as cluster:
+        cluster.add_container("gcam", memory="200M")
+        cluster.add_workers(2, "gcam")
+        with ScalableClient(cluster) as client:
+            future = client.submit(whereabouts, tag="gcam")
+            with pytest.raises(GroupFailedError, match="exit code 127") as caught:
+                future.result(60)
+        assert "module" in caught.value.explanation.log_tail
+
+
+def test_a_wait_in_the_queue_is_explained_in_slurms_own_word(work: Path) -> None:
+    with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
+        # The four nodes claim 16 cores each, so that a fifth worker has to wait.
+        cluster.add_container("wide", cpus=16, memory="200M")
+        cluster.add_workers(5, "wide")
+        cluster.wait_for_group("wide", 4)
+        wait_until(lambda: cluster.groups["wide"].reason is Reason.RESOURCES, "the reason is known")
+        (explained,) = cluster.explain().values()
+        assert "Resources" in str(explained)
+        assert not cluster.groups["wide"].failed
+
+
+def test_a_preempted_worker_is_made_good(work: Path, site: SlurmSite) -> None:
+    with SlurmCluster(queue="scavenge", interface="lo", pace=QUICK) as cluster:
+        cluster.add_container("wide", cpus=16, memory="200M")
+        cluster.add_workers(4, "wide")
+        cluster.wait_for_group("wide", 4)
+        first = set(cluster.groups["wide"].workers)
+        blocker = site.run("sbatch", "--parsable", "-p", "short", "-c", "16", "--wrap", "sleep 600")
+        wait_until(
+            lambda: any("preempted" in event.text for event in cluster.events), "it is explained"
+        )
+        site.run("scancel", blocker.strip())
+        cluster.wait_for_group("wide", 4, timeout=60)
+        assert len(set(cluster.groups["wide"].workers) & first) == 3
+
+
+VALUES = [
+    "it's",
+    '"double"',
+    "$(touch pwned)",
+    "`touch pwned`",
+    "two\nlines",
+    "ü → 気",
+    "a,b c",
+    "%A",
+]
+
+
+def test_whatever_a_variable_holds_reaches_the_worker_literally(work: Path) -> None:
+    env = {f"VALUE_{i}": value for i, value in enumerate(VALUES)}
+    with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
+        cluster.add_container("gcam", memory="200M", env=env)
+        cluster.add_workers(1, "gcam")
+        with ScalableClient(cluster) as client:
+            arrived = client.submit(_variables, sorted(env), tag="gcam").result(60)
+    assert arrived == VALUES
+    assert not (work / "pwned").exists()
+
+
+@by_value
+def _variables(names: list[str]) -> list[str]:
+    return [os.environ[name] for name in names]
+
+
+CLIENT = """
+import sys, time
+from scalable.providers.slurm import SlurmCluster
+cluster = SlurmCluster(queue="short", interface="lo")
+cluster.add_container("wide", cpus=16, memory="200M")
+cluster.add_workers(6, "wide")
+cluster.wait_for_group("wide", 4)
+print(cluster.name, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_a_client_that_is_killed(
+    work: Path, site: SlurmSite, number: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as client:
+        assert client.stdout is not None
+        name = client.stdout.readline().strip()
+        assert len(site.jobs(f"scalable-{name}")) == 6
+        client.send_signal(number)
+        client.wait(60)
+    wait_until(lambda: not site.jobs(f"scalable-{name}"), "its jobs are gone, queued ones too")
+
+
+def test_what_the_import_of_dask_jobqueue_changes_is_undone() -> None:
+    code = """
+import signal, threading
+import dask, distributed
+from scalable.errors import NotSupportedError
+from scalable.providers.slurm.jobqueue import import_jobqueue
+before, config = signal.getsignal(signal.SIGINT), set(dask.config.config)
+said = []
+def off_the_main_thread():
+    try:
+        import_jobqueue()
+    except NotSupportedError as error:
+        said.append(str(error))
+thread = threading.Thread(target=off_the_main_thread)
+thread.start(); thread.join()
+assert "main thread" in said[0], said
+import_jobqueue()
+assert signal.getsignal(signal.SIGINT) is before
+assert set(dask.config.config) - config <= {"jobqueue"}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_keys_are_private_and_go_with_the_run(work: Path) -> None:
+    with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
+        directory = Path(cluster.logs_location)
+        keys = list((directory / "tls").iterdir())
+        assert keys
+        assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
+        assert directory.stat().st_mode & 0o777 == 0o700
+    assert not directory.exists()
+
+
+def test_a_second_cluster_on_another_thread_works(work: Path) -> None:
+    """Once dask-jobqueue is imported, as any other test here did, the thread does not matter."""
+    done: list[float] = []
+
+    def other() -> None:
+        with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
+            cluster.add_container("gcam", memory="200M")
+            cluster.add_workers(1, "gcam")
+            cluster.wait_for_group("gcam", timeout=60)
+            done.append(cluster.groups["gcam"].running)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join(120)
+    assert done == [1]

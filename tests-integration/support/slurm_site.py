@@ -1,0 +1,37 @@
+"""A real Slurm cluster for tests: how a user of the site sees it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+
+PATIENCE = 120.0
+
+
+def wait_until(true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Wait for a condition of the outside world."""
+    deadline = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < deadline, f"not within {patience:g} s: {what}"
+        time.sleep(0.1)
+
+
+class SlurmSite:
+    """The cluster, as a user of the site sees it."""
+
+    def run(self, *words: str) -> str:
+        """Run one of Slurm's commands."""
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    def jobs(self, name: str = "") -> list[str]:
+        """List the ids of the elements that are not over, of all jobs or those of one name."""
+        only = [f"--name={name}"] if name else []
+        states = "--states=PENDING,RUNNING,CONFIGURING,SUSPENDED"
+        return self.run("squeue", "-h", "-r", states, *only, "-o", "%F_%K").split()
+
+    def heal(self) -> None:
+        """Bring back every node."""
+        for node in self.run("sinfo", "-h", "-N", "-t", "down,drain", "-o", "%N").split():
+            # An error on a node that has come back by itself since sinfo was asked.
+            subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
