@@ -1,0 +1,88 @@
+"""A guardian, so that not even a SIGKILL of the client leaves a worker or a model behind.
+
+The guardian is one small process in a session of its own (`reaper` run as a program), and this is the client's end of
+the pipe to it. The kernel closes the pipe when the client dies; the guardian then ends what it was told about.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from scalable.providers.local import reaper
+
+__all__ = ["Guard"]
+
+
+class Guard:
+    """Tell a guardian which workers there are. Not thread-safe.
+
+    Parameters
+    ----------
+    directory : Path
+        The cluster's run directory: its processes carry it as their label, and if the client vanishes it is removed
+        after them.
+
+    Raises
+    ------
+    OSError
+        No process can be started.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._watched: dict[int, str] = {}
+        self._process = self._start()
+
+    def watch(self, pid: int, started: str) -> None:
+        """Have the tree of a worker ended if the client vanishes."""
+        self._watched[pid] = started
+        self._tell(f"+{pid} {started}")
+
+    def release(self, pid: int) -> None:
+        """Forget a worker that has ended."""
+        if self._watched.pop(pid, None) is not None:
+            self._tell(f"-{pid}")
+
+    def close(self) -> None:
+        """Send the guardian home. Idempotent."""
+        with suppress(BrokenPipeError):  # it is gone already
+            self._write("bye")
+        self._discard()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", reaper.__file__, str(self._directory), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def _tell(self, line: str) -> None:
+        try:
+            self._write(line)
+        except BrokenPipeError:  # somebody killed the guardian: the next one learns everything anew
+            self._discard()
+            self._process = self._start()
+            for pid, started in self._watched.items():
+                self._write(f"+{pid} {started}")
+
+    def _write(self, line: str) -> None:
+        pipe = self._process.stdin
+        if pipe is not None and not pipe.closed:
+            pipe.write(f"{line}\n".encode())
+
+    def _discard(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,46 @@
+"""What a target on this machine may say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from scalable.providers.options import Matching, TargetOptions
+
+__all__ = ["LocalOptions"]
+
+_PORT = r"(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4})"
+
+ListenAddress = Annotated[
+    str,
+    Matching(rf"([A-Za-z0-9._-]*|\[[0-9A-Fa-f:]+\]):{_PORT}", "host:port such as 127.0.0.1:8787"),
+]
+
+
+class LocalOptions(TargetOptions):
+    """Options of a target on this machine.
+
+    Examples
+    --------
+    >>> LocalOptions(processes=False, max_workers=4).dashboard_address
+    '127.0.0.1:0'
+    """
+
+    processes: bool = Field(
+        default=True,
+        description="Whether each worker is a process of its own; otherwise they are threads of the client's process.",
+    )
+    threads_per_worker: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Slots of the components that do not say how many they have."
+    )
+    containers: Literal["none", "auto", "docker", "podman", "apptainer"] = Field(
+        default="none",
+        description="What runs the components' images. Only none, which uses this machine's own Python and programs, "
+        "is supported in this version.",
+    )
+    dashboard_address: ListenAddress | None = Field(
+        default="127.0.0.1:0",
+        description="Where Dask's dashboard listens, as host:port; port 0 is any free one, null is no dashboard. It "
+        "has no password: on another host than 127.0.0.1, whoever reaches this machine can use it.",
+    )

@@ -1,0 +1,310 @@
+"""Workers as processes of this machine: what the engine drives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalable.cluster.port import (
+    Explanation,
+    GroupSpec,
+    Leftover,
+    Phase,
+    Reason,
+    Unit,
+    UnitState,
+)
+from scalable.errors import LaunchRefusedError
+from scalable.providers.local.command import MakesCommands, process_command
+from scalable.providers.local.exits import End, exited, launch_error, out_of_memory, stopped
+from scalable.providers.local.guard import Guard
+from scalable.providers.local.logs import tail
+from scalable.providers.local.memory import exceeds
+from scalable.providers.local.reaper import LABEL, end, identify, processes, trees
+
+if TYPE_CHECKING:
+    from scalable.manifest.schema import ComponentConfig
+
+__all__ = ["ProcessBackend"]
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One worker's process, from its start until the cluster is gone."""
+
+    unit: Unit
+    process: subprocess.Popen[bytes]
+    started: str
+    scratch: Path
+    log: Path
+    memory: int | None
+    doom: End | None = None
+    """Set where we end it, before we do."""
+    end: End | None = None
+    """Set once it has ended."""
+    seen_gone: bool = False
+
+
+class ProcessBackend:
+    """Each unit is one Dask worker in a process, and a session, of its own.
+
+    Parameters
+    ----------
+    components : mapping of str to ComponentConfig
+        The component of each group, by tag.
+    scheduler_address : str
+        Where the workers find the scheduler.
+    name : str
+        The cluster's name, for people.
+    parent : Path, optional
+        Where the run directory is made, which has the logs and what does not fit into memory; by default where the
+        system keeps temporary files.
+    patience : float
+        Seconds from asking a worker to end to killing it and everything that it started.
+    make_command : callable
+        Turns a component into the command of one worker.
+    """
+
+    def __init__(
+        self,
+        components: Mapping[str, ComponentConfig],
+        *,
+        scheduler_address: str,
+        name: str,
+        parent: Path | None = None,
+        patience: float = 3.0,
+        make_command: MakesCommands = process_command,
+    ) -> None:
+        self._components = components
+        self._scheduler_address = scheduler_address
+        self._name = name
+        self._parent = parent
+        self._patience = patience
+        self._make_command = make_command
+        self._cwd = (
+            Path.cwd()
+        )  # now: a workflow may change it, and workers that come later would differ
+        # The port's coroutines do their work in threads; what follows is read and written under the lock.
+        self._lock = threading.RLock()
+        self._closed = False
+        self._directory: Path | None = None
+        self._guard: Guard | None = None
+        self._counts: Counter[str] = Counter()
+        self._requests: dict[str, tuple[Unit, ...]] = {}
+        self._workers: dict[str, _Worker] = {}
+
+    async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
+        """Start `n` processes; see `scalable.cluster.port.Backend`."""
+        return await asyncio.to_thread(self._launch, group, n, request_id)
+
+    async def observe(self) -> Mapping[str, UnitState]:
+        """Look at all processes in one pass, and end those that use more memory than their component may."""
+        return await asyncio.to_thread(self._observe)
+
+    async def stop(self, units: Sequence[Unit]) -> None:
+        """Ask these workers to end, and kill what does not, children included."""
+        await asyncio.to_thread(self._stop, [unit.id for unit in units])
+
+    async def describe(self, unit: Unit) -> Explanation:
+        """Say how a worker is, or how it ended, with the last lines of its log."""
+        return await asyncio.to_thread(self._describe, unit)
+
+    async def sweep(self) -> Sequence[Leftover]:
+        """End everything that carries the cluster's label; of its files only the logs of failed workers stay."""
+        return await asyncio.to_thread(self._sweep)
+
+    def _launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
+        with self._lock:
+            if request_id in self._requests:
+                return self._requests[request_id]
+            if self._closed:
+                raise LaunchRefusedError(f"cluster {self._name!r} is closed; build a new one")
+            workers: list[_Worker] = []
+            try:
+                directory, guard = self._open()
+                for _ in range(n):
+                    workers.append(self._start(directory, group, request_id))
+                    guard.watch(workers[-1].process.pid, workers[-1].started)
+            except (OSError, ValueError) as error:
+                self._end(workers, patience=0)
+                raise launch_error(group.tag, error) from error
+            self._workers |= {worker.unit.id: worker for worker in workers}
+            units = self._requests[request_id] = tuple(worker.unit for worker in workers)
+            return units
+
+    def _open(self) -> tuple[Path, Guard]:
+        if self._directory is None:
+            readable = re.sub(r"[^\w.-]+", "-", self._name)[:40]
+            self._directory = Path(
+                tempfile.mkdtemp(prefix=f"scalable-{readable}-", dir=self._parent)
+            )
+            (self._directory / "logs").mkdir()
+        if self._guard is None:
+            self._guard = Guard(self._directory)
+        return self._directory, self._guard
+
+    def _start(self, directory: Path, group: GroupSpec, request_id: str) -> _Worker:
+        component = self._components[group.tag]
+        self._counts[group.tag] += 1
+        name = f"{group.tag}-{self._counts[group.tag]}"
+        scratch, log = directory / "scratch" / name, directory / "logs" / f"{name}.log"
+        command = self._make_command(
+            component,
+            name=name,
+            slots=group.slots,
+            scheduler_address=self._scheduler_address,
+            directory=scratch,
+        )
+        output = os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+        try:
+            process = subprocess.Popen(
+                command.argv,
+                env={**os.environ, **command.env, LABEL: str(scratch)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
+        finally:
+            os.close(output)
+        return _Worker(
+            unit=Unit(name, group.tag, request_id, f"process {process.pid}"),
+            process=process,
+            started=identify(process.pid) or "",
+            scratch=scratch,
+            log=log,
+            memory=component.memory,
+        )
+
+    def _observe(self) -> Mapping[str, UnitState]:
+        with self._lock:
+            living = [worker for worker in self._workers.values() if worker.end is None]
+        limited = [worker for worker in living if worker.memory is not None]
+        found = trees(_roots(limited), processes()) if limited else {}
+        to_end = []
+        for worker in living:
+            if worker.process.poll() is not None:
+                to_end.append(worker)  # what it started may live on
+            elif worker.memory is not None:
+                used = exceeds(found[worker.process.pid], worker.memory)
+                if used is not None:
+                    worker.doom = worker.doom or out_of_memory(worker.unit.tag, used, worker.memory)
+                    to_end.append(worker)
+        self._end(to_end, patience=0)
+        with self._lock:
+            return {
+                name: _state(worker) for name, worker in self._workers.items() if _is_news(worker)
+            }
+
+    def _stop(self, names: Iterable[str]) -> None:
+        with self._lock:
+            workers = [self._workers[name] for name in names if name in self._workers]
+        self._end(self._condemn(workers), patience=self._patience)
+
+    def _describe(self, unit: Unit) -> Explanation:
+        with self._lock:
+            worker = self._workers.get(unit.id)
+        if worker is None:
+            return Explanation(
+                Reason.UNKNOWN, f"cluster {self._name!r} never had a worker {unit.id}"
+            )
+        log_tail = tail(worker.log)
+        if worker.end is None:
+            return Explanation(Reason.STARTING, "its process runs", unit.native, log_tail)
+        hints = [worker.end.remedy]
+        if worker.end.failed and log_tail:
+            hints.append(f"its log is {worker.log}")
+        remedy = "; ".join(filter(None, hints))
+        return Explanation(
+            worker.end.reason, worker.end.summary, worker.end.native, log_tail, remedy
+        )
+
+    def _sweep(self) -> Sequence[Leftover]:
+        with self._lock:
+            self._closed = True
+            directory, guard = self._directory, self._guard
+            workers = list(self._workers.values())
+        if directory is None:
+            return []
+        condemned = self._condemn(workers)
+        survivors = end(_roots(condemned), patience=self._patience, labels=[str(directory)])
+        for worker in condemned:
+            self._settle(worker)
+        if guard is not None:
+            guard.close()
+        leftovers = [
+            Leftover("process", f"{process.pid} ({process.name})", "it does not die of SIGKILL")
+            for process in survivors
+        ]
+        kept = {worker.log for worker in workers if worker.end is not None and worker.end.failed}
+        return leftovers + _clear(directory, kept)
+
+    def _condemn(self, workers: Iterable[_Worker]) -> list[_Worker]:
+        """Note which of these end by our will, and return them; the others have ended already."""
+        with self._lock:
+            living = [worker for worker in workers if worker.process.poll() is None]
+            for worker in living:
+                worker.doom = worker.doom or stopped()
+            return living
+
+    def _end(self, workers: Sequence[_Worker], *, patience: float) -> None:
+        if workers:
+            labels = [str(worker.scratch) for worker in workers]
+            end(_roots(workers), patience=patience, labels=labels)
+        for worker in workers:
+            self._settle(worker)
+
+    def _settle(self, worker: _Worker) -> None:
+        """Enter how a worker ended, if it has."""
+        with self._lock:
+            status = worker.process.poll()
+            if status is None or worker.end is not None:
+                return
+            worker.end = worker.doom or exited(status)
+            if self._guard is not None:
+                self._guard.release(worker.process.pid)
+        shutil.rmtree(worker.scratch, ignore_errors=True)  # sweep tries again, and tells
+
+
+def _roots(workers: Iterable[_Worker]) -> dict[int, str]:
+    return {worker.process.pid: worker.started for worker in workers}
+
+
+def _is_news(worker: _Worker) -> bool:
+    """Say whether an observation must show this worker: until it was seen to be gone."""
+    news = not worker.seen_gone
+    worker.seen_gone = worker.end is not None
+    return news
+
+
+def _state(worker: _Worker) -> UnitState:
+    if worker.end is None:
+        return UnitState(worker.unit, Phase.RUNNING, Reason.STARTING)
+    return UnitState(worker.unit, Phase.GONE, worker.end.reason, worker.end.summary)
+
+
+def _clear(directory: Path, kept: set[Path]) -> list[Leftover]:
+    """Remove a run directory, except the logs that are to be kept."""
+    try:
+        if not kept:
+            shutil.rmtree(directory)
+            return []
+        shutil.rmtree(directory / "scratch", ignore_errors=True)
+        for log in set((directory / "logs").iterdir()) - kept:
+            log.unlink()
+    except FileNotFoundError:  # it was removed before
+        return []
+    except OSError as error:
+        return [Leftover("directory", str(directory), str(error))]
+    return []

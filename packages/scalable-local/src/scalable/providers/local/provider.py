@@ -1,0 +1,137 @@
+"""The provider `local`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from scalable.cluster.port import GroupSpec
+from scalable.errors import ValidationFailedError
+from scalable.manifest.issues import ValidationIssue
+from scalable.manifest.schema import ComponentConfig
+from scalable.manifest.units import format_memory
+from scalable.providers.base import ClusterHandle, DeploymentSpec
+from scalable.providers.common import BaseProvider, component_issue, option_issue, said_or_default
+from scalable.providers.local.options import LocalOptions
+
+if TYPE_CHECKING:
+    from scalable.cluster.host import Host
+    from scalable.cluster.port import Backend
+
+__all__ = ["LocalProvider"]
+
+_NEED_CONTAINERS = ("image", "mounts", "runtime", "gpus")
+_NEED_PROCESSES = ("cpus", "memory", "env", "preload_script", *_NEED_CONTAINERS)
+
+
+class LocalProvider(BaseProvider[LocalOptions]):
+    """Runs each component as a group of worker processes, or of threads, on this machine."""
+
+    name = "local"
+    options_model = LocalOptions
+
+    def check(self, spec: DeploymentSpec, options: LocalOptions) -> Iterator[ValidationIssue]:
+        """Find what this machine, or a group of plain processes or threads, cannot do."""
+        if options.containers != "none":
+            message = "is not supported in this version; say none, or run containers on a target of another provider"
+            yield option_issue(spec, "containers", "E_NOT_SUPPORTED", message)
+        if options.processes:
+            yield from _without_effect(spec, _NEED_CONTAINERS, "workers are plain processes there")
+            yield from self._check_memory(spec)
+        else:
+            why = "workers are threads of the client's own process there; say processes: true"
+            yield from _without_effect(spec, _NEED_PROCESSES, why)
+
+    def _check_memory(self, spec: DeploymentSpec) -> Iterator[ValidationIssue]:
+        from scalable.providers.local.memory import machine_memory
+
+        try:
+            plan = self.plan_scale(spec)
+        except ValidationFailedError:  # counts that do not fit together are reported as such
+            return
+        needed = sum(
+            count * (plan.resources_by_tag[tag].memory or 0)
+            for tag, count in plan.workers_by_tag.items()
+        )
+        available = machine_memory()
+        if needed > available:
+            message = (
+                f"the workers that it starts with may use {format_memory(needed)} of memory together, which is more "
+                f"than the {available / 1e9:.3g}G of this machine; ask for fewer or smaller ones"
+            )
+            where = ("targets", spec.target_name)
+            yield spec.manifest.issue(where, "W_MEMORY", message, "warning")
+
+    def _build(self, spec: DeploymentSpec, options: LocalOptions) -> ClusterHandle:
+        # Validating and planning do without Dask.
+        from scalable.client import ScalableClient
+        from scalable.cluster import GroupedCluster
+
+        name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
+        groups = [
+            GroupSpec(
+                tag,
+                slots=said_or_default(component, "slots", options.threads_per_worker),
+                startup_timeout=options.startup_timeout,
+            )
+            for tag, component in spec.components.items()
+        ]
+        host = _start_host(name, options)
+        try:
+            backend = _make_backend(name, spec, options, host.scheduler_address)
+        except BaseException:
+            host.close()
+            raise
+        cluster = GroupedCluster(host, backend, groups, name=name, max_workers=options.max_workers)
+        tasks = {name: task.component for name, task in spec.tasks.items()}
+        return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks))
+
+
+def _without_effect(
+    spec: DeploymentSpec, fields: tuple[str, ...], why: str
+) -> Iterator[ValidationIssue]:
+    """Warn once of each component that asks for what this target cannot give."""
+    for name, component in spec.components.items():
+        if asked := [field for field in fields if _asks_for(component, field)]:
+            message = f"{', '.join(asked)}: no effect on target {spec.target_name!r}, since {why}"
+            yield component_issue(spec, name, asked[0], "W_NO_EFFECT", message, "warning")
+
+
+def _asks_for(component: ComponentConfig, field: str) -> bool:
+    default = ComponentConfig.model_fields[field].get_default(call_default_factory=True)
+    return getattr(component, field) not in (default, "none")
+
+
+def _start_host(name: str, options: LocalOptions) -> Host:
+    """Start a scheduler without workers, on an event loop in a thread of its own."""
+    from distributed import LocalCluster
+
+    host = LocalCluster(
+        name=name,
+        n_workers=0,
+        processes=options.processes,
+        protocol="tcp" if options.processes else "inproc",
+        # Without an address, distributed would listen at port 8787 of all interfaces.
+        dashboard_address=options.dashboard_address or "127.0.0.1:0",
+        scheduler_kwargs={"dashboard": options.dashboard_address is not None},
+    )
+    return cast("Host", host)  # its loop is None only where it was not started
+
+
+def _make_backend(
+    name: str, spec: DeploymentSpec, options: LocalOptions, scheduler_address: str
+) -> Backend:
+    import dask
+
+    from scalable.providers.local.inprocess import InProcessBackend
+    from scalable.providers.local.processes import ProcessBackend
+
+    scratch = dask.config.get("temporary-directory", None)
+    parent = Path(scratch) if scratch else None
+    if not options.processes:
+        return InProcessBackend(scheduler_address=scheduler_address, name=name, parent=parent)
+    return ProcessBackend(
+        spec.components, scheduler_address=scheduler_address, name=name, parent=parent
+    )

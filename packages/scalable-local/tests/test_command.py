@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from distributed.cli import dask_worker
+
+from scalable.manifest.schema import ComponentConfig
+from scalable.providers.local.command import Command, process_command
+
+
+def command(component: ComponentConfig) -> Command:
+    return process_command(
+        component,
+        name=f"{component.name}-1",
+        slots=component.slots,
+        scheduler_address="tcp://127.0.0.1:8786",
+        directory=Path("/run/x"),
+    )
+
+
+def parsed(made: Command) -> dict[str, object]:
+    """Let the worker's own command line read its arguments."""
+    arguments = list(made.argv[made.argv.index("distributed.cli.dask_worker") + 1 :])
+    return dict(dask_worker.main.make_context("dask worker", arguments).params)
+
+
+def test_the_arguments_are_what_dask_worker_understands(tmp_path: Path) -> None:
+    preload = tmp_path / "a b" / "prepare_gcam_for_test_command.py"
+    preload.parent.mkdir()
+    preload.touch()  # reading the arguments imports it
+    component = ComponentConfig(name="gcam", slots=3, memory=2**30, preload_script=str(preload))
+
+    params = parsed(command(component))
+
+    assert params["scheduler"] == "tcp://127.0.0.1:8786"
+    assert params["name"] == "gcam-1"
+    assert params["nthreads"] == 3
+    assert params["resources"] == "gcam=3"
+    assert params["memory_limit"] == str(2**30)
+    assert params["preload"] == (str(preload),)
+    assert params["local_directory"] == "/run/x"
+    assert params["host"] == "127.0.0.1"
+    assert params["dashboard_address"] == "127.0.0.1:0"
+    assert (params["nanny"], params["dashboard"]) == (False, False)
+    assert params["death_timeout"] == "60"
+
+
+def test_without_memory_there_is_no_limit_and_without_a_script_no_preload() -> None:
+    params = parsed(command(ComponentConfig(name="gcam")))
+
+    assert params["memory_limit"] == "0"
+    assert params["preload"] == ()
+
+
+def test_the_interpreter_is_this_one() -> None:
+    assert command(ComponentConfig(name="gcam")).argv[0] == sys.executable
+
+
+def test_the_component_s_own_environment_goes_first() -> None:
+    component = ComponentConfig(name="gcam", cpus=4, env={"OMP_NUM_THREADS": "2", "A": "b"})
+
+    env = command(component).env
+
+    assert env["OMP_NUM_THREADS"] == "2"
+    assert env["MKL_NUM_THREADS"] == "4"
+    assert env["A"] == "b"
+
+
+def test_values_do_not_show() -> None:
+    made = command(ComponentConfig(name="gcam", env={"TOKEN": "hunter2"}))
+
+    assert "hunter2" not in repr(made)
+    assert "hunter2" not in " ".join(made.argv)

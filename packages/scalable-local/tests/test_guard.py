@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from scalable.providers.local.guard import Guard
+from scalable.providers.local.reaper import identify
+
+if TYPE_CHECKING:
+    from conftest import Eventually
+
+# A client whose two workers are busy, each with a stubborn child in its own session and one in another. A fork of the
+# client holds all its pipes open. Each process notes its pid in the directory that is the only argument.
+CLIENT = '''
+import asyncio, os, subprocess, sys, time
+from pathlib import Path
+
+from distributed import Client, LocalCluster
+
+from scalable.cluster.port import GroupSpec
+from scalable.manifest.schema import ComponentConfig
+from scalable.providers.local.processes import ProcessBackend
+
+CHILD = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[1], str(os.getpid())).touch()
+time.sleep(600)
+"""
+
+def model(directory):
+    for apart in (False, True):
+        subprocess.Popen([sys.executable, "-c", CHILD, directory], start_new_session=apart)
+    Path(directory, str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+    backend = ProcessBackend(
+        {"gcam": ComponentConfig(name="gcam")},
+        scheduler_address=host.scheduler_address,
+        name="test",
+        parent=Path(sys.argv[2]),
+    )
+    units = asyncio.run(backend.launch(GroupSpec("gcam"), 2, "r1"))
+    client = Client(host)
+    futures = [client.submit(model, sys.argv[1], resources={"gcam": 1}, pure=False) for _ in units]
+    while len(os.listdir(sys.argv[1])) < 6:
+        time.sleep(0.05)
+    if os.fork() == 0:
+        Path(sys.argv[3]).write_text(str(os.getpid()))
+    time.sleep(600)
+'''
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    )
+    yield process
+    process.kill()
+    process.wait()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def guardian() -> psutil.Process:
+    (found,) = (p for p in psutil.Process().children() if "reaper.py" in " ".join(p.cmdline()))
+    return found
+
+
+def vanish(guard: Guard) -> None:
+    """Close the pipe as the kernel does when the client dies, and wait for what the guardian makes of it."""
+    assert guard._process.stdin is not None
+    guard._process.stdin.close()
+    guard._process.wait(60)
+
+
+def test_a_killed_client_leaves_no_worker_and_no_model(
+    tmp_path: Path, eventually: Eventually
+) -> None:
+    script, pids, runs, fork = (tmp_path / name for name in ("client.py", "pids", "runs", "fork"))
+    script.write_text(CLIENT)
+    pids.mkdir()
+    runs.mkdir()
+    client = subprocess.Popen([sys.executable, script, pids, runs, fork])
+    try:
+        eventually(lambda: fork.exists() and fork.read_text())
+        members = [int(path.name) for path in pids.iterdir()]
+        assert len(members) == 6
+        assert all(map(is_alive, members))
+    finally:
+        client.kill()
+        client.wait()
+    os.kill(int(fork.read_text()), signal.SIGSTOP)  # it must not be waited for
+    try:
+        eventually(lambda: not any(map(is_alive, members)))
+        eventually(lambda: not list(runs.iterdir()))
+    finally:
+        os.kill(int(fork.read_text()), signal.SIGKILL)
+
+
+def test_what_was_released_is_left_alone(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    guard = Guard(tmp_path / "run")
+    guard.watch(sleeper.pid, identify(sleeper.pid) or "")
+    guard.release(sleeper.pid)
+
+    vanish(guard)
+
+    assert sleeper.poll() is None
+
+
+def test_a_pid_that_is_used_again_is_left_alone(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    guard = Guard(tmp_path / "run")
+    guard.watch(sleeper.pid, "long ago")
+
+    vanish(guard)
+
+    assert sleeper.poll() is None
+
+
+def test_goodbye_harms_nobody_and_can_be_said_twice(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    guard = Guard(directory)
+    guard.watch(sleeper.pid, identify(sleeper.pid) or "")
+    process = guardian()
+
+    guard.close()
+    guard.close()
+
+    assert not is_alive(process.pid)
+    assert sleeper.poll() is None
+    assert directory.exists()
+
+
+def test_a_guardian_that_was_killed_is_replaced(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    guard = Guard(tmp_path / "run")
+    guard.watch(sleeper.pid, identify(sleeper.pid) or "")
+    killed = guardian()
+    killed.kill()
+    guard._process.wait()
+
+    guard.release(1)  # never watched: nothing is told
+    guard.watch(os.getpid(), "long ago")
+    assert guardian() != killed
+
+    vanish(guard)
+
+    assert sleeper.wait(60) == -signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/<pid>/status")
+def test_what_is_sent_to_everything_around_the_client_does_not_end_its_guardian(
+    tmp_path: Path, eventually: Eventually
+) -> None:
+    guard = Guard(tmp_path / "run")
+    status = Path(f"/proc/{guardian().pid}/status")
+
+    def ignored() -> set[int]:
+        (mask,) = (line for line in status.read_text().splitlines() if line.startswith("SigIgn"))
+        bits = int(mask.split()[1], 16)
+        return {number for number in range(1, 65) if bits >> (number - 1) & 1}
+
+    eventually(lambda: {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= ignored())
+    assert os.getsid(guardian().pid) != os.getsid(0)
+    guard.close()

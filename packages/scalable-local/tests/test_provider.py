@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from distributed import get_worker
+
+from scalable.errors import GroupFailedError, ValidationFailedError
+from scalable.manifest import parse_manifest
+from scalable.planning import build_plan
+from scalable.providers.base import ClusterHandle, DeploymentProvider, DeploymentSpec, ScalePlan
+from scalable.providers.local import LocalProvider
+from scalable.providers.registry import get_provider
+
+if TYPE_CHECKING:
+    from conftest import Eventually
+
+Build = Callable[..., ClusterHandle]
+
+
+def spec(components: dict[str, Any], **options: Any) -> DeploymentSpec:
+    manifest = parse_manifest(
+        {
+            "version": 1,
+            "project": {"name": "test"},
+            "targets": {"here": {"provider": "local", **options}},
+            "components": components,
+            "tasks": {"simulate": {"component": next(iter(components))}},
+        }
+    )
+    return DeploymentSpec.from_manifest(manifest, target_name="here")
+
+
+def problems(components: dict[str, Any], **options: Any) -> list[tuple[str, str]]:
+    report = LocalProvider().validate(spec(components, **options))
+    return [(issue.code, issue.path) for issue in report.issues]
+
+
+def test_it_is_found_by_its_name() -> None:
+    provider = get_provider("local")
+
+    assert isinstance(provider, LocalProvider)
+    assert isinstance(provider, DeploymentProvider)
+
+
+def test_importing_validating_and_planning_do_without_dask() -> None:
+    code = """
+import sys
+from scalable.manifest import parse_manifest
+from scalable.planning import build_plan
+from scalable.providers.base import DeploymentSpec
+from scalable.providers.local import LocalProvider
+manifest = parse_manifest({
+    "version": 1, "project": {"name": "x"}, "targets": {"here": {"provider": "local"}},
+    "components": {"gcam": {"memory": "1G"}}, "tasks": {},
+})
+spec = DeploymentSpec.from_manifest(manifest, target_name="here")
+assert LocalProvider().validate(spec).ok
+build_plan(spec, LocalProvider())
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"dask", "distributed", "numpy"}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+# -- Validation
+
+
+def test_a_plain_target_has_no_problems() -> None:
+    assert problems({"gcam": {"cpus": 2, "memory": "1M", "env": {"A": "b"}}}) == []
+
+
+def test_containers_are_refused() -> None:
+    assert problems({"gcam": {}}, containers="podman") == [
+        ("E_NOT_SUPPORTED", "targets.here.containers")
+    ]
+
+
+def test_what_processes_cannot_do_is_told_once_a_component() -> None:
+    components = {
+        "gcam": {"image": "gcam:7", "mounts": {"/data": "/data"}, "gpus": 1, "memory": "1M"},
+        "plain": {"runtime": "none", "env": {"A": "b"}},
+    }
+
+    assert problems(components) == [("W_NO_EFFECT", "components.gcam.image")]
+
+
+def test_what_threads_cannot_do_is_told_once_a_component() -> None:
+    components = {
+        "gcam": {"env": {"A": "b"}, "memory": "1G", "preload_script": "p.py", "cpus": 2},
+        "plain": {"slots": 2, "cpus": 1, "tags": ["x"]},
+    }
+    report = LocalProvider().validate(spec(components, processes=False))
+
+    (warning,) = report.issues
+    assert warning.severity == "warning"
+    for field in ("env", "memory", "preload_script", "cpus"):
+        assert field in warning.message
+
+
+def test_more_memory_than_there_is_draws_a_warning() -> None:
+    there_is = psutil.virtual_memory().total
+    components = {"gcam": {"memory": there_is // 2}, "small": {"memory": 1}}
+
+    assert problems(components, workers={"gcam": 2}) == [("W_MEMORY", "targets.here")]
+    assert problems(components, workers={"gcam": 1}) == []
+
+
+def test_wrong_counts_are_told_once() -> None:
+    assert problems({"gcam": {"memory": "1G"}}, n_workers=5, max_workers=2) == [
+        ("E_ABOVE_MAX_WORKERS", "targets.here.n_workers")
+    ]
+
+
+def test_a_wrong_target_starts_nothing() -> None:
+    with pytest.raises(ValidationFailedError):
+        LocalProvider().build_cluster(spec({"gcam": {}}, containers="docker"))
+
+
+# -- Clusters
+
+
+@pytest.fixture(params=[True, False], ids=["processes", "threads"])
+def processes(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def build() -> Iterator[Build]:
+    handles = []
+
+    def build(components: dict[str, Any], **options: Any) -> ClusterHandle:
+        made = spec(components, **options)
+        provider = LocalProvider()
+        handles.append(provider.build_cluster(made))
+        provider.scale(handles[-1], build_plan(made, provider).scale_plan)
+        return handles[-1]
+
+    before = set(psutil.Process().children())
+    yield build
+    for handle in handles:
+        LocalProvider().close(handle)
+        LocalProvider().close(handle)
+    assert set(psutil.Process().children()) <= before
+
+
+def test_each_group_runs_its_own_tasks(build: Build, processes: bool) -> None:
+    handle = build({"gcam": {}, "stitches": {"slots": 3}}, workers={"gcam": 2}, processes=processes)
+
+    with handle.client_factory() as client:
+        names = {
+            tag: set(client.gather(client.map(lambda _: get_worker().name, range(20), tag=tag)))
+            for tag in ("gcam", "stitches")
+        }
+        by_task = client.submit(lambda: get_worker().name, task="simulate").result(60)
+        here = client.submit(os.getpid, tag="gcam").result(60) == os.getpid()
+
+    assert {name.rpartition("-")[0] for name in names["gcam"]} == {"gcam"}
+    assert {name.rpartition("-")[0] for name in names["stitches"]} == {"stitches"}
+    assert by_task.startswith("gcam-")
+    assert here is not processes
+
+
+def test_groups_scale_apart(build: Build, processes: bool, eventually: Eventually) -> None:
+    handle = build({"gcam": {}, "stitches": {}}, processes=processes)
+    cluster = handle.backend
+    cluster.wait_for_group("gcam", 1, timeout=60)
+    cluster.wait_for_group("stitches", 1, timeout=60)
+    stitches = cluster.groups["stitches"].workers
+
+    LocalProvider().scale(handle, ScalePlan({"gcam": 3}))
+    cluster.wait_for_group("gcam", 3, timeout=60)
+    LocalProvider().scale(handle, ScalePlan({"gcam": 0}))
+
+    eventually(lambda: cluster.groups["gcam"].running + cluster.groups["gcam"].draining == 0)
+    assert cluster.groups["stitches"].workers == stitches
+
+
+def test_a_group_follows_its_work_from_zero(build: Build, processes: bool) -> None:
+    handle = build({"gcam": {}, "stitches": {}}, max_workers=2, processes=processes)
+    assert handle.backend.groups["gcam"].wanted == 0
+
+    with handle.client_factory() as client:
+        for tag in ("gcam", "stitches"):
+            name = client.submit(lambda: get_worker().name, tag=tag, pure=False).result(60)
+            assert name.startswith(tag)
+
+
+def test_a_killed_worker_is_replaced(build: Build, eventually: Eventually) -> None:
+    handle = build({"gcam": {}})
+    cluster = handle.backend
+    cluster.wait_for_group("gcam", 1, timeout=60)
+    before = cluster.groups["gcam"].workers
+
+    with handle.client_factory() as client:
+        os.kill(client.submit(os.getpid, tag="gcam").result(60), signal.SIGKILL)
+        eventually(lambda: cluster.groups["gcam"].workers not in (before, ()))
+        assert client.submit(lambda: get_worker().name, tag="gcam").result(60) not in before
+    assert any("SIGKILL" in event.text for event in cluster.events)
+
+
+def test_a_group_that_cannot_start_fails_with_its_log(build: Build) -> None:
+    handle = build({"gcam": {"preload_script": "/nowhere/prepare.py"}, "fine": {}})
+
+    with pytest.raises(GroupFailedError, match="No module named 'prepare'"):
+        handle.backend.wait_for_group("gcam", 1, timeout=120)
+    handle.backend.wait_for_group("fine", 1, timeout=60)
+
+
+def test_threads_per_worker_is_the_default_for_slots(build: Build, processes: bool) -> None:
+    handle = build({"gcam": {}, "one": {"slots": 1}}, threads_per_worker=3, processes=processes)
+    for tag in ("gcam", "one"):
+        handle.backend.wait_for_group(tag, 1, timeout=60)
+
+    with handle.client_factory() as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    assert {w["name"].rpartition("-")[0]: w["nthreads"] for w in workers} == {"gcam": 3, "one": 1}
+
+
+@pytest.mark.parametrize("said", [{}, {"dashboard_address": None}], ids=["default", "off"])
+def test_a_dashboard_or_none_listens_on_this_machine_only(
+    build: Build, said: dict[str, Any]
+) -> None:
+    build({"gcam": {}}, n_workers=0, **said)
+
+    listening = [c for c in psutil.Process().net_connections() if c.status == "LISTEN"]
+
+    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+
+
+def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = spec({"gcam": {}}, processes=processes)
+    provider = LocalProvider()
+    handle = provider.build_cluster(made)
+    provider.scale(handle, ScalePlan({"gcam": 1}))
+    handle.backend.wait_for_group("gcam", 1, timeout=60)
+    assert list(tmp_path.glob("scalable-*"))
+
+    provider.close(handle)
+
+    assert list(tmp_path.glob("scalable-*")) == []
