@@ -34,21 +34,28 @@ from scalable.cluster.port import (
     Unit,
     UnitState,
 )
+from scalable.errors import LaunchRefusedError
 
 QUICK = Pace(tick=0.05, poll=0.1, close_timeout=10)
 QUICK_RETRY = RetryPolicy(delay=0.1)
 
 
 class Threads:
-    """Workers on the event loop of the scheduler, whose tasks run in threads of this process."""
+    """Workers on the event loop of the scheduler, whose tasks run in threads of this process.
+
+    Tests may name groups of which every launch is refused.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.numbers = itertools.count(1)
         self.workers: dict[str, tuple[Unit, Worker]] = {}
         self.starts: set[asyncio.Future[Any]] = set()
+        self.refused: set[str] = set()
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> list[Unit]:
+        if group.tag in self.refused:
+            raise LaunchRefusedError(f"no machine for {group.tag}")
         units = [Unit(f"{group.tag}-{next(self.numbers)}", group.tag, request_id) for _ in range(n)]
         for unit in units:
             worker = Worker(

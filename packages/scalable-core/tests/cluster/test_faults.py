@@ -1,0 +1,112 @@
+"""Workers that are killed, and groups that fail, on real schedulers with real processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import pytest
+from distributed import KilledWorker, as_completed
+
+from scalable.client import ScalableClient
+from scalable.cluster import GroupedCluster, RetryPolicy
+from scalable.cluster.port import GroupSpec
+from scalable.errors import GroupFailedError
+
+Start = Callable[..., GroupedCluster]
+Until = Callable[..., None]
+
+STUBBORN = RetryPolicy(tries=1000, young_deaths=1000, delay=0.05, longest_delay=0.2)
+"""For workers that are killed young, again and again."""
+
+
+def test_two_thousand_tasks_survive_thirty_kills(
+    start_processes: Start, processes: Any, until: Until
+) -> None:
+    dice = Random(20_26)
+    wanted = {"a": 2, "b": 1}
+    cluster = start_processes("a", GroupSpec("b", slots=2), retry=STUBBORN)
+    cluster.scale_groups(wanted)
+
+    def square(x: int) -> int:
+        time.sleep(0.005)
+        return x * x
+
+    with ScalableClient(cluster) as client:
+        results, kills = [], 0
+        futures = as_completed(
+            client.map(square, range(1000), tag="a")
+            + client.map(square, range(1000, 2000), tag="b")
+        )
+        for future in futures:
+            results.append(future.result(timeout=60))
+            if len(results) >= 60 * (kills + 1):
+                until(processes.running)
+                processes.kill(dice.choice([*processes.running()]))
+                kills += 1
+        assert kills >= 30
+        assert sorted(results) == [x * x for x in range(2000)]
+    until(lambda: {tag: group.running for tag, group in cluster.groups.items()} == wanted)
+    assert not any(group.failed or group.draining for group in cluster.groups.values())
+    until(lambda: len(processes.running()) == 3)
+
+
+def test_a_task_that_kills_its_worker_each_time_is_given_up_and_its_group_is_not(
+    start_processes: Start, until: Until
+) -> None:
+    cluster = start_processes("a")
+    cluster.scale_groups({"a": 1})
+    with ScalableClient(cluster) as client:
+        killer = client.submit(os._exit, 1, tag="a", priority=1)
+        waiting = client.map(abs, range(10), tag="a")
+        with pytest.raises(KilledWorker):
+            killer.result(timeout=120)
+        assert client.gather(waiting) == [*range(10)]
+    until(lambda: cluster.groups["a"].running == 1)
+    assert not cluster.groups["a"].failed
+
+
+def test_a_group_that_fails_takes_its_own_tasks_with_it_and_no_others(
+    start: Start, threads: Any
+) -> None:
+    threads.refused = {"a"}
+    cluster = start("a", "b")
+    cluster.scale_groups({"a": 1})
+    with ScalableClient(cluster) as client:
+        doomed = client.map(abs, range(3), tag="a")
+        dependent = client.submit(sum, doomed, tag="b")
+        untagged = client.submit(abs, -4)
+        for future in (*doomed, dependent):
+            with pytest.raises(GroupFailedError, match="'a' failed: no machine for a"):
+                future.result(timeout=30)
+        with pytest.raises(GroupFailedError, match="'a' failed: no machine for a"):
+            cluster.wait_for_group("a", timeout=30)
+        assert cluster.groups["a"].failed
+        cluster.scale_groups({"b": 1})
+        assert untagged.result(timeout=30) == 4
+        assert client.submit(abs, -5, tag="b").result(timeout=30) == 5
+        # To ask for it again is to try it again.
+        threads.refused = set()
+        cluster.scale_groups({"a": 1})
+        cluster.wait_for_group("a", timeout=30)
+        assert client.submit(abs, -6, tag="a").result(timeout=30) == 6
+        client.retry([*doomed, dependent])
+        assert dependent.result(timeout=30) == 3
+
+
+def test_a_task_without_a_tag_waits_while_groups_fail(start: Start, threads: Any) -> None:
+    threads.refused = {"a", "b"}
+    cluster = start("a", "b")
+    with ScalableClient(cluster) as client:
+        untagged = client.submit(abs, -1)
+        cluster.scale_groups({"a": 1, "b": 1})
+        for tag in ("a", "b"):
+            with pytest.raises(GroupFailedError):
+                client.submit(abs, -2, tag=tag).result(timeout=30)
+        assert untagged.status == "pending"
+        threads.refused = {"a"}
+        cluster.scale_groups({"b": 1})
+        assert untagged.result(timeout=30) == 1
