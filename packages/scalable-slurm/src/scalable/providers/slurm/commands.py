@@ -156,6 +156,49 @@ class Slurm:
         transient = any(words in said for words in _TRANSIENT)
         raise (LaunchError if transient else LaunchRefusedError)(f"sbatch refused the job: {said}")
 
+    async def test(self, arguments: Sequence[str]) -> str:
+        """Ask whether Slurm would take a submission; nothing is submitted.
+
+        Returns
+        -------
+        str
+            When and where it would start.
+
+        Raises
+        ------
+        SlurmCommandError
+            It would not.
+        """
+        words = [arguments[0], "--test-only", *arguments[1:]]
+        try:
+            status, _, stderr = await _run(words, "#!/bin/sh\n", None)
+        except FileNotFoundError:
+            raise SlurmCommandError(words[0], "not found on PATH") from None
+        if status != 0:
+            raise SlurmCommandError("sbatch --test-only", _one_line(stderr))
+        return _one_line(stderr)
+
+    async def version(self) -> str:
+        """Say which version of Slurm this is."""
+        return (await self._call(["sinfo", "--version"])).strip()
+
+    async def ping(self) -> str:
+        """Say how the controller is."""
+        return _one_line(await self._call(["scontrol", "ping"]))
+
+    async def partitions(self) -> dict[str, str]:
+        """Say whether each partition is ``up``, by name."""
+        lines = (await self._call(["sinfo", "--noheader", "--format=%R|%a"])).splitlines()
+        return dict(line.rsplit("|", 1) for line in lines)
+
+    async def owned(self, user: str) -> list[QueueEntry]:
+        """List every job of a user that is not over: one ``squeue``."""
+        return parse_queue(
+            await self._call(
+                ["squeue", "--noheader", "--array", f"--user={user}", f"--format={_QUEUE_FORMAT}"]
+            )
+        )
+
     async def queue(self, job_name: str) -> list[QueueEntry]:
         """List the elements of all arrays of that name, those that ended lately included: one ``squeue``."""
         stdout = await self._call(

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import getpass
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from scalable.cluster.port import Leftover
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
-from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest
+from scalable.providers.base import (
+    Artifact,
+    CheckResult,
+    ClusterHandle,
+    DeploymentSpec,
+    Owned,
+    ResourceRequest,
+    ScalePlan,
+)
 from scalable.providers.common import BaseProvider, component_issue, option_issue
+from scalable.providers.slurm.backend import read_comment
 from scalable.providers.slurm.options import SlurmOptions
-from scalable.providers.slurm.request import container_runtime
+from scalable.providers.slurm.request import container_runtime, job_request
+from scalable.providers.slurm.script import job_script, sbatch_arguments
 
 __all__ = ["SlurmProvider"]
 
@@ -37,6 +51,62 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
     def request(self, component: ComponentConfig, options: SlurmOptions) -> ResourceRequest:
         """Ask for what the component says, for as long as the target says."""
         return replace(super().request(component, options), walltime=options.walltime)
+
+    def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
+        """Look whether a start would work: tools, partition, limits, interface, images, directories."""
+        from scalable.providers.slurm.commands import Slurm
+        from scalable.providers.slurm.jobqueue import site_defaults
+        from scalable.providers.slurm.preflight import preflight
+
+        options = self.parse_options(spec)
+        return asyncio.run(preflight(Slurm(), options, spec.components, site_defaults()))
+
+    def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
+        """Show, for each component, the ``sbatch`` line and the script that a run would send.
+
+        What only a run knows is written as such: the scheduler's address, and the run's own names. Variables do not
+        show, since they reach a job by inheritance.
+        """
+        from scalable.providers.slurm.jobqueue import site_defaults
+
+        options = self.parse_options(spec)
+        artifacts = []
+        for tag, component in spec.components.items():
+            request = job_request(
+                component, options, site_defaults(), logs=f"{options.logs_location}/RUN", tls=None
+            )
+            n = max(1, plan.workers_by_tag.get(tag, 0))
+            words = sbatch_arguments(
+                request, n, job_name="scalable-RUN", comment="scalable run=RUN"
+            )
+            text = f"# {shlex.join(words)}\n{job_script(request, 'SCHEDULER')}"
+            artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", text))
+        return artifacts
+
+    def list_owned(self) -> Sequence[Owned]:
+        """List this user's jobs that carry our comment, whichever run they are of."""
+        from scalable.providers.slurm.commands import Slurm
+
+        user = getpass.getuser()
+        found = []
+        for entry in asyncio.run(Slurm().owned(user)):
+            if facts := read_comment(entry.comment):
+                where = f" on {entry.node}" if entry.node else f" ({entry.reason})"
+                detail = f"{facts.get('tag', '')} {entry.state.lower()}{where}".strip()
+                found.append(Owned("Slurm job", entry.job, facts.get("run", ""), user, detail))
+        return found
+
+    def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
+        """Cancel these jobs with one ``scancel``."""
+        from scalable.providers.slurm.commands import Slurm, SlurmCommandError
+
+        if not owned:
+            return []
+        try:
+            asyncio.run(Slurm().cancel([job.name for job in owned]))
+        except SlurmCommandError as error:
+            return [Leftover(job.kind, job.name, error.stderr) for job in owned]
+        return []
 
     def _build(self, spec: DeploymentSpec, options: SlurmOptions) -> ClusterHandle:
         from scalable.client import ScalableClient
