@@ -14,6 +14,7 @@ from scalable.costing import CostEstimate, CostLineItem
 from scalable.errors import LimitExceededError, ValidationFailedError
 from scalable.manifest.lock import manifest_lock
 from scalable.manifest.parser import parse_manifest
+from scalable.manifest.validate import validate_manifest
 from scalable.planning import Plan, build_plan, check_counts, check_limits, costliest, scale_plan
 from scalable.providers.base import DeploymentSpec, ResourceRequest, ScalePlan
 from scalable.providers.options import TargetOptions
@@ -201,6 +202,27 @@ def test_every_bad_count_is_found_at_once():
 def test_an_unknown_component_is_compared_with_those_that_exist():
     [issue] = check_counts(spec_of({}), TargetOptions(workers={"gcma": 1}))
     assert "did you mean 'gcam'?" in issue.message
+
+
+def test_a_component_that_only_the_overlay_of_a_target_has_is_known():
+    manifest = parse_manifest(
+        {
+            "version": 1,
+            "project": {"name": "test"},
+            "targets": {"here": {"provider": "desk", "overlay": "big", "workers": {"ml": 2}}},
+            "components": COMPONENTS,
+            "overlays": {"big": {"components": {"ml": {}}}},
+        }
+    )
+    spec = DeploymentSpec.from_manifest(manifest, target_name="here")
+    assert list(check_counts(spec, TargetOptions(workers={"ml": 2}))) == []
+
+
+def test_the_manifest_and_the_provider_tell_an_unknown_tag_in_the_same_words():
+    options = {"workers": {"gcma": 1}}
+    spec = spec_of(options)
+    whole = validate_manifest(spec.manifest, known_providers=["desk"])
+    assert set(check_counts(spec, TargetOptions(**options))) == set(whole.issues)
 
 
 def test_workers_ask_for_what_their_component_says():

@@ -14,9 +14,10 @@ from math import inf
 from typing import Any, NamedTuple, Self
 
 from scalable.costing import CostEstimate
-from scalable.errors import LimitExceededError, ValidationFailedError, did_you_mean
+from scalable.errors import LimitExceededError, ValidationFailedError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.lock import manifest_lock
+from scalable.manifest.references import References, find_unknown_tags
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import (
     DeploymentProvider,
@@ -195,11 +196,10 @@ def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[Valid
         return spec.manifest.issue(("targets", spec.target_name, *path), code, message)
 
     if isinstance(options.workers, Mapping):
-        for tag in options.workers:
-            if tag not in spec.components:
-                near = did_you_mean(tag, spec.components)
-                message = f"there is no component {tag!r}{near}; its name is the tag of a group"
-                yield issue(("workers", tag), "E_UNKNOWN_TAG", message)
+        names = References.of_manifest(spec.manifest)
+        yield from find_unknown_tags(
+            spec.target_name, options.workers, names, spec.manifest.source_map
+        )
 
     bounds, start = options.adaptive, options.n_workers
     if bounds and start is not None and not bounds.minimum <= start <= bounds.maximum:

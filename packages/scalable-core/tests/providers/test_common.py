@@ -200,6 +200,14 @@ def test_names_that_a_backend_cannot_tell_apart():
     assert "'GCAM'" in issue.message
 
 
+def test_what_a_component_does_not_say_is_not_warned_about():
+    issues = list(inapplicable(spec_of(), "cpus", "desks have one each"))
+    assert [(issue.path, issue.severity) for issue in issues] == [
+        ("components.gcam.cpus", "warning")
+    ]
+    assert "has no effect on target 'here': desks have one each" in issues[0].message
+
+
 @pytest.mark.parametrize(
     ("component", "label"), [("gcam", "gcam"), ("GCAM_6", "gcam-6"), ("a_", "a"), ("a-_-", "a")]
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from scalable.manifest.paths import KeyPath
 from scalable.manifest.schema import ManifestModel
 from scalable.manifest.sourcemap import SourceMap
 
-__all__ = ["References", "find_dangling", "unknown_overlay"]
+__all__ = ["References", "find_dangling", "find_unknown_tags", "unknown_overlay"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,16 +99,39 @@ def find_dangling(names: References, source: SourceMap) -> Iterator[ValidationIs
 def _of_target(
     at: KeyPath, options: Mapping[str, Any], names: References, source: SourceMap, hint: _Hints
 ) -> Iterator[ValidationIssue]:
-    components = dict.fromkeys(names.components)
     overlay = options.get("overlay")
+    where = (*at, "overlay")
+    if (
+        isinstance(overlay, str)
+        and overlay not in names.overlays
+        and not _is_unexpanded(where, source)
+    ):
+        message = unknown_overlay(_written(overlay, where, source), names.overlays)
+        yield source.issue(where, "E_UNKNOWN_OVERLAY", message)
+    yield from _unknown_tags(at, _mapping(options.get("workers")), overlay, names, source, hint)
+
+
+def find_unknown_tags(
+    target: str, tags: Iterable[str], names: References, source: SourceMap
+) -> Iterator[ValidationIssue]:
+    """Find tags in the `workers` of one target that are no component's."""
+    overlay = names.targets[target].get("overlay")
+    return _unknown_tags(("targets", target), tags, overlay, names, source, _Hints())
+
+
+def _unknown_tags(
+    at: KeyPath,
+    tags: Iterable[str],
+    overlay: object,
+    names: References,
+    source: SourceMap,
+    hint: _Hints,
+) -> Iterator[ValidationIssue]:
+    components = dict.fromkeys(names.components)
     if isinstance(overlay, str):
         # It may bring components of its own, which are not merged while another target is selected.
         components |= dict.fromkeys(names.overlays.get(overlay, ()))
-        where = (*at, "overlay")
-        if overlay not in names.overlays and not _is_unexpanded(where, source):
-            message = unknown_overlay(_written(overlay, where, source), names.overlays)
-            yield source.issue(where, "E_UNKNOWN_OVERLAY", message)
-    for tag in _mapping(options.get("workers")):
+    for tag in tags:
         if tag not in components:
             near = hint(tag, components)
             message = f"there is no component {tag!r}{near}; its name is the tag of a group"
