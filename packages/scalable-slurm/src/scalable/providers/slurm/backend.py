@@ -161,7 +161,9 @@ def _unit(tag: str, job: str, request_id: str) -> Unit:
 def _state(unit: Unit, entry: QueueEntry) -> UnitState:
     phase = phase_of(entry.state)
     if phase is Phase.PENDING:
-        return UnitState(unit, phase, waiting_reason(entry.reason), entry.reason)
+        # "None" until Slurm's scheduler has looked at the job for the first time.
+        detail = "just submitted" if entry.reason == "None" else entry.reason
+        return UnitState(unit, phase, waiting_reason(entry.reason), detail)
     if phase is Phase.RUNNING:
         return UnitState(
             unit, phase, Reason.STARTING, f"on {entry.node}", seconds_left=entry.seconds_left

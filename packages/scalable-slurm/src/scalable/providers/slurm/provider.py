@@ -64,8 +64,9 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
         """Show, for each component, the ``sbatch`` line and the script that a run would send.
 
-        What only a run knows is written as such: the scheduler's address, and the run's own names. Variables do not
-        show, since they reach a job by inheritance.
+        What only a run knows is written as such: the scheduler's address, and the run's own names. Variables of a
+        component do not show, since they reach a job by inheritance; what the environment put into the manifest shows
+        as ``${VAR}``.
         """
         from scalable.providers.slurm.jobqueue import site_defaults
 
@@ -80,7 +81,8 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
                 request, n, job_name="scalable-RUN", comment="scalable run=RUN"
             )
             text = f"# {shlex.join(words)}\n{job_script(request, 'SCHEDULER')}"
-            artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", text))
+            shown = spec.manifest.source_map.redact(text)
+            artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
 
     def list_owned(self) -> Sequence[Owned]:
