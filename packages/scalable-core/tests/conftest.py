@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,57 @@ def environment(site: Path, install: Install) -> dict[str, str]:
     install("desk", "desk_provider:DeskProvider")
     path = os.pathsep.join(filter(None, (str(site), str(PLUGINS), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}
+
+
+Scalable = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def scalable(project: Path, environment: dict[str, str]) -> Scalable:
+    """Run the real command in the project's directory, without a terminal."""
+
+    def scalable(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "scalable.cli", *arguments],
+            cwd=project,
+            env={**environment, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return scalable
+
+
+Eventually = Callable[[Callable[[], bool]], bool]
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """Wait, for a minute at most, for something that another process or thread does."""
+
+    def eventually(condition: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + 60
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    return eventually
+
+
+@pytest.fixture
+def gone(eventually: Eventually) -> Callable[[Iterable[int]], bool]:
+    """Tell whether processes are no more, or soon will be."""
+
+    def alive(pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    return lambda pids: eventually(lambda: not any(map(alive, pids)))

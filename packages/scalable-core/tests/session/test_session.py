@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +24,11 @@ from scalable.errors import (
     ValidationFailedError,
 )
 from scalable.session import ScalableSession, lend
+
+Eventually = Callable[[Callable[[], bool]], bool]
+Gone = Callable[[list[int]], bool]
+Pids = Callable[[], list[int]]
+Script = Callable[[str], subprocess.Popen[str]]
 
 pytestmark = pytest.mark.usefixtures("desk", "project")
 
@@ -230,7 +234,9 @@ def test_a_group_without_workers_is_not_waited_for(project: Path) -> None:
         assert client.submit(worker_of, tag="gcam").result(timeout=60).startswith("gcam")
 
 
-def test_a_group_that_fails_ends_the_start_and_everything_with_it(project: Path) -> None:
+def test_a_group_that_fails_ends_the_start_and_everything_with_it(
+    project: Path, eventually: Eventually
+) -> None:
     manifest(project, "refuse: no chair is free")
     before = threads()
     session = ScalableSession.from_yaml()
@@ -272,7 +278,9 @@ def test_modules_that_are_listed_start_from_the_manifest(project: Path) -> None:
         ScalableSession.from_yaml(path).start()
 
 
-def test_closing_from_another_thread_ends_a_start_that_waits(project: Path) -> None:
+def test_closing_from_another_thread_ends_a_start_that_waits(
+    project: Path, eventually: Eventually
+) -> None:
     manifest(project, "queue: true")
     session = ScalableSession.from_yaml()
 
@@ -355,9 +363,7 @@ WITHOUT = """
 
 
 @pytest.fixture
-def script(
-    project: Path, environment: dict[str, str]
-) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def script(project: Path, environment: dict[str, str]) -> Iterator[Script]:
     """Start a script as a process of its own, in the project's directory."""
     started = []
 
@@ -382,43 +388,49 @@ def script(
             process.stderr.close()
 
 
+@pytest.fixture
+def pids(project: Path, eventually: Eventually) -> Callable[[], list[int]]:
+    """Wait until the script has written down its workers, and read that."""
+
+    def pids() -> list[int]:
+        file = project / "pids"
+        assert eventually(lambda: file.exists() and file.read_text() != "")
+        return [int(pid) for pid in file.read_text().split()]
+
+    return pids
+
+
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, -signal.SIGINT)],
 )
 @pytest.mark.parametrize("body", [WITH, WITHOUT + "    time.sleep(60)\n"], ids=["with", "without"])
 def test_a_signal_leaves_no_worker(
-    script: Callable[[str], subprocess.Popen[str]],
-    project: Path,
-    number: int,
-    status: int,
-    body: str,
+    script: Script, pids: Pids, gone: Gone, number: int, status: int, body: str
 ) -> None:
     process = script(body)
-    workers = pids(project)
+    workers = pids()
 
     process.send_signal(number)
 
     assert process.wait(timeout=60) == status
-    assert eventually(lambda: not any(map(alive, workers)))
+    assert gone(workers)
 
 
 def test_a_session_that_nobody_closes_ends_with_the_interpreter(
-    script: Callable[[str], subprocess.Popen[str]], project: Path
+    script: Script, pids: Pids, gone: Gone
 ) -> None:
     process = script(WITHOUT)
-    workers = pids(project)
+    workers = pids()
 
     _, stderr = process.communicate(timeout=60)
 
     assert process.returncode == 0
     assert stderr == ""
-    assert eventually(lambda: not any(map(alive, workers)))
+    assert gone(workers)
 
 
-def test_a_signal_while_it_starts_ends_the_start(
-    script: Callable[[str], subprocess.Popen[str]], project: Path
-) -> None:
+def test_a_signal_while_it_starts_ends_the_start(script: Script, pids: Pids, project: Path) -> None:
     manifest(project, "queue: true")
     waiting = textwrap.indent(
         textwrap.dedent("""
@@ -434,36 +446,12 @@ def test_a_signal_while_it_starts_ends_the_start(
         "    ",
     )
     process = script(waiting)
-    pids(project)
+    pids()
 
     process.terminate()
 
     assert process.wait(timeout=60) == 143
 
 
-def pids(project: Path) -> list[int]:
-    file = project / "pids"
-    assert eventually(lambda: file.exists() and file.read_text() != "")
-    return [int(pid) for pid in file.read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if not thread.daemon}
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 60.0) -> bool:
-    """Wait for something that another process or thread does."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False

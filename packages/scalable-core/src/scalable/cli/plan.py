@@ -12,8 +12,10 @@ from scalable.cli.options import debug_option, json_option, manifest_arguments
 from scalable.cli.output import as_table, print_issues, print_json
 
 if TYPE_CHECKING:
+    from scalable.costing import CostEstimate
     from scalable.planning import Plan
     from scalable.providers.base import ResourceRequest, ScalePlan
+    from scalable.session import ScalableSession
 
 __all__ = ["describe", "describe_bytes", "describe_count", "plan"]
 
@@ -39,19 +41,41 @@ def plan(manifest: str | None, target: str | None, overlay: str | None, as_json:
         print_json(json.loads(made.to_json()))
     else:
         print_issues(session.validate().warnings)
-        click.echo(describe(made))
+        click.echo(describe(made, _largest(session, made)))
     check_limits(session.spec, session.provider, made.scale_plan)
 
 
-def describe(plan: Plan) -> str:
-    """Lay out a plan for people."""
+def _largest(session: ScalableSession, plan: Plan) -> CostEstimate | None:
+    """Estimate what adaptive groups may come to."""
+    from scalable.planning import costliest
+    from scalable.providers.base import EstimatesCost
+
+    provider = session.provider
+    if not plan.scale_plan.ranges_by_tag or not isinstance(provider, EstimatesCost):
+        return None
+    return provider.estimate_cost(session.spec, costliest(session.spec, provider, plan.scale_plan))
+
+
+def describe(plan: Plan, largest: CostEstimate | None = None) -> str:
+    """Lay out a plan for people.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    largest : CostEstimate, optional
+        What it costs when adaptive groups are as large as they may get.
+    """
     scale = plan.scale_plan
+    tasks: dict[str, list[str]] = {tag: [] for tag in scale.workers_by_tag}
+    for task, component in plan.components_by_task.items():
+        tasks[component].append(task)
     rows = [
         [
             tag,
             describe_count(scale, tag),
             *_resources(scale.resources_by_tag[tag]),
-            ", ".join(task for task, of in plan.components_by_task.items() if of == tag) or "-",
+            ", ".join(tasks[tag]) or "-",
         ]
         for tag in scale.workers_by_tag
     ]
@@ -63,11 +87,13 @@ def describe(plan: Plan) -> str:
     ]
     if scale.max_workers is not None:
         lines += [f"at most {scale.max_workers} workers in all groups together", ""]
-    lines += (
-        ["cost of what it starts with:", *(f"  {line}" for line in plan.cost.lines())]
-        if plan.cost
-        else [f"provider {plan.provider} knows no prices"]
-    )
+    if plan.cost is None:
+        lines.append(f"provider {plan.provider} knows no prices")
+    else:
+        lines += ["cost of what it starts with:", *(f"  {line}" for line in plan.cost.lines())]
+    if largest is not None:
+        *_, total = largest.lines()
+        lines += ["cost of the most it may grow to:", f"  {total}"]
     return "\n".join(lines)
 
 

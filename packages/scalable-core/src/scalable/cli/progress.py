@@ -24,6 +24,7 @@ __all__ = ["LiveView", "PlainView", "Snapshot", "View", "render", "show_progress
 
 _INTERVAL = 0.25
 _TASKS_EVERY = 1.0
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,13 @@ def _follow(session: ScalableSession, view: View, ended: threading.Event) -> Non
     started = time.monotonic()
     tasks: Mapping[str, TaskCount] = {}
     asked = -_TASKS_EVERY
-    while not ended.wait(_INTERVAL):
+    last = False
+    while not last:
+        last = ended.wait(_INTERVAL)
         elapsed = time.monotonic() - started
-        if session.groups and elapsed - asked >= _TASKS_EVERY:
+        if session.groups and (last or elapsed - asked >= _TASKS_EVERY):
             asked = elapsed
-            # Between two looks the cluster may close, and nothing is lost if one look is.
+            # The cluster may close between two looks, and nothing is lost if one look is.
             with suppress(OSError, RuntimeError, TimeoutError):
                 tasks = task_counts(session.cluster)
         view.update(Snapshot(elapsed, session.groups, tasks))
@@ -180,7 +183,10 @@ def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
         }
 
     answer = sync(
-        cluster.loop, cluster.scheduler_comm.run_function, dumps(count), callback_timeout=2
+        cluster.loop,
+        cluster.scheduler_comm.run_function,
+        function=dumps(count),
+        callback_timeout=_PATIENCE,
     )
     if answer["status"] != "OK":
         raise RuntimeError("the scheduler cannot count its tasks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
@@ -86,7 +87,7 @@ def run(
     print_issues(session.validate().warnings)
     arguments = context.meta[_ARGUMENTS]
     record = RunRecord.begin(session, plan, workflow=workflow, arguments=arguments)
-    outcome = Outcome(FAILED)
+    began, outcome = time.monotonic(), Outcome(FAILED)
     try:
         # With --json, stdout is for the record alone.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -106,7 +107,8 @@ def run(
         if as_json:
             click.echo(record.to_json(), nl=False)
         elif not quiet:
-            say(f"{_ending(outcome.code)}; record in {record.directory}")
+            seconds = time.monotonic() - began
+            say(f"{_ending(outcome.code)} after {seconds:.1f} s; record in {record.directory}")
     context.exit(outcome.code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -77,8 +78,8 @@ def _as_main(path: Path, arguments: Sequence[str]) -> Iterator[ModuleType]:
     main = ModuleType("__main__")
     main.__file__ = str(path.absolute())
     main.__loader__ = SourceFileLoader("__main__", main.__file__)
-    # Like a script's: a __spec__ would say `python -m`. builtins is what exec() would put there itself.
-    main.__dict__.update(__cached__=None, __spec__=None, __package__=None)
+    # As in a script: a __spec__ would say `python -m`, and exec() would put a dict for the builtins.
+    vars(main).update(__builtins__=builtins, __cached__=None, __package__=None, __spec__=None)
     before = sys.modules["__main__"], sys.argv, list(sys.path)
     sys.modules["__main__"] = main
     sys.argv = [str(path), *arguments]

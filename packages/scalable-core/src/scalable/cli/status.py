@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from scalable.cluster.port import GroupStatus
+from scalable.cluster.port import GroupStatus, Reason
 
 __all__ = ["TaskCount", "describe_group", "describe_tasks", "total"]
+
+
+_NAMED = 4
+"""Most kinds of tasks that a line names: those with most left to do."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def describe_group(group: GroupStatus) -> str:
     >>> describe_group(GroupStatus("fair", wanted=0, minimum=0, maximum=8))
     'fair 0/0 running of 0 to 8'
     >>> describe_group(GroupStatus("gcam", wanted=2, failed=True, reason=Reason.IMAGE, detail="no such image"))
-    'gcam 0/2 running, failed: image, no such image'
+    'gcam 0/2 running, failed: no such image'
     """
     text = f"{group.tag} {group.running}/{group.wanted} running"
     if group.minimum is not None and group.maximum is not None:
@@ -58,12 +62,12 @@ def describe_group(group: GroupStatus) -> str:
         parts.append(f"holding {_count(group.holding, 'result')}")
     if group.failed:
         parts.append("failed")
-    why = ", ".join(filter(None, (group.reason, group.detail)))
-    return ", ".join(parts) + (f": {why}" if why else "")
+    why = group.detail or group.reason or ""
+    return ", ".join(parts) + (f": {why}" if why and why != Reason.STARTING else "")
 
 
 def describe_tasks(counts: Mapping[str, TaskCount]) -> str:
-    """Describe all tasks in a line, by the names of their functions.
+    """Describe all tasks in a line, with the kinds that have most left to do.
 
     Examples
     --------
@@ -75,8 +79,9 @@ def describe_tasks(counts: Mapping[str, TaskCount]) -> str:
     if sums.failed:
         text += f", {sums.failed} failed"
     if len(counts) > 1:
-        each = (f"{name} {count.done}/{count.all}" for name, count in counts.items())
-        text += f" ({', '.join(each)})"
+        most = sorted(counts, key=lambda name: counts[name].left, reverse=True)[:_NAMED]
+        each = [f"{name} {counts[name].done}/{counts[name].all}" for name in most]
+        text += f" ({', '.join(each)}{', …' * (len(counts) > _NAMED)})"
     return text
 
 

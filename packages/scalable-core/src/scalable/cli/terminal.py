@@ -29,6 +29,8 @@ class StatusArea:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        # Now, since a console without a file of its own follows `sys.stderr`, which will be this area's.
+        self._stream = console.file
         self._lock = threading.RLock()
         self._height = 0
         self._inside_line = False
@@ -67,8 +69,8 @@ class StatusArea:
         return f"\x1b[{self._height}A\x1b[J" if self._height else ""
 
     def _write(self, text: str) -> None:
-        self._console.file.write(text)
-        self._console.file.flush()
+        self._stream.write(text)
+        self._stream.flush()
 
 
 class _Above:

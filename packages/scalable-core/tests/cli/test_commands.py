@@ -1,0 +1,454 @@
+"""Commands that only look at manifests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from scalable.cli import main
+from scalable.planning import Plan
+
+Scalable = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cli(desk: None, project: Path) -> Callable[..., Result]:
+    def cli(*arguments: str) -> Result:
+        return CliRunner().invoke(main, arguments, prog_name="scalable")
+
+    return cli
+
+
+Cli = Callable[..., Result]
+
+
+def test_without_arguments_it_is_help(cli: Cli) -> None:
+    result = cli()
+
+    assert result.exit_code == 2
+    assert "Usage: scalable" in result.stderr
+    assert cli("--help").exit_code == 0
+    assert "scalable, version 2" in cli("--version").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explode"], "error: No such command 'explode'"),
+        (["--bogus"], "error: No such option '--bogus'"),
+        (["validate", "--bogus"], "error: No such option '--bogus'"),
+        (["validate", "a.yaml", "b.yaml"], "error: Got unexpected extra argument (b.yaml)"),
+        (["run"], "error: Missing option '-w' / '--workflow'"),
+        (["run", "-w", "gone.py"], "error: Invalid value for '-w' / '--workflow': File 'gone.py'"),
+        (
+            ["run", "-w", "."],
+            "error: Invalid value for '-w' / '--workflow': File '.' is a directory",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line(cli: Cli, arguments: list[str], message: str) -> None:
+    result = cli(*arguments)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(message)
+    assert len(result.stderr.splitlines()) == 1
+    assert "--help'" in result.stderr
+    assert result.stdout == ""
+
+
+def test_as_a_command_of_dask_it_is_no_different(
+    project: Path, environment: dict[str, str]
+) -> None:
+    def dask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "dask", "scalable", *arguments],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    bad, wrong = dask("validate", "gone.yaml"), dask("validate", "--bogus")
+
+    assert (bad.returncode, wrong.returncode) == (2, 2)
+    assert bad.stderr.startswith("gone.yaml: error: there is no such file")
+    assert wrong.stderr.startswith("error: No such option '--bogus'")
+
+
+# -- validate
+
+
+def test_a_valid_manifest_is_summed_up(cli: Cli) -> None:
+    result = cli("validate")
+
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "scalable.yaml is valid: 1 target, 2 components, 1 task; target desk (desk)\n"
+    )
+    assert result.stderr == ""
+
+
+def test_every_problem_is_listed_with_its_place(cli: Cli, project: Path) -> None:
+    (project / "scalable.yaml").write_text(
+        "version: 1\n"
+        "project: {name: test}\n"
+        "targets:\n"
+        "  desk: {provider: desk}\n"
+        "components:\n"
+        "  fair: {cpus: many, memroy: 2G}\n"
+        "tasks:\n"
+        "  simulate: {component: fiar}\n"
+    )
+
+    result = cli("validate")
+
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert [line.split(": error: ")[0] for line in lines] == [
+        "scalable.yaml:6:10",
+        "scalable.yaml:6:22",
+        "scalable.yaml:8:14",
+    ]
+    assert "components.fair.memroy" in lines[1]
+    assert "did you mean 'memory'?" in lines[1]
+    assert lines[2].endswith("[E_UNKNOWN_COMPONENT]")
+    assert result.stdout == ""
+
+
+def test_problems_are_json_too(cli: Cli, project: Path) -> None:
+    (project / "scalable.yaml").write_text("version: 2\n")
+
+    result = cli("validate", "--json")
+
+    document = json.loads(result.stdout)
+    assert result.exit_code == 2
+    assert document["ok"] is False
+    assert {issue["code"] for issue in document["issues"]} == {"E_BAD_VERSION", "E_MISSING_KEY"}
+    assert document["issues"][0]["line"] == 1
+
+
+def test_the_provider_has_its_say(cli: Cli, project: Path) -> None:
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "prize: 1"))
+
+    result = cli("validate", "--json")
+
+    (issue,) = json.loads(result.stdout)["issues"]
+    assert result.exit_code == 2
+    assert (issue["code"], issue["path"]) == ("E_UNKNOWN_KEY", "targets.desk.prize")
+    assert "did you mean 'price'?" in issue["message"]
+
+
+OTHERS = """\
+version: 1
+project: {name: test}
+targets:
+  desk: {provider: desk}
+  other: {provider: desk, prize: 1}
+  overlaid: {provider: desk, overlay: big, stuk: true}
+  elsewhere: {provider: desk, account: "${NOT_SET_ANYWHERE}"}
+  missing: {provider: nowhere, x: 1}
+components:
+  fair: {}
+overlays:
+  big: {components: {fair: {cpus: 8}}}
+"""
+
+
+def test_targets_that_are_not_selected_are_checked_too(cli: Cli, project: Path) -> None:
+    (project / "scalable.yaml").write_text(OTHERS)
+
+    everything = json.loads(cli("validate", "--json").stdout)
+    selected = json.loads(cli("validate", "--json", "--target", "desk").stdout)
+
+    errors = {issue["path"] for issue in everything["issues"] if issue["severity"] == "error"}
+    warnings = {issue["path"] for issue in everything["issues"] if issue["severity"] == "warning"}
+    assert errors == {"targets.other.prize", "targets.overlaid.stuk"}
+    assert warnings == {"targets.elsewhere.account", "targets.missing.provider"}
+    assert selected["ok"]
+
+
+BAD = {
+    "a missing file": None,
+    "an empty file": b"",
+    "only comments": b"# nothing\n",
+    "a list": b"- version: 1\n",
+    "text": b"hello\n",
+    "nested brackets": b"[" * 50_000,
+    "a billion laughs": (
+        b"a: &a [x,x,x,x,x,x,x,x,x]\n"
+        + b"".join(
+            f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n".encode()
+            for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        )
+    ),
+    "a duplicate key": b"version: 1\nversion: 1\nproject: {name: x}\n",
+    "not UTF-8": b"version: 1\nproject: {name: \xff\xfe}\n",
+    "no YAML": b"version: 1\n  project: {name\n",
+    "an unset variable": b'version: 1\nproject: {name: "${NOT_SET_ANYWHERE}"}\n'
+    b"targets: {desk: {provider: desk}}\n",
+    "an unknown provider": b"version: 1\nproject: {name: x}\ntargets: {d: {provider: dask}}\n"
+    b"components: {a: {}}\n",
+    "no target": b"version: 1\nproject: {name: x}\n",
+}
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "run"])
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
+def test_a_manifest_that_cannot_be_used_is_told_in_lines(
+    cli: Cli, project: Path, command: str, content: bytes | None
+) -> None:
+    (project / "workflow.py").write_text("raise AssertionError('nothing may start')")
+    (project / "scalable.yaml").unlink()
+    if content is not None:
+        (project / "scalable.yaml").write_bytes(content)
+
+    result = cli(command, *(["--workflow", "workflow.py"] if command == "run" else []))
+
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("scalable.yaml")
+    assert all(": error: " in line for line in result.stderr.splitlines())
+    assert not (project / ".scalable").exists()
+
+
+def test_a_directory_is_no_manifest(cli: Cli) -> None:
+    result = cli("validate", ".")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(".: error: is a directory")
+
+
+def test_an_unknown_target_names_the_known_ones(cli: Cli) -> None:
+    result = cli("plan", "--target", "dsek")
+
+    assert result.exit_code == 2
+    assert "did you mean 'desk'?" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_plugin_that_raises_on_import_is_told_in_a_line(
+    scalable: Scalable, project: Path, site: Path, install: Callable[[str, str], None]
+) -> None:
+    install("broken", "broken_provider:Provider")
+    (site / "broken_provider.py").write_text("raise RuntimeError('half\\ninstalled')\n")
+    (project / "scalable.yaml").write_text(
+        "version: 1\nproject: {name: x}\ntargets: {d: {provider: broken}}\ncomponents: {a: {}}\n"
+    )
+
+    result = scalable("validate")
+
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "scalable-broken 1.0 cannot be used: RuntimeError: half installed" in line
+    listed = scalable("providers")
+    assert listed.returncode == 1
+    assert [line.split()[:2] for line in listed.stdout.splitlines()][1:3] != []
+    assert "quarantined" in listed.stdout
+    assert "usable" in listed.stdout
+
+
+# -- plan
+
+
+def test_a_plan_shows_groups_and_cost(cli: Cli, project: Path) -> None:
+    (project / "scalable.yaml").write_text(
+        "version: 1\nproject: {name: test}\n"
+        "targets: {desk: {provider: desk, price: 2, max_workers: 9,\n"
+        "  workers: {fair: 2, gcam: {minimum: 1, maximum: 4}}}}\n"
+        "components: {fair: {cpus: 4, memory: 8Gi}, gcam: {gpus: 1}}\n"
+        "tasks: {simulate: {component: fair}, report: {component: fair}}\n"
+    )
+
+    result = cli("plan")
+
+    assert result.exit_code == 0
+    header, _, columns, fair, gcam, *rest = result.stdout.splitlines()
+    assert header.startswith("target desk (desk), manifest ")
+    assert columns.split() == ["group", "workers", "cpus", "memory", "gpus", "walltime", "tasks"]
+    assert fair.split() == ["fair", "2", "4", "8Gi", "-", "-", "simulate,", "report"]
+    assert gcam.split() == ["gcam", "1", "(1", "to", "4)", "1", "-", "1", "-", "-"]
+    assert "at most 9 workers in all groups together" in rest
+    assert [line.split(",")[0].strip() for line in rest if "total" in line] == [
+        "total: 6 USD/h",
+        "total: 12 USD/h",
+    ]
+
+
+def test_a_plan_as_json_reads_back_and_repeats(cli: Cli) -> None:
+    first, second = cli("plan", "--json"), cli("plan", "--json")
+
+    assert first.stdout == second.stdout
+    assert Plan.from_json(first.stdout).scale_plan.workers_by_tag == {"fair": 1, "gcam": 1}
+
+
+def test_a_plan_above_its_limit_is_shown_and_refused(cli: Cli, project: Path) -> None:
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(
+        text.replace("n_workers: 1", "n_workers: 1, price: 5, limits: {max_hourly_cost: 9}")
+    )
+
+    result = cli("plan")
+
+    assert result.exit_code == 2
+    assert "group" in result.stdout
+    assert result.stderr.startswith("error: the plan may cost 10.00 USD/h")
+
+
+# -- init
+
+
+def test_what_init_writes_is_valid_and_a_workflow(cli: Cli, project: Path) -> None:
+    result = cli("init", "new")
+
+    assert result.exit_code == 0
+    manifest = project / "new" / "scalable.yaml"
+    text = manifest.read_text().replace("provider: local", "provider: desk")
+    manifest.write_text(text)
+    assert cli("validate", str(manifest)).exit_code == 0
+    compile((project / "new" / "workflow.py").read_text(), "workflow.py", "exec")
+
+
+@pytest.mark.parametrize("name", ["scalable.yaml", "workflow.py"])
+def test_init_overwrites_nothing(cli: Cli, project: Path, name: str) -> None:
+    (project / "new").mkdir()
+    (project / "new" / name).write_text("mine")
+
+    result = cli("init", "new")
+
+    assert result.exit_code == 2
+    assert f"new/{name} exists" in result.stderr
+    assert (project / "new" / name).read_text() == "mine"
+    assert len(list((project / "new").iterdir())) == 1
+
+
+def test_init_says_what_it_wrote(cli: Cli) -> None:
+    assert json.loads(cli("init", "new", "--json").stdout) == {
+        "written": ["new/scalable.yaml", "new/workflow.py"]
+    }
+
+
+# -- providers and schema
+
+
+def test_providers_are_listed_with_their_origin(scalable: Scalable) -> None:
+    result = scalable("providers", "--json")
+
+    desk = next(info for info in json.loads(result.stdout) if info["name"] == "desk")
+    assert desk["status"] == "usable"
+    assert (desk["distribution"], desk["version"]) == ("scalable-desk", "1.0")
+
+
+def test_the_schema_has_the_options_of_installed_providers(cli: Cli) -> None:
+    result = cli("schema")
+
+    assert result.exit_code == 0
+    schema = json.loads(result.stdout)
+    assert "price" in json.dumps(schema)
+    assert schema["properties"]["components"]
+    assert cli("schema", "--json").stdout == result.stdout
+
+
+# -- errors
+
+
+def test_a_bug_is_one_line_and_a_traceback_only_on_demand(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from desk_provider import DeskProvider  # type: ignore[import-not-found]  # of the fixture
+
+    def validate(self: object, spec: object) -> None:
+        raise IndexError("third drawer")
+
+    monkeypatch.setattr(DeskProvider, "validate", validate)
+
+    quiet, loud, group = cli("validate"), cli("validate", "--debug"), cli("--debug", "validate")
+
+    assert quiet.exit_code == loud.exit_code == group.exit_code == 1
+    assert quiet.stderr == (
+        "error: unexpected IndexError: third drawer; --debug shows where it came from\n"
+    )
+    assert "Traceback" in loud.stderr
+    assert "Traceback" in group.stderr
+
+
+def test_a_closed_pipe_ends_quietly(project: Path, environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scalable.cli", "schema"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    process.wait()
+
+
+# -- What is imported
+
+HEAVY = {"dask", "distributed", "numpy", "rich", "tornado"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "forbidden"),
+    [
+        (["--help"], HEAVY | {"pydantic", "yaml", "asyncio"}),
+        (["validate", "--help"], HEAVY | {"pydantic", "yaml", "asyncio"}),
+        (["validate"], HEAVY | {"asyncio"}),
+        (["plan"], HEAVY | {"asyncio"}),
+        (["providers"], HEAVY),
+        (["schema"], HEAVY),
+    ],
+    ids=" ".join,
+)
+def test_a_command_imports_no_more_than_it_needs(
+    project: Path, environment: dict[str, str], arguments: list[str], forbidden: set[str]
+) -> None:
+    # The desk provider imports Dask at its top; one that is made as it should be does not.
+    (project / "light.py").write_text(
+        "from scalable.providers.common import BaseProvider\n"
+        "from scalable.providers.options import TargetOptions\n"
+        "class Light(BaseProvider[TargetOptions]):\n"
+        "    name = 'light'\n"
+        "    options_model = TargetOptions\n"
+        "    def _build(self, spec, options): ...\n"
+    )
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(text.replace("provider: desk", "provider: light"))
+    program = (
+        "import sys\n"
+        "from scalable.providers.registry import register_provider\n"
+        "if sys.argv[1] in ('validate', 'plan') and '--help' not in sys.argv:\n"
+        "    import light\n"
+        "    register_provider('light', light.Light)\n"
+        "from scalable.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    print(sorted({forbidden!r} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    script = project / "scalable_command.py"
+    script.write_text(program)
+    path = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        env={**environment, **path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stderr.splitlines()[-1] == "[]"
+    if arguments != ["providers"]:
+        assert done.returncode == 0

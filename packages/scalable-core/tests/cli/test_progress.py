@@ -1,0 +1,68 @@
+import io
+
+import pytest
+
+from scalable.cli.progress import PlainView, Snapshot, render
+from scalable.cli.status import TaskCount, describe_tasks
+from scalable.cluster.port import GroupStatus, Reason
+
+
+def group(running: int, **facts: object) -> dict[str, GroupStatus]:
+    return {"gcam": GroupStatus("gcam", wanted=4, running=running, **facts)}  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def out() -> io.StringIO:
+    return io.StringIO()
+
+
+def test_a_line_is_written_when_something_has_changed(out: io.StringIO) -> None:
+    view = PlainView(out, pause=10)
+    for elapsed in (0, 20, 40):
+        view.update(Snapshot(elapsed, group(3, pending=1, reason=Reason.PRIORITY)))
+
+    assert out.getvalue() == "scalable: gcam 3/4 running, 1 pending: priority\n"
+
+
+def test_changes_in_quick_succession_make_one_line(out: io.StringIO) -> None:
+    view = PlainView(out, pause=10)
+    for elapsed, running in ((0, 0), (1, 1), (2, 2), (11, 3)):
+        view.update(Snapshot(elapsed, group(running)))
+
+    assert out.getvalue().splitlines() == [
+        "scalable: gcam 0/4 running",
+        "scalable: gcam 3/4 running",
+    ]
+
+
+def test_what_is_complete_or_failed_is_told_at_once(out: io.StringIO) -> None:
+    view = PlainView(out, pause=10)
+    view.update(Snapshot(0, group(0), {"f": TaskCount(left=2)}))
+    view.update(Snapshot(1, group(4), {"f": TaskCount(done=2)}))
+    view.update(Snapshot(2, group(0, failed=True, detail="no such image")))
+
+    assert out.getvalue().splitlines() == [
+        "scalable: gcam 0/4 running",
+        "scalable: 0/2 tasks done",
+        "scalable: gcam 4/4 running",
+        "scalable: 2/2 tasks done",
+        "scalable: gcam 0/4 running, failed: no such image",
+    ]
+
+
+def test_the_live_view_has_a_line_for_each_group_and_one_for_tasks() -> None:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        console.print(render(Snapshot(65, group(4), {"f": TaskCount(done=1, failed=1, left=2)})))
+
+    first, second, _ = capture.get().split("\n")
+    assert first.strip() == "● gcam 4/4 running"
+    assert second.rstrip().endswith("1/4 tasks done, 1 failed 1:05")
+
+
+def test_of_many_kinds_of_tasks_those_with_most_to_do_are_named() -> None:
+    counts = {f"f{left}": TaskCount(left=left) for left in range(1, 7)}
+
+    assert describe_tasks(counts) == "0/21 tasks done (f6 0/6, f5 0/5, f4 0/4, f3 0/3, …)"

@@ -1,0 +1,300 @@
+"""`scalable run` as people run it: a process of its own, with real workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Scalable = Callable[..., subprocess.CompletedProcess[str]]
+Gone = Callable[[list[int]], bool]
+
+WORKFLOW = """\
+import os, sys, time
+from scalable.session import ScalableSession
+from helpers import double
+
+def tell():
+    return os.getpid(), os.environ["DESK_WORKER"]
+
+def fail():
+    raise ValueError("no such scenario")
+
+with ScalableSession.from_yaml() as client:
+    print("pids", *(pid for pid, _ in client.gather([
+        client.submit(tell, tag="fair"), client.submit(tell, tag="gcam")
+    ])), flush=True)
+    how, *rest = sys.argv[1:]
+    if how == "fine":
+        print(sum(client.gather(client.map(double, range(10), task="simulate"))))
+    elif how == "wait":
+        time.sleep(120)
+    elif how == "exit":
+        sys.exit(int(rest[0]))
+    elif how == "task":
+        client.submit(fail, tag="gcam").result()
+    elif how == "tag":
+        client.submit(fail, tag="gcm")
+    elif how == "slots":
+        client.submit(fail, tag="fair", n=3)
+"""
+
+
+@pytest.fixture(autouse=True)
+def workflow(project: Path) -> Path:
+    """Write a workflow, a module beside it, and a manifest with a secret in it."""
+    (project / "helpers.py").write_text("def double(x):\n    return 2 * x\n")
+    (project / "scalable.yaml").write_text(
+        "version: 1\nproject: {name: test}\n"
+        'targets: {desk: {provider: desk, n_workers: 1, account: "${DESK_SECRET:-nobody}"}}\n'
+        "components: {fair: {slots: 2}, gcam: {}}\ntasks: {simulate: {component: fair}}\n"
+    )
+    path = project / "workflow.py"
+    path.write_text(WORKFLOW)
+    return path
+
+
+def record(project: Path) -> dict[str, Any]:
+    (path,) = (project / ".scalable" / "runs").glob("*/record.json")
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def pids(stdout: str) -> list[int]:
+    """The workers, as the workflow has printed them first."""
+    first, *numbers = stdout.splitlines()[0].split()
+    assert first == "pids"
+    return [int(number) for number in numbers]
+
+
+def test_a_workflow_from_start_to_end(scalable: Scalable, project: Path, gone: Gone) -> None:
+    done = scalable("run", "-w", "workflow.py", "--", "fine", DESK_SECRET="hunter2hunter2")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["90"]
+    assert gone(pids(done.stdout))
+    assert "scalable: fair 1/1 running" in done.stderr
+    assert "scalable: 12/12 tasks done" in done.stderr
+    assert "scalable: finished after" in done.stderr
+
+    written = record(project)
+    assert (written["status"], written["exit_status"], written["error"]) == ("finished", 0, None)
+    assert (written["target"], written["provider"]) == ("desk", "desk")
+    assert written["plan"]["scale_plan"]["workers_by_tag"] == {"fair": 1, "gcam": 1}
+    assert written["manifest"]["lock"] == written["plan"]["manifest_lock"]
+    assert written["workflow"]["arguments"] == ["fine"]
+    assert written["versions"]["scalable-desk"] == "1.0"
+    assert {event["group"] for event in written["events"]} >= {"fair", "gcam"}
+    assert "${DESK_SECRET:-nobody}" in written["manifest"]["document"]["targets"]["desk"].values()
+    for path in (project / ".scalable").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+        assert path.is_dir() or "hunter2" not in path.read_text()
+    assert "hunter2" not in done.stderr
+
+
+def test_json_is_the_record_and_nothing_else(scalable: Scalable, project: Path) -> None:
+    done = scalable("run", "--json", "--quiet", "-w", "workflow.py", "--", "fine")
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == record(project)
+    assert done.stderr.splitlines()[1:] == ["90"]
+
+
+def test_a_workflow_that_raises_shows_its_own_frames(
+    scalable: Scalable, project: Path, gone: Gone
+) -> None:
+    done = scalable("run", "-q", "-w", "workflow.py", "--", "task")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert done.stderr.endswith("ValueError: no such scenario\n")
+    files = {line.split('"')[1] for line in done.stderr.splitlines() if line.startswith("  File")}
+    assert files == {str(project / "workflow.py")}
+    assert gone(pids(done.stdout))
+    assert (record(project)["status"], record(project)["error"]) == (
+        "failed",
+        "ValueError: no such scenario",
+    )
+
+
+def test_all_frames_are_shown_on_demand(scalable: Scalable) -> None:
+    done = scalable("run", "-q", "--debug", "-w", "workflow.py", "--", "task")
+
+    assert "distributed/client.py" in done.stderr
+
+
+def test_the_status_is_the_workflows(scalable: Scalable, project: Path, gone: Gone) -> None:
+    done = scalable("run", "-q", "-w", "workflow.py", "--", "exit", "7")
+
+    assert (done.returncode, done.stderr) == (7, "")
+    assert gone(pids(done.stdout))
+    assert record(project)["exit_status"] == 7
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("tag", "no worker group has the tag 'gcm' (did you mean 'gcam'?)"),
+        ("slots", "n=3 of tag 'fair' fits no worker"),
+    ],
+)
+def test_a_mistake_in_the_workflow_is_a_line_with_its_place(
+    scalable: Scalable, project: Path, how: str, message: str, gone: Gone
+) -> None:
+    done = scalable("run", "-q", "-w", "workflow.py", "--", how)
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    number = 1 + WORKFLOW.splitlines().index(
+        next(line for line in WORKFLOW.splitlines() if ("gcm" if how == "tag" else "n=3") in line)
+    )
+    assert line.startswith(f"{project}/workflow.py:{number}: error: {message}")
+    assert gone(pids(done.stdout))
+
+
+def test_a_syntax_error_costs_nothing(scalable: Scalable, project: Path, workflow: Path) -> None:
+    workflow.write_text("def f(:\n")
+
+    done = scalable("run", "-w", "workflow.py")
+
+    assert done.returncode == 1
+    assert "SyntaxError" in done.stderr
+    assert not (project / ".scalable").exists()
+
+
+def test_a_group_that_cannot_be_had_ends_the_run(scalable: Scalable, project: Path) -> None:
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(
+        text.replace("n_workers: 1", 'refuse: "account ${DESK_SECRET:-nobody} has no chair"')
+    )
+
+    done = scalable("run", "-q", "-w", "workflow.py", "--", "fine", DESK_SECRET="hunter2hunter2")
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "has no chair" in done.stderr
+    assert "hunter2" not in done.stderr + json.dumps(record(project))
+    assert record(project)["status"] == "failed"
+
+
+def test_what_is_left_behind_is_named(scalable: Scalable, project: Path) -> None:
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "stuck: true"))
+
+    fine = scalable("run", "-q", "-w", "workflow.py", "--", "fine")
+    failed = scalable("run", "-q", "-w", "workflow.py", "--", "exit", "7")
+
+    assert (fine.returncode, failed.returncode) == (1, 7)
+    assert "drawer third (it is stuck)" in fine.stderr
+    assert len(fine.stderr.splitlines()) == 1
+
+
+def test_a_record_that_cannot_be_kept_stops_the_run(scalable: Scalable, project: Path) -> None:
+    (project / ".scalable").write_text("in the way")
+
+    done = scalable("run", "-w", "workflow.py", "--", "fine")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: .scalable")
+    assert done.stdout == ""
+
+
+@pytest.fixture
+def process(
+    project: Path, environment: dict[str, str]
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    started = []
+
+    def process(*arguments: str, **how: Any) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "scalable.cli", "run", "-w", "workflow.py", *arguments],
+                cwd=project,
+                env=environment,
+                text=True,
+                **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how},
+            )
+        )
+        return started[-1]
+
+    yield process
+    for each in started:
+        each.kill()
+        each.communicate()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_leaves_no_process(
+    process: Callable[..., subprocess.Popen[str]],
+    project: Path,
+    number: int,
+    status: int,
+    gone: Gone,
+) -> None:
+    running = process("--", "wait")
+    assert running.stdout is not None
+    workers = pids(running.stdout.readline())
+
+    running.send_signal(number)
+    _, stderr = running.communicate(timeout=60)
+
+    assert running.returncode == status
+    assert gone(workers)
+    assert "Traceback" not in stderr
+    assert record(project)["exit_status"] == status
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_it_starts_leaves_no_process(
+    process: Callable[..., subprocess.Popen[str]], project: Path, number: int, status: int
+) -> None:
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "queue: true"))
+    running = process("--", "fine")
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "1 pending: priority" in line:
+            break
+
+    running.send_signal(number)
+    stdout, stderr = running.communicate(timeout=60)
+
+    assert running.returncode == status
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert record(project)["exit_status"] == status
+
+
+def test_ctrl_c_on_a_terminal_reaches_all_and_leaves_nothing(
+    process: Callable[..., subprocess.Popen[str]], project: Path, gone: Gone
+) -> None:
+    # A terminal sends SIGINT to every process in the foreground, not only to the one that it started.
+    ours, theirs = pty.openpty()
+    running = process("--", "wait", stdin=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    assert running.stdout is not None
+    workers = pids(running.stdout.readline())
+
+    os.killpg(running.pid, signal.SIGINT)
+    shown = b""
+    with suppress(OSError):  # Linux's way to say that the other end is closed
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+
+    assert running.wait(timeout=60) == 130
+    assert gone(workers)
+    assert "fair 1/1 running" in shown.decode()
+    assert "interrupted; closing the cluster" in shown.decode()
+    assert "Traceback" not in shown.decode()

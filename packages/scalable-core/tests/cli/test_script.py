@@ -1,0 +1,113 @@
+"""Scripts run as `python script.py` runs them: each is run both ways and compared."""
+
+import contextlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scalable.cli.script import compile_script, run_script, trim_tracebacks
+
+FACTS = """\
+import json, sys, __main__, helpers
+print(json.dumps({
+    "name": __name__, "file": __file__, "main": __main__.__file__, "spec": __spec__,
+    "package": __package__, "doc": __doc__, "argv": sys.argv, "path": sys.path[0],
+    "builtins": type(__builtins__).__name__, "helper": helpers.x, "same": vars(__main__) is globals(),
+}))
+"""
+
+
+def run(path: Path, *arguments: str) -> tuple[int, str]:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        outcome = run_script(compile_script(path), path, arguments)
+        if outcome.error is not None:
+            trim_tracebacks(outcome.error)
+            sys.excepthook(type(outcome.error), outcome.error, outcome.error.__traceback__)
+    return outcome.code, out.getvalue()
+
+
+def python(path: Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, path, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "helpers", raising=False)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "helpers.py").write_text("x = 42\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        FACTS,
+        "import sys; sys.exit()",
+        "import sys; sys.exit(3)",
+        "import sys; sys.exit(True)",
+        "import sys; sys.exit('no more')",
+        "raise SystemExit(['a', 'list'])",
+        "def f():\n    return 1 / 0\nf()",
+        "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise ValueError('x') from e",
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    raise ValueError('x')",
+        "raise ExceptionGroup('several', [ValueError(1), OSError(2)])",
+        "import helpers\nhelpers.gone",
+        "import sys\nsys.excepthook = lambda t, e, tb: print('hooked', e)\n1 / 0",
+    ],
+)
+def test_a_script_cannot_tell_the_difference(directory: Path, source: str) -> None:
+    path = Path("sub") / "script.py"
+    path.write_text(source)
+    hook = sys.excepthook
+    try:
+        ours = run(path, "-a", "b")
+    finally:
+        sys.excepthook = hook
+
+    assert ours == python(path, "-a", "b")
+
+
+def test_a_linked_script_finds_the_modules_beside_its_target(directory: Path) -> None:
+    (directory / "sub" / "script.py").write_text(FACTS)
+    (directory / "link.py").symlink_to(directory / "sub" / "script.py")
+
+    assert run(Path("link.py")) == python(Path("link.py"))
+
+
+def test_nothing_is_left_of_a_script(directory: Path) -> None:
+    path = directory / "sub" / "script.py"
+    path.write_text("import sys\nsys.path.append('x')\nsys.argv.append('y')\n1 / 0")
+    before = sys.modules["__main__"], list(sys.argv), list(sys.path)
+
+    assert run_script(compile_script(path), path, []).code == 1
+
+    assert (sys.modules["__main__"], sys.argv, sys.path) == before
+
+
+def test_ctrl_c_is_an_outcome(directory: Path) -> None:
+    path = directory / "sub" / "script.py"
+    path.write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+
+    outcome = run_script(compile_script(path), path, [])
+
+    assert outcome.code == 130
+    assert isinstance(outcome.error, KeyboardInterrupt)
+
+
+def test_an_exception_that_is_its_own_context_ends() -> None:
+    first, second = ValueError(1), ValueError(2)
+    first.__context__, second.__context__ = second, first
+
+    trim_tracebacks(first)
