@@ -149,7 +149,7 @@ class ValidationFailedError(ScalableError, ValueError):
 
 
 class NotSupportedError(ScalableError, NotImplementedError):
-    """This version cannot do what was asked."""
+    """What was asked for cannot be done by this version."""
 
 
 class ProviderError(ScalableError):
