@@ -7,7 +7,7 @@ is what a tuple is made of.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -16,8 +16,9 @@ from pydantic_core import ErrorDetails
 
 from scalable.errors import did_you_mean
 from scalable.manifest.issues import Severity, ValidationIssue
-from scalable.manifest.nodes import Node, child, is_expanded, problems, to_written
+from scalable.manifest.nodes import Node, ScalarNode, child, is_expanded, problems, to_written
 from scalable.manifest.paths import KeyPath, as_key_path
+from scalable.manifest.scalars import JSONScalar, resolve
 from scalable.manifest.schema import FrozenModel
 from scalable.manifest.sourcemap import SourceMap
 from scalable.manifest.wording import describe, field_names, names_at
@@ -38,9 +39,11 @@ def check_model(
 ) -> tuple[M | None, list[ValidationIssue]]:
     """Make a model of a part of a manifest, or say everything that is wrong with it.
 
-    A field of text takes a ``${VAR}`` as text, whatever its value looks like, and a number that reads back as it was
-    written. The ``ValueError`` of a validator gives its message, which says what the value must be; a
-    ``PydanticCustomError`` whose type begins with ``E_`` gives its code as well.
+    A ``${VAR}`` is read as what the field wants: as text, whatever its value looks like, or as a number, even if it is
+    in quotes. A field of text also takes a plain number that reads back as it was written.
+
+    The ``ValueError`` of a validator gives its message, which says what the value must be; a ``PydanticCustomError``
+    whose type begins with ``E_`` gives its code as well.
 
     Parameters
     ----------
@@ -60,7 +63,7 @@ def check_model(
     Returns
     -------
     model or None
-        None if there is any error.
+        None if it cannot be made.
     list of ValidationIssue
         Every problem.
 
@@ -83,35 +86,39 @@ def check_model(
         for where, code, message in problems(source.node(at), at)
     }
     issues = list(unexpanded.values())
-    issues += [
-        source.issue((*at, key), "E_UNKNOWN_KEY", f"unknown key{did_you_mean(key, known)}")
-        for key in data
-        if key in given
-    ]
+    for key in data.keys() & given.keys():
+        message = f"unknown key{did_you_mean(key, known)}"
+        issues.append(source.issue((*at, key), "E_UNKNOWN_KEY", message))
     document = {key: value for key, value in data.items() if not key.startswith("x-")}
-    document.update(given)
-    while True:
-        try:
-            made = model.model_validate_json(json.dumps(document), strict=True)
-        except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)
-        else:
-            if any(issue.severity == "error" for issue in issues):
-                return None, issues
-            _show_written(made, source.node(at))
-            return made, issues
-        repaired = _repaired(document, found, at, source)
-        if repaired is None:
-            break
-        document = repaired
-    for where, group in _by_place(document, found).items():
+    made, found = _made(model, {**document, **given}, at, source)
+    for where, group in found.items():
         # What was given is no part of the document: a bad name is a problem of the part as a whole.
-        place = (*at, *where) if where and where[0] not in given else at
+        place = at if not where or where[0] in given else (*at, *where)
         if place not in unexpanded:
             names = known if len(where) <= 1 else names_at(model, group[0]["loc"][:-1])
             code, message = describe(group, place[-1] if place else "", source.node(place), names)
             issues.append(source.issue(place, code, message))
-    return None, issues
+    if made is None or any(issue.severity == "error" for issue in issues):
+        return None, issues
+    _show_written(made, source.node(at))
+    return made, issues
+
+
+def _made(
+    model: type[M], document: dict[str, Any], at: KeyPath, source: SourceMap
+) -> tuple[M | None, dict[KeyPath, list[ErrorDetails]]]:
+    """Make the model, or sort what is wrong by the place in the document."""
+    repaired: set[KeyPath] = set()
+    while True:
+        try:
+            return model.model_validate_json(json.dumps(document), strict=True), {}
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+        repairs = _repairs(document, found, at, source)
+        if repairs.keys() <= repaired:
+            return None, _by_place(document, found)
+        document = _with_repairs(document, repairs)
+        repaired |= repairs.keys()
 
 
 def _unexpanded(
@@ -128,8 +135,8 @@ def _show_written(made: object, node: Node | None) -> None:
         return
     if isinstance(made, FrozenModel):
         made.show_as(to_written(node))
-        for name in made.model_fields_set:
-            _show_written(getattr(made, name), child(node, name))
+        for name, key in made.written_keys():
+            _show_written(getattr(made, name), child(node, key))
     elif isinstance(made, Mapping):
         for key, value in made.items():
             _show_written(value, child(node, key))
@@ -138,38 +145,70 @@ def _show_written(made: object, node: Node | None) -> None:
             _show_written(value, child(node, index))
 
 
-def _repaired(
-    document: dict[str, Any], found: Sequence[ErrorDetails], at: KeyPath, source: SourceMap
-) -> dict[str, Any] | None:
-    """Drop ``x-`` keys, and make text where text is wanted; None if there was nothing to do."""
-    repaired: dict[str, Any] | None = None
+_DROP = object()
+
+
+def _repairs(
+    document: Mapping[str, Any], found: Sequence[ErrorDetails], at: KeyPath, source: SourceMap
+) -> dict[KeyPath, Any]:
+    """Find what is right although pydantic does not take it: ``x-`` keys, and scalars to be read another way."""
+    repairs: dict[KeyPath, Any] = {}
     for problem in found:
         place = _place(document, problem)
-        if not place:
-            continue
-        drop = problem["type"] == "extra_forbidden" and str(place[-1]).startswith("x-")
-        text = _as_text((*at, *place), source) if problem["type"] == "string_type" else None
-        if not drop and text is None:
-            continue
-        repaired = repaired or deepcopy(document)
-        parent: Any = repaired
-        for part in place[:-1]:
-            parent = parent[part]
-        if drop:
-            parent.pop(place[-1], None)
-        else:
-            parent[place[-1]] = text
-    return repaired
+        scalar = source.scalar((*at, *place)) if place else None
+        if problem["type"] == "extra_forbidden":
+            if str(place[-1]).startswith("x-"):
+                repairs[place] = _DROP
+        elif scalar is not None and (read := _READERS.get(problem["type"])) is not None:
+            value = read(scalar)
+            if value is not None:
+                repairs[place] = value
+    return repairs
 
 
-def _as_text(path: KeyPath, source: SourceMap) -> str | None:
-    """Give the text of a scalar that is not read as text, unless it could be mistaken."""
-    scalar = source.scalar(path)
-    if scalar is None or isinstance(scalar.value, str):
+def _as_text(scalar: ScalarNode) -> str | None:
+    """Read a value of the environment as text, and a number that reads back as it was written."""
+    if isinstance(scalar.value, str):
         return None
     is_number = isinstance(scalar.value, (int, float)) and not isinstance(scalar.value, bool)
     is_exact = is_number and repr(scalar.value) == scalar.text  # unlike 007 and 1.10
     return scalar.text if scalar.text != scalar.written or is_exact else None
+
+
+def _as_no_text(scalar: ScalarNode) -> JSONScalar:
+    """Read a value of the environment as a number or boolean, although it is in quotes.
+
+    YAML wants quotes around a ``${VAR}`` inside of brackets and braces.
+    """
+    if not isinstance(scalar.value, str) or scalar.text == scalar.written:
+        return None
+    try:
+        value = resolve(scalar.text)
+    except ValueError:
+        return None
+    return None if isinstance(value, str) else value
+
+
+_READERS: Mapping[str, Callable[[ScalarNode], JSONScalar]] = {
+    "string_type": _as_text,
+    "int_type": _as_no_text,
+    "float_type": _as_no_text,
+    "bool_type": _as_no_text,
+}
+"""How to read a scalar again, by pydantic's type of error."""
+
+
+def _with_repairs(document: dict[str, Any], repairs: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    repaired = deepcopy(document)
+    for place, value in repairs.items():
+        parent: Any = repaired
+        for part in place[:-1]:
+            parent = parent[part]
+        if value is _DROP:
+            parent.pop(place[-1], None)
+        else:
+            parent[place[-1]] = value
+    return repaired
 
 
 def _by_place(
@@ -179,20 +218,13 @@ def _by_place(
     by_place: dict[KeyPath, list[ErrorDetails]] = {}
     for problem in found:
         by_place.setdefault(_place(document, problem), []).append(problem)
+    above = {place[:length] for place in by_place for length in range(len(place))}
     return {
         place: group
         for place, group in by_place.items()
         # Of a union, the branch that got deeper is the one that was meant.
-        if not (_is_wrong_kind(group) and _has_below(place, by_place))
+        if not (place in above and all(problem["type"].endswith("_type") for problem in group))
     }
-
-
-def _is_wrong_kind(group: Sequence[ErrorDetails]) -> bool:
-    return all(problem["type"].endswith("_type") for problem in group)
-
-
-def _has_below(place: KeyPath, places: Collection[KeyPath]) -> bool:
-    return any(len(other) > len(place) and other[: len(place)] == place for other in places)
 
 
 def _place(document: Mapping[str, Any], problem: ErrorDetails) -> KeyPath:

@@ -3,7 +3,7 @@
 Text of any value is expanded, and so are the host paths of ``mounts``, which are keys. A bare ``$HOME`` stays, and
 ``$${`` is a literal ``${``. As in a shell, a default also stands for a variable that is set to nothing. What a
 variable holds is not expanded again. A scalar without quotes is read by the rules of YAML after expansion, so that
-``cpus: ${N}`` is a number and ``account: ${ACCOUNT:-}`` may be null; one in quotes stays text.
+``cpus: ${N}`` is a number and ``account: ${ACCOUNT:-}`` may be null; one in quotes is text, to begin with.
 """
 
 from __future__ import annotations

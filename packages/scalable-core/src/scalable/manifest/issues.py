@@ -61,7 +61,14 @@ class ValidationIssue:
             if self.column is not None:
                 where += f":{self.column}"
         what = f"{self.code} {self.path}" if self.path else self.code
-        return f"{where} {what}: {self.message}".lstrip()
+        return _printable(f"{where} {what}: {self.message}".lstrip())
+
+
+def _printable(text: str) -> str:
+    """Escape what would break the line or speak to the terminal; a file name or a key may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 @dataclass(frozen=True)

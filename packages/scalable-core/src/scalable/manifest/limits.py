@@ -12,7 +12,7 @@ MAX_BYTES = 10_000_000
 MAX_DEPTH = 100
 """Collections within collections."""
 
-MAX_NODES = 500_000
+MAX_NODES = 250_000
 """Values in a document, each alias counted with everything that it stands for."""
 
 NOT_TEXT = re.compile("[\x00\ud800-\udfff]")

@@ -33,14 +33,14 @@ _TAGS_WITHOUT_EFFECT = {
 def read_text(document: str | bytes, file: str) -> Reading:
     """Read YAML. `file` is what positions call it."""
     builder = _TreeBuilder(file)
+    text = ""
     try:
-        builder.build(decode(document))
+        text = decode(document)
+        builder.build(text)
     except UnreadableTextError as error:
         builder.report(error.code, str(error), error.mark)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = ", ".join(part for part in (error.context, error.problem) if part)
-        builder.report("E_SYNTAX", f"not valid YAML: {problem}", _counted(mark) if mark else None)
+        builder.report("E_SYNTAX", *_described(error, text))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # The two builtins come from PyYAML's own scanner: an escape or a version number out of range.
         builder.report("E_SYNTAX", f"not valid YAML: {' '.join(str(error).split())}", None)
@@ -49,6 +49,18 @@ def read_text(document: str | bytes, file: str) -> Reading:
     else:
         return Reading(builder.mapping(), builder.issues)
     return Reading(None, builder.issues)
+
+
+def _described(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None]:
+    problem = ", ".join(part for part in (error.context, error.problem) if part)
+    message = f"not valid YAML: {problem}"
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return message, None
+    line, column = _counted(mark)
+    if "flow" in message and "${" in "".join(text.split("\n")[line - 1 : line]):
+        message += "; between { } or [ ], a ${VAR} needs quotes around it"
+    return message, (line, column)
 
 
 class _LimitError(Exception):

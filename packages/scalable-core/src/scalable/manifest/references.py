@@ -68,6 +68,14 @@ class References:
             },
         )
 
+    def components_of(self, target: str) -> Collection[str]:
+        """Name the components that a target may speak of."""
+        overlay = self.targets[target].get("overlay")
+        if not isinstance(overlay, str):
+            return self.components
+        # It may bring components of its own, which are not merged while another target is selected.
+        return dict.fromkeys([*self.components, *self.overlays.get(overlay, ())])
+
 
 def _mapping(section: object) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
@@ -87,61 +95,37 @@ def find_dangling(names: References, source: SourceMap) -> Iterator[ValidationIs
     """Find every name that refers to nothing."""
     hint = _Hints()
     for task, component in names.task_components.items():
-        at = ("tasks", task, "component")
+        at: KeyPath = ("tasks", task, "component")
         if component not in names.components and not _is_unexpanded(at, source):
             near = hint(component, names.components)
             message = f"there is no component {_written(component, at, source)!r}{near}"
             yield source.issue(at, "E_UNKNOWN_COMPONENT", message)
     for target, options in names.targets.items():
-        yield from _of_target(("targets", target), options, names, source, hint)
-
-
-def _of_target(
-    at: KeyPath, options: Mapping[str, Any], names: References, source: SourceMap, hint: _Hints
-) -> Iterator[ValidationIssue]:
-    overlay = options.get("overlay")
-    where = (*at, "overlay")
-    if (
-        isinstance(overlay, str)
-        and overlay not in names.overlays
-        and not _is_unexpanded(where, source)
-    ):
-        message = unknown_overlay(_written(overlay, where, source), names.overlays)
-        yield source.issue(where, "E_UNKNOWN_OVERLAY", message)
-    yield from _unknown_tags(at, _mapping(options.get("workers")), overlay, names, source, hint)
+        overlay, at = options.get("overlay"), ("targets", target, "overlay")
+        is_known = not isinstance(overlay, str) or overlay in names.overlays
+        if not is_known and not _is_unexpanded(at, source):
+            message = unknown_overlay(_written(overlay, at, source), names.overlays)
+            yield source.issue(at, "E_UNKNOWN_OVERLAY", message)
+        yield from find_unknown_tags(target, _mapping(options.get("workers")), names, source)
 
 
 def find_unknown_tags(
     target: str, tags: Iterable[str], names: References, source: SourceMap
 ) -> Iterator[ValidationIssue]:
     """Find tags in the `workers` of one target that are no component's."""
-    overlay = names.targets[target].get("overlay")
-    return _unknown_tags(("targets", target), tags, overlay, names, source, _Hints())
-
-
-def _unknown_tags(
-    at: KeyPath,
-    tags: Iterable[str],
-    overlay: object,
-    names: References,
-    source: SourceMap,
-    hint: _Hints,
-) -> Iterator[ValidationIssue]:
-    components = dict.fromkeys(names.components)
-    if isinstance(overlay, str):
-        # It may bring components of its own, which are not merged while another target is selected.
-        components |= dict.fromkeys(names.overlays.get(overlay, ()))
+    hint = _Hints()
+    components = names.components_of(target)
     for tag in tags:
         if tag not in components:
             near = hint(tag, components)
             message = f"there is no component {tag!r}{near}; its name is the tag of a group"
-            yield source.issue((*at, "workers", tag), "E_UNKNOWN_TAG", message)
+            yield source.issue(("targets", target, "workers", tag), "E_UNKNOWN_TAG", message)
 
 
 class _Hints:
     """Makes a "did you mean" for the first names only: each is compared with all there are, maybe thousands."""
 
-    most = 50
+    most = 10
 
     def __init__(self) -> None:
         self._made: dict[str, str] = {}
@@ -157,6 +141,6 @@ def _is_unexpanded(path: KeyPath, source: SourceMap) -> bool:
     return scalar is not None and scalar.problem is not None
 
 
-def _written(name: str, path: KeyPath, source: SourceMap) -> str:
+def _written(name: object, path: KeyPath, source: SourceMap) -> str:
     scalar = source.scalar(path)
-    return scalar.written if scalar else name
+    return scalar.written if scalar else str(name)

@@ -55,9 +55,16 @@ class FrozenModel(BaseModel):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         written = self._written or {}
+        for name, key in self.written_keys():
+            if type(self).model_fields[name].repr:
+                yield name, written.get(key, getattr(self, name))
+
+    def written_keys(self) -> Iterator[tuple[str, str]]:
+        """Give each field that was set explicitly, with the key that a manifest has for it."""
         for name, field in type(self).model_fields.items():
-            if field.repr and name in self.model_fields_set:
-                yield name, written.get(name, getattr(self, name))
+            if name in self.model_fields_set:
+                alias = field.validation_alias
+                yield name, alias if isinstance(alias, str) else name
 
     def show_as(self, written: Mapping[str, Any]) -> None:
         """Let ``repr`` show these in place of the values of the fields."""
@@ -74,7 +81,7 @@ def _not_kept(value: object) -> object:
         raise PydanticCustomError(
             "E_NOT_SUPPORTED", "is not supported: this version does not keep results; remove it"
         )
-    return value
+    return tuple(value) if isinstance(value, list) else value
 
 
 _NotKept = BeforeValidator(_not_kept)
@@ -118,14 +125,14 @@ class ProjectConfig(FrozenModel):
 
     name: str = Field(min_length=1, description="The project's name, for people.")
     default_storage: Annotated[str | None, _NotKept, WithJsonSchema({"type": "null"})] = Field(
-        None, description="Where results would be kept. Not supported in this version."
+        default=None, description="Where results would be kept. Not supported in this version."
     )
     local_cache: Annotated[str | None, _NotKept, WithJsonSchema({"type": "null"})] = Field(
-        None,
+        default=None,
         description="Where results would be kept on this machine. Not supported in this version.",
     )
     modules: tuple[str, ...] | None = Field(
-        None,
+        default=None,
         description="Python modules and packages that workers need, relative to the manifest. "
         "Without it: those in the workflow's directory.",
     )
@@ -137,7 +144,8 @@ class TargetConfig(FrozenModel):
     name: Name
     provider: str = Field(min_length=1, description="The provider that runs it.")
     overlay: str | None = Field(
-        None, description="The overlay that is laid over the manifest when this target is selected."
+        default=None,
+        description="The overlay that is laid over the manifest when this target is selected.",
     )
     options: Mapping[str, Any] = Field(
         default_factory=dict, description="What else the target says, for its provider to check."
@@ -148,16 +156,18 @@ class ComponentConfig(FrozenModel):
     """One kind of worker: what it needs, wherever it runs."""
 
     name: Name
-    image: str | None = Field(None, min_length=1, description="Container image.")
+    image: str | None = Field(default=None, min_length=1, description="Container image.")
     runtime: Literal["apptainer", "singularity", "docker", "podman", "none"] | None = Field(
-        None, description="Container runtime, where the target leaves the choice to the component."
+        default=None,
+        description="Container runtime, where the target leaves the choice to the component.",
     )
-    cpus: int = Field(1, ge=1, description="Cores of one worker.")
+    cpus: int = Field(default=1, ge=1, description="Cores of one worker.")
     memory: Memory | None = Field(
-        None, description="Memory of one worker: 8G is 8·10⁹ bytes, 8Gi is 2³³, a number is bytes."
+        default=None,
+        description="Memory of one worker: 8G is 8·10⁹ bytes, 8Gi is 2³³, a number is bytes.",
     )
-    gpus: int = Field(0, ge=0, description="GPUs of one worker.")
-    slots: int = Field(1, ge=1, description="Tasks at a time on one worker.")
+    gpus: int = Field(default=0, ge=0, description="GPUs of one worker.")
+    slots: int = Field(default=1, ge=1, description="Tasks at a time on one worker.")
     mounts: Mapping[str, ContainerPath] = Field(
         default_factory=dict, description="Host path to absolute path in the container."
     )
@@ -169,7 +179,9 @@ class ComponentConfig(FrozenModel):
         description="Labels for people and bills; a list is labels without a value. Never Dask resources.",
     )
     preload_script: str | None = Field(
-        None, min_length=1, description="Python file that each worker runs before its first task."
+        default=None,
+        min_length=1,
+        description="Python file that each worker runs before its first task.",
     )
 
 
@@ -179,11 +191,14 @@ class TaskConfig(FrozenModel):
     name: Name
     component: str = Field(description="The component that runs it.")
     cache: Annotated[bool, _NotKept, WithJsonSchema({"const": False})] = Field(
-        False, description="Whether results are kept. true is not supported in this version."
+        default=False,
+        description="Whether results are kept. true is not supported in this version.",
     )
     outputs: Annotated[
         tuple[str, ...], _NotKept, WithJsonSchema({"type": "array", "maxItems": 0})
-    ] = Field((), description="What results would be kept of. Not supported in this version.")
+    ] = Field(
+        default=(), description="What results would be kept of. Not supported in this version."
+    )
 
 
 class ManifestModel(FrozenModel):

@@ -95,7 +95,7 @@ def describe(
 
 
 def _unlike_wanted(problems: Sequence[ErrorDetails], node: Node | None) -> str:
-    wanted = dict.fromkeys(_WANTED[p["type"]].format(**p.get("ctx", {})) for p in problems)
+    wanted = dict.fromkeys(_WANTED[p["type"]].format(**_context(p)) for p in problems)
     message = f"must be {' or '.join(wanted)}"
     if node is None:
         return message
@@ -109,6 +109,14 @@ def _unlike_wanted(problems: Sequence[ErrorDetails], node: Node | None) -> str:
     if not node.plain and _is_no_text(node.text):
         return f"{message}; write it without quotes"
     return message
+
+
+def _context(problem: ErrorDetails) -> dict[str, Any]:
+    """Give the facts of a problem; bounds of numbers come as floats."""
+    return {
+        name: int(fact) if isinstance(fact, float) and fact.is_integer() else fact
+        for name, fact in problem.get("ctx", {}).items()
+    }
 
 
 def _is_no_text(text: str) -> bool:
