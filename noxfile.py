@@ -152,8 +152,10 @@ def types(session: nox.Session) -> None:
     """Check the types of each distribution, its tests and the examples, strictly."""
     _install(session, _everything(), *_examples(), group="types")
     for package in CODE:
-        # One run for each: two distributions may both have a tests/test_provider.py.
-        session.run("mypy", f"packages/{package}/src", f"packages/{package}/tests")
+        # One run for each: two distributions may both have a tests/test_provider.py. Within one, the
+        # directory of the tests is the root of their names.
+        source, suite = f"packages/{package}/src", f"packages/{package}/tests"
+        session.run("mypy", source, suite, env={"MYPYPATH": suite})
     for example in sorted(ROOT.glob("examples/*/")):
         # Most are a script with modules beside it, so their directory is the root of their names.
         source = example / "src" if (example / "src").is_dir() else example
