@@ -12,21 +12,21 @@ from scalable.providers.local.exits import exited, launch_error, out_of_memory, 
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "native", "failed"),
+    ("status", "reason", "native", "log_tells"),
     [
         (0, Reason.EXITED, "exit code 0", False),
         (1, Reason.EXITED, "exit code 1", True),
-        (-signal.SIGKILL, Reason.CANCELLED, "SIGKILL", True),
-        (-signal.SIGTERM, Reason.CANCELLED, "SIGTERM", True),
+        (-signal.SIGKILL, Reason.CANCELLED, "SIGKILL", False),
+        (-signal.SIGTERM, Reason.CANCELLED, "SIGTERM", False),
         (-signal.SIGSEGV, Reason.EXITED, "SIGSEGV", True),
         (-signal.SIGABRT, Reason.EXITED, "SIGABRT", True),
         (-63, Reason.EXITED, "signal 63", True),
     ],
 )
-def test_an_exit_status(status: int, reason: Reason, native: str, failed: bool) -> None:
+def test_an_exit_status(status: int, reason: Reason, native: str, log_tells: bool) -> None:
     end = exited(status)
 
-    assert (end.reason, end.native, end.failed) == (reason, native, failed)
+    assert (end.reason, end.native, end.log_tells) == (reason, native, log_tells)
 
 
 def test_a_sigkill_from_nobody_we_know_hints_at_the_machine_s_memory() -> None:
@@ -43,8 +43,8 @@ def test_out_of_memory_has_figures_and_a_remedy() -> None:
     assert "components.gcam.memory" in end.remedy
 
 
-def test_what_was_stopped_has_not_failed() -> None:
-    assert not stopped().failed
+def test_the_log_of_what_was_stopped_tells_nothing() -> None:
+    assert not stopped().log_tells
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,15 @@ def is_alive(pid: int) -> bool:
 
 
 def guardian() -> psutil.Process:
-    (found,) = (p for p in psutil.Process().children() if "reaper.py" in " ".join(p.cmdline()))
+    (found,) = (p for p in psutil.Process().children() if "reaper.py" in command_line(p))
     return found
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # zombies too
+        return ""
 
 
 def vanish(guard: Guard) -> None:

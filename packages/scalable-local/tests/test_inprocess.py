@@ -46,7 +46,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
 def cluster(host: LocalCluster, tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(host, tmp_path)
     yield cluster
-    cluster.do("sweep")
+    assert cluster.do("sweep") == []
 
 
 def test_it_is_a_backend(cluster: Cluster) -> None:

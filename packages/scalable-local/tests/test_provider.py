@@ -135,7 +135,8 @@ def processes(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def build() -> Iterator[Build]:
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     handles = []
 
     def build(components: dict[str, Any], **options: Any) -> ClusterHandle:

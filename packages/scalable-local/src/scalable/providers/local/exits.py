@@ -44,15 +44,15 @@ class End:
         The exit status in the system's words.
     remedy : str
         What to do next; may be empty.
-    failed : bool
-        Whether anybody may want to read the worker's log.
+    log_tells : bool
+        Whether the worker's log may tell more.
     """
 
     reason: Reason
     summary: str
     native: str = ""
     remedy: str = ""
-    failed: bool = True
+    log_tells: bool = True
 
 
 def exited(status: int) -> End:
@@ -72,7 +72,7 @@ def exited(status: int) -> End:
             Reason.EXITED,
             f"its process exited with code {status}",
             native=f"exit code {status}",
-            failed=status != 0,
+            log_tells=status != 0,
         )
     name = _signal_name(-status)
     if -status not in _SENT:
@@ -80,17 +80,13 @@ def exited(status: int) -> End:
     remedy = ""
     if -status == signal.SIGKILL:
         remedy = "if nobody killed it, the machine ran out of memory: run fewer workers at a time"
-    return End(
-        Reason.CANCELLED,
-        f"its process was ended from outside by {name}",
-        native=name,
-        remedy=remedy,
-    )
+    summary = f"its process was ended from outside by {name}"
+    return End(Reason.CANCELLED, summary, native=name, remedy=remedy, log_tells=False)
 
 
 def stopped() -> End:
     """Explain a worker that was asked to end."""
-    return End(Reason.STOPPED, "its process was stopped", failed=False)
+    return End(Reason.STOPPED, "its process was stopped", log_tells=False)
 
 
 def out_of_memory(tag: str, used: int, limit: int) -> End:

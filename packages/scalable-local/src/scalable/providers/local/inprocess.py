@@ -30,6 +30,9 @@ from scalable.providers.local.exits import launch_error
 
 __all__ = ["InProcessBackend"]
 
+_CLOSING = 10.0
+"""Seconds in which a worker must close, running tasks not counted."""
+
 
 @dataclass(eq=False)
 class _Worker:
@@ -59,8 +62,7 @@ class InProcessBackend:
     parent : Path, optional
         Where the directory for the workers' files is made; by default where the system keeps temporary files.
     patience : float
-        Seconds that closing the workers may take, and that running tasks have to end. No thread can be ended from
-        outside.
+        Seconds that running tasks have to end when the cluster is swept. No thread can be ended from outside.
     """
 
     def __init__(
@@ -130,7 +132,8 @@ class InProcessBackend:
             Leftover("thread", thread.name, "it runs a task, which cannot be interrupted")
             for thread in await asyncio.to_thread(self._join)
         ]
-        if self._directory is not None:
+        # A worker that has not closed keeps a lock on its part of the directory, which it removes with it.
+        if self._directory is not None and all(worker.gone for worker in self._workers.values()):
             try:
                 await asyncio.to_thread(shutil.rmtree, self._directory)
             except FileNotFoundError:  # it was removed before
@@ -159,9 +162,7 @@ class InProcessBackend:
         return _Worker(Unit(name, group.tag, request_id, "worker of this process"), dask)
 
     async def _close(self, workers: Sequence[_Worker]) -> None:
-        await asyncio.gather(
-            *(_stop(worker, self._patience) for worker in workers if not worker.gone)
-        )
+        await asyncio.gather(*(_stop(worker) for worker in workers if not worker.gone))
 
     @property
     def _thread_prefix(self) -> str:
@@ -183,15 +184,17 @@ async def _start(worker: _Worker) -> None:
         worker.error = error
 
 
-async def _stop(worker: _Worker, patience: float) -> None:
+async def _stop(worker: _Worker) -> None:
     worker.stopped = True
-    if worker.start is not None:
-        worker.start.cancel()
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(_CLOSING):
+            if worker.start is not None:
+                # One that is interrupted in its start may not close; one that finds no scheduler never starts.
+                await asyncio.wait([worker.start], timeout=_CLOSING / 2)
+                worker.start.cancel()
             # Waiting for threads would make distributed wait for one worker after the other, under a global lock.
             await worker.dask.close(
-                timeout=patience, executor_wait=False, reason="stopped by Scalable"
+                timeout=_CLOSING, executor_wait=False, reason="stopped by Scalable"
             )
     except Exception as error:  # noqa: BLE001 - sweep reports the worker, if it is still there
         worker.error = error

@@ -120,7 +120,7 @@ class ProcessBackend:
         return await asyncio.to_thread(self._describe, unit)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """End everything that carries the cluster's label; of its files only the logs of failed workers stay."""
+        """End everything that carries the cluster's label; of its files only logs that tell of a failure stay."""
         return await asyncio.to_thread(self._sweep)
 
     def _launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
@@ -223,7 +223,7 @@ class ProcessBackend:
         if worker.end is None:
             return Explanation(Reason.STARTING, "its process runs", unit.native, log_tail)
         hints = [worker.end.remedy]
-        if worker.end.failed and log_tail:
+        if worker.end.log_tells and log_tail:
             hints.append(f"its log is {worker.log}")
         remedy = "; ".join(filter(None, hints))
         return Explanation(
@@ -247,7 +247,7 @@ class ProcessBackend:
             Leftover("process", f"{process.pid} ({process.name})", "it does not die of SIGKILL")
             for process in survivors
         ]
-        kept = {worker.log for worker in workers if worker.end is not None and worker.end.failed}
+        kept = {worker.log for worker in workers if worker.end is not None and worker.end.log_tells}
         return leftovers + _clear(directory, kept)
 
     def _condemn(self, workers: Iterable[_Worker]) -> list[_Worker]:

@@ -219,7 +219,8 @@ def end(
         table = processes()
         members = chain(_labelled(labels, table), *trees(roots, table).values())
         victims.update((process.pid, process.started) for process in members)
-        return [process for process in table.values() if (process.pid, process.started) in victims]
+        found = [p for p in table.values() if (p.pid, p.started) in victims]
+        return sorted(found, key=is_root, reverse=True)
 
     def is_root(process: Process) -> bool:
         return roots.get(process.pid) == process.started
