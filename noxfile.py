@@ -154,13 +154,14 @@ def types(session: nox.Session) -> None:
     for package in CODE:
         # One run for each: two distributions may both have a tests/test_provider.py. Within one, the
         # directory of the tests is the root of their names.
-        source, suite = f"packages/{package}/src", f"packages/{package}/tests"
-        session.run("mypy", source, suite, env={"MYPYPATH": suite})
+        suite = f"packages/{package}/tests"
+        session.run("mypy", f"packages/{package}/src", suite, env={"MYPYPATH": suite})
     for example in sorted(ROOT.glob("examples/*/")):
         # Most are a script with modules beside it, so their directory is the root of their names.
         source = example / "src" if (example / "src").is_dir() else example
         session.run("mypy", str(example), env={"MYPYPATH": str(source)})
-    session.run("mypy", "noxfile.py", "tests-integration", "docs/_ext")
+    session.run("mypy", "tests-integration", env={"MYPYPATH": "tests-integration"})
+    session.run("mypy", "noxfile.py", "docs/_ext")
 
 
 @nox.session(requires=["wheels"], reuse_venv=False)

@@ -28,6 +28,7 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
+from scalable.providers.common import BaseProvider
 from scalable.providers.options import TargetOptions
 from scalable.providers.registry import get_provider
 
@@ -74,8 +75,9 @@ def shape(schema: Schema, definitions: Schema) -> str:
             return f"mapping to {inner[0]}" if inner else "mapping"
         case "array":
             return f"list of {shape(schema.get('items', {}), definitions)}"
-        case "integer" | "number" as kind:
-            return kind + (f" ≥ {schema['minimum']}" if "minimum" in schema else "")
+        case "integer" | "number":
+            least = f" ≥ {schema['minimum']}" if "minimum" in schema else ""
+            return f"{schema['type']}{least}"
         case "boolean":
             return "`true`, `false`"
         case "string":
@@ -166,7 +168,10 @@ class ProviderOptions(_Generated):
 
     def lines(self, argument: str) -> Iterable[str]:
         """Make the table."""
-        model: type[BaseModel] = get_provider(argument).options_model
+        provider = get_provider(argument)
+        if not isinstance(provider, BaseProvider):
+            raise self.error(f"{argument} has no model of its options")
+        model = provider.options_model
         yield from fields_table(model, TargetOptions.model_fields)
         yield ""
         yield "Options that every provider knows are in [the manifest reference](/manifest.md#targets)."
