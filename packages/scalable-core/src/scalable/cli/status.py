@@ -80,7 +80,8 @@ def describe_tasks(counts: Mapping[str, TaskCount]) -> str:
         text += f", {sums.failed} failed"
     if len(counts) > 1:
         most = sorted(counts, key=lambda name: counts[name].left, reverse=True)[:_NAMED]
-        each = [f"{name} {counts[name].done}/{counts[name].all}" for name in most]
+        # In their own order, so that the line does not jump about.
+        each = [f"{name} {counts[name].done}/{counts[name].all}" for name in counts if name in most]
         text += f" ({', '.join(each)}{', …' * (len(counts) > _NAMED)})"
     return text
 
