@@ -36,8 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with ScalableSession.from_yaml() as client:
         reduced = {}
-        for scenario in SCENARIOS:
-            runs = client.map(simulate, [scenario] * len(batches), batches, task="simulate")
+        for turn, scenario in enumerate(SCENARIOS):
+            runs = client.map(
+                simulate,
+                [scenario] * len(batches),
+                batches,
+                task="simulate",
+                # One scenario after the other, so that each is reduced while the next one runs.
+                priority=-turn,
+            )
             reduced[scenario] = client.submit(project, runs, task="project")
         drawn = client.submit(fan_chart, reduced, task="draw")
 
