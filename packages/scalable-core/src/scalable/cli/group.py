@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from scalable.cli.check import check
 from scalable.cli.failures import INTERRUPTED, USAGE, Failure, explain_error
 from scalable.cli.init import init
 from scalable.cli.options import debug_option, wants_debug, wants_json
+from scalable.cli.owned import ps, reap
 from scalable.cli.plan import plan
 from scalable.cli.providers import providers
 from scalable.cli.run import run
@@ -73,5 +75,5 @@ def main() -> None:
     """
 
 
-for command in (init, validate, plan, run, providers, schema):
+for command in (init, validate, plan, check, run, ps, reap, providers, schema):
     main.add_command(command)

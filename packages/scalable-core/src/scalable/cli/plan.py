@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from scalable.cli.output import as_table, print_issues, print_json
 if TYPE_CHECKING:
     from scalable.costing import CostEstimate
     from scalable.planning import Plan
-    from scalable.providers.base import ResourceRequest, ScalePlan
+    from scalable.providers.base import Artifact, ResourceRequest, ScalePlan
     from scalable.session import ScalableSession
 
 __all__ = ["describe", "describe_bytes", "describe_count", "plan"]
@@ -25,9 +27,14 @@ _DECIMAL = {"T": 10**12, "G": 10**9, "M": 10**6, "k": 10**3}
 
 @click.command()
 @manifest_arguments
+@click.option(
+    "--render", is_flag=True, help="Also show the very scripts or requests that a run would send."
+)
 @json_option
 @debug_option
-def plan(manifest: str | None, target: str | None, overlay: str | None, as_json: bool) -> None:
+def plan(
+    manifest: str | None, target: str | None, overlay: str | None, render: bool, as_json: bool
+) -> None:
     """Show what a run of MANIFEST would start, and what that costs.
 
     The same manifest gives the same plan, byte for byte. Nothing is started and nothing is asked of the network.
@@ -37,12 +44,27 @@ def plan(manifest: str | None, target: str | None, overlay: str | None, as_json:
 
     session = ScalableSession.from_yaml(manifest, target=target, overlay=overlay)
     made = session.plan()
+    artifacts = _render(session, made) if render else []
     if as_json:
-        print_json(json.loads(made.to_json()))
+        document = json.loads(made.to_json())
+        if render:
+            document["artifacts"] = [asdict(artifact) for artifact in artifacts]
+        print_json(document)
     else:
         print_issues(session.validate().warnings)
         click.echo(describe(made, _largest(session, made)))
+        for artifact in artifacts:
+            click.echo(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")
     check_limits(session.spec, session.provider, made.scale_plan)
+
+
+def _render(session: ScalableSession, plan: Plan) -> Sequence[Artifact]:
+    from scalable.providers.base import Renders
+
+    provider = session.provider
+    if not isinstance(provider, Renders):
+        raise click.UsageError(f"provider {plan.provider!r} sends nothing that could be shown")
+    return provider.render(session.spec, plan.scale_plan)
 
 
 def _largest(session: ScalableSession, plan: Plan) -> CostEstimate | None:

@@ -58,10 +58,14 @@ class PlainView:
     def __init__(self, stream: TextIO, *, pause: float = 10.0) -> None:
         self._stream, self._pause = stream, pause
         self._said: dict[str, tuple[float, str]] = {}
+        self._started: set[str] = set()
 
     def update(self, snapshot: Snapshot) -> None:
         """Write what has changed and was not written about just now."""
         for tag, group in snapshot.groups.items():
+            if tag not in self._started and not group.wanted:
+                continue  # that nothing is there yet is no news
+            self._started.add(tag)
             # A group that is complete or has failed is news at once.
             urgent = group.failed or group.running == group.wanted
             self._say(f"group {tag}", describe_group(group), snapshot.elapsed, urgent=urgent)

@@ -92,7 +92,8 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         user = getpass.getuser()
         found = []
         for entry in asyncio.run(Slurm().owned(user)):
-            if facts := read_comment(entry.comment):
+            facts = read_comment(entry.comment)
+            if facts and entry.state != "COMPLETING":  # cancelled already, and on its way out
                 where = f" on {entry.node}" if entry.node else f" ({entry.reason})"
                 detail = f"{facts.get('tag', '')} {entry.state.lower()}{where}".strip()
                 found.append(Owned("Slurm job", entry.job, facts.get("run", ""), user, detail))

@@ -1,0 +1,68 @@
+"""``scalable check``: would a run start? Asks the target's site, and changes nothing there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from scalable.cli.failures import FAILED
+from scalable.cli.options import debug_option, json_option, manifest_arguments
+from scalable.cli.output import as_table, print_issues, print_json, print_problem, say
+
+if TYPE_CHECKING:
+    from scalable.manifest.issues import Severity
+    from scalable.providers.base import CheckResult
+
+__all__ = ["check"]
+
+_VERDICTS = {True: "ok", False: "fails", None: "unsure"}
+
+
+@click.command()
+@manifest_arguments
+@json_option
+@debug_option
+@click.pass_context
+def check(
+    context: click.Context,
+    manifest: str | None,
+    target: str | None,
+    overlay: str | None,
+    as_json: bool,
+) -> None:
+    """Look whether a run of MANIFEST could start on its target.
+
+    Validates first, then asks the site: tools, credentials, limits, images. Read-only. The exit status is 1 if any
+    check fails.
+    """
+    from scalable.errors import ValidationFailedError
+    from scalable.providers.base import Preflights
+    from scalable.session import ScalableSession
+
+    session = ScalableSession.from_yaml(manifest, target=target, overlay=overlay)
+    report = session.validate()
+    if not report.ok:
+        raise ValidationFailedError(report)
+    provider = session.provider
+    results = list(provider.preflight(session.spec)) if isinstance(provider, Preflights) else []
+    if as_json:
+        print_json([asdict(result) for result in results])
+    else:
+        print_issues(report.warnings)
+        _show(results, provider.name)
+    if any(result.ok is False for result in results):
+        context.exit(FAILED)
+
+
+def _show(results: list[CheckResult], provider: str) -> None:
+    if not results:
+        say(f"provider {provider!r} has nothing to ask: what validate checks is all there is")
+        return
+    rows = [[_VERDICTS[result.ok], result.name, result.detail] for result in results]
+    click.echo(as_table(("verdict", "check", "finding"), rows))
+    for result in results:
+        if result.remedy and not result.ok:
+            severity: Severity = "error" if result.ok is False else "warning"
+            print_problem(f"{result.name}: {result.remedy}", severity=severity)
