@@ -76,6 +76,9 @@ __all__ = [
 ]
 
 
+_LONGEST_WORD = 100  # comparing takes time that grows with the square of it
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Say which known word is near, or nothing.
 
@@ -86,6 +89,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     >>> did_you_mean("zebra", ["max_workers"])
     ''
     """
+    if len(word) > _LONGEST_WORD:
+        return ""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
 

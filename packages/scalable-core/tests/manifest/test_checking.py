@@ -304,6 +304,7 @@ def test_text_takes_every_variable_as_it_is() -> None:
     [
         ("count: ${WORD}", "targets.t.count: must be a whole number, not '${WORD}'"),
         ('count: "${WORD}"', "must be a whole number, not '${WORD}'"),
+        ('count: "1${N}"', "targets.t.count: must be at most 9, not '1${N}'"),
         ("count: 1${N}", "targets.t.count: must be at most 9, not '1${N}'"),
         ("kind: ${WORD}", "not '${WORD}'"),
         ("hosts: ['${WORD}', ['${WORD}']]", "targets.t.hosts[1]: must be text, not a list"),

@@ -56,8 +56,8 @@ def test_other_mappings_tuples_and_enumerations_are_read_too() -> None:
     [
         ([], "E_NOT_A_MAPPING: a manifest is a mapping, not a list"),
         (None, "E_NOT_A_MAPPING: a manifest is a mapping, not a NoneType"),
-        ({"a": {1: 2}}, "E_BAD_KEY a: a key must be text, not 1"),
-        ({"\0": 1}, "E_BAD_KEY: a key must be text, not '\\x00'"),
+        ({"a": {1: 2}}, "E_BAD_KEY a: a key must be text of at most 1,000 characters, not 1"),
+        ({"\0": 1}, "E_BAD_KEY: a key must be text of at most 1,000 characters, not '\\x00'"),
         ({"a": ["\0"]}, "E_CHARACTER a[0]: holds a NUL or half of a surrogate pair"),
         ({"a": "\udc80"}, "E_CHARACTER a: holds a NUL or half of a surrogate pair"),
         ({"a": math.inf}, "E_BAD_NUMBER a: is not finite, or too large for 64 bits"),

@@ -263,6 +263,23 @@ def test_what_yaml_forbids_is_a_parse_error_and_all_else_a_schema_error() -> Non
         parse_manifest("version: 2\n")
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        f"{'k' * 10**6}: 1",
+        f"a: &{'k' * 10**6} 1\nb: *{'l' * 10**6}",
+        f"version: {'9' * 10**6}",
+        f"version: 2\nproject: {{name: x}}\ntasks: {{t: {{component: {'c' * 10**6}}}}}",
+        f"version: 1\nproject: {{name: x}}\ncomponents: {{c: {{runtime: {'c' * 10**6}}}}}",
+        {"k" * 10**6: 1},
+    ],
+)
+def test_what_is_endless_is_told_briefly(document: Any) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(document)
+    assert max(len(line) for line in str(caught.value).splitlines()) < 3000
+
+
 def test_a_value_that_could_not_be_read_is_told_once(problems: Any) -> None:
     assert len(problems(MINIMAL + "components: {a: {cpus: .inf}}\n")) == 1
 
@@ -405,6 +422,7 @@ def test_a_target_can_be_chosen_once_the_document_is_read() -> None:
         ("{components: {a b: {}}}", 'E_BAD_NAME overlays.o.components."a b": a name'),
         ("{components: []}", "E_BAD_VALUE overlays.o.components: must be a mapping"),
         ("{tasks: {t: {cache: true}}}", "E_NOT_SUPPORTED overlays.o.tasks.t.cache: is not"),
+        ("{project: 5}", "E_BAD_VALUE overlays.o.project: must be a mapping"),
         ("{project: {nam: x}}", "E_UNKNOWN_KEY overlays.o.project.nam: unknown key"),
         ("{targets: {t: {overlay: [x]}}}", "E_BAD_VALUE overlays.o.targets.t.overlay: must be"),
     ],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.limits import MAX_DEPTH, MAX_NODES, NOT_TEXT
+from scalable.manifest.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
 from scalable.manifest.nodes import Entry, ListNode, MappingNode, Node, Reading, ScalarNode
 from scalable.manifest.paths import KeyPath, format_path
 from scalable.manifest.scalars import JSONScalar, is_storable_number
@@ -46,11 +46,15 @@ class _DataReader:
     def mapping(self, data: Mapping[Any, Any], path: KeyPath) -> MappingNode:
         entries: dict[str, Entry] = {}
         for key, value in data.items():
-            if isinstance(key, str) and not NOT_TEXT.search(key):
+            if isinstance(key, str) and len(key) <= MAX_KEY and not NOT_TEXT.search(key):
                 text = str.__str__(key)  # an enumeration's own would be another text
                 entries[text] = Entry(text, None, self.node(value, (*path, text)))
             else:
-                self._report(path, "E_BAD_KEY", f"a key must be text, not {key!r:.40}")
+                self._report(
+                    path,
+                    "E_BAD_KEY",
+                    f"a key must be text of at most {MAX_KEY:,} characters, not {key!r:.40}",
+                )
         return MappingNode(None, entries)
 
     def node(self, data: object, path: KeyPath) -> Node:

@@ -6,9 +6,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
-__all__ = ["Position", "Severity", "ValidationIssue", "ValidationReport"]
+__all__ = ["Position", "Severity", "ValidationIssue", "ValidationReport", "one_line"]
 
 Severity = Literal["error", "warning"]
+
+
+_LONGEST = 1_000
+
+
+def one_line(text: str) -> str:
+    r"""Make a message one line, and no longer than anybody would read.
+
+    Examples
+    --------
+    >>> one_line("is wrong:\n    see above")
+    'is wrong: see above'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 class Position(NamedTuple):

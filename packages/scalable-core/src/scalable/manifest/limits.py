@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "NOT_TEXT"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_KEY", "MAX_NODES", "NOT_TEXT"]
 
 MAX_BYTES = 10_000_000
 """The size of a document."""
@@ -14,6 +14,9 @@ MAX_DEPTH = 100
 
 MAX_NODES = 250_000
 """Values in a document, each alias counted with everything that it stands for."""
+
+MAX_KEY = 1_000
+"""Characters of a key."""
 
 NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 """What no path, environment and JSON can hold: NUL, and half of a surrogate pair."""

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.limits import MAX_DEPTH, MAX_NODES, NOT_TEXT
+from scalable.manifest.decoding import UnreadableTextError, decode
+from scalable.manifest.issues import ValidationIssue, one_line
+from scalable.manifest.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
 from scalable.manifest.nodes import Entry, ListNode, MappingNode, Mark, Node, Reading, ScalarNode
 from scalable.manifest.paths import format_path
 from scalable.manifest.scalars import JSONScalar, resolve
-from scalable.manifest.text import UnreadableTextError, decode
 
 __all__ = ["read_text"]
 
@@ -43,7 +43,7 @@ def read_text(document: str | bytes, file: str) -> Reading:
         builder.report("E_SYNTAX", *_described(error, text))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # The two builtins come from PyYAML's own scanner: an escape or a version number out of range.
-        builder.report("E_SYNTAX", f"not valid YAML: {' '.join(str(error).split())}", None)
+        builder.report("E_SYNTAX", f"not valid YAML: {error}", None)
     except _LimitError as error:
         builder.report(error.code, str(error), error.mark)
     else:
@@ -156,7 +156,7 @@ class _TreeBuilder:
             try:
                 value = resolve(text)
             except ValueError as error:
-                self.report("E_BAD_NUMBER", f"{text[:40]!r} {error}", mark)
+                self.report("E_BAD_NUMBER", f"{text!r:.40} {error}", mark)
         node = ScalarNode(text, value, plain, mark, text)
         if event.anchor is not None:
             self.anchors[event.anchor] = _Anchor(node, 1, 0)
@@ -203,7 +203,7 @@ class _TreeBuilder:
             frame.node.items.append(node)
         elif frame.key is None:
             key = node.written if isinstance(node, ScalarNode) else "?"
-            frame.key = Entry(key, mark, _NOTHING)
+            frame.key = Entry(key[:MAX_KEY], mark, _NOTHING)
             frame.keep = self._is_usable_key(node, key, frame.node, mark)
         else:
             frame.key.node = node
@@ -214,6 +214,9 @@ class _TreeBuilder:
     def _is_usable_key(self, node: Node, key: str, mapping: MappingNode, mark: Mark) -> bool:
         if not isinstance(node, ScalarNode):
             self.report("E_BAD_KEY", "a key must be text, not a list or a mapping", mark)
+            return False
+        if len(key) > MAX_KEY:
+            self.report("E_BAD_KEY", f"a key has at most {MAX_KEY:,} characters", mark)
             return False
         if key == "<<" and node.plain:
             message = "YAML 1.2 has no merge keys; repeat what is meant, or use an overlay"
@@ -247,10 +250,9 @@ class _TreeBuilder:
                 elif frame.key is not None:
                     path.append(frame.key.key)
         line, column = mark or (None, None)
+        where, what = format_path(tuple(path)), one_line(message)
         self.issues.append(
-            ValidationIssue(
-                format_path(tuple(path)), message, code, file=self.file, line=line, column=column
-            )
+            ValidationIssue(where, what, code, file=self.file, line=line, column=column)
         )
 
 

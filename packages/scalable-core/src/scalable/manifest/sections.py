@@ -50,7 +50,7 @@ def check_sections(
     check = _SectionCheck(source)
     check.keys(document, (), _TOP_LEVEL)
     check.version(document)
-    project = check.project(document)
+    project = check.project(document, ())
     components = check.named(document, (), "components", ComponentConfig)
     tasks = check.named(document, (), "tasks", TaskConfig)
     targets = {
@@ -93,16 +93,16 @@ class _SectionCheck:
             message = "must be 1, the version of manifests that this Scalable reads"
             self._report(("version",), "E_BAD_VERSION", message)
 
-    def project(self, document: Mapping[str, Any]) -> ProjectConfig | None:
-        project = document.get("project")
+    def project(self, document: Mapping[str, Any], at: KeyPath) -> ProjectConfig | None:
+        project, where = document.get("project"), (*at, "project")
         if project is None:
             message = "this key is required: write `project: {name: …}`"
-            self._report(("project",), "E_MISSING_KEY", message)
+            self._report(where, "E_MISSING_KEY", message)
             return None
         if not isinstance(project, dict):
-            self._report_no_mapping(("project",))
+            self._report_no_mapping(where)
             return None
-        made, issues = check_model(ProjectConfig, project, ("project",), self.source)
+        made, issues = check_model(ProjectConfig, project, where, self.source)
         self.issues += issues
         return made
 
@@ -146,9 +146,7 @@ class _SectionCheck:
         if was_merged:
             return
         partial = _SectionCheck(self.source)
-        if isinstance(project := body.get("project"), dict):
-            where = (*at, "project")
-            partial.issues += check_model(ProjectConfig, project, where, self.source)[1]
+        partial.project(body, at)
         partial.named(body, at, "components", ComponentConfig)
         partial.named(body, at, "tasks", TaskConfig)
         for target, options in partial.bodies(body, at, "targets"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from scalable.manifest.issues import Position, Severity, ValidationIssue
+from scalable.manifest.issues import Position, Severity, ValidationIssue, one_line
 from scalable.manifest.nodes import Entry, ListNode, MappingNode, Mark, Node, ScalarNode
 from scalable.manifest.paths import KeyPath, as_key_path, format_path
 
@@ -60,7 +60,7 @@ class SourceMap:
         line, column = mark if mark and self.file is not None else (None, None)
         return ValidationIssue(
             path=format_path(shown),
-            message=" ".join(self.redact(message).split()),
+            message=one_line(self.redact(message)),
             code=code,
             severity=severity,
             file=self.file,

@@ -22,7 +22,7 @@ __all__ = [
     "parse_memory",
 ]
 
-MAX_AMOUNT = 2**63 - 1
+_MOST = 2**63 - 1
 
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15, "e": 10**18}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "pi": 2**50, "ei": 2**60}
@@ -46,8 +46,7 @@ _BAD_DURATION = "must be a duration: HH:MM:SS, D-HH:MM:SS, 90m, 2h, or a number 
 
 
 def _whole(value: object) -> int | None:
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    return value if is_int else None  # type: ignore[return-value]  # mypy does not carry is_int over
+    return None if isinstance(value, bool) or not isinstance(value, int) else value
 
 
 def parse_memory(text: str | int) -> int:
@@ -79,7 +78,7 @@ def parse_memory(text: str | int) -> int:
         if match is None:
             raise ValueError(_BAD_MEMORY)
         amount = ceil(Fraction(match[1]) * _FACTORS[match[2].lower()])
-    if not 0 < amount <= MAX_AMOUNT:
+    if not 0 < amount <= _MOST:
         raise ValueError("must be more than 0 and less than 8Ei of memory")
     return amount
 
@@ -125,7 +124,7 @@ def parse_duration(text: str | int) -> int:
     seconds = _whole(text)
     if seconds is None and isinstance(text, str):
         seconds = _duration_of_text(text)
-    if seconds is None or not 0 <= seconds <= MAX_AMOUNT:
+    if seconds is None or not 0 <= seconds <= _MOST:
         raise ValueError(_BAD_DURATION)
     return seconds
 

@@ -106,7 +106,7 @@ def _unlike_wanted(problems: Sequence[ErrorDetails], node: Node | None) -> str:
         return message + did_you_mean(node.written, re.findall(r"'([^']*)'", context["expected"]))
     if [*wanted] == ["text"] and node.value is not None:
         return f"{message}; write it in quotes"
-    if not node.plain and _is_no_text(node.text):
+    if not node.plain and node.text == node.written and _is_no_text(node.text):
         return f"{message}; write it without quotes"
     return message
 

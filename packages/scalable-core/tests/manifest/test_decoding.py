@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.manifest.decoding import UnreadableTextError, decode
 from scalable.manifest.limits import MAX_BYTES
-from scalable.manifest.text import UnreadableTextError, decode
 
 
 def refusal(document: str | bytes) -> UnreadableTextError:
