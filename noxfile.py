@@ -34,6 +34,9 @@ CODE = {
 }
 """Each distribution that has code, and where in the namespace it keeps it."""
 
+SYSTEMS = ("slurm",)
+"""What ``tests-integration/<system>`` brings up for real, to test the provider of that name on it."""
+
 PACKAGES = (*CODE, "scalable")
 NAMESPACE = ("scalable", "scalable/providers", "scalable/providers/cloud")
 
@@ -52,6 +55,7 @@ nox.options.sessions = [
     "types",
     "docs",
     f"tests-{HERE}",
+    f"systems-{HERE}",
     "integration",
     "minimums",
 ]
@@ -190,7 +194,16 @@ def integration(session: nox.Session) -> None:
     """Install all distributions together, drive them, and run the examples."""
     _install(session, _everything(), *_examples(), group="test")
     session.run("scalable", "providers")
-    session.run("pytest", "tests-integration", "examples", *session.posargs)
+    systems = [f"--ignore=tests-integration/{system}" for system in SYSTEMS]
+    session.run("pytest", "tests-integration", "examples", *systems, *session.posargs)
+
+
+@nox.session(python=PYTHONS, requires=["wheels"], reuse_venv=False)
+@nox.parametrize("system", SYSTEMS, ids=SYSTEMS)
+def systems(session: nox.Session, system: str) -> None:
+    """Test one provider on the system that it is for, brought up on this machine."""
+    _install(session, f"scalable-{system}", group="test")
+    session.run("pytest", f"tests-integration/{system}", *session.posargs)
 
 
 @nox.session(python=SUPPORTED[0], requires=["wheels"], reuse_venv=False)

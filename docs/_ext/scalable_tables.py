@@ -4,6 +4,8 @@
     The fields of a pydantic model: name, what may be written there, default, meaning. ``:omit:`` leaves some out.
 ``{provider-options} name``
     The same for what an installed provider adds to the options of every target.
+``{provider-abilities} name …``
+    Which of the optional abilities installed providers have.
 ``{enum-table} module.Class``
     The members of an enumeration, and what their docstrings say.
 ``{command-line} module.command``
@@ -28,6 +30,7 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
+from scalable.providers.base import EstimatesCost, Preflights, Reaps, Renders
 from scalable.providers.common import BaseProvider
 from scalable.providers.options import TargetOptions
 from scalable.providers.registry import get_provider
@@ -105,6 +108,21 @@ def fields_table(model: type[BaseModel], omit: Collection[str]) -> Iterator[str]
     return _table(("Key", "Value", "Default", "Meaning"), field_rows(model, omit))
 
 
+ABILITIES = {
+    "`scalable check`: look online whether a run would work": Preflights,
+    "`scalable plan --render`: show what would be sent": Renders,
+    "`scalable ps`, `scalable reap`: find and remove what dead runs left": Reaps,
+    "prices in plans, `limits.max_hourly_cost`": EstimatesCost,
+}
+
+
+def ability_rows(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Give each ability, and whether each provider has it."""
+    providers = [get_provider(name) for name in names]
+    for ability, protocol in ABILITIES.items():
+        yield ability, *("yes" if isinstance(each, protocol) else "no" for each in providers)
+
+
 def enum_rows(path: str) -> Iterator[tuple[str, str]]:
     """Give each member's value and what its docstring says."""
     enum = _import(path)
@@ -177,6 +195,19 @@ class ProviderOptions(_Generated):
         yield "Options that every provider knows are in [the manifest reference](/manifest.md#targets)."
 
 
+class ProviderAbilities(_Generated):
+    """The directive ``provider-abilities``."""
+
+    final_argument_whitespace = True
+
+    def lines(self, argument: str) -> Iterable[str]:
+        """Make the table."""
+        names = argument.split()
+        return _table(
+            ("", *(f"[{name}](/providers/{name}.md)" for name in names)), ability_rows(names)
+        )
+
+
 class EnumTable(_Generated):
     """The directive ``enum-table``."""
 
@@ -229,6 +260,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_directive("model-fields", ModelFields)
     app.add_directive("provider-options", ProviderOptions)
+    app.add_directive("provider-abilities", ProviderAbilities)
     app.add_directive("enum-table", EnumTable)
     app.add_directive("command-line", CommandLine)
     app.connect("autodoc-skip-member", without_noise)
