@@ -10,7 +10,7 @@ from scalable.providers.cloud.aws.fargate import (
 )
 
 
-def test_there_are_as_many_sizes_as_amazon_lists():
+def test_there_are_as_many_sizes_as_amazon_lists() -> None:
     assert sum(map(len, MEMORY_BY_CPU.values())) == 77
 
 
@@ -27,21 +27,21 @@ def test_there_are_as_many_sizes_as_amazon_lists():
         (32768, 61440, 249856),
     ],
 )
-def test_ends_of_each_range(cpu: int, least: int, most: int):
+def test_ends_of_each_range(cpu: int, least: int, most: int) -> None:
     assert (MEMORY_BY_CPU[cpu][0], MEMORY_BY_CPU[cpu][-1]) == (least, most)
 
 
-def test_the_largest_task():
+def test_the_largest_task() -> None:
     assert LARGEST_TASK == (32 * 1024, 244 * 1024)
 
 
 @pytest.mark.parametrize(
     ("asked", "given"), [(1, 512), (512, 512), (513, 1024), (30720, 30720), (30721, 32768)]
 )
-def test_memory_is_rounded_up(asked: int, given: int):
+def test_memory_is_rounded_up(asked: int, given: int) -> None:
     assert next_memory(asked) == given
 
 
-def test_in_words():
+def test_in_words() -> None:
     assert describe_memory(32768) == "61440, 122880 or 249856"
     assert describe_memory(512) == "1024 to 4096 in steps of 1024"

@@ -47,11 +47,11 @@ def report_of(options: str) -> ValidationReport:
 
 
 @pytest.mark.parametrize("options", [FARGATE, EC2, ""])
-def test_what_can_be_said(options: str):
+def test_what_can_be_said(options: str) -> None:
     assert report_of(options).issues == ()
 
 
-def test_what_is_not_said():
+def test_what_is_not_said() -> None:
     options = AWSBatchProvider().parse_options(spec_of(""))
     assert options.cluster_type == "fargate"
     assert options.spot is False
@@ -87,13 +87,13 @@ def test_what_is_not_said():
         ("regoin: us-east-1", "regoin", "did you mean 'region'?"),
     ],
 )
-def test_what_cannot_be_said(line: str, path: str, message: str):
+def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
     [issue] = report_of(f"    {line}\n").errors
     assert (issue.path, issue.line) == (f"targets.aws.{path}", 8)
     assert message in issue.message
 
 
-def test_tags_leave_room_for_those_of_scalable():
+def test_tags_leave_room_for_those_of_scalable() -> None:
     tags = ", ".join(f"k{i}: v" for i in range(41))
     [issue] = report_of(f"    tags: {{{tags}}}\n").errors
     assert issue.path == "targets.aws.tags"
@@ -113,7 +113,7 @@ def test_tags_leave_room_for_those_of_scalable():
         (["worker_cpu: 8192", "worker_mem: 17408"], "choose 16384 to 61440 in steps of 4096"),
     ],
 )
-def test_sizes_of_fargate_tasks(lines: list[str], problem: str | None):
+def test_sizes_of_fargate_tasks(lines: list[str], problem: str | None) -> None:
     report = report_of("".join(f"    {line}\n" for line in lines))
     if problem is None:
         assert report.issues == ()
@@ -133,12 +133,12 @@ def test_sizes_of_fargate_tasks(lines: list[str], problem: str | None):
         ("ec2", "task_role_arn", "arn:aws:iam::123456789012:role/run"),
     ],
 )
-def test_options_of_the_other_cluster_type(cluster_type: str, option: str, value: object):
+def test_options_of_the_other_cluster_type(cluster_type: str, option: str, value: object) -> None:
     [issue] = report_of(f"    cluster_type: {cluster_type}\n    {option}: {value}\n").issues
     assert (issue.path, issue.code, issue.line) == (f"targets.aws.{option}", "E_NOT_SUPPORTED", 9)
 
 
-def test_every_problem_is_found_at_once_and_in_its_place():
+def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = report_of(
         "    region: us\n    subnets: [a, subnet-0a1b2c3d, b]\n    instnce_type: x\n"
         "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
@@ -153,7 +153,7 @@ def test_every_problem_is_found_at_once_and_in_its_place():
     ]
 
 
-def test_every_option_is_described():
+def test_every_option_is_described() -> None:
     properties = AWSBatchProvider().options_schema()["properties"]
     assert set(properties) == set(AWSOptions.model_fields)
     assert all(option["description"].endswith(".") for option in properties.values())

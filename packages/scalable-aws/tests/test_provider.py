@@ -26,13 +26,13 @@ def issues_of(components: str, options: str = "") -> list[tuple[str, str]]:
     return [(issue.path.removeprefix("components."), issue.code) for issue in report.issues]
 
 
-def test_it_is_found_by_name():
+def test_it_is_found_by_name() -> None:
     provider = get_provider("AWS")
     assert isinstance(provider, AWSBatchProvider)
     assert isinstance(provider, DeploymentProvider)
 
 
-def test_components_that_no_fargate_task_holds():
+def test_components_that_no_fargate_task_holds() -> None:
     components = "a: {cpus: 32, memory: 244Gi}, b: {cpus: 33, memory: 245Gi, gpus: 1}"
     assert issues_of(components) == [
         ("b.cpus", "E_FARGATE_SIZE"),
@@ -46,19 +46,19 @@ def test_components_that_no_fargate_task_holds():
     ("instance_type", "has_gpu"),
     [("g5.xlarge", True), ("p4d.24xlarge", True), ("gr6.4xlarge", True), ("c6i.large", False)],
 )
-def test_gpus_want_an_instance_type_that_has_some(instance_type: str, has_gpu: bool):
+def test_gpus_want_an_instance_type_that_has_some(instance_type: str, has_gpu: bool) -> None:
     options = f"cluster_type: ec2, instance_type: {instance_type}"
     expected = [] if has_gpu else [("ml.gpus", "E_NOT_SUPPORTED")]
     assert issues_of("ml: {gpus: 1}, plots: {}", options) == expected
 
 
 @pytest.mark.parametrize("cluster_type", ["fargate", "ec2"])
-def test_mounts_have_no_effect(cluster_type: str):
+def test_mounts_have_no_effect(cluster_type: str) -> None:
     issues = issues_of("a: {mounts: {/data: /data}}, b: {}", f"cluster_type: {cluster_type}")
     assert issues == [("a.mounts", "W_NO_EFFECT")]
 
 
-def test_a_component_goes_before_its_target():
+def test_a_component_goes_before_its_target() -> None:
     spec = spec_of("gcam: {cpus: 4, memory: 16Gi}, plots: {}", "worker_cpu: 512, worker_mem: 4096")
     assert build_plan(spec, AWSBatchProvider()).scale_plan.resources_by_tag == {
         "gcam": ResourceRequest(cpus=4, memory=2**34),
@@ -66,13 +66,13 @@ def test_a_component_goes_before_its_target():
     }
 
 
-def test_a_target_that_says_nothing_leaves_the_component_as_it_is():
+def test_a_target_that_says_nothing_leaves_the_component_as_it_is() -> None:
     assert build_plan(spec_of("plots: {}"), AWSBatchProvider()).scale_plan.resources_by_tag == {
         "plots": ResourceRequest(cpus=1)
     }
 
 
-def test_a_plan_has_counts_in_order_of_precedence():
+def test_a_plan_has_counts_in_order_of_precedence() -> None:
     spec = spec_of(
         "gcam: {}, plots: {}",
         "workers: {gcam: 8}, adaptive: {minimum: 1, maximum: 16}, n_workers: 4",
@@ -82,19 +82,19 @@ def test_a_plan_has_counts_in_order_of_precedence():
     assert plan.ranges_by_tag == {"plots": (1, 16)}
 
 
-def test_building_says_that_it_cannot():
+def test_building_says_that_it_cannot() -> None:
     with pytest.raises(NotSupportedError) as caught:
         AWSBatchProvider().build_cluster(spec_of())
     assert "provider 'aws' cannot build clusters in this version" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_wrong_is_told_before_what_cannot_be_done():
+def test_what_is_wrong_is_told_before_what_cannot_be_done() -> None:
     with pytest.raises(ValidationFailedError):
         AWSBatchProvider().build_cluster(spec_of(options="region: us"))
 
 
-def test_neither_finding_nor_validating_nor_planning_imports_dask_or_an_sdk():
+def test_neither_finding_nor_validating_nor_planning_imports_dask_or_an_sdk() -> None:
     code = """
 import sys
 from scalable.manifest import parse_manifest

@@ -54,13 +54,13 @@ class Desk:
 
     name = "desk"
 
-    def validate(self, spec): ...
+    def validate(self, spec) -> None: ...
 
-    def build_cluster(self, spec): ...
+    def build_cluster(self, spec) -> None: ...
 
-    def scale(self, cluster, plan): ...
+    def scale(self, cluster, plan) -> None: ...
 
-    def close(self, cluster): ...
+    def close(self, cluster) -> None: ...
 
 
 class PricedDesk(Desk):
@@ -143,7 +143,7 @@ class PricedDesk(Desk):
 )
 def test_precedence_of_counts(
     options: dict[str, Any], workers: tuple[int, int], ranges: dict[str, tuple[int, int]]
-):
+) -> None:
     plan = planned(options)
     assert plan.workers_by_tag == dict(zip(("gcam", "plots"), workers, strict=True))
     assert plan.ranges_by_tag == ranges
@@ -178,19 +178,19 @@ def test_precedence_of_counts(
         ),
     ],
 )
-def test_counts_that_do_not_fit(options: dict[str, Any], path: str, code: str):
+def test_counts_that_do_not_fit(options: dict[str, Any], path: str, code: str) -> None:
     assert problems(options) == [(f"targets.here.{path}", code)]
     with pytest.raises(ValidationFailedError) as caught:
         planned(options)
     assert [issue.path for issue in caught.value.report.errors] == [f"targets.here.{path}"]
 
 
-def test_counts_that_just_fit():
+def test_counts_that_just_fit() -> None:
     assert problems({"n_workers": 2, "max_workers": 4}) == []
     assert problems({"n_workers": 4, "adaptive": {"minimum": 4, "maximum": 4}}) == []
 
 
-def test_every_bad_count_is_found_at_once():
+def test_every_bad_count_is_found_at_once() -> None:
     options = {"workers": {"gcam": 9, "plots": 8, "gcma": 1}, "max_workers": 4}
     assert [path for path, _ in problems(options)] == [
         "targets.here.workers.gcma",
@@ -199,12 +199,12 @@ def test_every_bad_count_is_found_at_once():
     ]
 
 
-def test_an_unknown_component_is_compared_with_those_that_exist():
+def test_an_unknown_component_is_compared_with_those_that_exist() -> None:
     [issue] = check_counts(spec_of({}), TargetOptions(workers={"gcma": 1}))
     assert "did you mean 'gcam'?" in issue.message
 
 
-def test_a_component_that_only_the_overlay_of_a_target_has_is_known():
+def test_a_component_that_only_the_overlay_of_a_target_has_is_known() -> None:
     manifest = parse_manifest(
         {
             "version": 1,
@@ -218,14 +218,14 @@ def test_a_component_that_only_the_overlay_of_a_target_has_is_known():
     assert list(check_counts(spec, TargetOptions(workers={"ml": 2}))) == []
 
 
-def test_the_manifest_and_the_provider_tell_an_unknown_tag_in_the_same_words():
+def test_the_manifest_and_the_provider_tell_an_unknown_tag_in_the_same_words() -> None:
     options = {"workers": {"gcma": 1}}
     spec = spec_of(options)
     whole = validate_manifest(spec.manifest, known_providers=["desk"])
     assert set(check_counts(spec, TargetOptions(**options))) == set(whole.issues)
 
 
-def test_workers_ask_for_what_their_component_says():
+def test_workers_ask_for_what_their_component_says() -> None:
     components = {**COMPONENTS, "ml": {"gpus": 2}}
     assert planned({}, components=components).resources_by_tag == {
         "gcam": ResourceRequest(cpus=4, memory=8 * 10**9),
@@ -240,7 +240,7 @@ def test_workers_ask_for_what_their_component_says():
     bounds=st.none() | st.tuples(st.integers(0, 6), st.integers(0, 6)).map(sorted),
     gcam=st.none() | st.integers(0, 6),
 )
-def test_a_plan_holds_its_cap_and_its_ranges(cap, n_workers, bounds, gcam):
+def test_a_plan_holds_its_cap_and_its_ranges(cap, n_workers, bounds, gcam) -> None:
     options = {"max_workers": cap, "n_workers": n_workers}
     if bounds:
         options["adaptive"] = dict(zip(("minimum", "maximum"), bounds, strict=True))
@@ -261,7 +261,7 @@ def test_a_plan_holds_its_cap_and_its_ranges(cap, n_workers, bounds, gcam):
         assert all(high <= cap for _, high in plan.ranges_by_tag.values())
 
 
-def test_a_plan_names_its_parts():
+def test_a_plan_names_its_parts() -> None:
     spec = spec_of({"n_workers": 2})
     plan = build_plan(spec, Desk())
     assert (plan.target, plan.provider) == ("here", "desk")
@@ -271,12 +271,12 @@ def test_a_plan_names_its_parts():
     assert plan.cost is None
 
 
-def test_a_provider_without_typed_options_may_have_options_of_its_own():
+def test_a_provider_without_typed_options_may_have_options_of_its_own() -> None:
     plan = build_plan(spec_of({"n_workers": 2, "colour": "red"}), Desk())
     assert plan.scale_plan.workers_by_tag == {"gcam": 2, "plots": 2}
 
 
-def test_counts_that_cannot_be_read_make_no_plan():
+def test_counts_that_cannot_be_read_make_no_plan() -> None:
     with pytest.raises(ValidationFailedError) as caught:
         build_plan(spec_of({"n_workers": "many", "max_workers": 0}), Desk())
     assert {issue.path for issue in caught.value.report.errors} == {
@@ -285,7 +285,7 @@ def test_counts_that_cannot_be_read_make_no_plan():
     }
 
 
-def test_a_provider_that_plans_and_one_that_has_prices_are_asked():
+def test_a_provider_that_plans_and_one_that_has_prices_are_asked() -> None:
     class Own(PricedDesk):
         def plan_scale(self, spec):
             return ScalePlan(workers_by_tag={"gcam": 7})
@@ -298,20 +298,20 @@ def test_a_provider_that_plans_and_one_that_has_prices_are_asked():
 
 @pytest.mark.parametrize("provider", [Desk(), PricedDesk()])
 @pytest.mark.parametrize("options", [{}, {"max_workers": 3}, {"workers": {"gcam": {"maximum": 2}}}])
-def test_a_plan_survives_json(provider: Desk, options: dict[str, Any]):
+def test_a_plan_survives_json(provider: Desk, options: dict[str, Any]) -> None:
     plan = build_plan(spec_of(options), provider)
     text = plan.to_json()
     assert Plan.from_json(text) == plan
     assert Plan.from_json(text).to_json() == text
 
 
-def test_the_same_manifest_in_another_order_gives_the_same_bytes():
+def test_the_same_manifest_in_another_order_gives_the_same_bytes() -> None:
     one = spec_of({"n_workers": 2, "max_workers": 8}, {"b": {"cpus": 2}, "a": {}, "c": {}})
     other = spec_of({"max_workers": 8, "n_workers": 2}, {"b": {"cpus": 2}, "c": {}, "a": {}})
     assert build_plan(one, Desk()).to_json() == build_plan(other, Desk()).to_json()
 
 
-def test_no_value_of_the_environment_is_in_a_plan():
+def test_no_value_of_the_environment_is_in_a_plan() -> None:
     components = {"gcam": {"image": "${IMAGE}", "env": {"TOKEN": "${TOKEN}"}}}
     env = {"IMAGE": "registry/secret-image", "TOKEN": "s3cret", "ROOM": "secret-room"}
     spec = spec_of({"room": "${ROOM}"}, components, env)
@@ -322,12 +322,12 @@ def test_no_value_of_the_environment_is_in_a_plan():
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1}', "nonsense"])
-def test_what_is_no_plan_is_refused(text: str):
+def test_what_is_no_plan_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no plan of format 1"):
         Plan.from_json(text)
 
 
-def test_the_costliest_counts_fill_the_cap_with_the_expensive_group():
+def test_the_costliest_counts_fill_the_cap_with_the_expensive_group() -> None:
     spec = spec_of({"max_workers": 5})
     plan = ScalePlan(
         workers_by_tag={"gcam": 1, "plots": 2},
@@ -337,14 +337,14 @@ def test_the_costliest_counts_fill_the_cap_with_the_expensive_group():
     assert costliest(spec, PricedDesk(), plan).workers_by_tag == {"gcam": 3, "plots": 2}
 
 
-def test_counts_above_the_cap_leave_no_room_and_take_none_away():
+def test_counts_above_the_cap_leave_no_room_and_take_none_away() -> None:
     plan = ScalePlan(
         workers_by_tag={"gcam": 9, "plots": 2}, ranges_by_tag={"plots": (2, 4)}, max_workers=5
     )
     assert costliest(spec_of({}), PricedDesk(), plan).workers_by_tag == {"gcam": 9, "plots": 2}
 
 
-def test_without_a_cap_the_costliest_counts_are_the_maxima():
+def test_without_a_cap_the_costliest_counts_are_the_maxima() -> None:
     plan = ScalePlan(
         workers_by_tag={"gcam": 4, "plots": 0}, ranges_by_tag={"plots": (0, 9)}, max_workers=None
     )
@@ -361,7 +361,7 @@ def test_without_a_cap_the_costliest_counts_are_the_maxima():
         ({"max_workers": 2}, 6.4, False),
     ],
 )
-def test_a_limit_holds_for_the_most_a_plan_may_come_to(options, allowed, within):
+def test_a_limit_holds_for_the_most_a_plan_may_come_to(options, allowed, within) -> None:
     spec = spec_of({**options, "limits": {"max_hourly_cost": allowed}})
     plan = build_plan(spec, PricedDesk()).scale_plan
     if within:
@@ -371,13 +371,13 @@ def test_a_limit_holds_for_the_most_a_plan_may_come_to(options, allowed, within)
         check_limits(spec, PricedDesk(), plan)
 
 
-def test_an_unknown_price_cannot_be_shown_to_be_within_a_limit():
+def test_an_unknown_price_cannot_be_shown_to_be_within_a_limit() -> None:
     spec = spec_of({"limits": {"max_hourly_cost": 1000}}, {"gcam": {}, "new": {}})
     plan = build_plan(spec, PricedDesk()).scale_plan
     with pytest.raises(LimitExceededError, match="price of new is unknown"):
         check_limits(spec, PricedDesk(), plan)
 
 
-def test_without_a_limit_any_cost_will_do():
+def test_without_a_limit_any_cost_will_do() -> None:
     spec = spec_of({"n_workers": 1000})
     check_limits(spec, PricedDesk(), build_plan(spec, PricedDesk()).scale_plan)

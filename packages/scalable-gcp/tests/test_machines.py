@@ -21,14 +21,14 @@ from scalable.providers.cloud.gcp.machines import read_machine_type
         ("n2-standard-4x", None),
     ],
 )
-def test_vcpus(name: str, vcpus: int | None):
+def test_vcpus(name: str, vcpus: int | None) -> None:
     assert read_machine_type(name).vcpus == vcpus
 
 
 @pytest.mark.parametrize(
     ("name", "memory"), [("custom-4-8192", 8 * 2**30), ("n2-standard-4", None)]
 )
-def test_memory(name: str, memory: int | None):
+def test_memory(name: str, memory: int | None) -> None:
     assert read_machine_type(name).memory == memory
 
 
@@ -43,5 +43,5 @@ def test_memory(name: str, memory: int | None):
         ("c4a-standard-4", False),
     ],
 )
-def test_gpus(name: str, has_gpu: bool):
+def test_gpus(name: str, has_gpu: bool) -> None:
     assert read_machine_type(name).has_gpu is has_gpu

@@ -39,17 +39,17 @@ def report_of(options: str) -> ValidationReport:
 @pytest.mark.parametrize(
     "options", [EVERYTHING, "    zone: us-central1-f\n", "    region: us-central1\n"]
 )
-def test_what_can_be_said(options: str):
+def test_what_can_be_said(options: str) -> None:
     assert report_of(options).issues == ()
 
 
-def test_what_is_not_said():
+def test_what_is_not_said() -> None:
     options = GCPProvider().parse_options(spec_of("    region: us-central1\n"))
     assert (options.network, options.service_account, options.disk_gb) == ("default", "default", 50)
     assert options.machine is options.project_id is None
 
 
-def test_a_machine_type_has_two_names():
+def test_a_machine_type_has_two_names() -> None:
     assert GCPOptions(machine_type="e2-micro").machine == "e2-micro"
     assert GCPOptions(instance_type="e2-micro").machine == "e2-micro"
 
@@ -74,13 +74,13 @@ def test_a_machine_type_has_two_names():
         ("projectid: x", "projectid", "did you mean 'project_id'?"),
     ],
 )
-def test_what_cannot_be_said(line: str, path: str, message: str):
+def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
     [issue] = report_of(f"    {line}\n").errors
     assert (issue.path, issue.line) == (f"targets.gcp.{path}", 8)
     assert message in issue.message
 
 
-def test_every_problem_is_found_at_once_and_in_its_place():
+def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = report_of(
         "    region: Europe\n    disk_gb: 5\n    sopt: true\n"
         "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
@@ -94,7 +94,7 @@ def test_every_problem_is_found_at_once_and_in_its_place():
     ]
 
 
-def test_every_option_is_described():
+def test_every_option_is_described() -> None:
     properties = GCPProvider().options_schema()["properties"]
     assert set(properties) == set(GCPOptions.model_fields)
     assert all(option["description"].endswith(".") for option in properties.values())

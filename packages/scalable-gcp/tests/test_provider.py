@@ -28,7 +28,7 @@ def issues_of(components: str, options: str) -> list[tuple[str, str]]:
     return [(issue.path, issue.code) for issue in report.issues]
 
 
-def test_it_is_found_by_name():
+def test_it_is_found_by_name() -> None:
     provider = get_provider("gcp")
     assert isinstance(provider, GCPProvider)
     assert isinstance(provider, DeploymentProvider)
@@ -49,12 +49,12 @@ def test_it_is_found_by_name():
         ),
     ],
 )
-def test_options_that_do_not_fit_together(options: str, issues: list[tuple[str, str]]):
+def test_options_that_do_not_fit_together(options: str, issues: list[tuple[str, str]]) -> None:
     assert issues_of("gcam: {}", options) == issues
 
 
 @pytest.mark.parametrize("option", ["machine_type", "instance_type"])
-def test_components_that_the_machine_cannot_hold(option: str):
+def test_components_that_the_machine_cannot_hold(option: str) -> None:
     components = "a: {cpus: 4, memory: 8Gi}, b: {cpus: 5, memory: 9Gi, gpus: 1}"
     assert issues_of(components, f"zone: us-east1-b, {option}: n2-custom-4-8192") == [
         ("components.b.cpus", "E_MACHINE_TOO_SMALL"),
@@ -63,22 +63,22 @@ def test_components_that_the_machine_cannot_hold(option: str):
     ]
 
 
-def test_gpus_are_fine_where_the_machine_has_some_or_is_yet_to_be_chosen():
+def test_gpus_are_fine_where_the_machine_has_some_or_is_yet_to_be_chosen() -> None:
     assert issues_of("ml: {gpus: 1}", "zone: us-east1-b, machine_type: g2-standard-4") == []
     assert issues_of("ml: {gpus: 1}", "zone: us-east1-b") == []
 
 
-def test_mounts_have_no_effect():
+def test_mounts_have_no_effect() -> None:
     issues = issues_of("a: {mounts: {/data: /data}}, b: {}", "zone: us-east1-b")
     assert issues == [("components.a.mounts", "W_NO_EFFECT")]
 
 
-def test_components_whose_machines_would_have_one_name():
+def test_components_whose_machines_would_have_one_name() -> None:
     issues = issues_of("gcam_a: {}, GCAM-a: {}", "zone: us-east1-b")
     assert issues == [("components.GCAM-a", "E_NAME_CLASH")]
 
 
-def test_a_plan_has_counts_in_order_of_precedence():
+def test_a_plan_has_counts_in_order_of_precedence() -> None:
     spec = spec_of(
         "gcam: {cpus: 2, memory: 4Gi}, plots: {}",
         "zone: us-east1-b, workers: {gcam: 8}, adaptive: {minimum: 1, maximum: 16}, n_workers: 4",
@@ -92,7 +92,7 @@ def test_a_plan_has_counts_in_order_of_precedence():
     }
 
 
-def test_building_says_that_it_cannot():
+def test_building_says_that_it_cannot() -> None:
     with pytest.raises(NotSupportedError) as caught:
         GCPProvider().build_cluster(spec_of())
     assert "provider 'gcp' cannot build clusters in this version" in str(caught.value)
@@ -100,12 +100,12 @@ def test_building_says_that_it_cannot():
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_wrong_is_told_before_what_cannot_be_done():
+def test_what_is_wrong_is_told_before_what_cannot_be_done() -> None:
     with pytest.raises(ValidationFailedError):
         GCPProvider().build_cluster(spec_of(options="region: us"))
 
 
-def test_neither_finding_nor_validating_nor_planning_imports_dask_or_an_sdk():
+def test_neither_finding_nor_validating_nor_planning_imports_dask_or_an_sdk() -> None:
     code = """
 import sys
 from scalable.manifest import parse_manifest

@@ -41,7 +41,7 @@ def report_of(options: str) -> ValidationReport:
     return KubernetesProvider().validate(spec_of(options))
 
 
-def test_everything_that_can_be_said():
+def test_everything_that_can_be_said() -> None:
     assert report_of(EVERYTHING).issues == ()
     options = KubernetesProvider().parse_options(spec_of(EVERYTHING))
     assert options.resources == Resources(
@@ -55,7 +55,7 @@ def test_everything_that_can_be_said():
     assert options.scheduler_memory == 4 * 10**9
 
 
-def test_nothing_has_to_be_said():
+def test_nothing_has_to_be_said() -> None:
     assert report_of("").issues == ()
     assert KubernetesProvider().parse_options(spec_of("")).namespace is None
 
@@ -101,13 +101,13 @@ def test_nothing_has_to_be_said():
         ("name_space: a", "name_space", "did you mean 'namespace'?"),
     ],
 )
-def test_what_cannot_be_said(line: str, path: str, message: str):
+def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
     report = report_of(f"    {line}\n")
     assert message in report.issues[0].message
     assert [(issue.path, issue.line) for issue in report.errors][:1] == [(f"targets.gke.{path}", 8)]
 
 
-def test_every_problem_is_found_at_once_and_in_its_place():
+def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = report_of(
         "    namespace: A\n    resources:\n      limits: {cpu: lots}\n    nodeselector: {}\n"
         "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
@@ -121,7 +121,7 @@ def test_every_problem_is_found_at_once_and_in_its_place():
     ]
 
 
-def test_every_option_is_described():
+def test_every_option_is_described() -> None:
     schema = KubernetesProvider().options_schema()
     assert set(schema["properties"]) == set(KubernetesOptions.model_fields)
     for model in (schema, *schema["$defs"].values()):

@@ -9,7 +9,7 @@ from scalable.providers.kubernetes.quantities import parse_cpu
     ("text", "millicores"),
     [(1, 1000), (0.25, 250), ("2", 2000), ("0.001", 1), ("1.5", 1500), ("1m", 1), ("1500m", 1500)],
 )
-def test_amounts_of_cpu(text: str | float, millicores: int):
+def test_amounts_of_cpu(text: str | float, millicores: int) -> None:
     assert parse_cpu(text) == millicores
 
 
@@ -33,6 +33,6 @@ def test_amounts_of_cpu(text: str | float, millicores: int):
         "\u0661",
     ],
 )
-def test_what_is_no_amount_of_cpu(text: str | float):
+def test_what_is_no_amount_of_cpu(text: str | float) -> None:
     with pytest.raises(ValueError, match="amount of CPU"):
         parse_cpu(text)

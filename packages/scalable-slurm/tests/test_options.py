@@ -39,7 +39,7 @@ def report_of(options: str) -> ValidationReport:
     return SlurmProvider().validate(spec_of(options))
 
 
-def test_everything_that_can_be_said():
+def test_everything_that_can_be_said() -> None:
     assert report_of(EVERYTHING).issues == ()
     options = SlurmProvider().parse_options(spec_of(EVERYTHING))
     assert options.walltime == 7200
@@ -47,7 +47,7 @@ def test_everything_that_can_be_said():
     assert options.prologue[1] == 'export TITLE="it\'s"'
 
 
-def test_nothing_has_to_be_said():
+def test_nothing_has_to_be_said() -> None:
     assert report_of("").issues == ()
     options = SlurmProvider().parse_options(spec_of(""))
     assert options == SlurmOptions(container_runtime="auto")
@@ -78,19 +78,19 @@ def test_nothing_has_to_be_said():
         ("qeue: short", "qeue", "did you mean 'queue'?"),
     ],
 )
-def test_what_cannot_be_said(line: str, path: str, message: str):
+def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
     [issue] = report_of(f"    {line}\n").issues
     assert issue.severity == "error"
     assert (issue.path, issue.line) == (f"targets.hpc.{path}", 8)
     assert message in issue.message
 
 
-def test_directives_that_only_begin_like_ours_are_fine():
+def test_directives_that_only_begin_like_ours_are_fine() -> None:
     line = "    directives: [--nodelist=n1, --ntasks-per-core=1, --export-file=x, --time-min=5]\n"
     assert report_of(line).issues == ()
 
 
-def test_every_problem_is_found_at_once_and_in_its_place():
+def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = report_of(
         "    queue: a b\n    walltime: never\n    acount: x\n    comm_port: x\n"
         "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
@@ -106,7 +106,7 @@ def test_every_problem_is_found_at_once_and_in_its_place():
     assert str(report.errors[0]).startswith("scalable.yaml:8:5 E_BAD_VALUE targets.hpc.queue: ")
 
 
-def test_values_of_the_environment_do_not_show():
+def test_values_of_the_environment_do_not_show() -> None:
     manifest = parse_manifest(
         {
             "version": 1,
@@ -121,7 +121,7 @@ def test_values_of_the_environment_do_not_show():
     assert "${ACCOUNT}" in str(issue)
 
 
-def test_every_option_is_described():
+def test_every_option_is_described() -> None:
     properties = SlurmProvider().options_schema()["properties"]
     assert set(properties) == set(SlurmOptions.model_fields)
     assert all(option["description"].endswith(".") for option in properties.values())

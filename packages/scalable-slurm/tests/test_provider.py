@@ -27,13 +27,13 @@ def warnings_of(spec: DeploymentSpec) -> list[tuple[str, str]]:
     return [(issue.path, issue.code) for issue in report.warnings]
 
 
-def test_it_is_found_by_name():
+def test_it_is_found_by_name() -> None:
     provider = get_provider("Slurm")
     assert isinstance(provider, SlurmProvider)
     assert isinstance(provider, DeploymentProvider)
 
 
-def test_an_obsolete_option_is_accepted_with_a_warning():
+def test_an_obsolete_option_is_accepted_with_a_warning() -> None:
     assert warnings_of(spec_of(comm_port=1919)) == [("targets.hpc.comm_port", "W_NO_EFFECT")]
 
 
@@ -48,12 +48,12 @@ def test_an_obsolete_option_is_accepted_with_a_warning():
         ("image: gcam.sif", "none", False),
     ],
 )
-def test_mounts_want_a_container(component: str, container_runtime: str, warned: bool):
+def test_mounts_want_a_container(component: str, container_runtime: str, warned: bool) -> None:
     spec = spec_of(f"gcam: {{{component}}}", container_runtime=container_runtime)
     assert warnings_of(spec) == [("components.gcam.mounts", "W_NO_EFFECT")] * warned
 
 
-def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime():
+def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
     spec = spec_of(
         "gcam: {cpus: 4, memory: 16Gi}\n  plots: {gpus: 1}\n  fair: {}",
         walltime="02:00:00",
@@ -73,12 +73,12 @@ def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime():
     }
 
 
-def test_nothing_is_built_of_what_is_wrong():
+def test_nothing_is_built_of_what_is_wrong() -> None:
     with pytest.raises(ValidationFailedError):
         SlurmProvider().build_cluster(spec_of(walltime="never"))
 
 
-def test_neither_finding_nor_validating_nor_planning_imports_dask():
+def test_neither_finding_nor_validating_nor_planning_imports_dask() -> None:
     code = """
 import sys
 from scalable.manifest import parse_manifest

@@ -72,7 +72,7 @@ class DeskProvider(BaseProvider[DeskOptions]):
 
 
 class PricedDeskProvider(DeskProvider):
-    def estimate_cost(self, spec, plan):
+    def estimate_cost(self, spec, plan) -> None:
         return None
 
 
@@ -82,7 +82,7 @@ def spec_of(options: str = "", manifest: str = MANIFEST) -> DeploymentSpec:
     return DeploymentSpec.from_manifest(parsed, target_name="here")
 
 
-def test_it_is_a_provider_with_abilities():
+def test_it_is_a_provider_with_abilities() -> None:
     provider = DeskProvider()
     assert isinstance(provider, DeploymentProvider)
     assert isinstance(provider, PlansScale)
@@ -90,7 +90,7 @@ def test_it_is_a_provider_with_abilities():
     assert provider.options_schema() == DeskOptions.model_json_schema()
 
 
-def test_the_registry_takes_it():
+def test_the_registry_takes_it() -> None:
     register_provider("desk", DeskProvider)
     try:
         assert isinstance(get_provider("desk"), DeskProvider)
@@ -98,7 +98,7 @@ def test_the_registry_takes_it():
         clear_registry()
 
 
-def test_a_subclass_must_build():
+def test_a_subclass_must_build() -> None:
     class Unfinished(BaseProvider[DeskOptions]):
         name = "desk"
         options_model = DeskOptions
@@ -107,7 +107,7 @@ def test_a_subclass_must_build():
         Unfinished()
 
 
-def test_every_problem_is_found_at_once_and_in_its_place():
+def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = DeskProvider().validate(
         spec_of("hours: long\nworkers: {gcma: 1, plots: 9}\nmax_workers: 4\nn_wrokers: 2")
     )
@@ -120,7 +120,7 @@ def test_every_problem_is_found_at_once_and_in_its_place():
     assert str(report.errors[0]).startswith("scalable.yaml:7:5 E_BAD_VALUE targets.here.hours: ")
 
 
-def test_checks_of_the_provider_come_with_those_of_counts():
+def test_checks_of_the_provider_come_with_those_of_counts() -> None:
     spec = spec_of("workers: {gcma: 1}", MANIFEST.replace("room: attic", "room: cellar"))
     report = DeskProvider().validate(spec)
     assert [issue.code for issue in report.errors] == ["E_DAMP", "E_UNKNOWN_TAG"]
@@ -130,13 +130,13 @@ def test_checks_of_the_provider_come_with_those_of_counts():
 @pytest.mark.parametrize(
     ("provider", "codes"), [(DeskProvider(), ["E_NOT_SUPPORTED"]), (PricedDeskProvider(), [])]
 )
-def test_a_limit_on_cost_needs_prices(provider: DeskProvider, codes: list[str]):
+def test_a_limit_on_cost_needs_prices(provider: DeskProvider, codes: list[str]) -> None:
     report = provider.validate(spec_of("limits: {max_hourly_cost: 3}"))
     assert [issue.code for issue in report.errors] == codes
     assert all(issue.path == "targets.here.limits.max_hourly_cost" for issue in report.errors)
 
 
-def test_nothing_is_built_of_what_is_wrong():
+def test_nothing_is_built_of_what_is_wrong() -> None:
     provider = DeskProvider()
     with pytest.raises(ValidationFailedError) as caught:
         provider.build_cluster(spec_of("hours: long"))
@@ -144,7 +144,7 @@ def test_nothing_is_built_of_what_is_wrong():
     assert provider.built is None
 
 
-def test_warnings_do_not_keep_it_from_building():
+def test_warnings_do_not_keep_it_from_building() -> None:
     provider = DeskProvider()
     spec = spec_of()
     assert provider.validate(spec).warnings
@@ -152,13 +152,13 @@ def test_warnings_do_not_keep_it_from_building():
     assert provider.built is spec
 
 
-def test_options_that_are_wrong_are_not_parsed():
+def test_options_that_are_wrong_are_not_parsed() -> None:
     with pytest.raises(ValidationFailedError):
         DeskProvider().parse_options(spec_of("hours: long"))
     assert DeskProvider().parse_options(spec_of("hours: 3")).hours == 3
 
 
-def test_a_plan_has_the_requests_of_the_provider():
+def test_a_plan_has_the_requests_of_the_provider() -> None:
     plan = build_plan(spec_of("hours: 3\nn_workers: 2"), DeskProvider()).scale_plan
     assert plan.resources_by_tag == {
         "gcam": ResourceRequest(cpus=4, walltime=3),
@@ -167,7 +167,7 @@ def test_a_plan_has_the_requests_of_the_provider():
     assert plan.workers_by_tag == {"gcam": 2, "plots": 2}
 
 
-def test_issues_name_their_place():
+def test_issues_name_their_place() -> None:
     spec = spec_of("limits: {max_hourly_cost: 3}")
     assert option_issue(spec, "room", "E_X", "wrong").path == "targets.here.room"
     inside = option_issue(spec, ("limits", "max_hourly_cost"), "W_X", "odd", "warning")
@@ -177,7 +177,7 @@ def test_issues_name_their_place():
     assert (issue.path, issue.line, issue.severity) == ("components.gcam.cpus", 9, "error")
 
 
-def test_a_component_says_more_than_its_target_and_that_more_than_the_schema():
+def test_a_component_says_more_than_its_target_and_that_more_than_the_schema() -> None:
     spec = spec_of()
     gcam, plots = spec.components["gcam"], spec.components["plots"]
     assert said_or_default(gcam, "cpus", 2) == 4
@@ -185,7 +185,7 @@ def test_a_component_says_more_than_its_target_and_that_more_than_the_schema():
     assert said_or_default(plots, "cpus", None) == 1
 
 
-def test_names_that_a_backend_cannot_tell_apart():
+def test_names_that_a_backend_cannot_tell_apart() -> None:
     manifest = parse_manifest(
         {
             "version": 1,
@@ -200,7 +200,7 @@ def test_names_that_a_backend_cannot_tell_apart():
     assert "'GCAM'" in issue.message
 
 
-def test_what_a_component_does_not_say_is_not_warned_about():
+def test_what_a_component_does_not_say_is_not_warned_about() -> None:
     issues = list(inapplicable(spec_of(), "cpus", "desks have one each"))
     assert [(issue.path, issue.severity) for issue in issues] == [
         ("components.gcam.cpus", "warning")
@@ -211,11 +211,11 @@ def test_what_a_component_does_not_say_is_not_warned_about():
 @pytest.mark.parametrize(
     ("component", "label"), [("gcam", "gcam"), ("GCAM_6", "gcam-6"), ("a_", "a"), ("a-_-", "a")]
 )
-def test_names_for_backends_that_take_dns_labels(component: str, label: str):
+def test_names_for_backends_that_take_dns_labels(component: str, label: str) -> None:
     assert dns_label(component) == label
 
 
-def test_it_imports_no_dask():
+def test_it_imports_no_dask() -> None:
     code = (
         "import sys, scalable.providers.common, scalable.planning\n"
         "sys.exit(str({'dask', 'distributed', 'tornado'} & set(sys.modules) or ''))"

@@ -33,7 +33,7 @@ def read(options: str) -> tuple[TargetOptions | None, list[ValidationIssue]]:
     return check_model(TargetOptions, spec.target.options, at, spec.manifest.source_map)
 
 
-def test_what_is_not_said():
+def test_what_is_not_said() -> None:
     options, issues = read("")
     assert issues == []
     assert options == TargetOptions()
@@ -41,7 +41,7 @@ def test_what_is_not_said():
     assert options.limits.max_hourly_cost is None
 
 
-def test_everything_that_can_be_said():
+def test_everything_that_can_be_said() -> None:
     options, issues = read(
         "workers: {gcam: 2, plots: {minimum: 1, maximum: 8}}, n_workers: 3, "
         "adaptive: {maximum: 4}, max_workers: 9, startup_timeout: 10m, limits: {max_hourly_cost: 1.1}"
@@ -57,7 +57,7 @@ def test_everything_that_can_be_said():
     )
 
 
-def test_workers_may_be_one_number():
+def test_workers_may_be_one_number() -> None:
     assert read("workers: 4")[0].workers == 4
 
 
@@ -88,7 +88,7 @@ def test_workers_may_be_one_number():
         ("max_wrokers: 1", "max_wrokers", "did you mean 'max_workers'?"),
     ],
 )
-def test_what_cannot_be_said(options: str, path: str, message: str):
+def test_what_cannot_be_said(options: str, path: str, message: str) -> None:
     made, [issue] = read(options)
     assert made is None
     assert issue.path == f"targets.here.{path}"
@@ -97,25 +97,25 @@ def test_what_cannot_be_said(options: str, path: str, message: str):
 
 
 @pytest.mark.parametrize("name", ["many", "a mapping", "a number", "minimum"])
-def test_no_name_of_a_component_confuses_the_path_of_a_problem(name: str):
+def test_no_name_of_a_component_confuses_the_path_of_a_problem(name: str) -> None:
     _, [issue] = read(f"workers: {{{name}: x}}")
     assert issue.path in (f"targets.here.workers.{name}", f'targets.here.workers."{name}"')
 
 
-def test_every_option_is_described():
+def test_every_option_is_described() -> None:
     schema = TargetOptions.model_json_schema()
     assert set(schema["properties"]) == set(TargetOptions.model_fields)
     assert all(option["description"].endswith(".") for option in schema["properties"].values())
     assert schema["additionalProperties"] is False
 
 
-def test_common_options_leave_those_of_the_provider_alone():
+def test_common_options_leave_those_of_the_provider_alone() -> None:
     options, issues = common_options(spec_of("colour: [red], n_workers: 2, x-note: hi"))
     assert issues == []
     assert options == TargetOptions(n_workers=2)
 
 
-def test_common_options_that_are_wrong():
+def test_common_options_that_are_wrong() -> None:
     options, issues = common_options(spec_of("colour: [red], n_workers: two"))
     assert options is None
     assert [issue.path for issue in issues] == ["targets.here.n_workers"]
@@ -140,7 +140,7 @@ def accepts(kind: object, value: object) -> bool:
         ),
     ],
 )
-def test_words_that_are_and_are_not(kind: object, good: list[str], bad: list[str]):
+def test_words_that_are_and_are_not(kind: object, good: list[str], bad: list[str]) -> None:
     assert [value for value in good if not accepts(kind, value)] == []
     assert [value for value in bad if accepts(kind, value)] == []
     pattern = TypeAdapter(kind).json_schema()["pattern"]
@@ -149,13 +149,13 @@ def test_words_that_are_and_are_not(kind: object, good: list[str], bad: list[str
     assert [v for v in bad if re.search(pattern.removesuffix("$") + r"\Z", v)] == []
 
 
-def test_names_of_environment_variables():
+def test_names_of_environment_variables() -> None:
     assert accepts(EnvironmentVariables, {"OMP_NUM_THREADS": "4", "_x": ""})
     assert not accepts(EnvironmentVariables, {"1X": "4"})
     assert not accepts(EnvironmentVariables, {"A=B": "4"})
 
 
-def test_text_that_does_not_match_is_told_in_words_and_not_quoted():
+def test_text_that_does_not_match_is_told_in_words_and_not_quoted() -> None:
     kind = Annotated[str, Matching("vpc-[0-9a-f]{8,17}", "a VPC id such as vpc-0a1b2c3d")]
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(kind).validate_python("s3cret")

@@ -42,13 +42,13 @@ class Desk:
     name = "desk"
     api_version = 1
 
-    def validate(self, spec): ...
+    def validate(self, spec) -> None: ...
 
-    def build_cluster(self, spec): ...
+    def build_cluster(self, spec) -> None: ...
 
-    def scale(self, cluster, plan): ...
+    def scale(self, cluster, plan) -> None: ...
 
-    def close(self, cluster): ...
+    def close(self, cluster) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def status_of(name: str, *, load: bool = True) -> list[ProviderStatus]:
     return [info.status for info in describe_providers(load=load) if info.name == name]
 
 
-def test_a_registered_provider_is_made_anew_each_time():
+def test_a_registered_provider_is_made_anew_each_time() -> None:
     register_provider("desk", Desk)
     first, second = get_provider("desk"), get_provider("desk")
     assert isinstance(first, Desk)
@@ -98,39 +98,39 @@ def test_a_registered_provider_is_made_anew_each_time():
 
 
 @pytest.mark.parametrize("spelling", ["Desk", "  desk\n", "DESK"])
-def test_case_and_white_space_of_a_name_do_not_matter(spelling: str):
+def test_case_and_white_space_of_a_name_do_not_matter(spelling: str) -> None:
     register_provider(" dEsk ", Desk)
     assert isinstance(get_provider(spelling), Desk)
     assert list(iter_provider_names(include_entrypoints=False)) == ["desk"]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "\t\n"])
-def test_an_empty_name_is_refused(name: str):
+def test_an_empty_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="empty"):
         register_provider(name, Desk)
     with pytest.raises(ProviderNameError, match="empty"):
         get_provider(name)
 
 
-def test_a_name_is_registered_once():
+def test_a_name_is_registered_once() -> None:
     register_provider("desk", Desk)
     with pytest.raises(ValueError, match="'desk' is registered already"):
         register_provider(" DESK", Desk)
 
 
-def test_a_factory_must_be_callable():
+def test_a_factory_must_be_callable() -> None:
     with pytest.raises(TypeError, match="pass the provider's class"):
         register_provider("desk", Desk())  # type: ignore[arg-type]  # the mistake under test
 
 
 @pytest.mark.parametrize("as_mapping", [True, False])
-def test_several_are_registered_at_once(as_mapping: bool):
+def test_several_are_registered_at_once(as_mapping: bool) -> None:
     items = {"b": Desk, "a": Desk}
     register_providers(items if as_mapping else items.items())
     assert list(iter_provider_names(include_entrypoints=False)) == ["a", "b"]
 
 
-def test_several_are_registered_all_or_none():
+def test_several_are_registered_all_or_none() -> None:
     register_provider("taken", Desk)
     with pytest.raises(ValueError, match="'taken'"):
         register_providers([("free", Desk), ("Taken", Desk)])
@@ -139,14 +139,14 @@ def test_several_are_registered_all_or_none():
     assert list(iter_provider_names(include_entrypoints=False)) == ["taken"]
 
 
-def test_an_installed_provider_is_found(install: Install):
+def test_an_installed_provider_is_found(install: Install) -> None:
     install("Widget")
     assert get_provider("widget").name == "plugin"
     assert "widget" in list(iter_provider_names())
     assert "widget" not in list(iter_provider_names(include_entrypoints=False))
 
 
-def test_a_registered_provider_wins_over_an_installed_one(install: Install):
+def test_a_registered_provider_wins_over_an_installed_one(install: Install) -> None:
     install("widget")
     register_provider("widget", Desk)
     assert isinstance(get_provider("widget"), Desk)
@@ -155,21 +155,21 @@ def test_a_registered_provider_wins_over_an_installed_one(install: Install):
     assert info.module.endswith(":Desk")
 
 
-def test_a_registered_provider_settles_a_conflict(install: Install):
+def test_a_registered_provider_settles_a_conflict(install: Install) -> None:
     install("widget", distribution="acme-widget")
     install("widget", distribution="other-widget")
     register_provider("widget", Desk)
     assert isinstance(get_provider("widget"), Desk)
 
 
-def test_clearing_forgets_what_was_registered(install: Install):
+def test_clearing_forgets_what_was_registered(install: Install) -> None:
     register_provider("desk", Desk)
     clear_registry()
     with pytest.raises(KeyError):
         get_provider("desk")
 
 
-def test_two_distributions_that_claim_one_name_are_both_named(install: Install):
+def test_two_distributions_that_claim_one_name_are_both_named(install: Install) -> None:
     install("widget", distribution="acme-widget")
     install("WIDGET", distribution="other-widget")
     with pytest.raises(ProviderConflictError) as caught:
@@ -197,7 +197,7 @@ def test_two_distributions_that_claim_one_name_are_both_named(install: Install):
 )
 def test_a_plugin_that_cannot_be_used_is_quarantined_alone(
     install: Install, source: str, cause: str
-):
+) -> None:
     install("broken", distribution="acme-broken", source=source)
     install("widget")
 
@@ -215,27 +215,27 @@ def test_a_plugin_that_cannot_be_used_is_quarantined_alone(
     assert get_provider("widget").name == "plugin"
 
 
-def test_the_cause_of_a_quarantine_is_kept_for_its_author(install: Install):
+def test_the_cause_of_a_quarantine_is_kept_for_its_author(install: Install) -> None:
     install("broken", source="1 / 0")
     with pytest.raises(ImportError) as caught:
         get_provider("broken")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_a_key_press_during_an_import_is_no_quarantine(install: Install):
+def test_a_key_press_during_an_import_is_no_quarantine(install: Install) -> None:
     install("broken", source="raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         get_provider("broken")
 
 
-def test_another_api_is_refused_before_the_constructor_runs(install: Install):
+def test_another_api_is_refused_before_the_constructor_runs(install: Install) -> None:
     source = "class Provider:\n    api_version = 2\n    def __init__(self): raise RuntimeError"
     install("broken", source=source)
     with pytest.raises(QuarantinedProviderError, match="provider API 2"):
         get_provider("broken")
 
 
-def test_a_function_may_make_the_provider_and_its_api_is_checked_too():
+def test_a_function_may_make_the_provider_and_its_api_is_checked_too() -> None:
     class Tomorrow(Desk):
         api_version = 2
 
@@ -245,18 +245,18 @@ def test_a_function_may_make_the_provider_and_its_api_is_checked_too():
         get_provider("tomorrow")
 
 
-def test_a_provider_that_states_no_api_was_written_for_the_first(install: Install):
+def test_a_provider_that_states_no_api_was_written_for_the_first(install: Install) -> None:
     install("widget", source=PROVIDER.format(api=""))
     assert get_provider("widget").name == "plugin"
 
 
-def test_a_nameless_entry_point_hides_no_other(install: Install):
+def test_a_nameless_entry_point_hides_no_other(install: Install) -> None:
     install("", distribution="acme-nameless")
     install("widget")
     assert get_provider("widget").name == "plugin"
 
 
-def test_an_unknown_name_says_what_is_near_and_what_there_is(install: Install):
+def test_an_unknown_name_says_what_is_near_and_what_there_is(install: Install) -> None:
     install("widget")
     with pytest.raises(UnknownProviderError) as caught:
         get_provider("Wigdet")
@@ -268,7 +268,7 @@ def test_an_unknown_name_says_what_is_near_and_what_there_is(install: Install):
 @pytest.mark.parametrize("name", ["local", "slurm", "kubernetes", "aws", "gcp"])
 def test_a_known_provider_that_is_not_installed_says_how_to_get_it(
     name: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(sys, "path", [])  # where distributions are looked for
     with pytest.raises(UnknownProviderError) as caught:
         get_provider(name)
@@ -277,7 +277,7 @@ def test_a_known_provider_that_is_not_installed_says_how_to_get_it(
     )
 
 
-def test_what_is_described(install: Install):
+def test_what_is_described(install: Install) -> None:
     install("widget", distribution="acme-widget")
     [info] = [info for info in describe_providers() if info.name == "widget"]
     assert (info.distribution, info.version) == ("acme-widget", "3.1")
@@ -285,14 +285,14 @@ def test_what_is_described(install: Install):
     assert (info.status, info.problem) == (ProviderStatus.FOUND, "")
 
 
-def test_listing_imports_no_plugin(install: Install):
+def test_listing_imports_no_plugin(install: Install) -> None:
     install("widget", source="raise SystemExit('imported')")
     list(iter_provider_names())
     describe_providers()
     assert "acme_widget" not in sys.modules
 
 
-def test_the_registry_imports_neither_dask_nor_pydantic():
+def test_the_registry_imports_neither_dask_nor_pydantic() -> None:
     code = (
         "import sys; from scalable.providers.registry import iter_provider_names, describe_providers\n"
         "list(iter_provider_names()); describe_providers()\n"

@@ -77,14 +77,14 @@ def scaled(handle: ClusterHandle, plan: ScalePlan) -> dict[str, tuple[int, int |
     return {tag: (group.wanted, group.minimum, group.maximum) for tag, group in groups.items()}
 
 
-def test_counts_ranges_and_the_cap_are_set(start: Start):
+def test_counts_ranges_and_the_cap_are_set(start: Start) -> None:
     handle = start()
     plan = ScalePlan({"gcam": 2, "plots": 1}, {}, {"gcam": (2, 6)}, max_workers=8)
     assert scaled(handle, plan) == {"gcam": (2, 2, 6), "plots": (1, None, None)}
     assert handle.backend.max_workers == 8
 
 
-def test_an_adaptive_group_starts_with_its_count(start: Start):
+def test_an_adaptive_group_starts_with_its_count(start: Start) -> None:
     handle = start()
     calls = []
     handle.backend.scale_groups, scale = (
@@ -98,7 +98,7 @@ def test_an_adaptive_group_starts_with_its_count(start: Start):
     assert calls == [{"gcam": 2, "plots": 1}, {"plots": 1}]
 
 
-def test_an_adaptive_group_can_get_other_bounds_and_be_pinned(start: Start):
+def test_an_adaptive_group_can_get_other_bounds_and_be_pinned(start: Start) -> None:
     handle = start()
     assert scaled(handle, ScalePlan({"gcam": 3}, {}, {"gcam": (3, 6)}))["gcam"] == (3, 3, 6)
     assert scaled(handle, ScalePlan({"gcam": 0}, {}, {"gcam": (4, 5)}))["gcam"] == (4, 4, 5)
@@ -106,7 +106,7 @@ def test_an_adaptive_group_can_get_other_bounds_and_be_pinned(start: Start):
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 2), (2, 8), (None, 2), (2, None)])
-def test_counts_and_cap_change_together(start: Start, before: int | None, after: int | None):
+def test_counts_and_cap_change_together(start: Start, before: int | None, after: int | None) -> None:
     handle = start(before)
     scaled(handle, ScalePlan({"gcam": before or 8}, max_workers=before))
     groups = scaled(handle, ScalePlan({"gcam": after or 8}, max_workers=after))
@@ -114,7 +114,7 @@ def test_counts_and_cap_change_together(start: Start, before: int | None, after:
     assert handle.backend.max_workers == after
 
 
-def test_closing_is_idempotent(start: Start):
+def test_closing_is_idempotent(start: Start) -> None:
     handle = start()
     QueueProvider().close(handle)
     QueueProvider().close(handle)

@@ -29,8 +29,8 @@ class Host(Protocol):
         ...
 
     @property
-    def loop(self) -> IOLoop:
-        """The running event loop. It may run in another thread."""
+    def loop(self) -> IOLoop | None:
+        """The running event loop, which may run in another thread; Dask declares it optional before the start."""
         ...
 
     @property

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from scalable.errors import NotSupportedError
 
@@ -70,7 +70,7 @@ def make_host(
     import_jobqueue()
     from dask_jobqueue.slurm import SLURMCluster
 
-    cluster = SLURMCluster(
+    return SLURMCluster(
         name=name,
         n_workers=0,
         # Required of a job that never runs: workers are submitted by `SlurmBackend`.
@@ -81,5 +81,3 @@ def make_host(
         security=security,
         scheduler_options={"dashboard_address": dashboard_address or "127.0.0.1:0"},
     )
-    # Its loop is declared optional, and there once it is built.
-    return cast("Host", cluster)
