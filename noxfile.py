@@ -202,7 +202,7 @@ def integration(session: nox.Session) -> None:
 @nox.parametrize("system", SYSTEMS, ids=SYSTEMS)
 def systems(session: nox.Session, system: str) -> None:
     """Test one provider on the system that it is for, brought up on this machine."""
-    _install(session, f"scalable-{system}", group="test")
+    _install(session, f"scalable-{system}", *_examples(), group="test")
     session.run("pytest", f"tests-integration/{system}", *session.posargs)
 
 
@@ -210,25 +210,13 @@ def systems(session: nox.Session, system: str) -> None:
 def minimums(session: nox.Session) -> None:
     """Test the core and the local provider on the oldest dependencies that they accept."""
     session.install("uv")
-    # Given as files, their dependencies count as direct; the dependencies of a wheel would not.
-    asked = [
-        arg
-        for p in ("scalable-core", "scalable-local")
-        for arg in ("-r", f"packages/{p}/pyproject.toml")
-    ]
-    session.run(
-        "uv",
-        "pip",
-        "install",
-        "--resolution=lowest-direct",
-        "--constraint",
-        str(CONSTRAINTS),
-        *asked,
-        *_group("test"),
-    )
-    session.run(
-        "pytest", "packages/scalable-core/tests", "packages/scalable-local/tests", *session.posargs
-    )
+    ours = ("scalable-core", "scalable-local")
+    # Given as a file, the dependencies count as direct; those of a wheel would not.
+    direct = [word for package in ours for word in ("-r", f"packages/{package}/pyproject.toml")]
+    lowest = ("--resolution=lowest-direct", "--constraint", str(CONSTRAINTS))
+    session.run("uv", "pip", "install", *lowest, *ours, *direct, *_group("test"))
+    suites = [f"packages/{package}/tests" for package in ours]
+    session.run("pytest", *suites, *session.posargs)
 
 
 @nox.session(requires=["wheels"], reuse_venv=False, default=False)

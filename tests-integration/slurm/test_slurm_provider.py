@@ -1,0 +1,153 @@
+"""From a manifest to results on a real Slurm, by the commands that a user of the site would type."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slurm_site import SlurmSite, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+MANIFEST = """\
+version: 1
+project: {name: site}
+targets:
+  hpc:
+    provider: slurm
+    queue: ${QUEUE:-short}
+    walltime: 00:10:00
+    interface: lo
+    workers: {gcam: 2, plots: 1}
+components:
+  gcam: {cpus: 4, memory: 400M, env: {TOKEN: "${TOKEN:-none}"}}
+  plots: {memory: 300M}
+"""
+
+WORKFLOW = """\
+import os
+from helper import double
+from scalable.session import ScalableSession
+
+def where():
+    return os.environ["SLURM_CPUS_PER_TASK"], len(os.environ["TOKEN"])
+
+with ScalableSession.from_yaml() as client:
+    print(client.submit(double, 21, tag="plots").result())
+    print(*client.submit(where, tag="gcam").result())
+"""
+
+
+@pytest.fixture
+def project(work: Path) -> Path:
+    (work / "scalable.yaml").write_text(MANIFEST)
+    (work / "workflow.py").write_text(WORKFLOW)
+    (work / "helper.py").write_text("def double(x):\n    return 2 * x\n")
+    return work
+
+
+def scalable(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "scalable.cli", *arguments],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_workflow_and_its_modules_run_on_the_nodes(project: Path, site: SlurmSite) -> None:
+    ran = scalable("run", "--workflow", "workflow.py", TOKEN="hush-hush")
+    assert (ran.returncode, ran.stdout) == (0, "42\n4 9\n"), ran.stderr
+    assert "gcam" in ran.stderr
+    # What came from the environment is in no file that the run wrote.
+    written = [path for path in project.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if b"hush-hush" in path.read_bytes()]
+
+
+def test_check_finds_nothing_wrong_with_a_site_that_is_up(project: Path) -> None:
+    checked = scalable("check", "--json")
+    verdicts = {result["name"]: result["ok"] for result in json.loads(checked.stdout)}
+    assert checked.returncode == 0
+    assert verdicts["partition"] is verdicts["component gcam"] is verdicts["interface"] is True
+
+
+@pytest.mark.parametrize(
+    ("queue", "said"),
+    [("shrt", "did you mean 'short'"), ("closed", "is down")],
+)
+def test_check_tells_what_is_wrong_with_a_partition(project: Path, queue: str, said: str) -> None:
+    checked = scalable("check", QUEUE=queue)
+    assert checked.returncode == 1
+    assert said in checked.stdout
+
+
+def test_check_lets_slurm_judge_what_no_node_could_hold(project: Path) -> None:
+    manifest = project / "scalable.yaml"
+    manifest.write_text(manifest.read_text().replace("cpus: 4", "cpus: 400"))
+    checked = scalable("check", "--json")
+    (finding,) = [r for r in json.loads(checked.stdout) if r["name"] == "component gcam"]
+    assert finding["ok"] is False
+    assert "More processors requested than permitted" in finding["detail"]
+
+
+def test_what_is_rendered_is_what_slurm_takes(project: Path) -> None:
+    rendered = scalable("plan", "--render", "--json", TOKEN="hush-hush")
+    assert "hush-hush" not in rendered.stdout
+    for artifact in json.loads(rendered.stdout)["artifacts"]:
+        line, script = artifact["content"].split("\n", 1)
+        words = line.removeprefix("# ").replace("sbatch", "sbatch --test-only", 1)
+        subprocess.run(["bash", "-c", words], input=script, text=True, check=True)
+
+
+def test_a_group_that_cannot_start_ends_the_run(project: Path) -> None:
+    ran = scalable("run", "--workflow", "workflow.py", QUEUE="nosuch")
+    assert ran.returncode == 1
+    # The name came from the environment, so it is not repeated.
+    assert "invalid partition specified" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_what_a_frozen_machine_leaves_is_found_and_removed(project: Path, site: SlurmSite) -> None:
+    """A client that is stopped, as its machine may be, keeps its jobs; another session can end them."""
+    (project / "workflow.py").write_text("print('here', flush=True); import time; time.sleep(600)")
+    with subprocess.Popen(
+        [sys.executable, "-m", "scalable.cli", "run", "--workflow", "workflow.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "here\n"
+        client.send_signal(signal.SIGSTOP)
+        try:
+            found = json.loads(scalable("ps", "--json").stdout)
+            assert len(found) == 3
+            (run,) = {thing["run_id"] for thing in found}
+            assert scalable("reap", run, "--yes").returncode == 0
+            wait_until(lambda: not site.jobs(), "the jobs are gone")
+        finally:
+            client.send_signal(signal.SIGCONT)
+            client.terminate()
+            client.wait(60)
+
+
+def test_the_climate_ensemble_runs_on_workers_of_two_shapes(work: Path) -> None:
+    example = ROOT / "examples/climate-ensemble"
+    ran = scalable(
+        *("run", str(example / "scalable.yaml"), "--target", "hpc"),
+        *("--workflow", str(example / "workflow.py")),
+        *("--", "--samples", "8", "--out", str(work / "warming.png")),
+        SLURM_PARTITION="short",
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "RCP8.5" in ran.stdout
+    assert (work / "warming.png").read_bytes().startswith(b"\x89PNG")
