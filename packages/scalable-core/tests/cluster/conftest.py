@@ -216,7 +216,7 @@ class Start(Protocol):
 def host() -> Iterator[LocalCluster]:
     """A scheduler of this process, without workers."""
     with LocalCluster(
-        n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=False
+        n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=False
     ) as host:
         yield host
 

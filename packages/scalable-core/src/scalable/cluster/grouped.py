@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import inspect
 import sys
 import threading
 import uuid
-import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
@@ -85,8 +86,13 @@ class GroupedCluster:
         self.name = name or f"scalable-{uuid.uuid4().hex[:8]}"
         self.status = Status.created
         self._host = host
+        self._refuse_on_loop()
         self._at_the_end = list(at_the_end)
+        self._close_timeout = (pace or Pace()).close_timeout
         self._closing = threading.Lock()
+        self._door = threading.Lock()
+        self._calls: set[Future[Any]] = set()
+        self._ending: asyncio.Task[list[Leftover]] | None = None
         self._controller = GroupController(
             backend,
             RpcLink(host),
@@ -130,7 +136,10 @@ class GroupedCluster:
     @property
     def loop(self) -> IOLoop:
         """The event loop that everything runs on."""
-        return self._host.loop
+        loop = self._host.loop
+        if loop is None:
+            raise ClusterClosedError(self.name)
+        return loop
 
     def __await__(self) -> Generator[Any, Any, Self]:
         # distributed.Client awaits its cluster before it connects.
@@ -297,18 +306,18 @@ class GroupedCluster:
             Something could not be removed; it is named.
         """
         if self._on_loop():
-            return self._close_on_loop()
+            return self.close_async()
         with self._closing:
             if self.status is Status.closed:
                 return None
-            self.status = Status.closing
+            self._shut_the_door()
             try:
-                leftovers = self._run(self._controller.close())
+                leftovers = self._send(self._end_units()).result()
             except RuntimeError as error:
                 # The loop is gone already, and the scheduler with it.
                 leftovers = [Leftover("cluster", self.name, str(error))]
             try:
-                self._host.close(timeout)
+                self._host.close(timeout or self._close_timeout)
             except Exception as error:  # noqa: BLE001 - reported as a leftover
                 leftovers.append(Leftover("scheduler", self.name, str(error) or repr(error)))
             self._settle(leftovers)
@@ -316,20 +325,37 @@ class GroupedCluster:
 
     async def close_async(self) -> None:
         """Do the same as `close`, for coroutines."""
-        if self._on_loop():
-            await self._close_on_loop()
-        else:
+        if not self._on_loop():
             await asyncio.to_thread(self.close)
-
-    async def _close_on_loop(self) -> None:
-        if self.status in (Status.closing, Status.closed):
             return
-        self.status = Status.closing
-        leftovers = await self._controller.close()
-        await self._host.close()
+        if self.status is Status.closed:
+            return
+        self._shut_the_door()
+        leftovers = await self._end_units()
+        try:
+            goodbye = self._host.close()
+            if inspect.isawaitable(goodbye):
+                await asyncio.wait_for(goodbye, self._close_timeout)
+        except Exception as error:  # noqa: BLE001 - reported as a leftover
+            leftovers.append(Leftover("scheduler", self.name, str(error) or repr(error)))
         self._settle(leftovers)
 
+    def _shut_the_door(self) -> None:
+        """Let no call in any more, and end those that are under way."""
+        with self._door:
+            self.status = Status.closing
+        for call in list(self._calls):
+            call.cancel()
+
+    async def _end_units(self) -> list[Leftover]:
+        """End every unit. Who comes second, or again after Ctrl-C, waits for what the first one began."""
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._controller.close())
+        return list(await asyncio.shield(self._ending))
+
     def _settle(self, leftovers: list[Leftover]) -> None:
+        if self.status is Status.closed:
+            return
         for last in self._at_the_end:
             try:
                 last()
@@ -363,50 +389,66 @@ class GroupedCluster:
         except RuntimeError:
             return False
 
+    def _refuse_on_loop(self) -> None:
+        if self._on_loop():
+            raise RuntimeError(
+                "this would wait for the event loop on its own thread; "
+                "await the …_async twin, or call it from another thread"
+            )
+
     @property
     def _asyncio_loop(self) -> asyncio.AbstractEventLoop:
         loop: asyncio.AbstractEventLoop = self.loop.asyncio_loop  # type: ignore[attr-defined] # IOLoop's subclass has it
         return loop
 
-    def _check_open(self) -> None:
-        if self.status in (Status.closing, Status.closed):
-            raise ClusterClosedError(self.name)
+    def _call(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the cluster's loop, unless it closes."""
+        with self._door:
+            if self.status in (Status.closing, Status.closed):
+                coro.close()
+                raise ClusterClosedError(self.name)
+            call = self._send(coro)
+            self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return call
 
-    def _wait(self, coro: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the cluster's loop and wait for it."""
+    def _send(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
         try:
-            self._check_open()
-            if self._on_loop():
-                raise RuntimeError(
-                    "this would wait for the event loop on its own thread; await the method's …_async twin"
-                )
-        except BaseException:
+            return asyncio.run_coroutine_threadsafe(coro, self._asyncio_loop)
+        except RuntimeError:  # the loop is closed
             coro.close()
             raise
-        return self._run(coro)
 
-    def _run(self, coro: Coroutine[Any, Any, T]) -> T:
+    def _wait(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the cluster's loop, and wait for it."""
         try:
-            future = asyncio.run_coroutine_threadsafe(coro, self._asyncio_loop)
+            self._refuse_on_loop()
         except RuntimeError:
             coro.close()
             raise
+        call = self._call(coro)
         try:
-            return future.result()
+            return call.result()
+        except CancelledError:
+            raise ClusterClosedError(self.name) from None
         except BaseException:
             # Ctrl-C ends the wait; what was waited for must not go on.
-            future.cancel()
+            call.cancel()
             raise
 
     async def _await(self, coro: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the cluster's loop from a coroutine of whichever loop."""
-        if self._on_loop():
-            return await coro
-        future = asyncio.run_coroutine_threadsafe(coro, self._asyncio_loop)
-        return await asyncio.wrap_future(future)
+        call = self._call(coro)
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise ClusterClosedError(self.name) from None
 
 
-_open_clusters: weakref.WeakSet[GroupedCluster] = weakref.WeakSet()
+_open_clusters: set[GroupedCluster] = set()
 
 
 def _close_all() -> None:
@@ -414,7 +456,7 @@ def _close_all() -> None:
     for cluster in list(_open_clusters):
         try:
             cluster.close()
-        except LeftoverError as error:
+        except Exception as error:  # noqa: BLE001 - told, and the next cluster is to be closed too
             print(f"scalable: {error}", file=sys.stderr)  # logging may be gone by now
 
 

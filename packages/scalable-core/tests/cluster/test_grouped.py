@@ -1,0 +1,457 @@
+"""`GroupedCluster` from every kind of thread, with Dask's clients, and to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+from distributed.client import FutureCancelledError
+from distributed.core import Status
+
+from scalable.client import ScalableClient
+from scalable.cluster import GroupedCluster
+from scalable.cluster.port import Explanation, GroupSpec, Leftover, Unit
+from scalable.errors import (
+    ClusterClosedError,
+    GroupBlindError,
+    GroupTimeoutError,
+    LeftoverError,
+    UnknownTagError,
+)
+
+Start = Callable[..., GroupedCluster]
+Until = Callable[..., None]
+
+
+def alive(cluster: GroupedCluster) -> dict[str, int]:
+    return {tag: group.running for tag, group in cluster.groups.items()}
+
+
+def asyncio_loop(cluster: GroupedCluster | LocalCluster) -> asyncio.AbstractEventLoop:
+    loop: Any = cluster.loop
+    assert isinstance(loop.asyncio_loop, asyncio.AbstractEventLoop)
+    return loop.asyncio_loop
+
+
+# -- From which thread
+
+
+def test_many_threads_at_once(start: Start) -> None:
+    tags = [f"g{i}" for i in range(6)]
+    cluster = start(*tags)
+
+    def scale_and_wait(tag: str) -> int:
+        cluster.scale_groups({tag: 1})
+        cluster.wait_for_group(tag, timeout=30)
+        return cluster.groups[tag].running
+
+    with ThreadPoolExecutor(len(tags)) as threads:
+        assert [*threads.map(scale_and_wait, tags)] == [1] * len(tags)
+
+
+def test_coroutines_of_another_loop(start: Start) -> None:
+    cluster = start("a", "b")
+
+    async def use() -> None:
+        await cluster.scale_groups_async({"a": 1})
+        await cluster.adapt_groups_async({"b": (1, 2)})
+        await asyncio.gather(*(cluster.wait_for_group_async(tag, timeout=30) for tag in "ab"))
+        assert await cluster.explain_async() == {}
+        assert (await cluster.logs_async()).keys() == {"a-1", "b-2"}
+        with pytest.raises(ValueError, match="max_workers, which is 1"):
+            await cluster.set_max_workers_async(1)
+        with pytest.raises(UnknownTagError):
+            await cluster.scale_groups_async({"c": 1})
+        await cluster.close_async()
+        with pytest.raises(ClusterClosedError):
+            await cluster.scale_groups_async({"a": 1})
+
+    asyncio.run(use())
+    assert cluster.status is Status.closed
+
+
+def test_coroutines_of_its_own_loop(start: Start) -> None:
+    cluster = start("a")
+
+    async def use() -> None:
+        await cluster.scale_groups_async({"a": 1})
+        await cluster.wait_for_group_async("a", timeout=30)
+        calls: list[Callable[[], object]] = [
+            lambda: cluster.scale_groups({"a": 2}),
+            lambda: cluster.wait_for_group("a"),
+            cluster.explain,
+        ]
+        for call in calls:
+            with pytest.raises(RuntimeError, match=r"await the …_async twin"):
+                call()
+        await cluster.close_async()
+
+    asyncio.run_coroutine_threadsafe(use(), asyncio_loop(cluster)).result(30)
+    assert cluster.status is Status.closed
+
+
+def test_a_cancelled_wait_ends_what_was_waited_for(start: Start) -> None:
+    cluster = start("a")
+    cluster.adapt_groups({"a": (0, 1)})
+
+    async def give_up() -> None:
+        waiting = asyncio.ensure_future(cluster.wait_for_group_async("a"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(give_up())
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_group("a", timeout=30)
+
+
+def test_ctrl_c_ends_a_wait_and_nothing_else(start: Start) -> None:
+    cluster = start("a")
+    cluster.adapt_groups({"a": (0, 1)})
+    interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        cluster.wait_for_group("a")
+    interrupt.join()
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_group("a", timeout=30)
+    with Client(cluster) as client:
+        assert client.submit(abs, -1, resources={"a": 1}).result(timeout=30) == 1
+
+
+# -- What it says
+
+
+def test_group_blind_calls_are_refused_with_the_right_call(start: Start) -> None:
+    cluster = start("gcam", "stitches")
+    for call, instead in (
+        (cluster.scale, "scale_groups({'gcam': 2})"),
+        (cluster.adapt, "adapt_groups({'gcam': (0, 4)})"),
+    ):
+        with pytest.raises(GroupBlindError) as caught:
+            call(4)
+        assert str(caught.value).endswith(f"use {instead}")
+
+
+def test_it_says_why_workers_are_missing(start: Start) -> None:
+    cluster = start("a", max_workers=1)
+    cluster.adapt_groups({"a": (0, 1)})
+    with pytest.raises(GroupTimeoutError, match=r"'a' has 0 of 1 workers after 0\.1 s"):
+        cluster.wait_for_group("a", timeout=0.1)
+    with pytest.raises(ValueError, match="'a' is to have 1 workers"):
+        cluster.wait_for_group("a", 2)
+    assert repr(cluster) == f"<GroupedCluster {cluster.name!r} running: a 0/0>"
+    assert cluster.max_workers == 1
+
+
+def test_a_group_can_be_added(start: Start, until: Until) -> None:
+    cluster = start("a")
+    with ScalableClient(cluster) as client:
+        cluster.add_group(GroupSpec("b", slots=2))
+        cluster.scale_groups({"b": 1})
+        cluster.wait_for_group("b", timeout=30)
+        until(lambda: "b" in client._slots)
+        assert client.submit(abs, -2, tag="b", n=2).result(timeout=30) == 2
+    with pytest.raises(ValueError, match="'b' already"):
+        cluster.add_group(GroupSpec("b"))
+
+
+# -- Clients
+
+
+@pytest.mark.parametrize("kind", [Client, ScalableClient])
+def test_clients_take_it_for_a_cluster(start: Start, kind: type[Client]) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+    with kind(cluster) as client:
+        assert client.cluster is cluster
+        assert client.submit(abs, -1).result(timeout=30) == 1
+        assert client.scheduler_info()["address"] == cluster.scheduler_address
+        assert client.dashboard_link == cluster.dashboard_link
+
+
+def test_an_asynchronous_client(start: Start) -> None:
+    cluster = start("a")
+
+    async def use() -> int:
+        await cluster.scale_groups_async({"a": 1})
+        async with ScalableClient(cluster.scheduler_address, asynchronous=True) as client:
+            result: int = await client.submit(abs, -1, tag="a")
+            return result
+
+    assert asyncio.run(use()) == 1
+
+
+def test_a_client_can_shut_it_down(start: Start, threads: Any) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_group("a", timeout=30)
+    client = Client(cluster)
+    client.shutdown()
+    assert cluster.status is Status.closed
+    assert not threads.leftovers()
+    with pytest.raises(ClusterClosedError, match="build a new one"):
+        cluster.scale_groups({"a": 1})
+
+
+def test_who_waits_for_a_result_learns_that_it_was_closed(start: Start) -> None:
+    cluster = start("a")
+    client = Client(cluster)
+    never = client.submit(abs, -1, resources={"a": 1})
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(never.result, timeout=60)
+        cluster.close()
+        with pytest.raises(FutureCancelledError):
+            waiting.result(timeout=30)
+    client.close()
+
+
+# -- The end
+
+
+def test_closing_again_and_again(start: Start) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+    with ThreadPoolExecutor(4) as threads:
+        for closing in [threads.submit(cluster.close) for _ in range(4)]:
+            closing.result(timeout=30)
+    cluster.close()
+    asyncio.run(cluster.close_async())
+    assert cluster.status is Status.closed
+    assert repr(cluster).endswith("closed: a 0/0>")
+
+
+def test_closing_on_the_loop_and_beside_it_at_once(start: Start, threads: Any) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_group("a", timeout=30)
+    on_loop = asyncio.run_coroutine_threadsafe(cluster.close_async(), asyncio_loop(cluster))
+    cluster.close()
+    on_loop.cancel()
+    assert not threads.leftovers()
+
+
+def test_ctrl_c_while_it_closes_leaves_the_rest_to_the_next_close(
+    start: Start, threads: Any
+) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_group("a", timeout=30)
+    sweep, interrupted = threads.sweep, threading.Event()
+
+    async def sweep_slowly() -> list[Leftover]:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.to_thread(interrupted.wait, 30)
+        leftovers: list[Leftover] = await sweep()
+        return leftovers
+
+    threads.sweep = sweep_slowly
+    with pytest.raises(KeyboardInterrupt):
+        cluster.close()
+    assert cluster.status is Status.closing
+    interrupted.set()
+    cluster.close()
+    assert cluster.status is Status.closed
+    assert not threads.leftovers()
+
+
+def test_whoever_waits_when_it_closes_learns_that(start: Start, threads: Any, until: Until) -> None:
+    cluster = start("a", "b")
+    asked = threading.Event()
+
+    async def never_answer(unit: Unit) -> Explanation:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    threads.describe = never_answer
+    cluster.adapt_groups({"a": (1, 1), "b": (0, 1)})
+    cluster.wait_for_group("a", timeout=30)
+    with ThreadPoolExecutor(3) as pool:
+        waits: list[Future[Any]] = [
+            pool.submit(cluster.logs),
+            pool.submit(lambda: asyncio.run(cluster.logs_async())),
+            pool.submit(cluster.wait_for_group, "b", timeout=60),
+        ]
+        assert asked.wait(30)
+        cluster.close()
+        for wait in waits:
+            with pytest.raises(ClusterClosedError, match=cluster.name):
+                wait.result(timeout=30)
+
+
+def test_a_worker_that_cannot_be_asked_does_not_hold_up_the_end(
+    start_processes: Start, processes: Any
+) -> None:
+    cluster = start_processes("a")
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_group("a", timeout=60)
+    client = Client(cluster)
+    busy = client.submit(time.sleep, 3600, resources={"a": 1})
+    (pid,) = processes.running().values()
+    # It hears no SIGTERM, and answers nobody.
+    os.kill(pid, signal.SIGSTOP)
+    cluster.close()
+    assert not processes.running()
+    assert busy.cancelled()
+    client.close()
+
+
+def test_what_cannot_be_removed_is_named_and_nothing_else_is_kept(
+    start: Start, host: LocalCluster, threads: Any
+) -> None:
+    ends: list[str] = []
+
+    def fail() -> None:
+        ends.append("failed")
+        raise OSError("disk on fire")
+
+    cluster = start("a", at_the_end=[fail, lambda: ends.append("went on")])
+    sweep = threads.sweep
+
+    async def sweep_almost_all() -> list[Leftover]:
+        await sweep()
+        return [Leftover("pod", "gcam-7", "forbidden")]
+
+    threads.sweep = sweep_almost_all
+    with pytest.raises(LeftoverError) as caught:
+        cluster.close()
+    assert str(caught.value) == (
+        f"cluster {cluster.name!r} left behind: pod gcam-7 (forbidden); "
+        f"step of closing {cluster.name} (disk on fire)"
+    )
+    assert (cluster.status, host.status) == (Status.closed, Status.closed)
+    assert ends == ["failed", "went on"]
+    cluster.close()
+
+
+def test_a_build_that_fails_leaves_nothing(threads: Any) -> None:
+    with dask.config.set({"distributed.scheduler.blocked-handlers": ["register_scheduler_plugin"]}):
+        host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+    with pytest.raises(ValueError, match="'register_scheduler_plugin' handler has been"):
+        GroupedCluster(host, threads, [GroupSpec("a")])
+    assert host.status is Status.closed
+
+
+def test_it_cannot_be_built_on_the_loop_that_it_would_wait_for(
+    host: LocalCluster, threads: Any
+) -> None:
+    async def build() -> None:
+        GroupedCluster(host, threads, [GroupSpec("a")])
+
+    with pytest.raises(RuntimeError, match="from another thread"):
+        asyncio.run_coroutine_threadsafe(build(), asyncio_loop(host)).result(30)
+    assert host.status is Status.running
+
+
+# -- What it leaves alone
+
+
+def everywhere() -> dict[str, Any]:
+    """What belongs to the whole process."""
+    loggers = {"": logging.root, **logging.root.manager.loggerDict}
+    configured = {k: v for k, v in loggers.items() if isinstance(v, logging.Logger)}
+    return {
+        "config": copy.deepcopy(dask.config.config),
+        "environment": dict(os.environ),
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "levels": {name: logger.level for name, logger in configured.items() if logger.level},
+        "handlers": {name: [*log.handlers] for name, log in configured.items() if log.handlers},
+        "directory": Path.cwd(),
+        "hooks": (sys.excepthook, threading.excepthook, sys.unraisablehook),
+        "filters": [*warnings.filters],
+    }
+
+
+def test_nothing_that_belongs_to_the_process_is_touched(
+    host: LocalCluster, threads: Any, until: Until
+) -> None:
+    with Client(host) as client:  # Dask's own part, which imports and registers this and that
+        client.submit(abs, -1)
+        before = everywhere()
+        with GroupedCluster(host, threads, [GroupSpec("a")]) as cluster:
+            cluster.adapt_groups({"a": (0, 1)})
+            assert client.submit(abs, -2, resources={"a": 1}).result(timeout=30) == 2
+            assert everywhere() == before
+        assert everywhere() == before
+
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import Processes
+from distributed import LocalCluster
+from scalable.client import ScalableClient
+from scalable.cluster import GroupedCluster
+from scalable.cluster.port import GroupSpec
+
+def build():
+    host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+    workers = Processes(host.scheduler_address, Path(sys.argv[2]))
+    cluster = GroupedCluster(host, workers, [GroupSpec("a"), GroupSpec("b")])
+    cluster.scale_groups({"a": 1, "b": 1})
+    client = ScalableClient(cluster)
+    held = client.map(abs, range(5), tag="a")
+    assert client.gather(held) == [*range(5)]
+    busy = client.submit(time.sleep, 3600, tag="b")
+    while not any(client.processing().values()):
+        time.sleep(0.01)
+    print(*workers.running().values(), flush=True)
+    return cluster, client, held, busy
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "error"),
+    [
+        ("held = build(); held[0].close()", 0, ""),
+        ("held = build(); held[0].close(); held[1].close()", 0, ""),
+        ("held = build(); held[1].shutdown()", 0, ""),
+        ("with build()[0]: pass", 0, ""),
+        # Nobody closes it, nor even keeps it.
+        ("held = build()", 0, ""),
+        ("build()", 0, ""),
+        ("held = build(); sys.exit(3)", 3, ""),
+        ("held = build(); raise SystemExit('stopped')", 1, "stopped\n"),
+        (
+            "held = build(); os.kill(os.getpid(), signal.SIGINT)",
+            -signal.SIGINT,
+            "KeyboardInterrupt\n",
+        ),
+    ],
+)
+def test_however_a_program_ends_it_leaves_no_process_and_no_noise(
+    tmp_path: Path, ending: str, status: int, error: str
+) -> None:
+    (tmp_path / "program.py").write_text(SCRIPT + ending)
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "program.py", Path(__file__).parent, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if status == -signal.SIGINT:  # the user's own traceback
+        ended.stderr = ended.stderr[ended.stderr.rindex("\n", 0, -1) + 1 :]
+    assert (ended.returncode, ended.stderr) == (status, error)
+    pids = [int(pid) for pid in ended.stdout.split()]
+    assert len(pids) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
