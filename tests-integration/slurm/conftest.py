@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -17,12 +18,20 @@ from slurm_site import SlurmSite, wait_until
 HERE = Path(__file__).parent
 
 
-def _free_port_range() -> int:
-    """Find a port whose successors, up to the last slurmd's, are likely free too."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return min(port, 60000)
+NODES = 4
+
+
+def _free_ports() -> int:
+    """Find the first port of a cluster whose daemons can have theirs, outside of the range that clients draw from."""
+    while True:
+        first = random.randrange(10_000, 30_000)  # two runs at once must not choose alike
+        try:
+            for port in (first, *range(first + 101, first + 101 + NODES)):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +46,8 @@ def site() -> Iterator[SlurmSite]:
     environ = {
         **os.environ,
         "SLURM_TEST_ROOT": str(root),
-        "SLURM_TEST_PORT": str(_free_port_range()),
+        "SLURM_TEST_PORT": str(_free_ports()),
+        "SLURM_TEST_NODES": str(NODES),
     }
     os.environ["SLURM_CONF"] = f"{root}/slurm.conf"
     try:

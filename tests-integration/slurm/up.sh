@@ -95,7 +95,7 @@ start_daemons() {
 ready_nodes() { sinfo -h -N -p short -t idle,mix,alloc -o %N 2>/dev/null | wc -l; }
 
 await_nodes() {
-    for turn in $(seq 300); do
+    for turn in $(seq 900); do
         [ "$(ready_nodes)" -ge "$nodes" ] && return
         if [ "$turn" = 20 ]; then
             for node in $(sinfo -h -N -p short -t drain,down -o %N); do
