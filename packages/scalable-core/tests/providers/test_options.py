@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -14,6 +14,7 @@ from scalable.providers.base import DeploymentSpec
 from scalable.providers.options import (
     EnvironmentVariables,
     ImageName,
+    Limits,
     Matching,
     OneLine,
     TargetOptions,
@@ -53,12 +54,13 @@ def test_everything_that_can_be_said() -> None:
         adaptive=WorkerRange(minimum=0, maximum=4),
         max_workers=9,
         startup_timeout=600,
-        limits={"max_hourly_cost": Decimal("1.1")},
+        limits=Limits(max_hourly_cost=Decimal("1.1")),
     )
 
 
 def test_workers_may_be_one_number() -> None:
-    assert read("workers: 4")[0].workers == 4
+    options, _ = read("workers: 4")
+    assert options == TargetOptions(workers=4)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +123,9 @@ def test_common_options_that_are_wrong() -> None:
     assert [issue.path for issue in issues] == ["targets.here.n_workers"]
 
 
-def accepts(kind: object, value: object) -> bool:
+def accepts(kind: TypeAdapter[Any], value: object) -> bool:
     try:
-        TypeAdapter(kind).validate_python(value)
+        kind.validate_python(value)
     except ValidationError:
         return False
     return True
@@ -132,27 +134,30 @@ def accepts(kind: object, value: object) -> bool:
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
-        (OneLine, ["a", " a b ", "é"], ["", "  ", "a\nb", "a\n", "\ta", "a\x00"]),
+        (TypeAdapter(OneLine), ["a", " a b ", "é"], ["", "  ", "a\nb", "a\n", "\ta", "a\x00"]),
         (
-            ImageName,
+            TypeAdapter(ImageName),
             ["dask", "ghcr.io/dask/dask:2026.8.0-py3.11", "host:5000/a@sha256:00", "1x"],
             ["", "a b", "-v", "a\n", "a;b"],
         ),
     ],
 )
-def test_words_that_are_and_are_not(kind: object, good: list[str], bad: list[str]) -> None:
+def test_words_that_are_and_are_not(
+    kind: TypeAdapter[str], good: list[str], bad: list[str]
+) -> None:
     assert [value for value in good if not accepts(kind, value)] == []
     assert [value for value in bad if accepts(kind, value)] == []
-    pattern = TypeAdapter(kind).json_schema()["pattern"]
+    pattern = kind.json_schema()["pattern"]
     # An editor, which knows only the pattern, says the same.
     assert [value for value in good if not re.search(pattern, value)] == []
     assert [v for v in bad if re.search(pattern.removesuffix("$") + r"\Z", v)] == []
 
 
 def test_names_of_environment_variables() -> None:
-    assert accepts(EnvironmentVariables, {"OMP_NUM_THREADS": "4", "_x": ""})
-    assert not accepts(EnvironmentVariables, {"1X": "4"})
-    assert not accepts(EnvironmentVariables, {"A=B": "4"})
+    kind = TypeAdapter(EnvironmentVariables)
+    assert accepts(kind, {"OMP_NUM_THREADS": "4", "_x": ""})
+    assert not accepts(kind, {"1X": "4"})
+    assert not accepts(kind, {"A=B": "4"})
 
 
 def test_text_that_does_not_match_is_told_in_words_and_not_quoted() -> None:

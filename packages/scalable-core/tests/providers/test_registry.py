@@ -15,6 +15,9 @@ from scalable.errors import (
     QuarantinedProviderError,
     UnknownProviderError,
 )
+from scalable.providers.base import ClusterHandle, DeploymentSpec
+from scalable.providers.common import BaseProvider
+from scalable.providers.options import TargetOptions
 from scalable.providers.registry import (
     ProviderStatus,
     clear_registry,
@@ -38,17 +41,12 @@ class Provider:
 Install = Callable[..., None]
 
 
-class Desk:
+class Desk(BaseProvider[TargetOptions]):
     name = "desk"
-    api_version = 1
+    options_model = TargetOptions
 
-    def validate(self, spec) -> None: ...
-
-    def build_cluster(self, spec) -> None: ...
-
-    def scale(self, cluster, plan) -> None: ...
-
-    def close(self, cluster) -> None: ...
+    def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
+        raise NotImplementedError
 
 
 @pytest.fixture(autouse=True)

@@ -2,73 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pytest
-from distributed import LocalCluster
 
-from scalable.cluster import GroupedCluster, Pace
-from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
-from scalable.providers.base import ClusterHandle, ScalePlan
+from scalable.providers.base import ClusterHandle, DeploymentSpec, ScalePlan
 from scalable.providers.common import BaseProvider
 from scalable.providers.options import TargetOptions
 
-
-class Queue:
-    """A backend whose units are pending until they are stopped."""
-
-    def __init__(self) -> None:
-        self.units: dict[str, UnitState] = {}
-
-    async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
-        units = [Unit(f"{request_id}-{i}", group.tag, request_id) for i in range(n)]
-        self.units.update(
-            {unit.id: UnitState(unit, Phase.PENDING, Reason.PRIORITY) for unit in units}
-        )
-        return units
-
-    async def observe(self) -> Mapping[str, UnitState]:
-        return dict(self.units)
-
-    async def stop(self, units: Sequence[Unit]) -> None:
-        for unit in units:
-            self.units.pop(unit.id, None)
-
-    async def describe(self, unit: Unit) -> Explanation:
-        return Explanation(Reason.PRIORITY, "it waits")
-
-    async def sweep(self) -> Sequence[Leftover]:
-        self.units.clear()
-        return ()
+if TYPE_CHECKING:
+    from providers.conftest import Start
 
 
 class QueueProvider(BaseProvider[TargetOptions]):
     name = "queue"
     options_model = TargetOptions
 
-    def _build(self, spec, options):
+    def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
         raise NotImplementedError
-
-
-Start = Callable[..., ClusterHandle]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    handles = []
-
-    def _start(max_workers: int | None = None) -> ClusterHandle:
-        host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
-        groups = [GroupSpec("gcam"), GroupSpec("plots")]
-        cluster = GroupedCluster(
-            host, Queue(), groups, max_workers=max_workers, pace=Pace(tick=0.05, poll=0.1)
-        )
-        handles.append(ClusterHandle(cluster, lambda: None))
-        return handles[-1]
-
-    yield _start
-    for handle in handles:
-        handle.backend.close()
 
 
 def scaled(handle: ClusterHandle, plan: ScalePlan) -> dict[str, tuple[int, int | None, int | None]]:
@@ -84,13 +36,18 @@ def test_counts_ranges_and_the_cap_are_set(start: Start) -> None:
     assert handle.backend.max_workers == 8
 
 
-def test_an_adaptive_group_starts_with_its_count(start: Start) -> None:
+def test_an_adaptive_group_starts_with_its_count(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handle = start()
-    calls = []
-    handle.backend.scale_groups, scale = (
-        lambda counts: (calls.append(dict(counts)), scale(counts)),
-        handle.backend.scale_groups,
-    )
+    calls: list[dict[str, int]] = []
+    scale = handle.backend.scale_groups
+
+    def record(counts: Mapping[str, int]) -> None:
+        calls.append(dict(counts))
+        scale(counts)
+
+    monkeypatch.setattr(handle.backend, "scale_groups", record)
     plan = ScalePlan({"gcam": 2, "plots": 1}, {}, {"gcam": (0, 6)})
     QueueProvider().scale(handle, plan)
     QueueProvider().scale(handle, plan)
@@ -106,7 +63,9 @@ def test_an_adaptive_group_can_get_other_bounds_and_be_pinned(start: Start) -> N
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 2), (2, 8), (None, 2), (2, None)])
-def test_counts_and_cap_change_together(start: Start, before: int | None, after: int | None) -> None:
+def test_counts_and_cap_change_together(
+    start: Start, before: int | None, after: int | None
+) -> None:
     handle = start(before)
     scaled(handle, ScalePlan({"gcam": before or 8}, max_workers=before))
     groups = scaled(handle, ScalePlan({"gcam": after or 8}, max_workers=after))
