@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from scalable.costing import CostEstimate, CostLineItem
 from scalable.errors import LimitExceededError, ValidationFailedError
+from scalable.manifest.issues import ValidationReport
 from scalable.manifest.lock import manifest_lock
 from scalable.manifest.parser import parse_manifest
 from scalable.manifest.validate import validate_manifest
 from scalable.planning import Plan, build_plan, check_counts, check_limits, costliest, scale_plan
-from scalable.providers.base import DeploymentSpec, ResourceRequest, ScalePlan
-from scalable.providers.options import TargetOptions
+from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest, ScalePlan
+from scalable.providers.options import TargetOptions, WorkerRange
 
 COMPONENTS: dict[str, Any] = {"gcam": {"cpus": 4, "memory": "8G"}, "plots": {}}
 
@@ -54,13 +55,15 @@ class Desk:
 
     name = "desk"
 
-    def validate(self, spec) -> None: ...
+    def validate(self, spec: DeploymentSpec) -> ValidationReport:
+        return ValidationReport.of([])
 
-    def build_cluster(self, spec) -> None: ...
+    def build_cluster(self, spec: DeploymentSpec) -> ClusterHandle:
+        raise NotImplementedError
 
-    def scale(self, cluster, plan) -> None: ...
+    def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None: ...
 
-    def close(self, cluster) -> None: ...
+    def close(self, cluster: ClusterHandle) -> None: ...
 
 
 class PricedDesk(Desk):
@@ -219,10 +222,9 @@ def test_a_component_that_only_the_overlay_of_a_target_has_is_known() -> None:
 
 
 def test_the_manifest_and_the_provider_tell_an_unknown_tag_in_the_same_words() -> None:
-    options = {"workers": {"gcma": 1}}
-    spec = spec_of(options)
+    spec = spec_of({"workers": {"gcma": 1}})
     whole = validate_manifest(spec.manifest, known_providers=["desk"])
-    assert set(check_counts(spec, TargetOptions(**options))) == set(whole.issues)
+    assert set(check_counts(spec, TargetOptions(workers={"gcma": 1}))) == set(whole.issues)
 
 
 def test_workers_ask_for_what_their_component_says() -> None:
@@ -240,14 +242,16 @@ def test_workers_ask_for_what_their_component_says() -> None:
     bounds=st.none() | st.tuples(st.integers(0, 6), st.integers(0, 6)).map(sorted),
     gcam=st.none() | st.integers(0, 6),
 )
-def test_a_plan_holds_its_cap_and_its_ranges(cap, n_workers, bounds, gcam) -> None:
-    options = {"max_workers": cap, "n_workers": n_workers}
-    if bounds:
-        options["adaptive"] = dict(zip(("minimum", "maximum"), bounds, strict=True))
-    if gcam is not None:
-        options["workers"] = {"gcam": gcam}
+def test_a_plan_holds_its_cap_and_its_ranges(
+    cap: int | None, n_workers: int | None, bounds: list[int] | None, gcam: int | None
+) -> None:
     spec = spec_of({})
-    made = TargetOptions(**options)
+    made = TargetOptions(
+        max_workers=cap,
+        n_workers=n_workers,
+        adaptive=WorkerRange(minimum=bounds[0], maximum=bounds[1]) if bounds else None,
+        workers=None if gcam is None else {"gcam": gcam},
+    )
     if list(check_counts(spec, made)):
         with pytest.raises(ValidationFailedError):
             scale_plan(spec, made)
@@ -287,7 +291,7 @@ def test_counts_that_cannot_be_read_make_no_plan() -> None:
 
 def test_a_provider_that_plans_and_one_that_has_prices_are_asked() -> None:
     class Own(PricedDesk):
-        def plan_scale(self, spec):
+        def plan_scale(self, spec: DeploymentSpec) -> ScalePlan:
             return ScalePlan(workers_by_tag={"gcam": 7})
 
     plan = build_plan(spec_of({}), Own())
@@ -361,7 +365,9 @@ def test_without_a_cap_the_costliest_counts_are_the_maxima() -> None:
         ({"max_workers": 2}, 6.4, False),
     ],
 )
-def test_a_limit_holds_for_the_most_a_plan_may_come_to(options, allowed, within) -> None:
+def test_a_limit_holds_for_the_most_a_plan_may_come_to(
+    options: dict[str, Any], allowed: float, within: bool
+) -> None:
     spec = spec_of({**options, "limits": {"max_hourly_cost": allowed}})
     plan = build_plan(spec, PricedDesk()).scale_plan
     if within:
