@@ -55,7 +55,7 @@ def test_what_is_not_said() -> None:
     options = AWSBatchProvider().parse_options(spec_of(""))
     assert options.cluster_type == "fargate"
     assert options.spot is False
-    assert options.region is options.vpc is options.worker_cpu is None
+    assert (options.region, options.vpc, options.worker_cpu) == (None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from scalable.manifest import parse_manifest
 from scalable.manifest.validate import ValidationReport
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.kubernetes import KubernetesOptions, KubernetesProvider
-from scalable.providers.kubernetes.options import Amounts, Resources, Toleration
+from scalable.providers.kubernetes.options import Resources, Toleration
 
 EVERYTHING = """
     namespace: scalable
@@ -44,12 +44,15 @@ def report_of(options: str) -> ValidationReport:
 def test_everything_that_can_be_said() -> None:
     assert report_of(EVERYTHING).issues == ()
     options = KubernetesProvider().parse_options(spec_of(EVERYTHING))
-    assert options.resources == Resources(
-        requests=Amounts(cpu="500m", memory="2Gi"), limits=Amounts(cpu=2, memory=2**31)
+    assert options.resources == Resources.model_validate(
+        {
+            "requests": {"cpu": "500m", "memory": "2Gi"},
+            "limits": {"cpu": 2, "memory": 2**31},
+        }
     )
     assert options.resources.requests.cpu == 500
-    assert options.tolerations[1] == Toleration(
-        operator="Exists", effect="NoExecute", tolerationSeconds=60
+    assert options.tolerations[1] == Toleration.model_validate(
+        {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}
     )
     assert options.scheduler_cpu == 500
     assert options.scheduler_memory == 4 * 10**9

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -9,11 +10,17 @@ from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.slurm.commands import Slurm, SlurmCommandError, parse_queue
 
 
+class Say(Protocol):
+    def __call__(
+        self, name: str, *, stdout: str = "", stderr: str = "", status: int = 0
+    ) -> None: ...
+
+
 @pytest.fixture
-def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
     """Put a command on PATH that says and returns what it is told."""
 
-    def command(name: str, stdout: str = "", stderr: str = "", status: int = 0) -> None:
+    def command(name: str, *, stdout: str = "", stderr: str = "", status: int = 0) -> None:
         for stream, text in (("out", stdout), ("err", stderr)):
             (tmp_path / f"{name}.{stream}").write_text(text)
         script = tmp_path / name
@@ -30,18 +37,18 @@ def submit() -> str:
     return asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", {}))
 
 
-def test_a_job_id_is_told_from_the_banner_around_it(say) -> None:
+def test_a_job_id_is_told_from_the_banner_around_it(say: Say) -> None:
     say("sbatch", stdout="2 accounts expire in 14 days\n4711;cluster\n")
     assert submit() == "4711"
 
 
-def test_a_banner_alone_is_no_job(say) -> None:
+def test_a_banner_alone_is_no_job(say: Say) -> None:
     say("sbatch", stdout="2 accounts expire in 14 days\n")
     with pytest.raises(LaunchRefusedError):
         submit()
 
 
-def test_a_refusal_is_final_and_tells_what_slurm_said(say) -> None:
+def test_a_refusal_is_final_and_tells_what_slurm_said(say: Say) -> None:
     text = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n"
     say("sbatch", stderr=text, status=1)
     with pytest.raises(LaunchRefusedError) as caught:
@@ -58,7 +65,7 @@ def test_a_refusal_is_final_and_tells_what_slurm_said(say) -> None:
         "Batch job submission failed: Socket timed out on send/recv operation",
     ],
 )
-def test_what_may_work_later_is_not_final(say, text: str) -> None:
+def test_what_may_work_later_is_not_final(say: Say, text: str) -> None:
     say("sbatch", stderr=f"sbatch: error: {text}\n", status=1)
     with pytest.raises(LaunchError) as caught:
         submit()
@@ -80,7 +87,7 @@ def test_a_comment_with_the_separator_in_it_is_kept_whole() -> None:
     assert (entry.job, entry.comment, entry.seconds_left) == ("7_0", "mine | yours", None)
 
 
-def test_accounting_is_asked_when_the_controller_has_forgotten(say) -> None:
+def test_accounting_is_asked_when_the_controller_has_forgotten(say: Say) -> None:
     say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
     say("sacct", stdout="TIMEOUT|0:0|node7\n")
     assert asyncio.run(Slurm().record("7_0")) == {
@@ -90,7 +97,7 @@ def test_accounting_is_asked_when_the_controller_has_forgotten(say) -> None:
     }
 
 
-def test_nobody_remembering_is_no_error(say) -> None:
+def test_nobody_remembering_is_no_error(say: Say) -> None:
     say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
     say("sacct", stderr="Slurm accounting storage is disabled\n", status=1)
     assert asyncio.run(Slurm().record("7_0")) == {}

@@ -51,7 +51,7 @@ def test_nothing_has_to_be_said() -> None:
     assert report_of("").issues == ()
     options = SlurmProvider().parse_options(spec_of(""))
     assert options == SlurmOptions(container_runtime="auto")
-    assert options.queue is options.account is options.walltime is None
+    assert (options.queue, options.account, options.walltime) == (None, None, None)
 
 
 @pytest.mark.parametrize(

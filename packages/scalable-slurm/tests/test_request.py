@@ -13,7 +13,7 @@ def request(component: ComponentConfig, options: SlurmOptions, **site: object) -
     return job_request(component, options, named, logs="/logs", tls=None)
 
 
-GCAM = ComponentConfig(name="gcam", cpus=4, memory="8Gi")
+GCAM = ComponentConfig(name="gcam", cpus=4, memory=8 * 2**30)
 BARE = ComponentConfig(name="bare")
 
 
