@@ -19,14 +19,12 @@ from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import cast
 
 from distributed import LocalCluster
 from pydantic import Field
 
 from scalable.client import ScalableClient
 from scalable.cluster import GroupedCluster, Pace, RetryPolicy
-from scalable.cluster.host import Host
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
 from scalable.costing import CostEstimate, CostLineItem
 from scalable.errors import LaunchRefusedError
@@ -70,7 +68,7 @@ class DeskProvider(BaseProvider[DeskOptions]):
         ]
         host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
         cluster = GroupedCluster(
-            cast(Host, host),  # it runs, so that its loop is not None
+            host,
             Desk(host.scheduler_address, options),
             groups,
             pace=QUICK,

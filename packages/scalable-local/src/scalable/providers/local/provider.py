@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from scalable.cluster.port import GroupSpec
 from scalable.errors import ValidationFailedError
@@ -108,7 +108,7 @@ def _start_host(name: str, options: LocalOptions) -> Host:
     """Start a scheduler without workers, on an event loop in a thread of its own."""
     from distributed import LocalCluster
 
-    host = LocalCluster(
+    return LocalCluster(
         name=name,
         n_workers=0,
         processes=options.processes,
@@ -117,7 +117,6 @@ def _start_host(name: str, options: LocalOptions) -> Host:
         dashboard_address=options.dashboard_address or "127.0.0.1:0",
         scheduler_kwargs={"dashboard": options.dashboard_address is not None},
     )
-    return cast("Host", host)  # its loop is None only where it was not started
 
 
 def _make_backend(
