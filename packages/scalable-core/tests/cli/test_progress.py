@@ -50,6 +50,20 @@ def test_what_is_complete_or_failed_is_told_at_once(out: io.StringIO) -> None:
     ]
 
 
+def test_a_group_that_was_never_wanted_is_no_news(out: io.StringIO) -> None:
+    view = PlainView(out, pause=10)
+    idle = {"gcam": GroupStatus("gcam", minimum=0, maximum=4)}
+    view.update(Snapshot(0, idle))
+    assert out.getvalue() == ""
+    view.update(Snapshot(20, group(4)))
+    view.update(Snapshot(40, idle))
+
+    assert out.getvalue().splitlines() == [
+        "scalable: gcam 4/4 running",
+        "scalable: gcam 0/0 running of 0 to 4",
+    ]
+
+
 def test_the_live_view_has_a_line_for_each_group_and_one_for_tasks() -> None:
     from rich.console import Console
 

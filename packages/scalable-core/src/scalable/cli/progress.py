@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from scalable.session import ScalableSession
 
 __all__ = ["LiveView", "PlainView", "Snapshot", "View", "render", "show_progress", "task_counts"]
+
+logger = logging.getLogger("scalable.cli")
 
 _INTERVAL = 0.25
 _TASKS_EVERY = 1.0
@@ -119,7 +122,7 @@ def render(snapshot: Snapshot) -> RenderableType:
         )
         lines.append(bar)
     else:
-        lines.append(Text(clock, style="dim"))
+        lines.append(Text(clock if lines else f"starting the cluster {clock}", style="dim"))
     return Group(*lines)
 
 
@@ -153,12 +156,15 @@ def _follow(session: ScalableSession, view: View, ended: threading.Event) -> Non
     last = False
     while not last:
         last = ended.wait(_INTERVAL)
+        if session.closed:  # what follows is no news
+            return
         elapsed = time.monotonic() - started
         if session.groups and (last or elapsed - asked >= _TASKS_EVERY):
             asked = elapsed
-            # The cluster may close between two looks, and nothing is lost if one look is.
-            with suppress(OSError, RuntimeError, TimeoutError):
+            try:
                 tasks = task_counts(session.cluster)
+            except Exception:  # the cluster may close any time, and one look is no loss
+                logger.debug("cannot count tasks", exc_info=True)
         view.update(Snapshot(elapsed, session.groups, tasks))
 
 

@@ -87,7 +87,7 @@ def run(
     print_issues(session.validate().warnings)
     arguments = context.meta[_ARGUMENTS]
     record = RunRecord.begin(session, plan, workflow=workflow, arguments=arguments)
-    began, outcome = time.monotonic(), Outcome(FAILED)
+    began, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     try:
         # With --json, stdout is for the record alone.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -95,11 +95,14 @@ def run(
                 session.start()
                 with lend(session):
                     outcome = run_script(code, workflow, arguments)
-            _report(outcome, debug=wants_debug(context))
+            _report(outcome, debug=debug)
+    except ScalableError as error:  # of the start, since the script's own are its outcome
+        outcome = Outcome(exit_status(error), error)
+        if debug:
+            traceback.print_exception(error)
+        Failure(session.manifest.redact(str(error)), outcome.code).show()
     except BaseException as error:
         outcome = Outcome(exit_status(error), error)
-        if isinstance(error, ScalableError):
-            raise Failure(session.manifest.redact(str(error)), outcome.code) from error
         raise
     finally:
         outcome = _close(session, outcome)

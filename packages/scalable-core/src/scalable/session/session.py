@@ -310,6 +310,11 @@ class ScalableSession:
         return self._client
 
     @property
+    def closed(self) -> bool:
+        """Whether the session has ended, or is about to."""
+        return self._state is _State.CLOSED
+
+    @property
     def groups(self) -> Mapping[str, GroupStatus]:
         """Each worker group at a glance, by tag; empty where there is no cluster."""
         return self._handle.backend.groups if self._handle else {}

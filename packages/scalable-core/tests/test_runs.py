@@ -1,0 +1,77 @@
+"""Records, apart from the runs that `test_run` keeps them of."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from scalable.cluster import Event
+from scalable.runs import RunRecord
+from scalable.session import ScalableSession
+
+pytestmark = pytest.mark.usefixtures("desk")
+
+SECRET = "hunter2hunter2"
+
+
+@pytest.fixture
+def record(project: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
+    monkeypatch.setenv("DESK_SECRET", SECRET)
+    (project / "scalable.yaml").write_text(
+        "version: 1\nproject: {name: test}\n"
+        'targets: {desk: {provider: desk, account: "${DESK_SECRET}"}}\ncomponents: {fair: {}}\n'
+    )
+    (project / "workflow.py").write_text("pass")
+    session = ScalableSession.from_yaml()
+    return RunRecord.begin(
+        session, session.plan(), workflow=Path("workflow.py"), arguments=["--key", SECRET]
+    )
+
+
+def read(record: RunRecord) -> dict[str, object]:
+    document: dict[str, object] = json.loads((record.directory / "record.json").read_text())
+    return document
+
+
+def test_a_run_that_is_killed_stays_running(record: RunRecord) -> None:
+    written = read(record)
+
+    assert written["status"] == "running"
+    assert written["ended"] is None
+
+
+def test_what_came_from_the_environment_is_shown_nowhere(record: RunRecord) -> None:
+    record.end(1, error=f"account {SECRET} is closed", events=[Event(0.0, "fair", f"no {SECRET}")])
+
+    written = read(record)
+    assert SECRET not in json.dumps(written)
+    assert written["error"] == "account ${DESK_SECRET} is closed"
+    assert written["events"] == [
+        {"time": "1970-01-01T00:00:00.000+00:00", "group": "fair", "text": "no ${DESK_SECRET}"}
+    ]
+    assert (written["status"], written["exit_status"]) == ("failed", 1)
+
+
+def test_only_its_owner_can_read_it(record: RunRecord, project: Path) -> None:
+    record.end(0)
+
+    for path in (project / ".scalable", *(project / ".scalable").rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    assert [path.name for path in record.directory.iterdir()] == ["record.json"]
+
+
+def test_a_directory_that_is_there_already_stays_as_it_is(project: Path, record: RunRecord) -> None:
+    (project / "kept").mkdir(mode=0o755)
+    session = ScalableSession.from_yaml()
+
+    RunRecord.begin(
+        session,
+        session.plan(),
+        workflow=Path("workflow.py"),
+        arguments=[],
+        root=project / "kept" / "runs",
+    )
+
+    assert stat.S_IMODE((project / "kept").stat().st_mode) == 0o755
+    assert stat.S_IMODE((project / "kept" / "runs").stat().st_mode) == 0o700
