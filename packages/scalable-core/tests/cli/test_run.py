@@ -298,3 +298,20 @@ def test_ctrl_c_on_a_terminal_reaches_all_and_leaves_nothing(
     assert "fair 1/1 running" in shown.decode()
     assert "interrupted; closing the cluster" in shown.decode()
     assert "Traceback" not in shown.decode()
+
+
+def test_a_terminal_that_is_closed_ends_the_run_and_leaves_nothing(
+    process: Callable[..., subprocess.Popen[str]], project: Path, gone: Gone
+) -> None:
+    ours, theirs = pty.openpty()
+    running = process("--", "wait", stdin=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    assert running.stdout is not None
+    workers = pids(running.stdout.readline())
+
+    os.close(ours)
+    running.send_signal(signal.SIGHUP)  # the kernel's part for a controlling terminal
+
+    assert running.wait(timeout=60) == 129
+    assert gone(workers)
+    assert record(project)["exit_status"] == 129

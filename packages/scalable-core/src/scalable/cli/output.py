@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,8 +21,9 @@ def print_json(document: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the user how things go, on stderr."""
-    click.echo(f"scalable: {text}", err=True)
+    """Tell the user how things go, on stderr, as long as there is somebody to tell."""
+    with suppress(OSError):
+        click.echo(f"scalable: {text}", err=True)
 
 
 def print_problem(message: str, *, severity: Severity = "error", where: str = "") -> None:

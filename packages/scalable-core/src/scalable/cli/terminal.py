@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ class StatusArea:
         return f"\x1b[{self._height}A\x1b[J" if self._height else ""
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        # The terminal may be gone, which is why the program ends, and no reason to end it otherwise.
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
 
 class _Above:
