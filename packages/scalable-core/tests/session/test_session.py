@@ -127,6 +127,12 @@ def test_a_provider_that_cannot_be_used_is_a_problem_of_the_manifest(project: Pa
     assert "no desk in this room" in issue.message
 
 
+def test_one_provider_serves_the_whole_session(project: Path) -> None:
+    session = ScalableSession.from_yaml()
+
+    assert session.provider is session.provider
+
+
 def test_planning_twice_gives_equal_bytes() -> None:
     plans = [ScalableSession.from_yaml().plan().to_json() for _ in range(2)]
 

@@ -65,6 +65,24 @@ def test_a_handler_of_the_users_runs_after_the_session_is_closed() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def test_a_handler_of_the_users_runs_also_if_closing_fails() -> None:
+    seen: list[int] = []
+
+    def close() -> None:
+        raise OSError("stuck")
+
+    signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    signals.watch(close)
+    try:
+        with pytest.raises(OSError, match="stuck"):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signals.release(close)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    assert seen == [signal.SIGTERM]
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     session = Session()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
@@ -90,9 +90,9 @@ class ScalableSession:
         # Now, because a workflow may change the current directory.
         self._source = Path(manifest.source).resolve() if manifest.source else None
         self._workflow = workflow
-        self._lock = threading.Lock()
+        # A handler of the user's may close the session between any two instructions of the same thread.
+        self._lock = threading.RLock()
         self._state = _State.NEW
-        self._report: ValidationReport | None = None
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
@@ -162,9 +162,9 @@ class ScalableSession:
         """The target's name."""
         return self.spec.target_name
 
-    @property
+    @cached_property
     def provider(self) -> DeploymentProvider:
-        """The target's provider.
+        """The target's provider: the same one from validation to the end.
 
         Raises
         ------
@@ -175,17 +175,19 @@ class ScalableSession:
 
     def validate(self) -> ValidationReport:
         """Find every problem of the manifest and of its target: offline, without side effect."""
+        return self._report
+
+    @cached_property
+    def _report(self) -> ValidationReport:
         report = validate_manifest(self.manifest)
         if not report.ok:
             return report
         try:
-            provider = self.provider
+            return report + self.provider.validate(self.spec)
         except ProviderError as error:
             where = ("targets", self.target, "provider")
-            return report + ValidationReport(
-                (self.manifest.issue(where, "E_PROVIDER", str(error)),)
-            )
-        return report + provider.validate(self.spec)
+            issue = self.manifest.issue(where, "E_PROVIDER", str(error))
+            return report + ValidationReport((issue,))
 
     def plan(self) -> Plan:
         """Say what a start would ask for, and what that costs: offline, without side effect.
@@ -224,14 +226,15 @@ class ScalableSession:
         """
         with self._lock:
             self._refuse(_State.STARTING, _State.CLOSED)
-            if self._state is _State.RUNNING:
-                return self.client
-            self._state = _State.STARTING
-        try:
-            self._start()
-        except BaseException as error:
-            self._close_after(error)
-            raise
+            new = self._state is _State.NEW
+            if new:
+                self._state = _State.STARTING
+        if new:
+            try:
+                self._start()
+            except BaseException as error:
+                self._close_after(error)
+                raise
         return self.client
 
     def _start(self) -> None:
@@ -242,18 +245,19 @@ class ScalableSession:
         check_limits(self.spec, provider, plan)
         modules = self._pack()
         signals.watch(self.close)
-        self._handle = self.provider.build_cluster(self.spec)
-        if (
-            self._state is _State.CLOSED
-        ):  # by another thread or a signal, while there was no handle yet
-            self.provider.close(self._handle)
+        self._handle = provider.build_cluster(self.spec)
+        if self.closed:
+            # By another thread or a signal, while there was no handle to close.
+            provider.close(self._handle)
         self._refuse(_State.CLOSED)
         if modules is not None:
             upload_modules(self.client, modules)
         provider.scale(self._handle, plan)
         self._scale_plan = plan
         self.client.sync(self._arrival, plan)
-        self._state = _State.RUNNING
+        with self._lock:
+            self._refuse(_State.CLOSED)
+            self._state = _State.RUNNING
 
     def _pack(self) -> ModuleArchive | None:
         listed = self.manifest.project.modules
@@ -409,10 +413,6 @@ class ScalableSession:
         LeftoverError
             Something could not be removed; it is named.
         """
-        with self._lock:
-            if self._state is _State.CLOSED:
-                return
-            self._state = _State.CLOSED
         try:
             with signals.deferred_signals():
                 self._close()
@@ -420,6 +420,10 @@ class ScalableSession:
             signals.release(self.close)
 
     def _close(self) -> None:
+        with self._lock:
+            if self.closed:
+                return
+            self._state = _State.CLOSED
         try:
             if self._client is not None:
                 self._client.close()

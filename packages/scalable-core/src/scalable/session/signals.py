@@ -61,9 +61,11 @@ def release(close: Close) -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     previous = _previous[number]
     if callable(previous):
-        for close in reversed(_open.copy()):
-            close()
-        previous(number, frame)
+        try:
+            for close in reversed(_open.copy()):
+                close()
+        finally:
+            previous(number, frame)
         return
     # The exception closes every session on its way; those outside of a `with` block end with the interpreter.
     raise SystemExit(128 + number)
