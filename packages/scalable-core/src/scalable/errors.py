@@ -99,7 +99,9 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _rebuild(cls: type[ScalableError], args: tuple[Any, ...], facts: dict[str, Any]) -> ScalableError:
+def _rebuild(
+    cls: type[ScalableError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> ScalableError:
     error = cls.__new__(cls)
     error.args = args
     error.__dict__.update(facts)
@@ -168,7 +170,9 @@ class ProviderNameError(ProviderError, ValueError):
 class UnknownProviderError(ProviderError, KeyError):
     """No provider of that name is installed."""
 
-    def __init__(self, name: str, installed: Iterable[str], install_hint: str | None = None) -> None:
+    def __init__(
+        self, name: str, installed: Iterable[str], install_hint: str | None = None
+    ) -> None:
         self.name, self.installed = name, tuple(installed)
         self.install_hint = install_hint
         if install_hint:
@@ -243,7 +247,8 @@ class GroupTimeoutError(ClusterError, TimeoutError):
     """A worker group did not have the workers asked for in time."""
 
     def __init__(self, tag: str, wanted: int, running: int, timeout: float, why: str) -> None:
-        self.tag, self.wanted, self.running, self.timeout, self.why = tag, wanted, running, timeout, why
+        self.tag, self.wanted, self.running = tag, wanted, running
+        self.timeout, self.why = timeout, why
         super().__init__(
             f"worker group {tag!r} has {running} of {wanted} workers after {timeout:g} s: {why}"
         )
@@ -254,9 +259,7 @@ class GroupBlindError(ClusterError, TypeError):
 
     def __init__(self, method: str, instead: str) -> None:
         self.method, self.instead = method, instead
-        super().__init__(
-            f"{method} does not know which worker group is meant; use {instead}"
-        )
+        super().__init__(f"{method} does not know which worker group is meant; use {instead}")
 
 
 class ClusterClosedError(ClusterError):
