@@ -53,6 +53,14 @@ def test_mounts_want_a_container(component: str, container_runtime: str, warned:
     assert warnings_of(spec) == [("components.gcam.mounts", "W_NO_EFFECT")] * warned
 
 
+@pytest.mark.parametrize(("runtime", "refused"), [("apptainer", True), ("podman", False)])
+def test_a_mount_that_the_runtime_would_misread_is_refused(runtime: str, refused: bool) -> None:
+    component = "gcam: {image: gcam.sif, mounts: {'/data:2': /data}}"
+    report = SlurmProvider().validate(spec_of(component, container_runtime=runtime))
+    found = [(issue.path, issue.code) for issue in report.errors]
+    assert found == [("components.gcam.mounts./data:2", "E_MOUNT")] * refused
+
+
 def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
     spec = spec_of(
         "gcam: {cpus: 4, memory: 16Gi}\n  plots: {gpus: 1}\n  fair: {}",

@@ -21,6 +21,7 @@ from scalable.providers.base import (
     ScalePlan,
 )
 from scalable.providers.common import BaseProvider, component_issue, option_issue
+from scalable.providers.containers import check_mounts
 from scalable.providers.slurm.backend import read_comment
 from scalable.providers.slurm.options import SlurmOptions
 from scalable.providers.slurm.request import container_runtime, job_request
@@ -36,12 +37,15 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
     options_model = SlurmOptions
 
     def check(self, spec: DeploymentSpec, options: SlurmOptions) -> Iterator[ValidationIssue]:
-        """Find what has no effect: an obsolete option, and mounts without a container."""
+        """Find what has no effect, an obsolete option or mounts without a container, and mounts that are misread."""
         if options.comm_port is not None:
             message = "has no effect, since ports are chosen freely; remove it"
             yield option_issue(spec, "comm_port", "W_NO_EFFECT", message, "warning")
         for name, component in spec.components.items():
-            if component.mounts and container_runtime(component, options) == "none":
+            runtime = container_runtime(component, options)
+            if runtime != "none":
+                yield from check_mounts(spec, name, runtime)
+            elif component.mounts:
                 message = (
                     "have no effect without a container; "
                     "give the component an image and a container runtime"

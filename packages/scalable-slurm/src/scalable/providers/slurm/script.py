@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from scalable.providers.containers import container_words, runs_as_child
 from scalable.providers.worker import thread_environment, worker_arguments
 
 __all__ = ["JobRequest", "Tls", "job_environment", "job_script", "sbatch_arguments"]
@@ -221,23 +222,23 @@ def _container(request: JobRequest) -> list[str]:
     --------
     >>> _container(JobRequest("a", "/l", runtime="apptainer", image="a.sif", mounts={"/data": "/in"}))
     ['apptainer', 'exec', '--bind', '/data:/in', '--bind', '/tmp:/tmp', 'a.sif']
-    >>> _container(JobRequest("a", "/l", runtime="podman", image="a:1", env={"K": "v"}))  # doctest: +ELLIPSIS
-    ['podman', 'run', '--rm', '--network=host', ..., '--env', 'K', '--volume', '/tmp:/tmp', 'a:1']
+    >>> " ".join(_container(JobRequest("a", "/l", runtime="podman", image="a:1", env={"K": "v"})))
+    ... # doctest: +ELLIPSIS
+    'podman run --rm --network=host ... --env K --mount type=bind,source=/tmp,target=/tmp a:1'
     """
     if request.image is None or request.runtime == "none":
         return []
     mounts = dict(request.mounts)
     for path in (request.local_directory, *_tls_directory(request)):
         mounts.setdefault(path, path)
-    if request.runtime in ("apptainer", "singularity"):
-        flags = ["--nv"] if request.gpus else []
-        binds = [word for host, inside in mounts.items() for word in ("--bind", f"{host}:{inside}")]
-        return [request.runtime, "exec", *flags, *binds, request.image]
-    flags = ["--rm", "--network=host"]
-    # By name: the value is inherited, and shows in no list of processes.
-    flags += [word for variable in job_environment(request) for word in ("--env", variable)]
-    flags += [word for host, inside in mounts.items() for word in ("--volume", f"{host}:{inside}")]
-    return [request.runtime, "run", *flags, request.image]
+    return container_words(
+        request.runtime,
+        request.image,
+        mounts=mounts,
+        variables=job_environment(request),
+        gpus=request.gpus,
+        flags=[] if runs_as_child(request.runtime) else ["--rm"],
+    )
 
 
 def _tls_directory(request: JobRequest) -> list[str]:

@@ -1,0 +1,163 @@
+"""How a Dask worker is put into a container image: pure functions, from what it needs to the words of a runtime.
+
+There are two families. Podman and Docker run a container beside their caller, on behalf of a client program. Apptainer
+and Singularity run a program as a child of their caller, in the file system of an image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scalable.manifest.issues import ValidationIssue
+    from scalable.providers.base import DeploymentSpec
+
+__all__ = [
+    "RUNTIMES",
+    "check_mounts",
+    "container_words",
+    "image_word",
+    "misread",
+    "read_by_client",
+    "runs_as_child",
+]
+
+RUNTIMES = ("podman", "docker", "apptainer", "singularity")
+"""The runtimes that are known, the one to prefer first."""
+
+# With a tag or a digest, or on a host: `gcam:7`, `gcam@sha256:…`, `ghcr.io/jgcri/gcam`, `localhost/gcam`.
+_REFERENCE = re.compile(r"(.*/)?[^/]+[:@][^/]+|(localhost|[^/]+[.:][^/]+)/.+")
+
+# Paths, and what already says where it is, as apptainer(1) lists it.
+_LOCATED = re.compile(
+    r"[./].*|.*\.(sif|simg|sqfs|img)|.*://.*|(docker-archive|docker-daemon|oci|oci-archive):.*"
+)
+
+# What the client programs of Podman and Docker read themselves, or is read when they are loaded: podman(1), docker(1),
+# containers.conf(5), containers-storage.conf(5), ld.so(8).
+_CLIENTS_OWN = re.compile(
+    r"PATH|HOME|LD_.*|XDG_.*|_?CONTAINERS?_.*|DOCKER_.*|STORAGE_.*|REGISTRY_AUTH_FILE|NOTIFY_SOCKET"
+)
+
+
+def runs_as_child(runtime: str) -> bool:
+    """Say whether what runs in the image is an ordinary process below its caller.
+
+    Examples
+    --------
+    >>> runs_as_child("apptainer"), runs_as_child("podman")
+    (True, False)
+    """
+    return runtime in ("apptainer", "singularity")
+
+
+def image_word(runtime: str, image: str) -> str:
+    """Write an image so that a runtime understands it, whichever of them the manifest was written for.
+
+    Parameters
+    ----------
+    runtime : str
+        One of `RUNTIMES`.
+    image : str
+        A reference such as ``ghcr.io/jgcri/gcam:7``, a path, or a URI such as ``docker://gcam:7``.
+
+    Examples
+    --------
+    >>> image_word("apptainer", "ghcr.io/jgcri/gcam:7"), image_word("podman", "docker://gcam:7")
+    ('docker://ghcr.io/jgcri/gcam:7', 'gcam:7')
+    >>> image_word("apptainer", "images/gcam.sif"), image_word("docker", "gcam:7")
+    ('images/gcam.sif', 'gcam:7')
+    """
+    if not runs_as_child(runtime):
+        return image.removeprefix("docker://")
+    if _LOCATED.fullmatch(image) or not _REFERENCE.fullmatch(image):
+        return image
+    return f"docker://{image}"
+
+
+def misread(runtime: str, path: str) -> str:
+    """Say which characters of a path this runtime would read as something else in a mount.
+
+    Examples
+    --------
+    >>> misread("apptainer", "/data:2,a"), misread("podman", "/data:2,a"), misread("docker", "/data")
+    (':,', ',', '')
+    """
+    # --bind takes a list of source:destination:options; --mount is one record of comma-separated values.
+    syntax = ":,\n" if runs_as_child(runtime) else ',"\r\n'
+    return "".join(character for character in syntax if character in path)
+
+
+def check_mounts(spec: DeploymentSpec, component: str, runtime: str) -> Iterator[ValidationIssue]:
+    """Find the mounts of a component that its runtime would misread."""
+    for host, inside in spec.components[component].mounts.items():
+        if odd := misread(runtime, host + inside):
+            message = (
+                f"has {' and '.join(map(repr, odd))} in a path, which {runtime} reads as something else; "
+                "mount a directory of another name, such as one above it"
+            )
+            yield spec.manifest.issue(("components", component, "mounts", host), "E_MOUNT", message)
+
+
+def read_by_client(runtime: str, variable: str) -> bool:
+    """Say whether a variable cannot be handed to a container by its name, since the runtime itself would obey it.
+
+    Examples
+    --------
+    >>> read_by_client("podman", "LD_LIBRARY_PATH"), read_by_client("apptainer", "LD_LIBRARY_PATH")
+    (True, False)
+    """
+    if runs_as_child(runtime):
+        return variable == "HOME"  # it has an option of its own
+    return _CLIENTS_OWN.fullmatch(variable) is not None
+
+
+def container_words(
+    runtime: str,
+    image: str,
+    *,
+    mounts: Mapping[str, str],
+    variables: Iterable[str] = (),
+    gpus: int = 0,
+    flags: Sequence[str] = (),
+) -> list[str]:
+    """Write the words that go before a worker's own and put it into its image, on the host's network.
+
+    Parameters
+    ----------
+    runtime : str
+        One of `RUNTIMES`.
+    image : str
+        As `image_word` takes it.
+    mounts : mapping of str to str
+        Path in the container by path on the host; see `misread`.
+    variables : iterable of str
+        Names of variables that a container is to take over from the environment that the words are run in. Values
+        are no words: those show in every list of processes. Apptainer and Singularity hand over all there are.
+    gpus : int
+        Whether GPUs are to be seen, which Apptainer and Singularity know a word for.
+    flags : sequence of str
+        More options of the runtime.
+
+    Examples
+    --------
+    >>> " ".join(container_words("podman", "gcam:7", mounts={"/data": "/in"}, variables=["TOKEN"], flags=["--rm"]))
+    'podman run --rm --network=host --entrypoint= --env TOKEN --mount type=bind,source=/data,target=/in gcam:7'
+    >>> " ".join(container_words("apptainer", "gcam.sif", mounts={"/data": "/in"}, gpus=1))
+    'apptainer exec --nv --bind /data:/in gcam.sif'
+    """
+    word = image_word(runtime, image)
+    if runs_as_child(runtime):
+        seen = ["--nv"] if gpus else []
+        binds = [word for host, inside in mounts.items() for word in ("--bind", f"{host}:{inside}")]
+        return [runtime, "exec", *flags, *seen, *binds, word]
+    # As Apptainer and Kubernetes do, the image's own entry point is left aside: what runs is a Dask worker.
+    options = [*flags, "--network=host", "--entrypoint="]
+    for variable in variables:
+        options += ["--env", variable]
+    for host, inside in mounts.items():
+        # Other than --volume, it takes colons, and creates no directory where there is none.
+        options += ["--mount", f"type=bind,source={host},target={inside}"]
+    return [runtime, "run", *options, word]

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import csv
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalable.providers.containers import (
+    RUNTIMES,
+    container_words,
+    image_word,
+    misread,
+    read_by_client,
+    runs_as_child,
+)
+
+CHILDREN = [runtime for runtime in RUNTIMES if runs_as_child(runtime)]
+CLIENTS = [runtime for runtime in RUNTIMES if not runs_as_child(runtime)]
+
+# What the name of a file may hold: anything but NUL; surrogates have no UTF-8.
+paths = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).map("/".__add__)
+
+
+@given(st.sampled_from(CHILDREN), paths, paths)
+def test_a_bind_is_read_as_it_was_meant_or_is_known_to_be_misread(
+    runtime: str, host: str, inside: str
+) -> None:
+    words = container_words(runtime, "a.sif", mounts={host: inside})
+
+    # Singularity's own reading: binds by comma, then their parts by colon.
+    (bind,) = (words[i + 1] for i, word in enumerate(words) if word == "--bind")
+    read = [part.split(":") for part in bind.split(",")]
+    if misread(runtime, host + inside):
+        assert any(character in host + inside for character in ":,\n")
+    else:
+        assert read == [[host, inside]]
+
+
+@given(st.sampled_from(CLIENTS), paths, paths)
+def test_a_mount_is_read_as_it_was_meant_or_is_known_to_be_misread(
+    runtime: str, host: str, inside: str
+) -> None:
+    words = container_words(runtime, "a:1", mounts={host: inside})
+
+    # Docker's own reading: one record of CSV, of keys and values.
+    (mount,) = (words[i + 1] for i, word in enumerate(words) if word == "--mount")
+    if misread(runtime, host + inside):
+        assert any(character in host + inside for character in ',"\r\n')
+    else:
+        (record,) = csv.reader([mount], strict=True)
+        fields = dict(field.split("=", 1) for field in record)
+        assert fields == {"type": "bind", "source": host, "target": inside}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_no_value_of_a_variable_is_a_word(runtime: str) -> None:
+    words = container_words(runtime, "a:1", mounts={}, variables=["TOKEN", "OTHER"])
+
+    assert not any("=" in word for word in words if "TOKEN" in word or "OTHER" in word)
+
+
+@pytest.mark.parametrize("runtime", CLIENTS)
+def test_the_entry_point_of_an_image_and_its_network_are_left_aside(runtime: str) -> None:
+    words = container_words(runtime, "a:1", mounts={}, flags=["--name=x"])
+
+    assert words[:2] == [runtime, "run"]
+    assert {"--entrypoint=", "--network=host", "--name=x"} <= set(words)
+    assert words[-1] == "a:1"
+
+
+@pytest.mark.parametrize(
+    ("image", "understood"),
+    [
+        ("gcam:7", "docker://gcam:7"),
+        ("jgcri/gcam:7.1", "docker://jgcri/gcam:7.1"),
+        ("gcam@sha256:0123", "docker://gcam@sha256:0123"),
+        ("ghcr.io/jgcri/gcam", "docker://ghcr.io/jgcri/gcam"),
+        ("localhost/gcam", "docker://localhost/gcam"),
+        ("127.0.0.1:5000/gcam:7", "docker://127.0.0.1:5000/gcam:7"),
+        ("/images/gcam:7", "/images/gcam:7"),
+        ("./gcam:7", "./gcam:7"),
+        ("images/gcam", "images/gcam"),
+        ("run.2/gcam.sif", "run.2/gcam.sif"),
+        ("oras://ghcr.io/jgcri/gcam:7", "oras://ghcr.io/jgcri/gcam:7"),
+        ("docker-archive:gcam.tar", "docker-archive:gcam.tar"),
+    ],
+)
+def test_apptainer_is_told_what_is_in_a_registry(image: str, understood: str) -> None:
+    assert image_word("apptainer", image) == understood
+
+
+@pytest.mark.parametrize("runtime", CLIENTS)
+def test_podman_and_docker_are_told_by_plain_references(runtime: str) -> None:
+    assert image_word(runtime, "docker://ghcr.io/jgcri/gcam:7") == "ghcr.io/jgcri/gcam:7"
+    assert image_word(runtime, "gcam:7") == "gcam:7"
+
+
+@pytest.mark.parametrize(
+    ("variable", "read"),
+    [
+        ("PATH", True),
+        ("HOME", True),
+        ("LD_PRELOAD", True),
+        ("CONTAINER_HOST", True),
+        ("CONTAINERS_CONF", True),
+        ("DOCKER_HOST", True),
+        ("GCAM_PATH", False),
+        ("OMP_NUM_THREADS", False),
+        ("CONTAINERSHIP", False),
+    ],
+)
+def test_what_a_client_would_obey_itself(variable: str, read: bool) -> None:
+    assert [read_by_client(runtime, variable) for runtime in CLIENTS] == [read] * len(CLIENTS)
