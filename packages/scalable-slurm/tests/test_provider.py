@@ -58,7 +58,7 @@ def test_a_mount_that_the_runtime_would_misread_is_refused(runtime: str, refused
     component = "gcam: {image: gcam.sif, mounts: {'/data:2': /data}}"
     report = SlurmProvider().validate(spec_of(component, container_runtime=runtime))
     found = [(issue.path, issue.code) for issue in report.errors]
-    assert found == [("components.gcam.mounts./data:2", "E_MOUNT")] * refused
+    assert found == [('components.gcam.mounts."/data:2"', "E_MOUNT")] * refused
 
 
 def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
