@@ -42,8 +42,8 @@ def test_without_arguments_it_is_help(cli: Cli) -> None:
     ("arguments", "message"),
     [
         (["explode"], "error: No such command 'explode'"),
-        (["--bogus"], "error: No such option '--bogus'"),
-        (["validate", "--bogus"], "error: No such option '--bogus'"),
+        (["--bogus"], "error: No such option"),
+        (["validate", "--bogus"], "error: No such option"),
         (["validate", "a.yaml", "b.yaml"], "error: Got unexpected extra argument (b.yaml)"),
         (["run"], "error: Missing option '-w' / '--workflow'"),
         (["run", "-w", "gone.py"], "error: Invalid value for '-w' / '--workflow': File 'gone.py'"),
@@ -80,7 +80,7 @@ def test_as_a_command_of_dask_it_is_no_different(
 
     assert (bad.returncode, wrong.returncode) == (2, 2)
     assert bad.stderr.startswith("gone.yaml: error: there is no such file")
-    assert wrong.stderr.startswith("error: No such option '--bogus'")
+    assert wrong.stderr.startswith("error: No such option")
 
 
 # -- validate
