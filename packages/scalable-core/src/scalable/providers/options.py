@@ -38,6 +38,7 @@ from scalable.providers.base import DeploymentSpec
 
 __all__ = [
     "Count",
+    "DaskImage",
     "EnvironmentVariables",
     "GroupSize",
     "GroupSizes",
@@ -45,7 +46,9 @@ __all__ = [
     "Limits",
     "Matching",
     "OneLine",
+    "SpotCapacity",
     "TargetOptions",
+    "WorkerEnvironment",
     "WorkerRange",
     "common_options",
 ]
@@ -110,6 +113,26 @@ EnvironmentVariables = Mapping[
     Annotated[str, Matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")], str
 ]
 """Environment variables by name."""
+
+DaskImage = Annotated[
+    ImageName | None,
+    Field(
+        description="Container image of the scheduler, and of workers whose component says none. "
+        "Dask's own for this version of Dask and Python if nothing is said."
+    ),
+]
+"""The option ``image`` of a target whose workers always run in containers; None by default."""
+
+WorkerEnvironment = Annotated[
+    EnvironmentVariables,
+    Field(description="Environment of every worker; a component's own goes before."),
+]
+"""The option of a target that gives variables to every worker; empty by default."""
+
+SpotCapacity = Annotated[
+    bool, Field(description="Whether workers use spare capacity, which may be taken away.")
+]
+"""The option ``spot`` of a target in a cloud; false by default."""
 
 
 class WorkerRange(FrozenModel):

@@ -12,11 +12,11 @@ from scalable.manifest.schema import FrozenModel
 from scalable.manifest.units import Memory
 from scalable.providers.kubernetes.quantities import Millicores
 from scalable.providers.options import (
-    EnvironmentVariables,
-    ImageName,
+    DaskImage,
     Matching,
     OneLine,
     TargetOptions,
+    WorkerEnvironment,
 )
 
 __all__ = ["Amounts", "KubernetesOptions", "Resources", "Toleration"]
@@ -125,11 +125,7 @@ class KubernetesOptions(TargetOptions):
     context: OneLine | None = Field(
         default=None, description="Context of the kubeconfig. The current one if nothing is said."
     )
-    image: ImageName | None = Field(
-        default=None,
-        description="Image of the scheduler, and of workers whose component says none. "
-        "Dask's own for this version of Dask and Python if nothing is said.",
-    )
+    image: DaskImage = None
     worker_service_account: Subdomain | None = Field(
         default=None, description="Service account of the workers."
     )
@@ -137,10 +133,7 @@ class KubernetesOptions(TargetOptions):
         default_factory=Resources,
         description="Resources of workers whose component does not say cpus or memory.",
     )
-    env: EnvironmentVariables = Field(
-        default_factory=dict,
-        description="Environment of every worker; a component's own goes before.",
-    )
+    env: WorkerEnvironment = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = Field(
         default=(), description="Taints of nodes that workers put up with."
     )

@@ -7,7 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from scalable.providers.options import EnvironmentVariables, ImageName, Matching, TargetOptions
+from scalable.providers.options import (
+    DaskImage,
+    Matching,
+    SpotCapacity,
+    TargetOptions,
+    WorkerEnvironment,
+)
 
 __all__ = ["AWSOptions"]
 
@@ -53,11 +59,7 @@ class AWSOptions(TargetOptions):
     cluster_type: Literal["fargate", "ec2"] = Field(
         default="fargate", description="Whether workers are Fargate tasks or EC2 instances."
     )
-    image: ImageName | None = Field(
-        default=None,
-        description="Image of the scheduler, and of workers whose component says none. "
-        "Dask's own for this version of Dask and Python if nothing is said.",
-    )
+    image: DaskImage = None
     worker_cpu: Literal[256, 512, 1024, 2048, 4096, 8192, 16384, 32768] | None = Field(
         default=None,
         description="CPU units, of which 1024 are one vCPU, of a Fargate worker whose component "
@@ -89,13 +91,8 @@ class AWSOptions(TargetOptions):
         default=None,
         description="Role that the workers' own calls to AWS have. None if nothing is said.",
     )
-    spot: bool = Field(
-        default=False, description="Whether workers use spare capacity, which may be taken away."
-    )
-    environment: EnvironmentVariables = Field(
-        default_factory=dict,
-        description="Environment of every worker; a component's own goes before.",
-    )
+    spot: SpotCapacity = False
+    environment: WorkerEnvironment = Field(default_factory=dict)
     # 50 is the limit of AWS; some are for the labels of Scalable itself.
     tags: Annotated[Mapping[TagKey, TagValue], Field(max_length=40)] = Field(
         default_factory=dict, description="Tags of everything that a run creates."

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from scalable.providers.options import ImageName, Matching, TargetOptions
+from scalable.providers.options import DaskImage, Matching, SpotCapacity, TargetOptions
 
 __all__ = ["GCPOptions"]
 
@@ -65,11 +65,7 @@ class GCPOptions(TargetOptions):
     instance_type: MachineType | None = Field(
         default=None, description="Another name of `machine_type`; say one of them."
     )
-    image: ImageName | None = Field(
-        default=None,
-        description="Container image of the scheduler, and of workers whose component says none. "
-        "Dask's own for this version of Dask and Python if nothing is said.",
-    )
+    image: DaskImage = None
     network: Network = Field(default="default", description="VPC network.")
     subnetwork: Subnetwork | None = Field(
         default=None, description="Subnetwork. The network's in the region if nothing is said."
@@ -77,9 +73,7 @@ class GCPOptions(TargetOptions):
     service_account: ServiceAccount = Field(
         default="default", description="Service account that the machines act as."
     )
-    spot: bool = Field(
-        default=False, description="Whether workers use spare capacity, which may be taken away."
-    )
+    spot: SpotCapacity = False
     # 64 TiB is the largest disk.
     disk_gb: Annotated[int, Field(ge=10, le=65536)] = Field(
         default=50, description="Size of a machine's boot disk in GB, which holds its images."
