@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
 
 from pydantic import Field
 
 from scalable.manifest import ValidationIssue
 from scalable.providers.base import ClusterHandle, DeploymentSpec
-from scalable.providers.common import BaseProvider, component_issue
+from scalable.providers.common import BaseProvider, cluster_handle, component_issue
 from scalable.providers.options import OneLine, TargetOptions
-
-if TYPE_CHECKING:
-    from scalable.cluster.host import Host
 
 __all__ = ["ShellOptions", "ShellProvider"]
 
@@ -43,14 +39,13 @@ class ShellProvider(BaseProvider[ShellOptions]):
         # Here and not above: `scalable validate` imports this module, and is to stay quick.
         from distributed import LocalCluster
 
-        from scalable.client import ScalableClient
         from scalable.cluster import GroupedCluster
         from scalable.cluster.port import GroupSpec
         from scalable_shell.backend import ShellBackend
 
         host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
         cluster = GroupedCluster(
-            cast("Host", host),  # as every cluster of Dask is, though its types say less
+            host,
             ShellBackend(spec.components, host.scheduler_address, options.launcher),
             [
                 GroupSpec(tag, component.slots, options.startup_timeout)
@@ -58,5 +53,4 @@ class ShellProvider(BaseProvider[ShellOptions]):
             ],
             max_workers=options.max_workers,
         )
-        tasks = {name: task.component for name, task in spec.tasks.items()}
-        return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks))
+        return cluster_handle(cluster, spec)

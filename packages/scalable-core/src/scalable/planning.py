@@ -138,7 +138,7 @@ def build_plan(spec: DeploymentSpec, provider: DeploymentProvider) -> Plan:
         provider=provider.name,
         manifest_lock=manifest_lock(spec.raw_manifest),
         scale_plan=scale,
-        components_by_task={name: task.component for name, task in spec.tasks.items()},
+        components_by_task=spec.components_by_task,
         cost=cost,
     )
 

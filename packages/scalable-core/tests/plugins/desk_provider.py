@@ -23,13 +23,12 @@ from pathlib import Path
 from distributed import LocalCluster
 from pydantic import Field
 
-from scalable.client import ScalableClient
 from scalable.cluster import GroupedCluster, Pace, RetryPolicy
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
 from scalable.costing import CostEstimate, CostLineItem
 from scalable.errors import LaunchRefusedError
 from scalable.providers.base import ClusterHandle, DeploymentSpec, ScalePlan
-from scalable.providers.common import BaseProvider
+from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.options import TargetOptions
 
 QUICK = Pace(tick=0.05, poll=0.1, close_timeout=10)
@@ -74,8 +73,7 @@ class DeskProvider(BaseProvider[DeskOptions]):
             pace=QUICK,
             retry=RetryPolicy(delay=0.1),
         )
-        tasks = {name: task.component for name, task in spec.tasks.items()}
-        return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks))
+        return cluster_handle(cluster, spec)
 
 
 class Desk:

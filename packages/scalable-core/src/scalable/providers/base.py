@@ -137,6 +137,11 @@ class DeploymentSpec:
             raw_manifest=manifest.raw,
         )
 
+    @property
+    def components_by_task(self) -> dict[str, str]:
+        """The component that runs each task."""
+        return {name: task.component for name, task in self.tasks.items()}
+
 
 @dataclass
 class ClusterHandle:

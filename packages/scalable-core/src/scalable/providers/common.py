@@ -30,14 +30,14 @@ A provider of desks, all of it except for the backend::
                 for tag, component in spec.components.items()
             ]
             cluster = GroupedCluster(DeskHost(), DeskBackend(options.room), groups)
-            return ClusterHandle(cluster, lambda: ScalableClient(cluster))
+            return cluster_handle(cluster, spec)
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from scalable.errors import ValidationFailedError
 from scalable.manifest.checking import check_model
@@ -53,9 +53,13 @@ from scalable.providers.base import (
 )
 from scalable.providers.options import TargetOptions, common_options
 
+if TYPE_CHECKING:
+    from scalable.cluster import GroupedCluster
+
 __all__ = [
     "BaseProvider",
     "clashing_names",
+    "cluster_handle",
     "component_issue",
     "dns_label",
     "inapplicable",
@@ -200,6 +204,26 @@ class BaseProvider(ABC, Generic[OptionsT]):
                 "E_NOT_SUPPORTED",
                 f"provider {self.name!r} knows no prices, so it cannot keep this limit; remove it",
             )
+
+
+def cluster_handle(
+    cluster: GroupedCluster, spec: DeploymentSpec, metadata: Mapping[str, Any] | None = None
+) -> ClusterHandle:
+    """Hand out a cluster, with clients that know the tasks of its manifest.
+
+    Parameters
+    ----------
+    cluster : GroupedCluster
+        What was built.
+    spec : DeploymentSpec
+        What it was built for.
+    metadata : mapping, optional
+        What else there is to know of it.
+    """
+    from scalable.client import ScalableClient  # what is built has imported Dask already
+
+    tasks = spec.components_by_task
+    return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks), metadata or {})
 
 
 def option_issue(

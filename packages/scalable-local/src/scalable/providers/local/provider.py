@@ -13,7 +13,13 @@ from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.units import format_memory
 from scalable.providers.base import ClusterHandle, DeploymentSpec
-from scalable.providers.common import BaseProvider, component_issue, option_issue, said_or_default
+from scalable.providers.common import (
+    BaseProvider,
+    cluster_handle,
+    component_issue,
+    option_issue,
+    said_or_default,
+)
 from scalable.providers.local.options import LocalOptions
 
 if TYPE_CHECKING:
@@ -66,7 +72,6 @@ class LocalProvider(BaseProvider[LocalOptions]):
 
     def _build(self, spec: DeploymentSpec, options: LocalOptions) -> ClusterHandle:
         # Validating and planning do without Dask.
-        from scalable.client import ScalableClient
         from scalable.cluster import GroupedCluster
 
         name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
@@ -85,8 +90,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
             host.close()
             raise
         cluster = GroupedCluster(host, backend, groups, name=name, max_workers=options.max_workers)
-        tasks = {name: task.component for name, task in spec.tasks.items()}
-        return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks))
+        return cluster_handle(cluster, spec)
 
 
 def _without_effect(

@@ -20,7 +20,7 @@ from scalable.providers.base import (
     ResourceRequest,
     ScalePlan,
 )
-from scalable.providers.common import BaseProvider, component_issue, option_issue
+from scalable.providers.common import BaseProvider, cluster_handle, component_issue, option_issue
 from scalable.providers.containers import check_mounts
 from scalable.providers.slurm.backend import read_comment
 from scalable.providers.slurm.options import SlurmOptions
@@ -116,13 +116,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         return []
 
     def _build(self, spec: DeploymentSpec, options: SlurmOptions) -> ClusterHandle:
-        from scalable.client import ScalableClient
         from scalable.providers.slurm.cluster import SlurmCluster
 
         cluster = SlurmCluster(options, components=spec.components.values())
-        tasks = {name: task.component for name, task in spec.tasks.items()}
-        return ClusterHandle(
-            cluster,
-            lambda: ScalableClient(cluster, tasks=tasks),
-            metadata={"run": cluster.name, "logs": cluster.logs_location},
-        )
+        return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
