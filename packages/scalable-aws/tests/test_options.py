@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from scalable.manifest import parse_manifest
 from scalable.manifest.validate import ValidationReport
-from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.aws import AWSBatchProvider, AWSOptions
+from scalable.testing.offline import spec_of
 
 FARGATE = """
     region: us-east-1
@@ -33,17 +32,8 @@ EC2 = """
 """
 
 
-def spec_of(options: str, components: str = "gcam: {}") -> DeploymentSpec:
-    text = (
-        f"version: 1\nproject: {{name: x}}\ncomponents:\n  {components}\n"
-        f"targets:\n  aws:\n    provider: aws\n{options}"
-    )
-    manifest = parse_manifest(text, env={}, source="scalable.yaml")
-    return DeploymentSpec.from_manifest(manifest, target_name="aws")
-
-
 def report_of(options: str) -> ValidationReport:
-    return AWSBatchProvider().validate(spec_of(options))
+    return AWSBatchProvider().validate(spec_of("aws", options))
 
 
 @pytest.mark.parametrize("options", [FARGATE, EC2, ""])
@@ -52,7 +42,7 @@ def test_what_can_be_said(options: str) -> None:
 
 
 def test_what_is_not_said() -> None:
-    options = AWSBatchProvider().parse_options(spec_of(""))
+    options = AWSBatchProvider().parse_options(spec_of("aws"))
     assert options.cluster_type == "fargate"
     assert options.spot is False
     assert (options.region, options.vpc, options.worker_cpu) == (None, None, None)
@@ -88,15 +78,15 @@ def test_what_is_not_said() -> None:
     ],
 )
 def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
-    [issue] = report_of(f"    {line}\n").errors
-    assert (issue.path, issue.line) == (f"targets.aws.{path}", 8)
+    [issue] = report_of(line).errors
+    assert (issue.path, issue.line) == (f"targets.here.{path}", 6)
     assert message in issue.message
 
 
 def test_tags_leave_room_for_those_of_scalable() -> None:
     tags = ", ".join(f"k{i}: v" for i in range(41))
-    [issue] = report_of(f"    tags: {{{tags}}}\n").errors
-    assert issue.path == "targets.aws.tags"
+    [issue] = report_of(f"tags: {{{tags}}}").errors
+    assert issue.path == "targets.here.tags"
     assert "40 at most" in issue.message
 
 
@@ -114,12 +104,12 @@ def test_tags_leave_room_for_those_of_scalable() -> None:
     ],
 )
 def test_sizes_of_fargate_tasks(lines: list[str], problem: str | None) -> None:
-    report = report_of("".join(f"    {line}\n" for line in lines))
+    report = report_of("\n".join(lines))
     if problem is None:
         assert report.issues == ()
         return
     [issue] = report.issues
-    assert (issue.path, issue.code) == ("targets.aws.worker_mem", "E_FARGATE_SIZE")
+    assert (issue.path, issue.code) == ("targets.here.worker_mem", "E_FARGATE_SIZE")
     assert problem in issue.message
 
 
@@ -134,22 +124,22 @@ def test_sizes_of_fargate_tasks(lines: list[str], problem: str | None) -> None:
     ],
 )
 def test_options_of_the_other_cluster_type(cluster_type: str, option: str, value: object) -> None:
-    [issue] = report_of(f"    cluster_type: {cluster_type}\n    {option}: {value}\n").issues
-    assert (issue.path, issue.code, issue.line) == (f"targets.aws.{option}", "E_NOT_SUPPORTED", 9)
+    [issue] = report_of(f"cluster_type: {cluster_type}\n{option}: {value}").issues
+    assert (issue.path, issue.code, issue.line) == (f"targets.here.{option}", "E_NOT_SUPPORTED", 7)
 
 
 def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = report_of(
-        "    region: us\n    subnets: [a, subnet-0a1b2c3d, b]\n    instnce_type: x\n"
-        "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
+        "region: us\nsubnets: [a, subnet-0a1b2c3d, b]\ninstnce_type: x\n"
+        "workers: {gcma: 2}\nlimits: {max_hourly_cost: 3}"
     )
-    assert [(issue.path.removeprefix("targets.aws."), issue.line) for issue in report.errors] == [
-        ("region", 8),
-        ("subnets[0]", 9),
-        ("subnets[2]", 9),
-        ("instnce_type", 10),
-        ("workers.gcma", 11),
-        ("limits.max_hourly_cost", 12),
+    assert [(issue.path.removeprefix("targets.here."), issue.line) for issue in report.errors] == [
+        ("region", 6),
+        ("subnets[0]", 7),
+        ("subnets[2]", 7),
+        ("instnce_type", 8),
+        ("workers.gcma", 9),
+        ("limits.max_hourly_cost", 10),
     ]
 
 

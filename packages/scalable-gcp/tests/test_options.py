@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from scalable.manifest import parse_manifest
 from scalable.manifest.validate import ValidationReport
-from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.gcp import GCPOptions, GCPProvider
+from scalable.testing.offline import spec_of
 
 EVERYTHING = """
     project_id: climate-lab
@@ -23,28 +22,17 @@ EVERYTHING = """
 """
 
 
-def spec_of(options: str, components: str = "gcam: {}") -> DeploymentSpec:
-    text = (
-        f"version: 1\nproject: {{name: x}}\ncomponents:\n  {components}\n"
-        f"targets:\n  gcp:\n    provider: gcp\n{options}"
-    )
-    manifest = parse_manifest(text, env={}, source="scalable.yaml")
-    return DeploymentSpec.from_manifest(manifest, target_name="gcp")
-
-
 def report_of(options: str) -> ValidationReport:
-    return GCPProvider().validate(spec_of(options))
+    return GCPProvider().validate(spec_of("gcp", options))
 
 
-@pytest.mark.parametrize(
-    "options", [EVERYTHING, "    zone: us-central1-f\n", "    region: us-central1\n"]
-)
+@pytest.mark.parametrize("options", [EVERYTHING, "zone: us-central1-f", "region: us-central1"])
 def test_what_can_be_said(options: str) -> None:
     assert report_of(options).issues == ()
 
 
 def test_what_is_not_said() -> None:
-    options = GCPProvider().parse_options(spec_of("    region: us-central1\n"))
+    options = GCPProvider().parse_options(spec_of("gcp", "region: us-central1"))
     assert (options.network, options.service_account, options.disk_gb) == ("default", "default", 50)
     assert options.machine is options.project_id is None
 
@@ -75,22 +63,21 @@ def test_a_machine_type_has_two_names() -> None:
     ],
 )
 def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
-    [issue] = report_of(f"    {line}\n").errors
-    assert (issue.path, issue.line) == (f"targets.gcp.{path}", 8)
+    [issue] = report_of(line).errors
+    assert (issue.path, issue.line) == (f"targets.here.{path}", 6)
     assert message in issue.message
 
 
 def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = report_of(
-        "    region: Europe\n    disk_gb: 5\n    sopt: true\n"
-        "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
+        "region: Europe\ndisk_gb: 5\nsopt: true\nworkers: {gcma: 2}\nlimits: {max_hourly_cost: 3}"
     )
-    assert [(issue.path.removeprefix("targets.gcp."), issue.line) for issue in report.errors] == [
-        ("region", 8),
-        ("disk_gb", 9),
-        ("sopt", 10),
-        ("workers.gcma", 11),
-        ("limits.max_hourly_cost", 12),
+    assert [(issue.path.removeprefix("targets.here."), issue.line) for issue in report.errors] == [
+        ("region", 6),
+        ("disk_gb", 7),
+        ("sopt", 8),
+        ("workers.gcma", 9),
+        ("limits.max_hourly_cost", 10),
     ]
 
 

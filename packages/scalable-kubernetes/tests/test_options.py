@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from scalable.manifest import parse_manifest
 from scalable.manifest.validate import ValidationReport
-from scalable.providers.base import DeploymentSpec
 from scalable.providers.kubernetes import KubernetesOptions, KubernetesProvider
 from scalable.providers.kubernetes.options import Resources, Toleration
+from scalable.testing.offline import spec_of
 
 EVERYTHING = """
     namespace: scalable
@@ -28,22 +27,13 @@ EVERYTHING = """
 """
 
 
-def spec_of(options: str, components: str = "gcam: {}") -> DeploymentSpec:
-    text = (
-        f"version: 1\nproject: {{name: x}}\ncomponents:\n  {components}\n"
-        f"targets:\n  gke:\n    provider: kubernetes\n{options}"
-    )
-    manifest = parse_manifest(text, env={}, source="scalable.yaml")
-    return DeploymentSpec.from_manifest(manifest, target_name="gke")
-
-
 def report_of(options: str) -> ValidationReport:
-    return KubernetesProvider().validate(spec_of(options))
+    return KubernetesProvider().validate(spec_of("kubernetes", options))
 
 
 def test_everything_that_can_be_said() -> None:
     assert report_of(EVERYTHING).issues == ()
-    options = KubernetesProvider().parse_options(spec_of(EVERYTHING))
+    options = KubernetesProvider().parse_options(spec_of("kubernetes", EVERYTHING))
     assert options.resources == Resources.model_validate(
         {
             "requests": {"cpu": "500m", "memory": "2Gi"},
@@ -60,7 +50,7 @@ def test_everything_that_can_be_said() -> None:
 
 def test_nothing_has_to_be_said() -> None:
     assert report_of("").issues == ()
-    assert KubernetesProvider().parse_options(spec_of("")).namespace is None
+    assert KubernetesProvider().parse_options(spec_of("kubernetes")).namespace is None
 
 
 @pytest.mark.parametrize(
@@ -105,22 +95,24 @@ def test_nothing_has_to_be_said() -> None:
     ],
 )
 def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
-    report = report_of(f"    {line}\n")
+    report = report_of(line)
     assert message in report.issues[0].message
-    assert [(issue.path, issue.line) for issue in report.errors][:1] == [(f"targets.gke.{path}", 8)]
+    assert [(issue.path, issue.line) for issue in report.errors][:1] == [
+        (f"targets.here.{path}", 6)
+    ]
 
 
 def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = report_of(
-        "    namespace: A\n    resources:\n      limits: {cpu: lots}\n    nodeselector: {}\n"
-        "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
+        "namespace: A\nresources:\n  limits: {cpu: lots}\nnodeselector: {}\n"
+        "workers: {gcma: 2}\nlimits: {max_hourly_cost: 3}"
     )
-    assert [(issue.path.removeprefix("targets.gke."), issue.line) for issue in report.errors] == [
-        ("namespace", 8),
-        ("resources.limits.cpu", 10),
-        ("nodeselector", 11),
-        ("workers.gcma", 12),
-        ("limits.max_hourly_cost", 13),
+    assert [(issue.path.removeprefix("targets.here."), issue.line) for issue in report.errors] == [
+        ("namespace", 6),
+        ("resources.limits.cpu", 8),
+        ("nodeselector", 9),
+        ("workers.gcma", 10),
+        ("limits.max_hourly_cost", 11),
     ]
 
 
