@@ -1,0 +1,416 @@
+"""What every provider must hold to, as tests that any provider can run.
+
+A provider passes it with a subclass of a few lines, in a test module of its own::
+
+    from scalable.testing.conformance import ProviderConformance
+
+
+    class TestConformance(ProviderConformance):
+        manifest = '''
+        version: 1
+        project: {name: conformance}
+        targets: {here: {provider: shell}}
+        components: {alpha: {}, beta: {slots: 2}}
+        '''
+
+The tests start real workers by the public interface alone, and know nothing of what is behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from scalable.errors import GroupFailedError, UnknownTagError, ValidationFailedError
+from scalable.manifest.jsonschema import compose_schema
+from scalable.manifest.parser import parse_manifest
+from scalable.planning import build_plan
+from scalable.providers.base import (
+    API_VERSION,
+    DeploymentProvider,
+    DeploymentSpec,
+    DescribesOptions,
+    ScalePlan,
+)
+from scalable.providers.registry import get_provider, iter_provider_names
+
+if TYPE_CHECKING:
+    from scalable.client import ScalableClient
+    from scalable.cluster import GroupedCluster
+    from scalable.providers.base import ClusterHandle
+
+__all__ = ["ProviderConformance"]
+
+ABILITIES = {
+    "adapt": "let a group follow its work",
+    "explain_failed_start": "explain why a worker cannot start",
+    "interrupt": "end a worker in the middle of a task",
+    "replace": "replace a worker that dies",
+}
+"""What a provider may declare that it cannot do, with a reason."""
+
+_OFFLINE = """
+import json, sys
+from scalable.manifest.parser import parse_manifest
+from scalable.providers.base import DeploymentSpec
+from scalable.providers.registry import get_provider
+manifest = parse_manifest(json.load(sys.stdin)["manifest"])
+spec = DeploymentSpec.from_manifest(manifest, target_name=next(iter(manifest.targets)))
+provider = get_provider(spec.provider_name)
+provider.validate(spec)
+print(sorted({"dask", "distributed"} & set(sys.modules)))
+"""
+
+
+class ProviderConformance:
+    """The promises of a provider, one test each. Subclass it and say `manifest`.
+
+    Attributes
+    ----------
+    manifest : str
+        A manifest whose first target is the provider's, with two components: ``alpha`` of 1 slot, ``beta`` of 2. The
+        target names no counts.
+    broken : mapping of str to str
+        Fields of ``alpha``, beside those of `manifest`, with which its workers cannot start.
+    cannot : mapping of str to str
+        What the provider cannot do, with the reason. The tests of it are skipped, and show the reason.
+    patience : float
+        Seconds for whatever takes as long as it takes.
+    """
+
+    manifest: ClassVar[str]
+    broken: ClassVar[Mapping[str, Any]] = {"preload_script": "/nonexistent/preload.py"}
+    cannot: ClassVar[Mapping[str, str]] = {}
+    patience: ClassVar[float] = 120.0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        unknown = sorted(set(cls.cannot) - set(ABILITIES))
+        if unknown:
+            raise TypeError(
+                f"{cls.__name__}.cannot names {unknown}, which no test is about; known: {sorted(ABILITIES)}"
+            )
+
+    # -- What a provider's author may replace
+
+    def make_provider(self) -> DeploymentProvider:
+        """Make the provider; by default the one that is installed under the manifest's name for it."""
+        return get_provider(self.spec().provider_name)
+
+    def kill_worker(self, client: ScalableClient, worker: str) -> None:
+        """End one worker's process from outside of Scalable, as a crash would."""
+        addresses = {info["name"]: address for address, info in _workers(client).items()}
+        # From within, since the process may be on another machine. The broken connection is the answer.
+        with contextlib.suppress(OSError):
+            client.run(_by_value(_die), workers=[addresses[worker]])
+
+    def leftovers(self) -> Sequence[str]:
+        """List what closed clusters have left in the native system; nothing must remain."""
+        return ()
+
+    # -- Before anything starts
+
+    def spec(self, **options: Any) -> DeploymentSpec:
+        """Read the manifest, with more options for its target."""
+        document = parse_manifest(self.manifest).raw
+        return self._spec(document, options)
+
+    def _spec(
+        self,
+        document: Mapping[str, Any],
+        options: Mapping[str, Any],
+        alpha: Mapping[str, Any] | None = None,
+    ) -> DeploymentSpec:
+        target = next(iter(document["targets"]))
+        components = dict(document["components"])
+        components["alpha"] = {**(components["alpha"] or {}), **(alpha or {})}
+        manifest = parse_manifest(
+            {
+                **document,
+                "targets": {target: {**document["targets"][target], **options}},
+                "components": components,
+            }
+        )
+        return DeploymentSpec.from_manifest(manifest, target_name=target)
+
+    def test_it_speaks_this_version_of_the_contract(self) -> None:
+        provider = self.make_provider()
+        assert isinstance(provider, DeploymentProvider)
+        assert getattr(provider, "api_version", 1) <= API_VERSION
+        assert provider.name == provider.name.strip().lower() != ""
+
+    def test_it_accepts_its_own_manifest(self) -> None:
+        report = self.make_provider().validate(self.spec())
+        assert report.errors == ()
+
+    def test_it_finds_every_mistake_at_once(self) -> None:
+        spec = self.spec(sheep=1, goats=2, n_workers="many")
+        paths = {issue.path for issue in self.make_provider().validate(spec).errors}
+        assert {
+            f"targets.{spec.target_name}.{key}" for key in ("sheep", "goats", "n_workers")
+        } <= paths
+
+    def test_a_count_of_a_group_that_does_not_exist_is_a_mistake(self) -> None:
+        report = self.make_provider().validate(self.spec(workers={"omega": 1}))
+        assert not report.ok
+
+    def test_it_validates_without_dask(self) -> None:
+        name = self.spec().provider_name
+        if name not in iter_provider_names():
+            pytest.skip(f"provider {name!r} is not installed, so that a fresh process has none")
+        offline = subprocess.run(
+            [sys.executable, "-c", _OFFLINE],
+            input=json.dumps({"manifest": self.manifest}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "UnknownProviderError" in offline.stderr:
+            pytest.skip(f"provider {name!r} is registered in this process only")
+        assert (offline.returncode, offline.stdout) == (0, "[]\n"), offline.stderr
+
+    def test_its_options_have_a_schema(self) -> None:
+        provider = self.make_provider()
+        if not isinstance(provider, DescribesOptions):
+            pytest.skip("this provider does not describe its options")
+        schema = compose_schema({provider.name: provider.options_schema()})
+        assert provider.name in json.dumps(schema)
+
+    def test_the_same_manifest_gives_the_same_plan(self) -> None:
+        first, second = (build_plan(self.spec(n_workers=2), self.make_provider()) for _ in range(2))
+        assert first.to_json() == second.to_json()
+        assert first.scale_plan.workers_by_tag == {"alpha": 2, "beta": 2}
+
+    def test_nothing_is_built_of_a_mistake(self) -> None:
+        with pytest.raises(ValidationFailedError):
+            self.make_provider().build_cluster(self.spec(sheep=1))
+        assert list(self.leftovers()) == []
+
+    # -- With a cluster
+
+    @contextmanager
+    def cluster(self, alpha: Mapping[str, Any] | None = None) -> Iterator[_Running]:
+        """Build a cluster, and close it however the test ends."""
+        spec = self._spec(parse_manifest(self.manifest).raw, {}, alpha)
+        provider = self.make_provider()
+        handle = provider.build_cluster(spec)
+        try:
+            yield _Running(provider, handle, self.patience)
+        finally:
+            provider.close(handle)
+            assert list(self.leftovers()) == []
+
+    @pytest.fixture
+    def running(self) -> Iterator[_Running]:
+        """Give a cluster whose groups are empty as yet."""
+        with self.cluster() as running:
+            yield running
+
+    def test_groups_are_known_and_empty_at_first(self, running: _Running) -> None:
+        groups = running.backend.groups
+        assert {tag: (group.wanted, group.running) for tag, group in groups.items()} == {
+            "alpha": (0, 0),
+            "beta": (0, 0),
+        }
+
+    def test_a_tag_reaches_the_workers_made_for_it(self, running: _Running) -> None:
+        running.scale(alpha=1, beta=1)
+        with running.client() as client:
+            for tag in ("alpha", "beta"):
+                names = client.gather(client.map(_by_value(_worker_name), range(4), tag=tag))
+                assert set(names) == set(running.backend.groups[tag].workers)
+            with pytest.raises(UnknownTagError):
+                client.submit(_by_value(_worker_name), 0, tag="omega")
+
+    def test_a_worker_has_as_many_threads_as_slots(self, running: _Running) -> None:
+        running.scale(alpha=1, beta=1)
+        with running.client() as client:
+            facts = {
+                info["name"]: (info["nthreads"], info["resources"])
+                for info in _workers(client).values()
+            }
+        (alpha,), (beta,) = (running.backend.groups[tag].workers for tag in ("alpha", "beta"))
+        assert facts == {alpha: (1, {"alpha": 1}), beta: (2, {"beta": 2})}
+
+    def test_groups_scale_apart(self, running: _Running) -> None:
+        running.scale(alpha=1, beta=1)
+        before = running.backend.groups["beta"].workers
+        running.scale(alpha=2)
+        running.scale(alpha=0)
+        assert running.backend.groups["beta"].workers == before
+        assert running.backend.groups["alpha"].running == 0
+
+    def test_scaling_is_idempotent(self, running: _Running) -> None:
+        running.scale(alpha=1)
+        before = running.backend.groups["alpha"].workers
+        running.scale(alpha=1)
+        assert running.backend.groups["alpha"].workers == before
+
+    def test_scale_in_repeats_nothing_and_loses_nothing(
+        self, running: _Running, tmp_path: Path
+    ) -> None:
+        running.scale(alpha=2, beta=1)
+        with running.client() as client:
+            kept = client.map(_by_value(_square), range(8), tag="alpha")
+            assert client.gather(kept) == [n * n for n in range(8)]
+            transitions = client.run_on_scheduler(_by_value(_count_starts))
+            running.scale(alpha=1)
+            running.scale(alpha=0)
+            assert client.gather(kept) == [n * n for n in range(8)]
+            assert client.run_on_scheduler(_by_value(_count_starts)) == transitions
+
+    def test_running_tasks_end_before_their_worker(self, running: _Running) -> None:
+        running.scale(alpha=1, beta=1)
+        with running.client() as client:
+            future = client.submit(_by_value(_nap), 2.0, tag="alpha")
+            running.until(lambda: any(client.processing().values()), "the task is under way")
+            running.scale(alpha=0)
+            assert future.result(self.patience) == 2.0
+
+    def test_a_worker_that_dies_is_replaced_under_another_name(self, running: _Running) -> None:
+        self._can("replace")
+        running.scale(alpha=1, beta=1)
+        (victim,) = running.backend.groups["alpha"].workers
+        with running.client() as client:
+            self.kill_worker(client, victim)
+            running.until(
+                lambda: set(running.backend.groups["alpha"].workers) - {victim}, "another has come"
+            )
+            (successor,) = running.backend.groups["alpha"].workers
+            name = client.submit(_by_value(_worker_name), 0, tag="alpha", pure=False)
+            assert name.result(self.patience) == successor
+
+    def test_whoever_needs_a_group_that_cannot_start_learns_why(self) -> None:
+        self._can("explain_failed_start")
+        with self.cluster(alpha=self.broken) as running:
+            running.provider.scale(running.handle, ScalePlan({"alpha": 1, "beta": 1}))
+            with running.client() as client:
+                future = client.submit(_by_value(_square), 3, tag="alpha")
+                with pytest.raises(GroupFailedError) as waited:
+                    running.backend.wait_for_group("alpha", timeout=self.patience)
+                with pytest.raises(GroupFailedError):
+                    future.result(self.patience)
+                assert client.submit(_by_value(_square), 3, tag="beta").result(self.patience) == 9
+            assert waited.value.tag == "alpha"
+            assert waited.value.explanation.summary
+            assert running.backend.groups["alpha"].failed
+
+    def test_a_group_follows_its_work_from_zero(self, running: _Running) -> None:
+        self._can("adapt")
+        plan = ScalePlan({"alpha": 0, "beta": 0}, ranges_by_tag={"alpha": (0, 2)}, max_workers=2)
+        running.provider.scale(running.handle, plan)
+        with running.client() as client:
+            assert client.submit(_by_value(_square), 5, tag="alpha").result(self.patience) == 25
+
+    def test_a_closed_cluster_stays_closed(self) -> None:
+        with self.cluster() as running:
+            running.scale(alpha=1)
+            running.provider.close(running.handle)
+            running.provider.close(running.handle)
+            assert list(self.leftovers()) == []
+
+    def test_it_closes_while_tasks_run(self) -> None:
+        self._can("interrupt")
+        with self.cluster() as running:
+            running.scale(alpha=1)
+            with running.client() as client:
+                future = client.submit(_by_value(_nap), 600.0, tag="alpha")
+                running.until(lambda: any(client.processing().values()), "the task is under way")
+                running.provider.close(running.handle)
+                assert future.status in ("cancelled", "lost")
+
+    def _can(self, ability: str) -> None:
+        if ability in self.cannot:
+            pytest.skip(f"cannot {ABILITIES[ability]}: {self.cannot[ability]}")
+
+
+class _Running:
+    """A cluster under test."""
+
+    def __init__(
+        self, provider: DeploymentProvider, handle: ClusterHandle, patience: float
+    ) -> None:
+        self.provider = provider
+        self.handle = handle
+        self.patience = patience
+
+    @property
+    def backend(self) -> GroupedCluster:
+        return self.handle.backend
+
+    def client(self) -> closing[ScalableClient]:
+        return closing(self.handle.client_factory())
+
+    def scale(self, **counts: int) -> None:
+        """Scale by the provider, and wait until it is so."""
+        fixed = {tag: group.wanted for tag, group in self.backend.groups.items()}
+        self.provider.scale(self.handle, ScalePlan({**fixed, **counts}))
+        for tag, count in counts.items():
+            if count:
+                self.backend.wait_for_group(tag, count, timeout=self.patience)
+            self.until(partial(self._is, tag, count), f"{tag} has {count} workers")
+
+    def _is(self, tag: str, count: int) -> bool:
+        group = self.backend.groups[tag]
+        return (group.running, group.pending, group.starting, group.draining) == (count, 0, 0, 0)
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + self.patience
+        while not condition():
+            assert time.monotonic() < deadline, (
+                f"not within {self.patience:g} s: {what}; {self.backend}, {self.backend.explain()}"
+            )
+            time.sleep(0.1)
+
+
+def _workers(client: ScalableClient) -> Mapping[str, Any]:
+    workers: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    return workers
+
+
+def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function travel whole: a worker's image need not have this module."""
+    assert isinstance(function, FunctionType)
+    # Without this module's globals, and of a module that no worker could import: so it is pickled whole.
+    copy = FunctionType(function.__code__, {"__builtins__": __builtins__}, function.__name__)
+    copy.__module__ = "__main__"
+    return copy
+
+
+def _die() -> None:
+    import os
+
+    os._exit(3)
+
+
+def _worker_name(_: int) -> str:
+    from distributed import get_worker
+
+    return str(get_worker().name)
+
+
+def _square(n: int) -> int:
+    return n * n
+
+
+def _nap(seconds: float) -> float:
+    import time
+
+    time.sleep(seconds)
+    return seconds
+
+
+def _count_starts(dask_scheduler: Any) -> int:
+    """Count how often tasks were handed to workers so far."""
+    return sum(1 for entry in dask_scheduler.transition_log if entry[2] == "processing")
