@@ -6,6 +6,7 @@ from scalable.manifest import parse_manifest
 from scalable.manifest.validate import ValidationReport
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.slurm import SlurmOptions, SlurmProvider
+from scalable.testing.offline import spec_of
 
 EVERYTHING = """
     queue: short
@@ -26,22 +27,13 @@ EVERYTHING = """
 """
 
 
-def spec_of(options: str, components: str = "gcam: {}") -> DeploymentSpec:
-    text = (
-        f"version: 1\nproject: {{name: x}}\ncomponents:\n  {components}\n"
-        f"targets:\n  hpc:\n    provider: slurm\n{options}"
-    )
-    manifest = parse_manifest(text, env={}, source="scalable.yaml")
-    return DeploymentSpec.from_manifest(manifest, target_name="hpc")
-
-
 def report_of(options: str) -> ValidationReport:
-    return SlurmProvider().validate(spec_of(options))
+    return SlurmProvider().validate(spec_of("slurm", options))
 
 
 def test_everything_that_can_be_said() -> None:
     assert report_of(EVERYTHING).issues == ()
-    options = SlurmProvider().parse_options(spec_of(EVERYTHING))
+    options = SlurmProvider().parse_options(spec_of("slurm", EVERYTHING))
     assert options.walltime == 7200
     assert options.directives == ("--exclusive", "--mail-type=END,FAIL", "--gres=gpu:a100:1")
     assert options.prologue[1] == 'export TITLE="it\'s"'
@@ -49,7 +41,7 @@ def test_everything_that_can_be_said() -> None:
 
 def test_nothing_has_to_be_said() -> None:
     assert report_of("").issues == ()
-    options = SlurmProvider().parse_options(spec_of(""))
+    options = SlurmProvider().parse_options(spec_of("slurm"))
     assert options == SlurmOptions(container_runtime="auto")
     assert (options.queue, options.account, options.walltime) == (None, None, None)
 
@@ -79,31 +71,31 @@ def test_nothing_has_to_be_said() -> None:
     ],
 )
 def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
-    [issue] = report_of(f"    {line}\n").issues
+    [issue] = report_of(line).issues
     assert issue.severity == "error"
-    assert (issue.path, issue.line) == (f"targets.hpc.{path}", 8)
+    assert (issue.path, issue.line) == (f"targets.here.{path}", 6)
     assert message in issue.message
 
 
 def test_directives_that_only_begin_like_ours_are_fine() -> None:
-    line = "    directives: [--nodelist=n1, --ntasks-per-core=1, --export-file=x, --time-min=5]\n"
+    line = "directives: [--nodelist=n1, --ntasks-per-core=1, --export-file=x, --time-min=5]"
     assert report_of(line).issues == ()
 
 
 def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = report_of(
-        "    queue: a b\n    walltime: never\n    acount: x\n    comm_port: x\n"
-        "    workers: {gcma: 2}\n    limits: {max_hourly_cost: 3}\n"
+        "queue: a b\nwalltime: never\nacount: x\ncomm_port: x\n"
+        "workers: {gcma: 2}\nlimits: {max_hourly_cost: 3}"
     )
-    assert [(issue.path.removeprefix("targets.hpc."), issue.line) for issue in report.errors] == [
-        ("queue", 8),
-        ("walltime", 9),
-        ("acount", 10),
-        ("comm_port", 11),
-        ("workers.gcma", 12),
-        ("limits.max_hourly_cost", 13),
+    assert [(issue.path.removeprefix("targets.here."), issue.line) for issue in report.errors] == [
+        ("queue", 6),
+        ("walltime", 7),
+        ("acount", 8),
+        ("comm_port", 9),
+        ("workers.gcma", 10),
+        ("limits.max_hourly_cost", 11),
     ]
-    assert str(report.errors[0]).startswith("scalable.yaml:8:5 E_BAD_VALUE targets.hpc.queue: ")
+    assert str(report.errors[0]).startswith("scalable.yaml:6:5 E_BAD_VALUE targets.here.queue: ")
 
 
 def test_values_of_the_environment_do_not_show() -> None:
