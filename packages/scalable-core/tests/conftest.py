@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -50,7 +51,8 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     clear_registry()
 
 
-Install = Callable[[str, str], None]
+class Install(Protocol):
+    def __call__(self, name: str, entry_point: str, *, distribution: str | None = None) -> None: ...
 
 
 @pytest.fixture
@@ -61,13 +63,14 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def install(site: Path) -> Install:
-    """Write down what pip would of a distribution that brings a provider."""
+    """Write down what pip would of a distribution, ``scalable-<name>`` 1.0 by default, that brings a provider."""
 
-    def install(name: str, entry_point: str) -> None:
-        info = site / f"scalable_{name}-1.0.dist-info"
+    def install(name: str, entry_point: str, *, distribution: str | None = None) -> None:
+        distribution = distribution or f"scalable-{name}"
+        info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: scalable-{name}\nVersion: 1.0\n"
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
         )
         (info / "entry_points.txt").write_text(f"[scalable.providers]\n{name} = {entry_point}\n")
 

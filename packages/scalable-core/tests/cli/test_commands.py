@@ -8,12 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
 
 from scalable.cli import main
 from scalable.planning import Plan
+
+if TYPE_CHECKING:
+    from conftest import Install
 
 Scalable = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -236,7 +240,7 @@ def test_an_unknown_target_names_the_known_ones(cli: Cli) -> None:
 
 
 def test_a_plugin_that_raises_on_import_is_told_in_a_line(
-    scalable: Scalable, project: Path, site: Path, install: Callable[[str, str], None]
+    scalable: Scalable, project: Path, site: Path, install: Install
 ) -> None:
     install("broken", "broken_provider:Provider")
     (site / "broken_provider.py").write_text("raise RuntimeError('half\\ninstalled')\n")

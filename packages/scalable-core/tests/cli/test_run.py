@@ -210,10 +210,11 @@ def test_a_record_that_cannot_be_kept_stops_the_run(scalable: Scalable, project:
     assert done.stdout == ""
 
 
+Start = Callable[..., subprocess.Popen[str]]
+
+
 @pytest.fixture
-def process(
-    project: Path, environment: dict[str, str]
-) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def process(project: Path, environment: dict[str, str]) -> Iterator[Start]:
     started = []
 
     def process(*arguments: str, **how: Any) -> subprocess.Popen[str]:
@@ -234,9 +235,18 @@ def process(
         each.communicate()
 
 
+def wait_on_a_terminal(process: Start) -> tuple[subprocess.Popen[str], int, list[int]]:
+    """Start a run on a terminal of its own; return it, the terminal's other end, and its workers."""
+    ours, theirs = pty.openpty()
+    running = process("--", "wait", stdin=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    assert running.stdout is not None
+    return running, ours, pids(running.stdout.readline())
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_in_the_middle_leaves_no_process(
-    process: Callable[..., subprocess.Popen[str]],
+    process: Start,
     project: Path,
     number: int,
     status: int,
@@ -257,7 +267,7 @@ def test_a_signal_in_the_middle_leaves_no_process(
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_while_it_starts_leaves_no_process(
-    process: Callable[..., subprocess.Popen[str]], project: Path, number: int, status: int
+    process: Start, project: Path, number: int, status: int
 ) -> None:
     text = (project / "scalable.yaml").read_text()
     (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "queue: true"))
@@ -277,14 +287,10 @@ def test_a_signal_while_it_starts_leaves_no_process(
 
 
 def test_ctrl_c_on_a_terminal_reaches_all_and_leaves_nothing(
-    process: Callable[..., subprocess.Popen[str]], project: Path, gone: Gone
+    process: Start, project: Path, gone: Gone
 ) -> None:
     # A terminal sends SIGINT to every process in the foreground, not only to the one that it started.
-    ours, theirs = pty.openpty()
-    running = process("--", "wait", stdin=theirs, stderr=theirs, start_new_session=True)
-    os.close(theirs)
-    assert running.stdout is not None
-    workers = pids(running.stdout.readline())
+    running, ours, workers = wait_on_a_terminal(process)
 
     os.killpg(running.pid, signal.SIGINT)
     shown = b""
@@ -301,13 +307,9 @@ def test_ctrl_c_on_a_terminal_reaches_all_and_leaves_nothing(
 
 
 def test_a_terminal_that_is_closed_ends_the_run_and_leaves_nothing(
-    process: Callable[..., subprocess.Popen[str]], project: Path, gone: Gone
+    process: Start, project: Path, gone: Gone
 ) -> None:
-    ours, theirs = pty.openpty()
-    running = process("--", "wait", stdin=theirs, stderr=theirs, start_new_session=True)
-    os.close(theirs)
-    assert running.stdout is not None
-    workers = pids(running.stdout.readline())
+    running, ours, workers = wait_on_a_terminal(process)
 
     os.close(ours)
     running.send_signal(signal.SIGHUP)  # the kernel's part for a controlling terminal

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -28,6 +29,9 @@ from scalable.providers.registry import (
     register_providers,
 )
 
+if TYPE_CHECKING:
+    from conftest import Install
+
 PROVIDER = """
 class Provider:
     name = "plugin"
@@ -38,7 +42,7 @@ class Provider:
     def close(self, cluster): ...
 """
 
-Install = Callable[..., None]
+InstallPlugin = Callable[..., None]
 
 
 class Desk(BaseProvider[TargetOptions]):
@@ -57,31 +61,24 @@ def _fresh() -> Iterator[None]:
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Lay a distribution on ``sys.path`` as pip would."""
-    monkeypatch.syspath_prepend(tmp_path)
+def install_plugin(site: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> InstallPlugin:
+    """Lay a distribution with a module of a provider on ``sys.path``."""
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
 
-    def _install(
+    def install_plugin(
         name: str = "widget",
         *,
         distribution: str = "acme-widget",
         source: str = PROVIDER.format(api="api_version = 1"),
-        target: str | None = None,
     ) -> None:
         module = distribution.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(source)
-        info = tmp_path / f"{module}-3.1.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 3.1\n"
-        )
-        (info / "entry_points.txt").write_text(
-            f"[scalable.providers]\n{name} = {target or module + ':Provider'}\n"
-        )
+        install(name, f"{module}:Provider", distribution=distribution)
+        (site / f"{module}.py").write_text(source)
         monkeypatch.delitem(sys.modules, module, raising=False)
         clear_registry()
 
-    return _install
+    return install_plugin
 
 
 def status_of(name: str, *, load: bool = True) -> list[ProviderStatus]:
@@ -137,15 +134,15 @@ def test_several_are_registered_all_or_none() -> None:
     assert list(iter_provider_names(include_entrypoints=False)) == ["taken"]
 
 
-def test_an_installed_provider_is_found(install: Install) -> None:
-    install("Widget")
+def test_an_installed_provider_is_found(install_plugin: InstallPlugin) -> None:
+    install_plugin("Widget")
     assert get_provider("widget").name == "plugin"
     assert "widget" in list(iter_provider_names())
     assert "widget" not in list(iter_provider_names(include_entrypoints=False))
 
 
-def test_a_registered_provider_wins_over_an_installed_one(install: Install) -> None:
-    install("widget")
+def test_a_registered_provider_wins_over_an_installed_one(install_plugin: InstallPlugin) -> None:
+    install_plugin("widget")
     register_provider("widget", Desk)
     assert isinstance(get_provider("widget"), Desk)
     [info] = [info for info in describe_providers() if info.name == "widget"]
@@ -153,26 +150,28 @@ def test_a_registered_provider_wins_over_an_installed_one(install: Install) -> N
     assert info.module.endswith(":Desk")
 
 
-def test_a_registered_provider_settles_a_conflict(install: Install) -> None:
-    install("widget", distribution="acme-widget")
-    install("widget", distribution="other-widget")
+def test_a_registered_provider_settles_a_conflict(install_plugin: InstallPlugin) -> None:
+    install_plugin("widget", distribution="acme-widget")
+    install_plugin("widget", distribution="other-widget")
     register_provider("widget", Desk)
     assert isinstance(get_provider("widget"), Desk)
 
 
-def test_clearing_forgets_what_was_registered(install: Install) -> None:
+def test_clearing_forgets_what_was_registered() -> None:
     register_provider("desk", Desk)
     clear_registry()
     with pytest.raises(KeyError):
         get_provider("desk")
 
 
-def test_two_distributions_that_claim_one_name_are_both_named(install: Install) -> None:
-    install("widget", distribution="acme-widget")
-    install("WIDGET", distribution="other-widget")
+def test_two_distributions_that_claim_one_name_are_both_named(
+    install_plugin: InstallPlugin,
+) -> None:
+    install_plugin("widget", distribution="acme-widget")
+    install_plugin("WIDGET", distribution="other-widget")
     with pytest.raises(ProviderConflictError) as caught:
         get_provider("widget")
-    assert set(caught.value.distributions) == {"acme-widget 3.1", "other-widget 3.1"}
+    assert set(caught.value.distributions) == {"acme-widget 1.0", "other-widget 1.0"}
     assert "uninstall" in str(caught.value)
     assert status_of("widget", load=False) == [ProviderStatus.CONFLICT] * 2
 
@@ -194,16 +193,16 @@ def test_two_distributions_that_claim_one_name_are_both_named(install: Install) 
     ],
 )
 def test_a_plugin_that_cannot_be_used_is_quarantined_alone(
-    install: Install, source: str, cause: str
+    install_plugin: InstallPlugin, source: str, cause: str
 ) -> None:
-    install("broken", distribution="acme-broken", source=source)
-    install("widget")
+    install_plugin("broken", distribution="acme-broken", source=source)
+    install_plugin("widget")
 
     assert status_of("broken", load=False) == [ProviderStatus.FOUND]
     with pytest.raises(QuarantinedProviderError) as caught:
         get_provider("broken")
     error = caught.value
-    assert (error.provider, error.distribution, error.version) == ("broken", "acme-broken", "3.1")
+    assert (error.provider, error.distribution, error.version) == ("broken", "acme-broken", "1.0")
     assert cause in str(error)
     assert "acme-broken" in error.remedy
     assert "\n" not in str(error)
@@ -213,22 +212,22 @@ def test_a_plugin_that_cannot_be_used_is_quarantined_alone(
     assert get_provider("widget").name == "plugin"
 
 
-def test_the_cause_of_a_quarantine_is_kept_for_its_author(install: Install) -> None:
-    install("broken", source="1 / 0")
+def test_the_cause_of_a_quarantine_is_kept_for_its_author(install_plugin: InstallPlugin) -> None:
+    install_plugin("broken", source="1 / 0")
     with pytest.raises(ImportError) as caught:
         get_provider("broken")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_a_key_press_during_an_import_is_no_quarantine(install: Install) -> None:
-    install("broken", source="raise KeyboardInterrupt")
+def test_a_key_press_during_an_import_is_no_quarantine(install_plugin: InstallPlugin) -> None:
+    install_plugin("broken", source="raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         get_provider("broken")
 
 
-def test_another_api_is_refused_before_the_constructor_runs(install: Install) -> None:
+def test_another_api_is_refused_before_the_constructor_runs(install_plugin: InstallPlugin) -> None:
     source = "class Provider:\n    api_version = 2\n    def __init__(self): raise RuntimeError"
-    install("broken", source=source)
+    install_plugin("broken", source=source)
     with pytest.raises(QuarantinedProviderError, match="provider API 2"):
         get_provider("broken")
 
@@ -243,19 +242,21 @@ def test_a_function_may_make_the_provider_and_its_api_is_checked_too() -> None:
         get_provider("tomorrow")
 
 
-def test_a_provider_that_states_no_api_was_written_for_the_first(install: Install) -> None:
-    install("widget", source=PROVIDER.format(api=""))
+def test_a_provider_that_states_no_api_was_written_for_the_first(
+    install_plugin: InstallPlugin,
+) -> None:
+    install_plugin("widget", source=PROVIDER.format(api=""))
     assert get_provider("widget").name == "plugin"
 
 
-def test_a_nameless_entry_point_hides_no_other(install: Install) -> None:
-    install("", distribution="acme-nameless")
-    install("widget")
+def test_a_nameless_entry_point_hides_no_other(install_plugin: InstallPlugin) -> None:
+    install_plugin("", distribution="acme-nameless")
+    install_plugin("widget")
     assert get_provider("widget").name == "plugin"
 
 
-def test_an_unknown_name_says_what_is_near_and_what_there_is(install: Install) -> None:
-    install("widget")
+def test_an_unknown_name_says_what_is_near_and_what_there_is(install_plugin: InstallPlugin) -> None:
+    install_plugin("widget")
     with pytest.raises(UnknownProviderError) as caught:
         get_provider("Wigdet")
     assert "did you mean 'widget'?" in str(caught.value)
@@ -275,16 +276,16 @@ def test_a_known_provider_that_is_not_installed_says_how_to_get_it(
     )
 
 
-def test_what_is_described(install: Install) -> None:
-    install("widget", distribution="acme-widget")
+def test_what_is_described(install_plugin: InstallPlugin) -> None:
+    install_plugin("widget", distribution="acme-widget")
     [info] = [info for info in describe_providers() if info.name == "widget"]
-    assert (info.distribution, info.version) == ("acme-widget", "3.1")
+    assert (info.distribution, info.version) == ("acme-widget", "1.0")
     assert info.module == "acme_widget:Provider"
     assert (info.status, info.problem) == (ProviderStatus.FOUND, "")
 
 
-def test_listing_imports_no_plugin(install: Install) -> None:
-    install("widget", source="raise SystemExit('imported')")
+def test_listing_imports_no_plugin(install_plugin: InstallPlugin) -> None:
+    install_plugin("widget", source="raise SystemExit('imported')")
     list(iter_provider_names())
     describe_providers()
     assert "acme_widget" not in sys.modules
