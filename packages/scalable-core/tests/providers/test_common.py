@@ -10,7 +10,6 @@ from pydantic import Field
 
 from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.parser import parse_manifest
 from scalable.manifest.schema import ComponentConfig
 from scalable.planning import build_plan
 from scalable.providers.base import (
@@ -33,22 +32,12 @@ from scalable.providers.common import (
 )
 from scalable.providers.options import TargetOptions
 from scalable.providers.registry import clear_registry, get_provider, register_provider
+from scalable.testing.offline import spec_of
 
 if TYPE_CHECKING:
     from providers.conftest import Start
 
-MANIFEST = """\
-version: 1
-project: {name: test}
-targets:
-  here:
-    provider: desk
-    room: attic
-%s
-components:
-  gcam: {cpus: 4, memory: 8G, mounts: {/data: /data}}
-  plots: {}
-"""
+COMPONENTS = "gcam: {cpus: 4, memory: 8G, mounts: {/data: /data}}\nplots: {}"
 
 
 class DeskOptions(TargetOptions):
@@ -84,10 +73,8 @@ class PricedDeskProvider(DeskProvider):
         return None
 
 
-def spec_of(options: str = "", manifest: str = MANIFEST) -> DeploymentSpec:
-    lines = "\n".join(f"    {line}" for line in options.splitlines())
-    parsed = parse_manifest(manifest % lines, env={}, source="scalable.yaml")
-    return DeploymentSpec.from_manifest(parsed, target_name="here")
+def desk_of(options: str = "", *, room: str = "attic") -> DeploymentSpec:
+    return spec_of("desk", f"room: {room}\n{options}", COMPONENTS)
 
 
 def test_it_is_a_provider_with_abilities() -> None:
@@ -117,7 +104,7 @@ def test_a_subclass_must_build() -> None:
 
 def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     report = DeskProvider().validate(
-        spec_of("hours: long\nworkers: {gcma: 1, plots: 9}\nmax_workers: 4\nn_wrokers: 2")
+        desk_of("hours: long\nworkers: {gcma: 1, plots: 9}\nmax_workers: 4\nn_wrokers: 2")
     )
     assert [(issue.path, issue.code, issue.line) for issue in report.issues] == [
         ("targets.here.hours", "E_BAD_VALUE", 7),
@@ -129,7 +116,7 @@ def test_every_problem_is_found_at_once_and_in_its_place() -> None:
 
 
 def test_checks_of_the_provider_come_with_those_of_counts() -> None:
-    spec = spec_of("workers: {gcma: 1}", MANIFEST.replace("room: attic", "room: cellar"))
+    spec = desk_of("workers: {gcma: 1}", room="cellar")
     report = DeskProvider().validate(spec)
     assert [issue.code for issue in report.errors] == ["E_DAMP", "E_UNKNOWN_TAG"]
     assert [issue.path for issue in report.warnings] == ["components.gcam.mounts"]
@@ -139,7 +126,7 @@ def test_checks_of_the_provider_come_with_those_of_counts() -> None:
     ("provider", "codes"), [(DeskProvider(), ["E_NOT_SUPPORTED"]), (PricedDeskProvider(), [])]
 )
 def test_a_limit_on_cost_needs_prices(provider: DeskProvider, codes: list[str]) -> None:
-    report = provider.validate(spec_of("limits: {max_hourly_cost: 3}"))
+    report = provider.validate(desk_of("limits: {max_hourly_cost: 3}"))
     assert [issue.code for issue in report.errors] == codes
     assert all(issue.path == "targets.here.limits.max_hourly_cost" for issue in report.errors)
 
@@ -147,7 +134,7 @@ def test_a_limit_on_cost_needs_prices(provider: DeskProvider, codes: list[str]) 
 def test_nothing_is_built_of_what_is_wrong() -> None:
     provider = DeskProvider()
     with pytest.raises(ValidationFailedError) as caught:
-        provider.build_cluster(spec_of("hours: long"))
+        provider.build_cluster(desk_of("hours: long"))
     assert [issue.path for issue in caught.value.report.errors] == ["targets.here.hours"]
     assert provider.built is None
 
@@ -155,7 +142,7 @@ def test_nothing_is_built_of_what_is_wrong() -> None:
 def test_warnings_do_not_keep_it_from_building(start: Start) -> None:
     provider = DeskProvider()
     provider.handle = start()
-    spec = spec_of()
+    spec = desk_of()
     assert provider.validate(spec).warnings
     assert provider.build_cluster(spec) is provider.handle
     assert provider.built is spec
@@ -163,12 +150,12 @@ def test_warnings_do_not_keep_it_from_building(start: Start) -> None:
 
 def test_options_that_are_wrong_are_not_parsed() -> None:
     with pytest.raises(ValidationFailedError):
-        DeskProvider().parse_options(spec_of("hours: long"))
-    assert DeskProvider().parse_options(spec_of("hours: 3")).hours == 3
+        DeskProvider().parse_options(desk_of("hours: long"))
+    assert DeskProvider().parse_options(desk_of("hours: 3")).hours == 3
 
 
 def test_a_plan_has_the_requests_of_the_provider() -> None:
-    plan = build_plan(spec_of("hours: 3\nn_workers: 2"), DeskProvider()).scale_plan
+    plan = build_plan(desk_of("hours: 3\nn_workers: 2"), DeskProvider()).scale_plan
     assert plan.resources_by_tag == {
         "gcam": ResourceRequest(cpus=4, walltime=3),
         "plots": ResourceRequest(cpus=2, walltime=3),
@@ -177,7 +164,7 @@ def test_a_plan_has_the_requests_of_the_provider() -> None:
 
 
 def test_issues_name_their_place() -> None:
-    spec = spec_of("limits: {max_hourly_cost: 3}")
+    spec = desk_of("limits: {max_hourly_cost: 3}")
     assert option_issue(spec, "room", "E_X", "wrong").path == "targets.here.room"
     inside = option_issue(spec, ("limits", "max_hourly_cost"), "W_X", "odd", "warning")
     assert (inside.path, inside.line) == ("targets.here.limits.max_hourly_cost", 7)
@@ -187,7 +174,7 @@ def test_issues_name_their_place() -> None:
 
 
 def test_a_component_says_more_than_its_target_and_that_more_than_the_schema() -> None:
-    spec = spec_of()
+    spec = desk_of()
     gcam, plots = spec.components["gcam"], spec.components["plots"]
     assert said_or_default(gcam, "cpus", 2) == 4
     assert said_or_default(plots, "cpus", 2) == 2
@@ -195,22 +182,14 @@ def test_a_component_says_more_than_its_target_and_that_more_than_the_schema() -
 
 
 def test_names_that_a_backend_cannot_tell_apart() -> None:
-    manifest = parse_manifest(
-        {
-            "version": 1,
-            "project": {"name": "x"},
-            "targets": {"here": {"provider": "desk"}},
-            "components": {"GCAM": {}, "gcam": {}, "other": {}, "g-cam": {}},
-        }
-    )
-    spec = DeploymentSpec.from_manifest(manifest, target_name="here")
+    spec = spec_of("desk", components="GCAM: {}\ngcam: {}\nother: {}\ng-cam: {}")
     [issue] = clashing_names(spec, dns_label)
     assert issue.path == "components.gcam"
     assert "'GCAM'" in issue.message
 
 
 def test_what_a_component_does_not_say_is_not_warned_about() -> None:
-    issues = list(inapplicable(spec_of(), "cpus", "desks have one each"))
+    issues = list(inapplicable(desk_of(), "cpus", "desks have one each"))
     assert [(issue.path, issue.severity) for issue in issues] == [
         ("components.gcam.cpus", "warning")
     ]

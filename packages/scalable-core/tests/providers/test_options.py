@@ -9,8 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from scalable.manifest.checking import check_model
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.parser import parse_manifest
-from scalable.providers.base import DeploymentSpec
 from scalable.providers.options import (
     EnvironmentVariables,
     ImageName,
@@ -21,15 +19,11 @@ from scalable.providers.options import (
     WorkerRange,
     common_options,
 )
-
-
-def spec_of(options: str) -> DeploymentSpec:
-    text = f"version: 1\nproject: {{name: x}}\ntargets:\n  here: {{provider: desk, {options}}}\n"
-    return DeploymentSpec.from_manifest(parse_manifest(text, env={}), target_name="here")
+from scalable.testing.offline import spec_of
 
 
 def read(options: str) -> tuple[TargetOptions | None, list[ValidationIssue]]:
-    spec = spec_of(options)
+    spec = spec_of("desk", options)
     at = ("targets", "here")
     return check_model(TargetOptions, spec.target.options, at, spec.manifest.source_map)
 
@@ -44,8 +38,14 @@ def test_what_is_not_said() -> None:
 
 def test_everything_that_can_be_said() -> None:
     options, issues = read(
-        "workers: {gcam: 2, plots: {minimum: 1, maximum: 8}}, n_workers: 3, "
-        "adaptive: {maximum: 4}, max_workers: 9, startup_timeout: 10m, limits: {max_hourly_cost: 1.1}"
+        """
+        workers: {gcam: 2, plots: {minimum: 1, maximum: 8}}
+        n_workers: 3
+        adaptive: {maximum: 4}
+        max_workers: 9
+        startup_timeout: 10m
+        limits: {max_hourly_cost: 1.1}
+        """
     )
     assert issues == []
     assert options == TargetOptions(
@@ -95,7 +95,7 @@ def test_what_cannot_be_said(options: str, path: str, message: str) -> None:
     assert made is None
     assert issue.path == f"targets.here.{path}"
     assert message in issue.message
-    assert issue.line == 4
+    assert issue.line == 6
 
 
 @pytest.mark.parametrize("name", ["many", "a mapping", "a number", "minimum"])
@@ -112,13 +112,13 @@ def test_every_option_is_described() -> None:
 
 
 def test_common_options_leave_those_of_the_provider_alone() -> None:
-    options, issues = common_options(spec_of("colour: [red], n_workers: 2, x-note: hi"))
+    options, issues = common_options(spec_of("desk", "colour: [red]\nn_workers: 2\nx-note: hi"))
     assert issues == []
     assert options == TargetOptions(n_workers=2)
 
 
 def test_common_options_that_are_wrong() -> None:
-    options, issues = common_options(spec_of("colour: [red], n_workers: two"))
+    options, issues = common_options(spec_of("desk", "colour: [red]\nn_workers: two"))
     assert options is None
     assert [issue.path for issue in issues] == ["targets.here.n_workers"]
 
