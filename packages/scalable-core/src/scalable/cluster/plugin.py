@@ -120,6 +120,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.failures: dict[str, bytes] = {}
         self.refused: dict[str, str] = {}
         self.unwelcome: set[str] = set()
+        self.dismissed: set[str] = set()
         self.asking: dict[str, asyncio.Task[int]] = {}
         self.leaving: dict[str, asyncio.Task[None]] = {}
         self.returning: set[str] = set()
@@ -131,6 +132,8 @@ class GroupsPlugin(SchedulerPlugin):
         self.versions = get_versions()
         self.register_worker: Callable[..., Awaitable[None]] = scheduler.handlers["register-worker"]
         scheduler.handlers["register-worker"] = self.admit
+        self.heartbeat_worker: Callable[..., dict[str, Any]] = scheduler.handlers["heartbeat_worker"]
+        scheduler.handlers["heartbeat_worker"] = self.hear
         for handler in (
             self.publish,
             self.report,
@@ -180,6 +183,12 @@ class GroupsPlugin(SchedulerPlugin):
             return
         await self.register_worker(comm, **registration)
 
+    def hear(self, address: str, **heartbeat: Any) -> dict[str, Any]:
+        """Take a heartbeat; that of a worker which we have just removed is nothing to warn of."""
+        if address in self.dismissed and address not in self.scheduler.workers:
+            return {"status": "missing"}
+        return self.heartbeat_worker(address=address, **heartbeat)
+
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Remember a worker's state, which is out of reach once the worker is gone."""
         self.members[worker] = scheduler.workers[worker]
@@ -193,6 +202,8 @@ class GroupsPlugin(SchedulerPlugin):
         some deaths. Tagged tasks all wait on their workers, so that a few deaths would end tasks that never ran.
         """
         ws = self.members.pop(worker)
+        if str(ws.name) in self.unwelcome:
+            self.dismissed.add(worker)
         self.returning.discard(worker)
         self.asking.pop(worker, None)
         _, event = scheduler.get_events(worker)[-1]
