@@ -117,6 +117,7 @@ def test_worker_processes_drain_as_safely(start_processes: Start, log: Log, unti
             flow.add()
             until(lambda begun=begun: log.starts().total() > begun)
             tag = random.choice([*SLOTS])
+            cluster.wait_for_group(tag, timeout=30)
             cluster.scale_groups({tag: 0})
             until(lambda before=before: drained(cluster) > before)
             if turn % 2:
