@@ -11,7 +11,6 @@ from fair.RCPs import rcp85
 from ensemble import (
     BASELINE,
     END_OF_CENTURY,
-    PERCENTILES,
     SCENARIOS,
     YEARS,
     draw_climates,
@@ -24,6 +23,7 @@ from ensemble import (
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 
 CENTRAL = np.array([[1.75, 3.0]])
+PERCENTILES = np.array([5, 17, 50, 83, 95])
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_a_projection_is_the_percentiles_of_what_each_member_does() -> None:
     assert projection.members == 101
     # Of slopes 0, 1, …, 100 the p-th percentile is p.
     to_end = (sum(END_OF_CENTURY) - sum(BASELINE)) / 2 / 1000
-    np.testing.assert_allclose(projection.end_of_century, to_end * np.array(PERCENTILES))
+    np.testing.assert_allclose(projection.end_of_century, to_end * PERCENTILES)
     to_2100 = (2100 - sum(BASELINE) / 2) / 1000
-    np.testing.assert_allclose(projection.annual[:, -1], to_2100 * np.array(PERCENTILES))
+    np.testing.assert_allclose(projection.annual[:, -1], to_2100 * PERCENTILES)
 
 
 def test_the_end_of_the_century_is_averaged_before_it_is_ranked() -> None:
