@@ -7,7 +7,7 @@ from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, ResourceRequest
 from scalable.providers.cloud.gcp import GCPProvider
 from scalable.providers.registry import get_provider
-from scalable.testing.offline import modules_of_planning, spec_of
+from scalable.testing.offline import manifest_of, modules_of_planning, spec_of
 
 
 def issues_of(components: str, options: str) -> list[tuple[str, str]]:
@@ -95,4 +95,4 @@ def test_what_is_wrong_is_told_before_what_cannot_be_done() -> None:
 
 def test_neither_finding_nor_validating_nor_planning_imports_dask_or_an_sdk() -> None:
     sdk = {"dask", "distributed", "google.cloud.compute", "google.auth"}
-    assert not sdk & modules_of_planning("gcp", "region: us-east1")
+    assert not sdk & modules_of_planning(manifest_of("gcp", "region: us-east1"))

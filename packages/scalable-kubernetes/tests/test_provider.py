@@ -7,7 +7,7 @@ from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, ResourceRequest
 from scalable.providers.kubernetes import KubernetesProvider
 from scalable.providers.registry import get_provider
-from scalable.testing.offline import modules_of_planning, spec_of
+from scalable.testing.offline import manifest_of, modules_of_planning, spec_of
 
 
 def test_it_is_found_by_name() -> None:
@@ -64,4 +64,4 @@ def test_what_is_wrong_is_told_before_what_cannot_be_done() -> None:
 
 def test_neither_finding_nor_validating_nor_planning_imports_dask_or_a_client() -> None:
     clients = {"dask", "distributed", "dask_kubernetes", "kr8s", "kubernetes"}
-    assert not clients & modules_of_planning("kubernetes")
+    assert not clients & modules_of_planning(manifest_of("kubernetes"))

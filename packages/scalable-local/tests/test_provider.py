@@ -16,7 +16,7 @@ from scalable.planning import build_plan
 from scalable.providers.base import ClusterHandle, DeploymentProvider, DeploymentSpec, ScalePlan
 from scalable.providers.local import LocalProvider
 from scalable.providers.registry import get_provider
-from scalable.testing.offline import modules_of_planning
+from scalable.testing.offline import manifest_of, modules_of_planning
 
 if TYPE_CHECKING:
     from conftest import Eventually
@@ -50,7 +50,7 @@ def test_it_is_found_by_its_name() -> None:
 
 
 def test_finding_validating_and_planning_do_without_dask() -> None:
-    assert not {"dask", "distributed", "numpy"} & modules_of_planning("local")
+    assert not {"dask", "distributed", "numpy"} & modules_of_planning(manifest_of("local"))
 
 
 # -- Validation

@@ -7,7 +7,7 @@ from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, DeploymentSpec, ResourceRequest
 from scalable.providers.registry import get_provider
 from scalable.providers.slurm import SlurmProvider
-from scalable.testing.offline import modules_of_planning, spec_of
+from scalable.testing.offline import manifest_of, modules_of_planning, spec_of
 
 
 def warnings_of(spec: DeploymentSpec) -> list[tuple[str, str]]:
@@ -82,4 +82,4 @@ def test_nothing_is_built_of_what_is_wrong() -> None:
 
 
 def test_neither_finding_nor_validating_nor_planning_imports_dask() -> None:
-    assert not {"dask", "distributed", "dask_jobqueue"} & modules_of_planning("slurm")
+    assert not {"dask", "distributed", "dask_jobqueue"} & modules_of_planning(manifest_of("slurm"))

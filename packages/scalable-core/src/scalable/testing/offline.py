@@ -9,7 +9,7 @@ from textwrap import dedent, indent
 from scalable.manifest.parser import parse_manifest
 from scalable.providers.base import DeploymentSpec
 
-__all__ = ["modules_of_planning", "spec_of"]
+__all__ = ["manifest_of", "modules_of_planning", "spec_of"]
 
 _MANIFEST = """\
 version: 1
@@ -24,10 +24,12 @@ components:
 
 _PLAN = """\
 import sys
+from scalable.manifest.parser import parse_manifest
 from scalable.planning import build_plan
+from scalable.providers.base import DeploymentSpec
 from scalable.providers.registry import get_provider
-from scalable.testing.offline import spec_of
-spec = spec_of(*sys.argv[1:])
+manifest = parse_manifest(sys.stdin.read())
+spec = DeploymentSpec.from_manifest(manifest, target_name=next(iter(manifest.targets)))
 provider = get_provider(spec.provider_name)
 assert provider.validate(spec).ok, provider.validate(spec).errors
 build_plan(spec, provider).to_json()
@@ -35,40 +37,61 @@ print(*sys.modules)
 """
 
 
-def spec_of(provider: str, options: str = "", components: str = "gcam: {}") -> DeploymentSpec:
-    r"""Write a manifest with one target, ``here``, and read it without any environment.
+def manifest_of(provider: str, options: str = "", components: str = "gcam: {}") -> str:
+    r"""Write a manifest with one target, ``here``.
 
     Parameters
     ----------
     provider : str
         What manifests call the provider.
     options : str
-        The target's options, as lines of YAML; the first is line 6 of ``scalable.yaml``.
+        The target's options, as lines of YAML; the first is line 6 of the manifest.
     components : str
         The components, as lines of YAML.
 
     Examples
     --------
-    >>> spec = spec_of("local", "n_workers: 2", "gcam: {cpus: 4}\nplots: {}")
-    >>> spec.target.options["n_workers"], spec.components["gcam"].cpus
-    (2, 4)
+    >>> print(manifest_of("local", "n_workers: 2", "gcam: {cpus: 4}\nplots: {}"), end="")
+    version: 1
+    project: {name: test}
+    targets:
+      here:
+        provider: local
+        n_workers: 2
+    components:
+      gcam: {cpus: 4}
+      plots: {}
     """
-    text = _MANIFEST.format(
+    return _MANIFEST.format(
         provider=provider, options=_block(options, "    "), components=_block(components, "  ")
     )
+
+
+def spec_of(provider: str, options: str = "", components: str = "gcam: {}") -> DeploymentSpec:
+    """Read what `manifest_of` writes, as ``scalable.yaml`` and without any environment.
+
+    Examples
+    --------
+    >>> spec_of("local", "n_workers: 2").target.options["n_workers"]
+    2
+    """
+    text = manifest_of(provider, options, components)
     manifest = parse_manifest(text, env={}, source="scalable.yaml")
     return DeploymentSpec.from_manifest(manifest, target_name="here")
 
 
-def modules_of_planning(
-    provider: str, options: str = "", components: str = "gcam: {}"
-) -> frozenset[str]:
+def modules_of_planning(manifest: str) -> frozenset[str]:
     """Validate and plan in a fresh process, and return the modules that it has imported by then.
 
-    The provider is found by its name, as users find it; otherwise the same as `spec_of`.
+    Parameters
+    ----------
+    manifest : str
+        A valid manifest. The provider of its first target is found by its name, as users find it.
     """
-    command = [sys.executable, "-c", _PLAN, provider, options, components]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    command = [sys.executable, "-c", _PLAN]
+    done = subprocess.run(
+        command, input=manifest, stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    )
     return frozenset(done.stdout.split())
 
 
