@@ -1,9 +1,10 @@
-"""A real scheduler, backends that are swept whatever a test does, and waiting without guessing."""
+"""A real scheduler, waiting without guessing, and programs that repeat what others were heard to say."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
@@ -14,6 +15,12 @@ T = TypeVar("T")
 
 class Eventually(Protocol):
     def __call__(self, condition: Callable[[], T], *, timeout: float = 60.0) -> T: ...
+
+
+class Install(Protocol):
+    def __call__(
+        self, name: str, asked: str = "", *, says: str = "", status: int = 0, complains: str = ""
+    ) -> None: ...
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +49,36 @@ def host() -> Iterator[LocalCluster]:
 def client(host: LocalCluster) -> Iterator[Client]:
     with Client(host) as client:
         yield client
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Put programs on an otherwise empty PATH. Each repeats what it is to say if its first argument is `asked`.
+
+    What it says where nothing is `asked` is for all other arguments.
+    """
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    monkeypatch.setenv("PATH", str(bin_))
+
+    def install(
+        name: str, asked: str = "", *, says: str = "", status: int = 0, complains: str = ""
+    ) -> None:
+        program = bin_ / name
+        program.write_text(
+            f"""#!/bin/sh
+            answer={bin_}/{name}.answers/$1
+            [ -e "$answer.status" ] || answer={bin_}/{name}.answers/
+            while IFS= read -r line; do printf '%s\\n' "$line"; done < "$answer.out"
+            while IFS= read -r line; do printf '%s\\n' "$line" >&2; done < "$answer.err"
+            read -r status < "$answer.status"
+            exit "$status"
+            """
+        )
+        program.chmod(0o755)
+        answers = bin_ / f"{name}.answers"
+        answers.mkdir(exist_ok=True)
+        for kind, text in (("out", says), ("err", complains), ("status", str(status))):
+            (answers / f"{asked}.{kind}").write_text(f"{text}\n" if text else "")
+
+    return install

@@ -8,7 +8,8 @@ import pytest
 
 from scalable.cluster.port import Reason
 from scalable.errors import LaunchRefusedError
-from scalable.providers.local.exits import exited, launch_error, out_of_memory, stopped
+from scalable.providers.local.command import Container
+from scalable.providers.local.exits import contained, exited, launch_error, out_of_memory, stopped
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,86 @@ def test_out_of_memory_has_figures_and_a_remedy() -> None:
     assert "5.37 GB" in end.summary
     assert "4Gi" in end.summary
     assert "components.gcam.memory" in end.remedy
+
+
+GCAM = Container("podman", "laptop-1f-gcam-1", memory=8 * 10**9)
+FREE = Container("podman", "laptop-1f-gcam-1")
+
+
+@pytest.mark.parametrize(
+    ("container", "status", "killed", "reason", "native"),
+    [
+        (GCAM, 0, False, Reason.EXITED, "exit code 0"),
+        (GCAM, 1, False, Reason.EXITED, "exit code 1"),
+        (GCAM, 128 + signal.SIGSEGV, False, Reason.EXITED, "SIGSEGV"),
+        (GCAM, 128 + signal.SIGTERM, False, Reason.CANCELLED, "SIGTERM"),
+        (GCAM, 128 + signal.SIGKILL, False, Reason.CANCELLED, "SIGKILL"),
+        (GCAM, 128 + signal.SIGKILL, True, Reason.OUT_OF_MEMORY, "SIGKILL"),
+        (FREE, 128 + signal.SIGKILL, True, Reason.CANCELLED, "SIGKILL"),
+        # The client of the container, not what runs in it.
+        (GCAM, -signal.SIGKILL, False, Reason.CANCELLED, "SIGKILL"),
+        (GCAM, 125, False, Reason.REFUSED, "exit code 125"),
+    ],
+)
+def test_an_exit_status_of_a_container(
+    container: Container, status: int, killed: bool, reason: Reason, native: str
+) -> None:
+    end = contained("gcam", container, status, killed=killed, log="")
+
+    assert (end.reason, end.native) == (reason, native)
+
+
+def test_a_killed_container_hints_at_its_own_memory_or_else_at_the_machine_s() -> None:
+    own = contained("gcam", GCAM, 137, killed=False, log="")
+    machine = contained("gcam", FREE, 137, killed=False, log="")
+
+    assert "components.gcam.memory" in own.remedy
+    assert "8G" in own.remedy
+    assert "the machine ran out of memory" in machine.remedy
+
+
+# As recorded from Podman 4.3 with catatonit and runc, and Docker 20.10 with tini.
+@pytest.mark.parametrize(
+    ("status", "log"),
+    [
+        (1, "ERROR (catatonit:6): failed to exec pid1: No such file or directory"),
+        (127, "[FATAL tini (7)] exec dask failed: No such file or directory"),
+        (127, 'Error: runc: exec: "dask": executable file not found in $PATH: OCI runtime'),
+    ],
+)
+def test_an_image_without_dask(status: int, log: str) -> None:
+    end = contained("gcam", GCAM, status, killed=False, log=f"something\n{log}")
+
+    assert end.reason is Reason.IMAGE
+    assert "dask" in end.summary
+    assert "install" in end.remedy
+
+
+def test_what_a_model_says_of_its_own_programs_is_no_word_on_the_image() -> None:
+    said = "FileNotFoundError: gcam.exe: executable file not found"
+
+    assert contained("gcam", GCAM, 2, killed=False, log=said).reason is Reason.EXITED
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ("Error: statfs /data: no such file or directory", "statfs /data: no such file"),
+        (
+            "docker: Error response from daemon: invalid mount config\n\nRun 'docker run --help'",
+            "podman could not start its container: invalid mount config",
+        ),
+        ("", "did not say why"),
+    ],
+)
+def test_what_a_runtime_refuses_is_told_in_its_words(log: str, told: str) -> None:
+    assert told in contained("gcam", GCAM, 125, killed=False, log=log).summary
+
+
+def test_a_missing_init_has_a_remedy() -> None:
+    log = "Error: container-init binary not found on the host: stat /usr/libexec/podman/catatonit"
+
+    assert "install catatonit" in contained("gcam", GCAM, 125, killed=False, log=log).remedy
 
 
 def test_the_log_of_what_was_stopped_tells_nothing() -> None:

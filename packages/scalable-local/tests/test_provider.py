@@ -60,9 +60,10 @@ def test_a_plain_target_has_no_problems() -> None:
     assert problems({"gcam": {"cpus": 2, "memory": "1M", "env": {"A": "b"}}}) == []
 
 
-def test_containers_are_refused() -> None:
-    assert problems({"gcam": {}}, containers="podman") == [
-        ("E_NOT_SUPPORTED", "targets.here.containers")
+def test_threads_cannot_be_in_containers() -> None:
+    assert problems({"gcam": {"image": "gcam:7"}}, containers="podman", processes=False) == [
+        ("E_NOT_SUPPORTED", "targets.here.containers"),
+        ("W_NO_EFFECT", "components.gcam.image"),
     ]
 
 

@@ -13,7 +13,33 @@ from scalable.providers.worker import thread_environment, worker_arguments
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
 
-__all__ = ["Command", "MakesCommands", "process_command"]
+__all__ = [
+    "Command",
+    "Container",
+    "MakesCommands",
+    "process_command",
+    "worker_environment",
+    "worker_words",
+]
+
+
+@dataclass(frozen=True)
+class Container:
+    """What a worker's process is only the client of, and what does not end with it.
+
+    Parameters
+    ----------
+    runtime : str
+        ``podman`` or ``docker``.
+    name : str
+        The container's name.
+    memory : int or None
+        Bytes that the runtime keeps it to; None for no limit.
+    """
+
+    runtime: str
+    name: str
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -26,10 +52,13 @@ class Command:
         Program and arguments; no shell reads them.
     env : mapping of str to str
         What is set on top of the client's own environment. May hold secrets.
+    container : Container, optional
+        What it runs in, if that is no child of the process.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
+    container: Container | None = None
 
 
 class MakesCommands(Protocol):
@@ -85,20 +114,43 @@ def process_command(
     >>> command.env["GCAM_HOME"], command.env["OMP_NUM_THREADS"]
     ('/opt/gcam', '4')
     """
-    arguments = worker_arguments(
+    arguments = worker_words(
+        component,
+        name=name,
+        slots=slots,
+        scheduler_address=scheduler_address,
+        directory=directory,
+        preload=component.preload_script,
+    )
+    # Unbuffered, and with the Python stack of a crash in compiled code: the log's end is what explains a failure.
+    python = (sys.executable, "-u", "-X", "faulthandler", "-m", "distributed.cli.dask_worker")
+    return Command((*python, *arguments), worker_environment(component))
+
+
+def worker_words(
+    component: ComponentConfig,
+    *,
+    name: str,
+    slots: int,
+    scheduler_address: str,
+    directory: Path,
+    preload: str | None,
+) -> list[str]:
+    """Write the arguments of a worker on this machine, whatever runs it; as for `process_command`."""
+    return worker_arguments(
         scheduler_address,
         tag=component.name,
         slots=slots,
         memory=component.memory,
         directory=str(directory),
-        preload=component.preload_script,
+        preload=preload,
         # The default is all interfaces, open to whoever reaches this machine.
         extra=("--host", "127.0.0.1", "--name", name),
     )
-    # Unbuffered, and with the Python stack of a crash in compiled code: the log's end is what explains a failure.
-    python = (sys.executable, "-u", "-X", "faulthandler", "-m", "distributed.cli.dask_worker")
+
+
+def worker_environment(component: ComponentConfig) -> dict[str, str]:
+    """Say what a component's worker finds in its environment, its own variables first."""
     # What distributed's nanny sets (distributed.nanny.pre-spawn-environ): the C library gives freed memory back.
     trim = {"MALLOC_TRIM_THRESHOLD_": "65536"}
-    return Command(
-        (*python, *arguments), {**trim, **thread_environment(component.cpus), **component.env}
-    )
+    return {**trim, **thread_environment(component.cpus), **component.env}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scalable.cluster.port import Reason
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.manifest.units import format_memory
+from scalable.providers.local.command import Container
+from scalable.providers.local.containers import in_short
 
-__all__ = ["End", "exited", "launch_error", "out_of_memory", "stopped"]
+__all__ = ["End", "contained", "exited", "launch_error", "out_of_memory", "stopped"]
 
 # What no second try can change. Everything else (EAGAIN, ENOMEM, EMFILE, ENOSPC, …) passes.
 _REFUSALS = frozenset(
@@ -28,6 +31,9 @@ _REFUSALS = frozenset(
 
 # What people, service managers and the kernel's out-of-memory killer send; any other signal is a crash.
 _SENT = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGQUIT, signal.SIGTERM})
+
+# How an init (catatonit, tini) or runc says that it cannot start a program of the image.
+_NO_PROGRAM = re.compile(r"exec (pid1|dask) failed|failed to exec pid1|executable file not found")
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,60 @@ def exited(status: int) -> End:
         remedy = "if nobody killed it, the machine ran out of memory: run fewer workers at a time"
     summary = f"its process was ended from outside by {name}"
     return End(Reason.CANCELLED, summary, native=name, remedy=remedy, log_tells=False)
+
+
+def contained(tag: str, container: Container, status: int, *, killed: bool, log: str) -> End:
+    """Explain the exit status of the client of a container, which we did not bring about.
+
+    Parameters
+    ----------
+    tag : str
+        The component.
+    container : Container
+        What the worker ran in.
+    status : int
+        As for `exited`. Podman and Docker hand on the status of what they ran, with signals from 128 on, and have
+        three of their own: podman-run(1), "Exit Status".
+    killed : bool
+        Whether the runtime knows that the kernel ended it for want of memory.
+    log : str
+        The end of what it wrote.
+
+    Examples
+    --------
+    >>> gcam = Container("podman", "laptop-1f-gcam-1", memory=8 * 10**9)
+    >>> contained("gcam", gcam, 137, killed=True, log="").summary
+    'its container used more memory than the 8G of its component'
+    >>> contained("gcam", gcam, 125, killed=False, log="Error: statfs /data: no such file or directory").summary
+    'podman could not start its container: statfs /data: no such file or directory'
+    """
+    if status == 125:
+        summary = f"{container.runtime} could not start its container: {in_short(log)}"
+        remedy = "install catatonit" if "catatonit" in log else ""
+        return End(Reason.REFUSED, summary, native="exit code 125", remedy=remedy)
+    if status in (1, 126, 127) and _NO_PROGRAM.search(log):
+        summary = "its image has no program named dask"
+        remedy = "install dask and distributed in the image"
+        return End(Reason.IMAGE, summary, native=f"exit code {status}", remedy=remedy)
+    if killed and container.memory is not None:
+        summary = (
+            "its container used more memory than the "
+            f"{format_memory(container.memory)} of its component"
+        )
+        return End(
+            Reason.OUT_OF_MEMORY,
+            summary,
+            native="SIGKILL",
+            remedy=f"raise components.{tag}.memory",
+        )
+    end = exited(128 - status if status > 128 else status)
+    if status == 128 + signal.SIGKILL and container.memory is not None:
+        remedy = (
+            f"if nobody killed it, it used more than its {format_memory(container.memory)} of memory: "
+            f"raise components.{tag}.memory"
+        )
+        end = replace(end, remedy=remedy)
+    return end
 
 
 def stopped() -> End:

@@ -1,7 +1,8 @@
 """A guardian, so that not even a SIGKILL of the client leaves a worker or a model behind.
 
 The guardian is one small process in a session of its own (`reaper` run as a program), and this is the client's end of
-the pipe to it. The kernel closes the pipe when the client dies; the guardian then ends what it was told about.
+the pipe to it. The kernel closes the pipe when the client dies; the guardian then ends what it was told about, and all
+containers of the cluster.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +27,10 @@ class Guard:
     directory : Path
         The cluster's run directory: its processes carry it as their label, and if the client vanishes it is removed
         after them.
+    label : str, optional
+        The label, ``key=value``, of the cluster's containers.
+    runtimes : sequence of str, optional
+        What runs its containers, ``podman`` or ``docker``.
 
     Raises
     ------
@@ -32,8 +38,8 @@ class Guard:
         No process can be started.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, *, label: str = "", runtimes: Sequence[str] = ()) -> None:
+        self._arguments = (str(directory), str(os.getpid()), label, *runtimes)
         self._watched: dict[int, str] = {}
         self._process = self._start()
 
@@ -55,7 +61,7 @@ class Guard:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__, str(self._directory), str(os.getpid())],
+            [sys.executable, "-I", "-S", reaper.__file__, *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -36,8 +36,8 @@ class LocalOptions(TargetOptions):
     )
     containers: Literal["none", "auto", "docker", "podman", "apptainer"] = Field(
         default="none",
-        description="What runs the components' images. Only none, which uses this machine's own Python and programs, "
-        "is supported in this version.",
+        description="What runs each component's image: a runtime; `auto` for the component's own, or else the first of "
+        "podman, docker and apptainer that is installed; `none` for no containers.",
     )
     dashboard_address: ListenAddress | None = Field(
         default="127.0.0.1:0",

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine: what the engine drives."""
+"""Workers as processes of this machine, or as containers that processes are the clients of: what the engine drives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -25,12 +26,20 @@ from scalable.cluster.port import (
     UnitState,
 )
 from scalable.errors import LaunchRefusedError
-from scalable.providers.local.command import MakesCommands, process_command
-from scalable.providers.local.exits import End, exited, launch_error, out_of_memory, stopped
+from scalable.providers.local.command import Container, MakesCommands, process_command
+from scalable.providers.local.exits import (
+    End,
+    contained,
+    exited,
+    launch_error,
+    out_of_memory,
+    stopped,
+)
 from scalable.providers.local.guard import Guard
 from scalable.providers.local.logs import tail
 from scalable.providers.local.memory import exceeds
 from scalable.providers.local.reaper import LABEL, end, identify, processes, trees
+from scalable.providers.local.runtimes import Containers
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
@@ -48,6 +57,8 @@ class _Worker:
     scratch: Path
     log: Path
     memory: int | None
+    """What we keep it to, in bytes."""
+    container: Container | None
     doom: End | None = None
     """Set where we end it, before we do."""
     end: End | None = None
@@ -73,6 +84,8 @@ class ProcessBackend:
         Seconds from asking a worker to end to killing it and everything that it started.
     make_command : callable
         Turns a component into the command of one worker.
+    containers : Containers, optional
+        What ends the containers that some of the commands run.
     """
 
     def __init__(
@@ -84,6 +97,7 @@ class ProcessBackend:
         parent: Path | None = None,
         patience: float = 3.0,
         make_command: MakesCommands = process_command,
+        containers: Containers | None = None,
     ) -> None:
         self._components = components
         self._scheduler_address = scheduler_address
@@ -91,6 +105,7 @@ class ProcessBackend:
         self._parent = parent
         self._patience = patience
         self._make_command = make_command
+        self._containers = containers or Containers(name, ())
         self._cwd = (
             Path.cwd()
         )  # now: a workflow may change it, and workers that come later would differ
@@ -150,7 +165,10 @@ class ProcessBackend:
             )
             (self._directory / "logs").mkdir()
         if self._guard is None:
-            self._guard = Guard(self._directory)
+            containers = self._containers
+            self._guard = Guard(
+                self._directory, label=containers.label, runtimes=containers.runtimes
+            )
         return self._directory, self._guard
 
     def _start(self, directory: Path, group: GroupSpec, request_id: str) -> _Worker:
@@ -165,11 +183,15 @@ class ProcessBackend:
             scheduler_address=self._scheduler_address,
             directory=scratch,
         )
+        container = command.container
+        # What belongs to a container is its runtime's to find: of its processes, one may serve other containers too.
+        label = {} if container else {LABEL: str(scratch)}
+        scratch.mkdir(parents=True)  # a container can only be given what is there
         output = os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
         try:
             process = subprocess.Popen(
                 command.argv,
-                env={**os.environ, **command.env, LABEL: str(scratch)},
+                env={**os.environ, **command.env, **label},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -179,12 +201,13 @@ class ProcessBackend:
         finally:
             os.close(output)
         return _Worker(
-            unit=Unit(name, group.tag, request_id, f"process {process.pid}"),
+            unit=Unit(name, group.tag, request_id, _native(process.pid, container)),
             process=process,
             started=identify(process.pid) or "",
             scratch=scratch,
             log=log,
-            memory=component.memory,
+            memory=None if container else component.memory,
+            container=container,
         )
 
     def _observe(self) -> Mapping[str, UnitState]:
@@ -239,8 +262,8 @@ class ProcessBackend:
             return []
         condemned = self._condemn(workers)
         survivors = end(_roots(condemned), patience=self._patience, labels=[str(directory)])
-        for worker in condemned:
-            self._settle(worker)
+        self._settle(condemned)
+        containers = self._containers.sweep()
         if guard is not None:
             guard.close()
         leftovers = [
@@ -248,7 +271,7 @@ class ProcessBackend:
             for process in survivors
         ]
         kept = {worker.log for worker in workers if worker.end is not None and worker.end.log_tells}
-        return leftovers + _clear(directory, kept)
+        return [*leftovers, *containers, *_clear(directory, kept)]
 
     def _condemn(self, workers: Iterable[_Worker]) -> list[_Worker]:
         """Note which of these end by our will, and return them; the others have ended already."""
@@ -262,19 +285,34 @@ class ProcessBackend:
         if workers:
             labels = [str(worker.scratch) for worker in workers]
             end(_roots(workers), patience=patience, labels=labels)
-        for worker in workers:
-            self._settle(worker)
+        self._settle(workers)
 
-    def _settle(self, worker: _Worker) -> None:
-        """Enter how a worker ended, if it has."""
-        with self._lock:
+    def _settle(self, workers: Iterable[_Worker]) -> None:
+        """Enter how workers ended, of those that have, and remove what they leave."""
+        ends: list[tuple[_Worker, End]] = []
+        for worker in workers:
             status = worker.process.poll()
-            if status is None or worker.end is not None:
-                return
-            worker.end = worker.doom or exited(status)
-            if self._guard is not None:
-                self._guard.release(worker.process.pid)
-        shutil.rmtree(worker.scratch, ignore_errors=True)  # sweep tries again, and tells
+            if status is not None and worker.end is None:
+                ends.append((worker, worker.doom or self._ended(worker, status)))
+        self._containers.remove(worker.container for worker, _ in ends if worker.container)
+        for worker, ended in ends:
+            with self._lock:
+                worker.end = worker.end or ended
+                if self._guard is not None:
+                    self._guard.release(worker.process.pid)
+            shutil.rmtree(worker.scratch, ignore_errors=True)  # sweep tries again, and tells
+
+    def _ended(self, worker: _Worker, status: int) -> End:
+        """Explain how a worker ended without our doing."""
+        container = worker.container
+        if container is None:
+            return exited(status)
+        killed = status == 128 + signal.SIGKILL and self._containers.out_of_memory(container)
+        return contained(worker.unit.tag, container, status, killed=killed, log=tail(worker.log))
+
+
+def _native(pid: int, container: Container | None) -> str:
+    return f"{container.runtime} container {container.name}" if container else f"process {pid}"
 
 
 def _roots(workers: Iterable[_Worker]) -> dict[int, str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalable.cluster.port import GroupSpec
+from scalable.cluster.port import GroupSpec, Leftover
 from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.units import format_memory
-from scalable.providers.base import ClusterHandle, DeploymentSpec
+from scalable.providers.base import CheckResult, ClusterHandle, DeploymentSpec, Owned
 from scalable.providers.common import (
     BaseProvider,
     cluster_handle,
@@ -20,7 +21,16 @@ from scalable.providers.common import (
     option_issue,
     said_or_default,
 )
+from scalable.providers.local import runtimes
+from scalable.providers.local.containers import Owner, Place, in_places
 from scalable.providers.local.options import LocalOptions
+from scalable.providers.local.placement import (
+    check_containers,
+    chosen_runtimes,
+    find_places,
+    look,
+)
+from scalable.providers.local.runtimes import Containers
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
@@ -33,22 +43,37 @@ _NEED_PROCESSES = ("cpus", "memory", "env", "preload_script", *_NEED_CONTAINERS)
 
 
 class LocalProvider(BaseProvider[LocalOptions]):
-    """Runs each component as a group of worker processes, or of threads, on this machine."""
+    """Runs each component as a group of worker processes, containers or threads on this machine."""
 
     name = "local"
     options_model = LocalOptions
 
     def check(self, spec: DeploymentSpec, options: LocalOptions) -> Iterator[ValidationIssue]:
-        """Find what this machine, or a group of plain processes or threads, cannot do."""
-        if options.containers != "none":
-            message = "is not supported in this version; say none, or run containers on a target of another provider"
-            yield option_issue(spec, "containers", "E_NOT_SUPPORTED", message)
+        """Find what this machine, or a group of processes, containers or threads, cannot do."""
         if options.processes:
-            yield from _without_effect(spec, _NEED_CONTAINERS, "workers are plain processes there")
+            yield from check_containers(spec, options)
+            plain = spec.components.keys() - chosen_runtimes(spec, options).keys()
+            why = "its workers are plain processes there"
+            yield from _without_effect(spec, plain, _NEED_CONTAINERS, why)
             yield from self._check_memory(spec)
         else:
+            if options.containers != "none":
+                message = "cannot hold threads of the client's own process; say processes: true"
+                yield option_issue(spec, "containers", "E_NOT_SUPPORTED", message)
             why = "workers are threads of the client's own process there; say processes: true"
-            yield from _without_effect(spec, _NEED_PROCESSES, why)
+            yield from _without_effect(spec, spec.components, _NEED_PROCESSES, why)
+
+    def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
+        """Look whether this machine has what containers need: runtimes, images, directories."""
+        return list(look(spec, self.parse_options(spec)))
+
+    def list_owned(self) -> Sequence[Owned]:
+        """List this user's containers, whichever run they are of."""
+        return list(runtimes.owned(os.getuid()))
+
+    def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
+        """End and remove these containers."""
+        return list(runtimes.remove(owned))
 
     def _check_memory(self, spec: DeploymentSpec) -> Iterator[ValidationIssue]:
         from scalable.providers.local.memory import machine_memory
@@ -74,6 +99,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
         # Validating and planning do without Dask.
         from scalable.cluster import GroupedCluster
 
+        places = find_places(spec, options)
         name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
         groups = [
             GroupSpec(
@@ -85,7 +111,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
         ]
         host = _start_host(name, options)
         try:
-            backend = _make_backend(name, spec, options, host.scheduler_address)
+            backend = _make_backend(name, spec, options, places, host.scheduler_address)
         except BaseException:
             host.close()
             raise
@@ -94,10 +120,12 @@ class LocalProvider(BaseProvider[LocalOptions]):
 
 
 def _without_effect(
-    spec: DeploymentSpec, fields: tuple[str, ...], why: str
+    spec: DeploymentSpec, components: Collection[str], fields: tuple[str, ...], why: str
 ) -> Iterator[ValidationIssue]:
-    """Warn once of each component that asks for what this target cannot give."""
+    """Warn once of each of these components that asks for what this target cannot give."""
     for name, component in spec.components.items():
+        if name not in components:
+            continue
         if asked := [field for field in fields if _asks_for(component, field)]:
             message = f"{', '.join(asked)}: no effect on target {spec.target_name!r}, since {why}"
             yield component_issue(spec, name, asked[0], "W_NO_EFFECT", message, "warning")
@@ -124,7 +152,11 @@ def _start_host(name: str, options: LocalOptions) -> Host:
 
 
 def _make_backend(
-    name: str, spec: DeploymentSpec, options: LocalOptions, scheduler_address: str
+    name: str,
+    spec: DeploymentSpec,
+    options: LocalOptions,
+    places: Mapping[str, Place],
+    scheduler_address: str,
 ) -> Backend:
     import dask
 
@@ -135,6 +167,12 @@ def _make_backend(
     parent = Path(scratch) if scratch else None
     if not options.processes:
         return InProcessBackend(scheduler_address=scheduler_address, name=name, parent=parent)
+    owner = Owner(name, uid=os.getuid(), gid=os.getgid(), cores=os.cpu_count() or 1)
     return ProcessBackend(
-        spec.components, scheduler_address=scheduler_address, name=name, parent=parent
+        spec.components,
+        scheduler_address=scheduler_address,
+        name=name,
+        parent=parent,
+        make_command=in_places(places, owner),
+        containers=Containers(name, {place.runtime.name for place in places.values()}),
     )

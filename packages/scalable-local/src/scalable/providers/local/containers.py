@@ -1,0 +1,301 @@
+"""A worker in its component's image: which runtime, and which words. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalable.providers.containers import container_words, runs_as_child
+from scalable.providers.local.command import (
+    Command,
+    Container,
+    MakesCommands,
+    process_command,
+    worker_environment,
+    worker_words,
+)
+from scalable.providers.local.reaper import LABEL
+
+if TYPE_CHECKING:
+    from scalable.manifest.schema import ComponentConfig
+
+__all__ = [
+    "RUN_LABEL",
+    "USER_LABEL",
+    "Owner",
+    "Place",
+    "Runtime",
+    "chosen_runtime",
+    "container_command",
+    "in_places",
+    "in_short",
+]
+
+# Podman's, Docker's and Apptainer's way to begin the line that says what went wrong.
+_COMPLAINT = re.compile(
+    r"^(?:(?:Error|FATAL|docker|Error response from daemon):\s*)+(.+)$", re.MULTILINE
+)
+
+RUN_LABEL = "scalable.run"
+"""The container label that names the run."""
+
+USER_LABEL = "scalable.user"
+"""The container label that has the id of the user whose run it is: a Docker daemon has many users' containers."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A container runtime, and what it can do on this machine.
+
+    Parameters
+    ----------
+    name : str
+        One of `scalable.providers.containers.RUNTIMES`.
+    limits_memory, limits_cpus : bool
+        Whether it can keep a container to its memory and its cores.
+    rootless : bool
+        Whether a user who is not root runs containers without a daemon's help.
+    """
+
+    name: str
+    limits_memory: bool = False
+    limits_cpus: bool = False
+    rootless: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the workers of a component run, as this machine has it.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        What runs the image.
+    image : str
+        The image.
+    mounts : mapping of str to str
+        Path in the container by absolute path on this machine.
+    preload : str or None
+        The script that each worker runs first, as the container sees it.
+    """
+
+    runtime: Runtime
+    image: str
+    mounts: Mapping[str, str]
+    preload: str | None = None
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose containers they are.
+
+    Parameters
+    ----------
+    run : str
+        The run, for labels and names.
+    uid, gid : int
+        The user and the group that own what workers write.
+    cores : int
+        How many this machine has: Docker refuses to grant more.
+    """
+
+    run: str
+    uid: int
+    gid: int
+    cores: int
+
+
+def chosen_runtime(component: ComponentConfig, containers: str, first: str) -> str:
+    """Choose what runs a component: the target decides, and may leave it to the component.
+
+    Parameters
+    ----------
+    component : ComponentConfig
+        The component.
+    containers : str
+        What the target says: ``none``, ``auto`` or a runtime.
+    first : str
+        The runtime for components with an image that name none.
+
+    Returns
+    -------
+    str
+        A runtime, or ``none`` for a plain process.
+
+    Examples
+    --------
+    >>> from scalable.manifest.schema import ComponentConfig
+    >>> gcam, plots = ComponentConfig(name="gcam", image="gcam:7"), ComponentConfig(name="plots")
+    >>> chosen_runtime(gcam, "auto", "docker"), chosen_runtime(plots, "auto", "docker")
+    ('docker', 'none')
+    >>> chosen_runtime(plots, "podman", "docker"), chosen_runtime(gcam, "none", "docker")
+    ('podman', 'none')
+    """
+    if containers != "auto":
+        return containers
+    if component.runtime is not None:
+        return component.runtime
+    return first if component.image else "none"
+
+
+def container_command(
+    component: ComponentConfig,
+    place: Place,
+    owner: Owner,
+    *,
+    name: str,
+    slots: int,
+    scheduler_address: str,
+    directory: Path,
+) -> Command:
+    """Make the command of a worker in its image; as `process_command` otherwise.
+
+    A worker sees its image, its component's variables and mounts, and `directory`; of this machine's other files and
+    variables only what Apptainer and Singularity share of themselves.
+
+    Examples
+    --------
+    >>> from scalable.manifest.schema import ComponentConfig
+    >>> gcam = ComponentConfig(name="gcam", cpus=2, memory=8 * 10**9, env={"TOKEN": "hush"})
+    >>> place = Place(Runtime("podman", limits_memory=True, limits_cpus=True), "gcam:7", {"/data": "/in"})
+    >>> command = container_command(
+    ...     gcam, place, Owner("laptop-1f", uid=0, gid=0, cores=8),
+    ...     name="gcam-1", slots=1, scheduler_address="tcp://127.0.0.1:8786", directory=Path("/run/x"),
+    ... )
+    >>> " ".join(command.argv)  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
+    'podman run --name=laptop-1f-gcam-1 --label=scalable.run=laptop-1f --label=scalable.user=0 --pull=never --init
+     --stop-timeout=0 --log-driver=none --security-opt=label=disable --user=0:0 --memory=8000000000
+     --memory-swap=8000000000 --shm-size=8000000000 --cpus=2 --network=host --entrypoint= ... --env TOKEN
+     --mount type=bind,source=/data,target=/in --mount type=bind,source=/run/x,target=/run/x gcam:7
+     dask worker tcp://127.0.0.1:8786 ... --name gcam-1'
+    """
+    environment = {
+        # What the command line of a plain worker says.
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        **worker_environment(component),
+    }
+    runtime = place.runtime
+    worker = [
+        "dask",
+        "worker",
+        *worker_words(
+            component,
+            name=name,
+            slots=slots,
+            scheduler_address=scheduler_address,
+            directory=directory,
+            preload=place.preload,
+        ),
+    ]
+    mounts = {**place.mounts, str(directory): str(directory)}
+    if runs_as_child(runtime.name):
+        # With --no-eval, or a shell would read the values (apptainer(1), "Environment variables").
+        flags = ["--cleanenv", "--no-eval"]
+        words = container_words(
+            runtime.name, place.image, mounts=mounts, gpus=component.gpus, flags=flags
+        )
+        prefix = f"{runtime.name.upper()}ENV_"
+        inherited = {**environment, LABEL: str(directory)}
+        return Command((*words, *worker), {prefix + key: value for key, value in inherited.items()})
+    container = Container(
+        runtime.name, f"{owner.run}-{name}", component.memory if runtime.limits_memory else None
+    )
+    flags = [
+        *_identity(container, owner),
+        *_conduct(),
+        *_user(runtime, owner, directory),
+        *_limits(component, runtime, owner),
+    ]
+    words = container_words(
+        runtime.name, place.image, mounts=mounts, variables=environment, flags=flags
+    )
+    return Command((*words, *worker), environment, container)
+
+
+def _identity(container: Container, owner: Owner) -> list[str]:
+    labels = {RUN_LABEL: owner.run, USER_LABEL: owner.uid}
+    return [
+        f"--name={container.name}",
+        *(f"--label={key}={value}" for key, value in labels.items()),
+    ]
+
+
+def _conduct() -> list[str]:
+    return [
+        # It was pulled before; a worker's start is no time to do so.
+        "--pull=never",
+        # Not the worker but a small init is process 1, for whom the kernel ignores signals that it does not handle.
+        "--init",
+        # Whoever removes it has waited.
+        "--stop-timeout=0",
+        # What it writes goes to our log.
+        "--log-driver=none",
+        # SELinux would keep it from everything that is mounted (podman-run(1), "Labeling Volume Mounts").
+        "--security-opt=label=disable",
+    ]
+
+
+def _user(runtime: Runtime, owner: Owner, directory: Path) -> list[str]:
+    """Be the same user inside as outside, whatever the image says: what workers write is the caller's."""
+    words = [f"--user={owner.uid}:{owner.gid}"]
+    if runtime.rootless:
+        words.append("--userns=keep-id")
+    if owner.uid:
+        # An image knows no home for this user. No secret, so its value may show.
+        words.append(f"--env=HOME={directory}")
+    return words
+
+
+def _limits(component: ComponentConfig, runtime: Runtime, owner: Owner) -> list[str]:
+    words = []
+    if component.memory is not None and runtime.limits_memory:
+        words += [
+            f"--memory={component.memory}",
+            f"--memory-swap={component.memory}",  # both together: no swap on top of it
+            # By default 64 MiB, in which MPI's ranks cannot talk. It counts as memory.
+            f"--shm-size={component.memory}",
+        ]
+    if runtime.limits_cpus and component.cpus < owner.cores:
+        words.append(f"--cpus={component.cpus}")
+    return words
+
+
+def in_short(said: str) -> str:
+    r"""Find the line in which a runtime says what went wrong.
+
+    Examples
+    --------
+    >>> in_short("Trying to pull gcam:7...\nError: short-name resolution failed\n")
+    'short-name resolution failed'
+    >>> in_short("docker: no such image: gcam:7.\n\nRun 'docker run --help' for more information")
+    'no such image: gcam:7.'
+    >>> in_short("Segmentation fault\n")
+    'Segmentation fault'
+    """
+    complaints = _COMPLAINT.findall(said)
+    lines = [line for line in said.splitlines() if line.strip()]
+    found = complaints or lines or ["it did not say why"]
+    return str(found[-1]).strip()
+
+
+def in_places(places: Mapping[str, Place], owner: Owner) -> MakesCommands:
+    """Make the commands of workers: of components that have a place there, and of the others as plain processes.
+
+    Parameters
+    ----------
+    places : mapping of str to Place
+        By component.
+    owner : Owner
+        Whose containers they are.
+    """
+
+    def make(component: ComponentConfig, **worker: Any) -> Command:
+        if place := places.get(component.name):
+            return container_command(component, place, owner, **worker)
+        return process_command(component, **worker)
+
+    return make

@@ -1,0 +1,203 @@
+"""Where each component's workers run on this machine, and what stands in the way of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from scalable.errors import ValidationFailedError
+from scalable.manifest.issues import ValidationIssue, ValidationReport
+from scalable.providers.base import CheckResult, DeploymentSpec
+from scalable.providers.common import component_issue, option_issue
+from scalable.providers.containers import RUNTIMES, check_mounts, read_by_client, runs_as_child
+from scalable.providers.local import runtimes
+from scalable.providers.local.containers import Place, Runtime, chosen_runtime
+from scalable.providers.local.options import LocalOptions
+from scalable.providers.local.runtimes import RuntimeFailedError
+
+__all__ = ["check_containers", "chosen_runtimes", "find_places", "look"]
+
+logger = logging.getLogger("scalable.providers.local")
+
+_RUNTIME_REMEDY = "install or start it, or say containers: none"
+_NO_LIMITS = "cannot keep containers to their memory here"
+
+
+def chosen_runtimes(
+    spec: DeploymentSpec, options: LocalOptions, first: str = RUNTIMES[0]
+) -> dict[str, str]:
+    """Say what runs each component that wants a container.
+
+    Parameters
+    ----------
+    spec, options
+        The target.
+    first : str
+        The first runtime that is installed; by default the one that is preferred.
+    """
+    if not options.processes:
+        return {}
+    chosen = {
+        tag: chosen_runtime(component, options.containers, first)
+        for tag, component in spec.components.items()
+    }
+    return {tag: runtime for tag, runtime in chosen.items() if runtime != "none"}
+
+
+def check_containers(spec: DeploymentSpec, options: LocalOptions) -> Iterator[ValidationIssue]:
+    """Find what no machine could run in containers. Offline."""
+    for tag, runtime in chosen_runtimes(spec, options).items():
+        yield from _check_component(spec, tag, runtime)
+
+
+def find_places(spec: DeploymentSpec, options: LocalOptions) -> dict[str, Place]:
+    """Find the place of every component that wants a container, and fetch images that are not here.
+
+    Raises
+    ------
+    ValidationFailedError
+        A runtime, an image or a directory is missing. Every problem is told, each where the manifest has its cause.
+    """
+    chosen = chosen_runtimes(spec, options, runtimes.first_installed() or RUNTIMES[0])
+    known, issues = _ask_runtimes(spec, options, chosen)
+    for tag, runtime in chosen.items():
+        issues += _check_component(spec, tag, runtime)
+        issues += _check_directories(spec, tag)
+    if not any(issue.severity == "error" for issue in issues):
+        # Which may take long: not before everything else is known to be right.
+        issues += _fetch_images(spec, chosen)
+    report = ValidationReport.of(issues)
+    if not report.ok:
+        raise ValidationFailedError(report)
+    for asked in known.values():
+        if _lacks_limits(spec, asked):
+            logger.warning("%s %s", asked.name, _NO_LIMITS)
+    return {tag: _place(spec, tag, known[runtime]) for tag, runtime in chosen.items()}
+
+
+def look(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
+    """Look whether `find_places` would succeed. Fetches nothing."""
+    chosen = chosen_runtimes(spec, options, runtimes.first_installed() or RUNTIMES[0])
+    for name in sorted(set(chosen.values())):
+        yield from _look_at_runtime(spec, name)
+    for tag, runtime in chosen.items():
+        missing = [host for host, path in _mounts(spec, tag).items() if not path.exists()]
+        if missing:
+            detail = spec.manifest.redact(f"not on this machine: {', '.join(missing)}")
+            yield CheckResult(f"mounts of {tag}", False, detail, "create them, or mount others")
+        yield _look_at_image(spec, tag, runtime)
+
+
+# -- What the manifest says
+
+
+def _check_component(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[ValidationIssue]:
+    component = spec.components[tag]
+    if component.image is None:
+        message = (
+            f"is needed to run the component in a container of {runtime}; give it one, or leave it to be a plain "
+            "process by containers: auto on the target, and no runtime on the component"
+        )
+        yield component_issue(spec, tag, "image", "E_NO_IMAGE", message)
+    yield from check_mounts(spec, tag, runtime)
+    for variable in component.env:
+        if read_by_client(runtime, variable):
+            message = (
+                f"cannot be handed on by {runtime}, which would obey it itself; "
+                "set it in the image, or in the component's preload_script"
+            )
+            yield spec.manifest.issue(
+                ("components", tag, "env", variable), "E_CONTAINER_ENV", message
+            )
+    if component.gpus and not runs_as_child(runtime):
+        message = f"has no effect: containers of {runtime} see no GPUs here; apptainer's do"
+        yield component_issue(spec, tag, "gpus", "W_NO_EFFECT", message, "warning")
+
+
+# -- What the machine says
+
+
+def _ask_runtimes(
+    spec: DeploymentSpec, options: LocalOptions, chosen: dict[str, str]
+) -> tuple[dict[str, Runtime], list[ValidationIssue]]:
+    known: dict[str, Runtime] = {}
+    issues = []
+    for name in sorted(set(chosen.values())):
+        try:
+            known[name] = runtimes.probe(name)
+        except RuntimeFailedError as error:
+            message = f"{error}; {_RUNTIME_REMEDY}"
+            names_it = [tag for tag in chosen if spec.components[tag].runtime == name]
+            if options.containers == "auto" and names_it:
+                issue = component_issue(spec, names_it[0], "runtime", "E_NO_RUNTIME", message)
+            else:
+                issue = option_issue(spec, "containers", "E_NO_RUNTIME", message)
+            issues.append(issue)
+    return known, issues
+
+
+def _mounts(spec: DeploymentSpec, tag: str) -> dict[str, Path]:
+    """Find the paths of a component's mounts on this machine; relative ones begin here, as those of programs do."""
+    return {host: Path(host).expanduser().absolute() for host in spec.components[tag].mounts}
+
+
+def _check_directories(spec: DeploymentSpec, tag: str) -> Iterator[ValidationIssue]:
+    for host, path in _mounts(spec, tag).items():
+        if not path.exists():
+            where = ("components", tag, "mounts", host)
+            message = "is not on this machine; create it, or mount another"
+            yield spec.manifest.issue(where, "E_MOUNT", message)
+
+
+def _fetch_images(spec: DeploymentSpec, chosen: dict[str, str]) -> Iterator[ValidationIssue]:
+    images = {(runtime, spec.components[tag].image or ""): tag for tag, runtime in chosen.items()}
+    for (runtime, image), tag in images.items():
+        if runtimes.has_image(runtime, image):
+            continue
+        try:
+            # A warning, since that shows without further ado: it may take minutes.
+            logger.warning("fetching image %s with %s", spec.manifest.redact(image), runtime)
+            runtimes.pull(runtime, image)
+        except RuntimeFailedError as error:
+            said = spec.manifest.redact(str(error))
+            message = f"cannot be had: {said}; correct it, build it, or log in to its registry"
+            yield component_issue(spec, tag, "image", "E_IMAGE", message)
+
+
+def _place(spec: DeploymentSpec, tag: str, runtime: Runtime) -> Place:
+    component = spec.components[tag]
+    mounts = {str(path): component.mounts[host] for host, path in _mounts(spec, tag).items()}
+    preload = component.preload_script
+    if preload is not None and (script := Path(preload).expanduser().absolute()).is_file():
+        # Otherwise it is the image's own, or the name of a module.
+        preload = str(script)
+        mounts.setdefault(preload, preload)
+    return Place(runtime, component.image or "", mounts, preload)
+
+
+def _look_at_runtime(spec: DeploymentSpec, name: str) -> Iterator[CheckResult]:
+    try:
+        runtime = runtimes.probe(name)
+    except RuntimeFailedError as error:
+        yield CheckResult(name, False, error.said, _RUNTIME_REMEDY)
+        return
+    yield CheckResult(name, True, "is installed and answers")
+    if _lacks_limits(spec, runtime):
+        remedy = "have the memory controller of cgroups delegated to your user, or use apptainer"
+        yield CheckResult(f"memory under {name}", None, _NO_LIMITS, remedy)
+
+
+def _lacks_limits(spec: DeploymentSpec, runtime: Runtime) -> bool:
+    wanted = any(component.memory is not None for component in spec.components.values())
+    return wanted and not runs_as_child(runtime.name) and not runtime.limits_memory
+
+
+def _look_at_image(spec: DeploymentSpec, tag: str, runtime: str) -> CheckResult:
+    name, image = f"image of {tag}", spec.components[tag].image or ""
+    shown = spec.manifest.redact(image)
+    if runtimes.has_image(runtime, image):
+        return CheckResult(name, True, f"{shown} is here")
+    if runtimes.is_file(runtime, image):
+        return CheckResult(name, False, f"{shown} cannot be read", "give the path of an image")
+    return CheckResult(name, None, f"{shown} is not here; a run would fetch it")

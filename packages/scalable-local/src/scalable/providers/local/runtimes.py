@@ -1,0 +1,242 @@
+"""The container runtimes of this machine, asked through their own programs. Blocking."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from scalable.cluster.port import Leftover
+from scalable.errors import ClusterError
+from scalable.providers.base import Owned
+from scalable.providers.containers import RUNTIMES, image_word, runs_as_child
+from scalable.providers.local.command import Container
+from scalable.providers.local.containers import RUN_LABEL, USER_LABEL, Runtime, in_short
+from scalable.providers.local.reaper import end_containers, remove_containers
+
+__all__ = [
+    "Containers",
+    "RuntimeFailedError",
+    "first_installed",
+    "has_image",
+    "is_file",
+    "owned",
+    "probe",
+    "pull",
+    "remove",
+]
+
+_ANSWER = 60.0
+"""Seconds in which a runtime must answer, where it has nothing to fetch."""
+
+
+class RuntimeFailedError(ClusterError):
+    """A container runtime could not do what it was asked for.
+
+    Attributes
+    ----------
+    runtime : str
+        Which one.
+    said : str
+        Its own words.
+    """
+
+    def __init__(self, runtime: str, said: str) -> None:
+        self.runtime, self.said = runtime, said
+        super().__init__(f"{runtime}: {said}")
+
+
+def first_installed() -> str | None:
+    """Find the first runtime that is installed here, in the order of preference."""
+    return next((name for name in RUNTIMES if shutil.which(name)), None)
+
+
+def probe(name: str) -> Runtime:
+    """Ask a runtime what it can do here.
+
+    Raises
+    ------
+    RuntimeFailedError
+        It is not installed, does not answer, or its containers would not reach a scheduler of this machine.
+    """
+    if shutil.which(name) is None:
+        raise RuntimeFailedError(name, "is not installed here")
+    if runs_as_child(name):
+        _ask(name, "--version")
+        return Runtime(name)
+    facts = json.loads(_ask(name, "info", "--format={{json .}}"))
+    return _read_podman(facts) if name == "podman" else _read_docker(facts)
+
+
+def _read_podman(facts: dict[str, Any]) -> Runtime:
+    host = facts["host"]
+    if host["serviceIsRemote"]:
+        raise _elsewhere("podman")
+    controllers = host["cgroupControllers"] or ()
+    return Runtime(
+        "podman",
+        limits_memory="memory" in controllers,
+        limits_cpus="cpu" in controllers,
+        rootless=host["security"]["rootless"],
+    )
+
+
+def _read_docker(facts: dict[str, Any]) -> Runtime:
+    if errors := facts.get("ServerErrors"):  # the client's own exit status is 0 all the same
+        raise RuntimeFailedError("docker", "; ".join(errors))
+    apart = "name=rootless" in (facts.get("SecurityOptions") or ())  # a network of its own
+    if apart or sys.platform != "linux" or "Docker Desktop" in facts.get("OperatingSystem", ""):
+        raise _elsewhere("docker")
+    return Runtime(
+        "docker",
+        limits_memory=bool(facts.get("MemoryLimit")),
+        limits_cpus=bool(facts.get("CpuCfsQuota")),
+    )
+
+
+def _elsewhere(name: str) -> RuntimeFailedError:
+    return RuntimeFailedError(
+        name,
+        "its containers have a network apart from this machine's, and would not reach the scheduler",
+    )
+
+
+def has_image(name: str, image: str) -> bool:
+    """Say whether an image is on this machine; of those that Apptainer keeps in its cache, that is not known."""
+    word = image_word(name, image)
+    if runs_as_child(name):
+        return os.access(word, os.R_OK)
+    try:
+        _ask(name, "image", "inspect", "--format={{.Id}}", word)
+    except RuntimeFailedError:
+        return False
+    return True
+
+
+def is_file(name: str, image: str) -> bool:
+    """Say whether a runtime would look for an image among the files of this machine."""
+    return runs_as_child(name) and ":" not in image_word(name, image)
+
+
+def pull(name: str, image: str) -> None:
+    """Fetch an image, however long that takes.
+
+    Raises
+    ------
+    RuntimeFailedError
+        It cannot be had.
+    """
+    word = image_word(name, image)
+    if not runs_as_child(name):
+        _ask(name, "pull", "--quiet", word, timeout=None)
+    elif is_file(name, image):
+        raise RuntimeFailedError(name, "there is no such file, or it cannot be read")
+    else:  # a URI, whose image goes to a cache when it is first used
+        _ask(name, "exec", "--cleanenv", word, "sh", "-c", ":", timeout=None)
+
+
+class Containers:
+    """The containers of one run: they do not end with the processes that started them.
+
+    Parameters
+    ----------
+    run : str
+        The run that their label names.
+    runtimes : iterable of str
+        What runs them.
+    """
+
+    def __init__(self, run: str, runtimes: Iterable[str]) -> None:
+        self.label = f"{RUN_LABEL}={run}"
+        self.runtimes = tuple(sorted(name for name in runtimes if not runs_as_child(name)))
+
+    def out_of_memory(self, container: Container) -> bool:
+        """Say whether the kernel ended a container, which has not been removed yet, for want of memory.
+
+        False also where that is not known, as it is not to Podman on cgroups of version 1.
+        """
+        try:
+            said = _ask(
+                container.runtime, "inspect", "--format={{.State.OOMKilled}}", container.name
+            )
+        except RuntimeFailedError:
+            return False
+        return said.strip() == "true"
+
+    def remove(self, containers: Iterable[Container]) -> None:
+        """End and remove some; `sweep` tells of what could not be removed, since it still carries the label."""
+        by_runtime: dict[str, list[str]] = {}
+        for container in containers:
+            by_runtime.setdefault(container.runtime, []).append(container.name)
+        for runtime, names in by_runtime.items():
+            with suppress(OSError, subprocess.SubprocessError):
+                remove_containers(runtime, names)
+
+    def sweep(self) -> list[Leftover]:
+        """End and remove all, and say of which runtime some are left."""
+        ends = {runtime: end_containers(runtime, self.label) for runtime in self.runtimes}
+        return [
+            Leftover(f"{runtime} containers", f"with label {self.label}", said)
+            for runtime, said in ends.items()
+            if said
+        ]
+
+
+def owned(user: int) -> Iterator[Owned]:
+    """List the containers of all runs of a user, by every runtime that answers."""
+    shown = (
+        "{{.Name}}",
+        f'{{{{index .Config.Labels "{RUN_LABEL}"}}}}',
+        "{{.State.Status}}",
+    )
+    for runtime in _with_containers():
+        mine = f"--filter=label={USER_LABEL}={user}"
+        try:
+            found = _ask(runtime, "ps", "--all", "--quiet", "--no-trunc", mine).split()
+        except RuntimeFailedError:  # where there is no daemon, there are no containers of it
+            continue
+        if found:
+            listing = _ask(runtime, "inspect", "--format=" + "\t".join(shown), *found)
+            for line in listing.splitlines():
+                name, run, state = line.split("\t")
+                yield Owned(f"{runtime} container", name.removeprefix("/"), run, str(user), state)
+
+
+def remove(things: Iterable[Owned]) -> Iterator[Leftover]:
+    """End and remove containers that `owned` found; say what could not be removed."""
+    for thing in things:
+        try:
+            remove_containers(thing.kind.partition(" ")[0], [thing.name])
+        except subprocess.CalledProcessError as error:
+            yield Leftover(thing.kind, thing.name, in_short(error.stderr))
+        except (OSError, subprocess.TimeoutExpired) as error:
+            yield Leftover(thing.kind, thing.name, str(error))
+
+
+def _with_containers() -> Iterator[str]:
+    return (name for name in RUNTIMES if not runs_as_child(name) and shutil.which(name))
+
+
+def _ask(runtime: str, *words: str, timeout: float | None = _ANSWER) -> str:
+    try:
+        done = subprocess.run(
+            [runtime, *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except OSError as error:
+        raise RuntimeFailedError(runtime, error.strerror or str(error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeFailedError(runtime, f"did not answer in {timeout:g} s") from error
+    if done.returncode != 0:
+        raise RuntimeFailedError(runtime, in_short(done.stderr))
+    return done.stdout
