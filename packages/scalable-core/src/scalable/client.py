@@ -61,13 +61,10 @@ class ScalableClient(Client):
         started = await super()._start(*args, **kwargs)
         # The scheduler publishes the group table as events, of which a plain Dask cluster has none.
         self.subscribe_topic(TABLE_TOPIC, self._learn_table)
-        for event in await self._scheduler_rpc.events(topic=TABLE_TOPIC):
+        scheduler: Any = self.scheduler
+        for event in await scheduler.events(topic=TABLE_TOPIC):
             self._learn_table(event)
         return started
-
-    @property
-    def _scheduler_rpc(self) -> Any:
-        return self.scheduler
 
     def _learn_table(self, event: tuple[float, dict[str, int]]) -> None:
         _, self._slots = event

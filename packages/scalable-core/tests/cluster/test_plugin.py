@@ -6,6 +6,7 @@ import asyncio
 import operator
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -138,7 +139,7 @@ def test_tasks_that_wait_for_others_are_counted_by_the_tag_in_their_key(
     rig: Rig, until: Until
 ) -> None:
     first = rig.client.submit(identity, 1, key="first", resources={"a": 1})
-    then = rig.client.submit(identity, first, key="b_c.then-0", resources={"b-c": 1})
+    then = rig.client.submit(identity, first, key="b:c.then-0", resources={"b-c": 1})
     until(lambda: rig.report().demand["b-c"].waiting == 1)
     assert not rig.report().demand["b-c"].slots
     del then
@@ -383,14 +384,25 @@ def test_cancelling_all_tells_every_client_and_leaves_no_task(rig: Rig, until: U
 # -- Spreading
 
 
-def test_waiting_tasks_move_to_workers_that_come_later(rig: Rig, gate: Event, until: Until) -> None:
+def test_waiting_tasks_move_to_workers_that_come_later(
+    rig: Rig, gate: Event, until: Until, tmp_path: Path
+) -> None:
+    log = tmp_path / "starts"
+
+    def start(number: int) -> int:
+        with log.open("a") as file:
+            file.write(f"{number}\n")
+        Event("gate").wait()
+        return number
+
     (first,) = rig.add("a")
-    starts = rig.client.map(wait_at_gate, range(6), resources={"a": 1})
+    futures = rig.client.map(start, range(6), resources={"a": 1})
     until(lambda: rig.report().workers[first].tasks == 6)
     names = [first, *rig.add("a", "a")]
     until(lambda: [rig.report().workers[name].tasks for name in names] == [2, 2, 2])
     gate.set()
-    rig.client.gather(starts)
+    assert rig.client.gather(futures) == [*range(6)]
+    assert sorted(log.read_text().split()) == [str(number) for number in range(6)]
 
 
 def test_tasks_that_are_bound_to_a_worker_stay_there(rig: Rig, gate: Event, until: Until) -> None:

@@ -537,13 +537,13 @@ class GroupsPlugin(SchedulerPlugin):
 
 
 def tag_label(tag: str) -> str:
-    """Write a tag so that Dask takes it into the prefix of a key.
+    """Write a tag so that Dask takes it into the prefix of a key, and no two tags alike.
 
-    Dask cuts a key at its first dash to learn the prefix, by which it averages durations.
+    Dask cuts a key at its first dash to learn the prefix, by which it averages durations. No tag has a colon.
 
     Examples
     --------
     >>> tag_label("gcam-7")
-    'gcam_7'
+    'gcam:7'
     """
-    return tag.replace("-", "_")
+    return tag.replace("-", ":")
