@@ -1,0 +1,14 @@
+"""The provider keeps every promise that providers make."""
+
+from __future__ import annotations
+
+from scalable.testing.conformance import ProviderConformance
+
+
+class TestConformance(ProviderConformance):
+    manifest = """
+        version: 1
+        project: {name: conformance}
+        targets: {here: {provider: shell}}
+        components: {alpha: {}, beta: {slots: 2}}
+    """
