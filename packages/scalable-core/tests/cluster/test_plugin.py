@@ -405,14 +405,24 @@ def test_waiting_tasks_move_to_workers_that_come_later(
     assert sorted(log.read_text().split()) == [str(number) for number in range(6)]
 
 
+def test_tasks_that_fill_a_worker_move_too(rig: Rig, gate: Event, until: Until) -> None:
+    (first,) = rig.add("b-c")
+    futures = rig.client.map(wait_at_gate, range(2), resources={"b-c": 2})
+    until(lambda: rig.report().workers[first].tasks == 2)
+    (second,) = rig.add("b-c")
+    until(lambda: [rig.report().workers[name].tasks for name in (first, second)] == [1, 1])
+    gate.set()
+    rig.client.gather(futures)
+
+
 def test_tasks_that_are_bound_to_a_worker_stay_there(rig: Rig, gate: Event, until: Until) -> None:
     (first,) = rig.add("a")
     bound = rig.client.map(wait_at_gate, range(4), resources={"a": 1}, workers=[first])
     until(lambda: rig.report().workers[first].tasks == 4)
     free = rig.client.map(wait_at_gate, range(4, 8), resources={"a": 1})
     until(lambda: rig.report().workers[first].tasks == 8)
-    (second,) = rig.add("a")
-    until(lambda: rig.report().workers[second].tasks == 4)
+    others = rig.add("a", "a")
+    until(lambda: [rig.report().workers[name].tasks for name in others] == [2, 2])
     gate.set()
     rig.client.gather([*bound, *free])
     assert {*rig.client.who_has(bound).values()} == {(rig.worker(first).address,)}

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import operator
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from heapq import heapify, heappop, heapreplace
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,9 @@ class GroupsPlugin(SchedulerPlugin):
         self.versions = get_versions()
         self.register_worker: Callable[..., Awaitable[None]] = scheduler.handlers["register-worker"]
         scheduler.handlers["register-worker"] = self.admit
-        self.heartbeat_worker: Callable[..., dict[str, Any]] = scheduler.handlers["heartbeat_worker"]
+        self.heartbeat_worker: Callable[..., dict[str, Any]] = scheduler.handlers[
+            "heartbeat_worker"
+        ]
         scheduler.handlers["heartbeat_worker"] = self.hear
         for handler in (
             self.publish,
@@ -482,7 +484,7 @@ class GroupsPlugin(SchedulerPlugin):
     # -- Tasks that wait while others idle
 
     def _spread_waiting_tasks(self) -> None:
-        """Move waiting tasks from the fullest worker of a group to the emptiest.
+        """Move waiting tasks from the fullest worker of a group to the emptiest, while that makes them more alike.
 
         distributed assigns every tagged task at once, all of them to the first worker that comes. Its own
         stealing counts threads and durations over all tags; this counts slots, per tag.
@@ -500,27 +502,56 @@ class GroupsPlugin(SchedulerPlugin):
                 self._spread(tag, workers, stealing)
 
     def _spread(self, tag: str, workers: list[WorkerState], stealing: Any) -> None:
-        load: Counter[WorkerState] = Counter()
-        for ws in workers:
-            load[ws] = len(ws.processing) + stealing.in_flight_tasks.get(ws, 0)
-
-        def fullness(ws: WorkerState) -> float:
-            return load[ws] / float(ws.resources[tag])
-
+        load = self._load(tag, workers, stealing)
+        slots = {ws: float(ws.resources[tag]) for ws in workers}
+        # One worker is on both heaps. Its other entry grows old when tasks move, which only spares it moves.
+        fullest = [(-load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
+        emptiest = [(load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
+        heapify(fullest)
+        heapify(emptiest)
         movable: dict[WorkerState, list[TaskState]] = {}
-        for _ in range(MOVES_PER_TICK):
-            victim, thief = max(workers, key=fullness), min(workers, key=fullness)
-            waiting = load[victim] > victim.resources[tag]
-            if not waiting or (fullness(victim) - fullness(thief) < 2 and fullness(thief) >= 1):
+        moves = 0
+        while fullest and moves < MOVES_PER_TICK:
+            (_, v, victim), (_, t, thief) = fullest[0], emptiest[0]
+            if load[victim] <= slots[victim]:
                 break
             if victim not in movable:
                 movable[victim] = self._movable(victim, tag, stealing)
             if not movable[victim]:
+                heappop(fullest)
+                continue
+            ts = movable[victim][-1]
+            need = self._need(ts, tag)
+            less = (load[victim] - need) / slots[victim]
+            more = (load[thief] + need) / slots[thief]
+            if more > 1 and more > less:
                 break
             # The victim confirms that it has not started the task, or keeps it.
             stealing.move_task_request(movable[victim].pop(), victim, thief)
-            load[victim] -= 1
-            load[thief] += 1
+            moves += 1
+            load[victim] -= need
+            load[thief] += need
+            heapreplace(fullest, (-less, v, victim))
+            heapreplace(emptiest, (more, t, thief))
+
+    def _load(
+        self, tag: str, workers: list[WorkerState], stealing: Any
+    ) -> dict[WorkerState, float]:
+        """Slots that all tasks of each worker would take at once, tasks under way to it included."""
+        if self.slots[tag] == 1:
+            load = {ws: float(len(ws.processing)) for ws in workers}
+        else:
+            load = {ws: sum(self._need(ts, tag) for ts in ws.processing) for ws in workers}
+        for ts, info in stealing.in_flight.items():
+            need = self._need(ts, tag)
+            if info["victim"] in load:
+                load[info["victim"]] -= need
+            if info["thief"] in load:
+                load[info["thief"]] += need
+        return load
+
+    def _need(self, ts: TaskState, tag: str) -> float:
+        return float((ts.resource_restrictions or {}).get(tag, 1))
 
     def _movable(self, ws: WorkerState, tag: str, stealing: Any) -> list[TaskState]:
         """Tasks of `tag` that may wait on a worker; the one it would start last comes last."""
