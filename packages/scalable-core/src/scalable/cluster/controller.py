@@ -211,16 +211,13 @@ class GroupController:
         GroupFailedError
             The group has failed, and has fewer.
         GroupTimeoutError
-            It took longer than `timeout` seconds, or so many workers are not wanted.
+            It took longer than `timeout` seconds.
+        ValueError
+            So many workers are not wanted, or are no longer.
         ClusterClosedError
             The cluster was closed meanwhile.
         """
         group = self._group(tag)
-        most = group.wanted if group.range is None else group.range[1]
-        if n > most:
-            raise ValueError(
-                f"worker group {tag!r} is to have {most} workers; scale it before waiting for {n}"
-            )
         try:
             async with asyncio.timeout(timeout), self._changed:
                 await self._changed.wait_for(lambda: self._arrived(group, n))
@@ -236,6 +233,11 @@ class GroupController:
             raise GroupFailedError(group.spec.tag, group.failure)
         if self.closed:
             raise ClusterClosedError("of " + group.spec.tag)
+        most = group.wanted if group.range is None else group.range[1]
+        if n > most:
+            raise ValueError(
+                f"worker group {group.spec.tag!r} is to have {most} workers; scale it before waiting for {n}"
+            )
         return False
 
     async def explain(self, tag: str | None = None) -> dict[str, Explanation]:
@@ -354,8 +356,6 @@ class GroupController:
                 remedy="give the component an image or environment with the scheduler's versions",
             )
             await self._fail(group, why)
-        elif end.fate is Fate.STRAY:
-            self._note(group.spec.tag, f"{name} goes on without its Dask worker; ending it")
         else:
             await self._mourn(group, end)
         if end.fate in (Fate.REFUSED, Fate.LATE, Fate.STRAY):
@@ -369,7 +369,13 @@ class GroupController:
         what = "as did others of its launch" if trouble else ""
         if trouble is None:
             trouble = self._explained[unit.request_id, end.fate] = await self._describe(end.member)
-        if end.fate is Fate.LOST:
+        if end.fate is Fate.STRAY:
+            trouble = replace(
+                trouble,
+                reason=Reason.EXITED,
+                summary=f"the Dask worker of {unit.id} has left, and the unit went on without it",
+            )
+        if end.fate in (Fate.LOST, Fate.STRAY):
             self._note(group.spec.tag, f"lost {unit.id}: {what or trouble.summary}")
             if group.lose(trouble):
                 await self._fail(group, trouble)
@@ -451,11 +457,16 @@ class GroupController:
                 desired[tag] = min(max(target, group.range[0]), group.range[1])
         shares = share_out(desired, floors, self.max_workers)
         pressed = shares != desired
+        # Nobody waits for a first worker until others have been too many for long enough.
+        starved = any(shares[tag] and not group.members for tag, group in self.groups.items())
         for tag, group in self.groups.items():
             if group.range is not None:
-                self._follow(group, shares[tag], demand.get(tag, Demand()), pressed, now)
+                self._follow(group, shares[tag], demand.get(tag, Demand()), pressed, starved, now)
+                group.wanted = min(group.wanted, group.range[1])
 
-    def _follow(self, group: Group, share: int, demand: Demand, pressed: bool, now: float) -> None:
+    def _follow(
+        self, group: Group, share: int, demand: Demand, pressed: bool, starved: bool, now: float
+    ) -> None:
         """Grow at once; shrink after a delay, and never at the cost of running tasks unless others need the room."""
         have = len(group.alive) + group.unnamed
         if share >= have:
@@ -465,7 +476,7 @@ class GroupController:
             group.low_since = now
         delay = self.policy.waiting_delay if demand.waiting else self.policy.scale_in_delay
         overdue = now - group.low_since >= delay
-        if pressed and (overdue or not demand.slots):
+        if pressed and (overdue or starved or not demand.slots):
             group.wanted = share
         elif overdue:
             idle = sum(member.idle for member in group.alive)
@@ -497,8 +508,10 @@ class GroupController:
         for name, leaving in stages.items():
             draining[name].leaving = leaving
         left = [m for m in draining.values() if m.leaving == Leaving(Stage.GONE)]
+        being_told = {m.unit.id for members in self._stops.values() for m in members}
         for group in self.groups.values():
-            left += group.defiant(now, self.pace.insist)
+            defiant = group.defiant(now, self.pace.insist)
+            left += [m for m in defiant if m.unit.id not in being_told]
         await self._stop(left, now)
 
     def _held_too_long(self, member: Member, leaving: Leaving, now: float) -> bool:
@@ -687,5 +700,9 @@ def _launch_trouble(error: Exception) -> Explanation:
     if isinstance(error, LaunchError) and error.explanation is not None:
         return error.explanation
     reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN
-    summary = str(error) if isinstance(error, LaunchError) else f"launching failed: {str(error) or repr(error)}"
+    summary = (
+        str(error)
+        if isinstance(error, LaunchError)
+        else f"launching failed: {str(error) or repr(error)}"
+    )
     return Explanation(reason, summary)
