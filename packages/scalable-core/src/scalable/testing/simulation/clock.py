@@ -17,18 +17,24 @@ __all__ = [
     "sleep",
 ]
 
+LIMIT = 24 * 3600.0
+"""Virtual seconds after which a coroutine that has not come to its end is given up, unless said otherwise."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class StandstillError(RuntimeError):
-    """Everything waits, and nothing will ever happen: in real time this would hang for ever."""
+    """What is waited for does not happen: in real time this would hang for ever."""
 
 
 class _Jump(selectors.SelectSelector):
     """A selector that does not wait for the next timer, but turns the clock to it."""
 
-    now = 0.0
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._limit = limit
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
@@ -37,6 +43,9 @@ class _Jump(selectors.SelectSelector):
         if timeout is None:
             raise StandstillError("everything waits, and nothing is ever going to happen")
         self.now += timeout
+        if self.now > self._limit:
+            limit, self._limit = self._limit, math.inf  # what is cancelled now may take its time
+            raise StandstillError(f"nothing came of it in {limit:g} s")
         return ready
 
 
@@ -44,10 +53,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop on virtual time: sleeps, timeouts and timers take none of the real one.
 
     It is for coroutines only. Whatever waits for a thread, a process or a socket would see its timeouts fly by.
+
+    Parameters
+    ----------
+    limit : float
+        Seconds after which it gives up.
     """
 
-    def __init__(self) -> None:
-        self._jump = _Jump()
+    def __init__(self, limit: float = LIMIT) -> None:
+        self._jump = _Jump(limit)
         super().__init__(self._jump)
 
     def time(self) -> float:
@@ -68,7 +82,7 @@ def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
     Raises
     ------
     StandstillError
-        Everything waits for something that will never happen.
+        Everything waits, or a day has passed.
 
     Examples
     --------

@@ -242,8 +242,8 @@ class SimulatedScheduler:
 
     async def cancel_all(self, reason: str) -> None:
         """Cancel whatever clients wait for, for good: the cluster is being closed."""
-        await self._call()
         self.closing = True
+        await self._call()
         for task in self.tasks:
             if task.state not in (TaskState.DONE, TaskState.ERRED):
                 task.state = TaskState.CANCELLED

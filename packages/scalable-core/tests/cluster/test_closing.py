@@ -1,0 +1,203 @@
+"""How the controller ends: at any moment, past every error, in bounded time, and without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from scalable.cluster.controller import Pace
+from scalable.cluster.port import GroupSpec
+from scalable.errors import ClusterClosedError
+from scalable.testing.simulation import (
+    Conduct,
+    Simulation,
+    TaskState,
+    in_virtual_time,
+    run_in_virtual_time,
+)
+
+BOUND = 5 * Pace().close_timeout + 10
+"""No close may take longer, whatever happens: five steps, and a moment for each to unwind."""
+
+
+async def full_life(world: Simulation) -> None:
+    """Launch, work, fail, drain and adapt, with a native system that is slow in everything."""
+    backend = world.backend
+    backend.conduct["gcam"] = Conduct(accept=1.3, answer=0.7, queue=2, boot=1, dying=3)
+    backend.conduct["stitches"] = Conduct(naming=2, stillborn=1, boot=2)
+    backend.takes.update(observe=0.3, stop=1.1, describe=0.7, sweep=0.9)
+    await world.controller.adapt_groups({"stitches": (0, 3)})
+    for n in (4, 1, 3, 0):
+        world.scheduler.submit("gcam", 3, seconds=2)
+        world.scheduler.submit("stitches", 3, seconds=2)
+        await world.controller.scale_groups({"gcam": n})
+        await world.run(6)
+
+
+async def close_after(moment: float) -> None:
+    async with Simulation("gcam", "stitches", pace=Pace(tick=0.2, poll=0.5)) as world:
+        life = asyncio.create_task(full_life(world))
+        await world.run(moment)
+        life.cancel()
+        began = world.time
+
+        assert await world.close() == [], f"closed after {moment} s"
+        assert world.time - began < 15
+
+
+def test_whenever_it_is_closed_nothing_is_left() -> None:
+    for eighth in range(8 * 25):
+        run_in_virtual_time(close_after(eighth / 8))
+
+
+@in_virtual_time
+async def test_tasks_end_when_the_cluster_does() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        tasks = world.scheduler.submit("gcam", 3, seconds=100)
+        await world.run(10)
+        await world.close()
+
+        assert {task.state for task in tasks} == {TaskState.CANCELLED}
+
+
+@in_virtual_time
+async def test_whoever_waits_learns_that_the_cluster_was_closed() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(queue=math.inf)
+        await world.controller.scale_groups({"gcam": 1})
+        wait = asyncio.create_task(world.controller.wait_for_group("gcam"))
+        await world.run(10)
+        await world.close()
+
+        with pytest.raises(ClusterClosedError):
+            await wait
+
+
+@in_virtual_time
+async def test_a_launch_under_way_is_awaited_so_that_its_units_are_known() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(accept=10)
+        await world.controller.scale_groups({"gcam": 3})
+        await world.run(3)
+        await world.close()
+
+        assert len(world.backend.units) == 3
+        assert world.backend.calls["stop"] == 1
+
+
+@pytest.mark.parametrize("conduct", [Conduct(accept=math.inf), Conduct(answer=math.inf)])
+@in_virtual_time
+async def test_a_launch_that_hangs_is_not_waited_for_for_ever(conduct: Conduct) -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = conduct
+        await world.controller.scale_groups({"gcam": 3})
+        await world.run(3)
+        began = world.time
+
+        assert await world.close() == []
+        assert world.time - began < BOUND
+
+
+async def _hang(world: Simulation, call: str) -> None:
+    world.backend.takes[call] = math.inf
+
+
+async def _raise(world: Simulation, call: str) -> None:
+    world.backend.errors[call] += [OSError(f"cannot {call}")] * 50
+
+
+@pytest.mark.parametrize("trouble", [_hang, _raise])
+@pytest.mark.parametrize("call", ["observe", "stop", "describe"])
+@in_virtual_time
+async def test_trouble_with_the_native_system_stops_no_close(
+    call: str, trouble: Callable[[Simulation, str], Awaitable[None]]
+) -> None:
+    async with Simulation("gcam", "stitches") as world:
+        await world.controller.scale_groups({"gcam": 2, "stitches": 2})
+        await world.run(10)
+        await trouble(world, call)
+        world.backend.kill("gcam-1")
+        await world.controller.scale_groups({"stitches": 1})
+        await world.run(3)
+        began = world.time
+
+        assert await world.close() == []
+        assert world.time - began < BOUND
+
+
+@pytest.mark.parametrize("trouble", [_hang, _raise])
+@in_virtual_time
+async def test_what_may_be_left_is_named_when_nobody_can_tell(
+    trouble: Callable[[Simulation, str], Awaitable[None]],
+) -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(10)
+        for call in ("stop", "sweep"):
+            await trouble(world, call)
+        began = world.time
+        leftovers = await world.close()
+
+        assert world.time - began < BOUND
+        assert [(leftover.kind, leftover.name) for leftover in leftovers] == [
+            ("step of closing", "stopping workers"),
+            ("step of closing", "sweeping"),
+            ("worker", "gcam-1"),
+            ("worker", "gcam-2"),
+        ]
+
+
+@in_virtual_time
+async def test_a_unit_that_does_not_die_is_named() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(10)
+        world.backend.conduct["gcam"] = Conduct(dying=math.inf)
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(10)
+
+        (leftover,) = await world.close()
+        assert str(leftover) == "unit gcam-2 (it does not end)"
+
+
+@in_virtual_time
+async def test_a_scheduler_that_is_gone_stops_no_close() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(10)
+        world.scheduler.latency = math.inf
+        await world.run(3)
+        began = world.time
+
+        assert await world.close() == []
+        assert world.time - began < BOUND
+
+
+@in_virtual_time
+async def test_results_that_are_held_stop_no_close() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.done(world.scheduler.submit("gcam", 3))
+        await world.controller.scale_groups({"gcam": 0})
+        await world.run(30)
+        assert world.groups["gcam"].holding == 3
+
+        assert await world.close() == []
+
+
+@in_virtual_time
+async def test_nothing_happens_after_the_end() -> None:
+    async with Simulation(GroupSpec("gcam")) as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(10)
+        await world.close()
+        calls, turns = dict(world.backend.calls), world.scheduler.turns
+        await world.controller.scale_groups({"gcam": 5})
+        await world.run(1000)
+
+        assert dict(world.backend.calls) == calls
+        assert world.scheduler.turns == turns

@@ -1,0 +1,395 @@
+"""How the controller replaces what was lost, gives up what cannot be had, and waits for what can."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from scalable.cluster.controller import Pace
+from scalable.cluster.group import RetryPolicy
+from scalable.cluster.port import GroupSpec, Reason
+from scalable.errors import GroupFailedError, GroupTimeoutError, LaunchError, LaunchRefusedError
+from scalable.testing.simulation import Conduct, Simulation, TaskState, in_virtual_time
+
+HOUR = 3600.0
+
+CALM = Pace(tick=5, poll=10)
+"""For scenarios of many hours."""
+
+
+@in_virtual_time
+async def test_a_killed_worker_is_replaced_under_a_new_name() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 2})
+        await world.until(lambda: world.groups["gcam"].running == 2)
+        await world.run(60)
+        tasks = world.scheduler.submit("gcam", 4, seconds=30)
+        world.backend.kill("gcam-1")
+        await world.done(tasks)
+
+        assert set(world.scheduler.workers) == {"gcam-2", "gcam-3"}
+
+
+@in_virtual_time
+async def test_the_loss_of_many_is_one_launch_and_one_question() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 100})
+        await world.until(lambda: world.groups["gcam"].running == 100)
+        await world.run(60)
+        for name in list(world.scheduler.workers):
+            world.backend.kill(name)
+        await world.until(lambda: len(world.backend.units) == 200)
+        await world.until(lambda: world.groups["gcam"].running == 100)
+
+        assert world.backend.calls["launch"] == 2
+        assert world.backend.calls["describe"] == 1
+
+
+@in_virtual_time
+async def test_a_unit_without_its_worker_is_replaced_and_ended() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].running == 1)
+        world.backend.disconnect("gcam-1")
+        await world.until(lambda: "gcam-2" in world.scheduler.workers, within=10)
+        await world.run(30)
+
+        assert [made.unit.id for made in world.backend.alive()] == ["gcam-2"]
+
+
+@in_virtual_time
+async def test_a_worker_that_comes_back_is_taken_back() -> None:
+    async with Simulation("gcam", retry=RetryPolicy(linger=30)) as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].running == 1)
+        await world.run(60)
+        world.backend.conduct["gcam"] = Conduct(queue=HOUR)
+        world.backend.disconnect("gcam-1")
+        await world.run(5)
+        world.scheduler.join("gcam-1", "gcam", 1)
+        await world.run(60)
+
+        assert world.groups["gcam"].workers == ("gcam-1",)
+        assert len(world.backend.alive()) == 1
+
+
+@in_virtual_time
+async def test_a_unit_that_is_absent_from_one_look_is_not_forgotten() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].running == 1)
+        world.backend.units["gcam-1"].named = False
+        await world.run(1.6)
+        world.backend.units["gcam-1"].named = True
+        await world.run(60)
+
+        assert len(world.backend.alive()) == 1
+        assert len(world.scheduler.workers) == 1
+
+
+@in_virtual_time
+async def test_workers_that_keep_dying_young_are_replaced_ever_later_and_at_last_never() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(lifetime=3, end=Reason.OUT_OF_MEMORY)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(60)
+        in_one_minute = world.backend.calls["launch"]
+        await world.run(HOUR)
+
+        assert in_one_minute <= 7
+        assert world.backend.calls["launch"] == RetryPolicy().young_deaths
+        assert world.groups["gcam"].reason is Reason.OUT_OF_MEMORY
+
+
+@in_virtual_time
+async def test_units_that_outlive_their_workers_again_and_again_fail_their_group_too() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        while not world.groups["gcam"].failed and world.time < HOUR:
+            for name in list(world.scheduler.workers):
+                world.backend.disconnect(name)
+            await world.run(3)
+
+        assert world.groups["gcam"].failed
+        assert world.backend.calls["launch"] < 15
+        await world.run(60)
+        assert world.backend.alive() == []
+
+
+@in_virtual_time
+async def test_workers_that_die_old_are_always_replaced_at_once() -> None:
+    async with Simulation("gcam", pace=CALM) as world:
+        world.backend.conduct["gcam"] = Conduct(lifetime=300, end=Reason.PREEMPTED)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(6 * HOUR)
+
+        assert not world.groups["gcam"].failed
+        assert len(world.backend.units) > 6 * HOUR / 310
+
+
+@in_virtual_time
+async def test_a_worker_is_replaced_before_its_time_is_up() -> None:
+    async with Simulation(GroupSpec("gcam", handover=120), pace=CALM) as world:
+        world.backend.conduct["gcam"] = Conduct(walltime=1000)
+        await world.controller.scale_groups({"gcam": 2})
+        tasks = world.scheduler.submit("gcam", 300, seconds=20)
+        await world.done(tasks)
+
+        assert all(len(task.starts) == 1 for task in tasks)
+        assert not any(m.reason is Reason.WALLTIME for m in world.backend.units.values())
+        # Each had most of its time.
+        assert len(world.backend.units) <= 2 + 2 * world.time / 850
+
+
+@in_virtual_time
+async def test_three_failed_starts_fail_a_group_with_reason_and_log() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, end=Reason.OUT_OF_MEMORY)
+        await world.controller.scale_groups({"gcam": 10, "stitches": 1})
+        task, other = world.scheduler.submit("gcam") + world.scheduler.submit("stitches")
+        with pytest.raises(GroupFailedError) as failure:
+            await world.controller.wait_for_group("gcam", 10)
+
+        assert failure.value.explanation.reason is Reason.OUT_OF_MEMORY
+        assert "last words of gcam-" in failure.value.explanation.log_tail
+        assert world.groups["gcam"].failed
+        assert task.state is TaskState.ERRED
+        assert isinstance(task.error, GroupFailedError)
+        await world.done([other])
+        await world.run(HOUR)
+        assert world.backend.calls["launch"] == 3 + 1
+        assert world.scheduler.submit("gcam")[0].state is TaskState.ERRED
+
+
+@in_virtual_time
+async def test_a_group_is_known_to_have_failed_within_seconds() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, boot=1)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].failed, within=15)
+
+
+@pytest.mark.parametrize(
+    "error", [LaunchRefusedError("no such account"), LaunchRefusedError("no such image")]
+)
+@in_virtual_time
+async def test_a_refused_launch_fails_a_group_at_once(error: LaunchRefusedError) -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"].errors.append(error)
+        await world.controller.scale_groups({"gcam": 1})
+        with pytest.raises(GroupFailedError, match=str(error)):
+            await world.controller.wait_for_group("gcam")
+        await world.run(HOUR)
+
+        assert world.backend.calls["launch"] == 1
+
+
+@in_virtual_time
+async def test_workers_of_another_environment_fail_a_group_at_once() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(
+            mismatch="the worker has Python 3.9, the scheduler 3.11"
+        )
+        await world.controller.scale_groups({"gcam": 3})
+        await world.run(30)
+
+        assert world.groups["gcam"].reason is Reason.MISMATCH
+        assert "Python 3.9, the scheduler 3.11" in world.groups["gcam"].detail
+        assert world.backend.calls["launch"] == 1
+        assert world.backend.alive() == []
+
+
+@in_virtual_time
+async def test_a_group_that_failed_is_tried_again_when_it_is_scaled() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(stillborn=3)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].failed)
+        assert world.scheduler.submit("gcam")[0].state is TaskState.ERRED
+
+        await world.controller.scale_groups({"gcam": 1})
+        tasks = world.scheduler.submit("gcam")
+        await world.done(tasks)
+
+        assert not world.groups["gcam"].failed
+
+
+@in_virtual_time
+async def test_only_failures_in_a_row_count() -> None:
+    async with Simulation("gcam") as world:
+        for n in range(1, 6):
+            world.backend.conduct["gcam"].stillborn = 2
+            await world.controller.scale_groups({"gcam": n})
+            await world.controller.wait_for_group("gcam", n)
+
+        assert not world.groups["gcam"].failed
+        assert world.backend.calls["launch"] == 15
+
+
+@in_virtual_time
+async def test_launches_that_fail_for_now_are_tried_three_times() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"].errors += [LaunchError(f"throttled {n}") for n in range(9)]
+        await world.controller.scale_groups({"gcam": 1})
+        with pytest.raises(GroupFailedError, match="throttled 2"):
+            await world.controller.wait_for_group("gcam")
+
+
+@in_virtual_time
+async def test_the_workers_of_a_failed_group_go_on() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].running == 1)
+        world.backend.conduct["gcam"].stillborn = math.inf
+        await world.controller.scale_groups({"gcam": 2})
+        await world.until(lambda: world.groups["gcam"].failed)
+
+        await world.done(world.scheduler.submit("gcam", 3))
+
+
+@in_virtual_time
+async def test_an_honest_wait_in_a_queue_is_never_cut() -> None:
+    async with Simulation("gcam", pace=CALM) as world:
+        world.backend.conduct["gcam"] = Conduct(queue=10 * HOUR, queued_for=Reason.PRIORITY)
+        await world.controller.scale_groups({"gcam": 2})
+        tasks = world.scheduler.submit("gcam", 2)
+        await world.run(9.9 * HOUR)
+
+        assert world.groups["gcam"].reason is Reason.PRIORITY
+        assert world.groups["gcam"].pending == 2
+        explained = await world.controller.explain()
+        assert explained["gcam"].reason is Reason.PRIORITY
+        assert explained["gcam"].summary == "0 of 2 workers run; the others: priority"
+        await world.done(tasks)
+        assert world.backend.calls["launch"] == 1
+
+
+@in_virtual_time
+async def test_the_startup_timeout_counts_from_the_start_of_the_machine() -> None:
+    async with Simulation(GroupSpec("gcam", startup_timeout=100), pace=CALM) as world:
+        world.backend.conduct["gcam"] = Conduct(queue=HOUR, boot=math.inf)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].failed, within=5 * HOUR)
+
+        assert world.groups["gcam"].reason is Reason.STARTUP_TIMEOUT
+        assert 3 * (HOUR + 100) <= world.time <= 3 * (HOUR + 130)
+        assert world.backend.alive() == []
+
+
+@in_virtual_time
+async def test_a_requeued_unit_may_wait_again() -> None:
+    async with Simulation(GroupSpec("gcam", startup_timeout=100)) as world:
+        world.backend.conduct["gcam"] = Conduct(boot=50)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(20)
+        world.backend.units["gcam-1"].conduct.queue = HOUR
+        world.backend.requeue("gcam-1")
+        await world.until(lambda: world.groups["gcam"].running == 1, within=2 * HOUR)
+
+        assert list(world.backend.units) == ["gcam-1"]
+
+
+@in_virtual_time
+async def test_a_worker_that_comes_while_it_is_given_up_keeps_its_tasks() -> None:
+    async with Simulation(GroupSpec("gcam", startup_timeout=100)) as world:
+        world.backend.conduct["gcam"] = Conduct(boot=102)
+        world.backend.takes["describe"] = 5
+        await world.controller.scale_groups({"gcam": 1})
+        tasks = world.scheduler.submit("gcam", 5, seconds=50)
+        await world.done(tasks)
+
+        assert all(len(task.starts) == 1 for task in tasks)
+
+
+@in_virtual_time
+async def test_whoever_waits_too_long_is_told_why() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(queue=HOUR, queued_for=Reason.QUOTA)
+        await world.controller.scale_groups({"gcam": 2})
+        with pytest.raises(GroupTimeoutError, match="0 of 2 workers after 60 s: quota") as late:
+            await world.controller.wait_for_group("gcam", 2, timeout=60)
+
+        assert isinstance(late.value, TimeoutError)
+        assert world.time == 60
+
+
+@in_virtual_time
+async def test_whoever_waits_for_more_than_are_wanted_is_told() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        with pytest.raises(ValueError, match="is to have 1 workers; scale it"):
+            await world.controller.wait_for_group("gcam", 2)
+
+
+@in_virtual_time
+async def test_whoever_waits_learns_that_so_many_are_wanted_no_more() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(queue=HOUR)
+        await world.controller.scale_groups({"gcam": 3})
+        wait = asyncio.create_task(world.controller.wait_for_group("gcam", 3))
+        await world.run(10)
+        await world.controller.scale_groups({"gcam": 1})
+
+        with pytest.raises(ValueError, match="is to have 1 workers"):
+            await wait
+
+
+@in_virtual_time
+async def test_a_native_system_that_does_not_answer_harms_nobody() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 2})
+        await world.until(lambda: world.groups["gcam"].running == 2)
+        asked = world.backend.calls["observe"]
+        world.backend.errors["observe"] += [OSError("slurmctld is away")] * 120
+        tasks = world.scheduler.submit("gcam", 20, seconds=10)
+        await world.done(tasks)
+
+        assert len(world.backend.units) == 2
+        assert any("slurmctld is away" in event.text for event in world.controller.events)
+        # It is not asked more often for being silent.
+        assert world.backend.calls["observe"] - asked <= 101
+
+
+@in_virtual_time
+async def test_a_slow_native_system_does_not_slow_what_needs_it_not() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].running == 1)
+        world.backend.takes["observe"] = 60
+        await world.run(5)
+        await world.controller.scale_groups({"stitches": 1})
+        await world.controller.wait_for_group("stitches", timeout=5)
+
+
+@in_virtual_time
+async def test_what_cannot_be_explained_is_said_so() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, end=Reason.NODE_FAILURE)
+        world.backend.errors["describe"] += [OSError("sacct is away")] * 9
+        await world.controller.scale_groups({"gcam": 1})
+        with pytest.raises(GroupFailedError, match="sacct is away") as failure:
+            await world.controller.wait_for_group("gcam")
+
+        assert failure.value.explanation.reason is Reason.NODE_FAILURE
+
+
+@in_virtual_time
+async def test_one_worker_without_a_log_hides_no_other_log() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 2})
+        await world.until(lambda: world.groups["gcam"].running == 2)
+        world.backend.errors["describe"].append(OSError("gone"))
+
+        assert list((await world.controller.logs()).values()) == ["", "last words of gcam-2"]
+
+
+@in_virtual_time
+async def test_a_turn_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Simulation("gcam") as world:
+        with monkeypatch.context() as patch:
+            patch.setattr(world.scheduler, "workers", None)
+            await world.controller.scale_groups({"gcam": 1})
+            await world.run(5)
+        await world.until(lambda: world.groups["gcam"].running == 1)

@@ -1,0 +1,195 @@
+"""What must hold whatever happens: random lives of a cluster, in virtual time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalable.cluster.controller import Pace
+from scalable.cluster.group import RetryPolicy
+from scalable.cluster.port import GroupSpec, Reason
+from scalable.errors import LaunchError, LaunchRefusedError
+from scalable.testing.simulation import Conduct, Simulation, TaskState, run_in_virtual_time
+
+GROUPS = (
+    GroupSpec("gcam", slots=1, startup_timeout=60),
+    GroupSpec("gcam-land", slots=3, startup_timeout=60),
+    GroupSpec("stitches", slots=2, startup_timeout=60),
+)
+CAP = 6
+TAGS = [group.tag for group in GROUPS]
+
+Act = Callable[[Simulation], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True)
+class Deed:
+    """Something that happens, and a little time."""
+
+    name: str
+    act: Act = field(repr=False)
+    pause: float
+
+
+tags = st.sampled_from(TAGS)
+moments = st.sampled_from([0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 40.0])
+short = st.sampled_from([0.0, 0.2, 0.7, 3.0])
+
+
+def deed(name: str, act: Act) -> st.SearchStrategy[Deed]:
+    return st.builds(Deed, st.just(name), st.just(act), moments)
+
+
+@st.composite
+def scalings(draw: st.DrawFn) -> Deed:
+    # Two counts at the most are above zero, so that they fit under the cap.
+    counts = draw(st.dictionaries(tags, st.integers(0, CAP // 3), min_size=1))
+
+    async def scale(world: Simulation) -> None:
+        await world.controller.scale_groups(counts)
+
+    return draw(deed(f"scale {counts}", scale))
+
+
+@st.composite
+def adaptings(draw: st.DrawFn) -> Deed:
+    tag, low = draw(tags), draw(st.integers(0, CAP // 3))
+    high = draw(st.integers(low, CAP + 2))
+
+    async def adapt(world: Simulation) -> None:
+        await world.controller.adapt_groups({tag: (low, high)})
+
+    return draw(deed(f"adapt {tag} {low} to {high}", adapt))
+
+
+@st.composite
+def submissions(draw: st.DrawFn) -> Deed:
+    tag, n = draw(tags), draw(st.integers(1, 8))
+    seconds = draw(st.sampled_from([0.0, 0.5, 4.0, 25.0]))
+
+    async def submit(world: Simulation) -> None:
+        after = world.scheduler.tasks[-1:] if n % 3 == 0 else []
+        if all(task.state is not TaskState.ERRED for task in after):
+            world.scheduler.submit(tag, n, seconds=seconds, after=after)
+
+    return draw(deed(f"submit {n} of {seconds} s to {tag}", submit))
+
+
+@st.composite
+def accidents(draw: st.DrawFn) -> Deed:
+    kind = draw(st.sampled_from(["kill", "disconnect", "requeue"]))
+    which = draw(st.integers(0, 20))
+
+    async def happen(world: Simulation) -> None:
+        alive = world.backend.alive()
+        if alive:
+            name = alive[which % len(alive)].unit.id
+            getattr(world.backend, kind)(name)
+
+    return draw(deed(f"{kind} number {which}", happen))
+
+
+@st.composite
+def conducts(draw: st.DrawFn) -> Deed:
+    tag = draw(tags)
+    conduct = Conduct(
+        accept=draw(short),
+        answer=draw(short),
+        naming=draw(short),
+        queue=draw(st.sampled_from([0.0, 2.0, 90.0])),
+        boot=draw(st.sampled_from([0.0, 1.0, 8.0, 59.5, 61.0, 70.0])),
+        stillborn=draw(st.sampled_from([0, 0, 1, 2])),
+        lifetime=draw(st.sampled_from([math.inf, math.inf, 4.0, 60.0])),
+        walltime=draw(st.sampled_from([math.inf, math.inf, 100.0])),
+        end=draw(st.sampled_from([Reason.OUT_OF_MEMORY, Reason.PREEMPTED])),
+        dying=draw(short),
+    )
+    error = draw(
+        st.sampled_from([None, None, LaunchError("later"), LaunchRefusedError("never"), OSError()])
+    )
+
+    async def behave(world: Simulation) -> None:
+        conduct.errors.clear()
+        if error is not None:
+            conduct.errors.append(error)
+        world.backend.conduct[tag] = conduct
+
+    return draw(deed(f"{tag} behaves like {conduct}", behave))
+
+
+@st.composite
+def troubles(draw: st.DrawFn) -> Deed:
+    call = draw(st.sampled_from(["observe", "stop", "describe"]))
+    takes, times = draw(short), draw(st.integers(0, 3))
+    latency, transfer = draw(st.sampled_from([0.0, 0.05, 0.6])), draw(short)
+
+    async def trouble(world: Simulation) -> None:
+        world.backend.takes[call] = takes
+        world.backend.errors[call] += [OSError(f"cannot {call}")] * times
+        world.scheduler.latency, world.scheduler.transfer = latency, transfer
+
+    return draw(deed(f"{call} takes {takes} s, fails {times} times; latency {latency}", trouble))
+
+
+deeds = st.one_of(scalings(), adaptings(), submissions(), accidents(), conducts(), troubles())
+lives = st.lists(deeds, min_size=5, max_size=30)
+
+
+async def live(life: list[Deed]) -> None:
+    pace = Pace(tick=0.5, poll=1.0, hold_timeout=1e6)
+    retry = RetryPolicy(longest_delay=5.0, healthy_after=2.0, linger=3.0)
+    async with Simulation(*GROUPS, max_workers=CAP, pace=pace, retry=retry) as world:
+        for one in life:
+            await one.act(world)
+            await world.run(one.pause)
+        await _recover(world)
+        await _come_to_rest(world)
+
+
+async def _recover(world: Simulation) -> None:
+    """End all trouble, and ask for two workers of each."""
+    world.backend.conduct.clear()
+    world.backend.errors.clear()
+    world.backend.takes.clear()
+    await world.run(200)  # what is under way comes to its end, and may fail a group
+    # A group that is made adaptive has its minima reset first, lest the counts exceed the cap.
+    await world.controller.adapt_groups(dict.fromkeys(TAGS, (0, 2)))
+    await world.controller.scale_groups(dict.fromkeys(TAGS, 2))
+
+
+async def _come_to_rest(world: Simulation) -> None:
+    """Show that all work was done, and that there is what there should be."""
+    tasks = world.scheduler.tasks
+    over = (TaskState.DONE, TaskState.ERRED)
+
+    def unfinished() -> list[Any]:
+        return [
+            task
+            for task in tasks
+            if task.state not in over
+            and not any(other.state is TaskState.ERRED for other in task.after)
+        ]
+
+    await world.until(lambda: not unfinished())
+    world.scheduler.release(tasks)
+    await world.until(
+        lambda: (
+            all(status.running == 2 for status in world.groups.values())
+            and len(world.backend.alive()) == 6
+        )
+    )
+    await world.run(100)
+    assert {made.unit.id for made in world.backend.alive()} == set(world.scheduler.workers)
+    assert len(world.scheduler.workers) == 6
+    assert not any(status.draining or status.failed for status in world.groups.values())
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(lives)
+def test_every_task_runs_once_the_cap_holds_and_peace_returns(life: list[Deed]) -> None:
+    run_in_virtual_time(live(life))

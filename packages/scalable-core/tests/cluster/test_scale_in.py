@@ -1,0 +1,224 @@
+"""How the controller lets workers go: without losing or repeating anything, and back again at any time."""
+
+from __future__ import annotations
+
+import math
+
+from scalable.cluster.controller import Pace
+from scalable.cluster.port import GroupSpec, Phase
+from scalable.testing.simulation import Conduct, Simulation, TaskState, in_virtual_time
+
+
+@in_virtual_time
+async def test_those_that_never_arrived_go_first_then_the_idle_then_the_least_busy() -> None:
+    async with Simulation(GroupSpec("gcam", slots=4)) as world:
+        await world.controller.scale_groups({"gcam": 3})
+        await world.until(lambda: world.groups["gcam"].running == 3)
+        world.scheduler.submit("gcam", 3, seconds=500)
+        more = world.scheduler.submit("gcam", 2, seconds=500)
+        on = [task.starts[0][1] for task in more]
+        world.backend.conduct["gcam"] = Conduct(queue=math.inf)
+        await world.controller.scale_groups({"gcam": 5})
+        await world.run(10)
+
+        await world.controller.scale_groups({"gcam": 3})
+        await world.run(10)
+        assert {made.unit.id for made in world.backend.alive()} == {"gcam-1", "gcam-2", "gcam-3"}
+
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(1)
+        assert set(world.groups["gcam"].workers) == set(on)
+
+
+@in_virtual_time
+async def test_an_idle_worker_goes_before_a_busy_one() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 2})
+        await world.until(lambda: world.groups["gcam"].running == 2)
+        (task,) = world.scheduler.submit("gcam", seconds=500)
+        await world.run(1)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(10)
+
+        assert world.groups["gcam"].workers == (task.starts[0][1],)
+        assert len(world.backend.alive()) == 1
+
+
+@in_virtual_time
+async def test_one_group_shrinks_without_touching_another() -> None:
+    async with Simulation("gcam", "gcam-land") as world:
+        await world.controller.scale_groups({"gcam": 2, "gcam-land": 2})
+        await world.until(lambda: world.groups["gcam-land"].running == 2)
+        kept = world.groups["gcam-land"].workers
+        await world.controller.scale_groups({"gcam": 0})
+        await world.until(lambda: not world.backend.alive("gcam"))
+
+        assert world.groups["gcam-land"].workers == kept
+
+
+@in_virtual_time
+async def test_busy_workers_finish_what_they_run_and_start_nothing_new() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 4})
+        await world.until(lambda: world.groups["gcam"].running == 4)
+        tasks = world.scheduler.submit("gcam", 12, seconds=100)
+        await world.run(10)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(20)
+
+        assert world.groups["gcam"].draining == 3
+        await world.done(tasks)
+        # Four at once, and the other eight one after the other.
+        assert world.time >= 9 * 100
+        assert all(len(task.starts) == 1 for task in tasks)
+
+
+@in_virtual_time
+async def test_results_move_before_their_worker_goes() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        await world.controller.scale_groups({"gcam": 2, "stitches": 1})
+        tasks = world.scheduler.submit("gcam", 10, seconds=5)
+        await world.done(tasks)
+        await world.controller.scale_groups({"gcam": 0})
+        await world.until(lambda: not world.backend.alive("gcam"))
+
+        assert world.scheduler.workers["stitches-1"].results == set(tasks)
+
+
+@in_virtual_time
+async def test_the_last_holder_of_results_stays_until_they_are_released() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        await world.controller.scale_groups({"gcam": 2, "stitches": 2})
+        tasks = world.scheduler.submit("gcam", 5) + world.scheduler.submit("stitches", 5)
+        await world.done(tasks)
+        await world.controller.scale_groups({"gcam": 0, "stitches": 0})
+        await world.run(120)
+
+        (holder,) = world.scheduler.workers.values()
+        assert holder.results == set(tasks)
+        assert sum(group.holding for group in world.groups.values()) == 10
+        assert sum(group.draining for group in world.groups.values()) == 1
+        world.scheduler.release(tasks)
+        await world.until(lambda: not world.backend.alive())
+
+
+@in_virtual_time
+async def test_the_last_holder_goes_when_another_worker_comes() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        tasks = world.scheduler.submit("gcam", 5)
+        await world.done(tasks)
+        await world.controller.scale_groups({"gcam": 0})
+        await world.run(60)
+        await world.controller.scale_groups({"stitches": 1})
+        await world.until(lambda: not world.backend.alive("gcam"))
+
+        assert world.scheduler.workers["stitches-1"].results == set(tasks)
+
+
+@in_virtual_time
+async def test_results_are_held_for_a_bounded_time() -> None:
+    async with Simulation("gcam", pace=Pace(hold_timeout=300)) as world:
+        await world.controller.scale_groups({"gcam": 1})
+        tasks = world.scheduler.submit("gcam")
+        await world.done(tasks)
+        began = world.time
+        await world.controller.scale_groups({"gcam": 0})
+        await world.until(lambda: not world.backend.alive())
+
+        assert 300 <= world.time - began <= 310
+        assert any("they are lost now" in event.text for event in world.controller.events)
+
+
+@in_virtual_time
+async def test_draining_workers_are_taken_back_rather_than_new_ones_launched() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 4})
+        await world.until(lambda: world.groups["gcam"].running == 4)
+        tasks = world.scheduler.submit("gcam", 8, seconds=60)
+        await world.run(5)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(5)
+        assert world.groups["gcam"].draining == 3
+        await world.controller.scale_groups({"gcam": 3})
+        await world.run(5)
+
+        assert world.groups["gcam"].running == 3
+        assert world.backend.calls["launch"] == 1
+        await world.done(tasks)
+
+
+@in_virtual_time
+async def test_an_order_to_stop_that_fails_is_repeated() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 2})
+        await world.until(lambda: world.groups["gcam"].running == 2)
+        world.backend.errors["stop"] += [OSError("throttled"), OSError("throttled")]
+        await world.controller.scale_groups({"gcam": 0})
+        await world.until(lambda: not world.backend.alive(), within=10)
+
+        assert world.backend.calls["stop"] == 3
+        assert any("throttled" in event.text for event in world.controller.events)
+
+
+@in_virtual_time
+async def test_a_unit_that_does_not_heed_is_told_again_but_not_incessantly() -> None:
+    async with Simulation("gcam", pace=Pace(insist=60)) as world:
+        world.backend.conduct["gcam"] = Conduct(dying=math.inf)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].running == 1)
+        await world.controller.scale_groups({"gcam": 0})
+        await world.run(630)
+        assert world.backend.calls["stop"] == 11
+
+        world.backend.units["gcam-1"].conduct.dying = 0
+        await world.until(lambda: not world.backend.alive(), within=70)
+
+
+@in_virtual_time
+async def test_a_stop_that_takes_long_holds_nobody_up() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].running == 1)
+        world.backend.takes["stop"] = 100
+        await world.controller.scale_groups({"gcam": 0})
+        await world.run(5)
+        await world.controller.scale_groups({"stitches": 1})
+        await world.controller.wait_for_group("stitches", timeout=5)
+        assert world.backend.units["gcam-1"].phase is Phase.RUNNING
+        await world.until(lambda: not world.backend.alive("gcam"))
+
+        assert world.backend.calls["stop"] == 1
+
+
+@in_virtual_time
+async def test_a_worker_that_dies_while_it_drains_is_not_replaced() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 2})
+        await world.until(lambda: world.groups["gcam"].running == 2)
+        tasks = world.scheduler.submit("gcam", 2, seconds=60)
+        await world.run(5)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(5)
+        (leaving,) = (w.name for w in world.scheduler.workers.values() if w.draining)
+        world.backend.kill(leaving)
+        await world.done(tasks)
+
+        assert len(world.backend.units) == 2
+        assert sorted(len(task.starts) for task in tasks) == [1, 2]
+
+
+@in_virtual_time
+async def test_scaling_to_and_fro_ends_where_it_was_told_to() -> None:
+    async with Simulation("gcam") as world:
+        tasks = []
+        for n in [3, 0, 5, 1, 4, 0, 2]:
+            tasks += world.scheduler.submit("gcam", 3, seconds=7)
+            await world.controller.scale_groups({"gcam": n})
+            await world.run(3.3)
+        await world.done(tasks)
+        await world.run(30)
+
+        assert world.groups["gcam"].running == 2
+        assert all(task.state is TaskState.DONE for task in tasks)
+        assert len(world.backend.alive()) == 2
