@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
 from scalable.cluster.link import Demand
 from scalable.cluster.port import GroupSpec
+from scalable.errors import LaunchRefusedError
 from scalable.testing.simulation import Conduct, Simulation, in_virtual_time
 
 counts = st.integers(0, 200)
@@ -308,3 +309,31 @@ async def test_groups_that_compete_do_not_pass_workers_to_and_fro() -> None:
             await world.run(30)
 
         assert len(world.backend.units) <= 60
+
+
+@in_virtual_time
+async def test_the_part_of_a_group_that_failed_goes_to_others_until_it_is_tried_again() -> None:
+    async with Simulation("gcam", "stitches", max_workers=4) as world:
+        world.backend.conduct["stitches"].errors.append(LaunchRefusedError("no such account"))
+        await world.controller.scale_groups({"stitches": 3})
+        await world.controller.adapt_groups({"gcam": (0, 4)})
+        world.scheduler.submit("gcam", 1000, seconds=10)
+        await world.until(lambda: world.groups["gcam"].running == 4, within=30)
+        await world.run(60)
+        assert len(world.backend.units) == 4
+
+        await world.controller.scale_groups({"stitches": 3})
+        await world.until(lambda: world.groups["stitches"].running == 3, within=60)
+        assert world.groups["gcam"].running == 1
+
+
+@in_virtual_time
+async def test_a_group_that_failed_with_a_minimum_makes_no_other_one_restless() -> None:
+    async with Simulation("gcam", "stitches", max_workers=4) as world:
+        world.backend.conduct["stitches"].errors.append(LaunchRefusedError("no such account"))
+        await world.controller.adapt_groups({"stitches": (1, 4), "gcam": (0, 4)})
+        for _ in range(300):
+            world.scheduler.release(world.scheduler.submit("gcam", 8, seconds=1))
+            await world.run(4)
+
+        assert len(world.backend.units) == 4

@@ -18,6 +18,9 @@ from scalable.cluster.port import (
     UnitState,
 )
 
+_NOBODYS_FAULT = frozenset({Reason.CANCELLED, Reason.PREEMPTED, Reason.NODE_FAILURE})
+"""What says nothing of a group: its next worker may live."""
+
 __all__ = ["Ended", "Fate", "Group", "Member", "Observation", "RetryPolicy"]
 
 
@@ -358,6 +361,8 @@ class Group:
     def lose(self, trouble: Explanation) -> bool:
         """Note why a worker was lost; say whether too many died young."""
         self.last_trouble = trouble
+        if trouble.reason in _NOBODYS_FAULT:
+            return False
         return len(self._young_deaths) >= self.retry.young_deaths
 
     def _hold_back(self, failures: int, now: float) -> None:
