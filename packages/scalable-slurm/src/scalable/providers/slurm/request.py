@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalable.manifest.units import parse_duration, parse_memory
+from scalable.providers.common import said_or_default
 from scalable.providers.slurm.script import JobRequest, Tls
 
 if TYPE_CHECKING:
@@ -67,9 +68,11 @@ def job_request(
         tag=component.name,
         log_directory=logs,
         slots=component.slots,
-        cpus=_said(component, "cpus", site.get("job-cpu") or site.get("cores")),
+        cpus=said_or_default(component, "cpus", site.get("job-cpu") or site.get("cores")),
         gpus=component.gpus,
-        memory=_said(component, "memory", _memory(site.get("job-mem") or site.get("memory"))),
+        memory=said_or_default(
+            component, "memory", _memory(site.get("job-mem") or site.get("memory"))
+        ),
         walltime=walltime,
         partition=options.queue or site.get("queue"),
         account=options.account or site.get("account"),
@@ -91,12 +94,6 @@ def job_request(
         tls=tls,
         death_timeout=int(site.get("death-timeout") or 60),
     )
-
-
-def _said(component: ComponentConfig, field: str, default: Any) -> Any:
-    """Prefer what the component says to the site's default, and that to the schema's."""
-    said = getattr(component, field)
-    return said if field in component.model_fields_set or default is None else default
 
 
 def _memory(text: Any) -> int | None:
