@@ -325,15 +325,3 @@ async def test_the_part_of_a_group_that_failed_goes_to_others_until_it_is_tried_
         await world.controller.scale_groups({"stitches": 3})
         await world.until(lambda: world.groups["stitches"].running == 3, within=60)
         assert world.groups["gcam"].running == 1
-
-
-@in_virtual_time
-async def test_a_group_that_failed_with_a_minimum_makes_no_other_one_restless() -> None:
-    async with Simulation("gcam", "stitches", max_workers=4) as world:
-        world.backend.conduct["stitches"].errors.append(LaunchRefusedError("no such account"))
-        await world.controller.adapt_groups({"stitches": (1, 4), "gcam": (0, 4)})
-        for _ in range(300):
-            world.scheduler.release(world.scheduler.submit("gcam", 8, seconds=1))
-            await world.run(4)
-
-        assert len(world.backend.units) == 4

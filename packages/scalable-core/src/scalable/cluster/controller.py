@@ -455,6 +455,10 @@ class GroupController:
                     demand.get(tag, Demand()), group.spec.slots, self.policy.target_duration
                 )
                 desired[tag] = min(max(target, group.range[0]), group.range[1])
+            if group.failure is not None:
+                # It gets no new workers, so that what it has not is free for others.
+                have = len(group.alive)
+                floors[tag], desired[tag] = min(floors[tag], have), min(desired[tag], have)
         shares = share_out(desired, floors, self.max_workers)
         pressed = shares != desired
         # Nobody waits for a first worker until others have been too many for long enough.
