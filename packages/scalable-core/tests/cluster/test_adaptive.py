@@ -219,8 +219,7 @@ async def test_fixed_groups_keep_their_part_of_the_cap() -> None:
 @in_virtual_time
 async def test_workers_that_drain_count_under_the_cap() -> None:
     async with Simulation("gcam", "stitches", max_workers=4) as world:
-        await world.controller.scale_groups({"gcam": 4})
-        await world.until(lambda: world.groups["gcam"].running == 4)
+        await world.scale({"gcam": 4})
         world.scheduler.submit("gcam", 4, seconds=300)
         await world.run(1)
         await world.controller.scale_groups({"gcam": 0, "stitches": 4})

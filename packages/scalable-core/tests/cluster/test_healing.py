@@ -22,8 +22,7 @@ CALM = Pace(tick=5, poll=10)
 @in_virtual_time
 async def test_a_killed_worker_is_replaced_under_a_new_name() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 2})
-        await world.until(lambda: world.groups["gcam"].running == 2)
+        await world.scale({"gcam": 2})
         await world.run(60)
         tasks = world.scheduler.submit("gcam", 4, seconds=30)
         world.backend.kill("gcam-1")
@@ -35,8 +34,7 @@ async def test_a_killed_worker_is_replaced_under_a_new_name() -> None:
 @in_virtual_time
 async def test_the_loss_of_many_is_one_launch_and_one_question() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 100})
-        await world.until(lambda: world.groups["gcam"].running == 100)
+        await world.scale({"gcam": 100})
         await world.run(60)
         for name in list(world.scheduler.workers):
             world.backend.kill(name)
@@ -50,8 +48,7 @@ async def test_the_loss_of_many_is_one_launch_and_one_question() -> None:
 @in_virtual_time
 async def test_a_unit_without_its_worker_is_replaced_and_ended() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 1})
-        await world.until(lambda: world.groups["gcam"].running == 1)
+        await world.scale({"gcam": 1})
         world.backend.disconnect("gcam-1")
         await world.until(lambda: "gcam-2" in world.scheduler.workers, within=10)
         await world.run(30)
@@ -62,8 +59,7 @@ async def test_a_unit_without_its_worker_is_replaced_and_ended() -> None:
 @in_virtual_time
 async def test_a_worker_that_comes_back_is_taken_back() -> None:
     async with Simulation("gcam", retry=RetryPolicy(linger=30)) as world:
-        await world.controller.scale_groups({"gcam": 1})
-        await world.until(lambda: world.groups["gcam"].running == 1)
+        await world.scale({"gcam": 1})
         await world.run(60)
         world.backend.conduct["gcam"] = Conduct(queue=HOUR)
         world.backend.disconnect("gcam-1")
@@ -78,8 +74,7 @@ async def test_a_worker_that_comes_back_is_taken_back() -> None:
 @in_virtual_time
 async def test_a_unit_that_is_absent_from_one_look_is_not_forgotten() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 1})
-        await world.until(lambda: world.groups["gcam"].running == 1)
+        await world.scale({"gcam": 1})
         world.backend.units["gcam-1"].named = False
         await world.run(1.6)
         world.backend.units["gcam-1"].named = True
@@ -240,8 +235,7 @@ async def test_launches_that_fail_for_now_are_tried_three_times() -> None:
 @in_virtual_time
 async def test_the_workers_of_a_failed_group_go_on() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 1})
-        await world.until(lambda: world.groups["gcam"].running == 1)
+        await world.scale({"gcam": 1})
         world.backend.conduct["gcam"].stillborn = math.inf
         await world.controller.scale_groups({"gcam": 2})
         await world.until(lambda: world.groups["gcam"].failed)
@@ -339,8 +333,7 @@ async def test_whoever_waits_learns_that_so_many_are_wanted_no_more() -> None:
 @in_virtual_time
 async def test_a_native_system_that_does_not_answer_harms_nobody() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 2})
-        await world.until(lambda: world.groups["gcam"].running == 2)
+        await world.scale({"gcam": 2})
         asked = world.backend.calls["observe"]
         world.backend.errors["observe"] += [OSError("slurmctld is away")] * 120
         tasks = world.scheduler.submit("gcam", 20, seconds=10)
@@ -355,8 +348,7 @@ async def test_a_native_system_that_does_not_answer_harms_nobody() -> None:
 @in_virtual_time
 async def test_a_slow_native_system_does_not_slow_what_needs_it_not() -> None:
     async with Simulation("gcam", "stitches") as world:
-        await world.controller.scale_groups({"gcam": 1})
-        await world.until(lambda: world.groups["gcam"].running == 1)
+        await world.scale({"gcam": 1})
         world.backend.takes["observe"] = 60
         await world.run(5)
         await world.controller.scale_groups({"stitches": 1})
@@ -378,8 +370,7 @@ async def test_what_cannot_be_explained_is_said_so() -> None:
 @in_virtual_time
 async def test_one_worker_without_a_log_hides_no_other_log() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 2})
-        await world.until(lambda: world.groups["gcam"].running == 2)
+        await world.scale({"gcam": 2})
         world.backend.errors["describe"].append(OSError("gone"))
 
         assert list((await world.controller.logs()).values()) == ["", "last words of gcam-2"]

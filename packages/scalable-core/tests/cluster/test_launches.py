@@ -25,8 +25,7 @@ async def test_more_workers_leave_those_that_are_there_alone() -> None:
         await world.until(lambda: world.groups["stitches"].running == 1)
         before = set(world.scheduler.workers)
 
-        await world.controller.scale_groups({"gcam": 5})
-        await world.until(lambda: world.groups["gcam"].running == 5)
+        await world.scale({"gcam": 5})
 
         assert before < set(world.scheduler.workers)
         assert world.backend.calls["stop"] == 0
@@ -90,8 +89,7 @@ async def test_a_named_unit_that_dies_is_replaced_while_others_of_its_launch_hav
 async def test_a_launch_whose_answer_is_lost_is_not_repeated() -> None:
     async with Simulation("gcam") as world:
         world.backend.conduct["gcam"] = Conduct(answer=math.inf, queue=200)
-        await world.controller.scale_groups({"gcam": 3})
-        await world.until(lambda: world.groups["gcam"].running == 3)
+        await world.scale({"gcam": 3})
 
         assert len(world.backend.units) == 3
 
@@ -148,11 +146,9 @@ async def test_a_launch_that_is_refused_for_now_is_tried_again_later() -> None:
 @in_virtual_time
 async def test_a_new_unit_is_not_taken_for_gone_by_a_look_that_began_before_it() -> None:
     async with Simulation("gcam", "stitches") as world:
-        await world.controller.scale_groups({"stitches": 1})
-        await world.until(lambda: world.groups["stitches"].running == 1)
+        await world.scale({"stitches": 1})
         world.backend.takes["observe"] = 3
         world.backend.conduct["gcam"] = Conduct(accept=1.3)
-        await world.controller.scale_groups({"gcam": 4})
-        await world.until(lambda: world.groups["gcam"].running == 4)
+        await world.scale({"gcam": 4})
 
         assert len(world.backend.units) == 5

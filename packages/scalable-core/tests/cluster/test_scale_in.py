@@ -12,8 +12,7 @@ from scalable.testing.simulation import Conduct, Simulation, TaskState, in_virtu
 @in_virtual_time
 async def test_those_that_never_arrived_go_first_then_the_idle_then_the_least_busy() -> None:
     async with Simulation(GroupSpec("gcam", slots=4)) as world:
-        await world.controller.scale_groups({"gcam": 3})
-        await world.until(lambda: world.groups["gcam"].running == 3)
+        await world.scale({"gcam": 3})
         world.scheduler.submit("gcam", 3, seconds=500)
         more = world.scheduler.submit("gcam", 2, seconds=500)
         on = [task.starts[0][1] for task in more]
@@ -33,8 +32,7 @@ async def test_those_that_never_arrived_go_first_then_the_idle_then_the_least_bu
 @in_virtual_time
 async def test_an_idle_worker_goes_before_a_busy_one() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 2})
-        await world.until(lambda: world.groups["gcam"].running == 2)
+        await world.scale({"gcam": 2})
         (task,) = world.scheduler.submit("gcam", seconds=500)
         await world.run(1)
         await world.controller.scale_groups({"gcam": 1})
@@ -59,8 +57,7 @@ async def test_one_group_shrinks_without_touching_another() -> None:
 @in_virtual_time
 async def test_busy_workers_finish_what_they_run_and_start_nothing_new() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 4})
-        await world.until(lambda: world.groups["gcam"].running == 4)
+        await world.scale({"gcam": 4})
         tasks = world.scheduler.submit("gcam", 12, seconds=100)
         await world.run(10)
         await world.controller.scale_groups({"gcam": 1})
@@ -133,8 +130,7 @@ async def test_results_are_held_for_a_bounded_time() -> None:
 @in_virtual_time
 async def test_draining_workers_are_taken_back_rather_than_new_ones_launched() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 4})
-        await world.until(lambda: world.groups["gcam"].running == 4)
+        await world.scale({"gcam": 4})
         tasks = world.scheduler.submit("gcam", 8, seconds=60)
         await world.run(5)
         await world.controller.scale_groups({"gcam": 1})
@@ -151,8 +147,7 @@ async def test_draining_workers_are_taken_back_rather_than_new_ones_launched() -
 @in_virtual_time
 async def test_an_order_to_stop_that_fails_is_repeated() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 2})
-        await world.until(lambda: world.groups["gcam"].running == 2)
+        await world.scale({"gcam": 2})
         world.backend.errors["stop"] += [OSError("throttled"), OSError("throttled")]
         await world.controller.scale_groups({"gcam": 0})
         await world.until(lambda: not world.backend.alive(), within=10)
@@ -165,8 +160,7 @@ async def test_an_order_to_stop_that_fails_is_repeated() -> None:
 async def test_a_unit_that_does_not_heed_is_told_again_but_not_incessantly() -> None:
     async with Simulation("gcam", pace=Pace(insist=60)) as world:
         world.backend.conduct["gcam"] = Conduct(dying=math.inf)
-        await world.controller.scale_groups({"gcam": 1})
-        await world.until(lambda: world.groups["gcam"].running == 1)
+        await world.scale({"gcam": 1})
         await world.controller.scale_groups({"gcam": 0})
         await world.run(630)
         assert world.backend.calls["stop"] == 11
@@ -178,8 +172,7 @@ async def test_a_unit_that_does_not_heed_is_told_again_but_not_incessantly() -> 
 @in_virtual_time
 async def test_a_stop_that_takes_long_holds_nobody_up() -> None:
     async with Simulation("gcam", "stitches") as world:
-        await world.controller.scale_groups({"gcam": 1})
-        await world.until(lambda: world.groups["gcam"].running == 1)
+        await world.scale({"gcam": 1})
         world.backend.takes["stop"] = 100
         await world.controller.scale_groups({"gcam": 0})
         await world.run(5)
@@ -194,8 +187,7 @@ async def test_a_stop_that_takes_long_holds_nobody_up() -> None:
 @in_virtual_time
 async def test_a_worker_that_dies_while_it_drains_is_not_replaced() -> None:
     async with Simulation("gcam") as world:
-        await world.controller.scale_groups({"gcam": 2})
-        await world.until(lambda: world.groups["gcam"].running == 2)
+        await world.scale({"gcam": 2})
         tasks = world.scheduler.submit("gcam", 2, seconds=60)
         await world.run(5)
         await world.controller.scale_groups({"gcam": 1})

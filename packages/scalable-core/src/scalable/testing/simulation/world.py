@@ -108,6 +108,11 @@ class Simulation:
             assert self.time < deadline, f"not within {within:g} s; groups: {dict(self.groups)}"
             await sleep(self.controller.pace.tick / 2)
 
+    async def scale(self, counts: Mapping[str, int]) -> None:
+        """Scale groups, and let time pass until each has so many workers."""
+        await self.controller.scale_groups(counts)
+        await self.until(lambda: all(self.groups[tag].running == n for tag, n in counts.items()))
+
     async def done(self, tasks: Iterable[SimulatedTask], within: float = 3600.0) -> None:
         """Let time pass until these tasks are done."""
         tasks = list(tasks)
