@@ -1,4 +1,5 @@
 import io
+from typing import Any
 
 import pytest
 
@@ -7,8 +8,8 @@ from scalable.cli.status import TaskCount, describe_tasks
 from scalable.cluster.port import GroupStatus, Reason
 
 
-def group(running: int, **facts: object) -> dict[str, GroupStatus]:
-    return {"gcam": GroupStatus("gcam", wanted=4, running=running, **facts)}  # type: ignore[arg-type]
+def group(running: int, **facts: Any) -> dict[str, GroupStatus]:
+    return {"gcam": GroupStatus("gcam", wanted=4, running=running, **facts)}
 
 
 @pytest.fixture

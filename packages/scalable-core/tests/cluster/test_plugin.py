@@ -239,7 +239,8 @@ class Delayed:
     """A stream to a worker on which messages are late."""
 
     def __init__(self, stream: Any) -> None:
-        self.stream, self.late = stream, []  # type: ignore[var-annotated]
+        self.stream = stream
+        self.late: list[Any] = []
 
     def send(self, *messages: Any) -> None:
         self.late.extend(messages)
