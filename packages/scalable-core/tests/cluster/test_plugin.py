@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from distributed import CancelledError, Client, Event, KilledWorker, Worker
+from distributed import CancelledError, Client, Event, KilledWorker, Worker, wait
 from distributed.core import Status
 from distributed.versions import get_versions
 
 from scalable.cluster.link import Leaving, Report, RpcLink, Stage
-from scalable.cluster.plugin import version_mismatch
+from scalable.cluster.plugin import Backlog, version_mismatch
 from scalable.cluster.port import Explanation, GroupSpec, Reason
 from scalable.errors import GroupFailedError
 
@@ -135,14 +135,63 @@ def test_demand_takes_off_what_a_running_task_has_done(rig: Rig, gate: Event, un
     rig.client.gather([running, waiting])
 
 
-def test_tasks_that_wait_for_others_are_counted_by_the_tag_in_their_key(
-    rig: Rig, until: Until
-) -> None:
+def test_tasks_that_wait_for_others_are_counted_apart(rig: Rig, until: Until) -> None:
     first = rig.client.submit(identity, 1, key="first", resources={"a": 1})
-    then = rig.client.submit(identity, first, key="b:c.then-0", resources={"b-c": 1})
-    until(lambda: rig.report().demand["b-c"].waiting == 1)
-    assert not rig.report().demand["b-c"].slots
-    del then
+    then = rig.client.submit(identity, first, resources={"b-c": 1})
+    last = rig.client.submit(identity, then)
+    until(lambda: {tag: d.waiting for tag, d in rig.report().demand.items()} == {"a": 1, "b-c": 1})
+    assert {tag: d.slots for tag, d in rig.report().demand.items()} == {"a": 1, "b-c": 0}
+    rig.add("a")
+    until(lambda: rig.report().demand["b-c"].slots == 1)
+    assert {tag: d.waiting for tag, d in rig.report().demand.items()} == {"a": 1, "b-c": 0}
+    rig.add("b-c")
+    assert last.result(timeout=30) == 1
+    until(lambda: not any(d.slots or d.waiting for d in rig.report().demand.values()))
+
+
+def test_demand_is_exact_after_all_that_can_happen_to_tasks(rig: Rig, until: Until) -> None:
+    def fail() -> None:
+        raise ValueError
+
+    plugin = rig.scheduler.plugins["scalable-groups"]
+    first = rig.add("a", "b-c")
+    futures = [
+        *rig.client.map(identity, range(20), resources={"a": 1}),
+        *rig.client.map(identity, range(20, 40), resources={"b-c": 0.1}),
+        rig.client.submit(fail, retries=2, resources={"a": 1}),
+        rig.client.submit(fail),
+        *rig.client.map(identity, range(40, 50)),
+    ]
+    rig.add("a", "b-c")
+    for name in first:
+        rig.close(name)
+    futures += rig.client.map(identity, futures[:5], resources={"b-c": 2})
+    rig.client.cancel(futures[5:10])
+    del futures[5:10]
+    wait(futures, timeout=30)
+    futures += rig.client.map(identity, range(50, 55), resources={"a": 9})
+    futures += rig.client.map(identity, futures[-5:], resources={"b-c": 1})
+    until(lambda: rig.report().demand["b-c"].waiting == 5)
+    # A second plugin learns by counting what the first one has learned from changes.
+    recounted = Backlog()
+    for ts in rig.scheduler.tasks.values():
+        recounted.add(ts)
+    assert [*recounted.ready.values(), *recounted.waiting.values()] == [45, 5]
+    assert (plugin.backlog.ready, plugin.backlog.waiting) == (recounted.ready, recounted.waiting)
+    futures.clear()
+    until(lambda: not rig.scheduler.tasks)
+    assert not plugin.backlog.ready
+    assert not plugin.backlog.waiting
+    assert not plugin.backlog._counted
+
+
+def test_tasks_from_before_are_counted(host: Any, until: Until) -> None:
+    with Client(host) as client:
+        future = client.submit(identity, 1, resources={"b-c": 2})
+        until(lambda: host.scheduler.tasks)
+        rig = Rig(host, None, client)
+        assert rig.report().demand["b-c"].slots == 2
+        del future
 
 
 # -- Draining

@@ -24,7 +24,7 @@ from tornado.ioloop import PeriodicCallback
 
 if TYPE_CHECKING:
     from distributed.comm.core import Comm
-    from distributed.scheduler import Scheduler, TaskState, WorkerState
+    from distributed.scheduler import Scheduler, TaskPrefix, TaskState, WorkerState
     from distributed.worker import Worker
 
 logger = logging.getLogger("distributed.scalable")
@@ -97,6 +97,53 @@ class UnstartedTasks(WorkerPlugin):
         worker.handlers["scalable_unstarted"] = unstarted
 
 
+def claims(ts: TaskState) -> list[tuple[str | None, float]]:
+    """Say which resources a task takes, and how much of each; None stands for a slot of whichever worker."""
+    return [*ts.resource_restrictions.items()] if ts.resource_restrictions else [(None, 1)]
+
+
+class Backlog:
+    """What is to be done, by tag and kind of task.
+
+    It is kept up to date as tasks change their state, so that a look at it costs the same however many there are.
+
+    Attributes
+    ----------
+    ready : dict of (str or None, TaskPrefix) to float
+        Slots of the tasks that could run or do run.
+    waiting : dict of str or None to float
+        Number of the tasks whose dependencies are not there yet.
+    """
+
+    STATES = frozenset({"waiting", "no-worker", "queued", "processing"})
+
+    def __init__(self) -> None:
+        self.ready: dict[tuple[str | None, TaskPrefix], float] = {}
+        self.waiting: dict[str | None, float] = {}
+        # What a task may take can be changed while it is counted.
+        self._counted: dict[Any, list[tuple[dict[Any, float], Any, float]]] = {}
+
+    def add(self, ts: TaskState) -> None:
+        """Count a task by its state."""
+        entries: list[tuple[dict[Any, float], Any, float]]
+        if ts.state == "waiting":
+            entries = [(self.waiting, tag, 1) for tag, _ in claims(ts)]
+        elif ts.state in self.STATES:
+            entries = [(self.ready, (tag, ts.prefix), need) for tag, need in claims(ts)]
+        else:
+            return
+        self._counted[ts.key] = entries
+        for book, entry, amount in entries:
+            book[entry] = book.get(entry, 0) + amount
+
+    def discard(self, key: Any) -> None:
+        """Count a task no more."""
+        for book, entry, amount in self._counted.pop(key, ()):
+            left = round(book.pop(entry) - amount, 6)
+            if left > 0:
+                book[entry] = left
+
+
 class GroupsPlugin(SchedulerPlugin):
     """The scheduler's part of the engine.
 
@@ -125,6 +172,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.leaving: dict[str, asyncio.Task[None]] = {}
         self.returning: set[str] = set()
         self.members: dict[str, WorkerState] = {}
+        self.backlog = Backlog()
 
     async def start(self, scheduler: Scheduler) -> None:
         """Add our handlers to the scheduler."""
@@ -145,10 +193,13 @@ class GroupsPlugin(SchedulerPlugin):
             self.cancel_all,
         ):
             scheduler.handlers[f"scalable_{handler.__name__}"] = handler
-        self.members = dict(scheduler.workers)
         await scheduler.register_worker_plugin(
             None, self.worker_plugin, name=UnstartedTasks.name, idempotent=True
         )
+        # Nothing may be awaited from here on: the scheduler tells plugins of changes once this has returned.
+        self.members = dict(scheduler.workers)
+        for ts in scheduler.tasks.values():
+            self.backlog.add(ts)
         self.publish(self.slots)
         self.ticker = PeriodicCallback(self.tick, TICK_MS)
         self.ticker.start()
@@ -222,37 +273,42 @@ class GroupsPlugin(SchedulerPlugin):
 
     # -- What there is to do, and who does it
 
+    def transition(
+        self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
+    ) -> None:
+        """Count a task where it is now."""
+        if start in Backlog.STATES:
+            self.backlog.discard(key)
+        if finish in Backlog.STATES:
+            self.backlog.add(self.scheduler.tasks[key])
+
     def report(self) -> dict[str, Any]:
         """Say which workers there are and how much work waits for each tag."""
-        scheduler = self.scheduler
         first = next(iter(self.slots), "")
         demand = {tag: [0.0, 0.0, 0.0, 0] for tag in self.slots}
-
-        def count(ts: TaskState, elapsed: float = 0.0) -> None:
-            duration = ts.prefix.duration_average
-            for tag, need in (ts.resource_restrictions or {first: 1}).items():
-                if tag in demand:
-                    entry = demand[tag]
-                    entry[0] += need
-                    if duration >= 0:
-                        entry[1] += need * max(duration - elapsed, 0.0)
-                    else:
-                        entry[2] += need
-
-        for ts in scheduler.unrunnable:
-            count(ts)
-        for ts in scheduler.queued:
-            count(ts)
+        for (tag, prefix), need in self.backlog.ready.items():
+            entry = demand.get(tag or first)
+            if entry is not None:
+                entry[0] += need
+                duration = prefix.duration_average
+                if duration < 0:
+                    entry[2] += need
+                else:
+                    entry[1] += need * duration
+        for tag, tasks in self.backlog.waiting.items():
+            entry = demand.get(tag or first)
+            if entry is not None:
+                entry[3] += tasks
         workers = {}
-        for ws in scheduler.workers.values():
+        for ws in self.scheduler.workers.values():
             workers[str(ws.name)] = (ws.status.name, len(ws.processing), len(ws.has_what))
-            for ts in ws.processing:
-                count(ts, ws.executing.get(ts, 0.0))
-        by_label = {tag_label(tag): tag for tag in self.slots}
-        for prefix in scheduler.task_prefixes.values():
-            tag = by_label.get(prefix.name.partition(".")[0])
-            if tag is not None:
-                demand[tag][3] += prefix.states["waiting"]
+            for ts, elapsed in ws.executing.items():
+                done = min(elapsed, ts.prefix.duration_average)
+                if ts.processing_on is ws and done > 0:
+                    for tag, need in claims(ts):
+                        entry = demand.get(tag or first)
+                        if entry is not None:
+                            entry[1] -= need * done
         return {
             "workers": workers,
             "demand": {tag: tuple(entry) for tag, entry in demand.items()},
@@ -524,7 +580,8 @@ class GroupsPlugin(SchedulerPlugin):
             need = self._need(ts, tag)
             less = (load[victim] - need) / slots[victim]
             more = (load[thief] + need) / slots[thief]
-            if more > 1 and more > less:
+            # Deep queues need not be alike to a task: they are looked at again before they are empty.
+            if more > 1 and less < max(more, 1.1 * more - 1):
                 break
             # The victim confirms that it has not started the task, or keeps it.
             stealing.move_task_request(movable[victim].pop(), victim, thief)
@@ -565,16 +622,3 @@ class GroupsPlugin(SchedulerPlugin):
             and ts not in stealing.in_flight
         )
         return sorted(candidates, key=operator.attrgetter("priority"))
-
-
-def tag_label(tag: str) -> str:
-    """Write a tag so that Dask takes it into the prefix of a key, and no two tags alike.
-
-    Dask cuts a key at its first dash to learn the prefix, by which it averages durations. No tag has a colon.
-
-    Examples
-    --------
-    >>> tag_label("gcam-7")
-    'gcam:7'
-    """
-    return tag.replace("-", ":")
