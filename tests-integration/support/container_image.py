@@ -1,0 +1,163 @@
+"""Container images made of this machine's own Python: no registry and no network, a docker-archive as the result.
+
+``python container_image.py NAME FILE`` writes one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from collections.abc import Iterable, Iterator
+from importlib.util import cache_from_source
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+PACKAGES = "/opt/packages"
+_NOT_NEEDED = {"__pycache__", "ensurepip", "idlelib", "site-packages", "test", "tkinter"}
+_DASK = """#!/usr/bin/python3
+import sys
+from dask.__main__ import main
+sys.exit(main())
+"""
+
+
+def write_image(file: Path, name: str, *, python: bool = True) -> None:
+    """Write an image with a shell and, if wanted, this Python with distributed, at the paths that they have here.
+
+    Parameters
+    ----------
+    file : Path
+        Where the docker-archive goes.
+    name : str
+        ``localhost/worker:1``.
+    python : bool
+        Whether it has a Python.
+    """
+    files = {Path("/bin/sh"): Path(shutil.which("sh") or "/bin/sh").resolve()}
+    texts = {"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "/etc/group": "root:x:0:\n"}
+    links = {}
+    if python:
+        interpreter = Path(sys.base_prefix, f"bin/python{sysconfig.get_python_version()}")
+        files |= {path: path for path in (interpreter.resolve(), *_standard_library())}
+        files |= dict(_distributions("distributed"))
+        links = {"/usr/bin/python3": str(interpreter.resolve())}
+        texts["/usr/bin/dask"] = _DASK
+    files |= dict(_compiled(files))
+    files |= {path: path for path in _shared_libraries(files.values())}
+    layer = _layer(files, links, texts)
+    _write_archive(file, name, layer, {"PATH": "/usr/bin:/bin", "PYTHONPATH": PACKAGES})
+
+
+def facts() -> str:
+    """Say what an image depends on beside this file."""
+    return f"{sys.version} {sys.base_prefix} {importlib.metadata.version('distributed')}"
+
+
+def _standard_library() -> Iterator[Path]:
+    for directory, children, names in os.walk(sysconfig.get_path("stdlib")):
+        children[:] = [c for c in children if c not in _NOT_NEEDED and not c.startswith("config-")]
+        yield from (Path(directory, name) for name in names if not name.endswith(".a"))
+
+
+def _distributions(name: str) -> Iterator[tuple[Path, Path]]:
+    """Give the files of a distribution and of all that it needs: in the image, and here."""
+    todo, found = [name], set()
+    while todo:
+        distribution = importlib.metadata.distribution(todo.pop())
+        if distribution.name in found:
+            continue
+        found.add(distribution.name)
+        requirements = map(Requirement, distribution.requires or ())
+        todo += [
+            r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})
+        ]
+        for file in distribution.files or ():
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                yield Path(PACKAGES, file), Path(str(file.locate()))
+
+
+def _compiled(files: dict[Path, Path]) -> Iterator[tuple[Path, Path]]:
+    """Give the byte code of modules, without which each start would take seconds: there is nowhere to keep it."""
+    for inside, here in files.items():
+        if here.suffix == ".py" and (code := Path(cache_from_source(here))).exists():
+            yield Path(cache_from_source(inside)), code
+
+
+def _shared_libraries(files: Iterable[Path]) -> set[Path]:
+    binaries = [str(path) for path in files if path.read_bytes()[:4] == b"\x7fELF"]
+    listing = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False).stdout
+    return {Path(path) for path in re.findall(r"(/\S+) \(0x", listing)}
+
+
+def _layer(files: dict[Path, Path], links: dict[str, str], texts: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for directory, mode in (
+            ("dev", 0o755),
+            ("proc", 0o755),
+            ("root", 0o755),
+            ("sys", 0o755),
+            ("tmp", 0o1777),
+        ):
+            info = tarfile.TarInfo(directory)
+            info.type, info.mode = tarfile.DIRTYPE, mode
+            tar.addfile(info)
+        for inside, here in sorted(files.items()):
+            info = tarfile.TarInfo(str(inside))
+            info.mode = 0o755 if os.access(here, os.X_OK) else 0o644
+            status = here.stat()
+            info.size, info.mtime = (
+                status.st_size,
+                int(status.st_mtime),
+            )  # byte code is checked by both
+            with here.open("rb") as content:
+                tar.addfile(info, content)
+        for path, target in links.items():
+            info = tarfile.TarInfo(path)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+        for path, text in texts.items():
+            info = tarfile.TarInfo(path)
+            info.mode, info.size = 0o755, len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+def _write_archive(file: Path, name: str, layer: bytes, env: dict[str, str]) -> None:
+    """Write what ``docker save`` writes: layers, a configuration, a manifest."""
+    digest = hashlib.sha256(layer).hexdigest()
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    config = {
+        "architecture": machine,
+        "os": "linux",
+        "config": {"Env": [f"{key}={value}" for key, value in env.items()]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        "history": [{"created_by": "container_image.py"}],
+    }
+    written = json.dumps(config).encode()
+    config_name = f"{hashlib.sha256(written).hexdigest()}.json"
+    manifest = [{"Config": config_name, "RepoTags": [name], "Layers": [f"{digest}/layer.tar"]}]
+    with tarfile.open(file, "w") as tar:
+        for path, data in (
+            (config_name, written),
+            (f"{digest}/layer.tar", layer),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
+            info = tarfile.TarInfo(path)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+if __name__ == "__main__":
+    write_image(Path(sys.argv[2]), sys.argv[1])
