@@ -14,6 +14,9 @@ from pathlib import Path
 
 import nox
 
+# What is started in the background ignores Ctrl-C, and so would all that it starts, tests of Ctrl-C included.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"

@@ -216,7 +216,8 @@ def _variables(names: list[str]) -> list[str]:
 
 
 CLIENT = """
-import sys, time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from scalable.providers.slurm import SlurmCluster
 cluster = SlurmCluster(queue="short", interface="lo")
 cluster.add_container("wide", cpus=16, memory="200M")
