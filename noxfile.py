@@ -6,6 +6,7 @@ Sessions install the wheels that `wheels` has built, as users would, and never t
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import zipfile
 from collections import Counter
