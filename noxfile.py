@@ -38,8 +38,8 @@ CODE = {
 }
 """Each distribution that has code, and where in the namespace it keeps it."""
 
-SYSTEMS = ("slurm",)
-"""What ``tests-integration/<system>`` brings up for real, to test the provider of that name on it."""
+SYSTEMS = {"containers": "scalable-local", "slurm": "scalable-slurm"}
+"""What ``tests-integration/<system>`` brings up for real, and whose provider it tests on it."""
 
 PACKAGES = (*CODE, "scalable")
 NAMESPACE = ("scalable", "scalable/providers", "scalable/providers/cloud")
@@ -203,10 +203,10 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS, requires=["wheels"], reuse_venv=False)
-@nox.parametrize("system", SYSTEMS, ids=SYSTEMS)
+@nox.parametrize("system", list(SYSTEMS), ids=list(SYSTEMS))
 def systems(session: nox.Session, system: str) -> None:
     """Test one provider on the system that it is for, brought up on this machine."""
-    _install(session, f"scalable-{system}", *_examples(), group="test")
+    _install(session, SYSTEMS[system], *_examples(), group="test")
     session.run("pytest", f"tests-integration/{system}", *session.posargs)
 
 
