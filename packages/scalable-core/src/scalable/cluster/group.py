@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from scalable.cluster.link import Leaving, Report, Stage, WorkerInfo
 from scalable.cluster.port import (
@@ -92,7 +93,8 @@ class Member:
     @property
     def alive(self) -> bool:
         """Whether it counts towards what its group wants."""
-        return not (self.draining or self.stopped or self.left_at is not None)
+        # Asked for every unit many times a turn.
+        return self.leaving is None and self.stopped_at is None and self.left_at is None
 
     @property
     def idle(self) -> bool:
@@ -139,6 +141,14 @@ class Observation:
 
     units: Mapping[str, UnitState]
     asked_at: float
+
+    @cached_property
+    def by_tag(self) -> Mapping[str, Sequence[UnitState]]:
+        """The units of each group."""
+        groups: defaultdict[str, list[UnitState]] = defaultdict(list)
+        for state in self.units.values():
+            groups[state.unit.tag].append(state)
+        return groups
 
 
 @dataclass
@@ -278,10 +288,9 @@ class Group:
         self._welcome(
             (
                 state.unit
-                for state in seen.units.values()
-                if state.unit.tag == self.spec.tag
+                for state in seen.by_tag.get(self.spec.tag, ())
                 # Of an end that is told twice, the second time is none of our business.
-                and (state.phase is not Phase.GONE or state.unit.request_id in self.requests)
+                if state.phase is not Phase.GONE or state.unit.request_id in self.requests
             ),
             now,
         )

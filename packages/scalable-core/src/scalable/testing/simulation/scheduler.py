@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections import defaultdict
+import statistics
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -61,6 +62,8 @@ class SimulatedTask:
     """When it was started, and on which worker."""
     excused: int = 0
     """Starts that it lost to the death of a worker, or its result to a forced end; each allows one more."""
+    holders: set[SimulatedWorker] = field(default_factory=set)
+    """Workers that have its result."""
     ended_at: float | None = None
     error: GroupFailedError | None = None
 
@@ -128,7 +131,8 @@ class SimulatedScheduler:
         self.closing = False
         self._unplaced: dict[str, list[SimulatedTask]] = {}
         self._waiting: list[SimulatedTask] = []
-        self._runtimes: defaultdict[str, list[float]] = defaultdict(list)
+        # Dask forgets, too: its mean is a moving one.
+        self._runtimes: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))
         self._numbers = itertools.count(1)
 
     # -- What clients do
@@ -149,8 +153,9 @@ class SimulatedScheduler:
         """Let go of results: nobody wants them any more."""
         for task in tasks:
             task.wanted = False
-            for worker in self.workers.values():
+            for worker in task.holders:
                 worker.results.discard(task)
+            task.holders.clear()
 
     # -- What workers do
 
@@ -180,7 +185,8 @@ class SimulatedScheduler:
         for task in worker.backlog:
             self._queue(task)
         for task in worker.results:
-            if not self._holders(task):
+            task.holders.discard(worker)
+            if not task.holders:
                 task.excused += 1
                 self._queue(task)
         for tag in self._unplaced:
@@ -266,16 +272,16 @@ class SimulatedScheduler:
             queued[worker.tag] += worker.backlog
             running[worker.tag] += worker.executing
         demand = {}
+        waits = Counter(task.tag for task in self._waiting)
         for tag in self._unplaced:
             runtimes = self._runtimes[tag]
             slots = len(queued[tag]) + len(running[tag])
-            waiting = sum(task.tag == tag for task in self._waiting)
             if not runtimes:
-                demand[tag] = Demand(slots, 0.0, slots, waiting)
+                demand[tag] = Demand(slots, 0.0, slots, waits[tag])
                 continue
-            mean = math.fsum(runtimes) / len(runtimes)
+            mean = statistics.fmean(runtimes)
             left = (max(0.0, mean - (now - task.starts[-1][0])) for task in running[tag])
-            demand[tag] = Demand(slots, mean * len(queued[tag]) + math.fsum(left), 0.0, waiting)
+            demand[tag] = Demand(slots, mean * len(queued[tag]) + math.fsum(left), 0.0, waits[tag])
         return demand
 
     # -- Tasks
@@ -287,7 +293,10 @@ class SimulatedScheduler:
             for task in self._waiting
             if all(other.state is TaskState.DONE for other in task.after)
         ]
-        self._waiting = [task for task in self._waiting if task not in ready]
+        if not ready:
+            return
+        going = set(ready)
+        self._waiting = [task for task in self._waiting if task not in going]
         for task in ready:
             self._queue(task)
         for tag in {task.tag for task in ready}:
@@ -338,12 +347,13 @@ class SimulatedScheduler:
         task.ended_at = asyncio.get_running_loop().time()
         self._runtimes[task.tag].append(task.seconds)
         if task.wanted:
-            worker.results.add(task)
+            self._keep(task, worker)
         self._ready()
         self._arrange(task.tag)
 
-    def _holders(self, task: SimulatedTask) -> list[SimulatedWorker]:
-        return [worker for worker in self.workers.values() if task in worker.results]
+    def _keep(self, task: SimulatedTask, worker: SimulatedWorker) -> None:
+        worker.results.add(task)
+        task.holders.add(worker)
 
     # -- Workers that leave
 
@@ -380,5 +390,6 @@ class SimulatedScheduler:
         keeper = self._keeper()
         if keeper is worker and worker.results:
             return
-        keeper.results |= worker.results
+        for task in worker.results:
+            self._keep(task, keeper)
         self.lose(worker.name)
