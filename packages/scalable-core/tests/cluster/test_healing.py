@@ -64,7 +64,7 @@ async def test_a_worker_that_comes_back_is_taken_back() -> None:
         world.backend.conduct["gcam"] = Conduct(queue=HOUR)
         world.backend.disconnect("gcam-1")
         await world.run(5)
-        world.scheduler.join("gcam-1", "gcam", 1)
+        assert await world.scheduler.join(world.backend.units["gcam-1"].unit, 1)
         await world.run(60)
 
         assert world.groups["gcam"].workers == ("gcam-1",)

@@ -70,22 +70,6 @@ async def test_units_that_are_named_late_are_waited_for() -> None:
 
 
 @in_virtual_time
-async def test_a_named_unit_that_dies_is_replaced_while_others_of_its_launch_have_no_name() -> None:
-    async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(naming=40, queue=60)
-        await world.controller.scale_groups({"gcam": 3})
-        await world.run(50)
-        # Two of the three lose their names again, as if the native system were still at it.
-        for name in ("gcam-2", "gcam-3"):
-            world.backend.units[name].named = False
-        world.backend.conduct["gcam"] = Conduct()
-        world.backend.kill("gcam-1")
-        await world.run(10)
-
-        assert world.backend.calls["launch"] == 2
-
-
-@in_virtual_time
 async def test_a_launch_whose_answer_is_lost_is_not_repeated() -> None:
     async with Simulation("gcam") as world:
         world.backend.conduct["gcam"] = Conduct(answer=math.inf, queue=200)

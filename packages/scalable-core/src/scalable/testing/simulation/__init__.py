@@ -28,7 +28,7 @@ Examples
 
 from __future__ import annotations
 
-from scalable.testing.simulation.backend import Conduct, SimulatedBackend, SimulatedUnit
+from scalable.testing.simulation.backend import Conduct, Crew, SimulatedBackend, SimulatedUnit
 from scalable.testing.simulation.clock import (
     StandstillError,
     VirtualTimeLoop,
@@ -46,6 +46,7 @@ from scalable.testing.simulation.world import Simulation
 
 __all__ = [
     "Conduct",
+    "Crew",
     "Referee",
     "SimulatedBackend",
     "SimulatedScheduler",

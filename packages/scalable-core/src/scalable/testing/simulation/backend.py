@@ -8,6 +8,7 @@ import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from scalable.cluster.port import (
     Explanation,
@@ -20,9 +21,8 @@ from scalable.cluster.port import (
 )
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.referee import Referee
-from scalable.testing.simulation.scheduler import SimulatedScheduler
 
-__all__ = ["Conduct", "SimulatedBackend", "SimulatedUnit"]
+__all__ = ["Conduct", "Crew", "SimulatedBackend", "SimulatedUnit"]
 
 
 @dataclass
@@ -74,6 +74,36 @@ class Conduct:
     errors: deque[Exception] = field(default_factory=deque)
 
 
+class Crew(Protocol):
+    """The Dask workers of simulated units; they need not be simulated, too."""
+
+    @property
+    def turns(self) -> int:
+        """Turns that the engine has taken."""
+        ...
+
+    @property
+    def closing(self) -> bool:
+        """Whether the engine closes, and asks nobody any more."""
+        ...
+
+    async def join(self, unit: Unit, slots: int, mismatch: str) -> bool:
+        """Start a unit's worker; say whether it was let in. May raise whatever kept it from starting."""
+        ...
+
+    def lose(self, name: str) -> None:
+        """End a worker at once; None of that name is no error."""
+        ...
+
+    def at_stake(self, name: str) -> str:
+        """Say what would be lost with a worker that is registered; nothing where none is."""
+        ...
+
+    async def settle(self) -> None:
+        """Wait until all lost workers have really ended."""
+        ...
+
+
 @dataclass(eq=False)
 class SimulatedUnit:
     """One unit, from its birth to its end."""
@@ -87,6 +117,7 @@ class SimulatedUnit:
     reported_gone: bool = False
     started_at: float | None = None
     ended_at: float | None = None
+    log: str = ""
     deadline: float = math.inf
     life: asyncio.Task[None] | None = None
     death: asyncio.TimerHandle | None = None
@@ -101,8 +132,8 @@ class SimulatedBackend:
 
     Parameters
     ----------
-    scheduler : SimulatedScheduler
-        Where workers register.
+    crew : Crew
+        The workers that its units run.
     referee : Referee
         Who is told of breaches.
     cap : callable
@@ -124,11 +155,11 @@ class SimulatedBackend:
 
     def __init__(
         self,
-        scheduler: SimulatedScheduler,
+        crew: Crew,
         referee: Referee,
         cap: Callable[[], int | None] = lambda: None,
     ) -> None:
-        self.scheduler = scheduler
+        self.crew = crew
         self.referee = referee
         self.conduct: defaultdict[str, Conduct] = defaultdict(Conduct)
         self.takes: defaultdict[str, float] = defaultdict(float)
@@ -149,9 +180,10 @@ class SimulatedBackend:
         """Make `n` units that behave as the group's conduct says now."""
         conduct = self.conduct[group.tag]
         await self._call("launch")
-        if self._launched_in.get(group.tag) == self.scheduler.turns:
+        turn = self.crew.turns
+        if self._launched_in.get(group.tag) == turn:
             self.referee.fault(f"two launches for {group.tag} in one turn")
-        self._launched_in[group.tag] = self.scheduler.turns
+        self._launched_in[group.tag] = turn
         await sleep(conduct.accept)
         if request_id not in self._requests:
             if conduct.errors:
@@ -176,30 +208,28 @@ class SimulatedBackend:
         """End these units, each as its conduct says."""
         await self._call("stop")
         for unit in units:
-            worker = self.scheduler.workers.get(unit.id)
-            if worker is not None and not self.scheduler.closing:
-                self.referee.fault(
-                    f"{unit.id} was stopped while its worker was registered, with {worker.tasks} tasks "
-                    f"and {len(worker.results)} results"
-                )
+            at_stake = self.crew.at_stake(unit.id)
+            if at_stake and not self.crew.closing:
+                self.referee.fault(f"{unit.id} was stopped while its worker had {at_stake}")
             self._stop(self.units[unit.id])
 
     async def describe(self, unit: Unit) -> Explanation:
         """Explain one unit."""
         await self._call("describe")
         made = self.units[unit.id]
-        return Explanation(
-            made.reason, f"{unit.id}: {made.reason}", str(made.phase), f"last words of {unit.id}"
-        )
+        return Explanation(made.reason, f"{unit.id}: {made.reason}", str(made.phase), made.log)
 
     async def sweep(self) -> Sequence[Leftover]:
         """End every unit; name those that do not die."""
         await self._call("sweep")
         self.swept = True
-        for made in self.alive():
+        doomed = self.alive()
+        for made in doomed:
             self._stop(made)
-        immortal = [made for made in self.alive() if math.isinf(made.conduct.dying)]
-        return [Leftover("unit", made.unit.id, "it does not end") for made in immortal]
+        mortal = [made.conduct.dying for made in doomed if math.isfinite(made.conduct.dying)]
+        await sleep(max(mortal, default=0.0))
+        await self.crew.settle()
+        return [Leftover("unit", made.unit.id, "it does not end") for made in self.alive()]
 
     async def _call(self, name: str) -> None:
         self.calls[name] += 1
@@ -229,12 +259,12 @@ class SimulatedBackend:
         made = self.units[unit_id]
         if made.life is not None:
             made.life.cancel()
-        self.scheduler.lose(unit_id)
+        self.crew.lose(unit_id)
         made.life = asyncio.ensure_future(self._live(made))
 
     def disconnect(self, unit_id: str) -> None:
         """End a unit's Dask worker, but not the unit."""
-        self.scheduler.lose(unit_id)
+        self.crew.lose(unit_id)
 
     def unit_seconds(self) -> float:
         """Sum up how long units had a machine: what they cost."""
@@ -262,7 +292,9 @@ class SimulatedBackend:
     def _birth(self, group: GroupSpec, request_id: str, conduct: Conduct) -> SimulatedUnit:
         name = f"{group.tag}-{next(self._numbers[group.tag])}"
         unit = Unit(name, group.tag, request_id, native=f"native {name}")
-        made = SimulatedUnit(unit, group.slots, conduct, named=not conduct.naming)
+        made = SimulatedUnit(
+            unit, group.slots, conduct, named=not conduct.naming, log=f"last words of {name}"
+        )
         if conduct.naming:
             asyncio.get_running_loop().call_later(conduct.naming, setattr, made, "named", True)
         made.life = asyncio.ensure_future(self._live(made))
@@ -270,7 +302,7 @@ class SimulatedBackend:
 
     async def _live(self, made: SimulatedUnit) -> None:
         """Queue, boot, work, and die."""
-        name, tag, conduct = made.unit.id, made.unit.tag, made.conduct
+        tag, conduct = made.unit.tag, made.conduct
         made.phase, made.reason = Phase.PENDING, conduct.queued_for
         await sleep(conduct.queue)
         made.phase, made.reason = Phase.RUNNING, Reason.STARTING
@@ -282,7 +314,7 @@ class SimulatedBackend:
         if self.conduct[tag].stillborn > 0:
             self.conduct[tag].stillborn -= 1
             self._end(made, conduct.end)
-        elif not self.scheduler.join(name, tag, made.slots, conduct.mismatch):
+        elif not await self._join(made):
             self._end(made, Reason.EXITED)  # as a Dask worker does that is refused
         elif conduct.walltime - conduct.boot < conduct.lifetime:
             await sleep(conduct.walltime - conduct.boot)
@@ -291,9 +323,18 @@ class SimulatedBackend:
             await sleep(conduct.lifetime)
             self._end(made, conduct.end)
 
+    async def _join(self, made: SimulatedUnit) -> bool:
+        try:
+            return await self.crew.join(made.unit, made.slots, made.conduct.mismatch)
+        except Exception as error:  # noqa: BLE001 - it is what the unit's log says
+            made.log = repr(error)
+            return False
+
     def _stop(self, made: SimulatedUnit) -> None:
         dying = made.conduct.dying
-        if made.phase is not Phase.GONE and made.death is None and not math.isinf(dying):
+        if dying == 0:
+            self._end(made, Reason.STOPPED)
+        elif made.death is None and math.isfinite(dying):
             loop = asyncio.get_running_loop()
             made.death = loop.call_later(dying, self._end, made, Reason.STOPPED)
 
@@ -302,7 +343,7 @@ class SimulatedBackend:
             return
         made.phase, made.reason = Phase.GONE, reason
         made.ended_at = asyncio.get_running_loop().time()
-        self.scheduler.lose(made.unit.id)
+        self.crew.lose(made.unit.id)
         if made.life is not None and made.life is not asyncio.current_task():
             made.life.cancel()
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from scalable.cluster.link import Demand, Leaving, Report, Stage, WorkerInfo
+from scalable.cluster.port import Unit
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.referee import Referee
 
@@ -159,8 +160,9 @@ class SimulatedScheduler:
 
     # -- What workers do
 
-    def join(self, name: str, tag: str, slots: int, mismatch: str = "") -> bool:
-        """Register a worker, and say whether it was let in."""
+    async def join(self, unit: Unit, slots: int, mismatch: str = "") -> bool:
+        """Register a unit's worker, and say whether it was let in."""
+        name, tag = unit.id, unit.tag
         if mismatch:
             self.refused[name] = mismatch
         if mismatch or name in self.unwelcome or self.closing:
@@ -191,6 +193,14 @@ class SimulatedScheduler:
                 self._queue(task)
         for tag in self._unplaced:
             self._arrange(tag)
+
+    def at_stake(self, name: str) -> str:
+        """Say what would be lost with a worker that is registered; nothing where none is."""
+        worker = self.workers.get(name)
+        return f"{worker.tasks} tasks and {len(worker.results)} results" if worker else ""
+
+    async def settle(self) -> None:
+        """Do nothing: who is lost is gone."""
 
     # -- What the engine asks: `SchedulerLink`
 

@@ -1,0 +1,98 @@
+"""Real Dask workers for simulated units: a `scalable.testing.simulation.Crew` inside this process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from distributed import LocalCluster, Worker
+
+from scalable.cluster.port import Unit
+
+__all__ = ["InProcessCrew"]
+
+
+class InProcessCrew:
+    """Dask workers on the event loop of their scheduler, with a thread for each slot.
+
+    Parameters
+    ----------
+    host : LocalCluster
+        The scheduler, in this process.
+    preload : mapping of str to str
+        The script that workers of a group run first, by tag.
+    closing : callable
+        Whether the engine closes.
+    """
+
+    def __init__(
+        self, host: LocalCluster, preload: Mapping[str, str], closing: Callable[[], bool]
+    ) -> None:
+        self._host = host
+        self._preload = preload
+        self._closing = closing
+        self._turns = itertools.count()
+        self._workers: dict[str, Worker] = {}
+        self._ending: set[asyncio.Future[Any]] = set()
+        self._directory = tempfile.TemporaryDirectory(prefix="scalable-fake-")
+
+    @property
+    def turns(self) -> int:
+        """A number that is never the same: nobody counts the turns here."""
+        return next(self._turns)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the engine closes."""
+        return self._closing()
+
+    async def join(self, unit: Unit, slots: int, mismatch: str) -> bool:
+        """Start a unit's worker."""
+        if mismatch:
+            raise ValueError("a worker of this process cannot have another environment than it")
+        preload = self._preload.get(unit.tag)
+        worker = Worker(
+            self._host.scheduler_address,
+            protocol="inproc",
+            name=unit.id,
+            nthreads=slots,
+            resources={unit.tag: slots},
+            executor=ThreadPoolExecutor(slots, thread_name_prefix=unit.id),
+            preload=[preload] if preload else [],
+            memory_limit=0,
+            local_directory=self._directory.name,
+            dashboard=False,
+        )
+        self._workers[unit.id] = worker
+        try:
+            await worker
+        except BaseException:
+            self.lose(unit.id)
+            raise
+        return True
+
+    def lose(self, name: str) -> None:
+        """End a worker at once; its tasks are lost, but their threads go on to their end."""
+        worker = self._workers.pop(name, None)
+        if worker is not None:
+            end = asyncio.ensure_future(worker.close(executor_wait=False, reason="scalable-fake"))
+            self._ending.add(end)
+            end.add_done_callback(self._ending.discard)
+
+    def at_stake(self, name: str) -> str:
+        """Say what would be lost with a worker that is registered; nothing where none is."""
+        scheduler: Any = self._host.scheduler
+        address = scheduler.aliases.get(name)
+        if address is None:
+            return ""
+        worker = scheduler.workers[address]
+        return f"{len(worker.processing)} tasks and {len(worker.has_what)} results"
+
+    async def settle(self) -> None:
+        """Wait until all lost workers have ended, and remove their files."""
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        self._directory.cleanup()

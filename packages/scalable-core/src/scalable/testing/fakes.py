@@ -1,0 +1,119 @@
+"""A provider whose machines are not there, but whose Dask workers are: for tests of whatever stands on a provider.
+
+Examples
+--------
+A group of which the first worker dies at its start, and whose later ones wait in a queue for two seconds::
+
+    provider = FakeProvider({"gcam": Conduct(queue=2, stillborn=1)})
+    register_provider("fake", lambda: provider)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from scalable.cluster.port import GroupSpec, Reason
+from scalable.manifest.issues import ValidationIssue
+from scalable.providers.base import ClusterHandle, DeploymentSpec
+from scalable.providers.common import BaseProvider, cluster_handle, component_issue
+from scalable.providers.options import TargetOptions
+
+if TYPE_CHECKING:
+    from scalable.cluster import GroupedCluster
+    from scalable.testing.simulation import Conduct, SimulatedBackend
+
+__all__ = ["FakeProvider"]
+
+_HEEDED = {"name", "slots", "preload_script", "tags"}
+"""Fields of a component that have an effect."""
+
+
+class FakeProvider(BaseProvider[TargetOptions]):
+    """Runs workers in this process, on units that queue, boot, fail and die as a test wants.
+
+    The units are those of `scalable.testing.simulation`, in real time, and as strict: whatever the engine does to them
+    against the rules makes `close` fail. Of a component, ``slots`` and ``preload_script`` have an effect.
+
+    Parameters
+    ----------
+    conduct : mapping of str to Conduct, optional
+        How the units of a group behave, by tag; a unit of which nothing is said is there at once.
+    """
+
+    name = "fake"
+    options_model = TargetOptions
+
+    def __init__(self, conduct: Mapping[str, Conduct] | None = None) -> None:
+        self._conduct = dict(conduct or {})
+        self._systems: dict[str, tuple[GroupedCluster, SimulatedBackend]] = {}
+
+    def check(self, spec: DeploymentSpec, options: TargetOptions) -> Iterator[ValidationIssue]:
+        """Warn of what cannot be had in this process."""
+        for tag, component in spec.components.items():
+            for field in sorted(component.model_fields_set - _HEEDED):
+                message = f"{field}: no effect, since workers are threads of this process"
+                yield component_issue(spec, tag, field, "W_NO_EFFECT", message, "warning")
+
+    def kill(self, worker: str, reason: Reason = Reason.PREEMPTED) -> None:
+        """End the unit of this name from outside, in whichever cluster, and its worker with it."""
+        for cluster, system in self._systems.values():
+            if worker in system.units:
+                cluster.loop.add_callback(system.kill, worker, reason)
+
+    def alive(self) -> list[str]:
+        """Name the units that are not gone, of all clusters."""
+        return [made.unit.id for _, system in self._systems.values() for made in system.alive()]
+
+    def close(self, cluster: ClusterHandle) -> None:
+        """Remove everything that belongs to `cluster`.
+
+        Raises
+        ------
+        LeftoverError
+            Something could not be removed.
+        AssertionError
+            The engine broke a rule.
+        """
+        super().close(cluster)
+        _, system = self._systems[cluster.backend.name]
+        system.referee.check()
+
+    def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
+        # Validating and planning do without Dask.
+        from distributed import LocalCluster
+        from distributed.core import Status
+
+        from scalable.cluster import GroupedCluster, Pace, RetryPolicy
+        from scalable.testing.crew import InProcessCrew
+        from scalable.testing.simulation import Conduct, Referee, SimulatedBackend
+
+        host = LocalCluster(
+            n_workers=0,
+            processes=False,
+            protocol="inproc",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+        )
+        crew = InProcessCrew(
+            host,
+            {t: c.preload_script for t, c in spec.components.items() if c.preload_script},
+            closing=lambda: cluster.status is not Status.running,
+        )
+        backend = SimulatedBackend(crew, Referee(), lambda: cluster.max_workers)
+        for tag in spec.components:
+            backend.conduct[tag] = self._conduct.get(tag, Conduct(boot=0))
+        cluster = GroupedCluster(
+            host,
+            backend,
+            [
+                GroupSpec(tag, component.slots, options.startup_timeout)
+                for tag, component in spec.components.items()
+            ],
+            max_workers=options.max_workers,
+            # A test should not have to wait.
+            pace=Pace(tick=0.05, poll=0.1),
+            retry=RetryPolicy(delay=0.1),
+        )
+        self._systems[cluster.name] = cluster, backend
+        return cluster_handle(cluster, spec)

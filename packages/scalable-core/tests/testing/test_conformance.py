@@ -1,0 +1,41 @@
+"""The fake provider holds to what every provider promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from scalable.client import ScalableClient
+from scalable.providers.base import DeploymentProvider
+from scalable.testing.conformance import ProviderConformance
+from scalable.testing.fakes import FakeProvider
+from scalable.testing.simulation import Conduct
+
+
+class TestFakeProvider(ProviderConformance):
+    manifest = """
+        version: 1
+        project: {name: conformance}
+        targets: {here: {provider: fake}}
+        components: {alpha: {}, beta: {slots: 2}}
+    """
+    cannot: ClassVar = {"interrupt": "a thread cannot be interrupted"}
+    provider: ClassVar = FakeProvider()
+
+    def make_provider(self) -> DeploymentProvider:
+        return self.provider
+
+    def kill_worker(self, client: ScalableClient, worker: str) -> None:
+        self.provider.kill(worker)
+
+    def leftovers(self) -> Sequence[str]:
+        return self.provider.alive()
+
+
+class TestFakeProviderOnASlowSystem(TestFakeProvider):
+    provider: ClassVar = FakeProvider(
+        {
+            "alpha": Conduct(accept=0.3, answer=0.2, queue=0.5, boot=0.2, dying=0.3),
+            "beta": Conduct(naming=0.4, stillborn=1, boot=0.1),
+        }
+    )
