@@ -14,6 +14,7 @@ import logging
 import operator
 from collections.abc import Awaitable, Callable, Iterable
 from heapq import heapify, heappop, heapreplace
+from itertools import islice
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ TICK_MS = 250
 
 MOVES_PER_TICK = 200
 """Bound on the steal requests of one tick, so that a tick stays short whatever waits."""
+
+SAMPLE = 1000
+"""Tasks of one worker that a tick looks at; of deep queues, some stand for all."""
 
 ANSWER_TIME = 0.5
 """Seconds that a draining worker has to answer before it counts as busy. Its answer still counts when it comes."""
@@ -97,51 +101,45 @@ class UnstartedTasks(WorkerPlugin):
         worker.handlers["scalable_unstarted"] = unstarted
 
 
-def claims(ts: TaskState) -> list[tuple[str | None, float]]:
-    """Say which resources a task takes, and how much of each; None stands for a slot of whichever worker."""
-    return [*ts.resource_restrictions.items()] if ts.resource_restrictions else [(None, 1)]
+Claims = tuple[tuple[str | None, float], ...]
+"""What a task takes, by resource; None stands for a slot of whichever worker."""
+
+
+def claims(ts: TaskState) -> Claims:
+    """Say what a task takes."""
+    return (*ts.resource_restrictions.items(),) if ts.resource_restrictions else ((None, 1),)
 
 
 class Backlog:
-    """What is to be done, by tag and kind of task.
+    """How many tasks are to be done, by kind, what they take, and whether they wait for others.
 
     It is kept up to date as tasks change their state, so that a look at it costs the same however many there are.
-
-    Attributes
-    ----------
-    ready : dict of (str or None, TaskPrefix) to float
-        Slots of the tasks that could run or do run.
-    waiting : dict of str or None to float
-        Number of the tasks whose dependencies are not there yet.
     """
 
     STATES = frozenset({"waiting", "no-worker", "queued", "processing"})
 
     def __init__(self) -> None:
-        self.ready: dict[tuple[str | None, TaskPrefix], float] = {}
-        self.waiting: dict[str | None, float] = {}
-        # What a task may take can be changed while it is counted.
-        self._counted: dict[Any, list[tuple[dict[Any, float], Any, float]]] = {}
+        self.tasks: dict[tuple[TaskPrefix, Claims, bool], int] = {}
+        # As it was counted: what a task takes can be changed meanwhile.
+        self._counted: dict[Any, tuple[TaskPrefix, Claims, bool]] = {}
 
     def add(self, ts: TaskState) -> None:
         """Count a task by its state."""
-        entries: list[tuple[dict[Any, float], Any, float]]
-        if ts.state == "waiting":
-            entries = [(self.waiting, tag, 1) for tag, _ in claims(ts)]
-        elif ts.state in self.STATES:
-            entries = [(self.ready, (tag, ts.prefix), need) for tag, need in claims(ts)]
-        else:
-            return
-        self._counted[ts.key] = entries
-        for book, entry, amount in entries:
-            book[entry] = book.get(entry, 0) + amount
+        waits = ts.state == "waiting"
+        if waits and not ts.waiting_on:
+            return  # for a moment only
+        shape = (ts.prefix, claims(ts), waits)
+        self._counted[ts.key] = shape
+        self.tasks[shape] = self.tasks.get(shape, 0) + 1
 
     def discard(self, key: Any) -> None:
         """Count a task no more."""
-        for book, entry, amount in self._counted.pop(key, ()):
-            left = round(book.pop(entry) - amount, 6)
-            if left > 0:
-                book[entry] = left
+        shape = self._counted.pop(key, None)
+        if shape is None:
+            return
+        self.tasks[shape] -= 1
+        if not self.tasks[shape]:
+            del self.tasks[shape]
 
 
 class GroupsPlugin(SchedulerPlugin):
@@ -199,7 +197,8 @@ class GroupsPlugin(SchedulerPlugin):
         # Nothing may be awaited from here on: the scheduler tells plugins of changes once this has returned.
         self.members = dict(scheduler.workers)
         for ts in scheduler.tasks.values():
-            self.backlog.add(ts)
+            if ts.state in Backlog.STATES:
+                self.backlog.add(ts)
         self.publish(self.slots)
         self.ticker = PeriodicCallback(self.tick, TICK_MS)
         self.ticker.start()
@@ -286,19 +285,19 @@ class GroupsPlugin(SchedulerPlugin):
         """Say which workers there are and how much work waits for each tag."""
         first = next(iter(self.slots), "")
         demand = {tag: [0.0, 0.0, 0.0, 0] for tag in self.slots}
-        for (tag, prefix), need in self.backlog.ready.items():
-            entry = demand.get(tag or first)
-            if entry is not None:
-                entry[0] += need
-                duration = prefix.duration_average
-                if duration < 0:
-                    entry[2] += need
+        for (prefix, taken, waits), tasks in self.backlog.tasks.items():
+            for tag, need in taken:
+                entry = demand.get(tag or first)
+                if entry is None:
+                    continue
+                if waits:
+                    entry[3] += tasks
+                    continue
+                entry[0] += tasks * need
+                if prefix.duration_average < 0:
+                    entry[2] += tasks * need
                 else:
-                    entry[1] += need * duration
-        for tag, tasks in self.backlog.waiting.items():
-            entry = demand.get(tag or first)
-            if entry is not None:
-                entry[3] += tasks
+                    entry[1] += tasks * need * prefix.duration_average
         workers = {}
         for ws in self.scheduler.workers.values():
             workers[str(ws.name)] = (ws.status.name, len(ws.processing), len(ws.has_what))
@@ -560,6 +559,13 @@ class GroupsPlugin(SchedulerPlugin):
     def _spread(self, tag: str, workers: list[WorkerState], stealing: Any) -> None:
         load = self._load(tag, workers, stealing)
         slots = {ws: float(ws.resources[tag]) for ws in workers}
+
+        def helps(need: float) -> bool:
+            less = (load[victim] - need) / slots[victim]
+            more = (load[thief] + need) / slots[thief]
+            # Deep queues need not be alike to a task: they are looked at again before they are empty.
+            return more <= 1 or less >= max(more, 1.1 * more - 1)
+
         # One worker is on both heaps. Its other entry grows old when tasks move, which only spares it moves.
         fullest = [(-load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
         emptiest = [(load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
@@ -569,36 +575,35 @@ class GroupsPlugin(SchedulerPlugin):
         moves = 0
         while fullest and moves < MOVES_PER_TICK:
             (_, v, victim), (_, t, thief) = fullest[0], emptiest[0]
-            if load[victim] <= slots[victim]:
+            if load[victim] <= slots[victim] or not helps(1):
                 break
             if victim not in movable:
                 movable[victim] = self._movable(victim, tag, stealing)
             if not movable[victim]:
                 heappop(fullest)
                 continue
-            ts = movable[victim][-1]
+            ts = movable[victim].pop()
             need = self._need(ts, tag)
-            less = (load[victim] - need) / slots[victim]
-            more = (load[thief] + need) / slots[thief]
-            # Deep queues need not be alike to a task: they are looked at again before they are empty.
-            if more > 1 and less < max(more, 1.1 * more - 1):
+            if not helps(need):
                 break
             # The victim confirms that it has not started the task, or keeps it.
-            stealing.move_task_request(movable[victim].pop(), victim, thief)
+            stealing.move_task_request(ts, victim, thief)
             moves += 1
             load[victim] -= need
             load[thief] += need
-            heapreplace(fullest, (-less, v, victim))
-            heapreplace(emptiest, (more, t, thief))
+            heapreplace(fullest, (-load[victim] / slots[victim], v, victim))
+            heapreplace(emptiest, (load[thief] / slots[thief], t, thief))
 
     def _load(
         self, tag: str, workers: list[WorkerState], stealing: Any
     ) -> dict[WorkerState, float]:
         """Slots that all tasks of each worker would take at once, tasks under way to it included."""
-        if self.slots[tag] == 1:
-            load = {ws: float(len(ws.processing)) for ws in workers}
-        else:
-            load = {ws: sum(self._need(ts, tag) for ts in ws.processing) for ws in workers}
+        load: dict[WorkerState, float] = {}
+        for ws in workers:
+            load[ws] = len(ws.processing)
+            if self.slots[tag] > 1 and ws.processing:
+                sample = [self._need(ts, tag) for ts in islice(ws.processing, SAMPLE // 10)]
+                load[ws] *= sum(sample) / len(sample)
         for ts, info in stealing.in_flight.items():
             need = self._need(ts, tag)
             if info["victim"] in load:
@@ -611,10 +616,10 @@ class GroupsPlugin(SchedulerPlugin):
         return float((ts.resource_restrictions or {}).get(tag, 1))
 
     def _movable(self, ws: WorkerState, tag: str, stealing: Any) -> list[TaskState]:
-        """Tasks of `tag` that may wait on a worker; the one it would start last comes last."""
+        """Tasks of `tag` that may wait on a worker, or some of many; the one it would start last comes last."""
         candidates: Iterable[TaskState] = (
             ts
-            for ts in ws.processing
+            for ts in islice(ws.processing, SAMPLE)
             if tag in (ts.resource_restrictions or ())
             and not ts.worker_restrictions
             and not ts.host_restrictions
