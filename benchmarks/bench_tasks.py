@@ -1,0 +1,117 @@
+"""What tags and the engine cost: tasks that do nothing, with them and without.
+
+    python benchmarks/bench_tasks.py [--rounds 3]
+
+Needs scalable-core and scalable-local. Both sides take turns, on worker processes of the same shape. A ratio is the
+median of those of the rounds; below 1.00, Scalable is slower. CPU seconds are those of this process, in which the
+scheduler, the clients and the engine live: they say the same on a machine that has other things to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from distributed import Client, LocalCluster
+
+from scalable.manifest.parser import parse_manifest
+from scalable.session import ScalableSession
+
+WORKERS = 2
+MANIFEST = {
+    "version": 1,
+    "project": {"name": "bench"},
+    "targets": {"here": {"provider": "local", "n_workers": WORKERS}},
+    "components": {"model": {}},
+}
+
+Side = Callable[[int], None]
+
+
+def nothing(x: int) -> int:
+    """Return what it got."""
+    return x
+
+
+def run(client: Client, **options: Any) -> Side:
+    """Make a function that maps so many tasks and gathers their results."""
+
+    def side(tasks: int) -> None:
+        client.gather(client.map(nothing, range(tasks), pure=False, **options))
+
+    return side
+
+
+def measure(side: Side, tasks: int) -> tuple[float, float]:
+    """Seconds on the clock, and of CPU."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    side(tasks)
+    return time.perf_counter() - clock, time.process_time() - cpu
+
+
+def compare(what: str, tasks: int, rounds: int, ours: Side, theirs: Side) -> None:
+    """Let both sides take turns, and print what came of it."""
+    for side in (ours, theirs):  # connections, imports, first durations
+        side(500)
+    turns = [(measure(ours, tasks), measure(theirs, tasks)) for _ in range(rounds)]
+    rates = [statistics.median(tasks / turn[side][0] for turn in turns) for side in (0, 1)]
+    clock, cpu = (statistics.median(b[i] / a[i] for a, b in turns) for i in (0, 1))
+    print(
+        f"{what:52} {rates[0]:6.0f} / {rates[1]:6.0f} tasks/s  {clock:.2f}  (by CPU {cpu:.2f})",
+        flush=True,
+    )
+
+
+def plain_dask(stack: ExitStack) -> Client:
+    """Start a scheduler in this process and workers like those of the local provider, without the engine."""
+    cluster = stack.enter_context(LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0"))
+    for number in range(WORKERS):
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
+        command += ["--name", str(number), "--nthreads", "1", "--resources", "model=1"]
+        worker = subprocess.Popen(
+            [*command, "--no-nanny", "--no-dashboard", "--memory-limit", "0"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        stack.callback(worker.wait)
+        stack.callback(worker.terminate)
+    client = Client(cluster, set_as_default=False)
+    client.wait_for_workers(WORKERS, timeout=60)
+    return client
+
+
+def main() -> None:
+    """Print a line for each figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    with ExitStack() as stack:
+        client = stack.enter_context(ScalableSession(parse_manifest(MANIFEST), target="here"))
+        cluster: Any = client.cluster
+        cluster.wait_for_group("model", WORKERS, timeout=60)
+        plain = stack.enter_context(Client(client.cluster, set_as_default=False))
+        compare(
+            "5,000 tasks, tagged against Dask's client, same cluster",
+            5_000,
+            rounds,
+            run(client, tag="model"),
+            run(plain),
+        )
+        without = stack.enter_context(plain_dask(stack))
+        compare(
+            "20,000 tagged tasks, with the engine against without",
+            20_000,
+            rounds,
+            run(client, tag="model"),
+            run(without, resources={"model": 1}),
+        )
+
+
+if __name__ == "__main__":
+    main()
