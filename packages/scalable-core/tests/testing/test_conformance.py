@@ -29,7 +29,7 @@ class TestFakeProvider(ProviderConformance):
         self.provider.kill(worker)
 
     def leftovers(self) -> Sequence[str]:
-        return self.provider.alive()
+        return self.provider.leftovers()
 
 
 class TestFakeProviderOnASlowSystem(TestFakeProvider):

@@ -30,7 +30,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from scalable.errors import GroupFailedError, UnknownTagError, ValidationFailedError
+from scalable.errors import (
+    GroupFailedError,
+    GroupTimeoutError,
+    UnknownTagError,
+    ValidationFailedError,
+)
 from scalable.manifest.jsonschema import compose_schema
 from scalable.manifest.parser import parse_manifest
 from scalable.planning import build_plan
@@ -176,6 +181,18 @@ class ProviderConformance:
             self.make_provider().build_cluster(self.spec(sheep=1))
         assert list(self.leftovers()) == []
 
+    def test_a_build_that_fails_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from scalable.cluster.link import RpcLink
+
+        async def refuse(*_: object) -> None:
+            raise OSError("the scheduler does not answer")
+
+        # The last thing that is done; the scheduler is up by then.
+        monkeypatch.setattr(RpcLink, "start", refuse)
+        with pytest.raises(OSError, match="does not answer"):
+            self.make_provider().build_cluster(self.spec())
+        assert list(self.leftovers()) == []
+
     # -- With a cluster
 
     @contextmanager
@@ -222,6 +239,29 @@ class ProviderConformance:
         (alpha,), (beta,) = (running.backend.groups[tag].workers for tag in ("alpha", "beta"))
         assert facts == {alpha: (1, {"alpha": 1}), beta: (2, {"beta": 2})}
 
+    def test_a_worker_has_its_environment_or_there_was_a_warning(self) -> None:
+        alpha = {"env": {"SCALABLE_CONFORMANCE": "alpha"}}
+        spec = self._spec(parse_manifest(self.manifest).raw, {}, alpha)
+        for issue in self.make_provider().validate(spec).warnings:
+            if issue.path.startswith("components.alpha.env"):
+                pytest.skip(f"users are warned: {issue.message}")
+        with self.cluster(alpha) as running:
+            running.scale(alpha=1, beta=1)
+            with running.client() as client:
+                values = [
+                    client.submit(_by_value(_variable), "SCALABLE_CONFORMANCE", tag=tag)
+                    for tag in ("alpha", "beta")
+                ]
+                assert client.gather(values) == ["alpha", None]
+
+    def test_waiting_ends_in_time(self, running: _Running) -> None:
+        running.provider.scale(running.handle, ScalePlan({"alpha": 1, "beta": 0}))
+        with pytest.raises(GroupTimeoutError) as late:
+            running.backend.wait_for_group("alpha", timeout=1e-6)
+        assert isinstance(late.value, TimeoutError)
+        assert (late.value.tag, late.value.wanted) == ("alpha", 1)
+        running.backend.wait_for_group("alpha", timeout=self.patience)
+
     def test_groups_scale_apart(self, running: _Running) -> None:
         running.scale(alpha=1, beta=1)
         before = running.backend.groups["beta"].workers
@@ -250,12 +290,14 @@ class ProviderConformance:
             assert client.run_on_scheduler(_by_value(_count_starts)) == transitions
 
     def test_running_tasks_end_before_their_worker(self, running: _Running) -> None:
-        running.scale(alpha=1, beta=1)
+        running.scale(alpha=2, beta=1)
         with running.client() as client:
-            future = client.submit(_by_value(_nap), 2.0, tag="alpha")
-            running.until(lambda: any(client.processing().values()), "the task is under way")
+            futures = client.map(_by_value(_logged_nap), [1.0] * 6, range(6), tag="alpha")
+            running.until(lambda: _starts(client), "a task is under way")
+            running.scale(alpha=1)
+            assert client.gather(futures) == [1.0] * 6
             running.scale(alpha=0)
-            assert future.result(self.patience) == 2.0
+            assert sorted(_starts(client)) == list(range(6))
 
     def test_a_worker_that_dies_is_replaced_under_another_name(self, running: _Running) -> None:
         self._can("replace")
@@ -381,6 +423,27 @@ def _worker_name(_: int) -> str:
 
 def _square(n: int) -> int:
     return n * n
+
+
+def _variable(name: str) -> str | None:
+    import os
+
+    return os.environ.get(name)
+
+
+def _logged_nap(seconds: float, number: int) -> float:
+    import time
+
+    from distributed import get_worker
+
+    get_worker().log_event("scalable-conformance", number)
+    time.sleep(seconds)
+    return seconds
+
+
+def _starts(client: ScalableClient) -> list[int]:
+    """Return the numbers of naps, once for each time that one was started."""
+    return [number for _, number in client.get_events("scalable-conformance")]
 
 
 def _nap(seconds: float) -> float:

@@ -20,7 +20,8 @@ from scalable.providers.common import BaseProvider, cluster_handle, component_is
 from scalable.providers.options import TargetOptions
 
 if TYPE_CHECKING:
-    from scalable.cluster import GroupedCluster
+    from distributed import LocalCluster
+
     from scalable.testing.simulation import Conduct, SimulatedBackend
 
 __all__ = ["FakeProvider"]
@@ -46,7 +47,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
 
     def __init__(self, conduct: Mapping[str, Conduct] | None = None) -> None:
         self._conduct = dict(conduct or {})
-        self._systems: dict[str, tuple[GroupedCluster, SimulatedBackend]] = {}
+        self._built: list[tuple[LocalCluster, SimulatedBackend]] = []
 
     def check(self, spec: DeploymentSpec, options: TargetOptions) -> Iterator[ValidationIssue]:
         """Warn of what cannot be had in this process."""
@@ -56,14 +57,21 @@ class FakeProvider(BaseProvider[TargetOptions]):
                 yield component_issue(spec, tag, field, "W_NO_EFFECT", message, "warning")
 
     def kill(self, worker: str, reason: Reason = Reason.PREEMPTED) -> None:
-        """End the unit of this name from outside, in whichever cluster, and its worker with it."""
-        for cluster, system in self._systems.values():
-            if worker in system.units:
-                cluster.loop.add_callback(system.kill, worker, reason)
+        """End a unit from outside, and its worker with it."""
+        for host, backend in self._built:
+            if worker in backend.units and host.loop is not None:
+                host.loop.add_callback(backend.kill, worker, reason)
 
-    def alive(self) -> list[str]:
-        """Name the units that are not gone, of all clusters."""
-        return [made.unit.id for _, system in self._systems.values() for made in system.alive()]
+    def leftovers(self) -> list[str]:
+        """Name the units and the schedulers that are still there, of all clusters."""
+        return [
+            name
+            for host, backend in self._built
+            for name in (
+                *(made.unit.id for made in backend.alive()),
+                *([] if host.status.name == "closed" else [str(host.name)]),
+            )
+        ]
 
     def close(self, cluster: ClusterHandle) -> None:
         """Remove everything that belongs to `cluster`.
@@ -76,8 +84,8 @@ class FakeProvider(BaseProvider[TargetOptions]):
             The engine broke a rule.
         """
         super().close(cluster)
-        _, system = self._systems[cluster.backend.name]
-        system.referee.check()
+        for _, backend in self._built:
+            backend.referee.check()
 
     def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
         # Validating and planning do without Dask.
@@ -101,6 +109,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
             closing=lambda: cluster.status is not Status.running,
         )
         backend = SimulatedBackend(crew, Referee(), lambda: cluster.max_workers)
+        self._built.append((host, backend))
         for tag in spec.components:
             backend.conduct[tag] = self._conduct.get(tag, Conduct(boot=0))
         cluster = GroupedCluster(
@@ -115,5 +124,4 @@ class FakeProvider(BaseProvider[TargetOptions]):
             pace=Pace(tick=0.05, poll=0.1),
             retry=RetryPolicy(delay=0.1),
         )
-        self._systems[cluster.name] = cluster, backend
         return cluster_handle(cluster, spec)

@@ -1,0 +1,148 @@
+"""The suite fails a provider that breaks a promise: one bad provider for each promise that could be missed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+
+from scalable.client import ScalableClient
+from scalable.errors import ClusterClosedError
+from scalable.manifest.issues import ValidationReport
+from scalable.providers.base import ClusterHandle, DeploymentProvider, DeploymentSpec, ScalePlan
+from scalable.providers.options import TargetOptions
+from scalable.testing.conformance import ProviderConformance
+from scalable.testing.fakes import FakeProvider
+
+OUTCOME = (AssertionError, pytest.fail.Exception)
+
+
+class Suite(ProviderConformance):
+    __test__ = False
+    patience: ClassVar = 3.0
+    manifest = """
+        version: 1
+        project: {name: conformance}
+        targets: {here: {provider: fake}}
+        components: {alpha: {}, beta: {slots: 2}}
+    """
+
+    def __init__(self, provider: FakeProvider) -> None:
+        self.provider = provider
+
+    def make_provider(self) -> DeploymentProvider:
+        return self.provider
+
+    def kill_worker(self, client: ScalableClient, worker: str) -> None:
+        self.provider.kill(worker)
+
+    def leftovers(self) -> Sequence[str]:
+        return self.provider.leftovers()
+
+
+def failing() -> AbstractContextManager[Any]:
+    return pytest.raises(OUTCOME)
+
+
+def test_it_fails_who_finds_no_mistake() -> None:
+    class Careless(FakeProvider):
+        def validate(self, spec: DeploymentSpec) -> ValidationReport:
+            return ValidationReport()
+
+    suite = Suite(Careless())
+    with failing():
+        suite.test_it_finds_every_mistake_at_once()
+    with failing():
+        suite.test_a_count_of_a_group_that_does_not_exist_is_a_mistake()
+
+
+def test_it_fails_who_plans_at_random() -> None:
+    class Fickle(FakeProvider):
+        numbers = itertools.count(1)
+
+        def plan_scale(self, spec: DeploymentSpec) -> ScalePlan:
+            return replace(super().plan_scale(spec), max_workers=next(self.numbers) + 10)
+
+    with failing():
+        Suite(Fickle()).test_the_same_manifest_gives_the_same_plan()
+
+
+def test_it_fails_who_leaves_something_when_a_build_fails() -> None:
+    class Messy(FakeProvider):
+        made: ClassVar[list[str]] = []
+
+        def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
+            self.made.append("scheduler")
+            return super()._build(spec, options)
+
+        def leftovers(self) -> list[str]:
+            return super().leftovers() + self.made
+
+    with pytest.MonkeyPatch.context() as patch, failing():
+        Suite(Messy()).test_a_build_that_fails_leaves_nothing(patch)
+
+
+def test_it_fails_who_touches_other_groups() -> None:
+    class Clumsy(FakeProvider):
+        def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
+            cluster.backend.scale_groups(dict.fromkeys(plan.workers_by_tag, 0))
+            super().scale(cluster, plan)
+
+    suite = Suite(Clumsy())
+    with suite.cluster() as running, failing():
+        suite.test_groups_scale_apart(running)
+
+
+def test_it_fails_who_ends_workers_in_the_middle_of_a_task() -> None:
+    class Brutal(FakeProvider):
+        def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
+            for tag, status in cluster.backend.groups.items():
+                for worker in status.workers[plan.workers_by_tag.get(tag, 0) :]:
+                    self.kill(worker)
+            super().scale(cluster, plan)
+
+    suite = Suite(Brutal())
+    with suite.cluster() as running, failing():
+        suite.test_running_tasks_end_before_their_worker(running)
+
+
+def test_it_fails_who_cannot_close_twice() -> None:
+    class Touchy(FakeProvider):
+        def close(self, cluster: ClusterHandle) -> None:
+            if self.leftovers() == []:
+                raise ClusterClosedError(cluster.backend.name)
+            super().close(cluster)
+
+    with pytest.raises(ClusterClosedError):
+        Suite(Touchy()).test_a_closed_cluster_stays_closed()
+
+
+def test_it_fails_who_leaves_something_behind() -> None:
+    class Forgetful(FakeProvider):
+        def close(self, cluster: ClusterHandle) -> None:
+            self.open = cluster
+
+    provider = Forgetful()
+    with failing(), Suite(provider).cluster():
+        pass
+    provider.open.backend.close()
+
+
+def test_a_declaration_about_no_promise_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"names \['fly'\], which no test is about"):
+
+        class Liar(ProviderConformance):
+            cannot: ClassVar = {"fly": "no wings"}
+
+
+def test_what_cannot_be_done_is_skipped_with_its_reason() -> None:
+    class Modest(Suite):
+        cannot: ClassVar = {"replace": "workers are immortal"}
+
+    suite = Modest(FakeProvider())
+    with pytest.raises(pytest.skip.Exception, match="workers are immortal"), suite.cluster() as one:
+        suite.test_a_worker_that_dies_is_replaced_under_another_name(one)
