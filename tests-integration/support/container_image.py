@@ -25,8 +25,17 @@ from packaging.requirements import Requirement
 
 PACKAGES = "/opt/packages"
 _NOT_NEEDED = {"__pycache__", "ensurepip", "idlelib", "site-packages", "test", "tkinter"}
-_DASK = """#!/usr/bin/python3
+_DIRECTORIES = {
+    "dev": 0o755,
+    "proc": 0o755,
+    "root": 0o755,
+    "sys": 0o755,
+    "tmp": 0o1777,
+    "var/tmp": 0o1777,
+}
+_DASK = f"""#!/usr/bin/python3
 import sys
+sys.path.insert(0, {PACKAGES!r})
 from dask.__main__ import main
 sys.exit(main())
 """
@@ -56,7 +65,7 @@ def write_image(file: Path, name: str, *, python: bool = True) -> None:
     files |= dict(_compiled(files))
     files |= {path: path for path in _shared_libraries(files.values())}
     layer = _layer(files, links, texts)
-    _write_archive(file, name, layer, {"PATH": "/usr/bin:/bin", "PYTHONPATH": PACKAGES})
+    _write_archive(file, name, layer, {"PATH": "/usr/bin:/bin"})
 
 
 def facts() -> str:
@@ -103,13 +112,7 @@ def _shared_libraries(files: Iterable[Path]) -> set[Path]:
 def _layer(files: dict[Path, Path], links: dict[str, str], texts: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for directory, mode in (
-            ("dev", 0o755),
-            ("proc", 0o755),
-            ("root", 0o755),
-            ("sys", 0o755),
-            ("tmp", 0o1777),
-        ):
+        for directory, mode in _DIRECTORIES.items():
             info = tarfile.TarInfo(directory)
             info.type, info.mode = tarfile.DIRTYPE, mode
             tar.addfile(info)
