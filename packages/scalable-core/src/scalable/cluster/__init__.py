@@ -8,6 +8,7 @@ them as they are wanted. `GroupedCluster` joins the three.
 `host`          what a host is
 `group`         the books of one group: its units, their fates, its strikes
 `adaptive`      how many workers demand calls for, and who gets them under a cap
+`closing`       the steps of the end, which nothing may hold up
 `controller`    the turns: look, settle, retarget, shed, drain, recall, launch
 `link`          what the controller asks of the scheduler
 `plugin`        what answers there, sent by value

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
+from scalable.cluster.closing import Steps, what_it_says
 from scalable.cluster.group import Ended, Fate, Group, Member, Observation, RetryPolicy
 from scalable.cluster.link import Demand, Leaving, SchedulerLink, Stage
 from scalable.cluster.port import (
@@ -329,12 +330,17 @@ class GroupController:
         try:
             return Observation(look.result(), self._asked_at)
         except Exception as error:  # noqa: BLE001 - what was known stays true until the next look
-            self._note("", f"cannot look at the native system, will try again: {_said(error)}")
+            self._note(
+                "", f"cannot look at the native system, will try again: {what_it_says(error)}"
+            )
             return None
 
     def _call(self, call: Awaitable[T]) -> asyncio.Task[T]:
         """Let a call to the native system begin."""
-        return asyncio.ensure_future(asyncio.wait_for(call, self.pace.native_timeout))
+        task = asyncio.ensure_future(asyncio.wait_for(call, self.pace.native_timeout))
+        # Closing may leave it alone with its error.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return task
 
     async def _moment(self, *calls: asyncio.Task[Any]) -> None:
         """Wait for calls, but not so long that the turn would be late: a slow one goes on while turns are taken."""
@@ -414,7 +420,7 @@ class GroupController:
             state = member.state
             return Explanation(
                 state.reason if state else Reason.UNKNOWN,
-                f"{member.unit.id} cannot be explained: {_said(error)}",
+                f"{member.unit.id} cannot be explained: {what_it_says(error)}",
                 native=state.detail if state else "",
             )
 
@@ -545,7 +551,7 @@ class GroupController:
             told = self._stops.pop(call)
             if error := call.exception():
                 names = ", ".join(member.unit.id for member in told)
-                self._note("", f"cannot stop {names}, will try again: {_said(error)}")
+                self._note("", f"cannot stop {names}, will try again: {what_it_says(error)}")
                 for member in told:
                     member.stopped_at = None
 
@@ -641,45 +647,21 @@ class GroupController:
         """Stop taking turns, end every unit, sweep, and say what could not be removed. Goes on past errors."""
         self.closed = True
         self._wake.set()
-        troubles: list[Leftover] = []
-
-        async def attempt(what: str, *calls: Awaitable[Any]) -> list[Any]:
-            """Return what the calls that succeed return."""
-            tasks = [asyncio.ensure_future(call) for call in calls]
-            if not tasks:
-                return []
-            _, slow = await asyncio.wait(tasks, timeout=self.pace.close_timeout)
-            for task in slow:
-                task.cancel()
-            if slow:
-                # A moment to unwind; one that does not even heed this must not hold us up.
-                await asyncio.wait(slow, timeout=1)
-            results = []
-            for task in tasks:
-                if task in slow:
-                    error = f"it took longer than {self.pace.close_timeout:g} s"
-                elif raised := task.exception():
-                    error = _said(raised)
-                else:
-                    results.append(task.result())
-                    continue
-                troubles.append(Leftover("step of closing", what, error))
-            return results
-
+        steps = Steps(self.pace.close_timeout)
         if self._loop_task is not None:
-            await attempt("the turn under way", self._loop_task)
+            await steps.take("the turn under way", self._loop_task)
         if self._look is not None:
             self._look.cancel()
-        # Launches and stops under way; the units of a launch must not be missed.
+        # The units of a launch that is still under way must not be missed.
         launches = (launch.call for launch in self._launches.values())
-        launched = await attempt("native calls under way", *launches, *self._stops)
-        await attempt("cancelling tasks", self.link.cancel_all("the cluster was closed"))
+        launched = await steps.take("native calls under way", *launches, *self._stops)
+        await steps.take("cancelling tasks", self.link.cancel_all("the cluster was closed"))
         units = {unit.id: unit for units in launched if units is not None for unit in units} | {
             m.unit.id: m.unit for group in self.groups.values() for m in group.members.values()
         }
         if units:
-            await attempt("stopping workers", self.backend.stop(list(units.values())))
-        swept = await attempt("sweeping", self.backend.sweep())
+            await steps.take("stopping workers", self.backend.stop(list(units.values())))
+        swept = await steps.take("sweeping", self.backend.sweep())
         for group in self.groups.values():
             group.members.clear()
             group.requests.clear()
@@ -687,26 +669,18 @@ class GroupController:
         await self._publish()
         # What a step reported matters only if something is still there; sweep is the one that knows.
         if swept:
-            for trouble in troubles:
+            for trouble in steps.troubles:
                 self._note("", f"{trouble.kind}: {trouble.name}: {trouble.error}")
             return list(swept[0])
         return [
-            *troubles,
+            *steps.troubles,
             *(Leftover("worker", name, "nobody could tell whether it ended") for name in units),
         ]
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or repr(error)
 
 
 def _launch_trouble(error: Exception) -> Explanation:
     if isinstance(error, LaunchError) and error.explanation is not None:
         return error.explanation
     reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN
-    summary = (
-        str(error)
-        if isinstance(error, LaunchError)
-        else f"launching failed: {str(error) or repr(error)}"
-    )
-    return Explanation(reason, summary)
+    prefix = "" if isinstance(error, LaunchError) else "launching failed: "
+    return Explanation(reason, prefix + what_it_says(error))

@@ -1,0 +1,69 @@
+"""Steps towards an end that nothing may hold up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from scalable.cluster.port import Leftover
+
+__all__ = ["Steps", "what_it_says"]
+
+UNWIND = 1.0
+"""Seconds that a step which took too long has to unwind, once it was cancelled."""
+
+
+class Steps:
+    """Takes one step after the other, goes on past those that fail or hang, and remembers them.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds for each step.
+
+    Attributes
+    ----------
+    troubles : list of Leftover
+        The steps that failed, and why.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.troubles: list[Leftover] = []
+
+    async def take(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
+        """Await some calls, and return what those that succeed return."""
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        if not tasks:
+            return []
+        _, slow = await asyncio.wait(tasks, timeout=self.timeout)
+        for task in slow:
+            task.cancel()
+        if slow:
+            await asyncio.wait(slow, timeout=UNWIND)  # one may not even heed this
+        results = []
+        for task in tasks:
+            if task in slow:
+                self._note(what, f"it took longer than {self.timeout:g} s")
+            elif task.cancelled():
+                self._note(what, "it was cancelled")
+            elif error := task.exception():
+                self._note(what, what_it_says(error))
+            else:
+                results.append(task.result())
+        return results
+
+    def _note(self, what: str, error: str) -> None:
+        self.troubles.append(Leftover("step of closing", what, error))
+
+
+def what_it_says(error: BaseException) -> str:
+    """Put an error into words, also one that says nothing.
+
+    Examples
+    --------
+    >>> what_it_says(OSError("no route")), what_it_says(TimeoutError())
+    ('no route', 'it took too long')
+    """
+    return str(error) or ("it took too long" if isinstance(error, TimeoutError) else repr(error))
