@@ -75,9 +75,9 @@ def probe(name: str) -> Runtime:
 
 def _read_podman(facts: dict[str, Any]) -> Runtime:
     host = facts["host"]
-    if host["serviceIsRemote"]:
+    if host.get("serviceIsRemote"):
         raise _elsewhere("podman")
-    controllers = host["cgroupControllers"] or ()
+    controllers = host.get("cgroupControllers") or ()
     return Runtime(
         "podman",
         limits_memory="memory" in controllers,
