@@ -121,6 +121,27 @@ def test_futures_can_be_arguments(client: ScalableClient) -> None:
     assert client.gather(client.map(operator.add, [first, second], [0, 0], tag="gcam-7")) == [3, 7]
 
 
+def test_coroutine_functions_and_actors(client: ScalableClient) -> None:
+    async def double(x: int) -> int:
+        return 2 * x
+
+    assert client.submit(double, 2, tag="gcam-7").result(timeout=30) == 4
+    assert client.gather(client.map(double, [1, 2], tag="stitches")) == [2, 4]
+    actor: Any = client.submit(list, [1], tag="gcam-7", actor=True).result(timeout=30)
+    actor.append(2).result()
+    assert actor.copy().result() == [1, 2]
+
+
+def test_options_of_the_function_reach_it(client: ScalableClient) -> None:
+    def options(*args: int, **kwargs: int) -> object:
+        return args, kwargs
+
+    assert client.submit(options, 1, tag="gcam-7", a=2).result(timeout=30) == ((1,), {"a": 2})
+    found = client.gather(client.map(options, [1, 2], [3, 4, 5], tag="gcam-7", a=2, batch_size=1))
+    assert found == [((1, 3), {"a": 2}), ((2, 4), {"a": 2})]
+    assert client.map(options, [], tag="gcam-7") == []
+
+
 # -- Keys
 
 
@@ -129,7 +150,10 @@ def test_the_same_call_under_two_tags_is_two_futures(client: ScalableClient) -> 
     futures += [future for tag in SLOTS for future in client.map(where, [1], tag=tag)]
     assert client.gather(futures) == [*SLOTS, *SLOTS]
     assert client.submit(where, 1, tag="gcam-7").key == futures[0].key
+    assert client.map(where, [1], tag="gcam-7")[0].key == futures[len(SLOTS)].key
     assert client.submit(where, 1, tag="gcam-7", pure=False).key != futures[0].key
+    once, again = client.map(where, [1, 1], tag="gcam-7", pure=False)
+    assert once.key != again.key
 
 
 def test_the_tag_is_in_the_key_so_that_durations_are_learned_apart(client: ScalableClient) -> None:

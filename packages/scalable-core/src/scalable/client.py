@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import operator
+import pickle
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dask._task_spec import Task
 from dask.base import tokenize
 from dask.utils import funcname
 from distributed import Client, Future
+from distributed.protocol.pickle import dumps
+from distributed.utils import iscoroutinefunction
 
 from scalable.cluster.plugin import TABLE_TOPIC
 from scalable.errors import SlotsExceededError, UnknownTagError, UnknownTaskError
@@ -119,7 +124,9 @@ class ScalableClient(Client):
             resources = self._claim(tag, n, resources)
             if key is None:
                 token = tokenize(func, args, kwargs) if pure else uuid.uuid4().hex
-                key = f"{_label(tag)}.{funcname(func)}-{token}"
+                key = f"{_prefix(tag, func)}-{token}"
+            if _can_be_packed(func, kwargs):
+                func, args = operator.call, (_packed(func), *args)
         return super().submit(func, *args, key=key, pure=pure, resources=resources, **kwargs)
 
     def map(
@@ -130,6 +137,7 @@ class ScalableClient(Client):
         n: int | None = None,
         task: str | None = None,
         key: Any = None,
+        pure: bool = True,
         resources: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> list[Future[Any]]:
@@ -143,7 +151,7 @@ class ScalableClient(Client):
             Its arguments, element by element.
         tag, n, task : optional
             As for `submit`.
-        key, resources, **kwargs
+        key, pure, resources, **kwargs
             As for ``distributed.Client.map``; the rest are keyword arguments of `func`.
 
         Returns
@@ -159,10 +167,13 @@ class ScalableClient(Client):
         tag = self._resolve(tag, task, n)
         if tag is not None:
             resources = self._claim(tag, n, resources)
-            if key is None:
-                key = f"{_label(tag)}.{funcname(func)}"
+            key = _prefix(tag, func) if key is None else key
+            if isinstance(key, str):
+                key = [f"{key}-{token}" for token in _tokens(func, iterables, kwargs, pure)]
+            if _can_be_packed(func, kwargs):
+                func, iterables = operator.call, ([_packed(func)] * len(key), *iterables)
         futures: list[Future[Any]] = super().map(
-            func, *iterables, key=key, resources=resources, **kwargs
+            func, *iterables, key=key, pure=pure, resources=resources, **kwargs
         )
         return futures
 
@@ -198,14 +209,40 @@ class ScalableClient(Client):
         return {**(resources or {}), tag: need}
 
 
-def _label(tag: str) -> str:
-    """Write a tag so that Dask takes it into the prefix of a key, and no two tags alike.
+def _prefix(tag: str, func: Callable[..., Any]) -> str:
+    """Name a kind of task, so that Dask learns durations apart for each tag, and no two tags share a name.
 
-    Dask cuts a key at its first dash to learn the prefix, by which it averages durations. No tag has a colon.
+    Dask cuts a key at its first dash to learn the kind of its task. No tag has a colon or a dot.
 
     Examples
     --------
-    >>> _label("gcam-7")
-    'gcam:7'
+    >>> _prefix("gcam-7", abs)
+    'gcam:7.abs'
     """
-    return tag.replace("-", ":")
+    return f"{tag.replace('-', ':')}.{funcname(func)}"
+
+
+def _tokens(
+    func: Callable[..., Any], iterables: Iterable[Any], kwargs: Mapping[str, Any], pure: bool
+) -> list[str]:
+    """Tell the calls of one map apart."""
+    calls = [*zip(*iterables, strict=False)]  # as Dask does: the shortest decides
+    if not pure:
+        this = uuid.uuid4().hex
+        return [f"{this}-{number}" for number in range(len(calls))]
+    common = tokenize(func, kwargs)
+    return [tokenize(common, call) for call in calls]
+
+
+def _can_be_packed(func: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    # Dask looks at the function itself to see what it is.
+    actor = options.get("actor") or options.get("actors")
+    return not actor and not iscoroutinefunction(func)
+
+
+def _packed(func: Callable[..., Any]) -> Task:
+    """Send a function so that it is unpickled as a part of its task, whose error it is if that fails.
+
+    Otherwise a worker unpickles it while it reads what the scheduler says, and a module that it lacks ends the worker.
+    """
+    return Task(None, pickle.loads, dumps(func))

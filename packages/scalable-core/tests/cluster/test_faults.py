@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -67,6 +69,23 @@ def test_a_task_that_kills_its_worker_each_time_is_given_up_and_its_group_is_not
         assert client.gather(waiting) == [*range(10)]
     until(lambda: cluster.groups["a"].running == 1)
     assert not cluster.groups["a"].failed
+
+
+def test_a_function_that_a_worker_cannot_import_is_an_error_of_its_task_alone(
+    start_processes: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "only_here.py").write_text("def work(x):\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    work = importlib.import_module("only_here").work
+    cluster = start_processes("a")
+    cluster.scale_groups({"a": 1})
+    with ScalableClient(cluster) as client:
+        for future in (client.submit(work, 1, tag="a"), *client.map(work, [2, 3], tag="a")):
+            with pytest.raises(ModuleNotFoundError, match="only_here"):
+                future.result(timeout=60)
+        assert client.submit(abs, -1, tag="a").result(timeout=30) == 1
+    assert [event.text for event in cluster.events] == ["launched 1"]
 
 
 def test_a_group_that_fails_takes_its_own_tasks_with_it_and_no_others(
