@@ -466,7 +466,11 @@ class GroupController:
                 have = len(group.alive)
                 floors[tag], desired[tag] = min(floors[tag], have), min(desired[tag], have)
         shares = share_out(desired, floors, self.max_workers)
-        pressed = shares != desired
+        wished = sum(
+            max(shares[tag], len(group.members) + group.unnamed)
+            for tag, group in self.groups.items()
+        )
+        pressed = self.max_workers is not None and wished > self.max_workers
         # Nobody waits for a first worker until others have been too many for long enough.
         starved = any(shares[tag] and not group.members for tag, group in self.groups.items())
         for tag, group in self.groups.items():
@@ -488,7 +492,7 @@ class GroupController:
         overdue = now - group.low_since >= delay
         if pressed and (overdue or starved or not demand.slots):
             group.wanted = share
-        elif overdue:
+        elif overdue or pressed:
             idle = sum(member.idle for member in group.alive)
             group.wanted = max(share, have - idle)
         else:
@@ -554,6 +558,10 @@ class GroupController:
                 self._note("", f"cannot stop {names}, will try again: {what_it_says(error)}")
                 for member in told:
                     member.stopped_at = None
+            else:
+                # What they leave may be waited for.
+                self._answered_at = -float("inf")
+                self._wake.set()
 
     # -- Too few
 

@@ -45,6 +45,9 @@ SAMPLE = 1000
 ANSWER_TIME = 0.5
 """Seconds that a draining worker has to answer before it counts as busy. Its answer still counts when it comes."""
 
+GOODBYE_TIME = 0.2
+"""Seconds that workers have to leave before they count as leaving. Most have no results to hand over."""
+
 SILENCE = 60.0
 """Seconds after which a silent worker is asked again. A model that holds the GIL keeps its worker silent."""
 
@@ -356,7 +359,12 @@ class GroupsPlugin(SchedulerPlugin):
                 stages[name] = ("busy", left)
             else:
                 stages[name] = self._let_go(ws, force)
-        return stages
+        goodbyes = [self.leaving[ws.address] for ws in present if ws.address in self.leaving]
+        if goodbyes:
+            await asyncio.wait(goodbyes, timeout=GOODBYE_TIME)
+        return stages | {
+            str(ws.name): ("gone", 0) for ws in present if not self._find(str(ws.name))
+        }
 
     def resume(self, names: list[str]) -> list[str]:
         """Take draining workers back into service; say which could still be had."""
