@@ -193,6 +193,15 @@ def test_a_healthy_worker_shows_that_workers_can_live() -> None:
     assert group.lose(TROUBLE)
 
 
+def test_a_worker_that_came_and_left_between_two_looks_is_no_failed_start() -> None:
+    group = group_of(unit(1))
+    gone = seen(1.0, UnitState(unit(1), Phase.GONE, Reason.EXITED))
+
+    assert fates(group.look(gone, Report(departed=["gcam-1"]), 1.0)) == [Fate.LOST]
+    assert not group.lose(TROUBLE)
+    assert group.retry_at <= 1.0
+
+
 def test_the_least_useful_go_first() -> None:
     group = group_of(*map(unit, range(1, 6)))
     states = [UnitState(unit(1), Phase.PENDING, Reason.PRIORITY), *running(*map(unit, range(2, 6)))]

@@ -273,7 +273,7 @@ class Group:
             self._adopt(seen, now)
         ended = []
         for member in list(self.members.values()):
-            self._meet(member, report.workers.get(member.unit.id), now)
+            self._meet(member, report, now)
             if seen is not None:
                 self._observe(member, seen, now)
             end = self._judge(member, report, now)
@@ -296,17 +296,17 @@ class Group:
         )
         self._settle()
 
-    def _meet(self, member: Member, worker: WorkerInfo | None, now: float) -> None:
-        member.worker = worker
-        if worker is None:
-            self._part(member, now)
-            return
-        member.left_at = None
-        if member.joined_at is None:
+    def _meet(self, member: Member, report: Report, now: float) -> None:
+        member.worker = report.workers.get(member.unit.id)
+        if member.joined_at is None and (member.worker or member.unit.id in report.departed):
             member.joined_at = now
             # This group can start workers.
             self._strikes.clear()
-        elif now - member.joined_at >= self.retry.healthy_after:
+        if member.worker is None:
+            self._part(member, now)
+            return
+        member.left_at = None
+        if member.joined_at is not None and now - member.joined_at >= self.retry.healthy_after:
             # And they can live.
             self._young_deaths.clear()
 

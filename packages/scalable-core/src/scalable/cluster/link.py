@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -53,11 +53,24 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One look at the scheduler: workers by name, demand by tag, refused workers with the reason."""
+    """One look at the scheduler.
+
+    Parameters
+    ----------
+    workers : mapping of str to WorkerInfo
+        Those that are there, by name.
+    demand : mapping of str to Demand
+        What there is to do, by tag.
+    refused : mapping of str to str
+        Workers that were not let in, with the reason.
+    departed : collection of str
+        Workers that have left since the last look. Some came after it, too.
+    """
 
     workers: Mapping[str, WorkerInfo] = field(default_factory=dict)
     demand: Mapping[str, Demand] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    departed: Collection[str] = ()
 
 
 class Stage(StrEnum):
@@ -161,6 +174,7 @@ class RpcLink:
             workers={name: WorkerInfo(*facts) for name, facts in answer["workers"].items()},
             demand={tag: Demand(*facts) for tag, facts in answer["demand"].items()},
             refused=answer["refused"],
+            departed=answer["departed"],
         )
 
     async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:

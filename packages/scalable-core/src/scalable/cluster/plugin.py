@@ -169,6 +169,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.refused: dict[str, str] = {}
         self.unwelcome: set[str] = set()
         self.dismissed: set[str] = set()
+        self.departed: list[str] = []
         self.asking: dict[str, asyncio.Task[int]] = {}
         self.leaving: dict[str, asyncio.Task[None]] = {}
         self.returning: set[str] = set()
@@ -257,6 +258,7 @@ class GroupsPlugin(SchedulerPlugin):
         some deaths. Tagged tasks all wait on their workers, so that a few deaths would end tasks that never ran.
         """
         ws = self.members.pop(worker)
+        self.departed.append(str(ws.name))
         if str(ws.name) in self.unwelcome:
             self.dismissed.add(worker)
         self.returning.discard(worker)
@@ -285,7 +287,8 @@ class GroupsPlugin(SchedulerPlugin):
             self.backlog.add(self.scheduler.tasks[key])
 
     def report(self) -> dict[str, Any]:
-        """Say which workers there are and how much work waits for each tag."""
+        """Say which workers there are, which have left since the last report, and how much work waits for each tag."""
+        departed, self.departed = self.departed, []
         first = next(iter(self.slots), "")
         demand = {tag: [0.0, 0.0, 0.0, 0] for tag in self.slots}
         for (prefix, taken, waits), tasks in self.backlog.tasks.items():
@@ -315,6 +318,7 @@ class GroupsPlugin(SchedulerPlugin):
             "workers": workers,
             "demand": {tag: tuple(entry) for tag, entry in demand.items()},
             "refused": self.refused,
+            "departed": departed,
         }
 
     # -- Workers that leave

@@ -126,6 +126,7 @@ class SimulatedScheduler:
         self.workers: dict[str, SimulatedWorker] = {}
         self.tasks: list[SimulatedTask] = []
         self.refused: dict[str, str] = {}
+        self.departed: list[str] = []
         self.unwelcome: set[str] = set()
         self.failures: dict[str, GroupFailedError] = {}
         self.turns = 0
@@ -178,6 +179,7 @@ class SimulatedScheduler:
         worker = self.workers.pop(name, None)
         if worker is None:
             return
+        self.departed.append(name)
         if worker.goodbye is not None:
             worker.goodbye.cancel()
         for task, timer in worker.executing.items():
@@ -218,6 +220,7 @@ class SimulatedScheduler:
         """Look at workers and demand."""
         await self._call()
         self.turns += 1
+        departed, self.departed = self.departed, []
         return Report(
             {
                 worker.name: WorkerInfo(
@@ -229,6 +232,7 @@ class SimulatedScheduler:
             },
             self._demand(),
             self.refused,
+            departed,
         )
 
     async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:
