@@ -20,6 +20,7 @@ The tree::
     │   │   └── LaunchRefusedError               a launch was refused for good
     │   ├── GroupFailedError                     a worker group cannot have the workers it wants
     │   ├── GroupTimeoutError (TimeoutError)     a worker group was not there in time
+    │   ├── WalltimeError (TimeoutError)         a task did not end before its worker had to
     │   ├── GroupBlindError (TypeError)          scale(n) and adapt() of one-group clusters were called
     │   ├── ClusterClosedError                   the cluster is closed
     │   └── LeftoverError                        something could not be removed at close
@@ -38,7 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from scalable.cluster.port import Explanation, Leftover
@@ -72,6 +73,7 @@ __all__ = [
     "UnknownTargetError",
     "UnknownTaskError",
     "ValidationFailedError",
+    "WalltimeError",
     "did_you_mean",
 ]
 
@@ -102,7 +104,11 @@ def _listed(names: Iterable[str]) -> str:
 def _rebuild(
     cls: type[ScalableError], args: tuple[Any, ...], facts: dict[str, Any]
 ) -> ScalableError:
-    error = cls.__new__(cls)
+    builtin: type[BaseException] = cls
+    while builtin.__module__ != "builtins":
+        # Of several builtins, the one whose layout the class has: OSError's is its own.
+        builtin = cast("type[BaseException]", builtin.__base__)
+    error: ScalableError = builtin.__new__(cls)
     error.args = args
     error.__dict__.update(facts)
     return error
@@ -251,6 +257,25 @@ class GroupTimeoutError(ClusterError, TimeoutError):
         self.timeout, self.why = timeout, why
         super().__init__(
             f"worker group {tag!r} has {running} of {wanted} workers after {timeout:g} s: {why}"
+        )
+
+
+class WalltimeError(ClusterError, TimeoutError):
+    """A task did not end before its worker had to.
+
+    Attributes
+    ----------
+    tag, worker : str
+        The group, and its worker.
+    lifetime : float
+        Seconds that the worker had.
+    """
+
+    def __init__(self, tag: str, worker: str, lifetime: float) -> None:
+        self.tag, self.worker, self.lifetime = tag, worker, lifetime
+        super().__init__(
+            f"the task was still running when worker {worker} of group {tag!r} reached its walltime, which is "
+            f"{lifetime / 60:.0f} min; give the group a longer walltime, or cut the task into shorter ones"
         )
 
 

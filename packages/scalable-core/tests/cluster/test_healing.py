@@ -139,6 +139,21 @@ async def test_a_worker_is_replaced_before_its_time_is_up() -> None:
 
 
 @in_virtual_time
+async def test_the_scheduler_knows_in_time_when_a_worker_will_be_ended() -> None:
+    async with Simulation(GroupSpec("gcam", handover=120)) as world:
+        world.backend.conduct["gcam"] = Conduct(walltime=1000)
+        await world.scale({"gcam": 2})
+        world.scheduler.submit("gcam", 2, seconds=HOUR)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(900)
+
+        # The one that drains already, too.
+        for name in ("gcam-1", "gcam-2"):
+            deadline = world.backend.units[name].deadline
+            assert world.scheduler.deadlines[name] == pytest.approx(deadline, abs=1)
+
+
+@in_virtual_time
 async def test_three_failed_starts_fail_a_group_with_reason_and_log() -> None:
     async with Simulation("gcam", "stitches") as world:
         world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, end=Reason.OUT_OF_MEMORY)
@@ -365,6 +380,20 @@ async def test_what_cannot_be_explained_is_said_so() -> None:
             await world.controller.wait_for_group("gcam")
 
         assert failure.value.explanation.reason is Reason.NODE_FAILURE
+
+
+@in_virtual_time
+async def test_slow_explanations_hold_up_nobody_for_long() -> None:
+    async with Simulation("gcam", "stitches", "xanthos", "demeter") as world:
+        for tag in ("gcam", "stitches", "xanthos"):
+            world.backend.conduct[tag] = Conduct(stillborn=math.inf, end=Reason.NODE_FAILURE)
+        world.backend.takes["describe"] = HOUR
+        await world.controller.scale_groups({"gcam": 1, "stitches": 1, "xanthos": 1})
+        await world.run(2)
+        await world.controller.scale_groups({"demeter": 1})
+        await world.controller.wait_for_group("demeter", timeout=15)
+        with pytest.raises(GroupFailedError, match="cannot be explained: it took too long"):
+            await world.controller.wait_for_group("gcam", timeout=60)
 
 
 @in_virtual_time

@@ -17,7 +17,7 @@ from distributed.versions import get_versions
 from scalable.cluster.link import Leaving, Report, RpcLink, Stage
 from scalable.cluster.plugin import Backlog, version_mismatch
 from scalable.cluster.port import Explanation, GroupSpec, Reason
-from scalable.errors import GroupFailedError
+from scalable.errors import GroupFailedError, WalltimeError
 
 T = TypeVar("T")
 Until = Callable[..., None]
@@ -367,6 +367,59 @@ def test_tasks_that_only_waited_are_acquitted(rig: Rig, gate: Event, until: Unti
     gate.set()
     rig.add("a")
     assert rig.client.gather(waiting) == [*range(5)]
+
+
+def test_those_that_have_left_are_told_once(rig: Rig, until: Until) -> None:
+    (name,) = rig.add("a")
+    rig.close(name)
+    told: list[str] = []
+
+    def is_told() -> bool:
+        told.extend(rig.report().departed)
+        return bool(told)
+
+    until(is_told)
+    assert (told, [*rig.report().departed]) == ([name], [])
+
+
+# -- Workers whose time is up
+
+
+def expire(rig: Rig, name: str, seconds: float) -> None:
+    rig.run(rig.link.expire({name: (seconds, WalltimeError("a", name, 3600))}))
+
+
+def test_a_task_that_takes_all_of_its_workers_life_is_not_tried_again(
+    rig: Rig, gate: Event, until: Until
+) -> None:
+    (name,) = rig.add("a")
+    endless = rig.client.submit(wait_at_gate, key="endless", resources={"a": 1}, priority=1)
+    waiting = rig.client.submit(identity, 1, key="waiting", resources={"a": 1})
+    until(lambda: rig.worker(name).state.executing)
+    expire(rig, name, 0)
+    with pytest.raises(WalltimeError, match=rf"{name} of group 'a' reached its walltime.* 60 min"):
+        endless.result(timeout=30)
+    gate.set()
+    assert waiting.result(timeout=30) == 1
+
+
+def test_a_task_that_began_late_is_tried_once_more(rig: Rig, gate: Event, until: Until) -> None:
+    late = rig.client.submit(wait_at_gate, key="late", resources={"a": 1})
+
+    def die_of_age(name: str, seconds: float) -> None:
+        (ws,) = rig.scheduler.workers.values()
+        until(lambda: ws.executing)
+        rig.scheduler.plugins["scalable-groups"].members[ws.address] = ws, time.time() - 3600
+        expire(rig, name, seconds)
+        rig.close(name)
+
+    die_of_age(*rig.add("a"), 0)
+    die_of_age(*rig.add("a"), 60)  # of something else
+    (last,) = rig.add("a")
+    until(lambda: rig.worker(last).state.executing)
+    expire(rig, last, 0)
+    with pytest.raises(WalltimeError, match=last):
+        late.result(timeout=30)
 
 
 # -- Failed groups

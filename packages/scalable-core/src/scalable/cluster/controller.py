@@ -37,6 +37,7 @@ from scalable.errors import (
     LaunchError,
     LaunchRefusedError,
     UnknownTagError,
+    WalltimeError,
 )
 
 __all__ = ["Event", "GroupController", "Pace"]
@@ -44,6 +45,9 @@ __all__ = ["Event", "GroupController", "Pace"]
 logger = logging.getLogger("scalable.cluster")
 
 T = TypeVar("T")
+
+Causes = Mapping[tuple[str, Fate], tuple[Member, Explanation]]
+"""Why units ended, by launch and fate, and of which unit it is known."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Pace:
         Between two looks at the native system, which may cost or be throttled.
     native_timeout : float
         For one call to the native system. No turn waits for it: a call that takes longer than `tick` goes on beside.
+    describe_timeout : float
+        For the reason why a unit ended, the one answer that a turn does wait for.
     insist : float
         Between two orders to stop the same unit, should it go on.
     hold_timeout : float
@@ -69,6 +75,7 @@ class Pace:
     tick: float = 0.5
     poll: float = 1.0
     native_timeout: float = 120.0
+    describe_timeout: float = 10.0
     insist: float = 60.0
     hold_timeout: float = 600.0
     close_timeout: float = 20.0
@@ -146,7 +153,6 @@ class GroupController:
         self._wake = asyncio.Event()
         self._changed = asyncio.Condition()
         self._loop_task: asyncio.Task[None] | None = None
-        self._explained: dict[tuple[str, Fate], Explanation] = {}
         self._refresh()
 
     # -- What people ask for
@@ -300,13 +306,15 @@ class GroupController:
             seen = await self._observe()
             report = await self.link.report()
             now = self.clock()
-            self._explained.clear()
-            for group in self.groups.values():
-                for end in group.look(seen, report, now):
-                    await self._settle(group, end)
-                if seen is not None:
+            ends = [(g, end) for g in self.groups.values() for end in g.look(seen, report, now)]
+            causes = await self._find_out(end for _, end in ends)
+            for group, end in ends:
+                await self._settle(group, end, causes)
+            if seen is not None:
+                for group in self.groups.values():
                     await self._give_up(group)
             self._retarget(report.demand, now)
+            await self._expire(now)
             for group in self.groups.values():
                 self._shed(group, now)
             await self._drain(now)
@@ -335,9 +343,10 @@ class GroupController:
             )
             return None
 
-    def _call(self, call: Awaitable[T]) -> asyncio.Task[T]:
+    def _call(self, call: Awaitable[T], timeout: float | None = None) -> asyncio.Task[T]:
         """Let a call to the native system begin."""
-        task = asyncio.ensure_future(asyncio.wait_for(call, self.pace.native_timeout))
+        patience = self.pace.native_timeout if timeout is None else timeout
+        task = asyncio.ensure_future(asyncio.wait_for(call, patience))
         # Closing may leave it alone with its error.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return task
@@ -349,7 +358,20 @@ class GroupController:
 
     # -- Ends
 
-    async def _settle(self, group: Group, end: Ended) -> None:
+    async def _find_out(self, ends: Iterable[Ended]) -> Causes:
+        """Ask why units ended, all at once; of those that one launch lost alike, one: each may cost a native call."""
+        witnesses: dict[tuple[str, Fate], Member] = {}
+        for end in ends:
+            if end.fate not in (Fate.DISMISSED, Fate.REFUSED):
+                witnesses.setdefault((end.member.unit.request_id, end.fate), end.member)
+        wait = self.pace.describe_timeout
+        found = await asyncio.gather(*(self._describe(one, wait) for one in witnesses.values()))
+        return {
+            key: (member, cause)
+            for (key, member), cause in zip(witnesses.items(), found, strict=True)
+        }
+
+    async def _settle(self, group: Group, end: Ended, causes: Causes) -> None:
         """Draw the consequences of a unit's end."""
         member, name = end.member, end.member.unit.id
         if end.fate is Fate.DISMISSED:
@@ -363,18 +385,14 @@ class GroupController:
             )
             await self._fail(group, why)
         else:
-            await self._mourn(group, end)
+            await self._mourn(group, end, *causes[member.unit.request_id, end.fate])
         if end.fate in (Fate.REFUSED, Fate.LATE, Fate.STRAY):
             # Drained like others: its worker may have come in this very moment.
             member.leaving = Leaving(Stage.BUSY)
 
-    async def _mourn(self, group: Group, end: Ended) -> None:
+    async def _mourn(self, group: Group, end: Ended, witness: Member, trouble: Explanation) -> None:
         unit = end.member.unit
-        # Of the many that a launch may lose at once, one is asked why: each answer may cost a native call.
-        trouble = self._explained.get((unit.request_id, end.fate))
-        what = "as did others of its launch" if trouble else ""
-        if trouble is None:
-            trouble = self._explained[unit.request_id, end.fate] = await self._describe(end.member)
+        what = "" if end.member is witness else "as did others of its launch"
         if end.fate is Fate.STRAY:
             trouble = replace(
                 trouble,
@@ -413,9 +431,9 @@ class GroupController:
         if group.strike(request_id, trouble, self.clock()):
             await self._fail(group, trouble)
 
-    async def _describe(self, member: Member) -> Explanation:
+    async def _describe(self, member: Member, timeout: float | None = None) -> Explanation:
         try:
-            return await self._call(self.backend.describe(member.unit))
+            return await self._call(self.backend.describe(member.unit), timeout)
         except Exception as error:  # noqa: BLE001 - the explanation says what was raised
             state = member.state
             return Explanation(
@@ -500,10 +518,23 @@ class GroupController:
 
     # -- Too many
 
+    async def _expire(self, now: float) -> None:
+        """Have workers end, hand over and be replaced before the native system ends them."""
+        expiring = [member for group in self.groups.values() for member in group.expiring(now)]
+        if not expiring:
+            return
+        deadlines = {}
+        for member in expiring:
+            tag, name = member.unit.tag, member.unit.id
+            if member.expires_at is not None:
+                error = WalltimeError(tag, name, member.lifetime)
+                deadlines[name] = member.expires_at - now, error
+            if member.alive:
+                member.leaving = Leaving(Stage.BUSY)
+                self._note(tag, f"draining {name}, whose time is nearly up")
+        await self.link.expire(deadlines)
+
     def _shed(self, group: Group, now: float) -> None:
-        for member in group.expiring(now):
-            member.leaving = Leaving(Stage.BUSY)
-            self._note(group.spec.tag, f"draining {member.unit.id}, whose time is nearly up")
         for member in group.surplus():
             member.leaving = Leaving(Stage.BUSY)
             self._note(group.spec.tag, f"draining {member.unit.id}")

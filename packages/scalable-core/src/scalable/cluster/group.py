@@ -79,6 +79,8 @@ class Member:
     leaving: Leaving | None = None
     holding_since: float | None = None
     stopped_at: float | None = None
+    expires: bool = False
+    """Whether its own time is nearly up, and that has been dealt with."""
 
     @property
     def draining(self) -> bool:
@@ -100,6 +102,13 @@ class Member:
     def idle(self) -> bool:
         """Whether nothing is assigned to it."""
         return self.worker is None or self.worker.tasks == 0
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds that its unit may run; without end where its native system sets none."""
+        if self.expires_at is None or self.running_since is None:
+            return float("inf")
+        return self.expires_at - self.running_since
 
     @property
     def starting(self) -> bool:
@@ -400,14 +409,20 @@ class Group:
         ]
 
     def expiring(self, now: float) -> list[Member]:
-        """Members whose own time is nearly up."""
-        return [member for member in self.alive if self._nearly_up(member, now)]
+        """Members whose own time is nearly up, each of them once."""
+        due = [
+            member
+            for member in self.members.values()
+            if not member.expires and not member.stopped and self._nearly_up(member, now)
+        ]
+        for member in due:
+            member.expires = True
+        return due
 
     def _nearly_up(self, member: Member, now: float) -> bool:
-        if member.expires_at is None or member.running_since is None:
+        if member.expires_at is None:
             return False
-        lifetime = member.expires_at - member.running_since
-        return member.expires_at - now <= min(self.spec.handover, lifetime / 4)
+        return member.expires_at - now <= min(self.spec.handover, member.lifetime / 4)
 
     def recallable(self, now: float) -> list[Member]:
         """Draining members that could be taken back into service, the most useful first."""

@@ -15,7 +15,7 @@ from scalable.cluster import plugin
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
-    from scalable.errors import GroupFailedError
+    from scalable.errors import GroupFailedError, WalltimeError
 
 __all__ = ["Demand", "Leaving", "Report", "RpcLink", "SchedulerLink", "Stage", "WorkerInfo"]
 
@@ -117,6 +117,10 @@ class SchedulerLink(Protocol):
         """Take draining workers back into service; return those that could still be had."""
         ...
 
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
+        """Tell in how many seconds workers will be ended, and the error of tasks that they take along."""
+        ...
+
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
         """End the tasks that only this group could run in `error`; None lifts that."""
         ...
@@ -186,6 +190,11 @@ class RpcLink:
         """Take draining workers back into service; return those that could still be had."""
         resumed: Sequence[str] = await self._scheduler.scalable_resume(names=list(names))
         return resumed
+
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
+        """Tell in how many seconds workers will be ended, and the error of tasks that they take along."""
+        message = {name: (left, pickle.dumps(error)) for name, (left, error) in workers.items()}
+        await self._scheduler.scalable_expire(workers=message)
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
         """End the tasks that only this group could run in `error`; None lifts that."""

@@ -48,6 +48,12 @@ ANSWER_TIME = 0.5
 GOODBYE_TIME = 0.2
 """Seconds that workers have to leave before they count as leaving. Most have no results to hand over."""
 
+PUNCTUALITY = 3.0
+"""Seconds by which a native system may end a worker before its time, as far as we know that."""
+
+MOST_OF_A_LIFE = 0.8
+"""Share of its worker's life from which on a task counts as too long for any worker."""
+
 SILENCE = 60.0
 """Seconds after which a silent worker is asked again. A model that holds the GIL keeps its worker silent."""
 
@@ -173,7 +179,9 @@ class GroupsPlugin(SchedulerPlugin):
         self.asking: dict[str, asyncio.Task[int]] = {}
         self.leaving: dict[str, asyncio.Task[None]] = {}
         self.returning: set[str] = set()
-        self.members: dict[str, WorkerState] = {}
+        self.members: dict[str, tuple[WorkerState, float]] = {}
+        self.deadlines: dict[str, tuple[float, bytes]] = {}
+        self.cut_short: set[Any] = set()
         self.backlog = Backlog()
 
     async def start(self, scheduler: Scheduler) -> None:
@@ -191,6 +199,7 @@ class GroupsPlugin(SchedulerPlugin):
             self.report,
             self.drain,
             self.resume,
+            self.expire,
             self.fail,
             self.cancel_all,
         ):
@@ -199,7 +208,7 @@ class GroupsPlugin(SchedulerPlugin):
             None, self.worker_plugin, name=UnstartedTasks.name, idempotent=True
         )
         # Nothing may be awaited from here on: the scheduler tells plugins of changes once this has returned.
-        self.members = dict(scheduler.workers)
+        self.members = {address: (ws, time()) for address, ws in scheduler.workers.items()}
         for ts in scheduler.tasks.values():
             if ts.state in Backlog.STATES:
                 self.backlog.add(ts)
@@ -222,6 +231,8 @@ class GroupsPlugin(SchedulerPlugin):
         """Do what must be done without being asked."""
         if self.failures:
             self._end_tasks_of_failed_groups()
+        if self.deadlines:
+            self._end_tasks_without_time()
         self._spread_waiting_tasks()
 
     # -- Which workers may join
@@ -246,27 +257,37 @@ class GroupsPlugin(SchedulerPlugin):
         return self.heartbeat_worker(address=address, **heartbeat)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """Remember a worker's state, which is out of reach once the worker is gone."""
-        self.members[worker] = scheduler.workers[worker]
+        """Remember a worker's state, which is out of reach once the worker is gone, and when it came."""
+        self.members[worker] = scheduler.workers[worker], time()
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Acquit the tasks that only waited on a worker that died.
-
-        distributed suspects every task that was assigned to a dead worker, and ends it in `KilledWorker` after
-        some deaths. Tagged tasks all wait on their workers, so that a few deaths would end tasks that never ran.
-        """
-        ws = self.members.pop(worker)
-        self.departed.append(str(ws.name))
-        if str(ws.name) in self.unwelcome:
+        """Do justice to the tasks of a worker that has died."""
+        ws, joined = self.members.pop(worker)
+        name = str(ws.name)
+        self.departed.append(name)
+        if name in self.unwelcome:
             self.dismissed.add(worker)
         self.returning.discard(worker)
         self.asking.pop(worker, None)
+        deadline, error = self.deadlines.pop(name, (float("inf"), b""))
         _, event = scheduler.get_events(worker)[-1]
         if event["action"] != "remove-worker" or event["expected"]:
             return
         assigned = [ts for key in event["processing-tasks"] if (ts := scheduler.tasks.get(key))]
+        self._acquit(ws, assigned)
+        if time() >= deadline - PUNCTUALITY:
+            for ts in assigned:
+                if ts in ws.executing:
+                    self._cut_short(ts, ws, joined, error)
+
+    def _acquit(self, ws: WorkerState, assigned: list[TaskState]) -> None:
+        """Hold a worker's death against those tasks alone that may have caused it.
+
+        distributed suspects every task that was assigned to a dead worker, and ends it in `KilledWorker` after
+        some deaths. Tagged tasks all wait on their workers, so that a few deaths would end tasks that never ran.
+        """
         assigned.sort(key=operator.attrgetter("priority"))
         # Those that may have been running: what the last heartbeat said, and the first in the worker's queue.
         suspects = {*assigned[: ws.nthreads], *ws.executing}
@@ -274,6 +295,56 @@ class GroupsPlugin(SchedulerPlugin):
             if ts not in suspects and ts.suspicious:
                 ts.suspicious -= 1
                 ts.prefix.suspicious -= 1
+
+    # -- Tasks that end in an error of ours
+
+    def _end_tasks_of_failed_groups(self) -> None:
+        doomed = [
+            (ts.key, self.failures[tag])
+            for ts in self.scheduler.unrunnable
+            for tag in ts.resource_restrictions or ()
+            if tag in self.failures
+        ]
+        for key, error in doomed:
+            ts = self.scheduler.tasks.get(key)
+            if ts is not None and ts.state == "no-worker":
+                self._end(ts, error)
+
+    def _end_tasks_without_time(self) -> None:
+        """End what no worker lives long enough for, before its worker dies and the next one begins with it."""
+        for name, (deadline, error) in self.deadlines.items():
+            ws = self._find(name)
+            if ws is not None and time() >= deadline - PUNCTUALITY:
+                _, joined = self.members[ws.address]
+                for ts in [ts for ts in ws.processing if self._is_hopeless(ts, ws, joined)]:
+                    self._end(ts, error)
+
+    def _cut_short(self, ts: TaskState, ws: WorkerState, joined: float, error: bytes) -> None:
+        """Remember that the end of its worker's time has interrupted a task, or end it."""
+        if self._is_hopeless(ts, ws, joined) and ts.state in ("no-worker", "processing"):
+            self._end(ts, error)
+        else:
+            self.cut_short.add(ts.key)
+
+    def _is_hopeless(self, ts: TaskState, ws: WorkerState, joined: float) -> bool:
+        """Say whether a task that its worker has no more time for would fare no better on another.
+
+        One that began late in the life of its worker is tried once more.
+        """
+        elapsed = ws.executing.get(ts, 0.0)
+        return ts.key in self.cut_short or elapsed >= MOST_OF_A_LIFE * (time() - joined)
+
+    def _end(self, ts: TaskState, error: bytes) -> None:
+        """End a task in an error, wherever it is waiting to be run."""
+        holder = ts.processing_on
+        stimulus_id = f"scalable-end-{time()}"
+        recommendations = self.scheduler.transition(
+            ts.key, "erred", exception=error, cause=ts.key, stimulus_id=stimulus_id
+        )
+        self.scheduler.transitions(recommendations, stimulus_id=stimulus_id)
+        if holder is not None:
+            message = {"op": "free-keys", "keys": [ts.key], "stimulus_id": stimulus_id}
+            self.scheduler.worker_send(holder.address, message)
 
     # -- What there is to do, and who does it
 
@@ -283,6 +354,8 @@ class GroupsPlugin(SchedulerPlugin):
         """Count a task where it is now."""
         if start in Backlog.STATES:
             self.backlog.discard(key)
+        if finish in ("memory", "erred", "forgotten"):
+            self.cut_short.discard(key)
         if finish in Backlog.STATES:
             self.backlog.add(self.scheduler.tasks[key])
 
@@ -385,6 +458,17 @@ class GroupsPlugin(SchedulerPlugin):
                 self.returning.add(ws.address)
                 resumed.append(name)
         return resumed
+
+    def expire(self, workers: dict[str, tuple[float, bytes]]) -> None:
+        """Note when workers will be ended from outside.
+
+        Parameters
+        ----------
+        workers : dict of str to (float, bytes)
+            Seconds from now, and the pickled exception of tasks that still run then.
+        """
+        for name, (seconds, error) in workers.items():
+            self.deadlines[name] = time() + seconds, error
 
     def _returns(self, ws: WorkerState) -> bool:
         """Say whether it was told to come back into service and has not confirmed that yet."""
@@ -510,23 +594,6 @@ class GroupsPlugin(SchedulerPlugin):
             self.failures.pop(tag, None)
         else:
             self.failures[tag] = error
-
-    def _end_tasks_of_failed_groups(self) -> None:
-        doomed = [
-            (ts.key, self.failures[tag])
-            for ts in self.scheduler.unrunnable
-            for tag in ts.resource_restrictions or ()
-            if tag in self.failures
-        ]
-        stimulus_id = f"scalable-fail-{time()}"
-        for key, error in doomed:
-            ts = self.scheduler.tasks.get(key)
-            if ts is None or ts.state != "no-worker":
-                continue
-            recommendations = self.scheduler.transition(
-                key, "erred", exception=error, cause=key, stimulus_id=stimulus_id
-            )
-            self.scheduler.transitions(recommendations, stimulus_id=stimulus_id)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel what clients wait for, so that they learn it instead of hanging, and nothing is recomputed.

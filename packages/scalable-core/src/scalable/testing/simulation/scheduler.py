@@ -18,7 +18,7 @@ from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.referee import Referee
 
 if TYPE_CHECKING:
-    from scalable.errors import GroupFailedError
+    from scalable.errors import GroupFailedError, WalltimeError
 
 __all__ = ["SimulatedScheduler", "SimulatedTask", "SimulatedWorker", "TaskState"]
 
@@ -115,6 +115,8 @@ class SimulatedScheduler:
         Seconds that each call takes; 0 by default.
     transfer : float
         Seconds that it takes to move a worker's results; 1 by default.
+    deadlines : dict of str to float
+        When workers will be ended from outside, as the engine has told, by name.
     turns : int
         Reports so far. The engine asks for one a turn.
     """
@@ -127,6 +129,7 @@ class SimulatedScheduler:
         self.tasks: list[SimulatedTask] = []
         self.refused: dict[str, str] = {}
         self.departed: list[str] = []
+        self.deadlines: dict[str, float] = {}
         self.unwelcome: set[str] = set()
         self.failures: dict[str, GroupFailedError] = {}
         self.turns = 0
@@ -250,6 +253,12 @@ class SimulatedScheduler:
             worker.draining = False
             self._arrange(worker.tag)
         return [worker.name for worker in resumed]
+
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
+        """Note when workers will be ended."""
+        await self._call()
+        now = asyncio.get_running_loop().time()
+        self.deadlines |= {name: now + seconds for name, (seconds, _) in workers.items()}
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
         """End the tasks that only this group could run in `error`; None lifts that."""
