@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import operator
 import pickle
 from collections.abc import Iterator
@@ -255,3 +256,23 @@ def test_an_asynchronous_client(cluster: LocalCluster) -> None:
             )
 
     assert asyncio.run(use()) == ["gcam-7", "stitches", "stitches"]
+
+
+def test_a_gather_that_is_interrupted_leaves_nothing_that_complains(cluster: LocalCluster) -> None:
+    complaints: list[dict[str, Any]] = []
+
+    async def interrupt() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
+        async with ScalableClient(cluster.scheduler_address, asynchronous=True) as client:
+            never = client.map(where, range(3), resources={"nobody": 1})
+            gathering = asyncio.ensure_future(client.gather(never))
+            for _ in range(10):  # turns of the loop, until it waits
+                await asyncio.sleep(0)
+            gathering.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gathering
+        gc.collect()
+
+    asyncio.run(interrupt())
+    assert complaints == []

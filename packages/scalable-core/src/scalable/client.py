@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 import pickle
 import uuid
@@ -176,6 +177,17 @@ class ScalableClient(Client):
             func, *iterables, key=key, pure=pure, resources=resources, **kwargs
         )
         return futures
+
+    async def _gather(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._gather(*args, **kwargs)
+        except asyncio.CancelledError:
+            # Ctrl-C. What waits for one future each is left behind, and fails unheard when the client closes.
+            for task in asyncio.all_tasks():
+                coroutine = getattr(task.get_coro(), "__qualname__", "")
+                if coroutine.startswith(f"{Client._gather.__qualname__}.<locals>"):
+                    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            raise
 
     def _resolve(self, tag: str | None, task: str | None, n: int | None) -> str | None:
         """Find the tag that is meant."""
