@@ -212,7 +212,8 @@ def test_what_is_right_is_made() -> None:
             "code: a1",
             "E_BAD_VALUE targets.t.code: must be text that matches ^[A-Z]+$, not 'a1'",
         ),
-        ("code: A", "E_BAD_VALUE targets.t.code: must be text of 2 characters at least, not 'A'"),
+        ("code: A", "E_BAD_VALUE targets.t.code: must be text of 2 or more characters, not 'A'"),
+        ('code: ""', "E_BAD_VALUE targets.t.code: must be text of 2 or more characters, not ''"),
         ("quue: a", "E_UNKNOWN_KEY targets.t.quue: unknown key (did you mean 'queue'?)"),
         ("renamed: a", "E_UNKNOWN_KEY targets.t.renamed: unknown key (did you mean 're-named'?)"),
         ("zzz: a", "E_UNKNOWN_KEY targets.t.zzz: unknown key"),
@@ -336,9 +337,9 @@ def test_options_with_values_of_the_environment_show_what_was_written() -> None:
 def test_a_variable_that_is_not_set_is_an_error_of_the_target_that_uses_it() -> None:
     assert issues("queue: ${MISSING}\ncount: ${MISSING}0") == [
         "6:5 E_UNSET_VARIABLE targets.t.queue: MISSING is not set in the environment; "
-        "set it, or write ${NAME:-default}",
+        "set it, or write ${MISSING:-default}",
         "7:5 E_UNSET_VARIABLE targets.t.count: MISSING is not set in the environment; "
-        "set it, or write ${NAME:-default}",
+        "set it, or write ${MISSING:-default}",
     ]
 
 

@@ -42,7 +42,11 @@ def test_expansion(text: str, expanded: str) -> None:
     ("text", "code", "says"),
     [
         ("${NONE}", "E_UNSET_VARIABLE", "NONE is not set"),
-        ("${NONE} ${A} ${ALSO} ${NONE}", "E_UNSET_VARIABLE", "NONE and ALSO are not set"),
+        (
+            "${NONE} ${A} ${ALSO} ${NONE}",
+            "E_UNSET_VARIABLE",
+            "NONE and ALSO are not set in the environment; set them, or write ${NONE:-default}",
+        ),
         ("${", "E_BAD_VARIABLE", "'${'"),
         ("${}", "E_BAD_VARIABLE", "'${}'"),
         ("${1}", "E_BAD_VARIABLE", "'${1}'"),

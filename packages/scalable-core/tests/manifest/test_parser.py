@@ -307,7 +307,7 @@ def test_a_variable_that_only_another_target_needs_is_a_warning() -> None:
     assert manifest.targets["two"].options["account"] == "${TWO}"
     assert [str(issue) for issue in manifest.warnings] == [
         f"m:5:{column} W_UNSET_VARIABLE targets.two.{key}: {name} is not set in the environment; "
-        "set it, or write ${NAME:-default}"
+        f"set it, or write ${{{name}:-default}}"
         for column, key, name in ((22, "account", "TWO"), (41, "zone", "BROKEN"))
     ]
 

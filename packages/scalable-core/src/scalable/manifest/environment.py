@@ -67,8 +67,11 @@ def expand_text(text: str, env: Mapping[str, str]) -> str:
         if match["name"] and match["default"] is None and env.get(match["name"]) is None
     )
     if unset:
-        names, verb = " and ".join(unset), "is" if len(unset) == 1 else "are"
-        message = f"{names} {verb} not set in the environment; set it, or write ${{NAME:-default}}"
+        verb, them = ("is", "it") if len(unset) == 1 else ("are", "them")
+        message = (
+            f"{' and '.join(unset)} {verb} not set in the environment; "
+            f"set {them}, or write ${{{next(iter(unset))}:-default}}"
+        )
         raise ExpansionError("E_UNSET_VARIABLE", message)
     return _VARIABLE.sub(lambda match: _value_of(match, env), text)
 

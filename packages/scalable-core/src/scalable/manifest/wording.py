@@ -49,7 +49,7 @@ _WANTED = {
     "set_type": "a list",
     "string_pattern_mismatch": "text that matches {pattern}",
     "string_too_long": "text of {max_length} characters at most",
-    "string_too_short": "text of {min_length} characters at least",
+    "string_too_short": "text of {min_length} or more characters",
     "string_type": "text",
     "too_long": "a list or mapping of {max_length} at most",
     "too_short": "a list or mapping of {min_length} at least",
@@ -106,7 +106,8 @@ def _unlike_wanted(problems: Sequence[ErrorDetails], node: Node | None) -> str:
         return message + did_you_mean(node.written, re.findall(r"'([^']*)'", context["expected"]))
     if [*wanted] == ["text"] and node.value is not None:
         return f"{message}; write it in quotes"
-    if not node.plain and node.text == node.written and _is_no_text(node.text):
+    wants_text = any(each.startswith("text") for each in wanted)
+    if not (wants_text or node.plain) and node.text == node.written and _is_no_text(node.text):
         return f"{message}; write it without quotes"
     return message
 
