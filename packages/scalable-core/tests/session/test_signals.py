@@ -1,6 +1,9 @@
 """Signal handling, on the main thread of this process."""
 
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -166,3 +169,39 @@ def test_a_session_that_closes_because_of_a_signal_is_not_cut_short_by_the_next(
 
     assert caught.value.code == 128 + signal.SIGTERM
     assert session.closed == 1
+
+
+SLEEPER = """
+import signal, threading, time
+from scalable.session import signals
+
+def receive():
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+signals.watch(lambda: None)
+try:
+    threading.Timer(0.1, receive).start()
+    time.sleep(600)
+finally:
+    print("left in order")
+"""
+
+
+def test_a_signal_that_another_thread_receives_wakes_the_main_thread() -> None:
+    slept = subprocess.run(
+        [sys.executable, "-c", SLEEPER], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (slept.returncode, slept.stdout) == (143, "left in order\n"), slept.stderr
+
+
+def test_a_wakeup_of_somebody_else_is_left_alone() -> None:
+    session = Session()
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno())
+        try:
+            signals.watch(session.close)
+            signals.release(session.close)
+        finally:
+            assert signal.set_wakeup_fd(before) == writer.fileno()

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from scalable.session.relay import SignalRelay
+
 __all__ = ["deferred_signals", "release", "watch"]
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -22,6 +24,7 @@ Close = Callable[[], None]
 
 _open: list[Close] = []
 _previous: dict[int, Any] = {}
+_relay: SignalRelay | None = None
 
 
 def watch(close: Close) -> None:
@@ -36,6 +39,7 @@ def watch(close: Close) -> None:
     close : callable
         Closes the session. Called on the main thread, between any two of its instructions.
     """
+    global _relay
     _open.append(close)
     if _on_main_thread():
         for number in _ENDING:
@@ -44,10 +48,13 @@ def watch(close: Close) -> None:
             if handler not in (_handle, signal.SIG_IGN, None):
                 _previous[number] = handler
                 signal.signal(number, _handle)
+        if _relay is None:
+            _relay = SignalRelay(lambda number: signal.getsignal(number) is _handle)
 
 
 def release(close: Close) -> None:
     """Undo `watch`; with the last session, the handlers from before are back. Idempotent."""
+    global _relay
     if close in _open:
         _open.remove(close)
     if not _open and _on_main_thread():
@@ -56,9 +63,14 @@ def release(close: Close) -> None:
             if signal.getsignal(number) is _handle:
                 signal.signal(number, _previous[number])
             del _previous[number]
+        if _relay is not None:
+            _relay.stop()
+            _relay = None
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    if _relay is not None:
+        _relay.notice()
     previous = _previous[number]
     if callable(previous):
         try:
