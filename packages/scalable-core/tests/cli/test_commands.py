@@ -334,6 +334,15 @@ def test_init_overwrites_nothing(cli: Cli, project: Path, name: str) -> None:
     assert len(list((project / "new").iterdir())) == 1
 
 
+def test_init_says_where_it_cannot_write(cli: Cli) -> None:
+    result = cli("init", "scalable.yaml/new")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: scalable.yaml/new: Not a directory; choose a directory that you can write to\n"
+    )
+
+
 def test_init_says_what_it_wrote(cli: Cli) -> None:
     assert json.loads(cli("init", "new", "--json").stdout) == {
         "written": ["new/scalable.yaml", "new/workflow.py"]

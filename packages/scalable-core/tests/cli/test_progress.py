@@ -1,9 +1,11 @@
+import asyncio
 import io
 from typing import Any
 
 import pytest
+from distributed import Client, LocalCluster, Worker
 
-from scalable.cli.progress import PlainView, Snapshot, render
+from scalable.cli.progress import PlainView, Snapshot, render, task_counts
 from scalable.cli.status import TaskCount, describe_tasks
 from scalable.cluster.port import GroupStatus, Reason
 
@@ -74,10 +76,53 @@ def test_the_live_view_has_a_line_for_each_group_and_one_for_tasks() -> None:
 
     first, second, _ = capture.get().split("\n")
     assert first.strip() == "● gcam 4/4 running"
-    assert second.rstrip().endswith("1/4 tasks done, 1 failed 1:05")
+    assert second.rstrip().endswith("1:05 1/4 tasks done, 1 failed")
+
+
+def test_the_tasks_keep_to_one_line_on_a_narrow_terminal() -> None:
+    from rich.console import Console
+
+    kinds = {name: TaskCount(left=9) for name in ("fair.simulate", "analysis.project", "fan_chart")}
+    console = Console(file=io.StringIO(), width=60)
+    with console.capture() as capture:
+        console.print(render(Snapshot(5, {}, kinds)))
+
+    (line, _) = capture.get().split("\n")
+    assert line.endswith("0:05 0/27 tasks done (fair.simulat…")
 
 
 def test_of_many_kinds_of_tasks_those_with_most_to_do_are_named() -> None:
     counts = {f"f{left}": TaskCount(left=left) for left in range(1, 7)}
 
     assert describe_tasks(counts) == "0/21 tasks done (f3 0/3, f4 0/4, f5 0/5, f6 0/6, …)"
+
+
+def test_a_task_that_is_run_again_is_one_task() -> None:
+    async def start() -> Worker:
+        worker = Worker(cluster.scheduler_address, dashboard=False, memory_limit=0)
+        await worker
+        return worker
+
+    def run(coroutine: Any) -> Any:
+        loop: Any = cluster.loop
+        return asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop).result(30)
+
+    def work(x: int) -> int:
+        return x
+
+    with LocalCluster(
+        n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=False
+    ) as cluster:
+        with Client(cluster) as client:
+            first = run(start())
+            futures = client.map(work, range(10))
+            client.gather(futures)
+            assert task_counts(cluster) == {"work": TaskCount(done=10)}
+
+            run(first.close())
+            assert task_counts(cluster) == {"work": TaskCount(left=10)}
+
+            second = run(start())
+            client.gather(futures)
+            assert task_counts(cluster) == {"work": TaskCount(done=10)}
+        run(second.close())

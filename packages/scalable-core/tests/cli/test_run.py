@@ -168,8 +168,35 @@ def test_a_syntax_error_costs_nothing(scalable: Scalable, project: Path, workflo
     done = scalable("run", "-w", "workflow.py")
 
     assert done.returncode == 1
-    assert "SyntaxError" in done.stderr
+    assert done.stderr.splitlines()[:2] == [
+        "error: SyntaxError: invalid syntax",
+        f'  File "{workflow}", line 1',
+    ]
     assert not (project / ".scalable").exists()
+
+
+def test_a_workflow_for_another_target_costs_nothing(
+    scalable: Scalable, project: Path, workflow: Path
+) -> None:
+    workflow.write_text(WORKFLOW.replace("from_yaml()", 'from_yaml(target="couch")'))
+
+    done = scalable("run", "-w", "workflow.py", "--", "fine")
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("workflow.py:11: error: the workflow asks for target 'couch'")
+    assert not (project / ".scalable").exists()
+
+
+def test_what_ails_other_targets_is_no_matter_of_a_run(scalable: Scalable, project: Path) -> None:
+    manifest = project / "scalable.yaml"
+    manifest.write_text(manifest.read_text().replace("}}", "}, cloud: {provider: mist}}", 1))
+
+    run = scalable("run", "-q", "-w", "workflow.py", "--", "exit", "0")
+    validate = scalable("validate")
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (validate.returncode, "'mist'" in validate.stderr) == (0, True)
 
 
 def test_a_group_that_cannot_be_had_ends_the_run(scalable: Scalable, project: Path) -> None:
@@ -205,8 +232,9 @@ def test_a_record_that_cannot_be_kept_stops_the_run(scalable: Scalable, project:
 
     done = scalable("run", "-w", "workflow.py", "--", "fine")
 
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: .scalable")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: the run's record cannot be kept: {project}/.scalable")
     assert done.stdout == ""
 
 
@@ -283,6 +311,7 @@ def test_a_signal_while_it_starts_leaves_no_process(
     assert running.returncode == status
     assert stdout == ""
     assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith(f"scalable: ended with exit status {status}")
     assert record(project)["exit_status"] == status
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scalable.cli.script import compile_script, run_script, trim_tracebacks
+from scalable.cli.script import compile_script, other_target, run_script, trim_tracebacks
 
 FACTS = """\
 import json, sys, __main__, helpers
@@ -111,3 +111,28 @@ def test_an_exception_that_is_its_own_context_ends() -> None:
     first.__context__, second.__context__ = second, first
 
     trim_tracebacks(first)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ('S.from_yaml(target="there")', (1, "there")),
+        (
+            'if x:\n    S.from_yaml(target="there")\nelse:\n    S.from_yaml(target="far")',
+            (2, "there"),
+        ),
+        ('S.from_yaml(target="here")', None),
+        ('S.from_yaml(target="auto")', None),
+        ('S.from_yaml(target="there")\nS.from_yaml()', None),
+        ('S.from_yaml(target="there")\nS.from_yaml(target="here")', None),
+        ('S.from_yaml(target="there")\nS.from_yaml(target=sys.argv[1])', None),
+        ('S.from_yaml("other.yaml", target="there")', None),
+        ('S.from_yaml(path="other.yaml", target="there")', None),
+        ("S.from_yaml(**options)", None),
+        ("print(1)", None),
+    ],
+)
+def test_a_script_for_another_target_only_is_found_out(
+    source: str, found: tuple[int, str] | None
+) -> None:
+    assert other_target(source, {"here", "auto"}) == found

@@ -9,7 +9,7 @@ import click
 
 from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option, manifest_arguments
-from scalable.cli.output import as_table, print_issues, print_json, print_problem, say
+from scalable.cli.output import as_table, print_json, print_problem, print_warnings, say
 
 if TYPE_CHECKING:
     from scalable.manifest.issues import Severity
@@ -50,7 +50,7 @@ def check(
     if as_json:
         print_json([asdict(result) for result in results])
     else:
-        print_issues(report.warnings)
+        print_warnings(session)
         _show(results, provider.name)
     if any(result.ok is False for result in results):
         context.exit(FAILED)

@@ -36,12 +36,17 @@ def init(directory: Path, as_json: bool) -> None:
             f"{directory / there[0]} exists, and nothing is overwritten; choose another directory",
             USAGE,
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in _FILES:
-        content = files("scalable.cli").joinpath("starter", name).read_text(encoding="utf-8")
-        # "x" so that a file that appears right now is not overwritten either.
-        with (directory / name).open("x", encoding="utf-8") as file:
-            file.write(content)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in _FILES:
+            content = files("scalable.cli").joinpath("starter", name).read_text(encoding="utf-8")
+            # "x" so that a file that appears right now is not overwritten either.
+            with (directory / name).open("x", encoding="utf-8") as file:
+                file.write(content)
+    except OSError as error:
+        raise Failure(
+            f"{error.filename}: {error.strerror}; choose a directory that you can write to", USAGE
+        ) from error
     written = [str(directory / name) for name in _FILES]
     if as_json:
         print_json({"written": written})

@@ -11,8 +11,17 @@ import click
 
 if TYPE_CHECKING:
     from scalable.manifest.issues import Severity, ValidationIssue
+    from scalable.session import ScalableSession
 
-__all__ = ["as_table", "issue_as_json", "print_issues", "print_json", "print_problem", "say"]
+__all__ = [
+    "as_table",
+    "issue_as_json",
+    "print_issues",
+    "print_json",
+    "print_problem",
+    "print_warnings",
+    "say",
+]
 
 
 def print_json(document: Any) -> None:
@@ -39,6 +48,15 @@ def print_issues(issues: Iterable[ValidationIssue]) -> None:
         where = ":".join(str(part) for part in (issue.file, issue.line, issue.column) if part)
         what = f"{issue.path}: {issue.message}" if issue.path else issue.message
         print_problem(f"{what} [{issue.code}]", severity=issue.severity, where=where)
+
+
+def print_warnings(session: ScalableSession) -> None:
+    """Print what to mind about the session's target; what ails the others is for ``scalable validate``."""
+    others = tuple(
+        f"targets.{name}." for name in session.manifest.targets if name != session.target
+    )
+    warnings = session.validate().warnings
+    print_issues(issue for issue in warnings if not issue.path.startswith(others))
 
 
 def issue_as_json(issue: ValidationIssue) -> dict[str, Any]:

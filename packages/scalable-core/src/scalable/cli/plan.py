@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scalable.cli.options import debug_option, json_option, manifest_arguments
-from scalable.cli.output import as_table, print_issues, print_json
+from scalable.cli.output import as_table, print_json, print_warnings
 
 if TYPE_CHECKING:
     from scalable.costing import CostEstimate
@@ -51,7 +51,7 @@ def plan(
             document["artifacts"] = [asdict(artifact) for artifact in artifacts]
         print_json(document)
     else:
-        print_issues(session.validate().warnings)
+        print_warnings(session)
         click.echo(describe(made, _largest(session, made)))
         for artifact in artifacts:
             click.echo(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")

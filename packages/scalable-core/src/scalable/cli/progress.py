@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from scalable.cli.status import TaskCount, describe_group, describe_tasks, total
 
@@ -117,8 +117,8 @@ def render(snapshot: Snapshot) -> RenderableType:
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(total=sums.all, completed=sums.done, width=24),
-            describe_tasks(snapshot.tasks),
             Text(clock, style="dim"),
+            Text(describe_tasks(snapshot.tasks), no_wrap=True, overflow="ellipsis"),
         )
         lines.append(bar)
     else:
@@ -181,11 +181,34 @@ def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
 
     # Inside, so that it is pickled by value: the scheduler may have none of our packages.
     def count(dask_scheduler: Scheduler) -> dict[str, tuple[int, int, int]]:
+        from collections import Counter
+
+        from distributed.diagnostics.plugin import SchedulerPlugin
+
+        class Repeats(SchedulerPlugin):
+            """Counts the tasks that were done once and are run again, since their results were lost."""
+
+            name = "scalable-repeats"
+
+            def __init__(self) -> None:
+                self.by_prefix: Counter[str] = Counter()
+
+            def transition(
+                self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
+            ) -> None:
+                task = dask_scheduler.tasks.get(key)
+                # What has had a result has a size.
+                if start == "released" and finish == "waiting" and task and task.nbytes >= 0:
+                    self.by_prefix[task.prefix.name] += 1
+
+        if Repeats.name not in dask_scheduler.plugins:
+            dask_scheduler.add_plugin(Repeats())
+        repeats: Any = dask_scheduler.plugins[Repeats.name]
         ended = ("memory", "erred", "released", "forgotten")
         return {
             # Done ever, since results that nobody needs any more are forgotten.
             prefix.name: (
-                prefix.state_counts["memory"],
+                prefix.state_counts["memory"] - repeats.by_prefix[prefix.name],
                 prefix.states["erred"],
                 sum(n for state, n in prefix.states.items() if state not in ended),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +15,22 @@ import click
 
 from scalable.cli.failures import FAILED, USAGE, Failure, exit_status
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
-from scalable.cli.output import print_issues, print_problem, say
+from scalable.cli.output import print_problem, print_warnings, say
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
-from scalable.cli.script import Outcome, compile_script, run_script, trim_tracebacks
+from scalable.cli.script import (
+    Outcome,
+    compile_script,
+    other_target,
+    run_script,
+    trim_tracebacks,
+)
 from scalable.cli.terminal import StatusArea
-from scalable.errors import ScalableError
+from scalable.errors import ScalableError, SessionError
 
 if TYPE_CHECKING:
     from types import CodeType, TracebackType
 
+    from scalable.planning import Plan
     from scalable.runs import RunRecord
     from scalable.session import ScalableSession
 
@@ -75,7 +82,6 @@ def run(
     --json. A record of the run is kept in .scalable/runs.
     """
     from scalable.planning import check_limits
-    from scalable.runs import RunRecord
     from scalable.session import ScalableSession, lend
 
     code = _compiled(workflow)
@@ -84,9 +90,10 @@ def run(
     )
     plan = session.plan()
     check_limits(session.spec, session.provider, plan.scale_plan)
-    print_issues(session.validate().warnings)
+    print_warnings(session)
+    _refuse_other_target(context, workflow, session)
     arguments = context.meta[_ARGUMENTS]
-    record = RunRecord.begin(session, plan, workflow=workflow, arguments=arguments)
+    record = _begin_record(session, plan, workflow, arguments)
     began, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     try:
         # With --json, stdout is for the record alone.
@@ -101,6 +108,9 @@ def run(
         if debug:
             traceback.print_exception(error)
         Failure(session.manifest.redact(str(error)), outcome.code).show()
+    except KeyboardInterrupt as error:  # while it starts
+        outcome = Outcome(exit_status(error), error)
+        _report(outcome, debug=debug)
     except BaseException as error:
         outcome = Outcome(exit_status(error), error)
         raise
@@ -120,7 +130,38 @@ def _compiled(workflow: Path) -> CodeType:
         return compile_script(workflow)
     except (SyntaxError, ValueError) as error:
         # Before anything is paid for; like Python, which shows the line and no frames.
-        raise Failure("".join(traceback.format_exception_only(error)), FAILED) from error
+        *place, what = traceback.format_exception_only(error)
+        raise Failure("".join([what, *place]), FAILED) from error
+
+
+def _refuse_other_target(context: click.Context, workflow: Path, session: ScalableSession) -> None:
+    """Refuse before the start what `ScalableSession.from_yaml` would refuse in the running workflow."""
+    from scalable.session import AUTO
+
+    asked = other_target(workflow.read_bytes(), {AUTO, session.target})
+    if asked is None:
+        return
+    line, target = asked
+    try:
+        session._on(target)
+    except SessionError as error:
+        print_problem(str(error), where=f"{workflow}:{line}")
+        context.exit(USAGE)
+
+
+def _begin_record(
+    session: ScalableSession, plan: Plan, workflow: Path, arguments: Sequence[str]
+) -> RunRecord:
+    from scalable.runs import RunRecord
+
+    try:
+        return RunRecord.begin(session, plan, workflow=workflow, arguments=arguments)
+    except OSError as error:
+        raise Failure(
+            f"the run's record cannot be kept: {Path(error.filename).absolute()}: {error.strerror}; "
+            "run it from a directory that you can write to",
+            USAGE,
+        ) from error
 
 
 @contextmanager

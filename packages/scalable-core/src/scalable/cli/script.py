@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
@@ -13,7 +14,7 @@ from types import CodeType, ModuleType, NoneType, TracebackType
 
 from scalable.cli.failures import exit_status
 
-__all__ = ["Outcome", "compile_script", "run_script", "trim_tracebacks"]
+__all__ = ["Outcome", "compile_script", "other_target", "run_script", "trim_tracebacks"]
 
 _MACHINERY = frozenset(
     {"asyncio", "concurrent", "dask", "distributed", "scalable", "threading", "tornado"}
@@ -47,6 +48,42 @@ def compile_script(path: Path) -> CodeType:
         It is no Python.
     """
     return compile(path.read_bytes(), str(path.absolute()), "exec", dont_inherit=True)
+
+
+def other_target(source: str | bytes, targets: Collection[str]) -> tuple[int, str] | None:
+    """Find out before anything is started whether a script wants no session but one on another target.
+
+    Parameters
+    ----------
+    source : str or bytes
+        The script, which compiles.
+    targets : collection of str
+        What it may ask for.
+
+    Returns
+    -------
+    tuple of int and str, or None
+        The line and the target that it asks for there. None where it asks for one of `targets`, for none in
+        particular, or for one that its text does not tell.
+
+    Examples
+    --------
+    >>> other_target('with ScalableSession.from_yaml(target="hpc") as client: ...', {"laptop"})
+    (1, 'hpc')
+    >>> other_target('with ScalableSession.from_yaml() as client: ...', {"laptop"})
+    """
+    asked = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(
+                ast.Attribute(attr="from_yaml"),
+                [],  # with a path, it may be another manifest's
+                [ast.keyword("target", ast.Constant(str(target)))],
+            ) if target not in targets:
+                asked.append((node.lineno, target))
+            case ast.Call(ast.Attribute(attr="from_yaml")):
+                return None
+    return min(asked, default=None)
 
 
 def run_script(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:
