@@ -173,6 +173,37 @@ def test_reap_names_what_could_not_be_removed(yard: Yard, cli: Cli) -> None:
     assert [thing.name for thing in yard.parked] == ["van-1"]
 
 
+def test_what_was_reaped_as_json(yard: Yard, cli: Cli) -> None:
+    yard.stuck = {"van-1"}
+    result = cli("reap", "--all", "--yes", "--json", "--provider", "yard")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert [each["name"] for each in document["removed"]] == ["van-2"]
+    assert document["left"] == [
+        {"provider": "yard", "kind": "van", "name": "van-1", "error": "its wheels are flat"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["r3", "r4"], "nothing in a queue or a cloud is of r3 or r4; see `scalable ps`"),
+        (["--all"], "no run has anything in a queue or a cloud"),
+    ],
+)
+def test_reap_says_when_there_is_nothing(
+    yard: Yard, cli: Cli, arguments: list[str], says: str
+) -> None:
+    if arguments == ["--all"]:
+        yard.parked = []
+    result = cli("reap", *arguments, "--yes", "--provider", "yard")
+    assert (result.exit_code, result.stderr) == (0, f"scalable: {says}\n")
+    assert json.loads(cli("reap", *arguments, "--json", "--provider", "yard").stdout) == {
+        "removed": [],
+        "left": [],
+    }
+
+
 def test_a_provider_that_leaves_nothing_cannot_be_asked(desk: None, cli: Cli) -> None:
     result = cli("ps", "--provider", "desk")
     assert result.exit_code == 2

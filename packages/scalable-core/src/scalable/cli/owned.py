@@ -35,13 +35,7 @@ def ps(context: click.Context, provider: str | None, as_json: bool) -> None:
     """
     found = {name: _owned(name, asked) for name, asked in _who_can_be_asked(provider)}
     if as_json:
-        print_json(
-            [
-                {"provider": name, **asdict(thing)}
-                for name, things in found.items()
-                for thing in things or ()
-            ]
-        )
+        print_json([each for name, things in found.items() for each in _as_json(name, things)])
     else:
         _show(found)
     if any(things is None for things in found.values()):
@@ -53,10 +47,16 @@ def ps(context: click.Context, provider: str | None, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Whatever run it is of, live ones too.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @_provider_option
+@json_option
 @debug_option
 @click.pass_context
 def reap(
-    context: click.Context, runs: tuple[str, ...], everything: bool, yes: bool, provider: str | None
+    context: click.Context,
+    runs: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    provider: str | None,
+    as_json: bool,
 ) -> None:
     """Remove what dead runs left in queues and clouds.
 
@@ -67,6 +67,8 @@ def reap(
             "name the runs to remove, as `scalable ps` shows them, or give --all"
         )
     failed = False
+    removed: list[dict[str, str]] = []
+    left: list[dict[str, str]] = []
     for name, asked in _who_can_be_asked(provider):
         owned = _owned(name, asked)
         if owned is None:
@@ -75,15 +77,22 @@ def reap(
         doomed = [thing for thing in owned if everything or thing.run_id in runs]
         if not doomed:
             continue
-        _show({name: doomed})
+        _show({name: doomed}, err=as_json)
         if not yes:
             click.confirm(f"Remove these {len(doomed)}?", abort=True, err=True)
         leftovers = asked.reap(doomed)
+        stuck = {(leftover.kind, leftover.name) for leftover in leftovers}
+        gone = [thing for thing in doomed if (thing.kind, thing.name) not in stuck]
+        removed += _as_json(name, gone)
+        left += [{"provider": name, **asdict(leftover)} for leftover in leftovers]
         for leftover in leftovers:
             print_problem(f"could not remove {leftover}")
-        say(f"removed {len(doomed) - len(leftovers)} of {name}")
-        failed = failed or bool(leftovers)
-    if failed:
+        say(f"removed {len(gone)} of {name}")
+    if as_json:
+        print_json({"removed": removed, "left": left})
+    elif not (removed or left or failed):
+        say(_nothing(runs))
+    if failed or left:
         context.exit(FAILED)
 
 
@@ -115,13 +124,24 @@ def _owned(name: str, provider: Reaps) -> Sequence[Owned] | None:
         return None
 
 
-def _show(found: dict[str, Sequence[Owned] | None]) -> None:
+def _as_json(provider: str, things: Sequence[Owned] | None) -> list[dict[str, str]]:
+    return [{"provider": provider, **asdict(thing)} for thing in things or ()]
+
+
+def _show(found: dict[str, Sequence[Owned] | None], *, err: bool = False) -> None:
     rows = [
         [name, thing.run_id, thing.kind, thing.name, thing.owner, thing.detail]
         for name, things in found.items()
         for thing in things or ()
     ]
     if rows:
-        click.echo(as_table(("provider", "run", "kind", "name", "owner", "state"), rows))
+        header = ("provider", "run", "kind", "name", "owner", "state")
+        click.echo(as_table(header, rows), err=err)
     elif all(things is not None for things in found.values()):
-        say("no run has anything in a queue or a cloud")
+        say(_nothing())
+
+
+def _nothing(runs: Sequence[str] = ()) -> str:
+    if runs:
+        return f"nothing in a queue or a cloud is of {' or '.join(runs)}; see `scalable ps`"
+    return "no run has anything in a queue or a cloud"
