@@ -129,7 +129,7 @@ def test_a_worker_sees_its_image_its_mounts_and_its_variables(
 
     assert seen["values"] == VALUES
     assert seen["worker"].startswith("gcam-")
-    assert (seen["user"], seen["home"], seen["threads"]) == (os.getuid(), True, "3")
+    assert (seen["user"], seen["home"], seen["threads"]) == (os.getuid(), True, "1")
     assert seen["client's own"] is None
     assert (inside, outside) == (True, False)
     assert (sink / "seen").read_text() == "42"

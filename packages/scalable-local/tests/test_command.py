@@ -57,6 +57,13 @@ def test_the_interpreter_is_this_one() -> None:
     assert command(ComponentConfig(name="gcam")).argv[0] == sys.executable
 
 
+def test_tasks_share_the_cores_of_their_worker() -> None:
+    def threads(cpus: int, slots: int) -> str:
+        return command(ComponentConfig(name="gcam", cpus=cpus, slots=slots)).env["OMP_NUM_THREADS"]
+
+    assert [threads(8, 1), threads(8, 2), threads(8, 3), threads(1, 4)] == ["8", "4", "2", "1"]
+
+
 def test_the_component_s_own_environment_goes_first() -> None:
     component = ComponentConfig(name="gcam", cpus=4, env={"OMP_NUM_THREADS": "2", "A": "b"})
 

@@ -131,7 +131,7 @@ def test_a_worker_is_what_its_component_says(
     preload.write_text("import os\nos.environ['PRELOADED'] = 'yes'\n")
     gcam = ComponentConfig(
         name="gcam",
-        cpus=3,
+        cpus=6,
         slots=2,
         memory=2 * 10**9,
         env={"GCAM_HOME": "/opt/gcam $HOME; 'x'", "MKL_NUM_THREADS": "7"},

@@ -78,7 +78,11 @@ class ShellBackend:
         with self._log(unit).open("wb") as log:
             return subprocess.Popen(
                 [*self._launcher, *worker, "--name", unit.id],
-                env={**os.environ, **thread_environment(component.cpus), **component.env},
+                env={
+                    **os.environ,
+                    **thread_environment(component.cpus, group.slots),
+                    **component.env,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

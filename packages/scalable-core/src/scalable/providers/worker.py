@@ -18,15 +18,23 @@ _THREAD_VARIABLES = (
 )
 
 
-def thread_environment(cpus: int) -> dict[str, str]:
-    """Give the cpus of a worker to the model that runs in it, not to Dask, whose threads are task slots.
+def thread_environment(cpus: int, slots: int = 1) -> dict[str, str]:
+    """Give the cpus of a worker to the models that run in it, not to Dask, whose threads are task slots.
+
+    Parameters
+    ----------
+    cpus : int
+        Cores of the worker.
+    slots : int
+        Tasks that share them: each has its part, one core at least. With all of them for each, libraries would start
+        more threads than there are cores, and be the slower for it.
 
     Examples
     --------
-    >>> thread_environment(4)["OMP_NUM_THREADS"]
-    '4'
+    >>> thread_environment(8)["OMP_NUM_THREADS"], thread_environment(8, slots=4)["OMP_NUM_THREADS"]
+    ('8', '2')
     """
-    return dict.fromkeys(_THREAD_VARIABLES, str(cpus))
+    return dict.fromkeys(_THREAD_VARIABLES, str(max(1, cpus // slots)))
 
 
 def worker_arguments(

@@ -112,7 +112,7 @@ def process_command(
      --local-directory /run/x --no-dashboard --dashboard-address 127.0.0.1:0 --no-nanny --nworkers 1
      --death-timeout 60 --host 127.0.0.1 --name gcam-1'
     >>> command.env["GCAM_HOME"], command.env["OMP_NUM_THREADS"]
-    ('/opt/gcam', '4')
+    ('/opt/gcam', '2')
     """
     arguments = worker_words(
         component,
@@ -124,7 +124,7 @@ def process_command(
     )
     # Unbuffered, and with the Python stack of a crash in compiled code: the log's end is what explains a failure.
     python = (sys.executable, "-u", "-X", "faulthandler", "-m", "distributed.cli.dask_worker")
-    return Command((*python, *arguments), worker_environment(component))
+    return Command((*python, *arguments), worker_environment(component, slots))
 
 
 def worker_words(
@@ -149,8 +149,8 @@ def worker_words(
     )
 
 
-def worker_environment(component: ComponentConfig) -> dict[str, str]:
-    """Say what a component's worker finds in its environment, its own variables first."""
+def worker_environment(component: ComponentConfig, slots: int) -> dict[str, str]:
+    """Say what a component's worker of so many slots finds in its environment, its own variables first."""
     # What distributed's nanny sets (distributed.nanny.pre-spawn-environ): the C library gives freed memory back.
     trim = {"MALLOC_TRIM_THRESHOLD_": "65536"}
-    return {**trim, **thread_environment(component.cpus), **component.env}
+    return {**trim, **thread_environment(component.cpus, slots), **component.env}

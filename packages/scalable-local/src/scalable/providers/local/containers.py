@@ -176,7 +176,7 @@ def container_command(
         # What the command line of a plain worker says.
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
-        **worker_environment(component),
+        **worker_environment(component, slots),
     }
     runtime = place.runtime
     worker = [
