@@ -5,14 +5,85 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
+import shutil
 import subprocess
-import tarfile
+import sys
 from pathlib import Path
 
 import container_image
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "containers"
 
 TARGET = f"here{os.getpid()}"
 """What the tests call their target, and so their runs: two runs of the tests at once must not see each other's."""
+
+
+def provide(runtime: str, directory: Path, patch: pytest.MonkeyPatch) -> ContainerSite:
+    """Have a runtime run containers here, installed or unpacked if that is possible; skip where it is not, and say why.
+
+    Parameters
+    ----------
+    runtime : str
+        ``podman``, ``docker`` or ``apptainer``.
+    directory : Path
+        For files that stay as long as the tests run.
+    patch : pytest.MonkeyPatch
+        Changes the environment as it must be for this runtime on this machine.
+    """
+    if sys.platform != "linux":
+        pytest.skip("containers of other systems are in a virtual machine")
+    if runtime == "podman":
+        _call(SCRIPTS / "up.sh")
+        if "CONTAINERS_CONF" not in os.environ:
+            patch.setenv("CONTAINERS_CONF", str(_write_configuration(directory)))
+    elif runtime == "apptainer":
+        patch.setenv("PATH", _call(SCRIPTS / "apptainer.sh"), prepend=os.pathsep)
+    elif shutil.which(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    elif subprocess.run([runtime, "ps"], capture_output=True).returncode:
+        pytest.skip(f"no daemon of {runtime} answers")
+    try:
+        site = ContainerSite(runtime, directory)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"{runtime} takes no image here: {error.stderr.strip()}")
+    if runtime == "apptainer" and site.refusal():
+        # In a virtual machine or a container, root may lack what Apptainer takes for granted. Root of a user namespace
+        # has it.
+        patch.setenv("APPTAINER_USERNS", "1")
+    if refusal := site.refusal():
+        pytest.skip(f"{runtime} runs nothing here: {refusal}")
+    return site
+
+
+def _call(script: Path) -> str:
+    done = subprocess.run([script], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(done.stderr.strip())
+    return done.stdout.strip()
+
+
+def _write_configuration(directory: Path) -> Path:
+    """Ask podman for modest limits: by default root gets some that, in a virtual machine, not even root may raise to.
+
+    Where there are cgroups of both versions, runc is the runtime that can do with them.
+    """
+    limits = [
+        f"{name}={value}:{value}"
+        for name, kind, modest in (
+            ("nofile", resource.RLIMIT_NOFILE, 16384),
+            ("nproc", resource.RLIMIT_NPROC, 4096),
+        )
+        for hard in resource.getrlimit(kind)[1:]
+        for value in [modest if hard == resource.RLIM_INFINITY else min(hard, modest)]
+    ]
+    lines = ["[containers]", f"default_ulimits = {limits!r}"]
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        lines += ["[engine]", 'runtime = "runc"']
+    configuration = directory / "containers.conf"
+    configuration.write_text("\n".join(lines) + "\n")
+    return configuration
 
 
 class ContainerSite:
@@ -51,11 +122,10 @@ class ContainerSite:
         )
         return done.stderr.strip() if done.returncode else ""
 
-    def containers(self, run: str = TARGET) -> list[str]:
-        """List the containers of the runs whose names begin so, those that have ended too."""
+    def containers(self, begins: str = TARGET, *, label: str = "scalable.run") -> list[str]:
+        """List the containers with a label whose value begins so, those that have ended too."""
         if self.runtime == "apptainer":  # has none, only processes
             return []
-        label = "scalable.run"
         # One that is removed while they are looked at is no concern: it is looked again.
         found = self.run("ps", "--all", "--quiet", f"--filter=label={label}").split()
         done = subprocess.run(
@@ -64,7 +134,7 @@ class ContainerSite:
         return [
             container["Name"].removeprefix("/")
             for container in json.loads(done.stdout or "[]")
-            if container["Config"]["Labels"][label].startswith(run)
+            if container["Config"]["Labels"][label].startswith(begins)
         ]
 
     def _provide(self, kind: str, *, python: bool) -> str:
@@ -76,23 +146,18 @@ class ContainerSite:
         archive = self._directory / f"{kind}.tar"
         container_image.write_image(archive, name, python=python)
         if self.runtime == "apptainer":
-            return str(self._unpack(archive, self._directory / kind))
-        self.run("load", "--quiet", "--input", str(archive))
+            name = str(self._directory / f"{kind}.sif")
+            self.run(
+                "build",
+                "--mksquashfs-args=-Xcompression-level 1",
+                name,
+                f"docker-archive:{archive}",
+            )
+        else:
+            self.run("load", "--quiet", "--input", str(archive))
         archive.unlink()
         return name
 
     def _has(self, name: str) -> bool:
         words = [self.runtime, "image", "inspect", name]
         return subprocess.run(words, capture_output=True, check=False).returncode == 0
-
-    def _unpack(self, archive: Path, root: Path) -> Path:
-        """Make a directory of an image's one layer, which Apptainer takes for an image."""
-        root.mkdir()
-        with tarfile.open(archive) as image:
-            (layer,) = (member for member in image if member.name.endswith("/layer.tar"))
-            content = image.extractfile(layer)
-            assert content is not None
-            # Not by tarfile: not every 3.11 has its filters, and later ones warn where there is none.
-            words = ["tar", "--extract", f"--directory={root}"]
-            subprocess.run(words, input=content.read(), capture_output=True, check=True)
-        return root

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
-import shlex
+import os
+import signal
 import subprocess
+import sys
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.providers.containers import RUNTIMES
 from scalable.providers.slurm.script import (
     JobRequest,
     Tls,
@@ -22,6 +27,20 @@ def arguments(request: JobRequest, n: int = 1) -> list[str]:
     return sbatch_arguments(request, n, job_name="scalable-r", comment="c")
 
 
+def words_run(request: JobRequest, scheduler_address: str = "tls://h:1") -> list[str]:
+    """Have a shell read the script, but print the words of what it would run."""
+    printing = "module() { printf '%s\\0' \"$@\"; }; exec() { printf '%s\\0' \"$@\"; }\n"
+    script = job_script(request, scheduler_address)
+    done = subprocess.run(
+        ["bash"],
+        input=(printing + script).encode(),
+        capture_output=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
+    )
+    return [word.decode() for word in done.stdout.split(b"\0")[:-1]]
+
+
 @given(anything)
 def test_no_value_is_ever_read_by_the_shell(value: str) -> None:
     request = JobRequest(
@@ -34,21 +53,31 @@ def test_no_value_is_ever_read_by_the_shell(value: str) -> None:
         local_directory=value,
         tls=Tls(value, value, value),
     )
-    # A shell that prints the words instead of running them: `module` and `exec` as functions.
-    printing = "module() { printf '%s\\0' \"$@\"; }; exec() { printf '%s\\0' \"$@\"; }\n"
-    script = job_script(request, value)
-    words = subprocess.run(
-        ["bash"],
-        input=(printing + script).encode(),
-        capture_output=True,
-        check=True,
-        env={"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
-    ).stdout.split(b"\0")
-    said = [word.decode() for word in words[:-1]]
+    said = words_run(request, value)
     assert said[:2] == ["load", value]
     assert said[2] == value
     for option in ("--local-directory", "--interface", "--tls-ca-file", "--tls-key", "--preload"):
         assert said[said.index(option) + 1] == value
+    assert said[-2:] == ["--name", "gcam-7_3"]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@given(anything, anything)
+def test_nor_is_one_of_a_container(runtime: str, value: str, other: str) -> None:
+    request = JobRequest(
+        "gcam",
+        f"/{value}",
+        runtime=runtime,
+        image=f"/{value}.sif",
+        local_directory=f"/{other}",
+        preload=f"/{value}.py",
+        env={value: other},
+    )
+    said = words_run(request)
+    assert said[0] == runtime
+    assert f"/{value}.sif" in said
+    assert any(f"/{other}" in word for word in said[: said.index(f"/{value}.sif")])
+    assert said[said.index("--preload") + 1] == f"/{value}.py"
     assert said[-2:] == ["--name", "gcam-7_3"]
 
 
@@ -109,26 +138,38 @@ def test_variables_are_inherited_and_never_written() -> None:
     assert environment["MKL_NUM_THREADS"] == "4"
 
 
-def test_a_container_sees_its_mounts_its_scratch_and_its_keys() -> None:
-    request = JobRequest(
-        "gcam",
-        "/logs",
-        runtime="apptainer",
-        image="/images/g cam.sif",
-        mounts={"/data in": "/data"},
-        gpus=1,
-        tls=Tls("/run/tls/ca", "/run/tls/cert", "/run/tls/key"),
-    )
-    last = job_script(request, "tls://h:1").splitlines()[-1]
-    words = shlex.split(last)
-    assert words[:4] == ["exec", "apptainer", "exec", "--nv"]
+SEES = JobRequest(
+    "gcam",
+    "/logs",
+    runtime="apptainer",
+    image="/images/g cam.sif",
+    mounts={"/data in": "/data"},
+    gpus=1,
+    preload="/work/prepare.py",
+    tls=Tls("/run/tls/ca", "/run/tls/cert", "/run/tls/key"),
+)
+
+
+def test_a_container_sees_its_mounts_its_scratch_its_keys_and_its_preload_script() -> None:
+    words = words_run(SEES)
+    assert words[:4] == ["apptainer", "exec", "--no-eval", "--nv"]
     assert [words[i + 1] for i, word in enumerate(words) if word == "--bind"] == [
         "/data in:/data",
         "/tmp:/tmp",
         "/run/tls:/run/tls",
+        "/work/prepare.py:/work/prepare.py",
     ]
     image = words.index("/images/g cam.sif")
     assert words[image + 1 : image + 3] == ["dask", "worker"]
+
+
+@pytest.mark.parametrize("runtime", ["podman", "docker"])
+def test_a_worker_in_a_container_is_who_runs_the_job(runtime: str) -> None:
+    words = words_run(replace(SEES, runtime=runtime))
+    options = words[: words.index(SEES.image or "")]
+    assert f"--user={os.getuid()}:{os.getgid()}" in options
+    assert ("--env=HOME=/tmp" in options) is bool(os.getuid())
+    assert ("--userns=keep-id" in options) is (bool(os.getuid()) and runtime == "podman")
 
 
 def test_a_variable_enters_a_container_by_name_alone() -> None:
@@ -136,3 +177,37 @@ def test_a_variable_enters_a_container_by_name_alone() -> None:
     script = job_script(request, "x")
     assert "--env TOKEN" in script
     assert "hush" not in script
+    assert job_environment(request)["TOKEN"] == "hush"
+
+
+@pytest.mark.parametrize("runtime", ["apptainer", "singularity"])
+def test_neither_slurm_nor_the_runtime_heeds_the_variables_of_a_container(runtime: str) -> None:
+    env = {"PATH": "/opt/gcam/bin", "SLURM_CONF": "x", "PYTHONPATH": "/opt/gcam/python"}
+    environment = job_environment(JobRequest("a", "/l", runtime=runtime, image="a.sif", env=env))
+    prefix = f"{runtime.upper()}ENV_"
+    assert all(name.startswith(prefix) for name in environment)
+    assert {name: environment[prefix + name] for name in env} == env
+
+
+def started_by_its_client(*words: str) -> subprocess.Popen[bytes]:
+    """Start what the script would start in a container, with the test as the client that has its standard input."""
+    said = words_run(replace(SEES, runtime="podman"))
+    shell = said.index("sh")
+    below = said[shell : said.index("dask")]
+    return subprocess.Popen([*below, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_a_worker_ends_with_the_client_of_its_container_however_busy_it_is() -> None:
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(); time.sleep(600)"
+    with started_by_its_client(sys.executable, "-uc", deaf) as worker:
+        assert worker.stdout is not None
+        assert worker.stdin is not None
+        assert worker.stdout.readline() == b"\n"
+        assert worker.poll() is None
+        worker.stdin.close()
+        assert worker.wait(10) == -signal.SIGKILL
+
+
+def test_a_worker_below_the_client_of_its_container_ends_as_it_ends_and_reads_nothing() -> None:
+    with started_by_its_client("sh", "-c", "read -r _ || exit 7") as worker:
+        assert worker.wait(10) == 7

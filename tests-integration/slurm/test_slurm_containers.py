@@ -1,0 +1,319 @@
+"""Components in their images on a real Slurm."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from container_image import PACKAGES
+from container_site import ContainerSite, provide
+from slurm_site import SlurmSite, wait_until
+from travelling import by_value
+
+from scalable.client import ScalableClient
+from scalable.cluster import Pace
+from scalable.errors import GroupFailedError
+from scalable.providers.slurm import SlurmCluster
+
+# An image need not have all that the client has.
+pytestmark = pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning")
+
+QUICK = Pace(tick=0.2, poll=0.5)
+
+VALUES = [
+    "it's",
+    '"double"',
+    "$(touch pwned)",
+    "`touch pwned`",
+    "two\nlines",
+    "ü → 気",
+    "a,b c",
+    "\\",
+    "%A $HOME",
+]
+
+
+@pytest.fixture(scope="module", params=["podman", "docker", "apptainer"])
+def runtime(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ContainerSite]:
+    """What runs containers on the nodes, which are all this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield provide(request.param, tmp_path_factory.mktemp(request.param), patch)
+
+
+@pytest.fixture
+def cluster(work: Path) -> Iterator[SlurmCluster]:
+    """A cluster, without groups as yet, whose target leaves containers to the components."""
+    scratch = work / "scratch"  # not /tmp: then all that is below it would be seen
+    scratch.mkdir()
+    with SlurmCluster(
+        queue="short",
+        walltime="00:10:00",
+        interface="lo",
+        local_directory=str(scratch),
+        prologue=["export XDG_RUNTIME_DIR=/nowhere"],  # as a login node's
+        pace=QUICK,
+    ) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(runtime: ContainerSite, work: Path) -> Iterator[None]:
+    yield
+    wait_until(lambda: not containers(runtime, work), "no container is left")
+    wait_until(lambda: not processes(work), "nor a process of one")
+
+
+def containers(runtime: ContainerSite, work: Path) -> list[str]:
+    return runtime.containers(str(work), label="scalable.logs")
+
+
+def processes(work: Path) -> list[str]:
+    """Find the processes of workers, in containers or not, by the files that they are told of."""
+    return [
+        line for line in map(command_line, psutil.process_iter()) if f"{work}/.scalable" in line
+    ]
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def in_image(runtime: ContainerSite, **more: Any) -> dict[str, Any]:
+    """Say what `add_container` is to be told of a component in the image."""
+    return {"path": runtime.image, "runtime": runtime.runtime, "memory": "400M", **more}
+
+
+@by_value
+def look_around(names: list[str]) -> dict[str, Any]:
+    import importlib.util
+
+    import distributed
+
+    with Path("/out/seen").open("a") as file:
+        file.write(Path("/in put/data").read_text())
+    return {
+        "distributed": distributed.__file__,
+        "stray": importlib.util.find_spec("stray"),
+        "values": [os.environ[name] for name in names],
+        "prepared": os.environ["PREPARED"],
+        "user": os.getuid(),
+        "home": os.access(os.environ["HOME"], os.W_OK),
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "scratch": distributed.get_worker().local_directory,
+    }
+
+
+@by_value
+def whereabouts() -> tuple[str, bool]:
+    return os.environ["SLURM_JOB_PARTITION"], Path("/in put").exists()
+
+
+def test_a_worker_sees_its_image_its_mounts_and_its_variables(
+    runtime: ContainerSite, cluster: SlurmCluster, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, sink, strays = work / "a = b", work / "sink", work / "strays"
+    for directory in (source, sink, strays):
+        directory.mkdir()
+    (source / "data").write_text("42")
+    (strays / "stray.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(strays))
+    (work / "prepare.py").write_text("import os\nos.environ['PREPARED'] = 'yes'\n")
+    env = {f"VALUE_{i}": value for i, value in enumerate(VALUES)}
+    gcam = in_image(
+        runtime,
+        cpus=4,
+        slots=2,
+        env=env,
+        dirs={str(source): "/in put", str(sink): "/out"},
+        preload_script="prepare.py",
+    )
+    cluster.add_container("gcam", **gcam)
+    cluster.add_container("plots", memory="300M")
+    cluster.scale_groups({"gcam": 2, "plots": 1})
+
+    with ScalableClient(cluster) as client:
+        seen = client.submit(look_around, sorted(env), tag="gcam").result(60)
+        outside = client.submit(whereabouts, tag="plots").result(60)
+
+    assert cluster.scheduler_address.startswith("tls://")
+    assert seen.pop("distributed").startswith(PACKAGES)
+    assert seen.pop("scratch").startswith(f"{work}/scratch/")
+    assert seen == {
+        "stray": None,
+        "values": VALUES,
+        "prepared": "yes",
+        "user": os.getuid(),
+        "home": True,
+        "threads": "2",
+    }
+    assert outside == ("short", False)
+    assert (sink / "seen").read_text() == "42"
+    assert (sink / "seen").stat().st_uid == os.getuid()
+    assert not list(work.rglob("pwned"))
+
+
+def test_containers_come_and_go_with_their_jobs(
+    runtime: ContainerSite, cluster: SlurmCluster, work: Path, site: SlurmSite
+) -> None:
+    cluster.add_container("gcam", **in_image(runtime))
+    cluster.add_workers(2, "gcam")
+    cluster.wait_for_group("gcam", 2)
+    first = set(cluster.groups["gcam"].workers)
+    apart = runtime.runtime != "apptainer"
+    assert len(containers(runtime, work)) == 2 * apart
+
+    site.run("scancel", site.jobs()[0])
+    wait_until(
+        lambda: len(set(cluster.groups["gcam"].workers) - first) == 1, "one has been replaced"
+    )
+    wait_until(lambda: len(containers(runtime, work)) == 2 * apart, "so has its container")
+    wait_until(
+        lambda: any("was cancelled" in event.text for event in cluster.events),
+        f"it is explained in {cluster.events}",
+        20,
+    )
+
+    cluster.remove_workers(1, "gcam")
+    wait_until(lambda: len(site.jobs()) == 1, "a job has ended")
+    wait_until(lambda: len(containers(runtime, work)) == 1 * apart, "so has its container")
+    cluster.wait_for_group("gcam", 1)
+
+
+@by_value
+def be_deaf(path: str) -> None:
+    Path(path).touch()
+    # Called with Python's lock held, as many a model's own code is: no signal is handled meanwhile.
+    ctypes.PyDLL(None).sleep(600)
+
+
+def test_a_container_ends_with_its_job_however_busy_it_is(
+    runtime: ContainerSite, cluster: SlurmCluster, work: Path, site: SlurmSite
+) -> None:
+    cluster.add_container("gcam", **in_image(runtime, dirs={str(work): "/out"}))
+    cluster.add_workers(1, "gcam")
+    with ScalableClient(cluster) as client:
+        future = client.submit(be_deaf, "/out/started", tag="gcam", retries=0)
+        wait_until((work / "started").exists, "the task is under way")
+
+        site.run("scancel", *site.jobs())  # Slurm asks, and kills after KillWait
+
+        cluster.scale_groups({"gcam": 0})
+        wait_until(lambda: not containers(runtime, work), "no container is left", 20)
+        future.cancel()
+
+
+CLIENT = """
+import sys, time
+from scalable.cluster import Pace
+from scalable.providers.slurm import SlurmCluster
+cluster = SlurmCluster(queue="short", interface="lo", pace=Pace(tick=0.2, poll=0.5))
+cluster.add_container("gcam", path=sys.argv[1], runtime=sys.argv[2], memory="400M")
+cluster.add_workers(2, "gcam")
+cluster.wait_for_group("gcam", 2)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def test_no_container_outlives_a_client_that_is_killed(
+    runtime: ContainerSite, work: Path, site: SlurmSite
+) -> None:
+    words = [sys.executable, "-c", CLIENT, runtime.image, runtime.runtime]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "up\n"
+        client.send_signal(signal.SIGKILL)
+        client.wait(60)
+    # What waits for it is in `_nothing_is_left`.
+    wait_until(lambda: not site.jobs(), "its jobs are gone")
+
+
+def test_an_image_that_cannot_be_had_is_told_in_the_runtimes_words(
+    runtime: ContainerSite, cluster: SlurmCluster
+) -> None:
+    # Port 1 is nobody's.
+    missing, said = {
+        "apptainer": ("/nowhere/gcam.sif", "could not open image /nowhere/gcam.sif"),
+        "docker": ("127.0.0.1:1/gcam:7", "connection refused"),
+        "podman": ("127.0.0.1:1/gcam:7", "connection refused"),
+    }[runtime.runtime]
+    cluster.add_container("gcam", **in_image(runtime, path=missing))
+    cluster.add_workers(1, "gcam")
+
+    with pytest.raises(GroupFailedError) as caught:
+        cluster.wait_for_group("gcam", timeout=60)
+
+    assert said in caught.value.explanation.log_tail
+
+
+MANIFEST = """\
+version: 1
+project: {{name: site}}
+targets:
+  hpc:
+    provider: slurm
+    queue: short
+    walltime: 00:10:00
+    interface: lo
+    container_runtime: {runtime}
+components:
+  gcam: {{image: {image}, memory: 400M, env: {{SECRET: "${{TOKEN}}"}}}}
+  plots: {{memory: 300M}}
+"""
+
+WORKFLOW = """\
+import os
+from emulator import run
+from scalable.session import ScalableSession
+
+def where():
+    import distributed
+    return distributed.__file__, len(os.environ.get("SECRET", ""))
+
+with ScalableSession.from_yaml() as client:
+    print(client.submit(run, 21, tag="gcam").result())
+    print(*client.submit(where, tag="gcam").result())
+    print(*client.submit(where, tag="plots").result())
+"""
+
+
+def test_a_manifests_workflow_and_its_modules_run_in_the_image(
+    runtime: ContainerSite, work: Path
+) -> None:
+    manifest = MANIFEST.format(runtime=runtime.runtime, image=runtime.image)
+    (work / "scalable.yaml").write_text(manifest)
+    (work / "workflow.py").write_text(WORKFLOW)
+    (work / "emulator.py").write_text("def run(x):\n    return 2 * x\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "scalable.cli", "run", "--workflow", "workflow.py"],
+        env={**os.environ, "TOKEN": "hush-hush"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    result, inside, outside = ran.stdout.splitlines()
+    assert result == "42"
+    assert inside.startswith(PACKAGES)
+    assert inside.endswith(" 9")
+    assert not outside.startswith(PACKAGES)
+    assert outside.endswith(" 0")
+    written = [path for path in work.rglob("*") if path.is_file()]
+    assert not [path for path in written if b"hush-hush" in path.read_bytes()]
