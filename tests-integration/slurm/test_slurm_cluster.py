@@ -18,7 +18,7 @@ from travelling import by_value
 from scalable.client import ScalableClient
 from scalable.cluster import Pace
 from scalable.cluster.port import Reason
-from scalable.errors import GroupFailedError, UnknownTagError
+from scalable.errors import GroupFailedError, UnknownTagError, WalltimeError
 from scalable.providers.slurm import SlurmCluster
 
 QUICK = Pace(tick=0.2, poll=0.5)
@@ -139,6 +139,20 @@ def test_a_worker_is_replaced_before_its_walltime(work: Path, site: SlurmSite) -
         texts = [event.text for event in cluster.events]
         assert any("time is nearly up" in text for text in texts)
         assert not any("reached its walltime" in text for text in texts)
+
+
+def test_a_task_that_is_longer_than_the_walltime_is_told_so(work: Path, site: SlurmSite) -> None:
+    with SlurmCluster(queue="short", walltime=60, interface="lo", pace=QUICK) as cluster:
+        cluster.add_container("brief", memory="200M")
+        cluster.add_workers(1, "brief")
+        with ScalableClient(cluster) as client:
+            log = str(work / "starts")
+            future = client.submit(nap, log, 600, tag="brief")
+            with pytest.raises(
+                WalltimeError, match="of group 'brief' reached its walltime.* 1 min"
+            ):
+                future.result(180)
+        assert Path(log).read_text() == "start\n"
 
 
 def test_a_partition_that_does_not_exist_fails_at_once(work: Path) -> None:
