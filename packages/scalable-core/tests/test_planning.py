@@ -179,6 +179,22 @@ def test_precedence_of_counts(
             "max_workers",
             "E_ABOVE_MAX_WORKERS",
         ),
+        (
+            {"workers": {"gcam": 2}, "adaptive": {"maximum": 4}, "max_workers": 2},
+            "max_workers",
+            "E_NO_ROOM",
+        ),
+        (
+            {
+                "workers": {
+                    "gcam": {"minimum": 1, "maximum": 4},
+                    "plots": {"minimum": 0, "maximum": 1},
+                },
+                "max_workers": 1,
+            },
+            "max_workers",
+            "E_NO_ROOM",
+        ),
     ],
 )
 def test_counts_that_do_not_fit(options: dict[str, Any], path: str, code: str) -> None:
@@ -191,6 +207,13 @@ def test_counts_that_do_not_fit(options: dict[str, Any], path: str, code: str) -
 def test_counts_that_just_fit() -> None:
     assert problems({"n_workers": 2, "max_workers": 4}) == []
     assert problems({"n_workers": 4, "adaptive": {"minimum": 4, "maximum": 4}}) == []
+
+
+def test_groups_that_take_turns_with_one_worker_are_warned_of() -> None:
+    assert problems({"max_workers": 1}) == [("targets.here.max_workers", "W_ONE_WORKER")]
+    assert planned({"max_workers": 1}).ranges_by_tag == {"gcam": (0, 1), "plots": (0, 1)}
+    assert problems({"max_workers": 2}) == []
+    assert problems({"max_workers": 1, "workers": {"gcam": 0}, "adaptive": {"maximum": 1}}) == []
 
 
 def test_every_bad_count_is_found_at_once() -> None:
@@ -252,7 +275,7 @@ def test_a_plan_holds_its_cap_and_its_ranges(
         adaptive=WorkerRange(minimum=bounds[0], maximum=bounds[1]) if bounds else None,
         workers=None if gcam is None else {"gcam": gcam},
     )
-    if list(check_counts(spec, made)):
+    if not ValidationReport.of(check_counts(spec, made)).ok:
         with pytest.raises(ValidationFailedError):
             scale_plan(spec, made)
         return
@@ -263,6 +286,12 @@ def test_a_plan_holds_its_cap_and_its_ranges(
     if cap is not None:
         assert sum(plan.workers_by_tag.values()) <= cap
         assert all(high <= cap for _, high in plan.ranges_by_tag.values())
+        kept = {
+            tag: plan.ranges_by_tag.get(tag, (count, count))[0]
+            for tag, count in plan.workers_by_tag.items()
+        }
+        for tag, (_, high) in plan.ranges_by_tag.items():
+            assert not high or sum(kept.values()) - kept[tag] < cap, "there is room for one"
 
 
 def test_a_plan_names_its_parts() -> None:

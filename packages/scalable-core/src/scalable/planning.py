@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from scalable.costing import CostEstimate
 from scalable.errors import LimitExceededError, ValidationFailedError
-from scalable.manifest.issues import ValidationIssue, ValidationReport
+from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
 from scalable.manifest.lock import manifest_lock
 from scalable.manifest.references import References, find_unknown_tags
 from scalable.manifest.schema import ComponentConfig
@@ -167,9 +167,9 @@ def scale_plan(
     ValidationFailedError
         As `check_counts`.
     """
-    issues = list(check_counts(spec, options))
-    if issues:
-        raise ValidationFailedError(ValidationReport.of(issues))
+    report = ValidationReport.of(check_counts(spec, options))
+    if not report.ok:
+        raise ValidationFailedError(report)
     sizes = _sizes(spec, options)
     return ScalePlan(
         workers_by_tag={tag: size.initial for tag, size in sizes.items()},
@@ -190,10 +190,12 @@ def component_request(component: ComponentConfig) -> ResourceRequest:
 
 
 def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[ValidationIssue]:
-    """Find counts of groups that do not exist, and counts that do not fit together."""
+    """Find counts of groups that do not exist, and counts that do not fit together or leave somebody without."""
 
-    def issue(path: tuple[str, ...], code: str, message: str) -> ValidationIssue:
-        return spec.manifest.issue(("targets", spec.target_name, *path), code, message)
+    def issue(
+        path: tuple[str, ...], code: str, message: str, severity: Severity = "error"
+    ) -> ValidationIssue:
+        return spec.manifest.issue(("targets", spec.target_name, *path), code, message, severity)
 
     if isinstance(options.workers, Mapping):
         names = References.of_manifest(spec.manifest)
@@ -210,7 +212,8 @@ def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[Valid
 
     if options.max_workers is None:
         return
-    sizes = _sizes(spec, options).values()
+    by_tag = _sizes(spec, options)
+    sizes = by_tag.values()
     above = {size.said_at for size in sizes if size.initial > options.max_workers}
     for path in sorted(above):
         message = "is above max_workers; raise max_workers or ask for fewer"
@@ -219,6 +222,20 @@ def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[Valid
     if total > options.max_workers and not above:
         message = f"the groups start with {total} workers together; raise it or ask for fewer"
         yield issue(("max_workers",), "E_ABOVE_MAX_WORKERS", message)
+        return
+    kept = sum(size.minimum for size in sizes)
+    from_nothing = [tag for tag, size in by_tag.items() if not size.minimum and size.maximum]
+    if from_nothing and kept >= options.max_workers and not above:
+        others = f"the other groups always have {kept} workers"
+        message = f"leaves no room for {', '.join(from_nothing)}, since {others}; raise it"
+        yield issue(("max_workers",), "E_NO_ROOM", message)
+    elif len(from_nothing) > 1 and options.max_workers == 1:
+        # A draining worker hands its results to another one, and there never is another one.
+        message = (
+            "lets the groups take turns with one worker, which then cannot hand its results to the next; "
+            "say 2, or have the workflow gather results and drop their futures in between"
+        )
+        yield issue(("max_workers",), "W_ONE_WORKER", message, "warning")
 
 
 def check_limits(spec: DeploymentSpec, provider: DeploymentProvider, plan: ScalePlan) -> None:
