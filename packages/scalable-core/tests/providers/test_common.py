@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from pydantic import Field
 
-from scalable.errors import ValidationFailedError
+from scalable.errors import NotSupportedError, ValidationFailedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.planning import build_plan
@@ -23,6 +23,7 @@ from scalable.providers.base import (
 )
 from scalable.providers.common import (
     BaseProvider,
+    PlansOnly,
     clashing_names,
     component_issue,
     dns_label,
@@ -137,6 +138,18 @@ def test_nothing_is_built_of_what_is_wrong() -> None:
         provider.build_cluster(desk_of("hours: long"))
     assert [issue.path for issue in caught.value.report.errors] == ["targets.here.hours"]
     assert provider.built is None
+
+
+def test_one_that_only_plans_says_so_once_all_is_right() -> None:
+    class Drawn(PlansOnly[DeskOptions]):
+        name = "drawn"
+        options_model = DeskOptions
+
+    assert Drawn().plan_scale(desk_of("n_workers: 3")).workers_by_tag == {"gcam": 3, "plots": 3}
+    with pytest.raises(ValidationFailedError):
+        Drawn().build_cluster(desk_of(room="loft"))
+    with pytest.raises(NotSupportedError, match="provider 'drawn' cannot build clusters"):
+        Drawn().build_cluster(desk_of())
 
 
 def test_warnings_do_not_keep_it_from_building(start: Start) -> None:

@@ -39,7 +39,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from scalable.errors import ValidationFailedError
+from scalable.errors import NotSupportedError, ValidationFailedError
 from scalable.manifest.checking import check_model
 from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BaseProvider",
+    "PlansOnly",
     "clashing_names",
     "cluster_handle",
     "component_issue",
@@ -204,6 +205,16 @@ class BaseProvider(ABC, Generic[OptionsT]):
                 "E_NOT_SUPPORTED",
                 f"provider {self.name!r} knows no prices, so it cannot keep this limit; remove it",
             )
+
+
+class PlansOnly(BaseProvider[OptionsT]):
+    """A provider that validates and plans, and cannot build clusters in this version."""
+
+    def _build(self, spec: DeploymentSpec, options: OptionsT) -> ClusterHandle:
+        raise NotSupportedError(
+            f"provider {self.name!r} cannot build clusters in this version: it validates and plans only; "
+            "use a target with `provider: local`"
+        )
 
 
 def cluster_handle(

@@ -6,17 +6,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from scalable.errors import NotSupportedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
-from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest
-from scalable.providers.common import BaseProvider, clashing_names, dns_label, said_or_default
+from scalable.providers.base import DeploymentSpec, ResourceRequest
+from scalable.providers.common import PlansOnly, clashing_names, dns_label, said_or_default
 from scalable.providers.kubernetes.options import KubernetesOptions
 
 __all__ = ["KubernetesProvider"]
 
 
-class KubernetesProvider(BaseProvider[KubernetesOptions]):
+class KubernetesProvider(PlansOnly[KubernetesOptions]):
     """Runs each component as a worker group of the Dask operator."""
 
     name = "kubernetes"
@@ -35,10 +34,4 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
             super().request(component, options),
             cpus=said_or_default(component, "cpus", cpus),
             memory=said_or_default(component, "memory", requests.memory or limits.memory),
-        )
-
-    def _build(self, spec: DeploymentSpec, options: KubernetesOptions) -> ClusterHandle:
-        raise NotSupportedError(
-            "provider 'kubernetes' cannot build clusters in this version: it validates and plans "
-            "only; use a target with `provider: local`"
         )

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from types import MappingProxyType
 
-from scalable.errors import NotSupportedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
-from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest
+from scalable.providers.base import DeploymentSpec, ResourceRequest
 from scalable.providers.cloud.aws.fargate import (
     LARGEST_TASK,
     MEMORY_BY_CPU,
@@ -20,7 +19,7 @@ from scalable.providers.cloud.aws.fargate import (
 )
 from scalable.providers.cloud.aws.options import AWSOptions
 from scalable.providers.common import (
-    BaseProvider,
+    PlansOnly,
     component_issue,
     inapplicable,
     option_issue,
@@ -47,7 +46,7 @@ _ONLY_FOR = MappingProxyType(
 _WITH_GPU = re.compile(r"(g|gr|p)[0-9]")
 
 
-class AWSBatchProvider(BaseProvider[AWSOptions]):
+class AWSBatchProvider(PlansOnly[AWSOptions]):
     """Runs each worker as a Fargate task or on an EC2 instance of its own."""
 
     name = "aws"
@@ -78,12 +77,6 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
             super().request(component, options),
             cpus=said_or_default(component, "cpus", cpus),
             memory=said_or_default(component, "memory", memory),
-        )
-
-    def _build(self, spec: DeploymentSpec, options: AWSOptions) -> ClusterHandle:
-        raise NotSupportedError(
-            "provider 'aws' cannot build clusters in this version: it validates and plans only; "
-            "use a target with `provider: local`"
         )
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from scalable.errors import NotSupportedError
 from scalable.manifest.issues import ValidationIssue
-from scalable.providers.base import ClusterHandle, DeploymentSpec
+from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.gcp.machines import Machine, read_machine_type
 from scalable.providers.cloud.gcp.options import GCPOptions
 from scalable.providers.common import (
-    BaseProvider,
+    PlansOnly,
     clashing_names,
     component_issue,
     dns_label,
@@ -21,7 +20,7 @@ from scalable.providers.common import (
 __all__ = ["GCPProvider"]
 
 
-class GCPProvider(BaseProvider[GCPOptions]):
+class GCPProvider(PlansOnly[GCPOptions]):
     """Runs each worker on a Compute Engine VM of its own."""
 
     name = "gcp"
@@ -44,12 +43,6 @@ class GCPProvider(BaseProvider[GCPOptions]):
             spec, "mounts", "machines of Google Cloud have no directories of yours"
         )
         yield from clashing_names(spec, dns_label)
-
-    def _build(self, spec: DeploymentSpec, options: GCPOptions) -> ClusterHandle:
-        raise NotSupportedError(
-            "provider 'gcp' cannot build clusters in this version: it validates and plans only; "
-            "use a target with `provider: local`"
-        )
 
 
 def _check_machine(spec: DeploymentSpec, machine: Machine) -> Iterator[ValidationIssue]:
