@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from distributed import LocalCluster
 
 from scalable.errors import ValidationFailedError
@@ -14,6 +15,7 @@ from scalable.providers.base import DeploymentSpec
 from scalable.providers.local import LocalProvider
 from scalable.providers.local.containers import Place, Runtime
 from scalable.providers.local.placement import find_places
+from scalable.testing.offline import spec_of
 
 if TYPE_CHECKING:
     from conftest import Install
@@ -28,15 +30,7 @@ UNABLE = {"cgroupControllers": None, "security": {"rootless": True}, "serviceIsR
 
 
 def spec(components: dict[str, Any], **options: Any) -> DeploymentSpec:
-    manifest = parse_manifest(
-        {
-            "version": 1,
-            "project": {"name": "test"},
-            "targets": {"here": {"provider": "local", **options}},
-            "components": components,
-        }
-    )
-    return DeploymentSpec.from_manifest(manifest, target_name="here")
+    return spec_of("local", yaml.safe_dump(options) if options else "", yaml.safe_dump(components))
 
 
 def problems(components: dict[str, Any], containers: str = "podman") -> list[tuple[str, str]]:
