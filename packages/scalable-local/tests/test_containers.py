@@ -12,7 +12,6 @@ from scalable.providers.local.containers import (
     Owner,
     Place,
     Runtime,
-    chosen_runtime,
     container_command,
     in_places,
 )
@@ -144,27 +143,6 @@ def test_a_preload_script_is_the_one_that_the_container_sees(tmp_path: Path) -> 
     component = ComponentConfig(name="gcam", preload_script="prepare.py")
 
     assert parsed(command(component, preload=str(seen)))["preload"] == (str(seen),)
-
-
-@pytest.mark.parametrize(
-    ("containers", "said", "runs"),
-    [
-        ("none", {"image": "gcam:7", "runtime": "podman"}, "none"),
-        ("podman", {"image": "gcam:7", "runtime": "apptainer"}, "podman"),
-        ("podman", {"image": "gcam:7", "runtime": "none"}, "podman"),
-        ("auto", {"image": "gcam:7", "runtime": "apptainer"}, "apptainer"),
-        ("auto", {"image": "gcam:7", "runtime": "none"}, "none"),
-        ("auto", {"image": "gcam:7"}, "docker"),
-        ("auto", {"runtime": "apptainer"}, "apptainer"),
-        ("auto", {}, "none"),
-    ],
-)
-def test_the_target_decides_what_runs_a_component(
-    containers: str, said: dict[str, Any], runs: str
-) -> None:
-    component = ComponentConfig(name="gcam", **said)
-
-    assert chosen_runtime(component, containers, "docker") == runs
 
 
 def test_a_component_without_a_place_is_a_plain_process() -> None:

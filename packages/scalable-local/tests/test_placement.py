@@ -67,8 +67,9 @@ def test_what_fits_has_no_problems_and_needs_no_runtime(install: Install) -> Non
 @pytest.mark.parametrize(
     ("containers", "said", "needed"),
     [
-        ("podman", {}, True),
-        ("apptainer", {"runtime": "none"}, True),
+        ("podman", {}, False),
+        ("apptainer", {"runtime": "none"}, False),
+        ("podman", {"runtime": "docker"}, True),
         ("auto", {"runtime": "docker"}, True),
         ("auto", {"runtime": "none"}, False),
         ("auto", {}, False),

@@ -84,9 +84,10 @@ def test_what_threads_cannot_do_is_told_once_a_component() -> None:
     report = LocalProvider().validate(spec(components, processes=False))
 
     (warning,) = report.issues
-    assert warning.severity == "warning"
-    for field in ("env", "memory", "preload_script", "cpus"):
-        assert field in warning.message
+    assert (warning.severity, warning.path) == ("warning", "components.gcam.cpus")
+    assert warning.message.startswith(
+        "has no effect on target 'here', nor have memory, env, preload_script, since workers are threads"
+    )
 
 
 def test_more_memory_than_there_is_draws_a_warning() -> None:
@@ -105,7 +106,7 @@ def test_wrong_counts_are_told_once() -> None:
 
 def test_a_wrong_target_starts_nothing() -> None:
     with pytest.raises(ValidationFailedError):
-        LocalProvider().build_cluster(spec({"gcam": {}}, containers="docker"))
+        LocalProvider().build_cluster(spec({"gcam": {"runtime": "docker"}}, containers="docker"))
 
 
 # -- Clusters

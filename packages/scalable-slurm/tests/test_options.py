@@ -24,16 +24,19 @@ EVERYTHING = """
     directives: [--exclusive, "--mail-type=END,FAIL", --gres=gpu:a100:1]
     python: /projects/env/bin/python
     local_directory: /local/scratch
+    components:
+      gcam: {queue: long, walltime: 1-00:00:00, constraint: ssd, directives: [--exclusive]}
 """
+COMPONENT = "gcam: {image: gcam.sif}"
 
 
 def report_of(options: str) -> ValidationReport:
-    return SlurmProvider().validate(spec_of("slurm", options))
+    return SlurmProvider().validate(spec_of("slurm", options, COMPONENT))
 
 
 def test_everything_that_can_be_said() -> None:
     assert report_of(EVERYTHING).issues == ()
-    options = SlurmProvider().parse_options(spec_of("slurm", EVERYTHING))
+    options = SlurmProvider().parse_options(spec_of("slurm", EVERYTHING, COMPONENT))
     assert options.walltime == 7200
     assert options.directives == ("--exclusive", "--mail-type=END,FAIL", "--gres=gpu:a100:1")
     assert options.prologue[1] == 'export TITLE="it\'s"'

@@ -53,6 +53,32 @@ def test_a_mount_that_the_runtime_would_misread_is_refused(runtime: str, refused
     assert found == [('components.gcam.mounts."/data:2"', "E_MOUNT")] * refused
 
 
+@pytest.mark.parametrize(
+    ("component", "path", "code"),
+    [
+        ("gcam: {runtime: podman}", "components.gcam.image", "E_NO_IMAGE"),
+        ("gcam: {image: a:1, env: {PATH: /bin}}", "components.gcam.env.PATH", "E_CONTAINER_ENV"),
+    ],
+)
+def test_what_no_container_could_do_is_refused(component: str, path: str, code: str) -> None:
+    report = SlurmProvider().validate(spec_of("slurm", "container_runtime: podman", component))
+    assert [(issue.path, issue.code) for issue in report.errors] == [(path, code)]
+
+
+def test_jobs_of_a_component_that_is_not_there_are_refused() -> None:
+    options = "components: {gcan: {queue: gpu}}"
+    (issue,) = SlurmProvider().validate(spec_of("slurm", options, "gcam: {}")).errors
+    assert (issue.path, issue.code) == ("targets.here.components.gcan", "E_UNKNOWN_COMPONENT")
+    assert "did you mean 'gcam'" in issue.message
+
+
+def test_a_plan_has_the_walltime_of_each_component() -> None:
+    options = "walltime: 02:00:00\ncomponents: {gcam: {walltime: 1-00:00:00}}"
+    plan = build_plan(spec_of("slurm", options, "gcam: {}\nplots: {}"), SlurmProvider()).scale_plan
+    walltimes = {tag: asked.walltime for tag, asked in plan.resources_by_tag.items()}
+    assert walltimes == {"gcam": 86400, "plots": 7200}
+
+
 def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
     spec = spec_of(
         "slurm",

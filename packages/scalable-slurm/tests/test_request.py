@@ -3,8 +3,8 @@ from __future__ import annotations
 import sys
 
 from scalable.manifest.schema import ComponentConfig
-from scalable.providers.slurm.options import SlurmOptions
-from scalable.providers.slurm.request import container_runtime, job_request
+from scalable.providers.slurm.options import JobOptions, SlurmOptions
+from scalable.providers.slurm.request import job_request
 from scalable.providers.slurm.script import JobRequest
 
 
@@ -56,7 +56,19 @@ def test_workers_run_this_python_unless_somebody_says_otherwise() -> None:
 
 
 def test_without_an_image_nothing_runs_in_a_container() -> None:
-    assert container_runtime(BARE, SlurmOptions(container_runtime="apptainer")) == "none"
+    assert request(BARE, SlurmOptions()).runtime == "none"
+
+
+def test_a_component_may_have_jobs_of_its_own() -> None:
+    options = SlurmOptions(
+        queue="short",
+        walltime=3600,
+        modules=("gcc/13",),
+        components={"gcam": JobOptions(queue="gpu", walltime=7200, modules=())},
+    )
+    gcam, bare = request(GCAM, options), request(BARE, options)
+    assert (gcam.partition, gcam.walltime, gcam.modules) == ("gpu", 7200, ())
+    assert (bare.partition, bare.walltime, bare.modules) == ("short", 3600, ("gcc/13",))
 
 
 def test_without_containers_the_image_is_left_aside() -> None:

@@ -406,15 +406,16 @@ def test_a_task_that_takes_all_of_its_workers_life_is_not_tried_again(
 def test_a_task_that_began_late_is_tried_once_more(rig: Rig, gate: Event, until: Until) -> None:
     late = rig.client.submit(wait_at_gate, key="late", resources={"a": 1})
 
-    def die_of_age(name: str, seconds: float) -> None:
+    def die_of_age(seconds: float) -> None:
+        (name,) = rig.add("a")
         (ws,) = rig.scheduler.workers.values()
         until(lambda: ws.executing)
         rig.scheduler.plugins["scalable-groups"].members[ws.address] = ws, time.time() - 3600
         expire(rig, name, seconds)
         rig.close(name)
 
-    die_of_age(*rig.add("a"), 0)
-    die_of_age(*rig.add("a"), 60)  # of something else
+    die_of_age(0)
+    die_of_age(60)  # of something else
     (last,) = rig.add("a")
     until(lambda: rig.worker(last).state.executing)
     expire(rig, last, 0)

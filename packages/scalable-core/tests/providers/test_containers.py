@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import csv
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.manifest.schema import ComponentConfig
 from scalable.providers.containers import (
     RUNTIMES,
+    chosen_runtime,
     container_words,
     image_word,
     misread,
@@ -112,3 +115,26 @@ def test_podman_and_docker_are_told_by_plain_references(runtime: str) -> None:
 )
 def test_what_a_client_would_obey_itself(variable: str, read: bool) -> None:
     assert [read_by_client(runtime, variable) for runtime in CLIENTS] == [read] * len(CLIENTS)
+
+
+@pytest.mark.parametrize(
+    ("containers", "said", "runs"),
+    [
+        ("none", {"image": "gcam:7", "runtime": "podman"}, "none"),
+        ("podman", {"image": "gcam:7", "runtime": "apptainer"}, "podman"),
+        ("podman", {"image": "gcam:7", "runtime": "none"}, "podman"),
+        ("auto", {"image": "gcam:7", "runtime": "apptainer"}, "apptainer"),
+        ("auto", {"image": "gcam:7", "runtime": "none"}, "none"),
+        ("auto", {"image": "gcam:7"}, "docker"),
+        ("auto", {"runtime": "apptainer"}, "apptainer"),
+        ("podman", {"runtime": "apptainer"}, "podman"),
+        ("podman", {}, "none"),
+        ("auto", {}, "none"),
+    ],
+)
+def test_the_target_decides_what_runs_a_component(
+    containers: str, said: dict[str, Any], runs: str
+) -> None:
+    component = ComponentConfig(name="gcam", **said)
+
+    assert chosen_runtime(component, containers, "docker") == runs

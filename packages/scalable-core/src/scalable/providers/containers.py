@@ -10,13 +10,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from scalable.providers.common import component_issue
+
 if TYPE_CHECKING:
     from scalable.manifest.issues import ValidationIssue
+    from scalable.manifest.schema import ComponentConfig
     from scalable.providers.base import DeploymentSpec
 
 __all__ = [
     "RUNTIMES",
-    "check_mounts",
+    "check_container",
+    "chosen_runtime",
     "container_words",
     "image_word",
     "misread",
@@ -90,15 +94,66 @@ def misread(runtime: str, path: str) -> str:
     return "".join(character for character in syntax if character in path)
 
 
-def check_mounts(spec: DeploymentSpec, component: str, runtime: str) -> Iterator[ValidationIssue]:
-    """Find the mounts of a component that its runtime would misread."""
-    for host, inside in spec.components[component].mounts.items():
+def chosen_runtime(component: ComponentConfig, wanted: str, first: str) -> str:
+    """Choose what runs a component: the target decides, and may leave it to the component.
+
+    Without an image, a component is a plain process, unless it names a runtime itself, which is a mistake.
+
+    Parameters
+    ----------
+    component : ComponentConfig
+        The component.
+    wanted : str
+        What the target says: ``none``, ``auto`` or a runtime.
+    first : str
+        The runtime for components with an image that name none.
+
+    Returns
+    -------
+    str
+        A runtime, or ``none`` for a plain process.
+
+    Examples
+    --------
+    >>> from scalable.manifest.schema import ComponentConfig
+    >>> gcam, plots = ComponentConfig(name="gcam", image="gcam:7"), ComponentConfig(name="plots")
+    >>> chosen_runtime(gcam, "auto", "docker"), chosen_runtime(plots, "auto", "docker")
+    ('docker', 'none')
+    >>> chosen_runtime(gcam, "podman", "docker"), chosen_runtime(gcam, "none", "docker")
+    ('podman', 'none')
+    """
+    if component.image is None and component.runtime in (None, "none"):
+        return "none"
+    return wanted if wanted != "auto" else component.runtime or first
+
+
+def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[ValidationIssue]:
+    """Find what no machine could run of a component in a container of this runtime."""
+    component = spec.components[tag]
+    if component.image is None:
+        message = (
+            f"is needed to run the component in a container of {runtime}; give it one, or take its runtime away to "
+            "have it run as a plain process"
+        )
+        yield component_issue(spec, tag, "image", "E_NO_IMAGE", message)
+    for host, inside in component.mounts.items():
         if odd := misread(runtime, host + inside):
             message = (
                 f"has {' and '.join(map(repr, odd))} in a path, which {runtime} reads as something else; "
                 "mount a directory of another name, such as one above it"
             )
-            yield spec.manifest.issue(("components", component, "mounts", host), "E_MOUNT", message)
+            yield spec.manifest.issue(("components", tag, "mounts", host), "E_MOUNT", message)
+    for variable in component.env:
+        if read_by_client(runtime, variable):
+            message = (
+                f"cannot be handed on by {runtime}, which would obey it itself; "
+                "set it in the image, or in the component's preload_script"
+            )
+            where = ("components", tag, "env", variable)
+            yield spec.manifest.issue(where, "E_CONTAINER_ENV", message)
+    if component.gpus and not runs_as_child(runtime):
+        message = f"has no effect: containers of {runtime} see no GPUs here; apptainer's do"
+        yield component_issue(spec, tag, "gpus", "W_NO_EFFECT", message, "warning")
 
 
 def read_by_client(runtime: str, variable: str) -> bool:

@@ -28,7 +28,6 @@ __all__ = [
     "Owner",
     "Place",
     "Runtime",
-    "chosen_runtime",
     "container_command",
     "in_places",
     "in_short",
@@ -106,39 +105,6 @@ class Owner:
     uid: int
     gid: int
     cores: int
-
-
-def chosen_runtime(component: ComponentConfig, containers: str, first: str) -> str:
-    """Choose what runs a component: the target decides, and may leave it to the component.
-
-    Parameters
-    ----------
-    component : ComponentConfig
-        The component.
-    containers : str
-        What the target says: ``none``, ``auto`` or a runtime.
-    first : str
-        The runtime for components with an image that name none.
-
-    Returns
-    -------
-    str
-        A runtime, or ``none`` for a plain process.
-
-    Examples
-    --------
-    >>> from scalable.manifest.schema import ComponentConfig
-    >>> gcam, plots = ComponentConfig(name="gcam", image="gcam:7"), ComponentConfig(name="plots")
-    >>> chosen_runtime(gcam, "auto", "docker"), chosen_runtime(plots, "auto", "docker")
-    ('docker', 'none')
-    >>> chosen_runtime(plots, "podman", "docker"), chosen_runtime(gcam, "none", "docker")
-    ('podman', 'none')
-    """
-    if containers != "auto":
-        return containers
-    if component.runtime is not None:
-        return component.runtime
-    return first if component.image else "none"
 
 
 def container_command(

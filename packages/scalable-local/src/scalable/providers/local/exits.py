@@ -67,7 +67,7 @@ def exited(status: int) -> End:
     Examples
     --------
     >>> exited(1).summary
-    'its process exited with code 1'
+    'its process ended with exit code 1'
     >>> exited(-9).reason, exited(-9).summary
     (<Reason.CANCELLED: 'cancelled'>, 'its process was ended from outside by SIGKILL')
     >>> exited(-11).reason, exited(-11).summary
@@ -76,7 +76,7 @@ def exited(status: int) -> End:
     if status >= 0:
         return End(
             Reason.EXITED,
-            f"its process exited with code {status}",
+            f"its process ended with exit code {status}",
             native=f"exit code {status}",
             log_tells=status != 0,
         )

@@ -10,9 +10,9 @@ from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.providers.base import CheckResult, DeploymentSpec
 from scalable.providers.common import component_issue, option_issue
-from scalable.providers.containers import RUNTIMES, check_mounts, read_by_client, runs_as_child
+from scalable.providers.containers import RUNTIMES, check_container, chosen_runtime, runs_as_child
 from scalable.providers.local import runtimes
-from scalable.providers.local.containers import Place, Runtime, chosen_runtime
+from scalable.providers.local.containers import Place, Runtime
 from scalable.providers.local.options import LocalOptions
 from scalable.providers.local.runtimes import RuntimeFailedError
 
@@ -48,7 +48,7 @@ def chosen_runtimes(
 def check_containers(spec: DeploymentSpec, options: LocalOptions) -> Iterator[ValidationIssue]:
     """Find what no machine could run in containers. Offline."""
     for tag, runtime in chosen_runtimes(spec, options).items():
-        yield from _check_component(spec, tag, runtime)
+        yield from check_container(spec, tag, runtime)
 
 
 def find_places(spec: DeploymentSpec, options: LocalOptions) -> dict[str, Place]:
@@ -62,7 +62,7 @@ def find_places(spec: DeploymentSpec, options: LocalOptions) -> dict[str, Place]
     chosen = chosen_runtimes(spec, options, runtimes.first_installed() or RUNTIMES[0])
     known, issues = _ask_runtimes(spec, options, chosen)
     for tag, runtime in chosen.items():
-        issues += _check_component(spec, tag, runtime)
+        issues += check_container(spec, tag, runtime)
         issues += _check_directories(spec, tag)
     if not any(issue.severity == "error" for issue in issues):
         # Which may take long: not before everything else is known to be right.
@@ -87,32 +87,6 @@ def look(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
             detail = spec.manifest.redact(f"not on this machine: {', '.join(missing)}")
             yield CheckResult(f"mounts of {tag}", False, detail, "create them, or mount others")
         yield _look_at_image(spec, tag, runtime)
-
-
-# -- What the manifest says
-
-
-def _check_component(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[ValidationIssue]:
-    component = spec.components[tag]
-    if component.image is None:
-        message = (
-            f"is needed to run the component in a container of {runtime}; give it one, or leave it to be a plain "
-            "process by containers: auto on the target, and no runtime on the component"
-        )
-        yield component_issue(spec, tag, "image", "E_NO_IMAGE", message)
-    yield from check_mounts(spec, tag, runtime)
-    for variable in component.env:
-        if read_by_client(runtime, variable):
-            message = (
-                f"cannot be handed on by {runtime}, which would obey it itself; "
-                "set it in the image, or in the component's preload_script"
-            )
-            yield spec.manifest.issue(
-                ("components", tag, "env", variable), "E_CONTAINER_ENV", message
-            )
-    if component.gpus and not runs_as_child(runtime):
-        message = f"has no effect: containers of {runtime} see no GPUs here; apptainer's do"
-        yield component_issue(spec, tag, "gpus", "W_NO_EFFECT", message, "warning")
 
 
 # -- What the machine says

@@ -127,8 +127,10 @@ def _without_effect(
         if name not in components:
             continue
         if asked := [field for field in fields if _asks_for(component, field)]:
-            message = f"{', '.join(asked)}: no effect on target {spec.target_name!r}, since {why}"
-            yield component_issue(spec, name, asked[0], "W_NO_EFFECT", message, "warning")
+            first, *others = asked
+            nor = f", nor have {', '.join(others)}" if others else ""
+            message = f"has no effect on target {spec.target_name!r}{nor}, since {why}"
+            yield component_issue(spec, name, first, "W_NO_EFFECT", message, "warning")
 
 
 def _asks_for(component: ComponentConfig, field: str) -> bool:

@@ -20,7 +20,7 @@ from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.guard import QueueGuard
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
-from scalable.providers.slurm.options import SlurmOptions
+from scalable.providers.slurm.options import JobOptions, SlurmOptions
 from scalable.providers.slurm.request import job_request
 from scalable.providers.slurm.rundir import RunDirectory
 from scalable.providers.slurm.script import Tls
@@ -107,7 +107,7 @@ class SlurmCluster(GroupedCluster):
             guard = QueueGuard(self._backend.job_name)
             undo.callback(guard.dismiss)
             for component in known:
-                self._know(component)
+                self._know(component, self.options)
             super().__init__(
                 host,
                 self._backend,
@@ -146,7 +146,8 @@ class SlurmCluster(GroupedCluster):
         preload_script : str, optional
             What a worker runs first.
         **said
-            More fields of a manifest's component: ``gpus``, ``slots``, ``env``, ``runtime``.
+            More fields of a manifest's component: ``gpus``, ``slots``, ``env``, ``runtime``; and what a target may say
+            for single components: ``queue``, ``walltime``, ``constraint`` and so on.
 
         Raises
         ------
@@ -164,8 +165,10 @@ class SlurmCluster(GroupedCluster):
             **said,
         }
         given = {name: value for name, value in fields.items() if value is not None}
+        job = {name: given.pop(name) for name in JobOptions.model_fields.keys() & given.keys()}
         component = _read(ComponentConfig, given, f"components.{tag}", name=tag)
-        self._know(component)
+        own = {tag: _read(JobOptions, job, f"components.{tag}")} if job else {}
+        self._know(component, self.options.model_copy(update={"components": own}))
         self.add_group(self._group(component))
 
     def add_workers(self, n: int, tag: str) -> None:
@@ -186,13 +189,11 @@ class SlurmCluster(GroupedCluster):
         wanted = self.groups[tag].wanted if tag in self.groups else 0
         self.scale_groups({tag: max(0, wanted + by)})
 
-    def _know(self, component: ComponentConfig) -> None:
-        self._backend.requests.setdefault(
-            component.name,
-            job_request(
-                component, self.options, self._site, logs=self.logs_location, tls=self._tls
-            ),
+    def _know(self, component: ComponentConfig, options: SlurmOptions) -> None:
+        request = job_request(
+            component, options, self._site, logs=self.logs_location, tls=self._tls
         )
+        self._backend.requests.setdefault(component.name, request)
 
     def _group(self, component: ComponentConfig) -> GroupSpec:
         return GroupSpec(component.name, component.slots, self.options.startup_timeout)

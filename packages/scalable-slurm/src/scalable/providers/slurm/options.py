@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from scalable.manifest.schema import FrozenModel
 from scalable.manifest.units import Duration
 from scalable.providers.options import Matching, OneLine, TargetOptions
 
-__all__ = ["SlurmOptions"]
+__all__ = ["JobOptions", "SlurmOptions"]
 
 Word = Annotated[str, Matching(r"[^\s\x00-\x1f\x7f]+", "one word, without blanks")]
 
@@ -70,8 +72,8 @@ Directive = Annotated[
 ]
 
 
-class SlurmOptions(TargetOptions):
-    """Options of a target on Slurm."""
+class JobOptions(FrozenModel):
+    """What a job asks of Slurm: said for a target, and otherwise for single components of it."""
 
     queue: Word | None = Field(
         default=None, description="Partition. Slurm's default partition if nothing is said."
@@ -83,6 +85,32 @@ class SlurmOptions(TargetOptions):
         default=None,
         description="Time after which Slurm ends a worker, rounded up to minutes. "
         "The partition's default if nothing is said.",
+    )
+    qos: Word | None = Field(default=None, description="Quality of service.")
+    constraint: Word | None = Field(
+        default=None,
+        description="Node features that are wanted, as `sbatch --constraint` has them.",
+    )
+    reservation: Word | None = Field(default=None, description="Reservation to run in.")
+    modules: tuple[Word, ...] = Field(
+        default=(), description="Environment modules that a job loads before its worker starts."
+    )
+    prologue: tuple[OneLine, ...] = Field(
+        default=(), description="Lines of shell that a job runs before its worker starts."
+    )
+    directives: tuple[Directive, ...] = Field(
+        default=(),
+        description="Further options of sbatch, one word each: `--exclusive`, `--mail-type=END`.",
+    )
+
+
+class SlurmOptions(JobOptions, TargetOptions):
+    """Options of a target on Slurm."""
+
+    components: Mapping[str, JobOptions] = Field(
+        default_factory=dict,
+        description="What differs for the jobs of single components, by component: "
+        "any of the options from queue to directives.",
     )
     interface: Interface | None = Field(
         default=None,
@@ -102,22 +130,6 @@ class SlurmOptions(TargetOptions):
     name: Word | None = Field(
         default=None, description="What the names of the jobs in Slurm's queue begin with."
     )
-    qos: Word | None = Field(default=None, description="Quality of service.")
-    constraint: Word | None = Field(
-        default=None,
-        description="Node features that are wanted, as `sbatch --constraint` has them.",
-    )
-    reservation: Word | None = Field(default=None, description="Reservation to run in.")
-    modules: tuple[Word, ...] = Field(
-        default=(), description="Environment modules that a job loads before its worker starts."
-    )
-    prologue: tuple[OneLine, ...] = Field(
-        default=(), description="Lines of shell that a job runs before its worker starts."
-    )
-    directives: tuple[Directive, ...] = Field(
-        default=(),
-        description="Further options of sbatch, one word each: `--exclusive`, `--mail-type=END`.",
-    )
     python: OneLine | None = Field(
         default=None,
         description="Python interpreter on the nodes. The one that runs Scalable if nothing is said.",
@@ -129,3 +141,17 @@ class SlurmOptions(TargetOptions):
     comm_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None, description="Has no effect; accepted with a warning."
     )
+
+    def of(self, component: str) -> SlurmOptions:
+        """Put what is said for one component before what is said for all.
+
+        Examples
+        --------
+        >>> options = SlurmOptions(queue="short", qos="high", components={"gcam": JobOptions(queue="gpu")})
+        >>> [(options.of(name).queue, options.of(name).qos) for name in ("gcam", "plots")]
+        [('gpu', 'high'), ('short', 'high')]
+        """
+        own = self.components.get(component)
+        if own is None:
+            return self
+        return self.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})

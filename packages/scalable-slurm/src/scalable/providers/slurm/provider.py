@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from scalable.cluster.port import Leftover
+from scalable.errors import did_you_mean
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import (
@@ -21,10 +22,10 @@ from scalable.providers.base import (
     ScalePlan,
 )
 from scalable.providers.common import BaseProvider, cluster_handle, component_issue, option_issue
-from scalable.providers.containers import check_mounts
+from scalable.providers.containers import check_container, chosen_runtime
 from scalable.providers.slurm.backend import read_comment
 from scalable.providers.slurm.options import SlurmOptions
-from scalable.providers.slurm.request import container_runtime, job_request
+from scalable.providers.slurm.request import PREFERRED_RUNTIME, job_request
 from scalable.providers.slurm.script import job_script, sbatch_arguments
 
 __all__ = ["SlurmProvider"]
@@ -37,14 +38,17 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
     options_model = SlurmOptions
 
     def check(self, spec: DeploymentSpec, options: SlurmOptions) -> Iterator[ValidationIssue]:
-        """Find what has no effect, an obsolete option or mounts without a container, and mounts that are misread."""
+        """Find what has no effect, components that are not there, and what no container could do."""
         if options.comm_port is not None:
             message = "has no effect, since ports are chosen freely; remove it"
             yield option_issue(spec, "comm_port", "W_NO_EFFECT", message, "warning")
+        for name in options.components.keys() - spec.components.keys():
+            message = f"there is no component {name!r}{did_you_mean(name, spec.components)}"
+            yield option_issue(spec, ("components", name), "E_UNKNOWN_COMPONENT", message)
         for name, component in spec.components.items():
-            runtime = container_runtime(component, options)
+            runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
             if runtime != "none":
-                yield from check_mounts(spec, name, runtime)
+                yield from check_container(spec, name, runtime)
             elif component.mounts:
                 message = (
                     "have no effect without a container; "
@@ -54,7 +58,8 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
     def request(self, component: ComponentConfig, options: SlurmOptions) -> ResourceRequest:
         """Ask for what the component says, for as long as the target says."""
-        return replace(super().request(component, options), walltime=options.walltime)
+        walltime = options.of(component.name).walltime
+        return replace(super().request(component, options), walltime=walltime)
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
         """Look whether a start would work: tools, partition, limits, interface, images, directories."""

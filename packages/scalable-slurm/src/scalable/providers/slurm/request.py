@@ -10,31 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from scalable.manifest.units import parse_duration, parse_memory
 from scalable.providers.common import said_or_default
+from scalable.providers.containers import chosen_runtime
 from scalable.providers.slurm.script import JobRequest, Tls
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
     from scalable.providers.slurm.options import SlurmOptions
 
-__all__ = ["container_runtime", "job_request"]
+__all__ = ["PREFERRED_RUNTIME", "job_request"]
 
-
-def container_runtime(component: ComponentConfig, options: SlurmOptions) -> str:
-    """Say what runs the component's image: ``none`` where it has none, or where the target wants no containers.
-
-    Examples
-    --------
-    >>> from scalable.manifest.schema import ComponentConfig
-    >>> from scalable.providers.slurm.options import SlurmOptions
-    >>> gcam = ComponentConfig(name="gcam", image="/images/gcam.sif")
-    >>> container_runtime(gcam, SlurmOptions()), container_runtime(gcam, SlurmOptions(container_runtime="none"))
-    ('apptainer', 'none')
-    """
-    if component.image is None:
-        return "none"
-    if options.container_runtime != "auto":
-        return options.container_runtime
-    return component.runtime or "apptainer"
+PREFERRED_RUNTIME = "apptainer"
+"""What runs an image where neither target nor component says. Few sites have another."""
 
 
 def job_request(
@@ -60,7 +46,8 @@ def job_request(
     tls : Tls or None
         How the workers prove who they are.
     """
-    runtime = container_runtime(component, options)
+    options = options.of(component.name)
+    runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
     walltime = options.walltime
     if walltime is None and site.get("walltime"):
         walltime = parse_duration(str(site["walltime"]))
