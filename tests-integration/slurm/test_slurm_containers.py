@@ -112,6 +112,7 @@ def look_around(names: list[str]) -> dict[str, Any]:
         "user": os.getuid(),
         "home": os.access(os.environ["HOME"], os.W_OK),
         "threads": os.environ["OMP_NUM_THREADS"],
+        "knows its job": "SLURM_JOB_ID" in os.environ,
         "scratch": distributed.get_worker().local_directory,
     }
 
@@ -158,6 +159,7 @@ def test_a_worker_sees_its_image_its_mounts_and_its_variables(
         "user": os.getuid(),
         "home": True,
         "threads": "2",
+        "knows its job": runtime.runtime == "apptainer",
     }
     assert outside == ("short", False)
     assert (sink / "seen").read_text() == "42"
@@ -270,9 +272,8 @@ targets:
     queue: short
     walltime: 00:10:00
     interface: lo
-    container_runtime: {runtime}
 components:
-  gcam: {{image: {image}, memory: 400M, env: {{SECRET: "${{TOKEN}}"}}}}
+  gcam: {{image: {image}, runtime: {runtime}, memory: 400M, env: {{SECRET: "${{TOKEN}}"}}}}
   plots: {{memory: 300M}}
 """
 

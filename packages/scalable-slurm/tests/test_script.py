@@ -187,6 +187,7 @@ def test_neither_slurm_nor_the_runtime_heeds_the_variables_of_a_container(runtim
     prefix = f"{runtime.upper()}ENV_"
     assert all(name.startswith(prefix) for name in environment)
     assert {name: environment[prefix + name] for name in env} == env
+    assert environment[prefix + "PYTHONNOUSERSITE"] == "1"  # the home directory is mounted
 
 
 def started_by_its_client(*words: str) -> subprocess.Popen[bytes]:
