@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,30 @@ if TYPE_CHECKING:
 __all__ = ["preflight"]
 
 _TOOLS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
+
+# File systems of clusters, by the names that /proc/mounts has for them. Any other is likely to be one machine's own.
+_SHARED = frozenset(
+    {
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "gfs2",
+        "gpfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "panfs",
+        "pvfs2",
+        "smb3",
+        "virtiofs",
+        "wekafs",
+    }
+)
 
 
 async def preflight(
@@ -60,7 +83,9 @@ async def preflight(
     results += _interface(options.interface or site.get("interface"))
     for tag, request in requests.items():
         results += _image(tag, request)
-    results += _directories(options)
+    results.append(_logs(options.logs_location))
+    scratch = {request.local_directory for request in requests.values()}
+    results += map(_scratch, sorted(scratch))
     return results
 
 
@@ -165,22 +190,47 @@ def _image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
         )
 
 
-def _directories(options: SlurmOptions) -> Iterator[CheckResult]:
-    logs = Path(options.logs_location).absolute()
-    nearest = next(path for path in (logs, *logs.parents) if path.exists())
+def _logs(location: str) -> CheckResult:
+    """Look whether logs and keys can be written where the nodes find them."""
+    name = "logs_location"
+    logs = Path(location).absolute()
+    nearest = _nearest(logs)
     if not os.access(nearest, os.W_OK | os.X_OK):
-        yield CheckResult(
-            "logs_location",
-            False,
-            f"{nearest} is not writable",
-            "set logs_location to a directory that is",
+        remedy = "set logs_location to a directory that is"
+        return CheckResult(name, False, f"{nearest} is not writable", remedy)
+    kind = _file_system(nearest)
+    if kind in _SHARED:
+        return CheckResult(
+            name, True, f"{nearest} is writable, and on a shared file system ({kind})"
         )
-    elif nearest.is_relative_to(tempfile.gettempdir()):
-        yield CheckResult(
-            "logs_location",
-            None,
-            f"{logs} looks like this machine's own",
-            "set logs_location to a directory on a file system that the nodes share",
-        )
-    else:
-        yield CheckResult("logs_location", True, f"{nearest} is writable")
+    return CheckResult(
+        name,
+        None,
+        f"{nearest} is writable, but its file system ({kind}) may be this machine's own",
+        "make sure that the nodes see it, or set logs_location to a directory that they share",
+    )
+
+
+def _scratch(location: str) -> CheckResult:
+    """Look at the workers' own directory, as far as that can be told from here: each node has its own."""
+    name = "local_directory"
+    nearest = _nearest(Path(location))
+    if os.access(nearest, os.W_OK | os.X_OK):
+        return CheckResult(name, True, f"{nearest} is writable here; nodes are taken to be alike")
+    remedy = "make sure that you may write there on the nodes, or set local_directory"
+    return CheckResult(name, None, f"{nearest} is not writable on this machine", remedy)
+
+
+def _nearest(path: Path) -> Path:
+    """Find what there is of a path."""
+    return next(part for part in (path, *path.parents) if part.exists())
+
+
+def _file_system(path: Path) -> str:
+    """Say of which type the file system of a directory is, as mount(8) calls it."""
+    import psutil
+
+    real = path.resolve()
+    # The last of several that are mounted over each other is the one that shows.
+    kinds = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    return next((kinds[part] for part in (real, *real.parents) if part in kinds), "unknown")
