@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,8 @@ async def preflight(
         for tag, component in components.items()
     }
     if reachable:
-        results.append(await _partition(slurm, options.queue or site.get("queue")))
+        wanted = dict.fromkeys(request.partition for request in requests.values())
+        results += await _partitions(slurm, wanted)
         for tag, request in requests.items():
             results.append(await _request(slurm, tag, request))
     results += _interface(options.interface or site.get("interface"))
@@ -112,11 +113,15 @@ async def _controller(slurm: Slurm) -> CheckResult:
     return CheckResult("controller", True, f"{version}; {answer}")
 
 
-async def _partition(slurm: Slurm, wanted: str | None) -> CheckResult:
+async def _partitions(slurm: Slurm, wanted: Iterable[str | None]) -> list[CheckResult]:
     try:
         partitions = await slurm.partitions()
     except SlurmCommandError as error:
-        return CheckResult("partition", None, str(error))
+        return [CheckResult("partition", None, str(error))]
+    return [_partition(partitions, names) for names in wanted]
+
+
+def _partition(partitions: Mapping[str, str], wanted: str | None) -> CheckResult:
     if wanted is None:
         return CheckResult("partition", True, "the site's default")
     # More than one may be named; Slurm then takes the one that is free first.
