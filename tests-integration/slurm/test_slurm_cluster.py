@@ -60,6 +60,15 @@ def test_each_group_has_its_own_shape_and_its_own_tasks(cluster: SlurmCluster) -
     assert cluster.scheduler_address.startswith("tls://")
 
 
+def test_a_group_may_have_jobs_of_its_own(cluster: SlurmCluster, site: SlurmSite) -> None:
+    cluster.add_container("plots", memory="200M", queue="long", walltime="01:00:00")
+    cluster.scale_groups({"gcam": 1, "plots": 1})
+    with ScalableClient(cluster) as client:
+        partitions = [client.submit(whereabouts, tag=tag) for tag in ("gcam", "plots")]
+        assert [where[0] for where in client.gather(partitions)] == ["short", "long"]
+    assert sorted(site.run("squeue", "-h", "-r", "-o", "%l").split()) == ["10:00", "1:00:00"]
+
+
 def test_many_workers_are_one_sbatch_and_one_scancel(
     work: Path, site: SlurmSite, calls: Callable[[str], int]
 ) -> None:
