@@ -84,17 +84,19 @@ def parse_memory(text: str | int) -> int:
 
 
 def format_memory(size: int) -> str:
-    """Write bytes in the largest unit that is exact.
+    """Write bytes as briefly as is exact.
 
     Examples
     --------
-    >>> format_memory(8_000_000_000), format_memory(2**33), format_memory(1536)
-    ('8G', '8Gi', '1536')
+    >>> format_memory(8_000_000_000), format_memory(2**33), format_memory(128_000), format_memory(1536)
+    ('8G', '8Gi', '128k', '1536')
     """
-    exact = [(size // factor, unit) for unit, factor in _FACTORS.items() if size % factor == 0]
-    count, unit = min(exact)
-    shown = unit.capitalize() if unit != "k" else unit
-    return f"{count}{shown}"
+    exact = (
+        f"{size // factor}{unit if unit == 'k' else unit.capitalize()}"
+        for unit, factor in _FACTORS.items()
+        if size % factor == 0
+    )
+    return min(exact, key=len)
 
 
 def parse_duration(text: str | int) -> int:
