@@ -19,7 +19,7 @@ provide() {
     local mirror
     mirror=$(find_mirror)
     [ -n "$mirror" ] || {
-        echo "apptainer is not installed, and there is no Debian here that it could be had from" >&2
+        echo "apptainer is not installed, and the lists of apt know no Debian that it could be had from" >&2
         exit 1
     }
     mkdir -p "$(dirname "$home")"
