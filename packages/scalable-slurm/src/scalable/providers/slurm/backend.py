@@ -136,19 +136,23 @@ class SlurmBackend:
         return _ended(unit, state, record, tail)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """Cancel everything of this run, and wait until Slurm has let it go."""
-        await self._slurm.cancel_named(self.job_name)
-        alive: list[QueueEntry] = []
+        """Cancel what there is still of this run, and wait until Slurm has let it go."""
+        alive = await self._alive()
+        if alive:
+            await self._slurm.cancel_named(self.job_name)
         for _ in range(_SWEEP_TURNS):
-            alive = [
-                entry
-                for entry in await self._slurm.queue(self.job_name)
-                if phase_of(entry.state) is not Phase.GONE and entry.state != "COMPLETING"
-            ]
             if not alive:
                 break
             await asyncio.sleep(0.5)
+            alive = await self._alive()
         return [Leftover("Slurm job", entry.job, entry.state) for entry in alive]
+
+    async def _alive(self) -> list[QueueEntry]:
+        return [
+            entry
+            for entry in await self._slurm.queue(self.job_name)
+            if phase_of(entry.state) is not Phase.GONE and entry.state != "COMPLETING"
+        ]
 
     def _log(self, unit: Unit) -> Path:
         return Path(self.requests[unit.tag].log_directory) / f"{unit.native}.log"
