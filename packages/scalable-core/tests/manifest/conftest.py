@@ -7,14 +7,9 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from scalable.manifest.errors import ManifestError
 from scalable.manifest.parser import parse_manifest
-
-# A busy machine is no failure.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
 
 Problems = Callable[..., list[str]]
 
