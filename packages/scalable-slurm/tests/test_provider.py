@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from scalable.errors import ValidationFailedError
@@ -109,3 +115,27 @@ def test_nothing_is_built_of_what_is_wrong() -> None:
 
 def test_neither_finding_nor_validating_nor_planning_imports_dask() -> None:
     assert not {"dask", "distributed", "dask_jobqueue"} & modules_of_planning(manifest_of("slurm"))
+
+
+def test_what_the_user_has_set_for_dask_jobqueue_holds(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / ".config/dask").mkdir(parents=True)
+    (home / ".config/dask/jobqueue.yaml").write_text(
+        "jobqueue: {slurm: {queue: long, account: climate, walltime: '00:20:00', cores: 6, memory: 3 GiB, "
+        "job-script-prologue: [ulimit -s unlimited], local-directory: /local}}"
+    )
+    manifest = tmp_path / "scalable.yaml"
+    manifest.write_text(manifest_of("slurm", "account: mine", "gcam: {}\nplots: {cpus: 1}"))
+    rendered = subprocess.run(
+        [sys.executable, "-m", "scalable.cli", "plan", str(manifest), "--render", "--json"],
+        env={**os.environ, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    gcam, plots = (artifact["content"] for artifact in json.loads(rendered.stdout)["artifacts"])
+    for word in ("--partition=long", "--account=mine", "--time=20", "--mem=3072M", "/local"):
+        assert word in gcam
+    assert "ulimit -s unlimited\n" in gcam
+    assert "--cpus-per-task=6" in gcam
+    assert "--cpus-per-task=1" in plots
