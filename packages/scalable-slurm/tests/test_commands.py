@@ -72,6 +72,12 @@ def test_what_may_work_later_is_not_final(say: Say, text: str) -> None:
     assert not isinstance(caught.value, LaunchRefusedError)
 
 
+def test_a_job_with_a_path_of_its_own_is_submitted_by_ours(say: Say) -> None:
+    say("sbatch", stdout="4711\n")
+    env = {"PATH": "/opt/gcam/bin:/usr/bin:/bin"}
+    assert asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", env)) == "4711"
+
+
 def test_a_missing_command_says_where_it_would_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+import pytest
 
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
@@ -76,3 +79,26 @@ def test_without_containers_the_image_is_left_aside() -> None:
     assert request(boxed, SlurmOptions()).runtime == "podman"
     made = request(boxed, SlurmOptions(container_runtime="none"))
     assert (made.runtime, made.image) == ("none", None)
+
+
+def test_what_is_on_this_machine_is_meant_by_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "prepare.py").touch()
+    mounts = {"data": "/data", "~/maps": "/maps"}
+    gcam = ComponentConfig(name="gcam", mounts=mounts, preload_script="prepare.py")
+    made = request(gcam, SlurmOptions())
+    script = str(tmp_path / "prepare.py")
+    assert made.preload == script
+    assert made.mounts == {
+        str(tmp_path / "data"): "/data",
+        "/home/me/maps": "/maps",
+        script: script,
+    }
+
+
+def test_a_preload_script_that_is_not_here_is_the_images_own_or_a_module() -> None:
+    gcam = ComponentConfig(name="gcam", preload_script="gcam.prepare")
+    assert request(gcam, SlurmOptions()).preload == "gcam.prepare"

@@ -143,21 +143,21 @@ SEES = JobRequest(
     "/logs",
     runtime="apptainer",
     image="/images/g cam.sif",
-    mounts={"/data in": "/data"},
+    mounts={"/data in": "/data", "/work/prepare.py": "/work/prepare.py"},
     gpus=1,
     preload="/work/prepare.py",
     tls=Tls("/run/tls/ca", "/run/tls/cert", "/run/tls/key"),
 )
 
 
-def test_a_container_sees_its_mounts_its_scratch_its_keys_and_its_preload_script() -> None:
+def test_a_container_sees_its_mounts_its_scratch_and_its_keys() -> None:
     words = words_run(SEES)
     assert words[:4] == ["apptainer", "exec", "--no-eval", "--nv"]
     assert [words[i + 1] for i, word in enumerate(words) if word == "--bind"] == [
         "/data in:/data",
+        "/work/prepare.py:/work/prepare.py",
         "/tmp:/tmp",
         "/run/tls:/run/tls",
-        "/work/prepare.py:/work/prepare.py",
     ]
     image = words.index("/images/g cam.sif")
     assert words[image + 1 : image + 3] == ["dask", "worker"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.providers.common import component_issue
@@ -22,8 +23,10 @@ __all__ = [
     "check_container",
     "chosen_runtime",
     "container_words",
+    "host_paths",
     "image_word",
     "misread",
+    "mounts_and_preload",
     "read_by_client",
     "runs_as_child",
 ]
@@ -36,7 +39,8 @@ _REFERENCE = re.compile(r"(.*/)?[^/]+[:@][^/]+|(localhost|[^/]+[.:][^/]+)/.+")
 
 # Paths, and what already says where it is, as apptainer(1) lists it.
 _LOCATED = re.compile(
-    r"[./].*|.*\.(sif|simg|sqfs|img)|.*://.*|(docker-archive|docker-daemon|oci|oci-archive):.*"
+    r"[./].*|.*\.(sif|simg|sqfs|img)|.*://.*|(docker-archive|docker-daemon|oci|oci-archive):.*",
+    re.DOTALL,
 )
 
 # What the client programs of Podman and Docker read themselves, or is read when they are loaded: podman(1), docker(1),
@@ -125,6 +129,36 @@ def chosen_runtime(component: ComponentConfig, wanted: str, first: str) -> str:
     if component.image is None and component.runtime in (None, "none"):
         return "none"
     return wanted if wanted != "auto" else component.runtime or first
+
+
+def host_paths(component: ComponentConfig) -> dict[str, Path]:
+    """Find the paths of a component's mounts on this machine; relative ones begin here, as those of programs do.
+
+    Examples
+    --------
+    >>> from scalable.manifest.schema import ComponentConfig
+    >>> host_paths(ComponentConfig(name="gcam", mounts={"/data": "/in"}))["/data"].is_absolute()
+    True
+    """
+    return {host: Path(host).expanduser().absolute() for host in component.mounts}
+
+
+def mounts_and_preload(component: ComponentConfig) -> tuple[dict[str, str], str | None]:
+    """Say what of this machine a component's container sees, and what its worker runs first.
+
+    Returns
+    -------
+    dict of str to str
+        Path in the container by absolute path on the host, the script's among them if it is a file here.
+    str or None
+        That file, or else what the component says: a script of the image's own, or the name of a module.
+    """
+    mounts = {str(path): component.mounts[host] for host, path in host_paths(component).items()}
+    preload = component.preload_script
+    if preload is not None and (script := Path(preload).expanduser().absolute()).is_file():
+        preload = str(script)
+        mounts.setdefault(preload, preload)
+    return mounts, preload
 
 
 def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[ValidationIssue]:

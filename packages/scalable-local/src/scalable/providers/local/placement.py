@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.providers.base import CheckResult, DeploymentSpec
 from scalable.providers.common import component_issue, option_issue
-from scalable.providers.containers import RUNTIMES, check_container, chosen_runtime, runs_as_child
+from scalable.providers.containers import (
+    RUNTIMES,
+    check_container,
+    chosen_runtime,
+    host_paths,
+    mounts_and_preload,
+    runs_as_child,
+)
 from scalable.providers.local import runtimes
 from scalable.providers.local.containers import Place, Runtime
 from scalable.providers.local.options import LocalOptions
@@ -82,7 +88,9 @@ def look(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
     for name in sorted(set(chosen.values())):
         yield from _look_at_runtime(spec, name)
     for tag, runtime in chosen.items():
-        missing = [host for host, path in _mounts(spec, tag).items() if not path.exists()]
+        missing = [
+            host for host, path in host_paths(spec.components[tag]).items() if not path.exists()
+        ]
         if missing:
             detail = spec.manifest.redact(f"not on this machine: {', '.join(missing)}")
             yield CheckResult(f"mounts of {tag}", False, detail, "create them, or mount others")
@@ -111,13 +119,8 @@ def _ask_runtimes(
     return known, issues
 
 
-def _mounts(spec: DeploymentSpec, tag: str) -> dict[str, Path]:
-    """Find the paths of a component's mounts on this machine; relative ones begin here, as those of programs do."""
-    return {host: Path(host).expanduser().absolute() for host in spec.components[tag].mounts}
-
-
 def _check_directories(spec: DeploymentSpec, tag: str) -> Iterator[ValidationIssue]:
-    for host, path in _mounts(spec, tag).items():
+    for host, path in host_paths(spec.components[tag]).items():
         if not path.exists():
             where = ("components", tag, "mounts", host)
             message = "is not on this machine; create it, or mount another"
@@ -141,12 +144,7 @@ def _fetch_images(spec: DeploymentSpec, chosen: dict[str, str]) -> Iterator[Vali
 
 def _place(spec: DeploymentSpec, tag: str, runtime: Runtime) -> Place:
     component = spec.components[tag]
-    mounts = {str(path): component.mounts[host] for host, path in _mounts(spec, tag).items()}
-    preload = component.preload_script
-    if preload is not None and (script := Path(preload).expanduser().absolute()).is_file():
-        # Otherwise it is the image's own, or the name of a module.
-        preload = str(script)
-        mounts.setdefault(preload, preload)
+    mounts, preload = mounts_and_preload(component)
     return Place(runtime, component.image or "", mounts, preload)
 
 

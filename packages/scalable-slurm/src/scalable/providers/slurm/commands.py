@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -262,8 +263,11 @@ class Slurm:
 async def _run(
     arguments: Sequence[str], stdin: str | None, env: Mapping[str, str] | None
 ) -> tuple[int, str, str]:
+    program, *words = arguments
     process = await asyncio.create_subprocess_exec(
-        *arguments,
+        # By this process's PATH: that of `env` is the job's.
+        shutil.which(program) or program,
+        *words,
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

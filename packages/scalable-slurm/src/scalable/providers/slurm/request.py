@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalable.manifest.units import parse_duration, parse_memory
 from scalable.providers.common import said_or_default
-from scalable.providers.containers import chosen_runtime
+from scalable.providers.containers import chosen_runtime, mounts_and_preload
 from scalable.providers.slurm.script import JobRequest, Tls
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ def job_request(
     """
     options = options.of(component.name)
     runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
+    mounts, preload = mounts_and_preload(component)
     walltime = options.walltime
     if walltime is None and site.get("walltime"):
         walltime = parse_duration(str(site["walltime"]))
@@ -73,9 +73,9 @@ def job_request(
         python=options.python or site.get("python") or sys.executable,
         runtime=runtime,
         image=component.image if runtime != "none" else None,
-        mounts=component.mounts,
+        mounts=mounts,
         env=component.env,
-        preload=component.preload_script and str(Path(component.preload_script).absolute()),
+        preload=preload,
         interface=options.interface or site.get("interface"),
         local_directory=options.local_directory or site.get("local-directory") or "/tmp",  # noqa: S108 - the nodes' own
         tls=tls,

@@ -275,7 +275,7 @@ def _container(request: JobRequest, image: str) -> list[str]:
     'podman run --rm --init --interactive ... --env K --mount type=bind,source=/tmp,target=/tmp a:1'
     """
     mounts = dict(request.mounts)
-    for path in (request.local_directory, *_tls_directory(request), *_preload(request)):
+    for path in (request.local_directory, *_tls_directory(request)):
         mounts.setdefault(path, path)
     return container_words(
         request.runtime,
@@ -308,10 +308,6 @@ def _conduct(request: JobRequest) -> list[str]:
 
 def _tls_directory(request: JobRequest) -> list[str]:
     return [request.tls.ca_file.rpartition("/")[0]] if request.tls else []
-
-
-def _preload(request: JobRequest) -> list[str]:
-    return [request.preload] if request.preload else []
 
 
 def job_environment(request: JobRequest) -> dict[str, str]:
