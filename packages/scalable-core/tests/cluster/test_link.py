@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import operator
 import os
+import pickle
+import pkgutil
 import site
 import subprocess
 import sys
@@ -21,7 +24,7 @@ from distributed.security import Security
 from distributed.utils import LoopRunner
 
 from scalable.client import ScalableClient
-from scalable.cluster import GroupedCluster
+from scalable.cluster import GroupedCluster, plugin
 from scalable.cluster.link import pickled_plugin
 from scalable.cluster.port import GroupSpec, Reason
 from scalable.errors import GroupFailedError
@@ -130,6 +133,32 @@ def test_the_error_of_a_failed_group_passes_through_a_stock_scheduler(
             future.result(timeout=60)
         assert caught.value.explanation.reason is Reason.UNKNOWN
         assert caught.value.tag == "a"
+
+
+class Recorder(pickle.Unpickler):
+    """Unpickles, and notes what it had to import."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self.imported: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.imported.add(module)
+        return super().find_class(module, name)
+
+
+def test_every_module_of_the_plugin_is_sent_by_value() -> None:
+    for_scheduler = pickled_plugin({"a": 1})
+    recorders = [Recorder(for_scheduler)]
+    recorders.append(Recorder(recorders[0].load().worker_plugin))
+    recorders[1].load()
+    imported = set().union(*(recorder.imported for recorder in recorders))
+    assert "distributed.diagnostics.plugin" in imported
+    assert not [module for module in imported if module.startswith("scalable")]
+    modules = [f"{plugin.__name__}.{found.name}" for found in pkgutil.iter_modules(plugin.__path__)]
+    assert modules
+    # A function that travels takes the name of its module along.
+    assert not [module for module in modules if module.encode() not in for_scheduler]
 
 
 def test_clusters_can_start_at_the_same_time() -> None:

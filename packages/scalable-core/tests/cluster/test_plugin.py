@@ -15,7 +15,8 @@ from distributed.core import Status
 from distributed.versions import get_versions
 
 from scalable.cluster.link import Leaving, Report, RpcLink, Stage
-from scalable.cluster.plugin import Backlog, version_mismatch
+from scalable.cluster.plugin.demand import Backlog
+from scalable.cluster.plugin.joining import version_mismatch
 from scalable.cluster.port import Explanation, GroupSpec, Reason
 from scalable.errors import GroupFailedError, WalltimeError
 
@@ -311,7 +312,8 @@ def test_an_order_to_leave_waits_until_the_one_to_come_back_has_arrived(
     async def leave_come_back_and_leave() -> list[str]:
         plugin = rig.scheduler.plugins["scalable-groups"]
         # It drains, and has not been asked yet what it has not started.
-        plugin._set_status(rig.scheduler.workers[worker.address], Status.closing_gracefully)
+        state = rig.scheduler.workers[worker.address]
+        plugin.draining._set_status(state, Status.closing_gracefully)
         while worker.status is not Status.closing_gracefully:
             await asyncio.sleep(0.001)
         comms[worker.address] = slow = Delayed(comms[worker.address])

@@ -1,0 +1,216 @@
+"""How workers leave without losing or repeating anything."""
+
+from __future__ import annotations
+
+import asyncio
+from time import time
+from typing import TYPE_CHECKING
+
+from distributed.core import Status
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, WorkerState
+
+ANSWER_TIME = 0.5
+"""Seconds that a draining worker has to answer before it counts as busy. Its answer still counts when it comes."""
+
+GOODBYE_TIME = 0.2
+"""Seconds that workers have to leave before they count as leaving. Most have no results to hand over."""
+
+SILENCE = 60.0
+"""Seconds after which a silent worker is asked again. A model that holds the GIL keeps its worker silent."""
+
+
+class Draining:
+    """Brings workers to their end: they start nothing more, finish what runs, hand over results, and go."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        # By address: questions to workers, goodbyes under way, and who was told to come back.
+        self._asking: dict[str, asyncio.Task[int]] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._returning: set[str] = set()
+
+    async def drain(self, names: list[str], force: bool = False) -> dict[str, tuple[str, int]]:
+        """Bring workers nearer to their end, and say how near each is.
+
+        Called again and again until all are gone. No worker starts a task after the first call.
+
+        Parameters
+        ----------
+        names : list of str
+            Workers that should leave.
+        force : bool
+            Let them go although results are lost with them.
+
+        Returns
+        -------
+        dict of str to (str, int)
+            ``("gone", 0)``: it has left, or never came. ``("busy", n)``: n tasks still run. ``("moving", n)``: n
+            results are on their way to other workers. ``("holding", n)``: no other worker can take its n results.
+        """
+        stages: dict[str, tuple[str, int]] = {}
+        present: list[WorkerState] = []
+        for name in names:
+            ws = self._find(name)
+            if ws is None:
+                stages[name] = ("gone", 0)
+            elif self._returns(ws):
+                # It may still answer as the draining worker it was, and then start what was taken back from it.
+                stages[name] = ("busy", max(1, len(ws.processing)))
+            else:
+                self._set_status(ws, Status.closing_gracefully)
+                present.append(ws)
+        for ws, left in zip(present, await self._tasks_left(present), strict=True):
+            name = str(ws.name)
+            if self._find(name) is not ws:
+                stages[name] = ("gone", 0)
+            elif left and not force:
+                stages[name] = ("busy", left)
+            else:
+                stages[name] = self._let_go(ws, force)
+        goodbyes = [self._leaving[ws.address] for ws in present if ws.address in self._leaving]
+        if goodbyes:
+            await asyncio.wait(goodbyes, timeout=GOODBYE_TIME)
+        return stages | {
+            str(ws.name): ("gone", 0) for ws in present if not self._find(str(ws.name))
+        }
+
+    def resume(self, names: list[str]) -> list[str]:
+        """Take draining workers back into service; say which could still be had."""
+        resumed = []
+        for name in names:
+            ws = self._find(name)
+            if ws is not None and ws.address not in self._leaving:
+                # An answer to an earlier question says nothing of what it starts from now on.
+                if question := self._asking.pop(ws.address, None):
+                    question.cancel()
+                # The scheduler follows once the worker has confirmed.
+                self._tell_status(ws, Status.running)
+                self._returning.add(ws.address)
+                resumed.append(name)
+        return resumed
+
+    def forget(self, address: str) -> None:
+        """Forget a worker, which has left."""
+        self._returning.discard(address)
+        self._asking.pop(address, None)
+
+    def close(self) -> None:
+        """Stop what is under way."""
+        for task in (*self._asking.values(), *self._leaving.values()):
+            task.cancel()
+
+    # -- Whether it works
+
+    def _find(self, name: str) -> WorkerState | None:
+        address = self.scheduler.aliases.get(name)
+        return None if address is None else self.scheduler.workers.get(address)
+
+    def _returns(self, ws: WorkerState) -> bool:
+        """Say whether it was told to come back into service and has not confirmed that yet."""
+        if ws.status is not Status.closing_gracefully:
+            self._returning.discard(ws.address)
+        return ws.address in self._returning
+
+    def _set_status(self, ws: WorkerState, status: Status) -> None:
+        if ws.status != status:
+            self.scheduler.handle_worker_status_change(status, ws, f"scalable-{time()}")
+            self._tell_status(ws, status)
+
+    def _tell_status(self, ws: WorkerState, status: Status) -> None:
+        self.scheduler.worker_send(
+            ws.address,
+            {
+                "op": "worker-status-change",
+                "status": status.name,
+                "stimulus_id": f"scalable-{time()}",
+            },
+        )
+
+    # -- What it still runs
+
+    async def _tasks_left(self, leaving: list[WorkerState]) -> list[int]:
+        """Count the tasks left on each draining worker; a worker that does not answer is busy."""
+        for ws in leaving:
+            if ws.address not in self._asking:
+                self._asking[ws.address] = asyncio.ensure_future(self._take_back(ws))
+        questions = [self._asking[ws.address] for ws in leaving]
+        if questions:
+            await asyncio.wait(questions, timeout=ANSWER_TIME)
+        for ws, question in zip(leaving, questions, strict=True):
+            if question.done():
+                self._asking.pop(ws.address, None)
+        return [
+            question.result() if question.done() else max(1, len(ws.processing))
+            for ws, question in zip(leaving, questions, strict=True)
+        ]
+
+    async def _take_back(self, ws: WorkerState) -> int:
+        """Take back what a draining worker has not started; count what is left."""
+        try:
+            answer = await asyncio.wait_for(
+                self.scheduler.rpc(ws.address).scalable_unstarted(), SILENCE
+            )
+        except (OSError, TimeoutError):
+            return max(1, len(ws.processing))
+        if answer is None or answer["status"] != Status.closing_gracefully.name:
+            # It has not got our plugin yet, or not heard that it drains: it may start any of its tasks now.
+            return max(1, len(ws.processing))
+        # Safe: it starts nothing any more, and what it finished meanwhile it does not call unstarted.
+        tasks = (self.scheduler.tasks.get(key) for key in answer["unstarted"])
+        self.scheduler.transitions(
+            {ts.key: "released" for ts in tasks if ts is not None and ts.processing_on is ws},
+            stimulus_id=f"scalable-drain-{time()}",
+        )
+        return max(len(ws.processing), int(answer["executing"]))
+
+    # -- Who takes its results
+
+    def _let_go(self, ws: WorkerState, force: bool) -> tuple[str, int]:
+        results = len(ws.has_what)
+        if ws.address in self._leaving:
+            return "moving", results
+        if force:
+            goodbye = self._remove(ws)
+        elif ws.actors:
+            return "holding", results
+        elif self.scheduler.running:
+            goodbye = self._retire(ws)
+        elif (keeper := self._keeper()) is ws and results:
+            return "holding", results
+        else:
+            goodbye = self._entrust(ws, keeper)
+        task = asyncio.ensure_future(goodbye)
+        self._leaving[ws.address] = task
+        task.add_done_callback(lambda _: self._leaving.pop(ws.address, None))
+        return "moving", results
+
+    async def _retire(self, ws: WorkerState) -> None:
+        """Move its results to running workers, then close it. Stays where they cannot take them all."""
+        await self.scheduler.retire_workers([ws.address], close_workers=True, remove=True)
+
+    def _keeper(self) -> WorkerState:
+        """Choose who keeps everybody's results while no worker runs: one that is busy anyway, or has most."""
+        return max(
+            self.scheduler.workers.values(),
+            key=lambda ws: (bool(ws.processing), ws.nbytes, str(ws.name)),
+        )
+
+    async def _entrust(self, ws: WorkerState, keeper: WorkerState) -> None:
+        """Copy its results to one other draining worker, then close it.
+
+        `Scheduler.retire_workers` knows running recipients only. Without this, two groups that shrink to
+        nothing at once would each keep all of their workers.
+        """
+        missing = {ts.key: [ws.address] for ts in ws.has_what if keeper not in (ts.who_has or ())}
+        if missing and await self.scheduler.gather_on_worker(keeper.address, missing):
+            return
+        if any(ts.who_has == {ws} for ts in ws.has_what):
+            return
+        await self._remove(ws)
+
+    async def _remove(self, ws: WorkerState) -> None:
+        await self.scheduler.remove_worker(
+            ws.address, expected=True, close=True, stimulus_id=f"scalable-{time()}"
+        )

@@ -1,0 +1,179 @@
+"""Which tasks end in an error of ours, and which in none although their worker died."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from time import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+PUNCTUALITY = 3.0
+"""Seconds by which a native system may end a worker before its time, as far as we know that."""
+
+MOST_OF_A_LIFE = 0.8
+"""Share of its worker's life from which on a task counts as too long for any worker."""
+
+
+def end_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
+    """End a task in an error, wherever it is waiting to be run.
+
+    Parameters
+    ----------
+    scheduler : Scheduler
+        Whose task it is.
+    ts : TaskState
+        The task.
+    error : bytes
+        The exception, pickled. The scheduler cannot unpickle it, and need not.
+    """
+    holder = ts.processing_on
+    stimulus_id = f"scalable-end-{time()}"
+    recommendations = scheduler.transition(
+        ts.key, "erred", exception=error, cause=ts.key, stimulus_id=stimulus_id
+    )
+    scheduler.transitions(recommendations, stimulus_id=stimulus_id)
+    if holder is not None:
+        message = {"op": "free-keys", "keys": [ts.key], "stimulus_id": stimulus_id}
+        scheduler.worker_send(holder.address, message)
+
+
+def acquit(ws: WorkerState, assigned: list[TaskState]) -> None:
+    """Hold a worker's death against those tasks alone that may have caused it.
+
+    distributed suspects every task that was assigned to a dead worker, and ends it in `KilledWorker` after
+    some deaths. Tagged tasks all wait on their workers, so that a few deaths would end tasks that never ran.
+    """
+    queue = sorted(assigned, key=operator.attrgetter("priority"))
+    # Those that may have been running: what the last heartbeat said, and the first in the worker's queue.
+    suspects = {*queue[: ws.nthreads], *ws.executing}
+    for ts in assigned:
+        if ts not in suspects and ts.suspicious:
+            ts.suspicious -= 1
+            ts.prefix.suspicious -= 1
+
+
+def cancel_all(scheduler: Scheduler, reason: str) -> None:
+    """Cancel what clients wait for, so that they learn it instead of hanging, and nothing is recomputed.
+
+    `Scheduler.stimulus_cancel` fails on graphs in which a task between two others is wanted by nobody.
+    """
+    for name, client in list(scheduler.clients.items()):
+        keys = [ts.key for ts in client.wants_what]
+        # What has failed already keeps its own error.
+        lost = [ts.key for ts in client.wants_what if ts.state != "erred"]
+        scheduler.client_releases_keys(keys, client=name)
+        scheduler.report(
+            {
+                "op": "cancelled-keys",
+                "keys": lost,
+                "reason": "cluster-closed",
+                "msg": reason,
+            },
+            client=name,
+        )
+
+
+class FailedGroups:
+    """Ends the tasks that only a failed group could run."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self._errors: dict[str, bytes] = {}
+
+    def fail(self, tag: str, error: bytes | None) -> None:
+        """End the tasks that only this group could run, now and from now on; None lifts the verdict.
+
+        Parameters
+        ----------
+        tag : str
+            The group.
+        error : bytes or None
+            The exception they end in, pickled.
+        """
+        if error is None:
+            self._errors.pop(tag, None)
+        else:
+            self._errors[tag] = error
+
+    def end_tasks(self) -> None:
+        """End those that no worker can run now."""
+        if not self._errors:
+            return
+        doomed = [
+            (ts.key, self._errors[tag])
+            for ts in self.scheduler.unrunnable
+            for tag in ts.resource_restrictions or ()
+            if tag in self._errors
+        ]
+        for key, error in doomed:
+            ts = self.scheduler.tasks.get(key)
+            if ts is not None and ts.state == "no-worker":
+                end_task(self.scheduler, ts, error)
+
+
+class Walltimes:
+    """Ends the tasks that no worker lives long enough for.
+
+    Parameters
+    ----------
+    scheduler : Scheduler
+        Whose tasks.
+    members : mapping of str to (WorkerState, float)
+        Its workers by address, and when they came.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, members: Mapping[str, tuple[WorkerState, float]]
+    ) -> None:
+        self.scheduler = scheduler
+        self.members = members
+        self._deadlines: dict[str, tuple[float, bytes]] = {}
+        self._cut_short: set[Any] = set()
+
+    def expire(self, workers: dict[str, tuple[float, bytes]]) -> None:
+        """Note when workers will be ended from outside.
+
+        Parameters
+        ----------
+        workers : dict of str to (float, bytes)
+            Seconds from now, and the pickled exception of tasks that still run then.
+        """
+        for name, (seconds, error) in workers.items():
+            self._deadlines[name] = time() + seconds, error
+
+    def end_tasks(self) -> None:
+        """End what no worker lives long enough for, before its worker dies and the next one begins with it."""
+        for name, (deadline, error) in self._deadlines.items():
+            member = self.members.get(self.scheduler.aliases.get(name, ""))
+            if member is not None and time() >= deadline - PUNCTUALITY:
+                ws, joined = member
+                for ts in [ts for ts in ws.processing if self._is_hopeless(ts, ws, joined)]:
+                    end_task(self.scheduler, ts, error)
+
+    def bury(self, ws: WorkerState, joined: float, assigned: list[TaskState]) -> None:
+        """Forget a worker. Where the end of its time has interrupted tasks, remember that, or end them."""
+        deadline, error = self._deadlines.pop(str(ws.name), (float("inf"), b""))
+        if time() < deadline - PUNCTUALITY:
+            return
+        for ts in assigned:
+            if ts not in ws.executing:
+                continue
+            if self._is_hopeless(ts, ws, joined) and ts.state in ("no-worker", "processing"):
+                end_task(self.scheduler, ts, error)
+            else:
+                self._cut_short.add(ts.key)
+
+    def forget(self, key: Any) -> None:
+        """Forget a task, which is done with."""
+        self._cut_short.discard(key)
+
+    def _is_hopeless(self, ts: TaskState, ws: WorkerState, joined: float) -> bool:
+        """Say whether a task that its worker has no more time for would fare no better on another.
+
+        One that began late in the life of its worker is tried once more.
+        """
+        elapsed = ws.executing.get(ts, 0.0)
+        return ts.key in self._cut_short or elapsed >= MOST_OF_A_LIFE * (time() - joined)

@@ -1,0 +1,122 @@
+"""How waiting tasks spread over workers that came late."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heapreplace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+MOVES_PER_TICK = 200
+"""Bound on the steal requests of one tick, so that a tick stays short whatever waits."""
+
+SAMPLE = 1000
+"""Tasks of one worker that a tick looks at; of deep queues, some stand for all."""
+
+
+def spread_waiting_tasks(scheduler: Scheduler, slots: Mapping[str, int]) -> None:
+    """Move waiting tasks from the fullest worker of a group to the emptiest, while that makes them more alike.
+
+    distributed assigns every tagged task at once, all of them to the first worker that comes. Its own
+    stealing counts threads and durations over all tags; this counts slots, per tag.
+
+    Parameters
+    ----------
+    scheduler : Scheduler
+        Whose tasks.
+    slots : mapping of str to int
+        Slots per worker, by tag.
+    """
+    stealing = scheduler.extensions.get("stealing")
+    if stealing is None:
+        return
+    members: dict[str, list[WorkerState]] = {tag: [] for tag in slots}
+    for ws in scheduler.running:
+        for tag in ws.resources:
+            if tag in members:
+                members[tag].append(ws)
+    for tag, workers in members.items():
+        if len(workers) > 1:
+            load = _load(tag, workers, slots[tag], stealing)
+            _spread(tag, workers, load, stealing)
+
+
+def _spread(
+    tag: str, workers: list[WorkerState], load: dict[WorkerState, float], stealing: Any
+) -> None:
+    slots = {ws: float(ws.resources[tag]) for ws in workers}
+
+    def helps(need: float) -> bool:
+        less = (load[victim] - need) / slots[victim]
+        more = (load[thief] + need) / slots[thief]
+        # Deep queues need not be alike to a task: they are looked at again before they are empty.
+        return more <= 1 or less >= max(more, 1.1 * more - 1)
+
+    # One worker is on both heaps. Its other entry grows old when tasks move, which only spares it moves.
+    fullest = [(-load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
+    emptiest = [(load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
+    heapify(fullest)
+    heapify(emptiest)
+    movable: dict[WorkerState, list[TaskState]] = {}
+    moves = 0
+    while fullest and moves < MOVES_PER_TICK:
+        (_, v, victim), (_, t, thief) = fullest[0], emptiest[0]
+        if load[victim] <= slots[victim] or not helps(1):
+            break
+        if victim not in movable:
+            movable[victim] = _movable(victim, tag, stealing)
+        if not movable[victim]:
+            heappop(fullest)
+            continue
+        ts = movable[victim].pop()
+        need = _need(ts, tag)
+        if not helps(need):
+            break
+        # The victim confirms that it has not started the task, or keeps it.
+        stealing.move_task_request(ts, victim, thief)
+        moves += 1
+        load[victim] -= need
+        load[thief] += need
+        heapreplace(fullest, (-load[victim] / slots[victim], v, victim))
+        heapreplace(emptiest, (load[thief] / slots[thief], t, thief))
+
+
+def _load(
+    tag: str, workers: list[WorkerState], slots: int, stealing: Any
+) -> dict[WorkerState, float]:
+    """Slots that all tasks of each worker would take at once, tasks under way to it included."""
+    load: dict[WorkerState, float] = {}
+    for ws in workers:
+        load[ws] = len(ws.processing)
+        if slots > 1 and ws.processing:
+            sample = [_need(ts, tag) for ts in islice(ws.processing, SAMPLE // 10)]
+            load[ws] *= sum(sample) / len(sample)
+    for ts, info in stealing.in_flight.items():
+        need = _need(ts, tag)
+        if info["victim"] in load:
+            load[info["victim"]] -= need
+        if info["thief"] in load:
+            load[info["thief"]] += need
+    return load
+
+
+def _need(ts: TaskState, tag: str) -> float:
+    return float((ts.resource_restrictions or {}).get(tag, 1))
+
+
+def _movable(ws: WorkerState, tag: str, stealing: Any) -> list[TaskState]:
+    """Tasks of `tag` that may wait on a worker, or some of many; the one it would start last comes last."""
+    candidates: Iterable[TaskState] = (
+        ts
+        for ts in islice(ws.processing, SAMPLE)
+        if tag in (ts.resource_restrictions or ())
+        and not ts.worker_restrictions
+        and not ts.host_restrictions
+        and ts not in ws.executing
+        and ts not in stealing.in_flight
+    )
+    return sorted(candidates, key=operator.attrgetter("priority"))
