@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from awkward import VALUES
 from container_site import TARGET, ContainerSite
 from distributed import get_worker
 from slurm_site import wait_until
@@ -30,17 +31,6 @@ from scalable.session import ScalableSession
 
 # An image need not have all that the client has.
 pytestmark = pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning")
-
-VALUES = [
-    "it's",
-    '"double"',
-    "$(touch pwned)",
-    "`touch pwned`",
-    "two\nlines",
-    "ü → 気",
-    "a,b c",
-    "\\",
-]
 
 Build = Callable[..., ClusterHandle]
 

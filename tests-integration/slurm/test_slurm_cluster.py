@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from awkward import VALUES
 from slurm_site import SlurmSite, wait_until
 from travelling import by_value
 
@@ -158,7 +159,7 @@ def test_a_task_that_is_longer_than_the_walltime_is_told_so(work: Path, site: Sl
             log = str(work / "starts")
             future = client.submit(nap, log, 600, tag="brief")
             with pytest.raises(
-                WalltimeError, match="of group 'brief' reached its walltime.* 1 min"
+                WalltimeError, match=r"of group 'brief' reached its walltime.* 1 min"
             ):
                 future.result(180)
         assert Path(log).read_text() == "start\n"
@@ -208,18 +209,6 @@ def test_a_preempted_worker_is_made_good(work: Path, site: SlurmSite) -> None:
         site.run("scancel", blocker.strip())
         cluster.wait_for_group("wide", 4, timeout=60)
         assert len(set(cluster.groups["wide"].workers) & first) == 3
-
-
-VALUES = [
-    "it's",
-    '"double"',
-    "$(touch pwned)",
-    "`touch pwned`",
-    "two\nlines",
-    "ü → 気",
-    "a,b c",
-    "%A",
-]
 
 
 def test_whatever_a_variable_holds_reaches_the_worker_literally(work: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from awkward import VALUES
 from container_image import PACKAGES
 from container_site import ContainerSite, provide
 from slurm_site import SlurmSite, wait_until
@@ -27,18 +28,6 @@ from scalable.providers.slurm import SlurmCluster
 pytestmark = pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning")
 
 QUICK = Pace(tick=0.2, poll=0.5)
-
-VALUES = [
-    "it's",
-    '"double"',
-    "$(touch pwned)",
-    "`touch pwned`",
-    "two\nlines",
-    "ü → 気",
-    "a,b c",
-    "\\",
-    "%A $HOME",
-]
 
 
 @pytest.fixture(scope="module", params=["podman", "docker", "apptainer"])

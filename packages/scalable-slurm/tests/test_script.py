@@ -143,9 +143,9 @@ SEES = JobRequest(
     "/logs",
     runtime="apptainer",
     image="/images/g cam.sif",
-    mounts={"/data in": "/data", "/work/prepare.py": "/work/prepare.py"},
+    mounts={"/data in": "/data", "/home/me/prepare.py": "/home/me/prepare.py"},
     gpus=1,
-    preload="/work/prepare.py",
+    preload="/home/me/prepare.py",
     tls=Tls("/run/tls/ca", "/run/tls/cert", "/run/tls/key"),
 )
 
@@ -155,7 +155,7 @@ def test_a_container_sees_its_mounts_its_scratch_and_its_keys() -> None:
     assert words[:4] == ["apptainer", "exec", "--no-eval", "--nv"]
     assert [words[i + 1] for i, word in enumerate(words) if word == "--bind"] == [
         "/data in:/data",
-        "/work/prepare.py:/work/prepare.py",
+        "/home/me/prepare.py:/home/me/prepare.py",
         "/tmp:/tmp",
         "/run/tls:/run/tls",
     ]
