@@ -183,8 +183,8 @@ def test_results_are_held_for_a_bounded_time(start: Start, log: Log, until: Unti
         future = client.submit(log.work("twice"), 0, resources={"a": 1})
         future.result(timeout=30)
         cluster.scale_groups({"a": 0})
-        lost = "a-1 held 1 results for 0.2 s; they are lost now"
-        until(lambda: lost in [event.text for event in cluster.events])
+        told = {"a-1 held 1 results for 0.2 s; they are lost now", "a-1 has left"}
+        until(lambda: told <= {event.text for event in cluster.events})
         cluster.scale_groups({"a": 1})
         assert future.result(timeout=30) == 1, "Dask computes it again"
     assert log.starts() == {"twice": 2}

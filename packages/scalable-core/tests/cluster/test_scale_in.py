@@ -8,6 +8,8 @@ from scalable.cluster.controller import Pace
 from scalable.cluster.port import GroupSpec, Phase
 from scalable.testing.simulation import Conduct, Simulation, TaskState, in_virtual_time
 
+HOUR = 3600.0
+
 
 @in_virtual_time
 async def test_those_that_never_arrived_go_first_then_the_idle_then_the_least_busy() -> None:
@@ -125,6 +127,53 @@ async def test_results_are_held_for_a_bounded_time() -> None:
 
         assert 300 <= world.time - began <= 310
         assert any("they are lost now" in event.text for event in world.controller.events)
+
+
+@in_virtual_time
+async def test_a_group_that_adapts_holds_results_for_as_long_as_they_are_wanted() -> None:
+    async with Simulation("gcam", pace=Pace(hold_timeout=300)) as world:
+        await world.controller.adapt_groups({"gcam": (0, 4)})
+        tasks = world.scheduler.submit("gcam", 20, seconds=10)
+        await world.done(tasks)
+        await world.run(4 * HOUR)
+
+        assert all(len(task.starts) == 1 for task in tasks)
+        assert world.groups["gcam"].holding == 20
+        world.scheduler.release(tasks)
+        await world.until(lambda: not world.backend.alive())
+
+
+@in_virtual_time
+async def test_held_results_move_on_before_the_time_of_their_worker_is_up() -> None:
+    async with Simulation(GroupSpec("gcam", handover=120)) as world:
+        world.backend.conduct["gcam"] = Conduct(walltime=1000)
+        await world.controller.adapt_groups({"gcam": (0, 4)})
+        tasks = world.scheduler.submit("gcam", 20, seconds=10)
+        await world.done(tasks)
+        await world.run(2 * HOUR)
+
+        assert all(len(task.starts) == 1 for task in tasks)
+        assert world.groups["gcam"].holding == 20
+        assert len(world.backend.alive()) == 1
+
+
+@in_virtual_time
+async def test_a_group_without_room_because_of_held_results_is_told_so() -> None:
+    pace = Pace(hold_timeout=300)
+    async with Simulation("gcam", "stitches", max_workers=1, pace=pace) as world:
+        await world.controller.adapt_groups({"gcam": (0, 1), "stitches": (0, 1)})
+        kept = world.scheduler.submit("gcam", 3)
+        await world.done(kept)
+        (starved,) = world.scheduler.submit("stitches")
+        await world.run(100)
+        assert world.groups["stitches"].detail == "waiting for room under max_workers"
+        await world.until(lambda: world.groups["stitches"].failed, within=300)
+
+        assert "max_workers is 1, and gcam-1 is holding 3 results" in str(starved.error)
+        assert all(len(task.starts) == 1 for task in kept)
+        world.scheduler.release(kept)
+        await world.controller.adapt_groups({"stitches": (0, 1)})
+        await world.done(world.scheduler.submit("stitches"))
 
 
 @in_virtual_time

@@ -67,7 +67,9 @@ class Pace:
     insist : float
         Between two orders to stop the same unit, should it go on.
     hold_timeout : float
-        For a draining worker whose results nobody can take. After it, the worker goes and they are lost.
+        For a draining worker of a group of fixed size whose results nobody can take. After it, the worker goes and
+        they are lost. That of a group that adapts stays: what is lost would be computed again, by a worker launched
+        for that. After this time, groups for which it leaves no room have failed.
     close_timeout : float
         For each step of closing.
     """
@@ -320,6 +322,7 @@ class GroupController:
             await self._drain(now)
             await self._recall(now)
             await self._launch(now)
+            await self._starve(now)
             await self._publish()
 
     async def _observe(self) -> Observation | None:
@@ -478,7 +481,9 @@ class GroupController:
                 target = target_workers(
                     demand.get(tag, Demand()), group.spec.slots, self.policy.target_duration
                 )
-                desired[tag] = min(max(target, group.range[0]), group.range[1])
+                # A worker whose time is nearly up needs another one to hand its results over to.
+                relief = any(m.expires and m.holding for m in group.members.values())
+                desired[tag] = min(max(target, group.range[0], relief), group.range[1])
             if group.failure is not None:
                 # It gets no new workers, so that what it has not is free for others.
                 have = len(group.alive)
@@ -566,7 +571,8 @@ class GroupController:
         if member.holding_since is None:
             member.holding_since = now
             self._note(member.unit.tag, f"{member.unit.id} is holding {leaving.left} results")
-        if now - member.holding_since < self.pace.hold_timeout:
+        adapts = self.groups[member.unit.tag].range is not None
+        if adapts or now - member.holding_since < self.pace.hold_timeout:
             return False
         self._note(
             member.unit.tag,
@@ -618,6 +624,7 @@ class GroupController:
         for tag, group in self.groups.items():
             lack = group.wanted - len(group.alive) - group.unnamed
             n = int(min(lack, room))
+            group.crowd_out(lack > 0 and room <= 0, now)
             ready = group.failure is None and now >= group.retry_at and tag not in self._launches
             if n > 0 and ready and not self.closed:
                 room -= n
@@ -653,6 +660,20 @@ class GroupController:
         else:
             group.answer(launch.request_id, units, now)
             self._note(tag, f"launched {n}")
+
+    async def _starve(self, now: float) -> None:
+        """Fail the groups for which there will be no room as long as a client holds on to its results."""
+        holders = [m for group in self.groups.values() for m in group.members.values() if m.holding]
+        for group in self.groups.values():
+            since = group.crowded_since
+            if holders and since is not None and now - since > self.pace.hold_timeout:
+                kept = ", ".join(f"{m.unit.id} is holding {m.holding} results" for m in holders)
+                why = Explanation(
+                    Reason.QUOTA,
+                    f"max_workers is {self.max_workers}, and {kept}",
+                    remedy="raise max_workers, or have the workflow gather what it keeps and drop its futures",
+                )
+                await self._fail(group, why)
 
     # -- Telling people
 

@@ -104,6 +104,13 @@ class Member:
         return self.worker is None or self.worker.tasks == 0
 
     @property
+    def holding(self) -> int:
+        """Results that keep it, because no other worker can take them."""
+        if self.leaving is None or self.leaving.stage is not Stage.HOLDING:
+            return 0
+        return self.leaving.left
+
+    @property
     def lifetime(self) -> float:
         """Seconds that its unit may run; without end where its native system sets none."""
         if self.expires_at is None or self.running_since is None:
@@ -197,6 +204,8 @@ class Group:
     last_trouble: Explanation | None = None
     retry_at: float = 0.0
     low_since: float | None = None
+    crowded_since: float | None = None
+    """Since when it has had no worker, for want of room under the cap."""
     _strikes: set[str] = field(default_factory=set)
     _young_deaths: set[str] = field(default_factory=set)
 
@@ -390,8 +399,16 @@ class Group:
         """Start afresh: somebody asked for this group again."""
         self.failure = self.last_trouble = None
         self.retry_at = 0.0
+        self.crowded_since = None
         self._strikes.clear()
         self._young_deaths.clear()
+
+    def crowd_out(self, no_room: bool, now: float) -> None:
+        """Note whether it lacks workers because the cap leaves no room for them."""
+        if not no_room or self.alive:
+            self.crowded_since = None
+        elif self.crowded_since is None:
+            self.crowded_since = now
 
     # -- Too many
 
@@ -453,11 +470,7 @@ class Group:
             starting=sum(m.alive and m.starting for m in members),
             running=sum(m.alive and m.joined_at is not None for m in members),
             draining=sum(m.draining for m in members),
-            holding=sum(
-                m.leaving.left
-                for m in members
-                if m.leaving is not None and m.leaving.stage is Stage.HOLDING
-            ),
+            holding=sum(m.holding for m in members),
             failed=self.failure is not None,
             reason=reason,
             detail=detail,
@@ -482,6 +495,8 @@ class Group:
             return reason, detail or str(reason)
         if absent or self.requests:
             return Reason.STARTING, "starting"
+        if self.crowded_since is not None:
+            return Reason.QUOTA, "waiting for room under max_workers"
         if self.last_trouble is not None:
             return Reason.BACKOFF, f"to be tried again: {self.last_trouble.summary}"
         return Reason.STARTING, "about to be launched"

@@ -41,7 +41,7 @@ class Reason(StrEnum):
     RESOURCES = "resources"
     """For machines to become free."""
     QUOTA = "quota"
-    """At a limit of the account, the project or the queue."""
+    """At a limit of the account, the project, the queue or the target."""
     CAPACITY = "capacity"
     """The zone or the instance type has no machines now."""
     UNSCHEDULABLE = "unschedulable"
