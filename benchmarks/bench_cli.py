@@ -19,7 +19,11 @@ from pathlib import Path
 
 def manifest(components: int) -> str:
     """Write a manifest with so many components, and a task for each."""
-    lines = ["version: 1", "project: {name: bench}", "targets: {local: {provider: local}}"]
+    lines = [
+        "version: 1",
+        "project: {name: bench}",
+        "targets: {local: {provider: local, adaptive: {maximum: 4}}}",
+    ]
     lines += ["components:"]
     lines += [f"  c{n}: {{cpus: 2, memory: 4G, env: {{A: x, B: y}}}}" for n in range(components)]
     lines += ["tasks:", *(f"  t{n}: {{component: c{n}}}" for n in range(components))]
