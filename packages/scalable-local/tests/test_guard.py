@@ -78,16 +78,8 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def guardian() -> psutil.Process:
-    (found,) = (p for p in psutil.Process().children() if "reaper.py" in command_line(p))
-    return found
-
-
-def command_line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # zombies too
-        return ""
+def guardian(guard: Guard) -> psutil.Process:
+    return psutil.Process(guard._process.pid)
 
 
 def vanish(guard: Guard) -> None:
@@ -149,7 +141,7 @@ def test_goodbye_harms_nobody_and_can_be_said_twice(
     directory.mkdir()
     guard = Guard(directory)
     guard.watch(sleeper.pid, identify(sleeper.pid) or "")
-    process = guardian()
+    process = guardian(guard)
 
     guard.close()
     guard.close()
@@ -164,13 +156,13 @@ def test_a_guardian_that_was_killed_is_replaced(
 ) -> None:
     guard = Guard(tmp_path / "run")
     guard.watch(sleeper.pid, identify(sleeper.pid) or "")
-    killed = guardian()
+    killed = guardian(guard)
     killed.kill()
     guard._process.wait()
 
     guard.release(1)  # never watched: nothing is told
     guard.watch(os.getpid(), "long ago")
-    assert guardian() != killed
+    assert guardian(guard) != killed
 
     vanish(guard)
 
@@ -182,7 +174,7 @@ def test_what_is_sent_to_everything_around_the_client_does_not_end_its_guardian(
     tmp_path: Path, eventually: Eventually
 ) -> None:
     guard = Guard(tmp_path / "run")
-    status = Path(f"/proc/{guardian().pid}/status")
+    status = Path(f"/proc/{guardian(guard).pid}/status")
 
     def ignored() -> set[int]:
         (mask,) = (line for line in status.read_text().splitlines() if line.startswith("SigIgn"))
@@ -190,5 +182,5 @@ def test_what_is_sent_to_everything_around_the_client_does_not_end_its_guardian(
         return {number for number in range(1, 65) if bits >> (number - 1) & 1}
 
     eventually(lambda: {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= ignored())
-    assert os.getsid(guardian().pid) != os.getsid(0)
+    assert os.getsid(guardian(guard).pid) != os.getsid(0)
     guard.close()
