@@ -96,6 +96,8 @@ def run(
     record = _begin_record(session, plan, workflow, arguments)
     began, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     try:
+        if not debug:
+            _silence_dask(context)
         # With --json, stdout is for the record alone.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             with nullcontext() if quiet else _progress(session):
@@ -123,6 +125,13 @@ def run(
             seconds = time.monotonic() - began
             say(f"{_ending(outcome.code)} after {seconds:.1f} s; record in {record.directory}")
     context.exit(outcome.code)
+
+
+def _silence_dask(context: click.Context) -> None:
+    """Keep from the terminal what Dask logs of its daily life, such as connections that close, to the very end."""
+    from distributed.utils import silence_logging_cmgr
+
+    context.with_resource(silence_logging_cmgr("WARNING"))
 
 
 def _compiled(workflow: Path) -> CodeType:
