@@ -12,29 +12,21 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
-from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
+from scalable.cluster import troubles
+from scalable.cluster.adaptive import AdaptivePolicy
 from scalable.cluster.closing import Steps, what_it_says
 from scalable.cluster.group import Ended, Fate, Group, Member, Observation, RetryPolicy
-from scalable.cluster.link import Demand, Leaving, SchedulerLink, Stage
-from scalable.cluster.port import (
-    Backend,
-    Explanation,
-    GroupSpec,
-    GroupStatus,
-    Leftover,
-    Reason,
-    Unit,
-    UnitState,
-)
+from scalable.cluster.link import Leaving, SchedulerLink, Stage
+from scalable.cluster.native import Launch, NativeCalls
+from scalable.cluster.port import Backend, Explanation, GroupSpec, GroupStatus, Leftover
+from scalable.cluster.targets import check_cap, floors, retarget
 from scalable.errors import (
     ClusterClosedError,
     GroupFailedError,
     GroupTimeoutError,
-    LaunchError,
     LaunchRefusedError,
     UnknownTagError,
     WalltimeError,
@@ -43,8 +35,6 @@ from scalable.errors import (
 __all__ = ["Event", "GroupController", "Pace"]
 
 logger = logging.getLogger("scalable.cluster")
-
-T = TypeVar("T")
 
 Causes = Mapping[tuple[str, Fate], tuple[Member, Explanation]]
 """Why units ended, by launch and fate, and of which unit it is known."""
@@ -90,15 +80,6 @@ class Event:
     time: float
     tag: str
     text: str
-
-
-@dataclass(frozen=True)
-class _Launch:
-    """A launch under way."""
-
-    request_id: str
-    n: int
-    call: asyncio.Task[Sequence[Unit]]
 
 
 class GroupController:
@@ -147,10 +128,13 @@ class GroupController:
         self.events: deque[Event] = deque(maxlen=10_000)
         self.closed = False
         self.statuses: Mapping[str, GroupStatus] = {}
-        self._asked_at = self._answered_at = -float("inf")
-        self._look: asyncio.Task[Mapping[str, UnitState]] | None = None
-        self._launches: dict[str, _Launch] = {}
-        self._stops: dict[asyncio.Task[None], Sequence[Member]] = {}
+        self._native = NativeCalls(
+            backend,
+            moment=self.pace.tick,
+            poll=self.pace.poll,
+            timeout=self.pace.native_timeout,
+            clock=clock,
+        )
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -180,7 +164,7 @@ class GroupController:
                     f"worker group {tag!r} cannot have {count} workers; ask for 0 or more"
                 )
             self._group(tag)
-        self._check_cap({**self._floors(), **counts}, self.max_workers)
+        check_cap({**floors(self.groups), **counts}, self.max_workers)
         for tag, count in counts.items():
             group = self._group(tag)
             group.range, group.wanted = None, count
@@ -197,7 +181,7 @@ class GroupController:
                 )
             self._group(tag)
         minima = {tag: low for tag, (low, _) in ranges.items()}
-        self._check_cap({**self._floors(), **minima}, self.max_workers)
+        check_cap({**floors(self.groups), **minima}, self.max_workers)
         for tag, (minimum, maximum) in ranges.items():
             group = self._group(tag)
             group.range = (minimum, maximum)
@@ -208,7 +192,7 @@ class GroupController:
 
     async def set_max_workers(self, cap: int | None) -> None:
         """Cap the units of all groups together."""
-        self._check_cap(self._floors(), cap)
+        check_cap(floors(self.groups), cap)
         self.max_workers = cap
         self._nudge()
 
@@ -315,7 +299,7 @@ class GroupController:
             if seen is not None:
                 for group in self.groups.values():
                     await self._give_up(group)
-            self._retarget(report.demand, now)
+            retarget(self.groups, report.demand, self.policy, self.max_workers, now)
             await self._expire(now)
             for group in self.groups.values():
                 self._shed(group, now)
@@ -327,37 +311,14 @@ class GroupController:
 
     async def _observe(self) -> Observation | None:
         """Look at the native system, if it is time to and there is anything to see."""
-        if self._look is None:
-            busy = any(group.members or group.requests for group in self.groups.values())
-            if not busy or self.clock() - self._answered_at < self.pace.poll:
-                return None
-            self._asked_at = self.clock()
-            self._look = self._call(self.backend.observe())
-        await self._moment(self._look)
-        if not self._look.done():
-            return None
-        look, self._look = self._look, None
-        self._answered_at = self.clock()
+        busy = any(group.members or group.requests for group in self.groups.values())
         try:
-            return Observation(look.result(), self._asked_at)
+            return await self._native.look(busy)
         except Exception as error:  # noqa: BLE001 - what was known stays true until the next look
             self._note(
                 "", f"cannot look at the native system, will try again: {what_it_says(error)}"
             )
             return None
-
-    def _call(self, call: Awaitable[T], timeout: float | None = None) -> asyncio.Task[T]:
-        """Let a call to the native system begin."""
-        patience = self.pace.native_timeout if timeout is None else timeout
-        task = asyncio.ensure_future(asyncio.wait_for(call, patience))
-        # Closing may leave it alone with its error.
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return task
-
-    async def _moment(self, *calls: asyncio.Task[Any]) -> None:
-        """Wait for calls, but not so long that the turn would be late: a slow one goes on while turns are taken."""
-        if calls:
-            await asyncio.wait(calls, timeout=self.pace.tick)
 
     # -- Ends
 
@@ -376,57 +337,31 @@ class GroupController:
 
     async def _settle(self, group: Group, end: Ended, causes: Causes) -> None:
         """Draw the consequences of a unit's end."""
-        member, name = end.member, end.member.unit.id
+        member, unit, tag = end.member, end.member.unit, group.spec.tag
         if end.fate is Fate.DISMISSED:
-            self._note(group.spec.tag, f"{name} has left")
+            self._note(tag, f"{unit.id} has left")
             return
         if end.fate is Fate.REFUSED:
-            why = Explanation(
-                Reason.MISMATCH,
-                f"{name} was refused: {end.detail}",
-                remedy="give the component an image or environment with the scheduler's versions",
-            )
-            await self._fail(group, why)
+            await self._fail(group, troubles.refused(end))
         else:
-            await self._mourn(group, end, *causes[member.unit.request_id, end.fate])
+            witness, native = causes[unit.request_id, end.fate]
+            trouble = troubles.of_end(end, group.spec, native)
+            why = trouble.summary if member is witness else "as did others of its launch"
+            if end.fate in (Fate.LOST, Fate.STRAY):
+                self._note(tag, f"lost {unit.id}: {why}")
+                if group.lose(trouble):
+                    await self._fail(group, trouble)
+            else:
+                self._note(tag, f"{unit.id} did not start: {why}")
+                await self._strike(group, unit.request_id, trouble)
         if end.fate in (Fate.REFUSED, Fate.LATE, Fate.STRAY):
             # Drained like others: its worker may have come in this very moment.
             member.leaving = Leaving(Stage.BUSY)
 
-    async def _mourn(self, group: Group, end: Ended, witness: Member, trouble: Explanation) -> None:
-        unit = end.member.unit
-        what = "" if end.member is witness else "as did others of its launch"
-        if end.fate is Fate.STRAY:
-            trouble = replace(
-                trouble,
-                reason=Reason.EXITED,
-                summary=f"the Dask worker of {unit.id} has left, and the unit went on without it",
-            )
-        if end.fate in (Fate.LOST, Fate.STRAY):
-            self._note(group.spec.tag, f"lost {unit.id}: {what or trouble.summary}")
-            if group.lose(trouble):
-                await self._fail(group, trouble)
-            return
-        if end.fate is Fate.LATE:
-            limit = group.spec.startup_timeout
-            trouble = replace(
-                trouble,
-                reason=Reason.STARTUP_TIMEOUT,
-                summary=f"{unit.id} ran for {limit:g} s, but no Dask worker of it reached the scheduler",
-                remedy=trouble.remedy
-                or "check that the workers can reach the scheduler's address, or raise startup_timeout",
-            )
-        self._note(group.spec.tag, f"{unit.id} did not start: {what or trouble.summary}")
-        await self._strike(group, unit.request_id, trouble)
-
     async def _give_up(self, group: Group) -> None:
         """Wait no longer for units that were launched and never seen."""
         for request_id, missing in group.give_up(self.clock()).items():
-            trouble = Explanation(
-                Reason.STARTUP_TIMEOUT,
-                f"{missing} workers were launched, but were never seen in "
-                f"{group.spec.startup_timeout:g} s",
-            )
+            trouble = troubles.never_seen(missing, group.spec)
             self._note(group.spec.tag, trouble.summary)
             await self._strike(group, request_id, trouble)
 
@@ -436,14 +371,9 @@ class GroupController:
 
     async def _describe(self, member: Member, timeout: float | None = None) -> Explanation:
         try:
-            return await self._call(self.backend.describe(member.unit), timeout)
+            return await self._native.describe(member.unit, timeout)
         except Exception as error:  # noqa: BLE001 - the explanation says what was raised
-            state = member.state
-            return Explanation(
-                state.reason if state else Reason.UNKNOWN,
-                f"{member.unit.id} cannot be explained: {what_it_says(error)}",
-                native=state.detail if state else "",
-            )
+            return troubles.unexplained(member, error)
 
     async def _fail(self, group: Group, why: Explanation) -> None:
         if group.failure is None:
@@ -455,71 +385,6 @@ class GroupController:
         if group.failure is not None:
             await self.link.fail(group.spec.tag, None)
         group.forgive()
-
-    # -- How many
-
-    def _floors(self) -> dict[str, int]:
-        return {
-            tag: group.wanted if group.range is None else group.range[0]
-            for tag, group in self.groups.items()
-        }
-
-    def _check_cap(self, floors: Mapping[str, int], cap: int | None) -> None:
-        total = sum(floors.values())
-        if cap is not None and total > cap:
-            raise ValueError(
-                f"{total} workers are more than max_workers, which is {cap}; "
-                "raise max_workers or ask for fewer"
-            )
-
-    def _retarget(self, demand: Mapping[str, Demand], now: float) -> None:
-        """Set what each adaptive group wants, from demand, its range and the cap."""
-        floors = self._floors()
-        desired = dict(floors)
-        for tag, group in self.groups.items():
-            if group.range is not None:
-                target = target_workers(
-                    demand.get(tag, Demand()), group.spec.slots, self.policy.target_duration
-                )
-                # A worker whose time is nearly up needs another one to hand its results over to.
-                relief = any(m.expires and m.holding for m in group.members.values())
-                desired[tag] = min(max(target, group.range[0], relief), group.range[1])
-            if group.failure is not None:
-                # It gets no new workers, so that what it has not is free for others.
-                have = len(group.alive)
-                floors[tag], desired[tag] = min(floors[tag], have), min(desired[tag], have)
-        shares = share_out(desired, floors, self.max_workers)
-        wished = sum(
-            max(shares[tag], len(group.members) + group.unnamed)
-            for tag, group in self.groups.items()
-        )
-        pressed = self.max_workers is not None and wished > self.max_workers
-        # Nobody waits for a first worker until others have been too many for long enough.
-        starved = any(shares[tag] and not group.members for tag, group in self.groups.items())
-        for tag, group in self.groups.items():
-            if group.range is not None:
-                self._follow(group, shares[tag], demand.get(tag, Demand()), pressed, starved, now)
-                group.wanted = min(group.wanted, group.range[1])
-
-    def _follow(
-        self, group: Group, share: int, demand: Demand, pressed: bool, starved: bool, now: float
-    ) -> None:
-        """Grow at once; shrink after a delay, and never at the cost of running tasks unless others need the room."""
-        have = len(group.alive) + group.unnamed
-        if share >= have:
-            group.wanted, group.low_since = share, None
-            return
-        if group.low_since is None:
-            group.low_since = now
-        delay = self.policy.waiting_delay if demand.waiting else self.policy.scale_in_delay
-        overdue = now - group.low_since >= delay
-        if pressed and (overdue or starved or not demand.slots):
-            group.wanted = share
-        elif overdue or pressed:
-            idle = sum(member.idle for member in group.alive)
-            group.wanted = max(share, have - idle)
-        else:
-            group.wanted = have
 
     # -- Too many
 
@@ -558,7 +423,7 @@ class GroupController:
         for name, leaving in stages.items():
             draining[name].leaving = leaving
         left = [m for m in draining.values() if m.leaving == Leaving(Stage.GONE)]
-        being_told = {m.unit.id for members in self._stops.values() for m in members}
+        being_told = self._native.stopping
         for group in self.groups.values():
             defiant = group.defiant(now, self.pace.insist)
             left += [m for m in defiant if m.unit.id not in being_told]
@@ -585,20 +450,17 @@ class GroupController:
         if members:
             for member in members:
                 member.stopped_at = now
-            call = self._call(self.backend.stop([member.unit for member in members]))
-            self._stops[call] = members
-        await self._moment(*self._stops)
-        for call in [call for call in self._stops if call.done()]:
-            told = self._stops.pop(call)
-            if error := call.exception():
-                names = ", ".join(member.unit.id for member in told)
-                self._note("", f"cannot stop {names}, will try again: {what_it_says(error)}")
-                for member in told:
-                    member.stopped_at = None
-            else:
+            self._native.stop(members)
+        for told, error in await self._native.stopped():
+            if error is None:
                 # What they leave may be waited for.
-                self._answered_at = -float("inf")
+                self._native.look_soon()
                 self._wake.set()
+                continue
+            names = ", ".join(member.unit.id for member in told)
+            self._note("", f"cannot stop {names}, will try again: {what_it_says(error)}")
+            for member in told:
+                member.stopped_at = None
 
     # -- Too few
 
@@ -625,20 +487,16 @@ class GroupController:
             lack = group.wanted - len(group.alive) - group.unnamed
             n = int(min(lack, room))
             group.crowd_out(lack > 0 and room <= 0, now)
-            ready = group.failure is None and now >= group.retry_at and tag not in self._launches
-            if n > 0 and ready and not self.closed:
+            ready = group.failure is None and now >= group.retry_at
+            if n > 0 and ready and not self._native.launching(tag) and not self.closed:
                 room -= n
                 request_id = uuid.uuid4().hex
                 group.expect(request_id, n)
-                call = self._call(self.backend.launch(group.spec, n, request_id))
-                self._launches[tag] = _Launch(request_id, n, call)
-        await self._moment(*(launch.call for launch in self._launches.values()))
-        for tag, launch in list(self._launches.items()):
-            if launch.call.done():
-                del self._launches[tag]
-                await self._enter(self.groups[tag], launch)
+                self._native.launch(group.spec, n, request_id)
+        for launch in await self._native.launched():
+            await self._enter(self.groups[launch.tag], launch)
 
-    async def _enter(self, group: Group, launch: _Launch) -> None:
+    async def _enter(self, group: Group, launch: Launch) -> None:
         """Enter what a launch brought into the books."""
         tag, n, now = group.spec.tag, launch.n, self.clock()
         try:
@@ -651,7 +509,7 @@ class GroupController:
             )
         except Exception as error:  # noqa: BLE001 - becomes the group's trouble, which everybody is told
             group.settle(launch.request_id)
-            trouble = _launch_trouble(error)
+            trouble = troubles.not_launched(error)
             self._note(tag, trouble.summary)
             if isinstance(error, LaunchRefusedError):
                 await self._fail(group, trouble)
@@ -667,13 +525,7 @@ class GroupController:
         for group in self.groups.values():
             since = group.crowded_since
             if holders and since is not None and now - since > self.pace.hold_timeout:
-                kept = ", ".join(f"{m.unit.id} is holding {m.holding} results" for m in holders)
-                why = Explanation(
-                    Reason.QUOTA,
-                    f"max_workers is {self.max_workers}, and {kept}",
-                    remedy="raise max_workers, or have the workflow gather what it keeps and drop its futures",
-                )
-                await self._fail(group, why)
+                await self._fail(group, troubles.crowded_out(self.max_workers, holders))
 
     # -- Telling people
 
@@ -710,11 +562,8 @@ class GroupController:
         steps = Steps(self.pace.close_timeout)
         if self._loop_task is not None:
             await steps.take("the turn under way", self._loop_task)
-        if self._look is not None:
-            self._look.cancel()
         # The units of a launch that is still under way must not be missed.
-        launches = (launch.call for launch in self._launches.values())
-        launched = await steps.take("native calls under way", *launches, *self._stops)
+        launched = await steps.take("native calls under way", *self._native.end())
         await steps.take("cancelling tasks", self.link.cancel_all("the cluster was closed"))
         units = {unit.id: unit for units in launched if units is not None for unit in units} | {
             m.unit.id: m.unit for group in self.groups.values() for m in group.members.values()
@@ -736,11 +585,3 @@ class GroupController:
             *steps.troubles,
             *(Leftover("worker", name, "nobody could tell whether it ended") for name in units),
         ]
-
-
-def _launch_trouble(error: Exception) -> Explanation:
-    if isinstance(error, LaunchError) and error.explanation is not None:
-        return error.explanation
-    reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN
-    prefix = "" if isinstance(error, LaunchError) else "launching failed: "
-    return Explanation(reason, prefix + what_it_says(error))

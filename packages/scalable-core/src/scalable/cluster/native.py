@@ -1,0 +1,145 @@
+"""Calls to the native system, none of which holds up a turn: a slow one goes on while turns are taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from scalable.cluster.group import Member, Observation
+from scalable.cluster.port import Backend, Explanation, GroupSpec, Unit, UnitState
+
+__all__ = ["Launch", "NativeCalls"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch under way."""
+
+    tag: str
+    request_id: str
+    n: int
+    call: asyncio.Task[Sequence[Unit]]
+
+
+class NativeCalls:
+    """What was asked of a backend, and has been answered or not: one look, a launch for each group, any stops.
+
+    Parameters
+    ----------
+    backend : Backend
+        Whom to ask.
+    moment : float
+        Seconds that a turn waits for an answer. What comes later is for a later turn.
+    poll : float
+        Seconds between two looks.
+    timeout : float
+        Seconds after which a call has failed.
+    clock : callable
+        Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        moment: float,
+        poll: float,
+        timeout: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.backend = backend
+        self.moment = moment
+        self.poll = poll
+        self.timeout = timeout
+        self.clock = clock
+        self._asked_at = self._answered_at = -float("inf")
+        self._look: asyncio.Task[Mapping[str, UnitState]] | None = None
+        self._launches: dict[str, Launch] = {}
+        self._stops: dict[asyncio.Task[None], Sequence[Member]] = {}
+
+    def _begin(self, call: Awaitable[T], timeout: float | None = None) -> asyncio.Task[T]:
+        limit = self.timeout if timeout is None else timeout
+        task = asyncio.ensure_future(asyncio.wait_for(call, limit))
+        # Closing may leave it alone with its error.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return task
+
+    async def _wait(self, *calls: asyncio.Task[Any]) -> None:
+        if calls:
+            await asyncio.wait(calls, timeout=self.moment)
+
+    # -- Looks
+
+    async def look(self, busy: bool) -> Observation | None:
+        """Look at all units, if it is time to and there is anything to see. Raises what `Backend.observe` raises."""
+        if self._look is None:
+            if not busy or self.clock() - self._answered_at < self.poll:
+                return None
+            self._asked_at = self.clock()
+            self._look = self._begin(self.backend.observe())
+        await self._wait(self._look)
+        if not self._look.done():
+            return None
+        look, self._look = self._look, None
+        self._answered_at = self.clock()
+        return Observation(look.result(), self._asked_at)
+
+    def look_soon(self) -> None:
+        """Let the next turn look, however short the last look is ago."""
+        self._answered_at = -float("inf")
+
+    async def describe(self, unit: Unit, timeout: float | None = None) -> Explanation:
+        """Ask about one unit, and wait for the answer."""
+        return await self._begin(self.backend.describe(unit), timeout)
+
+    # -- Launches
+
+    def launching(self, tag: str) -> bool:
+        """Say whether a launch of a group is under way."""
+        return tag in self._launches
+
+    def launch(self, group: GroupSpec, n: int, request_id: str) -> None:
+        """Begin to launch `n` units of a group."""
+        call = self._begin(self.backend.launch(group, n, request_id))
+        self._launches[group.tag] = Launch(group.tag, request_id, n, call)
+
+    async def launched(self) -> Iterator[Launch]:
+        """Give those launches that were answered, each once."""
+        await self._wait(*(launch.call for launch in self._launches.values()))
+        return self._take_answered()
+
+    def _take_answered(self) -> Iterator[Launch]:
+        for launch in list(self._launches.values()):
+            if launch.call.done():
+                del self._launches[launch.tag]
+                yield launch
+
+    # -- Stops
+
+    @property
+    def stopping(self) -> set[str]:
+        """Units that are being told to end."""
+        return {member.unit.id for members in self._stops.values() for member in members}
+
+    def stop(self, members: Sequence[Member]) -> None:
+        """Begin to tell units to end: one native call for all of them."""
+        call = self._begin(self.backend.stop([member.unit for member in members]))
+        self._stops[call] = members
+
+    async def stopped(self) -> list[tuple[Sequence[Member], BaseException | None]]:
+        """Say which units were told to end, each once, and with what error that failed."""
+        await self._wait(*self._stops)
+        done = [call for call in self._stops if call.done()]
+        return [(self._stops.pop(call), call.exception()) for call in done]
+
+    # -- The end
+
+    def end(self) -> list[asyncio.Task[Any]]:
+        """Look no more; return the launches and stops that are under way."""
+        if self._look is not None:
+            self._look.cancel()
+        return [*(launch.call for launch in self._launches.values()), *self._stops]

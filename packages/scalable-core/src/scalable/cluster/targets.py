@@ -1,0 +1,116 @@
+"""How many workers each group is to have now: what was asked for, as far as demand and the cap go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
+from scalable.cluster.group import Group
+from scalable.cluster.link import Demand
+
+__all__ = ["check_cap", "floors", "retarget"]
+
+
+def floors(groups: Mapping[str, Group]) -> dict[str, int]:
+    """Say how many workers each group is to have at least."""
+    return {
+        tag: group.wanted if group.range is None else group.range[0]
+        for tag, group in groups.items()
+    }
+
+
+def check_cap(counts: Mapping[str, int], cap: int | None) -> None:
+    """Refuse counts that are more than the cap together.
+
+    Examples
+    --------
+    >>> check_cap({"a": 2, "b": 2}, 4)
+    >>> check_cap({"a": 2, "b": 3}, 4)
+    Traceback (most recent call last):
+    ValueError: 5 workers are more than max_workers, which is 4; raise max_workers or ask for fewer
+    """
+    total = sum(counts.values())
+    if cap is not None and total > cap:
+        raise ValueError(
+            f"{total} workers are more than max_workers, which is {cap}; "
+            "raise max_workers or ask for fewer"
+        )
+
+
+def retarget(
+    groups: Mapping[str, Group],
+    demand: Mapping[str, Demand],
+    policy: AdaptivePolicy,
+    cap: int | None,
+    now: float,
+) -> None:
+    """Set what each adaptive group wants, from demand, its range and the cap.
+
+    Parameters
+    ----------
+    groups : mapping of str to Group
+        All groups by tag, those of fixed counts included.
+    demand : mapping of str to Demand
+        What there is to do, by tag.
+    policy : AdaptivePolicy
+        How eagerly groups follow it.
+    cap : int or None
+        Units of all groups together.
+    now : float
+        Seconds on the controller's clock.
+
+    Examples
+    --------
+    >>> from scalable.cluster.port import GroupSpec
+    >>> group = Group(GroupSpec("gcam", slots=2), range=(0, 10))
+    >>> work = {"gcam": Demand(slots=8, unknown=8)}
+    >>> retarget({"gcam": group}, work, AdaptivePolicy(), cap=3, now=0.0)
+    >>> group.wanted
+    3
+    """
+    least = floors(groups)
+    desired = dict(least)
+    for tag, group in groups.items():
+        if group.range is not None:
+            work = demand.get(tag, Demand())
+            target = target_workers(work, group.spec.slots, policy.target_duration)
+            # A worker whose time is nearly up needs another one to hand its results over to.
+            relief = any(m.expires and m.holding for m in group.members.values())
+            desired[tag] = min(max(target, group.range[0], relief), group.range[1])
+        if group.failure is not None:
+            # It gets no new workers, so that what it has not is free for others.
+            have = len(group.alive)
+            least[tag], desired[tag] = min(least[tag], have), min(desired[tag], have)
+    shares = share_out(desired, least, cap)
+    wished = sum(
+        max(shares[tag], len(group.members) + group.unnamed) for tag, group in groups.items()
+    )
+    pressed = cap is not None and wished > cap
+    # Nobody waits for a first worker until others have been too many for long enough.
+    starved = any(shares[tag] and not group.members for tag, group in groups.items())
+    for tag, group in groups.items():
+        if group.range is not None:
+            work = demand.get(tag, Demand())
+            delay = policy.waiting_delay if work.waiting else policy.scale_in_delay
+            urgent = starved or not work.slots
+            wanted = _follow(group, shares[tag], now, delay=delay, pressed=pressed, urgent=urgent)
+            group.wanted = min(wanted, group.range[1])
+
+
+def _follow(
+    group: Group, share: int, now: float, *, delay: float, pressed: bool, urgent: bool
+) -> int:
+    """Grow at once; shrink after a delay, and never at the cost of running tasks unless others need the room."""
+    have = len(group.alive) + group.unnamed
+    if share >= have:
+        group.low_since = None
+        return share
+    if group.low_since is None:
+        group.low_since = now
+    overdue = now - group.low_since >= delay
+    if pressed and (overdue or urgent):
+        return share
+    if overdue or pressed:
+        idle = sum(member.idle for member in group.alive)
+        return max(share, have - idle)
+    return have

@@ -1,0 +1,102 @@
+"""What is told of workers that did not come, or did not stay. Nothing in here decides anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from scalable.cluster.closing import what_it_says
+from scalable.cluster.group import Ended, Fate, Member
+from scalable.cluster.port import Explanation, GroupSpec, Reason
+from scalable.errors import LaunchError, LaunchRefusedError
+
+__all__ = ["crowded_out", "never_seen", "not_launched", "of_end", "refused", "unexplained"]
+
+
+def of_end(end: Ended, spec: GroupSpec, native: Explanation) -> Explanation:
+    """Explain why a worker is lost or did not start, with what the native system says of its unit."""
+    unit = end.member.unit
+    if end.fate is Fate.STRAY:
+        return replace(
+            native,
+            reason=Reason.EXITED,
+            summary=f"the Dask worker of {unit.id} has left, and the unit went on without it",
+        )
+    if end.fate is Fate.LATE:
+        return replace(
+            native,
+            reason=Reason.STARTUP_TIMEOUT,
+            summary=f"{unit.id} ran for {spec.startup_timeout:g} s, "
+            "but no Dask worker of it reached the scheduler",
+            remedy=native.remedy
+            or "check that the workers can reach the scheduler's address, or raise startup_timeout",
+        )
+    return native
+
+
+def refused(end: Ended) -> Explanation:
+    """Explain that the scheduler did not let a worker in.
+
+    Examples
+    --------
+    >>> from scalable.cluster.port import Unit
+    >>> member = Member(Unit("gcam-1", "gcam", "request"), launched=0.0)
+    >>> refused(Ended(member, Fate.REFUSED, "the worker has Python 3.12, the scheduler 3.11")).summary
+    'gcam-1 was refused: the worker has Python 3.12, the scheduler 3.11'
+    """
+    return Explanation(
+        Reason.MISMATCH,
+        f"{end.member.unit.id} was refused: {end.detail}",
+        remedy="give the component an image or environment with the scheduler's versions",
+    )
+
+
+def never_seen(missing: int, spec: GroupSpec) -> Explanation:
+    """Explain that a launch was accepted, and nothing came of it.
+
+    Examples
+    --------
+    >>> never_seen(2, GroupSpec("gcam", startup_timeout=60)).summary
+    '2 workers were launched, but were never seen in 60 s'
+    """
+    return Explanation(
+        Reason.STARTUP_TIMEOUT,
+        f"{missing} workers were launched, but were never seen in {spec.startup_timeout:g} s",
+    )
+
+
+def not_launched(error: Exception) -> Explanation:
+    """Explain that a launch failed.
+
+    Examples
+    --------
+    >>> not_launched(OSError("no route")).summary
+    'launching failed: no route'
+    >>> not_launched(LaunchError("no such queue")).summary
+    'no such queue'
+    """
+    if isinstance(error, LaunchError) and error.explanation is not None:
+        return error.explanation
+    reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN
+    prefix = "" if isinstance(error, LaunchError) else "launching failed: "
+    return Explanation(reason, prefix + what_it_says(error))
+
+
+def crowded_out(cap: int | None, holders: Iterable[Member]) -> Explanation:
+    """Explain that workers which hold results leave no room for others under the cap."""
+    kept = ", ".join(f"{m.unit.id} is holding {m.holding} results" for m in holders)
+    return Explanation(
+        Reason.QUOTA,
+        f"max_workers is {cap}, and {kept}",
+        remedy="raise max_workers, or have the workflow gather what it keeps and drop its futures",
+    )
+
+
+def unexplained(member: Member, error: Exception) -> Explanation:
+    """Say what is known of a unit that the native system does not explain."""
+    state = member.state
+    return Explanation(
+        state.reason if state else Reason.UNKNOWN,
+        f"{member.unit.id} cannot be explained: {what_it_says(error)}",
+        native=state.detail if state else "",
+    )
