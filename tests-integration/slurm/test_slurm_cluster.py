@@ -111,7 +111,10 @@ def test_a_worker_that_somebody_cancels_is_replaced(cluster: SlurmCluster, site:
         lambda: len(set(cluster.groups["stitches"].workers) - first) == 1,
         "a worker of another name has come",
     )
-    assert any("was cancelled" in event.text for event in cluster.events)
+    # It is made good before Slurm says what became of it.
+    wait_until(
+        lambda: any("was cancelled" in event.text for event in cluster.events), "it is explained"
+    )
 
 
 def test_a_node_that_goes_down_is_explained_and_made_good(
