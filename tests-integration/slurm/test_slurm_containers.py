@@ -61,6 +61,7 @@ def _nothing_is_left(runtime: ContainerSite, work: Path) -> Iterator[None]:
     yield
     wait_until(lambda: not containers(runtime, work), "no container is left")
     wait_until(lambda: not processes(work), "nor a process of one")
+    runtime.unmount()
 
 
 def containers(runtime: ContainerSite, work: Path) -> list[str]:

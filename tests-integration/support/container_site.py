@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import container_image
+import psutil
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "containers"
@@ -136,6 +138,19 @@ class ContainerSite:
             for container in json.loads(done.stdout or "[]")
             if container["Config"]["Labels"][label].startswith(begins)
         ]
+
+    def unmount(self) -> None:
+        """End the file systems of Apptainer's containers that were killed.
+
+        Each is served by a process in a group of its own, which a Slurm that tracks nothing but groups leaves alone.
+        """
+        for process in psutil.process_iter(["name"]):
+            if not process.info["name"].startswith("squashfuse"):
+                continue
+            with contextlib.suppress(psutil.Error):  # it may be gone by now
+                images = [Path(file.path) for file in process.open_files()]
+                if any(image.is_relative_to(self._directory) for image in images):
+                    process.kill()
 
     def _provide(self, kind: str, *, python: bool) -> str:
         """Make an image, unless an earlier run of the tests has made it; say how a manifest names it."""
