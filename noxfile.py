@@ -213,17 +213,17 @@ def systems(session: nox.Session, system: str) -> None:
 
 @nox.session(python=SUPPORTED[0], requires=["wheels"], reuse_venv=False)
 def minimums(session: nox.Session) -> None:
-    """Test the core and the local provider on the oldest dependencies that they accept."""
+    """Test the core and the providers that run on the oldest dependencies that they accept."""
     session.install("uv")
-    ours = ("scalable-core", "scalable-local")
+    ours = ("scalable-core", "scalable-local", "scalable-slurm")
     # Given as a file, the dependencies count as direct; those of a wheel would not.
     direct = [word for package in ours for word in ("-r", f"packages/{package}/pyproject.toml")]
     lowest = ("--resolution=lowest-direct", "--constraint", str(CONSTRAINTS))
     session.run("uv", "pip", "install", *lowest, *ours, *direct, *_group("test"))
-    suites = [f"packages/{package}/tests" for package in ours]
     # Without the engine's own, the longest: they depend on Dask alone, whose bound is a recent version.
     engine = "--ignore=packages/scalable-core/tests/cluster"
-    session.run("pytest", *suites, engine, *session.posargs)
+    for package in ours:
+        session.run("pytest", f"packages/{package}/tests", engine, *session.posargs)
 
 
 @nox.session(requires=["wheels"], reuse_venv=False, default=False)
