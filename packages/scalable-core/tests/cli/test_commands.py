@@ -306,6 +306,11 @@ def test_a_plan_above_its_limit_is_shown_and_refused(cli: Cli, project: Path) ->
     assert "group" in result.stdout
     assert result.stderr.startswith("error: the plan may cost 10.00 USD/h")
 
+    as_json = cli("plan", "--json")
+
+    assert as_json.exit_code == 2
+    assert json.loads(as_json.stdout)["error"]["type"] == "LimitExceededError"
+
 
 # -- init
 

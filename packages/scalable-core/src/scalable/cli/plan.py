@@ -45,17 +45,17 @@ def plan(
     session = ScalableSession.from_yaml(manifest, target=target, overlay=overlay)
     made = session.plan()
     artifacts = _render(session, made) if render else []
-    if as_json:
-        document = json.loads(made.to_json())
-        if render:
-            document["artifacts"] = [asdict(artifact) for artifact in artifacts]
-        print_json(document)
-    else:
+    if not as_json:
         print_warnings(session)
         click.echo(describe(made, _largest(session, made)))
         for artifact in artifacts:
             click.echo(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")
     check_limits(session.spec, session.provider, made.scale_plan)
+    if as_json:  # now, since a program reads one document: the plan, or why there is none
+        document = json.loads(made.to_json())
+        if render:
+            document["artifacts"] = [asdict(artifact) for artifact in artifacts]
+        print_json(document)
 
 
 def _render(session: ScalableSession, plan: Plan) -> Sequence[Artifact]:
