@@ -12,9 +12,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from conftest import Install
 
 Scalable = Callable[..., subprocess.CompletedProcess[str]]
 Gone = Callable[[list[int]], bool]
@@ -108,6 +111,28 @@ def test_json_is_the_record_and_nothing_else(scalable: Scalable, project: Path) 
     assert done.returncode == 0
     assert json.loads(done.stdout) == record(project)
     assert done.stderr.splitlines()[1:] == ["90"]
+
+
+def test_a_provider_that_breaks_at_the_start_is_told_once(
+    scalable: Scalable, project: Path, site: Path, install: Install
+) -> None:
+    install("broken", "broken_provider:BrokenProvider")
+    (site / "broken_provider.py").write_text(
+        "from desk_provider import DeskProvider\n"
+        "class BrokenProvider(DeskProvider):\n"
+        "    name = 'broken'\n"
+        "    def _build(self, spec, options):\n"
+        "        raise RuntimeError('a drawer is stuck')\n"
+    )
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(text.replace("provider: desk", "provider: broken"))
+
+    done = scalable("run", "--json", "--quiet", "-w", "workflow.py", "--", "fine")
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == record(project)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: unexpected RuntimeError: a drawer is stuck; --debug shows")
 
 
 def test_a_workflow_that_raises_shows_its_own_frames(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scalable.cli.failures import FAILED, USAGE, Failure, exit_status
+from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, explain_error
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
 from scalable.cli.output import print_problem, print_warnings, say
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
@@ -105,11 +105,10 @@ def run(
                 with lend(session):
                     outcome = run_script(code, workflow, arguments)
             _report(outcome, debug=debug)
-    except ScalableError as error:  # of the start, since the script's own are its outcome
+    except Exception as error:  # noqa: BLE001 - of the start; the script's own is its outcome
         outcome = Outcome(exit_status(error), error)
-        if debug:
-            traceback.print_exception(error)
-        Failure(session.manifest.redact(str(error)), outcome.code).show()
+        failure = explain_error(error, as_json=False, debug=debug)
+        Failure(session.manifest.redact(failure.message), outcome.code).show()
     except KeyboardInterrupt as error:  # while it starts
         outcome = Outcome(exit_status(error), error)
         _report(outcome, debug=debug)
