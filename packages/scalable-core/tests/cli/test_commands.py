@@ -14,7 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from scalable.cli import main
+from scalable.cli.plan import describe
 from scalable.planning import Plan
+from scalable.providers.base import ResourceRequest, ScalePlan
 
 if TYPE_CHECKING:
     from conftest import Install
@@ -285,6 +287,15 @@ def test_a_plan_shows_groups_and_cost(cli: Cli, project: Path) -> None:
         "total: 6 USD/h",
         "total: 12 USD/h",
     ]
+
+
+def test_sizes_and_times_are_shown_as_a_manifest_writes_them() -> None:
+    request = ResourceRequest(memory=999_999_999, walltime=36 * 3600)
+    plan = Plan("hpc", "slurm", "0" * 64, ScalePlan({"gcam": 1}, {"gcam": request}), {})
+
+    _, _, _, gcam, *_ = describe(plan).splitlines()
+
+    assert gcam.split() == ["gcam", "1", "1", "999999999", "-", "1-12:00:00", "-"]
 
 
 def test_a_plan_as_json_reads_back_and_repeats(cli: Cli) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
     from scalable.providers.base import Artifact, ResourceRequest, ScalePlan
     from scalable.session import ScalableSession
 
-__all__ = ["describe", "describe_bytes", "describe_count", "plan"]
-
-_BINARY = {"Ti": 2**40, "Gi": 2**30, "Mi": 2**20}
-_DECIMAL = {"T": 10**12, "G": 10**9, "M": 10**6, "k": 10**3}
+__all__ = ["describe", "describe_count", "plan"]
 
 
 @click.command()
@@ -137,23 +133,8 @@ def describe_count(scale: ScalePlan, tag: str) -> str:
 
 
 def _resources(request: ResourceRequest) -> list[object]:
-    memory = "-" if request.memory is None else describe_bytes(request.memory)
-    walltime = "-" if request.walltime is None else str(timedelta(seconds=request.walltime))
+    from scalable.manifest.units import format_duration, format_memory
+
+    memory = "-" if request.memory is None else format_memory(request.memory)
+    walltime = "-" if request.walltime is None else format_duration(request.walltime)
     return [request.cpus, memory, request.gpus or "-", walltime]
-
-
-def describe_bytes(size: int) -> str:
-    """Write a size with the largest unit that keeps it exact or tells two digits.
-
-    Examples
-    --------
-    >>> [describe_bytes(size) for size in (8 * 10**9, 2**33, 1_500_000_000, 512)]
-    ['8G', '8Gi', '1.5G', '512']
-    """
-    for unit, factor in _BINARY.items():
-        if size >= factor and size % factor == 0:
-            return f"{size // factor}{unit}"
-    for unit, factor in _DECIMAL.items():
-        if size >= factor:
-            return f"{size / factor:.3g}{unit}"
-    return str(size)
