@@ -141,6 +141,20 @@ def test_problems_are_json_too(cli: Cli, project: Path) -> None:
     assert document["issues"][0]["line"] == 1
 
 
+def test_a_name_that_refers_to_nothing_hides_no_option(cli: Cli, project: Path) -> None:
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(
+        text.replace("n_workers: 1", "prize: 1").replace("component: fair", "component: fare")
+    )
+
+    result = cli("validate", "--json")
+
+    assert {issue["path"] for issue in json.loads(result.stdout)["issues"]} == {
+        "targets.desk.prize",
+        "tasks.simulate.component",
+    }
+
+
 def test_the_provider_has_its_say(cli: Cli, project: Path) -> None:
     text = (project / "scalable.yaml").read_text()
     (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "prize: 1"))

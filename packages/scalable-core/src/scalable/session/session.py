@@ -17,6 +17,7 @@ from scalable.errors import (
     ProviderError,
     ScalableError,
     SessionError,
+    UnknownProviderError,
     UnknownTagError,
     ValidationFailedError,
 )
@@ -180,10 +181,10 @@ class ScalableSession:
     @cached_property
     def _report(self) -> ValidationReport:
         report = validate_manifest(self.manifest)
-        if not report.ok:
-            return report
         try:
             return report + self.provider.validate(self.spec)
+        except UnknownProviderError:
+            return report  # which says so
         except ProviderError as error:
             where = ("targets", self.target, "provider")
             issue = self.manifest.issue(where, "E_PROVIDER", str(error))
