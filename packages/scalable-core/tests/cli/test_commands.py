@@ -155,6 +155,35 @@ def test_a_name_that_refers_to_nothing_hides_no_option(cli: Cli, project: Path) 
     }
 
 
+@pytest.mark.parametrize(
+    ("selected", "also"),
+    [
+        ("broken", {"targets.broken.provider"}),
+        ("desk", {"targets.desk.account", "targets.desk.prize", "targets.desk.price"}),
+        ("unset", {"targets.unset.provider", "targets.desk.prize", "targets.desk.price"}),
+    ],
+)
+def test_a_component_that_is_wrong_hides_no_option(
+    cli: Cli, project: Path, selected: str, also: set[str]
+) -> None:
+    (project / "scalable.yaml").write_text(
+        "version: 1\n"
+        "project: {name: test}\n"
+        "targets:\n"
+        '  desk: {provider: desk, prize: 1, price: much, account: "${DESK_UNSET}"}\n'
+        "  broken: {provider: dask}\n"
+        "  unset: {provider: '${DESK_UNSET}'}\n"
+        "components:\n"
+        "  fair: {cpus: many}\n"
+    )
+
+    issues = json.loads(cli("validate", "--json", "-t", selected).stdout)["issues"]
+    paths = [issue["path"] for issue in issues]
+
+    assert {*paths} >= {"components.fair.cpus"} | also
+    assert len(paths) == len({*paths}), "each is told once"
+
+
 def test_the_provider_has_its_say(cli: Cli, project: Path) -> None:
     text = (project / "scalable.yaml").read_text()
     (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "prize: 1"))

@@ -10,9 +10,9 @@ nothing is expanded; what an overlay says is expanded where it was merged to.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from scalable.manifest.data import read_data
 from scalable.manifest.environment import expand_node, variables_in
@@ -29,7 +29,12 @@ from scalable.manifest.sections import MERGED_SECTIONS, check_sections
 from scalable.manifest.selection import ChooseTarget, select
 from scalable.manifest.sourcemap import SourceMap
 
-__all__ = ["load_manifest", "parse_manifest"]
+__all__ = ["CheckTargets", "load_manifest", "parse_manifest"]
+
+CheckTargets: TypeAlias = Callable[
+    [Mapping[str, Mapping[str, Any]], SourceMap, str | None], Iterable[ValidationIssue]
+]
+"""Finds problems of targets, given what each of them says, the document, and which of them is meant."""
 
 
 def load_manifest(
@@ -38,6 +43,7 @@ def load_manifest(
     env: Mapping[str, str] | None = None,
     target_name: str | ChooseTarget | None = None,
     overlay_name: str | None = None,
+    check_targets: CheckTargets | None = None,
 ) -> ManifestModel:
     """Read a manifest from a file.
 
@@ -51,6 +57,8 @@ def load_manifest(
         The target that is meant, or what chooses it; its overlay is merged.
     overlay_name : str, optional
         The overlay to merge instead of the target's own.
+    check_targets : callable, optional
+        Who else has a say on the targets of a manifest that cannot be used, so that one run shows everything.
 
     Raises
     ------
@@ -60,7 +68,8 @@ def load_manifest(
         It says something that is not allowed. Either error lists every problem that was found.
     """
     file = os.fspath(path)
-    return _parsed(read_text(_content(file), file), file, env, target_name, overlay_name)
+    reading = read_text(_content(file), file)
+    return _parsed(reading, file, env, target_name, overlay_name, check_targets)
 
 
 def parse_manifest(
@@ -123,6 +132,7 @@ def _parsed(
     env: Mapping[str, str] | None,
     target_name: str | ChooseTarget | None,
     overlay_name: str | None,
+    check_targets: CheckTargets | None = None,
 ) -> ManifestModel:
     if reading.root is None:
         raise ManifestParseError(reading.issues)
@@ -141,8 +151,11 @@ def _parsed(
     report = ValidationReport.of([*reading.issues, *issues])
     if not report.ok:
         # Also what refers to nothing, so that one run shows everything.
-        dangling = find_dangling(References.of_document(to_data(expanded)), source)
-        errors = report.merge(ValidationReport.of(dangling)).errors
+        names = References.of_document(to_data(expanded))
+        more = [*find_dangling(names, source)]
+        if check_targets is not None:
+            more += check_targets(names.targets, source, selection.target)
+        errors = report.merge(ValidationReport.of(more)).errors
         raise ManifestParseError(errors) if reading.issues else ManifestSchemaError(errors)
     manifest = ManifestModel(**sections, raw=raw, source=file, selected_target=selection.target)
     manifest._source_map = source

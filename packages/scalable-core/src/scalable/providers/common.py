@@ -39,10 +39,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from scalable.errors import NotSupportedError, ValidationFailedError
+from scalable.errors import (
+    NotSupportedError,
+    ProviderError,
+    UnknownProviderError,
+    ValidationFailedError,
+)
 from scalable.manifest.checking import check_model
 from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
+from scalable.manifest.sourcemap import SourceMap
 from scalable.planning import check_counts, component_request, scale_plan
 from scalable.providers.base import (
     ClusterHandle,
@@ -52,6 +58,7 @@ from scalable.providers.base import (
     ScalePlan,
 )
 from scalable.providers.options import TargetOptions, common_options
+from scalable.providers.registry import get_provider
 
 if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
@@ -59,6 +66,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseProvider",
     "PlansOnly",
+    "check_options",
     "clashing_names",
     "cluster_handle",
     "component_issue",
@@ -235,6 +243,37 @@ def cluster_handle(
 
     tasks = spec.components_by_task
     return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks), metadata or {})
+
+
+def check_options(
+    targets: Mapping[str, Mapping[str, Any]], source: SourceMap, selected: str | None
+) -> Iterator[ValidationIssue]:
+    """Find what is wrong with the options of targets alone, in a manifest that cannot be used for other reasons.
+
+    Parameters
+    ----------
+    targets : mapping of str to mapping
+        What each target says, right or wrong.
+    source : SourceMap
+        The document.
+    selected : str or None
+        The target that is meant; only its provider has to be installed, and its variables set.
+    """
+    for name, said in targets.items():
+        at = ("targets", name)
+        scalar = source.scalar((*at, "provider"))
+        if scalar is None or scalar.problem or not isinstance(scalar.value, str):
+            continue  # which is told already
+        unset: Severity = "error" if name == selected else "warning"
+        try:
+            provider = get_provider(scalar.value)
+        except ProviderError as error:
+            code = "UNKNOWN_PROVIDER" if isinstance(error, UnknownProviderError) else "PROVIDER"
+            yield source.issue((*at, "provider"), f"{unset[0].upper()}_{code}", str(error), unset)
+            continue
+        if isinstance(provider, BaseProvider):
+            own = {key: said[key] for key in said.keys() - {"provider", "overlay"}}
+            yield from check_model(provider.options_model, own, at, source, unset=unset)[1]
 
 
 def option_issue(

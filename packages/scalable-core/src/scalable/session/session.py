@@ -25,6 +25,7 @@ from scalable.manifest.parser import load_manifest
 from scalable.manifest.validate import ValidationReport, validate_manifest
 from scalable.modules import pack_modules, pack_workflow, upload_modules, workflow_directory
 from scalable.providers.base import DeploymentSpec, ScalePlan
+from scalable.providers.common import check_options
 from scalable.providers.registry import get_provider
 from scalable.session import signals
 from scalable.session.ambient import running_session
@@ -145,6 +146,7 @@ class ScalableSession:
             env=environ,
             target_name=partial(choose_target, environ=environ) if target == AUTO else target,
             overlay_name=overlay,
+            check_targets=check_options,
         )
         if manifest.selected_target is None:
             nowhere = "there is no target; write at least one, such as `local: {provider: local}`"
