@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import html
 import logging
 import os
 import signal
@@ -159,6 +160,12 @@ def test_it_says_why_workers_are_missing(start: Start) -> None:
         cluster.wait_for_group("a", 2)
     assert repr(cluster) == f"<GroupedCluster {cluster.name!r} running: a 0/0>"
     assert cluster.max_workers == 1
+
+
+def test_a_notebook_shows_a_client_with_its_cluster(start: Start) -> None:
+    cluster = start("a")
+    with Client(cluster) as client:
+        assert html.escape(repr(cluster)) in client._repr_html_()
 
 
 def test_a_group_can_be_added(start: Start, until: Until) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import html
 import inspect
 import sys
 import threading
@@ -380,6 +381,10 @@ class GroupedCluster:
     def __repr__(self) -> str:
         groups = ", ".join(f"{tag} {s.running}/{s.wanted}" for tag, s in self.groups.items())
         return f"<GroupedCluster {self.name!r} {self.status.name}: {groups}>"
+
+    def _repr_html_(self) -> str:
+        # Dask's client in a notebook shows its cluster by this.
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
     # -- Threads
 
