@@ -51,6 +51,15 @@ def test_mounts_want_a_container(component: str, container_runtime: str, warned:
     assert warnings_of(spec) == [("components.gcam.mounts", "W_NO_EFFECT")] * warned
 
 
+def test_an_interface_that_is_not_there_is_told_with_its_place() -> None:
+    spec = spec_of("slurm", "interface: nosuch0")
+    with pytest.raises(ValidationFailedError) as caught:
+        SlurmProvider().build_cluster(spec)
+    (issue,) = caught.value.report.errors
+    assert (issue.path, issue.code, issue.line) == ("targets.here.interface", "E_INTERFACE", 6)
+    assert "set interface to one of: " in issue.message
+
+
 @pytest.mark.parametrize(("runtime", "refused"), [("apptainer", True), ("podman", False)])
 def test_a_mount_that_the_runtime_would_misread_is_refused(runtime: str, refused: bool) -> None:
     component = "gcam: {image: gcam.sif, mounts: {'/data:2': /data}}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scalable.providers.slurm.commands import Slurm
     from scalable.providers.slurm.options import SlurmOptions
 
-__all__ = ["preflight"]
+__all__ = ["check_interface", "preflight"]
 
 _TOOLS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 
@@ -81,7 +81,7 @@ async def preflight(
         results += await _partitions(slurm, wanted)
         for tag, request in requests.items():
             results.append(await _request(slurm, tag, request))
-    results += _interface(options.interface or site.get("interface"))
+    results.append(check_interface(options.interface or site.get("interface")))
     for tag, request in requests.items():
         results += _image(tag, request)
     results.append(_logs(options.logs_location))
@@ -156,26 +156,26 @@ async def _request(slurm: Slurm, tag: str, request: JobRequest) -> CheckResult:
     return CheckResult(name, True, answer or "Slurm would take it")
 
 
-def _interface(wanted: str | None) -> Iterator[CheckResult]:
+def check_interface(wanted: str | None) -> CheckResult:
+    """Look whether this machine, on which the scheduler runs, has the network interface."""
     import psutil
 
     interfaces = sorted(psutil.net_if_addrs())
     if wanted is None:
-        yield CheckResult(
+        return CheckResult(
             "interface",
             None,
             "none is named, so that the one of the default route is taken",
             f"if workers cannot reach this machine by it, set interface to one of: {', '.join(interfaces)}",
         )
-    elif wanted in interfaces:
-        yield CheckResult("interface", True, f"{wanted} is there")
-    else:
-        yield CheckResult(
-            "interface",
-            False,
-            f"this machine has no interface {wanted!r}{did_you_mean(wanted, interfaces)}",
-            f"set interface to one of: {', '.join(interfaces)}",
-        )
+    if wanted in interfaces:
+        return CheckResult("interface", True, f"{wanted} is there")
+    return CheckResult(
+        "interface",
+        False,
+        f"this machine has no interface {wanted!r}{did_you_mean(wanted, interfaces)}",
+        f"set interface to one of: {', '.join(interfaces)}",
+    )
 
 
 def _image(tag: str, request: JobRequest) -> Iterator[CheckResult]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from scalable.cluster.port import Leftover
-from scalable.errors import did_you_mean
-from scalable.manifest.issues import ValidationIssue
+from scalable.errors import ValidationFailedError, did_you_mean
+from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import (
     Artifact,
@@ -122,6 +122,13 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
     def _build(self, spec: DeploymentSpec, options: SlurmOptions) -> ClusterHandle:
         from scalable.providers.slurm.cluster import SlurmCluster
+        from scalable.providers.slurm.jobqueue import site_defaults
+        from scalable.providers.slurm.preflight import check_interface
 
+        found = check_interface(options.interface or site_defaults().get("interface"))
+        if found.ok is False:  # Dask would only say so as a bug would
+            message = f"{found.detail}; {found.remedy}"
+            issue = option_issue(spec, "interface", "E_INTERFACE", message)
+            raise ValidationFailedError(ValidationReport.of([issue]))
         cluster = SlurmCluster(options, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
