@@ -324,6 +324,20 @@ def test_what_is_no_variable_is_an_error_everywhere(problems: Any) -> None:
     ][1:]
 
 
+def test_keys_of_the_user_are_left_alone_wherever_they_may_be() -> None:
+    text = """
+version: 1
+project: {name: x, x-note: "${UNSET}"}
+targets: {t: {provider: p, x-note: {why: ["${BROKEN"]}}}
+components: {x-ray: {image: "${IMAGE}", env: {x-note: "${IMAGE}"}, x-note: "${UNSET}"}}
+tasks: {x-t: {component: "${TAG}", x-note: "${UNSET}"}}
+"""
+    manifest = parse_manifest(text, env={"IMAGE": "i", "TAG": "x-ray"}, target_name="t")
+    component = manifest.components["x-ray"]
+    assert (component.image, component.env, manifest.warnings) == ("i", {"x-note": "i"}, ())
+    assert manifest.tasks["x-t"].component == "x-ray"
+
+
 def test_an_overlay_is_expanded_where_it_is_merged(problems: Any) -> None:
     text = VARIABLES.replace("${BROKEN", "x")
     env = {"ONE": "1", "OVERLAY": "large"}

@@ -116,12 +116,17 @@ def _expand_scalar(node: ScalarNode, env: Mapping[str, str]) -> ScalarNode:
 def _expand_mapping(node: MappingNode, env: Mapping[str, str], path: KeyPath) -> MappingNode:
     entries: dict[str, Entry] = {}
     for key, entry in node.entries.items():
-        value = expand_node(entry.node, env, (*path, key))
+        value = entry.node if _is_users(path, key) else expand_node(entry.node, env, (*path, key))
         if _is_mounts(path):
             key, value = _expand_key(key, value, env, entries)
         entries[key] = entry if value is entry.node else Entry(entry.key, entry.mark, value)
     same = entries == node.entries  # entries are equal if they are the same
     return node if same else MappingNode(node.mark, entries)
+
+
+def _is_users(path: KeyPath, key: str) -> bool:
+    """Tell whether a key of the project, a target, a component or a task is the user's own."""
+    return key.startswith("x-") and len(path) == (1 if path[:1] == ("project",) else 2)
 
 
 def _is_mounts(path: KeyPath) -> bool:
