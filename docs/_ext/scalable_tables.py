@@ -67,7 +67,7 @@ def shape(schema: Schema, definitions: Schema) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
-        return f"`{schema['const']}`"
+        return f"`{json.dumps(schema['const'])}`"
     match schema.get("type"):
         case "object":
             values = [
@@ -76,6 +76,8 @@ def shape(schema: Schema, definitions: Schema) -> str:
             ]
             inner = [shape(value, definitions) for value in values if isinstance(value, Mapping)]
             return f"mapping to {inner[0]}" if inner else "mapping"
+        case "array" if schema.get("maxItems") == 0:
+            return "`[]`"
         case "array":
             return f"list of {shape(schema.get('items', {}), definitions)}"
         case "integer" | "number":
@@ -85,6 +87,8 @@ def shape(schema: Schema, definitions: Schema) -> str:
             return "`true`, `false`"
         case "string":
             return "text"
+        case "null":
+            return "`null`"
     return "anything"
 
 
