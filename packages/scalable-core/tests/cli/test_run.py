@@ -113,6 +113,19 @@ def test_json_is_the_record_and_nothing_else(scalable: Scalable, project: Path) 
     assert done.stderr.splitlines()[1:] == ["90"]
 
 
+def test_what_programs_of_the_script_write_is_not_in_the_json(
+    scalable: Scalable, project: Path, workflow: Path
+) -> None:
+    workflow.write_text(
+        "import os, sys\nos.system('echo a program')\nprint('a stream', file=sys.__stdout__)\n"
+    )
+
+    done = scalable("run", "--json", "--quiet", "-w", "workflow.py")
+
+    assert json.loads(done.stdout) == record(project)
+    assert {*done.stderr.splitlines()} == {"a program", "a stream"}
+
+
 def test_a_provider_that_breaks_at_the_start_is_told_once(
     scalable: Scalable, project: Path, site: Path, install: Install
 ) -> None:

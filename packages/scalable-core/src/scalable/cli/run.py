@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -98,8 +99,7 @@ def run(
     try:
         if not debug:
             _silence_dask(context)
-        # With --json, stdout is for the record alone.
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with _stdout_kept() if as_json and sys.stdout else nullcontext():
             with nullcontext() if quiet else _progress(session):
                 session.start()
                 with lend(session):
@@ -124,6 +124,21 @@ def run(
             seconds = time.monotonic() - began
             say(f"{_ending(outcome.code)} after {seconds:.1f} s; record in {record.directory}")
     context.exit(outcome.code)
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Keep stdout for the record alone: what the script and the programs that it starts write goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()  # what was written to the stream itself is not for the record's readers either
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _silence_dask(context: click.Context) -> None:
