@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -406,6 +407,9 @@ def test_init_says_what_it_wrote(cli: Cli) -> None:
     assert json.loads(cli("init", "new", "--json").stdout) == {
         "written": ["new/scalable.yaml", "new/workflow.py"]
     }
+    *_, command = cli("init", "my runs").stdout.splitlines()
+    manifest, workflow = "my runs/scalable.yaml", "my runs/workflow.py"
+    assert shlex.split(command) == ["scalable", "run", manifest, "--workflow", workflow]
 
 
 # -- providers and schema

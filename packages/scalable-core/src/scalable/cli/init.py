@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -53,4 +54,4 @@ def init(directory: Path, as_json: bool) -> None:
     else:
         manifest, workflow = written
         click.echo(f"wrote {manifest} and {workflow}; run them with:")
-        click.echo(f"  scalable run {manifest} --workflow {workflow}")
+        click.echo(f"  {shlex.join(['scalable', 'run', manifest, '--workflow', workflow])}")
