@@ -185,6 +185,26 @@ def test_a_component_that_is_wrong_hides_no_option(
     assert len(paths) == len({*paths}), "each is told once"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_json_that_cannot_be_written_is_told_in_a_line(
+    project: Path, environment: dict[str, str]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "scalable.cli", "validate", "--json"],
+            env={**environment, "PYTHONUNBUFFERED": "1"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "No space left on device" in line
+
+
 def test_the_provider_has_its_say(cli: Cli, project: Path) -> None:
     text = (project / "scalable.yaml").read_text()
     (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "prize: 1"))

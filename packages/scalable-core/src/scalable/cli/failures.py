@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from typing import IO, Any
 
 import click
@@ -89,13 +90,14 @@ def explain_error(error: Exception, *, as_json: bool, debug: bool) -> Failure:
     else:
         issues = ()
     if as_json:
-        print_json(
-            {
-                "ok": False,
-                "error": {"type": type(error).__name__, "message": message},
-                "issues": [issue_as_json(issue) for issue in issues],
-            }
-        )
+        with suppress(OSError):  # stdout itself may be what failed
+            print_json(
+                {
+                    "ok": False,
+                    "error": {"type": type(error).__name__, "message": message},
+                    "issues": [issue_as_json(issue) for issue in issues],
+                }
+            )
     if issues:
         print_issues(issues)
         message = ""
