@@ -20,7 +20,7 @@ from scalable.providers.base import (
     Owned,
     ScalePlan,
 )
-from scalable.providers.common import BaseProvider
+from scalable.providers.common import BaseProvider, PlansOnly
 from scalable.providers.options import TargetOptions
 from scalable.providers.registry import clear_registry, register_provider
 
@@ -113,6 +113,23 @@ def test_a_provider_without_a_site_says_so(desk: None, cli: Cli) -> None:
     result = cli("check")
     assert result.exit_code == 0
     assert "has nothing to ask" in result.stderr
+
+
+def test_a_target_that_cannot_run_in_this_version_fails_its_check(
+    desk: None, cli: Cli, project: Path
+) -> None:
+    class Drawn(PlansOnly[TargetOptions]):
+        name = "drawn"
+        options_model = TargetOptions
+
+    register_provider("drawn", Drawn)
+    manifest = project / "scalable.yaml"
+    manifest.write_text(manifest.read_text().replace("provider: desk", "provider: drawn"))
+
+    result = cli("check")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: provider 'drawn' cannot build clusters")
 
 
 def test_a_plan_shows_what_would_be_sent(yard: Yard, cli: Cli) -> None:

@@ -218,11 +218,15 @@ class BaseProvider(ABC, Generic[OptionsT]):
 class PlansOnly(BaseProvider[OptionsT]):
     """A provider that validates and plans, and cannot build clusters in this version."""
 
-    def _build(self, spec: DeploymentSpec, options: OptionsT) -> ClusterHandle:
-        raise NotSupportedError(
+    def refusal(self) -> NotSupportedError:
+        """Make the error that a run ends in."""
+        return NotSupportedError(
             f"provider {self.name!r} cannot build clusters in this version: it validates and plans only; "
             "use a target with `provider: local`"
         )
+
+    def _build(self, spec: DeploymentSpec, options: OptionsT) -> ClusterHandle:
+        raise self.refusal()
 
 
 def cluster_handle(
