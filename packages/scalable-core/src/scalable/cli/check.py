@@ -39,7 +39,6 @@ def check(
     """
     from scalable.errors import ValidationFailedError
     from scalable.providers.base import Preflights
-    from scalable.providers.common import PlansOnly
     from scalable.session import ScalableSession
 
     session = ScalableSession.from_yaml(manifest, target=target, overlay=overlay)
@@ -47,8 +46,6 @@ def check(
     if not report.ok:
         raise ValidationFailedError(report)
     provider = session.provider
-    if isinstance(provider, PlansOnly):
-        raise provider.refusal()
     results = list(provider.preflight(session.spec)) if isinstance(provider, Preflights) else []
     if as_json:
         print_json([asdict(result) for result in results])

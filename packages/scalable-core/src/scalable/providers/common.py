@@ -36,7 +36,7 @@ A provider of desks, all of it except for the backend::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from scalable.errors import (
@@ -51,6 +51,7 @@ from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.sourcemap import SourceMap
 from scalable.planning import check_counts, component_request, scale_plan
 from scalable.providers.base import (
+    CheckResult,
     ClusterHandle,
     DeploymentSpec,
     EstimatesCost,
@@ -218,15 +219,20 @@ class BaseProvider(ABC, Generic[OptionsT]):
 class PlansOnly(BaseProvider[OptionsT]):
     """A provider that validates and plans, and cannot build clusters in this version."""
 
-    def refusal(self) -> NotSupportedError:
-        """Make the error that a run ends in."""
-        return NotSupportedError(
-            f"provider {self.name!r} cannot build clusters in this version: it validates and plans only; "
-            "use a target with `provider: local`"
-        )
+    def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
+        """Say beforehand that a start would fail."""
+        return [
+            CheckResult(
+                "build",
+                False,
+                f"provider {self.name!r} cannot build clusters in this version: it validates and plans only",
+                "use a target with `provider: local`",
+            )
+        ]
 
     def _build(self, spec: DeploymentSpec, options: OptionsT) -> ClusterHandle:
-        raise self.refusal()
+        (refusal,) = self.preflight(spec)
+        raise NotSupportedError(f"{refusal.detail}; {refusal.remedy}")
 
 
 def cluster_handle(
