@@ -230,6 +230,36 @@ def _variables(names: list[str]) -> list[str]:
     return [os.environ[name] for name in names]
 
 
+def test_a_workflow_may_run_in_a_job_of_its_own(
+    cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Slurm tells that job about itself would keep srun, and so a model under MPI, from starting on a worker."""
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300"}.items():
+        monkeypatch.setenv(name, value)
+    cluster.add_workers(1, "stitches")
+    with ScalableClient(cluster) as client:
+        assert client.submit(_step, tag="stitches").result(60) == (0, "")
+
+
+@by_value
+def _step() -> tuple[int, str]:
+    step = subprocess.run(["srun", "true"], stderr=subprocess.PIPE, text=True, check=False)
+    return step.returncode, step.stderr
+
+
+def test_habits_of_the_user_hide_no_job(
+    work: Path, site: SlurmSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as habits:
+        habits.setenv("SQUEUE_PARTITION", "long")
+        habits.setenv("SCANCEL_PARTITION", "long")
+        with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
+            cluster.add_container("tiny", memory="200M")
+            cluster.add_workers(1, "tiny")
+            cluster.wait_for_group("tiny", timeout=60)
+    assert not site.jobs()
+
+
 CLIENT = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background

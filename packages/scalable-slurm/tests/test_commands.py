@@ -107,3 +107,16 @@ def test_nobody_remembering_is_no_error(say: Say) -> None:
     say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
     say("sacct", stderr="Slurm accounting storage is disabled\n", status=1)
     assert asyncio.run(Slurm().record("7_0")) == {}
+
+
+def test_habits_of_the_user_change_nothing_of_what_is_asked(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQUEUE_PARTITION alone would hide a run's jobs, which would then be launched again and again."""
+    say("squeue")
+    (tmp_path / "squeue").write_text("#!/bin/sh\nenv >&2\nexit 1\n")
+    monkeypatch.setenv("SQUEUE_PARTITION", "long")
+    with pytest.raises(SlurmCommandError) as caught:
+        asyncio.run(Slurm().queue("x"))
+    assert "PATH=" in caught.value.stderr
+    assert "SQUEUE_PARTITION" not in caught.value.stderr

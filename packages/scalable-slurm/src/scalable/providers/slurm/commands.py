@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from scalable.errors import ClusterError, LaunchError, LaunchRefusedError
 
-__all__ = ["QueueEntry", "Slurm", "SlurmCommandError", "parse_queue", "parse_record"]
+__all__ = [
+    "QueueEntry",
+    "Slurm",
+    "SlurmCommandError",
+    "job_environ",
+    "parse_queue",
+    "parse_record",
+    "query_environ",
+]
 
 # What sbatch says when the same submission may be accepted later; everything else it refuses for good.
 _TRANSIENT = (
@@ -31,6 +39,46 @@ _TRANSIENT = (
 # it is ours, and free of the separator.
 _SEPARATOR = "|"
 _QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%k"))
+
+
+# Options that people give by variables to the commands they type. Ours would then show, or cancel, only some jobs.
+_HABITS = ("SQUEUE_", "SCANCEL_", "SINFO_")
+
+# Variables of sbatch that hold its answer back until the jobs end, or have half of their logs go elsewhere.
+_AGAINST_US = frozenset({"SBATCH_WAIT", "SBATCH_ERROR"})
+
+# Inside a job, every other variable of Slurm's is about that job.
+_ABOUT_SLURM = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
+
+
+def query_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Say in which environment to ask and to cancel: one in which a command does what its arguments say.
+
+    Examples
+    --------
+    >>> query_environ({"PATH": "/bin", "SQUEUE_PARTITION": "long"})
+    {'PATH': '/bin'}
+    """
+    return {name: value for name, value in environ.items() if not name.startswith(_HABITS)}
+
+
+def job_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Say what a job inherits: not what describes the job that this process may be part of.
+
+    ``srun`` would read that in the new job too, and refuse to start or start something else.
+
+    Examples
+    --------
+    >>> job_environ({"SLURM_CONF": "/c", "SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300", "SBATCH_ACCOUNT": "a"})
+    {'SLURM_CONF': '/c', 'SBATCH_ACCOUNT': 'a'}
+    """
+    inside = "SLURM_JOB_ID" in environ
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in _AGAINST_US
+        and not (inside and name.startswith("SLURM_") and name not in _ABOUT_SLURM)
+    }
 
 
 class SlurmCommandError(ClusterError):
@@ -144,7 +192,9 @@ class Slurm:
             The controller did not answer, or takes no more jobs now.
         """
         try:
-            status, stdout, stderr = await _run(arguments, script, {**os.environ, **env})
+            status, stdout, stderr = await _run(
+                arguments, script, {**job_environ(os.environ), **env}
+            )
         except FileNotFoundError:
             raise LaunchRefusedError(
                 "sbatch was not found; run this where Slurm's commands are on PATH, such as a login node"
@@ -172,7 +222,7 @@ class Slurm:
         """
         words = [arguments[0], "--test-only", *arguments[1:]]
         try:
-            status, _, stderr = await _run(words, "#!/bin/sh\n", None)
+            status, _, stderr = await _run(words, "#!/bin/sh\n", job_environ(os.environ))
         except FileNotFoundError:
             raise SlurmCommandError(words[0], "not found on PATH") from None
         if status != 0:
@@ -252,7 +302,7 @@ class Slurm:
 
     async def _call(self, arguments: Sequence[str]) -> str:
         try:
-            status, stdout, stderr = await _run(arguments, None, None)
+            status, stdout, stderr = await _run(arguments, None, query_environ(os.environ))
         except FileNotFoundError:
             raise SlurmCommandError(arguments[0], "not found on PATH") from None
         if status != 0:
@@ -261,7 +311,7 @@ class Slurm:
 
 
 async def _run(
-    arguments: Sequence[str], stdin: str | None, env: Mapping[str, str] | None
+    arguments: Sequence[str], stdin: str | None, env: Mapping[str, str]
 ) -> tuple[int, str, str]:
     program, *words = arguments
     process = await asyncio.create_subprocess_exec(

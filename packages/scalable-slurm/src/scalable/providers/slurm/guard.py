@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+
+from scalable.providers.slurm.commands import query_environ
 
 __all__ = ["QueueGuard"]
 
@@ -30,6 +33,7 @@ class QueueGuard:
             stderr=subprocess.DEVNULL,
             # Ctrl-C at the terminal must not end it before the client.
             start_new_session=True,
+            env=query_environ(os.environ),
         )
 
     def dismiss(self) -> None:
