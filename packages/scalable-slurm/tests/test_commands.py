@@ -93,6 +93,18 @@ def test_a_comment_with_the_separator_in_it_is_kept_whole() -> None:
     assert (entry.job, entry.comment, entry.seconds_left) == ("7_0", "mine | yours", None)
 
 
+def test_what_a_site_says_besides_is_passed_over(say: Say) -> None:
+    banner = "** Maintenance on Friday **\n"
+    say("squeue", stdout=f"{banner}7|0|PENDING|Priority|NOT_SET||mine\n")
+    say("sinfo", stdout=f"{banner}short|up\n")
+    say("scontrol", stdout=banner, stderr="Invalid job id specified\n", status=1)
+    say("sacct", stdout=f"{banner}TIMEOUT|0:0|node7\n")
+    slurm = Slurm()
+    assert [entry.job for entry in asyncio.run(slurm.queue("x"))] == ["7_0"]
+    assert asyncio.run(slurm.partitions()) == {"short": "up"}
+    assert asyncio.run(slurm.record("7_0"))["JobState"] == "TIMEOUT"
+
+
 def test_accounting_is_asked_when_the_controller_has_forgotten(say: Say) -> None:
     say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
     say("sacct", stdout="TIMEOUT|0:0|node7\n")

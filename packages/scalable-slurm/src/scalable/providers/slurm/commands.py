@@ -120,16 +120,19 @@ class QueueEntry:
 
 
 def parse_queue(text: str) -> list[QueueEntry]:
-    r"""Read what ``squeue`` printed in our format.
+    r"""Read what ``squeue`` printed in our format, and pass over what a site says besides.
 
     Examples
     --------
-    >>> parse_queue("7|0|RUNNING|None|1:30|node1|mine\n")
+    >>> parse_queue("Maintenance on Friday!\n7|0|RUNNING|None|1:30|node1|mine\n")
     [QueueEntry(job='7_0', state='RUNNING', reason='None', seconds_left=90, node='node1', comment='mine')]
     """
     entries = []
     for line in text.splitlines():
-        array, element, state, reason, left, node, comment = line.split(_SEPARATOR, 6)
+        fields = line.split(_SEPARATOR, _QUEUE_FORMAT.count(_SEPARATOR))
+        if len(fields) <= _QUEUE_FORMAT.count(_SEPARATOR):
+            continue
+        array, element, state, reason, left, node, comment = fields
         entries.append(
             QueueEntry(f"{array}_{element}", state, reason, _parse_left(left), node, comment)
         )
@@ -240,7 +243,7 @@ class Slurm:
     async def partitions(self) -> dict[str, str]:
         """Say whether each partition is ``up``, by name."""
         lines = (await self._call(["sinfo", "--noheader", "--format=%R|%a"])).splitlines()
-        return dict(line.rsplit("|", 1) for line in lines)
+        return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
     async def owned(self, user: str) -> list[QueueEntry]:
         """List every job of a user that is not over: one ``squeue``."""
@@ -297,8 +300,9 @@ class Slurm:
                 "--format=State,ExitCode,NodeList",
             ]
         )
-        lines = stdout.splitlines()
-        return dict(zip(fields, lines[0].split("|"), strict=True)) if lines else {}
+        lines = (line.split("|") for line in stdout.splitlines())
+        found = next((line for line in lines if len(line) == len(fields)), ())
+        return dict(zip(fields, found, strict=False))
 
     async def _call(self, arguments: Sequence[str]) -> str:
         try:
