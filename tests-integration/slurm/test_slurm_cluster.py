@@ -117,6 +117,18 @@ def test_a_worker_that_somebody_cancels_is_replaced(cluster: SlurmCluster, site:
     )
 
 
+def test_a_job_may_get_another_comment(cluster: SlurmCluster, site: SlurmSite) -> None:
+    """Anybody may comment on their jobs, and a site's plugin on all of them; the jobs are known all the same."""
+    cluster.add_workers(1, "stitches")
+    cluster.wait_for_group("stitches")
+    (job,) = site.jobs()
+    site.run("scontrol", "update", f"jobid={job}", "comment=mine")
+    site.run("scancel", job)
+    wait_until(
+        lambda: any("was cancelled" in event.text for event in cluster.events), "it is explained"
+    )
+
+
 def test_a_node_that_goes_down_is_explained_and_made_good(
     cluster: SlurmCluster, site: SlurmSite
 ) -> None:

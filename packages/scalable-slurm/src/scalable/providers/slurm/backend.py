@@ -79,6 +79,7 @@ class SlurmBackend:
         self._run = run
         self._scheduler_address = scheduler_address
         self._launched: dict[str, list[Unit]] = {}
+        self._units: dict[str, Unit] = {}
         self._last: dict[str, QueueEntry] = {}
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
@@ -98,17 +99,28 @@ class SlurmBackend:
         )
         units = [_unit(group.tag, f"{array}_{element}", request_id) for element in range(n)]
         self._launched[request_id] = units
+        self._units |= {unit.native: unit for unit in units}
         return units
 
     async def observe(self) -> Mapping[str, UnitState]:
         """Look at all our jobs with one ``squeue``."""
         states = {}
         for entry in await self._slurm.queue(self.job_name):
-            facts = read_comment(entry.comment)
-            unit = _unit(facts["tag"], entry.job, facts["request"])
+            unit = self._unit_of(entry)
+            if unit is None:
+                continue
             self._last[unit.native] = entry
             states[unit.id] = _state(unit, entry)
         return states
+
+    def _unit_of(self, entry: QueueEntry) -> Unit | None:
+        """Say which unit a job is: known from its launch, or else, if sbatch's answer was lost, from its comment."""
+        if entry.job in self._units:
+            return self._units[entry.job]
+        facts = read_comment(entry.comment)
+        if not {"tag", "request"} <= facts.keys():
+            return None
+        return _unit(facts["tag"], entry.job, facts["request"])
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """Cancel them with one ``scancel``."""
