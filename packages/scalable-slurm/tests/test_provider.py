@@ -143,7 +143,7 @@ def test_what_the_user_has_set_for_dask_jobqueue_holds(tmp_path: Path) -> None:
         check=True,
     )
     gcam, plots = (artifact["content"] for artifact in json.loads(rendered.stdout)["artifacts"])
-    for word in ("--partition=long", "--account=mine", "--time=20", "--mem=3072M", "/local"):
+    for word in ("--partition=long", "--account=mine", "--time=00:20:00", "--mem=3072M", "/local"):
         assert word in gcam
     assert "ulimit -s unlimited\n" in gcam
     assert "--cpus-per-task=6" in gcam

@@ -8,7 +8,7 @@ import pytest
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
 from scalable.providers.slurm.request import job_request
-from scalable.providers.slurm.script import JobRequest
+from scalable.providers.slurm.script import JobRequest, sbatch_arguments
 
 
 def request(component: ComponentConfig, options: SlurmOptions, **site: object) -> JobRequest:
@@ -36,7 +36,23 @@ def test_a_target_goes_before_the_site() -> None:
     made = request(GCAM, said, **site)
     assert (made.partition, made.walltime) == ("short", 3600)
     assert (made.account, made.interface) == ("a", "eth0")
-    assert request(GCAM, SlurmOptions(), **site).walltime == 1800
+    assert request(GCAM, SlurmOptions(), **site).walltime == "00:30:00"
+
+
+@pytest.mark.parametrize("time", ["30", 30, "90:00", "1-12", "UNLIMITED"])
+def test_a_walltime_of_the_site_is_told_to_sbatch_as_it_is(time: str | int) -> None:
+    made = request(BARE, SlurmOptions(), walltime=time)
+    assert f"--time={time}" in sbatch_arguments(made, 1, job_name="j", comment="c")
+
+
+def test_job_mem_of_the_site_is_as_sbatch_reads_it() -> None:
+    made = request(BARE, SlurmOptions(), job_mem="4000", memory="24 GB")
+    assert "--mem=4000M" in sbatch_arguments(made, 1, job_name="j", comment="c")
+
+
+def test_times_and_amounts_of_the_site_may_be_what_dask_reads() -> None:
+    made = request(BARE, SlurmOptions(), memory="16e9", death_timeout="5 minutes")
+    assert (made.memory, made.death_timeout) == (16 * 10**9, 300)
 
 
 def test_lines_and_directives_of_the_site_come_first() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from scalable.manifest.units import parse_duration, parse_memory
 from scalable.providers.common import said_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
 from scalable.providers.slurm.script import JobRequest, Tls
@@ -48,18 +48,18 @@ def job_request(
     options = options.of(component.name)
     runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
     mounts, preload = mounts_and_preload(component)
-    walltime = options.walltime
+    walltime: int | str | None = options.walltime
     if walltime is None and site.get("walltime"):
-        walltime = parse_duration(str(site["walltime"]))
+        walltime = str(
+            site["walltime"]
+        )  # dask-jobqueue hands it to sbatch: a plain number is minutes
     return JobRequest(
         tag=component.name,
         log_directory=logs,
         slots=component.slots,
         cpus=said_or_default(component, "cpus", site.get("job-cpu") or site.get("cores")),
         gpus=component.gpus,
-        memory=said_or_default(
-            component, "memory", _memory(site.get("job-mem") or site.get("memory"))
-        ),
+        memory=said_or_default(component, "memory", _site_memory(site)),
         walltime=walltime,
         partition=options.queue or site.get("queue"),
         account=options.account or site.get("account"),
@@ -79,19 +79,56 @@ def job_request(
         interface=options.interface or site.get("interface"),
         local_directory=options.local_directory or site.get("local-directory") or "/tmp",  # noqa: S108 - the nodes' own
         tls=tls,
-        death_timeout=int(site.get("death-timeout") or 60),
+        death_timeout=_seconds(site.get("death-timeout") or 60),
     )
 
 
+def _site_memory(site: Mapping[str, Any]) -> int | None:
+    asked = _job_memory(site.get("job-mem"))
+    return _memory(site.get("memory")) if asked is None else asked
+
+
 def _memory(text: Any) -> int | None:
-    """Read dask-jobqueue's spelling of memory.
+    """Read an amount of memory as dask-jobqueue does.
 
     Examples
     --------
-    >>> _memory("4 GB"), _memory("500MiB"), _memory(None)
-    (4000000000, 524288000, None)
+    >>> _memory("4 GB"), _memory("16e9"), _memory(None)
+    (4000000000, 16000000000, None)
     """
-    return None if text is None else parse_memory(str(text).replace(" ", "").rstrip("bB"))
+    from dask.utils import parse_bytes
+
+    return None if text is None else int(parse_bytes(text))
+
+
+def _job_memory(text: Any) -> int | None:
+    """Read what dask-jobqueue hands to ``sbatch --mem`` as it is: a plain number is MiB, and 64G is 64 GiB.
+
+    Examples
+    --------
+    >>> _job_memory("4000") == 4000 * 2**20, _job_memory("64G") == _job_memory("64GB") == 64 * 2**30
+    (True, True)
+    """
+    if text is None:
+        return None
+    number = re.fullmatch(r"(\d+)([kmgt]?)b?", str(text), re.IGNORECASE)
+    if number is None:
+        return _memory(text)
+    power = "kmgt".index(number[2].lower() or "m") + 1
+    return int(number[1]) << 10 * power
+
+
+def _seconds(text: Any) -> int:
+    """Read a time as Dask does.
+
+    Examples
+    --------
+    >>> _seconds(60), _seconds("5 minutes")
+    (60, 300)
+    """
+    from dask.utils import parse_timedelta
+
+    return int(parse_timedelta(text))
 
 
 def _words(directives: Any) -> list[str]:

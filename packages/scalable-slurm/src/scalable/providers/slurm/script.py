@@ -56,8 +56,8 @@ class JobRequest:
         Tasks at a time; cores; GPUs.
     memory : int or None
         Bytes; None leaves it to the partition's default.
-    walltime : int or None
-        Seconds; None leaves it to the partition's default.
+    walltime : int or str or None
+        Seconds, or a time as sbatch reads it; None leaves it to the partition's default.
     partition, account, qos, constraint, reservation : str or None
         Slurm's own.
     directives : tuple of str
@@ -94,7 +94,7 @@ class JobRequest:
     cpus: int = 1
     gpus: int = 0
     memory: int | None = None
-    walltime: int | None = None
+    walltime: int | str | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -142,7 +142,9 @@ def sbatch_arguments(request: JobRequest, n: int, *, job_name: str, comment: str
         # Slurm's M is 2**20 bytes.
         "mem": None if request.memory is None else f"{math.ceil(request.memory / 2**20)}M",
         # Plain minutes, the unit in which Slurm enforces it.
-        "time": None if request.walltime is None else math.ceil(request.walltime / 60),
+        "time": math.ceil(request.walltime / 60)
+        if isinstance(request.walltime, int)
+        else request.walltime,
         "gres": f"gpu:{request.gpus}" if request.gpus else None,
         "partition": request.partition,
         "account": request.account,
