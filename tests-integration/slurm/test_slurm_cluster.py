@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dask
 import pytest
 from awkward import VALUES
 from slurm_site import SlurmSite, wait_until
@@ -115,6 +116,20 @@ def test_a_worker_that_somebody_cancels_is_replaced(cluster: SlurmCluster, site:
     wait_until(
         lambda: any("was cancelled" in event.text for event in cluster.events), "it is explained"
     )
+
+
+def test_directives_of_the_site_take_no_job_from_us(work: Path) -> None:
+    """As in jobqueue.yaml: with dask-jobqueue one could name the jobs, and choose where their output goes."""
+    directives = ["-J mine", "-o /dev/null", "--requeue", "--nice"]
+    with (
+        dask.config.set({"jobqueue.slurm.job-extra-directives": directives}),
+        SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster,
+    ):
+        cluster.add_container("tiny", memory="200M")
+        cluster.add_workers(1, "tiny")
+        cluster.wait_for_group("tiny", timeout=60)
+        (log,) = cluster.logs("tiny").values()
+    assert "Registered to" in log
 
 
 def test_a_job_may_get_another_comment(cluster: SlurmCluster, site: SlurmSite) -> None:

@@ -123,8 +123,8 @@ def sbatch_arguments(request: JobRequest, n: int, *, job_name: str, comment: str
     --------
     >>> gcam = JobRequest("gcam", "/logs", cpus=8, memory=32 * 2**30, walltime=7200, partition="short")
     >>> " ".join(sbatch_arguments(gcam, 4, job_name="scalable-1", comment="c"))  # doctest: +NORMALIZE_WHITESPACE
-    'sbatch --parsable --job-name=scalable-1 --comment=c --array=0-3 --output=/logs/%A_%a.log --export=ALL
-     --no-requeue --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=32768M --time=120 --partition=short'
+    'sbatch --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=32768M --time=120 --partition=short
+     --parsable --job-name=scalable-1 --comment=c --array=0-3 --output=/logs/%A_%a.log --export=ALL --no-requeue'
     """
     options: dict[str, str | int | None] = {
         "job-name": job_name,
@@ -154,16 +154,17 @@ def sbatch_arguments(request: JobRequest, n: int, *, job_name: str, comment: str
     }
     return [
         "sbatch",
-        "--parsable",
-        *_long_options(options),
-        # A worker that comes back would be a stranger: the engine has replaced it by then.
-        "--no-requeue",
         *(
             option
             for option in _long_options(shape)
             if not any(part in option for part in request.skipped)
         ),
         *request.directives,
+        # After the site's directives, since the last one counts: by these we know our jobs.
+        "--parsable",
+        *_long_options(options),
+        # A worker that comes back would be a stranger: the engine has replaced it by then.
+        "--no-requeue",
     ]
 
 
