@@ -54,6 +54,7 @@ def test_nothing_has_to_be_said() -> None:
     [
         ("queue: short --comment=x", "queue", "must be one word"),
         ('account: "a\\n#SBATCH -x"', "account", "must be one word"),
+        ("name: a,b", "name", "without blanks or commas"),
         ("walltime: 30s", "walltime", "must be at least 60"),
         ("walltime: two hours", "walltime", "must be a duration"),
         ("interface: a/b", "interface", "must be the name of a network interface"),

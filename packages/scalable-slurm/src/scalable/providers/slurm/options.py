@@ -15,6 +15,9 @@ __all__ = ["JobOptions", "SlurmOptions"]
 
 Word = Annotated[str, Matching(r"[^\s\x00-\x1f\x7f]+", "one word, without blanks")]
 
+# To squeue and scancel, a comma is between two names.
+JobName = Annotated[str, Matching(r"[^\s,\x00-\x1f\x7f]+", "one word, without blanks or commas")]
+
 Interface = Annotated[
     # Linux names have 15 characters at most: IFNAMSIZ is 16, with the NUL.
     str, Matching(r"[^\s/\x00-\x1f\x7f]{1,15}", "the name of a network interface such as ib0")
@@ -127,7 +130,7 @@ class SlurmOptions(JobOptions, TargetOptions):
         default=".scalable/logs",
         description="Directory for the logs and keys of runs, on a file system that the nodes share.",
     )
-    name: Word | None = Field(
+    name: JobName | None = Field(
         default=None, description="What the names of the jobs in Slurm's queue begin with."
     )
     python: OneLine | None = Field(
