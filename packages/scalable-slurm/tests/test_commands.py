@@ -93,6 +93,14 @@ def test_a_comment_with_the_separator_in_it_is_kept_whole() -> None:
     assert (entry.job, entry.comment, entry.seconds_left) == ("7_0", "mine | yours", None)
 
 
+def test_a_partition_that_sinfo_hides_is_known(say: Say, tmp_path: Path) -> None:
+    say("sinfo")
+    (tmp_path / "sinfo").write_text(
+        '#!/bin/sh\necho "short|up"\ncase "$*" in *--all*) echo "hidden|up";; esac\n'
+    )
+    assert asyncio.run(Slurm().partitions()) == {"short": "up", "hidden": "up"}
+
+
 def test_what_a_site_says_besides_is_passed_over(say: Say) -> None:
     banner = "** Maintenance on Friday **\n"
     say("squeue", stdout=f"{banner}7|0|PENDING|Priority|NOT_SET||mine\n")

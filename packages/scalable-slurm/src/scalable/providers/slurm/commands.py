@@ -241,8 +241,8 @@ class Slurm:
         return _one_line(await self._call(["scontrol", "ping"]))
 
     async def partitions(self) -> dict[str, str]:
-        """Say whether each partition is ``up``, by name."""
-        lines = (await self._call(["sinfo", "--noheader", "--format=%R|%a"])).splitlines()
+        """Say whether each partition is ``up``, by name; also those that are hidden, to which one may submit."""
+        lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%R|%a"])).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
     async def owned(self, user: str) -> list[QueueEntry]:
