@@ -117,6 +117,22 @@ def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
     }
 
 
+def test_jobs_are_looked_for_under_the_user_that_slurm_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After ``su`` or ``sudo``, LOGNAME may be somebody else's; squeue is asked about who we are."""
+    squeue = tmp_path / "squeue"
+    squeue.write_text(
+        f'#!/bin/sh\ncase "$*" in *--user={os.getuid()}*) '
+        "echo '7|0|RUNNING|None|1:30|node1|scalable run=r1 tag=gcam request=f00';; esac\n"
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("LOGNAME", "nobody")
+    (owned,) = SlurmProvider().list_owned()
+    assert (owned.name, owned.run_id, owned.owner != "nobody") == ("7_0", "r1", True)
+
+
 def test_nothing_is_built_of_what_is_wrong() -> None:
     with pytest.raises(ValidationFailedError):
         SlurmProvider().build_cluster(spec_of("slurm", "walltime: never"))

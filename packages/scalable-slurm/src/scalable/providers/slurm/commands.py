@@ -245,12 +245,12 @@ class Slurm:
         lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%R|%a"])).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
-    async def owned(self, user: str) -> list[QueueEntry]:
-        """List every job of a user that is not over: one ``squeue``."""
+    async def owned(self) -> list[QueueEntry]:
+        """List every job of this user that is not over: one ``squeue``."""
+        # By number: the name that the environment has may be somebody else's, or none that Slurm knows.
+        user = f"--user={os.getuid()}"
         return parse_queue(
-            await self._call(
-                ["squeue", "--noheader", "--array", f"--user={user}", f"--format={_QUEUE_FORMAT}"]
-            )
+            await self._call(["squeue", "--noheader", "--array", user, f"--format={_QUEUE_FORMAT}"])
         )
 
     async def queue(self, job_name: str) -> list[QueueEntry]:

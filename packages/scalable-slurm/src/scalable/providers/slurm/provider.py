@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
+import os
+import pwd
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -98,9 +99,9 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         """List this user's jobs that carry our comment, whichever run they are of."""
         from scalable.providers.slurm.commands import Slurm
 
-        user = getpass.getuser()
+        user = _user()
         found = []
-        for entry in asyncio.run(Slurm().owned(user)):
+        for entry in asyncio.run(Slurm().owned()):
             facts = read_comment(entry.comment)
             if facts and entry.state != "COMPLETING":  # cancelled already, and on its way out
                 where = f" on {entry.node}" if entry.node else f" ({entry.reason})"
@@ -132,3 +133,11 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             raise ValidationFailedError(ValidationReport.of([issue]))
         cluster = SlurmCluster(options, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
+
+
+def _user() -> str:
+    """Say who we are to Slurm, whatever LOGNAME says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container, for one
+        return str(os.getuid())
