@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 from slurm_site import SlurmSite, wait_until
+
+from scalable.manifest import load_manifest
+from scalable.providers.base import DeploymentSpec, Owned
+from scalable.providers.slurm import SlurmProvider
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,6 +102,21 @@ def test_check_lets_slurm_judge_what_no_node_could_hold(project: Path) -> None:
     (finding,) = [r for r in json.loads(checked.stdout) if r["name"] == "component gcam"]
     assert finding["ok"] is False
     assert "More processors requested than permitted" in finding["detail"]
+
+
+def test_a_notebook_may_check_and_list_and_reap(project: Path) -> None:
+    """There, an event loop runs on the thread on which everything is called."""
+    spec = DeploymentSpec.from_manifest(load_manifest("scalable.yaml"), target_name="hpc")
+
+    async def cell() -> None:
+        provider = SlurmProvider()
+        verdicts = {result.name: result.ok for result in provider.preflight(spec)}
+        assert verdicts["partition"] is True
+        assert list(provider.list_owned()) == []
+        gone = Owned("Slurm job", "4711_0", "run", "me", "")
+        assert list(provider.reap([gone])) == []
+
+    asyncio.run(cell())
 
 
 def test_what_is_rendered_is_what_slurm_takes(project: Path) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import os
 import pwd
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from scalable.cluster.port import Leftover
 from scalable.errors import ValidationFailedError, did_you_mean
@@ -30,6 +32,8 @@ from scalable.providers.slurm.request import PREFERRED_RUNTIME, job_request
 from scalable.providers.slurm.script import job_script, sbatch_arguments
 
 __all__ = ["SlurmProvider"]
+
+T = TypeVar("T")
 
 
 class SlurmProvider(BaseProvider[SlurmOptions]):
@@ -69,7 +73,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         from scalable.providers.slurm.preflight import preflight
 
         options = self.parse_options(spec)
-        return asyncio.run(preflight(Slurm(), options, spec.components, site_defaults()))
+        return _run(preflight(Slurm(), options, spec.components, site_defaults()))
 
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
         """Show, for each component, the ``sbatch`` line and the script that a run would send.
@@ -101,7 +105,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
         user = _user()
         found = []
-        for entry in asyncio.run(Slurm().owned()):
+        for entry in _run(Slurm().owned()):
             facts = read_comment(entry.comment)
             if facts and entry.state != "COMPLETING":  # cancelled already, and on its way out
                 where = f" on {entry.node}" if entry.node else f" ({entry.reason})"
@@ -116,7 +120,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         if not owned:
             return []
         try:
-            asyncio.run(Slurm().cancel([job.name for job in owned]))
+            _run(Slurm().cancel([job.name for job in owned]))
         except SlurmCommandError as error:
             return [Leftover(job.kind, job.name, error.stderr) for job in owned]
         return []
@@ -133,6 +137,16 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             raise ValidationFailedError(ValidationReport.of([issue]))
         cluster = SlurmCluster(options, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
+
+
+def _run(call: Coroutine[Any, Any, T]) -> T:
+    """Wait for a coroutine, also on a thread whose loop is running, as a notebook's is."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(call)
+    with ThreadPoolExecutor(1) as aside:
+        return aside.submit(asyncio.run, call).result()
 
 
 def _user() -> str:
