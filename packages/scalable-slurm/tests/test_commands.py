@@ -1,36 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.slurm.commands import Slurm, SlurmCommandError, parse_queue
 
-
-class Say(Protocol):
-    def __call__(
-        self, name: str, *, stdout: str = "", stderr: str = "", status: int = 0
-    ) -> None: ...
-
-
-@pytest.fixture
-def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
-    """Put a command on PATH that says and returns what it is told."""
-
-    def command(name: str, *, stdout: str = "", stderr: str = "", status: int = 0) -> None:
-        for stream, text in (("out", stdout), ("err", stderr)):
-            (tmp_path / f"{name}.{stream}").write_text(text)
-        script = tmp_path / name
-        script.write_text(
-            f"#!/bin/sh\ncat {tmp_path}/{name}.out; cat {tmp_path}/{name}.err >&2; exit {status}\n"
-        )
-        script.chmod(0o755)
-
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    return command
+Say = Callable[..., None]
 
 
 def submit() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
+from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.providers.slurm.script import (
     JobRequest,
     job_environment,
@@ -24,8 +25,8 @@ __all__ = ["SlurmBackend", "comment_of", "read_comment"]
 _TAIL_LINES = 20
 _TAIL_BYTES = 8192
 
-# How long a swept job may take to leave the queue: KillWait, 30 s by default, and some.
-_SWEEP_TURNS = 90
+# Seconds for Slurm to answer and to let a run's jobs go. The engine waits for 20 at most, and would know no names.
+_SWEEP_PATIENCE = 15.0
 
 
 def comment_of(run: str, tag: str, request_id: str) -> str:
@@ -149,15 +150,22 @@ class SlurmBackend:
 
     async def sweep(self) -> Sequence[Leftover]:
         """Cancel what there is still of this run, and wait until Slurm has let it go."""
-        alive = await self._alive()
-        if alive:
-            await self._slurm.cancel_named(self.job_name)
-        for _ in range(_SWEEP_TURNS):
-            if not alive:
-                break
-            await asyncio.sleep(0.5)
-            alive = await self._alive()
-        return [Leftover("Slurm job", entry.job, entry.state) for entry in alive]
+        alive: list[QueueEntry] = []
+        try:
+            async with asyncio.timeout(_SWEEP_PATIENCE):
+                alive = await self._alive()
+                if alive:
+                    await self._slurm.cancel_named(self.job_name)
+                while alive:
+                    await asyncio.sleep(0.5)
+                    alive = await self._alive()
+        except (SlurmCommandError, TimeoutError) as error:
+            if alive and isinstance(error, TimeoutError):
+                return [Leftover("Slurm job", entry.job, entry.state) for entry in alive]
+            said = getattr(error, "stderr", "") or "Slurm does not answer"
+            remedy = f"when Slurm answers again, `scalable reap {self._run}` cancels what is left"
+            return [Leftover("jobs of the name", self.job_name, f"{said}; {remedy}")]
+        return []
 
     async def _alive(self) -> list[QueueEntry]:
         return [

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from scalable.cluster.port import Leftover
+from scalable.providers.slurm import backend
+from scalable.providers.slurm.backend import SlurmBackend
+from scalable.providers.slurm.commands import Slurm
+
+Say = Callable[..., None]
+
+
+def made() -> SlurmBackend:
+    return SlurmBackend(Slurm(), "run-1", "tls://10.0.0.1:8786", {})
+
+
+def test_what_cannot_be_swept_now_can_be_reaped_later(say: Say) -> None:
+    say("squeue", stderr="squeue: error: Unable to contact slurm controller\n", status=1)
+    (left,) = asyncio.run(made().sweep())
+    assert left.name == "scalable-run-1"
+    assert "Unable to contact slurm controller; when Slurm answers" in left.error
+    assert "`scalable reap run-1`" in left.error
+
+
+def test_a_sweep_ends_although_slurm_does_not_answer(
+    say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say("squeue", then="exec sleep 60")
+    monkeypatch.setattr(backend, "_SWEEP_PATIENCE", 0.2)
+    (left,) = asyncio.run(made().sweep())
+    assert "does not answer" in left.error
+
+
+def test_jobs_that_stay_are_named(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    say("squeue", stdout="7|0|RUNNING|None|1:30|node1|mine\n")
+    say("scancel")
+    monkeypatch.setattr(backend, "_SWEEP_PATIENCE", 1.0)
+    assert asyncio.run(made().sweep()) == [Leftover("Slurm job", "7_0", "RUNNING")]
