@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from scalable.errors import LaunchError, LaunchRefusedError
@@ -119,3 +122,22 @@ def test_habits_of_the_user_change_nothing_of_what_is_asked(
         asyncio.run(Slurm().queue("x"))
     assert "PATH=" in caught.value.stderr
     assert "SQUEUE_PARTITION" not in caught.value.stderr
+
+
+def test_a_call_that_is_given_up_leaves_no_process(say: Say, tmp_path: Path) -> None:
+    """Nor one that the site's own script around the command has started."""
+    os.mkfifo(tmp_path / "started")
+    say("squeue", then=f"sleep 600 & echo $! > {tmp_path}/started; wait")
+
+    async def give_up() -> int:
+        call = asyncio.create_task(Slurm().queue("x"))
+        child = int(await asyncio.to_thread((tmp_path / "started").read_text))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        return child
+
+    child = asyncio.run(give_up())
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(child)
+        assert process.status() == psutil.STATUS_ZOMBIE or process.wait(10) is None

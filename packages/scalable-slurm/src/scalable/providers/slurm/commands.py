@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shlex
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -333,7 +335,10 @@ async def _run(
         stdout, stderr = await process.communicate(None if stdin is None else stdin.encode())
     except asyncio.CancelledError:
         if process.returncode is None:
-            process.kill()
+            # The whole of it: a site's command may be a script around Slurm's own.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
         raise
     assert process.returncode is not None  # noqa: S101 - communicate() has waited for it
     return process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
