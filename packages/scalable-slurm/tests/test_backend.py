@@ -5,16 +5,30 @@ from collections.abc import Callable
 
 import pytest
 
-from scalable.cluster.port import Leftover
+from scalable.cluster.port import Leftover, Reason
 from scalable.providers.slurm import backend
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
+from scalable.providers.slurm.script import JobRequest
 
 Say = Callable[..., None]
 
 
 def made() -> SlurmBackend:
     return SlurmBackend(Slurm(), "run-1", "tls://10.0.0.1:8786", {})
+
+
+def test_a_job_that_slurm_has_forgotten_is_not_said_to_run(say: Say) -> None:
+    """A controller forgets what ended MinJobAge ago, and many sites have no accounting."""
+    known = made()
+    known.requests["gcam"] = JobRequest("gcam", "/nonexistent")
+    say("squeue", stdout="7|0|RUNNING|None|1:30|node1|scalable run=run-1 tag=gcam request=f00\n")
+    (state,) = asyncio.run(known.observe()).values()
+    say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
+    say("sacct", stderr="Slurm accounting storage is disabled\n", status=1)
+    explained = asyncio.run(known.describe(state.unit))
+    assert explained.reason is Reason.UNKNOWN
+    assert explained.summary == "Slurm says nothing of job 7_0, which was RUNNING when last seen"
 
 
 def test_what_cannot_be_swept_now_can_be_reaped_later(say: Say) -> None:

@@ -131,12 +131,15 @@ class SlurmBackend:
         """Explain one job from the controller's record, or accounting's, and the tail of its log."""
         record = await self._slurm.record(unit.native)
         state = record.get("JobState", "").split(" ")[0]
-        if not state and unit.native in self._last:
-            state = self._last[unit.native].state
+        last = self._last.get(unit.native)
+        if not state and last is not None and phase_of(last.state) is Phase.GONE:
+            state = last.state
         tail = await asyncio.to_thread(_tail, self._log(unit))
         if not state:
+            # It has forgotten the job, or does not answer.
+            seen = f", which was {last.state} when last seen" if last else ""
             return Explanation(
-                Reason.UNKNOWN, f"Slurm has forgotten job {unit.native}", log_tail=tail
+                Reason.UNKNOWN, f"Slurm says nothing of job {unit.native}{seen}", log_tail=tail
             )
         if phase_of(state) is Phase.PENDING:
             why = record.get("Reason", "None")
