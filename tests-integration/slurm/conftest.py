@@ -69,6 +69,21 @@ def work(site: SlurmSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture
+def slow_epilog(site: SlurmSite, tmp_path: Path) -> Iterator[None]:
+    """Have the nodes clean up for 15 s after each job, as many sites do."""
+    epilog = tmp_path / "epilog"
+    epilog.write_text("#!/bin/sh\nsleep 15\n")
+    epilog.chmod(0o755)
+    conf = Path(os.environ["SLURM_CONF"])
+    usual = conf.read_text()
+    conf.write_text(f"{usual}Epilog={epilog}\n")
+    site.run("scontrol", "reconfigure")
+    yield
+    conf.write_text(usual)
+    site.run("scontrol", "reconfigure")
+
+
+@pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
     """Count how often each of Slurm's commands is run."""
     log = tmp_path / "calls"

@@ -118,6 +118,20 @@ def test_a_worker_that_somebody_cancels_is_replaced(cluster: SlurmCluster, site:
     )
 
 
+@pytest.mark.usefixtures("slow_epilog")
+def test_how_a_job_ended_is_told_although_its_node_cleans_up_for_long(
+    cluster: SlurmCluster, site: SlurmSite
+) -> None:
+    cluster.add_workers(1, "stitches")
+    cluster.wait_for_group("stitches")
+    site.run("scancel", *site.jobs())
+    wait_until(
+        lambda: any(event.text.startswith("lost ") for event in cluster.events), "it is explained"
+    )
+    (lost,) = [event.text for event in cluster.events if event.text.startswith("lost ")]
+    assert "was cancelled" in lost
+
+
 def test_directives_of_the_site_take_no_job_from_us(work: Path) -> None:
     """As in jobqueue.yaml: with dask-jobqueue one could name the jobs, and choose where their output goes."""
     directives = ["-J mine", "-o /dev/null", "--requeue", "--nice"]

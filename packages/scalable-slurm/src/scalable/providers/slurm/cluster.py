@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.controller import Pace
+from scalable.cluster.group import RetryPolicy
 from scalable.cluster.grouped import GroupedCluster
 from scalable.cluster.port import GroupSpec
 from scalable.errors import ValidationFailedError
@@ -33,6 +34,10 @@ __all__ = ["SlurmCluster"]
 
 # squeue is asked every few seconds at most: sites throttle those who ask more often.
 _PACE = Pace(tick=0.5, poll=5.0)
+
+# A job whose worker has left is "completing" until the site's epilog is through, and says how it ended only then.
+# Its successor does not wait for that.
+_RETRY = RetryPolicy(linger=180.0)
 
 
 class SlurmCluster(GroupedCluster):
@@ -114,6 +119,7 @@ class SlurmCluster(GroupedCluster):
                 [self._group(component) for component in known],
                 name=run,
                 max_workers=self.options.max_workers,
+                retry=_RETRY,
                 pace=pace or _PACE,
                 at_the_end=[guard.dismiss, directory.remove_keys],
             )
