@@ -217,6 +217,14 @@ def test_a_partition_that_does_not_exist_fails_at_once(work: Path) -> None:
             cluster.wait_for_group("gcam")
 
 
+def test_more_workers_than_an_array_may_have_are_refused_with_the_reason(work: Path) -> None:
+    with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
+        cluster.add_container("tiny")
+        cluster.add_workers(2002, "tiny")
+        with pytest.raises(GroupFailedError, match="MaxArraySize"):
+            cluster.wait_for_group("tiny")
+
+
 def test_a_worker_that_cannot_start_tells_its_log(work: Path) -> None:
     with SlurmCluster(queue="short", interface="lo", modules=["gcc/99"], pace=QUICK) as cluster:
         cluster.add_container("gcam", memory="200M")

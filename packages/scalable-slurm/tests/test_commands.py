@@ -45,6 +45,8 @@ def test_a_refusal_is_final_and_tells_what_slurm_said(say: Say) -> None:
         "Unable to contact slurm controller (connect failure)",
         "Slurm temporarily unable to accept job, sleeping and retrying",
         "Batch job submission failed: Socket timed out on send/recv operation",
+        "AssocGrpSubmitJobsLimit",
+        "QOSMaxSubmitJobPerUserLimit",
     ],
 )
 def test_what_may_work_later_is_not_final(say: Say, text: str) -> None:

@@ -32,8 +32,7 @@ _TRANSIENT = (
     "Zero Bytes were transmitted",
     "Transport endpoint is not connected",
     "Connection refused",
-    "submit job limit",
-    "MaxSubmitJob",
+    "SubmitJob",  # AssocGrpSubmitJobsLimit, QOSMaxSubmitJobPerUserLimit and their kin
     "Resource temporarily unavailable",
 )
 
@@ -209,8 +208,14 @@ class Slurm:
         if status == 0 and job:
             return job.group(1)
         said = _one_line(stderr or stdout)
-        transient = any(words in said for words in _TRANSIENT)
-        raise (LaunchError if transient else LaunchRefusedError)(f"sbatch refused the job: {said}")
+        if any(words in said for words in _TRANSIENT):
+            raise LaunchError(f"sbatch could not submit the job: {said}")
+        if "Invalid job array specification" in said:
+            said += (
+                "; a group cannot lack more workers at once than the site's MaxArraySize, "
+                "which `scontrol show config` tells: ask for fewer"
+            )
+        raise LaunchRefusedError(f"sbatch refused the job: {said}")
 
     async def test(self, arguments: Sequence[str]) -> str:
         """Ask whether Slurm would take a submission; nothing is submitted.
