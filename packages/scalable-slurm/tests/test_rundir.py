@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from scalable.errors import NotSupportedError
+from scalable.providers.slurm.preflight import _logs
 from scalable.providers.slurm.rundir import RunDirectory
 
 
@@ -21,3 +23,11 @@ def test_keys_that_find_no_room_are_told_with_their_place(tmp_path: Path) -> Non
     assert str(caught.value.filename).startswith(str(directory.path))
     directory.remove_keys()
     assert not directory.path.exists()
+
+
+def test_a_directory_that_slurm_would_misread_is_refused(tmp_path: Path) -> None:
+    location = tmp_path / "DOMAIN\\user"
+    with pytest.raises(NotSupportedError, match="set logs_location to another"):
+        RunDirectory(location / "run")
+    assert not location.exists()
+    assert _logs(str(location)).ok is False

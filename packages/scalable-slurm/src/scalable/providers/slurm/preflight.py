@@ -200,6 +200,9 @@ def _logs(location: str) -> CheckResult:
     name = "logs_location"
     logs = Path(location).absolute()
     nearest = _nearest(logs)
+    if "\\" in str(logs):
+        remedy = "set logs_location to another directory"
+        return CheckResult(name, False, f"{logs} has a backslash, which Slurm misreads", remedy)
     if not os.access(nearest, os.W_OK | os.X_OK):
         remedy = "set logs_location to a directory that is"
         return CheckResult(name, False, f"{nearest} is not writable", remedy)

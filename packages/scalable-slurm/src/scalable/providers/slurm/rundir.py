@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalable.errors import NotSupportedError
 from scalable.providers.slurm.script import Tls
 
 if TYPE_CHECKING:
@@ -29,9 +30,19 @@ class RunDirectory:
     ----------
     path : Path
         Made here, with mode 0700.
+
+    Raises
+    ------
+    NotSupportedError
+        Slurm could not name logs in there.
     """
 
     def __init__(self, path: Path) -> None:
+        if "\\" in str(path):
+            raise NotSupportedError(
+                f"{path.parent} has a backslash in it, with which Slurm names no log after its job; "
+                "set logs_location to another directory"
+            )
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
