@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,15 @@ def test_a_worker_that_cannot_start_tells_its_log(work: Path) -> None:
             with pytest.raises(GroupFailedError, match="exit code 127") as caught:
                 future.result(60)
         assert "module" in caught.value.explanation.log_tail
+
+
+def test_logs_that_the_nodes_cannot_write_are_told_as_that(
+    cluster: SlurmCluster, work: Path
+) -> None:
+    shutil.rmtree(cluster.logs_location)
+    cluster.add_workers(1, "stitches")
+    with pytest.raises(GroupFailedError, match=r"could not be started .*logs_location"):
+        cluster.wait_for_group("stitches")
 
 
 def test_a_wait_in_the_queue_is_explained_in_slurms_own_word(work: Path) -> None:

@@ -218,6 +218,7 @@ def _ended(unit: Unit, state: str, record: Mapping[str, str], tail: str) -> Expl
     }.get(reason, "")
     if record.get("Reason") == "JobLaunchFailure":
         # Slurm could not even open the log: the usual cause is a directory that the node does not see.
+        how = "could not be started"
         remedy = "check that logs_location is on a file system that the nodes share"
     return Explanation(
         reason, f"job {unit.native} {how}{where}", native=state, log_tail=tail, remedy=remedy
