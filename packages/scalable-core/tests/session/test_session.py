@@ -423,6 +423,35 @@ def test_a_signal_leaves_no_worker(
     assert gone(workers)
 
 
+FORKS = """
+    import multiprocessing, threading
+    fork = multiprocessing.get_context("fork")
+    session = ScalableSession.from_yaml()
+    with session as client:
+        report(client)
+        with fork.Pool(2) as pool:  # whose forks are sent SIGTERM in the end
+            assert pool.map(abs, [-1, 2]) == [1, 2]
+        closer = fork.Process(target=session.close)
+        starter = threading.Thread(target=closer.start)
+        starter.start()
+        starter.join()
+        closer.join()
+        assert closer.exitcode == 0
+        assert client.submit(abs, -3, tag="gcam").result() == 3
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, programs with threads do not fork")
+def test_forks_of_a_workflow_leave_its_session_alone(
+    script: Script, pids: Pids, gone: Gone
+) -> None:
+    process = script(FORKS)
+    workers = pids()
+
+    assert process.wait(timeout=60) == 0
+    assert gone(workers)
+
+
 def test_a_session_that_nobody_closes_ends_with_the_interpreter(
     script: Script, pids: Pids, gone: Gone
 ) -> None:

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import html
 import inspect
+import os
 import sys
 import threading
 import uuid
@@ -341,6 +342,12 @@ class GroupedCluster:
             leftovers.append(Leftover("scheduler", self.name, str(error) or repr(error)))
         self._settle(leftovers)
 
+    def _disown(self) -> None:
+        """Count as closed, in a fork of the process that this cluster belongs to."""
+        self.status = Status.closed
+        # Threads that are not here may have held them.
+        self._closing, self._door = threading.Lock(), threading.Lock()
+
     def _shut_the_door(self) -> None:
         """Let no call in any more, and end those that are under way."""
         with self._door:
@@ -464,6 +471,14 @@ def _close_all() -> None:
         except Exception as error:  # noqa: BLE001 - told, and the next cluster is to be closed too
             print(f"scalable: {error}", file=sys.stderr)  # logging may be gone by now
 
+
+def _disown_all() -> None:
+    """Leave clusters to the process that this one is a fork of: their loops do not run here, and nothing answers."""
+    while _open_clusters:
+        _open_clusters.pop()._disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
 
 # Before the interpreter refuses new threads, which backends need to end their units: atexit handlers run after that
 # (Lib/threading.py, _shutdown). There is no public name for it; without it, atexit is the next best.

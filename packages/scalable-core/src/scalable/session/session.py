@@ -95,6 +95,7 @@ class ScalableSession:
         # A handler of the user's may close the session between any two instructions of the same thread.
         self._lock = threading.RLock()
         self._state = _State.NEW
+        self._process = os.getpid()
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
@@ -409,7 +410,8 @@ class ScalableSession:
     def close(self) -> None:
         """Close the client and remove the cluster with everything that belongs to it.
 
-        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP wait until it is done.
+        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP wait until it is done. In a fork of the process
+        that made the session, this leaves the cluster alone.
 
         Raises
         ------
@@ -427,6 +429,8 @@ class ScalableSession:
             if self.closed:
                 return
             self._state = _State.CLOSED
+        if self._process != os.getpid():
+            return
         try:
             if self._client is not None:
                 self._client.close()

@@ -7,6 +7,7 @@ exception too: `SystemExit`, with the status that shells expect.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -54,18 +55,31 @@ def watch(close: Close) -> None:
 
 def release(close: Close) -> None:
     """Undo `watch`; with the last session, the handlers from before are back. Idempotent."""
-    global _relay
     if close in _open:
         _open.remove(close)
     if not _open and _on_main_thread():
-        for number in list(_previous):
-            # Whoever set a handler in the meantime keeps it.
-            if signal.getsignal(number) is _handle:
-                signal.signal(number, _previous[number])
-            del _previous[number]
-        if _relay is not None:
-            _relay.stop()
-            _relay = None
+        _restore()
+
+
+def _restore() -> None:
+    global _relay
+    for number in list(_previous):
+        # Whoever set a handler in the meantime keeps it.
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, _previous[number])
+        del _previous[number]
+    if _relay is not None:
+        _relay.stop()
+        _relay = None
+
+
+def _disown() -> None:
+    """Have signals mean in a fork what they meant before the first session: none of them is in there."""
+    _open.clear()
+    _restore()
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
