@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from distributed import Client, LocalCluster, get_worker
+from distributed import Client, LocalCluster, get_worker, wait
 
 from scalable.cluster.port import Backend, GroupSpec, Phase, Reason, Unit
 from scalable.errors import LaunchRefusedError
@@ -103,6 +105,35 @@ def test_a_worker_that_the_scheduler_retires_is_gone(
 
     eventually(lambda: cluster.state(unit) is Phase.GONE)
     assert cluster.do("describe", unit).reason is Reason.EXITED
+
+
+def test_a_worker_that_is_gone_keeps_no_result_in_memory(
+    cluster: Cluster, client: Client, eventually: Eventually
+) -> None:
+    goes, _ = cluster.do("launch", GroupSpec("gcam"), 2, "r1")
+    client.wait_for_workers(2, timeout=60)
+    future = client.submit(_make_result, workers=[goes.id])
+    wait(future, timeout=60)
+    assert len(_RESULTS) == 1
+
+    client.retire_workers(names=[goes.id], close_workers=True)
+    eventually(lambda: cluster.state(goes) is Phase.GONE)
+    future.release()
+
+    eventually(lambda: gc.collect() >= 0 and not _RESULTS)
+
+
+class _Result:
+    pass
+
+
+_RESULTS: weakref.WeakSet[_Result] = weakref.WeakSet()
+
+
+def _make_result() -> _Result:
+    result = _Result()
+    _RESULTS.add(result)
+    return result
 
 
 def test_a_worker_that_finds_no_scheduler_can_be_stopped(

@@ -204,6 +204,9 @@ def _is_news(worker: _Worker) -> bool:
     """Say whether an observation must show this worker: until it was seen to be gone."""
     news = not worker.seen_gone
     worker.seen_gone = worker.gone
+    if worker.gone:
+        # distributed keeps the worker in caches of its own, and its results with it.
+        worker.dask.data.clear()
     return news
 
 
