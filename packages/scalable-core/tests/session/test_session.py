@@ -231,6 +231,19 @@ def test_changes_are_held_to_the_limit(project: Path) -> None:
         session.scale({"fair": 2})
 
 
+def test_a_change_that_the_cluster_refuses_does_not_count_for_the_limit(project: Path) -> None:
+    manifest(
+        project,
+        "price: 2, workers: {fair: 1, gcam: 0}, max_workers: 2, limits: {max_hourly_cost: 9}",
+    )
+
+    session = ScalableSession.from_yaml()
+    with session:
+        with pytest.raises(ValueError, match="max_workers"):
+            session.scale({"fair": 4})
+        session.scale({"gcam": 1})
+
+
 def test_a_group_without_workers_is_not_waited_for(project: Path) -> None:
     manifest(project, "workers: {fair: 1, gcam: {minimum: 0, maximum: 1}}")
 

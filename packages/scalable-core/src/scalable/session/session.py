@@ -352,8 +352,9 @@ class ScalableSession:
         LimitExceededError
             That would cost more than the target's limit.
         """
-        self._limit(workers=counts)
+        changed = self._limit(workers=counts)
         self.cluster.scale_groups(counts)
+        self._scale_plan = changed
 
     def adapt(self, ranges: Mapping[str, tuple[int, int]]) -> None:
         """Let some groups follow their own demand, each between its minimum and maximum, and return.
@@ -372,16 +373,17 @@ class ScalableSession:
         LimitExceededError
             The maxima would cost more than the target's limit.
         """
-        self._limit(ranges=ranges)
+        changed = self._limit(ranges=ranges)
         self.cluster.adapt_groups(ranges)
+        self._scale_plan = changed
 
     def _limit(
         self,
         *,
         workers: Mapping[str, int] = MappingProxyType({}),
         ranges: Mapping[str, tuple[int, int]] = MappingProxyType({}),
-    ) -> None:
-        """Refuse a change of the plan that is about groups that do not exist, or above a limit."""
+    ) -> ScalePlan:
+        """Change the plan. Refuse what is about groups that do not exist, or above a limit."""
         from scalable.planning import check_limits
 
         known = self.cluster.groups
@@ -399,7 +401,7 @@ class ScalableSession:
             ranges_by_tag={**kept, **ranges},
         )
         check_limits(self.spec, self.provider, changed)
-        self._scale_plan = changed
+        return changed
 
     def explain(self) -> dict[str, Explanation]:
         """Say why workers are missing, by tag, for each group that lacks some."""
