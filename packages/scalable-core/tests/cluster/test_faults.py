@@ -129,3 +129,14 @@ def test_a_task_without_a_tag_waits_while_groups_fail(start: Start, threads: Any
         threads.refused = {"a"}
         cluster.scale_groups({"b": 1})
         assert untagged.result(timeout=30) == 1
+
+
+def test_a_task_without_a_tag_goes_to_a_group_that_has_not_failed(
+    start: Start, threads: Any
+) -> None:
+    threads.refused = {"a"}
+    cluster = start("a", "b")
+    cluster.adapt_groups({"a": (0, 1), "b": (0, 1)})
+    with ScalableClient(cluster) as client:
+        assert client.submit(abs, -1).result(timeout=30) == 1
+        assert cluster.groups["a"].failed

@@ -98,6 +98,10 @@ class FailedGroups:
         else:
             self._errors[tag] = error
 
+    def has_failed(self, tag: str) -> bool:
+        """Say whether a group has failed."""
+        return tag in self._errors
+
     def end_tasks(self) -> None:
         """End those that no worker can run now."""
         if not self._errors:

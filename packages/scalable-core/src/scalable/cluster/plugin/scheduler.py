@@ -133,12 +133,14 @@ class GroupsPlugin(SchedulerPlugin):
         """Say which workers there are, which have left since the last report, and how much work waits for each tag."""
         departed, self.departed = self.departed, []
         workers = self.scheduler.workers.values()
+        # What takes no tag counts for the first, which should be one that can have workers.
+        tags = sorted(self.slots, key=self.failed_groups.has_failed)
         return {
             "workers": {
                 str(ws.name): (ws.status.name, len(ws.processing), len(ws.has_what))
                 for ws in workers
             },
-            "demand": self.backlog.demand(self.slots, workers),
+            "demand": self.backlog.demand(tags, workers),
             "refused": self.admission.refused,
             "departed": departed,
         }
