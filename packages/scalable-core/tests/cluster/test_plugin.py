@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -230,6 +232,33 @@ def test_results_go_to_a_running_worker_of_any_group(rig: Rig, until: Until) -> 
     until(rig.drained(first))
     assert set(rig.client.who_has(futures).values()) == {(rig.worker(other).address,)}
     assert rig.client.gather(futures) == [*range(10)]
+
+
+def test_data_on_its_way_to_a_worker_is_not_lost_with_it(rig: Rig, until: Until) -> None:
+    stays, goes = rig.add("a", "a")
+    receiver = rig.worker(goes)
+    receive = receiver.handlers["update_data"]
+    arrived, go_on = threading.Event(), threading.Event()
+
+    async def receive_slowly(**message: Any) -> Any:
+        arrived.set()
+        await asyncio.to_thread(go_on.wait, 30)
+        return receive(**message)
+
+    receiver.handlers["update_data"] = receive_slowly
+    with ThreadPoolExecutor(1) as thread:
+        scattering = thread.submit(rig.client.scatter, 7, workers=[receiver.address])
+        assert arrived.wait(30)
+        assert rig.drain(goes)[goes].stage is Stage.MOVING
+        # What comes later goes elsewhere, and is not waited for.
+        assert rig.client.scatter(8).result(timeout=30) == 8
+        go_on.set()
+        future = scattering.result(timeout=30)
+    until(rig.drained(goes))
+    assert future.result(timeout=30) == 7
+    assert rig.scheduler.tasks[future.key].who_has == {
+        rig.scheduler.workers[rig.worker(stays).address]
+    }
 
 
 def test_the_last_worker_holds_the_results_of_all(rig: Rig, until: Until) -> None:

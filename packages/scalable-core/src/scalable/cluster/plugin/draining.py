@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 
@@ -30,6 +31,19 @@ class Draining:
         self._asking: dict[str, asyncio.Task[int]] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._returning: set[str] = set()
+        self._send_out: Callable[..., Awaitable[Any]] = scheduler.handlers["scatter"]
+        self._scatters: set[object] = set()
+        # By address: the scatters that may have chosen a worker before it began to drain.
+        self._may_receive: dict[str, set[object]] = {}
+
+    async def scatter(self, **message: Any) -> Any:
+        """Send out data of a client; no worker that was chosen to receive any leaves before it is known to have it."""
+        scatter = object()
+        self._scatters.add(scatter)
+        try:
+            return await self._send_out(**message)
+        finally:
+            self._scatters.discard(scatter)
 
     async def drain(self, names: list[str], force: bool = False) -> dict[str, tuple[str, int]]:
         """Bring workers nearer to their end, and say how near each is.
@@ -59,6 +73,8 @@ class Draining:
                 # It may still answer as the draining worker it was, and then start what was taken back from it.
                 stages[name] = ("busy", max(1, len(ws.processing)))
             else:
+                if ws.status is not Status.closing_gracefully:
+                    self._may_receive[ws.address] = self._scatters.copy()
                 self._set_status(ws, Status.closing_gracefully)
                 present.append(ws)
         for ws, left in zip(present, await self._tasks_left(present), strict=True):
@@ -95,6 +111,7 @@ class Draining:
         """Forget a worker, which has left."""
         self._returning.discard(address)
         self._asking.pop(address, None)
+        self._may_receive.pop(address, None)
 
     def close(self) -> None:
         """Stop what is under way."""
@@ -173,6 +190,8 @@ class Draining:
             return "moving", results
         if force:
             goodbye = self._remove(ws)
+        elif not self._scatters.isdisjoint(self._may_receive.get(ws.address, ())):
+            return "moving", results
         elif ws.actors:
             return "holding", results
         elif self.scheduler.running:

@@ -59,6 +59,7 @@ class GroupsPlugin(SchedulerPlugin):
         scheduler.handlers |= {
             "register-worker": self.admission.admit,
             "heartbeat_worker": self.admission.hear,
+            "scatter": self.draining.scatter,
             "scalable_publish": self.publish,
             "scalable_report": self.report,
             "scalable_drain": self.drain,
