@@ -16,7 +16,7 @@ The tree::
     │   └── QuarantinedProviderError (ImportError)  a provider's distribution cannot be used
     ├── LimitExceededError (ValueError)          the plan is above a limit that its target sets
     ├── ClusterError (RuntimeError)
-    │   ├── LaunchError                          a launch failed; the same launch may succeed later
+    │   ├── LaunchError                          a launch cannot be made now; it may be later
     │   │   └── LaunchRefusedError               a launch was refused for good
     │   ├── GroupFailedError                     a worker group cannot have the workers it wants
     │   ├── GroupTimeoutError (TimeoutError)     a worker group was not there in time
@@ -219,9 +219,10 @@ class ClusterError(ScalableError, RuntimeError):
 
 
 class LaunchError(ClusterError):
-    """A launch failed; the same launch may succeed later.
+    """A launch cannot be made now; the same launch may succeed later.
 
-    Backends raise it from ``launch``. The controller counts it as a failed start and tries again with back-off.
+    Backends raise it from ``launch`` where the native system does not answer, or takes no more for now. The group waits
+    for it as for a queue: the controller tries again with back-off, for as long as it takes, and says why.
     """
 
     def __init__(self, message: str, explanation: Explanation | None = None) -> None:

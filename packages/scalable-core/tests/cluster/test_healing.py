@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 
 import pytest
@@ -239,12 +240,34 @@ async def test_only_failures_in_a_row_count() -> None:
 
 
 @in_virtual_time
-async def test_launches_that_fail_for_now_are_tried_three_times() -> None:
+async def test_launches_that_break_are_tried_three_times() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"].errors += [LaunchError(f"throttled {n}") for n in range(9)]
+        world.backend.conduct["gcam"].errors += [OSError(f"broken {n}") for n in range(9)]
         await world.controller.scale_groups({"gcam": 1})
-        with pytest.raises(GroupFailedError, match="throttled 2"):
+        with pytest.raises(GroupFailedError, match="broken 2"):
             await world.controller.wait_for_group("gcam")
+
+
+@in_virtual_time
+async def test_launches_that_cannot_be_made_now_are_waited_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Simulation("gcam") as world:
+        errors = world.backend.conduct["gcam"].errors
+        errors += [LaunchError(f"throttled {n}") for n in range(99)]
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(HOUR)
+
+        group = world.groups["gcam"]
+        assert (group.failed, group.reason) == (False, Reason.BACKOFF)
+        assert f"throttled {98 - len(errors)}" in group.detail
+        # Asked ever more seldom, and told once: a script by itself has nothing else to show.
+        assert world.backend.calls["launch"] < 100
+        told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        assert told == ["gcam: cannot launch yet, will try again: throttled 0"]
+
+        errors.clear()
+        await world.controller.wait_for_group("gcam", timeout=120)
 
 
 @in_virtual_time

@@ -27,6 +27,7 @@ from scalable.errors import (
     ClusterClosedError,
     GroupFailedError,
     GroupTimeoutError,
+    LaunchError,
     LaunchRefusedError,
     UnknownTagError,
     WalltimeError,
@@ -513,6 +514,12 @@ class GroupController:
             self._note(tag, trouble.summary)
             if isinstance(error, LaunchRefusedError):
                 await self._fail(group, trouble)
+            elif isinstance(error, LaunchError):
+                if group.put_off(trouble, now):
+                    # Nothing else may tell it, in a script by itself.
+                    logger.warning(
+                        "%s: cannot launch yet, will try again: %s", tag, trouble.summary
+                    )
             else:
                 await self._strike(group, launch.request_id, trouble)
         else:

@@ -208,6 +208,7 @@ class Group:
     """Since when it has had no worker, for want of room under the cap."""
     _strikes: set[str] = field(default_factory=set)
     _young_deaths: set[str] = field(default_factory=set)
+    _put_off: int = 0
 
     # -- What it has
 
@@ -234,6 +235,7 @@ class Group:
 
     def answer(self, request_id: str, units: Iterable[Unit], now: float) -> None:
         """Note what a launch returned; what it did not name may be observed later."""
+        self._put_off = 0
         self._welcome(units, now)
         self.requests[request_id].answered_at = now
         self._settle()
@@ -385,6 +387,18 @@ class Group:
         self._hold_back(len(self._strikes), now)
         return len(self._strikes) >= self.retry.tries
 
+    def put_off(self, trouble: Explanation, now: float) -> bool:
+        """Note that no launch can be made for now, and why; say whether that is news.
+
+        It says nothing of what the group's workers would do, and may last: a controller that is being restarted, a
+        limit on what one may have queued. So it is waited out, as a queue is.
+        """
+        news = not self._put_off
+        self.last_trouble = trouble
+        self._put_off += 1
+        self._hold_back(self._put_off, now)
+        return news
+
     def lose(self, trouble: Explanation) -> bool:
         """Note why a worker was lost; say whether too many died young."""
         self.last_trouble = trouble
@@ -402,6 +416,7 @@ class Group:
         self.crowded_since = None
         self._strikes.clear()
         self._young_deaths.clear()
+        self._put_off = 0
 
     def crowd_out(self, no_room: bool, now: float) -> None:
         """Note whether it lacks workers because the cap leaves no room for them."""

@@ -221,7 +221,7 @@ class Backend(Protocol):
         Raises
         ------
         LaunchError
-            Nothing of this request exists; the engine tries again with back-off.
+            Nothing of this request exists, and it may succeed later; the engine tries again with back-off until then.
         LaunchRefusedError
             Nothing of this request exists, nor ever will as it stands: the group fails at once.
         """

@@ -102,8 +102,14 @@ class InProcessBackend:
         return units
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Look at all workers."""
-        return {name: _state(worker) for name, worker in self._workers.items() if _is_news(worker)}
+        """Look at all workers; one that is gone shows once."""
+        shown = {name: worker for name, worker in self._workers.items() if not worker.seen_gone}
+        for worker in shown.values():
+            if worker.gone:
+                worker.seen_gone = True
+                # distributed keeps the worker in caches of its own, and its results with it.
+                worker.dask.data.clear()
+        return {name: _state(worker) for name, worker in shown.items()}
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """Close these workers."""
@@ -198,16 +204,6 @@ async def _stop(worker: _Worker) -> None:
             )
     except Exception as error:  # noqa: BLE001 - sweep reports the worker, if it is still there
         worker.error = error
-
-
-def _is_news(worker: _Worker) -> bool:
-    """Say whether an observation must show this worker: until it was seen to be gone."""
-    news = not worker.seen_gone
-    worker.seen_gone = worker.gone
-    if worker.gone:
-        # distributed keeps the worker in caches of its own, and its results with it.
-        worker.dask.data.clear()
-    return news
 
 
 def _state(worker: _Worker) -> UnitState:
