@@ -42,7 +42,7 @@ def validate(
     session = ScalableSession.from_yaml(manifest, target=target, overlay=overlay)
     report = session.validate()
     if target is None:
-        report = report.merge(_other_targets(session))
+        report += _other_targets(session)
     if as_json:
         print_json(
             {

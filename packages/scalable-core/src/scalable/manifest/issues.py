@@ -90,6 +90,8 @@ def _printable(text: str) -> str:
 class ValidationReport:
     """Every problem that was found, in the order of the manifest.
 
+    The sum of two reports lists a problem that both have found once.
+
     Examples
     --------
     >>> report = ValidationReport() + ValidationReport((ValidationIssue("tasks", "none", "W_X", "warning"),))
@@ -115,14 +117,10 @@ class ValidationReport:
         return not self.errors
 
     def __add__(self, other: ValidationReport) -> ValidationReport:
-        return self.merge(other)
+        return ValidationReport.of((*self.issues, *other.issues))
 
     @classmethod
     def of(cls, issues: Iterable[ValidationIssue]) -> Self:
         """Make a report of these, without duplicates, in the order in which they are written down."""
         unique = dict.fromkeys(issues)
         return cls(tuple(sorted(unique, key=lambda i: (i.line or 0, i.column or 0))))
-
-    def merge(self, *others: ValidationReport) -> ValidationReport:
-        """Join reports; a problem that two of them found is listed once."""
-        return ValidationReport.of(issue for report in (self, *others) for issue in report.issues)

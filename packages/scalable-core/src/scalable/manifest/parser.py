@@ -155,7 +155,7 @@ def _parsed(
         more = [*find_dangling(names, source)]
         if check_targets is not None:
             more += check_targets(names.targets, source, selection.target)
-        errors = report.merge(ValidationReport.of(more)).errors
+        errors = (report + ValidationReport.of(more)).errors
         raise ManifestParseError(errors) if reading.issues else ManifestSchemaError(errors)
     manifest = ManifestModel(**sections, raw=raw, source=file, selected_target=selection.target)
     manifest._source_map = source
