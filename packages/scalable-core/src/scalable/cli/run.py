@@ -166,7 +166,7 @@ def _refuse_other_target(context: click.Context, workflow: Path, session: Scalab
         return
     line, target = asked
     try:
-        session._on(target)
+        session.refuse_other_target(target)
     except SessionError as error:
         print_problem(str(error), where=f"{workflow}:{line}")
         context.exit(USAGE)

@@ -139,7 +139,8 @@ class ScalableSession:
         environ = os.environ if env is None else env
         running = running_session()
         if running is not None and running._is_for(path):
-            return running._on(target)
+            running.refuse_other_target(target)
+            return running
         source = os.fspath(path or environ.get("SCALABLE_MANIFEST") or DEFAULT_MANIFEST)
         target = target or environ.get("SCALABLE_TARGET") or AUTO
         manifest = load_manifest(
@@ -471,13 +472,19 @@ class ScalableSession:
     def _is_for(self, path: str | os.PathLike[str] | None) -> bool:
         return path is None or Path(path).resolve() == self._source
 
-    def _on(self, target: str | None) -> ScalableSession:
+    def refuse_other_target(self, target: str | None) -> None:
+        """Refuse to hand this session to a workflow that asks for another target by name.
+
+        Raises
+        ------
+        SessionError
+            It does; the message says how to run it there.
+        """
         if target not in (None, AUTO, self.target):
             raise SessionError(
                 f"the workflow asks for target {target!r}, and this run is on {self.target!r}; "
                 f"run it with --target {target}, or leave target= out of the workflow"
             )
-        return self
 
     def _refuse(self, *states: _State) -> None:
         if self._state not in states:
