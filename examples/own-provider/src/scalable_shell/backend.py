@@ -14,12 +14,12 @@ from pathlib import Path
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
 from scalable.errors import LaunchRefusedError
 from scalable.manifest.schema import ComponentConfig
+from scalable.providers.logs import tail
 from scalable.providers.worker import thread_environment, worker_arguments
 
 __all__ = ["ShellBackend"]
 
 _PATIENCE = 5.0
-_TAIL = 2000
 
 
 class ShellBackend:
@@ -100,8 +100,8 @@ class ShellBackend:
     async def describe(self, unit: Unit) -> Explanation:
         """Say how a command is, with the tail of what it wrote."""
         state = _state(*self._running[unit.id])
-        log = self._log(unit).read_text(encoding="utf-8", errors="replace")
-        return Explanation(state.reason, state.detail, log_tail=log[-_TAIL:])
+        log_tail = await asyncio.to_thread(tail, self._log(unit))
+        return Explanation(state.reason, state.detail, log_tail=log_tail)
 
     async def sweep(self) -> Sequence[Leftover]:
         """End every command that still runs, and remove the logs."""

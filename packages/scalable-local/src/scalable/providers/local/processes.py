@@ -36,10 +36,10 @@ from scalable.providers.local.exits import (
     stopped,
 )
 from scalable.providers.local.guard import Guard
-from scalable.providers.local.logs import tail
 from scalable.providers.local.memory import exceeds
 from scalable.providers.local.reaper import LABEL, end, identify, processes, trees
 from scalable.providers.local.runtimes import Containers
+from scalable.providers.logs import tail
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig

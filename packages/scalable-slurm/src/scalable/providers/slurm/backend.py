@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
+from scalable.providers.logs import tail
 from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.providers.slurm.script import (
     JobRequest,
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from scalable.providers.slurm.commands import QueueEntry, Slurm
 
 __all__ = ["SlurmBackend", "comment_of", "read_comment"]
-
-_TAIL_LINES = 20
-_TAIL_BYTES = 8192
 
 # Seconds for Slurm to answer and to let a run's jobs go. The engine waits for 20 at most, and would know no names.
 _SWEEP_PATIENCE = 15.0
@@ -134,12 +132,12 @@ class SlurmBackend:
         last = self._last.get(unit.native)
         if not state and last is not None and phase_of(last.state) is Phase.GONE:
             state = last.state
-        tail = await asyncio.to_thread(_tail, self._log(unit))
+        log_tail = await asyncio.to_thread(tail, self._log(unit))
         if not state:
             # It has forgotten the job, or does not answer.
             seen = f", which was {last.state} when last seen" if last else ""
             return Explanation(
-                Reason.UNKNOWN, f"Slurm says nothing of job {unit.native}{seen}", log_tail=tail
+                Reason.UNKNOWN, f"Slurm says nothing of job {unit.native}{seen}", log_tail=log_tail
             )
         if phase_of(state) is Phase.PENDING:
             why = record.get("Reason", "None")
@@ -147,9 +145,12 @@ class SlurmBackend:
         if phase_of(state) is Phase.RUNNING:
             where = record.get("NodeList", "a node")
             return Explanation(
-                Reason.STARTING, f"job {unit.native} runs on {where}", native=state, log_tail=tail
+                Reason.STARTING,
+                f"job {unit.native} runs on {where}",
+                native=state,
+                log_tail=log_tail,
             )
-        return _ended(unit, state, record, tail)
+        return _ended(unit, state, record, log_tail)
 
     async def sweep(self) -> Sequence[Leftover]:
         """Cancel what there is still of this run, and wait until Slurm has let it go."""
@@ -198,7 +199,7 @@ def _state(unit: Unit, entry: QueueEntry) -> UnitState:
     return UnitState(unit, phase, ended_reason(entry.state), entry.state)
 
 
-def _ended(unit: Unit, state: str, record: Mapping[str, str], tail: str) -> Explanation:
+def _ended(unit: Unit, state: str, record: Mapping[str, str], log_tail: str) -> Explanation:
     reason = ended_reason(state)
     where = f" on {record['NodeList']}" if record.get("NodeList") else ""
     code, _, signal = record.get("ExitCode", "").partition(":")
@@ -221,17 +222,5 @@ def _ended(unit: Unit, state: str, record: Mapping[str, str], tail: str) -> Expl
         how = "could not be started"
         remedy = "check that logs_location is on a file system that the nodes share"
     return Explanation(
-        reason, f"job {unit.native} {how}{where}", native=state, log_tail=tail, remedy=remedy
+        reason, f"job {unit.native} {how}{where}", native=state, log_tail=log_tail, remedy=remedy
     )
-
-
-def _tail(path: Path) -> str:
-    """Read the end of a log; nothing where there is none."""
-    try:
-        with path.open("rb") as log:
-            log.seek(0, 2)
-            log.seek(max(0, log.tell() - _TAIL_BYTES))
-            text = log.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-_TAIL_LINES:])

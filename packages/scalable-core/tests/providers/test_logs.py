@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scalable.providers.local.logs import tail
+from scalable.providers.logs import tail
 
 
 def test_the_last_lines(tmp_path: Path) -> None:
@@ -35,3 +35,4 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 def test_no_log_reads_as_empty(tmp_path: Path) -> None:
     assert tail(tmp_path / "none") == ""
+    assert tail(tmp_path) == ""

@@ -14,7 +14,7 @@ def tail(path: Path, *, lines: int = 20, size: int = 8192) -> str:
     Parameters
     ----------
     path : Path
-        The log; one that does not exist reads as empty.
+        The log; one that does not exist, or cannot be read from here, reads as empty.
     lines : int
         At most so many lines.
     size : int
@@ -25,7 +25,7 @@ def tail(path: Path, *, lines: int = 20, size: int = 8192) -> str:
             start = max(0, file.seek(0, os.SEEK_END) - size)
             file.seek(start)
             text = file.read(size).decode(errors="replace")
-    except FileNotFoundError:
+    except OSError:  # it only adds to what is known of a worker, which is not lost for want of it
         return ""
     found = text.splitlines()
     if start and len(found) > 1:
