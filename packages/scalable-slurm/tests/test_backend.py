@@ -1,21 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-
-import pytest
+from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Leftover, Reason
-from scalable.providers.slurm import backend
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.script import JobRequest
 
-Say = Callable[..., None]
+if TYPE_CHECKING:
+    from conftest import Say
 
 
-def made() -> SlurmBackend:
-    return SlurmBackend(Slurm(), "run-1", "tls://10.0.0.1:8786", {})
+def made(*, patience: float = 30.0) -> SlurmBackend:
+    return SlurmBackend(Slurm(), "run-1", "tls://10.0.0.1:8786", {}, patience=patience)
 
 
 def test_a_job_that_slurm_has_forgotten_is_not_said_to_run(say: Say) -> None:
@@ -39,17 +37,13 @@ def test_what_cannot_be_swept_now_can_be_reaped_later(say: Say) -> None:
     assert "`scalable reap run-1`" in left.error
 
 
-def test_a_sweep_ends_although_slurm_does_not_answer(
-    say: Say, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_ends_although_slurm_does_not_answer(say: Say) -> None:
     say("squeue", then="exec sleep 60")
-    monkeypatch.setattr(backend, "_SWEEP_PATIENCE", 0.2)
-    (left,) = asyncio.run(made().sweep())
+    (left,) = asyncio.run(made(patience=0.2).sweep())
     assert "does not answer" in left.error
 
 
-def test_jobs_that_stay_are_named(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_stay_are_named(say: Say) -> None:
     say("squeue", stdout="7|0|RUNNING|None|1:30|node1|mine\n")
     say("scancel")
-    monkeypatch.setattr(backend, "_SWEEP_PATIENCE", 1.0)
-    assert asyncio.run(made().sweep()) == [Leftover("Slurm job", "7_0", "RUNNING")]
+    assert asyncio.run(made(patience=1.0).sweep()) == [Leftover("Slurm job", "7_0", "RUNNING")]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -12,7 +12,8 @@ import pytest
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.slurm.commands import Slurm, SlurmCommandError, parse_queue
 
-Say = Callable[..., None]
+if TYPE_CHECKING:
+    from conftest import Say
 
 
 def submit() -> str:

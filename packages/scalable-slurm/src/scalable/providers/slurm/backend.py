@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SlurmBackend", "comment_of", "read_comment"]
 
-# Seconds for Slurm to answer and to let a run's jobs go. The engine waits for 20 at most, and would know no names.
-_SWEEP_PATIENCE = 15.0
-
 
 def comment_of(run: str, tag: str, request_id: str) -> str:
     """Write what every job of ours carries: whose it is, and which launch it came from.
@@ -67,16 +64,25 @@ class SlurmBackend:
         Where workers find the scheduler.
     requests : dict of str to JobRequest
         What a worker of each group asks for, by tag. May grow while the cluster runs.
+    patience : float
+        Seconds that swept jobs have to end before they are reported.
     """
 
     def __init__(
-        self, slurm: Slurm, run: str, scheduler_address: str, requests: dict[str, JobRequest]
+        self,
+        slurm: Slurm,
+        run: str,
+        scheduler_address: str,
+        requests: dict[str, JobRequest],
+        *,
+        patience: float,
     ) -> None:
         self.requests = requests
         self.job_name = f"scalable-{run}"
         self._slurm = slurm
         self._run = run
         self._scheduler_address = scheduler_address
+        self._patience = patience
         self._launched: dict[str, list[Unit]] = {}
         self._units: dict[str, Unit] = {}
         self._last: dict[str, QueueEntry] = {}
@@ -156,7 +162,7 @@ class SlurmBackend:
         """Cancel what there is still of this run, and wait until Slurm has let it go."""
         alive: list[QueueEntry] = []
         try:
-            async with asyncio.timeout(_SWEEP_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 alive = await self._alive()
                 if alive:
                     await self._slurm.cancel_named(self.job_name)

@@ -108,7 +108,12 @@ class SlurmCluster(GroupedCluster):
                 dashboard_address=dashboard_address,
             )
             undo.callback(host.close)
-            self._backend = SlurmBackend(Slurm(), run, host.scheduler_address, {})
+            pace = pace or _PACE
+            # Within the time of a step of closing, or nobody would learn which jobs are left.
+            patience = 0.75 * pace.close_timeout
+            self._backend = SlurmBackend(
+                Slurm(), run, host.scheduler_address, {}, patience=patience
+            )
             guard = QueueGuard(self._backend.job_name)
             undo.callback(guard.dismiss)
             for component in known:
@@ -120,7 +125,7 @@ class SlurmCluster(GroupedCluster):
                 name=run,
                 max_workers=self.options.max_workers,
                 retry=_RETRY,
-                pace=pace or _PACE,
+                pace=pace,
                 at_the_end=[guard.dismiss, directory.remove_keys],
             )
             undo.pop_all()  # from here on, close() does it
