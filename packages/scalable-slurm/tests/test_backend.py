@@ -1,49 +1,196 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalable.cluster.port import Leftover, Reason
+import pytest
+
+from scalable.cluster.port import GroupSpec, Phase, Reason, Unit
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.script import JobRequest
 
 if TYPE_CHECKING:
-    from conftest import Say
+    from conftest import Calls, Say
+
+MINE = "scalable run=r tag=gcam request=q"
 
 
-def made(*, patience: float = 30.0) -> SlurmBackend:
-    return SlurmBackend(Slurm(), "run-1", "tls://10.0.0.1:8786", {}, patience=patience)
+def made(directory: Path, *, patience: float) -> SlurmBackend:
+    requests = {"gcam": JobRequest("gcam", str(directory / "logs"))}
+    return SlurmBackend(Slurm(), "r", "tls://10.0.0.1:8786", requests, patience=patience)
 
 
-def test_a_job_that_slurm_has_forgotten_is_not_said_to_run(say: Say) -> None:
-    """A controller forgets what ended MinJobAge ago, and many sites have no accounting."""
-    known = made()
-    known.requests["gcam"] = JobRequest("gcam", "/nonexistent")
-    say("squeue", stdout="7|0|RUNNING|None|1:30|node1|scalable run=run-1 tag=gcam request=f00\n")
-    (state,) = asyncio.run(known.observe()).values()
-    say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
-    say("sacct", stderr="Slurm accounting storage is disabled\n", status=1)
-    explained = asyncio.run(known.describe(state.unit))
-    assert explained.reason is Reason.UNKNOWN
-    assert explained.summary == "Slurm says nothing of job 7_0, which was RUNNING when last seen"
+@pytest.fixture
+def backend(tmp_path: Path) -> SlurmBackend:
+    return made(tmp_path, patience=30.0)
 
 
-def test_what_cannot_be_swept_now_can_be_reaped_later(say: Say) -> None:
-    say("squeue", stderr="squeue: error: Unable to contact slurm controller\n", status=1)
-    (left,) = asyncio.run(made().sweep())
-    assert left.name == "scalable-run-1"
-    assert "Unable to contact slurm controller; when Slurm answers" in left.error
-    assert "`scalable reap run-1`" in left.error
+def unit(element: int, request_id: str = "q") -> Unit:
+    return Unit(f"gcam-7_{element}", "gcam", request_id, f"7_{element}")
 
 
-def test_a_sweep_ends_although_slurm_does_not_answer(say: Say) -> None:
-    say("squeue", then="exec sleep 60")
-    (left,) = asyncio.run(made(patience=0.2).sweep())
-    assert "does not answer" in left.error
+def test_all_workers_of_a_launch_are_one_array(
+    backend: SlurmBackend, say: Say, calls: Calls
+) -> None:
+    say("sbatch", stdout="7\n")
+    units = asyncio.run(backend.launch(GroupSpec("gcam"), 3, "q"))
+    assert units == [unit(0), unit(1), unit(2)]
+    (call,) = calls("sbatch")
+    assert f"--job-name=scalable-r --comment={MINE} --array=0-2 " in call
 
 
-def test_jobs_that_stay_are_named(say: Say) -> None:
-    say("squeue", stdout="7|0|RUNNING|None|1:30|node1|mine\n")
+def test_a_launch_that_is_repeated_submits_nothing(
+    backend: SlurmBackend, say: Say, calls: Calls
+) -> None:
+    say("sbatch", stdout="7\n")
+    first = asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q"))
+    assert asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q")) == first
+    assert len(calls("sbatch")) == 1
+
+
+def test_one_look_tells_how_every_job_is(backend: SlurmBackend, say: Say, calls: Calls) -> None:
+    lines = [
+        f"7|0|RUNNING|None|1:30|node1|{MINE}",
+        f"7|1|PENDING|QOSMaxCpuPerUserLimit|30:00||{MINE}",
+        f"7|2|PENDING|None|30:00||{MINE}",
+        f"7|3|TIMEOUT|TimeLimit|INVALID|node1|{MINE}",
+    ]
+    say("squeue", stdout="\n".join(lines) + "\n")
+    states = asyncio.run(backend.observe())
+    assert {name: state.unit for name, state in states.items()} == {
+        f"gcam-7_{element}": unit(element) for element in range(4)
+    }
+    running, limited, fresh, ended = states.values()
+    assert (running.phase, running.seconds_left, running.detail) == (Phase.RUNNING, 90, "on node1")
+    assert (limited.phase, limited.reason) == (Phase.PENDING, Reason.QUOTA)
+    assert limited.detail == "QOSMaxCpuPerUserLimit"
+    assert (fresh.phase, fresh.detail) == (Phase.PENDING, "just submitted")
+    assert (ended.phase, ended.reason) == (Phase.GONE, Reason.WALLTIME)
+    assert len(calls("squeue")) == 1
+
+
+def test_many_are_cancelled_at_once(backend: SlurmBackend, say: Say, calls: Calls) -> None:
     say("scancel")
-    assert asyncio.run(made(patience=1.0).sweep()) == [Leftover("Slurm job", "7_0", "RUNNING")]
+    asyncio.run(backend.stop([unit(0), unit(4)]))
+    assert calls("scancel") == ["--quiet 7_0 7_4"]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason", "summary", "remedy"),
+    [
+        (
+            "JobState=TIMEOUT Reason=TimeLimit ExitCode=0:15 NodeList=node1",
+            Reason.WALLTIME,
+            "job 7_0 reached its walltime on node1",
+            "ask for a longer walltime",
+        ),
+        (
+            "JobState=OUT_OF_MEMORY Reason=OutOfMemory ExitCode=0:125 NodeList=node1",
+            Reason.OUT_OF_MEMORY,
+            "job 7_0 used more memory than it asked for on node1",
+            "give the component more memory",
+        ),
+        (
+            "JobState=FAILED Reason=NonZeroExitCode ExitCode=3:0 NodeList=node1",
+            Reason.EXITED,
+            "job 7_0 ended with exit code 3 on node1",
+            "",
+        ),
+        (
+            "JobState=FAILED Reason=JobLaunchFailure ExitCode=0:53 NodeList=node1",
+            Reason.EXITED,
+            "job 7_0 could not be started on node1",
+            "check that logs_location is on a file system that the nodes share",
+        ),
+        (
+            "JobState=PENDING Reason=Priority ExitCode=0:0",
+            Reason.PRIORITY,
+            "job 7_0 waits: Priority",
+            "",
+        ),
+        (
+            "JobState=RUNNING Reason=None ExitCode=0:0 NodeList=node1",
+            Reason.STARTING,
+            "job 7_0 runs on node1",
+            "",
+        ),
+    ],
+)
+def test_a_job_is_explained_from_its_record(
+    backend: SlurmBackend, say: Say, record: str, reason: Reason, summary: str, remedy: str
+) -> None:
+    say("scontrol", stdout=f"JobId=7 ArrayJobId=7 ArrayTaskId=0 {record}\n")
+    why = asyncio.run(backend.describe(unit(0)))
+    assert (why.reason, why.summary, why.remedy) == (reason, summary, remedy)
+
+
+def test_the_log_of_a_job_is_part_of_its_explanation(
+    backend: SlurmBackend, say: Say, tmp_path: Path
+) -> None:
+    say("scontrol", stdout="JobId=7 JobState=FAILED ExitCode=1:0 NodeList=node1\n")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "7_0.log").write_text("No module named gcam\n")
+    assert asyncio.run(backend.describe(unit(0))).log_tail == "No module named gcam"
+
+
+def test_a_job_that_nobody_remembers_ended_as_it_was_seen_last(
+    backend: SlurmBackend, say: Say
+) -> None:
+    for command in ("scontrol", "sacct"):
+        say(command, stderr="Invalid job id specified\n", status=1)
+    assert asyncio.run(backend.describe(unit(0))).reason is Reason.UNKNOWN
+    say("squeue", stdout=f"7|0|NODE_FAIL|NodeDown|INVALID|node1|{MINE}\n")
+    asyncio.run(backend.observe())
+    assert asyncio.run(backend.describe(unit(0))).reason is Reason.NODE_FAILURE
+
+
+def test_a_job_that_slurm_has_forgotten_is_not_said_to_run(backend: SlurmBackend, say: Say) -> None:
+    """A controller forgets what ended MinJobAge ago, and many sites have no accounting."""
+    say("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
+    asyncio.run(backend.observe())
+    for command in ("scontrol", "sacct"):
+        say(command, stderr="Invalid job id specified\n", status=1)
+    why = asyncio.run(backend.describe(unit(0)))
+    assert why.reason is Reason.UNKNOWN
+    assert why.summary == "Slurm says nothing of job 7_0, which was RUNNING when last seen"
+
+
+def test_a_sweep_cancels_the_run_once_and_waits_until_it_is_gone(
+    backend: SlurmBackend, say: Say, calls: Calls, tmp_path: Path
+) -> None:
+    say("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
+    say("scancel", then=f": > {tmp_path}/squeue.out")
+    assert asyncio.run(backend.sweep()) == []
+    assert calls("scancel") == ["--quiet --name=scalable-r"]
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED"])
+def test_a_sweep_leaves_alone_what_is_on_its_way_out(
+    backend: SlurmBackend, say: Say, calls: Calls, state: str
+) -> None:
+    say("squeue", stdout=f"7|0|{state}|None|1:30|node1|{MINE}\n")
+    assert asyncio.run(backend.sweep()) == []
+    assert calls("scancel") == []
+
+
+def test_a_sweep_names_what_does_not_go(say: Say, tmp_path: Path) -> None:
+    say("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
+    say("scancel")
+    (leftover,) = asyncio.run(made(tmp_path, patience=3.0).sweep())
+    assert str(leftover) == "Slurm job 7_0 (RUNNING)"
+
+
+def test_what_cannot_be_swept_now_can_be_reaped_later(backend: SlurmBackend, say: Say) -> None:
+    say("squeue", stderr="squeue: error: Unable to contact slurm controller\n", status=1)
+    (leftover,) = asyncio.run(backend.sweep())
+    assert leftover.name == "scalable-r"
+    assert "Unable to contact slurm controller; when Slurm answers" in leftover.error
+    assert "`scalable reap r`" in leftover.error
+
+
+def test_a_sweep_ends_although_slurm_does_not_answer(say: Say, tmp_path: Path) -> None:
+    say("squeue", then="exec sleep 60")
+    (leftover,) = asyncio.run(made(tmp_path, patience=0.2).sweep())
+    assert "does not answer" in leftover.error
