@@ -282,6 +282,21 @@ async def test_a_pinned_group_is_adaptive_no_more() -> None:
 
 
 @in_virtual_time
+async def test_a_group_that_was_pinned_keeps_its_workers_for_a_while() -> None:
+    async with Simulation("gcam", policy=AdaptivePolicy(scale_in_delay=30)) as world:
+        await world.controller.adapt_groups({"gcam": (0, 4)})
+        await world.done(world.scheduler.submit("gcam", 4, seconds=10))
+        await world.run(10)
+        await world.controller.scale_groups({"gcam": 4})
+        await world.run(60)
+        await world.controller.adapt_groups({"gcam": (0, 4)})
+        await world.run(20)
+
+        assert world.groups["gcam"].running == 4
+        await world.until(lambda: world.groups["gcam"].running == 0, within=60)
+
+
+@in_virtual_time
 async def test_bursts_do_not_make_a_group_thrash() -> None:
     async with Simulation("gcam", max_workers=10) as world:
         world.backend.conduct["gcam"] = Conduct(boot=20)

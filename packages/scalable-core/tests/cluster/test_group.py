@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,6 +103,7 @@ def test_a_look_that_began_before_a_unit_says_nothing_of_it() -> None:
     group.answer("r2", [unit(1, "r2")], 5.0)
 
     assert group.look(seen(4.0), NOBODY, 6.0) == []
+    assert group.look(seen(5.0), NOBODY, 6.5) == []
     assert fates(group.look(seen(7.0), NOBODY, 7.0)) == [Fate.STILLBORN]
 
 
@@ -200,6 +202,35 @@ def test_a_worker_that_came_and_left_between_two_looks_is_no_failed_start() -> N
     assert fates(group.look(gone, Report(departed=["gcam-1"]), 1.0)) == [Fate.LOST]
     assert not group.lose(TROUBLE)
     assert group.retry_at <= 1.0
+
+
+def died_young(reported: Report = NOBODY) -> Group:
+    """Make the books of a group that gives up after one young death, and has had one."""
+    group = Group(GroupSpec("gcam"), RetryPolicy(young_deaths=1))
+    group.expect("r1", 1)
+    group.answer("r1", [unit(1)], 0.0)
+    group.look(None, workers(unit(1)), 1.0)
+    assert fates(group.look(seen(2.0, UnitState(unit(1), Phase.GONE)), reported, 2.0)) == [
+        Fate.LOST
+    ]
+    return group
+
+
+def test_a_death_counts_although_the_scheduler_has_not_noticed_it() -> None:
+    assert died_young(reported=workers(unit(1))).lose(TROUBLE)
+
+
+@pytest.mark.parametrize("reason", [Reason.CANCELLED, Reason.NODE_FAILURE, Reason.PREEMPTED])
+def test_a_death_that_others_brought_about_says_nothing_of_the_group(reason: Reason) -> None:
+    group = died_young()
+    assert not group.lose(Explanation(reason, "it was taken away"))
+    assert group.lose(TROUBLE)
+
+
+def test_young_deaths_are_forgiven_with_the_group() -> None:
+    group = died_young()
+    group.forgive()
+    assert not group.lose(TROUBLE)
 
 
 def test_the_least_useful_go_first() -> None:

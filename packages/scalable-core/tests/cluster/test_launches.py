@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from scalable.cluster.controller import Pace
 from scalable.cluster.port import GroupSpec, Reason
 from scalable.testing.simulation import Conduct, Simulation, in_virtual_time
 
@@ -43,6 +44,32 @@ async def test_a_slow_launch_holds_no_other_group_up() -> None:
 
         assert world.groups["gcam"].pending == 2
         await world.until(lambda: world.groups["gcam"].running == 2, within=110)
+
+
+@in_virtual_time
+async def test_groups_that_launch_in_one_turn_share_what_the_cap_leaves() -> None:
+    async with Simulation("gcam", "stitches", "tell", max_workers=4) as world:
+        await world.scale({"gcam": 3})
+        world.scheduler.submit("gcam", 3, seconds=100)
+        await world.run(1)
+        await world.controller.scale_groups({"gcam": 0, "stitches": 2, "tell": 2})
+        await world.run(50)
+
+        # The referee would tell of a launch above the cap.
+        assert [len(world.backend.alive(tag)) for tag in world.groups] == [3, 1, 0]
+        await world.until(lambda: world.groups["tell"].running == 2)
+
+
+@in_virtual_time
+async def test_a_higher_cap_is_made_use_of_at_once() -> None:
+    async with Simulation("gcam", max_workers=1, pace=Pace(tick=1000)) as world:
+        world.scheduler.submit("gcam", 4, seconds=10_000)
+        await world.controller.adapt_groups({"gcam": (0, 4)})
+        await world.run(5)
+        await world.controller.set_max_workers(2)
+        await world.run(5)
+
+        assert len(world.backend.units) == 2
 
 
 @in_virtual_time

@@ -177,6 +177,32 @@ async def test_a_group_without_room_because_of_held_results_is_told_so() -> None
 
 
 @in_virtual_time
+async def test_a_group_may_wait_for_room_as_long_as_others_work() -> None:
+    async with Simulation("gcam", "stitches", max_workers=1, pace=Pace(hold_timeout=60)) as world:
+        await world.scale({"gcam": 1})
+        tasks = world.scheduler.submit("gcam", 1, seconds=HOUR)
+        await world.run(1)
+        await world.controller.scale_groups({"gcam": 0, "stitches": 1})
+        await world.run(HOUR / 2)
+        assert not world.groups["stitches"].failed
+
+        await world.done(tasks)
+        world.scheduler.release(tasks)
+        await world.until(lambda: world.groups["stitches"].running == 1)
+
+
+@in_virtual_time
+async def test_room_is_made_use_of_as_soon_as_it_is_there() -> None:
+    async with Simulation("gcam", "stitches", max_workers=1, pace=Pace(poll=1000)) as world:
+        await world.scale({"gcam": 1})
+        began = world.time
+        await world.scale({"gcam": 0, "stitches": 1})
+
+        # Not only with the next look, which would be due much later.
+        assert world.time - began < 100
+
+
+@in_virtual_time
 async def test_draining_workers_are_taken_back_rather_than_new_ones_launched() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 4})
