@@ -420,6 +420,42 @@ async def test_slow_explanations_hold_up_nobody_for_long() -> None:
 
 
 @in_virtual_time
+async def test_a_group_may_be_added_while_others_are_asked_about() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        for tag in ("gcam", "stitches"):
+            world.backend.conduct[tag] = Conduct(queue=math.inf)
+        world.backend.takes["describe"] = 5.0
+        await world.controller.scale_groups({"gcam": 1, "stitches": 1})
+        await world.run(10)
+        asked = world.time
+        explaining = asyncio.create_task(world.controller.explain())
+        await world.run(1)
+        await world.controller.add_group(GroupSpec("xanthos"))
+
+        assert set(await explaining) == {"gcam", "stitches"}
+        assert world.time - asked < 10  # all at once
+
+
+@in_virtual_time
+async def test_a_group_may_be_added_in_the_middle_of_a_turn() -> None:
+    async with Simulation("gcam", "stitches") as world:
+        world.scheduler.latency = 1.0
+        await world.scale({"gcam": 2, "stitches": 2})
+        world.scheduler.submit("gcam", 2, seconds=100)
+        world.scheduler.submit("stitches", 2, seconds=100)
+        await world.controller.scale_groups({"gcam": 0, "stitches": 0})
+        await world.until(lambda: world.groups["stitches"].draining == 2)
+        await world.controller.scale_groups({"gcam": 2, "stitches": 2})
+        # A turn takes some seconds now: one or another of these comes while it calls workers back.
+        for n in range(50):
+            await world.controller.add_group(GroupSpec(f"plots-{n}"))
+            await world.run(0.1)
+
+        assert world.groups["stitches"].running == 2
+        assert not [event for event in world.controller.events if "failed" in event.text]
+
+
+@in_virtual_time
 async def test_one_worker_without_a_log_hides_no_other_log() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 2})

@@ -121,7 +121,7 @@ class GroupController:
         self.backend = backend
         self.link = link
         self.retry = retry or RetryPolicy()
-        self.groups = {spec.tag: Group(spec, self.retry) for spec in groups}
+        self.groups: Mapping[str, Group] = {spec.tag: Group(spec, self.retry) for spec in groups}
         self.max_workers = max_workers
         self.policy = policy or AdaptivePolicy()
         self.pace = pace or Pace()
@@ -153,9 +153,10 @@ class GroupController:
         """Make room for one more group, without workers as yet."""
         if spec.tag in self.groups:
             raise ValueError(f"there is a worker group {spec.tag!r} already; choose another tag")
-        self.groups[spec.tag] = Group(spec, self.retry)
-        await self.link.publish({tag: group.spec.slots for tag, group in self.groups.items()})
+        # In another mapping: somebody may be going through this one, and be waiting for an answer meanwhile.
+        self.groups = {**self.groups, spec.tag: Group(spec, self.retry)}
         self._nudge()
+        await self.link.publish({tag: group.spec.slots for tag, group in self.groups.items()})
 
     async def scale_groups(self, counts: Mapping[str, int]) -> None:
         """Record fixed counts for some groups, and return. A failed group gets another try."""
@@ -236,13 +237,9 @@ class GroupController:
 
     async def explain(self, tag: str | None = None) -> dict[str, Explanation]:
         """Say why workers are missing, for each group that lacks some."""
-        groups = self.groups.values() if tag is None else [self._group(tag)]
-        found = {}
-        for group in groups:
-            explanation = await self._explain(group)
-            if explanation is not None:
-                found[group.spec.tag] = explanation
-        return found
+        groups = self.groups if tag is None else {tag: self._group(tag)}
+        found = await asyncio.gather(*map(self._explain, groups.values()))
+        return {tag: why for tag, why in zip(groups, found, strict=True) if why is not None}
 
     async def _explain(self, group: Group) -> Explanation | None:
         if group.failure is not None:
