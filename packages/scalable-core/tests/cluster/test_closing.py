@@ -73,7 +73,7 @@ async def test_whoever_waits_learns_that_the_cluster_was_closed() -> None:
         await world.run(10)
         await world.close()
 
-        with pytest.raises(ClusterClosedError):
+        with pytest.raises(ClusterClosedError, match="cluster 'cluster' is closed"):
             await wait
 
 

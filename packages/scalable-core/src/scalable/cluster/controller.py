@@ -94,6 +94,8 @@ class GroupController:
         Who knows workers and demand.
     groups : iterable of GroupSpec
         The groups, in the manifest's order.
+    name : str, optional
+        How people call the cluster.
     max_workers : int, optional
         Cap on the units of all groups together, those on their way out included.
     policy : AdaptivePolicy, optional
@@ -112,12 +114,14 @@ class GroupController:
         link: SchedulerLink,
         groups: Iterable[GroupSpec],
         *,
+        name: str = "cluster",
         max_workers: int | None = None,
         policy: AdaptivePolicy | None = None,
         retry: RetryPolicy | None = None,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.name = name
         self.backend = backend
         self.link = link
         self.retry = retry or RetryPolicy()
@@ -227,7 +231,7 @@ class GroupController:
         if group.failure is not None:
             raise GroupFailedError(group.spec.tag, group.failure)
         if self.closed:
-            raise ClusterClosedError("of " + group.spec.tag)
+            raise ClusterClosedError(self.name)
         most = group.wanted if group.range is None else group.range[1]
         if n > most:
             raise ValueError(

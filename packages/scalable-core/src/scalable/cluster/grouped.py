@@ -99,6 +99,7 @@ class GroupedCluster:
             backend,
             RpcLink(host),
             groups,
+            name=self.name,
             max_workers=max_workers,
             policy=policy,
             retry=retry,
