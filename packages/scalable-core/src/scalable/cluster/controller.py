@@ -76,7 +76,17 @@ class Pace:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a group, for people and records. `time` is seconds since the epoch."""
+    """Something that happened, for people and records.
+
+    Parameters
+    ----------
+    time : float
+        Seconds since the epoch.
+    tag : str
+        The group; empty for the cluster as a whole.
+    text : str
+        What happened, in one line.
+    """
 
     time: float
     tag: str

@@ -19,10 +19,10 @@ from scalable.cluster.port import (
     UnitState,
 )
 
+__all__ = ["Ended", "Fate", "Group", "Member", "Observation", "RetryPolicy"]
+
 _NOBODYS_FAULT = frozenset({Reason.CANCELLED, Reason.PREEMPTED, Reason.NODE_FAILURE})
 """What says nothing of a group: its next worker may live."""
-
-__all__ = ["Ended", "Fate", "Group", "Member", "Observation", "RetryPolicy"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,33 @@ class RetryPolicy:
 
 @dataclass
 class Member:
-    """One unit of a group, from its launch to its end."""
+    """One unit of a group, from its launch to its end. Times are seconds on the controller's clock.
+
+    Parameters
+    ----------
+    unit : Unit
+        Which one.
+    launched : float
+        When it was entered.
+    state : UnitState or None
+        How the native system showed it last.
+    running_since : float or None
+        Since when it has its machine.
+    joined_at, left_at : float or None
+        When its Dask worker came, and when it left.
+    expires_at : float or None
+        When its own time will be up.
+    worker : WorkerInfo or None
+        Its Dask worker, as the scheduler showed it last; None while there is none.
+    leaving : Leaving or None
+        How near to its end it is, once it drains.
+    holding_since : float or None
+        Since when it stays for its results alone.
+    stopped_at : float or None
+        When its unit was told to end.
+    expires : bool
+        Whether its own time is nearly up, and that has been dealt with.
+    """
 
     unit: Unit
     launched: float
@@ -80,7 +106,6 @@ class Member:
     holding_since: float | None = None
     stopped_at: float | None = None
     expires: bool = False
-    """Whether its own time is nearly up, and that has been dealt with."""
 
     @property
     def draining(self) -> bool:
@@ -191,6 +216,22 @@ class Group:
         Tag, slots and startup timeout.
     retry : RetryPolicy
         How stubbornly it replaces what it lost.
+    wanted : int
+        Workers that it should have now.
+    range : (int, int) or None
+        Minimum and maximum of an adaptive group; None where the count is fixed.
+    members : dict of str to Member
+        Its units by id.
+    requests : dict of str to Request
+        Launches that are not settled yet, by request id.
+    failure : Explanation or None
+        Why the engine has given up on it.
+    last_trouble : Explanation or None
+        What went wrong last.
+    retry_at : float
+        When it may launch again.
+    low_since, crowded_since : float or None
+        Since when it has had more workers than it needs; since when it has had none, for want of room under the cap.
     """
 
     spec: GroupSpec
@@ -199,13 +240,11 @@ class Group:
     range: tuple[int, int] | None = None
     members: dict[str, Member] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
-    """Launches that are not settled yet, by request id."""
     failure: Explanation | None = None
     last_trouble: Explanation | None = None
     retry_at: float = 0.0
     low_since: float | None = None
     crowded_since: float | None = None
-    """Since when it has had no worker, for want of room under the cap."""
     _strikes: set[str] = field(default_factory=set)
     _young_deaths: set[str] = field(default_factory=set)
     _put_off: int = 0

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch under way."""
+    """A launch under way: `n` units of group `tag`, under `request_id`; `call` gives those that are named."""
 
     tag: str
     request_id: str

@@ -188,7 +188,17 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something native that could not be removed."""
+    """Something native that could not be removed.
+
+    Parameters
+    ----------
+    kind : str
+        What it is: ``Slurm job``, ``process``, ``directory``.
+    name : str
+        Which one, as its native system calls it.
+    error : str
+        Why it is still there, or in which state it is.
+    """
 
     kind: str
     name: str
@@ -280,6 +290,8 @@ class GroupStatus:
         What it waits for, or why it failed; None where nothing is missing.
     detail : str
         `reason` in words, for people.
+    workers : tuple of str
+        Names of the Dask workers that take tasks.
     """
 
     tag: str

@@ -145,7 +145,17 @@ class DeploymentSpec:
 
 @dataclass
 class ClusterHandle:
-    """A cluster that a provider built: a context manager that closes it."""
+    """A cluster that a provider built: a context manager that closes it.
+
+    Parameters
+    ----------
+    backend : GroupedCluster
+        The cluster.
+    client_factory : callable
+        Makes a client of it that knows the tasks of its manifest.
+    metadata : mapping of str to object
+        What else its provider has to say of it, for people.
+    """
 
     backend: GroupedCluster
     client_factory: Callable[[], ScalableClient]
@@ -221,7 +231,19 @@ class DescribesOptions(Protocol):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One finding of a preflight. `ok` is None where the check could not be made."""
+    """One finding of a preflight.
+
+    Parameters
+    ----------
+    name : str
+        What was looked at.
+    ok : bool or None
+        Whether a start would work, as far as that goes; None where nobody can tell from here.
+    detail : str
+        What was found, in one line.
+    remedy : str
+        What to do about it; empty where nothing is wrong.
+    """
 
     name: str
     ok: bool | None
@@ -240,7 +262,17 @@ class Preflights(Protocol):
 
 @dataclass(frozen=True)
 class Artifact:
-    """One native thing that a run would send: a script, an object, a request; secrets as ``${VAR}``."""
+    """One native thing that a run would send: a script, an object, a request.
+
+    Parameters
+    ----------
+    name : str
+        What to call it, such as ``gcam.sbatch``.
+    media_type : str
+        What kind of text it is, such as ``text/x-shellscript``.
+    content : str
+        The text; what came from the environment shows as ``${VAR}``.
+    """
 
     name: str
     media_type: str
@@ -258,7 +290,17 @@ class Renders(Protocol):
 
 @dataclass(frozen=True)
 class Owned:
-    """One native thing that carries Scalable's labels."""
+    """One native thing that carries Scalable's labels.
+
+    Parameters
+    ----------
+    kind, name : str
+        What it is, and which one: ``Slurm job``, ``4711_0``.
+    run_id, owner : str
+        The run that it belongs to, and whose that is.
+    detail : str
+        How it is, in the native system's words.
+    """
 
     kind: str
     name: str

@@ -37,7 +37,15 @@ _ONLY_THE_IMAGE = {"PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
 
 @dataclass(frozen=True)
 class Tls:
-    """Paths, on the shared file system, of what a worker needs to be trusted."""
+    """What a worker needs to be trusted, as paths on the shared file system.
+
+    Parameters
+    ----------
+    ca_file : str
+        The certificate of the run's own authority.
+    cert, key : str
+        The worker's certificate, and its private key.
+    """
 
     ca_file: str
     cert: str
