@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["SlurmCluster"]
 
 # squeue is asked every few seconds at most: sites throttle those who ask more often.
-_PACE = Pace(tick=0.5, poll=5.0)
+_PACE = Pace(poll=5.0)
 
 # A job whose worker has left is "completing" until the site's epilog is through, and says how it ended only then.
 # Its successor does not wait for that.

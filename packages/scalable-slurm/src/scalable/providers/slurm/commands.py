@@ -36,8 +36,8 @@ _TRANSIENT = (
     "Resource temporarily unavailable",
 )
 
-# Array job, element, state, reason, comment, seconds of walltime left, node. The comment comes last but for nothing:
-# it is ours, and free of the separator.
+# Array job, element, state, reason, walltime left, node, comment. The comment comes last, since that of somebody else's
+# job may hold the separator.
 _SEPARATOR = "|"
 _QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%k"))
 
