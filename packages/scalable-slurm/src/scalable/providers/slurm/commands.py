@@ -255,24 +255,15 @@ class Slurm:
     async def owned(self) -> list[QueueEntry]:
         """List every job of this user that is not over: one ``squeue``."""
         # By number: the name that the environment has may be somebody else's, or none that Slurm knows.
-        user = f"--user={os.getuid()}"
-        return parse_queue(
-            await self._call(["squeue", "--noheader", "--array", user, f"--format={_QUEUE_FORMAT}"])
-        )
+        return await self._queue(f"--user={os.getuid()}")
 
     async def queue(self, job_name: str) -> list[QueueEntry]:
         """List the elements of all arrays of that name, those that ended lately included: one ``squeue``."""
-        stdout = await self._call(
-            [
-                "squeue",
-                "--noheader",
-                "--array",
-                "--states=all",
-                f"--name={job_name}",
-                f"--format={_QUEUE_FORMAT}",
-            ]
-        )
-        return parse_queue(stdout)
+        return await self._queue("--states=all", f"--name={job_name}")
+
+    async def _queue(self, *which: str) -> list[QueueEntry]:
+        shape = ("--noheader", "--array", f"--format={_QUEUE_FORMAT}")
+        return parse_queue(await self._call(["squeue", *shape, *which]))
 
     async def cancel(self, jobs: Sequence[str]) -> None:
         """Cancel array elements: one ``scancel``. One that ended already is no error."""
