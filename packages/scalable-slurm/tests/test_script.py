@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -170,6 +171,31 @@ def test_a_worker_in_a_container_is_who_runs_the_job(runtime: str) -> None:
     assert f"--user={os.getuid()}:{os.getgid()}" in options
     assert ("--env=HOME=/tmp" in options) is bool(os.getuid())
     assert ("--userns=keep-id" in options) is (bool(os.getuid()) and runtime == "podman")
+
+
+@pytest.mark.parametrize("runtime", ["podman", "docker"])
+def test_a_container_can_read_its_mounts_and_share_its_memory(runtime: str) -> None:
+    words = words_run(replace(SEES, runtime=runtime, memory=2**30))
+    # SELinux would forbid the one, and 64 MiB, which MPI's ranks cannot talk in, are the default of the other.
+    assert {"--security-opt=label=disable", f"--shm-size={2**30}"} <= set(words)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_podman_is_told_of_a_runtime_directory_only_where_there_is_one(
+    tmp_path: Path, there: bool
+) -> None:
+    directory = str(tmp_path if there else tmp_path / "none")
+    telling = "exec() { printf '%s' \"${XDG_RUNTIME_DIR-unset}\"; }\n"
+    script = job_script(replace(SEES, runtime="podman"), "tls://h:1")
+    said = subprocess.run(
+        ["bash"],
+        input=telling + script,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": directory},
+    )
+    assert said.stdout == (directory if there else "unset")
 
 
 def test_a_variable_enters_a_container_by_name_alone() -> None:
