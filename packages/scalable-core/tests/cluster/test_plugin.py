@@ -217,6 +217,54 @@ def test_a_draining_worker_gives_back_what_it_has_not_started(
     assert running.result(timeout=30) == "running"
 
 
+def test_a_task_that_nobody_wants_any_more_keeps_its_worker_until_it_ends(
+    rig: Rig, gate: Event, until: Until
+) -> None:
+    name, _ = rig.add("a", "b-c")
+    running = rig.client.submit(wait_at_gate, resources={"a": 1})
+    until(lambda: rig.worker(name).state.executing)
+    running.cancel()
+    until(lambda: not rig.report().workers[name].tasks)
+    rig.drain(name)
+    until(lambda: rig.worker(name).status is Status.closing_gracefully)
+    # The scheduler knows of no task there; the worker does.
+    assert [rig.drain(name)[name] for _ in range(2)] == [Leaving(Stage.BUSY, 1)] * 2
+    gate.set()
+    until(rig.drained(name))
+
+
+def test_a_worker_that_has_said_goodbye_is_not_called_back(rig: Rig) -> None:
+    name, _ = rig.add("a", "b-c")
+    address = rig.worker(name).address
+
+    async def leave_and_come_back() -> list[str]:
+        plugin = rig.scheduler.plugins["scalable-groups"]
+        while address not in plugin.draining._leaving:
+            leaving = asyncio.ensure_future(plugin.drain([name]))
+            while not leaving.done() and address not in plugin.draining._leaving:
+                await asyncio.sleep(0)
+        resumed: list[str] = plugin.resume([name])
+        await leaving
+        return resumed
+
+    assert rig.run(leave_and_come_back()) == []
+    assert name not in rig.report().workers
+
+
+def test_a_worker_that_is_busy_anyway_keeps_the_results_of_all(
+    rig: Rig, gate: Event, until: Until
+) -> None:
+    busy, full = rig.add("a", "b-c")
+    running = rig.client.submit(wait_at_gate, resources={"a": 1})
+    until(lambda: rig.worker(busy).state.executing)
+    result = rig.client.submit(bytes, 10**6, resources={"b-c": 1})
+    wait(result, timeout=30)
+    until(lambda: rig.drain(busy, full)[full].stage is Stage.GONE)
+    assert len(result.result(timeout=30)) == 10**6
+    gate.set()
+    running.result(timeout=30)
+
+
 def test_a_worker_that_was_never_seen_is_gone_and_refused_when_it_comes(rig: Rig) -> None:
     assert rig.drain("a-1") == {"a-1": Leaving(Stage.GONE, 0)}
     assert rig.add("a") == ["a-1"]
@@ -398,6 +446,7 @@ def test_tasks_that_only_waited_are_acquitted(rig: Rig, gate: Event, until: Unti
     gate.set()
     rig.add("a")
     assert rig.client.gather(waiting) == [*range(5)]
+    assert rig.scheduler.task_prefixes["wait_at_gate"].suspicious == 0
 
 
 def test_those_that_have_left_are_told_once(rig: Rig, until: Until) -> None:
@@ -430,6 +479,8 @@ def test_a_task_that_takes_all_of_its_workers_life_is_not_tried_again(
     expire(rig, name, 0)
     with pytest.raises(WalltimeError, match=rf"{name} of group 'a' reached its walltime.* 60 min"):
         endless.result(timeout=30)
+    # It cannot be interrupted, but its worker does not wait for it.
+    until(lambda: rig.worker(name).state.tasks["endless"].state == "cancelled")
     gate.set()
     assert waiting.result(timeout=30) == 1
 
