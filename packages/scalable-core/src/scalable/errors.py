@@ -75,6 +75,7 @@ __all__ = [
     "ValidationFailedError",
     "WalltimeError",
     "did_you_mean",
+    "what_it_says",
 ]
 
 
@@ -95,6 +96,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return ""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def what_it_says(error: BaseException) -> str:
+    """Put an error into words, also one that says nothing.
+
+    Examples
+    --------
+    >>> what_it_says(OSError("no route")), what_it_says(TimeoutError())
+    ('no route', 'it took too long')
+    """
+    return str(error) or ("it took too long" if isinstance(error, TimeoutError) else repr(error))
 
 
 def _listed(names: Iterable[str]) -> str:

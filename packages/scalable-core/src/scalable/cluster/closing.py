@@ -7,8 +7,9 @@ from collections.abc import Awaitable
 from typing import Any
 
 from scalable.cluster.port import Leftover
+from scalable.errors import what_it_says
 
-__all__ = ["Steps", "what_it_says"]
+__all__ = ["Steps"]
 
 UNWIND = 1.0
 """Seconds that a step which took too long has to unwind, once it was cancelled."""
@@ -56,14 +57,3 @@ class Steps:
 
     def _note(self, what: str, error: str) -> None:
         self.troubles.append(Leftover("step of closing", what, error))
-
-
-def what_it_says(error: BaseException) -> str:
-    """Put an error into words, also one that says nothing.
-
-    Examples
-    --------
-    >>> what_it_says(OSError("no route")), what_it_says(TimeoutError())
-    ('no route', 'it took too long')
-    """
-    return str(error) or ("it took too long" if isinstance(error, TimeoutError) else repr(error))

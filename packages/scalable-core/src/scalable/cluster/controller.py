@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from scalable.cluster import troubles
 from scalable.cluster.adaptive import AdaptivePolicy
-from scalable.cluster.closing import Steps, what_it_says
+from scalable.cluster.closing import Steps
 from scalable.cluster.group import Ended, Fate, Group, Member, Observation, RetryPolicy
 from scalable.cluster.link import Leaving, SchedulerLink, Stage
 from scalable.cluster.native import Launch, NativeCalls
@@ -31,6 +31,7 @@ from scalable.errors import (
     LaunchRefusedError,
     UnknownTagError,
     WalltimeError,
+    what_it_says,
 )
 
 __all__ = ["Event", "GroupController", "Pace"]

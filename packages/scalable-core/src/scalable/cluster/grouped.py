@@ -21,7 +21,7 @@ from distributed.core import Status
 from scalable.cluster.controller import Event, GroupController, Pace
 from scalable.cluster.link import RpcLink
 from scalable.cluster.port import Explanation, GroupSpec, GroupStatus, Leftover
-from scalable.errors import ClusterClosedError, GroupBlindError, LeftoverError
+from scalable.errors import ClusterClosedError, GroupBlindError, LeftoverError, what_it_says
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -318,11 +318,11 @@ class GroupedCluster:
                 leftovers = self._send(self._end_units()).result()
             except RuntimeError as error:
                 # The loop is gone already, and the scheduler with it.
-                leftovers = [Leftover("cluster", self.name, str(error))]
+                leftovers = [Leftover("cluster", self.name, what_it_says(error))]
             try:
                 self._host.close(timeout or self._close_timeout)
             except Exception as error:  # noqa: BLE001 - reported as a leftover
-                leftovers.append(Leftover("scheduler", self.name, str(error) or repr(error)))
+                leftovers.append(Leftover("scheduler", self.name, what_it_says(error)))
             self._settle(leftovers)
         return None
 
@@ -340,7 +340,7 @@ class GroupedCluster:
             if inspect.isawaitable(goodbye):
                 await asyncio.wait_for(goodbye, self._close_timeout)
         except Exception as error:  # noqa: BLE001 - reported as a leftover
-            leftovers.append(Leftover("scheduler", self.name, str(error) or repr(error)))
+            leftovers.append(Leftover("scheduler", self.name, what_it_says(error)))
         self._settle(leftovers)
 
     def _disown(self) -> None:
@@ -369,7 +369,7 @@ class GroupedCluster:
             try:
                 last()
             except Exception as error:  # noqa: BLE001 - reported as a leftover
-                leftovers.append(Leftover("step of closing", self.name, str(error) or repr(error)))
+                leftovers.append(Leftover("step of closing", self.name, what_it_says(error)))
         self.status = Status.closed
         _open_clusters.discard(self)
         if leftovers:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from scalable.cluster.closing import what_it_says
 from scalable.cluster.group import Ended, Fate, Member
 from scalable.cluster.port import Explanation, GroupSpec, Reason
-from scalable.errors import LaunchError, LaunchRefusedError
+from scalable.errors import LaunchError, LaunchRefusedError, what_it_says
 
 __all__ = ["crowded_out", "never_seen", "not_launched", "of_end", "refused", "unexplained"]
 
