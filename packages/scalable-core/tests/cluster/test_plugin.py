@@ -449,6 +449,23 @@ def test_tasks_that_only_waited_are_acquitted(rig: Rig, gate: Event, until: Unti
     assert rig.scheduler.task_prefixes["wait_at_gate"].suspicious == 0
 
 
+def test_a_task_that_ran_is_suspected_whatever_is_more_urgent(
+    rig: Rig, gate: Event, until: Until
+) -> None:
+    (name,) = rig.add("a")
+    running = rig.client.submit(wait_at_gate, key="running", resources={"a": 1})
+    (ws,) = rig.scheduler.workers.values()
+    until(lambda: ws.executing)
+    urgent = rig.client.map(wait_at_gate, range(5), resources={"a": 1}, priority=10)
+    until(lambda: rig.report().workers[name].tasks == 6)
+    rig.close(name)
+    until(lambda: not rig.report().workers)
+    assert rig.scheduler.tasks["running"].suspicious == 1
+    gate.set()
+    rig.add("a")
+    rig.client.gather([running, *urgent])
+
+
 def test_those_that_have_left_are_told_once(rig: Rig, until: Until) -> None:
     (name,) = rig.add("a")
     rig.close(name)
@@ -486,23 +503,29 @@ def test_a_task_that_takes_all_of_its_workers_life_is_not_tried_again(
 
 
 def test_a_task_that_began_late_is_tried_once_more(rig: Rig, gate: Event, until: Until) -> None:
-    late = rig.client.submit(wait_at_gate, key="late", resources={"a": 1})
+    plugin = rig.scheduler.plugins["scalable-groups"]
+    late = rig.client.submit(wait_at_gate, key="late", resources={"a": 1}, priority=1)
+    waiting = rig.client.submit(identity, 1, key="waiting", resources={"a": 1})
 
-    def die_of_age(seconds: float) -> None:
+    def grow_old(seconds: float) -> str:
         (name,) = rig.add("a")
         (ws,) = rig.scheduler.workers.values()
         until(lambda: ws.executing)
-        rig.scheduler.plugins["scalable-groups"].members[ws.address] = ws, time.time() - 3600
+        plugin.members[ws.address] = ws, time.time() - 3600
         expire(rig, name, seconds)
-        rig.close(name)
+        return name
 
-    die_of_age(0)
-    die_of_age(60)  # of something else
-    (last,) = rig.add("a")
-    until(lambda: rig.worker(last).state.executing)
-    expire(rig, last, 0)
+    rig.close(grow_old(0))
+    until(lambda: not rig.report().workers)
+    assert plugin.walltimes._cut_short == {"late"}  # the other one had not begun
+    rig.close(grow_old(60))  # of something else
+    until(lambda: not rig.report().workers)
+    last = grow_old(0)
     with pytest.raises(WalltimeError, match=last):
         late.result(timeout=30)
+    assert not plugin.walltimes._cut_short
+    gate.set()
+    assert waiting.result(timeout=30) == 1
 
 
 # -- Failed groups
