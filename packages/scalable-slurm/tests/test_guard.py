@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from scalable.providers.slurm.guard import QueueGuard
+
+if TYPE_CHECKING:
+    from conftest import Calls, Say
+
+CLIENT = """\
+import signal, sys
+from scalable.providers.slurm.guard import QueueGuard
+guard = QueueGuard("scalable-r")
+signal.signal(signal.SIGINT, lambda *_: None)
+print(flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_the_jobs_of_a_client_that_was_killed_are_cancelled_after_ctrl_c_too(
+    say: Say, calls: Calls
+) -> None:
+    say("scancel")
+    command = [sys.executable, "-c", CLIENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"\n"
+        os.killpg(client.pid, signal.SIGINT)
+        client.kill()
+    deadline = time.monotonic() + 30
+    while not calls("scancel") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert calls("scancel") == ["--quiet --name=scalable-r"]
+
+
+def test_a_guard_that_is_dismissed_cancels_nothing(say: Say, calls: Calls) -> None:
+    say("scancel")
+    guard = QueueGuard("scalable-r")
+    guard.dismiss()
+    guard.dismiss()
+    assert guard._process.returncode == -signal.SIGKILL
+    assert calls("scancel") == []
