@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed.scheduler import TaskPrefix, TaskState, WorkerState
 
+__all__ = ["Backlog", "claims"]
+
 Claims = tuple[tuple[str | None, float], ...]
 """What a task takes, by resource; None stands for a slot of whichever worker."""
 

@@ -12,6 +12,8 @@ from distributed.core import Status
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
 
+__all__ = ["Draining"]
+
 ANSWER_TIME = 0.5
 """Seconds that a draining worker has to answer before it counts as busy. Its answer still counts when it comes."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
 
+__all__ = ["FailedGroups", "Walltimes", "acquit", "cancel_all", "end_task"]
+
 PUNCTUALITY = 3.0
 """Seconds by which a native system may end a worker before its time, as far as we know that."""
 

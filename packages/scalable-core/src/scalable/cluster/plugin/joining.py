@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from distributed.comm.core import Comm
     from distributed.scheduler import Scheduler, WorkerState
 
+__all__ = ["Admission", "version_mismatch"]
+
 
 def version_mismatch(scheduler: dict[str, Any], worker: dict[str, Any]) -> str:
     """Say how a worker's environment differs from the scheduler's, or nothing.

@@ -18,6 +18,8 @@ from scalable.cluster.plugin.worker import UnstartedTasks
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
 
+__all__ = ["TABLE_TOPIC", "GroupsPlugin"]
+
 TABLE_TOPIC = "scalable-groups"
 """Dask event topic on which the group table is published."""
 

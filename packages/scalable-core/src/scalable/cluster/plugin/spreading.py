@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
 
+__all__ = ["spread_waiting_tasks"]
+
 MOVES_PER_TICK = 200
 """Bound on the steal requests of one tick, so that a tick stays short whatever waits."""
 

@@ -9,6 +9,8 @@ from distributed.diagnostics.plugin import WorkerPlugin
 if TYPE_CHECKING:
     from distributed.worker import Worker
 
+__all__ = ["UnstartedTasks"]
+
 
 class UnstartedTasks(WorkerPlugin):
     """Lets a worker say which of its tasks it has not started.
