@@ -1,11 +1,9 @@
-import asyncio
 import io
 from typing import Any
 
 import pytest
-from distributed import Client, LocalCluster, Worker
 
-from scalable.cli.progress import PlainView, Snapshot, render, task_counts
+from scalable.cli.progress import PlainView, Snapshot, render
 from scalable.cli.status import TaskCount, describe_tasks
 from scalable.cluster.port import GroupStatus, Reason
 
@@ -95,34 +93,3 @@ def test_of_many_kinds_of_tasks_those_with_most_to_do_are_named() -> None:
     counts = {f"f{left}": TaskCount(left=left) for left in range(1, 7)}
 
     assert describe_tasks(counts) == "0/21 tasks done (f3 0/3, f4 0/4, f5 0/5, f6 0/6, …)"
-
-
-def test_a_task_that_is_run_again_is_one_task() -> None:
-    async def start() -> Worker:
-        worker = Worker(cluster.scheduler_address, dashboard=False, memory_limit=0)
-        await worker
-        return worker
-
-    def run(coroutine: Any) -> Any:
-        loop: Any = cluster.loop
-        return asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop).result(30)
-
-    def work(x: int) -> int:
-        return x
-
-    with LocalCluster(
-        n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=False
-    ) as cluster:
-        with Client(cluster) as client:
-            first = run(start())
-            futures = client.map(work, range(10))
-            client.gather(futures)
-            assert task_counts(cluster) == {"work": TaskCount(done=10)}
-
-            run(first.close())
-            assert task_counts(cluster) == {"work": TaskCount(left=10)}
-
-            second = run(start())
-            client.gather(futures)
-            assert task_counts(cluster) == {"work": TaskCount(done=10)}
-        run(second.close())

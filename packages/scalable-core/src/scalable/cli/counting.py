@@ -1,0 +1,75 @@
+"""How many tasks of each kind the scheduler has: asked through the door of its cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scalable.cli.status import TaskCount
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+    from scalable.cluster import GroupedCluster
+
+__all__ = ["task_counts"]
+
+_PATIENCE = 2.0
+
+
+def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
+    """Count the scheduler's tasks, by the name of their function.
+
+    Raises
+    ------
+    OSError, RuntimeError, TimeoutError
+        The scheduler does not answer.
+    """
+    from distributed.protocol.pickle import dumps
+    from distributed.utils import sync
+
+    # Inside, so that it is pickled by value: the scheduler may have none of our packages.
+    def count(dask_scheduler: Scheduler) -> dict[str, tuple[int, int, int]]:
+        from collections import Counter
+
+        from distributed.diagnostics.plugin import SchedulerPlugin
+
+        class Repeats(SchedulerPlugin):
+            """Counts the tasks that were done once and are run again, since their results were lost."""
+
+            name = "scalable-repeats"
+
+            def __init__(self) -> None:
+                self.by_prefix: Counter[str] = Counter()
+
+            def transition(
+                self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
+            ) -> None:
+                task = dask_scheduler.tasks.get(key)
+                # What has had a result has a size.
+                if start == "released" and finish == "waiting" and task and task.nbytes >= 0:
+                    self.by_prefix[task.prefix.name] += 1
+
+        if Repeats.name not in dask_scheduler.plugins:
+            dask_scheduler.add_plugin(Repeats())
+        repeats: Any = dask_scheduler.plugins[Repeats.name]
+        ended = ("memory", "erred", "released", "forgotten")
+        return {
+            # Done ever, since results that nobody needs any more are forgotten.
+            prefix.name: (
+                prefix.state_counts["memory"] - repeats.by_prefix[prefix.name],
+                prefix.states["erred"],
+                sum(n for state, n in prefix.states.items() if state not in ended),
+            )
+            for prefix in dask_scheduler.task_prefixes.values()
+        }
+
+    answer = sync(
+        cluster.loop,
+        cluster.scheduler_comm.run_function,
+        function=dumps(count),
+        callback_timeout=_PATIENCE,
+    )
+    if answer["status"] != "OK":
+        raise RuntimeError("the scheduler cannot count its tasks")
+    counts = {name: TaskCount(*numbers) for name, numbers in answer["result"].items()}
+    return {name: count for name, count in counts.items() if count.all}
