@@ -191,51 +191,60 @@ def component_request(component: ComponentConfig) -> ResourceRequest:
 
 def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[ValidationIssue]:
     """Find counts of groups that do not exist, and counts that do not fit together or leave somebody without."""
-
-    def issue(
-        path: tuple[str, ...], code: str, message: str, severity: Severity = "error"
-    ) -> ValidationIssue:
-        return spec.manifest.issue(("targets", spec.target_name, *path), code, message, severity)
-
     if isinstance(options.workers, Mapping):
         names = References.of_manifest(spec.manifest)
         yield from find_unknown_tags(
             spec.target_name, options.workers, names, spec.manifest.source_map
         )
-
     bounds, start = options.adaptive, options.n_workers
     if bounds and start is not None and not bounds.minimum <= start <= bounds.maximum:
         message = (
             "must lie between the minimum and the maximum of adaptive, since groups start with it"
         )
-        yield issue(("n_workers",), "E_OUT_OF_RANGE", message)
+        yield _count_issue(spec, ("n_workers",), "E_OUT_OF_RANGE", message)
+    if options.max_workers is not None:
+        yield from _check_cap(spec, _sizes(spec, options), options.max_workers)
 
-    if options.max_workers is None:
-        return
-    by_tag = _sizes(spec, options)
-    sizes = by_tag.values()
-    above = {size.said_at for size in sizes if size.initial > options.max_workers}
-    for path in sorted(above):
-        message = "is above max_workers; raise max_workers or ask for fewer"
-        yield issue(path, "E_ABOVE_MAX_WORKERS", message)
-    total = sum(size.initial for size in sizes)
-    if total > options.max_workers and not above:
+
+def _check_cap(
+    spec: DeploymentSpec, sizes: Mapping[str, _Size], cap: int
+) -> Iterator[ValidationIssue]:
+    """Find counts that are above the cap on all groups together, and groups that it leaves without a worker."""
+    at = ("max_workers",)
+    above = {size.said_at for size in sizes.values() if size.initial > cap}
+    total = sum(size.initial for size in sizes.values())
+    kept = sum(size.minimum for size in sizes.values())
+    from_nothing = [tag for tag, size in sizes.items() if not size.minimum and size.maximum]
+    if above:
+        for path in sorted(above):
+            message = "is above max_workers; raise max_workers or ask for fewer"
+            yield _count_issue(spec, path, "E_ABOVE_MAX_WORKERS", message)
+    elif total > cap:
         message = f"the groups start with {total} workers together; raise it or ask for fewer"
-        yield issue(("max_workers",), "E_ABOVE_MAX_WORKERS", message)
+        yield _count_issue(spec, at, "E_ABOVE_MAX_WORKERS", message)
         return
-    kept = sum(size.minimum for size in sizes)
-    from_nothing = [tag for tag, size in by_tag.items() if not size.minimum and size.maximum]
-    if from_nothing and kept >= options.max_workers and not above:
+    elif from_nothing and kept >= cap:
         others = f"the other groups always have {kept} workers"
         message = f"leaves no room for {', '.join(from_nothing)}, since {others}; raise it"
-        yield issue(("max_workers",), "E_NO_ROOM", message)
-    elif len(from_nothing) > 1 and options.max_workers == 1:
+        yield _count_issue(spec, at, "E_NO_ROOM", message)
+        return
+    if len(from_nothing) > 1 and cap == 1:
         # A draining worker hands its results to another one, and there never is another one.
         message = (
             "lets the groups take turns with one worker, which then cannot hand its results to the next; "
             "say 2, or have the workflow gather results and drop their futures in between"
         )
-        yield issue(("max_workers",), "W_ONE_WORKER", message, "warning")
+        yield _count_issue(spec, at, "W_ONE_WORKER", message, "warning")
+
+
+def _count_issue(
+    spec: DeploymentSpec,
+    path: tuple[str, ...],
+    code: str,
+    message: str,
+    severity: Severity = "error",
+) -> ValidationIssue:
+    return spec.manifest.issue(("targets", spec.target_name, *path), code, message, severity)
 
 
 def check_limits(spec: DeploymentSpec, provider: DeploymentProvider, plan: ScalePlan) -> None:
