@@ -13,6 +13,7 @@ from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import as_table, print_json, print_problem, say
 
 if TYPE_CHECKING:
+    from scalable.cluster.port import Leftover
     from scalable.providers.base import Owned, Reaps
 
 __all__ = ["ps", "reap"]
@@ -74,26 +75,32 @@ def reap(
         if owned is None:
             failed = True
             continue
-        doomed = [thing for thing in owned if everything or thing.run_id in runs]
-        if not doomed:
-            continue
-        _show({name: doomed}, err=as_json)
-        if not yes:
-            click.confirm(f"Remove these {len(doomed)}?", abort=True, err=True)
-        leftovers = asked.reap(doomed)
-        stuck = {(leftover.kind, leftover.name) for leftover in leftovers}
-        gone = [thing for thing in doomed if (thing.kind, thing.name) not in stuck]
-        removed += _as_json(name, gone)
-        left += [{"provider": name, **asdict(leftover)} for leftover in leftovers]
-        for leftover in leftovers:
-            print_problem(f"could not remove {leftover}")
-        say(f"removed {len(gone)} of {name}")
+        if doomed := [thing for thing in owned if everything or thing.run_id in runs]:
+            _show({name: doomed}, err=as_json)
+            if not yes:
+                click.confirm(f"Remove these {len(doomed)}?", abort=True, err=True)
+            gone, leftovers = _remove(name, asked, doomed)
+            removed += _as_json(name, gone)
+            left += [{"provider": name, **asdict(leftover)} for leftover in leftovers]
     if as_json:
         print_json({"removed": removed, "left": left})
     elif not (removed or left or failed):
         say(_nothing(runs))
     if failed or left:
         context.exit(FAILED)
+
+
+def _remove(
+    name: str, provider: Reaps, doomed: Sequence[Owned]
+) -> tuple[Sequence[Owned], Sequence[Leftover]]:
+    """Have a provider remove these, and tell how that went: what is gone, and what is left."""
+    leftovers = provider.reap(doomed)
+    for leftover in leftovers:
+        print_problem(f"could not remove {leftover}")
+    stuck = {(leftover.kind, leftover.name) for leftover in leftovers}
+    gone = [thing for thing in doomed if (thing.kind, thing.name) not in stuck]
+    say(f"removed {len(gone)} of {name}")
+    return gone, leftovers
 
 
 def _who_can_be_asked(provider: str | None) -> Iterator[tuple[str, Reaps]]:
