@@ -357,6 +357,8 @@ def test_a_resumed_worker_works_again(rig: Rig, until: Until) -> None:
     future.result(timeout=30)
     until(lambda: rig.drain(name)[name].stage is Stage.HOLDING)
     assert rig.resume(name, "a-99") == [name]
+    # It may register anew, should its connection break.
+    assert name not in rig.scheduler.plugins["scalable-groups"].admission.unwelcome
     assert rig.client.submit(identity, 2, resources={"a": 1}).result(timeout=30) == 2
     assert rig.report().workers[name].status == "running"
 
