@@ -347,29 +347,6 @@ def test_nothing_outlives_a_client_that_is_killed(
     wait_until(lambda: not site.jobs(f"scalable-{name}"), "its jobs are gone, queued ones too")
 
 
-def test_what_the_import_of_dask_jobqueue_changes_is_undone() -> None:
-    code = """
-import signal, threading
-import dask, distributed
-from scalable.errors import NotSupportedError
-from scalable.providers.slurm.jobqueue import import_jobqueue
-before, config = signal.getsignal(signal.SIGINT), set(dask.config.config)
-said = []
-def off_the_main_thread():
-    try:
-        import_jobqueue()
-    except NotSupportedError as error:
-        said.append(str(error))
-thread = threading.Thread(target=off_the_main_thread)
-thread.start(); thread.join()
-assert "main thread" in said[0], said
-import_jobqueue()
-assert signal.getsignal(signal.SIGINT) is before
-assert set(dask.config.config) - config <= {"jobqueue"}
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_keys_are_private_and_go_with_the_run(work: Path) -> None:
     with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
         directory = Path(cluster.logs_location)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import resource
+import stat
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,46 @@ import pytest
 from scalable.errors import NotSupportedError
 from scalable.providers.slurm.preflight import _logs
 from scalable.providers.slurm.rundir import RunDirectory
+
+
+def modes(directory: Path) -> dict[str, int]:
+    """Give the permissions of a directory and of everything in it."""
+    found = (directory, *directory.rglob("*"))
+    return {str(path.relative_to(directory)): stat.S_IMODE(path.stat().st_mode) for path in found}
+
+
+def test_keys_are_for_nobody_elses_eyes(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "run"
+    security, tls = RunDirectory(path).write_keys()
+    found = modes(path)
+    assert (found.pop("."), found.pop("tls")) == (0o700, 0o700)
+    assert found
+    assert set(found.values()) == {0o600}
+    assert "PRIVATE KEY" in Path(tls.key).read_text()
+    assert tls.key != security.get_tls_config_for_role("scheduler")["key"]
+    assert security.require_encryption
+
+
+def test_a_run_leaves_its_logs_and_no_keys(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    directory.write_keys()
+    (Path(directory.logs) / "7_0.log").touch()
+    directory.remove_keys()
+    directory.remove_keys()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["7_0.log"]
+
+
+def test_a_run_without_logs_leaves_nothing(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    directory.write_keys()
+    directory.remove_keys()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_takes_no_directory_of_another(tmp_path: Path) -> None:
+    RunDirectory(tmp_path / "run")
+    with pytest.raises(FileExistsError):
+        RunDirectory(tmp_path / "run")
 
 
 def test_keys_that_find_no_room_are_told_with_their_place(tmp_path: Path) -> None:
