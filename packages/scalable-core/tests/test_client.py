@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import operator
 import pickle
 from collections.abc import Iterator
@@ -120,6 +121,18 @@ def test_futures_can_be_arguments(client: ScalableClient) -> None:
     second = client.submit(operator.add, first, 4, tag="stitches")
     assert second.result(timeout=30) == 7
     assert client.gather(client.map(operator.add, [first, second], [0, 0], tag="gcam-7")) == [3, 7]
+
+
+def test_arguments_that_can_be_read_once_are_read_once(client: ScalableClient) -> None:
+    letters = client.map(operator.add, ["a", "b", "c"], iter("xyz"), tag="gcam-7")
+    assert client.gather(letters) == ["ax", "by", "cz"]
+    assert client.gather(client.map(operator.add, [1, 2], itertools.count(), tag="gcam-7")) == [
+        1,
+        3,
+    ]
+    for tag in (None, "gcam-7"):  # without a tag, Dask refuses it
+        with pytest.raises(TypeError, match=r"[Ii]terators"):
+            client.map(abs, itertools.count(), tag=tag)
 
 
 def test_coroutine_functions_and_actors(client: ScalableClient) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import operator
 import pickle
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dask._task_spec import Task
@@ -67,10 +67,13 @@ class ScalableClient(Client):
         started = await super()._start(*args, **kwargs)
         # The scheduler publishes the group table as events, of which a plain Dask cluster has none.
         self.subscribe_topic(TABLE_TOPIC, self._learn_table)
+        await self._read_table()
+        return started
+
+    async def _read_table(self) -> None:
         scheduler: Any = self.scheduler
         for event in await scheduler.events(topic=TABLE_TOPIC):
             self._learn_table(event)
-        return started
 
     def _learn_table(self, event: tuple[float, dict[str, int]]) -> None:
         _, self._slots = event
@@ -168,9 +171,10 @@ class ScalableClient(Client):
         tag = self._resolve(tag, task, n)
         if tag is not None:
             resources = self._claim(tag, n, resources)
+            iterables, calls = _read_once(iterables)
             key = _prefix(tag, func) if key is None else key
             if isinstance(key, str):
-                key = [f"{key}-{token}" for token in _tokens(func, iterables, kwargs, pure)]
+                key = [f"{key}-{token}" for token in _tokens(func, calls, kwargs, pure)]
             if _can_be_packed(func, kwargs):
                 func, iterables = operator.call, ([_packed(func)] * len(key), *iterables)
         futures: list[Future[Any]] = super().map(
@@ -212,6 +216,9 @@ class ScalableClient(Client):
     ) -> dict[str, float]:
         """Check that some worker could ever run it, and say what it takes."""
         need = 1 if n is None else n
+        if tag not in self._slots and self.status == "running" and not self.asynchronous:
+            # The group may be so new that word of it is on its way.
+            self.sync(self._read_table)
         if tag not in self._slots:
             raise UnknownTagError(tag, self._slots)
         if not need >= 1:
@@ -234,14 +241,34 @@ def _prefix(tag: str, func: Callable[..., Any]) -> str:
     return f"{tag.replace('-', ':')}.{funcname(func)}"
 
 
+def _read_once(
+    iterables: Sequence[Iterable[Any]],
+) -> tuple[tuple[list[Any], ...], list[tuple[Any, ...]]]:
+    """Read the arguments of a map, some of which may be iterators: by argument, and by call.
+
+    Raises
+    ------
+    TypeError
+        All of them are iterators, which may have no end. Dask refuses that, too.
+
+    Examples
+    --------
+    >>> _read_once(["ab", iter(range(9))])
+    ((['a', 'b'], [0, 1]), [('a', 0), ('b', 1)])
+    """
+    if iterables and all(isinstance(each, Iterator) for each in iterables):
+        raise TypeError("map() takes no iterators, which may have no end; give it a list")
+    calls = [*zip(*iterables, strict=False)]  # as Dask does: the shortest decides
+    return tuple([call[i] for call in calls] for i in range(len(iterables))), calls
+
+
 def _tokens(
-    func: Callable[..., Any], iterables: Iterable[Any], kwargs: Mapping[str, Any], pure: bool
+    func: Callable[..., Any], calls: Iterable[Any], kwargs: Mapping[str, Any], pure: bool
 ) -> list[str]:
     """Tell the calls of one map apart."""
-    calls = [*zip(*iterables, strict=False)]  # as Dask does: the shortest decides
     if not pure:
         this = uuid.uuid4().hex
-        return [f"{this}-{number}" for number in range(len(calls))]
+        return [f"{this}-{number}" for number, _ in enumerate(calls)]
     common = tokenize(func, kwargs)
     return [tokenize(common, call) for call in calls]
 

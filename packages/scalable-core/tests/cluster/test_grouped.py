@@ -168,13 +168,20 @@ def test_a_notebook_shows_a_client_with_its_cluster(start: Start) -> None:
         assert html.escape(repr(cluster)) in client._repr_html_()
 
 
-def test_a_group_can_be_added(start: Start, until: Until) -> None:
+def test_a_tag_is_known_from_the_moment_that_its_group_is_added(start: Start) -> None:
+    cluster = start("a")
+    with ScalableClient(cluster) as client:
+        for tag in map("b{}".format, range(20)):
+            cluster.add_group(GroupSpec(tag))
+            assert client.submit(abs, -1, tag=tag).status == "pending"
+
+
+def test_a_group_can_be_added(start: Start) -> None:
     cluster = start("a")
     with ScalableClient(cluster) as client:
         cluster.add_group(GroupSpec("b", slots=2))
         cluster.scale_groups({"b": 1})
         cluster.wait_for_group("b", timeout=30)
-        until(lambda: "b" in client._slots)
         assert client.submit(abs, -2, tag="b", n=2).result(timeout=30) == 2
     with pytest.raises(ValueError, match="'b' already"):
         cluster.add_group(GroupSpec("b"))
