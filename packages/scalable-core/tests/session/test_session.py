@@ -244,6 +244,17 @@ def test_a_change_that_the_cluster_refuses_does_not_count_for_the_limit(project:
         session.scale({"gcam": 1})
 
 
+def test_a_count_that_is_none_is_refused_as_such_under_a_limit(project: Path) -> None:
+    manifest(project, "price: 2, workers: {fair: 1, gcam: 0}, limits: {max_hourly_cost: 9}")
+
+    session = ScalableSession.from_yaml()
+    with session:
+        with pytest.raises(ValueError, match="'fair' cannot have -3 workers; ask for 0 or more"):
+            session.scale({"fair": -3})
+        with pytest.raises(ValueError, match="'fair' cannot adapt between 0 and -3"):
+            session.adapt({"fair": (0, -3)})
+
+
 def test_a_group_without_workers_is_not_waited_for(project: Path) -> None:
     manifest(project, "workers: {fair: 1, gcam: {minimum: 0, maximum: 1}}")
 

@@ -398,8 +398,15 @@ class ScalableSession:
         }
         changed = replace(
             self._scale_plan,
-            workers_by_tag={**self._scale_plan.workers_by_tag, **workers},
-            ranges_by_tag={**kept, **ranges},
+            # What is below 0 costs nothing, and is refused by the cluster.
+            workers_by_tag={
+                **self._scale_plan.workers_by_tag,
+                **{tag: max(0, count) for tag, count in workers.items()},
+            },
+            ranges_by_tag={
+                **kept,
+                **{tag: (max(0, low), max(0, high)) for tag, (low, high) in ranges.items()},
+            },
         )
         check_limits(self.spec, self.provider, changed)
         return changed
