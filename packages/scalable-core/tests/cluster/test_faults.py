@@ -116,19 +116,23 @@ def test_a_group_that_fails_takes_its_own_tasks_with_it_and_no_others(
         assert dependent.result(timeout=30) == 3
 
 
-def test_a_task_without_a_tag_waits_while_groups_fail(start: Start, threads: Any) -> None:
+def test_a_task_without_a_tag_ends_when_no_group_is_left_for_it(start: Start, threads: Any) -> None:
     threads.refused = {"a", "b"}
     cluster = start("a", "b")
     with ScalableClient(cluster) as client:
-        untagged = client.submit(abs, -1)
-        cluster.scale_groups({"a": 1, "b": 1})
-        for tag in ("a", "b"):
-            with pytest.raises(GroupFailedError):
-                client.submit(abs, -2, tag=tag).result(timeout=30)
-        assert untagged.status == "pending"
+        untagged = [client.submit(abs, -1), *client.map(abs, range(-20, -10))]
+        cluster.scale_groups({"a": 1})
+        with pytest.raises(GroupFailedError):
+            client.submit(abs, -2, tag="a").result(timeout=30)
+        assert {future.status for future in untagged} == {"pending"}
+        cluster.scale_groups({"b": 1})
+        for future in untagged:
+            with pytest.raises(GroupFailedError, match="'a' failed: no machine for a"):
+                future.result(timeout=30)
         threads.refused = {"a"}
         cluster.scale_groups({"b": 1})
-        assert untagged.result(timeout=30) == 1
+        client.retry(untagged)
+        assert client.gather(untagged) == [1, *range(20, 10, -1)]
 
 
 def test_a_task_without_a_tag_goes_to_a_group_that_has_not_failed(

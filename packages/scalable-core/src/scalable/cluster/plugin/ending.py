@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ def cancel_all(scheduler: Scheduler, reason: str) -> None:
 
 
 class FailedGroups:
-    """Ends the tasks that only a failed group could run."""
+    """Ends the tasks that only failed groups could run."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -104,20 +104,31 @@ class FailedGroups:
         """Say whether a group has failed."""
         return tag in self._errors
 
-    def end_tasks(self) -> None:
-        """End those that no worker can run now."""
+    def end_tasks(self, tags: Collection[str]) -> None:
+        """End those that no worker can run now.
+
+        Parameters
+        ----------
+        tags : collection of str
+            All groups. What takes no tag can be run by any of them, and ends when all have failed.
+        """
         if not self._errors:
             return
+        scheduler = self.scheduler
         doomed = [
             (ts.key, self._errors[tag])
-            for ts in self.scheduler.unrunnable
+            for ts in scheduler.unrunnable
             for tag in ts.resource_restrictions or ()
             if tag in self._errors
         ]
+        if not scheduler.workers and all(map(self.has_failed, tags)):
+            error = self._errors[next(iter(tags))]
+            waiting = (*scheduler.unrunnable, *scheduler.queued)
+            doomed += [(ts.key, error) for ts in waiting if not ts.resource_restrictions]
         for key, error in doomed:
-            ts = self.scheduler.tasks.get(key)
-            if ts is not None and ts.state == "no-worker":
-                end_task(self.scheduler, ts, error)
+            ts = scheduler.tasks.get(key)
+            if ts is not None and ts.state in ("no-worker", "queued"):
+                end_task(scheduler, ts, error)
 
 
 class Walltimes:

@@ -89,7 +89,7 @@ class GroupsPlugin(SchedulerPlugin):
 
     def tick(self) -> None:
         """Do what must be done without being asked."""
-        self.failed_groups.end_tasks()
+        self.failed_groups.end_tasks(self.slots)
         self.walltimes.end_tasks()
         spread_waiting_tasks(self.scheduler, self.slots)
 
