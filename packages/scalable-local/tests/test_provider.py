@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import operator
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from distributed import get_worker
+from distributed import get_worker, wait
 
 from scalable.errors import GroupFailedError, ValidationFailedError
 from scalable.manifest import parse_manifest
@@ -177,6 +178,36 @@ def test_a_group_follows_its_work_from_zero(build: Build, processes: bool) -> No
         for tag in ("gcam", "stitches"):
             name = client.submit(lambda: get_worker().name, tag=tag, pure=False).result(60)
             assert name.startswith(tag)
+
+
+def test_a_result_goes_to_the_workers_that_can_read_it(
+    build: Build, eventually: Eventually
+) -> None:
+    handle = build(
+        {"gcam": {"env": {"GCAM_ONLY": "x"}}, "plots": {}}, workers={"gcam": 2, "plots": 1}
+    )
+    cluster = handle.backend
+    for tag, n in (("gcam", 2), ("plots", 1)):
+        cluster.wait_for_group(tag, n, timeout=60)
+    goes, stays = cluster.groups["gcam"].workers
+
+    class OfGcam:
+        """As an object of a package that is in one component's environment alone is."""
+
+        def __reduce__(self) -> Any:
+            return operator.call, (lambda: os.environ["GCAM_ONLY"],)
+
+    with handle.client_factory() as client:
+        result = client.submit(operator.call, OfGcam, tag="gcam", workers=[goes])
+        # What has the most results goes last; what has the most bytes is not Dask's choice to take any.
+        kept = client.map(bytes, [10**6, 10**6 + 1], tag="gcam", workers=[stays])
+        wait([result, *kept], timeout=60)
+        with pytest.raises(RuntimeError, match=r"cannot be sent to worker plots-.*'GCAM_ONLY'"):
+            client.submit(id, result, tag="plots").result(60)
+        cluster.scale_groups({"gcam": 1})
+        eventually(lambda: cluster.groups["gcam"].workers == (stays,))
+        eventually(lambda: not cluster.groups["gcam"].draining)
+        assert client.submit(type, result, tag="gcam").result(60) is str
 
 
 def test_a_killed_worker_is_replaced(build: Build, eventually: Eventually) -> None:

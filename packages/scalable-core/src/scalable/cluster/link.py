@@ -138,7 +138,7 @@ def pickled_plugin(slots: Mapping[str, int]) -> bytes:
     with _pickling:  # what cloudpickle has registered is one set for all threads
         cloudpickle.register_pickle_by_value(plugin)
         try:
-            for_workers = cloudpickle.dumps(plugin.UnstartedTasks())
+            for_workers = cloudpickle.dumps(plugin.Answers())
             for_scheduler: bytes = cloudpickle.dumps(plugin.GroupsPlugin(dict(slots), for_workers))
         finally:
             cloudpickle.unregister_pickle_by_value(plugin)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
 
+from scalable.cluster.plugin.moving import Moving, kind_of
+
 if TYPE_CHECKING:
-    from distributed.scheduler import Scheduler, WorkerState
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
 
 __all__ = ["Draining"]
 
@@ -27,8 +31,9 @@ SILENCE = 60.0
 class Draining:
     """Brings workers to their end: they start nothing more, finish what runs, hand over results, and go."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, moving: Moving) -> None:
         self.scheduler = scheduler
+        self.moving = moving
         # By address: questions to workers, goodbyes under way, and who was told to come back.
         self._asking: dict[str, asyncio.Task[int]] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
@@ -188,20 +193,25 @@ class Draining:
 
     def _let_go(self, ws: WorkerState, force: bool) -> tuple[str, int]:
         results = len(ws.has_what)
+        havens = self.scheduler.running or {self._keeper()}
+        homeless = [ts for ts in ws.has_what if havens.isdisjoint(ts.who_has or ())]
+        refused = any(map(self.moving.has_been_refused, homeless))
         if ws.address in self._leaving:
+            if refused:
+                self._interrupt(ws)
             return "moving", results
         if force:
             goodbye = self._remove(ws)
         elif not self._scatters.isdisjoint(self._may_receive.get(ws.address, ())):
             return "moving", results
-        elif ws.actors:
+        elif ws.actors or (ws in havens and results):
             return "holding", results
-        elif self.scheduler.running:
+        elif homeless and not any(self._haven(ts, ws, havens) for ts in homeless):
+            return "holding", len(homeless)
+        elif self.scheduler.running and not refused:
             goodbye = self._retire(ws)
-        elif (keeper := self._keeper()) is ws and results:
-            return "holding", results
         else:
-            goodbye = self._entrust(ws, keeper)
+            goodbye = self._move(ws, homeless, havens)
         task = asyncio.ensure_future(goodbye)
         self._leaving[ws.address] = task
         task.add_done_callback(lambda _: self._leaving.pop(ws.address, None))
@@ -211,6 +221,16 @@ class Draining:
         """Move its results to running workers, then close it. Stays where they cannot take them all."""
         await self.scheduler.retire_workers([ws.address], close_workers=True, remove=True)
 
+    def _interrupt(self, ws: WorkerState) -> None:
+        """End a retirement that would go on for ever, since some result cannot be received where it is to go."""
+        policies = self.scheduler.extensions["amm"].policies
+        ours = [p for p in policies if isinstance(p, RetireWorker) and p.address == ws.address]
+        for policy in ours:
+            policy.no_recipients = True
+            policies.remove(policy)
+        if not ours:  # where the memory manager is switched off, retirement has one of its own
+            self._leaving[ws.address].cancel()
+
     def _keeper(self) -> WorkerState:
         """Choose who keeps everybody's results while no worker runs: one that is busy anyway, or has most."""
         return max(
@@ -218,18 +238,34 @@ class Draining:
             key=lambda ws: (bool(ws.processing), ws.nbytes, str(ws.name)),
         )
 
-    async def _entrust(self, ws: WorkerState, keeper: WorkerState) -> None:
-        """Copy its results to one other draining worker, then close it.
+    def _haven(
+        self, ts: TaskState, ws: WorkerState, havens: Iterable[WorkerState]
+    ) -> WorkerState | None:
+        """Choose who takes a result of a worker: rather one that has the same environment."""
+        return min(
+            (haven for haven in havens if not self.moving.is_refused(ts, haven)),
+            key=lambda haven: (kind_of(haven) != kind_of(ws), haven.nbytes, str(haven.name)),
+            default=None,
+        )
 
-        `Scheduler.retire_workers` knows running recipients only. Without this, two groups that shrink to
-        nothing at once would each keep all of their workers.
+    async def _move(
+        self, ws: WorkerState, homeless: list[TaskState], havens: Collection[WorkerState]
+    ) -> None:
+        """Copy what only this worker has to others that can receive it, then close it if that is all.
+
+        `Scheduler.retire_workers` knows running recipients only, so that two groups that shrink to nothing at once
+        would each keep all of their workers; and it never ends where a result cannot be received.
         """
-        missing = {ts.key: [ws.address] for ts in ws.has_what if keeper not in (ts.who_has or ())}
-        if missing and await self.scheduler.gather_on_worker(keeper.address, missing):
-            return
-        if any(ts.who_has == {ws} for ts in ws.has_what):
-            return
-        await self._remove(ws)
+        moves: defaultdict[str, dict[Any, list[str]]] = defaultdict(dict)
+        for ts in homeless:
+            if haven := self._haven(ts, ws, havens):
+                moves[haven.address][ts.key] = [ws.address]
+        for address, keys in moves.items():
+            for key in await self.scheduler.gather_on_worker(address, keys):
+                # One alone may have kept all others from arriving.
+                await self.moving.examine(key, address)
+        if all(ts.who_has != {ws} for ts in ws.has_what):
+            await self._remove(ws)
 
     async def _remove(self, ws: WorkerState) -> None:
         await self.scheduler.remove_worker(

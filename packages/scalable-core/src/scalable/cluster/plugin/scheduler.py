@@ -12,8 +12,9 @@ from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
 from scalable.cluster.plugin.ending import FailedGroups, Walltimes, acquit, cancel_all
 from scalable.cluster.plugin.joining import Admission
+from scalable.cluster.plugin.moving import Moving
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
-from scalable.cluster.plugin.worker import UnstartedTasks
+from scalable.cluster.plugin.worker import Answers
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
@@ -31,15 +32,15 @@ class GroupsPlugin(SchedulerPlugin):
     """The scheduler's part of the engine.
 
     It counts demand per tag, drains workers without losing or repeating anything, refuses workers of another
-    environment, ends the tasks of failed groups, spreads waiting tasks over late workers, and publishes the
-    group table.
+    environment, ends the tasks of failed groups and those whose inputs cannot be sent to them, spreads waiting tasks
+    over late workers, and publishes the group table.
 
     Parameters
     ----------
     slots : dict of str to int
         The group table: slots per worker, by tag. Tasks without a tag count for its first entry.
     worker_plugin : bytes
-        `UnstartedTasks`, pickled by value.
+        `Answers`, pickled by value.
     """
 
     name = "scalable-groups"
@@ -55,7 +56,8 @@ class GroupsPlugin(SchedulerPlugin):
         """Add our handlers to the scheduler."""
         self.scheduler = scheduler
         self.admission = Admission(scheduler)
-        self.draining = Draining(scheduler)
+        self.moving = Moving(scheduler)
+        self.draining = Draining(scheduler, self.moving)
         self.failed_groups = FailedGroups(scheduler)
         self.walltimes = Walltimes(scheduler, self.members)
         scheduler.handlers |= {
@@ -70,8 +72,9 @@ class GroupsPlugin(SchedulerPlugin):
             "scalable_fail": self.failed_groups.fail,
             "scalable_cancel_all": self.cancel_all,
         }
+        scheduler.stream_handlers["task-erred"] = self.moving.hear_error
         await scheduler.register_worker_plugin(
-            None, self.worker_plugin, name=UnstartedTasks.name, idempotent=True
+            None, self.worker_plugin, name=Answers.name, idempotent=True
         )
         # Nothing may be awaited from here on: the scheduler tells plugins of changes once this has returned.
         self.members |= {address: (ws, time()) for address, ws in scheduler.workers.items()}
@@ -86,6 +89,7 @@ class GroupsPlugin(SchedulerPlugin):
         """Stop what runs by itself."""
         self.ticker.stop()
         self.draining.close()
+        self.moving.close()
 
     def tick(self) -> None:
         """Do what must be done without being asked."""
@@ -120,6 +124,8 @@ class GroupsPlugin(SchedulerPlugin):
         """Count a task where it is now."""
         if start in Backlog.STATES:
             self.backlog.discard(key)
+        if start == "memory":
+            self.moving.forget(key)
         if finish in ("memory", "erred", "forgotten"):
             self.walltimes.forget(key)
         if finish in Backlog.STATES:
