@@ -34,9 +34,11 @@ class Draining:
     def __init__(self, scheduler: Scheduler, moving: Moving) -> None:
         self.scheduler = scheduler
         self.moving = moving
-        # By address: questions to workers, goodbyes under way, and who was told to come back.
+        # By address: questions to workers, goodbyes under way, those of them that Dask brings about, and who was told to
+        # come back.
         self._asking: dict[str, asyncio.Task[int]] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._retiring: set[str] = set()
         self._returning: set[str] = set()
         self._send_out: Callable[..., Awaitable[Any]] = scheduler.handlers["scatter"]
         self._scatters: set[object] = set()
@@ -197,7 +199,7 @@ class Draining:
         homeless = [ts for ts in ws.has_what if havens.isdisjoint(ts.who_has or ())]
         refused = any(map(self.moving.has_been_refused, homeless))
         if ws.address in self._leaving:
-            if refused:
+            if refused and ws.address in self._retiring:
                 self._interrupt(ws)
             return "moving", results
         if force:
@@ -219,7 +221,11 @@ class Draining:
 
     async def _retire(self, ws: WorkerState) -> None:
         """Move its results to running workers, then close it. Stays where they cannot take them all."""
-        await self.scheduler.retire_workers([ws.address], close_workers=True, remove=True)
+        self._retiring.add(ws.address)
+        try:
+            await self.scheduler.retire_workers([ws.address], close_workers=True, remove=True)
+        finally:
+            self._retiring.discard(ws.address)
 
     def _interrupt(self, ws: WorkerState) -> None:
         """End a retirement that would go on for ever, since some result cannot be received where it is to go."""
