@@ -69,6 +69,10 @@ def test_one_look_tells_how_every_job_is(backend: SlurmBackend, say: Say, calls:
     assert (fresh.phase, fresh.detail) == (Phase.PENDING, "just submitted")
     assert (ended.phase, ended.reason) == (Phase.GONE, Reason.WALLTIME)
     assert len(calls("squeue")) == 1
+    assert [(job.id, job.state) for job in backend.jobs[2:]] == [
+        ("7_2", "PENDING"),
+        ("7_3", "TIMEOUT"),
+    ]
 
 
 def test_many_are_cancelled_at_once(backend: SlurmBackend, say: Say, calls: Calls) -> None:

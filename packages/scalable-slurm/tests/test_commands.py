@@ -75,7 +75,7 @@ def test_a_missing_command_says_where_it_would_be(
 
 def test_a_comment_with_the_separator_in_it_is_kept_whole() -> None:
     (entry,) = parse_queue("7|0|PENDING|Priority|NOT_SET||mine | yours\n")
-    assert (entry.job, entry.comment, entry.seconds_left) == ("7_0", "mine | yours", None)
+    assert (entry.id, entry.comment, entry.seconds_left) == ("7_0", "mine | yours", None)
 
 
 def test_a_partition_that_sinfo_hides_is_known(say: Say, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_a_site_says_besides_is_passed_over(say: Say) -> None:
     say("scontrol", stdout=banner, stderr="Invalid job id specified\n", status=1)
     say("sacct", stdout=f"{banner}TIMEOUT|0:0|node7\n")
     slurm = Slurm()
-    assert [entry.job for entry in asyncio.run(slurm.queue("x"))] == ["7_0"]
+    assert [entry.id for entry in asyncio.run(slurm.queue("x"))] == ["7_0"]
     assert asyncio.run(slurm.partitions()) == {"short": "up"}
     assert asyncio.run(slurm.record("7_0"))["JobState"] == "TIMEOUT"
 

@@ -9,11 +9,12 @@ from scalable.manifest.schema import ComponentConfig
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
 from scalable.providers.slurm.request import job_request
 from scalable.providers.slurm.script import JobRequest, sbatch_arguments
+from scalable.providers.slurm.site import read_site
 
 
 def request(component: ComponentConfig, options: SlurmOptions, **site: object) -> JobRequest:
     named = {name.replace("_", "-"): value for name, value in site.items()}
-    return job_request(component, options, named, logs="/logs", tls=None)
+    return job_request(component, options, read_site(named), logs="/logs", tls=None)
 
 
 GCAM = ComponentConfig(name="gcam", cpus=4, memory=8 * 2**30)

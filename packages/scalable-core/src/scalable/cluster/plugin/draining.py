@@ -34,7 +34,7 @@ class Draining:
     def __init__(self, scheduler: Scheduler, moving: Moving) -> None:
         self.scheduler = scheduler
         self.moving = moving
-        # By address: questions to workers, goodbyes under way, those that Dask brings about, and who was told to come back.
+        # By address: questions to workers, goodbyes under way, those that Dask sees to, and who was told to come back.
         self._asking: dict[str, asyncio.Task[int]] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._retiring: set[str] = set()

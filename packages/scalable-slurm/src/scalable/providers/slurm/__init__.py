@@ -33,6 +33,7 @@ True
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from scalable.providers.slurm.options import SlurmOptions
@@ -40,14 +41,15 @@ from scalable.providers.slurm.provider import SlurmProvider
 
 if TYPE_CHECKING:
     from scalable.providers.slurm.cluster import SlurmCluster
+    from scalable.providers.slurm.commands import SlurmJob
 
-__all__ = ["SlurmCluster", "SlurmOptions", "SlurmProvider"]
+__all__ = ["SlurmCluster", "SlurmJob", "SlurmOptions", "SlurmProvider"]
+
+# The cluster needs Dask, which validating and planning do without.
+_LATER = {"SlurmCluster": "cluster", "SlurmJob": "commands"}
 
 
 def __getattr__(name: str) -> Any:
-    # The cluster needs Dask, which validating and planning do without.
-    if name != "SlurmCluster":
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from scalable.providers.slurm.cluster import SlurmCluster
-
-    return SlurmCluster
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

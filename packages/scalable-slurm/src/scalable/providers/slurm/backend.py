@@ -19,7 +19,7 @@ from scalable.providers.slurm.script import (
 from scalable.providers.slurm.states import ended_reason, phase_of, waiting_reason
 
 if TYPE_CHECKING:
-    from scalable.providers.slurm.commands import QueueEntry, Slurm
+    from scalable.providers.slurm.commands import Slurm, SlurmJob
 
 __all__ = ["SlurmBackend", "comment_of", "read_comment"]
 
@@ -85,7 +85,12 @@ class SlurmBackend:
         self._patience = patience
         self._launched: dict[str, list[Unit]] = {}
         self._units: dict[str, Unit] = {}
-        self._last: dict[str, QueueEntry] = {}
+        self._last: dict[str, SlurmJob] = {}
+
+    @property
+    def jobs(self) -> tuple[SlurmJob, ...]:
+        """All jobs of the run, as squeue has shown each of them last."""
+        return tuple(self._last.values())
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
         """Submit one array of `n` workers."""
@@ -110,22 +115,22 @@ class SlurmBackend:
     async def observe(self) -> Mapping[str, UnitState]:
         """Look at all our jobs with one ``squeue``."""
         states = {}
-        for entry in await self._slurm.queue(self.job_name):
-            unit = self._unit_of(entry)
+        for job in await self._slurm.queue(self.job_name):
+            unit = self._unit_of(job)
             if unit is None:
                 continue
-            self._last[unit.native] = entry
-            states[unit.id] = _state(unit, entry)
+            self._last[unit.native] = job
+            states[unit.id] = _state(unit, job)
         return states
 
-    def _unit_of(self, entry: QueueEntry) -> Unit | None:
+    def _unit_of(self, job: SlurmJob) -> Unit | None:
         """Say which unit a job is: known from its launch, or else, if sbatch's answer was lost, from its comment."""
-        if entry.job in self._units:
-            return self._units[entry.job]
-        facts = read_comment(entry.comment)
+        if job.id in self._units:
+            return self._units[job.id]
+        facts = read_comment(job.comment)
         if not {"tag", "request"} <= facts.keys():
             return None
-        return _unit(facts["tag"], entry.job, facts["request"])
+        return _unit(facts["tag"], job.id, facts["request"])
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """Cancel them with one ``scancel``."""
@@ -160,7 +165,7 @@ class SlurmBackend:
 
     async def sweep(self) -> Sequence[Leftover]:
         """Cancel what there is still of this run, and wait until Slurm has let it go."""
-        alive: list[QueueEntry] = []
+        alive: list[SlurmJob] = []
         try:
             async with asyncio.timeout(self._patience):
                 alive = await self._alive()
@@ -171,17 +176,17 @@ class SlurmBackend:
                     alive = await self._alive()
         except (SlurmCommandError, TimeoutError) as error:
             if alive and isinstance(error, TimeoutError):
-                return [Leftover("Slurm job", entry.job, entry.state) for entry in alive]
+                return [Leftover("Slurm job", job.id, job.state) for job in alive]
             said = getattr(error, "stderr", "") or "Slurm does not answer"
             remedy = f"when Slurm answers again, `scalable reap {self._run}` cancels what is left"
             return [Leftover("jobs of the name", self.job_name, f"{said}; {remedy}")]
         return []
 
-    async def _alive(self) -> list[QueueEntry]:
+    async def _alive(self) -> list[SlurmJob]:
         return [
-            entry
-            for entry in await self._slurm.queue(self.job_name)
-            if phase_of(entry.state) is not Phase.GONE and entry.state != "COMPLETING"
+            job
+            for job in await self._slurm.queue(self.job_name)
+            if phase_of(job.state) is not Phase.GONE and job.state != "COMPLETING"
         ]
 
     def _log(self, unit: Unit) -> Path:
@@ -192,17 +197,17 @@ def _unit(tag: str, job: str, request_id: str) -> Unit:
     return Unit(id=f"{tag}-{job}", tag=tag, request_id=request_id, native=job)
 
 
-def _state(unit: Unit, entry: QueueEntry) -> UnitState:
-    phase = phase_of(entry.state)
+def _state(unit: Unit, job: SlurmJob) -> UnitState:
+    phase = phase_of(job.state)
     if phase is Phase.PENDING:
         # "None" until Slurm's scheduler has looked at the job for the first time.
-        detail = "just submitted" if entry.reason == "None" else entry.reason
-        return UnitState(unit, phase, waiting_reason(entry.reason), detail)
+        detail = "just submitted" if job.reason == "None" else job.reason
+        return UnitState(unit, phase, waiting_reason(job.reason), detail)
     if phase is Phase.RUNNING:
         return UnitState(
-            unit, phase, Reason.STARTING, f"on {entry.node}", seconds_left=entry.seconds_left
+            unit, phase, Reason.STARTING, f"on {job.node}", seconds_left=job.seconds_left
         )
-    return UnitState(unit, phase, ended_reason(entry.state), entry.state)
+    return UnitState(unit, phase, ended_reason(job.state), job.state)
 
 
 def _ended(unit: Unit, state: str, record: Mapping[str, str], log_tail: str) -> Explanation:

@@ -18,7 +18,7 @@ from scalable.manifest.issues import ValidationReport
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.sourcemap import SourceMap
 from scalable.providers.slurm.backend import SlurmBackend
-from scalable.providers.slurm.commands import Slurm
+from scalable.providers.slurm.commands import Slurm, SlurmJob
 from scalable.providers.slurm.guard import QueueGuard
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
@@ -129,6 +129,11 @@ class SlurmCluster(GroupedCluster):
                 at_the_end=[guard.dismiss, directory.remove_keys],
             )
             undo.pop_all()  # from here on, close() does it
+
+    @property
+    def jobs(self) -> tuple[SlurmJob, ...]:
+        """Its jobs, those that have ended included, as Slurm has shown each of them last."""
+        return self._backend.jobs
 
     def add_container(
         self,

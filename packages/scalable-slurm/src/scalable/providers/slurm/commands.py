@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from scalable.errors import ClusterError, LaunchError, LaunchRefusedError
 
 __all__ = [
-    "QueueEntry",
     "Slurm",
     "SlurmCommandError",
+    "SlurmJob",
     "job_environ",
     "parse_queue",
     "parse_record",
@@ -99,20 +99,20 @@ class SlurmCommandError(ClusterError):
 
 
 @dataclass(frozen=True)
-class QueueEntry:
-    """One array element as squeue shows it.
+class SlurmJob:
+    """A job, which is one element of an array, as squeue shows it.
 
     Parameters
     ----------
-    job : str
-        Id as ``scancel`` takes it: ``<array job>_<element>``.
+    id : str
+        As ``scancel`` takes it: ``<array job>_<element>``.
     state, reason, node, comment : str
         squeue's own words.
     seconds_left : int or None
         Walltime left; None where there is no limit or the job has not begun.
     """
 
-    job: str
+    id: str
     state: str
     reason: str
     seconds_left: int | None
@@ -120,24 +120,22 @@ class QueueEntry:
     comment: str
 
 
-def parse_queue(text: str) -> list[QueueEntry]:
+def parse_queue(text: str) -> list[SlurmJob]:
     r"""Read what ``squeue`` printed in our format, and pass over what a site says besides.
 
     Examples
     --------
     >>> parse_queue("Maintenance on Friday!\n7|0|RUNNING|None|1:30|node1|mine\n")
-    [QueueEntry(job='7_0', state='RUNNING', reason='None', seconds_left=90, node='node1', comment='mine')]
+    [SlurmJob(id='7_0', state='RUNNING', reason='None', seconds_left=90, node='node1', comment='mine')]
     """
-    entries = []
+    jobs = []
     for line in text.splitlines():
         fields = line.split(_SEPARATOR, _QUEUE_FORMAT.count(_SEPARATOR))
         if len(fields) <= _QUEUE_FORMAT.count(_SEPARATOR):
             continue
         array, element, state, reason, left, node, comment = fields
-        entries.append(
-            QueueEntry(f"{array}_{element}", state, reason, _parse_left(left), node, comment)
-        )
-    return entries
+        jobs.append(SlurmJob(f"{array}_{element}", state, reason, _parse_left(left), node, comment))
+    return jobs
 
 
 def _parse_left(text: str) -> int | None:
@@ -252,16 +250,16 @@ class Slurm:
         lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%R|%a"])).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
-    async def owned(self) -> list[QueueEntry]:
+    async def owned(self) -> list[SlurmJob]:
         """List every job of this user that is not over: one ``squeue``."""
         # By number: the name that the environment has may be somebody else's, or none that Slurm knows.
         return await self._queue(f"--user={os.getuid()}")
 
-    async def queue(self, job_name: str) -> list[QueueEntry]:
+    async def queue(self, job_name: str) -> list[SlurmJob]:
         """List the elements of all arrays of that name, those that ended lately included: one ``squeue``."""
         return await self._queue("--states=all", f"--name={job_name}")
 
-    async def _queue(self, *which: str) -> list[QueueEntry]:
+    async def _queue(self, *which: str) -> list[SlurmJob]:
         shape = ("--noheader", "--array", f"--format={_QUEUE_FORMAT}")
         return parse_queue(await self._call(["squeue", *shape, *which]))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scalable.errors import NotSupportedError
+from scalable.providers.slurm.site import SiteDefaults, read_site
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
@@ -38,13 +39,19 @@ def import_jobqueue() -> None:
         signal.signal(signal.SIGINT, handler)
 
 
-def site_defaults() -> Mapping[str, Any]:
-    """Read what the site and the user have set for Slurm in dask-jobqueue's configuration (``jobqueue.yaml``)."""
+def site_defaults() -> SiteDefaults:
+    """Read what the site and the user have set for Slurm in dask-jobqueue's configuration (``jobqueue.yaml``).
+
+    Raises
+    ------
+    ValidationFailedError
+        Some of it cannot be read.
+    """
     import dask.config
 
     import_jobqueue()
-    defaults: Mapping[str, Any] = dask.config.get("jobqueue.slurm")
-    return {name.replace("_", "-"): value for name, value in defaults.items()}
+    said: Mapping[str, Any] = dask.config.get("jobqueue.slurm")
+    return read_site({name.replace("_", "-"): value for name, value in said.items()})
 
 
 def make_host(

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scalable.errors import did_you_mean
 from scalable.providers.base import CheckResult
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
     from scalable.providers.slurm.commands import Slurm
     from scalable.providers.slurm.options import SlurmOptions
+    from scalable.providers.slurm.site import SiteDefaults
 
 __all__ = ["check_interface", "preflight"]
 
@@ -53,7 +54,7 @@ async def preflight(
     slurm: Slurm,
     options: SlurmOptions,
     components: Mapping[str, ComponentConfig],
-    site: Mapping[str, Any],
+    site: SiteDefaults,
 ) -> list[CheckResult]:
     """Check tools, controller, partition, every component's request, interface, images and directories.
 
@@ -65,7 +66,7 @@ async def preflight(
         What the target says.
     components : mapping of str to ComponentConfig
         What workers there would be.
-    site : mapping
+    site : SiteDefaults
         dask-jobqueue's configuration for Slurm.
     """
     results = [*_tools()]
@@ -81,7 +82,7 @@ async def preflight(
         results += await _partitions(slurm, wanted)
         for tag, request in requests.items():
             results.append(await _request(slurm, tag, request))
-    results.append(check_interface(options.interface or site.get("interface")))
+    results.append(check_interface(options.interface or site.interface))
     for tag, request in requests.items():
         results += _image(tag, request)
     results.append(_logs(options.logs_location))

@@ -105,12 +105,12 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
         user = _user()
         found = []
-        for entry in _run(Slurm().owned()):
-            facts = read_comment(entry.comment)
-            if facts and entry.state != "COMPLETING":  # cancelled already, and on its way out
-                where = f" on {entry.node}" if entry.node else f" ({entry.reason})"
-                detail = f"{facts.get('tag', '')} {entry.state.lower()}{where}".strip()
-                found.append(Owned("Slurm job", entry.job, facts.get("run", ""), user, detail))
+        for job in _run(Slurm().owned()):
+            facts = read_comment(job.comment)
+            if facts and job.state != "COMPLETING":  # cancelled already, and on its way out
+                where = f" on {job.node}" if job.node else f" ({job.reason})"
+                detail = f"{facts.get('tag', '')} {job.state.lower()}{where}".strip()
+                found.append(Owned("Slurm job", job.id, facts.get("run", ""), user, detail))
         return found
 
     def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
@@ -130,7 +130,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         from scalable.providers.slurm.jobqueue import site_defaults
         from scalable.providers.slurm.preflight import check_interface
 
-        found = check_interface(options.interface or site_defaults().get("interface"))
+        found = check_interface(options.interface or site_defaults().interface)
         if found.ok is False:  # Dask would only say so as a bug would
             message = f"{found.detail}; {found.remedy}"
             issue = option_issue(spec, "interface", "E_INTERFACE", message)
