@@ -8,7 +8,7 @@ from pydantic import Field
 
 from scalable.manifest import ValidationIssue
 from scalable.providers.base import ClusterHandle, DeploymentSpec
-from scalable.providers.common import BaseProvider, cluster_handle, component_issue
+from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.options import OneLine, TargetOptions
 
 __all__ = ["ShellOptions", "ShellProvider"]
@@ -33,7 +33,7 @@ class ShellProvider(BaseProvider[ShellOptions]):
         for tag, component in spec.components.items():
             if component.image is not None:
                 message = "a command runs in no container; remove the image"
-                yield component_issue(spec, tag, "image", "E_NOT_SUPPORTED", message)
+                yield spec.component_issue(tag, "image", "E_NOT_SUPPORTED", message)
 
     def _build(self, spec: DeploymentSpec, options: ShellOptions) -> ClusterHandle:
         # Here and not above: `scalable validate` imports this module, and is to stay quick.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from scalable.costing import CostEstimate
 from scalable.errors import LimitExceededError, ValidationFailedError
-from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
+from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.lock import manifest_lock
 from scalable.manifest.references import References, find_unknown_tags
 from scalable.manifest.schema import ComponentConfig
@@ -201,7 +201,7 @@ def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[Valid
         message = (
             "must lie between the minimum and the maximum of adaptive, since groups start with it"
         )
-        yield _count_issue(spec, ("n_workers",), "E_OUT_OF_RANGE", message)
+        yield spec.option_issue("n_workers", "E_OUT_OF_RANGE", message)
     if options.max_workers is not None:
         yield from _check_cap(spec, _sizes(spec, options), options.max_workers)
 
@@ -210,7 +210,6 @@ def _check_cap(
     spec: DeploymentSpec, sizes: Mapping[str, _Size], cap: int
 ) -> Iterator[ValidationIssue]:
     """Find counts that are above the cap on all groups together, and groups that it leaves without a worker."""
-    at = ("max_workers",)
     above = {size.said_at for size in sizes.values() if size.initial > cap}
     total = sum(size.initial for size in sizes.values())
     kept = sum(size.minimum for size in sizes.values())
@@ -218,15 +217,15 @@ def _check_cap(
     if above:
         for path in sorted(above):
             message = "is above max_workers; raise max_workers or ask for fewer"
-            yield _count_issue(spec, path, "E_ABOVE_MAX_WORKERS", message)
+            yield spec.option_issue(path, "E_ABOVE_MAX_WORKERS", message)
     elif total > cap:
         message = f"the groups start with {total} workers together; raise it or ask for fewer"
-        yield _count_issue(spec, at, "E_ABOVE_MAX_WORKERS", message)
+        yield spec.option_issue("max_workers", "E_ABOVE_MAX_WORKERS", message)
         return
     elif from_nothing and kept >= cap:
         others = f"the other groups always have {kept} workers"
         message = f"leaves no room for {', '.join(from_nothing)}, since {others}; raise it"
-        yield _count_issue(spec, at, "E_NO_ROOM", message)
+        yield spec.option_issue("max_workers", "E_NO_ROOM", message)
         return
     if len(from_nothing) > 1 and cap == 1:
         # A draining worker hands its results to another one, and there never is another one.
@@ -234,17 +233,7 @@ def _check_cap(
             "lets the groups take turns with one worker, which then cannot hand its results to the next; "
             "say 2, or have the workflow gather results and drop their futures in between"
         )
-        yield _count_issue(spec, at, "W_ONE_WORKER", message, "warning")
-
-
-def _count_issue(
-    spec: DeploymentSpec,
-    path: tuple[str, ...],
-    code: str,
-    message: str,
-    severity: Severity = "error",
-) -> ValidationIssue:
-    return spec.manifest.issue(("targets", spec.target_name, *path), code, message, severity)
+        yield spec.option_issue("max_workers", "W_ONE_WORKER", message, "warning")
 
 
 def check_limits(spec: DeploymentSpec, provider: DeploymentProvider, plan: ScalePlan) -> None:

@@ -25,10 +25,8 @@ from scalable.providers.common import (
     BaseProvider,
     PlansOnly,
     clashing_names,
-    component_issue,
     dns_label,
     inapplicable,
-    option_issue,
     said_or_default,
 )
 from scalable.providers.options import TargetOptions
@@ -58,7 +56,7 @@ class DeskProvider(BaseProvider[DeskOptions]):
 
     def check(self, spec: DeploymentSpec, options: DeskOptions) -> Iterator[ValidationIssue]:
         if options.room == "cellar":
-            yield option_issue(spec, "room", "E_DAMP", "the cellar is damp; choose the attic")
+            yield spec.option_issue("room", "E_DAMP", "the cellar is damp; choose the attic")
         yield from inapplicable(spec, "mounts", "desks have no disks")
 
     def request(self, component: ComponentConfig, options: DeskOptions) -> ResourceRequest:
@@ -178,11 +176,11 @@ def test_a_plan_has_the_requests_of_the_provider() -> None:
 
 def test_issues_name_their_place() -> None:
     spec = desk_of("limits: {max_hourly_cost: 3}")
-    assert option_issue(spec, "room", "E_X", "wrong").path == "targets.here.room"
-    inside = option_issue(spec, ("limits", "max_hourly_cost"), "W_X", "odd", "warning")
+    assert spec.option_issue("room", "E_X", "wrong").path == "targets.here.room"
+    inside = spec.option_issue(("limits", "max_hourly_cost"), "W_X", "odd", "warning")
     assert (inside.path, inside.line) == ("targets.here.limits.max_hourly_cost", 7)
     assert inside.severity == "warning"
-    issue = component_issue(spec, "gcam", "cpus", "E_X", "wrong")
+    issue = spec.component_issue("gcam", "cpus", "E_X", "wrong")
     assert (issue.path, issue.line, issue.severity) == ("components.gcam.cpus", 9, "error")
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
     from scalable.cluster.port import Leftover
     from scalable.costing import CostEstimate
+    from scalable.manifest.issues import Severity, ValidationIssue
     from scalable.manifest.schema import ComponentConfig, ManifestModel, TargetConfig, TaskConfig
     from scalable.manifest.validate import ValidationReport
 
@@ -136,6 +137,40 @@ class DeploymentSpec:
             tasks=manifest.tasks,
             raw_manifest=manifest.raw,
         )
+
+    def option_issue(
+        self,
+        option: str | tuple[str | int, ...],
+        code: str,
+        message: str,
+        severity: Severity = "error",
+    ) -> ValidationIssue:
+        """Make an issue about an option of the target, or about what is inside one.
+
+        Parameters
+        ----------
+        option : str or tuple
+            ``"walltime"``, ``("tolerations", 0, "key")``.
+        code : str
+            ``E_…`` for an error, ``W_…`` for a warning.
+        message : str
+            What is wrong and what to do, in one line; no values, since they may come from the environment.
+        severity : {"error", "warning"}
+            Whether a run is possible all the same.
+        """
+        inside = (option,) if isinstance(option, str) else option
+        return self.manifest.issue(("targets", self.target_name, *inside), code, message, severity)
+
+    def component_issue(
+        self,
+        component: str,
+        field: str,
+        code: str,
+        message: str,
+        severity: Severity = "error",
+    ) -> ValidationIssue:
+        """Make an issue about a field of a component; otherwise as `option_issue`."""
+        return self.manifest.issue(("components", component, field), code, message, severity)
 
     @property
     def components_by_task(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ A provider of desks, all of it except for the backend::
         def check(self, spec, options):
             for tag, component in spec.components.items():
                 if component.gpus:
-                    yield component_issue(spec, tag, "gpus", "E_NO_GPU", "desks have no GPUs")
+                    yield spec.component_issue(tag, "gpus", "E_NO_GPU", "desks have no GPUs")
 
         def _build(self, spec, options):
             groups = [
@@ -70,10 +70,8 @@ __all__ = [
     "check_options",
     "clashing_names",
     "cluster_handle",
-    "component_issue",
     "dns_label",
     "inapplicable",
-    "option_issue",
     "said_or_default",
 ]
 
@@ -208,8 +206,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
     ) -> Iterator[ValidationIssue]:
         limited = options.limits.max_hourly_cost is not None
         if limited and not isinstance(self, EstimatesCost):
-            yield option_issue(
-                spec,
+            yield spec.option_issue(
                 ("limits", "max_hourly_cost"),
                 "E_NOT_SUPPORTED",
                 f"provider {self.name!r} knows no prices, so it cannot keep this limit; remove it",
@@ -286,44 +283,6 @@ def check_options(
             yield from check_model(provider.options_model, own, at, source, unset=unset)[1]
 
 
-def option_issue(
-    spec: DeploymentSpec,
-    option: str | tuple[str | int, ...],
-    code: str,
-    message: str,
-    severity: Severity = "error",
-) -> ValidationIssue:
-    """Make an issue about an option of the target, or of what is inside one.
-
-    Parameters
-    ----------
-    spec : DeploymentSpec
-        The target.
-    option : str or tuple
-        ``"walltime"``, ``("tolerations", 0, "key")``.
-    code : str
-        ``E_…`` for an error, ``W_…`` for a warning.
-    message : str
-        What is wrong and what to do, in one line; no values, since they may come from the environment.
-    severity : {"error", "warning"}
-        Whether a run is possible all the same.
-    """
-    inside = (option,) if isinstance(option, str) else option
-    return spec.manifest.issue(("targets", spec.target_name, *inside), code, message, severity)
-
-
-def component_issue(
-    spec: DeploymentSpec,
-    component: str,
-    field: str,
-    code: str,
-    message: str,
-    severity: Severity = "error",
-) -> ValidationIssue:
-    """Make an issue about a field of a component; otherwise as `option_issue`."""
-    return spec.manifest.issue(("components", component, field), code, message, severity)
-
-
 def said_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:
     """Choose between a component and its target: what the component says, the target's default, or the schema's.
 
@@ -355,7 +314,7 @@ def inapplicable(spec: DeploymentSpec, field: str, why: str) -> Iterator[Validat
     for name, component in spec.components.items():
         if getattr(component, field) and field in component.model_fields_set:
             message = f"has no effect on target {spec.target_name!r}: {why}"
-            yield component_issue(spec, name, field, "W_NO_EFFECT", message, "warning")
+            yield spec.component_issue(name, field, "W_NO_EFFECT", message, "warning")
 
 
 def clashing_names(spec: DeploymentSpec, native: Callable[[str], str]) -> Iterator[ValidationIssue]:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalable.providers.common import component_issue
-
 if TYPE_CHECKING:
     from scalable.manifest.issues import ValidationIssue
     from scalable.manifest.schema import ComponentConfig
@@ -169,7 +167,7 @@ def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[Va
             f"is needed to run the component in a container of {runtime}; give it one, or take its runtime away to "
             "have it run as a plain process"
         )
-        yield component_issue(spec, tag, "image", "E_NO_IMAGE", message)
+        yield spec.component_issue(tag, "image", "E_NO_IMAGE", message)
     for host, inside in component.mounts.items():
         if odd := misread(runtime, host + inside):
             message = (
@@ -187,7 +185,7 @@ def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[Va
             yield spec.manifest.issue(where, "E_CONTAINER_ENV", message)
     if component.gpus and not runs_as_child(runtime):
         message = f"has no effect: containers of {runtime} see no GPUs here; apptainer's do"
-        yield component_issue(spec, tag, "gpus", "W_NO_EFFECT", message, "warning")
+        yield spec.component_issue(tag, "gpus", "W_NO_EFFECT", message, "warning")
 
 
 def read_by_client(runtime: str, variable: str) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from scalable.cluster.port import GroupSpec, Reason
 from scalable.manifest.issues import ValidationIssue
 from scalable.providers.base import ClusterHandle, DeploymentSpec
-from scalable.providers.common import BaseProvider, cluster_handle, component_issue
+from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.options import TargetOptions
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
         for tag, component in spec.components.items():
             for field in sorted(component.model_fields_set - _HEEDED):
                 message = f"{field}: no effect, since workers are threads of this process"
-                yield component_issue(spec, tag, field, "W_NO_EFFECT", message, "warning")
+                yield spec.component_issue(tag, field, "W_NO_EFFECT", message, "warning")
 
     def kill(self, worker: str, reason: Reason = Reason.PREEMPTED) -> None:
         """End a unit from outside, and its worker with it."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.providers.base import CheckResult, DeploymentSpec
-from scalable.providers.common import component_issue, option_issue
 from scalable.providers.containers import (
     RUNTIMES,
     check_container,
@@ -112,9 +111,9 @@ def _ask_runtimes(
             message = f"{error}; {_RUNTIME_REMEDY}"
             names_it = [tag for tag in chosen if spec.components[tag].runtime == name]
             if options.containers == "auto" and names_it:
-                issue = component_issue(spec, names_it[0], "runtime", "E_NO_RUNTIME", message)
+                issue = spec.component_issue(names_it[0], "runtime", "E_NO_RUNTIME", message)
             else:
-                issue = option_issue(spec, "containers", "E_NO_RUNTIME", message)
+                issue = spec.option_issue("containers", "E_NO_RUNTIME", message)
             issues.append(issue)
     return known, issues
 
@@ -139,7 +138,7 @@ def _fetch_images(spec: DeploymentSpec, chosen: dict[str, str]) -> Iterator[Vali
         except RuntimeFailedError as error:
             said = spec.manifest.redact(str(error))
             message = f"cannot be had: {said}; correct it, build it, or log in to its registry"
-            yield component_issue(spec, tag, "image", "E_IMAGE", message)
+            yield spec.component_issue(tag, "image", "E_IMAGE", message)
 
 
 def _place(spec: DeploymentSpec, tag: str, runtime: Runtime) -> Place:

@@ -14,13 +14,7 @@ from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.units import format_memory
 from scalable.providers.base import CheckResult, ClusterHandle, DeploymentSpec, Owned
-from scalable.providers.common import (
-    BaseProvider,
-    cluster_handle,
-    component_issue,
-    option_issue,
-    said_or_default,
-)
+from scalable.providers.common import BaseProvider, cluster_handle, said_or_default
 from scalable.providers.local import runtimes
 from scalable.providers.local.containers import Owner, Place, in_places
 from scalable.providers.local.options import LocalOptions
@@ -59,7 +53,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
         else:
             if options.containers != "none":
                 message = "cannot hold threads of the client's own process; say processes: true"
-                yield option_issue(spec, "containers", "E_NOT_SUPPORTED", message)
+                yield spec.option_issue("containers", "E_NOT_SUPPORTED", message)
             why = "workers are threads of the client's own process there; say processes: true"
             yield from _without_effect(spec, spec.components, _NEED_PROCESSES, why)
 
@@ -130,7 +124,7 @@ def _without_effect(
             first, *others = asked
             nor = f", nor have {', '.join(others)}" if others else ""
             message = f"has no effect on target {spec.target_name!r}{nor}, since {why}"
-            yield component_issue(spec, name, first, "W_NO_EFFECT", message, "warning")
+            yield spec.component_issue(name, first, "W_NO_EFFECT", message, "warning")
 
 
 def _asks_for(component: ComponentConfig, field: str) -> bool:

@@ -24,7 +24,7 @@ from scalable.providers.base import (
     ResourceRequest,
     ScalePlan,
 )
-from scalable.providers.common import BaseProvider, cluster_handle, component_issue, option_issue
+from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.containers import check_container, chosen_runtime
 from scalable.providers.slurm.backend import read_comment
 from scalable.providers.slurm.options import SlurmOptions
@@ -46,10 +46,10 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         """Find what has no effect, components that are not there, and what no container could do."""
         if options.comm_port is not None:
             message = "has no effect, since ports are chosen freely; remove it"
-            yield option_issue(spec, "comm_port", "W_NO_EFFECT", message, "warning")
+            yield spec.option_issue("comm_port", "W_NO_EFFECT", message, "warning")
         for name in options.components.keys() - spec.components.keys():
             message = f"there is no component {name!r}{did_you_mean(name, spec.components)}"
-            yield option_issue(spec, ("components", name), "E_UNKNOWN_COMPONENT", message)
+            yield spec.option_issue(("components", name), "E_UNKNOWN_COMPONENT", message)
         for name, component in spec.components.items():
             runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
             if runtime != "none":
@@ -59,7 +59,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
                     "have no effect without a container; "
                     "give the component an image and a container runtime"
                 )
-                yield component_issue(spec, name, "mounts", "W_NO_EFFECT", message, "warning")
+                yield spec.component_issue(name, "mounts", "W_NO_EFFECT", message, "warning")
 
     def request(self, component: ComponentConfig, options: SlurmOptions) -> ResourceRequest:
         """Ask for what the component says, for as long as the target says."""
@@ -133,7 +133,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         found = check_interface(options.interface or site_defaults().interface)
         if found.ok is False:  # Dask would only say so as a bug would
             message = f"{found.detail}; {found.remedy}"
-            issue = option_issue(spec, "interface", "E_INTERFACE", message)
+            issue = spec.option_issue("interface", "E_INTERFACE", message)
             raise ValidationFailedError(ValidationReport.of([issue]))
         cluster = SlurmCluster(options, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})

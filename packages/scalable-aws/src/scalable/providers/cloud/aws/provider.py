@@ -18,13 +18,7 @@ from scalable.providers.cloud.aws.fargate import (
     next_memory,
 )
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.common import (
-    PlansOnly,
-    component_issue,
-    inapplicable,
-    option_issue,
-    said_or_default,
-)
+from scalable.providers.common import PlansOnly, inapplicable, said_or_default
 
 __all__ = ["AWSBatchProvider"]
 
@@ -57,7 +51,7 @@ class AWSBatchProvider(PlansOnly[AWSOptions]):
         for option, cluster_type in _ONLY_FOR.items():
             if option in options.model_fields_set and options.cluster_type != cluster_type:
                 message = f"goes with cluster_type: {cluster_type} only; remove it"
-                yield option_issue(spec, option, "E_NOT_SUPPORTED", message)
+                yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
         yield from inapplicable(spec, "mounts", "machines of AWS have no directories of yours")
         if options.cluster_type == "fargate":
             yield from _check_fargate(spec, options)
@@ -67,7 +61,7 @@ class AWSBatchProvider(PlansOnly[AWSOptions]):
                     message = (
                         "the target's instance_type has no GPU; choose a type of family g or p"
                     )
-                    yield component_issue(spec, name, "gpus", "E_NOT_SUPPORTED", message)
+                    yield spec.component_issue(name, "gpus", "E_NOT_SUPPORTED", message)
 
     def request(self, component: ComponentConfig, options: AWSOptions) -> ResourceRequest:
         """Ask for what the component says, else for what the target says of its workers."""
@@ -86,19 +80,19 @@ def _check_fargate(spec: DeploymentSpec, options: AWSOptions) -> Iterator[Valida
         if memory not in MEMORY_BY_CPU[options.worker_cpu]:
             fitting = describe_memory(options.worker_cpu)
             message = f"does not go with this worker_cpu in Fargate; choose {fitting}"
-            yield option_issue(spec, "worker_mem", "E_FARGATE_SIZE", message)
+            yield spec.option_issue("worker_mem", "E_FARGATE_SIZE", message)
     elif memory is not None and memory != next_memory(memory):
         message = f"is no amount that Fargate has; the next larger one is {next_memory(memory)}"
-        yield option_issue(spec, "worker_mem", "E_FARGATE_SIZE", message)
+        yield spec.option_issue("worker_mem", "E_FARGATE_SIZE", message)
 
     vcpus, gib = LARGEST_TASK.cpu // _UNITS_PER_VCPU, LARGEST_TASK.memory // 1024
     for name, component in spec.components.items():
         if component.cpus > vcpus:
             message = f"is more than a Fargate task has, {vcpus} vCPUs; use cluster_type: ec2"
-            yield component_issue(spec, name, "cpus", "E_FARGATE_SIZE", message)
+            yield spec.component_issue(name, "cpus", "E_FARGATE_SIZE", message)
         if component.memory and component.memory > gib * 2**30:
             message = f"is more than a Fargate task has, {gib} GiB; use cluster_type: ec2"
-            yield component_issue(spec, name, "memory", "E_FARGATE_SIZE", message)
+            yield spec.component_issue(name, "memory", "E_FARGATE_SIZE", message)
         if component.gpus:
             message = "Fargate has no GPUs; use cluster_type: ec2"
-            yield component_issue(spec, name, "gpus", "E_NOT_SUPPORTED", message)
+            yield spec.component_issue(name, "gpus", "E_NOT_SUPPORTED", message)

@@ -8,14 +8,7 @@ from scalable.manifest.issues import ValidationIssue
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.gcp.machines import Machine, read_machine_type
 from scalable.providers.cloud.gcp.options import GCPOptions
-from scalable.providers.common import (
-    PlansOnly,
-    clashing_names,
-    component_issue,
-    dns_label,
-    inapplicable,
-    option_issue,
-)
+from scalable.providers.common import PlansOnly, clashing_names, dns_label, inapplicable
 
 __all__ = ["GCPProvider"]
 
@@ -30,13 +23,13 @@ class GCPProvider(PlansOnly[GCPOptions]):
         """Find a place that is none, and components that the chosen machine cannot hold."""
         if options.zone is None and options.region is None:
             message = "this key is required, unless region is said"
-            yield option_issue(spec, "zone", "E_MISSING_KEY", message)
+            yield spec.option_issue("zone", "E_MISSING_KEY", message)
         elif options.zone and options.region and not options.zone.startswith(f"{options.region}-"):
             message = "is not in the target's region; say one of them, or make them fit"
-            yield option_issue(spec, "zone", "E_OUTSIDE_REGION", message)
+            yield spec.option_issue("zone", "E_OUTSIDE_REGION", message)
         if options.machine_type and options.instance_type:
             message = "is another name of machine_type; say one of them"
-            yield option_issue(spec, "instance_type", "E_DUPLICATE_KEY", message)
+            yield spec.option_issue("instance_type", "E_DUPLICATE_KEY", message)
         elif options.machine:
             yield from _check_machine(spec, read_machine_type(options.machine))
         yield from inapplicable(
@@ -49,10 +42,10 @@ def _check_machine(spec: DeploymentSpec, machine: Machine) -> Iterator[Validatio
     for name, component in spec.components.items():
         if machine.vcpus is not None and component.cpus > machine.vcpus:
             message = f"is more than the target's machine_type has, {machine.vcpus} vCPUs"
-            yield component_issue(spec, name, "cpus", "E_MACHINE_TOO_SMALL", message)
+            yield spec.component_issue(name, "cpus", "E_MACHINE_TOO_SMALL", message)
         if machine.memory is not None and (component.memory or 0) > machine.memory:
             message = f"is more than the target's machine_type has, {machine.memory // 2**20} MiB"
-            yield component_issue(spec, name, "memory", "E_MACHINE_TOO_SMALL", message)
+            yield spec.component_issue(name, "memory", "E_MACHINE_TOO_SMALL", message)
         if component.gpus and not machine.has_gpu:
             message = "the target's machine_type has no GPU; choose one of the series a2, a3 or g2"
-            yield component_issue(spec, name, "gpus", "E_NOT_SUPPORTED", message)
+            yield spec.component_issue(name, "gpus", "E_NOT_SUPPORTED", message)
