@@ -252,8 +252,7 @@ class Slurm:
 
     async def owned(self) -> list[SlurmJob]:
         """List every job of this user that is not over: one ``squeue``."""
-        # By number: the name that the environment has may be somebody else's, or none that Slurm knows.
-        return await self._queue(f"--user={os.getuid()}")
+        return await self._queue()
 
     async def queue(self, job_name: str) -> list[SlurmJob]:
         """List the elements of all arrays of that name, those that ended lately included: one ``squeue``."""
@@ -261,7 +260,10 @@ class Slurm:
 
     async def _queue(self, *which: str) -> list[SlurmJob]:
         shape = ("--noheader", "--array", f"--format={_QUEUE_FORMAT}")
-        return parse_queue(await self._call(["squeue", *shape, *which]))
+        # Of this user, or the controller would send the jobs of everybody. By number: the name that the
+        # environment has may be somebody else's, or none that Slurm knows.
+        user = f"--user={os.getuid()}"
+        return parse_queue(await self._call(["squeue", *shape, user, *which]))
 
     async def cancel(self, jobs: Sequence[str]) -> None:
         """Cancel array elements: one ``scancel``. One that ended already is no error."""
