@@ -43,14 +43,15 @@ class ShellProvider(BaseProvider[ShellOptions]):
         from scalable.cluster.port import GroupSpec
         from scalable_shell.backend import ShellBackend
 
+        groups = [
+            GroupSpec(tag, component.slots, options.startup_timeout)
+            for tag, component in spec.components.items()
+        ]
         host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
-        cluster = GroupedCluster(
-            host,
-            ShellBackend(spec.components, host.scheduler_address, options.launcher),
-            [
-                GroupSpec(tag, component.slots, options.startup_timeout)
-                for tag, component in spec.components.items()
-            ],
-            max_workers=options.max_workers,
-        )
+        try:
+            backend = ShellBackend(spec.components, host.scheduler_address, options.launcher)
+            cluster = GroupedCluster(host, backend, groups, max_workers=options.max_workers)
+        except BaseException:
+            host.close()  # all or nothing: what was made is gone if this raises
+            raise
         return cluster_handle(cluster, spec)
