@@ -23,7 +23,7 @@ LOADERS = [yaml.BaseLoader, pytest.param(getattr(yaml, "CBaseLoader", None), id=
 def _loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param is None:
         pytest.skip("PyYAML was built without libyaml")
-    monkeypatch.setattr(reader, "_Loader", request.param)
+    monkeypatch.setattr(reader, "_FAST_LOADER", request.param)
 
 
 def data(text: str) -> Any:
@@ -175,6 +175,22 @@ def test_nesting_has_a_limit() -> None:
     assert data(nested(MAX_DEPTH))
     (line,) = found(nested(MAX_DEPTH + 1))
     assert line == f"1:{3 + MAX_DEPTH} E_TOO_DEEP: nested more than {MAX_DEPTH} deep"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        pytest.param("[" * 50_000, 1, MAX_DEPTH + 1, id="lists"),
+        pytest.param("a: " + "[" * 50_000, 1, MAX_DEPTH + 3, id="lists in a mapping"),
+        pytest.param("{a: " * 50_000, 1, 4 * MAX_DEPTH + 1, id="mappings"),
+        pytest.param("[{a: " * 50_000, 1, 5 * MAX_DEPTH // 2 + 1, id="both"),
+        pytest.param("- " * 50_000, 1, 2 * MAX_DEPTH + 1, id="items"),
+        pytest.param("? " * 50_000, 1, 2 * MAX_DEPTH + 1, id="keys"),
+        pytest.param("[\n" * 50_000, MAX_DEPTH + 1, 1, id="lines"),
+    ],
+)
+def test_far_too_deep_is_one_error_at_one_place(text: str, line: int, column: int) -> None:
+    assert found(text) == [f"{line}:{column} E_TOO_DEEP: nested more than {MAX_DEPTH} deep"]
 
 
 def test_aliases_cannot_nest_deeper() -> None:

@@ -21,7 +21,7 @@ from scalable.manifest.scalars import JSONScalar, resolve
 __all__ = ["read_text"]
 
 # libyaml's parser where PyYAML was built with it, else the same in Python.
-_Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+_FAST_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 _TAGS_WITHOUT_EFFECT = {
     yaml.ScalarEvent: {"!", "tag:yaml.org,2002:str"},
@@ -32,14 +32,25 @@ _TAGS_WITHOUT_EFFECT = {
 
 def read_text(document: str | bytes, file: str) -> Reading:
     """Read YAML. `file` is what positions call it."""
-    builder = _TreeBuilder(file)
-    text = ""
     try:
         text = decode(document)
-        builder.build(text)
     except UnreadableTextError as error:
+        builder = _TreeBuilder(file)
         builder.report(error.code, str(error), error.mark)
+        return Reading(None, builder.issues)
+    try:
+        return _read(text, file, _FAST_LOADER)
+    except _ScannerDepthError:
+        return _read(text, file, yaml.BaseLoader)
+
+
+def _read(text: str, file: str, loader: Any) -> Reading:
+    builder = _TreeBuilder(file)
+    try:
+        builder.build(text, loader)
     except yaml.MarkedYAMLError as error:
+        if loader is not yaml.BaseLoader and _SCANNER_DEPTH in (error.problem or ""):
+            raise _ScannerDepthError from error
         builder.report("E_SYNTAX", *_described(error, text))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # The two builtins come from PyYAML's own scanner: an escape or a version number out of range.
@@ -61,6 +72,18 @@ def _described(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None
     if "flow" in message and "${" in "".join(text.split("\n")[line - 1 : line]):
         message += "; between { } or [ ], a ${VAR} needs quotes around it"
     return message, (line, column)
+
+
+class _ScannerDepthError(Exception):
+    """libyaml's scanner has met its own limit of depth, which is above ours.
+
+    It reads up to a line ahead of the event that it returns, so ``[`` a thousand times raises this before the hundredth
+    of them is seen here. The scanner in Python has no limit and stops at ours, at the same place as without libyaml.
+    """
+
+
+_SCANNER_DEPTH = "nesting depth"
+"""In the message of that error, since PyYAML 6.0.4."""
 
 
 class _LimitError(Exception):
@@ -107,7 +130,7 @@ class _TreeBuilder:
     size: int = 0
     documents: int = 0
 
-    def build(self, text: str) -> None:
+    def build(self, text: str, loader: Any) -> None:
         handlers = {
             yaml.ScalarEvent: self.scalar,
             yaml.MappingStartEvent: self.start,
@@ -117,7 +140,7 @@ class _TreeBuilder:
             yaml.AliasEvent: self.alias,
             yaml.DocumentStartEvent: self.document,
         }
-        for event in yaml.parse(text, Loader=_Loader):
+        for event in yaml.parse(text, Loader=loader):
             handler = handlers.get(type(event))
             if handler:
                 handler(event, _counted(event.start_mark))
