@@ -16,7 +16,7 @@ from distributed import Client, Future
 from distributed.protocol.pickle import dumps
 from distributed.utils import iscoroutinefunction
 
-from scalable.cluster.plugin import TABLE_TOPIC
+from scalable.cluster.plugin import TABLE_TOPIC, FileNames
 from scalable.errors import SlotsExceededError, UnknownTagError, UnknownTaskError
 
 if TYPE_CHECKING:
@@ -61,14 +61,20 @@ class ScalableClient(Client):
         self.session = session
         self._tasks = dict(tasks or {})
         self._slots: Mapping[str, int] = {}
+        self._file_names = FileNames()
         super().__init__(address, *args, **kwargs)
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
         started = await super()._start(*args, **kwargs)
+        self._file_names.keep()
         # The scheduler publishes the group table as events, of which a plain Dask cluster has none.
         self.subscribe_topic(TABLE_TOPIC, self._learn_table)
         await self._read_table()
         return started
+
+    async def _close(self, *args: Any, **kwargs: Any) -> None:
+        self._file_names.release()
+        await super()._close(*args, **kwargs)
 
     async def _read_table(self) -> None:
         scheduler: Any = self.scheduler

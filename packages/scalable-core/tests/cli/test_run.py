@@ -158,6 +158,7 @@ def test_a_workflow_that_raises_shows_its_own_frames(
     assert done.stderr.endswith("ValueError: no such scenario\n")
     files = {line.split('"')[1] for line in done.stderr.splitlines() if line.startswith("  File")}
     assert files == {str(project / "workflow.py")}
+    assert '    raise ValueError("no such scenario")\n' in done.stderr
     assert gone(pids(done.stdout))
     assert (record(project)["status"], record(project)["error"]) == (
         "failed",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import linecache
 import os
 import signal
 import subprocess
@@ -260,3 +261,32 @@ def start(host: Host, threads: Threads) -> Iterator[Start]:
 def start_processes(host: Host, processes: Processes) -> Iterator[Start]:
     """Start a cluster whose workers are processes."""
     yield from _starter(host, processes)
+
+
+_CELL = "/tmp/ipykernel_4711/1234.py"
+_TEXT = """\
+def fail(x=1):
+    return divide(x, 0)
+
+def divide(x, y):
+    return (lambda: x / y)()
+
+class Model:
+    def run(self):
+        return divide(1, 0)
+
+def submit_another(x):
+    from distributed import worker_client
+    with worker_client() as client:
+        return client.submit(fail, x).result()
+"""
+
+
+@pytest.fixture
+def cell() -> Iterator[dict[str, Any]]:
+    """What a cell of a notebook has defined: it is in no module that another process could import."""
+    linecache.cache[_CELL] = (len(_TEXT), None, _TEXT.splitlines(keepends=True), _CELL)
+    namespace = {"__name__": "__main__"}
+    exec(compile(_TEXT, _CELL, "exec"), namespace)
+    yield namespace
+    del linecache.cache[_CELL]

@@ -11,12 +11,14 @@ import pkgutil
 import site
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import dask
 import pytest
 from distributed import Client
 from distributed.core import rpc
@@ -119,6 +121,31 @@ def test_a_stock_scheduler_and_stock_workers_serve_groups(
         cluster.scale_groups({"a": 0})
         until(lambda: not cluster.groups["a"].draining)
         assert held.result(timeout=30) == 7
+
+
+def test_a_task_that_fails_shows_its_lines(
+    start_processes: Start, processes: Any, stock: dict[str, str], cell: dict[str, Any]
+) -> None:
+    processes.python, processes.environment = stock_python(), stock
+    cluster = start_processes("a")
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_group("a", timeout=60)
+    fail = cell["fail"]
+    with ScalableClient(cluster) as client:
+        (mapped,) = client.map(fail, [1], tag="a")
+        futures = {
+            "tagged": client.submit(fail, 2, tag="a"),
+            "without a tag": client.submit(fail, 3),
+            "mapped": mapped,
+            "method": client.submit(cell["Model"]().run, tag="a"),
+            "delayed": client.compute(dask.delayed(fail)(4)),
+            "from a task": client.submit(cell["submit_another"], 5, tag="a"),
+        }
+        for how, future in futures.items():
+            with pytest.raises(ZeroDivisionError) as caught:
+                future.result(timeout=60)
+            frames = traceback.extract_tb(caught.value.__traceback__)
+            assert [frame.line for frame in frames][-2:] == ["return (lambda: x / y)()"] * 2, how
 
 
 def test_the_error_of_a_failed_group_passes_through_a_stock_scheduler(

@@ -138,8 +138,10 @@ def pickled_plugin(slots: Mapping[str, int]) -> bytes:
     with _pickling:  # what cloudpickle has registered is one set for all threads
         cloudpickle.register_pickle_by_value(plugin)
         try:
-            for_workers = cloudpickle.dumps(plugin.Answers())
-            for_scheduler: bytes = cloudpickle.dumps(plugin.GroupsPlugin(dict(slots), for_workers))
+            with plugin.kept_file_names():
+                for_workers = cloudpickle.dumps(plugin.Answers())
+                ours = plugin.GroupsPlugin(dict(slots), for_workers)
+                for_scheduler: bytes = cloudpickle.dumps(ours)
         finally:
             cloudpickle.unregister_pickle_by_value(plugin)
     return for_scheduler

@@ -8,7 +8,8 @@ Some of what it touches is not public API of distributed: worker states, the ste
 place is covered by a test against the installed version.
 """
 
+from scalable.cluster.plugin.filenames import FileNames, kept_file_names
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin
 from scalable.cluster.plugin.worker import Answers
 
-__all__ = ["TABLE_TOPIC", "Answers", "GroupsPlugin"]
+__all__ = ["TABLE_TOPIC", "Answers", "FileNames", "GroupsPlugin", "kept_file_names"]

@@ -11,6 +11,7 @@ from tornado.ioloop import PeriodicCallback
 from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
 from scalable.cluster.plugin.ending import FailedGroups, Walltimes, acquit, cancel_all
+from scalable.cluster.plugin.filenames import FileNames
 from scalable.cluster.plugin.joining import Admission
 from scalable.cluster.plugin.moving import Moving
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
@@ -51,10 +52,12 @@ class GroupsPlugin(SchedulerPlugin):
         self.members: dict[str, tuple[WorkerState, float]] = {}
         self.departed: list[str] = []
         self.backlog = Backlog()
+        self.file_names = FileNames()
 
     async def start(self, scheduler: Scheduler) -> None:
         """Add our handlers to the scheduler."""
         self.scheduler = scheduler
+        self.file_names.keep()
         self.admission = Admission(scheduler)
         self.moving = Moving(scheduler)
         self.draining = Draining(scheduler, self.moving)
@@ -88,6 +91,7 @@ class GroupsPlugin(SchedulerPlugin):
     async def close(self) -> None:
         """Stop what runs by itself."""
         self.ticker.stop()
+        self.file_names.release()
         self.draining.close()
         self.moving.close()
 

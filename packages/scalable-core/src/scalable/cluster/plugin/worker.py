@@ -9,6 +9,8 @@ from distributed.core import ConnectionPool
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.worker import get_data_from_worker
 
+from scalable.cluster.plugin.filenames import FileNames
+
 if TYPE_CHECKING:
     from distributed.worker import Worker
 
@@ -27,11 +29,19 @@ class Answers(WorkerPlugin):
 
     name = "scalable-answers"
 
+    def __init__(self) -> None:
+        self.file_names = FileNames()
+
     def setup(self, worker: Worker) -> None:
         """Answer on this worker."""
         self.worker = worker
+        self.file_names.keep()
         worker.handlers["scalable_unstarted"] = self.unstarted
         worker.handlers["scalable_receive"] = self.receive
+
+    def teardown(self, worker: Worker) -> None:
+        """Leave its process as it was."""
+        self.file_names.release()
 
     def unstarted(self) -> dict[str, Any]:
         """Say how this worker is, which tasks it has not started, and how many it executes."""
