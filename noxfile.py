@@ -1,17 +1,20 @@
 """Sessions of the Scalable monorepo: ``nox`` runs what a change must pass, ``nox -l`` lists them.
 
-Sessions install the wheels that `wheels` has built, as users would, and never the source tree.
+Sessions install the wheels that `wheels` has built, as users would, and never the source tree. All else they install in
+the versions of ``constraints.txt``, which are known to work; `upstream` takes the newest instead.
 """
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import signal
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nox
 
@@ -27,7 +30,11 @@ nox.options.error_on_missing_interpreters = False
 
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
-CONSTRAINTS = DIST / "constraints.txt"
+WHEELS = DIST / "constraints.txt"
+"""Where the wheel of each distribution of ours is."""
+KNOWN_GOOD = ROOT / "constraints.txt"
+"""The version of everything else that sessions install. `constraints` renews it."""
+REPORTS = ROOT / ".nox" / "reports"
 
 CODE = {
     "scalable-core": "scalable",
@@ -66,13 +73,60 @@ nox.options.sessions = [
 ]
 
 
+versions = [f"--constraint={KNOWN_GOOD}"]
+"""The installer's options that choose versions. `upstream` changes them for the sessions after it."""
+
+reports: list[tuple[str, Path]] = []
+"""The sessions of this run that have started pytest, each with its report."""
+
+
 def _group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(TOOLS, name))
 
 
-def _install(session: nox.Session, *distributions: str, group: str) -> None:
-    """Install distributions of ours, from their wheels only, and a group of tools."""
-    session.install("--constraint", str(CONSTRAINTS), *distributions, *_group(group))
+def _install(session: nox.Session, *requirements: str, group: str) -> None:
+    """Install a group of tools, and what else is asked for: distributions of ours from their wheels only."""
+    ours = [f"--constraint={WHEELS}"] if requirements else []
+    if not _is_upstream():
+        # What builds a requirement is installed by itself, and reads these.
+        builds = ("PIP_BUILD_CONSTRAINT", "UV_BUILD_CONSTRAINT")
+        session.env.update(dict.fromkeys(builds, str(KNOWN_GOOD)))
+    session.install(*versions, *ours, *requirements, *_group(group))
+
+
+def _is_upstream() -> bool:
+    return f"--constraint={KNOWN_GOOD}" not in versions
+
+
+def _pytest(session: nox.Session, *arguments: str) -> None:
+    """Run pytest with these arguments and those of the command line, and keep its report."""
+    report = REPORTS / f"{len(reports)}.xml"
+    report.unlink(missing_ok=True)
+    reports.append((session.name, report))
+    warnings = []
+    if _is_upstream():
+        # A deprecation elsewhere is not a fault of ours. As an option, since -W takes no pattern of modules.
+        warnings = ["--override-ini=filterwarnings=default\nerror:::scalable"]
+    session.run("pytest", f"--junit-xml={report}", *warnings, *arguments, *session.posargs)
+
+
+def _left_out() -> Iterator[str]:
+    """Name what this run has not run, and why."""
+    for session, report in reports:
+        tests = ElementTree.parse(report).iter("skipped") if report.exists() else ()  # noqa: S314 - our own
+        for reason, n in Counter(str(test.get("message")) for test in tests).items():
+            yield f"{session}: {n} skipped: {reason}"
+    ran = {session for session, _ in reports}
+    if any(session.startswith("integration-") for session in ran):
+        for python in SUPPORTED:
+            if f"integration-{python}" not in ran:
+                yield f"integration-{python}: there is no python{python}, or its environment failed"
+
+
+@atexit.register
+def _print_left_out() -> None:
+    if reports:
+        print("Left out of this run:", *([*_left_out()] or ["nothing"]), sep="\n  * ")
 
 
 def _wheel(package: str) -> Path:
@@ -126,7 +180,7 @@ def _faults(wheels: Iterable[Path]) -> list[str]:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
-    session.install(*_group("lint"))
+    _install(session, group="lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
 
@@ -134,7 +188,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def wheels(session: nox.Session) -> None:
     """Build every distribution; fail if two own one file or any owns the namespace itself."""
-    session.install(*_group("build"))
+    _install(session, group="build")
     shutil.rmtree(DIST, ignore_errors=True)
     for package in PACKAGES:
         # The sdist first, then the wheel from it: an sdist that lacks a file cannot pass.
@@ -150,9 +204,7 @@ def wheels(session: nox.Session) -> None:
         )
     if faults := _faults(sorted(DIST.glob("*.whl"))):
         session.error("\n".join(faults))
-    CONSTRAINTS.write_text(
-        "".join(f"{package} @ {_wheel(package).as_uri()}\n" for package in PACKAGES)
-    )
+    WHEELS.write_text("".join(f"{package} @ {_wheel(package).as_uri()}\n" for package in PACKAGES))
     session.log(f"{len(PACKAGES)} distributions in {DIST}; no file has two owners")
 
 
@@ -189,9 +241,7 @@ def tests(session: nox.Session, package: str) -> None:
     """Test one distribution where there is nothing but itself and the core."""
     _install(session, package, group="test")
     doctests = _site_packages(session) / CODE[package]
-    session.run(
-        "pytest", "--doctest-modules", f"packages/{package}/tests", str(doctests), *session.posargs
-    )
+    _pytest(session, "--doctest-modules", f"packages/{package}/tests", str(doctests))
 
 
 @nox.session(python=PYTHONS, requires=["wheels"], reuse_venv=False)
@@ -200,7 +250,7 @@ def integration(session: nox.Session) -> None:
     _install(session, _everything(), *_examples(), group="test")
     session.run("scalable", "providers")
     systems = [f"--ignore=tests-integration/{system}" for system in SYSTEMS]
-    session.run("pytest", "tests-integration", "examples", *systems, *session.posargs)
+    _pytest(session, "tests-integration", "examples", *systems)
 
 
 @nox.session(python=PYTHONS, requires=["wheels"], reuse_venv=False)
@@ -208,22 +258,71 @@ def integration(session: nox.Session) -> None:
 def systems(session: nox.Session, system: str) -> None:
     """Test one provider on the system that it is for, brought up on this machine."""
     _install(session, SYSTEMS[system], *_examples(), group="test")
-    session.run("pytest", f"tests-integration/{system}", *session.posargs)
+    _pytest(session, f"tests-integration/{system}")
 
 
 @nox.session(python=SUPPORTED[0], requires=["wheels"], reuse_venv=False)
 def minimums(session: nox.Session) -> None:
     """Test the core and the providers that run on the oldest dependencies that they accept."""
-    session.install("uv")
+    _install(session, group="installer")
     ours = ("scalable-core", "scalable-local", "scalable-slurm")
     # Given as a file, the dependencies count as direct; those of a wheel would not.
     direct = [word for package in ours for word in ("-r", f"packages/{package}/pyproject.toml")]
-    lowest = ("--resolution=lowest-direct", "--constraint", str(CONSTRAINTS))
+    # What they depend on in turn is no newer than what is known to work.
+    newest = DIST / "newest.txt"
+    newest.write_text(KNOWN_GOOD.read_text().replace("==", "<="))
+    lowest = ("--resolution=lowest-direct", f"--constraint={WHEELS}", f"--constraint={newest}")
     session.run("uv", "pip", "install", *lowest, *ours, *direct, *_group("test"))
     # Without the engine's own, the longest: they depend on Dask alone, whose bound is a recent version.
     engine = "--ignore=packages/scalable-core/tests/cluster"
     for package in ours:
-        session.run("pytest", f"packages/{package}/tests", engine, *session.posargs)
+        _pytest(session, f"packages/{package}/tests", engine)
+
+
+@nox.session(default=False, venv_backend="none")
+def upstream(session: nox.Session) -> None:
+    """Run the suite on the newest releases of everything; with ``-- --pre``, on pre-releases too."""
+    versions[:] = ["--upgrade", *session.posargs]
+    for name in ("wheels", "types", "docs"):
+        session.notify(name, posargs=[])
+    for package in CODE:
+        session.notify(f"tests-{HERE}({package})", posargs=[])
+    for system in SYSTEMS:
+        session.notify(f"systems-{HERE}({system})", posargs=[])
+    for python in PYTHONS:
+        session.notify(f"readme-{python}", posargs=[])
+        session.notify(f"integration-{python}", posargs=[])
+
+
+@nox.session(python=PYTHONS, default=False, reuse_venv=False)
+def readme(session: nox.Session) -> None:
+    """Do what the README says first, as a newcomer does: on the newest releases."""
+    (line,) = (
+        line for line in (ROOT / "README.md").read_text().splitlines() if "&& scalable run" in line
+    )
+    session.install("pip")
+    session.run("bash", "-euc", line, external=True)
+
+
+@nox.session(requires=["wheels"], default=False)
+def constraints(session: nox.Session) -> None:
+    """Renew ``constraints.txt``: the newest release of everything that sessions install."""
+    _install(session, group="installer")
+    groups = [f"--group={ROOT / 'pyproject.toml'}:{name}" for name in TOOLS["dependency-groups"]]
+    inputs = [DIST / "everything.in", *ROOT.glob("examples/*/requirements.txt")]
+    inputs[0].write_text(_everything())
+    found = session.run(
+        *("uv", "pip", "compile", "--quiet", "--no-config", "--universal", "--upgrade"),
+        # One file for all: where Pythons or systems need different versions, markers say so.
+        *("--python-version", SUPPORTED[0], f"--constraint={WHEELS}"),
+        *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
+        *(f"--no-emit-package={package}" for package in PACKAGES),
+        *groups,
+        *map(str, inputs),
+        silent=True,
+    )
+    head = "# Made by `nox -s constraints`: versions on which every session has passed.\n"
+    KNOWN_GOOD.write_text(head + str(found))
 
 
 @nox.session(requires=["wheels"], reuse_venv=False, default=False)

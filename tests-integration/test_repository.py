@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,43 @@ def test_there_is_a_job_for_each_distribution_and_python(
 
 
 def test_the_readme_and_the_continuous_integration_run_the_same_line(root: Path) -> None:
-    line = "python -m pip install nox && python -m nox"
+    line = "python -m pip install --constraint constraints.txt nox && python -m nox"
     assert line in (root / ".ci/run").read_text(encoding="utf-8")
     assert f"\n{line}\n" in (root / "README.md").read_text(encoding="utf-8")
+
+
+def requirements(root: Path, projects: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Everything that a session may install, distributions of ours aside."""
+    for project in projects.values():
+        yield from project["dependencies"]
+        yield from itertools.chain(*project.get("optional-dependencies", {}).values())
+    tools = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    for group in tools["dependency-groups"].values():
+        yield from (entry for entry in group if isinstance(entry, str))
+    for path in root.glob("examples/*/requirements.txt"):
+        yield from (line for line in path.read_text(encoding="utf-8").splitlines() if line)
+
+
+def test_the_constraints_name_a_version_of_all_that_sessions_install(
+    root: Path, projects: dict[str, dict[str, Any]]
+) -> None:
+    text = (root / "constraints.txt").read_text(encoding="utf-8")
+    pins = [Requirement(line) for line in text.splitlines() if not line.startswith("#")]
+    versions: dict[str, list[str]] = {}
+    for pin in pins:
+        assert re.fullmatch(r"==[^=,]+", str(pin.specifier)), pin
+        versions.setdefault(pin.name, []).append(str(pin.specifier).removeprefix("=="))
+    asked = [Requirement(line) for line in requirements(root, projects) if not line.startswith("#")]
+    for requirement in asked:
+        if requirement.name not in {"scalable", *projects}:
+            found = versions.get(requirement.name.lower(), [])
+            assert found, f"{requirement} has no version: run nox -s constraints"
+            assert all(map(requirement.specifier.contains, found)), requirement
+    assert "://" not in text
+
+
+def test_the_workflows_install_what_is_known_to_work(root: Path) -> None:
+    for path in (root / ".github/workflows").glob("*.yml"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "pip install" in line and path.name != "upstream.yml":
+                assert "--constraint constraints.txt" in line, (path.name, line)
