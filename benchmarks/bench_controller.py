@@ -37,7 +37,7 @@ async def measure(groups: int, workers: int, turns: int) -> dict[str, list[float
     """Take turns with so many groups of so many workers each, in three situations."""
     tags = [f"component-{n}" for n in range(groups)]
     # Kills are no sign of trouble here.
-    world = Simulation(*tags, pace=Pace(), retry=RetryPolicy(young_deaths=10**6, delay=0.0))
+    world = Simulation(*tags, pace=Pace(), retry=RetryPolicy(max_early_losses=10**6, delay=0.0))
     chance = random.Random(0)
     for tag in tags:
         world.backend.conduct[tag] = Conduct(boot=1)

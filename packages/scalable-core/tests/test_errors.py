@@ -15,7 +15,7 @@ ISSUE = ValidationIssue("tasks.a", "no such component", "E_COMPONENT")
 WHY = Explanation(Reason.IMAGE, "no such image", log_tail="404")
 EXAMPLES = {
     "ClusterClosedError": ("c",),
-    "GroupBlindError": ("scale(n)", "scale_groups"),
+    "AmbiguousScaleError": ("scale(n)", "scale_groups"),
     "GroupFailedError": ("gcam", WHY),
     "GroupTimeoutError": ("gcam", 2, 1, 3.0, "Priority"),
     "LaunchError": ("no machine", WHY),

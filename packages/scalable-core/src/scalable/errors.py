@@ -21,7 +21,7 @@ The tree::
     │   ├── GroupFailedError                     a worker group cannot have the workers it wants
     │   ├── GroupTimeoutError (TimeoutError)     a worker group was not there in time
     │   ├── WalltimeError (TimeoutError)         a task did not end before its worker had to
-    │   ├── GroupBlindError (TypeError)          scale(n) and adapt() of one-group clusters were called
+    │   ├── AmbiguousScaleError (TypeError)      scale(n) and adapt() of one-group clusters were called
     │   ├── ClusterClosedError                   the cluster is closed
     │   └── LeftoverError                        something could not be removed at close
     ├── SubmitError
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from scalable.manifest.validate import ValidationIssue, ValidationReport
 
 __all__ = [
+    "AmbiguousScaleError",
     "ClusterClosedError",
     "ClusterError",
-    "GroupBlindError",
     "GroupFailedError",
     "GroupTimeoutError",
     "LaunchError",
@@ -74,8 +74,8 @@ __all__ = [
     "UnknownTaskError",
     "ValidationFailedError",
     "WalltimeError",
+    "describe_error",
     "did_you_mean",
-    "what_it_says",
 ]
 
 
@@ -98,12 +98,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def what_it_says(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Put an error into words, also one that says nothing.
 
     Examples
     --------
-    >>> what_it_says(OSError("no route")), what_it_says(TimeoutError())
+    >>> describe_error(OSError("no route")), describe_error(TimeoutError())
     ('no route', 'it took too long')
     """
     return str(error) or ("it took too long" if isinstance(error, TimeoutError) else repr(error))
@@ -292,7 +292,7 @@ class WalltimeError(ClusterError, TimeoutError):
         )
 
 
-class GroupBlindError(ClusterError, TypeError):
+class AmbiguousScaleError(ClusterError, TypeError):
     """A method was called that knows one kind of worker only."""
 
     def __init__(self, method: str, instead: str) -> None:

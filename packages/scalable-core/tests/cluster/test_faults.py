@@ -21,7 +21,7 @@ from scalable.errors import GroupFailedError
 Start = Callable[..., GroupedCluster]
 Until = Callable[..., None]
 
-STUBBORN = RetryPolicy(tries=1000, young_deaths=1000, delay=0.05, longest_delay=0.2)
+STUBBORN = RetryPolicy(max_start_failures=1000, max_early_losses=1000, delay=0.05, max_delay=0.2)
 """For workers that are killed young, again and again."""
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.cluster.group import Ended, Fate, Group, Observation, RetryPolicy
+from scalable.cluster.group import EndReason, Group, Observation, RetryPolicy, UnitEnd
 from scalable.cluster.link import Leaving, Report, Stage, WorkerInfo
 from scalable.cluster.port import Explanation, GroupSpec, Phase, Reason, Unit, UnitState
 
@@ -40,8 +40,8 @@ def group_of(*units: Unit, wanted: int = 0, **spec: float) -> Group:
     return group
 
 
-def fates(ended: list[Ended]) -> list[Fate]:
-    return [end.fate for end in ended]
+def end_reasons(ended: list[UnitEnd]) -> list[EndReason]:
+    return [end.reason for end in ended]
 
 
 def test_units_count_from_the_moment_they_are_asked_for() -> None:
@@ -73,7 +73,7 @@ def test_a_named_unit_that_ends_is_not_taken_for_one_without_a_name() -> None:
     group.answer("r1", [unit(1)], 0.0)
     ended = group.look(seen(1.0, UnitState(unit(1), Phase.GONE)), NOBODY, 1.0)
 
-    assert fates(ended) == [Fate.STILLBORN]
+    assert end_reasons(ended) == [EndReason.NEVER_JOINED]
     assert group.unnamed == 2
 
 
@@ -104,14 +104,14 @@ def test_a_look_that_began_before_a_unit_says_nothing_of_it() -> None:
 
     assert group.look(seen(4.0), NOBODY, 6.0) == []
     assert group.look(seen(5.0), NOBODY, 6.5) == []
-    assert fates(group.look(seen(7.0), NOBODY, 7.0)) == [Fate.STILLBORN]
+    assert end_reasons(group.look(seen(7.0), NOBODY, 7.0)) == [EndReason.NEVER_JOINED]
 
 
 def test_an_end_that_is_told_twice_is_one_end() -> None:
     group = group_of(unit(1))
     gone = UnitState(unit(1), Phase.GONE)
 
-    assert fates(group.look(seen(1.0, gone), NOBODY, 1.0)) == [Fate.STILLBORN]
+    assert end_reasons(group.look(seen(1.0, gone), NOBODY, 1.0)) == [EndReason.NEVER_JOINED]
     assert group.look(seen(2.0, gone), NOBODY, 2.0) == []
 
 
@@ -123,16 +123,16 @@ def test_each_end_has_its_fate() -> None:
     states = running(unit(2), unit(3)) + [UnitState(unit(n), Phase.GONE) for n in (1, 4, 5)]
     ended = group.look(seen(70.0, *states), workers(), 70.0)
 
-    assert {end.member.unit.id: end.fate for end in ended} == {
-        "gcam-1": Fate.LOST,
-        "gcam-3": Fate.LATE,
-        "gcam-4": Fate.STILLBORN,
-        "gcam-5": Fate.DISMISSED,
+    assert {end.member.unit.id: end.reason for end in ended} == {
+        "gcam-1": EndReason.LOST,
+        "gcam-3": EndReason.JOIN_TIMEOUT,
+        "gcam-4": EndReason.NEVER_JOINED,
+        "gcam-5": EndReason.STOPPED,
     }
     later = group.look(None, replace(NOBODY, refused={"gcam-3": "Python 3.9"}), 81.0)
-    assert {end.member.unit.id: (end.fate, end.detail) for end in later} == {
-        "gcam-2": (Fate.STRAY, ""),
-        "gcam-3": (Fate.REFUSED, "Python 3.9"),
+    assert {end.member.unit.id: (end.reason, end.detail) for end in later} == {
+        "gcam-2": (EndReason.ORPHANED, ""),
+        "gcam-3": (EndReason.REFUSED, "Python 3.9"),
     }
 
 
@@ -166,7 +166,7 @@ def test_a_setback_never_shortens_the_wait_after_another() -> None:
 
 @given(st.lists(st.integers(0, 200), max_size=20))
 def test_waits_grow_but_not_for_ever(failures: list[int]) -> None:
-    policy = RetryPolicy(delay=0.5, longest_delay=60)
+    policy = RetryPolicy(delay=0.5, max_delay=60)
     waits = [policy.back_off(n) for n in sorted(failures)]
 
     assert waits == sorted(waits)
@@ -174,7 +174,7 @@ def test_waits_grow_but_not_for_ever(failures: list[int]) -> None:
 
 
 def test_a_healthy_worker_shows_that_workers_can_live() -> None:
-    retry = RetryPolicy(young_deaths=2, healthy_after=10)
+    retry = RetryPolicy(max_early_losses=2, healthy_after=10)
     group = Group(GroupSpec("gcam"), retry)
     for n in range(1, 4):
         request = f"r{n}"
@@ -199,19 +199,19 @@ def test_a_worker_that_came_and_left_between_two_looks_is_no_failed_start() -> N
     group = group_of(unit(1))
     gone = seen(1.0, UnitState(unit(1), Phase.GONE, Reason.EXITED))
 
-    assert fates(group.look(gone, Report(departed=["gcam-1"]), 1.0)) == [Fate.LOST]
+    assert end_reasons(group.look(gone, Report(departed=["gcam-1"]), 1.0)) == [EndReason.LOST]
     assert not group.lose(TROUBLE)
     assert group.retry_at <= 1.0
 
 
 def died_young(reported: Report = NOBODY) -> Group:
     """Make the books of a group that gives up after one young death, and has had one."""
-    group = Group(GroupSpec("gcam"), RetryPolicy(young_deaths=1))
+    group = Group(GroupSpec("gcam"), RetryPolicy(max_early_losses=1))
     group.expect("r1", 1)
     group.answer("r1", [unit(1)], 0.0)
     group.look(None, workers(unit(1)), 1.0)
-    assert fates(group.look(seen(2.0, UnitState(unit(1), Phase.GONE)), reported, 2.0)) == [
-        Fate.LOST
+    assert end_reasons(group.look(seen(2.0, UnitState(unit(1), Phase.GONE)), reported, 2.0)) == [
+        EndReason.LOST
     ]
     return group
 

@@ -29,8 +29,8 @@ from scalable.client import ScalableClient
 from scalable.cluster import GroupedCluster
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Unit
 from scalable.errors import (
+    AmbiguousScaleError,
     ClusterClosedError,
-    GroupBlindError,
     GroupTimeoutError,
     LeftoverError,
     UnknownTagError,
@@ -146,7 +146,7 @@ def test_group_blind_calls_are_refused_with_the_right_call(start: Start) -> None
         (cluster.scale, "scale_groups({'gcam': 2})"),
         (cluster.adapt, "adapt_groups({'gcam': (0, 4)})"),
     ):
-        with pytest.raises(GroupBlindError) as caught:
+        with pytest.raises(AmbiguousScaleError) as caught:
             call(4)
         assert str(caught.value).endswith(f"use {instead}")
 
@@ -337,7 +337,7 @@ def test_what_cannot_be_removed_is_named_and_nothing_else_is_kept(
         ends.append("failed")
         raise OSError("disk on fire")
 
-    cluster = start("a", at_the_end=[fail, lambda: ends.append("went on")])
+    cluster = start("a", on_closed=[fail, lambda: ends.append("went on")])
     sweep = threads.sweep
 
     async def sweep_almost_all() -> list[Leftover]:

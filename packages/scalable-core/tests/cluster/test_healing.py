@@ -59,7 +59,7 @@ async def test_a_unit_without_its_worker_is_replaced_and_ended() -> None:
 
 @in_virtual_time
 async def test_a_worker_that_comes_back_is_taken_back() -> None:
-    async with Simulation("gcam", retry=RetryPolicy(linger=30)) as world:
+    async with Simulation("gcam", retry=RetryPolicy(orphan_timeout=30)) as world:
         await world.scale({"gcam": 1})
         await world.run(60)
         world.backend.conduct["gcam"] = Conduct(queue=HOUR)
@@ -95,7 +95,7 @@ async def test_workers_that_keep_dying_young_are_replaced_ever_later_and_at_last
         await world.run(HOUR)
 
         assert in_one_minute <= 7
-        assert world.backend.calls["launch"] == RetryPolicy().young_deaths
+        assert world.backend.calls["launch"] == RetryPolicy().max_early_losses
         assert world.groups["gcam"].reason is Reason.OUT_OF_MEMORY
 
 

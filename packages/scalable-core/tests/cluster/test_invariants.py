@@ -142,7 +142,7 @@ lives = st.lists(deeds, min_size=5, max_size=30)
 
 async def live(life: list[Deed]) -> None:
     pace = Pace(tick=0.5, poll=1.0, hold_timeout=1e6)
-    retry = RetryPolicy(longest_delay=5.0, healthy_after=2.0, linger=3.0)
+    retry = RetryPolicy(max_delay=5.0, healthy_after=2.0, orphan_timeout=3.0)
     async with Simulation(*GROUPS, max_workers=CAP, pace=pace, retry=retry) as world:
         for one in life:
             await one.act(world)

@@ -233,7 +233,7 @@ async def test_an_order_to_stop_that_fails_is_repeated() -> None:
 
 @in_virtual_time
 async def test_a_unit_that_does_not_heed_is_told_again_but_not_incessantly() -> None:
-    async with Simulation("gcam", pace=Pace(insist=60)) as world:
+    async with Simulation("gcam", pace=Pace(stop_retry_interval=60)) as world:
         world.backend.conduct["gcam"] = Conduct(dying=math.inf)
         await world.scale({"gcam": 1})
         await world.controller.scale_groups({"gcam": 0})

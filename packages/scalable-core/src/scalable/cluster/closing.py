@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from scalable.cluster.port import Leftover
-from scalable.errors import what_it_says
+from scalable.errors import describe_error
 
 __all__ = ["Steps"]
 
@@ -50,7 +50,7 @@ class Steps:
             elif task.cancelled():
                 self._note(what, "it was cancelled")
             elif error := task.exception():
-                self._note(what, what_it_says(error))
+                self._note(what, describe_error(error))
             else:
                 results.append(task.result())
         return results

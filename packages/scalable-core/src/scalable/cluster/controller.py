@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from scalable.cluster import troubles
 from scalable.cluster.adaptive import AdaptivePolicy
 from scalable.cluster.closing import Steps
-from scalable.cluster.group import Ended, Fate, Group, Member, Observation, RetryPolicy
+from scalable.cluster.group import EndReason, Group, Member, Observation, RetryPolicy, UnitEnd
 from scalable.cluster.link import Leaving, SchedulerLink, Stage
 from scalable.cluster.native import Launch, NativeCalls
 from scalable.cluster.port import Backend, Explanation, GroupSpec, GroupStatus, Leftover
@@ -31,14 +31,14 @@ from scalable.errors import (
     LaunchRefusedError,
     UnknownTagError,
     WalltimeError,
-    what_it_says,
+    describe_error,
 )
 
 __all__ = ["Event", "GroupController", "Pace"]
 
 logger = logging.getLogger("scalable.cluster")
 
-Causes = Mapping[tuple[str, Fate], tuple[Member, Explanation]]
+Causes = Mapping[tuple[str, EndReason], tuple[Member, Explanation]]
 """Why units ended, by launch and fate, and of which unit it is known."""
 
 
@@ -56,7 +56,7 @@ class Pace:
         For one call to the native system. No turn waits for it: a call that takes longer than `tick` goes on beside.
     describe_timeout : float
         For the reason why a unit ended, the one answer that a turn does wait for.
-    insist : float
+    stop_retry_interval : float
         Between two orders to stop the same unit, should it go on.
     hold_timeout : float
         For a draining worker of a group of fixed size whose results nobody can take. After it, the worker goes and
@@ -70,7 +70,7 @@ class Pace:
     poll: float = 1.0
     native_timeout: float = 120.0
     describe_timeout: float = 10.0
-    insist: float = 60.0
+    stop_retry_interval: float = 60.0
     hold_timeout: float = 600.0
     close_timeout: float = 20.0
 
@@ -329,18 +329,18 @@ class GroupController:
             return await self._native.look(busy)
         except Exception as error:  # noqa: BLE001 - what was known stays true until the next look
             self._note(
-                "", f"cannot look at the native system, will try again: {what_it_says(error)}"
+                "", f"cannot look at the native system, will try again: {describe_error(error)}"
             )
             return None
 
     # -- Ends
 
-    async def _find_out(self, ends: Iterable[Ended]) -> Causes:
+    async def _find_out(self, ends: Iterable[UnitEnd]) -> Causes:
         """Ask why units ended, all at once; of those that one launch lost alike, one: each may cost a native call."""
-        witnesses: dict[tuple[str, Fate], Member] = {}
+        witnesses: dict[tuple[str, EndReason], Member] = {}
         for end in ends:
-            if end.fate not in (Fate.DISMISSED, Fate.REFUSED):
-                witnesses.setdefault((end.member.unit.request_id, end.fate), end.member)
+            if end.reason not in (EndReason.STOPPED, EndReason.REFUSED):
+                witnesses.setdefault((end.member.unit.request_id, end.reason), end.member)
         wait = self.pace.describe_timeout
         found = await asyncio.gather(*(self._describe(one, wait) for one in witnesses.values()))
         return {
@@ -348,26 +348,26 @@ class GroupController:
             for (key, member), cause in zip(witnesses.items(), found, strict=True)
         }
 
-    async def _settle(self, group: Group, end: Ended, causes: Causes) -> None:
+    async def _settle(self, group: Group, end: UnitEnd, causes: Causes) -> None:
         """Draw the consequences of a unit's end."""
         member, unit, tag = end.member, end.member.unit, group.spec.tag
-        if end.fate is Fate.DISMISSED:
+        if end.reason is EndReason.STOPPED:
             self._note(tag, f"{unit.id} has left")
             return
-        if end.fate is Fate.REFUSED:
+        if end.reason is EndReason.REFUSED:
             await self._fail(group, troubles.refused(end))
         else:
-            witness, native = causes[unit.request_id, end.fate]
+            witness, native = causes[unit.request_id, end.reason]
             trouble = troubles.of_end(end, group.spec, native)
             why = trouble.summary if member is witness else "as did others of its launch"
-            if end.fate in (Fate.LOST, Fate.STRAY):
+            if end.reason in (EndReason.LOST, EndReason.ORPHANED):
                 self._note(tag, f"lost {unit.id}: {why}")
                 if group.lose(trouble):
                     await self._fail(group, trouble)
             else:
                 self._note(tag, f"{unit.id} did not start: {why}")
                 await self._strike(group, unit.request_id, trouble)
-        if end.fate in (Fate.REFUSED, Fate.LATE, Fate.STRAY):
+        if end.reason in (EndReason.REFUSED, EndReason.JOIN_TIMEOUT, EndReason.ORPHANED):
             # Drained like others: its worker may have come in this very moment.
             member.leaving = Leaving(Stage.BUSY)
 
@@ -438,7 +438,7 @@ class GroupController:
         left = [m for m in draining.values() if m.leaving == Leaving(Stage.GONE)]
         being_told = self._native.stopping
         for group in self.groups.values():
-            defiant = group.defiant(now, self.pace.insist)
+            defiant = group.defiant(now, self.pace.stop_retry_interval)
             left += [m for m in defiant if m.unit.id not in being_told]
         await self._stop(left, now)
 
@@ -471,7 +471,7 @@ class GroupController:
                 self._wake.set()
                 continue
             names = ", ".join(member.unit.id for member in told)
-            self._note("", f"cannot stop {names}, will try again: {what_it_says(error)}")
+            self._note("", f"cannot stop {names}, will try again: {describe_error(error)}")
             for member in told:
                 member.stopped_at = None
 

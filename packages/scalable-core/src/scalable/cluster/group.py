@@ -19,7 +19,7 @@ from scalable.cluster.port import (
     UnitState,
 )
 
-__all__ = ["Ended", "Fate", "Group", "Member", "Observation", "RetryPolicy"]
+__all__ = ["EndReason", "Group", "Member", "Observation", "RetryPolicy", "UnitEnd"]
 
 _NOBODYS_FAULT = frozenset({Reason.CANCELLED, Reason.PREEMPTED, Reason.NODE_FAILURE})
 """What says nothing of a group: its next worker may live."""
@@ -31,25 +31,25 @@ class RetryPolicy:
 
     Parameters
     ----------
-    tries : int
+    max_start_failures : int
         Failed starts in a row after which the group has failed.
-    young_deaths : int
+    max_early_losses : int
         Launches in a row that lost workers before those were healthy, after which the group has failed. More than the
         workers that one task can kill before Dask gives it up, which is 4.
-    delay, longest_delay : float
+    delay, max_delay : float
         Back-off after the first failure, doubled with each further one, up to the longest.
     healthy_after : float
         A worker that lived so long is healthy: its loss is made good at once.
-    linger : float
+    orphan_timeout : float
         How long a unit may go on after its Dask worker has left, before it is ended.
     """
 
-    tries: int = 3
-    young_deaths: int = 10
+    max_start_failures: int = 3
+    max_early_losses: int = 10
     delay: float = 0.5
-    longest_delay: float = 60.0
+    max_delay: float = 60.0
     healthy_after: float = 10.0
-    linger: float = 10.0
+    orphan_timeout: float = 10.0
 
     def back_off(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row.
@@ -61,7 +61,7 @@ class RetryPolicy:
         """
         if failures == 0:
             return 0.0
-        return min(self.delay * 2.0 ** min(failures - 1, 60), self.longest_delay)
+        return min(self.delay * 2.0 ** min(failures - 1, 60), self.max_delay)
 
 
 @dataclass
@@ -150,29 +150,29 @@ class Member:
         )
 
 
-class Fate(StrEnum):
+class EndReason(StrEnum):
     """How a unit ended."""
 
-    DISMISSED = "dismissed"
+    STOPPED = "stopped"
     """We ended it."""
     LOST = "lost"
     """Its worker had joined; then something else ended it."""
-    STILLBORN = "stillborn"
+    NEVER_JOINED = "never_joined"
     """No worker of it ever joined."""
-    LATE = "late"
+    JOIN_TIMEOUT = "join_timeout"
     """It runs, but no worker of it joined in time. It must leave."""
     REFUSED = "refused"
     """Its worker came, and was refused for good. It must leave."""
-    STRAY = "stray"
+    ORPHANED = "orphaned"
     """Its worker has left, but the unit goes on. It must leave."""
 
 
 @dataclass(frozen=True)
-class Ended:
+class UnitEnd:
     """A unit that ended, or must be ended, and how."""
 
     member: Member
-    fate: Fate
+    reason: EndReason
     detail: str = ""
 
 
@@ -316,7 +316,7 @@ class Group:
 
     # -- What a look says
 
-    def look(self, seen: Observation | None, report: Report, now: float) -> list[Ended]:
+    def look(self, seen: Observation | None, report: Report, now: float) -> list[UnitEnd]:
         """Bring the books up to date, and say what ended.
 
         Parameters
@@ -338,7 +338,7 @@ class Group:
             end = self._judge(member, report, now)
             if end is not None:
                 ended.append(end)
-                if end.fate in (Fate.DISMISSED, Fate.LOST, Fate.STILLBORN):
+                if end.reason in (EndReason.STOPPED, EndReason.LOST, EndReason.NEVER_JOINED):
                     del self.members[member.unit.id]
         return ended
 
@@ -395,23 +395,25 @@ class Group:
         if member.state.seconds_left is not None:
             member.expires_at = now + member.state.seconds_left
 
-    def _judge(self, member: Member, report: Report, now: float) -> Ended | None:
+    def _judge(self, member: Member, report: Report, now: float) -> UnitEnd | None:
         gone = member.state is not None and member.state.phase is Phase.GONE
         if member.draining or member.stopped:
-            return Ended(member, Fate.DISMISSED) if gone else None
+            return UnitEnd(member, EndReason.STOPPED) if gone else None
         if member.unit.id in report.refused:
             # Even if it is gone: a refused worker ends by itself, often before anybody looks.
-            return Ended(member, Fate.REFUSED, report.refused[member.unit.id])
+            return UnitEnd(member, EndReason.REFUSED, report.refused[member.unit.id])
         if gone:
-            return Ended(member, Fate.STILLBORN if member.joined_at is None else Fate.LOST)
+            return UnitEnd(
+                member, EndReason.NEVER_JOINED if member.joined_at is None else EndReason.LOST
+            )
         if (
             member.joined_at is None
             and member.running_since is not None
             and now - member.running_since > self.spec.startup_timeout
         ):
-            return Ended(member, Fate.LATE)
-        if member.left_at is not None and now - member.left_at > self.retry.linger:
-            return Ended(member, Fate.STRAY)
+            return UnitEnd(member, EndReason.JOIN_TIMEOUT)
+        if member.left_at is not None and now - member.left_at > self.retry.orphan_timeout:
+            return UnitEnd(member, EndReason.ORPHANED)
         return None
 
     # -- Trouble
@@ -424,7 +426,7 @@ class Group:
         self.last_trouble = trouble
         self._strikes.add(request_id)
         self._hold_back(len(self._strikes), now)
-        return len(self._strikes) >= self.retry.tries
+        return len(self._strikes) >= self.retry.max_start_failures
 
     def put_off(self, trouble: Explanation, now: float) -> bool:
         """Note that no launch can be made for now, and why; say whether that is news.
@@ -443,7 +445,7 @@ class Group:
         self.last_trouble = trouble
         if trouble.reason in _NOBODYS_FAULT:
             return False
-        return len(self._young_deaths) >= self.retry.young_deaths
+        return len(self._young_deaths) >= self.retry.max_early_losses
 
     def _hold_back(self, failures: int, now: float) -> None:
         self.retry_at = max(self.retry_at, now + self.retry.back_off(failures))

@@ -21,7 +21,7 @@ from distributed.core import Status
 from scalable.cluster.controller import Event, GroupController, Pace
 from scalable.cluster.link import RpcLink
 from scalable.cluster.port import Explanation, GroupSpec, GroupStatus, Leftover
-from scalable.errors import ClusterClosedError, GroupBlindError, LeftoverError, what_it_says
+from scalable.errors import AmbiguousScaleError, ClusterClosedError, LeftoverError, describe_error
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -60,7 +60,7 @@ class GroupedCluster:
         Cap on the units of all groups together.
     policy, retry, pace : optional
         How the controller adapts, replaces and looks.
-    at_the_end : iterable of callable, optional
+    on_closed : iterable of callable, optional
         What else there is to do once workers and scheduler have ended, such as removing keys.
 
     Examples
@@ -83,13 +83,13 @@ class GroupedCluster:
         policy: AdaptivePolicy | None = None,
         retry: RetryPolicy | None = None,
         pace: Pace | None = None,
-        at_the_end: Iterable[Callable[[], object]] = (),
+        on_closed: Iterable[Callable[[], object]] = (),
     ) -> None:
         self.name = name or f"scalable-{uuid.uuid4().hex[:8]}"
         self.status = Status.created
         self._host = host
         self._refuse_on_loop()
-        self._at_the_end = list(at_the_end)
+        self._on_closed = list(on_closed)
         self._close_timeout = (pace or Pace()).close_timeout
         self._closing = threading.Lock()
         self._door = threading.Lock()
@@ -280,11 +280,11 @@ class GroupedCluster:
 
     def scale(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse, because it does not say which group is meant."""
-        raise GroupBlindError("scale(n)", self._example("scale_groups", "2"))
+        raise AmbiguousScaleError("scale(n)", self._example("scale_groups", "2"))
 
     def adapt(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse, because it does not say which group is meant."""
-        raise GroupBlindError("adapt()", self._example("adapt_groups", "(0, 4)"))
+        raise AmbiguousScaleError("adapt()", self._example("adapt_groups", "(0, 4)"))
 
     def _example(self, method: str, value: str) -> str:
         tag = next(iter(self.groups), "tag")
@@ -318,11 +318,11 @@ class GroupedCluster:
                 leftovers = self._send(self._end_units()).result()
             except RuntimeError as error:
                 # The loop is gone already, and the scheduler with it.
-                leftovers = [Leftover("cluster", self.name, what_it_says(error))]
+                leftovers = [Leftover("cluster", self.name, describe_error(error))]
             try:
                 self._host.close(timeout or self._close_timeout)
             except Exception as error:  # noqa: BLE001 - reported as a leftover
-                leftovers.append(Leftover("scheduler", self.name, what_it_says(error)))
+                leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
             self._settle(leftovers)
         return None
 
@@ -340,7 +340,7 @@ class GroupedCluster:
             if inspect.isawaitable(goodbye):
                 await asyncio.wait_for(goodbye, self._close_timeout)
         except Exception as error:  # noqa: BLE001 - reported as a leftover
-            leftovers.append(Leftover("scheduler", self.name, what_it_says(error)))
+            leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
         self._settle(leftovers)
 
     def _disown(self) -> None:
@@ -365,11 +365,11 @@ class GroupedCluster:
     def _settle(self, leftovers: list[Leftover]) -> None:
         if self.status is Status.closed:
             return
-        for last in self._at_the_end:
+        for last in self._on_closed:
             try:
                 last()
             except Exception as error:  # noqa: BLE001 - reported as a leftover
-                leftovers.append(Leftover("step of closing", self.name, what_it_says(error)))
+                leftovers.append(Leftover("step of closing", self.name, describe_error(error)))
         self.status = Status.closed
         _open_clusters.discard(self)
         if leftovers:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from scalable.cluster.group import Ended, Fate, Member
+from scalable.cluster.group import EndReason, Member, UnitEnd
 from scalable.cluster.port import Explanation, GroupSpec, Reason
-from scalable.errors import LaunchError, LaunchRefusedError, what_it_says
+from scalable.errors import LaunchError, LaunchRefusedError, describe_error
 
 __all__ = ["crowded_out", "never_seen", "not_launched", "of_end", "refused", "unexplained"]
 
 
-def of_end(end: Ended, spec: GroupSpec, native: Explanation) -> Explanation:
+def of_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanation:
     """Explain why a worker is lost or did not start, with what the native system says of its unit."""
     unit = end.member.unit
-    if end.fate is Fate.STRAY:
+    if end.reason is EndReason.ORPHANED:
         return replace(
             native,
             reason=Reason.EXITED,
             summary=f"the Dask worker of {unit.id} has left, and the unit went on without it",
         )
-    if end.fate is Fate.LATE:
+    if end.reason is EndReason.JOIN_TIMEOUT:
         return replace(
             native,
             reason=Reason.STARTUP_TIMEOUT,
@@ -33,14 +33,14 @@ def of_end(end: Ended, spec: GroupSpec, native: Explanation) -> Explanation:
     return native
 
 
-def refused(end: Ended) -> Explanation:
+def refused(end: UnitEnd) -> Explanation:
     """Explain that the scheduler did not let a worker in.
 
     Examples
     --------
     >>> from scalable.cluster.port import Unit
     >>> member = Member(Unit("gcam-1", "gcam", "request"), launched=0.0)
-    >>> refused(Ended(member, Fate.REFUSED, "the worker has Python 3.12, the scheduler 3.11")).summary
+    >>> refused(UnitEnd(member, EndReason.REFUSED, "the worker has Python 3.12, the scheduler 3.11")).summary
     'gcam-1 was refused: the worker has Python 3.12, the scheduler 3.11'
     """
     return Explanation(
@@ -78,7 +78,7 @@ def not_launched(error: Exception) -> Explanation:
         return error.explanation
     reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN
     prefix = "" if isinstance(error, LaunchError) else "launching failed: "
-    return Explanation(reason, prefix + what_it_says(error))
+    return Explanation(reason, prefix + describe_error(error))
 
 
 def crowded_out(cap: int | None, holders: Iterable[Member]) -> Explanation:
@@ -96,6 +96,6 @@ def unexplained(member: Member, error: Exception) -> Explanation:
     state = member.state
     return Explanation(
         state.reason if state else Reason.UNKNOWN,
-        f"{member.unit.id} cannot be explained: {what_it_says(error)}",
+        f"{member.unit.id} cannot be explained: {describe_error(error)}",
         native=state.detail if state else "",
     )
