@@ -12,7 +12,7 @@ from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
 from scalable.cluster.link import Demand
 from scalable.cluster.port import GroupSpec
 from scalable.errors import LaunchRefusedError
-from scalable.testing.simulation import Conduct, Simulation, in_virtual_time
+from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_time
 
 counts = st.integers(0, 200)
 tags = st.sampled_from("abcdef")
@@ -225,7 +225,7 @@ async def test_workers_that_drain_count_under_the_cap() -> None:
         await world.controller.scale_groups({"gcam": 0, "stitches": 4})
         await world.run(100)
 
-        # The referee would tell of a launch above the cap.
+        # The invariant checker would report a launch above the cap.
         assert world.groups["gcam"].draining == 4
         assert world.backend.alive("stitches") == []
         await world.until(lambda: world.groups["stitches"].running == 4)
@@ -299,7 +299,7 @@ async def test_a_group_that_was_pinned_keeps_its_workers_for_a_while() -> None:
 @in_virtual_time
 async def test_bursts_do_not_make_a_group_thrash() -> None:
     async with Simulation("gcam", max_workers=10) as world:
-        world.backend.conduct["gcam"] = Conduct(boot=20)
+        world.backend.behavior["gcam"] = UnitBehavior(boot=20)
         await world.controller.adapt_groups({"gcam": (0, 10)})
         # For an hour, 8 tasks of 3 s come every 4 s: work for eight at times, for none at others.
         for _ in range(900):
@@ -315,7 +315,7 @@ async def test_bursts_do_not_make_a_group_thrash() -> None:
 @in_virtual_time
 async def test_groups_that_compete_do_not_pass_workers_to_and_fro() -> None:
     async with Simulation("gcam", "stitches", max_workers=8) as world:
-        world.backend.conduct["gcam"] = world.backend.conduct["stitches"] = Conduct(boot=20)
+        world.backend.behavior["gcam"] = world.backend.behavior["stitches"] = UnitBehavior(boot=20)
         await world.controller.adapt_groups({"gcam": (0, 8), "stitches": (0, 8)})
         for _ in range(120):
             world.scheduler.submit("gcam", 40, seconds=4)
@@ -328,7 +328,7 @@ async def test_groups_that_compete_do_not_pass_workers_to_and_fro() -> None:
 @in_virtual_time
 async def test_the_part_of_a_group_that_failed_goes_to_others_until_it_is_tried_again() -> None:
     async with Simulation("gcam", "stitches", max_workers=4) as world:
-        world.backend.conduct["stitches"].errors.append(LaunchRefusedError("no such account"))
+        world.backend.behavior["stitches"].errors.append(LaunchRefusedError("no such account"))
         await world.controller.scale_groups({"stitches": 3})
         await world.controller.adapt_groups({"gcam": (0, 4)})
         world.scheduler.submit("gcam", 1000, seconds=10)

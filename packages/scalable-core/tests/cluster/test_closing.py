@@ -12,9 +12,9 @@ from scalable.cluster.controller import Pace
 from scalable.cluster.port import GroupSpec
 from scalable.errors import ClusterClosedError
 from scalable.testing.simulation import (
-    Conduct,
     Simulation,
     TaskState,
+    UnitBehavior,
     in_virtual_time,
     run_in_virtual_time,
 )
@@ -26,9 +26,9 @@ BOUND = 5 * Pace().close_timeout + 10
 async def full_life(world: Simulation) -> None:
     """Launch, work, fail, drain and adapt, with a native system that is slow in everything."""
     backend = world.backend
-    backend.conduct["gcam"] = Conduct(accept=1.3, answer=0.7, queue=2, boot=1, dying=3)
-    backend.conduct["stitches"] = Conduct(naming=2, stillborn=1, boot=2)
-    backend.takes.update(observe=0.3, stop=1.1, describe=0.7, sweep=0.9)
+    backend.behavior["gcam"] = UnitBehavior(accept=1.3, answer=0.7, queue=2, boot=1, stop_delay=3)
+    backend.behavior["stitches"] = UnitBehavior(naming=2, failing_starts=1, boot=2)
+    backend.latencies.update(observe=0.3, stop=1.1, describe=0.7, sweep=0.9)
     await world.controller.adapt_groups({"stitches": (0, 3)})
     for n in (4, 1, 3, 0):
         world.scheduler.submit("gcam", 3, seconds=2)
@@ -67,7 +67,7 @@ async def test_tasks_end_when_the_cluster_does() -> None:
 @in_virtual_time
 async def test_whoever_waits_learns_that_the_cluster_was_closed() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(queue=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=math.inf)
         await world.controller.scale_groups({"gcam": 1})
         wait = asyncio.create_task(world.controller.wait_for_group("gcam"))
         await world.run(10)
@@ -80,7 +80,7 @@ async def test_whoever_waits_learns_that_the_cluster_was_closed() -> None:
 @in_virtual_time
 async def test_a_launch_under_way_is_awaited_so_that_its_units_are_known() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(accept=10)
+        world.backend.behavior["gcam"] = UnitBehavior(accept=10)
         await world.controller.scale_groups({"gcam": 3})
         await world.run(3)
         await world.close()
@@ -89,11 +89,11 @@ async def test_a_launch_under_way_is_awaited_so_that_its_units_are_known() -> No
         assert world.backend.calls["stop"] == 1
 
 
-@pytest.mark.parametrize("conduct", [Conduct(accept=math.inf), Conduct(answer=math.inf)])
+@pytest.mark.parametrize("behavior", [UnitBehavior(accept=math.inf), UnitBehavior(answer=math.inf)])
 @in_virtual_time
-async def test_a_launch_that_hangs_is_not_waited_for_for_ever(conduct: Conduct) -> None:
+async def test_a_launch_that_hangs_is_not_waited_for_for_ever(behavior: UnitBehavior) -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = conduct
+        world.backend.behavior["gcam"] = behavior
         await world.controller.scale_groups({"gcam": 3})
         await world.run(3)
         began = world.time
@@ -103,7 +103,7 @@ async def test_a_launch_that_hangs_is_not_waited_for_for_ever(conduct: Conduct) 
 
 
 async def _hang(world: Simulation, call: str) -> None:
-    world.backend.takes[call] = math.inf
+    world.backend.latencies[call] = math.inf
 
 
 async def _raise(world: Simulation, call: str) -> None:
@@ -156,7 +156,7 @@ async def test_a_unit_that_does_not_die_is_named() -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 1})
         await world.run(10)
-        world.backend.conduct["gcam"] = Conduct(dying=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(stop_delay=math.inf)
         await world.controller.scale_groups({"gcam": 2})
         await world.run(10)
 

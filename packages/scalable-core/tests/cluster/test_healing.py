@@ -12,7 +12,7 @@ from scalable.cluster.controller import Pace
 from scalable.cluster.group import RetryPolicy
 from scalable.cluster.port import GroupSpec, Reason
 from scalable.errors import GroupFailedError, GroupTimeoutError, LaunchError, LaunchRefusedError
-from scalable.testing.simulation import Conduct, Simulation, TaskState, in_virtual_time
+from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, in_virtual_time
 
 HOUR = 3600.0
 
@@ -62,10 +62,10 @@ async def test_a_worker_that_comes_back_is_taken_back() -> None:
     async with Simulation("gcam", retry=RetryPolicy(orphan_timeout=30)) as world:
         await world.scale({"gcam": 1})
         await world.run(60)
-        world.backend.conduct["gcam"] = Conduct(queue=HOUR)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR)
         world.backend.disconnect("gcam-1")
         await world.run(5)
-        assert await world.scheduler.join(world.backend.units["gcam-1"].unit, 1)
+        assert await world.scheduler.add_worker(world.backend.units["gcam-1"].unit, 1)
         await world.run(60)
 
         assert world.groups["gcam"].workers == ("gcam-1",)
@@ -88,7 +88,7 @@ async def test_a_unit_that_is_absent_from_one_look_is_not_forgotten() -> None:
 @in_virtual_time
 async def test_workers_that_keep_dying_young_are_replaced_ever_later_and_at_last_never() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(lifetime=3, end=Reason.OUT_OF_MEMORY)
+        world.backend.behavior["gcam"] = UnitBehavior(lifetime=3, end_reason=Reason.OUT_OF_MEMORY)
         await world.controller.scale_groups({"gcam": 1})
         await world.run(60)
         in_one_minute = world.backend.calls["launch"]
@@ -117,7 +117,7 @@ async def test_units_that_outlive_their_workers_again_and_again_fail_their_group
 @in_virtual_time
 async def test_workers_that_die_old_are_always_replaced_at_once() -> None:
     async with Simulation("gcam", pace=CALM) as world:
-        world.backend.conduct["gcam"] = Conduct(lifetime=300, end=Reason.PREEMPTED)
+        world.backend.behavior["gcam"] = UnitBehavior(lifetime=300, end_reason=Reason.PREEMPTED)
         await world.controller.scale_groups({"gcam": 1})
         await world.run(6 * HOUR)
 
@@ -128,7 +128,7 @@ async def test_workers_that_die_old_are_always_replaced_at_once() -> None:
 @in_virtual_time
 async def test_a_worker_is_replaced_before_its_time_is_up() -> None:
     async with Simulation(GroupSpec("gcam", handover=120), pace=CALM) as world:
-        world.backend.conduct["gcam"] = Conduct(walltime=1000)
+        world.backend.behavior["gcam"] = UnitBehavior(walltime=1000)
         await world.controller.scale_groups({"gcam": 2})
         tasks = world.scheduler.submit("gcam", 300, seconds=20)
         await world.done(tasks)
@@ -142,7 +142,7 @@ async def test_a_worker_is_replaced_before_its_time_is_up() -> None:
 @in_virtual_time
 async def test_the_scheduler_knows_in_time_when_a_worker_will_be_ended() -> None:
     async with Simulation(GroupSpec("gcam", handover=120)) as world:
-        world.backend.conduct["gcam"] = Conduct(walltime=1000)
+        world.backend.behavior["gcam"] = UnitBehavior(walltime=1000)
         await world.scale({"gcam": 2})
         world.scheduler.submit("gcam", 2, seconds=HOUR)
         await world.controller.scale_groups({"gcam": 1})
@@ -157,7 +157,9 @@ async def test_the_scheduler_knows_in_time_when_a_worker_will_be_ended() -> None
 @in_virtual_time
 async def test_three_failed_starts_fail_a_group_with_reason_and_log() -> None:
     async with Simulation("gcam", "stitches") as world:
-        world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, end=Reason.OUT_OF_MEMORY)
+        world.backend.behavior["gcam"] = UnitBehavior(
+            failing_starts=math.inf, end_reason=Reason.OUT_OF_MEMORY
+        )
         await world.controller.scale_groups({"gcam": 10, "stitches": 1})
         task, other = world.scheduler.submit("gcam") + world.scheduler.submit("stitches")
         with pytest.raises(GroupFailedError) as failure:
@@ -177,7 +179,7 @@ async def test_three_failed_starts_fail_a_group_with_reason_and_log() -> None:
 @in_virtual_time
 async def test_a_group_is_known_to_have_failed_within_seconds() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, boot=1)
+        world.backend.behavior["gcam"] = UnitBehavior(failing_starts=math.inf, boot=1)
         await world.controller.scale_groups({"gcam": 1})
         await world.until(lambda: world.groups["gcam"].failed, within=15)
 
@@ -188,7 +190,7 @@ async def test_a_group_is_known_to_have_failed_within_seconds() -> None:
 @in_virtual_time
 async def test_a_refused_launch_fails_a_group_at_once(error: LaunchRefusedError) -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"].errors.append(error)
+        world.backend.behavior["gcam"].errors.append(error)
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(GroupFailedError, match=str(error)):
             await world.controller.wait_for_group("gcam")
@@ -200,7 +202,7 @@ async def test_a_refused_launch_fails_a_group_at_once(error: LaunchRefusedError)
 @in_virtual_time
 async def test_workers_of_another_environment_fail_a_group_at_once() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(
+        world.backend.behavior["gcam"] = UnitBehavior(
             mismatch="the worker has Python 3.9, the scheduler 3.11"
         )
         await world.controller.scale_groups({"gcam": 3})
@@ -215,7 +217,7 @@ async def test_workers_of_another_environment_fail_a_group_at_once() -> None:
 @in_virtual_time
 async def test_a_group_that_failed_is_tried_again_when_it_is_scaled() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(stillborn=3)
+        world.backend.behavior["gcam"] = UnitBehavior(failing_starts=3)
         await world.controller.scale_groups({"gcam": 1})
         await world.until(lambda: world.groups["gcam"].failed)
         assert world.scheduler.submit("gcam")[0].state is TaskState.ERRED
@@ -231,7 +233,7 @@ async def test_a_group_that_failed_is_tried_again_when_it_is_scaled() -> None:
 async def test_only_failures_in_a_row_count() -> None:
     async with Simulation("gcam") as world:
         for n in range(1, 6):
-            world.backend.conduct["gcam"].stillborn = 2
+            world.backend.behavior["gcam"].failing_starts = 2
             await world.controller.scale_groups({"gcam": n})
             await world.controller.wait_for_group("gcam", n)
 
@@ -242,7 +244,7 @@ async def test_only_failures_in_a_row_count() -> None:
 @in_virtual_time
 async def test_launches_that_break_are_tried_three_times() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"].errors += [OSError(f"broken {n}") for n in range(9)]
+        world.backend.behavior["gcam"].errors += [OSError(f"broken {n}") for n in range(9)]
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(GroupFailedError, match="broken 2"):
             await world.controller.wait_for_group("gcam")
@@ -253,7 +255,7 @@ async def test_launches_that_cannot_be_made_now_are_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with Simulation("gcam") as world:
-        errors = world.backend.conduct["gcam"].errors
+        errors = world.backend.behavior["gcam"].errors
         errors += [LaunchError(f"throttled {n}") for n in range(99)]
         await world.controller.scale_groups({"gcam": 1})
         await world.run(HOUR)
@@ -274,7 +276,7 @@ async def test_launches_that_cannot_be_made_now_are_waited_for(
 async def test_the_workers_of_a_failed_group_go_on() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 1})
-        world.backend.conduct["gcam"].stillborn = math.inf
+        world.backend.behavior["gcam"].failing_starts = math.inf
         await world.controller.scale_groups({"gcam": 2})
         await world.until(lambda: world.groups["gcam"].failed)
 
@@ -284,7 +286,9 @@ async def test_the_workers_of_a_failed_group_go_on() -> None:
 @in_virtual_time
 async def test_an_honest_wait_in_a_queue_is_never_cut() -> None:
     async with Simulation("gcam", pace=CALM) as world:
-        world.backend.conduct["gcam"] = Conduct(queue=10 * HOUR, queued_for=Reason.PRIORITY)
+        world.backend.behavior["gcam"] = UnitBehavior(
+            queue=10 * HOUR, pending_reason=Reason.PRIORITY
+        )
         await world.controller.scale_groups({"gcam": 2})
         tasks = world.scheduler.submit("gcam", 2)
         await world.run(9.9 * HOUR)
@@ -301,7 +305,7 @@ async def test_an_honest_wait_in_a_queue_is_never_cut() -> None:
 @in_virtual_time
 async def test_the_startup_timeout_counts_from_the_start_of_the_machine() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=100), pace=CALM) as world:
-        world.backend.conduct["gcam"] = Conduct(queue=HOUR, boot=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR, boot=math.inf)
         await world.controller.scale_groups({"gcam": 1})
         await world.until(lambda: world.groups["gcam"].failed, within=5 * HOUR)
 
@@ -313,10 +317,10 @@ async def test_the_startup_timeout_counts_from_the_start_of_the_machine() -> Non
 @in_virtual_time
 async def test_a_requeued_unit_may_wait_again() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=100)) as world:
-        world.backend.conduct["gcam"] = Conduct(boot=50)
+        world.backend.behavior["gcam"] = UnitBehavior(boot=50)
         await world.controller.scale_groups({"gcam": 1})
         await world.run(20)
-        world.backend.units["gcam-1"].conduct.queue = HOUR
+        world.backend.units["gcam-1"].behavior.queue = HOUR
         world.backend.requeue("gcam-1")
         await world.until(lambda: world.groups["gcam"].running == 1, within=2 * HOUR)
 
@@ -326,8 +330,8 @@ async def test_a_requeued_unit_may_wait_again() -> None:
 @in_virtual_time
 async def test_a_worker_that_comes_while_it_is_given_up_keeps_its_tasks() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=100)) as world:
-        world.backend.conduct["gcam"] = Conduct(boot=102)
-        world.backend.takes["describe"] = 5
+        world.backend.behavior["gcam"] = UnitBehavior(boot=102)
+        world.backend.latencies["describe"] = 5
         await world.controller.scale_groups({"gcam": 1})
         tasks = world.scheduler.submit("gcam", 5, seconds=50)
         await world.done(tasks)
@@ -338,7 +342,7 @@ async def test_a_worker_that_comes_while_it_is_given_up_keeps_its_tasks() -> Non
 @in_virtual_time
 async def test_whoever_waits_too_long_is_told_why() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(queue=HOUR, queued_for=Reason.QUOTA)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR, pending_reason=Reason.QUOTA)
         await world.controller.scale_groups({"gcam": 2})
         with pytest.raises(GroupTimeoutError, match="0 of 2 workers after 60 s: quota") as late:
             await world.controller.wait_for_group("gcam", 2, timeout=60)
@@ -358,7 +362,7 @@ async def test_whoever_waits_for_more_than_are_wanted_is_told() -> None:
 @in_virtual_time
 async def test_whoever_waits_learns_that_so_many_are_wanted_no_more() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(queue=HOUR)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR)
         await world.controller.scale_groups({"gcam": 3})
         wait = asyncio.create_task(world.controller.wait_for_group("gcam", 3))
         await world.run(10)
@@ -387,7 +391,7 @@ async def test_a_native_system_that_does_not_answer_harms_nobody() -> None:
 async def test_a_slow_native_system_does_not_slow_what_needs_it_not() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.scale({"gcam": 1})
-        world.backend.takes["observe"] = 60
+        world.backend.latencies["observe"] = 60
         await world.run(5)
         await world.controller.scale_groups({"stitches": 1})
         await world.controller.wait_for_group("stitches", timeout=5)
@@ -396,7 +400,9 @@ async def test_a_slow_native_system_does_not_slow_what_needs_it_not() -> None:
 @in_virtual_time
 async def test_what_cannot_be_explained_is_said_so() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, end=Reason.NODE_FAILURE)
+        world.backend.behavior["gcam"] = UnitBehavior(
+            failing_starts=math.inf, end_reason=Reason.NODE_FAILURE
+        )
         world.backend.errors["describe"] += [OSError("sacct is away")] * 9
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(GroupFailedError, match="sacct is away") as failure:
@@ -409,8 +415,10 @@ async def test_what_cannot_be_explained_is_said_so() -> None:
 async def test_slow_explanations_hold_up_nobody_for_long() -> None:
     async with Simulation("gcam", "stitches", "xanthos", "demeter") as world:
         for tag in ("gcam", "stitches", "xanthos"):
-            world.backend.conduct[tag] = Conduct(stillborn=math.inf, end=Reason.NODE_FAILURE)
-        world.backend.takes["describe"] = HOUR
+            world.backend.behavior[tag] = UnitBehavior(
+                failing_starts=math.inf, end_reason=Reason.NODE_FAILURE
+            )
+        world.backend.latencies["describe"] = HOUR
         await world.controller.scale_groups({"gcam": 1, "stitches": 1, "xanthos": 1})
         await world.run(2)
         await world.controller.scale_groups({"demeter": 1})
@@ -423,8 +431,8 @@ async def test_slow_explanations_hold_up_nobody_for_long() -> None:
 async def test_a_group_may_be_added_while_others_are_asked_about() -> None:
     async with Simulation("gcam", "stitches") as world:
         for tag in ("gcam", "stitches"):
-            world.backend.conduct[tag] = Conduct(queue=math.inf)
-        world.backend.takes["describe"] = 5.0
+            world.backend.behavior[tag] = UnitBehavior(queue=math.inf)
+        world.backend.latencies["describe"] = 5.0
         await world.controller.scale_groups({"gcam": 1, "stitches": 1})
         await world.run(10)
         asked = world.time

@@ -14,7 +14,7 @@ from scalable.cluster.controller import Pace
 from scalable.cluster.group import RetryPolicy
 from scalable.cluster.port import GroupSpec, Reason
 from scalable.errors import LaunchError, LaunchRefusedError
-from scalable.testing.simulation import Conduct, Simulation, TaskState, run_in_virtual_time
+from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, run_in_virtual_time
 
 GROUPS = (
     GroupSpec("gcam", slots=1, startup_timeout=60),
@@ -95,31 +95,31 @@ def accidents(draw: st.DrawFn) -> Deed:
 
 
 @st.composite
-def conducts(draw: st.DrawFn) -> Deed:
+def behaviors(draw: st.DrawFn) -> Deed:
     tag = draw(tags)
-    conduct = Conduct(
+    behavior = UnitBehavior(
         accept=draw(short),
         answer=draw(short),
         naming=draw(short),
         queue=draw(st.sampled_from([0.0, 2.0, 90.0])),
         boot=draw(st.sampled_from([0.0, 1.0, 8.0, 59.5, 61.0, 70.0])),
-        stillborn=draw(st.sampled_from([0, 0, 1, 2])),
+        failing_starts=draw(st.sampled_from([0, 0, 1, 2])),
         lifetime=draw(st.sampled_from([math.inf, math.inf, 4.0, 60.0])),
         walltime=draw(st.sampled_from([math.inf, math.inf, 100.0])),
-        end=draw(st.sampled_from([Reason.OUT_OF_MEMORY, Reason.PREEMPTED])),
-        dying=draw(short),
+        end_reason=draw(st.sampled_from([Reason.OUT_OF_MEMORY, Reason.PREEMPTED])),
+        stop_delay=draw(short),
     )
     error = draw(
         st.sampled_from([None, None, LaunchError("later"), LaunchRefusedError("never"), OSError()])
     )
 
     async def behave(world: Simulation) -> None:
-        conduct.errors.clear()
+        behavior.errors.clear()
         if error is not None:
-            conduct.errors.append(error)
-        world.backend.conduct[tag] = conduct
+            behavior.errors.append(error)
+        world.backend.behavior[tag] = behavior
 
-    return draw(deed(f"{tag} behaves like {conduct}", behave))
+    return draw(deed(f"{tag} behaves like {behavior}", behave))
 
 
 @st.composite
@@ -129,14 +129,14 @@ def troubles(draw: st.DrawFn) -> Deed:
     latency, transfer = draw(st.sampled_from([0.0, 0.05, 0.6])), draw(short)
 
     async def trouble(world: Simulation) -> None:
-        world.backend.takes[call] = takes
+        world.backend.latencies[call] = takes
         world.backend.errors[call] += [OSError(f"cannot {call}")] * times
         world.scheduler.latency, world.scheduler.transfer = latency, transfer
 
     return draw(deed(f"{call} takes {takes} s, fails {times} times; latency {latency}", trouble))
 
 
-deeds = st.one_of(scalings(), adaptings(), submissions(), accidents(), conducts(), troubles())
+deeds = st.one_of(scalings(), adaptings(), submissions(), accidents(), behaviors(), troubles())
 lives = st.lists(deeds, min_size=5, max_size=30)
 
 
@@ -153,9 +153,9 @@ async def live(life: list[Deed]) -> None:
 
 async def _recover(world: Simulation) -> None:
     """End all trouble, and ask for two workers of each."""
-    world.backend.conduct.clear()
+    world.backend.behavior.clear()
     world.backend.errors.clear()
-    world.backend.takes.clear()
+    world.backend.latencies.clear()
     await world.run(200)  # what is under way comes to its end, and may fail a group
     # A group that is made adaptive has its minima reset first, lest the counts exceed the cap.
     await world.controller.adapt_groups(dict.fromkeys(TAGS, (0, 2)))

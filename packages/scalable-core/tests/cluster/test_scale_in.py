@@ -6,7 +6,7 @@ import math
 
 from scalable.cluster.controller import Pace
 from scalable.cluster.port import GroupSpec, Phase
-from scalable.testing.simulation import Conduct, Simulation, TaskState, in_virtual_time
+from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, in_virtual_time
 
 HOUR = 3600.0
 
@@ -18,7 +18,7 @@ async def test_those_that_never_arrived_go_first_then_the_idle_then_the_least_bu
         world.scheduler.submit("gcam", 3, seconds=500)
         more = world.scheduler.submit("gcam", 2, seconds=500)
         on = [task.starts[0][1] for task in more]
-        world.backend.conduct["gcam"] = Conduct(queue=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=math.inf)
         await world.controller.scale_groups({"gcam": 5})
         await world.run(10)
 
@@ -146,7 +146,7 @@ async def test_a_group_that_adapts_holds_results_for_as_long_as_they_are_wanted(
 @in_virtual_time
 async def test_held_results_move_on_before_the_time_of_their_worker_is_up() -> None:
     async with Simulation(GroupSpec("gcam", handover=120)) as world:
-        world.backend.conduct["gcam"] = Conduct(walltime=1000)
+        world.backend.behavior["gcam"] = UnitBehavior(walltime=1000)
         await world.controller.adapt_groups({"gcam": (0, 4)})
         tasks = world.scheduler.submit("gcam", 20, seconds=10)
         await world.done(tasks)
@@ -234,13 +234,13 @@ async def test_an_order_to_stop_that_fails_is_repeated() -> None:
 @in_virtual_time
 async def test_a_unit_that_does_not_heed_is_told_again_but_not_incessantly() -> None:
     async with Simulation("gcam", pace=Pace(stop_retry_interval=60)) as world:
-        world.backend.conduct["gcam"] = Conduct(dying=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(stop_delay=math.inf)
         await world.scale({"gcam": 1})
         await world.controller.scale_groups({"gcam": 0})
         await world.run(630)
         assert world.backend.calls["stop"] == 11
 
-        world.backend.units["gcam-1"].conduct.dying = 0
+        world.backend.units["gcam-1"].behavior.stop_delay = 0
         await world.until(lambda: not world.backend.alive(), within=70)
 
 
@@ -248,7 +248,7 @@ async def test_a_unit_that_does_not_heed_is_told_again_but_not_incessantly() -> 
 async def test_a_stop_that_takes_long_holds_nobody_up() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.scale({"gcam": 1})
-        world.backend.takes["stop"] = 100
+        world.backend.latencies["stop"] = 100
         await world.controller.scale_groups({"gcam": 0})
         await world.run(5)
         await world.controller.scale_groups({"stitches": 1})

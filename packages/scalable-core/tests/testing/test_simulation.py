@@ -9,9 +9,9 @@ import pytest
 
 from scalable.cluster.port import GroupSpec, Phase
 from scalable.testing.simulation import (
-    Conduct,
+    DeadlockError,
     Simulation,
-    StandstillError,
+    UnitBehavior,
     in_virtual_time,
     run_in_virtual_time,
 )
@@ -37,16 +37,16 @@ def test_what_never_happens_is_not_waited_for() -> None:
         while True:
             await asyncio.sleep(1000)
 
-    with pytest.raises(StandstillError, match="nothing is ever going to happen"):
+    with pytest.raises(DeadlockError, match="nothing is ever going to happen"):
         run_in_virtual_time(wait())
-    with pytest.raises(StandstillError, match="nothing came of it in 86400 s"):
+    with pytest.raises(DeadlockError, match="nothing came of it in 86400 s"):
         run_in_virtual_time(look())
 
 
 @in_virtual_time
 async def test_a_unit_queues_boots_and_dies_in_its_time() -> None:
     world = Simulation(GCAM)
-    world.backend.conduct["gcam"] = Conduct(naming=5, queue=10, boot=20, lifetime=30)
+    world.backend.behavior["gcam"] = UnitBehavior(naming=5, queue=10, boot=20, lifetime=30)
     await world.scheduler.start({"gcam": 1})
     assert await world.backend.launch(GCAM, 1, "r1") == []
     seen: dict[str, int] = {}
@@ -102,7 +102,7 @@ async def _started_twice(world: Simulation) -> None:
     units = await world.backend.launch(GCAM, 2, "r1")
     (task,) = world.scheduler.submit("gcam", seconds=100)
     await world.run(10)
-    task.excused -= 1
+    task.allowed_restarts -= 1
     world.backend.kill(units[0].id)
 
 
@@ -113,7 +113,7 @@ async def _left_behind(world: Simulation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breach", "fault"),
+    ("violate", "violation"),
     [
         (_over_the_cap, "3 units of gcam were launched where 0 exist, and the cap is 2"),
         (_twice_in_a_turn, "two launches for gcam in one turn"),
@@ -124,16 +124,18 @@ async def _left_behind(world: Simulation) -> None:
         (_left_behind, "close left gcam-1 without a word"),
     ],
 )
-def test_the_referee_sees(breach: Callable[[Simulation], Awaitable[None]], fault: str) -> None:
-    async def play() -> None:
+def test_the_invariant_checker_reports(
+    violate: Callable[[Simulation], Awaitable[None]], violation: str
+) -> None:
+    async def run() -> None:
         world = Simulation(GCAM, max_workers=2)
         await world.scheduler.start({"gcam": 1})
-        world.referee.check()
-        await breach(world)
-        with pytest.raises(AssertionError, match=fault):
-            world.referee.check()
+        world.invariants.check()
+        await violate(world)
+        with pytest.raises(AssertionError, match=violation):
+            world.invariants.check()
 
-    run_in_virtual_time(play())
+    run_in_virtual_time(run())
 
 
 @in_virtual_time
@@ -147,4 +149,4 @@ async def test_a_task_may_start_again_after_its_worker_was_killed() -> None:
     await world.done([task])
 
     assert [name for _, name in task.starts] == ["gcam-1", "gcam-2"]
-    world.referee.check()
+    world.invariants.check()

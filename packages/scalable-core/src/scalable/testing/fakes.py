@@ -4,7 +4,7 @@ Examples
 --------
 A group of which the first worker dies at its start, and whose later ones wait in a queue for two seconds::
 
-    provider = FakeProvider({"gcam": Conduct(queue=2, stillborn=1)})
+    provider = FakeProvider({"gcam": UnitBehavior(queue=2, failing_starts=1)})
     register_provider("fake", lambda: provider)
 """
 
@@ -22,7 +22,7 @@ from scalable.providers.options import TargetOptions
 if TYPE_CHECKING:
     from distributed import LocalCluster
 
-    from scalable.testing.simulation import Conduct, SimulatedBackend
+    from scalable.testing.simulation import SimulatedBackend, UnitBehavior
 
 __all__ = ["FakeProvider"]
 
@@ -38,15 +38,15 @@ class FakeProvider(BaseProvider[TargetOptions]):
 
     Parameters
     ----------
-    conduct : mapping of str to Conduct, optional
+    behavior : mapping of str to UnitBehavior, optional
         How the units of a group behave, by tag; a unit of which nothing is said is there at once.
     """
 
     name = "fake"
     options_model = TargetOptions
 
-    def __init__(self, conduct: Mapping[str, Conduct] | None = None) -> None:
-        self._conduct = dict(conduct or {})
+    def __init__(self, behavior: Mapping[str, UnitBehavior] | None = None) -> None:
+        self._behavior = dict(behavior or {})
         self._built: list[tuple[LocalCluster, SimulatedBackend]] = []
 
     def check(self, spec: DeploymentSpec, options: TargetOptions) -> Iterator[ValidationIssue]:
@@ -85,7 +85,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
         """
         super().close(cluster)
         for _, backend in self._built:
-            backend.referee.check()
+            backend.invariants.check()
 
     def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
         # Validating and planning do without Dask.
@@ -93,8 +93,8 @@ class FakeProvider(BaseProvider[TargetOptions]):
         from distributed.core import Status
 
         from scalable.cluster import GroupedCluster, Pace, RetryPolicy
-        from scalable.testing.crew import InProcessCrew
-        from scalable.testing.simulation import Conduct, Referee, SimulatedBackend
+        from scalable.testing.simulation import InvariantChecker, SimulatedBackend, UnitBehavior
+        from scalable.testing.workers import InProcessWorkerPool
 
         host = LocalCluster(
             n_workers=0,
@@ -103,15 +103,15 @@ class FakeProvider(BaseProvider[TargetOptions]):
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
         )
-        crew = InProcessCrew(
+        workers = InProcessWorkerPool(
             host,
             {t: c.preload_script for t, c in spec.components.items() if c.preload_script},
             closing=lambda: cluster.status is not Status.running,
         )
-        backend = SimulatedBackend(crew, Referee(), lambda: cluster.max_workers)
+        backend = SimulatedBackend(workers, InvariantChecker(), lambda: cluster.max_workers)
         self._built.append((host, backend))
         for tag in spec.components:
-            backend.conduct[tag] = self._conduct.get(tag, Conduct(boot=0))
+            backend.behavior[tag] = self._behavior.get(tag, UnitBehavior(boot=0))
         cluster = GroupedCluster(
             host,
             backend,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 __all__ = [
-    "StandstillError",
+    "DeadlockError",
     "VirtualTimeLoop",
     "in_virtual_time",
     "run_in_virtual_time",
@@ -24,11 +24,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StandstillError(RuntimeError):
+class DeadlockError(RuntimeError):
     """What is waited for does not happen: in real time this would hang for ever."""
 
 
-class _Jump(selectors.SelectSelector):
+class _JumpingSelector(selectors.SelectSelector):
     """A selector that does not wait for the next timer, but turns the clock to it."""
 
     def __init__(self, limit: float) -> None:
@@ -41,11 +41,11 @@ class _Jump(selectors.SelectSelector):
         if ready or timeout == 0:
             return ready
         if timeout is None:
-            raise StandstillError("everything waits, and nothing is ever going to happen")
+            raise DeadlockError("everything waits, and nothing is ever going to happen")
         self.now += timeout
         if self.now > self._limit:
             limit, self._limit = self._limit, math.inf  # what is cancelled now may take its time
-            raise StandstillError(f"nothing came of it in {limit:g} s")
+            raise DeadlockError(f"nothing came of it in {limit:g} s")
         return ready
 
 
@@ -61,12 +61,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self, limit: float = LIMIT) -> None:
-        self._jump = _Jump(limit)
-        super().__init__(self._jump)
+        self._virtual_clock = _JumpingSelector(limit)
+        super().__init__(self._virtual_clock)
 
     def time(self) -> float:
         """Return virtual seconds since the loop was made."""
-        return self._jump.now
+        return self._virtual_clock.now
 
 
 async def sleep(seconds: float) -> None:
@@ -81,7 +81,7 @@ def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
 
     Raises
     ------
-    StandstillError
+    DeadlockError
         Everything waits, or a day has passed.
 
     Examples

@@ -13,7 +13,7 @@ from scalable.cluster.group import RetryPolicy
 from scalable.cluster.port import GroupSpec, GroupStatus, Leftover
 from scalable.testing.simulation.backend import SimulatedBackend
 from scalable.testing.simulation.clock import sleep
-from scalable.testing.simulation.referee import Referee
+from scalable.testing.simulation.invariants import InvariantChecker
 from scalable.testing.simulation.scheduler import SimulatedScheduler, SimulatedTask, TaskState
 
 __all__ = ["Simulation"]
@@ -50,10 +50,10 @@ class Simulation:
         pace: Pace | None = None,
     ) -> None:
         specs = [GroupSpec(group) if isinstance(group, str) else group for group in groups]
-        self.referee = Referee()
-        self.scheduler = SimulatedScheduler(self.referee)
+        self.invariants = InvariantChecker()
+        self.scheduler = SimulatedScheduler(self.invariants)
         self.backend = SimulatedBackend(
-            self.scheduler, self.referee, lambda: self.controller.max_workers
+            self.scheduler, self.invariants, lambda: self.controller.max_workers
         )
         self.controller = GroupController(
             self.backend,
@@ -79,7 +79,7 @@ class Simulation:
         leftovers = [] if self.controller.closed else await self.close()
         if exc is None:
             assert leftovers == []
-            self.referee.check()
+            self.invariants.check()
 
     @property
     def time(self) -> float:
@@ -123,10 +123,14 @@ class Simulation:
         leftovers = await self.controller.close()
         self.scheduler.closing = True
         # Those that were told to stop have as long as they take to die.
-        dying = [made.conduct.dying for made in self.backend.alive() if made.death is not None]
-        await sleep(max(dying, default=0.0))
+        delays = [
+            made.behavior.stop_delay for made in self.backend.alive() if made.stop_timer is not None
+        ]
+        await sleep(max(delays, default=0.0))
         left = {made.unit.id for made in self.backend.alive()}
         unnamed = left - {leftover.name for leftover in leftovers}
         if unnamed:
-            self.referee.fault(f"close left {', '.join(sorted(unnamed))} without a word")
+            self.invariants.record_violation(
+                f"close left {', '.join(sorted(unnamed))} without a word"
+            )
         return leftovers

@@ -1,4 +1,4 @@
-"""Real Dask workers for simulated units: a `scalable.testing.simulation.Crew` inside this process."""
+"""Real Dask workers for simulated units: a `scalable.testing.simulation.WorkerPool` inside this process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from distributed import LocalCluster, Worker
 
 from scalable.cluster.port import Unit
 
-__all__ = ["InProcessCrew"]
+__all__ = ["InProcessWorkerPool"]
 
 
-class InProcessCrew:
+class InProcessWorkerPool:
     """Dask workers on the event loop of their scheduler, with a thread for each slot.
 
     Parameters
@@ -50,7 +50,7 @@ class InProcessCrew:
         """Whether the engine closes."""
         return self._closing()
 
-    async def join(self, unit: Unit, slots: int, mismatch: str) -> bool:
+    async def add_worker(self, unit: Unit, slots: int, mismatch: str) -> bool:
         """Start a unit's worker."""
         if mismatch:
             raise ValueError("a worker of this process cannot have another environment than it")
@@ -71,11 +71,11 @@ class InProcessCrew:
         try:
             await worker
         except BaseException:
-            self.lose(unit.id)
+            self.remove_worker(unit.id)
             raise
         return True
 
-    def lose(self, name: str) -> None:
+    def remove_worker(self, name: str) -> None:
         """End a worker at once; its tasks are lost, but their threads go on to their end."""
         worker = self._workers.pop(name, None)
         if worker is not None:
@@ -83,7 +83,7 @@ class InProcessCrew:
             self._ending.add(end)
             end.add_done_callback(self._ending.discard)
 
-    def at_stake(self, name: str) -> str:
+    def unsaved_work(self, name: str) -> str:
         """Say what would be lost with a worker that is registered; nothing where none is."""
         scheduler: Any = self._host.scheduler
         address = scheduler.aliases.get(name)
@@ -92,7 +92,7 @@ class InProcessCrew:
         worker = scheduler.workers[address]
         return f"{len(worker.processing)} tasks and {len(worker.has_what)} results"
 
-    async def settle(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until all lost workers have ended, and remove their files."""
         await asyncio.gather(*self._ending, return_exceptions=True)
         self._directory.cleanup()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["Referee"]
+__all__ = ["InvariantChecker"]
 
 
-class Referee:
+class InvariantChecker:
     """Notes each breach of a rule.
 
     A breach cannot simply be raised: the engine goes on past the errors of a backend, as it should.
     """
 
     def __init__(self) -> None:
-        self.faults: list[str] = []
+        self.violations: list[str] = []
 
-    def fault(self, what: str) -> None:
+    def record_violation(self, what: str) -> None:
         """Note a breach."""
-        self.faults.append(what)
+        self.violations.append(what)
 
     def check(self) -> None:
         """Fail if a rule was broken.
@@ -26,5 +26,5 @@ class Referee:
         AssertionError
             It names every breach.
         """
-        if self.faults:
-            raise AssertionError("rules were broken: " + "; ".join(self.faults))
+        if self.violations:
+            raise AssertionError("rules were broken: " + "; ".join(self.violations))
