@@ -110,16 +110,16 @@ async def _raise(world: Simulation, call: str) -> None:
     world.backend.errors[call] += [OSError(f"cannot {call}")] * 50
 
 
-@pytest.mark.parametrize("trouble", [_hang, _raise])
+@pytest.mark.parametrize("disturb", [_hang, _raise])
 @pytest.mark.parametrize("call", ["observe", "stop", "describe"])
 @in_virtual_time
 async def test_trouble_with_the_native_system_stops_no_close(
-    call: str, trouble: Callable[[Simulation, str], Awaitable[None]]
+    call: str, disturb: Callable[[Simulation, str], Awaitable[None]]
 ) -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.controller.scale_groups({"gcam": 2, "stitches": 2})
         await world.run(10)
-        await trouble(world, call)
+        await disturb(world, call)
         world.backend.kill("gcam-1")
         await world.controller.scale_groups({"stitches": 1})
         await world.run(3)
@@ -129,16 +129,16 @@ async def test_trouble_with_the_native_system_stops_no_close(
         assert world.time - began < BOUND
 
 
-@pytest.mark.parametrize("trouble", [_hang, _raise])
+@pytest.mark.parametrize("disturb", [_hang, _raise])
 @in_virtual_time
 async def test_what_may_be_left_is_named_when_nobody_can_tell(
-    trouble: Callable[[Simulation, str], Awaitable[None]],
+    disturb: Callable[[Simulation, str], Awaitable[None]],
 ) -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 2})
         await world.run(10)
         for call in ("stop", "sweep"):
-            await trouble(world, call)
+            await disturb(world, call)
         began = world.time
         leftovers = await world.close()
 

@@ -123,20 +123,20 @@ def behaviors(draw: st.DrawFn) -> Deed:
 
 
 @st.composite
-def troubles(draw: st.DrawFn) -> Deed:
+def disturbances(draw: st.DrawFn) -> Deed:
     call = draw(st.sampled_from(["observe", "stop", "describe"]))
     takes, times = draw(short), draw(st.integers(0, 3))
     latency, transfer = draw(st.sampled_from([0.0, 0.05, 0.6])), draw(short)
 
-    async def trouble(world: Simulation) -> None:
+    async def disturb(world: Simulation) -> None:
         world.backend.latencies[call] = takes
         world.backend.errors[call] += [OSError(f"cannot {call}")] * times
         world.scheduler.latency, world.scheduler.transfer = latency, transfer
 
-    return draw(deed(f"{call} takes {takes} s, fails {times} times; latency {latency}", trouble))
+    return draw(deed(f"{call} takes {takes} s, fails {times} times; latency {latency}", disturb))
 
 
-deeds = st.one_of(scalings(), adaptings(), submissions(), accidents(), behaviors(), troubles())
+deeds = st.one_of(scalings(), adaptings(), submissions(), accidents(), behaviors(), disturbances())
 lives = st.lists(deeds, min_size=5, max_size=30)
 
 

@@ -1,4 +1,4 @@
-"""How many workers groups are to have, at one moment: a function of their books, their work and the cap."""
+"""How many workers groups are to have, at one wait: a function of their books, their work and the cap."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ them as they are wanted. `GroupedCluster` joins the three.
 `adaptive`      how many workers demand calls for, and who gets them under a cap
 `targets`       what each group is to have now, by that arithmetic
 `native`        the calls to the backend that are under way
-`troubles`      what is told of workers that did not come, or did not stay
+`explanations`  what is told of workers that did not come, or did not stay
 `closing`       the steps of the end, which nothing may hold up
 `controller`    the turns: look, settle, retarget, shed, drain, recall, launch
 `link`          what the controller asks of the scheduler

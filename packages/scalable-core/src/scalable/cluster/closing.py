@@ -1,4 +1,4 @@
-"""Steps towards an end that nothing may hold up."""
+"""The steps of closing, each bounded in time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from scalable.cluster.port import Leftover
 from scalable.errors import describe_error
 
-__all__ = ["Steps"]
+__all__ = ["ClosingSteps"]
 
 UNWIND = 1.0
 """Seconds that a step which took too long has to unwind, once it was cancelled."""
 
 
-class Steps:
+class ClosingSteps:
     """Takes one step after the other, goes on past those that fail or hang, and remembers them.
 
     Parameters
@@ -25,15 +25,15 @@ class Steps:
 
     Attributes
     ----------
-    troubles : list of Leftover
+    failures : list of Leftover
         The steps that failed, and why.
     """
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self.troubles: list[Leftover] = []
+        self.failures: list[Leftover] = []
 
-    async def take(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
+    async def run(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
         """Await some calls, and return what those that succeed return."""
         tasks = [asyncio.ensure_future(call) for call in calls]
         if not tasks:
@@ -46,14 +46,14 @@ class Steps:
         results = []
         for task in tasks:
             if task in slow:
-                self._note(what, f"it took longer than {self.timeout:g} s")
+                self._record(what, f"it took longer than {self.timeout:g} s")
             elif task.cancelled():
-                self._note(what, "it was cancelled")
+                self._record(what, "it was cancelled")
             elif error := task.exception():
-                self._note(what, describe_error(error))
+                self._record(what, describe_error(error))
             else:
                 results.append(task.result())
         return results
 
-    def _note(self, what: str, error: str) -> None:
-        self.troubles.append(Leftover("step of closing", what, error))
+    def _record(self, what: str, error: str) -> None:
+        self.failures.append(Leftover("step of closing", what, error))

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scalable.cluster import troubles
+from scalable.cluster import explanations
 from scalable.cluster.adaptive import AdaptivePolicy
-from scalable.cluster.closing import Steps
+from scalable.cluster.closing import ClosingSteps
 from scalable.cluster.group import EndReason, Group, Member, Observation, RetryPolicy, UnitEnd
 from scalable.cluster.link import Leaving, SchedulerLink, Stage
 from scalable.cluster.native import Launch, NativeCalls
@@ -146,7 +146,7 @@ class GroupController:
         self.statuses: Mapping[str, GroupStatus] = {}
         self._native = NativeCalls(
             backend,
-            moment=self.pace.tick,
+            wait=self.pace.tick,
             poll=self.pace.poll,
             timeout=self.pace.native_timeout,
             clock=clock,
@@ -155,7 +155,7 @@ class GroupController:
         self._wake = asyncio.Event()
         self._changed = asyncio.Condition()
         self._loop_task: asyncio.Task[None] | None = None
-        self._refresh()
+        self._update_statuses()
 
     # -- What people ask for
 
@@ -170,7 +170,7 @@ class GroupController:
             raise ValueError(f"there is a worker group {spec.tag!r} already; choose another tag")
         # In another mapping: somebody may be going through this one, and be waiting for an answer meanwhile.
         self.groups = {**self.groups, spec.tag: Group(spec, self.retry)}
-        self._nudge()
+        self._request_turn()
         await self.link.publish({tag: group.spec.slots for tag, group in self.groups.items()})
 
     async def scale_groups(self, counts: Mapping[str, int]) -> None:
@@ -185,8 +185,8 @@ class GroupController:
         for tag, count in counts.items():
             group = self._group(tag)
             group.range, group.wanted = None, count
-            await self._pardon(group)
-        self._nudge()
+            await self._clear_failure(group)
+        self._request_turn()
 
     async def adapt_groups(self, ranges: Mapping[str, tuple[int, int]]) -> None:
         """Let some groups follow their demand between a minimum and a maximum, and return."""
@@ -204,14 +204,14 @@ class GroupController:
             group.range = (minimum, maximum)
             group.wanted = min(max(group.wanted, minimum), maximum)
             group.low_since = None
-            await self._pardon(group)
-        self._nudge()
+            await self._clear_failure(group)
+        self._request_turn()
 
     async def set_max_workers(self, cap: int | None) -> None:
         """Cap the units of all groups together."""
         check_cap(floors(self.groups), cap)
         self.max_workers = cap
-        self._nudge()
+        self._request_turn()
 
     async def wait_for_group(self, tag: str, n: int = 1, timeout: float | None = None) -> None:
         """Return when a group has `n` workers.
@@ -230,13 +230,13 @@ class GroupController:
         group = self._group(tag)
         try:
             async with asyncio.timeout(timeout), self._changed:
-                await self._changed.wait_for(lambda: self._arrived(group, n))
+                await self._changed.wait_for(lambda: self._has_workers(group, n))
         except TimeoutError:
             status = self.statuses[tag]
             why = status.detail or "no reason known"
             raise GroupTimeoutError(tag, n, status.running, timeout or 0.0, why) from None
 
-    def _arrived(self, group: Group, n: int) -> bool:
+    def _has_workers(self, group: Group, n: int) -> bool:
         if self.statuses[group.spec.tag].running >= n:
             return True
         if group.failure is not None:
@@ -270,7 +270,7 @@ class GroupController:
                 reason=status.reason,
                 summary=f"{status.running} of {status.wanted} workers run; the others: {status.detail}",
             )
-        return group.last_trouble or Explanation(status.reason, status.detail)
+        return group.last_problem or Explanation(status.reason, status.detail)
 
     async def logs(self, tag: str | None = None) -> dict[str, str]:
         """Return the tail of each unit's log, by unit id."""
@@ -286,7 +286,7 @@ class GroupController:
             try:
                 await self.step()
             except Exception as error:
-                self._note("", f"a turn of the controller failed: {error!r}")
+                self._record("", f"a turn of the controller failed: {error!r}")
                 logger.warning(
                     "a turn of the controller failed; the next one tries again", exc_info=True
                 )
@@ -305,103 +305,107 @@ class GroupController:
             seen = await self._observe()
             report = await self.link.report()
             now = self.clock()
-            ends = [(g, end) for g in self.groups.values() for end in g.look(seen, report, now)]
-            causes = await self._find_out(end for _, end in ends)
+            ends = [(g, end) for g in self.groups.values() for end in g.update(seen, report, now)]
+            causes = await self._describe_ends(end for _, end in ends)
             for group, end in ends:
-                await self._settle(group, end, causes)
+                await self._handle_end(group, end, causes)
             if seen is not None:
                 for group in self.groups.values():
-                    await self._give_up(group)
+                    await self._handle_overdue_requests(group)
             retarget(self.groups, report.demand, self.policy, self.max_workers, now)
-            await self._expire(now)
+            await self._drain_expiring(now)
             for group in self.groups.values():
-                self._shed(group, now)
+                self._drain_surplus(group, now)
             await self._drain(now)
-            await self._recall(now)
-            await self._launch(now)
-            await self._starve(now)
+            await self._resume_draining(now)
+            await self._launch_missing(now)
+            await self._fail_blocked_groups(now)
             await self._publish()
 
     async def _observe(self) -> Observation | None:
         """Look at the native system, if it is time to and there is anything to see."""
         busy = any(group.members or group.requests for group in self.groups.values())
         try:
-            return await self._native.look(busy)
+            return await self._native.observe(busy)
         except Exception as error:  # noqa: BLE001 - what was known stays true until the next look
-            self._note(
+            self._record(
                 "", f"cannot look at the native system, will try again: {describe_error(error)}"
             )
             return None
 
     # -- Ends
 
-    async def _find_out(self, ends: Iterable[UnitEnd]) -> Causes:
+    async def _describe_ends(self, ends: Iterable[UnitEnd]) -> Causes:
         """Ask why units ended, all at once; of those that one launch lost alike, one: each may cost a native call."""
-        witnesses: dict[tuple[str, EndReason], Member] = {}
+        representatives: dict[tuple[str, EndReason], Member] = {}
         for end in ends:
             if end.reason not in (EndReason.STOPPED, EndReason.REFUSED):
-                witnesses.setdefault((end.member.unit.request_id, end.reason), end.member)
+                representatives.setdefault((end.member.unit.request_id, end.reason), end.member)
         wait = self.pace.describe_timeout
-        found = await asyncio.gather(*(self._describe(one, wait) for one in witnesses.values()))
+        found = await asyncio.gather(
+            *(self._describe(one, wait) for one in representatives.values())
+        )
         return {
             key: (member, cause)
-            for (key, member), cause in zip(witnesses.items(), found, strict=True)
+            for (key, member), cause in zip(representatives.items(), found, strict=True)
         }
 
-    async def _settle(self, group: Group, end: UnitEnd, causes: Causes) -> None:
+    async def _handle_end(self, group: Group, end: UnitEnd, causes: Causes) -> None:
         """Draw the consequences of a unit's end."""
         member, unit, tag = end.member, end.member.unit, group.spec.tag
         if end.reason is EndReason.STOPPED:
-            self._note(tag, f"{unit.id} has left")
+            self._record(tag, f"{unit.id} has left")
             return
         if end.reason is EndReason.REFUSED:
-            await self._fail(group, troubles.refused(end))
+            await self._fail(group, explanations.explain_refusal(end))
         else:
-            witness, native = causes[unit.request_id, end.reason]
-            trouble = troubles.of_end(end, group.spec, native)
-            why = trouble.summary if member is witness else "as did others of its launch"
+            representative, native = causes[unit.request_id, end.reason]
+            problem = explanations.explain_end(end, group.spec, native)
+            why = problem.summary if member is representative else "as did others of its launch"
             if end.reason in (EndReason.LOST, EndReason.ORPHANED):
-                self._note(tag, f"lost {unit.id}: {why}")
-                if group.lose(trouble):
-                    await self._fail(group, trouble)
+                self._record(tag, f"lost {unit.id}: {why}")
+                if group.record_loss(problem):
+                    await self._fail(group, problem)
             else:
-                self._note(tag, f"{unit.id} did not start: {why}")
-                await self._strike(group, unit.request_id, trouble)
+                self._record(tag, f"{unit.id} did not start: {why}")
+                await self._record_start_failure(group, unit.request_id, problem)
         if end.reason in (EndReason.REFUSED, EndReason.JOIN_TIMEOUT, EndReason.ORPHANED):
             # Drained like others: its worker may have come in this very moment.
             member.leaving = Leaving(Stage.BUSY)
 
-    async def _give_up(self, group: Group) -> None:
+    async def _handle_overdue_requests(self, group: Group) -> None:
         """Wait no longer for units that were launched and never seen."""
-        for request_id, missing in group.give_up(self.clock()).items():
-            trouble = troubles.never_seen(missing, group.spec)
-            self._note(group.spec.tag, trouble.summary)
-            await self._strike(group, request_id, trouble)
+        for request_id, missing in group.forget_overdue_requests(self.clock()).items():
+            problem = explanations.explain_never_seen(missing, group.spec)
+            self._record(group.spec.tag, problem.summary)
+            await self._record_start_failure(group, request_id, problem)
 
-    async def _strike(self, group: Group, request_id: str, trouble: Explanation) -> None:
-        if group.strike(request_id, trouble, self.clock()):
-            await self._fail(group, trouble)
+    async def _record_start_failure(
+        self, group: Group, request_id: str, problem: Explanation
+    ) -> None:
+        if group.record_start_failure(request_id, problem, self.clock()):
+            await self._fail(group, problem)
 
     async def _describe(self, member: Member, timeout: float | None = None) -> Explanation:
         try:
             return await self._native.describe(member.unit, timeout)
         except Exception as error:  # noqa: BLE001 - the explanation says what was raised
-            return troubles.unexplained(member, error)
+            return explanations.explain_from_state(member, error)
 
     async def _fail(self, group: Group, why: Explanation) -> None:
         if group.failure is None:
             await self.link.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
             group.failure = why
-            self._note(group.spec.tag, f"failed: {why.summary}")
+            self._record(group.spec.tag, f"failed: {why.summary}")
 
-    async def _pardon(self, group: Group) -> None:
+    async def _clear_failure(self, group: Group) -> None:
         if group.failure is not None:
             await self.link.fail(group.spec.tag, None)
-        group.forgive()
+        group.reset_failures()
 
     # -- Too many
 
-    async def _expire(self, now: float) -> None:
+    async def _drain_expiring(self, now: float) -> None:
         """Have workers end, hand over and be replaced before the native system ends them."""
         expiring = [member for group in self.groups.values() for member in group.expiring(now)]
         if not expiring:
@@ -414,13 +418,13 @@ class GroupController:
                 deadlines[name] = member.expires_at - now, error
             if member.alive:
                 member.leaving = Leaving(Stage.BUSY)
-                self._note(tag, f"draining {name}, whose time is nearly up")
+                self._record(tag, f"draining {name}, whose time is nearly up")
         await self.link.expire(deadlines)
 
-    def _shed(self, group: Group, now: float) -> None:
+    def _drain_surplus(self, group: Group, now: float) -> None:
         for member in group.surplus():
             member.leaving = Leaving(Stage.BUSY)
-            self._note(group.spec.tag, f"draining {member.unit.id}")
+            self._record(group.spec.tag, f"draining {member.unit.id}")
 
     async def _drain(self, now: float) -> None:
         """Bring draining workers nearer to their end; stop the units of those that have left."""
@@ -429,7 +433,7 @@ class GroupController:
         expired = [
             name
             for name, leaving in stages.items()
-            if self._held_too_long(draining[name], leaving, now)
+            if self._hold_expired(draining[name], leaving, now)
         ]
         if expired:
             stages |= await self.link.drain(expired, force=True)
@@ -438,21 +442,21 @@ class GroupController:
         left = [m for m in draining.values() if m.leaving == Leaving(Stage.GONE)]
         being_told = self._native.stopping
         for group in self.groups.values():
-            defiant = group.defiant(now, self.pace.stop_retry_interval)
-            left += [m for m in defiant if m.unit.id not in being_told]
+            unresponsive_to_stop = group.unresponsive_to_stop(now, self.pace.stop_retry_interval)
+            left += [m for m in unresponsive_to_stop if m.unit.id not in being_told]
         await self._stop(left, now)
 
-    def _held_too_long(self, member: Member, leaving: Leaving, now: float) -> bool:
+    def _hold_expired(self, member: Member, leaving: Leaving, now: float) -> bool:
         if leaving.stage is not Stage.HOLDING:
             member.holding_since = None
             return False
         if member.holding_since is None:
             member.holding_since = now
-            self._note(member.unit.tag, f"{member.unit.id} is holding {leaving.left} results")
+            self._record(member.unit.tag, f"{member.unit.id} is holding {leaving.left} results")
         adapts = self.groups[member.unit.tag].range is not None
         if adapts or now - member.holding_since < self.pace.hold_timeout:
             return False
-        self._note(
+        self._record(
             member.unit.tag,
             f"{member.unit.id} held {leaving.left} results for {self.pace.hold_timeout:g} s; they are lost now",
         )
@@ -464,32 +468,32 @@ class GroupController:
             for member in members:
                 member.stopped_at = now
             self._native.stop(members)
-        for told, error in await self._native.stopped():
+        for told, error in await self._native.finished_stops():
             if error is None:
                 # What they leave may be waited for.
-                self._native.look_soon()
+                self._native.observe_soon()
                 self._wake.set()
                 continue
             names = ", ".join(member.unit.id for member in told)
-            self._note("", f"cannot stop {names}, will try again: {describe_error(error)}")
+            self._record("", f"cannot stop {names}, will try again: {describe_error(error)}")
             for member in told:
                 member.stopped_at = None
 
     # -- Too few
 
-    async def _recall(self, now: float) -> None:
+    async def _resume_draining(self, now: float) -> None:
         """Rather than launch new workers, take back those that are still draining."""
         for group in self.groups.values():
             lack = group.wanted - len(group.alive) - group.unnamed
-            candidates = group.recallable(now)[: max(0, lack)]
+            candidates = group.resumable(now)[: max(0, lack)]
             if not candidates:
                 continue
             names = await self.link.resume([member.unit.id for member in candidates])
             for name in names:
                 group.members[name].leaving = None
-                self._note(group.spec.tag, f"{name} is back in service")
+                self._record(group.spec.tag, f"{name} is back in service")
 
-    async def _launch(self, now: float) -> None:
+    async def _launch_missing(self, now: float) -> None:
         """Launch what each group lacks: one native call a group, all groups at once.
 
         While a launch of a group is under way, what else it lacks is gathered for the next.
@@ -499,52 +503,54 @@ class GroupController:
         for tag, group in self.groups.items():
             lack = group.wanted - len(group.alive) - group.unnamed
             n = int(min(lack, room))
-            group.crowd_out(lack > 0 and room <= 0, now)
+            group.update_blocked(lack > 0 and room <= 0, now)
             ready = group.failure is None and now >= group.retry_at
-            if n > 0 and ready and not self._native.launching(tag) and not self.closed:
+            if n > 0 and ready and not self._native.is_launching(tag) and not self.closed:
                 room -= n
                 request_id = uuid.uuid4().hex
-                group.expect(request_id, n)
+                group.record_request(request_id, n)
                 self._native.launch(group.spec, n, request_id)
-        for launch in await self._native.launched():
-            await self._enter(self.groups[launch.tag], launch)
+        for launch in await self._native.finished_launches():
+            await self._record_launch(self.groups[launch.tag], launch)
 
-    async def _enter(self, group: Group, launch: Launch) -> None:
+    async def _record_launch(self, group: Group, launch: Launch) -> None:
         """Enter what a launch brought into the books."""
         tag, n, now = group.spec.tag, launch.n, self.clock()
         try:
             units = launch.call.result()
         except TimeoutError:
             # What it made, if anything, will be observed under this request.
-            group.answer(launch.request_id, (), now)
-            self._note(
+            group.record_answer(launch.request_id, (), now)
+            self._record(
                 tag, f"launching {n} workers took longer than {self.pace.native_timeout:g} s"
             )
-        except Exception as error:  # noqa: BLE001 - becomes the group's trouble, which everybody is told
-            group.settle(launch.request_id)
-            trouble = troubles.not_launched(error)
-            self._note(tag, trouble.summary)
+        except Exception as error:  # noqa: BLE001 - becomes the group's problem, which everybody is told
+            group.forget_request(launch.request_id)
+            problem = explanations.explain_launch_error(error)
+            self._record(tag, problem.summary)
             if isinstance(error, LaunchRefusedError):
-                await self._fail(group, trouble)
+                await self._fail(group, problem)
             elif isinstance(error, LaunchError):
-                if group.put_off(trouble, now):
+                if group.record_postponed_launch(problem, now):
                     # Nothing else may tell it, in a script by itself.
                     logger.warning(
-                        "%s: cannot launch yet, will try again: %s", tag, trouble.summary
+                        "%s: cannot launch yet, will try again: %s", tag, problem.summary
                     )
             else:
-                await self._strike(group, launch.request_id, trouble)
+                await self._record_start_failure(group, launch.request_id, problem)
         else:
-            group.answer(launch.request_id, units, now)
-            self._note(tag, f"launched {n}")
+            group.record_answer(launch.request_id, units, now)
+            self._record(tag, f"launched {n}")
 
-    async def _starve(self, now: float) -> None:
+    async def _fail_blocked_groups(self, now: float) -> None:
         """Fail the groups for which there will be no room as long as a client holds on to its results."""
         holders = [m for group in self.groups.values() for m in group.members.values() if m.holding]
         for group in self.groups.values():
-            since = group.crowded_since
+            since = group.blocked_since
             if holders and since is not None and now - since > self.pace.hold_timeout:
-                await self._fail(group, troubles.crowded_out(self.max_workers, holders))
+                await self._fail(
+                    group, explanations.explain_blocked_by_cap(self.max_workers, holders)
+                )
 
     # -- Telling people
 
@@ -554,21 +560,21 @@ class GroupController:
         except KeyError:
             raise UnknownTagError(tag, self.groups) from None
 
-    def _note(self, tag: str, text: str) -> None:
+    def _record(self, tag: str, text: str) -> None:
         if self.events and (self.events[-1].tag, self.events[-1].text) == (tag, text):
-            return  # the same trouble, turn after turn
+            return  # the same problem, turn after turn
         logger.info("%s: %s", tag or "cluster", text)
         self.events.append(Event(time.time(), tag, text))
 
-    def _refresh(self) -> None:
+    def _update_statuses(self) -> None:
         self.statuses = {tag: group.status() for tag, group in self.groups.items()}
 
-    def _nudge(self) -> None:
-        self._refresh()
+    def _request_turn(self) -> None:
+        self._update_statuses()
         self._wake.set()
 
     async def _publish(self) -> None:
-        self._refresh()
+        self._update_statuses()
         async with self._changed:
             self._changed.notify_all()
 
@@ -578,18 +584,18 @@ class GroupController:
         """Stop taking turns, end every unit, sweep, and say what could not be removed. Goes on past errors."""
         self.closed = True
         self._wake.set()
-        steps = Steps(self.pace.close_timeout)
+        steps = ClosingSteps(self.pace.close_timeout)
         if self._loop_task is not None:
-            await steps.take("the turn under way", self._loop_task)
+            await steps.run("the turn under way", self._loop_task)
         # The units of a launch that is still under way must not be missed.
-        launched = await steps.take("native calls under way", *self._native.end())
-        await steps.take("cancelling tasks", self.link.cancel_all("the cluster was closed"))
+        launched = await steps.run("native calls under way", *self._native.shut_down())
+        await steps.run("cancelling tasks", self.link.cancel_all("the cluster was closed"))
         units = {unit.id: unit for units in launched if units is not None for unit in units} | {
             m.unit.id: m.unit for group in self.groups.values() for m in group.members.values()
         }
         if units:
-            await steps.take("stopping workers", self.backend.stop(list(units.values())))
-        swept = await steps.take("sweeping", self.backend.sweep())
+            await steps.run("stopping workers", self.backend.stop(list(units.values())))
+        swept = await steps.run("sweeping", self.backend.sweep())
         for group in self.groups.values():
             group.members.clear()
             group.requests.clear()
@@ -597,10 +603,10 @@ class GroupController:
         await self._publish()
         # What a step reported matters only if something is still there; sweep is the one that knows.
         if swept:
-            for trouble in steps.troubles:
-                self._note("", f"{trouble.kind}: {trouble.name}: {trouble.error}")
+            for problem in steps.failures:
+                self._record("", f"{problem.kind}: {problem.name}: {problem.error}")
             return list(swept[0])
         return [
-            *steps.troubles,
+            *steps.failures,
             *(Leftover("worker", name, "nobody could tell whether it ended") for name in units),
         ]

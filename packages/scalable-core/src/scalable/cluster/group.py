@@ -21,7 +21,7 @@ from scalable.cluster.port import (
 
 __all__ = ["EndReason", "Group", "Member", "Observation", "RetryPolicy", "UnitEnd"]
 
-_NOBODYS_FAULT = frozenset({Reason.CANCELLED, Reason.PREEMPTED, Reason.NODE_FAILURE})
+_EXTERNAL_REASONS = frozenset({Reason.CANCELLED, Reason.PREEMPTED, Reason.NODE_FAILURE})
 """What says nothing of a group: its next worker may live."""
 
 
@@ -226,11 +226,11 @@ class Group:
         Launches that are not settled yet, by request id.
     failure : Explanation or None
         Why the engine has given up on it.
-    last_trouble : Explanation or None
+    last_problem : Explanation or None
         What went wrong last.
     retry_at : float
         When it may launch again.
-    low_since, crowded_since : float or None
+    low_since, blocked_since : float or None
         Since when it has had more workers than it needs; since when it has had none, for want of room under the cap.
     """
 
@@ -241,13 +241,13 @@ class Group:
     members: dict[str, Member] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
     failure: Explanation | None = None
-    last_trouble: Explanation | None = None
+    last_problem: Explanation | None = None
     retry_at: float = 0.0
     low_since: float | None = None
-    crowded_since: float | None = None
-    _strikes: set[str] = field(default_factory=set)
-    _young_deaths: set[str] = field(default_factory=set)
-    _put_off: int = 0
+    blocked_since: float | None = None
+    _failed_launches: set[str] = field(default_factory=set)
+    _early_losses: set[str] = field(default_factory=set)
+    _postponed_launches: int = 0
 
     # -- What it has
 
@@ -268,22 +268,22 @@ class Group:
 
     # -- Launches
 
-    def expect(self, request_id: str, n: int) -> None:
+    def record_request(self, request_id: str, n: int) -> None:
         """Note that `n` units are being asked for."""
         self.requests[request_id] = Request(n)
 
-    def answer(self, request_id: str, units: Iterable[Unit], now: float) -> None:
+    def record_answer(self, request_id: str, units: Iterable[Unit], now: float) -> None:
         """Note what a launch returned; what it did not name may be observed later."""
-        self._put_off = 0
-        self._welcome(units, now)
+        self._postponed_launches = 0
+        self._add_units(units, now)
         self.requests[request_id].answered_at = now
-        self._settle()
+        self._forget_complete_requests()
 
-    def settle(self, request_id: str) -> None:
+    def forget_request(self, request_id: str) -> None:
         """Forget a launch, of which nothing more will come."""
         self.requests.pop(request_id, None)
 
-    def give_up(self, now: float) -> dict[str, int]:
+    def forget_overdue_requests(self, now: float) -> dict[str, int]:
         """Forget launches whose units should have been observed long ago; say how many each lacks."""
         overdue = {
             request_id: request.unnamed
@@ -292,10 +292,10 @@ class Group:
             and now - request.answered_at > self.spec.startup_timeout
         }
         for request_id in overdue:
-            self.settle(request_id)
+            self.forget_request(request_id)
         return overdue
 
-    def _welcome(self, units: Iterable[Unit], now: float) -> None:
+    def _add_units(self, units: Iterable[Unit], now: float) -> None:
         """Enter units, each once: of a launch, the answer and an observation may both name it."""
         for unit in units:
             request = self.requests.get(unit.request_id)
@@ -305,18 +305,18 @@ class Group:
                 request.named.add(unit.id)
                 self.members[unit.id] = Member(unit, now)
 
-    def _settle(self) -> None:
+    def _forget_complete_requests(self) -> None:
         complete = [
             request_id
             for request_id, request in self.requests.items()
             if request.answered_at is not None and not request.unnamed
         ]
         for request_id in complete:
-            self.settle(request_id)
+            self.forget_request(request_id)
 
     # -- What a look says
 
-    def look(self, seen: Observation | None, report: Report, now: float) -> list[UnitEnd]:
+    def update(self, seen: Observation | None, report: Report, now: float) -> list[UnitEnd]:
         """Bring the books up to date, and say what ended.
 
         Parameters
@@ -329,22 +329,22 @@ class Group:
             Seconds on the controller's clock.
         """
         if seen is not None:
-            self._adopt(seen, now)
+            self._add_observed(seen, now)
         ended = []
         for member in list(self.members.values()):
-            self._meet(member, report, now)
+            self._update_worker(member, report, now)
             if seen is not None:
-                self._observe(member, seen, now)
-            end = self._judge(member, report, now)
+                self._update_state(member, seen, now)
+            end = self._classify(member, report, now)
             if end is not None:
                 ended.append(end)
                 if end.reason in (EndReason.STOPPED, EndReason.LOST, EndReason.NEVER_JOINED):
                     del self.members[member.unit.id]
         return ended
 
-    def _adopt(self, seen: Observation, now: float) -> None:
+    def _add_observed(self, seen: Observation, now: float) -> None:
         """Enter units that the native system named after their launch, or after we gave them up."""
-        self._welcome(
+        self._add_units(
             (
                 state.unit
                 for state in seen.by_tag.get(self.spec.tag, ())
@@ -353,23 +353,23 @@ class Group:
             ),
             now,
         )
-        self._settle()
+        self._forget_complete_requests()
 
-    def _meet(self, member: Member, report: Report, now: float) -> None:
+    def _update_worker(self, member: Member, report: Report, now: float) -> None:
         member.worker = report.workers.get(member.unit.id)
         if member.joined_at is None and (member.worker or member.unit.id in report.departed):
             member.joined_at = now
             # This group can start workers.
-            self._strikes.clear()
+            self._failed_launches.clear()
         if member.worker is None:
-            self._part(member, now)
+            self._mark_left(member, now)
             return
         member.left_at = None
         if member.joined_at is not None and now - member.joined_at >= self.retry.healthy_after:
             # And they can live.
-            self._young_deaths.clear()
+            self._early_losses.clear()
 
-    def _part(self, member: Member, now: float) -> None:
+    def _mark_left(self, member: Member, now: float) -> None:
         """Note that a worker is not there any more: made good at once, unless workers keep dying young."""
         if member.joined_at is None or member.left_at is not None:
             return
@@ -377,11 +377,11 @@ class Group:
         if member.draining or member.stopped:
             return
         if now - member.joined_at < self.retry.healthy_after:
-            self._young_deaths.add(member.unit.request_id)
+            self._early_losses.add(member.unit.request_id)
             # One young death is an accident.
-            self._hold_back(len(self._young_deaths) - 1, now)
+            self._back_off(len(self._early_losses) - 1, now)
 
-    def _observe(self, member: Member, seen: Observation, now: float) -> None:
+    def _update_state(self, member: Member, seen: Observation, now: float) -> None:
         state = seen.units.get(member.unit.id)
         if state is None and member.launched >= seen.asked_at:
             return
@@ -391,11 +391,11 @@ class Group:
         elif member.running_since is None:
             member.running_since = now
         if member.state.phase is Phase.GONE:
-            self._part(member, now)
+            self._mark_left(member, now)
         if member.state.seconds_left is not None:
             member.expires_at = now + member.state.seconds_left
 
-    def _judge(self, member: Member, report: Report, now: float) -> UnitEnd | None:
+    def _classify(self, member: Member, report: Report, now: float) -> UnitEnd | None:
         gone = member.state is not None and member.state.phase is Phase.GONE
         if member.draining or member.stopped:
             return UnitEnd(member, EndReason.STOPPED) if gone else None
@@ -418,62 +418,62 @@ class Group:
 
     # -- Trouble
 
-    def strike(self, request_id: str, trouble: Explanation, now: float) -> bool:
+    def record_start_failure(self, request_id: str, problem: Explanation, now: float) -> bool:
         """Count a failed start; say whether it was one too many.
 
         All units of one launch count once: many of them may die of one cause.
         """
-        self.last_trouble = trouble
-        self._strikes.add(request_id)
-        self._hold_back(len(self._strikes), now)
-        return len(self._strikes) >= self.retry.max_start_failures
+        self.last_problem = problem
+        self._failed_launches.add(request_id)
+        self._back_off(len(self._failed_launches), now)
+        return len(self._failed_launches) >= self.retry.max_start_failures
 
-    def put_off(self, trouble: Explanation, now: float) -> bool:
+    def record_postponed_launch(self, problem: Explanation, now: float) -> bool:
         """Note that no launch can be made for now, and why; say whether that is news.
 
         It says nothing of what the group's workers would do, and may last: a controller that is being restarted, a
         limit on what one may have queued. So it is waited out, as a queue is.
         """
-        news = not self._put_off
-        self.last_trouble = trouble
-        self._put_off += 1
-        self._hold_back(self._put_off, now)
+        news = not self._postponed_launches
+        self.last_problem = problem
+        self._postponed_launches += 1
+        self._back_off(self._postponed_launches, now)
         return news
 
-    def lose(self, trouble: Explanation) -> bool:
+    def record_loss(self, problem: Explanation) -> bool:
         """Note why a worker was lost; say whether too many died young."""
-        self.last_trouble = trouble
-        if trouble.reason in _NOBODYS_FAULT:
+        self.last_problem = problem
+        if problem.reason in _EXTERNAL_REASONS:
             return False
-        return len(self._young_deaths) >= self.retry.max_early_losses
+        return len(self._early_losses) >= self.retry.max_early_losses
 
-    def _hold_back(self, failures: int, now: float) -> None:
+    def _back_off(self, failures: int, now: float) -> None:
         self.retry_at = max(self.retry_at, now + self.retry.back_off(failures))
 
-    def forgive(self) -> None:
+    def reset_failures(self) -> None:
         """Start afresh: somebody asked for this group again."""
-        self.failure = self.last_trouble = None
+        self.failure = self.last_problem = None
         self.retry_at = 0.0
-        self.crowded_since = None
-        self._strikes.clear()
-        self._young_deaths.clear()
-        self._put_off = 0
+        self.blocked_since = None
+        self._failed_launches.clear()
+        self._early_losses.clear()
+        self._postponed_launches = 0
 
-    def crowd_out(self, no_room: bool, now: float) -> None:
+    def update_blocked(self, no_room: bool, now: float) -> None:
         """Note whether it lacks workers because the cap leaves no room for them."""
         if not no_room or self.alive:
-            self.crowded_since = None
-        elif self.crowded_since is None:
-            self.crowded_since = now
+            self.blocked_since = None
+        elif self.blocked_since is None:
+            self.blocked_since = now
 
     # -- Too many
 
     def surplus(self) -> list[Member]:
         """Members to let go, the least useful first: never arrived, then idle, then the least busy."""
         excess = len(self.alive) - self.wanted
-        return sorted(self.alive, key=_usefulness)[: max(0, excess)]
+        return sorted(self.alive, key=_drain_order)[: max(0, excess)]
 
-    def defiant(self, now: float, patience: float) -> list[Member]:
+    def unresponsive_to_stop(self, now: float, patience: float) -> list[Member]:
         """Members that were told to stop `patience` seconds ago, and are still there."""
         return [
             member
@@ -486,18 +486,18 @@ class Group:
         due = [
             member
             for member in self.members.values()
-            if not member.expires and not member.stopped and self._nearly_up(member, now)
+            if not member.expires and not member.stopped and self._is_expiring(member, now)
         ]
         for member in due:
             member.expires = True
         return due
 
-    def _nearly_up(self, member: Member, now: float) -> bool:
+    def _is_expiring(self, member: Member, now: float) -> bool:
         if member.expires_at is None:
             return False
         return member.expires_at - now <= min(self.spec.handover, member.lifetime / 4)
 
-    def recallable(self, now: float) -> list[Member]:
+    def resumable(self, now: float) -> list[Member]:
         """Draining members that could be taken back into service, the most useful first."""
         candidates = [
             member
@@ -505,9 +505,9 @@ class Group:
             if member.worker is not None
             and member.leaving
             and member.leaving.stage is not Stage.GONE
-            and not self._nearly_up(member, now)
+            and not self._is_expiring(member, now)
         ]
-        return sorted(candidates, key=_usefulness, reverse=True)
+        return sorted(candidates, key=_drain_order, reverse=True)
 
     # -- For people
 
@@ -516,7 +516,7 @@ class Group:
         members = self.members.values()
         pending = sum(m.alive and m.joined_at is None and not m.starting for m in members)
         low, high = self.range or (None, None)
-        reason, detail = self._why()
+        reason, detail = self._missing_reason()
         return GroupStatus(
             tag=self.spec.tag,
             wanted=self.wanted,
@@ -533,7 +533,7 @@ class Group:
             workers=tuple(m.unit.id for m in members if m.alive and m.joined_at is not None),
         )
 
-    def _why(self) -> tuple[Reason | None, str]:
+    def _missing_reason(self) -> tuple[Reason | None, str]:
         """Say why workers are missing; (None, "") where none are."""
         if self.failure is not None:
             return self.failure.reason, self.failure.summary
@@ -551,14 +551,14 @@ class Group:
             return reason, detail or str(reason)
         if absent or self.requests:
             return Reason.STARTING, "starting"
-        if self.crowded_since is not None:
+        if self.blocked_since is not None:
             return Reason.QUOTA, "waiting for room under max_workers"
-        if self.last_trouble is not None:
-            return Reason.BACKOFF, f"to be tried again: {self.last_trouble.summary}"
+        if self.last_problem is not None:
+            return Reason.BACKOFF, f"to be tried again: {self.last_problem.summary}"
         return Reason.STARTING, "about to be launched"
 
 
-def _usefulness(member: Member) -> tuple[bool, bool, int, int, float]:
+def _drain_order(member: Member) -> tuple[bool, bool, int, int, float]:
     tasks = member.worker.tasks if member.worker else 0
     results = member.worker.results if member.worker else 0
     return member.joined_at is not None, member.starting, tasks, results, -member.launched

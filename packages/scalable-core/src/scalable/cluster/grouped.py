@@ -91,10 +91,10 @@ class GroupedCluster:
         self._refuse_on_loop()
         self._on_closed = list(on_closed)
         self._close_timeout = (pace or Pace()).close_timeout
-        self._closing = threading.Lock()
-        self._door = threading.Lock()
+        self._close_lock = threading.Lock()
+        self._calls_lock = threading.Lock()
         self._calls: set[Future[Any]] = set()
-        self._ending: asyncio.Task[list[Leftover]] | None = None
+        self._close_task: asyncio.Task[list[Leftover]] | None = None
         self._controller = GroupController(
             backend,
             RpcLink(host),
@@ -310,12 +310,12 @@ class GroupedCluster:
         """
         if self._on_loop():
             return self.close_async()
-        with self._closing:
+        with self._close_lock:
             if self.status is Status.closed:
                 return None
-            self._shut_the_door()
+            self._reject_new_calls()
             try:
-                leftovers = self._send(self._end_units()).result()
+                leftovers = self._send(self._stop_units()).result()
             except RuntimeError as error:
                 # The loop is gone already, and the scheduler with it.
                 leftovers = [Leftover("cluster", self.name, describe_error(error))]
@@ -323,7 +323,7 @@ class GroupedCluster:
                 self._host.close(timeout or self._close_timeout)
             except Exception as error:  # noqa: BLE001 - reported as a leftover
                 leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
-            self._settle(leftovers)
+            self._finish_close(leftovers)
         return None
 
     async def close_async(self) -> None:
@@ -333,41 +333,41 @@ class GroupedCluster:
             return
         if self.status is Status.closed:
             return
-        self._shut_the_door()
-        leftovers = await self._end_units()
+        self._reject_new_calls()
+        leftovers = await self._stop_units()
         try:
-            goodbye = self._host.close()
-            if inspect.isawaitable(goodbye):
-                await asyncio.wait_for(goodbye, self._close_timeout)
+            closing = self._host.close()
+            if inspect.isawaitable(closing):
+                await asyncio.wait_for(closing, self._close_timeout)
         except Exception as error:  # noqa: BLE001 - reported as a leftover
             leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
-        self._settle(leftovers)
+        self._finish_close(leftovers)
 
-    def _disown(self) -> None:
+    def _mark_closed_in_fork(self) -> None:
         """Count as closed, in a fork of the process that this cluster belongs to."""
         self.status = Status.closed
         # Threads that are not here may have held them.
-        self._closing, self._door = threading.Lock(), threading.Lock()
+        self._close_lock, self._calls_lock = threading.Lock(), threading.Lock()
 
-    def _shut_the_door(self) -> None:
+    def _reject_new_calls(self) -> None:
         """Let no call in any more, and end those that are under way."""
-        with self._door:
+        with self._calls_lock:
             self.status = Status.closing
         for call in list(self._calls):
             call.cancel()
 
-    async def _end_units(self) -> list[Leftover]:
+    async def _stop_units(self) -> list[Leftover]:
         """End every unit. Who comes second, or again after Ctrl-C, waits for what the first one began."""
-        if self._ending is None:
-            self._ending = asyncio.ensure_future(self._controller.close())
-        return list(await asyncio.shield(self._ending))
+        if self._close_task is None:
+            self._close_task = asyncio.ensure_future(self._controller.close())
+        return list(await asyncio.shield(self._close_task))
 
-    def _settle(self, leftovers: list[Leftover]) -> None:
+    def _finish_close(self, leftovers: list[Leftover]) -> None:
         if self.status is Status.closed:
             return
-        for last in self._on_closed:
+        for callback in self._on_closed:
             try:
-                last()
+                callback()
             except Exception as error:  # noqa: BLE001 - reported as a leftover
                 leftovers.append(Leftover("step of closing", self.name, describe_error(error)))
         self.status = Status.closed
@@ -416,7 +416,7 @@ class GroupedCluster:
 
     def _call(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the cluster's loop, unless it closes."""
-        with self._door:
+        with self._calls_lock:
             if self.status in (Status.closing, Status.closed):
                 coro.close()
                 raise ClusterClosedError(self.name)
@@ -473,13 +473,13 @@ def _close_all() -> None:
             print(f"scalable: {error}", file=sys.stderr)  # logging may be gone by now
 
 
-def _disown_all() -> None:
+def _forget_all_in_fork() -> None:
     """Leave clusters to the process that this one is a fork of: their loops do not run here, and nothing answers."""
     while _open_clusters:
-        _open_clusters.pop()._disown()
+        _open_clusters.pop()._mark_closed_in_fork()
 
 
-os.register_at_fork(after_in_child=_disown_all)
+os.register_at_fork(after_in_child=_forget_all_in_fork)
 
 # Before the interpreter refuses new threads, which backends need to end their units: atexit handlers run after that
 # (Lib/threading.py, _shutdown). There is no public name for it; without it, atexit is the next best.

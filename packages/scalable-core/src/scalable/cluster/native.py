@@ -32,7 +32,7 @@ class NativeCalls:
     ----------
     backend : Backend
         Whom to ask.
-    moment : float
+    wait : float
         Seconds that a turn waits for an answer. What comes later is for a later turn.
     poll : float
         Seconds between two looks.
@@ -46,22 +46,22 @@ class NativeCalls:
         self,
         backend: Backend,
         *,
-        moment: float,
+        wait: float,
         poll: float,
         timeout: float,
         clock: Callable[[], float],
     ) -> None:
         self.backend = backend
-        self.moment = moment
+        self.wait = wait
         self.poll = poll
         self.timeout = timeout
         self.clock = clock
         self._asked_at = self._answered_at = -float("inf")
-        self._look: asyncio.Task[Mapping[str, UnitState]] | None = None
+        self._observation: asyncio.Task[Mapping[str, UnitState]] | None = None
         self._launches: dict[str, Launch] = {}
         self._stops: dict[asyncio.Task[None], Sequence[Member]] = {}
 
-    def _begin(self, call: Awaitable[T], timeout: float | None = None) -> asyncio.Task[T]:
+    def _start_call(self, call: Awaitable[T], timeout: float | None = None) -> asyncio.Task[T]:
         limit = self.timeout if timeout is None else timeout
         task = asyncio.ensure_future(asyncio.wait_for(call, limit))
         # Closing may leave it alone with its error.
@@ -70,49 +70,49 @@ class NativeCalls:
 
     async def _wait(self, *calls: asyncio.Task[Any]) -> None:
         if calls:
-            await asyncio.wait(calls, timeout=self.moment)
+            await asyncio.wait(calls, timeout=self.wait)
 
     # -- Looks
 
-    async def look(self, busy: bool) -> Observation | None:
+    async def observe(self, busy: bool) -> Observation | None:
         """Look at all units, if it is time to and there is anything to see. Raises what `Backend.observe` raises."""
-        if self._look is None:
+        if self._observation is None:
             if not busy or self.clock() - self._answered_at < self.poll:
                 return None
             self._asked_at = self.clock()
-            self._look = self._begin(self.backend.observe())
-        await self._wait(self._look)
-        if not self._look.done():
+            self._observation = self._start_call(self.backend.observe())
+        await self._wait(self._observation)
+        if not self._observation.done():
             return None
-        look, self._look = self._look, None
+        call, self._observation = self._observation, None
         self._answered_at = self.clock()
-        return Observation(look.result(), self._asked_at)
+        return Observation(call.result(), self._asked_at)
 
-    def look_soon(self) -> None:
+    def observe_soon(self) -> None:
         """Let the next turn look, however short the last look is ago."""
         self._answered_at = -float("inf")
 
     async def describe(self, unit: Unit, timeout: float | None = None) -> Explanation:
         """Ask about one unit, and wait for the answer."""
-        return await self._begin(self.backend.describe(unit), timeout)
+        return await self._start_call(self.backend.describe(unit), timeout)
 
     # -- Launches
 
-    def launching(self, tag: str) -> bool:
+    def is_launching(self, tag: str) -> bool:
         """Say whether a launch of a group is under way."""
         return tag in self._launches
 
     def launch(self, group: GroupSpec, n: int, request_id: str) -> None:
         """Begin to launch `n` units of a group."""
-        call = self._begin(self.backend.launch(group, n, request_id))
+        call = self._start_call(self.backend.launch(group, n, request_id))
         self._launches[group.tag] = Launch(group.tag, request_id, n, call)
 
-    async def launched(self) -> Iterator[Launch]:
+    async def finished_launches(self) -> Iterator[Launch]:
         """Give those launches that were answered, each once."""
         await self._wait(*(launch.call for launch in self._launches.values()))
-        return self._take_answered()
+        return self._take_finished()
 
-    def _take_answered(self) -> Iterator[Launch]:
+    def _take_finished(self) -> Iterator[Launch]:
         for launch in list(self._launches.values()):
             if launch.call.done():
                 del self._launches[launch.tag]
@@ -127,10 +127,10 @@ class NativeCalls:
 
     def stop(self, members: Sequence[Member]) -> None:
         """Begin to tell units to end: one native call for all of them."""
-        call = self._begin(self.backend.stop([member.unit for member in members]))
+        call = self._start_call(self.backend.stop([member.unit for member in members]))
         self._stops[call] = members
 
-    async def stopped(self) -> list[tuple[Sequence[Member], BaseException | None]]:
+    async def finished_stops(self) -> list[tuple[Sequence[Member], BaseException | None]]:
         """Say which units were told to end, each once, and with what error that failed."""
         await self._wait(*self._stops)
         done = [call for call in self._stops if call.done()]
@@ -138,8 +138,8 @@ class NativeCalls:
 
     # -- The end
 
-    def end(self) -> list[asyncio.Task[Any]]:
+    def shut_down(self) -> list[asyncio.Task[Any]]:
         """Look no more; return the launches and stops that are under way."""
-        if self._look is not None:
-            self._look.cancel()
+        if self._observation is not None:
+            self._observation.cancel()
         return [*(launch.call for launch in self._launches.values()), *self._stops]

@@ -9,10 +9,17 @@ from scalable.cluster.group import EndReason, Member, UnitEnd
 from scalable.cluster.port import Explanation, GroupSpec, Reason
 from scalable.errors import LaunchError, LaunchRefusedError, describe_error
 
-__all__ = ["crowded_out", "never_seen", "not_launched", "of_end", "refused", "unexplained"]
+__all__ = [
+    "explain_blocked_by_cap",
+    "explain_end",
+    "explain_from_state",
+    "explain_launch_error",
+    "explain_never_seen",
+    "explain_refusal",
+]
 
 
-def of_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanation:
+def explain_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanation:
     """Explain why a worker is lost or did not start, with what the native system says of its unit."""
     unit = end.member.unit
     if end.reason is EndReason.ORPHANED:
@@ -33,14 +40,14 @@ def of_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanation:
     return native
 
 
-def refused(end: UnitEnd) -> Explanation:
+def explain_refusal(end: UnitEnd) -> Explanation:
     """Explain that the scheduler did not let a worker in.
 
     Examples
     --------
     >>> from scalable.cluster.port import Unit
     >>> member = Member(Unit("gcam-1", "gcam", "request"), launched=0.0)
-    >>> refused(UnitEnd(member, EndReason.REFUSED, "the worker has Python 3.12, the scheduler 3.11")).summary
+    >>> explain_refusal(UnitEnd(member, EndReason.REFUSED, "the worker has Python 3.12, the scheduler 3.11")).summary
     'gcam-1 was refused: the worker has Python 3.12, the scheduler 3.11'
     """
     return Explanation(
@@ -50,12 +57,12 @@ def refused(end: UnitEnd) -> Explanation:
     )
 
 
-def never_seen(missing: int, spec: GroupSpec) -> Explanation:
+def explain_never_seen(missing: int, spec: GroupSpec) -> Explanation:
     """Explain that a launch was accepted, and nothing came of it.
 
     Examples
     --------
-    >>> never_seen(2, GroupSpec("gcam", startup_timeout=60)).summary
+    >>> explain_never_seen(2, GroupSpec("gcam", startup_timeout=60)).summary
     '2 workers were launched, but were never seen in 60 s'
     """
     return Explanation(
@@ -64,14 +71,14 @@ def never_seen(missing: int, spec: GroupSpec) -> Explanation:
     )
 
 
-def not_launched(error: Exception) -> Explanation:
+def explain_launch_error(error: Exception) -> Explanation:
     """Explain that a launch failed.
 
     Examples
     --------
-    >>> not_launched(OSError("no route")).summary
+    >>> explain_launch_error(OSError("no route")).summary
     'launching failed: no route'
-    >>> not_launched(LaunchError("no such queue")).summary
+    >>> explain_launch_error(LaunchError("no such queue")).summary
     'no such queue'
     """
     if isinstance(error, LaunchError) and error.explanation is not None:
@@ -81,7 +88,7 @@ def not_launched(error: Exception) -> Explanation:
     return Explanation(reason, prefix + describe_error(error))
 
 
-def crowded_out(cap: int | None, holders: Iterable[Member]) -> Explanation:
+def explain_blocked_by_cap(cap: int | None, holders: Iterable[Member]) -> Explanation:
     """Explain that workers which hold results leave no room for others under the cap."""
     kept = ", ".join(f"{m.unit.id} is holding {m.holding} results" for m in holders)
     return Explanation(
@@ -91,7 +98,7 @@ def crowded_out(cap: int | None, holders: Iterable[Member]) -> Explanation:
     )
 
 
-def unexplained(member: Member, error: Exception) -> Explanation:
+def explain_from_state(member: Member, error: Exception) -> Explanation:
     """Say what is known of a unit that the native system does not explain."""
     state = member.state
     return Explanation(
