@@ -12,11 +12,11 @@ from scalable.errors import describe_error
 __all__ = ["ClosingSteps"]
 
 UNWIND = 1.0
-"""Seconds that a step which took too long has to unwind, once it was cancelled."""
+"""Seconds that a step has to end after it was cancelled, because it took too long."""
 
 
 class ClosingSteps:
-    """Takes one step after the other, goes on past those that fail or hang, and remembers them.
+    """Runs one step after another, continues past those that fail or hang, and records their failures.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class ClosingSteps:
     Attributes
     ----------
     failures : list of Leftover
-        The steps that failed, and why.
+        The steps that failed, with the reason.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -34,7 +34,7 @@ class ClosingSteps:
         self.failures: list[Leftover] = []
 
     async def run(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
-        """Await some calls, and return what those that succeed return."""
+        """Await some calls, and return the results of those that succeed."""
         tasks = [asyncio.ensure_future(call) for call in calls]
         if not tasks:
             return []
@@ -42,7 +42,7 @@ class ClosingSteps:
         for task in slow:
             task.cancel()
         if slow:
-            await asyncio.wait(slow, timeout=UNWIND)  # one may not even heed this
+            await asyncio.wait(slow, timeout=UNWIND)  # a call may ignore even this
         results = []
         for task in tasks:
             if task in slow:
