@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from scalable.cluster.controller import Pace
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec
 from scalable.errors import ClusterClosedError
 from scalable.testing.simulation import (

@@ -8,9 +8,9 @@ import math
 
 import pytest
 
-from scalable.cluster.controller import Pace
-from scalable.cluster.group import RetryPolicy
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.retry import RetryPolicy
 from scalable.errors import GroupFailedError, GroupTimeoutError, LaunchError, LaunchRefusedError
 from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, in_virtual_time
 

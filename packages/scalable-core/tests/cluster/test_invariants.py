@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalable.cluster.controller import Pace
-from scalable.cluster.group import RetryPolicy
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.retry import RetryPolicy
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, run_in_virtual_time
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scalable.cluster.controller import Pace
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, Reason
 from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_time
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from scalable.cluster.adaptive import AdaptivePolicy
-from scalable.cluster.group import Group, Member
+from scalable.cluster.group import Group
 from scalable.cluster.link import Demand, WorkerInfo
+from scalable.cluster.member import Member
 from scalable.cluster.port import GroupSpec, Unit
-from scalable.cluster.targets import retarget
+from scalable.cluster.targets import update_targets
 
 POLICY = AdaptivePolicy(target_duration=5, scale_in_delay=10)
 
@@ -31,7 +32,7 @@ def wanted(
     groups: list[Group], demand: dict[str, Demand], now: float, cap: int | None = 4
 ) -> list[int]:
     by_tag = {each.spec.tag: each for each in groups}
-    retarget(by_tag, demand, POLICY, cap, now)
+    update_targets(by_tag, demand, POLICY, cap, now)
     return [each.wanted for each in groups]
 
 

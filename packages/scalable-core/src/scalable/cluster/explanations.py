@@ -1,11 +1,11 @@
-"""What is told of workers that did not come, or did not stay. Nothing in here decides anything."""
+"""Explanations, for users, of units that did not start or were lost. Nothing in here decides anything."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from scalable.cluster.group import EndReason, Member, UnitEnd
+from scalable.cluster.member import EndReason, Member, UnitEnd
 from scalable.cluster.port import Explanation, GroupSpec, Reason
 from scalable.errors import LaunchError, LaunchRefusedError, describe_error
 
@@ -20,20 +20,20 @@ __all__ = [
 
 
 def explain_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanation:
-    """Explain why a worker is lost or did not start, with what the native system says of its unit."""
+    """Explain why a worker was lost or did not start, from the native explanation of its unit."""
     unit = end.member.unit
     if end.reason is EndReason.ORPHANED:
         return replace(
             native,
             reason=Reason.EXITED,
-            summary=f"the Dask worker of {unit.id} has left, and the unit went on without it",
+            summary=f"the Dask worker of {unit.id} has left, but the unit still runs",
         )
     if end.reason is EndReason.JOIN_TIMEOUT:
         return replace(
             native,
             reason=Reason.STARTUP_TIMEOUT,
             summary=f"{unit.id} ran for {spec.startup_timeout:g} s, "
-            "but no Dask worker of it reached the scheduler",
+            "but its Dask worker did not reach the scheduler",
             remedy=native.remedy
             or "check that the workers can reach the scheduler's address, or raise startup_timeout",
         )
@@ -41,7 +41,7 @@ def explain_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanati
 
 
 def explain_refusal(end: UnitEnd) -> Explanation:
-    """Explain that the scheduler did not let a worker in.
+    """Explain that the scheduler refused a worker.
 
     Examples
     --------
@@ -58,16 +58,16 @@ def explain_refusal(end: UnitEnd) -> Explanation:
 
 
 def explain_never_seen(missing: int, spec: GroupSpec) -> Explanation:
-    """Explain that a launch was accepted, and nothing came of it.
+    """Explain that a launch was accepted, but its units never appeared.
 
     Examples
     --------
     >>> explain_never_seen(2, GroupSpec("gcam", startup_timeout=60)).summary
-    '2 workers were launched, but were never seen in 60 s'
+    '2 workers were launched, but did not appear in 60 s'
     """
     return Explanation(
         Reason.STARTUP_TIMEOUT,
-        f"{missing} workers were launched, but were never seen in {spec.startup_timeout:g} s",
+        f"{missing} workers were launched, but did not appear in {spec.startup_timeout:g} s",
     )
 
 
@@ -89,7 +89,7 @@ def explain_launch_error(error: Exception) -> Explanation:
 
 
 def explain_blocked_by_cap(cap: int | None, holders: Iterable[Member]) -> Explanation:
-    """Explain that workers which hold results leave no room for others under the cap."""
+    """Explain that workers that hold results leave no room for others under the cap."""
     kept = ", ".join(f"{m.unit.id} is holding {m.holding} results" for m in holders)
     return Explanation(
         Reason.QUOTA,
@@ -99,7 +99,7 @@ def explain_blocked_by_cap(cap: int | None, holders: Iterable[Member]) -> Explan
 
 
 def explain_from_state(member: Member, error: Exception) -> Explanation:
-    """Say what is known of a unit that the native system does not explain."""
+    """Explain a unit from its most recent state, because the native system does not explain it."""
     state = member.state
     return Explanation(
         state.reason if state else Reason.UNKNOWN,

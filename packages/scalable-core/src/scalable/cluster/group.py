@@ -1,200 +1,21 @@
-"""The books of one worker group: which units it has, and how each is doing. No I/O, no clock of its own."""
+"""State of one worker group: its units and launches, as observations and reports change it. No I/O, no clock."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import cached_property
 
-from scalable.cluster.link import Leaving, Report, Stage, WorkerInfo
-from scalable.cluster.port import (
-    Explanation,
-    GroupSpec,
-    GroupStatus,
-    Phase,
-    Reason,
-    Unit,
-    UnitState,
-)
+from scalable.cluster.link import Report, Stage
+from scalable.cluster.member import Member, Observation, UnitEnd, classify_end, drain_order
+from scalable.cluster.port import Explanation, GroupSpec, Phase, Unit
+from scalable.cluster.retry import FailureHistory, RetryPolicy
 
-__all__ = ["EndReason", "Group", "Member", "Observation", "RetryPolicy", "UnitEnd"]
-
-_EXTERNAL_REASONS = frozenset({Reason.CANCELLED, Reason.PREEMPTED, Reason.NODE_FAILURE})
-"""What says nothing of a group: its next worker may live."""
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How stubbornly a group replaces what it lost. Times are in seconds.
-
-    Parameters
-    ----------
-    max_start_failures : int
-        Failed starts in a row after which the group has failed.
-    max_early_losses : int
-        Launches in a row that lost workers before those were healthy, after which the group has failed. More than the
-        workers that one task can kill before Dask gives it up, which is 4.
-    delay, max_delay : float
-        Back-off after the first failure, doubled with each further one, up to the longest.
-    healthy_after : float
-        A worker that lived so long is healthy: its loss is made good at once.
-    orphan_timeout : float
-        How long a unit may go on after its Dask worker has left, before it is ended.
-    """
-
-    max_start_failures: int = 3
-    max_early_losses: int = 10
-    delay: float = 0.5
-    max_delay: float = 60.0
-    healthy_after: float = 10.0
-    orphan_timeout: float = 10.0
-
-    def back_off(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row.
-
-        Examples
-        --------
-        >>> [RetryPolicy().back_off(n) for n in (0, 1, 2, 3, 99)]
-        [0.0, 0.5, 1.0, 2.0, 60.0]
-        """
-        if failures == 0:
-            return 0.0
-        return min(self.delay * 2.0 ** min(failures - 1, 60), self.max_delay)
-
-
-@dataclass
-class Member:
-    """One unit of a group, from its launch to its end. Times are seconds on the controller's clock.
-
-    Parameters
-    ----------
-    unit : Unit
-        Which one.
-    launched : float
-        When it was entered.
-    state : UnitState or None
-        How the native system showed it last.
-    running_since : float or None
-        Since when it has its machine.
-    joined_at, left_at : float or None
-        When its Dask worker came, and when it left.
-    expires_at : float or None
-        When its own time will be up.
-    worker : WorkerInfo or None
-        Its Dask worker, as the scheduler showed it last; None while there is none.
-    leaving : Leaving or None
-        How near to its end it is, once it drains.
-    holding_since : float or None
-        Since when it stays for its results alone.
-    stopped_at : float or None
-        When its unit was told to end.
-    expires : bool
-        Whether its own time is nearly up, and that has been dealt with.
-    """
-
-    unit: Unit
-    launched: float
-    state: UnitState | None = None
-    running_since: float | None = None
-    joined_at: float | None = None
-    left_at: float | None = None
-    expires_at: float | None = None
-    worker: WorkerInfo | None = None
-    leaving: Leaving | None = None
-    holding_since: float | None = None
-    stopped_at: float | None = None
-    expires: bool = False
-
-    @property
-    def draining(self) -> bool:
-        """Whether it is on its way out by our will."""
-        return self.leaving is not None
-
-    @property
-    def stopped(self) -> bool:
-        """Whether its unit was told to end."""
-        return self.stopped_at is not None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it counts towards what its group wants."""
-        # Asked for every unit many times a turn.
-        return self.leaving is None and self.stopped_at is None and self.left_at is None
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is assigned to it."""
-        return self.worker is None or self.worker.tasks == 0
-
-    @property
-    def holding(self) -> int:
-        """Results that keep it, because no other worker can take them."""
-        if self.leaving is None or self.leaving.stage is not Stage.HOLDING:
-            return 0
-        return self.leaving.left
-
-    @property
-    def lifetime(self) -> float:
-        """Seconds that its unit may run; without end where its native system sets none."""
-        if self.expires_at is None or self.running_since is None:
-            return float("inf")
-        return self.expires_at - self.running_since
-
-    @property
-    def starting(self) -> bool:
-        """Whether it has its machine, but no Dask worker yet."""
-        return (
-            self.joined_at is None and self.state is not None and self.state.phase is Phase.RUNNING
-        )
-
-
-class EndReason(StrEnum):
-    """How a unit ended."""
-
-    STOPPED = "stopped"
-    """We ended it."""
-    LOST = "lost"
-    """Its worker had joined; then something else ended it."""
-    NEVER_JOINED = "never_joined"
-    """No worker of it ever joined."""
-    JOIN_TIMEOUT = "join_timeout"
-    """It runs, but no worker of it joined in time. It must leave."""
-    REFUSED = "refused"
-    """Its worker came, and was refused for good. It must leave."""
-    ORPHANED = "orphaned"
-    """Its worker has left, but the unit goes on. It must leave."""
-
-
-@dataclass(frozen=True)
-class UnitEnd:
-    """A unit that ended, or must be ended, and how."""
-
-    member: Member
-    reason: EndReason
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One look at the native system: the units it showed, and when it was asked for them."""
-
-    units: Mapping[str, UnitState]
-    asked_at: float
-
-    @cached_property
-    def by_tag(self) -> Mapping[str, Sequence[UnitState]]:
-        """The units of each group."""
-        groups: defaultdict[str, list[UnitState]] = defaultdict(list)
-        for state in self.units.values():
-            groups[state.unit.tag].append(state)
-        return groups
+__all__ = ["Group", "Request"]
 
 
 @dataclass
 class Request:
-    """A launch: how many units were asked for, when the answer came, and which units became known."""
+    """A launch: the number of units it asked for, the time of the answer, and the units known so far."""
 
     asked: int
     answered_at: float | None = None
@@ -215,7 +36,7 @@ class Group:
     spec : GroupSpec
         Tag, slots and startup timeout.
     retry : RetryPolicy
-        How stubbornly it replaces what it lost.
+        Limits and back-off for failed starts and lost workers.
     wanted : int
         Workers that it should have now.
     range : (int, int) or None
@@ -223,15 +44,16 @@ class Group:
     members : dict of str to Member
         Its units by id.
     requests : dict of str to Request
-        Launches that are not settled yet, by request id.
+        Launches of which units are still expected, by request id.
     failure : Explanation or None
-        Why the engine has given up on it.
-    last_problem : Explanation or None
-        What went wrong last.
-    retry_at : float
-        When it may launch again.
+        Why the controller has given up on it.
     low_since, blocked_since : float or None
-        Since when it has had more workers than it needs; since when it has had none, for want of room under the cap.
+        Since when it has had more workers than it needs; since when it has had none, because the cap left no room.
+
+    Attributes
+    ----------
+    failures : FailureHistory
+        Failed starts and lost workers, and when to launch again.
     """
 
     spec: GroupSpec
@@ -241,24 +63,23 @@ class Group:
     members: dict[str, Member] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
     failure: Explanation | None = None
-    last_problem: Explanation | None = None
-    retry_at: float = 0.0
     low_since: float | None = None
     blocked_since: float | None = None
-    _failed_launches: set[str] = field(default_factory=set)
-    _early_losses: set[str] = field(default_factory=set)
-    _postponed_launches: int = 0
+    failures: FailureHistory = field(init=False)
 
-    # -- What it has
+    def __post_init__(self) -> None:
+        self.failures = FailureHistory(self.retry)
+
+    # -- Its units
 
     @property
     def alive(self) -> list[Member]:
-        """Members that count towards what is wanted."""
+        """Members that count towards the wanted count."""
         return [member for member in self.members.values() if member.alive]
 
     @property
     def draining(self) -> list[Member]:
-        """Members that are on their way out and not yet told to stop."""
+        """Members that drain and are not being stopped yet."""
         return [m for m in self.members.values() if m.draining and not m.stopped]
 
     @property
@@ -266,25 +87,30 @@ class Group:
         """Units that a launch was granted, but whose names are not known yet."""
         return sum(request.unnamed for request in self.requests.values())
 
+    @property
+    def lacking(self) -> int:
+        """Units to launch or resume, to have the wanted count; negative where there are too many."""
+        return self.wanted - len(self.alive) - self.unnamed
+
     # -- Launches
 
     def record_request(self, request_id: str, n: int) -> None:
-        """Note that `n` units are being asked for."""
+        """Record that a launch of `n` units was requested."""
         self.requests[request_id] = Request(n)
 
     def record_answer(self, request_id: str, units: Iterable[Unit], now: float) -> None:
-        """Note what a launch returned; what it did not name may be observed later."""
-        self._postponed_launches = 0
+        """Record the units that a launch returned; the others may be observed later."""
+        self.failures.record_accepted_launch()
         self._add_units(units, now)
         self.requests[request_id].answered_at = now
         self._forget_complete_requests()
 
     def forget_request(self, request_id: str) -> None:
-        """Forget a launch, of which nothing more will come."""
+        """Expect no more units of a launch."""
         self.requests.pop(request_id, None)
 
     def forget_overdue_requests(self, now: float) -> dict[str, int]:
-        """Forget launches whose units should have been observed long ago; say how many each lacks."""
+        """Expect no more units of launches that were answered too long ago; return how many units each lacks."""
         overdue = {
             request_id: request.unnamed
             for request_id, request in self.requests.items()
@@ -296,7 +122,7 @@ class Group:
         return overdue
 
     def _add_units(self, units: Iterable[Unit], now: float) -> None:
-        """Enter units, each once: of a launch, the answer and an observation may both name it."""
+        """Add units, each once, although both the answer to a launch and an observation may name it."""
         for unit in units:
             request = self.requests.get(unit.request_id)
             if request is None:
@@ -314,41 +140,41 @@ class Group:
         for request_id in complete:
             self.forget_request(request_id)
 
-    # -- What a look says
+    # -- Observations and reports
 
     def update(self, seen: Observation | None, report: Report, now: float) -> list[UnitEnd]:
-        """Bring the books up to date, and say what ended.
+        """Bring the members up to date; return those that ended or must be ended.
 
         Parameters
         ----------
         seen : Observation or None
-            What the backend showed; None where it was not asked or did not answer.
+            The backend's observation; None where it was not called or did not answer.
         report : Report
-            What the scheduler says.
+            The scheduler's report.
         now : float
             Seconds on the controller's clock.
         """
         if seen is not None:
             self._add_observed(seen, now)
-        ended = []
+        ends = []
         for member in list(self.members.values()):
             self._update_worker(member, report, now)
-            if seen is not None:
-                self._update_state(member, seen, now)
-            end = self._classify(member, report, now)
+            if seen is not None and member.update_state(seen, now):
+                self._mark_left(member, now)
+            end = classify_end(member, report, self.spec, self.retry, now)
             if end is not None:
-                ended.append(end)
-                if end.reason in (EndReason.STOPPED, EndReason.LOST, EndReason.NEVER_JOINED):
+                ends.append(end)
+                if end.reason.is_over:
                     del self.members[member.unit.id]
-        return ended
+        return ends
 
     def _add_observed(self, seen: Observation, now: float) -> None:
-        """Enter units that the native system named after their launch, or after we gave them up."""
+        """Add units that the native system named after their launch, or after they were given up."""
         self._add_units(
             (
                 state.unit
                 for state in seen.by_tag.get(self.spec.tag, ())
-                # Of an end that is told twice, the second time is none of our business.
+                # A unit that is gone and not expected has ended before: ignore a second report of the same end.
                 if state.phase is not Phase.GONE or state.unit.request_id in self.requests
             ),
             now,
@@ -359,206 +185,75 @@ class Group:
         member.worker = report.workers.get(member.unit.id)
         if member.joined_at is None and (member.worker or member.unit.id in report.departed):
             member.joined_at = now
-            # This group can start workers.
-            self._failed_launches.clear()
+            self.failures.record_joined()
         if member.worker is None:
             self._mark_left(member, now)
             return
         member.left_at = None
         if member.joined_at is not None and now - member.joined_at >= self.retry.healthy_after:
-            # And they can live.
-            self._early_losses.clear()
+            self.failures.record_healthy()
 
     def _mark_left(self, member: Member, now: float) -> None:
-        """Note that a worker is not there any more: made good at once, unless workers keep dying young."""
+        """Record that a worker has left: it is replaced at once, unless workers keep leaving early."""
         if member.joined_at is None or member.left_at is not None:
             return
         member.left_at = now
         if member.draining or member.stopped:
             return
         if now - member.joined_at < self.retry.healthy_after:
-            self._early_losses.add(member.unit.request_id)
-            # One young death is an accident.
-            self._back_off(len(self._early_losses) - 1, now)
+            self.failures.record_early_loss(member.unit.request_id, now)
 
-    def _update_state(self, member: Member, seen: Observation, now: float) -> None:
-        state = seen.units.get(member.unit.id)
-        if state is None and member.launched >= seen.asked_at:
-            return
-        member.state = state or UnitState(member.unit, Phase.GONE)
-        if member.state.phase is Phase.PENDING:
-            member.running_since = None  # it may be back in the queue
-        elif member.running_since is None:
-            member.running_since = now
-        if member.state.phase is Phase.GONE:
-            self._mark_left(member, now)
-        if member.state.seconds_left is not None:
-            member.expires_at = now + member.state.seconds_left
-
-    def _classify(self, member: Member, report: Report, now: float) -> UnitEnd | None:
-        gone = member.state is not None and member.state.phase is Phase.GONE
-        if member.draining or member.stopped:
-            return UnitEnd(member, EndReason.STOPPED) if gone else None
-        if member.unit.id in report.refused:
-            # Even if it is gone: a refused worker ends by itself, often before anybody looks.
-            return UnitEnd(member, EndReason.REFUSED, report.refused[member.unit.id])
-        if gone:
-            return UnitEnd(
-                member, EndReason.NEVER_JOINED if member.joined_at is None else EndReason.LOST
-            )
-        if (
-            member.joined_at is None
-            and member.running_since is not None
-            and now - member.running_since > self.spec.startup_timeout
-        ):
-            return UnitEnd(member, EndReason.JOIN_TIMEOUT)
-        if member.left_at is not None and now - member.left_at > self.retry.orphan_timeout:
-            return UnitEnd(member, EndReason.ORPHANED)
-        return None
-
-    # -- Trouble
-
-    def record_start_failure(self, request_id: str, problem: Explanation, now: float) -> bool:
-        """Count a failed start; say whether it was one too many.
-
-        All units of one launch count once: many of them may die of one cause.
-        """
-        self.last_problem = problem
-        self._failed_launches.add(request_id)
-        self._back_off(len(self._failed_launches), now)
-        return len(self._failed_launches) >= self.retry.max_start_failures
-
-    def record_postponed_launch(self, problem: Explanation, now: float) -> bool:
-        """Note that no launch can be made for now, and why; say whether that is news.
-
-        It says nothing of what the group's workers would do, and may last: a controller that is being restarted, a
-        limit on what one may have queued. So it is waited out, as a queue is.
-        """
-        news = not self._postponed_launches
-        self.last_problem = problem
-        self._postponed_launches += 1
-        self._back_off(self._postponed_launches, now)
-        return news
-
-    def record_loss(self, problem: Explanation) -> bool:
-        """Note why a worker was lost; say whether too many died young."""
-        self.last_problem = problem
-        if problem.reason in _EXTERNAL_REASONS:
-            return False
-        return len(self._early_losses) >= self.retry.max_early_losses
-
-    def _back_off(self, failures: int, now: float) -> None:
-        self.retry_at = max(self.retry_at, now + self.retry.back_off(failures))
+    # -- Failure
 
     def reset_failures(self) -> None:
-        """Start afresh: somebody asked for this group again."""
-        self.failure = self.last_problem = None
-        self.retry_at = 0.0
+        """Forget all failures, because the group was scaled again."""
+        self.failure = None
         self.blocked_since = None
-        self._failed_launches.clear()
-        self._early_losses.clear()
-        self._postponed_launches = 0
+        self.failures.reset()
 
     def update_blocked(self, no_room: bool, now: float) -> None:
-        """Note whether it lacks workers because the cap leaves no room for them."""
+        """Record whether it lacks workers because the cap leaves no room for them."""
         if not no_room or self.alive:
             self.blocked_since = None
         elif self.blocked_since is None:
             self.blocked_since = now
 
-    # -- Too many
+    # -- Scale-in
 
     def surplus(self) -> list[Member]:
-        """Members to let go, the least useful first: never arrived, then idle, then the least busy."""
+        """Return the members above the wanted count, the least useful first."""
         excess = len(self.alive) - self.wanted
-        return sorted(self.alive, key=_drain_order)[: max(0, excess)]
+        return sorted(self.alive, key=drain_order)[: max(0, excess)]
 
-    def unresponsive_to_stop(self, now: float, patience: float) -> list[Member]:
-        """Members that were told to stop `patience` seconds ago, and are still there."""
+    def unresponsive_to_stop(self, now: float, interval: float) -> list[Member]:
+        """Return the members that still exist `interval` seconds after the backend was asked to stop them."""
         return [
             member
             for member in self.members.values()
-            if member.stopped_at is not None and now - member.stopped_at > patience
+            if member.stopped_at is not None and now - member.stopped_at > interval
         ]
 
-    def expiring(self, now: float) -> list[Member]:
-        """Members whose own time is nearly up, each of them once."""
+    def take_expiring(self, now: float) -> list[Member]:
+        """Return the members whose walltime is nearly up, each of them once."""
         due = [
             member
             for member in self.members.values()
-            if not member.expires and not member.stopped and self._is_expiring(member, now)
+            if not member.expires
+            and not member.stopped
+            and member.is_expiring(self.spec.handover, now)
         ]
         for member in due:
             member.expires = True
         return due
 
-    def _is_expiring(self, member: Member, now: float) -> bool:
-        if member.expires_at is None:
-            return False
-        return member.expires_at - now <= min(self.spec.handover, member.lifetime / 4)
-
     def resumable(self, now: float) -> list[Member]:
-        """Draining members that could be taken back into service, the most useful first."""
+        """Return the draining members that could be taken back, the most useful first."""
         candidates = [
             member
             for member in self.draining
             if member.worker is not None
             and member.leaving
             and member.leaving.stage is not Stage.GONE
-            and not self._is_expiring(member, now)
+            and not member.is_expiring(self.spec.handover, now)
         ]
-        return sorted(candidates, key=_drain_order, reverse=True)
-
-    # -- For people
-
-    def status(self) -> GroupStatus:
-        """Sum the group up."""
-        members = self.members.values()
-        pending = sum(m.alive and m.joined_at is None and not m.starting for m in members)
-        low, high = self.range or (None, None)
-        reason, detail = self._missing_reason()
-        return GroupStatus(
-            tag=self.spec.tag,
-            wanted=self.wanted,
-            minimum=low,
-            maximum=high,
-            pending=pending + self.unnamed,
-            starting=sum(m.alive and m.starting for m in members),
-            running=sum(m.alive and m.joined_at is not None for m in members),
-            draining=sum(m.draining for m in members),
-            holding=sum(m.holding for m in members),
-            failed=self.failure is not None,
-            reason=reason,
-            detail=detail,
-            workers=tuple(m.unit.id for m in members if m.alive and m.joined_at is not None),
-        )
-
-    def _missing_reason(self) -> tuple[Reason | None, str]:
-        """Say why workers are missing; (None, "") where none are."""
-        if self.failure is not None:
-            return self.failure.reason, self.failure.summary
-        absent = [m for m in self.alive if m.joined_at is None]
-        lacking = self.wanted - len(self.alive)
-        if not absent and lacking <= 0:
-            return None, ""
-        waiting = Counter(
-            (m.state.reason, m.state.detail)
-            for m in absent
-            if m.state is not None and m.state.phase is Phase.PENDING
-        )
-        if waiting:
-            (reason, detail), _ = waiting.most_common(1)[0]
-            return reason, detail or str(reason)
-        if absent or self.requests:
-            return Reason.STARTING, "starting"
-        if self.blocked_since is not None:
-            return Reason.QUOTA, "waiting for room under max_workers"
-        if self.last_problem is not None:
-            return Reason.BACKOFF, f"to be tried again: {self.last_problem.summary}"
-        return Reason.STARTING, "about to be launched"
-
-
-def _drain_order(member: Member) -> tuple[bool, bool, int, int, float]:
-    tasks = member.worker.tasks if member.worker else 0
-    results = member.worker.results if member.worker else 0
-    return member.joined_at is not None, member.starting, tasks, results, -member.launched
+        return sorted(candidates, key=drain_order, reverse=True)

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from distributed.core import Status
 
-from scalable.cluster.controller import Event, GroupController, Pace
+from scalable.cluster.controller import GroupController
+from scalable.cluster.events import Event
 from scalable.cluster.link import RpcLink
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import Explanation, GroupSpec, GroupStatus, Leftover
 from scalable.errors import AmbiguousScaleError, ClusterClosedError, LeftoverError, describe_error
 
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from tornado.ioloop import IOLoop
 
     from scalable.cluster.adaptive import AdaptivePolicy
-    from scalable.cluster.group import RetryPolicy
     from scalable.cluster.host import Host
     from scalable.cluster.port import Backend
+    from scalable.cluster.retry import RetryPolicy
 
 __all__ = ["GroupedCluster"]
 

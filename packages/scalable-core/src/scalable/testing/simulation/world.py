@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from scalable.cluster.adaptive import AdaptivePolicy
-from scalable.cluster.controller import GroupController, Pace
-from scalable.cluster.group import RetryPolicy
+from scalable.cluster.controller import GroupController
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, GroupStatus, Leftover
+from scalable.cluster.retry import RetryPolicy
 from scalable.testing.simulation.backend import SimulatedBackend
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.invariants import InvariantChecker
