@@ -23,6 +23,7 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `events`        what happened, for people and records
 `link`          the controller's calls to the scheduler
 `plugin`        the scheduler's side of them, a package that is sent by value
+`calls`         calls to the event loop, from any other thread or loop
 `grouped`       `GroupedCluster`, for users and Dask's client
 ==============  =================================================================================
 
