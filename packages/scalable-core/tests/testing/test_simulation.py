@@ -33,14 +33,14 @@ def test_what_never_happens_is_not_waited_for() -> None:
     async def wait() -> None:
         await asyncio.get_running_loop().create_future()
 
-    async def look() -> None:
+    async def poll() -> None:
         while True:
             await asyncio.sleep(1000)
 
-    with pytest.raises(DeadlockError, match="nothing is ever going to happen"):
+    with pytest.raises(DeadlockError, match="all tasks wait, and no timer is scheduled"):
         run_in_virtual_time(wait())
-    with pytest.raises(DeadlockError, match="nothing came of it in 86400 s"):
-        run_in_virtual_time(look())
+    with pytest.raises(DeadlockError, match="did not end within 86400 s"):
+        run_in_virtual_time(poll())
 
 
 @in_virtual_time
@@ -120,8 +120,8 @@ async def _left_behind(world: Simulation) -> None:
         (_stopped_at_work, "gcam-1 was stopped while its worker had 1 tasks and 0 results"),
         (_stopped_with_results, "gcam-1 was stopped while its worker had 0 tasks and 1 results"),
         (_called_after_sweep, "observe was called after sweep"),
-        (_started_twice, "gcam-1 was started again without need"),
-        (_left_behind, "close left gcam-1 without a word"),
+        (_started_twice, "gcam-1 was started again needlessly"),
+        (_left_behind, "close left gcam-1 without naming it"),
     ],
 )
 def test_the_invariant_checker_reports(

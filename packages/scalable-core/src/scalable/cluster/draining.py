@@ -59,7 +59,7 @@ class Drainer:
                 deadlines[name] = member.expires_at - now, error
             if member.alive:
                 member.leaving = Leaving(Stage.BUSY)
-                self._events.record(tag, f"draining {name}, whose time is nearly up")
+                self._events.record(tag, f"draining {name}, whose walltime is nearly up")
         await self._link.expire(deadlines)
 
     def drain_surplus(self, groups: Mapping[str, Group]) -> None:

@@ -1,8 +1,8 @@
-"""A provider whose machines are not there, but whose Dask workers are: for tests of whatever stands on a provider.
+"""A provider with simulated machines and real Dask workers, for tests of whatever uses a provider.
 
 Examples
 --------
-A group of which the first worker dies at its start, and whose later ones wait in a queue for two seconds::
+A group whose units wait in a queue for two seconds, and whose first one fails to start::
 
     provider = FakeProvider({"gcam": UnitBehavior(queue=2, failing_starts=1)})
     register_provider("fake", lambda: provider)
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeProvider"]
 
-_HEEDED = {"name", "slots", "preload_script", "tags"}
+_SUPPORTED_FIELDS = {"name", "slots", "preload_script", "tags"}
 """Fields of a component that have an effect."""
 
 
 class FakeProvider(BaseProvider[TargetOptions]):
-    """Runs workers in this process, on units that queue, boot, fail and die as a test wants.
+    """Runs workers in this process, on units that queue, boot, fail and end as a test specifies.
 
-    The units are those of `scalable.testing.simulation`, in real time, and as strict: whatever the engine does to them
-    against the rules makes `close` fail. Of a component, ``slots`` and ``preload_script`` have an effect.
+    The units are those of `scalable.testing.simulation`, in real time, and as strict: `close` raises if the engine
+    broke a rule. The fields ``slots`` and ``preload_script`` of a component have an effect.
 
     Parameters
     ----------
     behavior : mapping of str to UnitBehavior, optional
-        How the units of a group behave, by tag; a unit of which nothing is said is there at once.
+        How the units of a group behave, by tag; by default, a unit starts at once.
     """
 
     name = "fake"
@@ -50,10 +50,10 @@ class FakeProvider(BaseProvider[TargetOptions]):
         self._built: list[tuple[LocalCluster, SimulatedBackend]] = []
 
     def check(self, spec: DeploymentSpec, options: TargetOptions) -> Iterator[ValidationIssue]:
-        """Warn of what cannot be had in this process."""
+        """Warn about fields that have no effect in this process."""
         for tag, component in spec.components.items():
-            for field in sorted(component.model_fields_set - _HEEDED):
-                message = f"{field}: no effect, since workers are threads of this process"
+            for field in sorted(component.model_fields_set - _SUPPORTED_FIELDS):
+                message = f"{field}: no effect, because workers are threads of this process"
                 yield spec.component_issue(tag, field, "W_NO_EFFECT", message, "warning")
 
     def kill(self, worker: str, reason: Reason = Reason.PREEMPTED) -> None:
@@ -63,7 +63,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
                 host.loop.add_callback(backend.kill, worker, reason)
 
     def leftovers(self) -> list[str]:
-        """Name the units and the schedulers that are still there, of all clusters."""
+        """Return the names of units and schedulers that still exist, of all clusters."""
         return [
             name
             for host, backend in self._built
@@ -88,7 +88,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
             backend.invariants.check()
 
     def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
-        # Validating and planning do without Dask.
+        # Validating and planning do not import Dask.
         from distributed import LocalCluster
         from distributed.core import Status
 
@@ -120,7 +120,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
                 for tag, component in spec.components.items()
             ],
             max_workers=options.max_workers,
-            # A test should not have to wait.
+            # Tests should not have to wait.
             pace=Pace(tick=0.05, poll=0.1),
             retry=RetryPolicy(delay=0.1),
         )

@@ -1,9 +1,9 @@
-"""The engine in a world without Dask and without machines, where an hour takes milliseconds.
+"""The engine in virtual time, without Dask and without machines, where an hour takes milliseconds.
 
-A `Simulation` drives the real `GroupController` between a simulated native system, whose units queue, boot, fail, die
-and ignore orders as a test wants, and a simulated scheduler, where tasks run and workers drain. Both live on virtual
-time, so that a scenario is fast and the same every time. Both are stricter than the real ones, and keep count of every
-breach of the rules.
+A `Simulation` drives the real `GroupController` between a simulated native system, whose units queue, boot, fail, end
+and ignore `stop` as a test specifies, and a simulated scheduler, where tasks run and workers drain. Both use virtual
+time, so that a scenario is fast and repeatable. Both are stricter than the real ones, and record every violation of
+the rules.
 
 ==============  ===================================================================
 `clock`         virtual time

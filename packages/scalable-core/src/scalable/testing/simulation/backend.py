@@ -1,4 +1,4 @@
-"""A native system that is not there: a `Backend` whose units do as they are told, on the running loop's clock."""
+"""A simulated native system: a `Backend` whose units behave as a test specifies, on the running loop's clock."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class UnitBehavior:
     naming : float
         From the units' existence until they have names. If not 0, `launch` returns none of them.
     queue : float
-        In the queue.
+        Time in the queue.
     pending_reason : Reason
-        What a queued unit waits for.
+        Why a queued unit is pending.
     boot : float
         From the start of the machine until the Dask worker registers.
     failing_starts : float
@@ -48,15 +48,15 @@ class UnitBehavior:
     lifetime : float
         From the registration until the unit ends by itself.
     end_reason : Reason
-        Of what it dies, in both cases.
+        Why it ends, in both cases.
     walltime : float
-        From the start of the machine until the native system ends the unit, as it lets everybody know.
+        From the start of the machine until the native system ends the unit, which `observe` announces.
     mismatch : str
         Why the scheduler refuses its worker, if not empty.
     stop_delay : float
-        From the order to stop until the unit is gone.
+        From the call of `stop` until the unit is gone.
     errors : deque of Exception
-        What the next launches raise, one each.
+        The errors that the next launches raise, one each.
     """
 
     accept: float = 0.0
@@ -75,38 +75,38 @@ class UnitBehavior:
 
 
 class WorkerPool(Protocol):
-    """The Dask workers of simulated units; they need not be simulated, too."""
+    """The Dask workers of simulated units, which may be simulated or real."""
 
     @property
     def turns(self) -> int:
-        """Turns that the engine has taken."""
+        """The number of turns that the engine has taken."""
         ...
 
     @property
     def closing(self) -> bool:
-        """Whether the engine closes, and asks nobody any more."""
+        """Whether the engine is closing, and no longer drains workers."""
         ...
 
     async def add_worker(self, unit: Unit, slots: int, mismatch: str) -> bool:
-        """Start a unit's worker; say whether it was let in. May raise whatever kept it from starting."""
+        """Start a unit's worker; return whether it could join. May raise whatever kept it from starting."""
         ...
 
     def remove_worker(self, name: str) -> None:
-        """End a worker at once; None of that name is no error."""
+        """End a worker at once, if there is one of that name."""
         ...
 
     def unsaved_work(self, name: str) -> str:
-        """Say what would be lost with a worker that is registered; nothing where none is."""
+        """Return what would be lost with a worker; an empty string if it is not registered."""
         ...
 
     async def wait_closed(self) -> None:
-        """Wait until all lost workers have really ended."""
+        """Wait until all removed workers have ended."""
         ...
 
 
 @dataclass(eq=False)
 class SimulatedUnit:
-    """One unit, from its birth to its end."""
+    """One unit, from its launch to its end."""
 
     unit: Unit
     slots: int
@@ -124,20 +124,20 @@ class SimulatedUnit:
 
 
 class SimulatedBackend:
-    """A `Backend` whose every move a test can choose.
+    """A `Backend` whose behavior a test controls in every detail.
 
-    It is stricter than any real one. It tells of a unit's end once only; it forgets nothing it was asked; a launch
-    above the cap, a second launch for one group in one turn, an order to stop a unit whose worker is still
-    registered, and any call after `sweep` are faults.
+    It is stricter than any real one. It shows the end of a unit only once, and never forgets a request. Violations are:
+    a launch above the cap, a second launch for one group in one turn, stopping a unit whose worker is still registered,
+    and any call after `sweep`.
 
     Parameters
     ----------
     workers : WorkerPool
-        The workers that its units run.
+        The workers of its units.
     invariants : InvariantChecker
-        Who is told of breaches.
+        The checker that records violations.
     cap : callable
-        The most units that may exist, or None.
+        Returns the most units that may exist, or None.
 
     Attributes
     ----------
@@ -146,11 +146,11 @@ class SimulatedBackend:
     latencies : dict of str to float
         Seconds that ``"observe"``, ``"stop"``, ``"describe"`` and ``"sweep"`` take.
     errors : dict of str to deque
-        What the next calls of these raise, one each.
+        The errors that the next calls of these raise, one each.
     calls : Counter
         How often each coroutine of the port was called.
     units : dict of str to SimulatedUnit
-        Every unit there ever was, by id.
+        All units so far, by id.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class SimulatedBackend:
             lambda: itertools.count(1)
         )
 
-    # -- What the engine asks: `Backend`
+    # -- `Backend`
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
         """Create `n` units with the group's current behavior."""
@@ -193,7 +193,7 @@ class SimulatedBackend:
         return [made.unit for made in self._requests[request_id] if made.named]
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Say the state of every unit that has a name; of an end, once."""
+        """Return the state of every unit that has a name; an end is shown once."""
         await self._call("observe")
         seen = {}
         for made in self.units.values():
@@ -222,7 +222,7 @@ class SimulatedBackend:
         return Explanation(made.reason, f"{unit.id}: {made.reason}", str(made.phase), made.log)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """End every unit; name those that do not die."""
+        """End every unit; return those that do not end."""
         await self._call("sweep")
         self.swept = True
         stopping = self.alive()
@@ -239,12 +239,12 @@ class SimulatedBackend:
         self.calls[name] += 1
         if self.swept:
             self.invariants.record_violation(f"{name} was called after sweep")
-        if name != "launch":  # which has times and errors of its own, by group
+        if name != "launch":  # whose times and errors are set by group
             await sleep(self.latencies[name])
             if self.errors[name]:
                 raise self.errors[name].popleft()
 
-    # -- What happens by itself
+    # -- Events of the native system
 
     def alive(self, tag: str | None = None) -> list[SimulatedUnit]:
         """Return the units that are not gone, of all groups or one."""
@@ -259,7 +259,7 @@ class SimulatedBackend:
         self._end(self.units[unit_id], reason)
 
     def requeue(self, unit_id: str) -> None:
-        """Put a unit back into the queue, as Slurm does with preempted jobs: it starts anew in its time."""
+        """Put a unit back into the queue, as Slurm does with preempted jobs; it starts again later."""
         made = self.units[unit_id]
         if made.run is not None:
             made.run.cancel()
@@ -271,7 +271,7 @@ class SimulatedBackend:
         self.workers.remove_worker(unit_id)
 
     def unit_seconds(self) -> float:
-        """Sum up how long units had a machine: what they cost."""
+        """Return the seconds for which units had a machine, in total: their cost."""
         now = asyncio.get_running_loop().time()
         return math.fsum(
             (now if made.ended_at is None else made.ended_at) - made.started_at
@@ -307,7 +307,7 @@ class SimulatedBackend:
         return made
 
     async def _run_unit(self, made: SimulatedUnit) -> None:
-        """Queue, boot, work, and die."""
+        """Queue, boot, join, run, and end."""
         tag, behavior = made.unit.tag, made.behavior
         made.phase, made.reason = Phase.PENDING, behavior.pending_reason
         await sleep(behavior.queue)
@@ -321,7 +321,7 @@ class SimulatedBackend:
             self.behavior[tag].failing_starts -= 1
             self._end(made, behavior.end_reason)
         elif not await self._start_worker(made):
-            self._end(made, Reason.EXITED)  # as a Dask worker does that is refused
+            self._end(made, Reason.EXITED)  # as a refused Dask worker does
         elif behavior.walltime - behavior.boot < behavior.lifetime:
             await sleep(behavior.walltime - behavior.boot)
             self._end(made, Reason.WALLTIME)
@@ -332,7 +332,7 @@ class SimulatedBackend:
     async def _start_worker(self, made: SimulatedUnit) -> bool:
         try:
             return await self.workers.add_worker(made.unit, made.slots, made.behavior.mismatch)
-        except Exception as error:  # noqa: BLE001 - it is what the unit's log says
+        except Exception as error:  # noqa: BLE001 - shown in the unit's log
             made.log = repr(error)
             return False
 

@@ -18,18 +18,18 @@ __all__ = [
 ]
 
 LIMIT = 24 * 3600.0
-"""Virtual seconds after which a coroutine that has not come to its end is given up, unless said otherwise."""
+"""Virtual seconds after which a coroutine that has not ended is given up, by default."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class DeadlockError(RuntimeError):
-    """What is waited for does not happen: in real time this would hang for ever."""
+    """A coroutine waits for something that does not happen; in real time, it would hang."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """A selector that does not wait for the next timer, but turns the clock to it."""
+    """A selector that does not wait for the next timer, but advances the clock to it."""
 
     def __init__(self, limit: float) -> None:
         super().__init__()
@@ -41,23 +41,26 @@ class _JumpingSelector(selectors.SelectSelector):
         if ready or timeout == 0:
             return ready
         if timeout is None:
-            raise DeadlockError("everything waits, and nothing is ever going to happen")
+            raise DeadlockError("all tasks wait, and no timer is scheduled")
         self.now += timeout
         if self.now > self._limit:
-            limit, self._limit = self._limit, math.inf  # what is cancelled now may take its time
-            raise DeadlockError(f"nothing came of it in {limit:g} s")
+            limit, self._limit = (
+                self._limit,
+                math.inf,
+            )  # tasks that are cancelled now may need time to end
+            raise DeadlockError(f"the coroutine did not end within {limit:g} s")
         return ready
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop on virtual time: sleeps, timeouts and timers take none of the real one.
+    """An event loop on virtual time: sleeps, timeouts and timers take no real time.
 
-    It is for coroutines only. Whatever waits for a thread, a process or a socket would see its timeouts fly by.
+    For coroutines only: a wait for a thread, a process or a socket would time out at once.
 
     Parameters
     ----------
     limit : float
-        Seconds after which it gives up.
+        Virtual seconds after which it gives up.
     """
 
     def __init__(self, limit: float = LIMIT) -> None:
@@ -70,7 +73,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 async def sleep(seconds: float) -> None:
-    """Let virtual time pass; infinity lets all of it pass."""
+    """Let virtual time pass; for ever, if infinite."""
     if math.isinf(seconds):
         await asyncio.get_running_loop().create_future()
     await asyncio.sleep(seconds)
@@ -82,7 +85,7 @@ def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
     Raises
     ------
     DeadlockError
-        Everything waits, or a day has passed.
+        All tasks wait and no timer is scheduled, or a day has passed.
 
     Examples
     --------
@@ -97,7 +100,7 @@ def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Make a plain test of a coroutine function; see `run_in_virtual_time`."""
+    """Turn a coroutine function into a plain test; see `run_in_virtual_time`."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""Who watches that the rules between engine, backend and scheduler are kept."""
+"""A record of violations of the rules between engine, backend and scheduler."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ __all__ = ["InvariantChecker"]
 
 
 class InvariantChecker:
-    """Notes each breach of a rule.
+    """Records each violation of a rule.
 
-    A breach cannot simply be raised: the engine goes on past the errors of a backend, as it should.
+    A violation cannot simply be raised, because the engine continues past the errors of a backend, as it should.
     """
 
     def __init__(self) -> None:
         self.violations: list[str] = []
 
     def record_violation(self, what: str) -> None:
-        """Note a breach."""
+        """Record a violation."""
         self.violations.append(what)
 
     def check(self) -> None:
-        """Fail if a rule was broken.
+        """Raise if a rule was broken.
 
         Raises
         ------
         AssertionError
-            It names every breach.
+            The message lists every violation.
         """
         if self.violations:
             raise AssertionError("rules were broken: " + "; ".join(self.violations))

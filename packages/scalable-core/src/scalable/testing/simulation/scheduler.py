@@ -1,4 +1,4 @@
-"""A Dask scheduler and its workers, as far as the engine can tell, on the clock of the running event loop."""
+"""A simulated Dask scheduler and its workers, as the engine sees them, on the running loop's clock."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["SimulatedScheduler", "SimulatedTask", "SimulatedWorker", "TaskState"
 
 
 class TaskState(StrEnum):
-    """How far a task is."""
+    """The state of a task."""
 
     WAITING = "waiting"
-    """For other tasks."""
+    """Its dependencies are not done."""
     QUEUED = "queued"
-    """It could run now; on a worker or, where its group has none, in the scheduler."""
+    """It is ready, on a worker or, where its group has none, on the scheduler."""
     RUNNING = "running"
     DONE = "done"
     ERRED = "erred"
@@ -38,16 +38,16 @@ class TaskState(StrEnum):
 
 @dataclass(eq=False)
 class SimulatedTask:
-    """One task of one slot.
+    """One task, which takes one slot.
 
     Parameters
     ----------
     key : str
-        How people call it.
+        Its name.
     tag : str
         The group that can run it.
     seconds : float
-        How long it runs.
+        Its duration.
     after : sequence of SimulatedTask
         Its dependencies.
     """
@@ -58,11 +58,11 @@ class SimulatedTask:
     after: Sequence[SimulatedTask] = ()
     state: TaskState = TaskState.WAITING
     wanted: bool = True
-    """Whether a client holds on to its result."""
+    """Whether a client keeps its result."""
     starts: list[tuple[float, str]] = field(default_factory=list)
-    """When it was started, and on which worker."""
+    """Time and worker of each start."""
     allowed_restarts: int = 0
-    """Starts that it lost to the death of a worker, or its result to a forced end; each allows one more."""
+    """Starts and results that it lost with a worker; each allows one more start."""
     holders: set[SimulatedWorker] = field(default_factory=set)
     """Workers that have its result."""
     ended_at: float | None = None
@@ -84,7 +84,7 @@ class SimulatedWorker:
 
     @property
     def tasks(self) -> int:
-        """Tasks that were given to it and are not done."""
+        """Tasks that are assigned to it and are not done."""
         return len(self.executing) + len(self.backlog)
 
     @property
@@ -94,31 +94,31 @@ class SimulatedWorker:
 
 
 class SimulatedScheduler:
-    """A `SchedulerLink` to a scheduler that is not there.
+    """A `SchedulerLink` to a simulated scheduler.
 
-    It does what `scalable.cluster.plugin` and Dask do together: gives every task to a worker of its group as soon as
-    there is one, evens out what waits, drains workers without repeating a task, moves results, ends tasks of failed
-    groups. It learns the mean duration of each group's tasks. A task that starts twice without need is a fault.
+    It does what `scalable.cluster.plugin` and Dask do together: it assigns every task to a worker of its group as soon
+    as there is one, balances queued tasks, drains workers without repeating a task, moves results, and fails tasks of
+    failed groups. It learns the mean duration of each group's tasks. A needless second start of a task is a violation.
 
     Parameters
     ----------
     invariants : InvariantChecker
-        Who is told of breaches.
+        The checker that records violations.
 
     Attributes
     ----------
     workers : dict of str to SimulatedWorker
-        Who is registered, by name.
+        The registered workers, by name.
     tasks : list of SimulatedTask
-        Everything that was ever submitted.
+        All tasks that were submitted.
     latency : float
         Seconds that each call takes; 0 by default.
     transfer : float
         Seconds that it takes to move a worker's results; 1 by default.
     deadlines : dict of str to float
-        When workers will be ended from outside, as the engine has told, by name.
+        When workers reach their walltime, as the engine has announced, by name.
     turns : int
-        Reports so far. The engine asks for one a turn.
+        The number of reports. The engine requests one a turn.
     """
 
     def __init__(self, invariants: InvariantChecker) -> None:
@@ -136,16 +136,16 @@ class SimulatedScheduler:
         self.closing = False
         self._unplaced: dict[str, list[SimulatedTask]] = {}
         self._waiting: list[SimulatedTask] = []
-        # Dask forgets, too: its mean is a moving one.
+        # Dask forgets, too, because its mean is a moving average.
         self._runtimes: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))
         self._numbers = itertools.count(1)
 
-    # -- What clients do
+    # -- Clients
 
     def submit(
         self, tag: str, n: int = 1, *, seconds: float = 1.0, after: Sequence[SimulatedTask] = ()
     ) -> list[SimulatedTask]:
-        """Submit `n` tasks, and hold on to their results."""
+        """Submit `n` tasks, and keep their results."""
         tasks = [
             SimulatedTask(f"{tag}-{next(self._numbers)}", tag, seconds, after) for _ in range(n)
         ]
@@ -155,17 +155,17 @@ class SimulatedScheduler:
         return tasks
 
     def release(self, tasks: Iterable[SimulatedTask]) -> None:
-        """Let go of results: nobody wants them any more."""
+        """Release results, which no client keeps any longer."""
         for task in tasks:
             task.wanted = False
             for worker in task.holders:
                 worker.results.discard(task)
             task.holders.clear()
 
-    # -- What workers do
+    # -- Workers
 
     async def add_worker(self, unit: Unit, slots: int, mismatch: str = "") -> bool:
-        """Register a unit's worker, and say whether it was let in."""
+        """Register a unit's worker; return whether it could join."""
         name, tag = unit.id, unit.tag
         if mismatch:
             self.refused[name] = mismatch
@@ -178,7 +178,7 @@ class SimulatedScheduler:
         return True
 
     def remove_worker(self, name: str) -> None:
-        """Unregister a worker that is suddenly gone, with all it had."""
+        """Remove a worker that has died, with its tasks and results."""
         worker = self.workers.pop(name, None)
         if worker is None:
             return
@@ -200,14 +200,14 @@ class SimulatedScheduler:
             self._assign_tasks(tag)
 
     def unsaved_work(self, name: str) -> str:
-        """Say what would be lost with a worker that is registered; nothing where none is."""
+        """Return what would be lost with a worker; an empty string if it is not registered."""
         worker = self.workers.get(name)
         return f"{worker.tasks} tasks and {len(worker.results)} results" if worker else ""
 
     async def wait_closed(self) -> None:
-        """Do nothing: who is lost is gone."""
+        """Do nothing, because removed workers are gone at once."""
 
-    # -- What the engine asks: `SchedulerLink`
+    # -- `SchedulerLink`
 
     async def start(self, slots: Mapping[str, int]) -> None:
         """Learn the groups."""
@@ -310,7 +310,7 @@ class SimulatedScheduler:
     # -- Tasks
 
     def _queue_ready_tasks(self) -> None:
-        """Queue the tasks whose dependencies are there."""
+        """Queue the tasks whose dependencies are done."""
         ready = [
             task
             for task in self._waiting
@@ -333,7 +333,7 @@ class SimulatedScheduler:
             self._unplaced[task.tag].append(task)
 
     def _assign_tasks(self, tag: str) -> None:
-        """Give every queued task of a group to a worker; even out what waits; start what can be started."""
+        """Assign every queued task of a group to a worker, balance the queues, and start what can be started."""
         running = [w for w in self.workers.values() if w.tag == tag and not w.draining]
         unplaced = self._unplaced[tag]
         if not running:
@@ -362,7 +362,7 @@ class SimulatedScheduler:
         task.starts.append((loop.time(), worker.name))
         if len(task.starts) > 1 + task.allowed_restarts:
             self.invariants.record_violation(
-                f"{task.key} was started again without need: {task.starts}"
+                f"{task.key} was started again needlessly: {task.starts}"
             )
         worker.executing[task] = loop.call_later(task.seconds, self._finish, task, worker)
 
@@ -380,7 +380,7 @@ class SimulatedScheduler:
         worker.results.add(task)
         task.holders.add(worker)
 
-    # -- Workers that leave
+    # -- Draining workers
 
     def _drain(self, name: str, force: bool) -> Leaving:
         self.blocked.add(name)
@@ -405,7 +405,7 @@ class SimulatedScheduler:
         return Leaving(Stage.MOVING, results)
 
     def _recipient(self) -> SimulatedWorker:
-        """Choose who takes results: a running worker, or else the draining one that has most."""
+        """Return the worker that takes results: a running one, or else the draining one that has most."""
         return max(
             self.workers.values(), key=lambda w: (not w.draining, bool(w.executing), len(w.results))
         )
