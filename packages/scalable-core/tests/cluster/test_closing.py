@@ -1,4 +1,4 @@
-"""How the controller ends: at any moment, past every error, in bounded time, and without a trace."""
+"""How the controller closes: at any time, past every error, in bounded time, with nothing left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scalable.testing.simulation import (
 )
 
 BOUND = 5 * Pace().close_timeout + 10
-"""No close may take longer, whatever happens: five steps, and a moment for each to unwind."""
+"""The limit for every close: five steps, and time to cancel each."""
 
 
 async def full_life(world: Simulation) -> None:
@@ -65,7 +65,7 @@ async def test_tasks_end_when_the_cluster_does() -> None:
 
 
 @in_virtual_time
-async def test_whoever_waits_learns_that_the_cluster_was_closed() -> None:
+async def test_a_wait_ends_in_an_error_when_the_cluster_is_closed() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = UnitBehavior(queue=math.inf)
         await world.controller.scale_groups({"gcam": 1})
@@ -91,7 +91,7 @@ async def test_a_launch_under_way_is_awaited_so_that_its_units_are_known() -> No
 
 @pytest.mark.parametrize("behavior", [UnitBehavior(accept=math.inf), UnitBehavior(answer=math.inf)])
 @in_virtual_time
-async def test_a_launch_that_hangs_is_not_waited_for_for_ever(behavior: UnitBehavior) -> None:
+async def test_a_launch_that_hangs_does_not_block_close(behavior: UnitBehavior) -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = behavior
         await world.controller.scale_groups({"gcam": 3})
@@ -113,7 +113,7 @@ async def _raise(world: Simulation, call: str) -> None:
 @pytest.mark.parametrize("disturb", [_hang, _raise])
 @pytest.mark.parametrize("call", ["observe", "stop", "describe"])
 @in_virtual_time
-async def test_trouble_with_the_native_system_stops_no_close(
+async def test_problems_of_the_native_system_do_not_prevent_close(
     call: str, disturb: Callable[[Simulation, str], Awaitable[None]]
 ) -> None:
     async with Simulation("gcam", "stitches") as world:
@@ -131,7 +131,7 @@ async def test_trouble_with_the_native_system_stops_no_close(
 
 @pytest.mark.parametrize("disturb", [_hang, _raise])
 @in_virtual_time
-async def test_what_may_be_left_is_named_when_nobody_can_tell(
+async def test_possible_leftovers_are_named_when_nothing_can_be_known(
     disturb: Callable[[Simulation, str], Awaitable[None]],
 ) -> None:
     async with Simulation("gcam") as world:
@@ -152,7 +152,7 @@ async def test_what_may_be_left_is_named_when_nobody_can_tell(
 
 
 @in_virtual_time
-async def test_a_unit_that_does_not_die_is_named() -> None:
+async def test_a_unit_that_does_not_end_is_named() -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 1})
         await world.run(10)
@@ -165,7 +165,7 @@ async def test_a_unit_that_does_not_die_is_named() -> None:
 
 
 @in_virtual_time
-async def test_a_scheduler_that_is_gone_stops_no_close() -> None:
+async def test_an_unreachable_scheduler_does_not_prevent_close() -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 1})
         await world.run(10)
@@ -178,7 +178,7 @@ async def test_a_scheduler_that_is_gone_stops_no_close() -> None:
 
 
 @in_virtual_time
-async def test_results_that_are_held_stop_no_close() -> None:
+async def test_held_results_do_not_prevent_close() -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 1})
         await world.done(world.scheduler.submit("gcam", 3))
@@ -190,7 +190,7 @@ async def test_results_that_are_held_stop_no_close() -> None:
 
 
 @in_virtual_time
-async def test_nothing_happens_after_the_end() -> None:
+async def test_nothing_happens_after_close() -> None:
     async with Simulation(GroupSpec("gcam")) as world:
         await world.controller.scale_groups({"gcam": 1})
         await world.run(10)

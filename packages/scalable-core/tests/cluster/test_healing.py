@@ -1,4 +1,4 @@
-"""How the controller replaces what was lost, gives up what cannot be had, and waits for what can."""
+"""How the controller replaces lost workers, fails groups that cannot start, and waits for those that can."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_killed_worker_is_replaced_under_a_new_name() -> None:
 
 
 @in_virtual_time
-async def test_the_loss_of_many_is_one_launch_and_one_question() -> None:
+async def test_the_loss_of_many_is_one_launch_and_one_explanation() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 100})
         await world.run(60)
@@ -73,7 +73,7 @@ async def test_a_worker_that_comes_back_is_taken_back() -> None:
 
 
 @in_virtual_time
-async def test_a_unit_that_is_absent_from_one_look_is_not_forgotten() -> None:
+async def test_a_unit_that_is_absent_from_one_observation_is_not_forgotten() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 1})
         world.backend.units["gcam-1"].named = False
@@ -86,7 +86,7 @@ async def test_a_unit_that_is_absent_from_one_look_is_not_forgotten() -> None:
 
 
 @in_virtual_time
-async def test_workers_that_keep_dying_young_are_replaced_ever_later_and_at_last_never() -> None:
+async def test_workers_that_keep_dying_early_are_replaced_with_back_off_and_finally_not() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = UnitBehavior(lifetime=3, end_reason=Reason.OUT_OF_MEMORY)
         await world.controller.scale_groups({"gcam": 1})
@@ -115,7 +115,7 @@ async def test_units_that_outlive_their_workers_again_and_again_fail_their_group
 
 
 @in_virtual_time
-async def test_workers_that_die_old_are_always_replaced_at_once() -> None:
+async def test_workers_that_die_healthy_are_always_replaced_at_once() -> None:
     async with Simulation("gcam", pace=CALM) as world:
         world.backend.behavior["gcam"] = UnitBehavior(lifetime=300, end_reason=Reason.PREEMPTED)
         await world.controller.scale_groups({"gcam": 1})
@@ -242,7 +242,7 @@ async def test_only_failures_in_a_row_count() -> None:
 
 
 @in_virtual_time
-async def test_launches_that_break_are_tried_three_times() -> None:
+async def test_launches_that_raise_are_tried_three_times() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"].errors += [OSError(f"broken {n}") for n in range(9)]
         await world.controller.scale_groups({"gcam": 1})
@@ -273,7 +273,7 @@ async def test_launches_that_cannot_be_made_now_are_waited_for(
 
 
 @in_virtual_time
-async def test_the_workers_of_a_failed_group_go_on() -> None:
+async def test_the_workers_of_a_failed_group_keep_working() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 1})
         world.backend.behavior["gcam"].failing_starts = math.inf
@@ -284,7 +284,7 @@ async def test_the_workers_of_a_failed_group_go_on() -> None:
 
 
 @in_virtual_time
-async def test_an_honest_wait_in_a_queue_is_never_cut() -> None:
+async def test_a_wait_in_a_queue_is_never_limited() -> None:
     async with Simulation("gcam", pace=CALM) as world:
         world.backend.behavior["gcam"] = UnitBehavior(
             queue=10 * HOUR, pending_reason=Reason.PRIORITY
@@ -328,7 +328,7 @@ async def test_a_requeued_unit_may_wait_again() -> None:
 
 
 @in_virtual_time
-async def test_a_worker_that_comes_while_it_is_given_up_keeps_its_tasks() -> None:
+async def test_a_worker_that_joins_while_it_is_given_up_keeps_its_tasks() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=100)) as world:
         world.backend.behavior["gcam"] = UnitBehavior(boot=102)
         world.backend.latencies["describe"] = 5
@@ -340,7 +340,7 @@ async def test_a_worker_that_comes_while_it_is_given_up_keeps_its_tasks() -> Non
 
 
 @in_virtual_time
-async def test_whoever_waits_too_long_is_told_why() -> None:
+async def test_a_wait_that_times_out_gives_the_reason() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR, pending_reason=Reason.QUOTA)
         await world.controller.scale_groups({"gcam": 2})
@@ -352,7 +352,7 @@ async def test_whoever_waits_too_long_is_told_why() -> None:
 
 
 @in_virtual_time
-async def test_whoever_waits_for_more_than_are_wanted_is_told() -> None:
+async def test_a_wait_for_more_than_the_wanted_count_is_an_error() -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(ValueError, match="is to have 1 workers; scale it"):
@@ -360,7 +360,7 @@ async def test_whoever_waits_for_more_than_are_wanted_is_told() -> None:
 
 
 @in_virtual_time
-async def test_whoever_waits_learns_that_so_many_are_wanted_no_more() -> None:
+async def test_a_wait_ends_in_an_error_when_the_group_is_scaled_below_it() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR)
         await world.controller.scale_groups({"gcam": 3})
@@ -373,7 +373,7 @@ async def test_whoever_waits_learns_that_so_many_are_wanted_no_more() -> None:
 
 
 @in_virtual_time
-async def test_a_native_system_that_does_not_answer_harms_nobody() -> None:
+async def test_a_native_system_that_does_not_answer_does_no_harm() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 2})
         asked = world.backend.calls["observe"]
@@ -388,7 +388,7 @@ async def test_a_native_system_that_does_not_answer_harms_nobody() -> None:
 
 
 @in_virtual_time
-async def test_a_slow_native_system_does_not_slow_what_needs_it_not() -> None:
+async def test_a_slow_observation_does_not_slow_launches() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.scale({"gcam": 1})
         world.backend.latencies["observe"] = 60
@@ -398,7 +398,7 @@ async def test_a_slow_native_system_does_not_slow_what_needs_it_not() -> None:
 
 
 @in_virtual_time
-async def test_what_cannot_be_explained_is_said_so() -> None:
+async def test_an_explanation_that_fails_is_replaced_by_its_error() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = UnitBehavior(
             failing_starts=math.inf, end_reason=Reason.NODE_FAILURE
@@ -412,7 +412,7 @@ async def test_what_cannot_be_explained_is_said_so() -> None:
 
 
 @in_virtual_time
-async def test_slow_explanations_hold_up_nobody_for_long() -> None:
+async def test_slow_explanations_block_no_other_group_for_long() -> None:
     async with Simulation("gcam", "stitches", "xanthos", "demeter") as world:
         for tag in ("gcam", "stitches", "xanthos"):
             world.backend.behavior[tag] = UnitBehavior(
@@ -428,7 +428,7 @@ async def test_slow_explanations_hold_up_nobody_for_long() -> None:
 
 
 @in_virtual_time
-async def test_a_group_may_be_added_while_others_are_asked_about() -> None:
+async def test_a_group_may_be_added_while_others_are_explained() -> None:
     async with Simulation("gcam", "stitches") as world:
         for tag in ("gcam", "stitches"):
             world.backend.behavior[tag] = UnitBehavior(queue=math.inf)
@@ -454,7 +454,7 @@ async def test_a_group_may_be_added_in_the_middle_of_a_turn() -> None:
         await world.controller.scale_groups({"gcam": 0, "stitches": 0})
         await world.until(lambda: world.groups["stitches"].draining == 2)
         await world.controller.scale_groups({"gcam": 2, "stitches": 2})
-        # A turn takes some seconds now: one or another of these comes while it calls workers back.
+        # A turn takes some seconds now: some of these run while it resumes workers.
         for n in range(50):
             await world.controller.add_group(GroupSpec(f"plots-{n}"))
             await world.run(0.1)

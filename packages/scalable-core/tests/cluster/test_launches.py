@@ -1,4 +1,4 @@
-"""How the controller starts workers, and what it makes of launches that are slow, late or lost."""
+"""How the controller starts workers, and handles launches that are slow, late or lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_tim
 
 
 @in_virtual_time
-async def test_all_that_a_group_lacks_is_one_launch() -> None:
+async def test_all_units_that_a_group_lacks_are_one_launch() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.controller.scale_groups({"gcam": 50, "stitches": 3})
         await world.until(lambda: world.groups["gcam"].running == 50)
@@ -20,7 +20,7 @@ async def test_all_that_a_group_lacks_is_one_launch() -> None:
 
 
 @in_virtual_time
-async def test_more_workers_leave_those_that_are_there_alone() -> None:
+async def test_scaling_out_leaves_existing_workers_alone() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.controller.scale_groups({"gcam": 2, "stitches": 1})
         await world.until(lambda: world.groups["stitches"].running == 1)
@@ -33,7 +33,7 @@ async def test_more_workers_leave_those_that_are_there_alone() -> None:
 
 
 @in_virtual_time
-async def test_a_slow_launch_holds_no_other_group_up() -> None:
+async def test_a_slow_launch_blocks_no_other_group() -> None:
     async with Simulation("gcam", "stitches") as world:
         world.backend.behavior["gcam"] = UnitBehavior(accept=100, boot=2)
         await world.controller.scale_groups({"gcam": 2, "stitches": 2})
@@ -61,7 +61,7 @@ async def test_groups_that_launch_in_one_turn_share_what_the_cap_leaves() -> Non
 
 
 @in_virtual_time
-async def test_a_higher_cap_is_made_use_of_at_once() -> None:
+async def test_a_higher_cap_is_used_at_once() -> None:
     async with Simulation("gcam", max_workers=1, pace=Pace(tick=1000)) as world:
         world.scheduler.submit("gcam", 4, seconds=10_000)
         await world.controller.adapt_groups({"gcam": (0, 4)})
@@ -73,7 +73,7 @@ async def test_a_higher_cap_is_made_use_of_at_once() -> None:
 
 
 @in_virtual_time
-async def test_what_is_asked_for_during_a_launch_is_one_further_launch() -> None:
+async def test_requests_during_a_launch_are_one_further_launch() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = UnitBehavior(accept=30)
         for n in range(1, 6):
@@ -106,7 +106,7 @@ async def test_a_launch_whose_answer_is_lost_is_not_repeated() -> None:
 
 
 @in_virtual_time
-async def test_a_launch_that_never_comes_to_anything_is_a_failed_start() -> None:
+async def test_a_launch_whose_units_never_appear_is_a_failed_start() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=60)) as world:
         world.backend.behavior["gcam"] = UnitBehavior(accept=math.inf)
         await world.controller.scale_groups({"gcam": 1})
@@ -117,7 +117,7 @@ async def test_a_launch_that_never_comes_to_anything_is_a_failed_start() -> None
 
 
 @in_virtual_time
-async def test_units_that_end_before_they_were_ever_seen_are_failed_starts() -> None:
+async def test_units_that_end_before_they_were_observed_are_failed_starts() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = UnitBehavior(
             naming=20, failing_starts=math.inf, end_reason=Reason.OUT_OF_MEMORY
@@ -129,7 +129,7 @@ async def test_units_that_end_before_they_were_ever_seen_are_failed_starts() -> 
 
 
 @in_virtual_time
-async def test_units_that_come_long_after_they_were_given_up_do_no_harm() -> None:
+async def test_units_that_appear_long_after_they_were_given_up_do_no_harm() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=60)) as world:
         world.backend.behavior["gcam"] = UnitBehavior(naming=100)
         await world.controller.scale_groups({"gcam": 2})
@@ -155,7 +155,7 @@ async def test_a_launch_that_is_refused_for_now_is_tried_again_later() -> None:
 
 
 @in_virtual_time
-async def test_a_new_unit_is_not_taken_for_gone_by_a_look_that_began_before_it() -> None:
+async def test_a_new_unit_is_not_taken_for_gone_by_an_observation_that_began_before_it() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.scale({"stitches": 1})
         world.backend.latencies["observe"] = 3

@@ -1,4 +1,4 @@
-"""The simulated world keeps time, and misses no breach of a rule."""
+"""The simulation keeps time, and reports every violation of a rule."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_a_day_is_over_at_once() -> None:
     assert loop.time() == 23.5 * 3600
 
 
-def test_what_never_happens_is_not_waited_for() -> None:
+def test_a_wait_for_what_never_happens_raises() -> None:
     async def wait() -> None:
         await asyncio.get_running_loop().create_future()
 
@@ -44,7 +44,7 @@ def test_what_never_happens_is_not_waited_for() -> None:
 
 
 @in_virtual_time
-async def test_a_unit_queues_boots_and_dies_in_its_time() -> None:
+async def test_a_unit_queues_boots_and_ends_on_time() -> None:
     world = Simulation(GCAM)
     world.backend.behavior["gcam"] = UnitBehavior(naming=5, queue=10, boot=20, lifetime=30)
     await world.scheduler.start({"gcam": 1})
@@ -62,7 +62,7 @@ async def test_a_unit_queues_boots_and_dies_in_its_time() -> None:
 
 
 @in_virtual_time
-async def test_the_same_request_makes_units_once() -> None:
+async def test_the_same_request_creates_units_once() -> None:
     world = Simulation(GCAM)
     first = await world.backend.launch(GCAM, 2, "r1")
 
