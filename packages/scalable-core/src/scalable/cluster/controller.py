@@ -146,7 +146,7 @@ class GroupController:
         self._request_turn()
 
     async def adapt_groups(self, ranges: Mapping[str, tuple[int, int]]) -> None:
-        """Let some groups follow their demand between a minimum and a maximum, and return."""
+        """Record ranges within which some groups follow their demand, and return."""
         for tag, (minimum, maximum) in ranges.items():
             if not 0 <= minimum <= maximum:
                 raise ValueError(
@@ -316,7 +316,7 @@ class GroupController:
     async def close(self) -> list[Leftover]:
         """Take no more turns, stop every unit, sweep, and return what could not be removed.
 
-        Continues past errors, which are recorded as events, or returned if nothing tells what is left.
+        Continues past errors. They are recorded as events; if the sweep fails, they are returned.
         """
         self.closed = True
         self._wake.set()
@@ -337,7 +337,7 @@ class GroupController:
             group.requests.clear()
             group.wanted, group.range = 0, None
         await self._publish()
-        # The failures of other steps matter only if something is left, which sweep tells.
+        # Where sweep has answered, it knows what is left, and the failures of other steps are events only.
         if swept:
             for problem in steps.failures:
                 self.events.record("", f"{problem.kind}: {problem.name}: {problem.error}")

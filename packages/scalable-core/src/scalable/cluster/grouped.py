@@ -204,7 +204,7 @@ class GroupedCluster:
         await self._calls.wait_async(self._controller.scale_groups(counts))
 
     def adapt_groups(self, ranges: Mapping[str, tuple[int, int]]) -> None:
-        """Let some groups follow their own demand, each between its minimum and maximum, and return.
+        """Record ranges within which some groups follow their own demand, and return.
 
         Parameters
         ----------

@@ -85,8 +85,8 @@ class FailureHistory:
     def record_postponed_launch(self, problem: Explanation, now: float) -> bool:
         """Record that the native system accepts no launch for now; return whether it is the first in a row.
 
-        This says nothing about the group's workers, and may last: a Slurm controller that is being restarted, a limit
-        on queued jobs. So the group waits, as in a queue, and never fails for it.
+        The reason does not lie in the group's workers, and may last: a Slurm controller that is being restarted, a
+        limit on queued jobs. So the group waits, as in a queue, and does not fail for it.
         """
         is_first = not self._postponed_launches
         self.last_problem = problem

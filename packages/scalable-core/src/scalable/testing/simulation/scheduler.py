@@ -220,7 +220,7 @@ class SimulatedScheduler:
             self._unplaced.setdefault(tag, [])
 
     async def report(self) -> Report:
-        """Look at workers and demand."""
+        """Return the workers and the demand."""
         await self._call()
         self.turns += 1
         departed, self.departed = self.departed, []
