@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from scalable.cluster import Pace, RetryPolicy
-from scalable.testing.simulation import Conduct, SimulatedTask, Simulation, run_in_virtual_time
+from scalable.testing.simulation import SimulatedTask, Simulation, UnitBehavior, run_in_virtual_time
 
 LIMIT = 0.050
 """Seconds that a turn may take: a tenth of the time between two turns."""
@@ -37,10 +37,10 @@ async def measure(groups: int, workers: int, turns: int) -> dict[str, list[float
     """Take turns with so many groups of so many workers each, in three situations."""
     tags = [f"component-{n}" for n in range(groups)]
     # Kills are no sign of trouble here.
-    world = Simulation(*tags, pace=Pace(), retry=RetryPolicy(young_deaths=10**6, delay=0.0))
+    world = Simulation(*tags, pace=Pace(), retry=RetryPolicy(max_early_losses=10**6, delay=0.0))
     chance = random.Random(0)
     for tag in tags:
-        world.backend.conduct[tag] = Conduct(boot=1)
+        world.backend.behavior[tag] = UnitBehavior(boot=1)
     await world.scheduler.start(dict.fromkeys(tags, 1))
     await world.controller.scale_groups(dict.fromkeys(tags, workers))
     await take_turns(world, 10, lambda turn: None)
@@ -63,7 +63,7 @@ async def measure(groups: int, workers: int, turns: int) -> dict[str, list[float
     work = await take_turns(world, turns, at_work)
     turmoil = await take_turns(world, turns, in_turmoil)
     assert await world.close() == []
-    world.referee.check()
+    world.invariants.check()
     return {"at rest": rest, "at work, adaptive": work, "with workers dying": turmoil}
 
 

@@ -15,7 +15,7 @@ ISSUE = ValidationIssue("tasks.a", "no such component", "E_COMPONENT")
 WHY = Explanation(Reason.IMAGE, "no such image", log_tail="404")
 EXAMPLES = {
     "ClusterClosedError": ("c",),
-    "GroupBlindError": ("scale(n)", "scale_groups"),
+    "AmbiguousScaleError": ("scale(n)", "scale_groups"),
     "GroupFailedError": ("gcam", WHY),
     "GroupTimeoutError": ("gcam", 2, 1, 3.0, "Priority"),
     "LaunchError": ("no machine", WHY),
@@ -38,7 +38,7 @@ NAMES = [name for name in errors.__all__ if name.endswith("Error")]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_error_that_travels_is_the_same_at_its_end(name: str) -> None:
+def test_a_pickled_error_is_the_same(name: str) -> None:
     error: ScalableError = getattr(errors, name)(*EXAMPLES.get(name, ("something is wrong",)))
     arrived = pickle.loads(pickle.dumps(error))
     assert type(arrived) is type(error)

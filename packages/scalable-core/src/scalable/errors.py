@@ -4,24 +4,24 @@ The tree::
 
     ScalableError
     ├── ManifestError (ValueError)               a manifest cannot be used
-    │   ├── ManifestParseError                   it is not a YAML mapping that can be read
-    │   └── ManifestSchemaError                  it is readable, but says something that is not allowed
+    │   ├── ManifestParseError                   it is not a readable YAML mapping
+    │   └── ManifestSchemaError                  it is readable, but its content is not valid
     ├── UnknownTargetError (KeyError)            the manifest has no such target
-    ├── ValidationFailedError (ValueError)       a provider refuses the deployment
-    ├── NotSupportedError (NotImplementedError)  this version cannot do what was asked
+    ├── ValidationFailedError (ValueError)       a provider rejects the deployment
+    ├── NotSupportedError (NotImplementedError)  this version does not support the request
     ├── ProviderError
     │   ├── ProviderNameError (ValueError)       a provider's name is empty or taken
     │   ├── UnknownProviderError (KeyError)      no provider of that name is installed
     │   ├── ProviderConflictError (RuntimeError) two distributions claim one name
     │   └── QuarantinedProviderError (ImportError)  a provider's distribution cannot be used
-    ├── LimitExceededError (ValueError)          the plan is above a limit that its target sets
+    ├── LimitExceededError (ValueError)          the plan exceeds a limit of its target
     ├── ClusterError (RuntimeError)
-    │   ├── LaunchError                          a launch cannot be made now; it may be later
-    │   │   └── LaunchRefusedError               a launch was refused for good
-    │   ├── GroupFailedError                     a worker group cannot have the workers it wants
-    │   ├── GroupTimeoutError (TimeoutError)     a worker group was not there in time
-    │   ├── WalltimeError (TimeoutError)         a task did not end before its worker had to
-    │   ├── GroupBlindError (TypeError)          scale(n) and adapt() of one-group clusters were called
+    │   ├── LaunchError                          a launch failed, but may succeed later
+    │   │   └── LaunchRefusedError               a launch was refused, and always will be
+    │   ├── GroupFailedError                     a worker group cannot get its workers
+    │   ├── GroupTimeoutError (TimeoutError)     a worker group did not have its workers in time
+    │   ├── WalltimeError (TimeoutError)         a task was still running at its worker's walltime
+    │   ├── AmbiguousScaleError (TypeError)      scale(n) or adapt() was called, without a group
     │   ├── ClusterClosedError                   the cluster is closed
     │   └── LeftoverError                        something could not be removed at close
     ├── SubmitError
@@ -29,9 +29,9 @@ The tree::
     │   ├── UnknownTaskError (KeyError)          the manifest has no such task
     │   └── SlotsExceededError (ValueError)      no worker of the group has that many slots
     ├── ModulesError (ValueError)                the user's own modules cannot be sent to the workers
-    └── SessionError (RuntimeError)              a session is used out of order
+    └── SessionError (RuntimeError)              a session was used out of order
 
-Each carries its facts as attributes and ends its message with the next step. All can be pickled, since some
+Each carries its facts as attributes and ends its message with the next step. All can be pickled, because some
 travel from the scheduler to the client as the exception of a task.
 """
 
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from scalable.manifest.validate import ValidationIssue, ValidationReport
 
 __all__ = [
+    "AmbiguousScaleError",
     "ClusterClosedError",
     "ClusterError",
-    "GroupBlindError",
     "GroupFailedError",
     "GroupTimeoutError",
     "LaunchError",
@@ -74,16 +74,16 @@ __all__ = [
     "UnknownTaskError",
     "ValidationFailedError",
     "WalltimeError",
+    "describe_error",
     "did_you_mean",
-    "what_it_says",
 ]
 
 
-_LONGEST_WORD = 100  # comparing takes time that grows with the square of it
+_MAX_WORD_LENGTH = 100  # the time for comparing grows with the square of it
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Say which known word is near, or nothing.
+    """Return a hint that names the most similar known word, or an empty string.
 
     Examples
     --------
@@ -92,18 +92,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     >>> did_you_mean("zebra", ["max_workers"])
     ''
     """
-    if len(word) > _LONGEST_WORD:
+    if len(word) > _MAX_WORD_LENGTH:
         return ""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def what_it_says(error: BaseException) -> str:
-    """Put an error into words, also one that says nothing.
+def describe_error(error: BaseException) -> str:
+    """Return an error's message, or a description of an error without one.
 
     Examples
     --------
-    >>> what_it_says(OSError("no route")), what_it_says(TimeoutError())
+    >>> describe_error(OSError("no route")), describe_error(TimeoutError())
     ('no route', 'it took too long')
     """
     return str(error) or ("it took too long" if isinstance(error, TimeoutError) else repr(error))
@@ -118,7 +118,7 @@ def _rebuild(
 ) -> ScalableError:
     builtin: type[BaseException] = cls
     while builtin.__module__ != "builtins":
-        # Of several builtins, the one whose layout the class has: OSError's is its own.
+        # Of several builtins, find the one whose memory layout the class has: OSError has its own.
         builtin = cast("type[BaseException]", builtin.__base__)
     error: ScalableError = builtin.__new__(cls)
     error.args = args
@@ -134,7 +134,7 @@ class ScalableError(Exception):
         return str(self.args[0]) if self.args else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with `args`, which is the message and not the facts it was built from.
+        # The default calls the class with `args`, which hold the message, not the arguments of the constructor.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -147,11 +147,11 @@ class ManifestError(ScalableError, ValueError):
 
 
 class ManifestParseError(ManifestError):
-    """A manifest is not a YAML mapping that can be read."""
+    """A manifest is not a readable YAML mapping."""
 
 
 class ManifestSchemaError(ManifestError):
-    """A manifest says something that is not allowed."""
+    """A manifest is readable, but its content is not valid."""
 
 
 class UnknownTargetError(ScalableError, KeyError):
@@ -166,7 +166,7 @@ class UnknownTargetError(ScalableError, KeyError):
 
 
 class ValidationFailedError(ScalableError, ValueError):
-    """A provider refuses the deployment; `report` lists every problem."""
+    """A provider rejects the deployment; `report` lists every problem."""
 
     def __init__(self, report: ValidationReport) -> None:
         self.report = report
@@ -174,7 +174,7 @@ class ValidationFailedError(ScalableError, ValueError):
 
 
 class NotSupportedError(ScalableError, NotImplementedError):
-    """What was asked for cannot be done by this version."""
+    """Something was requested that this version does not support."""
 
 
 class ProviderError(ScalableError):
@@ -223,7 +223,7 @@ class QuarantinedProviderError(ProviderError, ImportError):
 
 
 class LimitExceededError(ScalableError, ValueError):
-    """The plan is above a limit that its target sets."""
+    """The plan exceeds a limit of its target."""
 
 
 class ClusterError(ScalableError, RuntimeError):
@@ -231,10 +231,10 @@ class ClusterError(ScalableError, RuntimeError):
 
 
 class LaunchError(ClusterError):
-    """A launch cannot be made now; the same launch may succeed later.
+    """A launch failed, but the same launch may succeed later.
 
-    Backends raise it from ``launch`` where the native system does not answer, or takes no more for now. The group waits
-    for it as for a queue: the controller tries again with back-off, for as long as it takes, and says why.
+    Backends raise it from ``launch`` where the native system does not answer, or accepts no more for now. The group
+    waits as in a queue: the controller tries again with back-off, for as long as it takes, and shows the reason.
     """
 
     def __init__(self, message: str, explanation: Explanation | None = None) -> None:
@@ -243,11 +243,11 @@ class LaunchError(ClusterError):
 
 
 class LaunchRefusedError(LaunchError):
-    """A launch was refused for good: trying it again would be refused again."""
+    """A launch was refused, and the same launch would be refused again."""
 
 
 class GroupFailedError(ClusterError):
-    """A worker group cannot have the workers it wants.
+    """A worker group cannot get its workers.
 
     Attributes
     ----------
@@ -263,7 +263,7 @@ class GroupFailedError(ClusterError):
 
 
 class GroupTimeoutError(ClusterError, TimeoutError):
-    """A worker group did not have the workers asked for in time."""
+    """A worker group did not have the requested workers in time."""
 
     def __init__(self, tag: str, wanted: int, running: int, timeout: float, why: str) -> None:
         self.tag, self.wanted, self.running = tag, wanted, running
@@ -274,14 +274,14 @@ class GroupTimeoutError(ClusterError, TimeoutError):
 
 
 class WalltimeError(ClusterError, TimeoutError):
-    """A task did not end before its worker had to.
+    """A task was still running when its worker reached its walltime.
 
     Attributes
     ----------
     tag, worker : str
         The group, and its worker.
     lifetime : float
-        Seconds that the worker had.
+        Seconds that the worker had in total.
     """
 
     def __init__(self, tag: str, worker: str, lifetime: float) -> None:
@@ -292,12 +292,12 @@ class WalltimeError(ClusterError, TimeoutError):
         )
 
 
-class GroupBlindError(ClusterError, TypeError):
-    """A method was called that knows one kind of worker only."""
+class AmbiguousScaleError(ClusterError, TypeError):
+    """A method was called that does not specify a worker group."""
 
     def __init__(self, method: str, instead: str) -> None:
         self.method, self.instead = method, instead
-        super().__init__(f"{method} does not know which worker group is meant; use {instead}")
+        super().__init__(f"{method} does not specify a worker group; use {instead}")
 
 
 class ClusterClosedError(ClusterError):
@@ -309,7 +309,7 @@ class ClusterClosedError(ClusterError):
 
 
 class LeftoverError(ClusterError):
-    """Something of the cluster could not be removed at close."""
+    """Something that belongs to the cluster could not be removed at close."""
 
     def __init__(self, cluster: str, leftovers: Sequence[Leftover]) -> None:
         self.cluster, self.leftovers = cluster, tuple(leftovers)
@@ -318,7 +318,7 @@ class LeftoverError(ClusterError):
 
 
 class SubmitError(ScalableError):
-    """A task cannot be submitted as asked."""
+    """A task cannot be submitted as requested."""
 
 
 class UnknownTagError(SubmitError, KeyError):
@@ -359,4 +359,4 @@ class ModulesError(ScalableError, ValueError):
 
 
 class SessionError(ScalableError, RuntimeError):
-    """A session is used out of order."""
+    """A session was used out of order."""

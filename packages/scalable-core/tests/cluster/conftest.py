@@ -196,7 +196,7 @@ class Until(Protocol):
 
 @pytest.fixture
 def until() -> Until:
-    """Wait for a condition of the outside world, and fail when it does not come true."""
+    """Wait for a condition, and fail if it does not come true."""
 
     def until(condition: Callable[[], object], timeout: float = 30) -> None:
         deadline = time.monotonic() + timeout

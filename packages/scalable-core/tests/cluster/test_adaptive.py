@@ -1,4 +1,4 @@
-"""How many workers adaptive groups get: the arithmetic, and what the controller makes of it."""
+"""How many workers adaptive groups get: the arithmetic, and how the controller applies it."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
 from scalable.cluster.link import Demand
 from scalable.cluster.port import GroupSpec
 from scalable.errors import LaunchRefusedError
-from scalable.testing.simulation import Conduct, Simulation, in_virtual_time
+from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_time
 
 counts = st.integers(0, 200)
 tags = st.sampled_from("abcdef")
 
 
 @st.composite
-def rationings(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, int], int]:
+def allocations(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, int], int]:
     wanted = draw(st.dictionaries(tags, counts))
     floor = {tag: draw(st.integers(0, n)) for tag, n in wanted.items()}
     cap = draw(st.integers(0, 600)) + sum(floor.values())
     return wanted, floor, cap
 
 
-@given(rationings())
+@given(allocations())
 def test_a_cap_is_shared_out_whole_and_never_exceeded(
-    rationing: tuple[dict[str, int], dict[str, int], int],
+    allocation: tuple[dict[str, int], dict[str, int], int],
 ) -> None:
-    wanted, floor, cap = rationing
+    wanted, floor, cap = allocation
     shares = share_out(wanted, floor, cap)
 
     assert sum(shares.values()) == min(cap, sum(wanted.values()))
     assert all(floor[tag] <= shares[tag] <= wanted[tag] for tag in wanted)
 
 
-@given(rationings())
-def test_nobody_who_wants_something_goes_without_while_another_has_more_than_its_floor_and_one(
-    rationing: tuple[dict[str, int], dict[str, int], int],
+@given(allocations())
+def test_no_group_gets_nothing_while_another_has_more_than_its_floor_and_one(
+    allocation: tuple[dict[str, int], dict[str, int], int],
 ) -> None:
-    wanted, floor, cap = rationing
+    wanted, floor, cap = allocation
     shares = share_out(wanted, floor, cap)
 
     if any(wanted[tag] and not shares[tag] for tag in wanted):
         assert all(shares[tag] <= max(1, floor[tag]) for tag in wanted)
 
 
-@given(rationings())
-def test_who_wants_more_gets_no_less(
-    rationing: tuple[dict[str, int], dict[str, int], int],
+@given(allocations())
+def test_a_group_that_wants_more_gets_no_less(
+    allocation: tuple[dict[str, int], dict[str, int], int],
 ) -> None:
-    wanted, _, cap = rationing
+    wanted, _, cap = allocation
     shares = share_out(wanted, {}, cap)
 
     for one in wanted:
         for other in wanted:
-            # One worker each comes first, in the manifest's order; so does what rounding leaves.
+            # One worker each comes first, in the manifest's order; so do the remainders of rounding.
             assert wanted[one] > wanted[other] or shares[one] <= shares[other] + 1
 
 
 @given(st.dictionaries(tags, counts), st.dictionaries(tags, counts))
-def test_without_a_cap_everybody_gets_what_they_want(
+def test_without_a_cap_every_group_gets_what_it_wants(
     wanted: dict[str, int], floor: dict[str, int]
 ) -> None:
     assert share_out(wanted, floor, None) == {
@@ -89,7 +89,7 @@ def test_there_are_never_more_workers_than_work_for_them(
 
 
 @in_virtual_time
-async def test_a_group_comes_from_zero_and_goes_back() -> None:
+async def test_a_group_scales_from_zero_and_back() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.controller.adapt_groups({"gcam": (0, 4), "stitches": (0, 4)})
         await world.run(60)
@@ -132,7 +132,7 @@ async def test_a_lower_maximum_holds_although_there_is_work_for_more() -> None:
 
 
 @in_virtual_time
-async def test_learned_durations_tell_how_many_workers_are_worth_starting() -> None:
+async def test_learned_durations_limit_the_workers_that_are_started() -> None:
     policy = AdaptivePolicy(target_duration=60)
     async with Simulation(GroupSpec("gcam", slots=2), policy=policy) as world:
         await world.controller.adapt_groups({"gcam": (0, 50)})
@@ -225,7 +225,7 @@ async def test_workers_that_drain_count_under_the_cap() -> None:
         await world.controller.scale_groups({"gcam": 0, "stitches": 4})
         await world.run(100)
 
-        # The referee would tell of a launch above the cap.
+        # The invariant checker would report a launch above the cap.
         assert world.groups["gcam"].draining == 4
         assert world.backend.alive("stitches") == []
         await world.until(lambda: world.groups["stitches"].running == 4)
@@ -245,7 +245,7 @@ async def test_a_lower_cap_is_reached_without_harm() -> None:
 
 
 @in_virtual_time
-async def test_what_cannot_be_is_refused_and_changes_nothing() -> None:
+async def test_impossible_counts_are_refused_and_change_nothing() -> None:
     async with Simulation("gcam", "stitches", max_workers=4) as world:
         controller = world.controller
         await controller.scale_groups({"gcam": 2, "stitches": 2})
@@ -270,7 +270,7 @@ async def test_what_cannot_be_is_refused_and_changes_nothing() -> None:
 
 
 @in_virtual_time
-async def test_a_pinned_group_is_adaptive_no_more() -> None:
+async def test_a_pinned_group_is_not_adaptive_any_more() -> None:
     async with Simulation("gcam") as world:
         await world.controller.adapt_groups({"gcam": (0, 8)})
         await world.controller.scale_groups({"gcam": 1})
@@ -299,7 +299,7 @@ async def test_a_group_that_was_pinned_keeps_its_workers_for_a_while() -> None:
 @in_virtual_time
 async def test_bursts_do_not_make_a_group_thrash() -> None:
     async with Simulation("gcam", max_workers=10) as world:
-        world.backend.conduct["gcam"] = Conduct(boot=20)
+        world.backend.behavior["gcam"] = UnitBehavior(boot=20)
         await world.controller.adapt_groups({"gcam": (0, 10)})
         # For an hour, 8 tasks of 3 s come every 4 s: work for eight at times, for none at others.
         for _ in range(900):
@@ -313,9 +313,9 @@ async def test_bursts_do_not_make_a_group_thrash() -> None:
 
 
 @in_virtual_time
-async def test_groups_that_compete_do_not_pass_workers_to_and_fro() -> None:
+async def test_groups_that_compete_do_not_exchange_workers_back_and_forth() -> None:
     async with Simulation("gcam", "stitches", max_workers=8) as world:
-        world.backend.conduct["gcam"] = world.backend.conduct["stitches"] = Conduct(boot=20)
+        world.backend.behavior["gcam"] = world.backend.behavior["stitches"] = UnitBehavior(boot=20)
         await world.controller.adapt_groups({"gcam": (0, 8), "stitches": (0, 8)})
         for _ in range(120):
             world.scheduler.submit("gcam", 40, seconds=4)
@@ -328,7 +328,7 @@ async def test_groups_that_compete_do_not_pass_workers_to_and_fro() -> None:
 @in_virtual_time
 async def test_the_part_of_a_group_that_failed_goes_to_others_until_it_is_tried_again() -> None:
     async with Simulation("gcam", "stitches", max_workers=4) as world:
-        world.backend.conduct["stitches"].errors.append(LaunchRefusedError("no such account"))
+        world.backend.behavior["stitches"].errors.append(LaunchRefusedError("no such account"))
         await world.controller.scale_groups({"stitches": 3})
         await world.controller.adapt_groups({"gcam": (0, 4)})
         world.scheduler.submit("gcam", 1000, seconds=10)

@@ -1,4 +1,4 @@
-"""How the controller ends: at any moment, past every error, in bounded time, and without a trace."""
+"""How the controller closes: at any time, past every error, in bounded time, with nothing left."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from scalable.cluster.controller import Pace
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec
 from scalable.errors import ClusterClosedError
 from scalable.testing.simulation import (
-    Conduct,
     Simulation,
     TaskState,
+    UnitBehavior,
     in_virtual_time,
     run_in_virtual_time,
 )
 
 BOUND = 5 * Pace().close_timeout + 10
-"""No close may take longer, whatever happens: five steps, and a moment for each to unwind."""
+"""The limit for every close: five steps, and time to cancel each."""
 
 
 async def full_life(world: Simulation) -> None:
     """Launch, work, fail, drain and adapt, with a native system that is slow in everything."""
     backend = world.backend
-    backend.conduct["gcam"] = Conduct(accept=1.3, answer=0.7, queue=2, boot=1, dying=3)
-    backend.conduct["stitches"] = Conduct(naming=2, stillborn=1, boot=2)
-    backend.takes.update(observe=0.3, stop=1.1, describe=0.7, sweep=0.9)
+    backend.behavior["gcam"] = UnitBehavior(accept=1.3, answer=0.7, queue=2, boot=1, stop_delay=3)
+    backend.behavior["stitches"] = UnitBehavior(naming=2, failing_starts=1, boot=2)
+    backend.latencies.update(observe=0.3, stop=1.1, describe=0.7, sweep=0.9)
     await world.controller.adapt_groups({"stitches": (0, 3)})
     for n in (4, 1, 3, 0):
         world.scheduler.submit("gcam", 3, seconds=2)
@@ -65,9 +65,9 @@ async def test_tasks_end_when_the_cluster_does() -> None:
 
 
 @in_virtual_time
-async def test_whoever_waits_learns_that_the_cluster_was_closed() -> None:
+async def test_a_wait_ends_in_an_error_when_the_cluster_is_closed() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(queue=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=math.inf)
         await world.controller.scale_groups({"gcam": 1})
         wait = asyncio.create_task(world.controller.wait_for_group("gcam"))
         await world.run(10)
@@ -80,7 +80,7 @@ async def test_whoever_waits_learns_that_the_cluster_was_closed() -> None:
 @in_virtual_time
 async def test_a_launch_under_way_is_awaited_so_that_its_units_are_known() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(accept=10)
+        world.backend.behavior["gcam"] = UnitBehavior(accept=10)
         await world.controller.scale_groups({"gcam": 3})
         await world.run(3)
         await world.close()
@@ -89,11 +89,11 @@ async def test_a_launch_under_way_is_awaited_so_that_its_units_are_known() -> No
         assert world.backend.calls["stop"] == 1
 
 
-@pytest.mark.parametrize("conduct", [Conduct(accept=math.inf), Conduct(answer=math.inf)])
+@pytest.mark.parametrize("behavior", [UnitBehavior(accept=math.inf), UnitBehavior(answer=math.inf)])
 @in_virtual_time
-async def test_a_launch_that_hangs_is_not_waited_for_for_ever(conduct: Conduct) -> None:
+async def test_a_launch_that_hangs_does_not_block_close(behavior: UnitBehavior) -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = conduct
+        world.backend.behavior["gcam"] = behavior
         await world.controller.scale_groups({"gcam": 3})
         await world.run(3)
         began = world.time
@@ -103,23 +103,23 @@ async def test_a_launch_that_hangs_is_not_waited_for_for_ever(conduct: Conduct) 
 
 
 async def _hang(world: Simulation, call: str) -> None:
-    world.backend.takes[call] = math.inf
+    world.backend.latencies[call] = math.inf
 
 
 async def _raise(world: Simulation, call: str) -> None:
     world.backend.errors[call] += [OSError(f"cannot {call}")] * 50
 
 
-@pytest.mark.parametrize("trouble", [_hang, _raise])
+@pytest.mark.parametrize("disturb", [_hang, _raise])
 @pytest.mark.parametrize("call", ["observe", "stop", "describe"])
 @in_virtual_time
-async def test_trouble_with_the_native_system_stops_no_close(
-    call: str, trouble: Callable[[Simulation, str], Awaitable[None]]
+async def test_problems_of_the_native_system_do_not_prevent_close(
+    call: str, disturb: Callable[[Simulation, str], Awaitable[None]]
 ) -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.controller.scale_groups({"gcam": 2, "stitches": 2})
         await world.run(10)
-        await trouble(world, call)
+        await disturb(world, call)
         world.backend.kill("gcam-1")
         await world.controller.scale_groups({"stitches": 1})
         await world.run(3)
@@ -129,16 +129,16 @@ async def test_trouble_with_the_native_system_stops_no_close(
         assert world.time - began < BOUND
 
 
-@pytest.mark.parametrize("trouble", [_hang, _raise])
+@pytest.mark.parametrize("disturb", [_hang, _raise])
 @in_virtual_time
-async def test_what_may_be_left_is_named_when_nobody_can_tell(
-    trouble: Callable[[Simulation, str], Awaitable[None]],
+async def test_possible_leftovers_are_named_when_nothing_can_be_known(
+    disturb: Callable[[Simulation, str], Awaitable[None]],
 ) -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 2})
         await world.run(10)
         for call in ("stop", "sweep"):
-            await trouble(world, call)
+            await disturb(world, call)
         began = world.time
         leftovers = await world.close()
 
@@ -152,11 +152,11 @@ async def test_what_may_be_left_is_named_when_nobody_can_tell(
 
 
 @in_virtual_time
-async def test_a_unit_that_does_not_die_is_named() -> None:
+async def test_a_unit_that_does_not_end_is_named() -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 1})
         await world.run(10)
-        world.backend.conduct["gcam"] = Conduct(dying=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(stop_delay=math.inf)
         await world.controller.scale_groups({"gcam": 2})
         await world.run(10)
 
@@ -165,7 +165,7 @@ async def test_a_unit_that_does_not_die_is_named() -> None:
 
 
 @in_virtual_time
-async def test_a_scheduler_that_is_gone_stops_no_close() -> None:
+async def test_an_unreachable_scheduler_does_not_prevent_close() -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 1})
         await world.run(10)
@@ -178,7 +178,7 @@ async def test_a_scheduler_that_is_gone_stops_no_close() -> None:
 
 
 @in_virtual_time
-async def test_results_that_are_held_stop_no_close() -> None:
+async def test_held_results_do_not_prevent_close() -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 1})
         await world.done(world.scheduler.submit("gcam", 3))
@@ -190,7 +190,7 @@ async def test_results_that_are_held_stop_no_close() -> None:
 
 
 @in_virtual_time
-async def test_nothing_happens_after_the_end() -> None:
+async def test_nothing_happens_after_close() -> None:
     async with Simulation(GroupSpec("gcam")) as world:
         await world.controller.scale_groups({"gcam": 1})
         await world.run(10)

@@ -22,13 +22,13 @@ GROUPS = [GroupSpec(tag, slots) for tag, slots in SLOTS.items()]
 
 
 class Log:
-    """Which task started how often, written by the tasks themselves."""
+    """A log of task starts, written by the tasks themselves."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def work(self, name: str) -> Callable[..., int]:
-        """Make a function that notes its start, takes some time, and adds up."""
+        """Return a function that logs its start, sleeps, and adds."""
         path = self.path
 
         # A function of a function travels by value: worker processes cannot import this module.
@@ -130,7 +130,7 @@ def test_worker_processes_drain_as_safely(start_processes: Start, log: Log, unti
 # -- When no worker is left
 
 
-def test_results_that_somebody_wants_hold_one_worker(start: Start, log: Log, until: Until) -> None:
+def test_results_that_a_client_keeps_hold_one_worker(start: Start, log: Log, until: Until) -> None:
     cluster = start(*GROUPS)
     cluster.scale_groups({"a": 2, "b": 1})
     with Client(cluster) as client:
@@ -156,7 +156,7 @@ def test_results_that_somebody_wants_hold_one_worker(start: Start, log: Log, unt
     assert log.starts() == Counter({f"{tag}-{i}": 1 for tag in SLOTS for i in range(10)})
 
 
-def test_a_worker_that_holds_results_is_the_first_to_be_called_back(
+def test_a_worker_that_holds_results_is_the_first_to_be_resumed(
     start: Start, log: Log, until: Until
 ) -> None:
     cluster = start("a")
@@ -190,9 +190,7 @@ def test_results_are_held_for_a_bounded_time(start: Start, log: Log, until: Unti
     assert log.starts() == {"twice": 2}
 
 
-def test_an_adaptive_group_comes_from_zero_and_goes_back(
-    start: Start, log: Log, until: Until
-) -> None:
+def test_an_adaptive_group_scales_from_zero_and_back(start: Start, log: Log, until: Until) -> None:
     cluster = start("a", policy=AdaptivePolicy(target_duration=0.2, scale_in_delay=0.2))
     cluster.adapt_groups({"a": (0, 3)})
     with Client(cluster) as client:

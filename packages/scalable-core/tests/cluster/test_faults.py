@@ -21,8 +21,8 @@ from scalable.errors import GroupFailedError
 Start = Callable[..., GroupedCluster]
 Until = Callable[..., None]
 
-STUBBORN = RetryPolicy(tries=1000, young_deaths=1000, delay=0.05, longest_delay=0.2)
-"""For workers that are killed young, again and again."""
+STUBBORN = RetryPolicy(max_start_failures=1000, max_early_losses=1000, delay=0.05, max_delay=0.2)
+"""For workers that are killed early, again and again."""
 
 
 def test_two_thousand_tasks_survive_thirty_kills(
@@ -88,17 +88,15 @@ def test_a_function_that_a_worker_cannot_import_is_an_error_of_its_task_alone(
     assert [event.text for event in cluster.events] == ["launched 1"]
 
 
-def test_a_group_that_fails_takes_its_own_tasks_with_it_and_no_others(
-    start: Start, threads: Any
-) -> None:
+def test_a_group_that_fails_fails_its_own_tasks_and_no_others(start: Start, threads: Any) -> None:
     threads.refused = {"a"}
     cluster = start("a", "b")
     cluster.scale_groups({"a": 1})
     with ScalableClient(cluster) as client:
-        doomed = client.map(abs, range(3), tag="a")
-        dependent = client.submit(sum, doomed, tag="b")
+        failing = client.map(abs, range(3), tag="a")
+        dependent = client.submit(sum, failing, tag="b")
         untagged = client.submit(abs, -4)
-        for future in (*doomed, dependent):
+        for future in (*failing, dependent):
             with pytest.raises(GroupFailedError, match="'a' failed: no machine for a"):
                 future.result(timeout=30)
         with pytest.raises(GroupFailedError, match="'a' failed: no machine for a"):
@@ -112,7 +110,7 @@ def test_a_group_that_fails_takes_its_own_tasks_with_it_and_no_others(
         cluster.scale_groups({"a": 1})
         cluster.wait_for_group("a", timeout=30)
         assert client.submit(abs, -6, tag="a").result(timeout=30) == 6
-        client.retry([*doomed, dependent])
+        client.retry([*failing, dependent])
         assert dependent.result(timeout=30) == 3
 
 

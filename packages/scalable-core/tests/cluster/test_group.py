@@ -1,19 +1,20 @@
-"""The books of one group: what they make of launches, looks and reports. No clock, no I/O."""
+"""State of one group: how observations and reports change it. No clock, no I/O."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from scalable.cluster.group import Ended, Fate, Group, Observation, RetryPolicy
+from scalable.cluster.group import Group
 from scalable.cluster.link import Leaving, Report, Stage, WorkerInfo
+from scalable.cluster.member import EndReason, Observation, UnitEnd
 from scalable.cluster.port import Explanation, GroupSpec, Phase, Reason, Unit, UnitState
+from scalable.cluster.retry import RetryPolicy
+from scalable.cluster.status import group_status
 
-TROUBLE = Explanation(Reason.EXITED, "it ended")
-NOBODY = Report()
+PROBLEM = Explanation(Reason.EXITED, "it ended")
+EMPTY = Report()
 
 
 def unit(number: int, request: str = "r1") -> Unit:
@@ -33,207 +34,190 @@ def workers(*units: Unit, tasks: int = 0) -> Report:
 
 
 def group_of(*units: Unit, wanted: int = 0, **spec: float) -> Group:
-    """Make the books of a group whose first launch was answered with these units, at 0."""
+    """Return a group whose first launch was answered with these units, at 0."""
     group = Group(GroupSpec("gcam", **spec), wanted=wanted)  # type: ignore[arg-type] # of many types
-    group.expect("r1", len(units))
-    group.answer("r1", units, 0.0)
+    group.record_request("r1", len(units))
+    group.record_answer("r1", units, 0.0)
     return group
 
 
-def fates(ended: list[Ended]) -> list[Fate]:
-    return [end.fate for end in ended]
+def end_reasons(ended: list[UnitEnd]) -> list[EndReason]:
+    return [end.reason for end in ended]
 
 
-def test_units_count_from_the_moment_they_are_asked_for() -> None:
+def test_units_count_as_soon_as_they_are_requested() -> None:
     group = Group(GroupSpec("gcam"))
-    group.expect("r1", 3)
+    group.record_request("r1", 3)
     assert (group.unnamed, len(group.alive)) == (3, 0)
 
-    group.answer("r1", [unit(1)], 1.0)
+    group.record_answer("r1", [unit(1)], 1.0)
     assert (group.unnamed, len(group.alive)) == (2, 1)
 
-    group.look(seen(2.0, *running(unit(1), unit(2), unit(3))), NOBODY, 2.0)
+    group.update(seen(2.0, *running(unit(1), unit(2), unit(3))), EMPTY, 2.0)
     assert (group.unnamed, len(group.alive)) == (0, 3)
 
 
 def test_an_observation_may_come_before_the_answer() -> None:
     group = Group(GroupSpec("gcam"))
-    group.expect("r1", 2)
-    group.look(seen(1.0, *running(unit(1), unit(2))), NOBODY, 1.0)
+    group.record_request("r1", 2)
+    group.update(seen(1.0, *running(unit(1), unit(2))), EMPTY, 1.0)
     assert (group.unnamed, len(group.alive)) == (0, 2)
 
-    group.look(seen(2.0, UnitState(unit(1), Phase.GONE), *running(unit(2))), NOBODY, 2.0)
-    group.answer("r1", [unit(1), unit(2)], 3.0)
+    group.update(seen(2.0, UnitState(unit(1), Phase.GONE), *running(unit(2))), EMPTY, 2.0)
+    group.record_answer("r1", [unit(1), unit(2)], 3.0)
     assert [member.unit for member in group.alive] == [unit(2)]
 
 
 def test_a_named_unit_that_ends_is_not_taken_for_one_without_a_name() -> None:
     group = Group(GroupSpec("gcam"))
-    group.expect("r1", 3)
-    group.answer("r1", [unit(1)], 0.0)
-    ended = group.look(seen(1.0, UnitState(unit(1), Phase.GONE)), NOBODY, 1.0)
+    group.record_request("r1", 3)
+    group.record_answer("r1", [unit(1)], 0.0)
+    ended = group.update(seen(1.0, UnitState(unit(1), Phase.GONE)), EMPTY, 1.0)
 
-    assert fates(ended) == [Fate.STILLBORN]
+    assert end_reasons(ended) == [EndReason.NEVER_JOINED]
     assert group.unnamed == 2
 
 
-def test_what_is_not_named_in_time_is_given_up_once() -> None:
+def test_units_that_are_not_named_in_time_are_given_up_once() -> None:
     group = Group(GroupSpec("gcam", startup_timeout=60))
-    group.expect("r1", 3)
-    assert group.give_up(1000.0) == {}  # it has not even been answered
-    group.answer("r1", [unit(1)], 1000.0)
+    group.record_request("r1", 3)
+    assert group.forget_overdue_requests(1000.0) == {}  # it has not even been answered
+    group.record_answer("r1", [unit(1)], 1000.0)
 
-    assert group.give_up(1060.0) == {}
-    assert group.give_up(1061.0) == {"r1": 2}
-    assert group.give_up(1062.0) == {}
+    assert group.forget_overdue_requests(1060.0) == {}
+    assert group.forget_overdue_requests(1061.0) == {"r1": 2}
+    assert group.forget_overdue_requests(1062.0) == {}
     assert group.unnamed == 0
 
 
-def test_units_of_other_groups_are_none_of_its_business() -> None:
+def test_units_of_other_groups_are_ignored() -> None:
     group = group_of(unit(1))
     other = Unit("gcam-land-1", "gcam-land", "r9")
-    group.look(seen(1.0, *running(unit(1), other)), NOBODY, 1.0)
+    group.update(seen(1.0, *running(unit(1), other)), EMPTY, 1.0)
 
     assert list(group.members) == ["gcam-1"]
 
 
-def test_a_look_that_began_before_a_unit_says_nothing_of_it() -> None:
+def test_an_observation_that_began_before_a_launch_does_not_show_its_units_as_gone() -> None:
     group = group_of()
-    group.expect("r2", 1)
-    group.answer("r2", [unit(1, "r2")], 5.0)
+    group.record_request("r2", 1)
+    group.record_answer("r2", [unit(1, "r2")], 5.0)
 
-    assert group.look(seen(4.0), NOBODY, 6.0) == []
-    assert group.look(seen(5.0), NOBODY, 6.5) == []
-    assert fates(group.look(seen(7.0), NOBODY, 7.0)) == [Fate.STILLBORN]
+    assert group.update(seen(4.0), EMPTY, 6.0) == []
+    assert group.update(seen(5.0), EMPTY, 6.5) == []
+    assert end_reasons(group.update(seen(7.0), EMPTY, 7.0)) == [EndReason.NEVER_JOINED]
 
 
-def test_an_end_that_is_told_twice_is_one_end() -> None:
+def test_an_end_that_is_reported_twice_is_one_end() -> None:
     group = group_of(unit(1))
     gone = UnitState(unit(1), Phase.GONE)
 
-    assert fates(group.look(seen(1.0, gone), NOBODY, 1.0)) == [Fate.STILLBORN]
-    assert group.look(seen(2.0, gone), NOBODY, 2.0) == []
+    assert end_reasons(group.update(seen(1.0, gone), EMPTY, 1.0)) == [EndReason.NEVER_JOINED]
+    assert group.update(seen(2.0, gone), EMPTY, 2.0) == []
 
 
-def test_each_end_has_its_fate() -> None:
+def test_each_end_has_its_reason() -> None:
     group = group_of(*map(unit, range(1, 6)), startup_timeout=60)
     joined = workers(unit(1), unit(2))
-    group.look(seen(1.0, *running(*map(unit, range(1, 6)))), joined, 1.0)
+    group.update(seen(1.0, *running(*map(unit, range(1, 6)))), joined, 1.0)
     group.members["gcam-5"].leaving = Leaving(Stage.BUSY)
     states = running(unit(2), unit(3)) + [UnitState(unit(n), Phase.GONE) for n in (1, 4, 5)]
-    ended = group.look(seen(70.0, *states), workers(), 70.0)
+    ended = group.update(seen(70.0, *states), workers(), 70.0)
 
-    assert {end.member.unit.id: end.fate for end in ended} == {
-        "gcam-1": Fate.LOST,
-        "gcam-3": Fate.LATE,
-        "gcam-4": Fate.STILLBORN,
-        "gcam-5": Fate.DISMISSED,
+    assert {end.member.unit.id: end.reason for end in ended} == {
+        "gcam-1": EndReason.LOST,
+        "gcam-3": EndReason.JOIN_TIMEOUT,
+        "gcam-4": EndReason.NEVER_JOINED,
+        "gcam-5": EndReason.STOPPED,
     }
-    later = group.look(None, replace(NOBODY, refused={"gcam-3": "Python 3.9"}), 81.0)
-    assert {end.member.unit.id: (end.fate, end.detail) for end in later} == {
-        "gcam-2": (Fate.STRAY, ""),
-        "gcam-3": (Fate.REFUSED, "Python 3.9"),
+    later = group.update(None, replace(EMPTY, refused={"gcam-3": "Python 3.9"}), 81.0)
+    assert {end.member.unit.id: (end.reason, end.detail) for end in later} == {
+        "gcam-2": (EndReason.ORPHANED, ""),
+        "gcam-3": (EndReason.REFUSED, "Python 3.9"),
     }
 
 
-def test_all_units_of_one_launch_are_one_strike() -> None:
-    group = group_of(unit(1), unit(2), unit(3))
-    for _ in range(5):
-        assert not group.strike("r1", TROUBLE, 0.0)
-    assert not group.strike("r2", TROUBLE, 0.0)
-    assert group.strike("r3", TROUBLE, 0.0)
-
-
-def test_a_worker_that_joins_wipes_the_strikes_out() -> None:
+def test_a_worker_that_joins_resets_the_count_of_failed_starts() -> None:
     group = group_of(unit(1))
-    group.strike("r8", TROUBLE, 0.0)
-    group.strike("r9", TROUBLE, 0.0)
-    group.look(None, workers(unit(1)), 1.0)
+    group.failures.record_start_failure("r8", PROBLEM, 0.0)
+    group.failures.record_start_failure("r9", PROBLEM, 0.0)
+    group.update(None, workers(unit(1)), 1.0)
 
-    assert not group.strike("r10", TROUBLE, 2.0)
+    assert not group.failures.record_start_failure("r10", PROBLEM, 2.0)
 
 
-def test_a_setback_never_shortens_the_wait_after_another() -> None:
+def test_a_failure_never_shortens_the_back_off_of_another() -> None:
     group = group_of(unit(1))
-    group.look(None, workers(unit(1)), 1.0)
-    group.strike("r2", TROUBLE, 1.0)
-    group.strike("r3", TROUBLE, 1.0)
-    wait = group.retry_at
-    group.look(None, NOBODY, 1.5)  # the first young death costs no wait
+    group.update(None, workers(unit(1)), 1.0)
+    group.failures.record_start_failure("r2", PROBLEM, 1.0)
+    group.failures.record_start_failure("r3", PROBLEM, 1.0)
+    retry_at = group.failures.retry_at
+    group.update(None, EMPTY, 1.5)  # the first early loss costs no back-off
 
-    assert group.retry_at == wait > 1.5
-
-
-@given(st.lists(st.integers(0, 200), max_size=20))
-def test_waits_grow_but_not_for_ever(failures: list[int]) -> None:
-    policy = RetryPolicy(delay=0.5, longest_delay=60)
-    waits = [policy.back_off(n) for n in sorted(failures)]
-
-    assert waits == sorted(waits)
-    assert all(0 <= wait <= 60 for wait in waits)
+    assert group.failures.retry_at == retry_at > 1.5
 
 
-def test_a_healthy_worker_shows_that_workers_can_live() -> None:
-    retry = RetryPolicy(young_deaths=2, healthy_after=10)
+def test_a_healthy_worker_resets_the_count_of_early_losses() -> None:
+    retry = RetryPolicy(max_early_losses=2, healthy_after=10)
     group = Group(GroupSpec("gcam"), retry)
     for n in range(1, 4):
         request = f"r{n}"
-        group.expect(request, 2)
-        group.answer(request, [unit(2 * n, request), unit(2 * n + 1, request)], 20.0 * n)
-        group.look(None, workers(unit(2 * n, request), unit(2 * n + 1, request)), 20.0 * n)
-        # One of the two dies young, the other lives.
-        group.look(None, workers(unit(2 * n + 1, request)), 20.0 * n + 1)
-        assert not group.lose(TROUBLE)
-        group.look(None, workers(unit(2 * n + 1, request)), 20.0 * n + 12)
+        group.record_request(request, 2)
+        group.record_answer(request, [unit(2 * n, request), unit(2 * n + 1, request)], 20.0 * n)
+        group.update(None, workers(unit(2 * n, request), unit(2 * n + 1, request)), 20.0 * n)
+        # One of the two is lost early, the other lives.
+        group.update(None, workers(unit(2 * n + 1, request)), 20.0 * n + 1)
+        assert not group.failures.record_loss(PROBLEM)
+        group.update(None, workers(unit(2 * n + 1, request)), 20.0 * n + 12)
 
     for n in range(4, 6):
         request = f"r{n}"
-        group.expect(request, 1)
-        group.answer(request, [unit(2 * n, request)], 20.0 * n)
-        group.look(None, workers(unit(2 * n, request)), 20.0 * n)
-        group.look(None, NOBODY, 20.0 * n + 1)
-    assert group.lose(TROUBLE)
+        group.record_request(request, 1)
+        group.record_answer(request, [unit(2 * n, request)], 20.0 * n)
+        group.update(None, workers(unit(2 * n, request)), 20.0 * n)
+        group.update(None, EMPTY, 20.0 * n + 1)
+    assert group.failures.record_loss(PROBLEM)
 
 
-def test_a_worker_that_came_and_left_between_two_looks_is_no_failed_start() -> None:
+def test_a_worker_that_joined_and_left_between_two_reports_is_not_a_failed_start() -> None:
     group = group_of(unit(1))
     gone = seen(1.0, UnitState(unit(1), Phase.GONE, Reason.EXITED))
 
-    assert fates(group.look(gone, Report(departed=["gcam-1"]), 1.0)) == [Fate.LOST]
-    assert not group.lose(TROUBLE)
-    assert group.retry_at <= 1.0
+    assert end_reasons(group.update(gone, Report(departed=["gcam-1"]), 1.0)) == [EndReason.LOST]
+    assert not group.failures.record_loss(PROBLEM)
+    assert group.failures.retry_at <= 1.0
 
 
-def died_young(reported: Report = NOBODY) -> Group:
-    """Make the books of a group that gives up after one young death, and has had one."""
-    group = Group(GroupSpec("gcam"), RetryPolicy(young_deaths=1))
-    group.expect("r1", 1)
-    group.answer("r1", [unit(1)], 0.0)
-    group.look(None, workers(unit(1)), 1.0)
-    assert fates(group.look(seen(2.0, UnitState(unit(1), Phase.GONE)), reported, 2.0)) == [
-        Fate.LOST
+def group_after_an_early_loss(reported: Report = EMPTY) -> Group:
+    """Return a group that fails after one early loss, and has had one."""
+    group = Group(GroupSpec("gcam"), RetryPolicy(max_early_losses=1))
+    group.record_request("r1", 1)
+    group.record_answer("r1", [unit(1)], 0.0)
+    group.update(None, workers(unit(1)), 1.0)
+    assert end_reasons(group.update(seen(2.0, UnitState(unit(1), Phase.GONE)), reported, 2.0)) == [
+        EndReason.LOST
     ]
     return group
 
 
-def test_a_death_counts_although_the_scheduler_has_not_noticed_it() -> None:
-    assert died_young(reported=workers(unit(1))).lose(TROUBLE)
+def test_a_loss_counts_before_the_scheduler_has_noticed_it() -> None:
+    assert group_after_an_early_loss(reported=workers(unit(1))).failures.record_loss(PROBLEM)
 
 
 @pytest.mark.parametrize("reason", [Reason.CANCELLED, Reason.NODE_FAILURE, Reason.PREEMPTED])
-def test_a_death_that_others_brought_about_says_nothing_of_the_group(reason: Reason) -> None:
-    group = died_young()
-    assert not group.lose(Explanation(reason, "it was taken away"))
-    assert group.lose(TROUBLE)
+def test_a_loss_for_an_external_reason_does_not_count_against_the_group(reason: Reason) -> None:
+    group = group_after_an_early_loss()
+    assert not group.failures.record_loss(Explanation(reason, "its machine was reclaimed"))
+    assert group.failures.record_loss(PROBLEM)
 
 
-def test_young_deaths_are_forgiven_with_the_group() -> None:
-    group = died_young()
-    group.forgive()
-    assert not group.lose(TROUBLE)
+def test_early_losses_are_reset_with_the_group() -> None:
+    group = group_after_an_early_loss()
+    group.reset_failures()
+    assert not group.failures.record_loss(PROBLEM)
 
 
-def test_the_least_useful_go_first() -> None:
+def test_the_least_useful_are_drained_first() -> None:
     group = group_of(*map(unit, range(1, 6)))
     states = [UnitState(unit(1), Phase.PENDING, Reason.PRIORITY), *running(*map(unit, range(2, 6)))]
     report = Report(
@@ -243,7 +227,7 @@ def test_the_least_useful_go_first() -> None:
             "gcam-5": WorkerInfo("running"),
         }
     )
-    group.look(seen(1.0, *states), report, 1.0)
+    group.update(seen(1.0, *states), report, 1.0)
 
     order = [f"gcam-{n}" for n in (1, 2, 5, 4, 3)]
     for wanted in range(6):
@@ -251,68 +235,45 @@ def test_the_least_useful_go_first() -> None:
         assert [member.unit.id for member in group.surplus()] == order[: 5 - wanted]
 
 
-def test_the_most_useful_are_called_back_first_but_none_that_has_to_go() -> None:
+def test_the_most_useful_are_resumed_first_but_none_that_expires() -> None:
     group = group_of(*map(unit, range(1, 5)))
     states = running(unit(1), unit(2), unit(3))
     states.append(UnitState(unit(4), Phase.RUNNING, seconds_left=1000))
     report = Report({f"gcam-{n}": WorkerInfo("running", tasks=n) for n in range(1, 5)})
-    group.look(seen(1.0, *states), report, 1.0)
+    group.update(seen(1.0, *states), report, 1.0)
     for member in group.members.values():
         member.leaving = Leaving(Stage.BUSY)
     group.members["gcam-1"].leaving = Leaving(Stage.GONE)
 
-    assert [m.unit.id for m in group.recallable(500.0)] == ["gcam-4", "gcam-3", "gcam-2"]
-    assert [m.unit.id for m in group.recallable(990.0)] == ["gcam-3", "gcam-2"]
+    assert [m.unit.id for m in group.resumable(500.0)] == ["gcam-4", "gcam-3", "gcam-2"]
+    assert [m.unit.id for m in group.resumable(990.0)] == ["gcam-3", "gcam-2"]
 
 
-def test_workers_hand_over_before_their_time_is_up() -> None:
+def test_workers_expire_before_their_walltime_is_up() -> None:
     group = group_of(unit(1), unit(2), handover=100)
     states = [
         UnitState(unit(1), Phase.RUNNING, seconds_left=1000),
         UnitState(unit(2), Phase.RUNNING, seconds_left=200),
     ]
-    group.look(seen(0.0, *states), workers(unit(1), unit(2)), 0.0)
+    group.update(seen(0.0, *states), workers(unit(1), unit(2)), 0.0)
 
     def expiring(now: float) -> list[str]:
-        return [member.unit.id for member in group.expiring(now)]
+        return [member.unit.id for member in group.take_expiring(now)]
 
-    # Never more than a quarter of a unit's time is kept free.
+    # The handover is never more than a quarter of a unit's walltime.
     assert expiring(149.0) == []
     assert expiring(151.0) == ["gcam-2"]
     assert expiring(901.0) == ["gcam-1"]  # each once
 
 
-def test_its_status_says_what_it_waits_for() -> None:
-    group = group_of(unit(1), unit(2), unit(3), wanted=4)
-    group.expect("r2", 1)
-    queued = UnitState(unit(1), Phase.PENDING, Reason.QUOTA, "QOSMaxCpuPerUserLimit")
-    group.look(seen(1.0, queued, *running(unit(2), unit(3))), workers(unit(3)), 1.0)
-    status = group.status()
-
-    assert (status.pending, status.starting, status.running, status.draining) == (2, 1, 1, 0)
-    assert (status.reason, status.detail) == (Reason.QUOTA, "QOSMaxCpuPerUserLimit")
-    assert status.workers == ("gcam-3",)
-
-
-def test_its_status_says_what_keeps_draining_workers() -> None:
-    group = group_of(unit(1), unit(2))
-    group.look(seen(1.0, *running(unit(1), unit(2))), workers(unit(1), unit(2)), 1.0)
-    group.members["gcam-1"].leaving = Leaving(Stage.HOLDING, 3)
-    group.members["gcam-2"].leaving = Leaving(Stage.MOVING, 5)
-    status = group.status()
-
-    assert (status.running, status.draining, status.holding) == (0, 2, 3)
-    assert (status.reason, status.detail) == (None, "")
-
-
-def test_a_group_that_is_tried_again_starts_afresh() -> None:
+def test_a_group_that_is_scaled_again_has_no_failures() -> None:
     group = group_of(unit(1))
     for request in ("r1", "r2", "r3"):
-        group.strike(request, TROUBLE, 50.0)
-    group.failure = TROUBLE
-    group.forgive()
+        group.failures.record_start_failure(request, PROBLEM, 50.0)
+    group.failure = PROBLEM
+    group.reset_failures()
 
     assert group.failure is None
-    assert group.retry_at == 0.0
-    assert not group.strike("r4", TROUBLE, 60.0)
-    assert not group.status().failed
+    assert group.failures.retry_at == 0.0
+    assert not group.failures.record_start_failure("r4", PROBLEM, 60.0)
+    assert not group_status(group).failed

@@ -1,4 +1,4 @@
-"""`GroupedCluster` from every kind of thread, with Dask's clients, and to its end."""
+"""`GroupedCluster` from every kind of thread, with Dask's clients, and when it is closed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from scalable.client import ScalableClient
 from scalable.cluster import GroupedCluster
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Unit
 from scalable.errors import (
+    AmbiguousScaleError,
     ClusterClosedError,
-    GroupBlindError,
     GroupTimeoutError,
     LeftoverError,
     UnknownTagError,
@@ -140,13 +140,13 @@ def test_ctrl_c_ends_a_wait_and_nothing_else(start: Start) -> None:
 # -- What it says
 
 
-def test_group_blind_calls_are_refused_with_the_right_call(start: Start) -> None:
+def test_scaling_without_a_group_is_refused_with_the_right_call(start: Start) -> None:
     cluster = start("gcam", "stitches")
     for call, instead in (
         (cluster.scale, "scale_groups({'gcam': 2})"),
         (cluster.adapt, "adapt_groups({'gcam': (0, 4)})"),
     ):
-        with pytest.raises(GroupBlindError) as caught:
+        with pytest.raises(AmbiguousScaleError) as caught:
             call(4)
         assert str(caught.value).endswith(f"use {instead}")
 
@@ -168,7 +168,7 @@ def test_a_notebook_shows_a_client_with_its_cluster(start: Start) -> None:
         assert html.escape(repr(cluster)) in client._repr_html_()
 
 
-def test_a_tag_is_known_from_the_moment_that_its_group_is_added(start: Start) -> None:
+def test_a_tag_is_known_as_soon_as_its_group_is_added(start: Start) -> None:
     cluster = start("a")
     with ScalableClient(cluster) as client:
         for tag in map("b{}".format, range(20)):
@@ -225,7 +225,7 @@ def test_a_client_can_shut_it_down(start: Start, threads: Any) -> None:
         cluster.scale_groups({"a": 1})
 
 
-def test_who_waits_for_a_result_learns_that_it_was_closed(start: Start) -> None:
+def test_a_wait_for_a_result_ends_when_it_is_closed(start: Start) -> None:
     cluster = start("a")
     client = Client(cluster)
     never = client.submit(abs, -1, resources={"a": 1})
@@ -252,7 +252,7 @@ def test_closing_again_and_again(start: Start) -> None:
     assert repr(cluster).endswith("closed: a 0/0>")
 
 
-def test_closing_on_the_loop_and_beside_it_at_once(start: Start, threads: Any) -> None:
+def test_closing_on_the_loop_and_from_a_thread_at_once(start: Start, threads: Any) -> None:
     cluster = start("a")
     cluster.scale_groups({"a": 1})
     cluster.wait_for_group("a", timeout=30)
@@ -286,7 +286,7 @@ def test_ctrl_c_while_it_closes_leaves_the_rest_to_the_next_close(
     assert not threads.leftovers()
 
 
-def test_whoever_waits_when_it_closes_learns_that(start: Start, threads: Any, until: Until) -> None:
+def test_waits_end_in_an_error_when_it_is_closed(start: Start, threads: Any, until: Until) -> None:
     cluster = start("a", "b")
     asked = threading.Event()
 
@@ -311,7 +311,7 @@ def test_whoever_waits_when_it_closes_learns_that(start: Start, threads: Any, un
                 wait.result(timeout=30)
 
 
-def test_a_worker_that_cannot_be_asked_does_not_hold_up_the_end(
+def test_an_unresponsive_worker_does_not_block_close(
     start_processes: Start, processes: Any
 ) -> None:
     cluster = start_processes("a")
@@ -337,7 +337,7 @@ def test_what_cannot_be_removed_is_named_and_nothing_else_is_kept(
         ends.append("failed")
         raise OSError("disk on fire")
 
-    cluster = start("a", at_the_end=[fail, lambda: ends.append("went on")])
+    cluster = start("a", on_closed=[fail, lambda: ends.append("went on")])
     sweep = threads.sweep
 
     async def sweep_almost_all() -> list[Leftover]:
@@ -378,8 +378,8 @@ def test_it_cannot_be_built_on_the_loop_that_it_would_wait_for(
 # -- What it leaves alone
 
 
-def everywhere() -> dict[str, Any]:
-    """What belongs to the whole process."""
+def global_state() -> dict[str, Any]:
+    """Return the global state of the process."""
     loggers = {"": logging.root, **logging.root.manager.loggerDict}
     configured = {k: v for k, v in loggers.items() if isinstance(v, logging.Logger)}
     # Each of Dask's servers adds a handler of its own to Dask's loggers, and removes it some time later.
@@ -400,12 +400,12 @@ def test_nothing_that_belongs_to_the_process_is_touched(host: LocalCluster, thre
     # Dask's own part, which imports and registers this and that, comes first.
     with Client(host, set_as_default=False) as client:
         client.submit(abs, -1)
-        before = everywhere()
+        before = global_state()
         with GroupedCluster(host, threads, [GroupSpec("a")]) as cluster:
             cluster.adapt_groups({"a": (0, 1)})
             assert client.submit(abs, -2, resources={"a": 1}).result(timeout=30) == 2
-            assert everywhere() == before
-        assert everywhere() == before
+            assert global_state() == before
+        assert global_state() == before
 
 
 SCRIPT = """

@@ -1,4 +1,4 @@
-"""How the controller replaces what was lost, gives up what cannot be had, and waits for what can."""
+"""How the controller replaces lost workers, fails groups that cannot start, and waits for those that can."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import math
 
 import pytest
 
-from scalable.cluster.controller import Pace
-from scalable.cluster.group import RetryPolicy
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.retry import RetryPolicy
 from scalable.errors import GroupFailedError, GroupTimeoutError, LaunchError, LaunchRefusedError
-from scalable.testing.simulation import Conduct, Simulation, TaskState, in_virtual_time
+from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, in_virtual_time
 
 HOUR = 3600.0
 
@@ -33,7 +33,7 @@ async def test_a_killed_worker_is_replaced_under_a_new_name() -> None:
 
 
 @in_virtual_time
-async def test_the_loss_of_many_is_one_launch_and_one_question() -> None:
+async def test_the_loss_of_many_is_one_launch_and_one_explanation() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 100})
         await world.run(60)
@@ -59,13 +59,13 @@ async def test_a_unit_without_its_worker_is_replaced_and_ended() -> None:
 
 @in_virtual_time
 async def test_a_worker_that_comes_back_is_taken_back() -> None:
-    async with Simulation("gcam", retry=RetryPolicy(linger=30)) as world:
+    async with Simulation("gcam", retry=RetryPolicy(orphan_timeout=30)) as world:
         await world.scale({"gcam": 1})
         await world.run(60)
-        world.backend.conduct["gcam"] = Conduct(queue=HOUR)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR)
         world.backend.disconnect("gcam-1")
         await world.run(5)
-        assert await world.scheduler.join(world.backend.units["gcam-1"].unit, 1)
+        assert await world.scheduler.add_worker(world.backend.units["gcam-1"].unit, 1)
         await world.run(60)
 
         assert world.groups["gcam"].workers == ("gcam-1",)
@@ -73,7 +73,7 @@ async def test_a_worker_that_comes_back_is_taken_back() -> None:
 
 
 @in_virtual_time
-async def test_a_unit_that_is_absent_from_one_look_is_not_forgotten() -> None:
+async def test_a_unit_that_is_absent_from_one_observation_is_not_forgotten() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 1})
         world.backend.units["gcam-1"].named = False
@@ -86,16 +86,16 @@ async def test_a_unit_that_is_absent_from_one_look_is_not_forgotten() -> None:
 
 
 @in_virtual_time
-async def test_workers_that_keep_dying_young_are_replaced_ever_later_and_at_last_never() -> None:
+async def test_workers_that_keep_dying_early_are_replaced_with_back_off_and_finally_not() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(lifetime=3, end=Reason.OUT_OF_MEMORY)
+        world.backend.behavior["gcam"] = UnitBehavior(lifetime=3, end_reason=Reason.OUT_OF_MEMORY)
         await world.controller.scale_groups({"gcam": 1})
         await world.run(60)
         in_one_minute = world.backend.calls["launch"]
         await world.run(HOUR)
 
         assert in_one_minute <= 7
-        assert world.backend.calls["launch"] == RetryPolicy().young_deaths
+        assert world.backend.calls["launch"] == RetryPolicy().max_early_losses
         assert world.groups["gcam"].reason is Reason.OUT_OF_MEMORY
 
 
@@ -115,9 +115,9 @@ async def test_units_that_outlive_their_workers_again_and_again_fail_their_group
 
 
 @in_virtual_time
-async def test_workers_that_die_old_are_always_replaced_at_once() -> None:
+async def test_workers_that_die_healthy_are_always_replaced_at_once() -> None:
     async with Simulation("gcam", pace=CALM) as world:
-        world.backend.conduct["gcam"] = Conduct(lifetime=300, end=Reason.PREEMPTED)
+        world.backend.behavior["gcam"] = UnitBehavior(lifetime=300, end_reason=Reason.PREEMPTED)
         await world.controller.scale_groups({"gcam": 1})
         await world.run(6 * HOUR)
 
@@ -128,7 +128,7 @@ async def test_workers_that_die_old_are_always_replaced_at_once() -> None:
 @in_virtual_time
 async def test_a_worker_is_replaced_before_its_time_is_up() -> None:
     async with Simulation(GroupSpec("gcam", handover=120), pace=CALM) as world:
-        world.backend.conduct["gcam"] = Conduct(walltime=1000)
+        world.backend.behavior["gcam"] = UnitBehavior(walltime=1000)
         await world.controller.scale_groups({"gcam": 2})
         tasks = world.scheduler.submit("gcam", 300, seconds=20)
         await world.done(tasks)
@@ -142,7 +142,7 @@ async def test_a_worker_is_replaced_before_its_time_is_up() -> None:
 @in_virtual_time
 async def test_the_scheduler_knows_in_time_when_a_worker_will_be_ended() -> None:
     async with Simulation(GroupSpec("gcam", handover=120)) as world:
-        world.backend.conduct["gcam"] = Conduct(walltime=1000)
+        world.backend.behavior["gcam"] = UnitBehavior(walltime=1000)
         await world.scale({"gcam": 2})
         world.scheduler.submit("gcam", 2, seconds=HOUR)
         await world.controller.scale_groups({"gcam": 1})
@@ -157,7 +157,9 @@ async def test_the_scheduler_knows_in_time_when_a_worker_will_be_ended() -> None
 @in_virtual_time
 async def test_three_failed_starts_fail_a_group_with_reason_and_log() -> None:
     async with Simulation("gcam", "stitches") as world:
-        world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, end=Reason.OUT_OF_MEMORY)
+        world.backend.behavior["gcam"] = UnitBehavior(
+            failing_starts=math.inf, end_reason=Reason.OUT_OF_MEMORY
+        )
         await world.controller.scale_groups({"gcam": 10, "stitches": 1})
         task, other = world.scheduler.submit("gcam") + world.scheduler.submit("stitches")
         with pytest.raises(GroupFailedError) as failure:
@@ -177,7 +179,7 @@ async def test_three_failed_starts_fail_a_group_with_reason_and_log() -> None:
 @in_virtual_time
 async def test_a_group_is_known_to_have_failed_within_seconds() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, boot=1)
+        world.backend.behavior["gcam"] = UnitBehavior(failing_starts=math.inf, boot=1)
         await world.controller.scale_groups({"gcam": 1})
         await world.until(lambda: world.groups["gcam"].failed, within=15)
 
@@ -188,7 +190,7 @@ async def test_a_group_is_known_to_have_failed_within_seconds() -> None:
 @in_virtual_time
 async def test_a_refused_launch_fails_a_group_at_once(error: LaunchRefusedError) -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"].errors.append(error)
+        world.backend.behavior["gcam"].errors.append(error)
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(GroupFailedError, match=str(error)):
             await world.controller.wait_for_group("gcam")
@@ -200,7 +202,7 @@ async def test_a_refused_launch_fails_a_group_at_once(error: LaunchRefusedError)
 @in_virtual_time
 async def test_workers_of_another_environment_fail_a_group_at_once() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(
+        world.backend.behavior["gcam"] = UnitBehavior(
             mismatch="the worker has Python 3.9, the scheduler 3.11"
         )
         await world.controller.scale_groups({"gcam": 3})
@@ -215,7 +217,7 @@ async def test_workers_of_another_environment_fail_a_group_at_once() -> None:
 @in_virtual_time
 async def test_a_group_that_failed_is_tried_again_when_it_is_scaled() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(stillborn=3)
+        world.backend.behavior["gcam"] = UnitBehavior(failing_starts=3)
         await world.controller.scale_groups({"gcam": 1})
         await world.until(lambda: world.groups["gcam"].failed)
         assert world.scheduler.submit("gcam")[0].state is TaskState.ERRED
@@ -231,7 +233,7 @@ async def test_a_group_that_failed_is_tried_again_when_it_is_scaled() -> None:
 async def test_only_failures_in_a_row_count() -> None:
     async with Simulation("gcam") as world:
         for n in range(1, 6):
-            world.backend.conduct["gcam"].stillborn = 2
+            world.backend.behavior["gcam"].failing_starts = 2
             await world.controller.scale_groups({"gcam": n})
             await world.controller.wait_for_group("gcam", n)
 
@@ -240,9 +242,9 @@ async def test_only_failures_in_a_row_count() -> None:
 
 
 @in_virtual_time
-async def test_launches_that_break_are_tried_three_times() -> None:
+async def test_launches_that_raise_are_tried_three_times() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"].errors += [OSError(f"broken {n}") for n in range(9)]
+        world.backend.behavior["gcam"].errors += [OSError(f"broken {n}") for n in range(9)]
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(GroupFailedError, match="broken 2"):
             await world.controller.wait_for_group("gcam")
@@ -253,7 +255,7 @@ async def test_launches_that_cannot_be_made_now_are_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with Simulation("gcam") as world:
-        errors = world.backend.conduct["gcam"].errors
+        errors = world.backend.behavior["gcam"].errors
         errors += [LaunchError(f"throttled {n}") for n in range(99)]
         await world.controller.scale_groups({"gcam": 1})
         await world.run(HOUR)
@@ -271,10 +273,10 @@ async def test_launches_that_cannot_be_made_now_are_waited_for(
 
 
 @in_virtual_time
-async def test_the_workers_of_a_failed_group_go_on() -> None:
+async def test_the_workers_of_a_failed_group_keep_working() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 1})
-        world.backend.conduct["gcam"].stillborn = math.inf
+        world.backend.behavior["gcam"].failing_starts = math.inf
         await world.controller.scale_groups({"gcam": 2})
         await world.until(lambda: world.groups["gcam"].failed)
 
@@ -282,9 +284,11 @@ async def test_the_workers_of_a_failed_group_go_on() -> None:
 
 
 @in_virtual_time
-async def test_an_honest_wait_in_a_queue_is_never_cut() -> None:
+async def test_a_wait_in_a_queue_is_never_limited() -> None:
     async with Simulation("gcam", pace=CALM) as world:
-        world.backend.conduct["gcam"] = Conduct(queue=10 * HOUR, queued_for=Reason.PRIORITY)
+        world.backend.behavior["gcam"] = UnitBehavior(
+            queue=10 * HOUR, pending_reason=Reason.PRIORITY
+        )
         await world.controller.scale_groups({"gcam": 2})
         tasks = world.scheduler.submit("gcam", 2)
         await world.run(9.9 * HOUR)
@@ -301,7 +305,7 @@ async def test_an_honest_wait_in_a_queue_is_never_cut() -> None:
 @in_virtual_time
 async def test_the_startup_timeout_counts_from_the_start_of_the_machine() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=100), pace=CALM) as world:
-        world.backend.conduct["gcam"] = Conduct(queue=HOUR, boot=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR, boot=math.inf)
         await world.controller.scale_groups({"gcam": 1})
         await world.until(lambda: world.groups["gcam"].failed, within=5 * HOUR)
 
@@ -313,10 +317,10 @@ async def test_the_startup_timeout_counts_from_the_start_of_the_machine() -> Non
 @in_virtual_time
 async def test_a_requeued_unit_may_wait_again() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=100)) as world:
-        world.backend.conduct["gcam"] = Conduct(boot=50)
+        world.backend.behavior["gcam"] = UnitBehavior(boot=50)
         await world.controller.scale_groups({"gcam": 1})
         await world.run(20)
-        world.backend.units["gcam-1"].conduct.queue = HOUR
+        world.backend.units["gcam-1"].behavior.queue = HOUR
         world.backend.requeue("gcam-1")
         await world.until(lambda: world.groups["gcam"].running == 1, within=2 * HOUR)
 
@@ -324,10 +328,10 @@ async def test_a_requeued_unit_may_wait_again() -> None:
 
 
 @in_virtual_time
-async def test_a_worker_that_comes_while_it_is_given_up_keeps_its_tasks() -> None:
+async def test_a_worker_that_joins_while_it_is_given_up_keeps_its_tasks() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=100)) as world:
-        world.backend.conduct["gcam"] = Conduct(boot=102)
-        world.backend.takes["describe"] = 5
+        world.backend.behavior["gcam"] = UnitBehavior(boot=102)
+        world.backend.latencies["describe"] = 5
         await world.controller.scale_groups({"gcam": 1})
         tasks = world.scheduler.submit("gcam", 5, seconds=50)
         await world.done(tasks)
@@ -336,9 +340,9 @@ async def test_a_worker_that_comes_while_it_is_given_up_keeps_its_tasks() -> Non
 
 
 @in_virtual_time
-async def test_whoever_waits_too_long_is_told_why() -> None:
+async def test_a_wait_that_times_out_gives_the_reason() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(queue=HOUR, queued_for=Reason.QUOTA)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR, pending_reason=Reason.QUOTA)
         await world.controller.scale_groups({"gcam": 2})
         with pytest.raises(GroupTimeoutError, match="0 of 2 workers after 60 s: quota") as late:
             await world.controller.wait_for_group("gcam", 2, timeout=60)
@@ -348,7 +352,7 @@ async def test_whoever_waits_too_long_is_told_why() -> None:
 
 
 @in_virtual_time
-async def test_whoever_waits_for_more_than_are_wanted_is_told() -> None:
+async def test_a_wait_for_more_than_the_wanted_count_is_an_error() -> None:
     async with Simulation("gcam") as world:
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(ValueError, match="is to have 1 workers; scale it"):
@@ -356,9 +360,9 @@ async def test_whoever_waits_for_more_than_are_wanted_is_told() -> None:
 
 
 @in_virtual_time
-async def test_whoever_waits_learns_that_so_many_are_wanted_no_more() -> None:
+async def test_a_wait_ends_in_an_error_when_the_group_is_scaled_below_it() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(queue=HOUR)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR)
         await world.controller.scale_groups({"gcam": 3})
         wait = asyncio.create_task(world.controller.wait_for_group("gcam", 3))
         await world.run(10)
@@ -369,7 +373,7 @@ async def test_whoever_waits_learns_that_so_many_are_wanted_no_more() -> None:
 
 
 @in_virtual_time
-async def test_a_native_system_that_does_not_answer_harms_nobody() -> None:
+async def test_a_native_system_that_does_not_answer_does_no_harm() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 2})
         asked = world.backend.calls["observe"]
@@ -384,19 +388,21 @@ async def test_a_native_system_that_does_not_answer_harms_nobody() -> None:
 
 
 @in_virtual_time
-async def test_a_slow_native_system_does_not_slow_what_needs_it_not() -> None:
+async def test_a_slow_observation_does_not_slow_launches() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.scale({"gcam": 1})
-        world.backend.takes["observe"] = 60
+        world.backend.latencies["observe"] = 60
         await world.run(5)
         await world.controller.scale_groups({"stitches": 1})
         await world.controller.wait_for_group("stitches", timeout=5)
 
 
 @in_virtual_time
-async def test_what_cannot_be_explained_is_said_so() -> None:
+async def test_an_explanation_that_fails_is_replaced_by_its_error() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(stillborn=math.inf, end=Reason.NODE_FAILURE)
+        world.backend.behavior["gcam"] = UnitBehavior(
+            failing_starts=math.inf, end_reason=Reason.NODE_FAILURE
+        )
         world.backend.errors["describe"] += [OSError("sacct is away")] * 9
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(GroupFailedError, match="sacct is away") as failure:
@@ -406,11 +412,13 @@ async def test_what_cannot_be_explained_is_said_so() -> None:
 
 
 @in_virtual_time
-async def test_slow_explanations_hold_up_nobody_for_long() -> None:
+async def test_slow_explanations_block_no_other_group_for_long() -> None:
     async with Simulation("gcam", "stitches", "xanthos", "demeter") as world:
         for tag in ("gcam", "stitches", "xanthos"):
-            world.backend.conduct[tag] = Conduct(stillborn=math.inf, end=Reason.NODE_FAILURE)
-        world.backend.takes["describe"] = HOUR
+            world.backend.behavior[tag] = UnitBehavior(
+                failing_starts=math.inf, end_reason=Reason.NODE_FAILURE
+            )
+        world.backend.latencies["describe"] = HOUR
         await world.controller.scale_groups({"gcam": 1, "stitches": 1, "xanthos": 1})
         await world.run(2)
         await world.controller.scale_groups({"demeter": 1})
@@ -420,11 +428,11 @@ async def test_slow_explanations_hold_up_nobody_for_long() -> None:
 
 
 @in_virtual_time
-async def test_a_group_may_be_added_while_others_are_asked_about() -> None:
+async def test_a_group_may_be_added_while_others_are_explained() -> None:
     async with Simulation("gcam", "stitches") as world:
         for tag in ("gcam", "stitches"):
-            world.backend.conduct[tag] = Conduct(queue=math.inf)
-        world.backend.takes["describe"] = 5.0
+            world.backend.behavior[tag] = UnitBehavior(queue=math.inf)
+        world.backend.latencies["describe"] = 5.0
         await world.controller.scale_groups({"gcam": 1, "stitches": 1})
         await world.run(10)
         asked = world.time
@@ -446,7 +454,7 @@ async def test_a_group_may_be_added_in_the_middle_of_a_turn() -> None:
         await world.controller.scale_groups({"gcam": 0, "stitches": 0})
         await world.until(lambda: world.groups["stitches"].draining == 2)
         await world.controller.scale_groups({"gcam": 2, "stitches": 2})
-        # A turn takes some seconds now: one or another of these comes while it calls workers back.
+        # A turn takes some seconds now: some of these run while it resumes workers.
         for n in range(50):
             await world.controller.add_group(GroupSpec(f"plots-{n}"))
             await world.run(0.1)

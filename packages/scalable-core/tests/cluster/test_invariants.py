@@ -1,4 +1,4 @@
-"""What must hold whatever happens: random lives of a cluster, in virtual time."""
+"""Invariants of a cluster under random events, in virtual time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalable.cluster.controller import Pace
-from scalable.cluster.group import RetryPolicy
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.retry import RetryPolicy
 from scalable.errors import LaunchError, LaunchRefusedError
-from scalable.testing.simulation import Conduct, Simulation, TaskState, run_in_virtual_time
+from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, run_in_virtual_time
 
 GROUPS = (
     GroupSpec("gcam", slots=1, startup_timeout=60),
@@ -28,8 +28,8 @@ Act = Callable[[Simulation], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
-class Deed:
-    """Something that happens, and a little time."""
+class Step:
+    """An event, and a pause after it."""
 
     name: str
     act: Act = field(repr=False)
@@ -41,34 +41,34 @@ moments = st.sampled_from([0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 40.0])
 short = st.sampled_from([0.0, 0.2, 0.7, 3.0])
 
 
-def deed(name: str, act: Act) -> st.SearchStrategy[Deed]:
-    return st.builds(Deed, st.just(name), st.just(act), moments)
+def step(name: str, act: Act) -> st.SearchStrategy[Step]:
+    return st.builds(Step, st.just(name), st.just(act), moments)
 
 
 @st.composite
-def scalings(draw: st.DrawFn) -> Deed:
+def scalings(draw: st.DrawFn) -> Step:
     # Two counts at the most are above zero, so that they fit under the cap.
     counts = draw(st.dictionaries(tags, st.integers(0, CAP // 3), min_size=1))
 
     async def scale(world: Simulation) -> None:
         await world.controller.scale_groups(counts)
 
-    return draw(deed(f"scale {counts}", scale))
+    return draw(step(f"scale {counts}", scale))
 
 
 @st.composite
-def adaptings(draw: st.DrawFn) -> Deed:
+def adaptings(draw: st.DrawFn) -> Step:
     tag, low = draw(tags), draw(st.integers(0, CAP // 3))
     high = draw(st.integers(low, CAP + 2))
 
     async def adapt(world: Simulation) -> None:
         await world.controller.adapt_groups({tag: (low, high)})
 
-    return draw(deed(f"adapt {tag} {low} to {high}", adapt))
+    return draw(step(f"adapt {tag} {low} to {high}", adapt))
 
 
 @st.composite
-def submissions(draw: st.DrawFn) -> Deed:
+def submissions(draw: st.DrawFn) -> Step:
     tag, n = draw(tags), draw(st.integers(1, 8))
     seconds = draw(st.sampled_from([0.0, 0.5, 4.0, 25.0]))
 
@@ -77,11 +77,11 @@ def submissions(draw: st.DrawFn) -> Deed:
         if all(task.state is not TaskState.ERRED for task in after):
             world.scheduler.submit(tag, n, seconds=seconds, after=after)
 
-    return draw(deed(f"submit {n} of {seconds} s to {tag}", submit))
+    return draw(step(f"submit {n} of {seconds} s to {tag}", submit))
 
 
 @st.composite
-def accidents(draw: st.DrawFn) -> Deed:
+def accidents(draw: st.DrawFn) -> Step:
     kind = draw(st.sampled_from(["kill", "disconnect", "requeue"]))
     which = draw(st.integers(0, 20))
 
@@ -91,79 +91,79 @@ def accidents(draw: st.DrawFn) -> Deed:
             name = alive[which % len(alive)].unit.id
             getattr(world.backend, kind)(name)
 
-    return draw(deed(f"{kind} number {which}", happen))
+    return draw(step(f"{kind} number {which}", happen))
 
 
 @st.composite
-def conducts(draw: st.DrawFn) -> Deed:
+def behaviors(draw: st.DrawFn) -> Step:
     tag = draw(tags)
-    conduct = Conduct(
+    behavior = UnitBehavior(
         accept=draw(short),
         answer=draw(short),
         naming=draw(short),
         queue=draw(st.sampled_from([0.0, 2.0, 90.0])),
         boot=draw(st.sampled_from([0.0, 1.0, 8.0, 59.5, 61.0, 70.0])),
-        stillborn=draw(st.sampled_from([0, 0, 1, 2])),
+        failing_starts=draw(st.sampled_from([0, 0, 1, 2])),
         lifetime=draw(st.sampled_from([math.inf, math.inf, 4.0, 60.0])),
         walltime=draw(st.sampled_from([math.inf, math.inf, 100.0])),
-        end=draw(st.sampled_from([Reason.OUT_OF_MEMORY, Reason.PREEMPTED])),
-        dying=draw(short),
+        end_reason=draw(st.sampled_from([Reason.OUT_OF_MEMORY, Reason.PREEMPTED])),
+        stop_delay=draw(short),
     )
     error = draw(
         st.sampled_from([None, None, LaunchError("later"), LaunchRefusedError("never"), OSError()])
     )
 
     async def behave(world: Simulation) -> None:
-        conduct.errors.clear()
+        behavior.errors.clear()
         if error is not None:
-            conduct.errors.append(error)
-        world.backend.conduct[tag] = conduct
+            behavior.errors.append(error)
+        world.backend.behavior[tag] = behavior
 
-    return draw(deed(f"{tag} behaves like {conduct}", behave))
+    return draw(step(f"{tag} behaves like {behavior}", behave))
 
 
 @st.composite
-def troubles(draw: st.DrawFn) -> Deed:
+def disturbances(draw: st.DrawFn) -> Step:
     call = draw(st.sampled_from(["observe", "stop", "describe"]))
     takes, times = draw(short), draw(st.integers(0, 3))
     latency, transfer = draw(st.sampled_from([0.0, 0.05, 0.6])), draw(short)
 
-    async def trouble(world: Simulation) -> None:
-        world.backend.takes[call] = takes
+    async def disturb(world: Simulation) -> None:
+        world.backend.latencies[call] = takes
         world.backend.errors[call] += [OSError(f"cannot {call}")] * times
         world.scheduler.latency, world.scheduler.transfer = latency, transfer
 
-    return draw(deed(f"{call} takes {takes} s, fails {times} times; latency {latency}", trouble))
+    return draw(step(f"{call} takes {takes} s, fails {times} times; latency {latency}", disturb))
 
 
-deeds = st.one_of(scalings(), adaptings(), submissions(), accidents(), conducts(), troubles())
-lives = st.lists(deeds, min_size=5, max_size=30)
+steps = st.one_of(scalings(), adaptings(), submissions(), accidents(), behaviors(), disturbances())
+lives = st.lists(steps, min_size=5, max_size=30)
 
 
-async def live(life: list[Deed]) -> None:
+async def live(life: list[Step]) -> None:
     pace = Pace(tick=0.5, poll=1.0, hold_timeout=1e6)
-    retry = RetryPolicy(longest_delay=5.0, healthy_after=2.0, linger=3.0)
+    retry = RetryPolicy(max_delay=5.0, healthy_after=2.0, orphan_timeout=3.0)
     async with Simulation(*GROUPS, max_workers=CAP, pace=pace, retry=retry) as world:
         for one in life:
             await one.act(world)
             await world.run(one.pause)
         await _recover(world)
-        await _come_to_rest(world)
+        await _settle_down(world)
 
 
 async def _recover(world: Simulation) -> None:
-    """End all trouble, and ask for two workers of each."""
-    world.backend.conduct.clear()
+    """End all disturbances, and request two workers of each group."""
+    world.backend.behavior.clear()
     world.backend.errors.clear()
-    world.backend.takes.clear()
+    world.backend.latencies.clear()
     await world.run(200)  # what is under way comes to its end, and may fail a group
-    # A group that is made adaptive has its minima reset first, lest the counts exceed the cap.
+    # A group that is made adaptive has its minimum reset first, so that the counts do not exceed the cap.
     await world.controller.adapt_groups(dict.fromkeys(TAGS, (0, 2)))
     await world.controller.scale_groups(dict.fromkeys(TAGS, 2))
 
 
-async def _come_to_rest(world: Simulation) -> None:
-    """Show that all work was done, and that there is what there should be."""
+async def _settle_down(world: Simulation) -> None:
+    """Check that all tasks are done, and that each group has its workers."""
     tasks = world.scheduler.tasks
     over = (TaskState.DONE, TaskState.ERRED)
 
@@ -191,5 +191,5 @@ async def _come_to_rest(world: Simulation) -> None:
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(lives)
-def test_every_task_runs_once_the_cap_holds_and_peace_returns(life: list[Deed]) -> None:
+def test_every_task_runs_once_the_cap_holds_and_the_groups_recover(life: list[Step]) -> None:
     run_in_virtual_time(live(life))

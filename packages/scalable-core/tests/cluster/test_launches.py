@@ -1,16 +1,16 @@
-"""How the controller starts workers, and what it makes of launches that are slow, late or lost."""
+"""How the controller starts workers, and handles launches that are slow, late or lost."""
 
 from __future__ import annotations
 
 import math
 
-from scalable.cluster.controller import Pace
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, Reason
-from scalable.testing.simulation import Conduct, Simulation, in_virtual_time
+from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_time
 
 
 @in_virtual_time
-async def test_all_that_a_group_lacks_is_one_launch() -> None:
+async def test_all_units_that_a_group_lacks_are_one_launch() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.controller.scale_groups({"gcam": 50, "stitches": 3})
         await world.until(lambda: world.groups["gcam"].running == 50)
@@ -20,7 +20,7 @@ async def test_all_that_a_group_lacks_is_one_launch() -> None:
 
 
 @in_virtual_time
-async def test_more_workers_leave_those_that_are_there_alone() -> None:
+async def test_scaling_out_leaves_existing_workers_alone() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.controller.scale_groups({"gcam": 2, "stitches": 1})
         await world.until(lambda: world.groups["stitches"].running == 1)
@@ -33,9 +33,9 @@ async def test_more_workers_leave_those_that_are_there_alone() -> None:
 
 
 @in_virtual_time
-async def test_a_slow_launch_holds_no_other_group_up() -> None:
+async def test_a_slow_launch_blocks_no_other_group() -> None:
     async with Simulation("gcam", "stitches") as world:
-        world.backend.conduct["gcam"] = Conduct(accept=100, boot=2)
+        world.backend.behavior["gcam"] = UnitBehavior(accept=100, boot=2)
         await world.controller.scale_groups({"gcam": 2, "stitches": 2})
         await world.until(lambda: world.groups["stitches"].running == 2, within=5)
         world.backend.kill("stitches-1")
@@ -55,13 +55,13 @@ async def test_groups_that_launch_in_one_turn_share_what_the_cap_leaves() -> Non
         await world.controller.scale_groups({"gcam": 0, "stitches": 2, "tell": 2})
         await world.run(50)
 
-        # The referee would tell of a launch above the cap.
+        # The invariant checker would report a launch above the cap.
         assert [len(world.backend.alive(tag)) for tag in world.groups] == [3, 1, 0]
         await world.until(lambda: world.groups["tell"].running == 2)
 
 
 @in_virtual_time
-async def test_a_higher_cap_is_made_use_of_at_once() -> None:
+async def test_a_higher_cap_is_used_at_once() -> None:
     async with Simulation("gcam", max_workers=1, pace=Pace(tick=1000)) as world:
         world.scheduler.submit("gcam", 4, seconds=10_000)
         await world.controller.adapt_groups({"gcam": (0, 4)})
@@ -73,9 +73,9 @@ async def test_a_higher_cap_is_made_use_of_at_once() -> None:
 
 
 @in_virtual_time
-async def test_what_is_asked_for_during_a_launch_is_one_further_launch() -> None:
+async def test_requests_during_a_launch_are_one_further_launch() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(accept=30)
+        world.backend.behavior["gcam"] = UnitBehavior(accept=30)
         for n in range(1, 6):
             await world.controller.scale_groups({"gcam": n})
             await world.run(5)
@@ -87,7 +87,7 @@ async def test_what_is_asked_for_during_a_launch_is_one_further_launch() -> None
 @in_virtual_time
 async def test_units_that_are_named_late_are_waited_for() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(naming=40, queue=60)
+        world.backend.behavior["gcam"] = UnitBehavior(naming=40, queue=60)
         await world.controller.scale_groups({"gcam": 3})
         await world.run(20)
 
@@ -99,16 +99,16 @@ async def test_units_that_are_named_late_are_waited_for() -> None:
 @in_virtual_time
 async def test_a_launch_whose_answer_is_lost_is_not_repeated() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(answer=math.inf, queue=200)
+        world.backend.behavior["gcam"] = UnitBehavior(answer=math.inf, queue=200)
         await world.scale({"gcam": 3})
 
         assert len(world.backend.units) == 3
 
 
 @in_virtual_time
-async def test_a_launch_that_never_comes_to_anything_is_a_failed_start() -> None:
+async def test_a_launch_whose_units_never_appear_is_a_failed_start() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=60)) as world:
-        world.backend.conduct["gcam"] = Conduct(accept=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(accept=math.inf)
         await world.controller.scale_groups({"gcam": 1})
         await world.until(lambda: world.groups["gcam"].failed, within=1800)
 
@@ -117,10 +117,10 @@ async def test_a_launch_that_never_comes_to_anything_is_a_failed_start() -> None
 
 
 @in_virtual_time
-async def test_units_that_end_before_they_were_ever_seen_are_failed_starts() -> None:
+async def test_units_that_end_before_they_were_observed_are_failed_starts() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"] = Conduct(
-            naming=20, stillborn=math.inf, end=Reason.OUT_OF_MEMORY
+        world.backend.behavior["gcam"] = UnitBehavior(
+            naming=20, failing_starts=math.inf, end_reason=Reason.OUT_OF_MEMORY
         )
         await world.controller.scale_groups({"gcam": 2})
         await world.until(lambda: world.groups["gcam"].failed, within=120)
@@ -129,12 +129,12 @@ async def test_units_that_end_before_they_were_ever_seen_are_failed_starts() -> 
 
 
 @in_virtual_time
-async def test_units_that_come_long_after_they_were_given_up_do_no_harm() -> None:
+async def test_units_that_appear_long_after_they_were_given_up_do_no_harm() -> None:
     async with Simulation(GroupSpec("gcam", startup_timeout=60)) as world:
-        world.backend.conduct["gcam"] = Conduct(naming=100)
+        world.backend.behavior["gcam"] = UnitBehavior(naming=100)
         await world.controller.scale_groups({"gcam": 2})
         await world.run(90)
-        world.backend.conduct["gcam"] = Conduct()
+        world.backend.behavior["gcam"] = UnitBehavior()
         await world.run(200)
 
         assert world.groups["gcam"].running == 2
@@ -144,7 +144,7 @@ async def test_units_that_come_long_after_they_were_given_up_do_no_harm() -> Non
 @in_virtual_time
 async def test_a_launch_that_is_refused_for_now_is_tried_again_later() -> None:
     async with Simulation("gcam") as world:
-        world.backend.conduct["gcam"].errors += [OSError("no route"), OSError("no route")]
+        world.backend.behavior["gcam"].errors += [OSError("no route"), OSError("no route")]
         await world.controller.scale_groups({"gcam": 1})
         await world.run(0.2)
 
@@ -155,11 +155,11 @@ async def test_a_launch_that_is_refused_for_now_is_tried_again_later() -> None:
 
 
 @in_virtual_time
-async def test_a_new_unit_is_not_taken_for_gone_by_a_look_that_began_before_it() -> None:
+async def test_a_new_unit_is_not_taken_for_gone_by_an_observation_that_began_before_it() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.scale({"stitches": 1})
-        world.backend.takes["observe"] = 3
-        world.backend.conduct["gcam"] = Conduct(accept=1.3)
+        world.backend.latencies["observe"] = 3
+        world.backend.behavior["gcam"] = UnitBehavior(accept=1.3)
         await world.scale({"gcam": 4})
 
         assert len(world.backend.units) == 5

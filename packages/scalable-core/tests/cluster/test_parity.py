@@ -1,4 +1,4 @@
-"""Workers of another environment are refused, and their group says why."""
+"""Workers of another environment are refused, and their group shows the reason."""
 
 from __future__ import annotations
 

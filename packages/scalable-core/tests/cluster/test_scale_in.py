@@ -1,24 +1,24 @@
-"""How the controller lets workers go: without losing or repeating anything, and back again at any time."""
+"""How the controller scales in: without losing or repeating anything, and reversibly at any time."""
 
 from __future__ import annotations
 
 import math
 
-from scalable.cluster.controller import Pace
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, Phase
-from scalable.testing.simulation import Conduct, Simulation, TaskState, in_virtual_time
+from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, in_virtual_time
 
 HOUR = 3600.0
 
 
 @in_virtual_time
-async def test_those_that_never_arrived_go_first_then_the_idle_then_the_least_busy() -> None:
+async def test_units_that_never_joined_go_first_then_the_idle_then_the_least_busy() -> None:
     async with Simulation(GroupSpec("gcam", slots=4)) as world:
         await world.scale({"gcam": 3})
         world.scheduler.submit("gcam", 3, seconds=500)
         more = world.scheduler.submit("gcam", 2, seconds=500)
         on = [task.starts[0][1] for task in more]
-        world.backend.conduct["gcam"] = Conduct(queue=math.inf)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=math.inf)
         await world.controller.scale_groups({"gcam": 5})
         await world.run(10)
 
@@ -102,7 +102,7 @@ async def test_the_last_holder_of_results_stays_until_they_are_released() -> Non
 
 
 @in_virtual_time
-async def test_the_last_holder_goes_when_another_worker_comes() -> None:
+async def test_the_last_holder_goes_when_another_worker_joins() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.controller.scale_groups({"gcam": 1})
         tasks = world.scheduler.submit("gcam", 5)
@@ -144,9 +144,9 @@ async def test_a_group_that_adapts_holds_results_for_as_long_as_they_are_wanted(
 
 
 @in_virtual_time
-async def test_held_results_move_on_before_the_time_of_their_worker_is_up() -> None:
+async def test_held_results_move_before_the_walltime_of_their_worker_is_up() -> None:
     async with Simulation(GroupSpec("gcam", handover=120)) as world:
-        world.backend.conduct["gcam"] = Conduct(walltime=1000)
+        world.backend.behavior["gcam"] = UnitBehavior(walltime=1000)
         await world.controller.adapt_groups({"gcam": (0, 4)})
         tasks = world.scheduler.submit("gcam", 20, seconds=10)
         await world.done(tasks)
@@ -158,7 +158,7 @@ async def test_held_results_move_on_before_the_time_of_their_worker_is_up() -> N
 
 
 @in_virtual_time
-async def test_a_group_without_room_because_of_held_results_is_told_so() -> None:
+async def test_a_group_without_room_because_of_held_results_fails_with_that_reason() -> None:
     pace = Pace(hold_timeout=300)
     async with Simulation("gcam", "stitches", max_workers=1, pace=pace) as world:
         await world.controller.adapt_groups({"gcam": (0, 1), "stitches": (0, 1)})
@@ -192,7 +192,7 @@ async def test_a_group_may_wait_for_room_as_long_as_others_work() -> None:
 
 
 @in_virtual_time
-async def test_room_is_made_use_of_as_soon_as_it_is_there() -> None:
+async def test_room_is_used_as_soon_as_it_is_free() -> None:
     async with Simulation("gcam", "stitches", max_workers=1, pace=Pace(poll=1000)) as world:
         await world.scale({"gcam": 1})
         began = world.time
@@ -220,7 +220,7 @@ async def test_draining_workers_are_taken_back_rather_than_new_ones_launched() -
 
 
 @in_virtual_time
-async def test_an_order_to_stop_that_fails_is_repeated() -> None:
+async def test_a_stop_that_fails_is_repeated() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 2})
         world.backend.errors["stop"] += [OSError("throttled"), OSError("throttled")]
@@ -232,23 +232,23 @@ async def test_an_order_to_stop_that_fails_is_repeated() -> None:
 
 
 @in_virtual_time
-async def test_a_unit_that_does_not_heed_is_told_again_but_not_incessantly() -> None:
-    async with Simulation("gcam", pace=Pace(insist=60)) as world:
-        world.backend.conduct["gcam"] = Conduct(dying=math.inf)
+async def test_the_stop_of_an_unresponsive_unit_is_repeated_at_intervals() -> None:
+    async with Simulation("gcam", pace=Pace(stop_retry_interval=60)) as world:
+        world.backend.behavior["gcam"] = UnitBehavior(stop_delay=math.inf)
         await world.scale({"gcam": 1})
         await world.controller.scale_groups({"gcam": 0})
         await world.run(630)
         assert world.backend.calls["stop"] == 11
 
-        world.backend.units["gcam-1"].conduct.dying = 0
+        world.backend.units["gcam-1"].behavior.stop_delay = 0
         await world.until(lambda: not world.backend.alive(), within=70)
 
 
 @in_virtual_time
-async def test_a_stop_that_takes_long_holds_nobody_up() -> None:
+async def test_a_slow_stop_blocks_no_other_group() -> None:
     async with Simulation("gcam", "stitches") as world:
         await world.scale({"gcam": 1})
-        world.backend.takes["stop"] = 100
+        world.backend.latencies["stop"] = 100
         await world.controller.scale_groups({"gcam": 0})
         await world.run(5)
         await world.controller.scale_groups({"stitches": 1})
@@ -276,7 +276,7 @@ async def test_a_worker_that_dies_while_it_drains_is_not_replaced() -> None:
 
 
 @in_virtual_time
-async def test_scaling_to_and_fro_ends_where_it_was_told_to() -> None:
+async def test_repeated_scaling_ends_at_the_last_count() -> None:
     async with Simulation("gcam") as world:
         tasks = []
         for n in [3, 0, 5, 1, 4, 0, 2]:

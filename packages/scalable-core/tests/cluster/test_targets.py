@@ -1,18 +1,19 @@
-"""How many workers groups are to have, at one moment: a function of their books, their work and the cap."""
+"""The wanted counts of groups at one time, from their state, their work and the cap."""
 
 from __future__ import annotations
 
 from scalable.cluster.adaptive import AdaptivePolicy
-from scalable.cluster.group import Group, Member
+from scalable.cluster.group import Group
 from scalable.cluster.link import Demand, WorkerInfo
+from scalable.cluster.member import Member
 from scalable.cluster.port import GroupSpec, Unit
-from scalable.cluster.targets import retarget
+from scalable.cluster.targets import update_targets
 
 POLICY = AdaptivePolicy(target_duration=5, scale_in_delay=10)
 
 
 def group(tag: str, *, busy: int = 0, idle: int = 0) -> Group:
-    """Make the books of a group that may have up to 10 workers, and has these."""
+    """Return a group that may have up to 10 workers, and has these."""
     made = Group(GroupSpec(tag), range=(0, 10), wanted=busy + idle)
     for n in range(busy + idle):
         unit = Unit(f"{tag}-{n}", tag, "request")
@@ -31,7 +32,7 @@ def wanted(
     groups: list[Group], demand: dict[str, Demand], now: float, cap: int | None = 4
 ) -> list[int]:
     by_tag = {each.spec.tag: each for each in groups}
-    retarget(by_tag, demand, POLICY, cap, now)
+    update_targets(by_tag, demand, POLICY, cap, now)
     return [each.wanted for each in groups]
 
 
@@ -40,9 +41,7 @@ def test_a_group_without_any_worker_gets_its_share_at_once() -> None:
     assert wanted(groups, {"gcam": work(9), "stitches": work(9)}, now=100.0) == [2, 2]
 
 
-def test_a_group_with_some_workers_gets_more_when_the_others_were_too_many_for_long_enough() -> (
-    None
-):
+def test_a_group_with_some_workers_gets_more_after_the_scale_in_delay_of_others() -> None:
     groups = [group("gcam", busy=3), group("stitches", busy=1)]
     demand = {"gcam": work(9), "stitches": work(9)}
     assert wanted(groups, demand, now=100.0) == [3, 2]
@@ -56,7 +55,7 @@ def test_idle_workers_make_room_at_once_where_others_need_it() -> None:
     assert wanted(groups, {"gcam": work(2), "stitches": work(9)}, now=100.0) == [2, 3]
 
 
-def test_idle_workers_stay_for_a_while_where_nobody_needs_the_room() -> None:
+def test_idle_workers_stay_for_a_while_where_no_other_group_needs_the_room() -> None:
     groups = [group("gcam", busy=1, idle=2)]
     assert wanted(groups, {"gcam": work(1)}, now=100.0, cap=None) == [3]
     assert wanted(groups, {"gcam": work(1)}, now=110.0, cap=None) == [1]

@@ -9,7 +9,7 @@ from scalable.client import ScalableClient
 from scalable.providers.base import DeploymentProvider
 from scalable.testing.conformance import ProviderConformance
 from scalable.testing.fakes import FakeProvider
-from scalable.testing.simulation import Conduct
+from scalable.testing.simulation import UnitBehavior
 
 
 class TestFakeProvider(ProviderConformance):
@@ -35,7 +35,7 @@ class TestFakeProvider(ProviderConformance):
 class TestFakeProviderOnASlowSystem(TestFakeProvider):
     provider: ClassVar = FakeProvider(
         {
-            "alpha": Conduct(accept=0.3, answer=0.2, queue=0.5, boot=0.2, dying=0.3),
-            "beta": Conduct(naming=0.4, stillborn=1, boot=0.1),
+            "alpha": UnitBehavior(accept=0.3, answer=0.2, queue=0.5, boot=0.2, stop_delay=0.3),
+            "beta": UnitBehavior(naming=0.4, failing_starts=1, boot=0.1),
         }
     )

@@ -1,4 +1,4 @@
-"""The simulated world keeps time, and misses no breach of a rule."""
+"""The simulation keeps time, and reports every violation of a rule."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from scalable.cluster.port import GroupSpec, Phase
 from scalable.testing.simulation import (
-    Conduct,
+    DeadlockError,
     Simulation,
-    StandstillError,
+    UnitBehavior,
     in_virtual_time,
     run_in_virtual_time,
 )
@@ -29,24 +29,24 @@ async def test_a_day_is_over_at_once() -> None:
     assert loop.time() == 23.5 * 3600
 
 
-def test_what_never_happens_is_not_waited_for() -> None:
+def test_a_wait_for_what_never_happens_raises() -> None:
     async def wait() -> None:
         await asyncio.get_running_loop().create_future()
 
-    async def look() -> None:
+    async def poll() -> None:
         while True:
             await asyncio.sleep(1000)
 
-    with pytest.raises(StandstillError, match="nothing is ever going to happen"):
+    with pytest.raises(DeadlockError, match="all tasks wait, and no timer is scheduled"):
         run_in_virtual_time(wait())
-    with pytest.raises(StandstillError, match="nothing came of it in 86400 s"):
-        run_in_virtual_time(look())
+    with pytest.raises(DeadlockError, match="did not end within 86400 s"):
+        run_in_virtual_time(poll())
 
 
 @in_virtual_time
-async def test_a_unit_queues_boots_and_dies_in_its_time() -> None:
+async def test_a_unit_queues_boots_and_ends_on_time() -> None:
     world = Simulation(GCAM)
-    world.backend.conduct["gcam"] = Conduct(naming=5, queue=10, boot=20, lifetime=30)
+    world.backend.behavior["gcam"] = UnitBehavior(naming=5, queue=10, boot=20, lifetime=30)
     await world.scheduler.start({"gcam": 1})
     assert await world.backend.launch(GCAM, 1, "r1") == []
     seen: dict[str, int] = {}
@@ -62,7 +62,7 @@ async def test_a_unit_queues_boots_and_dies_in_its_time() -> None:
 
 
 @in_virtual_time
-async def test_the_same_request_makes_units_once() -> None:
+async def test_the_same_request_creates_units_once() -> None:
     world = Simulation(GCAM)
     first = await world.backend.launch(GCAM, 2, "r1")
 
@@ -102,7 +102,7 @@ async def _started_twice(world: Simulation) -> None:
     units = await world.backend.launch(GCAM, 2, "r1")
     (task,) = world.scheduler.submit("gcam", seconds=100)
     await world.run(10)
-    task.excused -= 1
+    task.allowed_restarts -= 1
     world.backend.kill(units[0].id)
 
 
@@ -113,27 +113,29 @@ async def _left_behind(world: Simulation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breach", "fault"),
+    ("violate", "violation"),
     [
         (_over_the_cap, "3 units of gcam were launched where 0 exist, and the cap is 2"),
         (_twice_in_a_turn, "two launches for gcam in one turn"),
         (_stopped_at_work, "gcam-1 was stopped while its worker had 1 tasks and 0 results"),
         (_stopped_with_results, "gcam-1 was stopped while its worker had 0 tasks and 1 results"),
         (_called_after_sweep, "observe was called after sweep"),
-        (_started_twice, "gcam-1 was started again without need"),
-        (_left_behind, "close left gcam-1 without a word"),
+        (_started_twice, "gcam-1 was started again needlessly"),
+        (_left_behind, "close left gcam-1 without naming it"),
     ],
 )
-def test_the_referee_sees(breach: Callable[[Simulation], Awaitable[None]], fault: str) -> None:
-    async def play() -> None:
+def test_the_invariant_checker_reports(
+    violate: Callable[[Simulation], Awaitable[None]], violation: str
+) -> None:
+    async def run() -> None:
         world = Simulation(GCAM, max_workers=2)
         await world.scheduler.start({"gcam": 1})
-        world.referee.check()
-        await breach(world)
-        with pytest.raises(AssertionError, match=fault):
-            world.referee.check()
+        world.invariants.check()
+        await violate(world)
+        with pytest.raises(AssertionError, match=violation):
+            world.invariants.check()
 
-    run_in_virtual_time(play())
+    run_in_virtual_time(run())
 
 
 @in_virtual_time
@@ -147,4 +149,4 @@ async def test_a_task_may_start_again_after_its_worker_was_killed() -> None:
     await world.done([task])
 
     assert [name for _, name in task.starts] == ["gcam-1", "gcam-2"]
-    world.referee.check()
+    world.invariants.check()

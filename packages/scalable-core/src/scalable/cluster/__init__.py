@@ -1,20 +1,29 @@
-"""The engine: worker groups that start, heal, adapt, drain and end, the same on every backend.
+"""The engine: worker groups that start, adapt, drain and recover, with the same code on every backend.
 
-Three parts: a *host* has the Dask scheduler, a *backend* starts and ends units, and the *controller* keeps groups of
-them as they are wanted. `GroupedCluster` joins the three.
+A *host* has the Dask scheduler, a *backend* starts and stops units, and the *controller* keeps each group at its wanted
+count. `GroupedCluster` joins the three. The modules, in reading order:
 
 ==============  =================================================================================
-`port`          what a backend does: `Backend`, and the words that it answers in
-`host`          what a host is
-`group`         the books of one group: its units, their fates, its strikes
-`adaptive`      how many workers demand calls for, and who gets them under a cap
-`targets`       what each group is to have now, by that arithmetic
+`port`          `Backend`, the interface that a provider implements, and the types of its answers
+`host`          `Host`, the interface of what has the scheduler
+`member`        one unit of a group: what is known about it, and how it ended
+`retry`         limits, counts and back-off of failed starts and lost workers
+`group`         the state of one group: its units and launches
+`status`        a group's counts, and why workers of it are missing
+`adaptive`      how many workers demand calls for, and how a cap is shared
+`targets`       the wanted count of each group, by that arithmetic
+`controller`    the turn: observe, handle ends, set targets, drain, resume, launch, publish
+`ends`          what follows from the end of a unit, and failed groups
+`draining`      how workers drain, and their units are stopped
+`launching`     how groups get the units that they lack
 `native`        the calls to the backend that are under way
-`troubles`      what is told of workers that did not come, or did not stay
-`closing`       the steps of the end, which nothing may hold up
-`controller`    the turns: look, settle, retarget, shed, drain, recall, launch
-`link`          what the controller asks of the scheduler
-`plugin`        what answers there, a package sent by value
+`explanations`  why units did not start or were lost, for users
+`closing`       the steps of closing, each bounded in time
+`pace`          the controller's intervals and timeouts
+`events`        what happened, for people and records
+`link`          the controller's calls to the scheduler
+`plugin`        the scheduler's side of them, a package that is sent by value
+`calls`         calls to the event loop, from any other thread or loop
 `grouped`       `GroupedCluster`, for users and Dask's client
 ==============  =================================================================================
 
@@ -27,24 +36,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalable.cluster.adaptive import AdaptivePolicy
-    from scalable.cluster.controller import Event, Pace
-    from scalable.cluster.group import RetryPolicy
+    from scalable.cluster.events import Event
     from scalable.cluster.grouped import GroupedCluster
+    from scalable.cluster.pace import Pace
+    from scalable.cluster.retry import RetryPolicy
 
 __all__ = ["AdaptivePolicy", "Event", "GroupedCluster", "Pace", "RetryPolicy"]
 
-_HOMES = {
+_MODULES = {
     "AdaptivePolicy": "adaptive",
-    "Event": "controller",
+    "Event": "events",
     "GroupedCluster": "grouped",
-    "Pace": "controller",
-    "RetryPolicy": "group",
+    "Pace": "pace",
+    "RetryPolicy": "retry",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""How many workers each adaptive group should have: pure arithmetic."""
+"""The number of workers for each adaptive group: pure arithmetic."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["AdaptivePolicy", "share_out", "target_workers"]
 
 @dataclass(frozen=True)
 class AdaptivePolicy:
-    """How eagerly adaptive groups follow demand. Times are in seconds.
+    """How quickly adaptive groups follow demand. Times are in seconds.
 
     Parameters
     ----------
     target_duration : float
-        Enough workers are wanted that what is known of the work would be done in this time. Should exceed
-        the time a worker takes to start, or workers arrive when their work is done.
+        A group gets enough workers to finish the work of known duration in this time. Should exceed the time that a
+        worker takes to start; otherwise workers join when their work is done.
     scale_in_delay : float
-        A group shrinks when it has been too large for so long without a break.
+        A group shrinks when it has been too large for this long without interruption.
     waiting_delay : float
-        The same, while tasks of the group wait for their dependencies.
+        The same, while tasks of the group wait for dependencies.
     """
 
     target_duration: float = 5.0
@@ -34,9 +34,9 @@ class AdaptivePolicy:
 
 
 def target_workers(demand: Demand, slots: int, target_duration: float) -> int:
-    """Workers that would do what there is to do in `target_duration`.
+    """Return the number of workers that would finish the work in `target_duration`.
 
-    A task of unknown duration counts as if it took all of that time: a slot of its own.
+    A task of unknown duration counts as if it took all of that time, which is a slot of its own.
 
     Examples
     --------
@@ -61,17 +61,17 @@ def target_workers(demand: Demand, slots: int, target_duration: float) -> int:
 def share_out(
     wanted: Mapping[str, int], floor: Mapping[str, int], cap: int | None
 ) -> dict[str, int]:
-    """Give each group what it wants, or a fair part of `cap`.
+    """Return the number of workers for each group: what it wants, or a fair share of `cap`.
 
-    Everyone gets their floor. One worker each goes to those that want more, in their order; the rest goes in
-    proportion to what is still wanted.
+    Each group gets its floor. Then each group that has none but wants some gets one, in their order; the rest is
+    shared in proportion to what is still wanted.
 
     Parameters
     ----------
     wanted, floor : mapping of str to int
         Workers by tag. The sum of the floors should not exceed `cap`.
     cap : int or None
-        What there is in total.
+        Workers in total; None for no limit.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def share_out(
     for tag, share in exact.items():
         shares[tag] += math.floor(share)
     rest = left - sum(math.floor(share) for share in exact.values())
-    # Largest remainders first; sorted() is stable, so that ties go in the manifest's order.
+    # Largest remainders first; sorted() is stable, so ties keep the manifest's order.
     by_remainder = sorted(exact, key=lambda tag: math.floor(exact[tag]) - exact[tag])
     for tag in by_remainder[:rest]:
         shares[tag] += 1

@@ -1,4 +1,4 @@
-"""Steps towards an end that nothing may hold up."""
+"""The steps of closing, each bounded in time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Awaitable
 from typing import Any
 
 from scalable.cluster.port import Leftover
-from scalable.errors import what_it_says
+from scalable.errors import describe_error
 
-__all__ = ["Steps"]
+__all__ = ["ClosingSteps"]
 
 UNWIND = 1.0
-"""Seconds that a step which took too long has to unwind, once it was cancelled."""
+"""Seconds that a step has to end after it was cancelled, because it took too long."""
 
 
-class Steps:
-    """Takes one step after the other, goes on past those that fail or hang, and remembers them.
+class ClosingSteps:
+    """Runs one step after another, continues past those that fail or hang, and records their failures.
 
     Parameters
     ----------
@@ -25,16 +25,16 @@ class Steps:
 
     Attributes
     ----------
-    troubles : list of Leftover
-        The steps that failed, and why.
+    failures : list of Leftover
+        The steps that failed, with the reason.
     """
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self.troubles: list[Leftover] = []
+        self.failures: list[Leftover] = []
 
-    async def take(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
-        """Await some calls, and return what those that succeed return."""
+    async def run(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
+        """Await some calls, and return the results of those that succeed."""
         tasks = [asyncio.ensure_future(call) for call in calls]
         if not tasks:
             return []
@@ -42,18 +42,18 @@ class Steps:
         for task in slow:
             task.cancel()
         if slow:
-            await asyncio.wait(slow, timeout=UNWIND)  # one may not even heed this
+            await asyncio.wait(slow, timeout=UNWIND)  # a call may ignore even this
         results = []
         for task in tasks:
             if task in slow:
-                self._note(what, f"it took longer than {self.timeout:g} s")
+                self._record(what, f"it took longer than {self.timeout:g} s")
             elif task.cancelled():
-                self._note(what, "it was cancelled")
+                self._record(what, "it was cancelled")
             elif error := task.exception():
-                self._note(what, what_it_says(error))
+                self._record(what, describe_error(error))
             else:
                 results.append(task.result())
         return results
 
-    def _note(self, what: str, error: str) -> None:
-        self.troubles.append(Leftover("step of closing", what, error))
+    def _record(self, what: str, error: str) -> None:
+        self.failures.append(Leftover("step of closing", what, error))

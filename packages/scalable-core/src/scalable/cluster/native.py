@@ -1,4 +1,4 @@
-"""Calls to the native system, none of which holds up a turn: a slow one goes on while turns are taken."""
+"""Calls to the native system. None blocks a turn: a slow call continues while turns are taken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from scalable.cluster.group import Member, Observation
+from scalable.cluster.explanations import explain_from_state
+from scalable.cluster.member import Member, Observation
 from scalable.cluster.port import Backend, Explanation, GroupSpec, Unit, UnitState
 
 __all__ = ["Launch", "NativeCalls"]
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch under way: `n` units of group `tag`, under `request_id`; `call` gives those that are named."""
+    """A launch under way: `n` units of group `tag`, under `request_id`; `call` returns those that are named."""
 
     tag: str
     request_id: str
@@ -26,16 +27,16 @@ class Launch:
 
 
 class NativeCalls:
-    """What was asked of a backend, and has been answered or not: one look, a launch for each group, any stops.
+    """The calls to a backend that are under way: one observation, a launch for each group, any number of stops.
 
     Parameters
     ----------
     backend : Backend
-        Whom to ask.
-    moment : float
-        Seconds that a turn waits for an answer. What comes later is for a later turn.
+        The backend to call.
+    max_wait : float
+        Seconds that a turn waits for an answer. A later answer is taken by a later turn.
     poll : float
-        Seconds between two looks.
+        Seconds between two observations.
     timeout : float
         Seconds after which a call has failed.
     clock : callable
@@ -46,73 +47,87 @@ class NativeCalls:
         self,
         backend: Backend,
         *,
-        moment: float,
+        max_wait: float,
         poll: float,
         timeout: float,
         clock: Callable[[], float],
     ) -> None:
         self.backend = backend
-        self.moment = moment
+        self.max_wait = max_wait
         self.poll = poll
         self.timeout = timeout
         self.clock = clock
         self._asked_at = self._answered_at = -float("inf")
-        self._look: asyncio.Task[Mapping[str, UnitState]] | None = None
+        self._observation: asyncio.Task[Mapping[str, UnitState]] | None = None
         self._launches: dict[str, Launch] = {}
         self._stops: dict[asyncio.Task[None], Sequence[Member]] = {}
 
-    def _begin(self, call: Awaitable[T], timeout: float | None = None) -> asyncio.Task[T]:
+    def _start_call(self, call: Awaitable[T], timeout: float | None = None) -> asyncio.Task[T]:
         limit = self.timeout if timeout is None else timeout
         task = asyncio.ensure_future(asyncio.wait_for(call, limit))
-        # Closing may leave it alone with its error.
+        # Closing may never fetch its error, which asyncio would complain about.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return task
 
     async def _wait(self, *calls: asyncio.Task[Any]) -> None:
         if calls:
-            await asyncio.wait(calls, timeout=self.moment)
+            await asyncio.wait(calls, timeout=self.max_wait)
 
-    # -- Looks
+    # -- Observations
 
-    async def look(self, busy: bool) -> Observation | None:
-        """Look at all units, if it is time to and there is anything to see. Raises what `Backend.observe` raises."""
-        if self._look is None:
+    async def observe(self, busy: bool) -> Observation | None:
+        """Return the state of all units; None where no observation is due, or it has not been answered yet.
+
+        Parameters
+        ----------
+        busy : bool
+            Whether there is anything to observe.
+
+        Raises
+        ------
+        Exception
+            Whatever `Backend.observe` raises.
+        """
+        if self._observation is None:
             if not busy or self.clock() - self._answered_at < self.poll:
                 return None
             self._asked_at = self.clock()
-            self._look = self._begin(self.backend.observe())
-        await self._wait(self._look)
-        if not self._look.done():
+            self._observation = self._start_call(self.backend.observe())
+        await self._wait(self._observation)
+        if not self._observation.done():
             return None
-        look, self._look = self._look, None
+        call, self._observation = self._observation, None
         self._answered_at = self.clock()
-        return Observation(look.result(), self._asked_at)
+        return Observation(call.result(), self._asked_at)
 
-    def look_soon(self) -> None:
-        """Let the next turn look, however short the last look is ago."""
+    def observe_soon(self) -> None:
+        """Let the next turn observe, even if `poll` seconds have not passed."""
         self._answered_at = -float("inf")
 
-    async def describe(self, unit: Unit, timeout: float | None = None) -> Explanation:
-        """Ask about one unit, and wait for the answer."""
-        return await self._begin(self.backend.describe(unit), timeout)
+    async def describe_member(self, member: Member, timeout: float | None = None) -> Explanation:
+        """Wait for the explanation of one unit; if that fails, explain it from its most recent state."""
+        try:
+            return await self._start_call(self.backend.describe(member.unit), timeout)
+        except Exception as error:  # noqa: BLE001 - part of the explanation
+            return explain_from_state(member, error)
 
     # -- Launches
 
-    def launching(self, tag: str) -> bool:
-        """Say whether a launch of a group is under way."""
+    def is_launching(self, tag: str) -> bool:
+        """Return whether a launch of a group is under way."""
         return tag in self._launches
 
     def launch(self, group: GroupSpec, n: int, request_id: str) -> None:
         """Begin to launch `n` units of a group."""
-        call = self._begin(self.backend.launch(group, n, request_id))
+        call = self._start_call(self.backend.launch(group, n, request_id))
         self._launches[group.tag] = Launch(group.tag, request_id, n, call)
 
-    async def launched(self) -> Iterator[Launch]:
-        """Give those launches that were answered, each once."""
+    async def finished_launches(self) -> Iterator[Launch]:
+        """Return the launches that were answered, each once."""
         await self._wait(*(launch.call for launch in self._launches.values()))
-        return self._take_answered()
+        return self._take_finished()
 
-    def _take_answered(self) -> Iterator[Launch]:
+    def _take_finished(self) -> Iterator[Launch]:
         for launch in list(self._launches.values()):
             if launch.call.done():
                 del self._launches[launch.tag]
@@ -122,24 +137,24 @@ class NativeCalls:
 
     @property
     def stopping(self) -> set[str]:
-        """Units that are being told to end."""
+        """The ids of units for which a stop is under way."""
         return {member.unit.id for members in self._stops.values() for member in members}
 
     def stop(self, members: Sequence[Member]) -> None:
-        """Begin to tell units to end: one native call for all of them."""
-        call = self._begin(self.backend.stop([member.unit for member in members]))
+        """Begin to stop units, in one native call for all of them."""
+        call = self._start_call(self.backend.stop([member.unit for member in members]))
         self._stops[call] = members
 
-    async def stopped(self) -> list[tuple[Sequence[Member], BaseException | None]]:
-        """Say which units were told to end, each once, and with what error that failed."""
+    async def finished_stops(self) -> list[tuple[Sequence[Member], BaseException | None]]:
+        """Return the stops that were answered, each once: their units, and the error, if any."""
         await self._wait(*self._stops)
         done = [call for call in self._stops if call.done()]
         return [(self._stops.pop(call), call.exception()) for call in done]
 
     # -- The end
 
-    def end(self) -> list[asyncio.Task[Any]]:
-        """Look no more; return the launches and stops that are under way."""
-        if self._look is not None:
-            self._look.cancel()
+    def shut_down(self) -> list[asyncio.Task[Any]]:
+        """Cancel the observation; return the launches and stops that are under way."""
+        if self._observation is not None:
+            self._observation.cancel()
         return [*(launch.call for launch in self._launches.values()), *self._stops]

@@ -1,7 +1,12 @@
-"""What a provider writes so that the engine can run its workers: the backend port.
+"""The interface between the engine and a provider: `Backend`, and the types of its answers.
 
-Nothing here knows Dask. A backend deals in *units*: a process, an element of a Slurm array, a pod, a VM. A unit runs
-one Dask worker, which reports the unit's id as its name; that name is all that joins the two worlds.
+Nothing here depends on Dask. A backend manages *units*: a process, an element of a Slurm array, a pod, a VM. A unit
+runs one Dask worker, whose name is the unit's id; nothing else connects the two.
+
+Native systems may be eventually consistent: a new unit may appear late in the answers, or an answer may show a state
+that the unit has left already. The engine allows for this where it can: units that a launch was granted but did not
+name are waited for; an answer to a call that began before a unit became known does not mean that the unit is absent; a
+unit that reappears belongs to its group again. The rest is up to the backend; see `Backend.observe`.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ __all__ = [
 
 
 class Phase(StrEnum):
-    """Where a unit is in its life, as the native system sees it."""
+    """The phase of a unit in the native system."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -33,69 +38,70 @@ class Phase(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a unit waits, or why it is gone: one vocabulary for every backend."""
+    """Why a unit is pending or gone, in the same terms for every backend."""
 
-    # It waits.
+    # Pending.
     PRIORITY = "priority"
-    """Behind other work in a queue."""
+    """Other work is ahead of it in a queue."""
     RESOURCES = "resources"
-    """For machines to become free."""
+    """It waits for machines to become free."""
     QUOTA = "quota"
-    """At a limit of the account, the project, the queue or the target."""
+    """A limit of the account, the project, the queue or the target is reached."""
     CAPACITY = "capacity"
-    """The zone or the instance type has no machines now."""
+    """The zone or the instance type has no machines at present."""
     UNSCHEDULABLE = "unschedulable"
-    """No machine could ever hold it as it was asked for."""
+    """No machine could ever run it with the resources requested."""
     STARTING = "starting"
     """It has its machine; image pull, boot or interpreter start is under way."""
     BACKOFF = "backoff"
-    """The engine waits a little before it tries a failed start again."""
-    # It is gone, or can never be.
+    """The engine waits before it tries a failed start again."""
+    # Gone, or refused.
     EXITED = "exited"
     """Its process ended by itself."""
     OUT_OF_MEMORY = "out_of_memory"
-    """It used more memory than its component may."""
+    """It used more memory than its component has."""
     WALLTIME = "walltime"
-    """Its time was up."""
+    """Its walltime was up."""
     PREEMPTED = "preempted"
-    """Its machine was given to somebody else."""
+    """Its machine was reclaimed for other work."""
     NODE_FAILURE = "node_failure"
     """Its machine failed."""
     CANCELLED = "cancelled"
-    """Somebody outside of Scalable ended it."""
+    """It was cancelled from outside of Scalable."""
     STOPPED = "stopped"
-    """Scalable ended it."""
+    """Scalable stopped it."""
     IMAGE = "image"
-    """Its container image cannot be had."""
+    """Its container image cannot be pulled or read."""
     CREDENTIALS = "credentials"
-    """The native system does not let us."""
+    """The native system denies access."""
     REFUSED = "refused"
-    """The native system refuses the request as it stands."""
+    """The native system rejects the request as it is."""
     MISMATCH = "mismatch"
     """Its Python, dask or distributed version is not the scheduler's."""
     NETWORK = "network"
-    """It runs, but no Dask worker reached the scheduler."""
+    """It runs, but its Dask worker did not reach the scheduler."""
     STARTUP_TIMEOUT = "startup_timeout"
-    """It ran for the whole of startup_timeout without a Dask worker."""
+    """Its Dask worker did not join within startup_timeout."""
     UNKNOWN = "unknown"
-    """The native system does not say."""
+    """The native system gives no reason."""
 
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """What the engine knows of a group; everything else about it is its backend's business.
+    """The part of a group that the engine needs; its backend knows everything else.
 
     Parameters
     ----------
     tag : str
         The component's name, and the Dask resource that its workers carry.
     slots : int
-        Tasks at a time on one worker. The worker has ``nthreads == slots`` and ``resources == {tag: slots}``.
+        Tasks at a time on one worker, which has ``nthreads == slots`` and ``resources == {tag: slots}``.
     startup_timeout : float
-        Seconds from a unit's RUNNING to its Dask worker, after which its start has failed. Queue time is not counted.
+        Seconds from the phase RUNNING until the Dask worker must have joined; otherwise the start has failed. Time in
+        a queue is not counted.
     handover : float
-        Seconds before the end of a unit's own time (walltime) in which its worker finishes what it runs, hands over
-        its results and is replaced. Never more than a quarter of that time.
+        Seconds before a unit's walltime is up in which its worker is drained and replaced. Never more than a quarter of
+        the walltime.
     """
 
     tag: str
@@ -111,13 +117,13 @@ class Unit:
     Parameters
     ----------
     id : str
-        Stable and unique in the life of the cluster. The Dask worker's name.
+        Stable, and unique within the cluster. The Dask worker's name.
     tag : str
         The group it belongs to.
     request_id : str
-        The launch it came from.
+        The launch that created it.
     native : str
-        How the native system calls it (job id, pod name), for people.
+        Its name in the native system (job id, pod name), for messages.
     """
 
     id: str
@@ -128,20 +134,20 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitState:
-    """What one look at the native system says of one unit.
+    """The state of one unit in one observation.
 
     Parameters
     ----------
     unit : Unit
-        Which one.
+        The unit.
     phase : Phase
-        Where it is in its life.
+        Its phase.
     reason : Reason
-        Why it waits, or why it is gone.
+        Why it is pending or gone.
     detail : str
-        The same in the native system's words.
+        The native system's own text for the reason.
     seconds_left : float or None
-        Until its own time is up (walltime); None where it has no end.
+        Until its walltime is up; None where it has none.
     """
 
     unit: Unit
@@ -153,7 +159,7 @@ class UnitState:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a unit or a group is as it is, for people.
+    """Why a unit or a group is in its state, for users.
 
     Parameters
     ----------
@@ -162,7 +168,7 @@ class Explanation:
     summary : str
         One line: what happened.
     native : str
-        The native system's own words (``QOSMaxCpuPerUserLimit``, ``ErrImagePull``).
+        The native system's own text (``QOSMaxCpuPerUserLimit``, ``ErrImagePull``).
     log_tail : str
         The last lines of the worker's log; may be empty.
     remedy : str
@@ -193,11 +199,11 @@ class Leftover:
     Parameters
     ----------
     kind : str
-        What it is: ``Slurm job``, ``process``, ``directory``.
+        Its kind: ``Slurm job``, ``process``, ``directory``.
     name : str
-        Which one, as its native system calls it.
+        Its name in the native system.
     error : str
-        Why it is still there, or in which state it is.
+        Why it still exists, or its state.
     """
 
     kind: str
@@ -210,86 +216,87 @@ class Leftover:
 
 @runtime_checkable
 class Backend(Protocol):
-    """The five things a provider does for the engine.
+    """The five operations that the engine needs of a provider.
 
-    All are coroutines on the engine's event loop: whatever blocks goes to a thread. All are idempotent. None keeps
-    a wish: how many units there should be is the engine's business alone.
+    All are coroutines on the engine's event loop, so blocking work belongs in a thread. All are idempotent. A backend
+    stores no desired state: how many units there should be is known to the engine alone.
     """
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
-        """Ask the native system for `n` new units of `group`, in one native call where one exists.
+        """Request `n` new units of `group` from the native system, in one native call where one exists.
 
-        Called by the controller, once for all the units that a group lacks in one turn. Returns when the native
-        system has accepted, not when anything runs. A second call with the same `request_id` starts nothing.
+        Called once for all the units that a group lacks in one turn. Returns when the native system has accepted the
+        request, not when a unit runs. A second call with the same `request_id` starts nothing.
 
         Returns
         -------
         sequence of Unit
             The new units. May be shorter than `n` where the native system names units later; `observe` then shows
-            them under the same `request_id`.
+            them with the same `request_id`.
 
         Raises
         ------
         LaunchError
-            Nothing of this request exists, and it may succeed later; the engine tries again with back-off until then.
+            The request created nothing, but may succeed later; the engine tries again with back-off until then.
         LaunchRefusedError
-            Nothing of this request exists, nor ever will as it stands: the group fails at once.
+            The request created nothing and will always be refused; the group fails at once.
         """
         ...
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Say the state of every unit, by id, in one native call.
+        """Return the state of every unit, by id, in one native call.
 
-        Called every turn. A unit that was launched and is absent counts as gone. A unit that ended stays visible as
-        GONE for one call at least. May raise anything: the engine then keeps what it knew, reports it, and asks again.
+        Called every turn. A unit that was known before the call and is absent from its answer counts as gone, so a
+        backend must include units that its native system does not show yet. A unit that ended must be shown as GONE
+        at least once. May raise anything: the engine then keeps what it knows, records an event, and calls again.
         """
         ...
 
     async def stop(self, units: Sequence[Unit]) -> None:
-        """End these units, now, in one native call where one exists. A unit that is gone already is no error.
+        """Stop these units at once, in one native call where one exists. A unit that is already gone is not an error.
 
-        The engine has drained whatever was worth draining.
+        The engine has drained their workers before, where there was something to drain.
         """
         ...
 
     async def describe(self, unit: Unit) -> Explanation:
-        """Explain one unit: the normalised reason, the native system's own words, the tail of its log.
+        """Explain one unit: the normalised reason, the native system's own text, the tail of its log.
 
-        Called for units that failed and for people who ask; may cost native calls. Works for units that are gone.
+        Called for units that failed, and when a user requests it; may cost native calls. Works for units that are gone.
         """
         ...
 
     async def sweep(self) -> Sequence[Leftover]:
-        """Remove everything native that carries this cluster's label, and say what could not be removed.
+        """Remove everything native that carries this cluster's label, and return what could not be removed.
 
-        Called last at close, after `stop`; also when the cluster was only half built.
+        Called last at close, after `stop`; also for a cluster that was built in part.
         """
         ...
 
 
 @dataclass(frozen=True)
 class GroupStatus:
-    """One group at a glance: what `GroupedCluster.groups` holds for each tag.
+    """The counts of one group, as in `GroupedCluster.groups`.
 
     Parameters
     ----------
     tag : str
         The group.
     wanted : int
-        Workers it should have now. In an adaptive group this moves.
+        Workers that it should have now. Changes with demand in an adaptive group.
     minimum, maximum : int or None
         The range of an adaptive group; None where the count is fixed.
     pending, starting, running, draining : int
         Units in a queue; units with a machine but without a Dask worker; Dask workers that take tasks; Dask workers
-        on their way out.
+        that drain.
     holding : int
-        Results that keep draining workers alive, because no other worker can take them.
+        Results that keep draining workers, because no other worker can take them.
     failed : bool
-        The engine has given up on the group until somebody scales it again.
+        The engine has given up on the group until it is scaled again.
     reason : Reason or None
-        What it waits for, or why it failed; None where nothing is missing.
+        What it waits for, or why it failed; None where no worker is missing.
     detail : str
-        `reason` in words, for people.
+        `reason` as text, for users.
     workers : tuple of str
         Names of the Dask workers that take tasks.
     """

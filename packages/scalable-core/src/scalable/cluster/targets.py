@@ -1,4 +1,4 @@
-"""How many workers each group is to have now: what was asked for, as far as demand and the cap go."""
+"""The wanted count of each group, from what the user requested, the demand and the cap."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
 from scalable.cluster.group import Group
 from scalable.cluster.link import Demand
 
-__all__ = ["check_cap", "floors", "retarget"]
+__all__ = ["check_cap", "minimum_counts", "update_targets"]
 
 
-def floors(groups: Mapping[str, Group]) -> dict[str, int]:
-    """Say how many workers each group is to have at least."""
+def minimum_counts(groups: Mapping[str, Group]) -> dict[str, int]:
+    """Return how many workers each group should have at least."""
     return {
         tag: group.wanted if group.range is None else group.range[0]
         for tag, group in groups.items()
@@ -20,7 +20,7 @@ def floors(groups: Mapping[str, Group]) -> dict[str, int]:
 
 
 def check_cap(counts: Mapping[str, int], cap: int | None) -> None:
-    """Refuse counts that are more than the cap together.
+    """Raise ValueError for counts that exceed the cap together.
 
     Examples
     --------
@@ -37,25 +37,25 @@ def check_cap(counts: Mapping[str, int], cap: int | None) -> None:
         )
 
 
-def retarget(
+def update_targets(
     groups: Mapping[str, Group],
     demand: Mapping[str, Demand],
     policy: AdaptivePolicy,
     cap: int | None,
     now: float,
 ) -> None:
-    """Set what each adaptive group wants, from demand, its range and the cap.
+    """Set the wanted count of each adaptive group, from demand, its range and the cap.
 
     Parameters
     ----------
     groups : mapping of str to Group
         All groups by tag, those of fixed counts included.
     demand : mapping of str to Demand
-        What there is to do, by tag.
+        The work, by tag.
     policy : AdaptivePolicy
-        How eagerly groups follow it.
+        How quickly groups follow it.
     cap : int or None
-        Units of all groups together.
+        The most units of all groups together.
     now : float
         Seconds on the controller's clock.
 
@@ -64,43 +64,45 @@ def retarget(
     >>> from scalable.cluster.port import GroupSpec
     >>> group = Group(GroupSpec("gcam", slots=2), range=(0, 10))
     >>> work = {"gcam": Demand(slots=8, unknown=8)}
-    >>> retarget({"gcam": group}, work, AdaptivePolicy(), cap=3, now=0.0)
+    >>> update_targets({"gcam": group}, work, AdaptivePolicy(), cap=3, now=0.0)
     >>> group.wanted
     3
     """
-    least = floors(groups)
+    least = minimum_counts(groups)
     desired = dict(least)
     for tag, group in groups.items():
         if group.range is not None:
             work = demand.get(tag, Demand())
             target = target_workers(work, group.spec.slots, policy.target_duration)
-            # A worker whose time is nearly up needs another one to hand its results over to.
-            relief = any(m.expires and m.holding for m in group.members.values())
-            desired[tag] = min(max(target, group.range[0], relief), group.range[1])
+            # A worker whose walltime is nearly up needs another one to hand its results over to.
+            successor = any(m.expires and m.holding for m in group.members.values())
+            desired[tag] = min(max(target, group.range[0], successor), group.range[1])
         if group.failure is not None:
-            # It gets no new workers, so that what it has not is free for others.
+            # It gets no new workers, so the room for them is free for others.
             have = len(group.alive)
             least[tag], desired[tag] = min(least[tag], have), min(desired[tag], have)
     shares = share_out(desired, least, cap)
-    wished = sum(
+    requested = sum(
         max(shares[tag], len(group.members) + group.unnamed) for tag, group in groups.items()
     )
-    pressed = cap is not None and wished > cap
-    # Nobody waits for a first worker until others have been too many for long enough.
-    starved = any(shares[tag] and not group.members for tag, group in groups.items())
+    over_cap = cap is not None and requested > cap
+    # A group without any worker does not wait for the scale-in delay of others.
+    any_without = any(shares[tag] and not group.members for tag, group in groups.items())
     for tag, group in groups.items():
         if group.range is not None:
             work = demand.get(tag, Demand())
             delay = policy.waiting_delay if work.waiting else policy.scale_in_delay
-            urgent = starved or not work.slots
-            wanted = _follow(group, shares[tag], now, delay=delay, pressed=pressed, urgent=urgent)
+            urgent = any_without or not work.slots
+            wanted = _next_count(
+                group, shares[tag], now, delay=delay, over_cap=over_cap, urgent=urgent
+            )
             group.wanted = min(wanted, group.range[1])
 
 
-def _follow(
-    group: Group, share: int, now: float, *, delay: float, pressed: bool, urgent: bool
+def _next_count(
+    group: Group, share: int, now: float, *, delay: float, over_cap: bool, urgent: bool
 ) -> int:
-    """Grow at once; shrink after a delay, and never at the cost of running tasks unless others need the room."""
+    """Return the next wanted count: grow at once; shrink after a delay, by busy workers only if others need room."""
     have = len(group.alive) + group.unnamed
     if share >= have:
         group.low_since = None
@@ -108,9 +110,9 @@ def _follow(
     if group.low_since is None:
         group.low_since = now
     overdue = now - group.low_since >= delay
-    if pressed and (overdue or urgent):
+    if over_cap and (overdue or urgent):
         return share
-    if overdue or pressed:
+    if overdue or over_cap:
         idle = sum(member.idle for member in group.alive)
         return max(share, have - idle)
     return have

@@ -1,10 +1,10 @@
-"""What providers and their authors test with.
+"""Tests and test doubles for providers and their authors.
 
 ==============  ======================================================================================
-`conformance`   the promises of every provider, as tests that any provider can run
-`fakes`         `FakeProvider`: real Dask workers on machines that are not there
+`conformance`   the requirements on every provider, as tests that any provider can run
+`fakes`         `FakeProvider`: real Dask workers on simulated machines
 `simulation`    the engine in virtual time, between a simulated native system and a simulated scheduler
-`offline`       for tests of what a provider does before anything starts
+`offline`       helpers for tests of what a provider does before anything starts
 `plugin`        the pytest plugin, which pytest finds by itself
 ==============  ======================================================================================
 """

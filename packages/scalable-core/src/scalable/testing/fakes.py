@@ -1,10 +1,10 @@
-"""A provider whose machines are not there, but whose Dask workers are: for tests of whatever stands on a provider.
+"""A provider with simulated machines and real Dask workers, for tests of whatever uses a provider.
 
 Examples
 --------
-A group of which the first worker dies at its start, and whose later ones wait in a queue for two seconds::
+A group whose units wait in a queue for two seconds, and whose first one fails to start::
 
-    provider = FakeProvider({"gcam": Conduct(queue=2, stillborn=1)})
+    provider = FakeProvider({"gcam": UnitBehavior(queue=2, failing_starts=1)})
     register_provider("fake", lambda: provider)
 """
 
@@ -22,38 +22,38 @@ from scalable.providers.options import TargetOptions
 if TYPE_CHECKING:
     from distributed import LocalCluster
 
-    from scalable.testing.simulation import Conduct, SimulatedBackend
+    from scalable.testing.simulation import SimulatedBackend, UnitBehavior
 
 __all__ = ["FakeProvider"]
 
-_HEEDED = {"name", "slots", "preload_script", "tags"}
+_SUPPORTED_FIELDS = {"name", "slots", "preload_script", "tags"}
 """Fields of a component that have an effect."""
 
 
 class FakeProvider(BaseProvider[TargetOptions]):
-    """Runs workers in this process, on units that queue, boot, fail and die as a test wants.
+    """Runs workers in this process, on units that queue, boot, fail and end as a test specifies.
 
-    The units are those of `scalable.testing.simulation`, in real time, and as strict: whatever the engine does to them
-    against the rules makes `close` fail. Of a component, ``slots`` and ``preload_script`` have an effect.
+    The units are those of `scalable.testing.simulation`, in real time, and as strict: `close` raises if the engine
+    broke a rule. The fields ``slots`` and ``preload_script`` of a component have an effect.
 
     Parameters
     ----------
-    conduct : mapping of str to Conduct, optional
-        How the units of a group behave, by tag; a unit of which nothing is said is there at once.
+    behavior : mapping of str to UnitBehavior, optional
+        How the units of a group behave, by tag; by default, a unit starts at once.
     """
 
     name = "fake"
     options_model = TargetOptions
 
-    def __init__(self, conduct: Mapping[str, Conduct] | None = None) -> None:
-        self._conduct = dict(conduct or {})
+    def __init__(self, behavior: Mapping[str, UnitBehavior] | None = None) -> None:
+        self._behavior = dict(behavior or {})
         self._built: list[tuple[LocalCluster, SimulatedBackend]] = []
 
     def check(self, spec: DeploymentSpec, options: TargetOptions) -> Iterator[ValidationIssue]:
-        """Warn of what cannot be had in this process."""
+        """Warn about fields that have no effect in this process."""
         for tag, component in spec.components.items():
-            for field in sorted(component.model_fields_set - _HEEDED):
-                message = f"{field}: no effect, since workers are threads of this process"
+            for field in sorted(component.model_fields_set - _SUPPORTED_FIELDS):
+                message = f"{field}: no effect, because workers are threads of this process"
                 yield spec.component_issue(tag, field, "W_NO_EFFECT", message, "warning")
 
     def kill(self, worker: str, reason: Reason = Reason.PREEMPTED) -> None:
@@ -63,7 +63,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
                 host.loop.add_callback(backend.kill, worker, reason)
 
     def leftovers(self) -> list[str]:
-        """Name the units and the schedulers that are still there, of all clusters."""
+        """Return the names of units and schedulers that still exist, of all clusters."""
         return [
             name
             for host, backend in self._built
@@ -85,16 +85,16 @@ class FakeProvider(BaseProvider[TargetOptions]):
         """
         super().close(cluster)
         for _, backend in self._built:
-            backend.referee.check()
+            backend.invariants.check()
 
     def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
-        # Validating and planning do without Dask.
+        # Validating and planning do not import Dask.
         from distributed import LocalCluster
         from distributed.core import Status
 
         from scalable.cluster import GroupedCluster, Pace, RetryPolicy
-        from scalable.testing.crew import InProcessCrew
-        from scalable.testing.simulation import Conduct, Referee, SimulatedBackend
+        from scalable.testing.simulation import InvariantChecker, SimulatedBackend, UnitBehavior
+        from scalable.testing.workers import InProcessWorkerPool
 
         host = LocalCluster(
             n_workers=0,
@@ -103,15 +103,15 @@ class FakeProvider(BaseProvider[TargetOptions]):
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
         )
-        crew = InProcessCrew(
+        workers = InProcessWorkerPool(
             host,
             {t: c.preload_script for t, c in spec.components.items() if c.preload_script},
             closing=lambda: cluster.status is not Status.running,
         )
-        backend = SimulatedBackend(crew, Referee(), lambda: cluster.max_workers)
+        backend = SimulatedBackend(workers, InvariantChecker(), lambda: cluster.max_workers)
         self._built.append((host, backend))
         for tag in spec.components:
-            backend.conduct[tag] = self._conduct.get(tag, Conduct(boot=0))
+            backend.behavior[tag] = self._behavior.get(tag, UnitBehavior(boot=0))
         cluster = GroupedCluster(
             host,
             backend,
@@ -120,7 +120,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
                 for tag, component in spec.components.items()
             ],
             max_workers=options.max_workers,
-            # A test should not have to wait.
+            # Tests should not have to wait.
             pace=Pace(tick=0.05, poll=0.1),
             retry=RetryPolicy(delay=0.1),
         )

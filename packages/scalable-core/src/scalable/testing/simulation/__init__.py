@@ -1,24 +1,24 @@
-"""The engine in a world without Dask and without machines, where an hour takes milliseconds.
+"""The engine in virtual time, without Dask and without machines, where an hour takes milliseconds.
 
-A `Simulation` drives the real `GroupController` between a simulated native system, whose units queue, boot, fail, die
-and ignore orders as a test wants, and a simulated scheduler, where tasks run and workers drain. Both live on virtual
-time, so that a scenario is fast and the same every time. Both are stricter than the real ones, and keep count of every
-breach of the rules.
+A `Simulation` drives the real `GroupController` between a simulated native system, whose units queue, boot, fail, end
+and ignore `stop` as a test specifies, and a simulated scheduler, where tasks run and workers drain. Both use virtual
+time, so that a scenario is fast and repeatable. Both are stricter than the real ones, and record every violation of
+the rules.
 
 ==============  ===================================================================
 `clock`         virtual time
-`backend`       the native system: `SimulatedBackend`, and how units behave: `Conduct`
+`backend`       the native system: `SimulatedBackend`, and how units behave: `UnitBehavior`
 `scheduler`     the scheduler: `SimulatedScheduler`, with workers and tasks
 `world`         `Simulation`, which joins them with a controller
-`referee`       who counts the breaches
+`invariants`    the checker that records violations
 ==============  ===================================================================
 
 Examples
 --------
->>> from scalable.testing.simulation import Conduct, Simulation, run_in_virtual_time
+>>> from scalable.testing.simulation import UnitBehavior, Simulation, run_in_virtual_time
 >>> async def scenario():
 ...     async with Simulation("gcam") as world:
-...         world.backend.conduct["gcam"] = Conduct(queue=600, boot=30)
+...         world.backend.behavior["gcam"] = UnitBehavior(queue=600, boot=30)
 ...         await world.controller.scale_groups({"gcam": 2})
 ...         await world.until(lambda: world.groups["gcam"].running == 2)
 ...         return round(world.time, -1)
@@ -28,14 +28,19 @@ Examples
 
 from __future__ import annotations
 
-from scalable.testing.simulation.backend import Conduct, Crew, SimulatedBackend, SimulatedUnit
+from scalable.testing.simulation.backend import (
+    SimulatedBackend,
+    SimulatedUnit,
+    UnitBehavior,
+    WorkerPool,
+)
 from scalable.testing.simulation.clock import (
-    StandstillError,
+    DeadlockError,
     VirtualTimeLoop,
     in_virtual_time,
     run_in_virtual_time,
 )
-from scalable.testing.simulation.referee import Referee
+from scalable.testing.simulation.invariants import InvariantChecker
 from scalable.testing.simulation.scheduler import (
     SimulatedScheduler,
     SimulatedTask,
@@ -45,18 +50,18 @@ from scalable.testing.simulation.scheduler import (
 from scalable.testing.simulation.world import Simulation
 
 __all__ = [
-    "Conduct",
-    "Crew",
-    "Referee",
+    "DeadlockError",
+    "InvariantChecker",
     "SimulatedBackend",
     "SimulatedScheduler",
     "SimulatedTask",
     "SimulatedUnit",
     "SimulatedWorker",
     "Simulation",
-    "StandstillError",
     "TaskState",
+    "UnitBehavior",
     "VirtualTimeLoop",
+    "WorkerPool",
     "in_virtual_time",
     "run_in_virtual_time",
 ]

@@ -1,4 +1,4 @@
-"""A native system that is not there: a `Backend` whose units do as they are told, on the running loop's clock."""
+"""A simulated native system: a `Backend` whose units behave as a test specifies, on the running loop's clock."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from scalable.cluster.port import (
     UnitState,
 )
 from scalable.testing.simulation.clock import sleep
-from scalable.testing.simulation.referee import Referee
+from scalable.testing.simulation.invariants import InvariantChecker
 
-__all__ = ["Conduct", "Crew", "SimulatedBackend", "SimulatedUnit"]
+__all__ = ["SimulatedBackend", "SimulatedUnit", "UnitBehavior", "WorkerPool"]
 
 
 @dataclass
-class Conduct:
+class UnitBehavior:
     """How the units of a group behave. Times are in seconds; infinity means never.
 
     Parameters
@@ -38,79 +38,79 @@ class Conduct:
     naming : float
         From the units' existence until they have names. If not 0, `launch` returns none of them.
     queue : float
-        In the queue.
-    queued_for : Reason
-        What a queued unit waits for.
+        Time in the queue.
+    pending_reason : Reason
+        Why a queued unit is pending.
     boot : float
         From the start of the machine until the Dask worker registers.
-    stillborn : float
+    failing_starts : float
         How many of the next units end instead of registering.
     lifetime : float
         From the registration until the unit ends by itself.
-    end : Reason
-        Of what it dies, in both cases.
+    end_reason : Reason
+        Why it ends, in both cases.
     walltime : float
-        From the start of the machine until the native system ends the unit, as it lets everybody know.
+        From the start of the machine until the native system ends the unit, which `observe` announces.
     mismatch : str
         Why the scheduler refuses its worker, if not empty.
-    dying : float
-        From the order to stop until the unit is gone.
+    stop_delay : float
+        From the call of `stop` until the unit is gone.
     errors : deque of Exception
-        What the next launches raise, one each.
+        The errors that the next launches raise, one each.
     """
 
     accept: float = 0.0
     answer: float = 0.0
     naming: float = 0.0
     queue: float = 0.0
-    queued_for: Reason = Reason.PRIORITY
+    pending_reason: Reason = Reason.PRIORITY
     boot: float = 2.0
-    stillborn: float = 0
+    failing_starts: float = 0
     lifetime: float = math.inf
-    end: Reason = Reason.EXITED
+    end_reason: Reason = Reason.EXITED
     walltime: float = math.inf
     mismatch: str = ""
-    dying: float = 0.0
+    stop_delay: float = 0.0
     errors: deque[Exception] = field(default_factory=deque)
 
 
-class Crew(Protocol):
-    """The Dask workers of simulated units; they need not be simulated, too."""
+class WorkerPool(Protocol):
+    """The Dask workers of simulated units, which may be simulated or real."""
 
     @property
     def turns(self) -> int:
-        """Turns that the engine has taken."""
+        """The number of turns that the engine has taken."""
         ...
 
     @property
     def closing(self) -> bool:
-        """Whether the engine closes, and asks nobody any more."""
+        """Whether the engine is closing, and no longer drains workers."""
         ...
 
-    async def join(self, unit: Unit, slots: int, mismatch: str) -> bool:
-        """Start a unit's worker; say whether it was let in. May raise whatever kept it from starting."""
+    async def add_worker(self, unit: Unit, slots: int, mismatch: str) -> bool:
+        """Start a unit's worker; return whether it could join. May raise whatever kept it from starting."""
         ...
 
-    def lose(self, name: str) -> None:
-        """End a worker at once; None of that name is no error."""
+    def remove_worker(self, name: str) -> None:
+        """End a worker at once, if there is one of that name."""
         ...
 
-    def at_stake(self, name: str) -> str:
-        """Say what would be lost with a worker that is registered; nothing where none is."""
+    def unsaved_work(self, name: str) -> str:
+        """Return what would be lost with a worker; an empty string if it is not registered."""
         ...
 
-    async def settle(self) -> None:
-        """Wait until all lost workers have really ended."""
+    async def wait_closed(self) -> None:
+        """Wait until all removed workers have ended."""
         ...
 
 
 @dataclass(eq=False)
 class SimulatedUnit:
-    """One unit, from its birth to its end."""
+    """One unit, from its launch to its end."""
 
     unit: Unit
     slots: int
-    conduct: Conduct
+    behavior: UnitBehavior
     phase: Phase = Phase.PENDING
     reason: Reason = Reason.UNKNOWN
     named: bool = False
@@ -119,50 +119,50 @@ class SimulatedUnit:
     ended_at: float | None = None
     log: str = ""
     deadline: float = math.inf
-    life: asyncio.Task[None] | None = None
-    death: asyncio.TimerHandle | None = None
+    run: asyncio.Task[None] | None = None
+    stop_timer: asyncio.TimerHandle | None = None
 
 
 class SimulatedBackend:
-    """A `Backend` whose every move a test can choose.
+    """A `Backend` whose behavior a test controls in every detail.
 
-    It is stricter than any real one. It tells of a unit's end once only; it forgets nothing it was asked; a launch
-    above the cap, a second launch for one group in one turn, an order to stop a unit whose worker is still
-    registered, and any call after `sweep` are faults.
+    It is stricter than any real one. It shows the end of a unit only once, and never forgets a request. Violations are:
+    a launch above the cap, a second launch for one group in one turn, stopping a unit whose worker is still registered,
+    and any call after `sweep`.
 
     Parameters
     ----------
-    crew : Crew
-        The workers that its units run.
-    referee : Referee
-        Who is told of breaches.
+    workers : WorkerPool
+        The workers of its units.
+    invariants : InvariantChecker
+        The checker that records violations.
     cap : callable
-        The most units that may exist, or None.
+        Returns the most units that may exist, or None.
 
     Attributes
     ----------
-    conduct : dict of str to Conduct
+    behavior : dict of str to UnitBehavior
         How the units of each group behave from now on; may be changed at any time.
-    takes : dict of str to float
+    latencies : dict of str to float
         Seconds that ``"observe"``, ``"stop"``, ``"describe"`` and ``"sweep"`` take.
     errors : dict of str to deque
-        What the next calls of these raise, one each.
+        The errors that the next calls of these raise, one each.
     calls : Counter
         How often each coroutine of the port was called.
     units : dict of str to SimulatedUnit
-        Every unit there ever was, by id.
+        All units so far, by id.
     """
 
     def __init__(
         self,
-        crew: Crew,
-        referee: Referee,
+        workers: WorkerPool,
+        invariants: InvariantChecker,
         cap: Callable[[], int | None] = lambda: None,
     ) -> None:
-        self.crew = crew
-        self.referee = referee
-        self.conduct: defaultdict[str, Conduct] = defaultdict(Conduct)
-        self.takes: defaultdict[str, float] = defaultdict(float)
+        self.workers = workers
+        self.invariants = invariants
+        self.behavior: defaultdict[str, UnitBehavior] = defaultdict(UnitBehavior)
+        self.latencies: defaultdict[str, float] = defaultdict(float)
         self.errors: defaultdict[str, deque[Exception]] = defaultdict(deque)
         self.calls: Counter[str] = Counter()
         self.units: dict[str, SimulatedUnit] = {}
@@ -174,26 +174,26 @@ class SimulatedBackend:
             lambda: itertools.count(1)
         )
 
-    # -- What the engine asks: `Backend`
+    # -- `Backend`
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
-        """Make `n` units that behave as the group's conduct says now."""
-        conduct = self.conduct[group.tag]
+        """Create `n` units with the group's current behavior."""
+        behavior = self.behavior[group.tag]
         await self._call("launch")
-        turn = self.crew.turns
+        turn = self.workers.turns
         if self._launched_in.get(group.tag) == turn:
-            self.referee.fault(f"two launches for {group.tag} in one turn")
+            self.invariants.record_violation(f"two launches for {group.tag} in one turn")
         self._launched_in[group.tag] = turn
-        await sleep(conduct.accept)
+        await sleep(behavior.accept)
         if request_id not in self._requests:
-            if conduct.errors:
-                raise conduct.errors.popleft()
-            self._requests[request_id] = self._make(group, n, request_id, replace(conduct))
-        await sleep(conduct.answer)
+            if behavior.errors:
+                raise behavior.errors.popleft()
+            self._requests[request_id] = self._create_units(group, n, request_id, replace(behavior))
+        await sleep(behavior.answer)
         return [made.unit for made in self._requests[request_id] if made.named]
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Say the state of every unit that has a name; of an end, once."""
+        """Return the state of every unit that has a name; an end is shown once."""
         await self._call("observe")
         seen = {}
         for made in self.units.values():
@@ -205,12 +205,14 @@ class SimulatedBackend:
         return seen
 
     async def stop(self, units: Sequence[Unit]) -> None:
-        """End these units, each as its conduct says."""
+        """End these units, each after its behavior's `stop_delay`."""
         await self._call("stop")
         for unit in units:
-            at_stake = self.crew.at_stake(unit.id)
-            if at_stake and not self.crew.closing:
-                self.referee.fault(f"{unit.id} was stopped while its worker had {at_stake}")
+            unsaved_work = self.workers.unsaved_work(unit.id)
+            if unsaved_work and not self.workers.closing:
+                self.invariants.record_violation(
+                    f"{unit.id} was stopped while its worker had {unsaved_work}"
+                )
             self._stop(self.units[unit.id])
 
     async def describe(self, unit: Unit) -> Explanation:
@@ -220,27 +222,29 @@ class SimulatedBackend:
         return Explanation(made.reason, f"{unit.id}: {made.reason}", str(made.phase), made.log)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """End every unit; name those that do not die."""
+        """End every unit; return those that do not end."""
         await self._call("sweep")
         self.swept = True
-        doomed = self.alive()
-        for made in doomed:
+        stopping = self.alive()
+        for made in stopping:
             self._stop(made)
-        mortal = [made.conduct.dying for made in doomed if math.isfinite(made.conduct.dying)]
-        await sleep(max(mortal, default=0.0))
-        await self.crew.settle()
+        delays = [
+            made.behavior.stop_delay for made in stopping if math.isfinite(made.behavior.stop_delay)
+        ]
+        await sleep(max(delays, default=0.0))
+        await self.workers.wait_closed()
         return [Leftover("unit", made.unit.id, "it does not end") for made in self.alive()]
 
     async def _call(self, name: str) -> None:
         self.calls[name] += 1
         if self.swept:
-            self.referee.fault(f"{name} was called after sweep")
-        if name != "launch":  # which has times and errors of its own, by group
-            await sleep(self.takes[name])
+            self.invariants.record_violation(f"{name} was called after sweep")
+        if name != "launch":  # whose times and errors are set by group
+            await sleep(self.latencies[name])
             if self.errors[name]:
                 raise self.errors[name].popleft()
 
-    # -- What happens by itself
+    # -- Events of the native system
 
     def alive(self, tag: str | None = None) -> list[SimulatedUnit]:
         """Return the units that are not gone, of all groups or one."""
@@ -255,19 +259,19 @@ class SimulatedBackend:
         self._end(self.units[unit_id], reason)
 
     def requeue(self, unit_id: str) -> None:
-        """Put a unit back into the queue, as Slurm does with preempted jobs: it starts anew in its time."""
+        """Put a unit back into the queue, as Slurm does with preempted jobs; it starts again later."""
         made = self.units[unit_id]
-        if made.life is not None:
-            made.life.cancel()
-        self.crew.lose(unit_id)
-        made.life = asyncio.ensure_future(self._live(made))
+        if made.run is not None:
+            made.run.cancel()
+        self.workers.remove_worker(unit_id)
+        made.run = asyncio.ensure_future(self._run_unit(made))
 
     def disconnect(self, unit_id: str) -> None:
         """End a unit's Dask worker, but not the unit."""
-        self.crew.lose(unit_id)
+        self.workers.remove_worker(unit_id)
 
     def unit_seconds(self) -> float:
-        """Sum up how long units had a machine: what they cost."""
+        """Return the seconds for which units had a machine, in total: their cost."""
         now = asyncio.get_running_loop().time()
         return math.fsum(
             (now if made.ended_at is None else made.ended_at) - made.started_at
@@ -275,77 +279,79 @@ class SimulatedBackend:
             if made.started_at is not None
         )
 
-    def _make(
-        self, group: GroupSpec, n: int, request_id: str, conduct: Conduct
+    def _create_units(
+        self, group: GroupSpec, n: int, request_id: str, behavior: UnitBehavior
     ) -> list[SimulatedUnit]:
         if self.swept:
-            self.referee.fault(f"units of {group.tag} were made after sweep")
+            self.invariants.record_violation(f"units of {group.tag} were made after sweep")
         cap, exist = self._cap(), len(self.alive())
         if cap is not None and exist + n > cap:
-            self.referee.fault(
+            self.invariants.record_violation(
                 f"{n} units of {group.tag} were launched where {exist} exist, and the cap is {cap}"
             )
-        made = [self._birth(group, request_id, conduct) for _ in range(n)]
+        made = [self._create_unit(group, request_id, behavior) for _ in range(n)]
         self.units |= {one.unit.id: one for one in made}
         return made
 
-    def _birth(self, group: GroupSpec, request_id: str, conduct: Conduct) -> SimulatedUnit:
+    def _create_unit(
+        self, group: GroupSpec, request_id: str, behavior: UnitBehavior
+    ) -> SimulatedUnit:
         name = f"{group.tag}-{next(self._numbers[group.tag])}"
         unit = Unit(name, group.tag, request_id, native=f"native {name}")
         made = SimulatedUnit(
-            unit, group.slots, conduct, named=not conduct.naming, log=f"last words of {name}"
+            unit, group.slots, behavior, named=not behavior.naming, log=f"last words of {name}"
         )
-        if conduct.naming:
-            asyncio.get_running_loop().call_later(conduct.naming, setattr, made, "named", True)
-        made.life = asyncio.ensure_future(self._live(made))
+        if behavior.naming:
+            asyncio.get_running_loop().call_later(behavior.naming, setattr, made, "named", True)
+        made.run = asyncio.ensure_future(self._run_unit(made))
         return made
 
-    async def _live(self, made: SimulatedUnit) -> None:
-        """Queue, boot, work, and die."""
-        tag, conduct = made.unit.tag, made.conduct
-        made.phase, made.reason = Phase.PENDING, conduct.queued_for
-        await sleep(conduct.queue)
+    async def _run_unit(self, made: SimulatedUnit) -> None:
+        """Queue, boot, join, run, and end."""
+        tag, behavior = made.unit.tag, made.behavior
+        made.phase, made.reason = Phase.PENDING, behavior.pending_reason
+        await sleep(behavior.queue)
         made.phase, made.reason = Phase.RUNNING, Reason.STARTING
         now = asyncio.get_running_loop().time()
         if made.started_at is None:
             made.started_at = now
-        made.deadline = now + conduct.walltime
-        await sleep(conduct.boot)
-        if self.conduct[tag].stillborn > 0:
-            self.conduct[tag].stillborn -= 1
-            self._end(made, conduct.end)
-        elif not await self._join(made):
-            self._end(made, Reason.EXITED)  # as a Dask worker does that is refused
-        elif conduct.walltime - conduct.boot < conduct.lifetime:
-            await sleep(conduct.walltime - conduct.boot)
+        made.deadline = now + behavior.walltime
+        await sleep(behavior.boot)
+        if self.behavior[tag].failing_starts > 0:
+            self.behavior[tag].failing_starts -= 1
+            self._end(made, behavior.end_reason)
+        elif not await self._start_worker(made):
+            self._end(made, Reason.EXITED)  # as a refused Dask worker does
+        elif behavior.walltime - behavior.boot < behavior.lifetime:
+            await sleep(behavior.walltime - behavior.boot)
             self._end(made, Reason.WALLTIME)
         else:
-            await sleep(conduct.lifetime)
-            self._end(made, conduct.end)
+            await sleep(behavior.lifetime)
+            self._end(made, behavior.end_reason)
 
-    async def _join(self, made: SimulatedUnit) -> bool:
+    async def _start_worker(self, made: SimulatedUnit) -> bool:
         try:
-            return await self.crew.join(made.unit, made.slots, made.conduct.mismatch)
-        except Exception as error:  # noqa: BLE001 - it is what the unit's log says
+            return await self.workers.add_worker(made.unit, made.slots, made.behavior.mismatch)
+        except Exception as error:  # noqa: BLE001 - shown in the unit's log
             made.log = repr(error)
             return False
 
     def _stop(self, made: SimulatedUnit) -> None:
-        dying = made.conduct.dying
-        if dying == 0:
+        delay = made.behavior.stop_delay
+        if delay == 0:
             self._end(made, Reason.STOPPED)
-        elif made.death is None and math.isfinite(dying):
+        elif made.stop_timer is None and math.isfinite(delay):
             loop = asyncio.get_running_loop()
-            made.death = loop.call_later(dying, self._end, made, Reason.STOPPED)
+            made.stop_timer = loop.call_later(delay, self._end, made, Reason.STOPPED)
 
     def _end(self, made: SimulatedUnit, reason: Reason) -> None:
         if made.phase is Phase.GONE:
             return
         made.phase, made.reason = Phase.GONE, reason
         made.ended_at = asyncio.get_running_loop().time()
-        self.crew.lose(made.unit.id)
-        if made.life is not None and made.life is not asyncio.current_task():
-            made.life.cancel()
+        self.workers.remove_worker(made.unit.id)
+        if made.run is not None and made.run is not asyncio.current_task():
+            made.run.cancel()
 
 
 def _seconds_left(made: SimulatedUnit) -> float | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 __all__ = [
-    "StandstillError",
+    "DeadlockError",
     "VirtualTimeLoop",
     "in_virtual_time",
     "run_in_virtual_time",
@@ -18,18 +18,18 @@ __all__ = [
 ]
 
 LIMIT = 24 * 3600.0
-"""Virtual seconds after which a coroutine that has not come to its end is given up, unless said otherwise."""
+"""Virtual seconds after which a coroutine that has not ended is given up, by default."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StandstillError(RuntimeError):
-    """What is waited for does not happen: in real time this would hang for ever."""
+class DeadlockError(RuntimeError):
+    """A coroutine waits for something that does not happen; in real time, it would hang."""
 
 
-class _Jump(selectors.SelectSelector):
-    """A selector that does not wait for the next timer, but turns the clock to it."""
+class _JumpingSelector(selectors.SelectSelector):
+    """A selector that does not wait for the next timer, but advances the clock to it."""
 
     def __init__(self, limit: float) -> None:
         super().__init__()
@@ -41,36 +41,39 @@ class _Jump(selectors.SelectSelector):
         if ready or timeout == 0:
             return ready
         if timeout is None:
-            raise StandstillError("everything waits, and nothing is ever going to happen")
+            raise DeadlockError("all tasks wait, and no timer is scheduled")
         self.now += timeout
         if self.now > self._limit:
-            limit, self._limit = self._limit, math.inf  # what is cancelled now may take its time
-            raise StandstillError(f"nothing came of it in {limit:g} s")
+            limit, self._limit = (
+                self._limit,
+                math.inf,
+            )  # tasks that are cancelled now may need time to end
+            raise DeadlockError(f"the coroutine did not end within {limit:g} s")
         return ready
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop on virtual time: sleeps, timeouts and timers take none of the real one.
+    """An event loop on virtual time: sleeps, timeouts and timers take no real time.
 
-    It is for coroutines only. Whatever waits for a thread, a process or a socket would see its timeouts fly by.
+    For coroutines only: a wait for a thread, a process or a socket would time out at once.
 
     Parameters
     ----------
     limit : float
-        Seconds after which it gives up.
+        Virtual seconds after which it gives up.
     """
 
     def __init__(self, limit: float = LIMIT) -> None:
-        self._jump = _Jump(limit)
-        super().__init__(self._jump)
+        self._virtual_clock = _JumpingSelector(limit)
+        super().__init__(self._virtual_clock)
 
     def time(self) -> float:
         """Return virtual seconds since the loop was made."""
-        return self._jump.now
+        return self._virtual_clock.now
 
 
 async def sleep(seconds: float) -> None:
-    """Let virtual time pass; infinity lets all of it pass."""
+    """Let virtual time pass; for ever, if infinite."""
     if math.isinf(seconds):
         await asyncio.get_running_loop().create_future()
     await asyncio.sleep(seconds)
@@ -81,8 +84,8 @@ def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
 
     Raises
     ------
-    StandstillError
-        Everything waits, or a day has passed.
+    DeadlockError
+        All tasks wait and no timer is scheduled, or a day has passed.
 
     Examples
     --------
@@ -97,7 +100,7 @@ def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Make a plain test of a coroutine function; see `run_in_virtual_time`."""
+    """Turn a coroutine function into a plain test; see `run_in_virtual_time`."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:

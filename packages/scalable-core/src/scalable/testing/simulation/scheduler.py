@@ -1,4 +1,4 @@
-"""A Dask scheduler and its workers, as far as the engine can tell, on the clock of the running event loop."""
+"""A simulated Dask scheduler and its workers, as the engine sees them, on the running loop's clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from scalable.cluster.link import Demand, Leaving, Report, Stage, WorkerInfo
 from scalable.cluster.port import Unit
 from scalable.testing.simulation.clock import sleep
-from scalable.testing.simulation.referee import Referee
+from scalable.testing.simulation.invariants import InvariantChecker
 
 if TYPE_CHECKING:
     from scalable.errors import GroupFailedError, WalltimeError
@@ -24,12 +24,12 @@ __all__ = ["SimulatedScheduler", "SimulatedTask", "SimulatedWorker", "TaskState"
 
 
 class TaskState(StrEnum):
-    """How far a task is."""
+    """The state of a task."""
 
     WAITING = "waiting"
-    """For other tasks."""
+    """Its dependencies are not done."""
     QUEUED = "queued"
-    """It could run now; on a worker or, where its group has none, in the scheduler."""
+    """It is ready, on a worker or, where its group has none, on the scheduler."""
     RUNNING = "running"
     DONE = "done"
     ERRED = "erred"
@@ -38,16 +38,16 @@ class TaskState(StrEnum):
 
 @dataclass(eq=False)
 class SimulatedTask:
-    """One task of one slot.
+    """One task, which takes one slot.
 
     Parameters
     ----------
     key : str
-        How people call it.
+        Its name.
     tag : str
         The group that can run it.
     seconds : float
-        How long it runs.
+        Its duration.
     after : sequence of SimulatedTask
         Its dependencies.
     """
@@ -58,11 +58,11 @@ class SimulatedTask:
     after: Sequence[SimulatedTask] = ()
     state: TaskState = TaskState.WAITING
     wanted: bool = True
-    """Whether a client holds on to its result."""
+    """Whether a client keeps its result."""
     starts: list[tuple[float, str]] = field(default_factory=list)
-    """When it was started, and on which worker."""
-    excused: int = 0
-    """Starts that it lost to the death of a worker, or its result to a forced end; each allows one more."""
+    """Time and worker of each start."""
+    allowed_restarts: int = 0
+    """Starts and results that it lost with a worker; each allows one more start."""
     holders: set[SimulatedWorker] = field(default_factory=set)
     """Workers that have its result."""
     ended_at: float | None = None
@@ -80,11 +80,11 @@ class SimulatedWorker:
     executing: dict[SimulatedTask, asyncio.TimerHandle] = field(default_factory=dict)
     backlog: list[SimulatedTask] = field(default_factory=list)
     results: set[SimulatedTask] = field(default_factory=set)
-    goodbye: asyncio.TimerHandle | None = None
+    retirement: asyncio.TimerHandle | None = None
 
     @property
     def tasks(self) -> int:
-        """Tasks that were given to it and are not done."""
+        """Tasks that are assigned to it and are not done."""
         return len(self.executing) + len(self.backlog)
 
     @property
@@ -94,35 +94,35 @@ class SimulatedWorker:
 
 
 class SimulatedScheduler:
-    """A `SchedulerLink` to a scheduler that is not there.
+    """A `SchedulerLink` to a simulated scheduler.
 
-    It does what `scalable.cluster.plugin` and Dask do together: gives every task to a worker of its group as soon as
-    there is one, evens out what waits, drains workers without repeating a task, moves results, ends tasks of failed
-    groups. It learns the mean duration of each group's tasks. A task that starts twice without need is a fault.
+    It does what `scalable.cluster.plugin` and Dask do together: it assigns every task to a worker of its group as soon
+    as there is one, balances queued tasks, drains workers without repeating a task, moves results, and fails tasks of
+    failed groups. It learns the mean duration of each group's tasks. A needless second start of a task is a violation.
 
     Parameters
     ----------
-    referee : Referee
-        Who is told of breaches.
+    invariants : InvariantChecker
+        The checker that records violations.
 
     Attributes
     ----------
     workers : dict of str to SimulatedWorker
-        Who is registered, by name.
+        The registered workers, by name.
     tasks : list of SimulatedTask
-        Everything that was ever submitted.
+        All tasks that were submitted.
     latency : float
         Seconds that each call takes; 0 by default.
     transfer : float
         Seconds that it takes to move a worker's results; 1 by default.
     deadlines : dict of str to float
-        When workers will be ended from outside, as the engine has told, by name.
+        When workers reach their walltime, as the engine has announced, by name.
     turns : int
-        Reports so far. The engine asks for one a turn.
+        The number of reports. The engine requests one a turn.
     """
 
-    def __init__(self, referee: Referee) -> None:
-        self.referee = referee
+    def __init__(self, invariants: InvariantChecker) -> None:
+        self.invariants = invariants
         self.latency = 0.0
         self.transfer = 1.0
         self.workers: dict[str, SimulatedWorker] = {}
@@ -130,84 +130,84 @@ class SimulatedScheduler:
         self.refused: dict[str, str] = {}
         self.departed: list[str] = []
         self.deadlines: dict[str, float] = {}
-        self.unwelcome: set[str] = set()
+        self.blocked: set[str] = set()
         self.failures: dict[str, GroupFailedError] = {}
         self.turns = 0
         self.closing = False
         self._unplaced: dict[str, list[SimulatedTask]] = {}
         self._waiting: list[SimulatedTask] = []
-        # Dask forgets, too: its mean is a moving one.
+        # Dask forgets, too, because its mean is a moving average.
         self._runtimes: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))
         self._numbers = itertools.count(1)
 
-    # -- What clients do
+    # -- Clients
 
     def submit(
         self, tag: str, n: int = 1, *, seconds: float = 1.0, after: Sequence[SimulatedTask] = ()
     ) -> list[SimulatedTask]:
-        """Submit `n` tasks, and hold on to their results."""
+        """Submit `n` tasks, and keep their results."""
         tasks = [
             SimulatedTask(f"{tag}-{next(self._numbers)}", tag, seconds, after) for _ in range(n)
         ]
         self.tasks += tasks
         self._waiting += tasks
-        self._ready()
+        self._queue_ready_tasks()
         return tasks
 
     def release(self, tasks: Iterable[SimulatedTask]) -> None:
-        """Let go of results: nobody wants them any more."""
+        """Release results, which no client keeps any longer."""
         for task in tasks:
             task.wanted = False
             for worker in task.holders:
                 worker.results.discard(task)
             task.holders.clear()
 
-    # -- What workers do
+    # -- Workers
 
-    async def join(self, unit: Unit, slots: int, mismatch: str = "") -> bool:
-        """Register a unit's worker, and say whether it was let in."""
+    async def add_worker(self, unit: Unit, slots: int, mismatch: str = "") -> bool:
+        """Register a unit's worker; return whether it could join."""
         name, tag = unit.id, unit.tag
         if mismatch:
             self.refused[name] = mismatch
-        if mismatch or name in self.unwelcome or self.closing:
+        if mismatch or name in self.blocked or self.closing:
             return False
         if name in self.workers:
-            self.referee.fault(f"two workers are called {name}")
+            self.invariants.record_violation(f"two workers are called {name}")
         self.workers[name] = SimulatedWorker(name, tag, slots)
-        self._arrange(tag)
+        self._assign_tasks(tag)
         return True
 
-    def lose(self, name: str) -> None:
-        """Unregister a worker that is suddenly gone, with all it had."""
+    def remove_worker(self, name: str) -> None:
+        """Remove a worker that has died, with its tasks and results."""
         worker = self.workers.pop(name, None)
         if worker is None:
             return
         self.departed.append(name)
-        if worker.goodbye is not None:
-            worker.goodbye.cancel()
+        if worker.retirement is not None:
+            worker.retirement.cancel()
         for task, timer in worker.executing.items():
             timer.cancel()
-            task.excused += 1
+            task.allowed_restarts += 1
             self._queue(task)
         for task in worker.backlog:
             self._queue(task)
         for task in worker.results:
             task.holders.discard(worker)
             if not task.holders:
-                task.excused += 1
+                task.allowed_restarts += 1
                 self._queue(task)
         for tag in self._unplaced:
-            self._arrange(tag)
+            self._assign_tasks(tag)
 
-    def at_stake(self, name: str) -> str:
-        """Say what would be lost with a worker that is registered; nothing where none is."""
+    def unsaved_work(self, name: str) -> str:
+        """Return what would be lost with a worker; an empty string if it is not registered."""
         worker = self.workers.get(name)
         return f"{worker.tasks} tasks and {len(worker.results)} results" if worker else ""
 
-    async def settle(self) -> None:
-        """Do nothing: who is lost is gone."""
+    async def wait_closed(self) -> None:
+        """Do nothing, because removed workers are gone at once."""
 
-    # -- What the engine asks: `SchedulerLink`
+    # -- `SchedulerLink`
 
     async def start(self, slots: Mapping[str, int]) -> None:
         """Learn the groups."""
@@ -220,7 +220,7 @@ class SimulatedScheduler:
             self._unplaced.setdefault(tag, [])
 
     async def report(self) -> Report:
-        """Look at workers and demand."""
+        """Return the workers and the demand."""
         await self._call()
         self.turns += 1
         departed, self.departed = self.departed, []
@@ -247,11 +247,11 @@ class SimulatedScheduler:
         """Take draining workers back into service; return those that could still be had."""
         await self._call()
         workers = [self.workers[name] for name in names if name in self.workers]
-        resumed = [worker for worker in workers if worker.goodbye is None]
+        resumed = [worker for worker in workers if worker.retirement is None]
         for worker in resumed:
-            self.unwelcome.discard(worker.name)
+            self.blocked.discard(worker.name)
             worker.draining = False
-            self._arrange(worker.tag)
+            self._assign_tasks(worker.tag)
         return [worker.name for worker in resumed]
 
     async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
@@ -267,7 +267,7 @@ class SimulatedScheduler:
             self.failures.pop(tag, None)
         else:
             self.failures[tag] = error
-            self._arrange(tag)
+            self._assign_tasks(tag)
 
     async def cancel_all(self, reason: str) -> None:
         """Cancel whatever clients wait for, for good: the cluster is being closed."""
@@ -309,8 +309,8 @@ class SimulatedScheduler:
 
     # -- Tasks
 
-    def _ready(self) -> None:
-        """Queue the tasks whose dependencies are there."""
+    def _queue_ready_tasks(self) -> None:
+        """Queue the tasks whose dependencies are done."""
         ready = [
             task
             for task in self._waiting
@@ -323,7 +323,7 @@ class SimulatedScheduler:
         for task in ready:
             self._queue(task)
         for tag in {task.tag for task in ready}:
-            self._arrange(tag)
+            self._assign_tasks(tag)
 
     def _queue(self, task: SimulatedTask) -> None:
         if self.closing:
@@ -332,19 +332,19 @@ class SimulatedScheduler:
             task.state = TaskState.QUEUED
             self._unplaced[task.tag].append(task)
 
-    def _arrange(self, tag: str) -> None:
-        """Give every queued task of a group to a worker; even out what waits; start what can be started."""
-        crew = [w for w in self.workers.values() if w.tag == tag and not w.draining]
+    def _assign_tasks(self, tag: str) -> None:
+        """Assign every queued task of a group to a worker, balance the queues, and start what can be started."""
+        running = [w for w in self.workers.values() if w.tag == tag and not w.draining]
         unplaced = self._unplaced[tag]
-        if not crew:
+        if not running:
             self._end_if_failed(tag)
             return
         for task in unplaced:
-            min(crew, key=lambda worker: worker.fullness).backlog.append(task)
+            min(running, key=lambda worker: worker.fullness).backlog.append(task)
         unplaced.clear()
-        for worker in crew:
+        for worker in running:
             while len(worker.executing) < worker.slots:
-                donor = worker if worker.backlog else max(crew, key=lambda w: len(w.backlog))
+                donor = worker if worker.backlog else max(running, key=lambda w: len(w.backlog))
                 if not donor.backlog:
                     break
                 self._start(donor.backlog.pop(0), worker)
@@ -360,8 +360,10 @@ class SimulatedScheduler:
         loop = asyncio.get_running_loop()
         task.state = TaskState.RUNNING
         task.starts.append((loop.time(), worker.name))
-        if len(task.starts) > 1 + task.excused:
-            self.referee.fault(f"{task.key} was started again without need: {task.starts}")
+        if len(task.starts) > 1 + task.allowed_restarts:
+            self.invariants.record_violation(
+                f"{task.key} was started again needlessly: {task.starts}"
+            )
         worker.executing[task] = loop.call_later(task.seconds, self._finish, task, worker)
 
     def _finish(self, task: SimulatedTask, worker: SimulatedWorker) -> None:
@@ -370,49 +372,49 @@ class SimulatedScheduler:
         task.ended_at = asyncio.get_running_loop().time()
         self._runtimes[task.tag].append(task.seconds)
         if task.wanted:
-            self._keep(task, worker)
-        self._ready()
-        self._arrange(task.tag)
+            self._store_result(task, worker)
+        self._queue_ready_tasks()
+        self._assign_tasks(task.tag)
 
-    def _keep(self, task: SimulatedTask, worker: SimulatedWorker) -> None:
+    def _store_result(self, task: SimulatedTask, worker: SimulatedWorker) -> None:
         worker.results.add(task)
         task.holders.add(worker)
 
-    # -- Workers that leave
+    # -- Draining workers
 
     def _drain(self, name: str, force: bool) -> Leaving:
-        self.unwelcome.add(name)
+        self.blocked.add(name)
         worker = self.workers.get(name)
         if worker is None:
             return Leaving(Stage.GONE)
         worker.draining = True
         self._unplaced[worker.tag] += worker.backlog
         worker.backlog.clear()
-        self._arrange(worker.tag)
+        self._assign_tasks(worker.tag)
         if worker.executing and not force:
             return Leaving(Stage.BUSY, len(worker.executing))
         results = len(worker.results)
         if force:
-            self.lose(name)
-        elif worker.goodbye is None:
-            keeper = self._keeper()
-            if keeper is worker and results:
+            self.remove_worker(name)
+        elif worker.retirement is None:
+            recipient = self._recipient()
+            if recipient is worker and results:
                 return Leaving(Stage.HOLDING, results)
             loop = asyncio.get_running_loop()
-            worker.goodbye = loop.call_later(self.transfer, self._hand_over, worker)
+            worker.retirement = loop.call_later(self.transfer, self._move_results, worker)
         return Leaving(Stage.MOVING, results)
 
-    def _keeper(self) -> SimulatedWorker:
-        """Choose who takes results: a running worker, or else the draining one that has most."""
+    def _recipient(self) -> SimulatedWorker:
+        """Return the worker that takes results: a running one, or else the draining one that has most."""
         return max(
             self.workers.values(), key=lambda w: (not w.draining, bool(w.executing), len(w.results))
         )
 
-    def _hand_over(self, worker: SimulatedWorker) -> None:
-        worker.goodbye = None
-        keeper = self._keeper()
-        if keeper is worker and worker.results:
+    def _move_results(self, worker: SimulatedWorker) -> None:
+        worker.retirement = None
+        recipient = self._recipient()
+        if recipient is worker and worker.results:
             return
         for task in worker.results:
-            self._keep(task, keeper)
-        self.lose(worker.name)
+            self._store_result(task, recipient)
+        self.remove_worker(worker.name)

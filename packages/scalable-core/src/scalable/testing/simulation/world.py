@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from scalable.cluster.adaptive import AdaptivePolicy
-from scalable.cluster.controller import GroupController, Pace
-from scalable.cluster.group import RetryPolicy
+from scalable.cluster.controller import GroupController
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, GroupStatus, Leftover
+from scalable.cluster.retry import RetryPolicy
 from scalable.testing.simulation.backend import SimulatedBackend
 from scalable.testing.simulation.clock import sleep
-from scalable.testing.simulation.referee import Referee
+from scalable.testing.simulation.invariants import InvariantChecker
 from scalable.testing.simulation.scheduler import SimulatedScheduler, SimulatedTask, TaskState
 
 __all__ = ["Simulation"]
@@ -22,7 +23,7 @@ __all__ = ["Simulation"]
 class Simulation:
     """The engine in a simulated world: an async context manager that starts and closes it.
 
-    Leaving the context fails if any rule was broken, or if a unit is left that close did not name.
+    Leaving the context raises if any rule was broken, or if a unit is left that close did not name.
 
     Parameters
     ----------
@@ -50,10 +51,10 @@ class Simulation:
         pace: Pace | None = None,
     ) -> None:
         specs = [GroupSpec(group) if isinstance(group, str) else group for group in groups]
-        self.referee = Referee()
-        self.scheduler = SimulatedScheduler(self.referee)
+        self.invariants = InvariantChecker()
+        self.scheduler = SimulatedScheduler(self.invariants)
         self.backend = SimulatedBackend(
-            self.scheduler, self.referee, lambda: self.controller.max_workers
+            self.scheduler, self.invariants, lambda: self.controller.max_workers
         )
         self.controller = GroupController(
             self.backend,
@@ -79,7 +80,7 @@ class Simulation:
         leftovers = [] if self.controller.closed else await self.close()
         if exc is None:
             assert leftovers == []
-            self.referee.check()
+            self.invariants.check()
 
     @property
     def time(self) -> float:
@@ -88,7 +89,7 @@ class Simulation:
 
     @property
     def groups(self) -> Mapping[str, GroupStatus]:
-        """Each group at a glance, as of the last turn."""
+        """The counts of each group, as of the last turn."""
         return self.controller.statuses
 
     async def run(self, seconds: float) -> None:
@@ -96,12 +97,12 @@ class Simulation:
         await sleep(seconds)
 
     async def until(self, condition: Callable[[], object], within: float = 3600.0) -> None:
-        """Let time pass until a condition holds, which is looked at twice in a turn.
+        """Let time pass until a condition holds, which is checked twice a turn.
 
         Raises
         ------
         AssertionError
-            It does not hold `within` so many seconds.
+            It does not hold within `within` seconds.
         """
         deadline = self.time + within
         while not condition():
@@ -109,7 +110,7 @@ class Simulation:
             await sleep(self.controller.pace.tick / 2)
 
     async def scale(self, counts: Mapping[str, int]) -> None:
-        """Scale groups, and let time pass until each has so many workers."""
+        """Scale groups, and let time pass until each has its workers."""
         await self.controller.scale_groups(counts)
         await self.until(lambda: all(self.groups[tag].running == n for tag, n in counts.items()))
 
@@ -119,14 +120,18 @@ class Simulation:
         await self.until(lambda: all(task.state is TaskState.DONE for task in tasks), within)
 
     async def close(self) -> list[Leftover]:
-        """Close the controller, and fail if a unit is left that it did not name."""
+        """Close the controller, and record a violation if a unit is left that it did not name."""
         leftovers = await self.controller.close()
         self.scheduler.closing = True
-        # Those that were told to stop have as long as they take to die.
-        dying = [made.conduct.dying for made in self.backend.alive() if made.death is not None]
-        await sleep(max(dying, default=0.0))
+        # Units that were asked to stop may need time to end.
+        delays = [
+            made.behavior.stop_delay for made in self.backend.alive() if made.stop_timer is not None
+        ]
+        await sleep(max(delays, default=0.0))
         left = {made.unit.id for made in self.backend.alive()}
         unnamed = left - {leftover.name for leftover in leftovers}
         if unnamed:
-            self.referee.fault(f"close left {', '.join(sorted(unnamed))} without a word")
+            self.invariants.record_violation(
+                f"close left {', '.join(sorted(unnamed))} without naming it"
+            )
         return leftovers

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalable.cluster.controller import Pace
-from scalable.cluster.group import RetryPolicy
 from scalable.cluster.grouped import GroupedCluster
+from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec
+from scalable.cluster.retry import RetryPolicy
 from scalable.errors import ValidationFailedError
 from scalable.manifest.checking import check_model
 from scalable.manifest.issues import ValidationReport
@@ -37,7 +37,7 @@ _PACE = Pace(poll=5.0)
 
 # A job whose worker has left is "completing" until the site's epilog is through, and says how it ended only then.
 # Its successor does not wait for that.
-_RETRY = RetryPolicy(linger=180.0)
+_RETRY = RetryPolicy(orphan_timeout=180.0)
 
 
 class SlurmCluster(GroupedCluster):
@@ -126,7 +126,7 @@ class SlurmCluster(GroupedCluster):
                 max_workers=self.options.max_workers,
                 retry=_RETRY,
                 pace=pace,
-                at_the_end=[guard.dismiss, directory.remove_keys],
+                on_closed=[guard.dismiss, directory.remove_keys],
             )
             undo.pop_all()  # from here on, close() does it
 

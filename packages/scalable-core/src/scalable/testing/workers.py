@@ -1,4 +1,4 @@
-"""Real Dask workers for simulated units: a `scalable.testing.simulation.Crew` inside this process."""
+"""Real Dask workers for simulated units: a `scalable.testing.simulation.WorkerPool` inside this process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from distributed import LocalCluster, Worker
 
 from scalable.cluster.port import Unit
 
-__all__ = ["InProcessCrew"]
+__all__ = ["InProcessWorkerPool"]
 
 
-class InProcessCrew:
+class InProcessWorkerPool:
     """Dask workers on the event loop of their scheduler, with a thread for each slot.
 
     Parameters
@@ -24,9 +24,9 @@ class InProcessCrew:
     host : LocalCluster
         The scheduler, in this process.
     preload : mapping of str to str
-        The script that workers of a group run first, by tag.
+        The preload script of each group's workers, by tag.
     closing : callable
-        Whether the engine closes.
+        Returns whether the engine is closing.
     """
 
     def __init__(
@@ -42,18 +42,18 @@ class InProcessCrew:
 
     @property
     def turns(self) -> int:
-        """A number that is never the same: nobody counts the turns here."""
+        """A new number each time, because turns are not counted here."""
         return next(self._turns)
 
     @property
     def closing(self) -> bool:
-        """Whether the engine closes."""
+        """Whether the engine is closing."""
         return self._closing()
 
-    async def join(self, unit: Unit, slots: int, mismatch: str) -> bool:
+    async def add_worker(self, unit: Unit, slots: int, mismatch: str) -> bool:
         """Start a unit's worker."""
         if mismatch:
-            raise ValueError("a worker of this process cannot have another environment than it")
+            raise ValueError("a worker of this process cannot have another environment")
         preload = self._preload.get(unit.tag)
         worker = Worker(
             self._host.scheduler_address,
@@ -71,20 +71,20 @@ class InProcessCrew:
         try:
             await worker
         except BaseException:
-            self.lose(unit.id)
+            self.remove_worker(unit.id)
             raise
         return True
 
-    def lose(self, name: str) -> None:
-        """End a worker at once; its tasks are lost, but their threads go on to their end."""
+    def remove_worker(self, name: str) -> None:
+        """Close a worker at once; its tasks are lost, but their threads run to their end."""
         worker = self._workers.pop(name, None)
         if worker is not None:
             end = asyncio.ensure_future(worker.close(executor_wait=False, reason="scalable-fake"))
             self._ending.add(end)
             end.add_done_callback(self._ending.discard)
 
-    def at_stake(self, name: str) -> str:
-        """Say what would be lost with a worker that is registered; nothing where none is."""
+    def unsaved_work(self, name: str) -> str:
+        """Return what would be lost with a worker; an empty string if it is not registered."""
         scheduler: Any = self._host.scheduler
         address = scheduler.aliases.get(name)
         if address is None:
@@ -92,7 +92,7 @@ class InProcessCrew:
         worker = scheduler.workers[address]
         return f"{len(worker.processing)} tasks and {len(worker.has_what)} results"
 
-    async def settle(self) -> None:
-        """Wait until all lost workers have ended, and remove their files."""
+    async def wait_closed(self) -> None:
+        """Wait until all removed workers have ended, and remove their files."""
         await asyncio.gather(*self._ending, return_exceptions=True)
         self._directory.cleanup()

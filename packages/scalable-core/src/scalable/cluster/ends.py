@@ -1,0 +1,142 @@
+"""What follows from the end of a unit: an event, a failure on the group's account, or a failed group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from scalable.cluster import explanations
+from scalable.cluster.events import EventLog
+from scalable.cluster.group import Group
+from scalable.cluster.link import Leaving, SchedulerLink, Stage
+from scalable.cluster.member import EndReason, Member, UnitEnd
+from scalable.cluster.native import NativeCalls
+from scalable.cluster.port import Explanation
+from scalable.errors import GroupFailedError
+
+__all__ = ["Causes", "EndHandler", "GroupFailures"]
+
+Causes = Mapping[tuple[str, EndReason], tuple[Member, Explanation]]
+"""Why units ended, by launch and reason, and the unit that was described for all of them."""
+
+
+class GroupFailures:
+    """Marks groups as failed, here and on the scheduler, and clears that.
+
+    Parameters
+    ----------
+    link : SchedulerLink
+        The scheduler, which fails the tasks of a failed group.
+    events : EventLog
+        The log for it.
+    """
+
+    def __init__(self, link: SchedulerLink, events: EventLog) -> None:
+        self._link = link
+        self._events = events
+
+    async def fail(self, group: Group, why: Explanation) -> None:
+        """Give up on a group, and fail the tasks that only it could run."""
+        if group.failure is None:
+            await self._link.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
+            group.failure = why
+            self._events.record(group.spec.tag, f"failed: {why.summary}")
+
+    async def clear(self, group: Group) -> None:
+        """Let a group try again."""
+        if group.failure is not None:
+            await self._link.fail(group.spec.tag, None)
+        group.reset_failures()
+
+    async def record_start_failure(
+        self, group: Group, request_id: str, problem: Explanation, now: float
+    ) -> None:
+        """Count a failed start, and fail the group if it was one too many."""
+        if group.failures.record_start_failure(request_id, problem, now):
+            await self.fail(group, problem)
+
+
+class EndHandler:
+    """Explains why units ended, and draws the consequences for their groups.
+
+    Parameters
+    ----------
+    native : NativeCalls
+        The native system, for explanations.
+    failures : GroupFailures
+        For groups that fail.
+    events : EventLog
+        The log for ends.
+    describe_timeout : float
+        Seconds for one explanation.
+    clock : callable
+        Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        native: NativeCalls,
+        failures: GroupFailures,
+        events: EventLog,
+        *,
+        describe_timeout: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._native = native
+        self._failures = failures
+        self._events = events
+        self._describe_timeout = describe_timeout
+        self._clock = clock
+
+    async def describe_ends(self, ends: Iterable[UnitEnd]) -> Causes:
+        """Explain why units ended, all at once.
+
+        Each explanation may cost a native call, so units that ended for the same reason after the same launch get
+        the explanation of one of them.
+        """
+        representatives: dict[tuple[str, EndReason], Member] = {}
+        for end in ends:
+            if end.reason not in (EndReason.STOPPED, EndReason.REFUSED):
+                representatives.setdefault((end.member.unit.request_id, end.reason), end.member)
+        found = await asyncio.gather(
+            *(
+                self._native.describe_member(member, self._describe_timeout)
+                for member in representatives.values()
+            )
+        )
+        return {
+            key: (member, cause)
+            for (key, member), cause in zip(representatives.items(), found, strict=True)
+        }
+
+    async def handle_end(self, group: Group, end: UnitEnd, causes: Causes) -> None:
+        """Record the end of a unit, and what it means for its group."""
+        member, unit, tag = end.member, end.member.unit, group.spec.tag
+        if end.reason is EndReason.STOPPED:
+            self._events.record(tag, f"{unit.id} has left")
+            return
+        if end.reason is EndReason.REFUSED:
+            await self._failures.fail(group, explanations.explain_refusal(end))
+        else:
+            representative, native = causes[unit.request_id, end.reason]
+            problem = explanations.explain_end(end, group.spec, native)
+            why = problem.summary if member is representative else "as did others of its launch"
+            if end.reason in (EndReason.LOST, EndReason.ORPHANED):
+                self._events.record(tag, f"lost {unit.id}: {why}")
+                if group.failures.record_loss(problem):
+                    await self._failures.fail(group, problem)
+            else:
+                self._events.record(tag, f"{unit.id} did not start: {why}")
+                await self._failures.record_start_failure(
+                    group, unit.request_id, problem, self._clock()
+                )
+        if not end.reason.is_over:
+            # Drained like others, because its worker may have joined since the report.
+            member.leaving = Leaving(Stage.BUSY)
+
+    async def handle_overdue_requests(self, group: Group) -> None:
+        """Count launches whose units never appeared as failed starts."""
+        for request_id, missing in group.forget_overdue_requests(self._clock()).items():
+            problem = explanations.explain_never_seen(missing, group.spec)
+            self._events.record(group.spec.tag, problem.summary)
+            await self._failures.record_start_failure(group, request_id, problem, self._clock())

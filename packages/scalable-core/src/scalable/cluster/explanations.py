@@ -1,0 +1,108 @@
+"""Explanations, for users, of units that did not start or were lost. Nothing in here decides anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from scalable.cluster.member import EndReason, Member, UnitEnd
+from scalable.cluster.port import Explanation, GroupSpec, Reason
+from scalable.errors import LaunchError, LaunchRefusedError, describe_error
+
+__all__ = [
+    "explain_blocked_by_cap",
+    "explain_end",
+    "explain_from_state",
+    "explain_launch_error",
+    "explain_never_seen",
+    "explain_refusal",
+]
+
+
+def explain_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanation:
+    """Explain why a worker was lost or did not start, from the native explanation of its unit."""
+    unit = end.member.unit
+    if end.reason is EndReason.ORPHANED:
+        return replace(
+            native,
+            reason=Reason.EXITED,
+            summary=f"the Dask worker of {unit.id} has left, but the unit still runs",
+        )
+    if end.reason is EndReason.JOIN_TIMEOUT:
+        return replace(
+            native,
+            reason=Reason.STARTUP_TIMEOUT,
+            summary=f"{unit.id} ran for {spec.startup_timeout:g} s, "
+            "but its Dask worker did not reach the scheduler",
+            remedy=native.remedy
+            or "check that the workers can reach the scheduler's address, or raise startup_timeout",
+        )
+    return native
+
+
+def explain_refusal(end: UnitEnd) -> Explanation:
+    """Explain that the scheduler refused a worker.
+
+    Examples
+    --------
+    >>> from scalable.cluster.port import Unit
+    >>> member = Member(Unit("gcam-1", "gcam", "request"), launched=0.0)
+    >>> explain_refusal(UnitEnd(member, EndReason.REFUSED, "the worker has Python 3.12, the scheduler 3.11")).summary
+    'gcam-1 was refused: the worker has Python 3.12, the scheduler 3.11'
+    """
+    return Explanation(
+        Reason.MISMATCH,
+        f"{end.member.unit.id} was refused: {end.detail}",
+        remedy="give the component an image or environment with the scheduler's versions",
+    )
+
+
+def explain_never_seen(missing: int, spec: GroupSpec) -> Explanation:
+    """Explain that a launch was accepted, but its units never appeared.
+
+    Examples
+    --------
+    >>> explain_never_seen(2, GroupSpec("gcam", startup_timeout=60)).summary
+    '2 workers were launched, but did not appear in 60 s'
+    """
+    return Explanation(
+        Reason.STARTUP_TIMEOUT,
+        f"{missing} workers were launched, but did not appear in {spec.startup_timeout:g} s",
+    )
+
+
+def explain_launch_error(error: Exception) -> Explanation:
+    """Explain that a launch failed.
+
+    Examples
+    --------
+    >>> explain_launch_error(OSError("no route")).summary
+    'launching failed: no route'
+    >>> explain_launch_error(LaunchError("no such queue")).summary
+    'no such queue'
+    """
+    if isinstance(error, LaunchError) and error.explanation is not None:
+        return error.explanation
+    reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN
+    prefix = "" if isinstance(error, LaunchError) else "launching failed: "
+    return Explanation(reason, prefix + describe_error(error))
+
+
+def explain_blocked_by_cap(cap: int | None, holders: Iterable[Member]) -> Explanation:
+    """Explain that workers that hold results leave no room for others under the cap."""
+    kept = ", ".join(f"{m.unit.id} is holding {m.holding} results" for m in holders)
+    return Explanation(
+        Reason.QUOTA,
+        f"max_workers is {cap}, and {kept}",
+        remedy="raise max_workers, or have the workflow gather what it keeps and drop its futures",
+    )
+
+
+def explain_from_state(member: Member, error: Exception) -> Explanation:
+    """Explain a unit from its most recent state, because the native system does not explain it."""
+    state = member.state
+    return Explanation(
+        state.reason if state else Reason.UNKNOWN,
+        f"{member.unit.id} cannot be explained: {describe_error(error)}",
+        native=state.detail if state else "",
+    )

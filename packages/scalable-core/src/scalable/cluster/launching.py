@@ -1,0 +1,115 @@
+"""How groups get the units that they lack, within the cap."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+
+from scalable.cluster import explanations
+from scalable.cluster.ends import GroupFailures
+from scalable.cluster.events import EventLog
+from scalable.cluster.group import Group
+from scalable.cluster.native import Launch, NativeCalls
+from scalable.cluster.pace import Pace
+from scalable.errors import LaunchError, LaunchRefusedError
+
+__all__ = ["Launcher"]
+
+logger = logging.getLogger("scalable.cluster")
+
+
+class Launcher:
+    """Launches what groups lack, one launch at a time for each.
+
+    Parameters
+    ----------
+    native : NativeCalls
+        The native system.
+    failures : GroupFailures
+        For groups whose launches fail.
+    events : EventLog
+        The log for launches.
+    pace : Pace
+        How long a call may take, and how long a group may be blocked.
+    clock : callable
+        Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        native: NativeCalls,
+        failures: GroupFailures,
+        events: EventLog,
+        pace: Pace,
+        clock: Callable[[], float],
+    ) -> None:
+        self._native = native
+        self._failures = failures
+        self._events = events
+        self._pace = pace
+        self._clock = clock
+
+    def launch_missing(self, groups: Mapping[str, Group], cap: int | None, now: float) -> None:
+        """Begin to launch what each group lacks: one native call a group, all groups at once.
+
+        While a launch of a group is under way, what else it lacks is gathered for the next.
+        """
+        room = float("inf") if cap is None else cap
+        room -= sum(len(group.members) + group.unnamed for group in groups.values())
+        for tag, group in groups.items():
+            lacking = group.lacking
+            n = int(min(lacking, room))
+            group.update_blocked(lacking > 0 and room <= 0, now)
+            ready = group.failure is None and now >= group.failures.retry_at
+            if n > 0 and ready and not self._native.is_launching(tag):
+                room -= n
+                request_id = uuid.uuid4().hex
+                group.record_request(request_id, n)
+                self._native.launch(group.spec, n, request_id)
+
+    async def record_launches(self, groups: Mapping[str, Group]) -> None:
+        """Record the units, or the errors, of launches that were answered."""
+        for launch in await self._native.finished_launches():
+            await self._record_launch(groups[launch.tag], launch)
+
+    async def _record_launch(self, group: Group, launch: Launch) -> None:
+        tag, n, now = group.spec.tag, launch.n, self._clock()
+        try:
+            units = launch.call.result()
+        except TimeoutError:
+            # Units that it made, if any, will be observed under this request.
+            group.record_answer(launch.request_id, (), now)
+            self._events.record(
+                tag, f"launching {n} workers took longer than {self._pace.native_timeout:g} s"
+            )
+        except Exception as error:  # noqa: BLE001 - shown as the group's reason, and to all who wait for it
+            group.forget_request(launch.request_id)
+            problem = explanations.explain_launch_error(error)
+            self._events.record(tag, problem.summary)
+            if isinstance(error, LaunchRefusedError):
+                await self._failures.fail(group, problem)
+            elif isinstance(error, LaunchError):
+                if group.failures.record_postponed_launch(problem, now):
+                    # In a script without the CLI, nothing else shows it.
+                    logger.warning(
+                        "%s: cannot launch yet, will try again: %s", tag, problem.summary
+                    )
+            else:
+                await self._failures.record_start_failure(
+                    group, launch.request_id, problem, self._clock()
+                )
+        else:
+            group.record_answer(launch.request_id, units, now)
+            self._events.record(tag, f"launched {n}")
+
+    async def fail_blocked_groups(
+        self, groups: Mapping[str, Group], cap: int | None, now: float
+    ) -> None:
+        """Fail the groups for which there is no room as long as clients keep results that draining workers hold."""
+        holders = [m for group in groups.values() for m in group.members.values() if m.holding]
+        for group in groups.values():
+            since = group.blocked_since
+            if holders and since is not None and now - since > self._pace.hold_timeout:
+                problem = explanations.explain_blocked_by_cap(cap, holders)
+                await self._failures.fail(group, problem)

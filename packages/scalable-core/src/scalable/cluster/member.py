@@ -1,0 +1,228 @@
+"""One unit of a group: what is known about it, and how it ended. No I/O, no clock of its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from scalable.cluster.link import Leaving, Report, Stage, WorkerInfo
+from scalable.cluster.port import GroupSpec, Phase, Unit, UnitState
+from scalable.cluster.retry import RetryPolicy
+
+__all__ = ["EndReason", "Member", "Observation", "UnitEnd", "classify_end", "drain_order"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An answer of the backend to `observe`: the units it showed, and the time of the call."""
+
+    units: Mapping[str, UnitState]
+    asked_at: float
+
+    @cached_property
+    def by_tag(self) -> Mapping[str, Sequence[UnitState]]:
+        """The units of each group."""
+        groups: defaultdict[str, list[UnitState]] = defaultdict(list)
+        for state in self.units.values():
+            groups[state.unit.tag].append(state)
+        return groups
+
+
+@dataclass
+class Member:
+    """One unit of a group, from its launch to its end. Times are seconds on the controller's clock.
+
+    Parameters
+    ----------
+    unit : Unit
+        The unit.
+    launched : float
+        When it became known.
+    state : UnitState or None
+        Its most recent state in the native system.
+    running_since : float or None
+        Since when it has its machine.
+    joined_at, left_at : float or None
+        When its Dask worker joined, and when it left.
+    expires_at : float or None
+        When its walltime will be up.
+    worker : WorkerInfo or None
+        Its Dask worker, as in the scheduler's most recent report; None while there is none.
+    leaving : Leaving or None
+        How far its drain is, once it drains.
+    holding_since : float or None
+        Since when it is kept only for its results.
+    stopped_at : float or None
+        When the backend was asked to stop it.
+    expires : bool
+        Whether its walltime is nearly up, and its drain has begun for that.
+    """
+
+    unit: Unit
+    launched: float
+    state: UnitState | None = None
+    running_since: float | None = None
+    joined_at: float | None = None
+    left_at: float | None = None
+    expires_at: float | None = None
+    worker: WorkerInfo | None = None
+    leaving: Leaving | None = None
+    holding_since: float | None = None
+    stopped_at: float | None = None
+    expires: bool = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether the controller drains it, or has drained it."""
+        return self.leaving is not None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the backend was asked to stop it."""
+        return self.stopped_at is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it counts towards its group's wanted count."""
+        # Called for every unit many times a turn.
+        return self.leaving is None and self.stopped_at is None and self.left_at is None
+
+    @property
+    def starting(self) -> bool:
+        """Whether it has its machine, but no Dask worker yet."""
+        return (
+            self.joined_at is None and self.state is not None and self.state.phase is Phase.RUNNING
+        )
+
+    @property
+    def gone(self) -> bool:
+        """Whether the native system showed it as gone, or no longer."""
+        return self.state is not None and self.state.phase is Phase.GONE
+
+    @property
+    def idle(self) -> bool:
+        """Whether no task is assigned to it."""
+        return self.worker is None or self.worker.tasks == 0
+
+    @property
+    def holding(self) -> int:
+        """Results that keep it, because no other worker can take them."""
+        if self.leaving is None or self.leaving.stage is not Stage.HOLDING:
+            return 0
+        return self.leaving.left
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds that its unit may run; infinite where its native system sets no limit."""
+        if self.expires_at is None or self.running_since is None:
+            return float("inf")
+        return self.expires_at - self.running_since
+
+    def is_expiring(self, handover: float, now: float) -> bool:
+        """Return whether its walltime is nearly up: at most `handover` seconds, or a quarter of it, are left."""
+        if self.expires_at is None:
+            return False
+        return self.expires_at - now <= min(handover, self.lifetime / 4)
+
+    def update_state(self, seen: Observation, now: float) -> bool:
+        """Record what an observation shows of it; return whether that is its end.
+
+        Absence means its end, too, except from an observation that began before the unit became known.
+        """
+        state = seen.units.get(self.unit.id)
+        if state is None and self.launched >= seen.asked_at:
+            return False
+        self.state = state or UnitState(self.unit, Phase.GONE)
+        if self.state.phase is Phase.PENDING:
+            self.running_since = None  # it may be back in the queue
+        elif self.running_since is None:
+            self.running_since = now
+        if self.state.seconds_left is not None:
+            self.expires_at = now + self.state.seconds_left
+        return self.gone
+
+
+class EndReason(StrEnum):
+    """How a unit ended, or why it must be ended."""
+
+    STOPPED = "stopped"
+    """The controller stopped it."""
+    LOST = "lost"
+    """It ended by itself or from outside, after its worker had joined."""
+    NEVER_JOINED = "never_joined"
+    """It ended by itself or from outside, before its worker joined."""
+    JOIN_TIMEOUT = "join_timeout"
+    """It runs, but its worker did not join in time. It must be stopped."""
+    REFUSED = "refused"
+    """The scheduler refused its worker for good. It must be stopped."""
+    ORPHANED = "orphaned"
+    """It runs, but its worker has left. It must be stopped."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the unit itself is gone."""
+        return self in (EndReason.STOPPED, EndReason.LOST, EndReason.NEVER_JOINED)
+
+
+@dataclass(frozen=True)
+class UnitEnd:
+    """A unit that ended, or must be ended, and why."""
+
+    member: Member
+    reason: EndReason
+    detail: str = ""
+
+
+def classify_end(
+    member: Member, report: Report, spec: GroupSpec, retry: RetryPolicy, now: float
+) -> UnitEnd | None:
+    """Return how a unit ended, or why it must be ended; None where neither is so.
+
+    Parameters
+    ----------
+    member : Member
+        The unit, up to date.
+    report : Report
+        The scheduler's most recent report.
+    spec, retry : GroupSpec, RetryPolicy
+        The startup timeout, and the time that a unit may run without its worker.
+    now : float
+        Seconds on the controller's clock.
+    """
+    if member.draining or member.stopped:
+        return UnitEnd(member, EndReason.STOPPED) if member.gone else None
+    if member.unit.id in report.refused:
+        # Even if it is gone: a refused worker ends by itself, often before the next turn.
+        return UnitEnd(member, EndReason.REFUSED, report.refused[member.unit.id])
+    if member.gone:
+        return UnitEnd(
+            member, EndReason.NEVER_JOINED if member.joined_at is None else EndReason.LOST
+        )
+    if (
+        member.joined_at is None
+        and member.running_since is not None
+        and now - member.running_since > spec.startup_timeout
+    ):
+        return UnitEnd(member, EndReason.JOIN_TIMEOUT)
+    if member.left_at is not None and now - member.left_at > retry.orphan_timeout:
+        return UnitEnd(member, EndReason.ORPHANED)
+    return None
+
+
+def drain_order(member: Member) -> tuple[bool, bool, int, int, float]:
+    """Return a sort key that puts first what is drained first: not joined, then idle, then the least busy.
+
+    Examples
+    --------
+    >>> busy = Member(Unit("a-1", "a", "r"), 0.0, joined_at=1.0, worker=WorkerInfo("running", tasks=2))
+    >>> idle = Member(Unit("a-2", "a", "r"), 0.0, joined_at=1.0, worker=WorkerInfo("running"))
+    >>> queued = Member(Unit("a-3", "a", "r"), 0.0)
+    >>> [member.unit.id for member in sorted([busy, idle, queued], key=drain_order)]
+    ['a-3', 'a-2', 'a-1']
+    """
+    tasks = member.worker.tasks if member.worker else 0
+    results = member.worker.results if member.worker else 0
+    return member.joined_at is not None, member.starting, tasks, results, -member.launched

@@ -1,0 +1,41 @@
+"""How often the controller takes a turn, and how long it waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Pace"]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The controller's intervals and timeouts, all in seconds.
+
+    Parameters
+    ----------
+    tick : float
+        Between two turns, each with one report of the scheduler, which costs nothing.
+    poll : float
+        Between two observations of the native system, which may cost money or be throttled.
+    native_timeout : float
+        For one call to the native system. No turn waits for it: a call that takes longer than `tick` continues while
+        turns are taken.
+    describe_timeout : float
+        For the reason why a unit ended, the one answer that a turn does wait for.
+    stop_retry_interval : float
+        Between two requests to stop the same unit, should it still run.
+    hold_timeout : float
+        For a draining worker of a fixed-size group whose results no other worker can take. After it, the worker is
+        retired and they are lost. In an adaptive group it stays, because lost results would be computed again by a
+        worker launched for that. After this time, groups for which it leaves no room have failed.
+    close_timeout : float
+        For each step of closing.
+    """
+
+    tick: float = 0.5
+    poll: float = 1.0
+    native_timeout: float = 120.0
+    describe_timeout: float = 10.0
+    stop_retry_interval: float = 60.0
+    hold_timeout: float = 600.0
+    close_timeout: float = 20.0

@@ -1,0 +1,65 @@
+"""A group's counts, and why workers of it are missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from scalable.cluster.group import Group
+from scalable.cluster.port import GroupStatus, Phase, Reason
+
+__all__ = ["group_status"]
+
+
+def group_status(group: Group) -> GroupStatus:
+    """Return the counts of a group, and why workers are missing.
+
+    Examples
+    --------
+    >>> from scalable.cluster.port import GroupSpec
+    >>> status = group_status(Group(GroupSpec("gcam"), wanted=2))
+    >>> status.wanted, status.running, status.detail
+    (2, 0, 'about to be launched')
+    """
+    members = group.members.values()
+    pending = sum(m.alive and m.joined_at is None and not m.starting for m in members)
+    low, high = group.range or (None, None)
+    reason, detail = _missing_reason(group)
+    return GroupStatus(
+        tag=group.spec.tag,
+        wanted=group.wanted,
+        minimum=low,
+        maximum=high,
+        pending=pending + group.unnamed,
+        starting=sum(m.alive and m.starting for m in members),
+        running=sum(m.alive and m.joined_at is not None for m in members),
+        draining=sum(m.draining for m in members),
+        holding=sum(m.holding for m in members),
+        failed=group.failure is not None,
+        reason=reason,
+        detail=detail,
+        workers=tuple(m.unit.id for m in members if m.alive and m.joined_at is not None),
+    )
+
+
+def _missing_reason(group: Group) -> tuple[Reason | None, str]:
+    """Return why workers are missing; (None, "") where none are."""
+    if group.failure is not None:
+        return group.failure.reason, group.failure.summary
+    absent = [m for m in group.alive if m.joined_at is None]
+    if not absent and group.wanted <= len(group.alive):
+        return None, ""
+    waiting = Counter(
+        (m.state.reason, m.state.detail)
+        for m in absent
+        if m.state is not None and m.state.phase is Phase.PENDING
+    )
+    if waiting:
+        (reason, detail), _ = waiting.most_common(1)[0]
+        return reason, detail or str(reason)
+    if absent or group.requests:
+        return Reason.STARTING, "starting"
+    if group.blocked_since is not None:
+        return Reason.QUOTA, "waiting for room under max_workers"
+    if group.failures.last_problem is not None:
+        return Reason.BACKOFF, f"to be tried again: {group.failures.last_problem.summary}"
+    return Reason.STARTING, "about to be launched"
