@@ -53,7 +53,7 @@ async def measure(groups: int, workers: int, turns: int) -> dict[str, list[float
         if len(held) > 100:
             world.scheduler.release(held.popleft())
 
-    def in_turmoil(turn: int) -> None:
+    def with_losses(turn: int) -> None:
         at_work(turn)
         for made in chance.sample(world.backend.alive(), k=workers // 10):
             world.backend.kill(made.unit.id)
@@ -61,10 +61,10 @@ async def measure(groups: int, workers: int, turns: int) -> dict[str, list[float
     rest = await take_turns(world, turns, lambda turn: None)
     await world.controller.adapt_groups(dict.fromkeys(tags, (workers // 2, workers)))
     work = await take_turns(world, turns, at_work)
-    turmoil = await take_turns(world, turns, in_turmoil)
+    losses = await take_turns(world, turns, with_losses)
     assert await world.close() == []
     world.referee.check()
-    return {"at rest": rest, "at work, adaptive": work, "with workers dying": turmoil}
+    return {"at rest": rest, "at work, adaptive": work, "with workers dying": losses}
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ MANIFEST = {
 Side = Callable[[int], None]
 
 
-def nothing(x: int) -> int:
+def identity(x: int) -> int:
     """Return what it got."""
     return x
 
@@ -43,7 +43,7 @@ def run(client: Client, **options: Any) -> Side:
     """Make a function that maps so many tasks and gathers their results."""
 
     def side(tasks: int) -> None:
-        client.gather(client.map(nothing, range(tasks), pure=False, **options))
+        client.gather(client.map(identity, range(tasks), pure=False, **options))
 
     return side
 

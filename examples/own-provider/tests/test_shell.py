@@ -40,7 +40,7 @@ def cluster() -> Iterator[ClusterHandle]:
         yield handle
 
 
-def look(_: int) -> tuple[str, str, int]:
+def describe_worker(_: int) -> tuple[str, str, int]:
     return os.environ["KIND"], os.environ["OMP_NUM_THREADS"], os.nice(0)
 
 
@@ -49,7 +49,7 @@ def test_each_group_has_workers_of_its_own(cluster: ClusterHandle) -> None:
         assert isinstance(client, ScalableClient)
         niceness = os.nice(0) + 10
         for tag, cpus in (("model", "2"), ("plots", "1")):
-            seen = client.gather(client.map(look, range(4), tag=tag))
+            seen = client.gather(client.map(describe_worker, range(4), tag=tag))
             assert set(seen) == {(tag, cpus, niceness)}
 
 

@@ -16,7 +16,14 @@ from scalable.manifest.issues import ValidationReport
 from scalable.manifest.lock import manifest_lock
 from scalable.manifest.parser import parse_manifest
 from scalable.manifest.validate import validate_manifest
-from scalable.planning import Plan, build_plan, check_counts, check_limits, costliest, scale_plan
+from scalable.planning import (
+    Plan,
+    build_plan,
+    check_counts,
+    check_limits,
+    most_expensive_plan,
+    scale_plan,
+)
 from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest, ScalePlan
 from scalable.providers.options import TargetOptions, WorkerRange
 
@@ -367,21 +374,27 @@ def test_the_costliest_counts_fill_the_cap_with_the_expensive_group() -> None:
         ranges_by_tag={"gcam": (1, 3), "plots": (1, 9)},
         max_workers=5,
     )
-    assert costliest(spec, PricedDesk(), plan).workers_by_tag == {"gcam": 3, "plots": 2}
+    assert most_expensive_plan(spec, PricedDesk(), plan).workers_by_tag == {"gcam": 3, "plots": 2}
 
 
 def test_counts_above_the_cap_leave_no_room_and_take_none_away() -> None:
     plan = ScalePlan(
         workers_by_tag={"gcam": 9, "plots": 2}, ranges_by_tag={"plots": (2, 4)}, max_workers=5
     )
-    assert costliest(spec_of({}), PricedDesk(), plan).workers_by_tag == {"gcam": 9, "plots": 2}
+    assert most_expensive_plan(spec_of({}), PricedDesk(), plan).workers_by_tag == {
+        "gcam": 9,
+        "plots": 2,
+    }
 
 
 def test_without_a_cap_the_costliest_counts_are_the_maxima() -> None:
     plan = ScalePlan(
         workers_by_tag={"gcam": 4, "plots": 0}, ranges_by_tag={"plots": (0, 9)}, max_workers=None
     )
-    assert costliest(spec_of({}), PricedDesk(), plan).workers_by_tag == {"gcam": 4, "plots": 9}
+    assert most_expensive_plan(spec_of({}), PricedDesk(), plan).workers_by_tag == {
+        "gcam": 4,
+        "plots": 9,
+    }
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from scalable.providers.worker import thread_environment, worker_arguments
 
 __all__ = ["ShellBackend"]
 
-_PATIENCE = 5.0
+_TERMINATION_TIMEOUT = 5.0
 
 
 class ShellBackend:
@@ -95,7 +95,7 @@ class ShellBackend:
     async def stop(self, units: Sequence[Unit]) -> None:
         """Ask these commands to end, and kill those that do not."""
         found = [self._running[unit.id][1] for unit in units if unit.id in self._running]
-        await asyncio.to_thread(_end, found)
+        await asyncio.to_thread(_terminate, found)
 
     async def describe(self, unit: Unit) -> Explanation:
         """Say how a command is, with the tail of what it wrote."""
@@ -106,7 +106,7 @@ class ShellBackend:
     async def sweep(self) -> Sequence[Leftover]:
         """End every command that still runs, and remove the logs."""
         processes = [process for _, process in self._running.values()]
-        await asyncio.to_thread(_end, processes)
+        await asyncio.to_thread(_terminate, processes)
         await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
         return [
             Leftover("process", str(process.pid), "it does not end")
@@ -125,17 +125,17 @@ def _state(unit: Unit, process: subprocess.Popen[bytes]) -> UnitState:
     return UnitState(unit, Phase.GONE, Reason.EXITED, f"its command ended with status {status}")
 
 
-def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    living = [process for process in processes if process.poll() is None]
-    for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
-        for process in living:
-            end(process)
-        living = [process for process in living if not _ended(process)]
+def _terminate(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    running = [process for process in processes if process.poll() is None]
+    for send_signal in (subprocess.Popen.terminate, subprocess.Popen.kill):
+        for process in running:
+            send_signal(process)
+        running = [process for process in running if not _has_ended(process)]
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     try:
-        process.wait(_PATIENCE)
+        process.wait(_TERMINATION_TIMEOUT)
     except subprocess.TimeoutExpired:
         return False
     return True

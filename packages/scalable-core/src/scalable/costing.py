@@ -84,12 +84,12 @@ class CostLineItem:
         return None if self.unit_price is None else self.quantity * self.unit_price
 
     def __str__(self) -> str:
-        what = f"{self.description}: {_plain(self.quantity)} {self.unit}"
+        what = f"{self.description}: {_format_number(self.quantity)} {self.unit}"
         if self.unit_price is None or self.hourly is None:
             return f"{what}, price unknown"
         return (
-            f"{what} at {_plain(self.unit_price)} {self.currency}/h = "
-            f"{_plain(self.hourly)} {self.currency}/h ({self.source}, {self.as_of})"
+            f"{what} at {_format_number(self.unit_price)} {self.currency}/h = "
+            f"{_format_number(self.hourly)} {self.currency}/h ({self.source}, {self.as_of})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class CostEstimate:
     def _total(self) -> str:
         known = self.known_hourly
         sums = (
-            f"{_plain(known)} {self.currency}/h, "
+            f"{_format_number(known)} {self.currency}/h, "
             f"{known * HOURS_PER_MONTH:.2f} {self.currency}/month of {HOURS_PER_MONTH} h"
         )
         if not self.unknown:
@@ -207,12 +207,12 @@ class CostEstimate:
         )
 
 
-def _plain(number: Decimal) -> str:
+def _format_number(number: Decimal) -> str:
     """Write a number without exponent and without zeros at the end.
 
     Examples
     --------
-    >>> _plain(Decimal("0.3400")), _plain(Decimal("4E+2"))
+    >>> _format_number(Decimal("0.3400")), _format_number(Decimal("4E+2"))
     ('0.34', '400')
     """
     text = f"{number:f}"

@@ -35,7 +35,7 @@ __all__ = [
     "check_counts",
     "check_limits",
     "component_request",
-    "costliest",
+    "most_expensive_plan",
     "scale_plan",
 ]
 
@@ -170,7 +170,7 @@ def scale_plan(
     report = ValidationReport.of(check_counts(spec, options))
     if not report.ok:
         raise ValidationFailedError(report)
-    sizes = _sizes(spec, options)
+    sizes = _group_sizes(spec, options)
     return ScalePlan(
         workers_by_tag={tag: size.initial for tag, size in sizes.items()},
         resources_by_tag={
@@ -203,31 +203,31 @@ def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[Valid
         )
         yield spec.option_issue("n_workers", "E_OUT_OF_RANGE", message)
     if options.max_workers is not None:
-        yield from _check_cap(spec, _sizes(spec, options), options.max_workers)
+        yield from _check_cap(spec, _group_sizes(spec, options), options.max_workers)
 
 
 def _check_cap(
-    spec: DeploymentSpec, sizes: Mapping[str, _Size], cap: int
+    spec: DeploymentSpec, sizes: Mapping[str, _GroupSize], cap: int
 ) -> Iterator[ValidationIssue]:
     """Find counts that are above the cap on all groups together, and groups that it leaves without a worker."""
-    above = {size.said_at for size in sizes.values() if size.initial > cap}
+    too_large = {size.option_path for size in sizes.values() if size.initial > cap}
     total = sum(size.initial for size in sizes.values())
-    kept = sum(size.minimum for size in sizes.values())
-    from_nothing = [tag for tag, size in sizes.items() if not size.minimum and size.maximum]
-    if above:
-        for path in sorted(above):
+    minimum_total = sum(size.minimum for size in sizes.values())
+    from_zero = [tag for tag, size in sizes.items() if not size.minimum and size.maximum]
+    if too_large:
+        for path in sorted(too_large):
             message = "is above max_workers; raise max_workers or ask for fewer"
             yield spec.option_issue(path, "E_ABOVE_MAX_WORKERS", message)
     elif total > cap:
         message = f"the groups start with {total} workers together; raise it or ask for fewer"
         yield spec.option_issue("max_workers", "E_ABOVE_MAX_WORKERS", message)
         return
-    elif from_nothing and kept >= cap:
-        others = f"the other groups always have {kept} workers"
-        message = f"leaves no room for {', '.join(from_nothing)}, since {others}; raise it"
+    elif from_zero and minimum_total >= cap:
+        others = f"the other groups always have {minimum_total} workers"
+        message = f"leaves no room for {', '.join(from_zero)}, since {others}; raise it"
         yield spec.option_issue("max_workers", "E_NO_ROOM", message)
         return
-    if len(from_nothing) > 1 and cap == 1:
+    if len(from_zero) > 1 and cap == 1:
         # A draining worker hands its results to another one, and there never is another one.
         message = (
             "lets the groups take turns with one worker, which then cannot hand its results to the next; "
@@ -251,7 +251,7 @@ def check_limits(spec: DeploymentSpec, provider: DeploymentProvider, plan: Scale
     allowed = options.limits.max_hourly_cost if options else None
     if allowed is None or not isinstance(provider, EstimatesCost):
         return
-    estimate = provider.estimate_cost(spec, costliest(spec, provider, plan))
+    estimate = provider.estimate_cost(spec, most_expensive_plan(spec, provider, plan))
     if estimate is None:
         return
     where = f"targets.{spec.target_name}.limits.max_hourly_cost"
@@ -267,7 +267,9 @@ def check_limits(spec: DeploymentSpec, provider: DeploymentProvider, plan: Scale
         )
 
 
-def costliest(spec: DeploymentSpec, provider: EstimatesCost, plan: ScalePlan) -> ScalePlan:
+def most_expensive_plan(
+    spec: DeploymentSpec, provider: EstimatesCost, plan: ScalePlan
+) -> ScalePlan:
     """Give the most expensive counts that a plan may come to.
 
     Adaptive groups are at their maximum, the expensive ones first where `max_workers` does not leave room for all.
@@ -289,27 +291,29 @@ def costliest(spec: DeploymentSpec, provider: EstimatesCost, plan: ScalePlan) ->
     return replace(plan, workers_by_tag=counts)
 
 
-class _Size(NamedTuple):
+class _GroupSize(NamedTuple):
     """How many workers a group has, and which option says so."""
 
     initial: int
     minimum: int
     maximum: int
     adaptive: bool
-    said_at: tuple[str, ...]
+    option_path: tuple[str, ...]
 
 
-def _sizes(spec: DeploymentSpec, options: TargetOptions) -> dict[str, _Size]:
-    return {tag: _size(tag, options) for tag in spec.components}
+def _group_sizes(spec: DeploymentSpec, options: TargetOptions) -> dict[str, _GroupSize]:
+    return {tag: _group_size(tag, options) for tag in spec.components}
 
 
-def _size(tag: str, options: TargetOptions) -> _Size:
+def _group_size(tag: str, options: TargetOptions) -> _GroupSize:
     by_tag = isinstance(options.workers, Mapping)
-    said = options.workers.get(tag) if isinstance(options.workers, Mapping) else options.workers
-    if isinstance(said, WorkerRange):
-        return _adaptive(said, said.minimum, options, ("workers", tag, "minimum"))
-    if said is not None:
-        return _fixed(said, ("workers", tag) if by_tag else ("workers",))
+    configured = (
+        options.workers.get(tag) if isinstance(options.workers, Mapping) else options.workers
+    )
+    if isinstance(configured, WorkerRange):
+        return _adaptive(configured, configured.minimum, options, ("workers", tag, "minimum"))
+    if configured is not None:
+        return _fixed(configured, ("workers", tag) if by_tag else ("workers",))
     if options.adaptive is not None:
         if options.n_workers is not None:
             return _adaptive(options.adaptive, options.n_workers, options, ("n_workers",))
@@ -323,15 +327,15 @@ def _size(tag: str, options: TargetOptions) -> _Size:
     return _fixed(1, ("max_workers",))
 
 
-def _fixed(count: int, said_at: tuple[str, ...]) -> _Size:
-    return _Size(count, count, count, False, said_at)
+def _fixed(count: int, option_path: tuple[str, ...]) -> _GroupSize:
+    return _GroupSize(count, count, count, False, option_path)
 
 
 def _adaptive(
-    bounds: WorkerRange, initial: int, options: TargetOptions, said_at: tuple[str, ...]
-) -> _Size:
+    bounds: WorkerRange, initial: int, options: TargetOptions, option_path: tuple[str, ...]
+) -> _GroupSize:
     cap = bounds.maximum if options.max_workers is None else options.max_workers
-    return _Size(initial, bounds.minimum, min(bounds.maximum, cap), True, said_at)
+    return _GroupSize(initial, bounds.minimum, min(bounds.maximum, cap), True, option_path)
 
 
 def _read_scale_plan(data: Mapping[str, Any]) -> ScalePlan:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from scalable.planning import Plan
     from scalable.session import ScalableSession
 
-__all__ = ["RECORDS", "RunRecord", "installed_versions"]
+__all__ = ["RECORDS_DIRECTORY", "RunRecord", "installed_versions"]
 
-RECORDS = Path(".scalable") / "runs"
+RECORDS_DIRECTORY = Path(".scalable") / "runs"
 """Where records are kept, from the current directory."""
 
 _FORMAT = 1
@@ -55,7 +55,7 @@ class RunRecord:
         *,
         workflow: Path,
         arguments: Sequence[str],
-        root: Path = RECORDS,
+        root: Path = RECORDS_DIRECTORY,
     ) -> Self:
         """Make the run's directory and write down what is about to run.
 
@@ -78,10 +78,10 @@ class RunRecord:
             They cannot be kept there, or the script cannot be read.
         """
         now = datetime.now(UTC)
-        identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        run_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         document = {
             "format": _FORMAT,
-            "id": identity,
+            "id": run_id,
             "status": "running",
             "started": now.isoformat(timespec="seconds"),
             "ended": None,
@@ -103,7 +103,7 @@ class RunRecord:
             "versions": installed_versions(),
             "events": [],
         }
-        directory = _private_directory(root, identity)
+        directory = _private_directory(root, run_id)
         record = cls(directory, document, session.manifest.redact)
         record._write()
         return record
@@ -149,7 +149,7 @@ class RunRecord:
         """Write the record as text, without what the environment put into the manifest."""
         shown = {
             # The document and the plan are unexpanded already; a value of one letter would riddle them.
-            key: value if key in _AS_WRITTEN else _map_text(value, self._redact)
+            key: value if key in _NEVER_REDACTED else _map_text(value, self._redact)
             for key, value in self.document.items()
         }
         return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
@@ -166,7 +166,7 @@ class RunRecord:
 Redact = Callable[[str], str]
 """Puts ``${VAR}`` in the place of values that came from the environment."""
 
-_AS_WRITTEN = frozenset({"format", "id", "started", "ended", "manifest", "plan", "versions"})
+_NEVER_REDACTED = frozenset({"format", "id", "started", "ended", "manifest", "plan", "versions"})
 
 
 def installed_versions() -> dict[str, str]:

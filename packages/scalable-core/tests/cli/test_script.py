@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scalable.cli.script import compile_script, other_target, run_script, trim_tracebacks
+from scalable.cli.script import compile_script, find_other_target, run_script, trim_tracebacks
 
 FACTS = """\
 import json, sys, __main__, helpers
@@ -135,4 +135,4 @@ def test_an_exception_that_is_its_own_context_ends() -> None:
 def test_a_script_for_another_target_only_is_found_out(
     source: str, found: tuple[int, str] | None
 ) -> None:
-    assert other_target(source, {"here", "auto"}) == found
+    assert find_other_target(source, {"here", "auto"}) == found

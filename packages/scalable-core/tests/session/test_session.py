@@ -23,7 +23,7 @@ from scalable.errors import (
     UnknownTagError,
     ValidationFailedError,
 )
-from scalable.session import ScalableSession, lend
+from scalable.session import ScalableSession, set_current_session
 
 Eventually = Callable[[Callable[[], bool]], bool]
 Gone = Callable[[list[int]], bool]
@@ -41,7 +41,7 @@ def manifest(project: Path, target: str, rest: str = "") -> None:
     )
 
 
-def tell_worker() -> Callable[[], str]:
+def make_worker_of() -> Callable[[], str]:
     # A function inside a function travels by value: workers cannot import this file.
     def worker_of() -> str:
         return os.environ["DESK_WORKER"]
@@ -49,7 +49,7 @@ def tell_worker() -> Callable[[], str]:
     return worker_of
 
 
-worker_of = tell_worker()
+worker_of = make_worker_of()
 
 
 # -- Before the start
@@ -334,7 +334,7 @@ def test_closing_from_another_thread_ends_a_start_that_waits(
 def running(project: Path) -> Iterator[ScalableSession]:
     session = ScalableSession.from_yaml()
     session.start()
-    with lend(session):
+    with set_current_session(session):
         yield session
     session.close()
 

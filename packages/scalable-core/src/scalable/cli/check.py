@@ -9,7 +9,7 @@ import click
 
 from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option, manifest_arguments
-from scalable.cli.output import as_table, print_json, print_problem, print_warnings, say
+from scalable.cli.output import as_table, print_json, print_problem, print_status, print_warnings
 
 if TYPE_CHECKING:
     from scalable.manifest.issues import Severity
@@ -58,7 +58,9 @@ def check(
 
 def _show(results: list[CheckResult], provider: str) -> None:
     if not results:
-        say(f"provider {provider!r} has nothing to ask: what validate checks is all there is")
+        print_status(
+            f"provider {provider!r} has nothing to ask: what validate checks is all there is"
+        )
         return
     rows = [[_VERDICTS[result.ok], result.name, result.detail] for result in results]
     click.echo(as_table(("verdict", "check", "finding"), rows))

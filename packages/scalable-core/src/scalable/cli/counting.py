@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
     from scalable.cluster import GroupedCluster
 
-__all__ = ["task_counts"]
+__all__ = ["count_tasks"]
 
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 
 
-def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
+def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
     """Count the scheduler's tasks, by the name of their function.
 
     Raises
@@ -33,10 +33,10 @@ def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
 
         from distributed.diagnostics.plugin import SchedulerPlugin
 
-        class Repeats(SchedulerPlugin):
+        class RecomputedTasks(SchedulerPlugin):
             """Counts the tasks that were done once and are run again, since their results were lost."""
 
-            name = "scalable-repeats"
+            name = "scalable-recomputed-tasks"
 
             def __init__(self) -> None:
                 self.by_prefix: Counter[str] = Counter()
@@ -49,14 +49,14 @@ def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
                 if start == "released" and finish == "waiting" and task and task.nbytes >= 0:
                     self.by_prefix[task.prefix.name] += 1
 
-        if Repeats.name not in dask_scheduler.plugins:
-            dask_scheduler.add_plugin(Repeats())
-        repeats: Any = dask_scheduler.plugins[Repeats.name]
+        if RecomputedTasks.name not in dask_scheduler.plugins:
+            dask_scheduler.add_plugin(RecomputedTasks())
+        recomputed: Any = dask_scheduler.plugins[RecomputedTasks.name]
         ended = ("memory", "erred", "released", "forgotten")
         return {
             # Done ever, since results that nobody needs any more are forgotten.
             prefix.name: (
-                prefix.state_counts["memory"] - repeats.by_prefix[prefix.name],
+                prefix.state_counts["memory"] - recomputed.by_prefix[prefix.name],
                 prefix.states["erred"],
                 sum(n for state, n in prefix.states.items() if state not in ended),
             )
@@ -67,7 +67,7 @@ def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
         cluster.loop,
         cluster.scheduler_comm.run_function,
         function=dumps(count),
-        callback_timeout=_PATIENCE,
+        callback_timeout=_TIMEOUT,
     )
     if answer["status"] != "OK":
         raise RuntimeError("the scheduler cannot count its tasks")

@@ -24,7 +24,7 @@ from scalable.errors import (
     ValidationFailedError,
 )
 
-__all__ = ["FAILED", "INTERRUPTED", "USAGE", "Failure", "exit_status", "explain_error"]
+__all__ = ["FAILED", "INTERRUPTED", "USAGE", "Failure", "exit_status", "report_error"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -60,11 +60,11 @@ def exit_status(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    asked_wrongly = isinstance(error, ScalableError) and not isinstance(error, ClusterError)
-    return USAGE if asked_wrongly else FAILED
+    is_usage_error = isinstance(error, ScalableError) and not isinstance(error, ClusterError)
+    return USAGE if is_usage_error else FAILED
 
 
-def explain_error(error: Exception, *, as_json: bool, debug: bool) -> Failure:
+def report_error(error: Exception, *, as_json: bool, debug: bool) -> Failure:
     """Turn an error into what ends the command.
 
     Parameters

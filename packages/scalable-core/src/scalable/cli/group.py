@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from scalable.cli.check import check
-from scalable.cli.failures import INTERRUPTED, USAGE, Failure, explain_error
+from scalable.cli.failures import INTERRUPTED, USAGE, Failure, report_error
 from scalable.cli.init import init
 from scalable.cli.options import debug_option, wants_debug, wants_json
 from scalable.cli.owned import ps, reap
@@ -34,11 +34,11 @@ class _Commands(click.Group):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        asked = list(args)
+        given = list(args)
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
-            if not asked:  # it is the help
+            if not given:  # it is the help
                 raise
             raise _usage(error) from None
 
@@ -54,7 +54,7 @@ class _Commands(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # click ends quietly when nobody reads any more
-            raise explain_error(error, as_json=wants_json(ctx), debug=wants_debug(ctx)) from error
+            raise report_error(error, as_json=wants_json(ctx), debug=wants_debug(ctx)) from error
 
 
 def _usage(error: click.UsageError) -> Failure:

@@ -19,8 +19,8 @@ __all__ = [
     "print_issues",
     "print_json",
     "print_problem",
+    "print_status",
     "print_warnings",
-    "say",
 ]
 
 
@@ -29,7 +29,7 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """Tell the user how things go, on stderr, as long as there is somebody to tell."""
     with suppress(OSError):
         click.echo(f"scalable: {text}", err=True)

@@ -39,16 +39,16 @@ def plan(
     from scalable.session import ScalableSession
 
     session = ScalableSession.from_yaml(manifest, target=target, overlay=overlay)
-    made = session.plan()
-    artifacts = _render(session, made) if render else []
+    result = session.plan()
+    artifacts = _render(session, result) if render else []
     if not as_json:
         print_warnings(session)
-        click.echo(describe(made, _largest(session, made)))
+        click.echo(describe(result, _estimate_largest(session, result)))
         for artifact in artifacts:
             click.echo(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")
-    check_limits(session.spec, session.provider, made.scale_plan)
+    check_limits(session.spec, session.provider, result.scale_plan)
     if as_json:  # now, since a program reads one document: the plan, or why there is none
-        document = json.loads(made.to_json())
+        document = json.loads(result.to_json())
         if render:
             document["artifacts"] = [asdict(artifact) for artifact in artifacts]
         print_json(document)
@@ -63,15 +63,17 @@ def _render(session: ScalableSession, plan: Plan) -> Sequence[Artifact]:
     return provider.render(session.spec, plan.scale_plan)
 
 
-def _largest(session: ScalableSession, plan: Plan) -> CostEstimate | None:
+def _estimate_largest(session: ScalableSession, plan: Plan) -> CostEstimate | None:
     """Estimate what adaptive groups may come to."""
-    from scalable.planning import costliest
+    from scalable.planning import most_expensive_plan
     from scalable.providers.base import EstimatesCost
 
     provider = session.provider
     if not plan.scale_plan.ranges_by_tag or not isinstance(provider, EstimatesCost):
         return None
-    return provider.estimate_cost(session.spec, costliest(session.spec, provider, plan.scale_plan))
+    return provider.estimate_cost(
+        session.spec, most_expensive_plan(session.spec, provider, plan.scale_plan)
+    )
 
 
 def describe(plan: Plan, largest: CostEstimate | None = None) -> str:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, explain_error
+from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, report_error
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
-from scalable.cli.output import print_problem, print_warnings, say
+from scalable.cli.output import print_problem, print_status, print_warnings
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
 from scalable.cli.script import (
     Outcome,
     compile_script,
-    other_target,
+    find_other_target,
     run_script,
     trim_tracebacks,
 )
@@ -83,62 +83,64 @@ def run(
     --json. A record of the run is kept in .scalable/runs.
     """
     from scalable.planning import check_limits
-    from scalable.session import ScalableSession, lend
+    from scalable.session import ScalableSession, set_current_session
 
-    code = _compiled(workflow)
+    code = _compile(workflow)
     session = ScalableSession.from_yaml(
         manifest, target=target, overlay=overlay, workflow=workflow.resolve().parent
     )
     plan = session.plan()
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
-    _refuse_other_target(context, workflow, session)
+    _check_requested_target(context, workflow, session)
     arguments = context.meta[_ARGUMENTS]
     record = _begin_record(session, plan, workflow, arguments)
-    began, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
+    started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     try:
         if not debug:
             _silence_dask(context)
-        with _stdout_kept() if as_json and sys.stdout else nullcontext():
+        with _redirect_stdout() if as_json and sys.stdout else nullcontext():
             with nullcontext() if quiet else _progress(session):
                 session.start()
-                with lend(session):
+                with set_current_session(session):
                     outcome = run_script(code, workflow, arguments)
-            _report(outcome, debug=debug)
+            _show_error(outcome, debug=debug)
     except Exception as error:  # noqa: BLE001 - of the start; the script's own is its outcome
         outcome = Outcome(exit_status(error), error)
-        failure = explain_error(error, as_json=False, debug=debug)
+        failure = report_error(error, as_json=False, debug=debug)
         Failure(session.manifest.redact(failure.message), outcome.code).show()
     except KeyboardInterrupt as error:  # while it starts
         outcome = Outcome(exit_status(error), error)
-        _report(outcome, debug=debug)
+        _show_error(outcome, debug=debug)
     except BaseException as error:
         outcome = Outcome(exit_status(error), error)
         raise
     finally:
         outcome = _close(session, outcome)
-        _write_down(outcome, record, session)
+        _finish_record(outcome, record, session)
         if as_json:
             click.echo(record.to_json(), nl=False)
         elif not quiet:
-            seconds = time.monotonic() - began
-            say(f"{_ending(outcome.code)} after {seconds:.1f} s; record in {record.directory}")
+            seconds = time.monotonic() - started
+            print_status(
+                f"{_describe_exit(outcome.code)} after {seconds:.1f} s; record in {record.directory}"
+            )
     context.exit(outcome.code)
 
 
 @contextmanager
-def _stdout_kept() -> Iterator[None]:
+def _redirect_stdout() -> Iterator[None]:
     """Keep stdout for the record alone: what the script and the programs that it starts write goes to stderr."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    saved = os.dup(1)
     os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
         sys.stdout.flush()  # what was written to the stream itself is not for the record's readers either
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _silence_dask(context: click.Context) -> None:
@@ -148,7 +150,7 @@ def _silence_dask(context: click.Context) -> None:
     context.with_resource(silence_logging_cmgr("WARNING"))
 
 
-def _compiled(workflow: Path) -> CodeType:
+def _compile(workflow: Path) -> CodeType:
     try:
         return compile_script(workflow)
     except (SyntaxError, ValueError) as error:
@@ -157,16 +159,18 @@ def _compiled(workflow: Path) -> CodeType:
         raise Failure("".join([what, *place]), FAILED) from error
 
 
-def _refuse_other_target(context: click.Context, workflow: Path, session: ScalableSession) -> None:
+def _check_requested_target(
+    context: click.Context, workflow: Path, session: ScalableSession
+) -> None:
     """Refuse before the start what `ScalableSession.from_yaml` would refuse in the running workflow."""
     from scalable.session import AUTO
 
-    asked = other_target(workflow.read_bytes(), {AUTO, session.target})
+    asked = find_other_target(workflow.read_bytes(), {AUTO, session.target})
     if asked is None:
         return
     line, target = asked
     try:
-        session.refuse_other_target(target)
+        session.check_requested_target(target)
     except SessionError as error:
         print_problem(str(error), where=f"{workflow}:{line}")
         context.exit(USAGE)
@@ -203,7 +207,7 @@ def _progress(session: ScalableSession) -> Iterator[None]:
         yield
 
 
-def _report(outcome: Outcome, *, debug: bool) -> None:
+def _show_error(outcome: Outcome, *, debug: bool) -> None:
     """Show what ended the script: a mistake in using Scalable in a line, anything else as Python would."""
     error = outcome.error
     if error is None:
@@ -211,14 +215,14 @@ def _report(outcome: Outcome, *, debug: bool) -> None:
     if not debug:
         trim_tracebacks(error)
     if isinstance(error, KeyboardInterrupt):
-        say("interrupted; closing the cluster")
+        print_status("interrupted; closing the cluster")
     elif outcome.code == USAGE and not debug:
-        print_problem(str(error), where=_last_line(error.__traceback__))
+        print_problem(str(error), where=_last_location(error.__traceback__))
     else:
         sys.excepthook(type(error), error, error.__traceback__)
 
 
-def _last_line(tb: TracebackType | None) -> str:
+def _last_location(tb: TracebackType | None) -> str:
     *_, last = traceback.extract_tb(tb) or [None]
     return f"{last.filename}:{last.lineno}" if last else ""
 
@@ -236,7 +240,7 @@ def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _write_down(outcome: Outcome, record: RunRecord, session: ScalableSession) -> None:
+def _finish_record(outcome: Outcome, record: RunRecord, session: ScalableSession) -> None:
     error = outcome.error
     text = None if error is None else "".join(traceback.format_exception_only(error)).strip()
     try:
@@ -245,5 +249,5 @@ def _write_down(outcome: Outcome, record: RunRecord, session: ScalableSession) -
         print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"ended with exit status {code}" if code else "finished"

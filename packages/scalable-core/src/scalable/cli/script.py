@@ -14,9 +14,9 @@ from types import CodeType, ModuleType, NoneType, TracebackType
 
 from scalable.cli.failures import exit_status
 
-__all__ = ["Outcome", "compile_script", "other_target", "run_script", "trim_tracebacks"]
+__all__ = ["Outcome", "compile_script", "find_other_target", "run_script", "trim_tracebacks"]
 
-_MACHINERY = frozenset(
+_HIDDEN_PACKAGES = frozenset(
     {"asyncio", "concurrent", "dask", "distributed", "scalable", "threading", "tornado"}
 )
 
@@ -50,7 +50,7 @@ def compile_script(path: Path) -> CodeType:
     return compile(path.read_bytes(), str(path.absolute()), "exec", dont_inherit=True)
 
 
-def other_target(source: str | bytes, targets: Collection[str]) -> tuple[int, str] | None:
+def find_other_target(source: str | bytes, targets: Collection[str]) -> tuple[int, str] | None:
     """Find out before anything is started whether a script wants no session but one on another target.
 
     Parameters
@@ -68,11 +68,11 @@ def other_target(source: str | bytes, targets: Collection[str]) -> tuple[int, st
 
     Examples
     --------
-    >>> other_target('with ScalableSession.from_yaml(target="hpc") as client: ...', {"laptop"})
+    >>> find_other_target('with ScalableSession.from_yaml(target="hpc") as client: ...', {"laptop"})
     (1, 'hpc')
-    >>> other_target('with ScalableSession.from_yaml() as client: ...', {"laptop"})
+    >>> find_other_target('with ScalableSession.from_yaml() as client: ...', {"laptop"})
     """
-    asked = []
+    found = []
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call(
@@ -80,10 +80,10 @@ def other_target(source: str | bytes, targets: Collection[str]) -> tuple[int, st
                 [],  # with a path, it may be another manifest's
                 [ast.keyword("target", ast.Constant(str(target)))],
             ) if target not in targets:
-                asked.append((node.lineno, target))
+                found.append((node.lineno, target))
             case ast.Call(ast.Attribute(attr="from_yaml")):
                 return None
-    return min(asked, default=None)
+    return min(found, default=None)
 
 
 def run_script(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:
@@ -155,6 +155,6 @@ def _trimmed(tb: TracebackType | None) -> TracebackType | None:
     kept = None
     for entry in reversed(entries):
         package = str(entry.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in _MACHINERY:
+        if package not in _HIDDEN_PACKAGES:
             kept = TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return kept

@@ -10,7 +10,7 @@ from scalable.cluster.port import GroupStatus, Reason
 __all__ = ["TaskCount", "describe_group", "describe_tasks", "total"]
 
 
-_NAMED = 4
+_MAX_NAMED = 4
 """Most kinds of tasks that a line names: those with most left to do."""
 
 
@@ -79,10 +79,10 @@ def describe_tasks(counts: Mapping[str, TaskCount]) -> str:
     if sums.failed:
         text += f", {sums.failed} failed"
     if len(counts) > 1:
-        most = sorted(counts, key=lambda name: counts[name].left, reverse=True)[:_NAMED]
+        most = sorted(counts, key=lambda name: counts[name].left, reverse=True)[:_MAX_NAMED]
         # In their own order, so that the line does not jump about.
         each = [f"{name} {counts[name].done}/{counts[name].all}" for name in counts if name in most]
-        text += f" ({', '.join(each)}{', …' * (len(counts) > _NAMED)})"
+        text += f" ({', '.join(each)}{', …' * (len(counts) > _MAX_NAMED)})"
     return text
 
 

@@ -42,14 +42,14 @@ class StatusArea:
         text = capture.get()
         with self._lock:
             if not self._inside_line:
-                self._write(self._erasure() + text)
+                self._write(self._erase_code() + text)
                 self._height = text.count("\n")
 
     def hide(self) -> None:
         """Remove the area."""
         with self._lock:
             if self._height:
-                self._write(self._erasure())
+                self._write(self._erase_code())
                 self._height = 0
 
     @contextmanager
@@ -57,7 +57,8 @@ class StatusArea:
         """Step aside for what is written to ``sys.stdout`` and ``sys.stderr`` where they are terminals."""
         before = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = (
-            cast(TextIO, _Above(self, stream)) if stream.isatty() else stream for stream in before
+            cast(TextIO, _StreamAboveArea(self, stream)) if stream.isatty() else stream
+            for stream in before
         )
         try:
             yield
@@ -65,7 +66,7 @@ class StatusArea:
             self.hide()
             sys.stdout, sys.stderr = before
 
-    def _erasure(self) -> str:
+    def _erase_code(self) -> str:
         return f"\x1b[{self._height}A\x1b[J" if self._height else ""
 
     def _write(self, text: str) -> None:
@@ -75,7 +76,7 @@ class StatusArea:
             self._stream.flush()
 
 
-class _Above:
+class _StreamAboveArea:
     """A stream on whose terminal the area is."""
 
     def __init__(self, area: StatusArea, stream: TextIO) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["validate"]
 
-_ELSEWHERE = frozenset({"E_UNSET_VARIABLE", "E_UNKNOWN_PROVIDER"})
+_SELECTED_TARGET_CODES = frozenset({"E_UNSET_VARIABLE", "E_UNKNOWN_PROVIDER"})
 """What is wrong only where the target is selected."""
 
 
@@ -84,7 +84,9 @@ def _other_targets(session: ScalableSession) -> ValidationReport:
         except ProviderError:
             continue  # the selected target's report has a warning about it
     # A laptop need not know the accounts of the cluster; the report has warnings about those too.
-    return ValidationReport.of(issue for issue in issues if issue.code not in _ELSEWHERE)
+    return ValidationReport.of(
+        issue for issue in issues if issue.code not in _SELECTED_TARGET_CODES
+    )
 
 
 def _summary(session: ScalableSession) -> str:

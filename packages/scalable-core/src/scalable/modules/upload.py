@@ -10,9 +10,9 @@ from scalable.modules.archive import ModuleArchive
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["PROCESS", "upload_modules"]
+__all__ = ["PROCESS_ID", "upload_modules"]
 
-PROCESS = uuid.uuid4().hex
+PROCESS_ID = uuid.uuid4().hex
 """Tells this process from all others: schedulers and workers that live in it need no upload."""
 
 
@@ -34,8 +34,8 @@ def upload_modules(client: Client, archive: ModuleArchive) -> None:
     # Not above: commands that only look at manifests are quick without these.
     import cloudpickle
 
-    from scalable.modules import far_side
+    from scalable.modules import plugins
 
-    cloudpickle.register_pickle_by_value(far_side)
-    for plugin in (far_side.SchedulerModules, far_side.WorkerModules):
-        client.register_plugin(plugin(archive.data, archive.digest, PROCESS))
+    cloudpickle.register_pickle_by_value(plugins)
+    for plugin in (plugins.SchedulerModulesPlugin, plugins.WorkerModulesPlugin):
+        client.register_plugin(plugin(archive.data, archive.digest, PROCESS_ID))

@@ -10,8 +10,8 @@ A workflow names no infrastructure; the manifest and the environment say where i
         print(client.submit(simulate, 2050, tag="fair").result())
 """
 
-from scalable.session.ambient import lend, running_session
+from scalable.session.current import current_session, set_current_session
 from scalable.session.session import ScalableSession
 from scalable.session.target import AUTO, choose_target
 
-__all__ = ["AUTO", "ScalableSession", "choose_target", "lend", "running_session"]
+__all__ = ["AUTO", "ScalableSession", "choose_target", "current_session", "set_current_session"]

@@ -28,7 +28,7 @@ from scalable.providers.base import DeploymentSpec, ScalePlan
 from scalable.providers.common import check_options
 from scalable.providers.registry import get_provider
 from scalable.session import signals
-from scalable.session.ambient import running_session
+from scalable.session.current import current_session
 from scalable.session.target import AUTO, choose_target
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ScalableSession:
     ) -> None:
         self.spec = DeploymentSpec.from_manifest(manifest, target_name=target)
         # Now, because a workflow may change the current directory.
-        self._source = Path(manifest.source).resolve() if manifest.source else None
+        self._manifest_path = Path(manifest.source).resolve() if manifest.source else None
         self._workflow = workflow
         # A handler of the user's may close the session between any two instructions of the same thread.
         self._lock = threading.RLock()
@@ -137,9 +137,9 @@ class ScalableSession:
             The running session is on another target than the one asked for.
         """
         environ = os.environ if env is None else env
-        running = running_session()
-        if running is not None and running._is_for(path):
-            running.refuse_other_target(target)
+        running = current_session()
+        if running is not None and running._uses_manifest(path):
+            running.check_requested_target(target)
             return running
         source = os.fspath(path or environ.get("SCALABLE_MANIFEST") or DEFAULT_MANIFEST)
         target = target or environ.get("SCALABLE_TARGET") or AUTO
@@ -230,7 +230,7 @@ class ScalableSession:
             The session is closed.
         """
         with self._lock:
-            self._refuse(_State.STARTING, _State.CLOSED)
+            self._raise_if_in(_State.STARTING, _State.CLOSED)
             new = self._state is _State.NEW
             if new:
                 self._state = _State.STARTING
@@ -248,31 +248,31 @@ class ScalableSession:
         provider = self.provider
         plan = self.plan().scale_plan
         check_limits(self.spec, provider, plan)
-        modules = self._pack()
-        signals.watch(self.close)
+        modules = self._pack_modules()
+        signals.register(self.close)
         self._handle = provider.build_cluster(self.spec)
         if self.closed:
             # By another thread or a signal, while there was no handle to close.
             provider.close(self._handle)
-        self._refuse(_State.CLOSED)
+        self._raise_if_in(_State.CLOSED)
         if modules is not None:
             upload_modules(self.client, modules)
         provider.scale(self._handle, plan)
         self._scale_plan = plan
-        self.client.sync(self._arrival, plan)
+        self.client.sync(self._wait_for_first_workers, plan)
         with self._lock:
-            self._refuse(_State.CLOSED)
+            self._raise_if_in(_State.CLOSED)
             self._state = _State.RUNNING
 
-    def _pack(self) -> ModuleArchive | None:
+    def _pack_modules(self) -> ModuleArchive | None:
         listed = self.manifest.project.modules
         if listed is not None:
-            base = self._source.parent if self._source else Path.cwd()
+            base = self._manifest_path.parent if self._manifest_path else Path.cwd()
             return pack_modules([base / path for path in listed])
         directory = self._workflow or workflow_directory()
         return pack_workflow(directory) if directory else None
 
-    async def _arrival(self, plan: ScalePlan) -> None:
+    async def _wait_for_first_workers(self, plan: ScalePlan) -> None:
         """Wait for the first worker of each group that wants one at all times."""
         import asyncio
 
@@ -294,11 +294,11 @@ class ScalableSession:
         SessionError
             The session is not started, or closed.
         """
-        return self._running.backend
+        return self._open_handle.backend
 
     @property
-    def _running(self) -> ClusterHandle:
-        self._refuse(_State.CLOSED)
+    def _open_handle(self) -> ClusterHandle:
+        self._raise_if_in(_State.CLOSED)
         if self._handle is None:
             raise SessionError("the session is not started; call start(), or enter it with `with`")
         return self._handle
@@ -312,7 +312,7 @@ class ScalableSession:
         SessionError
             The session is not started, or closed.
         """
-        running = self._running
+        running = self._open_handle
         if self._client is None or self._client.status == "closed":
             self._client = running.client_factory()
             self._client.session = self
@@ -353,7 +353,7 @@ class ScalableSession:
         LimitExceededError
             That would cost more than the target's limit.
         """
-        changed = self._limit(workers=counts)
+        changed = self._updated_plan(workers=counts)
         self.cluster.scale_groups(counts)
         self._scale_plan = changed
 
@@ -374,11 +374,11 @@ class ScalableSession:
         LimitExceededError
             The maxima would cost more than the target's limit.
         """
-        changed = self._limit(ranges=ranges)
+        changed = self._updated_plan(ranges=ranges)
         self.cluster.adapt_groups(ranges)
         self._scale_plan = changed
 
-    def _limit(
+    def _updated_plan(
         self,
         *,
         workers: Mapping[str, int] = MappingProxyType({}),
@@ -432,7 +432,7 @@ class ScalableSession:
             with signals.deferred_signals():
                 self._close()
         finally:
-            signals.release(self.close)
+            signals.unregister(self.close)
 
     def _close(self) -> None:
         with self._lock:
@@ -452,8 +452,8 @@ class ScalableSession:
         """Close because of an error, which matters more than what closing has to say."""
         try:
             self.close()
-        except ScalableError as trouble:
-            error.add_note(str(trouble))
+        except ScalableError as close_error:
+            error.add_note(str(close_error))
 
     def __enter__(self) -> ScalableClient:
         return self.start()
@@ -464,7 +464,7 @@ class ScalableSession:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if running_session() is self:
+        if current_session() is self:
             return
         if exc is None:
             self.close()
@@ -476,10 +476,10 @@ class ScalableSession:
 
     # -- Inside `scalable run`
 
-    def _is_for(self, path: str | os.PathLike[str] | None) -> bool:
-        return path is None or Path(path).resolve() == self._source
+    def _uses_manifest(self, path: str | os.PathLike[str] | None) -> bool:
+        return path is None or Path(path).resolve() == self._manifest_path
 
-    def refuse_other_target(self, target: str | None) -> None:
+    def check_requested_target(self, target: str | None) -> None:
         """Refuse to hand this session to a workflow that asks for another target by name.
 
         Raises
@@ -493,7 +493,7 @@ class ScalableSession:
                 f"run it with --target {target}, or leave target= out of the workflow"
             )
 
-    def _refuse(self, *states: _State) -> None:
+    def _raise_if_in(self, *states: _State) -> None:
         if self._state not in states:
             return
         if self._state is _State.CLOSED:

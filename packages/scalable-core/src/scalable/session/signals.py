@@ -15,21 +15,21 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from scalable.session.relay import SignalRelay
+from scalable.session.forwarder import SignalForwarder
 
-__all__ = ["deferred_signals", "release", "watch"]
+__all__ = ["deferred_signals", "register", "unregister"]
 
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_TERMINATION_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 Close = Callable[[], None]
 
-_open: list[Close] = []
+_registered: list[Close] = []
 _previous: dict[int, Any] = {}
-_relay: SignalRelay | None = None
+_forwarder: SignalForwarder | None = None
 
 
-def watch(close: Close) -> None:
-    """See to it that SIGTERM and SIGHUP do not leave a session behind, until `release`.
+def register(close: Close) -> None:
+    """See to it that SIGTERM and SIGHUP do not leave a session behind, until `unregister`.
 
     A signal that would end the process raises `SystemExit` with 128 + its number. One that has a handler of the
     user's calls `close` and then that handler. One that is ignored stays ignored. Does nothing to signals on threads
@@ -40,55 +40,55 @@ def watch(close: Close) -> None:
     close : callable
         Closes the session. Called on the main thread, between any two of its instructions.
     """
-    global _relay
-    _open.append(close)
+    global _forwarder
+    _registered.append(close)
     if _on_main_thread():
-        for number in _ENDING:
+        for number in _TERMINATION_SIGNALS:
             handler = signal.getsignal(number)
             # None: a handler that was not set from Python cannot be called from there.
             if handler not in (_handle, signal.SIG_IGN, None):
                 _previous[number] = handler
                 signal.signal(number, _handle)
-        if _relay is None:
-            _relay = SignalRelay(lambda number: signal.getsignal(number) is _handle)
+        if _forwarder is None:
+            _forwarder = SignalForwarder(lambda number: signal.getsignal(number) is _handle)
 
 
-def release(close: Close) -> None:
-    """Undo `watch`; with the last session, the handlers from before are back. Idempotent."""
-    if close in _open:
-        _open.remove(close)
-    if not _open and _on_main_thread():
+def unregister(close: Close) -> None:
+    """Undo `register`; with the last session, the handlers from before are back. Idempotent."""
+    if close in _registered:
+        _registered.remove(close)
+    if not _registered and _on_main_thread():
         _restore()
 
 
 def _restore() -> None:
-    global _relay
+    global _forwarder
     for number in list(_previous):
         # Whoever set a handler in the meantime keeps it.
         if signal.getsignal(number) is _handle:
             signal.signal(number, _previous[number])
         del _previous[number]
-    if _relay is not None:
-        _relay.stop()
-        _relay = None
+    if _forwarder is not None:
+        _forwarder.stop()
+        _forwarder = None
 
 
-def _disown() -> None:
+def _reset_in_fork() -> None:
     """Have signals mean in a fork what they meant before the first session: none of them is in there."""
-    _open.clear()
+    _registered.clear()
     _restore()
 
 
-os.register_at_fork(after_in_child=_disown)
+os.register_at_fork(after_in_child=_reset_in_fork)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    if _relay is not None:
-        _relay.notice()
+    if _forwarder is not None:
+        _forwarder.mark_handled()
     previous = _previous[number]
     if callable(previous):
         try:
-            for close in reversed(_open.copy()):
+            for close in reversed(_registered.copy()):
                 close()
         finally:
             previous(number, frame)
@@ -103,19 +103,19 @@ def deferred_signals() -> Iterator[None]:
     if not _on_main_thread():
         yield
         return
-    arrived: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_TERMINATION_SIGNALS)}
     # None: a handler that was not set from Python could not be put back.
     before = {number: handler for number, handler in before.items() if handler is not None}
     for number in before:
-        signal.signal(number, lambda number, _: arrived.append(number))
+        signal.signal(number, lambda number, _: received.append(number))
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for arrival in dict.fromkeys(arrived):
-            signal.raise_signal(arrival)
+        for received_number in dict.fromkeys(received):
+            signal.raise_signal(received_number)
 
 
 def _on_main_thread() -> bool:

@@ -12,38 +12,38 @@ import socket
 import threading
 from collections.abc import Callable
 
-__all__ = ["SignalRelay"]
+__all__ = ["SignalForwarder"]
 
 # That a signal waits for so long means that the main thread does not know of it.
-_PATIENCE = 0.1
+_HANDLER_TIMEOUT = 0.1
 
 
-class SignalRelay:
+class SignalForwarder:
     """Sends on to the main thread what its handler has not been called for.
 
     Does nothing where there is a wakeup file descriptor already: an event loop on the main thread wakes by itself.
 
     Parameters
     ----------
-    is_ours : callable
-        Says whether a signal, by its number, has the handler that calls `notice`.
+    is_handled : callable
+        Says whether a signal, by its number, has the handler that calls `mark_handled`.
     """
 
-    def __init__(self, is_ours: Callable[[int], bool]) -> None:
-        self._is_ours = is_ours
-        self._noticed = threading.Event()
+    def __init__(self, is_handled: Callable[[int], bool]) -> None:
+        self._is_handled = is_handled
+        self._handled = threading.Event()
         receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
         before = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         if before != -1:
             signal.set_wakeup_fd(before)
         threading.Thread(
-            target=self._relay, args=(receiver,), name="scalable-signals", daemon=True
+            target=self._forward, args=(receiver,), name="scalable-signals", daemon=True
         ).start()
 
-    def notice(self) -> None:
+    def mark_handled(self) -> None:
         """Say that a handler has been called."""
-        self._noticed.set()
+        self._handled.set()
 
     def stop(self) -> None:
         """Let everything be as it was. On the main thread only."""
@@ -52,11 +52,11 @@ class SignalRelay:
             signal.set_wakeup_fd(before)
         self._sender.close()
 
-    def _relay(self, receiver: socket.socket) -> None:
+    def _forward(self, receiver: socket.socket) -> None:
         with receiver:
             while arrived := receiver.recv(1):
-                handled = self._noticed.wait(_PATIENCE)
-                self._noticed.clear()
+                handled = self._handled.wait(_HANDLER_TIMEOUT)
+                self._handled.clear()
                 main = threading.main_thread().ident
-                if not handled and main is not None and self._is_ours(arrived[0]):
+                if not handled and main is not None and self._is_handled(arrived[0]):
                     signal.pthread_kill(main, arrived[0])

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scalable.session.session import ScalableSession
 
-__all__ = ["lend", "running_session"]
+__all__ = ["current_session", "set_current_session"]
 
 # Not a context variable: a workflow may ask for the session from a thread of its own.
-_lent: list[ScalableSession] = []
+_sessions: list[ScalableSession] = []
 
 
 @contextmanager
-def lend(session: ScalableSession) -> Iterator[None]:
+def set_current_session(session: ScalableSession) -> Iterator[None]:
     """Make `session` what `ScalableSession.from_yaml` hands out in this process.
 
     Whoever gets it this way cannot close it by leaving its ``with`` block; the lender closes it.
     """
-    _lent.append(session)
+    _sessions.append(session)
     try:
         yield
     finally:
-        _lent.remove(session)
+        _sessions.remove(session)
 
 
-def running_session() -> ScalableSession | None:
+def current_session() -> ScalableSession | None:
     """Return the session that is lent in this process, if there is one."""
-    return _lent[-1] if _lent else None
+    return _sessions[-1] if _sessions else None

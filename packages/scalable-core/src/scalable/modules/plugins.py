@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
     from distributed.worker import Worker
 
-__all__ = ["SchedulerModules", "WorkerModules"]
+__all__ = ["SchedulerModulesPlugin", "WorkerModulesPlugin"]
 
 
-class _Modules:
+class _ModulesPlugin:
     """An archive and the process that it comes from.
 
     Parameters
@@ -32,14 +32,14 @@ class _Modules:
         The zip file.
     digest : str
         Digest of its content. It is part of the directory's name, so that no process meets stale bytecode.
-    process : str
+    process_id : str
         Unique to the process that packed it, which has the real modules on its path.
     """
 
     name = "scalable-modules"
 
-    def __init__(self, data: bytes, digest: str, process: str) -> None:
-        self.data, self.digest, self.process = data, digest, process
+    def __init__(self, data: bytes, digest: str, process_id: str) -> None:
+        self.data, self.digest, self.process_id = data, digest, process_id
 
     async def unpack(self, scratch: str) -> None:
         """Unpack below the server's scratch directory, and put that in front of the path.
@@ -47,7 +47,10 @@ class _Modules:
         Unpacked rather than imported from the zip file: modules find data beside ``__file__``, and tracebacks
         their source.
         """
-        if getattr(sys.modules.get("scalable.modules.upload"), "PROCESS", None) == self.process:
+        if (
+            getattr(sys.modules.get("scalable.modules.upload"), "PROCESS_ID", None)
+            == self.process_id
+        ):
             return
         directory = Path(scratch) / f"modules-{self.digest[:16]}"
         await asyncio.to_thread(self._extract, directory)
@@ -59,7 +62,7 @@ class _Modules:
             archive.extractall(directory)
 
 
-class WorkerModules(_Modules, WorkerPlugin):
+class WorkerModulesPlugin(_ModulesPlugin, WorkerPlugin):
     """Unpacks on every worker, before it takes its first task."""
 
     async def setup(self, worker: Worker) -> None:
@@ -67,7 +70,7 @@ class WorkerModules(_Modules, WorkerPlugin):
         await self.unpack(worker.local_directory)
 
 
-class SchedulerModules(_Modules, SchedulerPlugin):
+class SchedulerModulesPlugin(_ModulesPlugin, SchedulerPlugin):
     """Unpacks on the scheduler, which unpickles task graphs, and with them names of modules."""
 
     async def start(self, scheduler: Scheduler) -> None:
