@@ -1,4 +1,4 @@
-"""The provider does what providers do."""
+"""What is specific to this provider: the command prefix, environments, and what it does not support."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_image_is_refused() -> None:
     assert (issue.path, issue.code) == ("components.model.image", "E_NOT_SUPPORTED")
 
 
-def test_a_launcher_that_is_not_there_is_told() -> None:
+def test_a_missing_launcher_is_reported() -> None:
     provider, spec = ShellProvider(), spec_of(MANIFEST.replace("nice,", "no-such-program,"))
     with provider.build_cluster(spec) as handle:
         provider.scale(handle, build_plan(spec, provider).scale_plan)

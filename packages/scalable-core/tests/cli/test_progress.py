@@ -36,7 +36,7 @@ def test_changes_in_quick_succession_make_one_line(out: io.StringIO) -> None:
     ]
 
 
-def test_what_is_complete_or_failed_is_told_at_once(out: io.StringIO) -> None:
+def test_complete_and_failed_groups_are_reported_immediately(out: io.StringIO) -> None:
     view = PlainView(out, interval=10)
     view.update(Snapshot(0, group(0), {"f": TaskCount(left=2)}))
     view.update(Snapshot(1, group(4), {"f": TaskCount(done=2)}))
@@ -51,7 +51,7 @@ def test_what_is_complete_or_failed_is_told_at_once(out: io.StringIO) -> None:
     ]
 
 
-def test_a_group_that_was_never_wanted_is_no_news(out: io.StringIO) -> None:
+def test_a_group_that_never_wanted_workers_is_not_reported(out: io.StringIO) -> None:
     view = PlainView(out, interval=10)
     idle = {"gcam": GroupStatus("gcam", minimum=0, maximum=4)}
     view.update(Snapshot(0, idle))

@@ -25,7 +25,7 @@ class Session:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Begin with the system's handlers, and check that they are back in the end."""
+    """Start with the default handlers, and check that they are restored in the end."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in WATCHED}
     yield
     after = {number: signal.getsignal(number) for number in WATCHED}
@@ -36,7 +36,7 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", WATCHED)
-def test_a_deadly_signal_becomes_an_exception_that_leaves_every_block(number: int) -> None:
+def test_a_termination_signal_raises_an_exception_that_leaves_every_block(number: int) -> None:
     session = Session()
     signals.register(session.close)
     try:
@@ -114,7 +114,7 @@ def test_handlers_stay_until_the_last_of_several_sessions_is_closed() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_handler_that_came_later_is_left_alone() -> None:
+def test_a_handler_that_was_set_later_is_kept() -> None:
     session = Session()
     signals.register(session.close)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -123,7 +123,7 @@ def test_a_handler_that_came_later_is_left_alone() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
-def test_other_threads_leave_signals_alone() -> None:
+def test_other_threads_do_not_change_signal_handlers() -> None:
     session = Session()
 
     def elsewhere() -> None:
@@ -194,7 +194,7 @@ def test_a_signal_that_another_thread_receives_wakes_the_main_thread() -> None:
     assert (slept.returncode, slept.stdout) == (143, "left in order\n"), slept.stderr
 
 
-def test_a_wakeup_of_somebody_else_is_left_alone() -> None:
+def test_an_existing_wakeup_descriptor_is_kept() -> None:
     session = Session()
     reader, writer = socket.socketpair()
     with reader, writer:

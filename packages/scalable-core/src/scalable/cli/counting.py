@@ -1,4 +1,4 @@
-"""How many tasks of each kind the scheduler has: asked through the door of its cluster."""
+"""How many tasks of each kind the scheduler has, counted on the scheduler itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMEOUT = 2.0
 
 
 def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
-    """Count the scheduler's tasks, by the name of their function.
+    """Return how many tasks the scheduler has, by the name of their function.
 
     Raises
     ------
@@ -27,14 +27,14 @@ def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
     from distributed.protocol.pickle import dumps
     from distributed.utils import sync
 
-    # Inside, so that it is pickled by value: the scheduler may have none of our packages.
+    # A nested function, because it is pickled by value: the scheduler may have none of our packages.
     def count(dask_scheduler: Scheduler) -> dict[str, tuple[int, int, int]]:
         from collections import Counter
 
         from distributed.diagnostics.plugin import SchedulerPlugin
 
         class RecomputedTasks(SchedulerPlugin):
-            """Counts the tasks that were done once and are run again, since their results were lost."""
+            """Counts the tasks that had finished and run again, because their results were lost."""
 
             name = "scalable-recomputed-tasks"
 
@@ -45,7 +45,7 @@ def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
                 self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
             ) -> None:
                 task = dask_scheduler.tasks.get(key)
-                # What has had a result has a size.
+                # A task that has had a result has a size.
                 if start == "released" and finish == "waiting" and task and task.nbytes >= 0:
                     self.by_prefix[task.prefix.name] += 1
 
@@ -54,7 +54,7 @@ def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
         recomputed: Any = dask_scheduler.plugins[RecomputedTasks.name]
         ended = ("memory", "erred", "released", "forgotten")
         return {
-            # Done ever, since results that nobody needs any more are forgotten.
+            # `state_counts` has all that were ever done: tasks whose results are no longer needed are forgotten.
             prefix.name: (
                 prefix.state_counts["memory"] - recomputed.by_prefix[prefix.name],
                 prefix.states["erred"],

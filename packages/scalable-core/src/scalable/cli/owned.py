@@ -1,4 +1,4 @@
-"""``scalable ps`` and ``scalable reap``: what runs have outside of this machine's processes, and its end."""
+"""``scalable ps`` and ``scalable reap``: list and remove the resources of runs in queues and clouds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["ps", "reap"]
 
 _provider_option = click.option(
-    "--provider", metavar="NAME", help="Ask this provider only; by default, all that are installed."
+    "--provider",
+    metavar="NAME",
+    help="Only resources of this provider; by default, of all that are installed.",
 )
 
 
@@ -29,10 +31,10 @@ _provider_option = click.option(
 @debug_option
 @click.pass_context
 def ps(context: click.Context, provider: str | None, as_json: bool) -> None:
-    """List what runs have in queues and clouds: jobs, pods, machines.
+    """List the resources of runs in queues and clouds: jobs, pods, machines.
 
-    Everything that Scalable starts carries its run's id; this finds it, also from another session. The exit status is
-    1 if a provider cannot be asked.
+    Everything that Scalable starts is labelled with its run's id, so this finds the resources of other sessions too.
+    The exit status is 1 if a provider cannot list its resources.
     """
     found = {name: _list_owned(name, reaper) for name, reaper in _reaping_providers(provider)}
     if as_json:
@@ -47,8 +49,10 @@ def ps(context: click.Context, provider: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("--all", "all_runs", is_flag=True, help="Whatever run it is of, live ones too.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--all", "all_runs", is_flag=True, help="Remove the resources of all runs, live ones too."
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @_provider_option
 @json_option
 @debug_option
@@ -61,9 +65,9 @@ def reap(
     provider: str | None,
     as_json: bool,
 ) -> None:
-    """Remove what dead runs left in queues and clouds.
+    """Remove the resources that dead runs left in queues and clouds.
 
-    Name the RUNs, as `scalable ps` shows them, or say --all. A run that is still alive loses its workers, so be sure.
+    Name the RUNs, as `scalable ps` shows them, or give --all. A run that is still alive loses its workers.
     """
     if bool(runs) == all_runs:
         raise click.UsageError(
@@ -80,7 +84,7 @@ def reap(
         if selected := [resource for resource in owned if all_runs or resource.run_id in runs]:
             _show({name: selected}, err=as_json)
             if not yes:
-                click.confirm(f"Remove these {len(selected)}?", abort=True, err=True)
+                click.confirm(f"Remove these {len(selected)} resources?", abort=True, err=True)
             gone, leftovers = _remove(name, reaper, selected)
             removed += _as_json(name, gone)
             left += [{"provider": name, **asdict(leftover)} for leftover in leftovers]
@@ -95,13 +99,13 @@ def reap(
 def _remove(
     name: str, provider: Reaps, selected: Sequence[Owned]
 ) -> tuple[Sequence[Owned], Sequence[Leftover]]:
-    """Have a provider remove these, and tell how that went: what is gone, and what is left."""
+    """Remove resources and print the result; return what is gone and what is left."""
     leftovers = provider.reap(selected)
     for leftover in leftovers:
         print_problem(f"could not remove {leftover}")
     not_removed = {(leftover.kind, leftover.name) for leftover in leftovers}
     gone = [resource for resource in selected if (resource.kind, resource.name) not in not_removed]
-    print_status(f"removed {len(gone)} of {name}")
+    print_status(f"removed {len(gone)} of provider {name!r}")
     return gone, leftovers
 
 
@@ -112,7 +116,7 @@ def _reaping_providers(provider: str | None) -> Iterator[tuple[str, Reaps]]:
     if provider is not None:
         chosen = get_provider(provider)
         if not isinstance(chosen, Reaps):
-            raise click.UsageError(f"provider {provider!r} leaves nothing that could be listed")
+            raise click.UsageError(f"provider {provider!r} has no resources that could be listed")
         yield provider, chosen
         return
     for info in describe_providers(load=True):
@@ -123,13 +127,13 @@ def _reaping_providers(provider: str | None) -> Iterator[tuple[str, Reaps]]:
 
 
 def _list_owned(name: str, provider: Reaps) -> Sequence[Owned] | None:
-    """Ask one provider; None, and a line that says why, if it cannot be asked."""
+    """Return what a provider owns; print why and return None if it cannot be listed."""
     from scalable.errors import ScalableError
 
     try:
         return provider.list_owned()
     except ScalableError as error:
-        print_problem(f"provider {name!r} cannot be asked: {error}")
+        print_problem(f"provider {name!r} cannot list its resources: {error}")
         return None
 
 
@@ -152,5 +156,5 @@ def _show(found: dict[str, Sequence[Owned] | None], *, err: bool = False) -> Non
 
 def _nothing_found(runs: Sequence[str] = ()) -> str:
     if runs:
-        return f"nothing in a queue or a cloud is of {' or '.join(runs)}; see `scalable ps`"
-    return "no run has anything in a queue or a cloud"
+        return f"there are no resources of {' or '.join(runs)} in a queue or a cloud; see `scalable ps`"
+    return "no run has resources in a queue or a cloud"

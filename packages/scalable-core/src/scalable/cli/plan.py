@@ -24,7 +24,7 @@ __all__ = ["describe", "describe_count", "plan"]
 @click.command()
 @manifest_arguments
 @click.option(
-    "--render", is_flag=True, help="Also show the very scripts or requests that a run would send."
+    "--render", is_flag=True, help="Also show the scripts or requests that a run would send."
 )
 @json_option
 @debug_option
@@ -33,7 +33,7 @@ def plan(
 ) -> None:
     """Show what a run of MANIFEST would start, and what that costs.
 
-    The same manifest gives the same plan, byte for byte. Nothing is started and nothing is asked of the network.
+    The same manifest gives the same plan, byte for byte. Works offline; nothing is started.
     """
     from scalable.planning import check_limits
     from scalable.session import ScalableSession
@@ -47,7 +47,7 @@ def plan(
         for artifact in artifacts:
             click.echo(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")
     check_limits(session.spec, session.provider, result.scale_plan)
-    if as_json:  # now, since a program reads one document: the plan, or why there is none
+    if as_json:  # only now, because a program reads one document: the plan, or the error
         document = json.loads(result.to_json())
         if render:
             document["artifacts"] = [asdict(artifact) for artifact in artifacts]
@@ -59,12 +59,12 @@ def _render(session: ScalableSession, plan: Plan) -> Sequence[Artifact]:
 
     provider = session.provider
     if not isinstance(provider, Renders):
-        raise click.UsageError(f"provider {plan.provider!r} sends nothing that could be shown")
+        raise click.UsageError(f"provider {plan.provider!r} has nothing to render")
     return provider.render(session.spec, plan.scale_plan)
 
 
 def _estimate_largest(session: ScalableSession, plan: Plan) -> CostEstimate | None:
-    """Estimate what adaptive groups may come to."""
+    """Return the cost with adaptive groups at their largest; None if there are no such groups or no prices."""
     from scalable.planning import most_expensive_plan
     from scalable.providers.base import EstimatesCost
 
@@ -77,14 +77,14 @@ def _estimate_largest(session: ScalableSession, plan: Plan) -> CostEstimate | No
 
 
 def describe(plan: Plan, largest: CostEstimate | None = None) -> str:
-    """Lay out a plan for people.
+    """Return a plan as text.
 
     Parameters
     ----------
     plan : Plan
         The plan.
     largest : CostEstimate, optional
-        What it costs when adaptive groups are as large as they may get.
+        The cost with adaptive groups at their largest.
     """
     scale = plan.scale_plan
     tasks: dict[str, list[str]] = {tag: [] for tag in scale.workers_by_tag}
@@ -108,17 +108,17 @@ def describe(plan: Plan, largest: CostEstimate | None = None) -> str:
     if scale.max_workers is not None:
         lines += [f"at most {scale.max_workers} workers in all groups together", ""]
     if plan.cost is None:
-        lines.append(f"provider {plan.provider} knows no prices")
+        lines.append(f"provider {plan.provider} has no prices")
     else:
-        lines += ["cost of what it starts with:", *(f"  {line}" for line in plan.cost.lines())]
+        lines += ["cost at the start:", *(f"  {line}" for line in plan.cost.lines())]
     if largest is not None:
         *_, total = largest.lines()
-        lines += ["cost of the most it may grow to:", f"  {total}"]
+        lines += ["cost at the largest size:", f"  {total}"]
     return "\n".join(lines)
 
 
 def describe_count(scale: ScalePlan, tag: str) -> str:
-    """Say how many workers a group gets.
+    """Return how many workers a group gets, as text.
 
     Examples
     --------

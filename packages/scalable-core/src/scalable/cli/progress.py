@@ -1,4 +1,4 @@
-"""Show how a run is doing: a live area on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a live area on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TASK_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How a run is doing at one moment; `elapsed` is in seconds."""
+    """The state of a run at one moment; `elapsed` is in seconds."""
 
     elapsed: float
     groups: Mapping[str, GroupStatus] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class View(Protocol):
     """Where progress is shown."""
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show this moment."""
+        """Show this state."""
         ...
 
 
@@ -53,7 +53,7 @@ class PlainView:
     stream : TextIO
         Where to write.
     interval : float
-        Seconds between two lines about the same thing.
+        Seconds between two lines about the same group or about the tasks.
     """
 
     def __init__(self, stream: TextIO, *, interval: float = 10.0) -> None:
@@ -62,12 +62,12 @@ class PlainView:
         self._started: set[str] = set()
 
     def update(self, snapshot: Snapshot) -> None:
-        """Write what has changed and was not written about just now."""
+        """Write what has changed, at most once per interval."""
         for tag, group in snapshot.groups.items():
             if tag not in self._started and not group.wanted:
-                continue  # that nothing is there yet is no news
+                continue  # a group that has never wanted workers is not worth a line
             self._started.add(tag)
-            # A group that is complete or has failed is news at once.
+            # Written immediately: that a group is complete or has failed.
             urgent = group.failed or group.running == group.wanted
             self._write(f"group {tag}", describe_group(group), snapshot.elapsed, urgent=urgent)
         if snapshot.tasks:
@@ -94,12 +94,12 @@ class LiveView:
         self._area = area
 
     def update(self, snapshot: Snapshot) -> None:
-        """Paint this moment."""
+        """Draw this state."""
         self._area.show(render(snapshot))
 
 
 def render(snapshot: Snapshot) -> RenderableType:
-    """Lay out a snapshot: a line for each group, and a bar for the tasks."""
+    """Return a snapshot for display: a line for each group, and a bar for the tasks."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -154,13 +154,13 @@ def _follow(session: ScalableSession, view: View, stopped: threading.Event) -> N
     last = False
     while not last:
         last = stopped.wait(_INTERVAL)
-        if session.closed:  # what follows is no news
+        if session.closed:  # the teardown is not progress
             return
         elapsed = time.monotonic() - started
         if session.groups and (last or elapsed - counted_at >= _TASK_INTERVAL):
             counted_at = elapsed
             try:
                 tasks = count_tasks(session.cluster)
-            except Exception:  # the cluster may close any time, and one look is no loss
+            except Exception:  # the cluster may close at any time; the next interval tries again
                 logger.debug("cannot count tasks", exc_info=True)
         view.update(Snapshot(elapsed, session.groups, tasks))

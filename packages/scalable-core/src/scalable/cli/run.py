@@ -41,7 +41,7 @@ _ARGUMENTS = "scalable.arguments"
 
 
 class _WithArguments(click.Command):
-    """A command that leaves everything after ``--`` to somebody else."""
+    """A command that keeps everything after ``--`` for the workflow."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         at = args.index("--") if "--" in args else len(args)
@@ -60,9 +60,9 @@ class _WithArguments(click.Command):
     required=True,
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
-    help="The Python script to run; ARGS are its own.",
+    help="The Python script to run, with ARGS as its arguments.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress, only problems.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only problems, no progress.")
 @json_option
 @debug_option
 @click.pass_context
@@ -78,9 +78,9 @@ def run(
     """Run a workflow on a target of MANIFEST.
 
     Validates, plans and checks limits before anything is started; then starts the workers, runs the script as Python
-    would, removes the workers whatever happens, and exits with the script's own status. The script gets the running
-    session from ScalableSession.from_yaml(). Progress goes to stderr and stdout is the script's, or the record's with
-    --json. A record of the run is kept in .scalable/runs.
+    would, removes the workers whatever happens, and exits with the script's own status. ScalableSession.from_yaml()
+    returns the running session in the script. Progress goes to stderr. Stdout is for the script's output, or with
+    --json for the record of the run, which is also kept in .scalable/runs.
     """
     from scalable.planning import check_limits
     from scalable.session import ScalableSession, set_current_session
@@ -130,7 +130,7 @@ def run(
 
 @contextmanager
 def _redirect_stdout() -> Iterator[None]:
-    """Keep stdout for the record alone: what the script and the programs that it starts write goes to stderr."""
+    """Redirect to stderr what the script and the programs that it starts write, so that stdout has only the record."""
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
@@ -138,13 +138,13 @@ def _redirect_stdout() -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        sys.stdout.flush()  # what was written to the stream itself is not for the record's readers either
+        sys.stdout.flush()  # also to stderr: what was written to the original stream and is still buffered
         os.dup2(saved, 1)
         os.close(saved)
 
 
 def _silence_dask(context: click.Context) -> None:
-    """Keep from the terminal what Dask logs of its daily life, such as connections that close, to the very end."""
+    """Suppress Dask's routine log messages, such as those on closed connections, until the command ends."""
     from distributed.utils import silence_logging_cmgr
 
     context.with_resource(silence_logging_cmgr("WARNING"))
@@ -154,7 +154,7 @@ def _compile(workflow: Path) -> CodeType:
     try:
         return compile_script(workflow)
     except (SyntaxError, ValueError) as error:
-        # Before anything is paid for; like Python, which shows the line and no frames.
+        # Before anything costs money. Shown as Python does, with the line and without frames.
         *place, what = traceback.format_exception_only(error)
         raise Failure("".join([what, *place]), FAILED) from error
 
@@ -162,13 +162,13 @@ def _compile(workflow: Path) -> CodeType:
 def _check_requested_target(
     context: click.Context, workflow: Path, session: ScalableSession
 ) -> None:
-    """Refuse before the start what `ScalableSession.from_yaml` would refuse in the running workflow."""
+    """Raise before the start what `ScalableSession.from_yaml` would raise in the running workflow."""
     from scalable.session import AUTO
 
-    asked = find_other_target(workflow.read_bytes(), {AUTO, session.target})
-    if asked is None:
+    found = find_other_target(workflow.read_bytes(), {AUTO, session.target})
+    if found is None:
         return
-    line, target = asked
+    line, target = found
     try:
         session.check_requested_target(target)
     except SessionError as error:
@@ -193,7 +193,7 @@ def _begin_record(
 
 @contextmanager
 def _progress(session: ScalableSession) -> Iterator[None]:
-    """Show progress on stderr: live on a terminal, in lines elsewhere."""
+    """Show progress on stderr: live on a terminal, as lines elsewhere."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -208,7 +208,7 @@ def _progress(session: ScalableSession) -> Iterator[None]:
 
 
 def _show_error(outcome: Outcome, *, debug: bool) -> None:
-    """Show what ended the script: a mistake in using Scalable in a line, anything else as Python would."""
+    """Show the error that ended the script: wrong use of Scalable as one line, anything else as Python would."""
     error = outcome.error
     if error is None:
         return
@@ -228,11 +228,11 @@ def _last_location(tb: TracebackType | None) -> str:
 
 
 def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
-    """Close the session, whatever has happened and happens now."""
+    """Close the session, and return the outcome with the status of closing taken into account."""
     try:
         session.close()
     except (KeyboardInterrupt, SystemExit) as error:
-        # It arrived while the session closed, and waited for that.
+        # The signal arrived while the session was closing, and was deferred.
         return replace(outcome, code=outcome.code or exit_status(error))
     except ScalableError as error:
         print_problem(session.manifest.redact(str(error)))
@@ -245,7 +245,7 @@ def _finish_record(outcome: Outcome, record: RunRecord, session: ScalableSession
     text = None if error is None else "".join(traceback.format_exception_only(error)).strip()
     try:
         record.end(outcome.code, error=text, events=session.events)
-    except OSError as problem:  # the disk is full; the run is no different for it
+    except OSError as problem:  # such as a full disk, which does not change how the run ended
         print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
 
 

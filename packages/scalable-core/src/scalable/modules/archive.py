@@ -1,4 +1,4 @@
-"""Pack modules into one zip file, the same bytes for the same files."""
+"""Pack modules into one zip file: the same files give the same bytes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from scalable.errors import ModulesError
 __all__ = ["MAX_BYTES", "MAX_FILES", "ModuleArchive", "pack_modules", "pack_workflow"]
 
 MAX_BYTES = 32 * 1024**2
-"""Most that is packed, unpacked size. Every worker receives all of it when it registers."""
+"""Maximum total size of the files, in bytes. Every worker receives all of them when it registers."""
 
 MAX_FILES = 5_000
-"""Most files that are packed; a home directory full of projects ends here, before it is all read."""
+"""Maximum number of files. A home directory full of projects exceeds it before all of it is read."""
 
 _SKIPPED_NAMES = frozenset({"__pycache__", "node_modules", "site-packages"})
 _SKIPPED_SUFFIXES = frozenset({".pyc", ".pyo"})
 _MAX_NAMED = 3
-# The earliest time that the zip format has. Real ones would change the bytes of an archive of equal files.
+# The earliest time of the zip format. Real times would make archives of equal files differ.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -31,7 +31,7 @@ Member = tuple[PurePosixPath, Path]
 """A file's name in the archive, and the file."""
 
 Selector = Callable[[Path], "Selector | None"]
-"""Says of a directory's entry whether it is taken: None, or the selector for what is inside it."""
+"""Returns None for a directory's entry that is left out, else the selector for what is inside that entry."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ModuleArchive:
 def pack_workflow(
     directory: Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES
 ) -> ModuleArchive | None:
-    """Pack everything that a script in `directory` can import from beside itself.
+    """Pack every module in `directory` that a script there can import.
 
     See `pack_modules` for the bounds, the result and the errors.
     """
@@ -71,26 +71,27 @@ def pack_modules(
     Parameters
     ----------
     paths : sequence of Path
-        A ``.py`` file or a package (a directory with ``__init__.py``) is importable by its name; of any other
-        directory, what it contains is. Where two hold one file, the first wins, as on ``sys.path``.
+        A ``.py`` file or a package (a directory with ``__init__.py``) is importable by its name; the modules inside
+        any other directory are importable by theirs. If two paths have the same file, the first wins, as on
+        ``sys.path``.
     max_bytes, max_files : int
-        Bounds on what is packed.
+        Maximum total size, in bytes, and maximum number of files.
 
     Returns
     -------
     ModuleArchive or None
-        None where there is nothing to import.
+        None if there is nothing to import.
 
     Raises
     ------
     ModulesError
-        A path is not there, cannot be read or cannot be imported from; or there is too much of it.
+        A path does not exist, cannot be read or has nothing to import, or a bound is exceeded.
     """
     return _pack(chain.from_iterable(map(_list_entry, paths)), max_bytes, max_files)
 
 
 def _list_entry(path: Path) -> Iterator[Member]:
-    """List the files of one entry of ``project.modules``."""
+    """Yield the files of one entry of ``project.modules``."""
     if path.is_file() and path.suffix == ".py":
         yield PurePosixPath(path.name), path
     elif (path / "__init__.py").is_file():
@@ -119,9 +120,9 @@ def _walk(
     selector: Selector,
     ancestors: frozenset[Path] = frozenset(),
 ) -> Iterator[Member]:
-    """List the files below a directory that `selector` takes, without hidden files, caches and virtual environments."""
+    """Yield the files below a directory that `selector` selects, without hidden files, caches and environments."""
     real = directory.resolve()
-    if real in ancestors:  # a symbolic link to a directory that holds it
+    if real in ancestors:  # a symbolic link to a directory that contains it
         return
     for entry in sorted(directory.iterdir()):
         if (
@@ -140,19 +141,19 @@ def _walk(
 
 
 def _select_all(entry: Path) -> Selector | None:
-    """Take everything: a package's data belong to it."""
+    """Select everything, because a package's data files belong to it."""
     return _select_all
 
 
 def _select_importable(entry: Path) -> Selector | None:
-    """Take what ``import`` finds in a directory on ``sys.path``."""
+    """Select what ``import`` finds in a directory on ``sys.path``."""
     if entry.suffix == ".py":
         return _select_importable
     if not entry.name.isidentifier():
         return None
     if (entry / "__init__.py").is_file():
         return _select_all
-    # A directory without __init__.py is importable too. One without a module may be anything: results, a home.
+    # A directory without __init__.py is importable too. One without modules may be anything, such as results.
     return _select_importable if any(entry.glob("*.py")) else None
 
 
@@ -163,7 +164,7 @@ def _pack(members: Iterable[Member], max_bytes: int, max_files: int) -> ModuleAr
     except OSError as error:
         raise ModulesError(
             f"cannot read {error.filename} to send it to the workers: {error.strerror}; "
-            "list what they need under project.modules"
+            "list what workers need under project.modules"
         ) from error
     return _build_archive(contents) if contents else None
 
@@ -176,8 +177,8 @@ def _check_bounds(
         files.setdefault(name, file)
         if len(files) > max_files:
             raise ModulesError(
-                f"more than {max_files} files lie beside the workflow, the last of them {file}: too many to send "
-                "to every worker; list what they need under project.modules"
+                f"there are more than {max_files} files beside the workflow, too many to send to every worker "
+                f"(the last one found is {file}); list what workers need under project.modules"
             )
     sizes = {name: file.stat().st_size for name, file in files.items()}
     total = sum(sizes.values())
@@ -187,7 +188,7 @@ def _check_bounds(
         raise ModulesError(
             f"the workflow's modules are {_format_size(total)}, "
             f"and at most {_format_size(max_bytes)} are sent to every worker; "
-            f"the biggest files are {listed}: keep data where workers can read it, or list what they need "
+            f"the largest files are {listed}: keep data where workers can read it, or list what workers need "
             "under project.modules"
         )
     return files
@@ -198,7 +199,7 @@ def _build_archive(contents: dict[str, bytes]) -> ModuleArchive:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in contents.items():
-            # Lengths keep apart what would be the same bytes when joined.
+            # With their lengths, because different names and contents may be the same bytes when concatenated.
             digest.update(f"{len(name.encode())} {len(content)} {name}".encode() + content)
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o644 << 16

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["PROCESS_ID", "upload_modules"]
 
 PROCESS_ID = uuid.uuid4().hex
-"""Tells this process from all others: schedulers and workers that live in it need no upload."""
+"""Identifies this process: a scheduler or worker inside it needs no upload."""
 
 
 def upload_modules(client: Client, archive: ModuleArchive) -> None:
@@ -22,16 +22,16 @@ def upload_modules(client: Client, archive: ModuleArchive) -> None:
     Parameters
     ----------
     client : Client
-        Connected to the cluster. Called from a plain thread.
+        Connected to the cluster. Not to be used from its event loop.
     archive : ModuleArchive
         From `pack_modules` or `pack_workflow`.
 
     Raises
     ------
     OSError
-        A worker that is there already cannot unpack them. One that comes later says so in its log.
+        A worker that has already joined cannot unpack them. A worker that joins later logs the error.
     """
-    # Not above: commands that only look at manifests are quick without these.
+    # Imported here, because commands that only read manifests do not need Dask.
     import cloudpickle
 
     from scalable.modules import plugins

@@ -1,4 +1,4 @@
-"""The session of the process: the one that ``scalable run`` has started for its workflow."""
+"""The current session of the process: the one that ``scalable run`` has started for its workflow."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ if TYPE_CHECKING:
 
 __all__ = ["current_session", "set_current_session"]
 
-# Not a context variable: a workflow may ask for the session from a thread of its own.
+# Not a context variable: a workflow may request the session in a thread of its own.
 _sessions: list[ScalableSession] = []
 
 
 @contextmanager
 def set_current_session(session: ScalableSession) -> Iterator[None]:
-    """Make `session` what `ScalableSession.from_yaml` hands out in this process.
+    """Have `ScalableSession.from_yaml` return `session` in this process, until the block is left.
 
-    Whoever gets it this way cannot close it by leaving its ``with`` block; the lender closes it.
+    Leaving the ``with`` block of a session that was returned this way does not close it; the caller of this
+    function closes it.
     """
     _sessions.append(session)
     try:
@@ -29,5 +30,5 @@ def set_current_session(session: ScalableSession) -> Iterator[None]:
 
 
 def current_session() -> ScalableSession | None:
-    """Return the session that is lent in this process, if there is one."""
+    """Return the current session of this process, if there is one."""
     return _sessions[-1] if _sessions else None

@@ -1,8 +1,8 @@
-"""Wake the main thread for signals that another thread has received.
+"""Forward signals that another thread has received to the main thread.
 
 Python runs handlers on the main thread, but the kernel chooses the thread that receives a signal, and just after a
-SIGCONT it rarely chooses the main one. That one, while it sleeps or waits, would then go on with it for as long as it
-takes (https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers).
+SIGCONT it rarely chooses the main one. If the main thread sleeps or waits at that time, it continues to do so and the
+handler runs only afterwards (https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Callable
 
 __all__ = ["SignalForwarder"]
 
-# That a signal waits for so long means that the main thread does not know of it.
+# Seconds. If the handler has not been called by then, the main thread has not been woken by the signal.
 _HANDLER_TIMEOUT = 0.1
 
 
 class SignalForwarder:
-    """Sends on to the main thread what its handler has not been called for.
+    """A thread that sends a signal to the main thread if its handler has not been called.
 
-    Does nothing where there is a wakeup file descriptor already: an event loop on the main thread wakes by itself.
+    Does nothing if a wakeup file descriptor is set already: an event loop on the main thread wakes up by itself.
 
     Parameters
     ----------
     is_handled : callable
-        Says whether a signal, by its number, has the handler that calls `mark_handled`.
+        Returns whether the handler of a signal, given by its number, calls `mark_handled`.
     """
 
     def __init__(self, is_handled: Callable[[int], bool]) -> None:
@@ -42,11 +42,11 @@ class SignalForwarder:
         ).start()
 
     def mark_handled(self) -> None:
-        """Say that a handler has been called."""
+        """Record that a handler has been called."""
         self._handled.set()
 
     def stop(self) -> None:
-        """Let everything be as it was. On the main thread only."""
+        """Stop the thread and restore the wakeup file descriptor. On the main thread only."""
         before = signal.set_wakeup_fd(-1)
         if before != self._sender.fileno():
             signal.set_wakeup_fd(before)

@@ -1,7 +1,7 @@
-"""End sessions in order when the process is told to end.
+"""Close sessions when the process receives a signal that would end it.
 
 Python turns Ctrl-C into an exception, which leaves every ``with`` block on its way. SIGTERM and SIGHUP end the process
-on the spot, and with it the only one who knows about workers elsewhere. So while a session is open they become an
+immediately, and nothing else knows about its workers on other machines. So while a session is open they raise an
 exception too: `SystemExit`, with the status that shells expect.
 """
 
@@ -29,11 +29,11 @@ _forwarder: SignalForwarder | None = None
 
 
 def register(close: Close) -> None:
-    """See to it that SIGTERM and SIGHUP do not leave a session behind, until `unregister`.
+    """Have SIGTERM and SIGHUP close a session, until `unregister`.
 
-    A signal that would end the process raises `SystemExit` with 128 + its number. One that has a handler of the
-    user's calls `close` and then that handler. One that is ignored stays ignored. Does nothing to signals on threads
-    other than the main one, where Python allows no handlers.
+    A signal that would end the process raises `SystemExit` with 128 + its number. A signal that has a handler of the
+    user's calls `close` and then that handler. A signal that is ignored stays ignored. On threads other than the main
+    one, where Python allows no handlers, signals stay as they are.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def unregister(close: Close) -> None:
 def _restore() -> None:
     global _forwarder
     for number in list(_previous):
-        # Whoever set a handler in the meantime keeps it.
+        # A handler that was set in the meantime stays.
         if signal.getsignal(number) is _handle:
             signal.signal(number, _previous[number])
         del _previous[number]
@@ -74,7 +74,7 @@ def _restore() -> None:
 
 
 def _reset_in_fork() -> None:
-    """Have signals mean in a fork what they meant before the first session: none of them is in there."""
+    """Restore the previous signal handlers in a fork, which owns none of the sessions."""
     _registered.clear()
     _restore()
 
@@ -93,13 +93,13 @@ def _handle(number: int, frame: FrameType | None) -> None:
         finally:
             previous(number, frame)
         return
-    # The exception closes every session on its way; those outside of a `with` block end with the interpreter.
+    # The exception closes every session on its way; those outside of a `with` block close when the interpreter exits.
     raise SystemExit(128 + number)
 
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP wait until the block is left, so that what closes a cluster is not cut short."""
+    """Defer Ctrl-C, SIGTERM and SIGHUP until the block is left, so that closing a cluster is not interrupted."""
     if not _on_main_thread():
         yield
         return
