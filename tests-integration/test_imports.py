@@ -1,11 +1,17 @@
-"""Which module may import which: the layers of the core, and what each distribution may depend on.
+"""Which module may import which.
 
-These rules are read from the sources; nothing is imported. What counts as an import:
+1. The core has layers, `LAYERS`: a module imports from the layers below its own.
+2. The core imports no provider.
+3. A provider imports the core and itself, and no other provider.
+4. Some parts never import certain packages, `FORBIDDEN`.
+5. Importing a module imports little, `IMPORT_COSTS`: of the engine, a provider imports only `LIGHT_ENGINE`.
 
-* one at the top of a module runs when the module is imported, and always counts;
-* one inside a function runs when the function is called. It is a dependency like any other, so it counts for the
-  layers and for what is forbidden, but not for what importing a module costs;
-* one under ``if TYPE_CHECKING:`` never runs, and does not count. Annotations may name any layer.
+The rules are checked against the sources; nothing is imported. Which imports count:
+
+* An import at the top of a module runs when the module is imported. It counts for every rule.
+* An import inside a function runs when the function is called. It is a dependency like any other, so it counts for
+  rules 1 to 4, but not for rule 5.
+* An import under ``if TYPE_CHECKING:`` never runs and does not count: annotations may name any layer.
 """
 
 from __future__ import annotations
@@ -22,43 +28,44 @@ import pytest
 PACKAGES = Path(__file__).parents[1] / "packages"
 
 LAYERS = (
-    # What people run: the command, and the tests of providers.
+    # The command, and the conformance suite with which providers are tested.
     ("scalable.cli", "scalable.testing"),
-    # One run, from a manifest to a cluster and back, and its record.
+    # One run of a manifest's target, and its record.
     ("scalable.session", "scalable.runs"),
-    # What a provider is built from, and what is sent to its workers.
+    # The base class of providers, and the upload of the workflow's modules.
     ("scalable.providers.common", "scalable.modules"),
-    # How many workers each group gets, and what they cost.
+    # How many workers each group gets, and what they may cost.
     ("scalable.planning",),
-    # What providers share: options, container command lines, log files, the command line of a worker.
+    # Helpers that providers share: options, command lines of containers and workers, log files.
     (
         "scalable.providers.options",
         "scalable.providers.containers",
         "scalable.providers.logs",
         "scalable.providers.worker",
     ),
-    # The manifest asks the registry which providers are installed. The registry and the contract of providers
-    # name the manifest in annotations alone, so that listing providers imports neither pydantic nor yaml.
+    # Above the registry, because validation looks up which providers are installed.
     ("scalable.manifest",),
+    # The registry and the provider contract. Both name the manifest in annotations only, so that listing providers
+    # imports neither pydantic nor yaml.
     ("scalable.providers.registry",),
     ("scalable.providers.base",),
-    # The engine and its client know no manifest, and no provider but the backend of theirs (`scalable.cluster.port`).
+    # The engine and its client. They know neither manifests nor providers, only a backend (`scalable.cluster.port`).
     ("scalable.client", "scalable.cluster", "scalable.costing"),
-    # What runs inside the scheduler, and the errors of everything above.
+    # What runs on the scheduler and the workers, and the errors that all other layers raise.
     ("scalable.cluster.plugin", "scalable.errors"),
 )
-"""The core, from top to bottom. A module imports from its own part and the layers below, not from its neighbours."""
+"""The core, from top to bottom. The parts of one layer do not import each other."""
 
 FORBIDDEN = {
-    # Sent by value: a scheduler or worker may run in an image without any of our packages.
+    # Pickled by value, because the image of the scheduler or a worker may have none of our packages.
     "scalable.cluster.plugin": {"scalable"},
     "scalable.modules.plugins": {"scalable"},
-    # Editors and programs read manifests without an engine or a command line.
+    # Programs that read manifests need neither the engine nor the command.
     "scalable.manifest": {"click", "dask", "distributed"},
     # The contract between a provider and the engine is plain Python.
     "scalable.cluster.port": {"dask", "distributed", "pydantic", "scalable"},
 }
-"""What a part never imports, itself excepted, not even inside a function."""
+"""Packages that a part never imports, except for itself, not even inside a function."""
 
 MANIFEST = {"pydantic", "pydantic_core", "yaml"}
 IMPORT_COSTS: dict[str, set[str]] = {
@@ -86,10 +93,10 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.providers.cloud.aws": MANIFEST,
     "scalable.providers.cloud.gcp": MANIFEST,
 }
-"""What importing a module imports besides Python's own library. Dask, rich and the SDKs come when they are needed."""
+"""Packages outside the standard library that importing a module may import. Dask, rich and SDKs are imported late."""
 
 LIGHT_ENGINE = {"scalable.cluster", "scalable.cluster.host", "scalable.cluster.port"}
-"""What a provider may import of the engine at the top of its modules: the rest comes with Dask."""
+"""The modules of the engine that importing a provider may import: the others import Dask."""
 
 
 @dataclass(frozen=True)
