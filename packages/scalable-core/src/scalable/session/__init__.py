@@ -1,5 +1,13 @@
 """A session: one manifest, one target, one cluster.
 
+==============  =================================================================================
+`session`       `ScalableSession`: from a manifest to a client, and everything removed again
+`target`        which target to use when none is named
+`current`       the session of this process, which ``scalable run`` hands to its workflow
+`signals`       closing sessions on SIGTERM and SIGHUP
+`forwarder`     forwarding signals that another thread received to the main thread
+==============  =================================================================================
+
 Examples
 --------
 A workflow names no infrastructure; the manifest and the environment decide where it runs::
@@ -8,14 +16,6 @@ A workflow names no infrastructure; the manifest and the environment decide wher
 
     with ScalableSession.from_yaml() as client:
         print(client.submit(simulate, 2050, tag="fair").result())
-
-==============  =================================================================================
-`session`       `ScalableSession`: from a manifest to a client, and everything removed again
-`target`        which target to use when none is named
-`current`       the session of this process, which ``scalable run`` hands to its workflow
-`signals`       closing sessions on SIGTERM and SIGHUP
-`forwarder`     forwarding signals that another thread received to the main thread
-==============  =================================================================================
 """
 
 from scalable.session.current import current_session, set_current_session
