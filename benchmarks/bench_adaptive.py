@@ -2,8 +2,8 @@
 
     python benchmarks/bench_adaptive.py [--bursts 4] [--tasks 16] [--seconds 2]
 
-Needs scalable-core and scalable-local. A burst begins when the one before it has ended, as the phases of a workflow do.
-Worker-seconds count every unit from its launch to its end, whether it works or not. Below 1.00, adapting is better.
+Needs scalable-core and scalable-local. A burst begins when the previous one has ended, like the phases of a workflow.
+Worker-seconds count every unit from its launch to its end, busy or idle. Below 1.00, adaptive groups are better.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ADAPTIVE = {"adaptive": {"minimum": 0, "maximum": 4}, "max_workers": 4}
 
 
 def work(seconds: float) -> None:
-    """Take some seconds."""
+    """Sleep for some seconds."""
     time.sleep(seconds)
 
 
 class Meter:
-    """Worker-seconds of a cluster, while the context lasts."""
+    """Measures the worker-seconds of a cluster inside a ``with`` block."""
 
     def __init__(self, cluster: Any) -> None:
         self.cluster = cluster

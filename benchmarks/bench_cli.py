@@ -1,9 +1,9 @@
-"""CPU seconds of the commands that only look at a manifest, against starting Python and importing Dask.
+"""CPU seconds of the commands that only read a manifest, compared with starting Python and importing Dask.
 
     python benchmarks/bench_cli.py [--rounds 5]
 
-Needs scalable-core and scalable-local. The least of several rounds is printed: what else the machine does can only
-add to it. Modules are compiled once, as pip does it.
+Needs scalable-core and scalable-local. The minimum of several rounds is printed, because other load on the machine can
+only add to it. Modules are compiled once, as pip does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def manifest(components: int) -> str:
-    """Write a manifest with so many components, and a task for each."""
+    """Return a manifest with this number of components, and a task for each."""
     lines = [
         "version: 1",
         "project: {name: bench}",
@@ -31,7 +31,7 @@ def manifest(components: int) -> str:
 
 
 def cpu_seconds(command: list[str], rounds: int) -> float:
-    """Run a command several times; return the least user and system time of one run."""
+    """Run a command several times; return the minimum user and system time of a run."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
     def used() -> float:
@@ -39,7 +39,7 @@ def cpu_seconds(command: list[str], rounds: int) -> float:
         return usage.ru_utime + usage.ru_stime
 
     seconds = []
-    for _ in range(rounds + 1):  # the first one compiles
+    for _ in range(rounds + 1):  # the first round compiles the modules
         before = used()
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
         seconds.append(used() - before)

@@ -1,8 +1,8 @@
-"""CPU seconds of one turn of the controller, with 1,000 workers in 20 groups: at rest, at work and in turmoil.
+"""CPU seconds of one turn of the controller, with 1,000 workers in 20 groups: idle, busy, and with workers dying.
 
     python benchmarks/bench_controller.py [--groups 20] [--workers 50] [--turns 400]
 
-Workers, tasks and the native system are simulated in virtual time; what they take is in the figures.
+Workers, tasks and the native system are simulated in virtual time; the figures include the simulation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIMIT = 0.050
 
 
 async def take_turns(world: Simulation, turns: int, between: Callable[[int], None]) -> list[float]:
-    """Take turns, with something that happens before each; return the seconds of each."""
+    """Run turns of the controller, each after a call of `between`; return the seconds of each."""
     seconds = []
     for turn in range(turns):
         between(turn)
@@ -34,9 +34,9 @@ async def take_turns(world: Simulation, turns: int, between: Callable[[int], Non
 
 
 async def measure(groups: int, workers: int, turns: int) -> dict[str, list[float]]:
-    """Take turns with so many groups of so many workers each, in three situations."""
+    """Measure turns with this number of groups and of workers in each, in three situations."""
     tags = [f"component-{n}" for n in range(groups)]
-    # Kills are no sign of trouble here.
+    # The workers that this benchmark kills must not make their group fail.
     world = Simulation(*tags, pace=Pace(), retry=RetryPolicy(max_early_losses=10**6, delay=0.0))
     chance = random.Random(0)
     for tag in tags:
@@ -48,23 +48,23 @@ async def measure(groups: int, workers: int, turns: int) -> dict[str, list[float
 
     held: deque[list[SimulatedTask]] = deque()
 
-    def at_work(turn: int) -> None:
+    def busy(turn: int) -> None:
         held.append(world.scheduler.submit(chance.choice(tags), workers, seconds=5))
         if len(held) > 100:
             world.scheduler.release(held.popleft())
 
-    def in_turmoil(turn: int) -> None:
-        at_work(turn)
+    def with_losses(turn: int) -> None:
+        busy(turn)
         for made in chance.sample(world.backend.alive(), k=workers // 10):
             world.backend.kill(made.unit.id)
 
-    rest = await take_turns(world, turns, lambda turn: None)
+    idle = await take_turns(world, turns, lambda turn: None)
     await world.controller.adapt_groups(dict.fromkeys(tags, (workers // 2, workers)))
-    work = await take_turns(world, turns, at_work)
-    turmoil = await take_turns(world, turns, in_turmoil)
+    work = await take_turns(world, turns, busy)
+    losses = await take_turns(world, turns, with_losses)
     assert await world.close() == []
     world.invariants.check()
-    return {"at rest": rest, "at work, adaptive": work, "with workers dying": turmoil}
+    return {"idle": idle, "busy, adaptive": work, "with workers dying": losses}
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Six 2 s tasks on a worker with one slot, and two more workers that come when it has begun.
+"""Six 2 s tasks on a worker with one slot, and two more workers that join when it has begun.
 
     python benchmarks/bench_late.py [--rounds 3]
 
-Needs scalable-core and scalable-local. The ideal is a scheduler that knows all: whichever worker is free takes the
-next task, from the moment it is there. Dask's own cluster does the same in turns. 1.00 is ideal.
+Needs scalable-core and scalable-local. The ideal is greedy scheduling: each worker takes the next task as soon as it
+has joined and is free. Dask's own cluster is measured in alternation. 1.00 is ideal.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ MANIFEST = {
 
 
 def work(number: int) -> tuple[float, float]:
-    """Take some seconds; return when it began and ended."""
+    """Sleep for some seconds; return when the task began and ended."""
     began = time.time()
     time.sleep(SECONDS)
     return began, time.time()
 
 
 def ideal(arrivals: list[float]) -> float:
-    """Seconds until all tasks are done, on workers that come at these seconds.
+    """Return the seconds until all tasks are done, on workers that join at these seconds.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def ideal(arrivals: list[float]) -> float:
 
 
 def ratio(client: Client, grow: Callable[[], None], **options: Any) -> float:
-    """Let two workers come late, and compare with the ideal."""
+    """Start two workers late; return the makespan relative to the ideal."""
     present = set(client.scheduler_info(n_workers=-1)["workers"])
     futures = client.map(work, range(TASKS), pure=False, **options)
     start = time.time()
@@ -76,7 +76,7 @@ def ours() -> float:
 
 
 def theirs(threads: int) -> float:
-    """Measure Dask alone, with workers of one slot and so many threads."""
+    """Measure Dask alone, with workers of one slot and this number of threads."""
     with (
         LocalCluster(
             n_workers=1,
@@ -95,9 +95,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     turns = [(ours(), theirs(1), theirs(4)) for _ in range(rounds)]
-    names = ("Scalable", "Dask, 1 thread a worker", "Dask, 4 threads a worker")
+    names = ("Scalable", "Dask, 1 thread per worker", "Dask, 4 threads per worker")
     for name, found in zip(names, zip(*turns, strict=True), strict=True):
-        print(f"six late tasks, {name:26} {statistics.median(found):.2f} x ideal")
+        print(f"six late tasks, {name:27} {statistics.median(found):.2f} x ideal")
 
 
 if __name__ == "__main__":

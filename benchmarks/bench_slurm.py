@@ -1,7 +1,7 @@
-"""Ask Slurm for 48 workers: calls of ``sbatch``, and the time until all have registered, against dask-jobqueue.
+"""48 workers on Slurm: calls of ``sbatch``, and the time until all have joined, compared with dask-jobqueue.
 
-Needs a Slurm cluster; ``tests-integration/slurm/up.sh`` brings one up on this machine. Both sides run in turns on the
-same cluster, workers without nanny, one thread each.
+Needs a Slurm cluster; ``tests-integration/slurm/up.sh`` brings one up on this machine. Both sides run alternately on
+the same cluster, with workers without nanny and with one thread each.
 
     python benchmarks/bench_slurm.py [--workers 48] [--rounds 3]
 """
@@ -23,7 +23,7 @@ from scalable.providers.slurm import SlurmCluster
 
 
 def count_calls(directory: Path) -> Callable[[str], int]:
-    """Put scripts on PATH that write down each call of Slurm's commands."""
+    """Put wrapper scripts on PATH that log each call of Slurm's commands; return a function that counts them."""
     log = directory / "calls"
     for name in ("sbatch", "scancel"):
         script = directory / name
@@ -38,7 +38,7 @@ def count_calls(directory: Path) -> Callable[[str], int]:
 
 
 def ours(workers: int) -> tuple[float, float]:
-    """Measure seconds to register and to be rid of all, with Scalable."""
+    """Return the seconds until all workers have joined, and until all are closed, with Scalable."""
     pace = Pace(tick=0.1, poll=1.0)
     with SlurmCluster(queue="short", interface="lo", security=False, pace=pace) as cluster:
         cluster.add_container("bench", memory="200M")
@@ -51,7 +51,7 @@ def ours(workers: int) -> tuple[float, float]:
 
 
 def theirs(workers: int) -> tuple[float, float]:
-    """Measure the same with dask-jobqueue."""
+    """Return the same for dask-jobqueue."""
     from dask_jobqueue import SLURMCluster
 
     with SLURMCluster(
@@ -74,7 +74,7 @@ def theirs(workers: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Run both in turns and print the medians."""
+    """Run both alternately and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)

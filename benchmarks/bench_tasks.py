@@ -1,10 +1,10 @@
-"""What tags and the engine cost: tasks that do nothing, with them and without.
+"""The overhead of tags and of the engine: tasks that do nothing, with and without them.
 
     python benchmarks/bench_tasks.py [--rounds 3]
 
-Needs scalable-core and scalable-local. Both sides take turns, on worker processes of the same shape. A ratio is the
-median of those of the rounds; below 1.00, Scalable is slower. CPU seconds are those of this process, in which the
-scheduler, the clients and the engine live: they say the same on a machine that has other things to do.
+Needs scalable-core and scalable-local. Both sides run alternately, on worker processes of the same kind. A ratio is
+the median over the rounds; below 1.00, Scalable is slower. CPU seconds are those of this process, which runs the
+scheduler, the clients and the engine: unlike the clock, they do not depend on other load on the machine.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ MANIFEST = {
 Side = Callable[[int], None]
 
 
-def nothing(x: int) -> int:
-    """Return what it got."""
+def identity(x: int) -> int:
+    """Return the argument."""
     return x
 
 
 def run(client: Client, **options: Any) -> Side:
-    """Make a function that maps so many tasks and gathers their results."""
+    """Return a function that maps a number of tasks and gathers their results."""
 
     def side(tasks: int) -> None:
-        client.gather(client.map(nothing, range(tasks), pure=False, **options))
+        client.gather(client.map(identity, range(tasks), pure=False, **options))
 
     return side
 
 
 def measure(side: Side, tasks: int) -> tuple[float, float]:
-    """Seconds on the clock, and of CPU."""
+    """Return wall-clock seconds and CPU seconds."""
     clock, cpu = time.perf_counter(), time.process_time()
     side(tasks)
     return time.perf_counter() - clock, time.process_time() - cpu
 
 
 def compare(what: str, tasks: int, rounds: int, ours: Side, theirs: Side) -> None:
-    """Let both sides take turns, and print what came of it."""
-    for side in (ours, theirs):  # connections, imports, first durations
+    """Run both sides alternately, and print the rates and their ratio."""
+    for side in (ours, theirs):  # warm up connections, imports and durations
         side(500)
     turns = [(measure(ours, tasks), measure(theirs, tasks)) for _ in range(rounds)]
     rates = [statistics.median(tasks / turn[side][0] for turn in turns) for side in (0, 1)]

@@ -1,6 +1,6 @@
-"""The science of the ensemble: which climates to try, what FaIR makes of them, and how warm it gets.
+"""The science of the ensemble: which climates to sample, their simulation with FaIR, and the warming.
 
-Everything here is a pure function of its arguments and knows nothing about where it runs.
+Everything here is a pure function of its arguments and independent of where it runs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Projection:
 def draw_climates(count: int, seed: int) -> FloatArray:
     """Draw pairs of transient climate response (TCR) and equilibrium climate sensitivity (ECS).
 
-    TCR is normal and ECS lognormal, since that is how the assessed ranges lean; the two are joined
+    TCR is normal and ECS lognormal, because the assessed range of ECS is skewed; the two are joined
     by a Gaussian copula. Pairs in which the climate would warm more in transit than in equilibrium
     (TCR >= ECS) are drawn again. A larger `count` continues the same sequence.
 
@@ -113,7 +113,7 @@ def draw_climates(count: int, seed: int) -> FloatArray:
 
 
 def _normal(z: FloatArray, p05: float, p95: float) -> FloatArray:
-    """Move standard normal numbers to the normal distribution with these percentiles."""
+    """Scale standard normal numbers to the normal distribution with these percentiles."""
     return (p05 + p95) / 2 + z * (p95 - p05) / (2 * _Z95)
 
 
@@ -149,7 +149,7 @@ def simulate(scenario: str, climates: FloatArray) -> FloatArray:
 
 
 def warming(temperatures: FloatArray) -> FloatArray:
-    """Refer each member's temperatures to its own mean over `BASELINE`."""
+    """Return each member's temperatures relative to its own mean over `BASELINE`."""
     return temperatures - _mean_over(BASELINE, temperatures)[:, np.newaxis]
 
 

@@ -1,6 +1,6 @@
 """How warm does it get? FaIR over four emission scenarios and many climates.
 
-It names no infrastructure: the manifest says where the tasks run and on what kind of worker.
+It names no infrastructure: the manifest specifies where the tasks run and on what kind of worker.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ensemble import (
 )
 from scalable.session import ScalableSession
 
-# One member takes about 0.05 s; ten make a task that dwarfs the cost of scheduling it.
+# One member takes about 0.05 s; a task of ten takes far longer than scheduling it.
 MEMBERS_PER_TASK = 10
 
 
@@ -36,14 +36,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with ScalableSession.from_yaml() as client:
         reduced = {}
-        for turn, scenario in enumerate(SCENARIOS):
+        for order, scenario in enumerate(SCENARIOS):
             runs = client.map(
                 simulate,
                 [scenario] * len(batches),
                 batches,
                 task="simulate",
                 # One scenario after the other, so that each is reduced while the next one runs.
-                priority=-turn,
+                priority=-order,
             )
             reduced[scenario] = client.submit(project, runs, task="project")
         drawn = client.submit(fan_chart, reduced, task="draw")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def table(projections: Mapping[str, Projection]) -> str:
-    """Lay out the warming at the end of the century, one line for each scenario.
+    """Return the warming at the end of the century as a table, one line for each scenario.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Ask each kind of worker who it is."""
+"""Run tasks on each kind of worker, and print which worker ran them."""
 
 from distributed import get_worker
 
@@ -6,7 +6,7 @@ from scalable.session import ScalableSession
 
 
 def greet(number: int) -> str:
-    """Say which worker runs this."""
+    """Return which worker runs this task."""
     return f"task {number} ran on {get_worker().name}"
 
 

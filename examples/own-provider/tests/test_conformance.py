@@ -1,4 +1,4 @@
-"""The provider keeps every promise that providers make."""
+"""The provider passes the conformance suite of providers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The provider does what providers do."""
+"""What is specific to this provider: the command prefix, environments, and what it does not support."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cluster() -> Iterator[ClusterHandle]:
         yield handle
 
 
-def look(_: int) -> tuple[str, str, int]:
+def describe_worker(_: int) -> tuple[str, str, int]:
     return os.environ["KIND"], os.environ["OMP_NUM_THREADS"], os.nice(0)
 
 
@@ -49,7 +49,7 @@ def test_each_group_has_workers_of_its_own(cluster: ClusterHandle) -> None:
         assert isinstance(client, ScalableClient)
         niceness = os.nice(0) + 10
         for tag, cpus in (("model", "2"), ("plots", "1")):
-            seen = client.gather(client.map(look, range(4), tag=tag))
+            seen = client.gather(client.map(describe_worker, range(4), tag=tag))
             assert set(seen) == {(tag, cpus, niceness)}
 
 
@@ -59,7 +59,7 @@ def test_an_image_is_refused() -> None:
     assert (issue.path, issue.code) == ("components.model.image", "E_NOT_SUPPORTED")
 
 
-def test_a_launcher_that_is_not_there_is_told() -> None:
+def test_a_missing_launcher_is_reported() -> None:
     provider, spec = ShellProvider(), spec_of(MANIFEST.replace("nice,", "no-such-program,"))
     with provider.build_cluster(spec) as handle:
         provider.scale(handle, build_plan(spec, provider).scale_plan)

@@ -1,4 +1,4 @@
-"""What the tests of sessions and commands share: a provider, manifests, and the real command."""
+"""Fixtures for the tests of sessions and commands: a provider, a manifest, and the real command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from scalable.providers.registry import clear_registry, register_provider
 
-# A busy machine is no failure.
+# Tests must not fail on a busy machine.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
@@ -25,7 +25,7 @@ MANIFEST = """\
 version: 1
 project: {name: test}
 targets:
-  desk: {provider: desk, n_workers: 1}
+  demo: {provider: demo, n_workers: 1}
 components:
   fair: {slots: 2}
   gcam: {}
@@ -36,7 +36,7 @@ tasks:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to a directory with a manifest whose one target is on the desk, without settings from outside."""
+    """Change to a directory with a manifest whose one target is of the demo provider, without outside settings."""
     for name in ("SCALABLE_MANIFEST", "SCALABLE_TARGET", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     directory = tmp_path / "project"
@@ -47,11 +47,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Register the desk provider in this process."""
+def demo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Register the demo provider in this process."""
     monkeypatch.syspath_prepend(PLUGINS)
     clear_registry()
-    register_provider("desk", lambda: __import__("desk_provider").DeskProvider())
+    register_provider("demo", lambda: __import__("demo_provider").DemoProvider())
     yield
     clear_registry()
 
@@ -68,7 +68,7 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def install(site: Path) -> Install:
-    """Write down what pip would of a distribution, ``scalable-<name>`` 1.0 by default, that brings a provider."""
+    """Write the metadata of an installed distribution with a provider, by default ``scalable-<name>`` 1.0."""
 
     def install(name: str, entry_point: str, *, distribution: str | None = None) -> None:
         distribution = distribution or f"scalable-{name}"
@@ -84,8 +84,8 @@ def install(site: Path) -> Install:
 
 @pytest.fixture
 def environment(site: Path, install: Install) -> dict[str, str]:
-    """The environment of a process that has the desk provider installed."""
-    install("desk", "desk_provider:DeskProvider")
+    """The environment of a process that has the demo provider installed."""
+    install("demo", "demo_provider:DemoProvider")
     path = os.pathsep.join(filter(None, (str(site), str(PLUGINS), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}
 
@@ -117,7 +117,7 @@ Eventually = Callable[[Callable[[], bool]], bool]
 
 @pytest.fixture
 def eventually() -> Eventually:
-    """Wait, for a minute at most, for something that another process or thread does."""
+    """Return whether a condition becomes true within a minute."""
 
     def eventually(condition: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + 60
@@ -132,7 +132,7 @@ def eventually() -> Eventually:
 
 @pytest.fixture
 def gone(eventually: Eventually) -> Callable[[Iterable[int]], bool]:
-    """Tell whether processes are no more, or soon will be."""
+    """Return whether processes have ended, or end within a minute."""
 
     def alive(pid: int) -> bool:
         try:

@@ -88,8 +88,8 @@ def test_lines_name_source_and_date_and_end_with_the_notes() -> None:
 @pytest.mark.parametrize(
     ("quantity", "price"), [("-1", "1"), ("1", "-1"), ("NaN", "1"), ("1", "Infinity")]
 )
-def test_numbers_that_are_no_amounts_are_refused(quantity: str, price: str) -> None:
-    with pytest.raises(ValueError, match="no quantity or price"):
+def test_invalid_quantities_and_prices_are_refused(quantity: str, price: str) -> None:
+    with pytest.raises(ValueError, match="not a valid quantity or price"):
         item("a", quantity, price)
 
 

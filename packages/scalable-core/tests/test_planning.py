@@ -16,7 +16,14 @@ from scalable.manifest.issues import ValidationReport
 from scalable.manifest.lock import manifest_lock
 from scalable.manifest.parser import parse_manifest
 from scalable.manifest.validate import validate_manifest
-from scalable.planning import Plan, build_plan, check_counts, check_limits, costliest, scale_plan
+from scalable.planning import (
+    Plan,
+    build_plan,
+    check_counts,
+    check_limits,
+    most_expensive_plan,
+    scale_plan,
+)
 from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest, ScalePlan
 from scalable.providers.options import TargetOptions, WorkerRange
 
@@ -32,7 +39,7 @@ def spec_of(
         {
             "version": 1,
             "project": {"name": "test"},
-            "targets": {"here": {"provider": "desk", **options}},
+            "targets": {"here": {"provider": "demo", **options}},
             "components": components,
             "tasks": {"run": {"component": next(iter(components))}} if components else {},
         },
@@ -50,10 +57,10 @@ def problems(options: dict[str, Any]) -> list[tuple[str, str]]:
     return [(issue.path, issue.code) for issue in issues]
 
 
-class Desk:
-    """A provider that does nothing, and has none of the optional abilities."""
+class PlainProvider:
+    """A provider that does nothing, without any of the optional abilities."""
 
-    name = "desk"
+    name = "demo"
 
     def validate(self, spec: DeploymentSpec) -> ValidationReport:
         return ValidationReport.of([])
@@ -66,7 +73,7 @@ class Desk:
     def close(self, cluster: ClusterHandle) -> None: ...
 
 
-class PricedDesk(Desk):
+class PricedProvider(PlainProvider):
     """gcam costs 3 an hour, plots 1, anything else is unknown; the scheduler costs 0.5."""
 
     prices: Mapping[str, str] = {"gcam": "3", "plots": "1", "scheduler": "0.5"}
@@ -197,7 +204,7 @@ def test_precedence_of_counts(
         ),
     ],
 )
-def test_counts_that_do_not_fit(options: dict[str, Any], path: str, code: str) -> None:
+def test_contradicting_counts(options: dict[str, Any], path: str, code: str) -> None:
     assert problems(options) == [(f"targets.here.{path}", code)]
     with pytest.raises(ValidationFailedError) as caught:
         planned(options)
@@ -209,7 +216,7 @@ def test_counts_that_just_fit() -> None:
     assert problems({"n_workers": 4, "adaptive": {"minimum": 4, "maximum": 4}}) == []
 
 
-def test_groups_that_take_turns_with_one_worker_are_warned_of() -> None:
+def test_groups_that_share_one_worker_in_turns_get_a_warning() -> None:
     assert problems({"max_workers": 1}) == [("targets.here.max_workers", "W_ONE_WORKER")]
     assert planned({"max_workers": 1}).ranges_by_tag == {"gcam": (0, 1), "plots": (0, 1)}
     assert problems({"max_workers": 2}) == []
@@ -235,7 +242,7 @@ def test_a_component_that_only_the_overlay_of_a_target_has_is_known() -> None:
         {
             "version": 1,
             "project": {"name": "test"},
-            "targets": {"here": {"provider": "desk", "overlay": "big", "workers": {"ml": 2}}},
+            "targets": {"here": {"provider": "demo", "overlay": "big", "workers": {"ml": 2}}},
             "components": COMPONENTS,
             "overlays": {"big": {"components": {"ml": {}}}},
         }
@@ -244,13 +251,13 @@ def test_a_component_that_only_the_overlay_of_a_target_has_is_known() -> None:
     assert list(check_counts(spec, TargetOptions(workers={"ml": 2}))) == []
 
 
-def test_the_manifest_and_the_provider_tell_an_unknown_tag_in_the_same_words() -> None:
+def test_the_manifest_and_the_provider_report_an_unknown_tag_alike() -> None:
     spec = spec_of({"workers": {"gcma": 1}})
-    whole = validate_manifest(spec.manifest, known_providers=["desk"])
+    whole = validate_manifest(spec.manifest, known_providers=["demo"])
     assert set(check_counts(spec, TargetOptions(workers={"gcma": 1}))) == set(whole.issues)
 
 
-def test_workers_ask_for_what_their_component_says() -> None:
+def test_workers_request_the_resources_of_their_component() -> None:
     components = {**COMPONENTS, "ml": {"gpus": 2}}
     assert planned({}, components=components).resources_by_tag == {
         "gcam": ResourceRequest(cpus=4, memory=8 * 10**9),
@@ -296,8 +303,8 @@ def test_a_plan_holds_its_cap_and_its_ranges(
 
 def test_a_plan_names_its_parts() -> None:
     spec = spec_of({"n_workers": 2})
-    plan = build_plan(spec, Desk())
-    assert (plan.target, plan.provider) == ("here", "desk")
+    plan = build_plan(spec, PlainProvider())
+    assert (plan.target, plan.provider) == ("here", "demo")
     assert plan.manifest_lock == manifest_lock(spec.raw_manifest)
     assert plan.scale_plan.workers_by_tag == {"gcam": 2, "plots": 2}
     assert plan.components_by_task == {"run": "gcam"}
@@ -305,21 +312,21 @@ def test_a_plan_names_its_parts() -> None:
 
 
 def test_a_provider_without_typed_options_may_have_options_of_its_own() -> None:
-    plan = build_plan(spec_of({"n_workers": 2, "colour": "red"}), Desk())
+    plan = build_plan(spec_of({"n_workers": 2, "colour": "red"}), PlainProvider())
     assert plan.scale_plan.workers_by_tag == {"gcam": 2, "plots": 2}
 
 
-def test_counts_that_cannot_be_read_make_no_plan() -> None:
+def test_invalid_counts_make_no_plan() -> None:
     with pytest.raises(ValidationFailedError) as caught:
-        build_plan(spec_of({"n_workers": "many", "max_workers": 0}), Desk())
+        build_plan(spec_of({"n_workers": "many", "max_workers": 0}), PlainProvider())
     assert {issue.path for issue in caught.value.report.errors} == {
         "targets.here.n_workers",
         "targets.here.max_workers",
     }
 
 
-def test_a_provider_that_plans_and_one_that_has_prices_are_asked() -> None:
-    class Own(PricedDesk):
+def test_a_plan_uses_the_counts_and_prices_of_the_provider() -> None:
+    class Own(PricedProvider):
         def plan_scale(self, spec: DeploymentSpec) -> ScalePlan:
             return ScalePlan(workers_by_tag={"gcam": 7})
 
@@ -329,9 +336,9 @@ def test_a_provider_that_plans_and_one_that_has_prices_are_asked() -> None:
     assert plan.cost.hourly == Decimal("21.5")
 
 
-@pytest.mark.parametrize("provider", [Desk(), PricedDesk()])
+@pytest.mark.parametrize("provider", [PlainProvider(), PricedProvider()])
 @pytest.mark.parametrize("options", [{}, {"max_workers": 3}, {"workers": {"gcam": {"maximum": 2}}}])
-def test_a_plan_survives_json(provider: Desk, options: dict[str, Any]) -> None:
+def test_a_plan_survives_json(provider: PlainProvider, options: dict[str, Any]) -> None:
     plan = build_plan(spec_of(options), provider)
     text = plan.to_json()
     assert Plan.from_json(text) == plan
@@ -341,47 +348,58 @@ def test_a_plan_survives_json(provider: Desk, options: dict[str, Any]) -> None:
 def test_the_same_manifest_in_another_order_gives_the_same_bytes() -> None:
     one = spec_of({"n_workers": 2, "max_workers": 8}, {"b": {"cpus": 2}, "a": {}, "c": {}})
     other = spec_of({"max_workers": 8, "n_workers": 2}, {"b": {"cpus": 2}, "c": {}, "a": {}})
-    assert build_plan(one, Desk()).to_json() == build_plan(other, Desk()).to_json()
+    assert (
+        build_plan(one, PlainProvider()).to_json() == build_plan(other, PlainProvider()).to_json()
+    )
 
 
 def test_no_value_of_the_environment_is_in_a_plan() -> None:
     components = {"gcam": {"image": "${IMAGE}", "env": {"TOKEN": "${TOKEN}"}}}
     env = {"IMAGE": "registry/secret-image", "TOKEN": "s3cret", "ROOM": "secret-room"}
     spec = spec_of({"room": "${ROOM}"}, components, env)
-    text = build_plan(spec, Desk()).to_json()
+    text = build_plan(spec, PlainProvider()).to_json()
     assert "secret" not in text
     assert "s3cret" not in text
     assert json.loads(text)["manifest_lock"] == manifest_lock(spec.raw_manifest)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1}', "nonsense"])
-def test_what_is_no_plan_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no plan of format 1"):
+def test_text_that_is_not_a_plan_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a plan of format 1"):
         Plan.from_json(text)
 
 
-def test_the_costliest_counts_fill_the_cap_with_the_expensive_group() -> None:
+def test_the_most_expensive_plan_fills_the_cap_with_the_expensive_group() -> None:
     spec = spec_of({"max_workers": 5})
     plan = ScalePlan(
         workers_by_tag={"gcam": 1, "plots": 2},
         ranges_by_tag={"gcam": (1, 3), "plots": (1, 9)},
         max_workers=5,
     )
-    assert costliest(spec, PricedDesk(), plan).workers_by_tag == {"gcam": 3, "plots": 2}
+    assert most_expensive_plan(spec, PricedProvider(), plan).workers_by_tag == {
+        "gcam": 3,
+        "plots": 2,
+    }
 
 
 def test_counts_above_the_cap_leave_no_room_and_take_none_away() -> None:
     plan = ScalePlan(
         workers_by_tag={"gcam": 9, "plots": 2}, ranges_by_tag={"plots": (2, 4)}, max_workers=5
     )
-    assert costliest(spec_of({}), PricedDesk(), plan).workers_by_tag == {"gcam": 9, "plots": 2}
+    assert most_expensive_plan(spec_of({}), PricedProvider(), plan).workers_by_tag == {
+        "gcam": 9,
+        "plots": 2,
+    }
 
 
-def test_without_a_cap_the_costliest_counts_are_the_maxima() -> None:
+def test_without_a_cap_the_most_expensive_plan_has_the_maxima() -> None:
     plan = ScalePlan(
         workers_by_tag={"gcam": 4, "plots": 0}, ranges_by_tag={"plots": (0, 9)}, max_workers=None
     )
-    assert costliest(spec_of({}), PricedDesk(), plan).workers_by_tag == {"gcam": 4, "plots": 9}
+    assert most_expensive_plan(spec_of({}), PricedProvider(), plan).workers_by_tag == {
+        "gcam": 4,
+        "plots": 9,
+    }
 
 
 @pytest.mark.parametrize(
@@ -394,25 +412,25 @@ def test_without_a_cap_the_costliest_counts_are_the_maxima() -> None:
         ({"max_workers": 2}, 6.4, False),
     ],
 )
-def test_a_limit_holds_for_the_most_a_plan_may_come_to(
+def test_a_limit_holds_for_the_maximum_cost_of_a_plan(
     options: dict[str, Any], allowed: float, within: bool
 ) -> None:
     spec = spec_of({**options, "limits": {"max_hourly_cost": allowed}})
-    plan = build_plan(spec, PricedDesk()).scale_plan
+    plan = build_plan(spec, PricedProvider()).scale_plan
     if within:
-        check_limits(spec, PricedDesk(), plan)
+        check_limits(spec, PricedProvider(), plan)
         return
     with pytest.raises(LimitExceededError, match=r"above targets\.here\.limits\.max_hourly_cost"):
-        check_limits(spec, PricedDesk(), plan)
+        check_limits(spec, PricedProvider(), plan)
 
 
 def test_an_unknown_price_cannot_be_shown_to_be_within_a_limit() -> None:
     spec = spec_of({"limits": {"max_hourly_cost": 1000}}, {"gcam": {}, "new": {}})
-    plan = build_plan(spec, PricedDesk()).scale_plan
+    plan = build_plan(spec, PricedProvider()).scale_plan
     with pytest.raises(LimitExceededError, match="price of new is unknown"):
-        check_limits(spec, PricedDesk(), plan)
+        check_limits(spec, PricedProvider(), plan)
 
 
-def test_without_a_limit_any_cost_will_do() -> None:
+def test_without_a_limit_any_cost_is_accepted() -> None:
     spec = spec_of({"n_workers": 1000})
-    check_limits(spec, PricedDesk(), build_plan(spec, PricedDesk()).scale_plan)
+    check_limits(spec, PricedProvider(), build_plan(spec, PricedProvider()).scale_plan)

@@ -1,4 +1,4 @@
-"""Records, apart from the runs that `test_run` keeps them of."""
+"""Records of runs, without running a workflow as `test_run` does."""
 
 import json
 import stat
@@ -10,17 +10,17 @@ from scalable.cluster import Event
 from scalable.runs import RunRecord
 from scalable.session import ScalableSession
 
-pytestmark = pytest.mark.usefixtures("desk")
+pytestmark = pytest.mark.usefixtures("demo")
 
 SECRET = "hunter2hunter2"
 
 
 @pytest.fixture
 def record(project: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
-    monkeypatch.setenv("DESK_SECRET", SECRET)
+    monkeypatch.setenv("DEMO_SECRET", SECRET)
     (project / "scalable.yaml").write_text(
         "version: 1\nproject: {name: test}\n"
-        'targets: {desk: {provider: desk, account: "${DESK_SECRET}"}}\ncomponents: {fair: {}}\n'
+        'targets: {demo: {provider: demo, account: "${DEMO_SECRET}"}}\ncomponents: {fair: {}}\n'
     )
     (project / "workflow.py").write_text("pass")
     session = ScalableSession.from_yaml()
@@ -41,14 +41,14 @@ def test_a_run_that_is_killed_stays_running(record: RunRecord) -> None:
     assert written["ended"] is None
 
 
-def test_what_came_from_the_environment_is_shown_nowhere(record: RunRecord) -> None:
+def test_values_from_the_environment_are_redacted_everywhere(record: RunRecord) -> None:
     record.end(1, error=f"account {SECRET} is closed", events=[Event(0.0, "fair", f"no {SECRET}")])
 
     written = read(record)
     assert SECRET not in json.dumps(written)
-    assert written["error"] == "account ${DESK_SECRET} is closed"
+    assert written["error"] == "account ${DEMO_SECRET} is closed"
     assert written["events"] == [
-        {"time": "1970-01-01T00:00:00.000+00:00", "group": "fair", "text": "no ${DESK_SECRET}"}
+        {"time": "1970-01-01T00:00:00.000+00:00", "group": "fair", "text": "no ${DEMO_SECRET}"}
     ]
     assert (written["status"], written["exit_status"]) == ("failed", 1)
 

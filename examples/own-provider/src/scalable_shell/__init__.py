@@ -1,4 +1,4 @@
-"""A provider that starts each worker by a command."""
+"""A provider that starts each worker as a command on this machine."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ class ShellOptions(TargetOptions):
     """Options of a target of this provider."""
 
     launcher: tuple[OneLine, ...] = Field(
-        default=(), description="Words before the command of each worker: `[nice, -n, '10']`."
+        default=(), description="Prefix of each worker's command: `[nice, -n, '10']`."
     )
 
 
 class ShellProvider(BaseProvider[ShellOptions]):
-    """Runs each worker as a command."""
+    """Starts each worker as a command."""
 
     name = "shell"
     options_model = ShellOptions
 
     def check(self, spec: DeploymentSpec, options: ShellOptions) -> Iterator[ValidationIssue]:
-        """Refuse containers, which a bare command does not have."""
+        """Yield an error for each component with an image, because a command runs in no container."""
         for tag, component in spec.components.items():
             if component.image is not None:
-                message = "a command runs in no container; remove the image"
+                message = "this provider does not run containers; remove the image"
                 yield spec.component_issue(tag, "image", "E_NOT_SUPPORTED", message)
 
     def _build(self, spec: DeploymentSpec, options: ShellOptions) -> ClusterHandle:
-        # Here and not above: `scalable validate` imports this module, and is to stay quick.
+        # Imported here, because `scalable validate` imports this module and must stay quick.
         from distributed import LocalCluster
 
         from scalable.cluster import GroupedCluster
@@ -52,6 +52,6 @@ class ShellProvider(BaseProvider[ShellOptions]):
             backend = ShellBackend(spec.components, host.scheduler_address, options.launcher)
             cluster = GroupedCluster(host, backend, groups, max_workers=options.max_workers)
         except BaseException:
-            host.close()  # all or nothing: what was made is gone if this raises
+            host.close()  # all or nothing: if this method raises, nothing is left behind
             raise
         return cluster_handle(cluster, spec)

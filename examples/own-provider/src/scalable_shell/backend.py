@@ -1,4 +1,4 @@
-"""Commands of this machine as units: all that is known of the native system."""
+"""Commands on this machine as units: the only module that knows the native system."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scalable.providers.worker import thread_environment, worker_arguments
 
 __all__ = ["ShellBackend"]
 
-_PATIENCE = 5.0
+_TERMINATION_TIMEOUT = 5.0
 
 
 class ShellBackend:
@@ -30,9 +30,9 @@ class ShellBackend:
     components : mapping of str to ComponentConfig
         The component of each group, by tag.
     scheduler_address : str
-        Where workers find the scheduler.
+        The address at which workers connect to the scheduler.
     launcher : sequence of str
-        Words before the command.
+        Prefix of each worker's command.
     """
 
     def __init__(
@@ -89,27 +89,27 @@ class ShellBackend:
             )
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Ask each command whether it still runs."""
+        """Return the state of each command."""
         return {name: _state(unit, process) for name, (unit, process) in self._running.items()}
 
     async def stop(self, units: Sequence[Unit]) -> None:
-        """Ask these commands to end, and kill those that do not."""
+        """Terminate these commands, and kill those that do not end."""
         found = [self._running[unit.id][1] for unit in units if unit.id in self._running]
-        await asyncio.to_thread(_end, found)
+        await asyncio.to_thread(_terminate, found)
 
     async def describe(self, unit: Unit) -> Explanation:
-        """Say how a command is, with the tail of what it wrote."""
+        """Return the state of a command, with the tail of its log."""
         state = _state(*self._running[unit.id])
         log_tail = await asyncio.to_thread(tail, self._log(unit))
         return Explanation(state.reason, state.detail, log_tail=log_tail)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """End every command that still runs, and remove the logs."""
+        """Terminate every command that still runs, and remove the logs."""
         processes = [process for _, process in self._running.values()]
-        await asyncio.to_thread(_end, processes)
+        await asyncio.to_thread(_terminate, processes)
         await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
         return [
-            Leftover("process", str(process.pid), "it does not end")
+            Leftover("process", str(process.pid), "it cannot be killed")
             for process in processes
             if process.poll() is None
         ]
@@ -121,21 +121,21 @@ class ShellBackend:
 def _state(unit: Unit, process: subprocess.Popen[bytes]) -> UnitState:
     status = process.poll()
     if status is None:
-        return UnitState(unit, Phase.RUNNING, Reason.STARTING, "its command runs")
+        return UnitState(unit, Phase.RUNNING, Reason.STARTING, "its command is running")
     return UnitState(unit, Phase.GONE, Reason.EXITED, f"its command ended with status {status}")
 
 
-def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    living = [process for process in processes if process.poll() is None]
-    for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
-        for process in living:
-            end(process)
-        living = [process for process in living if not _ended(process)]
+def _terminate(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    running = [process for process in processes if process.poll() is None]
+    for send_signal in (subprocess.Popen.terminate, subprocess.Popen.kill):
+        for process in running:
+            send_signal(process)
+        running = [process for process in running if not _has_ended(process)]
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     try:
-        process.wait(_PATIENCE)
+        process.wait(_TERMINATION_TIMEOUT)
     except subprocess.TimeoutExpired:
         return False
     return True

@@ -1,7 +1,7 @@
-"""What a plan costs: line items with sources, and sums that admit what they do not know.
+"""What a plan costs: line items with sources, and sums that account for unknown prices.
 
-A price that is not known is *unknown*, never 0. A sum with an unknown part has no value; what can be said is that it
-is at least the known part.
+A price that is not known is *unknown*, never 0. A sum with an unknown part has no value; the known part is a lower
+bound.
 
 Examples
 --------
@@ -31,12 +31,12 @@ from typing import Any, Self
 __all__ = ["HOURS_PER_MONTH", "CostEstimate", "CostLineItem"]
 
 HOURS_PER_MONTH = 730
-"""A twelfth of a year, by which cloud providers turn hourly prices into monthly ones."""
+"""A twelfth of a year, with which cloud providers convert hourly prices into monthly ones."""
 
 
 @dataclass(frozen=True)
 class CostLineItem:
-    """One thing that costs money as long as it is there.
+    """One thing that costs money as long as it exists.
 
     Parameters
     ----------
@@ -47,13 +47,13 @@ class CostLineItem:
     unit : str
         What is counted: ``vCPU``, ``GB``, ``c6i.large``.
     unit_price : Decimal or None
-        Price of one unit for one hour; None where it is not known.
+        Price of one unit for one hour; None if it is not known.
     currency : str
         ISO 4217 code.
     source : str
         Where the price is from; required with a price.
     as_of : date or None
-        The day on which the source said so; required with a price.
+        The day on which the source listed it; required with a price.
 
     Raises
     ------
@@ -72,7 +72,7 @@ class CostLineItem:
     def __post_init__(self) -> None:
         for number in (self.quantity, self.unit_price):
             if number is not None and not (number.is_finite() and number >= 0):
-                raise ValueError(f"{self.description}: {number} is no quantity or price")
+                raise ValueError(f"{self.description}: {number} is not a valid quantity or price")
         if self.unit_price is not None and not (self.source and self.as_of):
             raise ValueError(
                 f"{self.description}: give the price its source and as_of, or None for unknown"
@@ -80,20 +80,20 @@ class CostLineItem:
 
     @property
     def hourly(self) -> Decimal | None:
-        """Cost of one hour; None where the price is not known."""
+        """Cost of one hour; None if the price is not known."""
         return None if self.unit_price is None else self.quantity * self.unit_price
 
     def __str__(self) -> str:
-        what = f"{self.description}: {_plain(self.quantity)} {self.unit}"
+        what = f"{self.description}: {_format_number(self.quantity)} {self.unit}"
         if self.unit_price is None or self.hourly is None:
             return f"{what}, price unknown"
         return (
-            f"{what} at {_plain(self.unit_price)} {self.currency}/h = "
-            f"{_plain(self.hourly)} {self.currency}/h ({self.source}, {self.as_of})"
+            f"{what} at {_format_number(self.unit_price)} {self.currency}/h = "
+            f"{_format_number(self.hourly)} {self.currency}/h ({self.source}, {self.as_of})"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the item as plain JSON values; numbers as text, so that none is rounded."""
+        """Return the item as JSON values; numbers as text, so that none is rounded."""
         return {
             "description": self.description,
             "quantity": str(self.quantity),
@@ -106,7 +106,7 @@ class CostLineItem:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
+        """Return the item that `to_dict` has written."""
         price, as_of = data["unit_price"], data["as_of"]
         return cls(
             description=data["description"],
@@ -126,10 +126,10 @@ class CostEstimate:
     Parameters
     ----------
     items : tuple of CostLineItem
-        One per thing that costs money, the ones without a known price included. None at all says that nothing costs
-        money; a provider that cannot tell returns no estimate.
+        One per thing that costs money, including those without a known price. An empty tuple means that nothing
+        costs money; a provider that does not know returns no estimate.
     notes : tuple of str
-        What the estimate takes for granted or leaves out, one line each.
+        What the estimate assumes or leaves out, one line each.
 
     Raises
     ------
@@ -144,7 +144,7 @@ class CostEstimate:
         currencies = {item.currency for item in self.items}
         if len(currencies) > 1:
             raise ValueError(
-                f"an estimate has one currency, and not {' and '.join(sorted(currencies))}"
+                f"an estimate has one currency, not {' and '.join(sorted(currencies))}"
             )
 
     @property
@@ -164,22 +164,22 @@ class CostEstimate:
 
     @property
     def hourly(self) -> Decimal | None:
-        """Cost of one hour; None where a part of it is not known."""
+        """Cost of one hour; None if a part of it is not known."""
         return None if self.unknown else self.known_hourly
 
     @property
     def monthly(self) -> Decimal | None:
-        """Cost of 730 hours; None where a part of it is not known."""
+        """Cost of 730 hours; None if a part of it is not known."""
         return None if self.hourly is None else self.hourly * HOURS_PER_MONTH
 
     def lines(self) -> list[str]:
-        """Write the estimate for people: one line per item, the total, the notes."""
+        """Return the estimate as lines of text: one per item, the total, the notes."""
         return [*map(str, self.items), self._total(), *self.notes]
 
     def _total(self) -> str:
         known = self.known_hourly
         sums = (
-            f"{_plain(known)} {self.currency}/h, "
+            f"{_format_number(known)} {self.currency}/h, "
             f"{known * HOURS_PER_MONTH:.2f} {self.currency}/month of {HOURS_PER_MONTH} h"
         )
         if not self.unknown:
@@ -188,7 +188,7 @@ class CostEstimate:
         return f"total: {at_least}unknown: {', '.join(self.unknown)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the estimate as plain JSON values, its sums included for those who only read."""
+        """Return the estimate as JSON values, including its sums."""
         return {
             "currency": self.currency,
             "hourly": None if self.hourly is None else str(self.hourly),
@@ -200,19 +200,19 @@ class CostEstimate:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote; the sums are made anew from the items."""
+        """Return the estimate that `to_dict` has written; its sums are computed from the items again."""
         return cls(
             items=tuple(CostLineItem.from_dict(item) for item in data["items"]),
             notes=tuple(data["notes"]),
         )
 
 
-def _plain(number: Decimal) -> str:
-    """Write a number without exponent and without zeros at the end.
+def _format_number(number: Decimal) -> str:
+    """Return a number as text without exponent and without trailing zeros.
 
     Examples
     --------
-    >>> _plain(Decimal("0.3400")), _plain(Decimal("4E+2"))
+    >>> _format_number(Decimal("0.3400")), _format_number(Decimal("4E+2"))
     ('0.34', '400')
     """
     text = f"{number:f}"

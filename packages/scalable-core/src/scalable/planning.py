@@ -1,7 +1,7 @@
-"""How many workers each group gets, and the plan that says so before anything is started.
+"""How many workers each group gets, as a plan that is made before anything is started.
 
-Everything here is a function of the manifest: no clock, no environment, no network. The same manifest gives the same
-plan, byte for byte, and a plan shows nothing that the environment put into the manifest.
+Everything here depends on the manifest alone: no clock, no environment, no network. The same manifest gives the same
+plan, byte for byte, and a plan has none of the values that the manifest has from the environment.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
     "check_counts",
     "check_limits",
     "component_request",
-    "costliest",
+    "most_expensive_plan",
     "scale_plan",
 ]
 
@@ -51,15 +51,15 @@ class Plan:
     target : str
         The target.
     provider : str
-        What its provider calls itself.
+        The name of its provider.
     manifest_lock : str
         SHA-256 of the merged, unexpanded manifest.
     scale_plan : ScalePlan
-        How many workers each group starts with, and where it may go.
+        How many workers each group starts with, and the range of each adaptive group.
     components_by_task : mapping of str to str
-        The component that runs each task.
+        The component that runs each manifest task.
     cost : CostEstimate or None
-        What the workers that it starts with cost; None where the provider knows no prices.
+        The cost of the workers that it starts with; None if the provider has no prices.
     """
 
     target: str
@@ -70,7 +70,7 @@ class Plan:
     cost: CostEstimate | None = None
 
     def to_json(self) -> str:
-        """Write the plan: equal plans are equal texts."""
+        """Return the plan as text; equal plans give equal texts."""
         document = {
             "format": _FORMAT,
             "target": self.target,
@@ -84,12 +84,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote.
+        """Return the plan that `to_json` has written.
 
         Raises
         ------
         ValueError
-            The text is no plan, or one of another version.
+            The text is not a plan, or is one of another format.
         """
         try:
             document = json.loads(text)
@@ -106,24 +106,24 @@ class Plan:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"this is no plan of format {_FORMAT}; make one with `scalable plan --json`"
+                f"this is not a plan of format {_FORMAT}; make one with `scalable plan --json`"
             ) from error
 
 
 def build_plan(spec: DeploymentSpec, provider: DeploymentProvider) -> Plan:
-    """Plan one target.
+    """Return the plan of one target.
 
     Parameters
     ----------
     spec : DeploymentSpec
         The target, which its provider has validated.
     provider : DeploymentProvider
-        Its provider, which is asked for its own view of the counts and for prices if it has them.
+        Its provider, whose `plan_scale` and `estimate_cost` are used if it has them.
 
     Raises
     ------
     ValidationFailedError
-        The counts cannot be read or do not fit together.
+        The counts are not valid, or contradict each other.
     """
     if isinstance(provider, PlansScale):
         scale = provider.plan_scale(spec)
@@ -148,10 +148,10 @@ def scale_plan(
     options: TargetOptions,
     request: Callable[[ComponentConfig], ResourceRequest] | None = None,
 ) -> ScalePlan:
-    """Turn a target's counts into one size for each group.
+    """Return the size of each group, from the counts of a target.
 
-    What is said of a component in `workers` goes first; then `adaptive`, which starts with `n_workers` or its
-    minimum; then `n_workers`; then 1. `max_workers` alone lets every group adapt between 0 and that number.
+    A component's count in `workers` takes precedence; then `adaptive`, which starts with `n_workers` or its minimum;
+    then `n_workers`; then 1. With `max_workers` alone, every group adapts between 0 and that number.
 
     Parameters
     ----------
@@ -160,17 +160,17 @@ def scale_plan(
     options : TargetOptions
         Its options.
     request : callable, optional
-        What one worker of a component asks for; by default what the component says.
+        Returns the resources of one worker of a component; by default `component_request`.
 
     Raises
     ------
     ValidationFailedError
-        As `check_counts`.
+        `check_counts` finds an error.
     """
     report = ValidationReport.of(check_counts(spec, options))
     if not report.ok:
         raise ValidationFailedError(report)
-    sizes = _sizes(spec, options)
+    sizes = _group_sizes(spec, options)
     return ScalePlan(
         workers_by_tag={tag: size.initial for tag, size in sizes.items()},
         resources_by_tag={
@@ -185,12 +185,12 @@ def scale_plan(
 
 
 def component_request(component: ComponentConfig) -> ResourceRequest:
-    """Ask for what a component says, and for nothing that its target adds."""
+    """Return the resources that a component specifies, without what its target adds."""
     return ResourceRequest(component.cpus, component.memory, gpus=component.gpus or None)
 
 
 def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[ValidationIssue]:
-    """Find counts of groups that do not exist, and counts that do not fit together or leave somebody without."""
+    """Yield counts of unknown groups, and counts that contradict each other or leave a group without workers."""
     if isinstance(options.workers, Mapping):
         names = References.of_manifest(spec.manifest)
         yield from find_unknown_tags(
@@ -199,59 +199,59 @@ def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[Valid
     bounds, start = options.adaptive, options.n_workers
     if bounds and start is not None and not bounds.minimum <= start <= bounds.maximum:
         message = (
-            "must lie between the minimum and the maximum of adaptive, since groups start with it"
+            "must lie between the minimum and the maximum of adaptive, because groups start with it"
         )
         yield spec.option_issue("n_workers", "E_OUT_OF_RANGE", message)
     if options.max_workers is not None:
-        yield from _check_cap(spec, _sizes(spec, options), options.max_workers)
+        yield from _check_cap(spec, _group_sizes(spec, options), options.max_workers)
 
 
 def _check_cap(
-    spec: DeploymentSpec, sizes: Mapping[str, _Size], cap: int
+    spec: DeploymentSpec, sizes: Mapping[str, _GroupSize], cap: int
 ) -> Iterator[ValidationIssue]:
-    """Find counts that are above the cap on all groups together, and groups that it leaves without a worker."""
-    above = {size.said_at for size in sizes.values() if size.initial > cap}
+    """Yield counts that exceed the cap on the total, and groups for which it leaves no worker."""
+    too_large = {size.option_path for size in sizes.values() if size.initial > cap}
     total = sum(size.initial for size in sizes.values())
-    kept = sum(size.minimum for size in sizes.values())
-    from_nothing = [tag for tag, size in sizes.items() if not size.minimum and size.maximum]
-    if above:
-        for path in sorted(above):
+    minimum_total = sum(size.minimum for size in sizes.values())
+    from_zero = [tag for tag, size in sizes.items() if not size.minimum and size.maximum]
+    if too_large:
+        for path in sorted(too_large):
             message = "is above max_workers; raise max_workers or ask for fewer"
             yield spec.option_issue(path, "E_ABOVE_MAX_WORKERS", message)
     elif total > cap:
-        message = f"the groups start with {total} workers together; raise it or ask for fewer"
+        message = f"the groups start with {total} workers in total; raise it or ask for fewer"
         yield spec.option_issue("max_workers", "E_ABOVE_MAX_WORKERS", message)
         return
-    elif from_nothing and kept >= cap:
-        others = f"the other groups always have {kept} workers"
-        message = f"leaves no room for {', '.join(from_nothing)}, since {others}; raise it"
+    elif from_zero and minimum_total >= cap:
+        others = f"the other groups always have {minimum_total} workers"
+        message = f"leaves no worker for {', '.join(from_zero)}, because {others}; raise it"
         yield spec.option_issue("max_workers", "E_NO_ROOM", message)
         return
-    if len(from_nothing) > 1 and cap == 1:
-        # A draining worker hands its results to another one, and there never is another one.
+    if len(from_zero) > 1 and cap == 1:
+        # A draining worker moves its results to another worker, and here there never is another one.
         message = (
-            "lets the groups take turns with one worker, which then cannot hand its results to the next; "
-            "say 2, or have the workflow gather results and drop their futures in between"
+            "gives the groups one worker in turns, which cannot move its results to the next one; "
+            "set it to 2, or let the workflow gather results and release their futures in between"
         )
         yield spec.option_issue("max_workers", "W_ONE_WORKER", message, "warning")
 
 
 def check_limits(spec: DeploymentSpec, provider: DeploymentProvider, plan: ScalePlan) -> None:
-    """Refuse a plan that may cost more than its target allows.
+    """Raise an error if a plan may cost more than its target allows.
 
-    What counts is the most that the plan may come to, adaptive groups at their largest. A cost that is not known
-    cannot be shown to be within a limit.
+    The maximum cost counts, with adaptive groups at their largest. A cost that is not known cannot be shown to be
+    within a limit.
 
     Raises
     ------
     LimitExceededError
-        A `ValueError`: it may cost more, or nobody knows.
+        A `ValueError`: the plan may cost more, or its cost is not known.
     """
     options, _ = common_options(spec)
     allowed = options.limits.max_hourly_cost if options else None
     if allowed is None or not isinstance(provider, EstimatesCost):
         return
-    estimate = provider.estimate_cost(spec, costliest(spec, provider, plan))
+    estimate = provider.estimate_cost(spec, most_expensive_plan(spec, provider, plan))
     if estimate is None:
         return
     where = f"targets.{spec.target_name}.limits.max_hourly_cost"
@@ -262,15 +262,17 @@ def check_limits(spec: DeploymentSpec, provider: DeploymentProvider, plan: Scale
         )
     if estimate.unknown:
         raise LimitExceededError(
-            f"{where} cannot be kept, since the price of {', '.join(estimate.unknown)} is unknown; "
+            f"{where} cannot be enforced, because the price of {', '.join(estimate.unknown)} is unknown; "
             "choose what has a price or remove the limit"
         )
 
 
-def costliest(spec: DeploymentSpec, provider: EstimatesCost, plan: ScalePlan) -> ScalePlan:
-    """Give the most expensive counts that a plan may come to.
+def most_expensive_plan(
+    spec: DeploymentSpec, provider: EstimatesCost, plan: ScalePlan
+) -> ScalePlan:
+    """Return a plan with the most expensive counts that its ranges allow.
 
-    Adaptive groups are at their maximum, the expensive ones first where `max_workers` does not leave room for all.
+    Adaptive groups are at their maximum, the most expensive ones first if `max_workers` is too small for all.
     """
     counts = dict(plan.workers_by_tag)
     counts.update({tag: minimum for tag, (minimum, _) in plan.ranges_by_tag.items()})
@@ -289,27 +291,29 @@ def costliest(spec: DeploymentSpec, provider: EstimatesCost, plan: ScalePlan) ->
     return replace(plan, workers_by_tag=counts)
 
 
-class _Size(NamedTuple):
-    """How many workers a group has, and which option says so."""
+class _GroupSize(NamedTuple):
+    """How many workers a group has, and the option that specifies it."""
 
     initial: int
     minimum: int
     maximum: int
     adaptive: bool
-    said_at: tuple[str, ...]
+    option_path: tuple[str, ...]
 
 
-def _sizes(spec: DeploymentSpec, options: TargetOptions) -> dict[str, _Size]:
-    return {tag: _size(tag, options) for tag in spec.components}
+def _group_sizes(spec: DeploymentSpec, options: TargetOptions) -> dict[str, _GroupSize]:
+    return {tag: _group_size(tag, options) for tag in spec.components}
 
 
-def _size(tag: str, options: TargetOptions) -> _Size:
+def _group_size(tag: str, options: TargetOptions) -> _GroupSize:
     by_tag = isinstance(options.workers, Mapping)
-    said = options.workers.get(tag) if isinstance(options.workers, Mapping) else options.workers
-    if isinstance(said, WorkerRange):
-        return _adaptive(said, said.minimum, options, ("workers", tag, "minimum"))
-    if said is not None:
-        return _fixed(said, ("workers", tag) if by_tag else ("workers",))
+    configured = (
+        options.workers.get(tag) if isinstance(options.workers, Mapping) else options.workers
+    )
+    if isinstance(configured, WorkerRange):
+        return _adaptive(configured, configured.minimum, options, ("workers", tag, "minimum"))
+    if configured is not None:
+        return _fixed(configured, ("workers", tag) if by_tag else ("workers",))
     if options.adaptive is not None:
         if options.n_workers is not None:
             return _adaptive(options.adaptive, options.n_workers, options, ("n_workers",))
@@ -323,15 +327,15 @@ def _size(tag: str, options: TargetOptions) -> _Size:
     return _fixed(1, ("max_workers",))
 
 
-def _fixed(count: int, said_at: tuple[str, ...]) -> _Size:
-    return _Size(count, count, count, False, said_at)
+def _fixed(count: int, option_path: tuple[str, ...]) -> _GroupSize:
+    return _GroupSize(count, count, count, False, option_path)
 
 
 def _adaptive(
-    bounds: WorkerRange, initial: int, options: TargetOptions, said_at: tuple[str, ...]
-) -> _Size:
+    bounds: WorkerRange, initial: int, options: TargetOptions, option_path: tuple[str, ...]
+) -> _GroupSize:
     cap = bounds.maximum if options.max_workers is None else options.max_workers
-    return _Size(initial, bounds.minimum, min(bounds.maximum, cap), True, said_at)
+    return _GroupSize(initial, bounds.minimum, min(bounds.maximum, cap), True, option_path)
 
 
 def _read_scale_plan(data: Mapping[str, Any]) -> ScalePlan:

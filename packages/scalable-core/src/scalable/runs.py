@@ -1,7 +1,7 @@
 """Records of runs: what ran, where, with which versions, and how it ended.
 
-A run has a directory ``.scalable/runs/<id>/`` in the current directory, and in it ``record.json``. Both are for their
-owner's eyes only. A record shows ``${VAR}`` wherever the environment put a value into the manifest.
+A run has a directory ``.scalable/runs/<id>/`` in the current directory, and in it ``record.json``. Only their owner
+can read them. A record shows ``${VAR}`` in the place of each value that the manifest has from the environment.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from scalable.planning import Plan
     from scalable.session import ScalableSession
 
-__all__ = ["RECORDS", "RunRecord", "installed_versions"]
+__all__ = ["RECORDS_DIRECTORY", "RunRecord", "installed_versions"]
 
-RECORDS = Path(".scalable") / "runs"
-"""Where records are kept, from the current directory."""
+RECORDS_DIRECTORY = Path(".scalable") / "runs"
+"""The directory of records, relative to the current directory."""
 
 _FORMAT = 1
 
 
 class RunRecord:
-    """The record of one run, written when it begins and again when it has ended.
+    """The record of one run, written when the run begins and again when it has ended.
 
-    A record that still says ``running`` after its process is gone is that of a process that was killed.
+    If a record's status is ``running`` and its process no longer exists, the process was killed.
 
     Attributes
     ----------
     directory : Path
-        The run's own directory, for its owner only.
-    document : mapping
+        The run's own directory, readable by its owner only.
+    document : dict
         The record, as JSON values.
     """
 
@@ -55,33 +55,33 @@ class RunRecord:
         *,
         workflow: Path,
         arguments: Sequence[str],
-        root: Path = RECORDS,
+        root: Path = RECORDS_DIRECTORY,
     ) -> Self:
-        """Make the run's directory and write down what is about to run.
+        """Create the run's directory and write the record of a run that begins.
 
         Parameters
         ----------
         session : ScalableSession
-            Whose manifest it is.
+            The session of the run.
         plan : Plan
-            What it will start.
+            What the session will start.
         workflow : Path
             The script.
         arguments : sequence of str
-            What the script gets.
+            Its command-line arguments.
         root : Path
-            Where records are kept.
+            The directory of records.
 
         Raises
         ------
         OSError
-            They cannot be kept there, or the script cannot be read.
+            The record cannot be written, or the script cannot be read.
         """
         now = datetime.now(UTC)
-        identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        run_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         document = {
             "format": _FORMAT,
-            "id": identity,
+            "id": run_id,
             "status": "running",
             "started": now.isoformat(timespec="seconds"),
             "ended": None,
@@ -103,7 +103,7 @@ class RunRecord:
             "versions": installed_versions(),
             "events": [],
         }
-        directory = _private_directory(root, identity)
+        directory = _private_directory(root, run_id)
         record = cls(directory, document, session.manifest.redact)
         record._write()
         return record
@@ -111,14 +111,14 @@ class RunRecord:
     def end(
         self, exit_status: int, *, error: str | None = None, events: Iterable[Event] = ()
     ) -> None:
-        """Write down how the run ended.
+        """Write how the run ended.
 
         Parameters
         ----------
         exit_status : int
-            Of the run.
+            The exit status of the run.
         error : str, optional
-            What ended it.
+            The error that ended it.
         events : iterable of Event
             What happened to its worker groups.
 
@@ -146,10 +146,10 @@ class RunRecord:
         self._write()
 
     def to_json(self) -> str:
-        """Write the record as text, without what the environment put into the manifest."""
+        """Return the record as text, without the values that the manifest has from the environment."""
         shown = {
-            # The document and the plan are unexpanded already; a value of one letter would riddle them.
-            key: value if key in _AS_WRITTEN else _map_text(value, self._redact)
+            # The document and the plan are unexpanded already; redacting a one-letter value would corrupt them.
+            key: value if key in _NEVER_REDACTED else _map_text(value, self._redact)
             for key, value in self.document.items()
         }
         return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
@@ -164,13 +164,13 @@ class RunRecord:
 
 
 Redact = Callable[[str], str]
-"""Puts ``${VAR}`` in the place of values that came from the environment."""
+"""Replaces values that came from the environment by ``${VAR}``."""
 
-_AS_WRITTEN = frozenset({"format", "id", "started", "ended", "manifest", "plan", "versions"})
+_NEVER_REDACTED = frozenset({"format", "id", "started", "ended", "manifest", "plan", "versions"})
 
 
 def installed_versions() -> dict[str, str]:
-    """Say which versions run: Python, Dask, and every distribution of Scalable's namespace."""
+    """Return the versions of Python, the platform, Dask, and every distribution of Scalable's namespace."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     for distribution in metadata.distributions():
         name = distribution.name.lower()

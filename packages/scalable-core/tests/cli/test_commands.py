@@ -1,4 +1,4 @@
-"""Commands that only look at manifests."""
+"""Commands that only read manifests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Scalable = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def cli(desk: None, project: Path) -> Callable[..., Result]:
+def cli(demo: None, project: Path) -> Callable[..., Result]:
     def cli(*arguments: str) -> Result:
         return CliRunner().invoke(main, arguments, prog_name="scalable")
 
@@ -70,7 +70,7 @@ def test_wrong_usage_is_one_line(cli: Cli, arguments: list[str], message: str) -
     assert result.stdout == ""
 
 
-def test_as_a_command_of_dask_it_is_no_different(
+def test_as_a_subcommand_of_dask_it_behaves_the_same(
     project: Path, environment: dict[str, str]
 ) -> None:
     def dask(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -98,7 +98,7 @@ def test_a_valid_manifest_is_summed_up(cli: Cli) -> None:
 
     assert result.exit_code == 0
     assert result.stdout == (
-        "scalable.yaml is valid: 1 target, 2 components, 1 task; target desk (desk)\n"
+        "scalable.yaml is valid: 1 target, 2 components, 1 task; target demo (demo)\n"
     )
     assert result.stderr == ""
 
@@ -108,7 +108,7 @@ def test_every_problem_is_listed_with_its_place(cli: Cli, project: Path) -> None
         "version: 1\n"
         "project: {name: test}\n"
         "targets:\n"
-        "  desk: {provider: desk}\n"
+        "  demo: {provider: demo}\n"
         "components:\n"
         "  fair: {cpus: many, memroy: 2G}\n"
         "tasks:\n"
@@ -151,7 +151,7 @@ def test_a_name_that_refers_to_nothing_hides_no_option(cli: Cli, project: Path) 
     result = cli("validate", "--json")
 
     assert {issue["path"] for issue in json.loads(result.stdout)["issues"]} == {
-        "targets.desk.prize",
+        "targets.demo.prize",
         "tasks.simulate.component",
     }
 
@@ -160,8 +160,8 @@ def test_a_name_that_refers_to_nothing_hides_no_option(cli: Cli, project: Path) 
     ("selected", "also"),
     [
         ("broken", {"targets.broken.provider"}),
-        ("desk", {"targets.desk.account", "targets.desk.prize", "targets.desk.price"}),
-        ("unset", {"targets.unset.provider", "targets.desk.prize", "targets.desk.price"}),
+        ("demo", {"targets.demo.account", "targets.demo.prize", "targets.demo.price"}),
+        ("unset", {"targets.unset.provider", "targets.demo.prize", "targets.demo.price"}),
     ],
 )
 def test_a_component_that_is_wrong_hides_no_option(
@@ -171,9 +171,9 @@ def test_a_component_that_is_wrong_hides_no_option(
         "version: 1\n"
         "project: {name: test}\n"
         "targets:\n"
-        '  desk: {provider: desk, prize: 1, price: much, account: "${DESK_UNSET}"}\n'
+        '  demo: {provider: demo, prize: 1, price: much, account: "${DEMO_UNSET}"}\n'
         "  broken: {provider: dask}\n"
-        "  unset: {provider: '${DESK_UNSET}'}\n"
+        "  unset: {provider: '${DEMO_UNSET}'}\n"
         "components:\n"
         "  fair: {cpus: many}\n"
     )
@@ -182,11 +182,11 @@ def test_a_component_that_is_wrong_hides_no_option(
     paths = [issue["path"] for issue in issues]
 
     assert {*paths} >= {"components.fair.cpus"} | also
-    assert len(paths) == len({*paths}), "each is told once"
+    assert len(paths) == len({*paths}), "each is reported once"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_json_that_cannot_be_written_is_told_in_a_line(
+def test_json_that_cannot_be_written_is_a_one_line_error(
     project: Path, environment: dict[str, str]
 ) -> None:
     with Path("/dev/full").open("w") as full:
@@ -205,7 +205,7 @@ def test_json_that_cannot_be_written_is_told_in_a_line(
     assert "No space left on device" in line
 
 
-def test_the_provider_has_its_say(cli: Cli, project: Path) -> None:
+def test_the_provider_validates_its_options(cli: Cli, project: Path) -> None:
     text = (project / "scalable.yaml").read_text()
     (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "prize: 1"))
 
@@ -213,7 +213,7 @@ def test_the_provider_has_its_say(cli: Cli, project: Path) -> None:
 
     (issue,) = json.loads(result.stdout)["issues"]
     assert result.exit_code == 2
-    assert (issue["code"], issue["path"]) == ("E_UNKNOWN_KEY", "targets.desk.prize")
+    assert (issue["code"], issue["path"]) == ("E_UNKNOWN_KEY", "targets.demo.prize")
     assert "did you mean 'price'?" in issue["message"]
 
 
@@ -221,10 +221,10 @@ OTHERS = """\
 version: 1
 project: {name: test}
 targets:
-  desk: {provider: desk}
-  other: {provider: desk, prize: 1}
-  overlaid: {provider: desk, overlay: big, stuk: true}
-  elsewhere: {provider: desk, account: "${NOT_SET_ANYWHERE}"}
+  demo: {provider: demo}
+  other: {provider: demo, prize: 1}
+  overlaid: {provider: demo, overlay: big, stuk: true}
+  elsewhere: {provider: demo, account: "${NOT_SET_ANYWHERE}"}
   missing: {provider: nowhere, x: 1}
 components:
   fair: {}
@@ -237,7 +237,7 @@ def test_targets_that_are_not_selected_are_checked_too(cli: Cli, project: Path) 
     (project / "scalable.yaml").write_text(OTHERS)
 
     everything = json.loads(cli("validate", "--json").stdout)
-    selected = json.loads(cli("validate", "--json", "--target", "desk").stdout)
+    selected = json.loads(cli("validate", "--json", "--target", "demo").stdout)
 
     errors = {issue["path"] for issue in everything["issues"] if issue["severity"] == "error"}
     warnings = {issue["path"] for issue in everything["issues"] if issue["severity"] == "warning"}
@@ -264,7 +264,7 @@ BAD = {
     "not UTF-8": b"version: 1\nproject: {name: \xff\xfe}\n",
     "no YAML": b"version: 1\n  project: {name\n",
     "an unset variable": b'version: 1\nproject: {name: "${NOT_SET_ANYWHERE}"}\n'
-    b"targets: {desk: {provider: desk}}\n",
+    b"targets: {demo: {provider: demo}}\n",
     "an unknown provider": b"version: 1\nproject: {name: x}\ntargets: {d: {provider: dask}}\n"
     b"components: {a: {}}\n",
     "no target": b"version: 1\nproject: {name: x}\n",
@@ -273,7 +273,7 @@ BAD = {
 
 @pytest.mark.parametrize("command", ["validate", "plan", "run"])
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
-def test_a_manifest_that_cannot_be_used_is_told_in_lines(
+def test_a_manifest_that_cannot_be_used_is_reported_in_lines(
     cli: Cli, project: Path, command: str, content: bytes | None
 ) -> None:
     (project / "workflow.py").write_text("raise AssertionError('nothing may start')")
@@ -290,7 +290,7 @@ def test_a_manifest_that_cannot_be_used_is_told_in_lines(
     assert not (project / ".scalable").exists()
 
 
-def test_a_directory_is_no_manifest(cli: Cli) -> None:
+def test_a_directory_is_not_a_manifest(cli: Cli) -> None:
     result = cli("validate", ".")
 
     assert result.exit_code == 2
@@ -298,14 +298,14 @@ def test_a_directory_is_no_manifest(cli: Cli) -> None:
 
 
 def test_an_unknown_target_names_the_known_ones(cli: Cli) -> None:
-    result = cli("plan", "--target", "dsek")
+    result = cli("plan", "--target", "dmeo")
 
     assert result.exit_code == 2
-    assert "did you mean 'desk'?" in result.stderr
+    assert "did you mean 'demo'?" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_plugin_that_raises_on_import_is_told_in_a_line(
+def test_a_plugin_that_raises_on_import_is_a_one_line_error(
     scalable: Scalable, project: Path, site: Path, install: Install
 ) -> None:
     install("broken", "broken_provider:Provider")
@@ -332,7 +332,7 @@ def test_a_plugin_that_raises_on_import_is_told_in_a_line(
 def test_a_plan_shows_groups_and_cost(cli: Cli, project: Path) -> None:
     (project / "scalable.yaml").write_text(
         "version: 1\nproject: {name: test}\n"
-        "targets: {desk: {provider: desk, price: 2, max_workers: 9,\n"
+        "targets: {demo: {provider: demo, price: 2, max_workers: 9,\n"
         "  workers: {fair: 2, gcam: {minimum: 1, maximum: 4}}}}\n"
         "components: {fair: {cpus: 4, memory: 8Gi}, gcam: {gpus: 1}}\n"
         "tasks: {simulate: {component: fair}, report: {component: fair}}\n"
@@ -342,7 +342,7 @@ def test_a_plan_shows_groups_and_cost(cli: Cli, project: Path) -> None:
 
     assert result.exit_code == 0
     header, _, columns, fair, gcam, *rest = result.stdout.splitlines()
-    assert header.startswith("target desk (desk), manifest ")
+    assert header.startswith("target demo (demo), manifest ")
     assert columns.split() == ["group", "workers", "cpus", "memory", "gpus", "walltime", "tasks"]
     assert fair.split() == ["fair", "2", "4", "8Gi", "-", "-", "simulate,", "report"]
     assert gcam.split() == ["gcam", "1", "(1", "to", "4)", "1", "-", "1", "-", "-"]
@@ -395,7 +395,7 @@ def test_what_init_writes_is_valid_and_a_workflow(cli: Cli, project: Path) -> No
 
     assert result.exit_code == 0
     manifest = project / "new" / "scalable.yaml"
-    text = manifest.read_text().replace("provider: local", "provider: desk")
+    text = manifest.read_text().replace("provider: local", "provider: demo")
     manifest.write_text(text)
     assert cli("validate", str(manifest)).exit_code == 0
     compile((project / "new" / "workflow.py").read_text(), "workflow.py", "exec")
@@ -414,7 +414,7 @@ def test_init_overwrites_nothing(cli: Cli, project: Path, name: str) -> None:
     assert len(list((project / "new").iterdir())) == 1
 
 
-def test_init_says_where_it_cannot_write(cli: Cli) -> None:
+def test_init_names_the_directory_that_it_cannot_write(cli: Cli) -> None:
     result = cli("init", "scalable.yaml/new")
 
     assert result.exit_code == 2
@@ -423,7 +423,7 @@ def test_init_says_where_it_cannot_write(cli: Cli) -> None:
     )
 
 
-def test_init_says_what_it_wrote(cli: Cli) -> None:
+def test_init_prints_what_it_wrote(cli: Cli) -> None:
     assert json.loads(cli("init", "new", "--json").stdout) == {
         "written": ["new/scalable.yaml", "new/workflow.py"]
     }
@@ -438,9 +438,9 @@ def test_init_says_what_it_wrote(cli: Cli) -> None:
 def test_providers_are_listed_with_their_origin(scalable: Scalable) -> None:
     result = scalable("providers", "--json")
 
-    desk = next(info for info in json.loads(result.stdout) if info["name"] == "desk")
-    assert desk["status"] == "usable"
-    assert (desk["distribution"], desk["version"]) == ("scalable-desk", "1.0")
+    demo = next(info for info in json.loads(result.stdout) if info["name"] == "demo")
+    assert demo["status"] == "usable"
+    assert (demo["distribution"], demo["version"]) == ("scalable-demo", "1.0")
 
 
 def test_the_schema_has_the_options_of_installed_providers(cli: Cli) -> None:
@@ -459,18 +459,18 @@ def test_the_schema_has_the_options_of_installed_providers(cli: Cli) -> None:
 def test_a_bug_is_one_line_and_a_traceback_only_on_demand(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from desk_provider import DeskProvider  # type: ignore[import-not-found]  # of the fixture
+    from demo_provider import DemoProvider  # type: ignore[import-not-found]  # of the fixture
 
     def validate(self: object, spec: object) -> None:
-        raise IndexError("third drawer")
+        raise IndexError("no such entry")
 
-    monkeypatch.setattr(DeskProvider, "validate", validate)
+    monkeypatch.setattr(DemoProvider, "validate", validate)
 
     quiet, loud, group = cli("validate"), cli("validate", "--debug"), cli("--debug", "validate")
 
     assert quiet.exit_code == loud.exit_code == group.exit_code == 1
     assert quiet.stderr == (
-        "error: unexpected IndexError: third drawer; --debug shows where it came from\n"
+        "error: unexpected IndexError: no such entry; --debug shows where it came from\n"
     )
     assert "Traceback" in loud.stderr
     assert "Traceback" in group.stderr
@@ -511,7 +511,7 @@ HEAVY = {"dask", "distributed", "numpy", "rich", "tornado"}
 def test_a_command_imports_no_more_than_it_needs(
     project: Path, environment: dict[str, str], arguments: list[str], forbidden: set[str]
 ) -> None:
-    # The desk provider imports Dask at its top; one that is made as it should be does not.
+    # The demo provider imports Dask at its top; one that is made as it should be does not.
     (project / "light.py").write_text(
         "from scalable.providers.common import BaseProvider\n"
         "from scalable.providers.options import TargetOptions\n"
@@ -521,7 +521,7 @@ def test_a_command_imports_no_more_than_it_needs(
         "    def _build(self, spec, options): ...\n"
     )
     text = (project / "scalable.yaml").read_text()
-    (project / "scalable.yaml").write_text(text.replace("provider: desk", "provider: light"))
+    (project / "scalable.yaml").write_text(text.replace("provider: demo", "provider: light"))
     program = (
         "import sys\n"
         "from scalable.providers.registry import register_provider\n"

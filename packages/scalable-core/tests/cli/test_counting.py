@@ -3,7 +3,7 @@ from typing import Any
 
 from distributed import Client, LocalCluster, Worker
 
-from scalable.cli.counting import task_counts
+from scalable.cli.counting import count_tasks
 from scalable.cli.status import TaskCount
 
 
@@ -27,12 +27,12 @@ def test_a_task_that_is_run_again_is_one_task() -> None:
             first = run(start())
             futures = client.map(work, range(10))
             client.gather(futures)
-            assert task_counts(cluster) == {"work": TaskCount(done=10)}
+            assert count_tasks(cluster) == {"work": TaskCount(done=10)}
 
             run(first.close())
-            assert task_counts(cluster) == {"work": TaskCount(left=10)}
+            assert count_tasks(cluster) == {"work": TaskCount(left=10)}
 
             second = run(start())
             client.gather(futures)
-            assert task_counts(cluster) == {"work": TaskCount(done=10)}
+            assert count_tasks(cluster) == {"work": TaskCount(done=10)}
         run(second.close())

@@ -18,7 +18,7 @@ def out() -> io.StringIO:
 
 
 def test_a_line_is_written_when_something_has_changed(out: io.StringIO) -> None:
-    view = PlainView(out, pause=10)
+    view = PlainView(out, interval=10)
     for elapsed in (0, 20, 40):
         view.update(Snapshot(elapsed, group(3, pending=1, reason=Reason.PRIORITY)))
 
@@ -26,7 +26,7 @@ def test_a_line_is_written_when_something_has_changed(out: io.StringIO) -> None:
 
 
 def test_changes_in_quick_succession_make_one_line(out: io.StringIO) -> None:
-    view = PlainView(out, pause=10)
+    view = PlainView(out, interval=10)
     for elapsed, running in ((0, 0), (1, 1), (2, 2), (11, 3)):
         view.update(Snapshot(elapsed, group(running)))
 
@@ -36,8 +36,8 @@ def test_changes_in_quick_succession_make_one_line(out: io.StringIO) -> None:
     ]
 
 
-def test_what_is_complete_or_failed_is_told_at_once(out: io.StringIO) -> None:
-    view = PlainView(out, pause=10)
+def test_complete_and_failed_groups_are_reported_immediately(out: io.StringIO) -> None:
+    view = PlainView(out, interval=10)
     view.update(Snapshot(0, group(0), {"f": TaskCount(left=2)}))
     view.update(Snapshot(1, group(4), {"f": TaskCount(done=2)}))
     view.update(Snapshot(2, group(0, failed=True, detail="no such image")))
@@ -51,8 +51,8 @@ def test_what_is_complete_or_failed_is_told_at_once(out: io.StringIO) -> None:
     ]
 
 
-def test_a_group_that_was_never_wanted_is_no_news(out: io.StringIO) -> None:
-    view = PlainView(out, pause=10)
+def test_a_group_that_never_wanted_workers_is_not_reported(out: io.StringIO) -> None:
+    view = PlainView(out, interval=10)
     idle = {"gcam": GroupStatus("gcam", minimum=0, maximum=4)}
     view.update(Snapshot(0, idle))
     assert out.getvalue() == ""

@@ -1,4 +1,4 @@
-"""`scalable run` as people run it: a process of its own, with real workers."""
+"""`scalable run` in a process of its own, with real workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scalable.session import ScalableSession
 from helpers import double
 
 def tell():
-    return os.getpid(), os.environ["DESK_WORKER"]
+    return os.getpid(), os.environ["DEMO_WORKER"]
 
 def fail():
     raise ValueError("no such scenario")
@@ -59,7 +59,7 @@ def workflow(project: Path) -> Path:
     (project / "helpers.py").write_text("def double(x):\n    return 2 * x\n")
     (project / "scalable.yaml").write_text(
         "version: 1\nproject: {name: test}\n"
-        'targets: {desk: {provider: desk, n_workers: 1, account: "${DESK_SECRET:-nobody}"}}\n'
+        'targets: {demo: {provider: demo, n_workers: 1, account: "${DEMO_SECRET:-nobody}"}}\n'
         "components: {fair: {slots: 2}, gcam: {}}\ntasks: {simulate: {component: fair}}\n"
     )
     path = project / "workflow.py"
@@ -74,14 +74,14 @@ def record(project: Path) -> dict[str, Any]:
 
 
 def pids(stdout: str) -> list[int]:
-    """The workers, as the workflow has printed them first."""
+    """Return the process ids of the workers, which the workflow prints first."""
     first, *numbers = stdout.splitlines()[0].split()
     assert first == "pids"
     return [int(number) for number in numbers]
 
 
 def test_a_workflow_from_start_to_end(scalable: Scalable, project: Path, gone: Gone) -> None:
-    done = scalable("run", "-w", "workflow.py", "--", "fine", DESK_SECRET="hunter2hunter2")
+    done = scalable("run", "-w", "workflow.py", "--", "fine", DEMO_SECRET="hunter2hunter2")
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == ["90"]
@@ -92,13 +92,13 @@ def test_a_workflow_from_start_to_end(scalable: Scalable, project: Path, gone: G
 
     written = record(project)
     assert (written["status"], written["exit_status"], written["error"]) == ("finished", 0, None)
-    assert (written["target"], written["provider"]) == ("desk", "desk")
+    assert (written["target"], written["provider"]) == ("demo", "demo")
     assert written["plan"]["scale_plan"]["workers_by_tag"] == {"fair": 1, "gcam": 1}
     assert written["manifest"]["lock"] == written["plan"]["manifest_lock"]
     assert written["workflow"]["arguments"] == ["fine"]
-    assert written["versions"]["scalable-desk"] == "1.0"
+    assert written["versions"]["scalable-demo"] == "1.0"
     assert {event["group"] for event in written["events"]} >= {"fair", "gcam"}
-    assert "${DESK_SECRET:-nobody}" in written["manifest"]["document"]["targets"]["desk"].values()
+    assert "${DEMO_SECRET:-nobody}" in written["manifest"]["document"]["targets"]["demo"].values()
     for path in (project / ".scalable").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
         assert path.is_dir() or "hunter2" not in path.read_text()
@@ -113,7 +113,7 @@ def test_json_is_the_record_and_nothing_else(scalable: Scalable, project: Path) 
     assert done.stderr.splitlines()[1:] == ["90"]
 
 
-def test_what_programs_of_the_script_write_is_not_in_the_json(
+def test_output_of_child_processes_is_not_in_the_json(
     scalable: Scalable, project: Path, workflow: Path
 ) -> None:
     workflow.write_text(
@@ -126,26 +126,26 @@ def test_what_programs_of_the_script_write_is_not_in_the_json(
     assert {*done.stderr.splitlines()} == {"a program", "a stream"}
 
 
-def test_a_provider_that_breaks_at_the_start_is_told_once(
+def test_a_provider_that_fails_at_the_start_is_reported_once(
     scalable: Scalable, project: Path, site: Path, install: Install
 ) -> None:
     install("broken", "broken_provider:BrokenProvider")
     (site / "broken_provider.py").write_text(
-        "from desk_provider import DeskProvider\n"
-        "class BrokenProvider(DeskProvider):\n"
+        "from demo_provider import DemoProvider\n"
+        "class BrokenProvider(DemoProvider):\n"
         "    name = 'broken'\n"
         "    def _build(self, spec, options):\n"
-        "        raise RuntimeError('a drawer is stuck')\n"
+        "        raise RuntimeError('the backend is broken')\n"
     )
     text = (project / "scalable.yaml").read_text()
-    (project / "scalable.yaml").write_text(text.replace("provider: desk", "provider: broken"))
+    (project / "scalable.yaml").write_text(text.replace("provider: demo", "provider: broken"))
 
     done = scalable("run", "--json", "--quiet", "-w", "workflow.py", "--", "fine")
 
     assert done.returncode == 1
     assert json.loads(done.stdout) == record(project)
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: unexpected RuntimeError: a drawer is stuck; --debug shows")
+    assert line.startswith("error: unexpected RuntimeError: the backend is broken; --debug shows")
 
 
 def test_a_workflow_that_raises_shows_its_own_frames(
@@ -217,44 +217,44 @@ def test_a_syntax_error_costs_nothing(scalable: Scalable, project: Path, workflo
 def test_a_workflow_for_another_target_costs_nothing(
     scalable: Scalable, project: Path, workflow: Path
 ) -> None:
-    workflow.write_text(WORKFLOW.replace("from_yaml()", 'from_yaml(target="couch")'))
+    workflow.write_text(WORKFLOW.replace("from_yaml()", 'from_yaml(target="other")'))
 
     done = scalable("run", "-w", "workflow.py", "--", "fine")
 
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("workflow.py:11: error: the workflow asks for target 'couch'")
+    assert line.startswith("workflow.py:11: error: the workflow asks for target 'other'")
     assert not (project / ".scalable").exists()
 
 
-def test_what_ails_other_targets_is_no_matter_of_a_run(scalable: Scalable, project: Path) -> None:
+def test_a_run_does_not_warn_about_other_targets(scalable: Scalable, project: Path) -> None:
     manifest = project / "scalable.yaml"
-    manifest.write_text(manifest.read_text().replace("}}", "}, cloud: {provider: mist}}", 1))
+    manifest.write_text(manifest.read_text().replace("}}", "}, cloud: {provider: absent}}", 1))
 
     run = scalable("run", "-q", "-w", "workflow.py", "--", "exit", "0")
     validate = scalable("validate")
 
     assert (run.returncode, run.stderr) == (0, "")
-    assert (validate.returncode, "'mist'" in validate.stderr) == (0, True)
+    assert (validate.returncode, "'absent'" in validate.stderr) == (0, True)
 
 
-def test_a_group_that_cannot_be_had_ends_the_run(scalable: Scalable, project: Path) -> None:
+def test_a_group_that_cannot_start_ends_the_run(scalable: Scalable, project: Path) -> None:
     text = (project / "scalable.yaml").read_text()
     (project / "scalable.yaml").write_text(
-        text.replace("n_workers: 1", 'refuse: "account ${DESK_SECRET:-nobody} has no chair"')
+        text.replace("n_workers: 1", 'refuse: "account ${DEMO_SECRET:-nobody} has no quota"')
     )
 
-    done = scalable("run", "-q", "-w", "workflow.py", "--", "fine", DESK_SECRET="hunter2hunter2")
+    done = scalable("run", "-q", "-w", "workflow.py", "--", "fine", DEMO_SECRET="hunter2hunter2")
 
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert "has no chair" in done.stderr
+    assert "has no quota" in done.stderr
     assert "hunter2" not in done.stderr + json.dumps(record(project))
     assert record(project)["status"] == "failed"
 
 
-def test_what_is_left_behind_is_named(scalable: Scalable, project: Path) -> None:
+def test_leftovers_are_named(scalable: Scalable, project: Path) -> None:
     text = (project / "scalable.yaml").read_text()
     (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "stuck: true"))
 
@@ -262,11 +262,11 @@ def test_what_is_left_behind_is_named(scalable: Scalable, project: Path) -> None
     failed = scalable("run", "-q", "-w", "workflow.py", "--", "exit", "7")
 
     assert (fine.returncode, failed.returncode) == (1, 7)
-    assert "drawer third (it is stuck)" in fine.stderr
+    assert "volume scratch (it is in use)" in fine.stderr
     assert len(fine.stderr.splitlines()) == 1
 
 
-def test_a_record_that_cannot_be_kept_stops_the_run(scalable: Scalable, project: Path) -> None:
+def test_a_record_that_cannot_be_written_stops_the_run(scalable: Scalable, project: Path) -> None:
     (project / ".scalable").write_text("in the way")
 
     done = scalable("run", "-w", "workflow.py", "--", "fine")
@@ -362,7 +362,7 @@ def test_ctrl_c_on_a_terminal_reaches_all_and_leaves_nothing(
 
     os.killpg(running.pid, signal.SIGINT)
     shown = b""
-    with suppress(OSError):  # Linux's way to say that the other end is closed
+    with suppress(OSError):  # Linux raises this when the other end is closed
         while chunk := os.read(ours, 4096):
             shown += chunk
     os.close(ours)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scalable.cli.script import compile_script, other_target, run_script, trim_tracebacks
+from scalable.cli.script import compile_script, find_other_target, run_script, trim_tracebacks
 
 FACTS = """\
 import json, sys, __main__, helpers
@@ -67,7 +67,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "import sys\nsys.excepthook = lambda t, e, tb: print('hooked', e)\n1 / 0",
     ],
 )
-def test_a_script_cannot_tell_the_difference(directory: Path, source: str) -> None:
+def test_a_script_runs_as_under_python(directory: Path, source: str) -> None:
     path = Path("sub") / "script.py"
     path.write_text(source)
     hook = sys.excepthook
@@ -86,7 +86,7 @@ def test_a_linked_script_finds_the_modules_beside_its_target(directory: Path) ->
     assert run(Path("link.py")) == python(Path("link.py"))
 
 
-def test_nothing_is_left_of_a_script(directory: Path) -> None:
+def test_a_script_leaves_no_state_behind(directory: Path) -> None:
     path = directory / "sub" / "script.py"
     path.write_text("import sys\nsys.path.append('x')\nsys.argv.append('y')\n1 / 0")
     before = sys.modules["__main__"], list(sys.argv), list(sys.path)
@@ -135,4 +135,4 @@ def test_an_exception_that_is_its_own_context_ends() -> None:
 def test_a_script_for_another_target_only_is_found_out(
     source: str, found: tuple[int, str] | None
 ) -> None:
-    assert other_target(source, {"here", "auto"}) == found
+    assert find_other_target(source, {"here", "auto"}) == found

@@ -1,4 +1,4 @@
-"""The status area, seen through an emulation of what a terminal does with what is written to it."""
+"""The status area, checked on an emulated terminal."""
 
 import io
 import re
@@ -13,7 +13,7 @@ from scalable.cli.terminal import StatusArea
 
 
 class Terminal(io.StringIO):
-    """A terminal: it understands line feeds, carriage returns, and the two codes that the area uses."""
+    """A terminal that supports line feeds, carriage returns, and the two control sequences that the area uses."""
 
     def isatty(self) -> bool:
         return True
@@ -42,7 +42,7 @@ class Terminal(io.StringIO):
 
 @contextmanager
 def area_on(terminal: Terminal) -> Iterator[StatusArea]:
-    """Make `terminal` this process's, with an area. No fixture, since pytest would put its own streams back."""
+    """Use `terminal` for this process, with an area. Not a fixture, because pytest would restore its own streams."""
     area = StatusArea(Console(file=terminal, force_terminal=True, width=20, no_color=True))
     with redirect_stdout(terminal), redirect_stderr(terminal), area.below_output():
         yield area
@@ -73,7 +73,7 @@ def test_output_goes_above_the_area(terminal: Terminal) -> None:
         assert terminal.screen == ["output", "problem", "status", ""]
 
 
-def test_an_unfinished_line_is_left_alone(terminal: Terminal) -> None:
+def test_an_unfinished_line_is_not_overwritten(terminal: Terminal) -> None:
     with area_on(terminal) as area:
         area.show("status")
         print("10 %", end="")

@@ -66,7 +66,7 @@ def test_a_workflow_inside_a_package_imports_its_neighbours(tmp_path: Path) -> N
     assert archive.names == ("__init__.py", "helpers.py")
 
 
-def test_nothing_to_import_is_no_archive(tmp_path: Path) -> None:
+def test_nothing_to_import_gives_no_archive(tmp_path: Path) -> None:
     write(tmp_path, "notebook.ipynb", "data/table.csv")
 
     assert pack_workflow(tmp_path) is None

@@ -24,7 +24,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a stock Dask process in an empty directory, and end it after the test."""
+    """Start a stock Dask process in an empty directory, and kill it after the test."""
     with ExitStack() as stack:
 
         def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -85,7 +85,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleArchive:
 
 @pytest.fixture(autouse=True)
 def forget_modules() -> Iterator[None]:
-    """Let no test meet another's modules of the same name."""
+    """Remove modules that other tests import under the same names."""
     yield
     for name in ("climate_helpers", "climate_package"):
         sys.modules.pop(name, None)

@@ -50,7 +50,7 @@ def test_python_m_imports_from_the_current_directory(tmp_path: Path, cwd: Path) 
     assert find_workflow_directory(main, [str(cwd)], sys.prefix, cwd) == cwd
 
 
-def test_a_tool_of_the_environment_is_no_workflow(tmp_path: Path, cwd: Path) -> None:
+def test_a_tool_of_the_environment_is_not_a_workflow(tmp_path: Path, cwd: Path) -> None:
     main = main_module(tmp_path / "env" / "bin" / "pytest")
 
     assert find_workflow_directory(main, [str(cwd)], str(tmp_path / "env"), cwd) == cwd

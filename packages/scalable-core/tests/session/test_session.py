@@ -23,33 +23,33 @@ from scalable.errors import (
     UnknownTagError,
     ValidationFailedError,
 )
-from scalable.session import ScalableSession, lend
+from scalable.session import ScalableSession, set_current_session
 
 Eventually = Callable[[Callable[[], bool]], bool]
 Gone = Callable[[list[int]], bool]
 Pids = Callable[[], list[int]]
 Script = Callable[[str], subprocess.Popen[str]]
 
-pytestmark = pytest.mark.usefixtures("desk", "project")
+pytestmark = pytest.mark.usefixtures("demo", "project")
 
 
 def manifest(project: Path, target: str, rest: str = "") -> None:
-    """Write a manifest with one target on the desk."""
+    """Write a manifest with one target of the demo provider."""
     (project / "scalable.yaml").write_text(
-        f"version: 1\nproject: {{name: test}}\ntargets: {{desk: {{provider: desk, {target}}}}}\n"
+        f"version: 1\nproject: {{name: test}}\ntargets: {{demo: {{provider: demo, {target}}}}}\n"
         f"components: {{fair: {{slots: 2}}, gcam: {{}}}}\ntasks: {{simulate: {{component: fair}}}}\n{rest}"
     )
 
 
-def tell_worker() -> Callable[[], str]:
-    # A function inside a function travels by value: workers cannot import this file.
+def make_worker_of() -> Callable[[], str]:
+    # A nested function is pickled by value: workers cannot import this file.
     def worker_of() -> str:
-        return os.environ["DESK_WORKER"]
+        return os.environ["DEMO_WORKER"]
 
     return worker_of
 
 
-worker_of = tell_worker()
+worker_of = make_worker_of()
 
 
 # -- Before the start
@@ -60,12 +60,12 @@ def test_path_and_target_come_from_the_environment(
 ) -> None:
     (project / "scalable.yaml").rename(project / "other.yaml")
     monkeypatch.setenv("SCALABLE_MANIFEST", "other.yaml")
-    monkeypatch.setenv("SCALABLE_TARGET", "desk")
+    monkeypatch.setenv("SCALABLE_TARGET", "demo")
 
     session = ScalableSession.from_yaml()
 
     assert session.manifest.source == "other.yaml"
-    assert session.target == "desk"
+    assert session.target == "demo"
 
 
 def test_arguments_go_before_the_environment(
@@ -74,13 +74,13 @@ def test_arguments_go_before_the_environment(
     monkeypatch.setenv("SCALABLE_MANIFEST", "gone.yaml")
     monkeypatch.setenv("SCALABLE_TARGET", "gone")
 
-    assert ScalableSession.from_yaml("scalable.yaml", target="desk").target == "desk"
+    assert ScalableSession.from_yaml("scalable.yaml", target="demo").target == "demo"
 
 
-def test_the_target_is_chosen_where_nobody_names_one(project: Path) -> None:
+def test_the_target_is_chosen_if_none_is_named(project: Path) -> None:
     (project / "scalable.yaml").write_text(
         "version: 1\nproject: {name: test}\n"
-        "targets: {desk: {provider: desk}, laptop: {provider: local, overlay: small}}\n"
+        "targets: {demo: {provider: demo}, laptop: {provider: local, overlay: small}}\n"
         "components: {fair: {cpus: 8}}\noverlays: {small: {components: {fair: {cpus: 1}}}}\n"
     )
 
@@ -90,14 +90,14 @@ def test_the_target_is_chosen_where_nobody_names_one(project: Path) -> None:
     assert session.manifest.components["fair"].cpus == 1
 
 
-def test_a_manifest_without_targets_says_so(project: Path) -> None:
+def test_a_manifest_without_targets_is_an_error(project: Path) -> None:
     (project / "scalable.yaml").write_text("version: 1\nproject: {name: test}\n")
 
     with pytest.raises(ManifestError, match="E_NO_TARGET targets: there is no target"):
         ScalableSession.from_yaml()
 
 
-def test_validation_joins_what_core_and_the_provider_find(project: Path) -> None:
+def test_validation_combines_issues_of_core_and_provider(project: Path) -> None:
     manifest(project, "prize: 3, workers: {fiar: 1}")
     session = ScalableSession.from_yaml()
 
@@ -114,17 +114,17 @@ def test_a_provider_that_cannot_be_used_is_a_problem_of_the_manifest(project: Pa
     from scalable.providers.registry import register_provider
 
     def broken() -> None:
-        raise OSError("no desk in this room")
+        raise OSError("no such library")
 
     register_provider("broken", broken)  # type: ignore[arg-type]  # that is what is tested
     (project / "scalable.yaml").write_text(
-        "version: 1\nproject: {name: test}\ntargets: {desk: {provider: broken}}\ncomponents: {a: {}}\n"
+        "version: 1\nproject: {name: test}\ntargets: {demo: {provider: broken}}\ncomponents: {a: {}}\n"
     )
 
     (issue,) = ScalableSession.from_yaml().validate().errors
 
-    assert (issue.code, issue.path, issue.line) == ("E_PROVIDER", "targets.desk.provider", 3)
-    assert "no desk in this room" in issue.message
+    assert (issue.code, issue.path, issue.line) == ("E_PROVIDER", "targets.demo.provider", 3)
+    assert "no such library" in issue.message
 
 
 def test_one_provider_serves_the_whole_session(project: Path) -> None:
@@ -166,7 +166,7 @@ def test_nothing_is_there_before_the_start() -> None:
 
 def test_a_session_from_start_to_end(project: Path) -> None:
     manifest(project, "n_workers: 1")
-    (project / "desk_helpers.py").write_text("def double(x):\n    return 2 * x\n")
+    (project / "demo_helpers.py").write_text("def double(x):\n    return 2 * x\n")
 
     session = ScalableSession.from_yaml(workflow=project)
     with session as client:
@@ -179,12 +179,12 @@ def test_a_session_from_start_to_end(project: Path) -> None:
         assert client.submit(worker_of, task="simulate").result(timeout=30).startswith("fair")
         sys.path.insert(0, str(project))
         try:
-            from desk_helpers import double  # type: ignore[import-not-found]  # written above
+            from demo_helpers import double  # type: ignore[import-not-found]  # written above
 
             assert client.submit(double, 21).result(timeout=30) == 42
         finally:
             sys.path.remove(str(project))
-            sys.modules.pop("desk_helpers", None)
+            sys.modules.pop("demo_helpers", None)
 
         session.scale({"gcam": 2})
         session.cluster.wait_for_group("gcam", 2, timeout=30)
@@ -244,7 +244,7 @@ def test_a_change_that_the_cluster_refuses_does_not_count_for_the_limit(project:
         session.scale({"gcam": 1})
 
 
-def test_a_count_that_is_none_is_refused_as_such_under_a_limit(project: Path) -> None:
+def test_a_negative_count_is_refused_under_a_limit(project: Path) -> None:
     manifest(project, "price: 2, workers: {fair: 1, gcam: 0}, limits: {max_hourly_cost: 9}")
 
     session = ScalableSession.from_yaml()
@@ -267,33 +267,33 @@ def test_a_group_without_workers_is_not_waited_for(project: Path) -> None:
 def test_a_group_that_fails_ends_the_start_and_everything_with_it(
     project: Path, eventually: Eventually
 ) -> None:
-    manifest(project, "refuse: no chair is free")
+    manifest(project, "refuse: the quota is used up")
     before = threads()
     session = ScalableSession.from_yaml()
 
-    with pytest.raises(GroupFailedError, match="no chair is free"):
+    with pytest.raises(GroupFailedError, match="the quota is used up"):
         session.start()
 
-    assert repr(session) == "<ScalableSession on 'desk', closed>"
+    assert repr(session) == "<ScalableSession on 'demo', closed>"
     assert eventually(lambda: threads() <= before)
 
 
-def test_what_cannot_be_removed_is_told(project: Path) -> None:
+def test_a_leftover_is_an_error_of_close(project: Path) -> None:
     manifest(project, "stuck: true")
     session = ScalableSession.from_yaml()
     session.start()
 
-    with pytest.raises(LeftoverError, match="drawer third"):
+    with pytest.raises(LeftoverError, match="volume scratch"):
         session.close()
 
 
-def test_what_cannot_be_removed_does_not_hide_what_went_wrong(project: Path) -> None:
+def test_a_leftover_does_not_replace_the_error_of_the_block(project: Path) -> None:
     manifest(project, "stuck: true")
 
     with pytest.raises(ZeroDivisionError) as caught, ScalableSession.from_yaml():
         1 / 0  # noqa: B018 - it raises
 
-    assert "drawer third" in caught.value.__notes__[0]
+    assert "volume scratch" in caught.value.__notes__[0]
 
 
 def test_modules_that_are_listed_start_from_the_manifest(project: Path) -> None:
@@ -334,18 +334,18 @@ def test_closing_from_another_thread_ends_a_start_that_waits(
 def running(project: Path) -> Iterator[ScalableSession]:
     session = ScalableSession.from_yaml()
     session.start()
-    with lend(session):
+    with set_current_session(session):
         yield session
     session.close()
 
 
-def test_the_running_session_is_handed_out_and_not_closed(
+def test_the_running_session_is_returned_and_not_closed(
     running: ScalableSession, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path, target in (
         (None, None),
         ("scalable.yaml", "auto"),
-        (project / "scalable.yaml", "desk"),
+        (project / "scalable.yaml", "demo"),
     ):
         with ScalableSession.from_yaml(path, target=target) as client:
             assert client.session is running
@@ -353,7 +353,7 @@ def test_the_running_session_is_handed_out_and_not_closed(
     assert ScalableSession.from_yaml(project / "scalable.yaml") is running
     assert client.submit(worker_of, tag="gcam").result(timeout=30).startswith("gcam")
 
-    with pytest.raises(SessionError, match="asks for target 'hpc', and this run is on 'desk'"):
+    with pytest.raises(SessionError, match="asks for target 'hpc', and this run is on 'demo'"):
         ScalableSession.from_yaml(target="hpc")
 
 
@@ -420,7 +420,7 @@ def script(project: Path, environment: dict[str, str]) -> Iterator[Script]:
 
 @pytest.fixture
 def pids(project: Path, eventually: Eventually) -> Callable[[], list[int]]:
-    """Wait until the script has written down its workers, and read that."""
+    """Return the process ids of the script's workers, once it has written them."""
 
     def pids() -> list[int]:
         file = project / "pids"
@@ -476,7 +476,7 @@ def test_forks_of_a_workflow_leave_its_session_alone(
     assert gone(workers)
 
 
-def test_a_session_that_nobody_closes_ends_with_the_interpreter(
+def test_a_session_that_is_not_closed_ends_with_the_interpreter(
     script: Script, pids: Pids, gone: Gone
 ) -> None:
     process = script(WITHOUT)

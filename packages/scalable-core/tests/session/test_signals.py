@@ -25,25 +25,25 @@ class Session:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Begin with the system's handlers, and check that they are back in the end."""
+    """Start with the default handlers, and check that they are restored in the end."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in WATCHED}
     yield
     after = {number: signal.getsignal(number) for number in WATCHED}
     for number, handler in before.items():
         signal.signal(number, handler)
-    assert not signals._open
+    assert not signals._registered
     assert set(after.values()) <= {signal.SIG_DFL, signal.SIG_IGN} or after == before
 
 
 @pytest.mark.parametrize("number", WATCHED)
-def test_a_deadly_signal_becomes_an_exception_that_leaves_every_block(number: int) -> None:
+def test_a_termination_signal_raises_an_exception_that_leaves_every_block(number: int) -> None:
     session = Session()
-    signals.watch(session.close)
+    signals.register(session.close)
     try:
         with pytest.raises(SystemExit) as caught:
             signal.raise_signal(number)
     finally:
-        signals.release(session.close)
+        signals.unregister(session.close)
 
     assert caught.value.code == 128 + number
     assert signal.getsignal(number) is signal.SIG_DFL
@@ -57,11 +57,11 @@ def test_a_handler_of_the_users_runs_after_the_session_is_closed() -> None:
         seen.append((number, session.closed))
 
     signal.signal(signal.SIGTERM, handler)
-    signals.watch(session.close)
+    signals.register(session.close)
     try:
         signal.raise_signal(signal.SIGTERM)
     finally:
-        signals.release(session.close)
+        signals.unregister(session.close)
 
     assert seen == [(signal.SIGTERM, 1)]
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -75,12 +75,12 @@ def test_a_handler_of_the_users_runs_also_if_closing_fails() -> None:
         raise OSError("stuck")
 
     signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
-    signals.watch(close)
+    signals.register(close)
     try:
         with pytest.raises(OSError, match="stuck"):
             signal.raise_signal(signal.SIGTERM)
     finally:
-        signals.release(close)
+        signals.unregister(close)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     assert seen == [signal.SIGTERM]
@@ -89,11 +89,11 @@ def test_a_handler_of_the_users_runs_also_if_closing_fails() -> None:
 def test_an_ignored_signal_stays_ignored() -> None:
     session = Session()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signals.watch(session.close)
+    signals.register(session.close)
     try:
         signal.raise_signal(signal.SIGHUP)
     finally:
-        signals.release(session.close)
+        signals.unregister(session.close)
 
     assert session.closed == 0
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -101,36 +101,36 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 def test_handlers_stay_until_the_last_of_several_sessions_is_closed() -> None:
     first, second = Session(), Session()
-    signals.watch(first.close)
-    signals.watch(second.close)
+    signals.register(first.close)
+    signals.register(second.close)
     try:
-        signals.release(first.close)
+        signals.unregister(first.close)
         with pytest.raises(SystemExit):
             signal.raise_signal(signal.SIGTERM)
     finally:
-        signals.release(first.close)
-        signals.release(second.close)
+        signals.unregister(first.close)
+        signals.unregister(second.close)
 
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_handler_that_came_later_is_left_alone() -> None:
+def test_a_handler_that_was_set_later_is_kept() -> None:
     session = Session()
-    signals.watch(session.close)
+    signals.register(session.close)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signals.release(session.close)
+    signals.unregister(session.close)
 
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
-def test_other_threads_leave_signals_alone() -> None:
+def test_other_threads_do_not_change_signal_handlers() -> None:
     session = Session()
 
     def elsewhere() -> None:
-        signals.watch(session.close)
+        signals.register(session.close)
         with signals.deferred_signals():
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        signals.release(session.close)
+        signals.unregister(session.close)
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
@@ -160,12 +160,12 @@ def test_a_session_that_closes_because_of_a_signal_is_not_cut_short_by_the_next(
         signal.raise_signal(signal.SIGTERM)
         session.close()
 
-    signals.watch(session.close)
+    signals.register(session.close)
     try:
         with pytest.raises(SystemExit) as caught:
             close()
     finally:
-        signals.release(session.close)
+        signals.unregister(session.close)
 
     assert caught.value.code == 128 + signal.SIGTERM
     assert session.closed == 1
@@ -178,7 +178,7 @@ from scalable.session import signals
 def receive():
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
-signals.watch(lambda: None)
+signals.register(lambda: None)
 try:
     threading.Timer(0.1, receive).start()
     time.sleep(600)
@@ -194,14 +194,14 @@ def test_a_signal_that_another_thread_receives_wakes_the_main_thread() -> None:
     assert (slept.returncode, slept.stdout) == (143, "left in order\n"), slept.stderr
 
 
-def test_a_wakeup_of_somebody_else_is_left_alone() -> None:
+def test_an_existing_wakeup_descriptor_is_kept() -> None:
     session = Session()
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)
         before = signal.set_wakeup_fd(writer.fileno())
         try:
-            signals.watch(session.close)
-            signals.release(session.close)
+            signals.register(session.close)
+            signals.unregister(session.close)
         finally:
             assert signal.set_wakeup_fd(before) == writer.fileno()

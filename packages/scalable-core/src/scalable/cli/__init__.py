@@ -1,7 +1,27 @@
 """The ``scalable`` command.
 
-Each subcommand is a module of its own. They import what they need when they run, so that help is instant and looking
-at a manifest takes no Dask.
+Each subcommand is a module of its own. It imports what it needs when it runs, so that help is instant and commands
+that only read a manifest do not import Dask.
+
+==============  =================================================================================
+`group`         ``scalable`` itself: its subcommands, and how errors end it
+`options`       arguments and options that several commands share
+`output`        what is printed: results on stdout, problems on stderr
+`failures`      errors as lines on stderr and as an exit status
+`init`          ``scalable init``, with the files of ``starter/``
+`validate`      ``scalable validate``
+`plan`          ``scalable plan``
+`check`         ``scalable check``
+`providers`     ``scalable providers``
+`schema`        ``scalable schema``
+`owned`         ``scalable ps`` and ``scalable reap``
+`run`           ``scalable run``, with the modules below
+`script`        running a workflow the way Python runs a script
+`progress`      progress of groups and tasks, live on a terminal or as lines
+`counting`      counting the scheduler's tasks
+`status`        a group or the tasks as one line of text
+`terminal`      an area at the bottom of a terminal
+==============  =================================================================================
 """
 
 from scalable.cli.group import main

@@ -1,4 +1,4 @@
-"""``scalable check``: would a run start? Asks the target's site, and changes nothing there."""
+"""``scalable check``: whether a run could start. Queries the target's site, and changes nothing there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option, manifest_arguments
-from scalable.cli.output import as_table, print_json, print_problem, print_warnings, say
+from scalable.cli.output import as_table, print_json, print_problem, print_status, print_warnings
 
 if TYPE_CHECKING:
     from scalable.manifest.issues import Severity
@@ -32,9 +32,9 @@ def check(
     overlay: str | None,
     as_json: bool,
 ) -> None:
-    """Look whether a run of MANIFEST could start on its target.
+    """Check whether a run of MANIFEST could start on its target.
 
-    Validates first, then asks the site: tools, credentials, limits, images. Read-only. The exit status is 1 if any
+    Validates first, then checks the site: tools, credentials, limits, images. Read-only. The exit status is 1 if any
     check fails.
     """
     from scalable.errors import ValidationFailedError
@@ -58,7 +58,7 @@ def check(
 
 def _show(results: list[CheckResult], provider: str) -> None:
     if not results:
-        say(f"provider {provider!r} has nothing to ask: what validate checks is all there is")
+        print_status(f"provider {provider!r} has no checks beyond those of `scalable validate`")
         return
     rows = [[_VERDICTS[result.ok], result.name, result.detail] for result in results]
     click.echo(as_table(("verdict", "check", "finding"), rows))

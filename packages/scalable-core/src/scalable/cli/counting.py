@@ -1,4 +1,4 @@
-"""How many tasks of each kind the scheduler has: asked through the door of its cluster."""
+"""How many tasks of each kind the scheduler has, counted on the scheduler itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
     from scalable.cluster import GroupedCluster
 
-__all__ = ["task_counts"]
+__all__ = ["count_tasks"]
 
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 
 
-def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
-    """Count the scheduler's tasks, by the name of their function.
+def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
+    """Return how many tasks the scheduler has, by the name of their function.
 
     Raises
     ------
@@ -27,16 +27,16 @@ def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
     from distributed.protocol.pickle import dumps
     from distributed.utils import sync
 
-    # Inside, so that it is pickled by value: the scheduler may have none of our packages.
+    # A nested function, because it is pickled by value: the scheduler may have none of our packages.
     def count(dask_scheduler: Scheduler) -> dict[str, tuple[int, int, int]]:
         from collections import Counter
 
         from distributed.diagnostics.plugin import SchedulerPlugin
 
-        class Repeats(SchedulerPlugin):
-            """Counts the tasks that were done once and are run again, since their results were lost."""
+        class RecomputedTasks(SchedulerPlugin):
+            """Counts the tasks that had finished and run again, because their results were lost."""
 
-            name = "scalable-repeats"
+            name = "scalable-recomputed-tasks"
 
             def __init__(self) -> None:
                 self.by_prefix: Counter[str] = Counter()
@@ -45,18 +45,18 @@ def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
                 self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
             ) -> None:
                 task = dask_scheduler.tasks.get(key)
-                # What has had a result has a size.
+                # A task that has had a result has a size.
                 if start == "released" and finish == "waiting" and task and task.nbytes >= 0:
                     self.by_prefix[task.prefix.name] += 1
 
-        if Repeats.name not in dask_scheduler.plugins:
-            dask_scheduler.add_plugin(Repeats())
-        repeats: Any = dask_scheduler.plugins[Repeats.name]
+        if RecomputedTasks.name not in dask_scheduler.plugins:
+            dask_scheduler.add_plugin(RecomputedTasks())
+        recomputed: Any = dask_scheduler.plugins[RecomputedTasks.name]
         ended = ("memory", "erred", "released", "forgotten")
         return {
-            # Done ever, since results that nobody needs any more are forgotten.
+            # `state_counts` has all that were ever done: tasks whose results are no longer needed are forgotten.
             prefix.name: (
-                prefix.state_counts["memory"] - repeats.by_prefix[prefix.name],
+                prefix.state_counts["memory"] - recomputed.by_prefix[prefix.name],
                 prefix.states["erred"],
                 sum(n for state, n in prefix.states.items() if state not in ended),
             )
@@ -67,7 +67,7 @@ def task_counts(cluster: GroupedCluster) -> dict[str, TaskCount]:
         cluster.loop,
         cluster.scheduler_comm.run_function,
         function=dumps(count),
-        callback_timeout=_PATIENCE,
+        callback_timeout=_TIMEOUT,
     )
     if answer["status"] != "OK":
         raise RuntimeError("the scheduler cannot count its tasks")

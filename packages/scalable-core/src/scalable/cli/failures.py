@@ -1,10 +1,10 @@
-"""What becomes of errors: a line for each on stderr, and an exit status.
+"""How errors end a command: a line for each on stderr, and an exit status.
 
 ====  =======================================================================
-0     fine
+0     success
 1     the work failed
 2     the command line, the manifest or the environment is wrong; nothing ran
-130   Ctrl-C ended it, as shells count: 128 + SIGINT
+130   Ctrl-C ended it: 128 + SIGINT, as in shells
 ====  =======================================================================
 """
 
@@ -24,13 +24,13 @@ from scalable.errors import (
     ValidationFailedError,
 )
 
-__all__ = ["FAILED", "INTERRUPTED", "USAGE", "Failure", "exit_status", "explain_error"]
+__all__ = ["FAILED", "INTERRUPTED", "USAGE", "Failure", "exit_status", "report_error"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class Failure(click.ClickException):
-    """Ends a command: `click` shows the message, one line for each of its own, and exits with `exit_code`."""
+    """Ends a command: `click` shows the message and exits with `exit_code`."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class Failure(click.ClickException):
 
 
 def exit_status(error: BaseException) -> int:
-    """Give the exit status of what an exception ended.
+    """Return the exit status for the exception that ended a command or script.
 
     Examples
     --------
@@ -60,17 +60,17 @@ def exit_status(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    asked_wrongly = isinstance(error, ScalableError) and not isinstance(error, ClusterError)
-    return USAGE if asked_wrongly else FAILED
+    is_usage_error = isinstance(error, ScalableError) and not isinstance(error, ClusterError)
+    return USAGE if is_usage_error else FAILED
 
 
-def explain_error(error: Exception, *, as_json: bool, debug: bool) -> Failure:
-    """Turn an error into what ends the command.
+def report_error(error: Exception, *, as_json: bool, debug: bool) -> Failure:
+    """Print an error as far as the options request it, and return the failure that ends the command.
 
     Parameters
     ----------
     error : Exception
-        Any. What is not Scalable's own is a bug of somebody, and says so.
+        Any exception. One that is not Scalable's own is reported as unexpected.
     as_json : bool
         Also print it on stdout, for programs.
     debug : bool

@@ -1,4 +1,4 @@
-"""The ``scalable`` command: its subcommands, and what becomes of errors."""
+"""The ``scalable`` command: its subcommands, and how errors end it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from scalable.cli.check import check
-from scalable.cli.failures import INTERRUPTED, USAGE, Failure, explain_error
+from scalable.cli.failures import INTERRUPTED, USAGE, Failure, report_error
 from scalable.cli.init import init
 from scalable.cli.options import debug_option, wants_debug, wants_json
 from scalable.cli.owned import ps, reap
@@ -22,9 +22,9 @@ __all__ = ["main"]
 
 
 class _Commands(click.Group):
-    """A group that ends every error in one line and an exit status.
+    """A group that turns every error into one line and an exit status.
 
-    It does so where it is invoked, not where the program starts, so that ``dask scalable`` is no different.
+    It does so when it is invoked, not when the program starts, so that ``dask scalable`` behaves the same.
     """
 
     def make_context(
@@ -34,11 +34,11 @@ class _Commands(click.Group):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        asked = list(args)
+        given = list(args)
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
-            if not asked:  # it is the help
+            if not given:  # the error is the help text
                 raise
             raise _usage(error) from None
 
@@ -53,8 +53,8 @@ class _Commands(click.Group):
             raise Failure("interrupted", INTERRUPTED) from None
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # click ends quietly when nobody reads any more
-            raise explain_error(error, as_json=wants_json(ctx), debug=wants_debug(ctx)) from error
+                raise  # click exits quietly when the pipe is closed
+            raise report_error(error, as_json=wants_json(ctx), debug=wants_debug(ctx)) from error
 
 
 def _usage(error: click.UsageError) -> Failure:
@@ -71,7 +71,7 @@ def _usage(error: click.UsageError) -> Failure:
 def main() -> None:
     """Run one workflow on a laptop, a Slurm cluster, Kubernetes or a cloud.
 
-    A manifest, scalable.yaml, says where it can run and what its workers need.
+    A manifest, scalable.yaml, specifies where it can run and what its workers need.
     """
 
 

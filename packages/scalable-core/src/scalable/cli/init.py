@@ -41,7 +41,7 @@ def init(directory: Path, as_json: bool) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
             content = files("scalable.cli").joinpath("starter", name).read_text(encoding="utf-8")
-            # "x" so that a file that appears right now is not overwritten either.
+            # "x", so that a file that has appeared in the meantime is not overwritten either.
             with (directory / name).open("x", encoding="utf-8") as file:
                 file.write(content)
     except OSError as error:

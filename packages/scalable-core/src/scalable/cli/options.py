@@ -15,12 +15,12 @@ _DEBUG, _JSON = "scalable.debug", "scalable.json"
 
 
 def wants_json(context: click.Context) -> bool:
-    """Tell whether ``--json`` was given."""
+    """Return whether ``--json`` was given."""
     return bool(context.meta.get(_JSON))
 
 
 def wants_debug(context: click.Context) -> bool:
-    """Tell whether ``--debug`` was given, to a command or to the group."""
+    """Return whether ``--debug`` was given, to a command or to the group."""
     return bool(context.meta.get(_DEBUG))
 
 
@@ -54,7 +54,7 @@ def debug_option(command: F) -> F:
 
 
 def manifest_arguments(command: F) -> F:
-    """Add the manifest, its target and its overlay."""
+    """Add the argument for the manifest and the options for its target and overlay."""
     for add in (
         click.option(
             "--overlay", metavar="NAME", help="Overlay to merge instead of the target's own."

@@ -19,24 +19,24 @@ __all__ = [
     "print_issues",
     "print_json",
     "print_problem",
+    "print_status",
     "print_warnings",
-    "say",
 ]
 
 
 def print_json(document: Any) -> None:
-    """Print a document for programs."""
+    """Print a document as JSON, for programs."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def say(text: str) -> None:
-    """Tell the user how things go, on stderr, as long as there is somebody to tell."""
+def print_status(text: str) -> None:
+    """Print a status message on stderr; does nothing if stderr is closed."""
     with suppress(OSError):
         click.echo(f"scalable: {text}", err=True)
 
 
 def print_problem(message: str, *, severity: Severity = "error", where: str = "") -> None:
-    """Print a problem on stderr as compilers do, so that editors and terminals find the place."""
+    """Print a problem on stderr in the format of compilers, so that editors and terminals link to its place."""
     lead = f"{where}: " if where else ""
     label = click.style(severity, fg="red" if severity == "error" else "yellow")
     click.echo(f"{lead}{label}: {message}", err=True)
@@ -51,7 +51,7 @@ def print_issues(issues: Iterable[ValidationIssue]) -> None:
 
 
 def print_warnings(session: ScalableSession) -> None:
-    """Print what to mind about the session's target; what ails the others is for ``scalable validate``."""
+    """Print warnings, except those about targets other than the session's, which ``scalable validate`` reports."""
     others = tuple(
         f"targets.{name}." for name in session.manifest.targets if name != session.target
     )
@@ -60,7 +60,7 @@ def print_warnings(session: ScalableSession) -> None:
 
 
 def issue_as_json(issue: ValidationIssue) -> dict[str, Any]:
-    """Give an issue as plain JSON values."""
+    """Return an issue as JSON values."""
     return {
         "severity": issue.severity,
         "code": issue.code,
@@ -73,7 +73,7 @@ def issue_as_json(issue: ValidationIssue) -> dict[str, Any]:
 
 
 def as_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay out rows in columns; numbers to the right.
+    """Return rows as a table in columns, with numbers aligned to the right.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""``scalable ps`` and ``scalable reap``: what runs have outside of this machine's processes, and its end."""
+"""``scalable ps`` and ``scalable reap``: list and remove the resources of runs in queues and clouds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import as_table, print_json, print_problem, say
+from scalable.cli.output import as_table, print_json, print_problem, print_status
 
 if TYPE_CHECKING:
     from scalable.cluster.port import Leftover
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["ps", "reap"]
 
 _provider_option = click.option(
-    "--provider", metavar="NAME", help="Ask this provider only; by default, all that are installed."
+    "--provider",
+    metavar="NAME",
+    help="Only resources of this provider; by default, of all that are installed.",
 )
 
 
@@ -29,24 +31,28 @@ _provider_option = click.option(
 @debug_option
 @click.pass_context
 def ps(context: click.Context, provider: str | None, as_json: bool) -> None:
-    """List what runs have in queues and clouds: jobs, pods, machines.
+    """List the resources of runs in queues and clouds: jobs, pods, machines.
 
-    Everything that Scalable starts carries its run's id; this finds it, also from another session. The exit status is
-    1 if a provider cannot be asked.
+    Everything that Scalable starts is labelled with its run's id, so this finds the resources of other sessions too.
+    The exit status is 1 if a provider cannot list its resources.
     """
-    found = {name: _owned(name, asked) for name, asked in _who_can_be_asked(provider)}
+    found = {name: _list_owned(name, reaper) for name, reaper in _reaping_providers(provider)}
     if as_json:
-        print_json([each for name, things in found.items() for each in _as_json(name, things)])
+        print_json(
+            [each for name, resources in found.items() for each in _as_json(name, resources)]
+        )
     else:
         _show(found)
-    if any(things is None for things in found.values()):
+    if any(resources is None for resources in found.values()):
         context.exit(FAILED)
 
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("--all", "everything", is_flag=True, help="Whatever run it is of, live ones too.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--all", "all_runs", is_flag=True, help="Remove the resources of all runs, live ones too."
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @_provider_option
 @json_option
 @debug_option
@@ -54,63 +60,63 @@ def ps(context: click.Context, provider: str | None, as_json: bool) -> None:
 def reap(
     context: click.Context,
     runs: tuple[str, ...],
-    everything: bool,
+    all_runs: bool,
     yes: bool,
     provider: str | None,
     as_json: bool,
 ) -> None:
-    """Remove what dead runs left in queues and clouds.
+    """Remove the resources that dead runs left in queues and clouds.
 
-    Name the RUNs, as `scalable ps` shows them, or say --all. A run that is still alive loses its workers, so be sure.
+    Name the RUNs, as `scalable ps` shows them, or give --all. A run that is still alive loses its workers.
     """
-    if bool(runs) == everything:
+    if bool(runs) == all_runs:
         raise click.UsageError(
             "name the runs to remove, as `scalable ps` shows them, or give --all"
         )
     failed = False
     removed: list[dict[str, str]] = []
     left: list[dict[str, str]] = []
-    for name, asked in _who_can_be_asked(provider):
-        owned = _owned(name, asked)
+    for name, reaper in _reaping_providers(provider):
+        owned = _list_owned(name, reaper)
         if owned is None:
             failed = True
             continue
-        if doomed := [thing for thing in owned if everything or thing.run_id in runs]:
-            _show({name: doomed}, err=as_json)
+        if selected := [resource for resource in owned if all_runs or resource.run_id in runs]:
+            _show({name: selected}, err=as_json)
             if not yes:
-                click.confirm(f"Remove these {len(doomed)}?", abort=True, err=True)
-            gone, leftovers = _remove(name, asked, doomed)
+                click.confirm(f"Remove these {len(selected)} resources?", abort=True, err=True)
+            gone, leftovers = _remove(name, reaper, selected)
             removed += _as_json(name, gone)
             left += [{"provider": name, **asdict(leftover)} for leftover in leftovers]
     if as_json:
         print_json({"removed": removed, "left": left})
     elif not (removed or left or failed):
-        say(_nothing(runs))
+        print_status(_nothing_found(runs))
     if failed or left:
         context.exit(FAILED)
 
 
 def _remove(
-    name: str, provider: Reaps, doomed: Sequence[Owned]
+    name: str, provider: Reaps, selected: Sequence[Owned]
 ) -> tuple[Sequence[Owned], Sequence[Leftover]]:
-    """Have a provider remove these, and tell how that went: what is gone, and what is left."""
-    leftovers = provider.reap(doomed)
+    """Remove resources and print the result; return what is gone and what is left."""
+    leftovers = provider.reap(selected)
     for leftover in leftovers:
         print_problem(f"could not remove {leftover}")
-    stuck = {(leftover.kind, leftover.name) for leftover in leftovers}
-    gone = [thing for thing in doomed if (thing.kind, thing.name) not in stuck]
-    say(f"removed {len(gone)} of {name}")
+    not_removed = {(leftover.kind, leftover.name) for leftover in leftovers}
+    gone = [resource for resource in selected if (resource.kind, resource.name) not in not_removed]
+    print_status(f"removed {len(gone)} of provider {name!r}")
     return gone, leftovers
 
 
-def _who_can_be_asked(provider: str | None) -> Iterator[tuple[str, Reaps]]:
+def _reaping_providers(provider: str | None) -> Iterator[tuple[str, Reaps]]:
     from scalable.providers.base import Reaps
     from scalable.providers.registry import ProviderStatus, describe_providers, get_provider
 
     if provider is not None:
         chosen = get_provider(provider)
         if not isinstance(chosen, Reaps):
-            raise click.UsageError(f"provider {provider!r} leaves nothing that could be listed")
+            raise click.UsageError(f"provider {provider!r} has no resources that could be listed")
         yield provider, chosen
         return
     for info in describe_providers(load=True):
@@ -120,35 +126,35 @@ def _who_can_be_asked(provider: str | None) -> Iterator[tuple[str, Reaps]]:
                 yield info.name, known
 
 
-def _owned(name: str, provider: Reaps) -> Sequence[Owned] | None:
-    """Ask one provider; None, and a line that says why, if it cannot be asked."""
+def _list_owned(name: str, provider: Reaps) -> Sequence[Owned] | None:
+    """Return what a provider owns; print why and return None if it cannot be listed."""
     from scalable.errors import ScalableError
 
     try:
         return provider.list_owned()
     except ScalableError as error:
-        print_problem(f"provider {name!r} cannot be asked: {error}")
+        print_problem(f"provider {name!r} cannot list its resources: {error}")
         return None
 
 
-def _as_json(provider: str, things: Sequence[Owned] | None) -> list[dict[str, str]]:
-    return [{"provider": provider, **asdict(thing)} for thing in things or ()]
+def _as_json(provider: str, resources: Sequence[Owned] | None) -> list[dict[str, str]]:
+    return [{"provider": provider, **asdict(resource)} for resource in resources or ()]
 
 
 def _show(found: dict[str, Sequence[Owned] | None], *, err: bool = False) -> None:
     rows = [
-        [name, thing.run_id, thing.kind, thing.name, thing.owner, thing.detail]
-        for name, things in found.items()
-        for thing in things or ()
+        [name, resource.run_id, resource.kind, resource.name, resource.owner, resource.detail]
+        for name, resources in found.items()
+        for resource in resources or ()
     ]
     if rows:
         header = ("provider", "run", "kind", "name", "owner", "state")
         click.echo(as_table(header, rows), err=err)
-    elif all(things is not None for things in found.values()):
-        say(_nothing())
+    elif all(resources is not None for resources in found.values()):
+        print_status(_nothing_found())
 
 
-def _nothing(runs: Sequence[str] = ()) -> str:
+def _nothing_found(runs: Sequence[str] = ()) -> str:
     if runs:
-        return f"nothing in a queue or a cloud is of {' or '.join(runs)}; see `scalable ps`"
-    return "no run has anything in a queue or a cloud"
+        return f"there are no resources of {' or '.join(runs)} in a queue or a cloud; see `scalable ps`"
+    return "no run has resources in a queue or a cloud"

@@ -24,7 +24,7 @@ __all__ = ["describe", "describe_count", "plan"]
 @click.command()
 @manifest_arguments
 @click.option(
-    "--render", is_flag=True, help="Also show the very scripts or requests that a run would send."
+    "--render", is_flag=True, help="Also show the scripts or requests that a run would send."
 )
 @json_option
 @debug_option
@@ -33,22 +33,22 @@ def plan(
 ) -> None:
     """Show what a run of MANIFEST would start, and what that costs.
 
-    The same manifest gives the same plan, byte for byte. Nothing is started and nothing is asked of the network.
+    The same manifest gives the same plan, byte for byte. Works offline; nothing is started.
     """
     from scalable.planning import check_limits
     from scalable.session import ScalableSession
 
     session = ScalableSession.from_yaml(manifest, target=target, overlay=overlay)
-    made = session.plan()
-    artifacts = _render(session, made) if render else []
+    result = session.plan()
+    artifacts = _render(session, result) if render else []
     if not as_json:
         print_warnings(session)
-        click.echo(describe(made, _largest(session, made)))
+        click.echo(describe(result, _estimate_largest(session, result)))
         for artifact in artifacts:
             click.echo(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")
-    check_limits(session.spec, session.provider, made.scale_plan)
-    if as_json:  # now, since a program reads one document: the plan, or why there is none
-        document = json.loads(made.to_json())
+    check_limits(session.spec, session.provider, result.scale_plan)
+    if as_json:  # only now, because a program reads one document: the plan, or the error
+        document = json.loads(result.to_json())
         if render:
             document["artifacts"] = [asdict(artifact) for artifact in artifacts]
         print_json(document)
@@ -59,30 +59,32 @@ def _render(session: ScalableSession, plan: Plan) -> Sequence[Artifact]:
 
     provider = session.provider
     if not isinstance(provider, Renders):
-        raise click.UsageError(f"provider {plan.provider!r} sends nothing that could be shown")
+        raise click.UsageError(f"provider {plan.provider!r} has nothing to render")
     return provider.render(session.spec, plan.scale_plan)
 
 
-def _largest(session: ScalableSession, plan: Plan) -> CostEstimate | None:
-    """Estimate what adaptive groups may come to."""
-    from scalable.planning import costliest
+def _estimate_largest(session: ScalableSession, plan: Plan) -> CostEstimate | None:
+    """Return the cost with adaptive groups at their largest; None if there are no such groups or no prices."""
+    from scalable.planning import most_expensive_plan
     from scalable.providers.base import EstimatesCost
 
     provider = session.provider
     if not plan.scale_plan.ranges_by_tag or not isinstance(provider, EstimatesCost):
         return None
-    return provider.estimate_cost(session.spec, costliest(session.spec, provider, plan.scale_plan))
+    return provider.estimate_cost(
+        session.spec, most_expensive_plan(session.spec, provider, plan.scale_plan)
+    )
 
 
 def describe(plan: Plan, largest: CostEstimate | None = None) -> str:
-    """Lay out a plan for people.
+    """Return a plan as text.
 
     Parameters
     ----------
     plan : Plan
         The plan.
     largest : CostEstimate, optional
-        What it costs when adaptive groups are as large as they may get.
+        The cost with adaptive groups at their largest.
     """
     scale = plan.scale_plan
     tasks: dict[str, list[str]] = {tag: [] for tag in scale.workers_by_tag}
@@ -106,17 +108,17 @@ def describe(plan: Plan, largest: CostEstimate | None = None) -> str:
     if scale.max_workers is not None:
         lines += [f"at most {scale.max_workers} workers in all groups together", ""]
     if plan.cost is None:
-        lines.append(f"provider {plan.provider} knows no prices")
+        lines.append(f"provider {plan.provider} has no prices")
     else:
-        lines += ["cost of what it starts with:", *(f"  {line}" for line in plan.cost.lines())]
+        lines += ["cost at the start:", *(f"  {line}" for line in plan.cost.lines())]
     if largest is not None:
         *_, total = largest.lines()
-        lines += ["cost of the most it may grow to:", f"  {total}"]
+        lines += ["cost at the largest size:", f"  {total}"]
     return "\n".join(lines)
 
 
 def describe_count(scale: ScalePlan, tag: str) -> str:
-    """Say how many workers a group gets.
+    """Return how many workers a group gets, as text.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Show how a run is doing: a live area on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a live area on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from scalable.cli.counting import task_counts
+from scalable.cli.counting import count_tasks
 from scalable.cli.status import TaskCount, describe_group, describe_tasks, total
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ __all__ = ["LiveView", "PlainView", "Snapshot", "View", "render", "show_progress
 logger = logging.getLogger("scalable.cli")
 
 _INTERVAL = 0.25
-_TASKS_EVERY = 1.0
+_TASK_INTERVAL = 1.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How a run is doing at one moment; `elapsed` is in seconds."""
+    """The state of a run at one moment; `elapsed` is in seconds."""
 
     elapsed: float
     groups: Mapping[str, GroupStatus] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class View(Protocol):
     """Where progress is shown."""
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show this moment."""
+        """Show this state."""
         ...
 
 
@@ -52,32 +52,32 @@ class PlainView:
     ----------
     stream : TextIO
         Where to write.
-    pause : float
-        Seconds between two lines about the same thing.
+    interval : float
+        Seconds between two lines about the same group or about the tasks.
     """
 
-    def __init__(self, stream: TextIO, *, pause: float = 10.0) -> None:
-        self._stream, self._pause = stream, pause
-        self._said: dict[str, tuple[float, str]] = {}
+    def __init__(self, stream: TextIO, *, interval: float = 10.0) -> None:
+        self._stream, self._interval = stream, interval
+        self._written: dict[str, tuple[float, str]] = {}
         self._started: set[str] = set()
 
     def update(self, snapshot: Snapshot) -> None:
-        """Write what has changed and was not written about just now."""
+        """Write what has changed, at most once per interval."""
         for tag, group in snapshot.groups.items():
             if tag not in self._started and not group.wanted:
-                continue  # that nothing is there yet is no news
+                continue  # a group that has never wanted workers is not worth a line
             self._started.add(tag)
-            # A group that is complete or has failed is news at once.
+            # Written immediately: that a group is complete or has failed.
             urgent = group.failed or group.running == group.wanted
-            self._say(f"group {tag}", describe_group(group), snapshot.elapsed, urgent=urgent)
+            self._write(f"group {tag}", describe_group(group), snapshot.elapsed, urgent=urgent)
         if snapshot.tasks:
             done = not total(snapshot.tasks.values()).left
-            self._say("tasks", describe_tasks(snapshot.tasks), snapshot.elapsed, urgent=done)
+            self._write("tasks", describe_tasks(snapshot.tasks), snapshot.elapsed, urgent=done)
 
-    def _say(self, about: str, text: str, now: float, *, urgent: bool) -> None:
-        then, before = self._said.get(about, (-float("inf"), ""))
-        if text != before and (urgent or now - then >= self._pause):
-            self._said[about] = now, text
+    def _write(self, about: str, text: str, now: float, *, urgent: bool) -> None:
+        then, before = self._written.get(about, (-float("inf"), ""))
+        if text != before and (urgent or now - then >= self._interval):
+            self._written[about] = now, text
             print(f"scalable: {text}", file=self._stream, flush=True)
 
 
@@ -94,12 +94,12 @@ class LiveView:
         self._area = area
 
     def update(self, snapshot: Snapshot) -> None:
-        """Paint this moment."""
+        """Draw this state."""
         self._area.show(render(snapshot))
 
 
 def render(snapshot: Snapshot) -> RenderableType:
-    """Lay out a snapshot: a line for each group, and a bar for the tasks."""
+    """Return a snapshot for display: a line for each group, and a bar for the tasks."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -135,32 +135,32 @@ def _mark(group: GroupStatus) -> tuple[tuple[str, str], str]:
 @contextmanager
 def show_progress(session: ScalableSession, view: View) -> Iterator[None]:
     """Keep a view up to date, from a thread of its own, until the block is left."""
-    ended = threading.Event()
+    stopped = threading.Event()
     thread = threading.Thread(
-        target=_follow, args=(session, view, ended), name="scalable-progress", daemon=True
+        target=_follow, args=(session, view, stopped), name="scalable-progress", daemon=True
     )
     thread.start()
     try:
         yield
     finally:
-        ended.set()
+        stopped.set()
         thread.join()
 
 
-def _follow(session: ScalableSession, view: View, ended: threading.Event) -> None:
+def _follow(session: ScalableSession, view: View, stopped: threading.Event) -> None:
     started = time.monotonic()
     tasks: Mapping[str, TaskCount] = {}
-    asked = -_TASKS_EVERY
+    counted_at = -_TASK_INTERVAL
     last = False
     while not last:
-        last = ended.wait(_INTERVAL)
-        if session.closed:  # what follows is no news
+        last = stopped.wait(_INTERVAL)
+        if session.closed:  # the teardown is not progress
             return
         elapsed = time.monotonic() - started
-        if session.groups and (last or elapsed - asked >= _TASKS_EVERY):
-            asked = elapsed
+        if session.groups and (last or elapsed - counted_at >= _TASK_INTERVAL):
+            counted_at = elapsed
             try:
-                tasks = task_counts(session.cluster)
-            except Exception:  # the cluster may close any time, and one look is no loss
+                tasks = count_tasks(session.cluster)
+            except Exception:  # the cluster may close at any time; the next interval tries again
                 logger.debug("cannot count tasks", exc_info=True)
         view.update(Snapshot(elapsed, session.groups, tasks))

@@ -1,4 +1,4 @@
-"""``scalable providers``: what is installed, and whether it works."""
+"""``scalable providers``: which providers are installed, and whether they work."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["providers"]
 @debug_option
 @click.pass_context
 def providers(context: click.Context, as_json: bool) -> None:
-    """List the providers that are installed.
+    """List the installed providers.
 
-    Each is imported to learn whether it works; none of them contacts anything. The exit status is 1 if one does not.
+    Each is imported to check whether it works; none contacts anything. The exit status is 1 if one does not work.
     """
     from scalable.providers.registry import describe_providers
 
@@ -31,7 +31,7 @@ def providers(context: click.Context, as_json: bool) -> None:
         rows = [[info.name, info.status, info.distribution, info.version or "-"] for info in found]
         click.echo(as_table(("provider", "status", "distribution", "version"), rows))
     else:
-        click.echo("no provider is installed; to begin with: pip install scalable-local")
+        click.echo("no provider is installed; to start: pip install scalable-local")
     problems = [info.problem for info in found if info.problem]
     for problem in problems:
         print_problem(problem)

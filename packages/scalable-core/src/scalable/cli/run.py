@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, explain_error
+from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, report_error
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
-from scalable.cli.output import print_problem, print_warnings, say
+from scalable.cli.output import print_problem, print_status, print_warnings
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
 from scalable.cli.script import (
     Outcome,
     compile_script,
-    other_target,
+    find_other_target,
     run_script,
     trim_tracebacks,
 )
@@ -41,7 +41,7 @@ _ARGUMENTS = "scalable.arguments"
 
 
 class _WithArguments(click.Command):
-    """A command that leaves everything after ``--`` to somebody else."""
+    """A command that keeps everything after ``--`` for the workflow."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         at = args.index("--") if "--" in args else len(args)
@@ -60,9 +60,9 @@ class _WithArguments(click.Command):
     required=True,
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
-    help="The Python script to run; ARGS are its own.",
+    help="The Python script to run, with ARGS as its arguments.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress, only problems.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only problems, no progress.")
 @json_option
 @debug_option
 @click.pass_context
@@ -78,95 +78,99 @@ def run(
     """Run a workflow on a target of MANIFEST.
 
     Validates, plans and checks limits before anything is started; then starts the workers, runs the script as Python
-    would, removes the workers whatever happens, and exits with the script's own status. The script gets the running
-    session from ScalableSession.from_yaml(). Progress goes to stderr and stdout is the script's, or the record's with
-    --json. A record of the run is kept in .scalable/runs.
+    would, removes the workers whatever happens, and exits with the script's own status. ScalableSession.from_yaml()
+    returns the running session in the script. Progress goes to stderr. Stdout is for the script's output, or with
+    --json for the record of the run, which is also kept in .scalable/runs.
     """
     from scalable.planning import check_limits
-    from scalable.session import ScalableSession, lend
+    from scalable.session import ScalableSession, set_current_session
 
-    code = _compiled(workflow)
+    code = _compile(workflow)
     session = ScalableSession.from_yaml(
         manifest, target=target, overlay=overlay, workflow=workflow.resolve().parent
     )
     plan = session.plan()
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
-    _refuse_other_target(context, workflow, session)
+    _check_requested_target(context, workflow, session)
     arguments = context.meta[_ARGUMENTS]
     record = _begin_record(session, plan, workflow, arguments)
-    began, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
+    started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     try:
         if not debug:
             _silence_dask(context)
-        with _stdout_kept() if as_json and sys.stdout else nullcontext():
+        with _redirect_stdout() if as_json and sys.stdout else nullcontext():
             with nullcontext() if quiet else _progress(session):
                 session.start()
-                with lend(session):
+                with set_current_session(session):
                     outcome = run_script(code, workflow, arguments)
-            _report(outcome, debug=debug)
+            _show_error(outcome, debug=debug)
     except Exception as error:  # noqa: BLE001 - of the start; the script's own is its outcome
         outcome = Outcome(exit_status(error), error)
-        failure = explain_error(error, as_json=False, debug=debug)
+        failure = report_error(error, as_json=False, debug=debug)
         Failure(session.manifest.redact(failure.message), outcome.code).show()
     except KeyboardInterrupt as error:  # while it starts
         outcome = Outcome(exit_status(error), error)
-        _report(outcome, debug=debug)
+        _show_error(outcome, debug=debug)
     except BaseException as error:
         outcome = Outcome(exit_status(error), error)
         raise
     finally:
         outcome = _close(session, outcome)
-        _write_down(outcome, record, session)
+        _finish_record(outcome, record, session)
         if as_json:
             click.echo(record.to_json(), nl=False)
         elif not quiet:
-            seconds = time.monotonic() - began
-            say(f"{_ending(outcome.code)} after {seconds:.1f} s; record in {record.directory}")
+            seconds = time.monotonic() - started
+            print_status(
+                f"{_describe_exit(outcome.code)} after {seconds:.1f} s; record in {record.directory}"
+            )
     context.exit(outcome.code)
 
 
 @contextmanager
-def _stdout_kept() -> Iterator[None]:
-    """Keep stdout for the record alone: what the script and the programs that it starts write goes to stderr."""
+def _redirect_stdout() -> Iterator[None]:
+    """Redirect to stderr what the script and the programs that it starts write, so that stdout has only the record."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    saved = os.dup(1)
     os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        sys.stdout.flush()  # what was written to the stream itself is not for the record's readers either
-        os.dup2(kept, 1)
-        os.close(kept)
+        sys.stdout.flush()  # also to stderr: what was written to the original stream and is still buffered
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _silence_dask(context: click.Context) -> None:
-    """Keep from the terminal what Dask logs of its daily life, such as connections that close, to the very end."""
+    """Suppress Dask's routine log messages, such as those on closed connections, until the command ends."""
     from distributed.utils import silence_logging_cmgr
 
     context.with_resource(silence_logging_cmgr("WARNING"))
 
 
-def _compiled(workflow: Path) -> CodeType:
+def _compile(workflow: Path) -> CodeType:
     try:
         return compile_script(workflow)
     except (SyntaxError, ValueError) as error:
-        # Before anything is paid for; like Python, which shows the line and no frames.
+        # Before anything costs money. Shown as Python does, with the line and without frames.
         *place, what = traceback.format_exception_only(error)
         raise Failure("".join([what, *place]), FAILED) from error
 
 
-def _refuse_other_target(context: click.Context, workflow: Path, session: ScalableSession) -> None:
-    """Refuse before the start what `ScalableSession.from_yaml` would refuse in the running workflow."""
+def _check_requested_target(
+    context: click.Context, workflow: Path, session: ScalableSession
+) -> None:
+    """Raise before the start what `ScalableSession.from_yaml` would raise in the running workflow."""
     from scalable.session import AUTO
 
-    asked = other_target(workflow.read_bytes(), {AUTO, session.target})
-    if asked is None:
+    found = find_other_target(workflow.read_bytes(), {AUTO, session.target})
+    if found is None:
         return
-    line, target = asked
+    line, target = found
     try:
-        session.refuse_other_target(target)
+        session.check_requested_target(target)
     except SessionError as error:
         print_problem(str(error), where=f"{workflow}:{line}")
         context.exit(USAGE)
@@ -189,7 +193,7 @@ def _begin_record(
 
 @contextmanager
 def _progress(session: ScalableSession) -> Iterator[None]:
-    """Show progress on stderr: live on a terminal, in lines elsewhere."""
+    """Show progress on stderr: live on a terminal, as lines elsewhere."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -203,32 +207,32 @@ def _progress(session: ScalableSession) -> Iterator[None]:
         yield
 
 
-def _report(outcome: Outcome, *, debug: bool) -> None:
-    """Show what ended the script: a mistake in using Scalable in a line, anything else as Python would."""
+def _show_error(outcome: Outcome, *, debug: bool) -> None:
+    """Show the error that ended the script: wrong use of Scalable as one line, anything else as Python would."""
     error = outcome.error
     if error is None:
         return
     if not debug:
         trim_tracebacks(error)
     if isinstance(error, KeyboardInterrupt):
-        say("interrupted; closing the cluster")
+        print_status("interrupted; closing the cluster")
     elif outcome.code == USAGE and not debug:
-        print_problem(str(error), where=_last_line(error.__traceback__))
+        print_problem(str(error), where=_last_location(error.__traceback__))
     else:
         sys.excepthook(type(error), error, error.__traceback__)
 
 
-def _last_line(tb: TracebackType | None) -> str:
+def _last_location(tb: TracebackType | None) -> str:
     *_, last = traceback.extract_tb(tb) or [None]
     return f"{last.filename}:{last.lineno}" if last else ""
 
 
 def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
-    """Close the session, whatever has happened and happens now."""
+    """Close the session, and return the outcome with the status of closing taken into account."""
     try:
         session.close()
     except (KeyboardInterrupt, SystemExit) as error:
-        # It arrived while the session closed, and waited for that.
+        # The signal arrived while the session was closing, and was deferred.
         return replace(outcome, code=outcome.code or exit_status(error))
     except ScalableError as error:
         print_problem(session.manifest.redact(str(error)))
@@ -236,14 +240,14 @@ def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _write_down(outcome: Outcome, record: RunRecord, session: ScalableSession) -> None:
+def _finish_record(outcome: Outcome, record: RunRecord, session: ScalableSession) -> None:
     error = outcome.error
     text = None if error is None else "".join(traceback.format_exception_only(error)).strip()
     try:
         record.end(outcome.code, error=text, events=session.events)
-    except OSError as problem:  # the disk is full; the run is no different for it
+    except OSError as problem:  # such as a full disk, which does not change how the run ended
         print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"ended with exit status {code}" if code else "finished"

@@ -16,8 +16,8 @@ __all__ = ["schema"]
 def schema(as_json: bool) -> None:
     """Print the JSON Schema of manifests.
 
-    It is composed of core's part and the options of every installed provider. Editors complete and check a manifest
-    with it:
+    It has the core's part and the options of every installed provider. Editors use it to complete and check a
+    manifest:
 
     \b
         scalable schema > .scalable.schema.json
@@ -33,7 +33,7 @@ def schema(as_json: bool) -> None:
         try:
             provider = get_provider(name)
         except ProviderError as error:
-            print_problem(f"left out: {error}", severity="warning")
+            print_problem(f"not in the schema: {error}", severity="warning")
             continue
         if isinstance(provider, DescribesOptions):
             schemas[name] = provider.options_schema()

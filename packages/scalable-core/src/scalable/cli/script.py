@@ -14,9 +14,9 @@ from types import CodeType, ModuleType, NoneType, TracebackType
 
 from scalable.cli.failures import exit_status
 
-__all__ = ["Outcome", "compile_script", "other_target", "run_script", "trim_tracebacks"]
+__all__ = ["Outcome", "compile_script", "find_other_target", "run_script", "trim_tracebacks"]
 
-_MACHINERY = frozenset(
+_HIDDEN_PACKAGES = frozenset(
     {"asyncio", "concurrent", "dask", "distributed", "scalable", "threading", "tornado"}
 )
 
@@ -45,45 +45,45 @@ def compile_script(path: Path) -> CodeType:
     OSError
         It cannot be read.
     SyntaxError, ValueError
-        It is no Python.
+        It is not valid Python.
     """
     return compile(path.read_bytes(), str(path.absolute()), "exec", dont_inherit=True)
 
 
-def other_target(source: str | bytes, targets: Collection[str]) -> tuple[int, str] | None:
-    """Find out before anything is started whether a script wants no session but one on another target.
+def find_other_target(source: str | bytes, targets: Collection[str]) -> tuple[int, str] | None:
+    """Find out, before anything is started, whether a script always requests a session on another target.
 
     Parameters
     ----------
     source : str or bytes
-        The script, which compiles.
+        The script. It must compile.
     targets : collection of str
-        What it may ask for.
+        The targets that it may name.
 
     Returns
     -------
     tuple of int and str, or None
-        The line and the target that it asks for there. None where it asks for one of `targets`, for none in
-        particular, or for one that its text does not tell.
+        The line and the target that it names there. None if it names one of `targets`, none at all, or one that
+        cannot be read from the source.
 
     Examples
     --------
-    >>> other_target('with ScalableSession.from_yaml(target="hpc") as client: ...', {"laptop"})
+    >>> find_other_target('with ScalableSession.from_yaml(target="hpc") as client: ...', {"laptop"})
     (1, 'hpc')
-    >>> other_target('with ScalableSession.from_yaml() as client: ...', {"laptop"})
+    >>> find_other_target('with ScalableSession.from_yaml() as client: ...', {"laptop"})
     """
-    asked = []
+    found = []
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call(
                 ast.Attribute(attr="from_yaml"),
-                [],  # with a path, it may be another manifest's
+                [],  # a path may be that of another manifest
                 [ast.keyword("target", ast.Constant(str(target)))],
             ) if target not in targets:
-                asked.append((node.lineno, target))
+                found.append((node.lineno, target))
             case ast.Call(ast.Attribute(attr="from_yaml")):
                 return None
-    return min(asked, default=None)
+    return min(found, default=None)
 
 
 def run_script(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:
@@ -94,9 +94,9 @@ def run_script(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:
     code : CodeType
         From `compile_script`.
     path : Path
-        Where it is, as the user wrote it.
+        Its path, as the user wrote it.
     arguments : sequence of str
-        What follows its name in ``sys.argv``.
+        Its command-line arguments, ``sys.argv[1:]``.
     """
     with _as_main(path, arguments) as main:
         try:
@@ -105,7 +105,7 @@ def run_script(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:
             if not isinstance(error.code, (int, NoneType)):
                 print(error.code, file=sys.stderr)
             return Outcome(exit_status(error))
-        except BaseException as error:  # noqa: BLE001 - handed to the caller, who shows it
+        except BaseException as error:  # noqa: BLE001 - returned to the caller, which shows it
             return Outcome(exit_status(error), error)
     return Outcome(0)
 
@@ -115,13 +115,13 @@ def _as_main(path: Path, arguments: Sequence[str]) -> Iterator[ModuleType]:
     main = ModuleType("__main__")
     main.__file__ = str(path.absolute())
     main.__loader__ = SourceFileLoader("__main__", main.__file__)
-    # As in a script: a __spec__ would say `python -m`, and exec() would put a dict for the builtins.
+    # As in a script: a __spec__ would mean `python -m`, and exec() would set __builtins__ to a dict.
     vars(main).update(__builtins__=builtins, __cached__=None, __package__=None, __spec__=None)
     before = sys.modules["__main__"], sys.argv, list(sys.path)
     sys.modules["__main__"] = main
     sys.argv = [str(path), *arguments]
     if not sys.flags.safe_path:
-        # The entry that Python made for the `scalable` command gives way to the script's.
+        # The script's directory replaces the entry that Python added for the `scalable` command.
         sys.path[:1] = [str(path.resolve().parent)]
     try:
         yield main
@@ -130,10 +130,10 @@ def _as_main(path: Path, arguments: Sequence[str]) -> Iterator[ModuleType]:
 
 
 def trim_tracebacks(error: BaseException) -> None:
-    """Leave only the user's frames in the tracebacks of an exception and of all that it is chained to.
+    """Remove all but the user's frames from the tracebacks of an exception and of those that it is chained to.
 
-    Left out are ours, Dask's and those of the standard library's machinery between them; whatever else the user's
-    code called stays.
+    Frames of Scalable, of Dask and of the standard library's modules between them are removed; frames of other
+    packages that the user's code called stay.
     """
     pending, seen = [error], set()
     while pending:
@@ -155,6 +155,6 @@ def _trimmed(tb: TracebackType | None) -> TracebackType | None:
     kept = None
     for entry in reversed(entries):
         package = str(entry.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in _MACHINERY:
+        if package not in _HIDDEN_PACKAGES:
             kept = TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return kept

@@ -1,4 +1,4 @@
-"""Say in words how groups and tasks are doing."""
+"""The status of groups and tasks as one line of text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from scalable.cluster.port import GroupStatus, Reason
 __all__ = ["TaskCount", "describe_group", "describe_tasks", "total"]
 
 
-_NAMED = 4
-"""Most kinds of tasks that a line names: those with most left to do."""
+_MAX_NAMED = 4
+"""Maximum number of kinds of tasks that a line names: those with the most left to do."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TaskCount:
 
     @property
     def all(self) -> int:
-        """Every task that the scheduler has been given."""
+        """The number of all tasks of this kind."""
         return self.done + self.failed + self.left
 
     def __add__(self, other: TaskCount) -> TaskCount:
@@ -32,12 +32,12 @@ class TaskCount:
 
 
 def total(counts: Iterable[TaskCount]) -> TaskCount:
-    """Add up counts."""
+    """Return the sum of counts."""
     return sum(counts, TaskCount())
 
 
 def describe_group(group: GroupStatus) -> str:
-    """Describe one worker group in a line.
+    """Return the status of one worker group as a line.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def describe_group(group: GroupStatus) -> str:
 
 
 def describe_tasks(counts: Mapping[str, TaskCount]) -> str:
-    """Describe all tasks in a line, with the kinds that have most left to do.
+    """Return the status of all tasks as a line that names the kinds with the most left to do.
 
     Examples
     --------
@@ -79,10 +79,10 @@ def describe_tasks(counts: Mapping[str, TaskCount]) -> str:
     if sums.failed:
         text += f", {sums.failed} failed"
     if len(counts) > 1:
-        most = sorted(counts, key=lambda name: counts[name].left, reverse=True)[:_NAMED]
-        # In their own order, so that the line does not jump about.
+        most = sorted(counts, key=lambda name: counts[name].left, reverse=True)[:_MAX_NAMED]
+        # In a fixed order, so that the names in the line do not change places.
         each = [f"{name} {counts[name].done}/{counts[name].all}" for name in counts if name in most]
-        text += f" ({', '.join(each)}{', …' * (len(counts) > _NAMED)})"
+        text += f" ({', '.join(each)}{', …' * (len(counts) > _MAX_NAMED)})"
     return text
 
 

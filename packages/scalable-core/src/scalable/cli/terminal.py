@@ -17,9 +17,9 @@ __all__ = ["StatusArea"]
 class StatusArea:
     """An area at the bottom of a terminal.
 
-    It steps aside for whatever is written meanwhile, and waits with coming back until that has ended its line: a
-    progress bar or a prompt of the user's own is never painted over. `rich.live.Live` would take such output through
-    its own console instead, which wraps long lines, and holds back a line until it ends.
+    It is erased for whatever else is written, and not drawn again until that output has ended its line: a progress bar
+    or a prompt of the user's own is never overwritten. `rich.live.Live` would route such output through its own
+    console instead, which wraps long lines and buffers a line until it ends.
 
     Parameters
     ----------
@@ -29,35 +29,36 @@ class StatusArea:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        # Now, since a console without a file of its own follows `sys.stderr`, which will be this area's.
+        # Read now, because a console without a file of its own follows `sys.stderr`, which `below_output` replaces.
         self._stream = console.file
         self._lock = threading.RLock()
         self._height = 0
         self._inside_line = False
 
     def show(self, content: RenderableType) -> None:
-        """Paint the area, instead of what it shows now."""
+        """Draw the area, replacing its content."""
         with self._console.capture() as capture:
             self._console.print(content, no_wrap=True, overflow="ellipsis", crop=True)
         text = capture.get()
         with self._lock:
             if not self._inside_line:
-                self._write(self._erasure() + text)
+                self._write(self._erase_code() + text)
                 self._height = text.count("\n")
 
     def hide(self) -> None:
         """Remove the area."""
         with self._lock:
             if self._height:
-                self._write(self._erasure())
+                self._write(self._erase_code())
                 self._height = 0
 
     @contextmanager
     def below_output(self) -> Iterator[None]:
-        """Step aside for what is written to ``sys.stdout`` and ``sys.stderr`` where they are terminals."""
+        """Keep the area below what is written to ``sys.stdout`` and ``sys.stderr``, if they are terminals."""
         before = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = (
-            cast(TextIO, _Above(self, stream)) if stream.isatty() else stream for stream in before
+            cast(TextIO, _StreamAboveArea(self, stream)) if stream.isatty() else stream
+            for stream in before
         )
         try:
             yield
@@ -65,18 +66,18 @@ class StatusArea:
             self.hide()
             sys.stdout, sys.stderr = before
 
-    def _erasure(self) -> str:
+    def _erase_code(self) -> str:
         return f"\x1b[{self._height}A\x1b[J" if self._height else ""
 
     def _write(self, text: str) -> None:
-        # The terminal may be gone, which is why the program ends, and no reason to end it otherwise.
+        # The terminal may be closed. SIGHUP ends the program then, and this error must not.
         with suppress(OSError):
             self._stream.write(text)
             self._stream.flush()
 
 
-class _Above:
-    """A stream on whose terminal the area is."""
+class _StreamAboveArea:
+    """A stream whose output goes above the area."""
 
     def __init__(self, area: StatusArea, stream: TextIO) -> None:
         self._area, self._stream = area, stream

@@ -1,4 +1,4 @@
-"""``scalable validate``: every problem of a manifest."""
+"""``scalable validate``: list every problem of a manifest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["validate"]
 
-_ELSEWHERE = frozenset({"E_UNSET_VARIABLE", "E_UNKNOWN_PROVIDER"})
-"""What is wrong only where the target is selected."""
+_SELECTED_TARGET_CODES = frozenset({"E_UNSET_VARIABLE", "E_UNKNOWN_PROVIDER"})
+"""Problems of a target that matter only if it is selected."""
 
 
 @click.command()
@@ -35,7 +35,7 @@ def validate(
     """Find every problem of MANIFEST.
 
     Without --target, every target whose provider is installed is checked. MANIFEST is by default $SCALABLE_MANIFEST,
-    or scalable.yaml. Nothing is started and nothing is asked of the network.
+    or scalable.yaml. Works offline; nothing is started.
     """
     from scalable.session import ScalableSession
 
@@ -60,7 +60,7 @@ def validate(
 
 
 def _other_targets(session: ScalableSession) -> ValidationReport:
-    """Check the targets that were not selected, as far as their providers are installed."""
+    """Return the problems of the targets that are not selected, if their providers are installed."""
     from scalable.errors import ManifestError, ProviderError
     from scalable.manifest.issues import ValidationReport
     from scalable.providers.base import DeploymentSpec
@@ -83,8 +83,10 @@ def _other_targets(session: ScalableSession) -> ValidationReport:
             issues += error.issues
         except ProviderError:
             continue  # the selected target's report has a warning about it
-    # A laptop need not know the accounts of the cluster; the report has warnings about those too.
-    return ValidationReport.of(issue for issue in issues if issue.code not in _ELSEWHERE)
+    # A laptop need not have the variables of the cluster; the report has warnings about those, too.
+    return ValidationReport.of(
+        issue for issue in issues if issue.code not in _SELECTED_TARGET_CODES
+    )
 
 
 def _summary(session: ScalableSession) -> str:

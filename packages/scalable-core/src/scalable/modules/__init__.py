@@ -2,10 +2,18 @@
 
 A function defined in the workflow itself travels with its task. What it imports from beside the workflow
 (``from helpers import simulate``) does not: a pickled task names the module, and a worker on another machine has no
-such file. So a session packs these modules, and every worker and the scheduler unpack them in front of their path.
+such file. So a session packs these modules, and the scheduler and every worker unpack them and put them first on
+``sys.path``.
 
-What is packed is what ``import`` finds beside the workflow: ``*.py`` files, packages with all their files, and
+The archive has what ``import`` finds beside the workflow: ``*.py`` files, packages with all their files, and
 directories of ``*.py`` files. ``project.modules`` in the manifest names other files and directories instead.
+
+==============  =================================================================================
+`workflow`      the directory of the running workflow
+`archive`       one zip file of its modules: which files, and how large it may be
+`upload`        sending the archive to a cluster
+`plugins`       what unpacks it on the scheduler and the workers, sent by value
+==============  =================================================================================
 """
 
 from scalable.modules.archive import (

@@ -1,4 +1,4 @@
-"""Pack modules into one zip file, the same bytes for the same files."""
+"""Pack modules into one zip file: the same files give the same bytes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from scalable.errors import ModulesError
 __all__ = ["MAX_BYTES", "MAX_FILES", "ModuleArchive", "pack_modules", "pack_workflow"]
 
 MAX_BYTES = 32 * 1024**2
-"""Most that is packed, unpacked size. Every worker receives all of it when it registers."""
+"""Maximum total size of the files, in bytes. Every worker receives all of them when it registers."""
 
 MAX_FILES = 5_000
-"""Most files that are packed; a home directory full of projects ends here, before it is all read."""
+"""Maximum number of files. A home directory full of projects exceeds it before all of it is read."""
 
-_CACHES = frozenset({"__pycache__", "node_modules", "site-packages"})
-_BYTECODE = frozenset({".pyc", ".pyo"})
-_NAMED = 3
-# The earliest time that the zip format has. Real ones would change the bytes of an archive of equal files.
+_SKIPPED_NAMES = frozenset({"__pycache__", "node_modules", "site-packages"})
+_SKIPPED_SUFFIXES = frozenset({".pyc", ".pyo"})
+_MAX_NAMED = 3
+# The earliest time of the zip format. Real times would make archives of equal files differ.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 Member = tuple[PurePosixPath, Path]
 """A file's name in the archive, and the file."""
 
-Rule = Callable[[Path], "Rule | None"]
-"""Says of a directory's entry whether it is taken: None, or the rule for what is inside it."""
+Selector = Callable[[Path], "Selector | None"]
+"""Returns None for a directory's entry that is left out, else the selector for what is inside that entry."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class ModuleArchive:
 def pack_workflow(
     directory: Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES
 ) -> ModuleArchive | None:
-    """Pack everything that a script in `directory` can import from beside itself.
+    """Pack every module in `directory` that a script there can import.
 
     See `pack_modules` for the bounds, the result and the errors.
     """
-    return _pack(_importable(directory), max_bytes, max_files)
+    return _pack(_list_importable(directory), max_bytes, max_files)
 
 
 def pack_modules(
@@ -71,32 +71,33 @@ def pack_modules(
     Parameters
     ----------
     paths : sequence of Path
-        A ``.py`` file or a package (a directory with ``__init__.py``) is importable by its name; of any other
-        directory, what it contains is. Where two hold one file, the first wins, as on ``sys.path``.
+        A ``.py`` file or a package (a directory with ``__init__.py``) is importable by its name; the modules inside
+        any other directory are importable by theirs. If two paths have the same file, the first wins, as on
+        ``sys.path``.
     max_bytes, max_files : int
-        Bounds on what is packed.
+        Maximum total size, in bytes, and maximum number of files.
 
     Returns
     -------
     ModuleArchive or None
-        None where there is nothing to import.
+        None if there is nothing to import.
 
     Raises
     ------
     ModulesError
-        A path is not there, cannot be read or cannot be imported from; or there is too much of it.
+        A path does not exist, cannot be read or has nothing to import, or a bound is exceeded.
     """
-    return _pack(chain.from_iterable(map(_listed, paths)), max_bytes, max_files)
+    return _pack(chain.from_iterable(map(_list_entry, paths)), max_bytes, max_files)
 
 
-def _listed(path: Path) -> Iterator[Member]:
-    """List the files of one entry of ``project.modules``."""
+def _list_entry(path: Path) -> Iterator[Member]:
+    """Yield the files of one entry of ``project.modules``."""
     if path.is_file() and path.suffix == ".py":
         yield PurePosixPath(path.name), path
     elif (path / "__init__.py").is_file():
-        yield from _walk(path, PurePosixPath(path.resolve().name), _of_package)
+        yield from _walk(path, PurePosixPath(path.resolve().name), _select_all)
     elif path.is_dir():
-        yield from _importable(path)
+        yield from _list_importable(path)
     elif path.exists():
         raise ModulesError(
             f"project.modules names {path}, which is neither a .py file nor a directory; "
@@ -109,59 +110,66 @@ def _listed(path: Path) -> Iterator[Member]:
         )
 
 
-def _importable(directory: Path) -> Iterator[Member]:
-    return _walk(directory, PurePosixPath(), _of_path)
+def _list_importable(directory: Path) -> Iterator[Member]:
+    return _walk(directory, PurePosixPath(), _select_importable)
 
 
 def _walk(
-    directory: Path, name: PurePosixPath, rule: Rule, above: frozenset[Path] = frozenset()
+    directory: Path,
+    name: PurePosixPath,
+    selector: Selector,
+    ancestors: frozenset[Path] = frozenset(),
 ) -> Iterator[Member]:
-    """List the files below a directory that `rule` takes, without hidden files, caches and virtual environments."""
+    """Yield the files below a directory that `selector` selects, without hidden files, caches and environments."""
     real = directory.resolve()
-    if real in above:  # a symbolic link to a directory that holds it
+    if real in ancestors:  # a symbolic link to a directory that contains it
         return
     for entry in sorted(directory.iterdir()):
-        if entry.name.startswith(".") or entry.name in _CACHES or entry.suffix in _BYTECODE:
+        if (
+            entry.name.startswith(".")
+            or entry.name in _SKIPPED_NAMES
+            or entry.suffix in _SKIPPED_SUFFIXES
+        ):
             continue
-        inside = rule(entry)
+        inside = selector(entry)
         if inside is None:
             continue
         if entry.is_file():
             yield name / entry.name, entry
         elif entry.is_dir() and not (entry / "pyvenv.cfg").exists():
-            yield from _walk(entry, name / entry.name, inside, above | {real})
+            yield from _walk(entry, name / entry.name, inside, ancestors | {real})
 
 
-def _of_package(entry: Path) -> Rule | None:
-    """Take everything: a package's data belong to it."""
-    return _of_package
+def _select_all(entry: Path) -> Selector | None:
+    """Select everything, because a package's data files belong to it."""
+    return _select_all
 
 
-def _of_path(entry: Path) -> Rule | None:
-    """Take what ``import`` finds in a directory on ``sys.path``."""
+def _select_importable(entry: Path) -> Selector | None:
+    """Select what ``import`` finds in a directory on ``sys.path``."""
     if entry.suffix == ".py":
-        return _of_path
+        return _select_importable
     if not entry.name.isidentifier():
         return None
     if (entry / "__init__.py").is_file():
-        return _of_package
-    # A directory without __init__.py is importable too. One without a module may be anything: results, a home.
-    return _of_path if any(entry.glob("*.py")) else None
+        return _select_all
+    # A directory without __init__.py is importable too. One without modules may be anything, such as results.
+    return _select_importable if any(entry.glob("*.py")) else None
 
 
 def _pack(members: Iterable[Member], max_bytes: int, max_files: int) -> ModuleArchive | None:
     try:
-        files = _bounded(members, max_bytes, max_files)
+        files = _check_bounds(members, max_bytes, max_files)
         contents = {str(name): files[name].read_bytes() for name in sorted(files)}
     except OSError as error:
         raise ModulesError(
             f"cannot read {error.filename} to send it to the workers: {error.strerror}; "
-            "list what they need under project.modules"
+            "list what workers need under project.modules"
         ) from error
-    return _archive(contents) if contents else None
+    return _build_archive(contents) if contents else None
 
 
-def _bounded(
+def _check_bounds(
     members: Iterable[Member], max_bytes: int, max_files: int
 ) -> dict[PurePosixPath, Path]:
     files: dict[PurePosixPath, Path] = {}
@@ -169,28 +177,29 @@ def _bounded(
         files.setdefault(name, file)
         if len(files) > max_files:
             raise ModulesError(
-                f"more than {max_files} files lie beside the workflow, the last of them {file}: too many to send "
-                "to every worker; list what they need under project.modules"
+                f"there are more than {max_files} files beside the workflow, too many to send to every worker "
+                f"(the last one found is {file}); list what workers need under project.modules"
             )
     sizes = {name: file.stat().st_size for name, file in files.items()}
     total = sum(sizes.values())
     if total > max_bytes:
-        biggest = sorted(sizes, key=lambda name: (-sizes[name], name))[:_NAMED]
-        listed = ", ".join(f"{files[name]} ({_size(sizes[name])})" for name in biggest)
+        biggest = sorted(sizes, key=lambda name: (-sizes[name], name))[:_MAX_NAMED]
+        listed = ", ".join(f"{files[name]} ({_format_size(sizes[name])})" for name in biggest)
         raise ModulesError(
-            f"the workflow's modules are {_size(total)}, and at most {_size(max_bytes)} are sent to every worker; "
-            f"the biggest files are {listed}: keep data where workers can read it, or list what they need "
+            f"the workflow's modules are {_format_size(total)}, "
+            f"and at most {_format_size(max_bytes)} are sent to every worker; "
+            f"the largest files are {listed}: keep data where workers can read it, or list what workers need "
             "under project.modules"
         )
     return files
 
 
-def _archive(contents: dict[str, bytes]) -> ModuleArchive:
+def _build_archive(contents: dict[str, bytes]) -> ModuleArchive:
     digest = hashlib.sha256()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in contents.items():
-            # Lengths keep apart what would be the same bytes when joined.
+            # With their lengths, because different names and contents may be the same bytes when concatenated.
             digest.update(f"{len(name.encode())} {len(content)} {name}".encode() + content)
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o644 << 16
@@ -198,5 +207,5 @@ def _archive(contents: dict[str, bytes]) -> ModuleArchive:
     return ModuleArchive(buffer.getvalue(), digest.hexdigest(), tuple(contents))
 
 
-def _size(size: int) -> str:
+def _format_size(size: int) -> str:
     return f"{size / 1024**2:.1f} MiB"

@@ -10,10 +10,10 @@ from scalable.modules.archive import ModuleArchive
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["PROCESS", "upload_modules"]
+__all__ = ["PROCESS_ID", "upload_modules"]
 
-PROCESS = uuid.uuid4().hex
-"""Tells this process from all others: schedulers and workers that live in it need no upload."""
+PROCESS_ID = uuid.uuid4().hex
+"""Identifies this process: a scheduler or worker inside it needs no upload."""
 
 
 def upload_modules(client: Client, archive: ModuleArchive) -> None:
@@ -22,20 +22,20 @@ def upload_modules(client: Client, archive: ModuleArchive) -> None:
     Parameters
     ----------
     client : Client
-        Connected to the cluster. Called from a plain thread.
+        Connected to the cluster. Not to be used from its event loop.
     archive : ModuleArchive
         From `pack_modules` or `pack_workflow`.
 
     Raises
     ------
     OSError
-        A worker that is there already cannot unpack them. One that comes later says so in its log.
+        A worker that has already joined cannot unpack them. A worker that joins later logs the error.
     """
-    # Not above: commands that only look at manifests are quick without these.
+    # Imported here, because commands that only read manifests do not need Dask.
     import cloudpickle
 
-    from scalable.modules import far_side
+    from scalable.modules import plugins
 
-    cloudpickle.register_pickle_by_value(far_side)
-    for plugin in (far_side.SchedulerModules, far_side.WorkerModules):
-        client.register_plugin(plugin(archive.data, archive.digest, PROCESS))
+    cloudpickle.register_pickle_by_value(plugins)
+    for plugin in (plugins.SchedulerModulesPlugin, plugins.WorkerModulesPlugin):
+        client.register_plugin(plugin(archive.data, archive.digest, PROCESS_ID))

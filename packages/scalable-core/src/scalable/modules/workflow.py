@@ -1,4 +1,4 @@
-"""Where the workflow lives: the directory whose modules it can import."""
+"""The directory of the workflow, whose modules it can import."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["find_workflow_directory", "workflow_directory"]
 
 
 def workflow_directory() -> Path | None:
-    """Find the directory of the running workflow.
+    """Return the directory of the running workflow.
 
     Returns
     -------
     Path or None
-        The directory of the script that Python runs, the current directory in a notebook or an interpreter, and
-        None where nothing can be imported from either.
+        The directory of the script that Python runs, or the current directory in a notebook or an interpreter;
+        None if nothing can be imported from there.
     """
     return find_workflow_directory(sys.modules["__main__"], sys.path, sys.prefix, Path.cwd())
 
@@ -25,7 +25,7 @@ def workflow_directory() -> Path | None:
 def find_workflow_directory(
     main: ModuleType, path: Sequence[str], prefix: str, cwd: Path
 ) -> Path | None:
-    """Apply the rule of `workflow_directory` to what it reads from the process.
+    """Return the workflow's directory for the given state of a process.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ def find_workflow_directory(
     path : sequence of str
         ``sys.path``.
     prefix : str
-        ``sys.prefix``. What runs from below it is a tool (pytest, jupyter), not a workflow.
+        ``sys.prefix``. A script below it is a tool (pytest, jupyter), not a workflow.
     cwd : Path
         The current directory.
     """
     script = getattr(main, "__file__", None)
-    # Under `python -m` there is a spec, and modules are found from the current directory.
+    # Under `python -m`, `__spec__` is set and modules are found in the current directory.
     if script and getattr(main, "__spec__", None) is None:
         directory = Path(script).resolve().parent
         if not directory.is_relative_to(Path(prefix).resolve()):

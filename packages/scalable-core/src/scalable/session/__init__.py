@@ -1,8 +1,16 @@
 """A session: one manifest, one target, one cluster.
 
+==============  =================================================================================
+`session`       `ScalableSession`: from a manifest to a client, and everything removed again
+`target`        which target to use when none is named
+`current`       the session of this process, which ``scalable run`` hands to its workflow
+`signals`       closing sessions on SIGTERM and SIGHUP
+`forwarder`     forwarding signals that another thread received to the main thread
+==============  =================================================================================
+
 Examples
 --------
-A workflow names no infrastructure; the manifest and the environment say where it runs::
+A workflow names no infrastructure; the manifest and the environment decide where it runs::
 
     from scalable.session import ScalableSession
 
@@ -10,8 +18,8 @@ A workflow names no infrastructure; the manifest and the environment say where i
         print(client.submit(simulate, 2050, tag="fair").result())
 """
 
-from scalable.session.ambient import lend, running_session
+from scalable.session.current import current_session, set_current_session
 from scalable.session.session import ScalableSession
 from scalable.session.target import AUTO, choose_target
 
-__all__ = ["AUTO", "ScalableSession", "choose_target", "lend", "running_session"]
+__all__ = ["AUTO", "ScalableSession", "choose_target", "current_session", "set_current_session"]

@@ -1,4 +1,4 @@
-"""`ScalableSession`: from a manifest to a client, and back to nothing."""
+"""`ScalableSession`: from a manifest to a client, and everything removed again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scalable.providers.base import DeploymentSpec, ScalePlan
 from scalable.providers.common import check_options
 from scalable.providers.registry import get_provider
 from scalable.session import signals
-from scalable.session.ambient import running_session
+from scalable.session.current import current_session
 from scalable.session.target import AUTO, choose_target
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
 
 DEFAULT_MANIFEST = "scalable.yaml"
-"""The manifest where neither the caller nor ``SCALABLE_MANIFEST`` names one."""
+"""The manifest that is read if neither the caller nor ``SCALABLE_MANIFEST`` names one."""
 
 
 class _State(Enum):
@@ -54,10 +54,10 @@ class _State(Enum):
 
 
 class ScalableSession:
-    """One target of one manifest, from validation to the end of its cluster.
+    """One target of one manifest, from validation to the removal of its cluster.
 
-    A context manager that starts the session and gives its client; leaving it closes the session. While a session is
-    open, SIGTERM and SIGHUP close it before they end the process.
+    A context manager that starts the session and returns its client; leaving it closes the session. While a session
+    is open, SIGTERM and SIGHUP close it before they end the process.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class ScalableSession:
         The target's name.
     workflow : Path, optional
         The directory whose modules workers need; by default that of the running script, or the current one in a
-        notebook. ``project.modules`` in the manifest goes before it.
+        notebook. ``project.modules`` in the manifest takes precedence.
 
     Raises
     ------
@@ -89,10 +89,10 @@ class ScalableSession:
         self, manifest: ManifestModel, *, target: str, workflow: Path | None = None
     ) -> None:
         self.spec = DeploymentSpec.from_manifest(manifest, target_name=target)
-        # Now, because a workflow may change the current directory.
-        self._source = Path(manifest.source).resolve() if manifest.source else None
+        # Resolved now, because a workflow may change the current directory.
+        self._manifest_path = Path(manifest.source).resolve() if manifest.source else None
         self._workflow = workflow
-        # A handler of the user's may close the session between any two instructions of the same thread.
+        # Reentrant, because a signal handler of the user's may close the session while this thread holds the lock.
         self._lock = threading.RLock()
         self._state = _State.NEW
         self._process = os.getpid()
@@ -110,7 +110,7 @@ class ScalableSession:
         env: Mapping[str, str] | None = None,
         workflow: Path | None = None,
     ) -> ScalableSession:
-        """Read a manifest.
+        """Create a session from a manifest file.
 
         In a workflow that ``scalable run`` runs, this returns the running session, unless `path` names another
         manifest. Leaving its ``with`` block then closes nothing.
@@ -125,7 +125,7 @@ class ScalableSession:
         overlay : str, optional
             The overlay to merge instead of the target's own.
         env : mapping, optional
-            Where ``${VAR}``, and the defaults above, are looked up; by default the environment of the process.
+            The variables for ``${VAR}`` and for the defaults above; by default the environment of the process.
         workflow : Path, optional
             As for the class.
 
@@ -134,12 +134,12 @@ class ScalableSession:
         ManifestError
             The manifest cannot be used; the error lists every problem.
         SessionError
-            The running session is on another target than the one asked for.
+            The running session is on a target other than `target`.
         """
         environ = os.environ if env is None else env
-        running = running_session()
-        if running is not None and running._is_for(path):
-            running.refuse_other_target(target)
+        running = current_session()
+        if running is not None and running._uses_manifest(path):
+            running.check_requested_target(target)
             return running
         source = os.fspath(path or environ.get("SCALABLE_MANIFEST") or DEFAULT_MANIFEST)
         target = target or environ.get("SCALABLE_TARGET") or AUTO
@@ -169,17 +169,17 @@ class ScalableSession:
 
     @cached_property
     def provider(self) -> DeploymentProvider:
-        """The target's provider: the same one from validation to the end.
+        """The target's provider, the same object for the whole session.
 
         Raises
         ------
         ProviderError
-            It is not installed, or cannot be used.
+            The provider is not installed, or cannot be used.
         """
         return get_provider(self.spec.provider_name)
 
     def validate(self) -> ValidationReport:
-        """Find every problem of the manifest and of its target: offline, without side effect."""
+        """Return every problem of the manifest and of its target: offline, without side effects."""
         return self._report
 
     @cached_property
@@ -188,14 +188,14 @@ class ScalableSession:
         try:
             return report + self.provider.validate(self.spec)
         except UnknownProviderError:
-            return report  # which says so
+            return report  # which has an issue for it
         except ProviderError as error:
             where = ("targets", self.target, "provider")
             issue = self.manifest.issue(where, "E_PROVIDER", str(error))
             return report + ValidationReport((issue,))
 
     def plan(self) -> Plan:
-        """Say what a start would ask for, and what that costs: offline, without side effect.
+        """Return what a start would request, and what that costs: offline, without side effects.
 
         Raises
         ------
@@ -212,25 +212,25 @@ class ScalableSession:
     # -- While it runs
 
     def start(self) -> ScalableClient:
-        """Start the cluster, and return when each group that wants workers has one.
+        """Start the cluster, and return the client when each group that wants workers has one.
 
-        Started already, it returns the client.
+        Returns the client immediately if the session is running already.
 
         Raises
         ------
         ValidationFailedError
-            The provider refuses the target; nothing was started.
+            The target is not valid; nothing was started.
         LimitExceededError
-            The plan is above a limit of the target; nothing was started.
+            The plan exceeds a limit of the target; nothing was started.
         ModulesError
             The workflow's modules cannot be sent to workers; nothing was started.
         GroupFailedError
-            A group cannot have workers. Everything is closed again.
+            A group's workers cannot be started. Everything is closed again.
         SessionError
             The session is closed.
         """
         with self._lock:
-            self._refuse(_State.STARTING, _State.CLOSED)
+            self._raise_if_in(_State.STARTING, _State.CLOSED)
             new = self._state is _State.NEW
             if new:
                 self._state = _State.STARTING
@@ -248,31 +248,31 @@ class ScalableSession:
         provider = self.provider
         plan = self.plan().scale_plan
         check_limits(self.spec, provider, plan)
-        modules = self._pack()
-        signals.watch(self.close)
+        modules = self._pack_modules()
+        signals.register(self.close)
         self._handle = provider.build_cluster(self.spec)
         if self.closed:
-            # By another thread or a signal, while there was no handle to close.
+            # Closed by another thread or a signal, while there was no handle to close.
             provider.close(self._handle)
-        self._refuse(_State.CLOSED)
+        self._raise_if_in(_State.CLOSED)
         if modules is not None:
             upload_modules(self.client, modules)
         provider.scale(self._handle, plan)
         self._scale_plan = plan
-        self.client.sync(self._arrival, plan)
+        self.client.sync(self._wait_for_first_workers, plan)
         with self._lock:
-            self._refuse(_State.CLOSED)
+            self._raise_if_in(_State.CLOSED)
             self._state = _State.RUNNING
 
-    def _pack(self) -> ModuleArchive | None:
+    def _pack_modules(self) -> ModuleArchive | None:
         listed = self.manifest.project.modules
         if listed is not None:
-            base = self._source.parent if self._source else Path.cwd()
+            base = self._manifest_path.parent if self._manifest_path else Path.cwd()
             return pack_modules([base / path for path in listed])
         directory = self._workflow or workflow_directory()
         return pack_workflow(directory) if directory else None
 
-    async def _arrival(self, plan: ScalePlan) -> None:
+    async def _wait_for_first_workers(self, plan: ScalePlan) -> None:
         """Wait for the first worker of each group that wants one at all times."""
         import asyncio
 
@@ -280,7 +280,7 @@ class ScalableSession:
             tag: plan.ranges_by_tag[tag][0] if tag in plan.ranges_by_tag else count
             for tag, count in plan.workers_by_tag.items()
         }
-        # Together: a group that fails ends the wait for another one in its queue.
+        # Concurrently, because a group that fails ends the wait for those that are still in a queue.
         await asyncio.gather(
             *(self.cluster.wait_for_group_async(tag) for tag, count in wanted.items() if count)
         )
@@ -294,25 +294,25 @@ class ScalableSession:
         SessionError
             The session is not started, or closed.
         """
-        return self._running.backend
+        return self._open_handle.backend
 
     @property
-    def _running(self) -> ClusterHandle:
-        self._refuse(_State.CLOSED)
+    def _open_handle(self) -> ClusterHandle:
+        self._raise_if_in(_State.CLOSED)
         if self._handle is None:
             raise SessionError("the session is not started; call start(), or enter it with `with`")
         return self._handle
 
     @property
     def client(self) -> ScalableClient:
-        """The session's client; a new one where the workflow has closed the last one.
+        """The session's client; a new one if the workflow has closed the previous one.
 
         Raises
         ------
         SessionError
             The session is not started, or closed.
         """
-        running = self._running
+        running = self._open_handle
         if self._client is None or self._client.status == "closed":
             self._client = running.client_factory()
             self._client.session = self
@@ -320,24 +320,24 @@ class ScalableSession:
 
     @property
     def closed(self) -> bool:
-        """Whether the session has ended, or is about to."""
+        """Whether the session is closed or closing."""
         return self._state is _State.CLOSED
 
     @property
     def groups(self) -> Mapping[str, GroupStatus]:
-        """Each worker group at a glance, by tag; empty where there is no cluster."""
+        """The status of each worker group, by tag; empty if there is no cluster."""
         return self._handle.backend.groups if self._handle else {}
 
     @property
     def events(self) -> Sequence[Event]:
-        """What happened to the worker groups so far, oldest first; still there after the end."""
+        """What happened to the worker groups so far, oldest first; kept after the session is closed."""
         return self._handle.backend.events if self._handle else ()
 
     def scale(self, counts: Mapping[str, int]) -> None:
-        """Record how many workers some groups should have, and return.
+        """Set the desired number of workers of some groups, without waiting for them.
 
-        A group that was adaptive keeps this count until `adapt`; one that had failed gets another try. Surplus workers
-        finish what they run and lose no result.
+        A group that was adaptive keeps this count until `adapt`; one that had failed is tried again. Surplus workers
+        finish the tasks that they run, and no result is lost.
 
         Parameters
         ----------
@@ -349,16 +349,16 @@ class ScalableSession:
         UnknownTagError
             There is no such group.
         ValueError
-            A count is negative, or all together are above ``max_workers``.
+            A count is negative, or the total exceeds ``max_workers``.
         LimitExceededError
-            That would cost more than the target's limit.
+            The cost would exceed the target's limit.
         """
-        changed = self._limit(workers=counts)
+        changed = self._updated_plan(workers=counts)
         self.cluster.scale_groups(counts)
         self._scale_plan = changed
 
     def adapt(self, ranges: Mapping[str, tuple[int, int]]) -> None:
-        """Let some groups follow their own demand, each between its minimum and maximum, and return.
+        """Make some groups adaptive, each between its minimum and maximum, without waiting for them.
 
         Parameters
         ----------
@@ -370,21 +370,29 @@ class ScalableSession:
         UnknownTagError
             There is no such group.
         ValueError
-            A range is empty, or the minima together are above ``max_workers``.
+            A range is empty, or the sum of the minima exceeds ``max_workers``.
         LimitExceededError
-            The maxima would cost more than the target's limit.
+            The cost of the maxima would exceed the target's limit.
         """
-        changed = self._limit(ranges=ranges)
+        changed = self._updated_plan(ranges=ranges)
         self.cluster.adapt_groups(ranges)
         self._scale_plan = changed
 
-    def _limit(
+    def _updated_plan(
         self,
         *,
         workers: Mapping[str, int] = MappingProxyType({}),
         ranges: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> ScalePlan:
-        """Change the plan. Refuse what is about groups that do not exist, or above a limit."""
+        """Return the plan with these changes.
+
+        Raises
+        ------
+        UnknownTagError
+            There is no such group.
+        LimitExceededError
+            The changed plan exceeds a limit of the target.
+        """
         from scalable.planning import check_limits
 
         known = self.cluster.groups
@@ -398,7 +406,7 @@ class ScalableSession:
         }
         changed = replace(
             self._scale_plan,
-            # What is below 0 costs nothing, and is refused by the cluster.
+            # The cluster rejects negative counts; for the limit they cost nothing.
             workers_by_tag={
                 **self._scale_plan.workers_by_tag,
                 **{tag: max(0, count) for tag, count in workers.items()},
@@ -412,7 +420,7 @@ class ScalableSession:
         return changed
 
     def explain(self) -> dict[str, Explanation]:
-        """Say why workers are missing, by tag, for each group that lacks some."""
+        """Return why workers are missing, by tag, for each group that has fewer than it wants."""
         return self.cluster.explain()
 
     # -- The end
@@ -420,19 +428,19 @@ class ScalableSession:
     def close(self) -> None:
         """Close the client and remove the cluster with everything that belongs to it.
 
-        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP wait until it is done. In a fork of the process
-        that made the session, this leaves the cluster alone.
+        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP are deferred until it is done. In a fork of the
+        process that created the session, the cluster stays as it is.
 
         Raises
         ------
         LeftoverError
-            Something could not be removed; it is named.
+            Something could not be removed; the error names it.
         """
         try:
             with signals.deferred_signals():
                 self._close()
         finally:
-            signals.release(self.close)
+            signals.unregister(self.close)
 
     def _close(self) -> None:
         with self._lock:
@@ -449,11 +457,11 @@ class ScalableSession:
                 self.provider.close(self._handle)
 
     def _close_after(self, error: BaseException) -> None:
-        """Close because of an error, which matters more than what closing has to say."""
+        """Close because of an error; a problem while closing becomes a note of that error."""
         try:
             self.close()
-        except ScalableError as trouble:
-            error.add_note(str(trouble))
+        except ScalableError as close_error:
+            error.add_note(str(close_error))
 
     def __enter__(self) -> ScalableClient:
         return self.start()
@@ -464,7 +472,7 @@ class ScalableSession:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if running_session() is self:
+        if current_session() is self:
             return
         if exc is None:
             self.close()
@@ -476,16 +484,16 @@ class ScalableSession:
 
     # -- Inside `scalable run`
 
-    def _is_for(self, path: str | os.PathLike[str] | None) -> bool:
-        return path is None or Path(path).resolve() == self._source
+    def _uses_manifest(self, path: str | os.PathLike[str] | None) -> bool:
+        return path is None or Path(path).resolve() == self._manifest_path
 
-    def refuse_other_target(self, target: str | None) -> None:
-        """Refuse to hand this session to a workflow that asks for another target by name.
+    def check_requested_target(self, target: str | None) -> None:
+        """Check that a workflow which requests `target` can use this session.
 
         Raises
         ------
         SessionError
-            It does; the message says how to run it there.
+            The workflow names another target; the message says how to run it there.
         """
         if target not in (None, AUTO, self.target):
             raise SessionError(
@@ -493,7 +501,7 @@ class ScalableSession:
                 f"run it with --target {target}, or leave target= out of the workflow"
             )
 
-    def _refuse(self, *states: _State) -> None:
+    def _raise_if_in(self, *states: _State) -> None:
         if self._state not in states:
             return
         if self._state is _State.CLOSED:

@@ -1,4 +1,4 @@
-"""Which target of a manifest is meant where nobody says."""
+"""The target of a manifest that is used when none is named."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 __all__ = ["AUTO", "choose_target"]
 
 AUTO = "auto"
-"""What stands for `choose_target` where a target's name is asked for."""
+"""The target's name that means: use `choose_target`."""
 
 
 def choose_target(providers: Mapping[str, str], environ: Mapping[str, str]) -> str | None:
@@ -18,12 +18,12 @@ def choose_target(providers: Mapping[str, str], environ: Mapping[str, str]) -> s
     providers : mapping of str to str
         The provider of each target, by the target's name, in the manifest's order.
     environ : mapping of str to str
-        The environment; ``SLURM_JOB_ID`` in it means a Slurm job.
+        The environment; ``SLURM_JOB_ID`` is set inside a Slurm job.
 
     Returns
     -------
     str or None
-        None where there is no target. Of several local targets, the one called ``local``.
+        None if there is no target. Of several local targets, the one named ``local``.
 
     Examples
     --------

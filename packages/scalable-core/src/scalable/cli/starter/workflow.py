@@ -1,15 +1,15 @@
-"""A workflow: it names tasks, and no machine."""
+"""A workflow names tasks, not machines."""
 
 from scalable.session import ScalableSession
 
 
 def simulate(member: int) -> int:
-    """Stand for a model run."""
+    """Compute one member; your model goes here."""
     return member**2
 
 
 def summarise(results: list[int]) -> float:
-    """Stand for an analysis of all runs."""
+    """Compute the mean of all members; your analysis goes here."""
     return sum(results) / len(results)
 
 

@@ -1,7 +1,7 @@
-"""A provider for tests: each worker is a process on this desk.
+"""The demo provider, for tests: each worker is a process on this machine.
 
-It is a plugin like any other, found through the entry point that `conftest` writes down, and does for real what its
-options do not forbid.
+It is a plugin like any other, found through the entry point that `conftest` writes, and starts real workers unless
+its options prevent it.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ from scalable.providers.options import TargetOptions
 QUICK = Pace(tick=0.05, poll=0.1, close_timeout=10)
 
 
-class DeskOptions(TargetOptions):
-    """Options of a target on the desk."""
+class DemoOptions(TargetOptions):
+    """Options of a target of the demo provider."""
 
-    account: str | None = Field(None, description="Who works here.")
-    price: Decimal | None = Field(None, description="Of one worker for one hour.")
-    refuse: str | None = Field(None, description="Why no worker can be had.")
-    queue: bool = Field(False, description="Let workers wait for ever.")
-    stuck: bool = Field(False, description="Leave something behind at close.")
+    account: str | None = Field(None, description="Account of the user.")
+    price: Decimal | None = Field(None, description="Price of one worker for one hour.")
+    refuse: str | None = Field(None, description="Reason for which every launch is refused.")
+    queue: bool = Field(False, description="Leave workers pending forever.")
+    stuck: bool = Field(False, description="Report a leftover at close.")
 
 
-class DeskProvider(BaseProvider[DeskOptions]):
-    """Runs workers on this desk."""
+class DemoProvider(BaseProvider[DemoOptions]):
+    """Runs workers as processes on this machine."""
 
-    name = "desk"
-    options_model = DeskOptions
+    name = "demo"
+    options_model = DemoOptions
 
     def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
         price = self.parse_options(spec).price
         items = (
-            CostLineItem(tag, Decimal(n), "worker", price, source="desk", as_of=date(2026, 1, 1))
+            CostLineItem(tag, Decimal(n), "worker", price, source="demo", as_of=date(2026, 1, 1))
             if price is not None
             else CostLineItem(tag, Decimal(n), "worker")
             for tag, n in plan.workers_by_tag.items()
         )
         return CostEstimate(tuple(items))
 
-    def _build(self, spec: DeploymentSpec, options: DeskOptions) -> ClusterHandle:
+    def _build(self, spec: DeploymentSpec, options: DemoOptions) -> ClusterHandle:
         groups = [
             GroupSpec(tag, component.slots, options.startup_timeout)
             for tag, component in spec.components.items()
@@ -68,7 +68,7 @@ class DeskProvider(BaseProvider[DeskOptions]):
         host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
         cluster = GroupedCluster(
             host,
-            Desk(host.scheduler_address, options),
+            DemoBackend(host.scheduler_address, options),
             groups,
             pace=QUICK,
             retry=RetryPolicy(delay=0.1),
@@ -76,12 +76,12 @@ class DeskProvider(BaseProvider[DeskOptions]):
         return cluster_handle(cluster, spec)
 
 
-class Desk:
+class DemoBackend:
     """Each unit is one worker process, in a process group of its own."""
 
-    def __init__(self, address: str, options: DeskOptions) -> None:
+    def __init__(self, address: str, options: DemoOptions) -> None:
         self.address, self.options = address, options
-        self.scratch = Path(tempfile.mkdtemp(prefix="desk-"))
+        self.scratch = Path(tempfile.mkdtemp(prefix="demo-"))
         self.numbers = itertools.count(1)
         self.processes: dict[str, tuple[Unit, subprocess.Popen[bytes] | None]] = {}
 
@@ -103,11 +103,11 @@ class Desk:
             *("--local-directory", str(self.scratch), "--death-timeout", "30"),
         ]
         with (self.scratch / unit.id).open("wb") as log:
-            # Elsewhere, as on any other machine: nothing of the workflow's directory is at hand.
+            # Not in the workflow's directory, whose files another machine would not have either.
             return subprocess.Popen(
                 command,
                 cwd=self.scratch,
-                env={**os.environ, "DESK_WORKER": unit.id},
+                env={**os.environ, "DEMO_WORKER": unit.id},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -138,4 +138,4 @@ class Desk:
     async def sweep(self) -> list[Leftover]:
         await self.stop([unit for unit, _ in self.processes.values()])
         shutil.rmtree(self.scratch, ignore_errors=True)
-        return [Leftover("drawer", "third", "it is stuck")] if self.options.stuck else []
+        return [Leftover("volume", "scratch", "it is in use")] if self.options.stuck else []

@@ -1,4 +1,4 @@
-"""What unpacks the modules inside the scheduler and the workers, sent there by value.
+"""Dask plugins that unpack the modules on the scheduler and the workers, sent there by value.
 
 A worker's image may have none of our packages, so nothing here may import `scalable`: the standard library and
 distributed only.
@@ -20,34 +20,37 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
     from distributed.worker import Worker
 
-__all__ = ["SchedulerModules", "WorkerModules"]
+__all__ = ["SchedulerModulesPlugin", "WorkerModulesPlugin"]
 
 
-class _Modules:
-    """An archive and the process that it comes from.
+class _ModulesPlugin:
+    """Unpacks an archive, except in the process that packed it.
 
     Parameters
     ----------
     data : bytes
         The zip file.
     digest : str
-        Digest of its content. It is part of the directory's name, so that no process meets stale bytecode.
-    process : str
-        Unique to the process that packed it, which has the real modules on its path.
+        Digest of its content. It is part of the directory's name, so that no process loads stale bytecode.
+    process_id : str
+        Id of the process that packed it, which has the original modules on its path.
     """
 
     name = "scalable-modules"
 
-    def __init__(self, data: bytes, digest: str, process: str) -> None:
-        self.data, self.digest, self.process = data, digest, process
+    def __init__(self, data: bytes, digest: str, process_id: str) -> None:
+        self.data, self.digest, self.process_id = data, digest, process_id
 
     async def unpack(self, scratch: str) -> None:
-        """Unpack below the server's scratch directory, and put that in front of the path.
+        """Unpack below the server's scratch directory, and put that directory first on ``sys.path``.
 
-        Unpacked rather than imported from the zip file: modules find data beside ``__file__``, and tracebacks
-        their source.
+        The modules are not imported from the zip file, because they look for data beside ``__file__`` and
+        tracebacks look for their source.
         """
-        if getattr(sys.modules.get("scalable.modules.upload"), "PROCESS", None) == self.process:
+        if (
+            getattr(sys.modules.get("scalable.modules.upload"), "PROCESS_ID", None)
+            == self.process_id
+        ):
             return
         directory = Path(scratch) / f"modules-{self.digest[:16]}"
         await asyncio.to_thread(self._extract, directory)
@@ -59,16 +62,16 @@ class _Modules:
             archive.extractall(directory)
 
 
-class WorkerModules(_Modules, WorkerPlugin):
-    """Unpacks on every worker, before it takes its first task."""
+class WorkerModulesPlugin(_ModulesPlugin, WorkerPlugin):
+    """Unpacks on every worker, before its first task."""
 
     async def setup(self, worker: Worker) -> None:
         """Unpack on this worker."""
         await self.unpack(worker.local_directory)
 
 
-class SchedulerModules(_Modules, SchedulerPlugin):
-    """Unpacks on the scheduler, which unpickles task graphs, and with them names of modules."""
+class SchedulerModulesPlugin(_ModulesPlugin, SchedulerPlugin):
+    """Unpacks on the scheduler, which imports the modules when it unpickles task graphs."""
 
     async def start(self, scheduler: Scheduler) -> None:
         """Unpack on the scheduler."""
