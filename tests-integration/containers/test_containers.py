@@ -322,7 +322,7 @@ with ScalableSession.from_yaml(sys.argv[1]) as client:
 """
 
 
-def guardians(client: psutil.Process) -> list[psutil.Process]:
+def watchdogs(client: psutil.Process) -> list[psutil.Process]:
     return [child for child in client.children() if "reaper.py" in command_line(child)]
 
 
@@ -370,7 +370,7 @@ def labelled(work: Path) -> list[psutil.Process]:
     return [p for p in psutil.process_iter() if f"{work}/runs" in command_line(p)]
 
 
-def test_what_a_client_and_its_guardian_left_can_be_listed_and_reaped(
+def test_what_a_client_and_its_watchdog_left_can_be_listed_and_reaped(
     site: ContainerSite, apart: None, work: Path, client: subprocess.Popen[str]
 ) -> None:
     mine = [thing for thing in LocalProvider().list_owned() if thing.run_id.startswith(TARGET)]
@@ -378,8 +378,8 @@ def test_what_a_client_and_its_guardian_left_can_be_listed_and_reaped(
     assert {(thing.kind, thing.detail) for thing in mine} == {
         (f"{site.runtime} container", "running")
     }
-    for guardian in guardians(psutil.Process(client.pid)):
-        guardian.kill()
+    for watchdog in watchdogs(psutil.Process(client.pid)):
+        watchdog.kill()
     client.kill()
     client.wait(60)
 

@@ -9,17 +9,17 @@ from distributed.cli import dask_worker
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.local.command import Command, process_command
 from scalable.providers.local.containers import (
-    Owner,
-    Place,
+    ContainerSetup,
+    RunContext,
     Runtime,
+    command_factory,
     container_command,
-    in_places,
 )
 from scalable.providers.local.reaper import LABEL
 
 PODMAN = Runtime("podman", limits_memory=True, limits_cpus=True)
-ROOT = Owner("laptop-1f", uid=0, gid=0, cores=8)
-USER = Owner("laptop-1f", uid=1000, gid=100, cores=8)
+ROOT = RunContext("laptop-1f", uid=0, gid=0, cores=8)
+USER = RunContext("laptop-1f", uid=1000, gid=100, cores=8)
 
 WORKER: dict[str, Any] = {
     "name": "gcam-1",
@@ -32,11 +32,11 @@ WORKER: dict[str, Any] = {
 def command(
     component: ComponentConfig,
     runtime: Runtime = PODMAN,
-    owner: Owner = ROOT,
+    owner: RunContext = ROOT,
     preload: str | None = None,
 ) -> Command:
-    place = Place(runtime, "gcam:7", {"/data": "/in"}, preload)
-    return container_command(component, place, owner, **WORKER)
+    setup = ContainerSetup(runtime, "gcam:7", {"/data": "/in"}, preload)
+    return container_command(component, setup, owner, **WORKER)
 
 
 def flags(made: Command) -> set[str]:
@@ -147,7 +147,7 @@ def test_a_preload_script_is_the_one_that_the_container_sees(tmp_path: Path) -> 
 
 def test_a_component_without_a_place_is_a_plain_process() -> None:
     gcam, plots = ComponentConfig(name="gcam"), ComponentConfig(name="plots")
-    make = in_places({"gcam": Place(PODMAN, "gcam:7", {})}, ROOT)
+    make = command_factory({"gcam": ContainerSetup(PODMAN, "gcam:7", {})}, ROOT)
 
     assert make(gcam, **WORKER).container is not None
     assert make(plots, **WORKER) == process_command(plots, **WORKER)

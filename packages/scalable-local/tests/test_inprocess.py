@@ -25,7 +25,10 @@ class Cluster:
     def __init__(self, host: LocalCluster, directory: Path) -> None:
         self.host = host
         self.backend = InProcessBackend(
-            scheduler_address=host.scheduler_address, name="test", parent=directory, patience=0.5
+            scheduler_address=host.scheduler_address,
+            name="test",
+            parent=directory,
+            grace_period=0.5,
         )
 
     def do(self, method: str, *args: Any) -> Any:

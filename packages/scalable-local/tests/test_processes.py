@@ -222,7 +222,7 @@ def test_a_crash_is_no_cancellation(make: Make, eventually: Eventually) -> None:
 
 
 def test_stop_ends_even_what_ignores_it(make: Make, client: Client, eventually: Eventually) -> None:
-    cluster = make(ComponentConfig(name="gcam", slots=3), patience=1.0)
+    cluster = make(ComponentConfig(name="gcam", slots=3), grace_period=1.0)
     stays, goes = cluster.launch("gcam", 2)
     eventually(lambda: names(client) == {stays.id, goes.id})
     here = next(a for a, w in client.scheduler_info()["workers"].items() if w["name"] == goes.id)
@@ -311,11 +311,11 @@ def test_logs_are_private_and_those_of_failures_survive(
 def test_sweep_leaves_nothing_and_can_be_repeated(
     make: Make, client: Client, eventually: Eventually, tmp_path: Path
 ) -> None:
-    cluster = make(ComponentConfig(name="gcam"), patience=0.5)
+    cluster = make(ComponentConfig(name="gcam"), grace_period=0.5)
     (unit,) = cluster.launch("gcam")
     eventually(lambda: names(client) == {unit.id})
     others = {child.pid for child in psutil.Process().children()} - {pid_of(unit)}
-    assert len(others) == 1  # the guardian
+    assert len(others) == 1  # the watchdog
     # A daemon: in a session of its own, and nobody's child any more.
     daemon = client.submit(start_daemon, pure=False).result(60)
     assert is_alive(daemon)

@@ -113,7 +113,7 @@ def test_a_wrong_target_starts_nothing() -> None:
 # -- Clusters
 
 
-@pytest.fixture(params=[True, False], ids=["processes", "threads"])
+@pytest.fixture(params=[True, False], ids=["list_processes", "threads"])
 def processes(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 

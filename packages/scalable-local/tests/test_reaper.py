@@ -12,7 +12,13 @@ import psutil
 import pytest
 
 from scalable.providers.local import reaper
-from scalable.providers.local.reaper import LABEL, end, identify, processes, trees
+from scalable.providers.local.reaper import (
+    LABEL,
+    list_processes,
+    process_trees,
+    start_time,
+    terminate,
+)
 
 if TYPE_CHECKING:
     from conftest import Eventually
@@ -45,11 +51,11 @@ def start() -> Iterator[Start]:
         started.append(process)
         assert process.stdout is not None
         process.stdout.readline()
-        return process, identify(process.pid) or ""
+        return process, start_time(process.pid) or ""
 
     yield start
     for process in started:
-        end({process.pid: identify(process.pid) or ""}, patience=0)
+        terminate({process.pid: start_time(process.pid) or ""}, grace_period=0)
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
@@ -65,10 +71,10 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def test_this_process_is_as_psutil_says() -> None:
-    me, known = processes()[os.getpid()], psutil.Process()
+    me, known = list_processes()[os.getpid()], psutil.Process()
 
     assert (me.parent, me.session) == (known.ppid(), os.getsid(0))
-    assert me.started == identify(os.getpid())
+    assert me.started == start_time(os.getpid())
     assert 0.5 < me.rss / known.memory_info().rss < 2
 
 
@@ -77,7 +83,7 @@ def test_ps_and_proc_tell_the_same(start: Start) -> None:
 
     by_ps = {p.pid: p for p in reaper._from_ps()}
 
-    here = processes()[process.pid]
+    here = list_processes()[process.pid]
     there = by_ps[process.pid]
     assert (here.parent, here.session) == (there.parent, there.session)
     assert abs(here.rss - there.rss) < 2**22
@@ -87,10 +93,10 @@ def test_zombies_are_not_alive(start: Start, eventually: Eventually) -> None:
     process, started = start(SLEEP)
     process.kill()
 
-    eventually(lambda: process.pid not in processes())
+    eventually(lambda: process.pid not in list_processes())
 
-    assert identify(process.pid) is None
-    assert end({process.pid: started}, patience=0) == []
+    assert start_time(process.pid) is None
+    assert terminate({process.pid: started}, grace_period=0) == []
 
 
 @pytest.mark.parametrize("apart", [[], ["apart"]], ids=["same session", "own session"])
@@ -100,7 +106,7 @@ def test_a_tree_ends_with_all_its_members(start: Start, child: str, apart: list[
     other, _ = start(SLEEP)
     grandchild = child_of(process)
 
-    assert end({process.pid: started}, patience=0.5) == []
+    assert terminate({process.pid: started}, grace_period=0.5) == []
 
     assert not is_alive(grandchild)
     assert process.wait() == -signal.SIGTERM
@@ -110,7 +116,7 @@ def test_a_tree_ends_with_all_its_members(start: Start, child: str, apart: list[
 def test_no_patience_kills_at_once(start: Start) -> None:
     process, started = start(SLEEP)
 
-    assert end({process.pid: started}, patience=0) == []
+    assert terminate({process.pid: started}, grace_period=0) == []
 
     assert process.wait() == -signal.SIGKILL
 
@@ -125,7 +131,7 @@ def test_the_root_goes_first(start: Start, tmp_path: Path) -> None:
     )
     process, started = start(PARENT, child)
 
-    assert end({process.pid: started}, patience=5) == []
+    assert terminate({process.pid: started}, grace_period=5) == []
 
     assert log.read_text() == "False"
 
@@ -137,9 +143,9 @@ def test_a_tree_outlives_its_root_and_is_still_found(start: Start) -> None:
     process.wait()
 
     assert grandchild.pid in {
-        p.pid for p in trees({process.pid: started}, processes())[process.pid]
+        p.pid for p in process_trees({process.pid: started}, list_processes())[process.pid]
     }
-    assert end({process.pid: started}, patience=0) == []
+    assert terminate({process.pid: started}, grace_period=0) == []
 
     assert not is_alive(grandchild)
 
@@ -147,7 +153,7 @@ def test_a_tree_outlives_its_root_and_is_still_found(start: Start) -> None:
 def test_a_pid_that_is_used_again_is_left_alone(start: Start) -> None:
     process, _ = start(SLEEP)
 
-    assert end({process.pid: "long ago"}, patience=0.1) == []
+    assert terminate({process.pid: "long ago"}, grace_period=0.1) == []
 
     assert process.poll() is None
 
@@ -159,6 +165,6 @@ def test_a_pid_that_is_used_again_is_left_alone(start: Start) -> None:
 def test_a_label_is_enough(start: Start, label: str, ends: bool) -> None:
     process, _ = start(SLEEP, label=label)
 
-    end({}, patience=0.5, labels=["/run/a"])
+    terminate({}, grace_period=0.5, labels=["/run/a"])
 
     assert (process.poll() is not None) is ends

@@ -13,7 +13,7 @@ from scalable.providers.local.runtimes import (
     RuntimeFailedError,
     first_installed,
     has_image,
-    owned,
+    list_containers,
     probe,
     pull,
 )
@@ -132,4 +132,4 @@ def test_an_image_file_is_looked_for_and_not_fetched(install: Install, tmp_path:
 def test_whose_daemon_is_down_owns_no_containers(install: Install) -> None:
     install("docker", status=1, complains="Cannot connect to the Docker daemon")
 
-    assert list(owned(1000)) == []
+    assert list(list_containers(1000)) == []

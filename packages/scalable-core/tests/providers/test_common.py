@@ -24,10 +24,10 @@ from scalable.providers.base import (
 from scalable.providers.common import (
     BaseProvider,
     PlansOnly,
-    clashing_names,
     dns_label,
-    inapplicable,
-    said_or_default,
+    explicit_or_default,
+    find_name_clashes,
+    no_effect_warnings,
 )
 from scalable.providers.options import TargetOptions
 from scalable.providers.registry import clear_registry, get_provider, register_provider
@@ -57,10 +57,12 @@ class DeskProvider(BaseProvider[DeskOptions]):
     def check(self, spec: DeploymentSpec, options: DeskOptions) -> Iterator[ValidationIssue]:
         if options.room == "cellar":
             yield spec.option_issue("room", "E_DAMP", "the cellar is damp; choose the attic")
-        yield from inapplicable(spec, "mounts", "desks have no disks")
+        yield from no_effect_warnings(spec, "mounts", "desks have no disks")
 
     def request(self, component: ComponentConfig, options: DeskOptions) -> ResourceRequest:
-        return ResourceRequest(cpus=said_or_default(component, "cpus", 2), walltime=options.hours)
+        return ResourceRequest(
+            cpus=explicit_or_default(component, "cpus", 2), walltime=options.hours
+        )
 
     def _build(self, spec: DeploymentSpec, options: DeskOptions) -> ClusterHandle:
         self.built = spec
@@ -187,20 +189,20 @@ def test_issues_name_their_place() -> None:
 def test_a_component_says_more_than_its_target_and_that_more_than_the_schema() -> None:
     spec = desk_of()
     gcam, plots = spec.components["gcam"], spec.components["plots"]
-    assert said_or_default(gcam, "cpus", 2) == 4
-    assert said_or_default(plots, "cpus", 2) == 2
-    assert said_or_default(plots, "cpus", None) == 1
+    assert explicit_or_default(gcam, "cpus", 2) == 4
+    assert explicit_or_default(plots, "cpus", 2) == 2
+    assert explicit_or_default(plots, "cpus", None) == 1
 
 
 def test_names_that_a_backend_cannot_tell_apart() -> None:
     spec = spec_of("desk", components="GCAM: {}\ngcam: {}\nother: {}\ng-cam: {}")
-    [issue] = clashing_names(spec, dns_label)
+    [issue] = find_name_clashes(spec, dns_label)
     assert issue.path == "components.gcam"
     assert "'GCAM'" in issue.message
 
 
 def test_what_a_component_does_not_say_is_not_warned_about() -> None:
-    issues = list(inapplicable(desk_of(), "cpus", "desks have one each"))
+    issues = list(no_effect_warnings(desk_of(), "cpus", "desks have one each"))
     assert [(issue.path, issue.severity) for issue in issues] == [
         ("components.gcam.cpus", "warning")
     ]

@@ -11,11 +11,11 @@ from scalable.manifest.schema import ComponentConfig
 from scalable.providers.containers import (
     RUNTIMES,
     chosen_runtime,
-    container_words,
-    image_word,
-    misread,
-    read_by_client,
+    container_argv,
+    image_reference,
+    is_read_by_client,
     runs_as_child,
+    unsafe_mount_characters,
 )
 
 CHILDREN = [runtime for runtime in RUNTIMES if runs_as_child(runtime)]
@@ -29,12 +29,12 @@ paths = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 def test_a_bind_is_read_as_it_was_meant_or_is_known_to_be_misread(
     runtime: str, host: str, inside: str
 ) -> None:
-    words = container_words(runtime, "a.sif", mounts={host: inside})
+    words = container_argv(runtime, "a.sif", mounts={host: inside})
 
     # Singularity's own reading: binds by comma, then their parts by colon.
     (bind,) = (words[i + 1] for i, word in enumerate(words) if word == "--bind")
     read = [part.split(":") for part in bind.split(",")]
-    if misread(runtime, host + inside):
+    if unsafe_mount_characters(runtime, host + inside):
         assert any(character in host + inside for character in ":,\n")
     else:
         assert read == [[host, inside]]
@@ -44,11 +44,11 @@ def test_a_bind_is_read_as_it_was_meant_or_is_known_to_be_misread(
 def test_a_mount_is_read_as_it_was_meant_or_is_known_to_be_misread(
     runtime: str, host: str, inside: str
 ) -> None:
-    words = container_words(runtime, "a:1", mounts={host: inside})
+    words = container_argv(runtime, "a:1", mounts={host: inside})
 
     # Docker's own reading: one record of CSV, of keys and values.
     (mount,) = (words[i + 1] for i, word in enumerate(words) if word == "--mount")
-    if misread(runtime, host + inside):
+    if unsafe_mount_characters(runtime, host + inside):
         assert any(character in host + inside for character in ',"\r\n')
     else:
         (record,) = csv.reader([mount], strict=True)
@@ -58,14 +58,14 @@ def test_a_mount_is_read_as_it_was_meant_or_is_known_to_be_misread(
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_no_value_of_a_variable_is_a_word(runtime: str) -> None:
-    words = container_words(runtime, "a:1", mounts={}, variables=["TOKEN", "OTHER"])
+    words = container_argv(runtime, "a:1", mounts={}, variables=["TOKEN", "OTHER"])
 
     assert not any("=" in word for word in words if "TOKEN" in word or "OTHER" in word)
 
 
 @pytest.mark.parametrize("runtime", CLIENTS)
 def test_the_entry_point_of_an_image_and_its_network_are_left_aside(runtime: str) -> None:
-    words = container_words(runtime, "a:1", mounts={}, flags=["--name=x"])
+    words = container_argv(runtime, "a:1", mounts={}, flags=["--name=x"])
 
     assert words[:2] == [runtime, "run"]
     assert {"--entrypoint=", "--network=host", "--name=x"} <= set(words)
@@ -90,13 +90,13 @@ def test_the_entry_point_of_an_image_and_its_network_are_left_aside(runtime: str
     ],
 )
 def test_apptainer_is_told_what_is_in_a_registry(image: str, understood: str) -> None:
-    assert image_word("apptainer", image) == understood
+    assert image_reference("apptainer", image) == understood
 
 
 @pytest.mark.parametrize("runtime", CLIENTS)
 def test_podman_and_docker_are_told_by_plain_references(runtime: str) -> None:
-    assert image_word(runtime, "docker://ghcr.io/jgcri/gcam:7") == "ghcr.io/jgcri/gcam:7"
-    assert image_word(runtime, "gcam:7") == "gcam:7"
+    assert image_reference(runtime, "docker://ghcr.io/jgcri/gcam:7") == "ghcr.io/jgcri/gcam:7"
+    assert image_reference(runtime, "gcam:7") == "gcam:7"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_podman_and_docker_are_told_by_plain_references(runtime: str) -> None:
     ],
 )
 def test_what_a_client_would_obey_itself(variable: str, read: bool) -> None:
-    assert [read_by_client(runtime, variable) for runtime in CLIENTS] == [read] * len(CLIENTS)
+    assert [is_read_by_client(runtime, variable) for runtime in CLIENTS] == [read] * len(CLIENTS)
 
 
 @pytest.mark.parametrize(

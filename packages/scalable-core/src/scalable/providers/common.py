@@ -68,11 +68,11 @@ __all__ = [
     "BaseProvider",
     "PlansOnly",
     "check_options",
-    "clashing_names",
     "cluster_handle",
     "dns_label",
-    "inapplicable",
-    "said_or_default",
+    "explicit_or_default",
+    "find_name_clashes",
+    "no_effect_warnings",
 ]
 
 OptionsT = TypeVar("OptionsT", bound=TargetOptions)
@@ -283,7 +283,7 @@ def check_options(
             yield from check_model(provider.options_model, own, at, source, unset=unset)[1]
 
 
-def said_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:
+def explicit_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:
     """Choose between a component and its target: what the component says, the target's default, or the schema's.
 
     Parameters
@@ -295,11 +295,11 @@ def said_or_default(component: ComponentConfig, field: str, default: T | None) -
     default : object or None
         What the target says; None if it says nothing.
     """
-    said = getattr(component, field)
-    return said if field in component.model_fields_set or default is None else default
+    value = getattr(component, field)
+    return value if field in component.model_fields_set or default is None else default
 
 
-def inapplicable(spec: DeploymentSpec, field: str, why: str) -> Iterator[ValidationIssue]:
+def no_effect_warnings(spec: DeploymentSpec, field: str, why: str) -> Iterator[ValidationIssue]:
     """Warn of each component that says something which this target cannot do.
 
     Parameters
@@ -317,7 +317,9 @@ def inapplicable(spec: DeploymentSpec, field: str, why: str) -> Iterator[Validat
             yield spec.component_issue(name, field, "W_NO_EFFECT", message, "warning")
 
 
-def clashing_names(spec: DeploymentSpec, native: Callable[[str], str]) -> Iterator[ValidationIssue]:
+def find_name_clashes(
+    spec: DeploymentSpec, native: Callable[[str], str]
+) -> Iterator[ValidationIssue]:
     """Find components that a backend with narrower names cannot tell apart.
 
     Parameters

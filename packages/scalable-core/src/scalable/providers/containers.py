@@ -20,13 +20,13 @@ __all__ = [
     "RUNTIMES",
     "check_container",
     "chosen_runtime",
-    "container_words",
+    "container_argv",
     "host_paths",
-    "image_word",
-    "misread",
+    "image_reference",
+    "is_read_by_client",
     "mounts_and_preload",
-    "read_by_client",
     "runs_as_child",
+    "unsafe_mount_characters",
 ]
 
 RUNTIMES = ("podman", "docker", "apptainer", "singularity")
@@ -36,14 +36,14 @@ RUNTIMES = ("podman", "docker", "apptainer", "singularity")
 _REFERENCE = re.compile(r"(.*/)?[^/]+[:@][^/]+|(localhost|[^/]+[.:][^/]+)/.+")
 
 # Paths, and what already says where it is, as apptainer(1) lists it.
-_LOCATED = re.compile(
+_PATH_OR_URI = re.compile(
     r"[./].*|.*\.(sif|simg|sqfs|img)|.*://.*|(docker-archive|docker-daemon|oci|oci-archive):.*",
     re.DOTALL,
 )
 
 # What the client programs of Podman and Docker read themselves, or is read when they are loaded: podman(1), docker(1),
 # containers.conf(5), containers-storage.conf(5), ld.so(8).
-_CLIENTS_OWN = re.compile(
+_CLIENT_VARIABLES = re.compile(
     r"PATH|HOME|LD_.*|XDG_.*|_?CONTAINERS?_.*|DOCKER_.*|STORAGE_.*|REGISTRY_AUTH_FILE|NOTIFY_SOCKET"
 )
 
@@ -59,7 +59,7 @@ def runs_as_child(runtime: str) -> bool:
     return runtime in ("apptainer", "singularity")
 
 
-def image_word(runtime: str, image: str) -> str:
+def image_reference(runtime: str, image: str) -> str:
     """Write an image so that a runtime understands it, whichever of them the manifest was written for.
 
     Parameters
@@ -71,25 +71,27 @@ def image_word(runtime: str, image: str) -> str:
 
     Examples
     --------
-    >>> image_word("apptainer", "ghcr.io/jgcri/gcam:7"), image_word("podman", "docker://gcam:7")
+    >>> image_reference("apptainer", "ghcr.io/jgcri/gcam:7"), image_reference("podman", "docker://gcam:7")
     ('docker://ghcr.io/jgcri/gcam:7', 'gcam:7')
-    >>> image_word("apptainer", "images/gcam.sif"), image_word("docker", "gcam:7")
+    >>> image_reference("apptainer", "images/gcam.sif"), image_reference("docker", "gcam:7")
     ('images/gcam.sif', 'gcam:7')
     """
     if not runs_as_child(runtime):
         return image.removeprefix("docker://")
-    if _LOCATED.fullmatch(image) or not _REFERENCE.fullmatch(image):
+    if _PATH_OR_URI.fullmatch(image) or not _REFERENCE.fullmatch(image):
         return image
     return f"docker://{image}"
 
 
-def misread(runtime: str, path: str) -> str:
+def unsafe_mount_characters(runtime: str, path: str) -> str:
     """Say which characters of a path this runtime would read as something else in a mount.
 
     Examples
     --------
-    >>> misread("apptainer", "/data:2,a"), misread("podman", "/data:2,a"), misread("docker", "/data")
-    (':,', ',', '')
+    >>> unsafe_mount_characters("apptainer", "/data:2,a"), unsafe_mount_characters("podman", "/data:2,a")
+    (':,', ',')
+    >>> unsafe_mount_characters("docker", "/data")
+    ''
     """
     # --bind takes a list of source:destination:options; --mount is one record of comma-separated values.
     syntax = ":,\n" if runs_as_child(runtime) else ',"\r\n'
@@ -169,14 +171,14 @@ def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[Va
         )
         yield spec.component_issue(tag, "image", "E_NO_IMAGE", message)
     for host, inside in component.mounts.items():
-        if odd := misread(runtime, host + inside):
+        if odd := unsafe_mount_characters(runtime, host + inside):
             message = (
                 f"has {' and '.join(map(repr, odd))} in a path, which {runtime} reads as something else; "
                 "mount a directory of another name, such as one above it"
             )
             yield spec.manifest.issue(("components", tag, "mounts", host), "E_MOUNT", message)
     for variable in component.env:
-        if read_by_client(runtime, variable):
+        if is_read_by_client(runtime, variable):
             message = (
                 f"cannot be handed on by {runtime}, which would obey it itself; "
                 "set it in the image, or in the component's preload_script"
@@ -188,20 +190,20 @@ def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[Va
         yield spec.component_issue(tag, "gpus", "W_NO_EFFECT", message, "warning")
 
 
-def read_by_client(runtime: str, variable: str) -> bool:
+def is_read_by_client(runtime: str, variable: str) -> bool:
     """Say whether a variable cannot be handed to a container by its name, since the runtime itself would obey it.
 
     Examples
     --------
-    >>> read_by_client("podman", "LD_LIBRARY_PATH"), read_by_client("apptainer", "LD_LIBRARY_PATH")
+    >>> is_read_by_client("podman", "LD_LIBRARY_PATH"), is_read_by_client("apptainer", "LD_LIBRARY_PATH")
     (True, False)
     """
     if runs_as_child(runtime):
         return variable == "HOME"  # it has an option of its own
-    return _CLIENTS_OWN.fullmatch(variable) is not None
+    return _CLIENT_VARIABLES.fullmatch(variable) is not None
 
 
-def container_words(
+def container_argv(
     runtime: str,
     image: str,
     *,
@@ -217,9 +219,9 @@ def container_words(
     runtime : str
         One of `RUNTIMES`.
     image : str
-        As `image_word` takes it.
+        As `image_reference` takes it.
     mounts : mapping of str to str
-        Path in the container by path on the host; see `misread`.
+        Path in the container by path on the host; see `unsafe_mount_characters`.
     variables : iterable of str
         Names of variables that a container is to take over from the environment that the words are run in. Values
         are no words: those show in every list of processes. Apptainer and Singularity hand over all there are.
@@ -230,12 +232,12 @@ def container_words(
 
     Examples
     --------
-    >>> " ".join(container_words("podman", "gcam:7", mounts={"/data": "/in"}, variables=["TOKEN"], flags=["--rm"]))
+    >>> " ".join(container_argv("podman", "gcam:7", mounts={"/data": "/in"}, variables=["TOKEN"], flags=["--rm"]))
     'podman run --rm --network=host --entrypoint= --env TOKEN --mount type=bind,source=/data,target=/in gcam:7'
-    >>> " ".join(container_words("apptainer", "gcam.sif", mounts={"/data": "/in"}, gpus=1))
+    >>> " ".join(container_argv("apptainer", "gcam.sif", mounts={"/data": "/in"}, gpus=1))
     'apptainer exec --nv --bind /data:/in gcam.sif'
     """
-    word = image_word(runtime, image)
+    word = image_reference(runtime, image)
     if runs_as_child(runtime):
         seen = ["--nv"] if gpus else []
         binds = [word for host, inside in mounts.items() for word in ("--bind", f"{host}:{inside}")]

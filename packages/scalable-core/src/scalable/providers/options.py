@@ -62,7 +62,7 @@ class Matching:
     ----------
     pattern : str
         Regular expression that the whole text matches, of the kind that Python and JSON Schema share.
-    what : str
+    description : str
         What such a text is: ``"a VPC id such as vpc-0a1b2c3d"``.
 
     Examples
@@ -75,7 +75,7 @@ class Matching:
     """
 
     pattern: str
-    what: str
+    description: str
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -89,7 +89,7 @@ class Matching:
 
     def _check(self, text: str) -> str:
         if not re.fullmatch(self.pattern, text):
-            raise ValueError(f"must be {self.what}")
+            raise ValueError(f"must be {self.description}")
         return text
 
 
@@ -144,13 +144,13 @@ class WorkerRange(FrozenModel):
     maximum: Count = Field(description="Workers that are there at most.")
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _check_order(self) -> Self:
         if self.minimum > self.maximum:
             raise PydanticCustomError("E_BAD_VALUE", "minimum must not be above maximum")
         return self
 
 
-def _shape(value: object) -> str:
+def _branch_of(value: object) -> str:
     return "a mapping" if isinstance(value, (Mapping, WorkerRange)) else "a number"
 
 
@@ -158,13 +158,13 @@ def _shape(value: object) -> str:
 # branches have a blank, so that they are no component's.
 GroupSize = Annotated[
     Annotated[Count, Tag("a number")] | Annotated[WorkerRange, Tag("a mapping")],
-    Discriminator(_shape),
+    Discriminator(_branch_of),
 ]
 """Workers of one group: a number, or the bounds between which it adapts."""
 
 GroupSizes = Annotated[
     Annotated[Count, Tag("a number")] | Annotated[Mapping[str, GroupSize], Tag("a mapping")],
-    Discriminator(_shape),
+    Discriminator(_branch_of),
 ]
 """Workers of every group: the same number for each, or their sizes by component."""
 

@@ -178,13 +178,13 @@ def get_provider(name: str) -> DeploymentProvider:
         An `ImportError`: it cannot be imported or made, or was written for another provider API.
     """
     key = _normalise(name)
-    match _claims(key):
+    match _candidates(key):
         case []:
             raise UnknownProviderError(key, iter_provider_names(), install_hint(key))
-        case [claim]:
-            return claim.make()
-        case claims:
-            raise ProviderConflictError(key, (claim.origin for claim in claims))
+        case [candidate]:
+            return candidate.create()
+        case candidates:
+            raise ProviderConflictError(key, (candidate.origin for candidate in candidates))
 
 
 def install_hint(name: str) -> str | None:
@@ -225,11 +225,18 @@ def describe_providers(*, load: bool = False) -> list[ProviderInfo]:
     """
     infos = []
     for name in iter_provider_names():
-        claims = _claims(name)
-        for claim in claims:
-            status, problem = _status(claim, claims, load)
+        candidates = _candidates(name)
+        for candidate in candidates:
+            status, problem = _status(candidate, candidates, load)
             infos.append(
-                ProviderInfo(name, status, claim.distribution, claim.version, claim.module, problem)
+                ProviderInfo(
+                    name,
+                    status,
+                    candidate.distribution,
+                    candidate.version,
+                    candidate.module,
+                    problem,
+                )
             )
     return infos
 
@@ -242,7 +249,7 @@ def clear_registry() -> None:
 
 
 @dataclass(frozen=True)
-class _Claim:
+class _Candidate:
     """Somebody's word that a provider of this name can be had."""
 
     name: str
@@ -256,25 +263,25 @@ class _Claim:
     def origin(self) -> str:
         return f"{self.distribution} {self.version}".rstrip()
 
-    def make(self) -> DeploymentProvider:
+    def create(self) -> DeploymentProvider:
         try:
             factory = self.find()
             # Asked of the class before it is called: another API may want another constructor.
-            self._refuse_other_api(factory)
+            self._check_api_version(factory)
             provider = factory()
         except QuarantinedProviderError:
             raise
         except (Exception, SystemExit) as error:
             cause = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
             raise self._quarantine(cause) from error
-        self._refuse_other_api(provider)
+        self._check_api_version(provider)
         if not isinstance(provider, DeploymentProvider):
             raise self._quarantine(
                 f"{type(provider).__name__} lacks a part of scalable.providers.base.DeploymentProvider"
             )
         return provider
 
-    def _refuse_other_api(self, made: object) -> None:
+    def _check_api_version(self, made: object) -> None:
         version = getattr(made, "api_version", _FIRST_API_VERSION)
         if version != API_VERSION:
             raise self._quarantine(
@@ -295,13 +302,13 @@ def _normalise(name: str) -> str:
     return key
 
 
-def _claims(name: str) -> Sequence[_Claim]:
+def _candidates(name: str) -> Sequence[_Candidate]:
     factory = _registered.get(name)
     if factory is None:
         return _installed().get(name, ())
     qualname = getattr(factory, "__qualname__", type(factory).__qualname__)
     return [
-        _Claim(
+        _Candidate(
             name=name,
             distribution="this process",
             version="",
@@ -313,16 +320,16 @@ def _claims(name: str) -> Sequence[_Claim]:
 
 
 @cache
-def _installed() -> Mapping[str, Sequence[_Claim]]:
+def _installed() -> Mapping[str, Sequence[_Candidate]]:
     # Cached, because it reads the metadata of every installed distribution: tens of milliseconds.
-    found: defaultdict[str, list[_Claim]] = defaultdict(list)
+    found: defaultdict[str, list[_Candidate]] = defaultdict(list)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         name, distribution = entry_point.name.strip().lower(), entry_point.dist
         # A nameless entry point can never be asked for, and must not hide the others.
         if not name or distribution is None:
             continue
         found[name].append(
-            _Claim(
+            _Candidate(
                 name=name,
                 distribution=distribution.name,
                 version=distribution.version,
@@ -335,14 +342,16 @@ def _installed() -> Mapping[str, Sequence[_Claim]]:
     return MappingProxyType(dict(found))
 
 
-def _status(claim: _Claim, claims: Sequence[_Claim], load: bool) -> tuple[ProviderStatus, str]:
-    if len(claims) > 1:
-        conflict = ProviderConflictError(claim.name, (each.origin for each in claims))
+def _status(
+    candidate: _Candidate, candidates: Sequence[_Candidate], load: bool
+) -> tuple[ProviderStatus, str]:
+    if len(candidates) > 1:
+        conflict = ProviderConflictError(candidate.name, (each.origin for each in candidates))
         return ProviderStatus.CONFLICT, str(conflict)
     if not load:
         return ProviderStatus.FOUND, ""
     try:
-        claim.make()
+        candidate.create()
     except QuarantinedProviderError as error:
         return ProviderStatus.QUARANTINED, str(error)
     return ProviderStatus.USABLE, ""

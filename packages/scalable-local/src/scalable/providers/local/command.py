@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Command",
+    "CommandFactory",
     "Container",
-    "MakesCommands",
+    "local_worker_arguments",
     "process_command",
     "worker_environment",
-    "worker_words",
 ]
 
 
@@ -61,7 +61,7 @@ class Command:
     container: Container | None = None
 
 
-class MakesCommands(Protocol):
+class CommandFactory(Protocol):
     """What turns a component into the command of one worker: as a plain process here, in a container elsewhere."""
 
     def __call__(
@@ -114,7 +114,7 @@ def process_command(
     >>> command.env["GCAM_HOME"], command.env["OMP_NUM_THREADS"]
     ('/opt/gcam', '2')
     """
-    arguments = worker_words(
+    arguments = local_worker_arguments(
         component,
         name=name,
         slots=slots,
@@ -127,7 +127,7 @@ def process_command(
     return Command((*python, *arguments), worker_environment(component, slots))
 
 
-def worker_words(
+def local_worker_arguments(
     component: ComponentConfig,
     *,
     name: str,

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalable.providers.containers import container_words, runs_as_child
+from scalable.providers.containers import container_argv, runs_as_child
 from scalable.providers.local.command import (
     Command,
+    CommandFactory,
     Container,
-    MakesCommands,
+    local_worker_arguments,
     process_command,
     worker_environment,
-    worker_words,
 )
 from scalable.providers.local.reaper import LABEL
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 __all__ = [
     "RUN_LABEL",
     "USER_LABEL",
-    "Owner",
-    "Place",
+    "ContainerSetup",
+    "RunContext",
     "Runtime",
+    "command_factory",
     "container_command",
-    "in_places",
-    "in_short",
+    "find_error_line",
 ]
 
 # Podman's, Docker's and Apptainer's way to begin the line that says what went wrong.
-_COMPLAINT = re.compile(
+_ERROR_LINE = re.compile(
     r"^(?:(?:Error|FATAL|docker|Error response from daemon):\s*)+(.+)$", re.MULTILINE
 )
 
@@ -66,7 +66,7 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class Place:
+class ContainerSetup:
     """Where the workers of a component run, as this machine has it.
 
     Parameters
@@ -88,7 +88,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Owner:
+class RunContext:
     """Whose containers they are.
 
     Parameters
@@ -109,8 +109,8 @@ class Owner:
 
 def container_command(
     component: ComponentConfig,
-    place: Place,
-    owner: Owner,
+    setup: ContainerSetup,
+    owner: RunContext,
     *,
     name: str,
     slots: int,
@@ -126,9 +126,9 @@ def container_command(
     --------
     >>> from scalable.manifest.schema import ComponentConfig
     >>> gcam = ComponentConfig(name="gcam", cpus=2, memory=8 * 10**9, env={"TOKEN": "hush"})
-    >>> place = Place(Runtime("podman", limits_memory=True, limits_cpus=True), "gcam:7", {"/data": "/in"})
+    >>> setup = ContainerSetup(Runtime("podman", limits_memory=True, limits_cpus=True), "gcam:7", {"/data": "/in"})
     >>> command = container_command(
-    ...     gcam, place, Owner("laptop-1f", uid=0, gid=0, cores=8),
+    ...     gcam, setup, RunContext("laptop-1f", uid=0, gid=0, cores=8),
     ...     name="gcam-1", slots=1, scheduler_address="tcp://127.0.0.1:8786", directory=Path("/run/x"),
     ... )
     >>> " ".join(command.argv)  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
@@ -144,25 +144,25 @@ def container_command(
         "PYTHONFAULTHANDLER": "1",
         **worker_environment(component, slots),
     }
-    runtime = place.runtime
+    runtime = setup.runtime
     worker = [
         "dask",
         "worker",
-        *worker_words(
+        *local_worker_arguments(
             component,
             name=name,
             slots=slots,
             scheduler_address=scheduler_address,
             directory=directory,
-            preload=place.preload,
+            preload=setup.preload,
         ),
     ]
-    mounts = {**place.mounts, str(directory): str(directory)}
+    mounts = {**setup.mounts, str(directory): str(directory)}
     if runs_as_child(runtime.name):
         # With --no-eval, or a shell would read the values (apptainer(1), "Environment variables").
         flags = ["--cleanenv", "--no-eval"]
-        words = container_words(
-            runtime.name, place.image, mounts=mounts, gpus=component.gpus, flags=flags
+        words = container_argv(
+            runtime.name, setup.image, mounts=mounts, gpus=component.gpus, flags=flags
         )
         prefix = f"{runtime.name.upper()}ENV_"
         inherited = {**environment, LABEL: str(directory)}
@@ -171,18 +171,18 @@ def container_command(
         runtime.name, f"{owner.run}-{name}", component.memory if runtime.limits_memory else None
     )
     flags = [
-        *_identity(container, owner),
-        *_conduct(),
-        *_user(runtime, owner, directory),
-        *_limits(component, runtime, owner),
+        *_label_flags(container, owner),
+        *_run_flags(),
+        *_user_flags(runtime, owner, directory),
+        *_limit_flags(component, runtime, owner),
     ]
-    words = container_words(
-        runtime.name, place.image, mounts=mounts, variables=environment, flags=flags
+    words = container_argv(
+        runtime.name, setup.image, mounts=mounts, variables=environment, flags=flags
     )
     return Command((*words, *worker), environment, container)
 
 
-def _identity(container: Container, owner: Owner) -> list[str]:
+def _label_flags(container: Container, owner: RunContext) -> list[str]:
     labels = {RUN_LABEL: owner.run, USER_LABEL: owner.uid}
     return [
         f"--name={container.name}",
@@ -190,7 +190,7 @@ def _identity(container: Container, owner: Owner) -> list[str]:
     ]
 
 
-def _conduct() -> list[str]:
+def _run_flags() -> list[str]:
     return [
         # It was pulled before; a worker's start is no time to do so.
         "--pull=never",
@@ -205,7 +205,7 @@ def _conduct() -> list[str]:
     ]
 
 
-def _user(runtime: Runtime, owner: Owner, directory: Path) -> list[str]:
+def _user_flags(runtime: Runtime, owner: RunContext, directory: Path) -> list[str]:
     """Be the same user inside as outside, whatever the image says: what workers write is the caller's."""
     words = [f"--user={owner.uid}:{owner.gid}"]
     if runtime.rootless:
@@ -216,7 +216,7 @@ def _user(runtime: Runtime, owner: Owner, directory: Path) -> list[str]:
     return words
 
 
-def _limits(component: ComponentConfig, runtime: Runtime, owner: Owner) -> list[str]:
+def _limit_flags(component: ComponentConfig, runtime: Runtime, owner: RunContext) -> list[str]:
     words = []
     if component.memory is not None and runtime.limits_memory:
         words += [
@@ -230,38 +230,38 @@ def _limits(component: ComponentConfig, runtime: Runtime, owner: Owner) -> list[
     return words
 
 
-def in_short(said: str) -> str:
+def find_error_line(said: str) -> str:
     r"""Find the line in which a runtime says what went wrong.
 
     Examples
     --------
-    >>> in_short("Trying to pull gcam:7...\nError: short-name resolution failed\n")
+    >>> find_error_line("Trying to pull gcam:7...\nError: short-name resolution failed\n")
     'short-name resolution failed'
-    >>> in_short("docker: no such image: gcam:7.\n\nRun 'docker run --help' for more information")
+    >>> find_error_line("docker: no such image: gcam:7.\n\nRun 'docker run --help' for more information")
     'no such image: gcam:7.'
-    >>> in_short("Segmentation fault\n")
+    >>> find_error_line("Segmentation fault\n")
     'Segmentation fault'
     """
-    complaints = _COMPLAINT.findall(said)
+    complaints = _ERROR_LINE.findall(said)
     lines = [line for line in said.splitlines() if line.strip()]
     found = complaints or lines or ["it did not say why"]
     return str(found[-1]).strip()
 
 
-def in_places(places: Mapping[str, Place], owner: Owner) -> MakesCommands:
-    """Make the commands of workers: of components that have a place there, and of the others as plain processes.
+def command_factory(setups: Mapping[str, ContainerSetup], owner: RunContext) -> CommandFactory:
+    """Make the commands of workers: of components that have a setup there, and of the others as plain processes.
 
     Parameters
     ----------
-    places : mapping of str to Place
+    setups : mapping of str to ContainerSetup
         By component.
-    owner : Owner
+    owner : RunContext
         Whose containers they are.
     """
 
     def make(component: ComponentConfig, **worker: Any) -> Command:
-        if place := places.get(component.name):
-            return container_command(component, place, owner, **worker)
+        if setup := setups.get(component.name):
+            return container_command(component, setup, owner, **worker)
         return process_command(component, **worker)
 
     return make

@@ -11,7 +11,7 @@ import psutil
 
 from scalable.providers.local.reaper import Process
 
-__all__ = ["exceeds", "machine_memory"]
+__all__ = ["machine_memory", "usage_above"]
 
 _FIELD = re.compile(rb"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 
@@ -21,7 +21,7 @@ def machine_memory() -> int:
     return psutil.virtual_memory().total
 
 
-def exceeds(tree: Iterable[Process], limit: int) -> int | None:
+def usage_above(tree: Iterable[Process], limit: int) -> int | None:
     """Say how much memory a tree of processes uses, in bytes, if that is more than `limit`.
 
     Resident memory is at hand but counts shared pages once per process; only where its sum is above the limit is
@@ -30,11 +30,11 @@ def exceeds(tree: Iterable[Process], limit: int) -> int | None:
     members = list(tree)
     if sum(process.rss for process in members) <= limit:
         return None
-    used = sum(_footprint(process.pid) for process in members)
+    used = sum(_unreclaimable_memory(process.pid) for process in members)
     return used if used > limit else None
 
 
-def _footprint(pid: int) -> int:
+def _unreclaimable_memory(pid: int) -> int:
     if sys.platform == "linux":
         return _read_rollup(pid)
     try:

@@ -14,15 +14,15 @@ from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.units import format_memory
 from scalable.providers.base import CheckResult, ClusterHandle, DeploymentSpec, Owned
-from scalable.providers.common import BaseProvider, cluster_handle, said_or_default
+from scalable.providers.common import BaseProvider, cluster_handle, explicit_or_default
 from scalable.providers.local import runtimes
-from scalable.providers.local.containers import Owner, Place, in_places
+from scalable.providers.local.containers import ContainerSetup, RunContext, command_factory
 from scalable.providers.local.options import LocalOptions
-from scalable.providers.local.placement import (
+from scalable.providers.local.prepare import (
     check_containers,
     chosen_runtimes,
-    find_places,
-    look,
+    preflight,
+    prepare_containers,
 )
 from scalable.providers.local.runtimes import Containers
 
@@ -59,15 +59,15 @@ class LocalProvider(BaseProvider[LocalOptions]):
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
         """Look whether this machine has what containers need: runtimes, images, directories."""
-        return list(look(spec, self.parse_options(spec)))
+        return list(preflight(spec, self.parse_options(spec)))
 
     def list_owned(self) -> Sequence[Owned]:
         """List this user's containers, whichever run they are of."""
-        return list(runtimes.owned(os.getuid()))
+        return list(runtimes.list_containers(os.getuid()))
 
     def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
         """End and remove these containers."""
-        return list(runtimes.remove(owned))
+        return list(runtimes.remove_owned(owned))
 
     def _check_memory(self, spec: DeploymentSpec) -> Iterator[ValidationIssue]:
         from scalable.providers.local.memory import machine_memory
@@ -93,19 +93,19 @@ class LocalProvider(BaseProvider[LocalOptions]):
         # Validating and planning do without Dask.
         from scalable.cluster import GroupedCluster
 
-        places = find_places(spec, options)
+        setups = prepare_containers(spec, options)
         name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
         groups = [
             GroupSpec(
                 tag,
-                slots=said_or_default(component, "slots", options.threads_per_worker),
+                slots=explicit_or_default(component, "slots", options.threads_per_worker),
                 startup_timeout=options.startup_timeout,
             )
             for tag, component in spec.components.items()
         ]
         host = _start_host(name, options)
         try:
-            backend = _make_backend(name, spec, options, places, host.scheduler_address)
+            backend = _make_backend(name, spec, options, setups, host.scheduler_address)
         except BaseException:
             host.close()
             raise
@@ -151,7 +151,7 @@ def _make_backend(
     name: str,
     spec: DeploymentSpec,
     options: LocalOptions,
-    places: Mapping[str, Place],
+    setups: Mapping[str, ContainerSetup],
     scheduler_address: str,
 ) -> Backend:
     import dask
@@ -163,12 +163,12 @@ def _make_backend(
     parent = Path(scratch) if scratch else None
     if not options.processes:
         return InProcessBackend(scheduler_address=scheduler_address, name=name, parent=parent)
-    owner = Owner(name, uid=os.getuid(), gid=os.getgid(), cores=os.cpu_count() or 1)
+    owner = RunContext(name, uid=os.getuid(), gid=os.getgid(), cores=os.cpu_count() or 1)
     return ProcessBackend(
         spec.components,
         scheduler_address=scheduler_address,
         name=name,
         parent=parent,
-        make_command=in_places(places, owner),
-        containers=Containers(name, {place.runtime.name for place in places.values()}),
+        make_command=command_factory(setups, owner),
+        containers=Containers(name, {setup.runtime.name for setup in setups.values()}),
     )

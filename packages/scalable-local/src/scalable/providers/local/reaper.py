@@ -6,7 +6,7 @@ where the kernel shows environments, everything that carries its label.
 
 Containers of Podman and Docker are no part of any tree: their runtimes are asked to end them, by label.
 
-As a program this file is the guardian of one client: it ends the trees of a client that is gone, however it went. It
+As a program this file is the watchdog of one client: it ends the trees of a client that is gone, however it went. It
 needs the standard library only, since it is run by its path and without site-packages: that takes 30 ms and 13 MB.
 """
 
@@ -28,12 +28,12 @@ from typing import NamedTuple
 __all__ = [
     "LABEL",
     "Process",
-    "end",
     "end_containers",
-    "identify",
-    "processes",
+    "list_processes",
+    "process_trees",
     "remove_containers",
-    "trees",
+    "start_time",
+    "terminate",
 ]
 
 LABEL = "SCALABLE_WORKER"
@@ -65,15 +65,15 @@ class Process(NamedTuple):
     name: str
 
 
-def processes() -> dict[int, Process]:
+def list_processes() -> dict[int, Process]:
     """List the living processes of this machine by pid; zombies are not among them."""
     found = _from_proc() if sys.platform == "linux" else _from_ps()
     return {process.pid: process for process in found}
 
 
-def identify(pid: int) -> str | None:
+def start_time(pid: int) -> str | None:
     """Say when the process `pid` was started (see `Process.started`); None where it is gone."""
-    process = _read_stat(pid) if sys.platform == "linux" else processes().get(pid)
+    process = _read_stat(pid) if sys.platform == "linux" else list_processes().get(pid)
     return process.started if process else None
 
 
@@ -130,7 +130,9 @@ def _from_ps() -> Iterator[Process]:
             )
 
 
-def trees(roots: Mapping[int, str], table: Mapping[int, Process]) -> dict[int, set[Process]]:
+def process_trees(
+    roots: Mapping[int, str], table: Mapping[int, Process]
+) -> dict[int, set[Process]]:
     """Find the processes of each root: its session's, and whatever descends from them.
 
     Parameters
@@ -138,7 +140,7 @@ def trees(roots: Mapping[int, str], table: Mapping[int, Process]) -> dict[int, s
     roots : mapping of int to str
         The start (see `Process.started`) of each session leader, by pid. It may have ended already.
     table : mapping of int to Process
-        What `processes` says.
+        What `list_processes` returned.
 
     Examples
     --------
@@ -147,9 +149,9 @@ def trees(roots: Mapping[int, str], table: Mapping[int, Process]) -> dict[int, s
     >>> rank = Process(12, 11, 11, "t3", 0, "rank")
     >>> other = Process(20, 1, 20, "t4", 0, "other")
     >>> table = {p.pid: p for p in (worker, mpirun, rank, other)}
-    >>> sorted(p.name for p in trees({10: "t1"}, table)[10])
+    >>> sorted(p.name for p in process_trees({10: "t1"}, table)[10])
     ['mpirun', 'rank', 'worker']
-    >>> trees({20: "another start"}, table)  # the pid is somebody else's by now
+    >>> process_trees({20: "another start"}, table)  # the pid is somebody else's by now
     {20: set()}
     """
     children: dict[int, list[Process]] = {}
@@ -172,7 +174,7 @@ def trees(roots: Mapping[int, str], table: Mapping[int, Process]) -> dict[int, s
     return found
 
 
-def _labelled(labels: Collection[str], table: Mapping[int, Process]) -> Iterator[Process]:
+def _find_labelled(labels: Collection[str], table: Mapping[int, Process]) -> Iterator[Process]:
     """Find the processes with one of `labels`, or one below it, where /proc shows environments."""
     wanted = [f"{LABEL}={label}".encode() for label in labels]
     for process in table.values() if wanted else ():
@@ -184,8 +186,8 @@ def _labelled(labels: Collection[str], table: Mapping[int, Process]) -> Iterator
             yield process
 
 
-def end(
-    roots: Mapping[int, str], *, patience: float, labels: Collection[str] = ()
+def terminate(
+    roots: Mapping[int, str], *, grace_period: float, labels: Collection[str] = ()
 ) -> list[Process]:
     """End whole trees: ask each root, then what is left of its tree, then kill.
 
@@ -195,8 +197,8 @@ def end(
     Parameters
     ----------
     roots : mapping of int to str
-        As for `trees`.
-    patience : float
+        As for `process_trees`.
+    grace_period : float
         Seconds from asking to killing; 0 kills at once.
     labels : collection of str, optional
         Whatever carries one of these labels (see `LABEL`), or one below it as a path, is ended too.
@@ -206,9 +208,9 @@ def end(
     list of Process
         What did not even die of SIGKILL within five seconds.
     """
-    victims: set[tuple[int, str]] = set()
+    members_seen: set[tuple[int, str]] = set()
 
-    def pursue(
+    def signal_until_gone(
         signum: signal.Signals, seconds: float, who: Callable[[Process], bool]
     ) -> list[Process]:
         signalled: set[tuple[int, str]] = set()
@@ -227,22 +229,22 @@ def end(
         return remaining
 
     def living() -> list[Process]:
-        table = processes()
-        members = chain(_labelled(labels, table), *trees(roots, table).values())
-        victims.update((process.pid, process.started) for process in members)
-        found = [p for p in table.values() if (p.pid, p.started) in victims]
+        table = list_processes()
+        members = chain(_find_labelled(labels, table), *process_trees(roots, table).values())
+        members_seen.update((process.pid, process.started) for process in members)
+        found = [p for p in table.values() if (p.pid, p.started) in members_seen]
         return sorted(found, key=is_root, reverse=True)
 
     def is_root(process: Process) -> bool:
         return roots.get(process.pid) == process.started
 
-    if patience > 0:
-        pursue(signal.SIGTERM, patience * 2 / 3, is_root)
-        pursue(signal.SIGTERM, patience / 3, lambda process: not is_root(process))
-    return pursue(signal.SIGKILL, 5.0, lambda process: True)
+    if grace_period > 0:
+        signal_until_gone(signal.SIGTERM, grace_period * 2 / 3, is_root)
+        signal_until_gone(signal.SIGTERM, grace_period / 3, lambda process: not is_root(process))
+    return signal_until_gone(signal.SIGKILL, 5.0, lambda process: True)
 
 
-def end_containers(runtime: str, label: str, *, patience: float = 20.0) -> str:
+def end_containers(runtime: str, label: str, *, timeout: float = 20.0) -> str:
     """End and remove all containers that carry a label.
 
     Parameters
@@ -251,7 +253,7 @@ def end_containers(runtime: str, label: str, *, patience: float = 20.0) -> str:
         ``podman`` or ``docker``.
     label : str
         ``key=value``.
-    patience : float
+    timeout : float
         Seconds after which what is still there is left.
 
     Returns
@@ -260,7 +262,7 @@ def end_containers(runtime: str, label: str, *, patience: float = 20.0) -> str:
         Nothing, or in the runtime's words why some are left.
     """
     listing = [runtime, "ps", "--all", "--quiet", "--no-trunc", f"--filter=label={label}"]
-    deadline, said = time.monotonic() + patience, ""
+    deadline, said = time.monotonic() + timeout, ""
     try:
         while found := _output(listing).split():
             if time.monotonic() >= deadline:
@@ -303,12 +305,12 @@ def _output(words: list[str]) -> str:
     return done.stdout
 
 
-def _guard(directory: str, client: int, label: str, runtimes: Iterable[str]) -> None:
+def _watch_client(directory: str, client: int, label: str, runtimes: Iterable[str]) -> None:
     """Wait until the client says goodbye or is gone; if it is gone, end what it left and remove `directory`.
 
-    The client tells on standard input, a line each: ``+pid started`` and ``-pid`` for each worker, and ``bye``.
+    The client tells on standard input, a line each: ``+pid started`` and ``-pid`` for each worker, and ``quit``.
     """
-    # Whoever stops the client by a signal to everything around it must not stop its guardian first.
+    # Whoever stops the client by a signal to everything around it must not stop its watchdog first.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     watched: dict[int, str] = {}
@@ -323,17 +325,17 @@ def _guard(directory: str, client: int, label: str, runtimes: Iterable[str]) -> 
         *lines, unread = (unread + chunk).split(b"\n")
         for line in lines:
             word, _, started = line.decode().partition(" ")
-            if word == "bye":
+            if word == "quit":
                 return
             if word.startswith("+"):
                 watched[int(word[1:])] = started
             else:
                 watched.pop(int(word[1:]), None)
-    end(watched, patience=2.0, labels=[directory])
+    terminate(watched, grace_period=2.0, labels=[directory])
     for runtime in runtimes:
         end_containers(runtime, label)
     shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    _guard(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    _watch_client(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])

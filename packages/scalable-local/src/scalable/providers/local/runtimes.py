@@ -14,9 +14,9 @@ from typing import Any
 from scalable.cluster.port import Leftover
 from scalable.errors import ClusterError
 from scalable.providers.base import Owned
-from scalable.providers.containers import RUNTIMES, image_word, runs_as_child
+from scalable.providers.containers import RUNTIMES, image_reference, runs_as_child
 from scalable.providers.local.command import Container
-from scalable.providers.local.containers import RUN_LABEL, USER_LABEL, Runtime, in_short
+from scalable.providers.local.containers import RUN_LABEL, USER_LABEL, Runtime, find_error_line
 from scalable.providers.local.reaper import end_containers, remove_containers
 
 __all__ = [
@@ -24,14 +24,14 @@ __all__ = [
     "RuntimeFailedError",
     "first_installed",
     "has_image",
-    "is_file",
-    "owned",
+    "is_image_file",
+    "list_containers",
     "probe",
     "pull",
-    "remove",
+    "remove_owned",
 ]
 
-_ANSWER = 60.0
+_TIMEOUT = 60.0
 """Seconds in which a runtime must answer, where it has nothing to fetch."""
 
 
@@ -42,13 +42,13 @@ class RuntimeFailedError(ClusterError):
     ----------
     runtime : str
         Which one.
-    said : str
-        Its own words.
+    detail : str
+        Its own message.
     """
 
-    def __init__(self, runtime: str, said: str) -> None:
-        self.runtime, self.said = runtime, said
-        super().__init__(f"{runtime}: {said}")
+    def __init__(self, runtime: str, detail: str) -> None:
+        self.runtime, self.detail = runtime, detail
+        super().__init__(f"{runtime}: {detail}")
 
 
 def first_installed() -> str | None:
@@ -67,16 +67,16 @@ def probe(name: str) -> Runtime:
     if shutil.which(name) is None:
         raise RuntimeFailedError(name, "is not installed here")
     if runs_as_child(name):
-        _ask(name, "--version")
+        _run(name, "--version")
         return Runtime(name)
-    facts = json.loads(_ask(name, "info", "--format={{json .}}"))
+    facts = json.loads(_run(name, "info", "--format={{json .}}"))
     return _read_podman(facts) if name == "podman" else _read_docker(facts)
 
 
 def _read_podman(facts: dict[str, Any]) -> Runtime:
     host = facts["host"]
     if host.get("serviceIsRemote"):
-        raise _elsewhere("podman")
+        raise _separate_network_error("podman")
     controllers = host.get("cgroupControllers") or ()
     return Runtime(
         "podman",
@@ -91,7 +91,7 @@ def _read_docker(facts: dict[str, Any]) -> Runtime:
         raise RuntimeFailedError("docker", "; ".join(errors))
     apart = "name=rootless" in (facts.get("SecurityOptions") or ())  # a network of its own
     if apart or sys.platform != "linux" or "Docker Desktop" in facts.get("OperatingSystem", ""):
-        raise _elsewhere("docker")
+        raise _separate_network_error("docker")
     return Runtime(
         "docker",
         limits_memory=bool(facts.get("MemoryLimit")),
@@ -99,7 +99,7 @@ def _read_docker(facts: dict[str, Any]) -> Runtime:
     )
 
 
-def _elsewhere(name: str) -> RuntimeFailedError:
+def _separate_network_error(name: str) -> RuntimeFailedError:
     return RuntimeFailedError(
         name,
         "its containers have a network apart from this machine's, and would not reach the scheduler",
@@ -108,19 +108,19 @@ def _elsewhere(name: str) -> RuntimeFailedError:
 
 def has_image(name: str, image: str) -> bool:
     """Say whether an image is on this machine; of those that Apptainer keeps in its cache, that is not known."""
-    word = image_word(name, image)
+    word = image_reference(name, image)
     if runs_as_child(name):
         return os.access(word, os.R_OK)
     try:
-        _ask(name, "image", "inspect", "--format={{.Id}}", word)
+        _run(name, "image", "inspect", "--format={{.Id}}", word)
     except RuntimeFailedError:
         return False
     return True
 
 
-def is_file(name: str, image: str) -> bool:
+def is_image_file(name: str, image: str) -> bool:
     """Say whether a runtime would look for an image among the files of this machine."""
-    return runs_as_child(name) and ":" not in image_word(name, image)
+    return runs_as_child(name) and ":" not in image_reference(name, image)
 
 
 def pull(name: str, image: str) -> None:
@@ -131,13 +131,13 @@ def pull(name: str, image: str) -> None:
     RuntimeFailedError
         It cannot be had.
     """
-    word = image_word(name, image)
+    word = image_reference(name, image)
     if not runs_as_child(name):
-        _ask(name, "pull", "--quiet", word, timeout=None)
-    elif is_file(name, image):
+        _run(name, "pull", "--quiet", word, timeout=None)
+    elif is_image_file(name, image):
         raise RuntimeFailedError(name, "there is no such file, or it cannot be read")
     else:  # a URI, whose image goes to a cache when it is first used
-        _ask(name, "exec", "--cleanenv", word, "sh", "-c", ":", timeout=None)
+        _run(name, "exec", "--cleanenv", word, "sh", "-c", ":", timeout=None)
 
 
 class Containers:
@@ -161,7 +161,7 @@ class Containers:
         False also where that is not known, as it is not to Podman on cgroups of version 1.
         """
         try:
-            said = _ask(
+            said = _run(
                 container.runtime, "inspect", "--format={{.State.OOMKilled}}", container.name
             )
         except RuntimeFailedError:
@@ -187,42 +187,42 @@ class Containers:
         ]
 
 
-def owned(user: int) -> Iterator[Owned]:
+def list_containers(user: int) -> Iterator[Owned]:
     """List the containers of all runs of a user, by every runtime that answers."""
     shown = (
         "{{.Name}}",
         f'{{{{index .Config.Labels "{RUN_LABEL}"}}}}',
         "{{.State.Status}}",
     )
-    for runtime in _with_containers():
+    for runtime in _daemon_runtimes():
         mine = f"--filter=label={USER_LABEL}={user}"
         try:
-            found = _ask(runtime, "ps", "--all", "--quiet", "--no-trunc", mine).split()
+            found = _run(runtime, "ps", "--all", "--quiet", "--no-trunc", mine).split()
         except RuntimeFailedError:  # where there is no daemon, there are no containers of it
             continue
         if found:
-            listing = _ask(runtime, "inspect", "--format=" + "\t".join(shown), *found)
+            listing = _run(runtime, "inspect", "--format=" + "\t".join(shown), *found)
             for line in listing.splitlines():
                 name, run, state = line.split("\t")
                 yield Owned(f"{runtime} container", name.removeprefix("/"), run, str(user), state)
 
 
-def remove(things: Iterable[Owned]) -> Iterator[Leftover]:
-    """End and remove containers that `owned` found; say what could not be removed."""
-    for thing in things:
+def remove_owned(owned: Iterable[Owned]) -> Iterator[Leftover]:
+    """End and remove containers that `list_containers` found; say what could not be removed."""
+    for item in owned:
         try:
-            remove_containers(thing.kind.partition(" ")[0], [thing.name])
+            remove_containers(item.kind.partition(" ")[0], [item.name])
         except subprocess.CalledProcessError as error:
-            yield Leftover(thing.kind, thing.name, in_short(error.stderr))
+            yield Leftover(item.kind, item.name, find_error_line(error.stderr))
         except (OSError, subprocess.TimeoutExpired) as error:
-            yield Leftover(thing.kind, thing.name, str(error))
+            yield Leftover(item.kind, item.name, str(error))
 
 
-def _with_containers() -> Iterator[str]:
+def _daemon_runtimes() -> Iterator[str]:
     return (name for name in RUNTIMES if not runs_as_child(name) and shutil.which(name))
 
 
-def _ask(runtime: str, *words: str, timeout: float | None = _ANSWER) -> str:
+def _run(runtime: str, *words: str, timeout: float | None = _TIMEOUT) -> str:
     try:
         done = subprocess.run(
             [runtime, *words],
@@ -238,5 +238,5 @@ def _ask(runtime: str, *words: str, timeout: float | None = _ANSWER) -> str:
     except subprocess.TimeoutExpired as error:
         raise RuntimeFailedError(runtime, f"did not answer in {timeout:g} s") from error
     if done.returncode != 0:
-        raise RuntimeFailedError(runtime, in_short(done.stderr))
+        raise RuntimeFailedError(runtime, find_error_line(done.stderr))
     return done.stdout

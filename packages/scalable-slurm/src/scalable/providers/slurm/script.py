@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from scalable.providers.containers import container_words, runs_as_child
+from scalable.providers.containers import container_argv, runs_as_child
 from scalable.providers.worker import thread_environment, worker_arguments
 
 __all__ = ["JobRequest", "Tls", "job_environment", "job_script", "sbatch_arguments"]
@@ -288,7 +288,7 @@ def _container(request: JobRequest, image: str) -> list[str]:
     mounts = dict(request.mounts)
     for path in (request.local_directory, *_tls_directory(request)):
         mounts.setdefault(path, path)
-    return container_words(
+    return container_argv(
         request.runtime,
         image,
         mounts=mounts,

@@ -18,7 +18,7 @@ from scalable.providers.cloud.aws.fargate import (
     next_memory,
 )
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.common import PlansOnly, inapplicable, said_or_default
+from scalable.providers.common import PlansOnly, explicit_or_default, no_effect_warnings
 
 __all__ = ["AWSBatchProvider"]
 
@@ -52,7 +52,9 @@ class AWSBatchProvider(PlansOnly[AWSOptions]):
             if option in options.model_fields_set and options.cluster_type != cluster_type:
                 message = f"goes with cluster_type: {cluster_type} only; remove it"
                 yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
-        yield from inapplicable(spec, "mounts", "machines of AWS have no directories of yours")
+        yield from no_effect_warnings(
+            spec, "mounts", "machines of AWS have no directories of yours"
+        )
         if options.cluster_type == "fargate":
             yield from _check_fargate(spec, options)
         elif options.instance_type and not _WITH_GPU.match(options.instance_type):
@@ -69,8 +71,8 @@ class AWSBatchProvider(PlansOnly[AWSOptions]):
         memory = options.worker_mem and options.worker_mem * _MIB
         return replace(
             super().request(component, options),
-            cpus=said_or_default(component, "cpus", cpus),
-            memory=said_or_default(component, "memory", memory),
+            cpus=explicit_or_default(component, "cpus", cpus),
+            memory=explicit_or_default(component, "memory", memory),
         )
 
 

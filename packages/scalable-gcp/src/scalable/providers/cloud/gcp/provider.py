@@ -8,7 +8,7 @@ from scalable.manifest.issues import ValidationIssue
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.gcp.machines import Machine, read_machine_type
 from scalable.providers.cloud.gcp.options import GCPOptions
-from scalable.providers.common import PlansOnly, clashing_names, dns_label, inapplicable
+from scalable.providers.common import PlansOnly, dns_label, find_name_clashes, no_effect_warnings
 
 __all__ = ["GCPProvider"]
 
@@ -32,10 +32,10 @@ class GCPProvider(PlansOnly[GCPOptions]):
             yield spec.option_issue("instance_type", "E_DUPLICATE_KEY", message)
         elif options.machine:
             yield from _check_machine(spec, read_machine_type(options.machine))
-        yield from inapplicable(
+        yield from no_effect_warnings(
             spec, "mounts", "machines of Google Cloud have no directories of yours"
         )
-        yield from clashing_names(spec, dns_label)
+        yield from find_name_clashes(spec, dns_label)
 
 
 def _check_machine(spec: DeploymentSpec, machine: Machine) -> Iterator[ValidationIssue]:

@@ -1,7 +1,7 @@
-"""A guardian, so that not even a SIGKILL of the client leaves a worker or a model behind.
+"""A watchdog, so that not even a SIGKILL of the client leaves a worker or a model behind.
 
-The guardian is one small process in a session of its own (`reaper` run as a program), and this is the client's end of
-the pipe to it. The kernel closes the pipe when the client dies; the guardian then ends what it was told about, and all
+The watchdog is one small process in a session of its own (`reaper` run as a program), and this is the client's end of
+the pipe to it. The kernel closes the pipe when the client dies; the watchdog then ends what it was told about, and all
 containers of the cluster.
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from scalable.providers.local import reaper
 
-__all__ = ["Guard"]
+__all__ = ["Watchdog"]
 
 
-class Guard:
-    """Tell a guardian which workers there are. Not thread-safe.
+class Watchdog:
+    """Tell a watchdog which workers there are. Not thread-safe.
 
     Parameters
     ----------
@@ -46,18 +46,18 @@ class Guard:
     def watch(self, pid: int, started: str) -> None:
         """Have the tree of a worker ended if the client vanishes."""
         self._watched[pid] = started
-        self._tell(f"+{pid} {started}")
+        self._send(f"+{pid} {started}")
 
     def release(self, pid: int) -> None:
         """Forget a worker that has ended."""
         if self._watched.pop(pid, None) is not None:
-            self._tell(f"-{pid}")
+            self._send(f"-{pid}")
 
     def close(self) -> None:
-        """Send the guardian home. Idempotent."""
+        """Send the watchdog home. Idempotent."""
         with suppress(BrokenPipeError):  # it is gone already
-            self._write("bye")
-        self._discard()
+            self._write("quit")
+        self._close_process()
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -70,11 +70,11 @@ class Guard:
             start_new_session=True,
         )
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         try:
             self._write(line)
-        except BrokenPipeError:  # somebody killed the guardian: the next one learns everything anew
-            self._discard()
+        except BrokenPipeError:  # somebody killed the watchdog: the next one learns everything anew
+            self._close_process()
             self._process = self._start()
             for pid, started in self._watched.items():
                 self._write(f"+{pid} {started}")
@@ -84,7 +84,7 @@ class Guard:
         if pipe is not None and not pipe.closed:
             pipe.write(f"{line}\n".encode())
 
-    def _discard(self) -> None:
+    def _close_process(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:

@@ -13,8 +13,8 @@ from scalable.errors import ValidationFailedError
 from scalable.manifest import parse_manifest
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.local import LocalProvider
-from scalable.providers.local.containers import Place, Runtime
-from scalable.providers.local.placement import find_places
+from scalable.providers.local.containers import ContainerSetup, Runtime
+from scalable.providers.local.prepare import prepare_containers
 from scalable.testing.offline import spec_of
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def problems(components: dict[str, Any], containers: str = "podman") -> list[tup
     return [(issue.code, issue.path) for issue in report.issues]
 
 
-def places(components: dict[str, Any], containers: str = "podman") -> dict[str, Place]:
+def setups(components: dict[str, Any], containers: str = "podman") -> dict[str, ContainerSetup]:
     made = spec(components, containers=containers)
-    return find_places(made, LocalProvider().parse_options(made))
+    return prepare_containers(made, LocalProvider().parse_options(made))
 
 
 def refusals(components: dict[str, Any], containers: str = "podman") -> list[tuple[str, str]]:
     with pytest.raises(ValidationFailedError) as caught:
-        places(components, containers)
+        setups(components, containers)
     return [(issue.code, issue.path) for issue in caught.value.report.errors]
 
 
@@ -141,8 +141,8 @@ def test_a_missing_runtime_is_told_where_it_is_asked_for(
 
 
 def test_without_containers_nothing_is_asked(install: Install) -> None:
-    assert places({"gcam": {"image": "a:1"}}, "none") == {}
-    assert places({"gcam": {}}, "auto") == {}
+    assert setups({"gcam": {"image": "a:1"}}, "none") == {}
+    assert setups({"gcam": {}}, "auto") == {}
 
 
 def test_every_problem_is_told_at_once_and_nothing_fetched_for_nothing(
@@ -168,7 +168,7 @@ def test_images_that_cannot_be_had_are_told_in_the_runtimes_words(
     components = {"gcam": {"image": "a:1"}, "plots": {"image": "b:1"}, "other": {"image": "a:1"}}
 
     with pytest.raises(ValidationFailedError, match="unauthorized: log in first") as caught:
-        places(components)
+        setups(components)
 
     paths = [issue.path for issue in caught.value.report.errors]
     assert len(paths) == 2
@@ -190,7 +190,7 @@ def test_the_value_of_a_variable_shows_in_no_error(
     made = DeploymentSpec.from_manifest(manifest, target_name="here")
 
     with pytest.raises(ValidationFailedError) as caught:
-        find_places(made, LocalProvider().parse_options(made))
+        prepare_containers(made, LocalProvider().parse_options(made))
 
     assert "hush" not in str(caught.value) + caplog.text
     assert "${IMAGE}" in str(caught.value)
@@ -213,14 +213,14 @@ def test_a_place_has_paths_of_this_machine(
     }
     plots = {"image": "plots:1", "preload_script": "plots.prepare"}
 
-    found = places({"gcam": gcam, "plots": plots, "plain": {}}, "auto")
+    found = setups({"gcam": gcam, "plots": plots, "plain": {}}, "auto")
 
     docker = Runtime("docker", limits_memory=True, limits_cpus=True)
     script = f"{tmp_path}/prepare.py"
     mounts = {f"{tmp_path}/data": "/in", f"{tmp_path}/runs": "/out", script: script}
     assert found == {
-        "gcam": Place(docker, "gcam:7", mounts, script),
-        "plots": Place(docker, "plots:1", {}, "plots.prepare"),
+        "gcam": ContainerSetup(docker, "gcam:7", mounts, script),
+        "plots": ContainerSetup(docker, "plots:1", {}, "plots.prepare"),
     }
 
 
@@ -231,9 +231,9 @@ def test_a_runtime_that_cannot_limit_memory_draws_a_warning(
     install("podman", "image", says="0123")
 
     with caplog.at_level(logging.WARNING):
-        places({"gcam": {"image": "a:1"}})
+        setups({"gcam": {"image": "a:1"}})
         assert caplog.text == ""
-        places({"gcam": {"image": "a:1", "memory": "1G"}})
+        setups({"gcam": {"image": "a:1", "memory": "1G"}})
 
     assert "podman cannot keep containers to their memory here" in caplog.text
 

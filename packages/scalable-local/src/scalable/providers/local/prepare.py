@@ -17,11 +17,11 @@ from scalable.providers.containers import (
     runs_as_child,
 )
 from scalable.providers.local import runtimes
-from scalable.providers.local.containers import Place, Runtime
+from scalable.providers.local.containers import ContainerSetup, Runtime
 from scalable.providers.local.options import LocalOptions
 from scalable.providers.local.runtimes import RuntimeFailedError
 
-__all__ = ["check_containers", "chosen_runtimes", "find_places", "look"]
+__all__ = ["check_containers", "chosen_runtimes", "preflight", "prepare_containers"]
 
 logger = logging.getLogger("scalable.providers.local")
 
@@ -56,8 +56,8 @@ def check_containers(spec: DeploymentSpec, options: LocalOptions) -> Iterator[Va
         yield from check_container(spec, tag, runtime)
 
 
-def find_places(spec: DeploymentSpec, options: LocalOptions) -> dict[str, Place]:
-    """Find the place of every component that wants a container, and fetch images that are not here.
+def prepare_containers(spec: DeploymentSpec, options: LocalOptions) -> dict[str, ContainerSetup]:
+    """Find the setup of every component that wants a container, and fetch images that are not here.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def find_places(spec: DeploymentSpec, options: LocalOptions) -> dict[str, Place]
         A runtime, an image or a directory is missing. Every problem is told, each where the manifest has its cause.
     """
     chosen = chosen_runtimes(spec, options, runtimes.first_installed() or RUNTIMES[0])
-    known, issues = _ask_runtimes(spec, options, chosen)
+    known, issues = _probe_runtimes(spec, options, chosen)
     for tag, runtime in chosen.items():
         issues += check_container(spec, tag, runtime)
         issues += _check_directories(spec, tag)
@@ -78,14 +78,14 @@ def find_places(spec: DeploymentSpec, options: LocalOptions) -> dict[str, Place]
     for asked in known.values():
         if _lacks_limits(spec, asked):
             logger.warning("%s %s", asked.name, _NO_LIMITS)
-    return {tag: _place(spec, tag, known[runtime]) for tag, runtime in chosen.items()}
+    return {tag: _setup(spec, tag, known[runtime]) for tag, runtime in chosen.items()}
 
 
-def look(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
-    """Look whether `find_places` would succeed. Fetches nothing."""
+def preflight(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
+    """Look whether `prepare_containers` would succeed. Fetches nothing."""
     chosen = chosen_runtimes(spec, options, runtimes.first_installed() or RUNTIMES[0])
     for name in sorted(set(chosen.values())):
-        yield from _look_at_runtime(spec, name)
+        yield from _check_runtime(spec, name)
     for tag, runtime in chosen.items():
         missing = [
             host for host, path in host_paths(spec.components[tag]).items() if not path.exists()
@@ -93,13 +93,13 @@ def look(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
         if missing:
             detail = spec.manifest.redact(f"not on this machine: {', '.join(missing)}")
             yield CheckResult(f"mounts of {tag}", False, detail, "create them, or mount others")
-        yield _look_at_image(spec, tag, runtime)
+        yield _check_image(spec, tag, runtime)
 
 
 # -- What the machine says
 
 
-def _ask_runtimes(
+def _probe_runtimes(
     spec: DeploymentSpec, options: LocalOptions, chosen: dict[str, str]
 ) -> tuple[dict[str, Runtime], list[ValidationIssue]]:
     known: dict[str, Runtime] = {}
@@ -141,17 +141,17 @@ def _fetch_images(spec: DeploymentSpec, chosen: dict[str, str]) -> Iterator[Vali
             yield spec.component_issue(tag, "image", "E_IMAGE", message)
 
 
-def _place(spec: DeploymentSpec, tag: str, runtime: Runtime) -> Place:
+def _setup(spec: DeploymentSpec, tag: str, runtime: Runtime) -> ContainerSetup:
     component = spec.components[tag]
     mounts, preload = mounts_and_preload(component)
-    return Place(runtime, component.image or "", mounts, preload)
+    return ContainerSetup(runtime, component.image or "", mounts, preload)
 
 
-def _look_at_runtime(spec: DeploymentSpec, name: str) -> Iterator[CheckResult]:
+def _check_runtime(spec: DeploymentSpec, name: str) -> Iterator[CheckResult]:
     try:
         runtime = runtimes.probe(name)
     except RuntimeFailedError as error:
-        yield CheckResult(name, False, error.said, _RUNTIME_REMEDY)
+        yield CheckResult(name, False, error.detail, _RUNTIME_REMEDY)
         return
     yield CheckResult(name, True, "is installed and answers")
     if _lacks_limits(spec, runtime):
@@ -164,11 +164,11 @@ def _lacks_limits(spec: DeploymentSpec, runtime: Runtime) -> bool:
     return wanted and not runs_as_child(runtime.name) and not runtime.limits_memory
 
 
-def _look_at_image(spec: DeploymentSpec, tag: str, runtime: str) -> CheckResult:
+def _check_image(spec: DeploymentSpec, tag: str, runtime: str) -> CheckResult:
     name, image = f"image of {tag}", spec.components[tag].image or ""
     shown = spec.manifest.redact(image)
     if runtimes.has_image(runtime, image):
         return CheckResult(name, True, f"{shown} is here")
-    if runtimes.is_file(runtime, image):
+    if runtimes.is_image_file(runtime, image):
         return CheckResult(name, False, f"{shown} cannot be read", "give the path of an image")
     return CheckResult(name, None, f"{shown} is not here; a run would fetch it")
