@@ -32,11 +32,11 @@ WORKER: dict[str, Any] = {
 def command(
     component: ComponentConfig,
     runtime: Runtime = PODMAN,
-    owner: RunContext = ROOT,
+    context: RunContext = ROOT,
     preload: str | None = None,
 ) -> Command:
     setup = ContainerSetup(runtime, "gcam:7", {"/data": "/in"}, preload)
-    return container_command(component, setup, owner, **WORKER)
+    return container_command(component, setup, context, **WORKER)
 
 
 def flags(made: Command) -> set[str]:

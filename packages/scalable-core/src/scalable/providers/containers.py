@@ -21,12 +21,14 @@ __all__ = [
     "check_container",
     "chosen_runtime",
     "container_argv",
+    "container_environment",
     "host_paths",
     "image_reference",
     "is_read_by_client",
     "mounts_and_preload",
     "runs_as_child",
     "unsafe_mount_characters",
+    "user_flags",
 ]
 
 RUNTIMES = ("podman", "docker", "apptainer", "singularity")
@@ -210,6 +212,7 @@ def container_argv(
     mounts: Mapping[str, str],
     variables: Iterable[str] = (),
     gpus: int = 0,
+    shm_size: int | None = None,
     flags: Sequence[str] = (),
 ) -> list[str]:
     """Write the words that go before a worker's own and put it into its image, on the host's network.
@@ -226,27 +229,82 @@ def container_argv(
         Names of variables that a container is to take over from the environment that the words are run in. Values
         are no words: those show in every list of processes. Apptainer and Singularity hand over all there are.
     gpus : int
-        Whether GPUs are to be seen, which Apptainer and Singularity know a word for.
+        Whether the worker sees the GPUs of its host; only Apptainer and Singularity have an option for it.
+    shm_size : int or None
+        Bytes of ``/dev/shm`` in a container of Podman or Docker, which count as its memory; None for their 64 MiB.
     flags : sequence of str
-        More options of the runtime.
+        Further options of the runtime.
 
     Examples
     --------
     >>> " ".join(container_argv("podman", "gcam:7", mounts={"/data": "/in"}, variables=["TOKEN"], flags=["--rm"]))
-    'podman run --rm --network=host --entrypoint= --env TOKEN --mount type=bind,source=/data,target=/in gcam:7'
+    ... # doctest: +NORMALIZE_WHITESPACE
+    'podman run --rm --init --log-driver=none --security-opt=label=disable --network=host --entrypoint= --env TOKEN
+     --mount type=bind,source=/data,target=/in gcam:7'
     >>> " ".join(container_argv("apptainer", "gcam.sif", mounts={"/data": "/in"}, gpus=1))
-    'apptainer exec --nv --bind /data:/in gcam.sif'
+    'apptainer exec --no-eval --nv --bind /data:/in gcam.sif'
     """
-    word = image_reference(runtime, image)
+    reference = image_reference(runtime, image)
     if runs_as_child(runtime):
-        seen = ["--nv"] if gpus else []
-        binds = [word for host, inside in mounts.items() for word in ("--bind", f"{host}:{inside}")]
-        return [runtime, "exec", *flags, *seen, *binds, word]
-    # As Apptainer and Kubernetes do, the image's own entry point is left aside: what runs is a Dask worker.
-    options = [*flags, "--network=host", "--entrypoint="]
+        # Without --no-eval, a shell would evaluate the values of variables (apptainer(1), "Environment variables").
+        options = [*flags, "--no-eval", *(["--nv"] if gpus else [])]
+        for host, inside in mounts.items():
+            options += ["--bind", f"{host}:{inside}"]
+        return [runtime, "exec", *options, reference]
+    options = [
+        *flags,
+        # Process 1 is a small init instead of the worker: the kernel ignores signals that process 1 does not handle.
+        "--init",
+        # What the worker writes goes to the log of its caller.
+        "--log-driver=none",
+        # SELinux would deny access to everything that is mounted (podman-run(1), "Labeling Volume Mounts").
+        "--security-opt=label=disable",
+        # MPI's ranks cannot communicate in the default of 64 MiB.
+        *([f"--shm-size={shm_size}"] if shm_size else []),
+        "--network=host",
+        # As on Apptainer and Kubernetes, the image's own entry point is not run: the command is a Dask worker.
+        "--entrypoint=",
+    ]
     for variable in variables:
         options += ["--env", variable]
     for host, inside in mounts.items():
-        # Other than --volume, it takes colons, and creates no directory where there is none.
+        # Unlike --volume, --mount accepts colons, and does not create a directory that is missing.
         options += ["--mount", f"type=bind,source={host},target={inside}"]
-    return [runtime, "run", *options, word]
+    return [runtime, "run", *options, reference]
+
+
+def user_flags(*, keep_id: bool, home: str | None) -> list[str]:
+    """Return the options with which a container of Podman or Docker runs as its caller, beside ``--user``.
+
+    Parameters
+    ----------
+    keep_id : bool
+        Whether the runtime maps users, as rootless Podman does; the caller then has the same id inside.
+    home : str or None
+        The worker's home directory, because an image has one for root alone; None for the image's.
+
+    Examples
+    --------
+    >>> user_flags(keep_id=True, home="/tmp/worker")
+    ['--userns=keep-id', '--env=HOME=/tmp/worker']
+    """
+    return [
+        *(["--userns=keep-id"] if keep_id else []),
+        # A path is not a secret, so its value may appear in a list of processes.
+        *([f"--env=HOME={home}"] if home else []),
+    ]
+
+
+def container_environment(runtime: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what the environment of the runtime must hold for the worker to have these variables.
+
+    Podman and Docker take over those that `container_argv` names. Apptainer and Singularity take over those that have
+    their own prefix, which neither they nor the system around them read.
+
+    Examples
+    --------
+    >>> container_environment("docker", {"TOKEN": "t"}), container_environment("apptainer", {"PATH": "/opt/gcam/bin"})
+    ({'TOKEN': 't'}, {'APPTAINERENV_PATH': '/opt/gcam/bin'})
+    """
+    prefix = f"{runtime.upper()}ENV_" if runs_as_child(runtime) else ""
+    return {prefix + name: value for name, value in variables.items()}

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalable.providers.containers import container_argv, runs_as_child
+from scalable.providers.containers import (
+    container_argv,
+    container_environment,
+    runs_as_child,
+    user_flags,
+)
 from scalable.providers.local.command import (
     Command,
     CommandFactory,
@@ -110,7 +115,7 @@ class RunContext:
 def container_command(
     component: ComponentConfig,
     setup: ContainerSetup,
-    owner: RunContext,
+    context: RunContext,
     *,
     name: str,
     slots: int,
@@ -132,9 +137,9 @@ def container_command(
     ...     name="gcam-1", slots=1, scheduler_address="tcp://127.0.0.1:8786", directory=Path("/run/x"),
     ... )
     >>> " ".join(command.argv)  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
-    'podman run --name=laptop-1f-gcam-1 --label=scalable.run=laptop-1f --label=scalable.user=0 --pull=never --init
-     --stop-timeout=0 --log-driver=none --security-opt=label=disable --user=0:0 --memory=8000000000
-     --memory-swap=8000000000 --shm-size=8000000000 --cpus=2 --network=host --entrypoint= ... --env TOKEN
+    'podman run --name=laptop-1f-gcam-1 --label=scalable.run=laptop-1f --label=scalable.user=0 --pull=never
+     --stop-timeout=0 --user=0:0 --memory=8000000000 --memory-swap=8000000000 --cpus=2 --init --log-driver=none
+     --security-opt=label=disable --shm-size=8000000000 --network=host --entrypoint= ... --env TOKEN
      --mount type=bind,source=/data,target=/in --mount type=bind,source=/run/x,target=/run/x gcam:7
      dask worker tcp://127.0.0.1:8786 ... --name gcam-1'
     """
@@ -159,75 +164,46 @@ def container_command(
     ]
     mounts = {**setup.mounts, str(directory): str(directory)}
     if runs_as_child(runtime.name):
-        # With --no-eval, or a shell would read the values (apptainer(1), "Environment variables").
-        flags = ["--cleanenv", "--no-eval"]
-        words = container_argv(
-            runtime.name, setup.image, mounts=mounts, gpus=component.gpus, flags=flags
+        argv = container_argv(
+            runtime.name, setup.image, mounts=mounts, gpus=component.gpus, flags=["--cleanenv"]
         )
-        prefix = f"{runtime.name.upper()}ENV_"
         inherited = {**environment, LABEL: str(directory)}
-        return Command((*words, *worker), {prefix + key: value for key, value in inherited.items()})
-    container = Container(
-        runtime.name, f"{owner.run}-{name}", component.memory if runtime.limits_memory else None
+        return Command((*argv, *worker), container_environment(runtime.name, inherited))
+    memory = component.memory if runtime.limits_memory else None
+    container = Container(runtime.name, f"{context.run}-{name}", memory)
+    argv = container_argv(
+        runtime.name,
+        setup.image,
+        mounts=mounts,
+        variables=environment,
+        shm_size=memory,
+        flags=[
+            f"--name={container.name}",
+            f"--label={RUN_LABEL}={context.run}",
+            f"--label={USER_LABEL}={context.uid}",
+            # The image was pulled when the cluster was built; a worker's start must not wait for a registry.
+            "--pull=never",
+            # Whatever removes the container has waited for the worker already.
+            "--stop-timeout=0",
+            # The caller's user, whatever the image specifies, so that the files that workers write are the caller's.
+            f"--user={context.uid}:{context.gid}",
+            *user_flags(keep_id=runtime.rootless, home=str(directory) if context.uid else None),
+            *_limit_flags(component, container, runtime, context),
+        ],
     )
-    flags = [
-        *_label_flags(container, owner),
-        *_run_flags(),
-        *_user_flags(runtime, owner, directory),
-        *_limit_flags(component, runtime, owner),
-    ]
-    words = container_argv(
-        runtime.name, setup.image, mounts=mounts, variables=environment, flags=flags
-    )
-    return Command((*words, *worker), environment, container)
+    return Command((*argv, *worker), container_environment(runtime.name, environment), container)
 
 
-def _label_flags(container: Container, owner: RunContext) -> list[str]:
-    labels = {RUN_LABEL: owner.run, USER_LABEL: owner.uid}
-    return [
-        f"--name={container.name}",
-        *(f"--label={key}={value}" for key, value in labels.items()),
-    ]
-
-
-def _run_flags() -> list[str]:
-    return [
-        # It was pulled before; a worker's start is no time to do so.
-        "--pull=never",
-        # Not the worker but a small init is process 1, for whom the kernel ignores signals that it does not handle.
-        "--init",
-        # Whoever removes it has waited.
-        "--stop-timeout=0",
-        # What it writes goes to our log.
-        "--log-driver=none",
-        # SELinux would keep it from everything that is mounted (podman-run(1), "Labeling Volume Mounts").
-        "--security-opt=label=disable",
-    ]
-
-
-def _user_flags(runtime: Runtime, owner: RunContext, directory: Path) -> list[str]:
-    """Be the same user inside as outside, whatever the image says: what workers write is the caller's."""
-    words = [f"--user={owner.uid}:{owner.gid}"]
-    if runtime.rootless:
-        words.append("--userns=keep-id")
-    if owner.uid:
-        # An image knows no home for this user. No secret, so its value may show.
-        words.append(f"--env=HOME={directory}")
-    return words
-
-
-def _limit_flags(component: ComponentConfig, runtime: Runtime, owner: RunContext) -> list[str]:
-    words = []
-    if component.memory is not None and runtime.limits_memory:
-        words += [
-            f"--memory={component.memory}",
-            f"--memory-swap={component.memory}",  # both together: no swap on top of it
-            # By default 64 MiB, in which MPI's ranks cannot talk. It counts as memory.
-            f"--shm-size={component.memory}",
-        ]
-    if runtime.limits_cpus and component.cpus < owner.cores:
-        words.append(f"--cpus={component.cpus}")
-    return words
+def _limit_flags(
+    component: ComponentConfig, container: Container, runtime: Runtime, context: RunContext
+) -> list[str]:
+    flags = []
+    if container.memory is not None:
+        # --memory-swap is memory and swap together, so that the two are equal without swap.
+        flags += [f"--memory={container.memory}", f"--memory-swap={container.memory}"]
+    if runtime.limits_cpus and component.cpus < context.cores:
+        flags.append(f"--cpus={component.cpus}")
+    return flags
 
 
 def find_error_line(said: str) -> str:
@@ -248,20 +224,20 @@ def find_error_line(said: str) -> str:
     return str(found[-1]).strip()
 
 
-def command_factory(setups: Mapping[str, ContainerSetup], owner: RunContext) -> CommandFactory:
+def command_factory(setups: Mapping[str, ContainerSetup], context: RunContext) -> CommandFactory:
     """Make the commands of workers: of components that have a setup there, and of the others as plain processes.
 
     Parameters
     ----------
     setups : mapping of str to ContainerSetup
         By component.
-    owner : RunContext
+    context : RunContext
         Whose containers they are.
     """
 
     def make(component: ComponentConfig, **worker: Any) -> Command:
         if setup := setups.get(component.name):
-            return container_command(component, setup, owner, **worker)
+            return container_command(component, setup, context, **worker)
         return process_command(component, **worker)
 
     return make

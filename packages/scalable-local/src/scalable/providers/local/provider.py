@@ -163,12 +163,12 @@ def _make_backend(
     parent = Path(scratch) if scratch else None
     if not options.processes:
         return InProcessBackend(scheduler_address=scheduler_address, name=name, parent=parent)
-    owner = RunContext(name, uid=os.getuid(), gid=os.getgid(), cores=os.cpu_count() or 1)
+    context = RunContext(name, uid=os.getuid(), gid=os.getgid(), cores=os.cpu_count() or 1)
     return ProcessBackend(
         spec.components,
         scheduler_address=scheduler_address,
         name=name,
         parent=parent,
-        make_command=command_factory(setups, owner),
+        make_command=command_factory(setups, context),
         containers=Containers(name, {setup.runtime.name for setup in setups.values()}),
     )
