@@ -31,23 +31,27 @@ from scalable.providers.local.exits import (
     ],
 )
 def test_an_exit_status(status: int, reason: Reason, native: str, log_is_useful: bool) -> None:
-    exit_ = explain_exit(status)
+    worker_exit = explain_exit(status)
 
-    assert (exit_.reason, exit_.native, exit_.log_is_useful) == (reason, native, log_is_useful)
+    assert (worker_exit.reason, worker_exit.native, worker_exit.log_is_useful) == (
+        reason,
+        native,
+        log_is_useful,
+    )
 
 
-def test_a_sigkill_from_nobody_we_know_hints_at_the_machine_s_memory() -> None:
+def test_an_unexplained_sigkill_hints_at_the_machine_s_memory() -> None:
     assert "out of memory" in explain_exit(-signal.SIGKILL).remedy
     assert explain_exit(-signal.SIGTERM).remedy == ""
 
 
 def test_out_of_memory_has_figures_and_a_remedy() -> None:
-    exit_ = explain_out_of_memory("gcam", 5 * 2**30, 4 * 2**30)
+    worker_exit = explain_out_of_memory("gcam", 5 * 2**30, 4 * 2**30)
 
-    assert exit_.reason is Reason.OUT_OF_MEMORY
-    assert "5.37 GB" in exit_.summary
-    assert "4Gi" in exit_.summary
-    assert "components.gcam.memory" in exit_.remedy
+    assert worker_exit.reason is Reason.OUT_OF_MEMORY
+    assert "5.37 GB" in worker_exit.summary
+    assert "4Gi" in worker_exit.summary
+    assert "components.gcam.memory" in worker_exit.remedy
 
 
 GCAM = Container("podman", "laptop-1f-gcam-1", memory=8 * 10**9)
@@ -72,9 +76,9 @@ FREE = Container("podman", "laptop-1f-gcam-1")
 def test_an_exit_status_of_a_container(
     container: Container, status: int, killed: bool, reason: Reason, native: str
 ) -> None:
-    exit_ = explain_container_exit("gcam", container, status, killed=killed, log="")
+    worker_exit = explain_container_exit("gcam", container, status, killed=killed, log="")
 
-    assert (exit_.reason, exit_.native) == (reason, native)
+    assert (worker_exit.reason, worker_exit.native) == (reason, native)
 
 
 def test_a_killed_container_hints_at_its_own_memory_or_else_at_the_machine_s() -> None:
@@ -96,21 +100,23 @@ def test_a_killed_container_hints_at_its_own_memory_or_else_at_the_machine_s() -
     ],
 )
 def test_an_image_without_dask(status: int, log: str) -> None:
-    exit_ = explain_container_exit("gcam", GCAM, status, killed=False, log=f"something\n{log}")
+    worker_exit = explain_container_exit(
+        "gcam", GCAM, status, killed=False, log=f"something\n{log}"
+    )
 
-    assert exit_.reason is Reason.IMAGE
-    assert "dask" in exit_.summary
-    assert "install" in exit_.remedy
+    assert worker_exit.reason is Reason.IMAGE
+    assert "dask" in worker_exit.summary
+    assert "install" in worker_exit.remedy
 
 
-def test_what_a_model_says_of_its_own_programs_is_no_word_on_the_image() -> None:
-    said = "FileNotFoundError: gcam.exe: executable file not found"
+def test_a_model_s_missing_program_is_not_an_image_error() -> None:
+    log = "FileNotFoundError: gcam.exe: executable file not found"
 
-    assert explain_container_exit("gcam", GCAM, 2, killed=False, log=said).reason is Reason.EXITED
+    assert explain_container_exit("gcam", GCAM, 2, killed=False, log=log).reason is Reason.EXITED
 
 
 @pytest.mark.parametrize(
-    ("log", "told"),
+    ("log", "message"),
     [
         ("Error: statfs /data: no such file or directory", "statfs /data: no such file"),
         (
@@ -120,8 +126,8 @@ def test_what_a_model_says_of_its_own_programs_is_no_word_on_the_image() -> None
         ("", "did not say why"),
     ],
 )
-def test_what_a_runtime_refuses_is_told_in_its_words(log: str, told: str) -> None:
-    assert told in explain_container_exit("gcam", GCAM, 125, killed=False, log=log).summary
+def test_a_refusal_is_reported_with_the_runtimes_message(log: str, message: str) -> None:
+    assert message in explain_container_exit("gcam", GCAM, 125, killed=False, log=log).summary
 
 
 def test_a_missing_init_has_a_remedy() -> None:
@@ -133,7 +139,7 @@ def test_a_missing_init_has_a_remedy() -> None:
     )
 
 
-def test_the_log_of_what_was_stopped_tells_nothing() -> None:
+def test_the_log_of_a_stopped_worker_is_not_useful() -> None:
     assert not explain_stop().log_is_useful
 
 
@@ -149,7 +155,7 @@ def test_the_log_of_what_was_stopped_tells_nothing() -> None:
         (errno.ENOSPC, False),
     ],
 )
-def test_only_what_may_pass_is_tried_again(code: int, refused: bool) -> None:
+def test_only_temporary_errors_are_retried(code: int, refused: bool) -> None:
     error = launch_error("gcam", OSError(code, os.strerror(code), "/usr/bin/python"))
 
     assert isinstance(error, LaunchRefusedError) is refused

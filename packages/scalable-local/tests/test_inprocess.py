@@ -150,7 +150,7 @@ def test_a_worker_that_finds_no_scheduler_can_be_stopped(
     assert cluster.do("sweep") == []
 
 
-def test_sweep_removes_everything_and_names_the_threads_that_go_on(
+def test_sweep_removes_everything_and_names_the_threads_that_still_run(
     cluster: Cluster, client: Client, eventually: Eventually, tmp_path: Path
 ) -> None:
     begun, enough = threading.Event(), threading.Event()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SLEEP = "import time; print('ready', flush=True); time.sleep(600)"
 IGNORE = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEP
 
-# Starts what its first argument says, in a session of its own if there is a second one, and waits.
+# Starts the code in its first argument, in its own session if there is a second argument, and waits.
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=len(sys.argv) > 2)
@@ -38,7 +38,7 @@ Start = Callable[..., tuple["subprocess.Popen[bytes]", str]]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a session leader; return it, and when it was started, once anything in it has printed a line."""
+    """Start a session leader; return it and its start time once a process in it has printed a line."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(code: str, *args: str, label: str = "") -> tuple[subprocess.Popen[bytes], str]:
@@ -70,7 +70,7 @@ def is_alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def test_this_process_is_as_psutil_says() -> None:
+def test_this_process_agrees_with_psutil() -> None:
     me, known = list_processes()[os.getpid()], psutil.Process()
 
     assert (me.parent, me.session) == (known.ppid(), os.getsid(0))
@@ -78,7 +78,7 @@ def test_this_process_is_as_psutil_says() -> None:
     assert 0.5 < me.rss / known.memory_info().rss < 2
 
 
-def test_ps_and_proc_tell_the_same(start: Start) -> None:
+def test_ps_and_proc_agree(start: Start) -> None:
     process, _ = start(SLEEP)
 
     by_ps = {p.pid: p for p in reaper._from_ps()}
@@ -113,7 +113,7 @@ def test_a_tree_ends_with_all_its_members(start: Start, child: str, apart: list[
     assert other.poll() is None
 
 
-def test_no_patience_kills_at_once(start: Start) -> None:
+def test_without_grace_period_processes_are_killed_at_once(start: Start) -> None:
     process, started = start(SLEEP)
 
     assert terminate({process.pid: started}, grace_period=0) == []
@@ -121,13 +121,13 @@ def test_no_patience_kills_at_once(start: Start) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-def test_the_root_goes_first(start: Start, tmp_path: Path) -> None:
-    """A child that finds its parent gone when it is told to end was told after it."""
+def test_the_root_is_terminated_first(start: Start, tmp_path: Path) -> None:
+    """A child whose parent has ended when it receives SIGTERM was signalled after its parent."""
     log = tmp_path / "log"
     child = (
         "import os, signal, time; parent = os.getppid();"
-        f"tell = lambda *_: (open({str(log)!r}, 'w').write(str(os.getppid() == parent)), os._exit(0));"
-        f"signal.signal(signal.SIGTERM, tell); {SLEEP}"
+        f"record = lambda *_: (open({str(log)!r}, 'w').write(str(os.getppid() == parent)), os._exit(0));"
+        f"signal.signal(signal.SIGTERM, record); {SLEEP}"
     )
     process, started = start(PARENT, child)
 
@@ -150,7 +150,7 @@ def test_a_tree_outlives_its_root_and_is_still_found(start: Start) -> None:
     assert not is_alive(grandchild)
 
 
-def test_a_pid_that_is_used_again_is_left_alone(start: Start) -> None:
+def test_a_reused_pid_is_not_terminated(start: Start) -> None:
     process, _ = start(SLEEP)
 
     assert terminate({process.pid: "long ago"}, grace_period=0.1) == []

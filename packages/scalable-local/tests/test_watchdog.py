@@ -83,7 +83,7 @@ def process_of(watchdog: Watchdog) -> psutil.Process:
 
 
 def vanish(watchdog: Watchdog) -> None:
-    """Close the pipe as the kernel does when the client dies, and wait for what the watchdog makes of it."""
+    """Close the pipe as the kernel does when the client dies, and wait until the watchdog has ended."""
     assert watchdog._process.stdin is not None
     watchdog._process.stdin.close()
     watchdog._process.wait(60)
@@ -113,7 +113,9 @@ def test_a_killed_client_leaves_no_worker_and_no_model(
         os.kill(int(fork.read_text()), signal.SIGKILL)
 
 
-def test_what_was_released_is_left_alone(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_released_worker_is_not_terminated(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
     watchdog = Watchdog(tmp_path / "run")
     watchdog.watch(sleeper.pid, start_time(sleeper.pid) or "")
     watchdog.release(sleeper.pid)
@@ -123,9 +125,7 @@ def test_what_was_released_is_left_alone(tmp_path: Path, sleeper: subprocess.Pop
     assert sleeper.poll() is None
 
 
-def test_a_pid_that_is_used_again_is_left_alone(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
-) -> None:
+def test_a_reused_pid_is_not_terminated(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     watchdog = Watchdog(tmp_path / "run")
     watchdog.watch(sleeper.pid, "long ago")
 
@@ -160,7 +160,7 @@ def test_a_watchdog_that_was_killed_is_replaced(
     killed.kill()
     watchdog._process.wait()
 
-    watchdog.release(1)  # never watched: nothing is told
+    watchdog.release(1)  # never watched: nothing is sent
     watchdog.watch(os.getpid(), "long ago")
     assert process_of(watchdog) != killed
 

@@ -1,7 +1,7 @@
-"""How a Dask worker is put into a container image: pure functions, from what it needs to the words of a runtime.
+"""The command that runs a Dask worker in a container image, and checks of what it needs. Pure functions.
 
-There are two families. Podman and Docker run a container beside their caller, on behalf of a client program. Apptainer
-and Singularity run a program as a child of their caller, in the file system of an image.
+There are two families of runtimes. Podman and Docker run a container beside their caller, which runs a client program.
+Apptainer and Singularity run a program as a child of their caller, in the file system of an image.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ __all__ = [
 ]
 
 RUNTIMES = ("podman", "docker", "apptainer", "singularity")
-"""The runtimes that are known, the one to prefer first."""
+"""The supported runtimes, in order of preference."""
 
 # With a tag or a digest, or on a host: `gcam:7`, `gcam@sha256:…`, `ghcr.io/jgcri/gcam`, `localhost/gcam`.
 _REFERENCE = re.compile(r"(.*/)?[^/]+[:@][^/]+|(localhost|[^/]+[.:][^/]+)/.+")
 
-# Paths, and what already says where it is, as apptainer(1) lists it.
+# Paths, and the URIs that apptainer(1) lists.
 _PATH_OR_URI = re.compile(
     r"[./].*|.*\.(sif|simg|sqfs|img)|.*://.*|(docker-archive|docker-daemon|oci|oci-archive):.*",
     re.DOTALL,
 )
 
-# What the client programs of Podman and Docker read themselves, or is read when they are loaded: podman(1), docker(1),
-# containers.conf(5), containers-storage.conf(5), ld.so(8).
+# Variables that the client programs of Podman and Docker read themselves, or that affect how they are loaded:
+# podman(1), docker(1), containers.conf(5), containers-storage.conf(5), ld.so(8).
 _CLIENT_VARIABLES = re.compile(
     r"PATH|HOME|LD_.*|XDG_.*|_?CONTAINERS?_.*|DOCKER_.*|STORAGE_.*|REGISTRY_AUTH_FILE|NOTIFY_SOCKET"
 )
 
 
 def runs_as_child(runtime: str) -> bool:
-    """Say whether what runs in the image is an ordinary process below its caller.
+    """Return whether a program in an image runs as a child process of the runtime's caller.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def runs_as_child(runtime: str) -> bool:
 
 
 def image_reference(runtime: str, image: str) -> str:
-    """Write an image so that a runtime understands it, whichever of them the manifest was written for.
+    """Return the reference of an image as a runtime reads it, whichever runtime the manifest was written for.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def image_reference(runtime: str, image: str) -> str:
 
 
 def unsafe_mount_characters(runtime: str, path: str) -> str:
-    """Say which characters of a path this runtime would read as something else in a mount.
+    """Return the characters of a path that this runtime would read as syntax in a mount.
 
     Examples
     --------
@@ -101,18 +101,18 @@ def unsafe_mount_characters(runtime: str, path: str) -> str:
 
 
 def chosen_runtime(component: ComponentConfig, wanted: str, first: str) -> str:
-    """Choose what runs a component: the target decides, and may leave it to the component.
+    """Return the runtime of a component: the target decides, and may leave it to the component.
 
-    Without an image, a component is a plain process, unless it names a runtime itself, which is a mistake.
+    Without an image, a component is a plain process, unless it names a runtime itself, which is an error.
 
     Parameters
     ----------
     component : ComponentConfig
         The component.
     wanted : str
-        What the target says: ``none``, ``auto`` or a runtime.
+        The target's setting: ``none``, ``auto`` or a runtime.
     first : str
-        The runtime for components with an image that name none.
+        The runtime of components that have an image and name none.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def chosen_runtime(component: ComponentConfig, wanted: str, first: str) -> str:
 
 
 def host_paths(component: ComponentConfig) -> dict[str, Path]:
-    """Find the paths of a component's mounts on this machine; relative ones begin here, as those of programs do.
+    """Return the absolute host path of each mount; relative ones are resolved against the current directory.
 
     Examples
     --------
@@ -146,14 +146,14 @@ def host_paths(component: ComponentConfig) -> dict[str, Path]:
 
 
 def mounts_and_preload(component: ComponentConfig) -> tuple[dict[str, str], str | None]:
-    """Say what of this machine a component's container sees, and what its worker runs first.
+    """Return a component's mounts, and the preload script of its workers.
 
     Returns
     -------
     dict of str to str
-        Path in the container by absolute path on the host, the script's among them if it is a file here.
+        Path in the container by absolute path on the host, including the script if it is a file on this machine.
     str or None
-        That file, or else what the component says: a script of the image's own, or the name of a module.
+        That file, else the component's value as it is: a script in the image, or the name of a module.
     """
     mounts = {str(path): component.mounts[host] for host, path in host_paths(component).items()}
     preload = component.preload_script
@@ -164,7 +164,7 @@ def mounts_and_preload(component: ComponentConfig) -> tuple[dict[str, str], str 
 
 
 def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[ValidationIssue]:
-    """Find what no machine could run of a component in a container of this runtime."""
+    """Find what prevents a component from running in a container of this runtime on any machine. Offline."""
     component = spec.components[tag]
     if component.image is None:
         message = (
@@ -182,7 +182,7 @@ def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[Va
     for variable in component.env:
         if is_read_by_client(runtime, variable):
             message = (
-                f"cannot be handed on by {runtime}, which would obey it itself; "
+                f"is read by {runtime} itself and cannot be passed to the container; "
                 "set it in the image, or in the component's preload_script"
             )
             where = ("components", tag, "env", variable)
@@ -193,7 +193,7 @@ def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[Va
 
 
 def is_read_by_client(runtime: str, variable: str) -> bool:
-    """Say whether a variable cannot be handed to a container by its name, since the runtime itself would obey it.
+    """Return whether a variable cannot be passed to a container by name because the runtime itself reads it.
 
     Examples
     --------
@@ -201,7 +201,7 @@ def is_read_by_client(runtime: str, variable: str) -> bool:
     (True, False)
     """
     if runs_as_child(runtime):
-        return variable == "HOME"  # it has an option of its own
+        return variable == "HOME"  # which has its own option
     return _CLIENT_VARIABLES.fullmatch(variable) is not None
 
 
@@ -215,19 +215,19 @@ def container_argv(
     shm_size: int | None = None,
     flags: Sequence[str] = (),
 ) -> list[str]:
-    """Write the words that go before a worker's own and put it into its image, on the host's network.
+    """Return the command that runs a worker in its image on the host's network, up to the worker's own argv.
 
     Parameters
     ----------
     runtime : str
         One of `RUNTIMES`.
     image : str
-        As `image_reference` takes it.
+        As for `image_reference`.
     mounts : mapping of str to str
         Path in the container by path on the host; see `unsafe_mount_characters`.
     variables : iterable of str
-        Names of variables that a container is to take over from the environment that the words are run in. Values
-        are no words: those show in every list of processes. Apptainer and Singularity hand over all there are.
+        Names of variables that a container of Podman or Docker takes over from the environment of the command.
+        Values must not be arguments, because every list of processes shows those. See `container_environment`.
     gpus : int
         Whether the worker sees the GPUs of its host; only Apptainer and Singularity have an option for it.
     shm_size : int or None

@@ -26,7 +26,7 @@ class KubernetesProvider(PlansOnly[KubernetesOptions]):
         yield from find_name_clashes(spec, dns_label)
 
     def request(self, component: ComponentConfig, options: KubernetesOptions) -> ResourceRequest:
-        """Ask for what the component says, else for what the target's resources say."""
+        """Return the component's own request, completed by the target's resources."""
         requests, limits = options.resources.requests, options.resources.limits
         millicores = requests.cpu or limits.cpu
         cpus = None if millicores is None else math.ceil(millicores / 1000)

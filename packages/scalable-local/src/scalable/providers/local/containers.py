@@ -1,4 +1,4 @@
-"""A worker in its component's image: which runtime, and which words. Pure functions."""
+"""The command of one worker in its component's image. Pure functions."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ __all__ = [
     "find_error_line",
 ]
 
-# Podman's, Docker's and Apptainer's way to begin the line that says what went wrong.
+# How Podman, Docker and Apptainer begin the line that states an error.
 _ERROR_LINE = re.compile(
     r"^(?:(?:Error|FATAL|docker|Error response from daemon):\s*)+(.+)$", re.MULTILINE
 )
 
 RUN_LABEL = "scalable.run"
-"""The container label that names the run."""
+"""Container label with the id of the run."""
 
 USER_LABEL = "scalable.user"
-"""The container label that has the id of the user whose run it is: a Docker daemon has many users' containers."""
+"""Container label with the id of the user who started the run: a Docker daemon has containers of many users."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A container runtime, and what it can do on this machine.
+    """A container runtime and its abilities on this machine.
 
     Parameters
     ----------
     name : str
         One of `scalable.providers.containers.RUNTIMES`.
     limits_memory, limits_cpus : bool
-        Whether it can keep a container to its memory and its cores.
+        Whether it can limit a container's memory and cores.
     rootless : bool
-        Whether a user who is not root runs containers without a daemon's help.
+        Whether it runs containers of a user other than root without a daemon.
     """
 
     name: str
@@ -72,18 +72,18 @@ class Runtime:
 
 @dataclass(frozen=True)
 class ContainerSetup:
-    """Where the workers of a component run, as this machine has it.
+    """Runtime, image and mounts of a component's workers, as resolved on this machine.
 
     Parameters
     ----------
     runtime : Runtime
-        What runs the image.
+        The runtime that runs the image.
     image : str
         The image.
     mounts : mapping of str to str
         Path in the container by absolute path on this machine.
     preload : str or None
-        The script that each worker runs first, as the container sees it.
+        The script that each worker runs first, by its path in the container.
     """
 
     runtime: Runtime
@@ -94,16 +94,16 @@ class ContainerSetup:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Whose containers they are.
+    """The run and the user that containers belong to, and the size of the machine.
 
     Parameters
     ----------
     run : str
-        The run, for labels and names.
+        Id of the run, for labels and names.
     uid, gid : int
-        The user and the group that own what workers write.
+        The user and the group that own the files that workers write.
     cores : int
-        How many this machine has: Docker refuses to grant more.
+        Cores of this machine: Docker rejects a higher limit.
     """
 
     run: str
@@ -122,10 +122,10 @@ def container_command(
     scheduler_address: str,
     directory: Path,
 ) -> Command:
-    """Make the command of a worker in its image; as `process_command` otherwise.
+    """Return the command of a worker in its image; see `process_command` for the parameters.
 
-    A worker sees its image, its component's variables and mounts, and `directory`; of this machine's other files and
-    variables only what Apptainer and Singularity share of themselves.
+    A worker sees its image, its component's variables and mounts, and `directory`. Of this machine's other files and
+    variables, it sees only those that Apptainer and Singularity share by default.
 
     Examples
     --------
@@ -144,7 +144,7 @@ def container_command(
      dask worker tcp://127.0.0.1:8786 ... --name gcam-1'
     """
     environment = {
-        # What the command line of a plain worker says.
+        # In place of the interpreter's options on the command line of a plain worker.
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         **worker_environment(component, slots),
@@ -206,8 +206,8 @@ def _limit_flags(
     return flags
 
 
-def find_error_line(said: str) -> str:
-    r"""Find the line in which a runtime says what went wrong.
+def find_error_line(output: str) -> str:
+    r"""Return the line of a runtime's output that states the error, without its prefix.
 
     Examples
     --------
@@ -218,21 +218,21 @@ def find_error_line(said: str) -> str:
     >>> find_error_line("Segmentation fault\n")
     'Segmentation fault'
     """
-    complaints = _ERROR_LINE.findall(said)
-    lines = [line for line in said.splitlines() if line.strip()]
-    found = complaints or lines or ["it did not say why"]
+    errors = _ERROR_LINE.findall(output)
+    lines = [line for line in output.splitlines() if line.strip()]
+    found = errors or lines or ["it did not say why"]
     return str(found[-1]).strip()
 
 
 def command_factory(setups: Mapping[str, ContainerSetup], context: RunContext) -> CommandFactory:
-    """Make the commands of workers: of components that have a setup there, and of the others as plain processes.
+    """Return a factory that puts workers into containers if their component has a setup, and into processes otherwise.
 
     Parameters
     ----------
     setups : mapping of str to ContainerSetup
-        By component.
+        Setup by component.
     context : RunContext
-        Whose containers they are.
+        The run that the containers belong to.
     """
 
     def make(component: ComponentConfig, **worker: Any) -> Command:

@@ -1,4 +1,4 @@
-"""What the end of a worker's process means, and what to do about it."""
+"""Why a worker's process ended or could not start, and what to do about it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "launch_error",
 ]
 
-# What no second try can change. Everything else (EAGAIN, ENOMEM, EMFILE, ENOSPC, …) passes.
+# Errors that a retry cannot change. All others (EAGAIN, ENOMEM, EMFILE, ENOSPC, …) are temporary.
 _REFUSALS = frozenset(
     {
         errno.E2BIG,
@@ -36,18 +36,18 @@ _REFUSALS = frozenset(
     }
 )
 
-# What people, service managers and the kernel's out-of-memory killer send; any other signal is a crash.
+# Signals that people, service managers and the kernel's out-of-memory killer send; any other signal is a crash.
 _TERMINATING_SIGNALS = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGQUIT, signal.SIGTERM}
 )
 
-# How an init (catatonit, tini) or runc says that it cannot start a program of the image.
+# How an init (catatonit, tini) or runc reports that it cannot start a program of the image.
 _NO_PROGRAM = re.compile(r"exec (pid1|dask) failed|failed to exec pid1|executable file not found")
 
 
 @dataclass(frozen=True)
 class WorkerExit:
-    """How one worker ended.
+    """Why one worker ended.
 
     Parameters
     ----------
@@ -56,11 +56,11 @@ class WorkerExit:
     summary : str
         What happened.
     native : str
-        The exit status in the system's words.
+        The exit status in the system's terms.
     remedy : str
         What to do next; may be empty.
     log_is_useful : bool
-        Whether the worker's log may tell more.
+        Whether the worker's log may contain more about it.
     """
 
     reason: Reason
@@ -71,7 +71,7 @@ class WorkerExit:
 
 
 def explain_exit(status: int) -> WorkerExit:
-    """Explain an exit status that we did not bring about; negative ones are signals, as in `subprocess`.
+    """Explain an exit status that Scalable did not cause; negative ones are signals, as in `subprocess`.
 
     Examples
     --------
@@ -102,21 +102,21 @@ def explain_exit(status: int) -> WorkerExit:
 def explain_container_exit(
     tag: str, container: Container, status: int, *, killed: bool, log: str
 ) -> WorkerExit:
-    """Explain the exit status of the client of a container, which we did not bring about.
+    """Explain the exit status of a container's client that Scalable did not cause.
 
     Parameters
     ----------
     tag : str
         The component.
     container : Container
-        What the worker ran in.
+        The container that the worker ran in.
     status : int
-        As for `explain_exit`. Podman and Docker hand on the status of what they ran, with signals from 128 on, and have
-        three of their own: podman-run(1), "Exit Status".
+        As for `explain_exit`. Podman and Docker pass on the status of the program that they ran, with signals from
+        128 on, and have three of their own: podman-run(1), "Exit Status".
     killed : bool
-        Whether the runtime knows that the kernel ended it for want of memory.
+        Whether the runtime reports that the kernel killed it because it was out of memory.
     log : str
-        The end of what it wrote.
+        The last lines of its log.
 
     Examples
     --------
@@ -146,23 +146,23 @@ def explain_container_exit(
             native="SIGKILL",
             remedy=f"raise components.{tag}.memory",
         )
-    exit_ = explain_exit(128 - status if status > 128 else status)
+    worker_exit = explain_exit(128 - status if status > 128 else status)
     if status == 128 + signal.SIGKILL and container.memory is not None:
         remedy = (
             f"if nobody killed it, it used more than its {format_memory(container.memory)} of memory: "
             f"raise components.{tag}.memory"
         )
-        exit_ = replace(exit_, remedy=remedy)
-    return exit_
+        worker_exit = replace(worker_exit, remedy=remedy)
+    return worker_exit
 
 
 def explain_stop() -> WorkerExit:
-    """Explain a worker that was asked to exit_."""
+    """Explain a worker that Scalable stopped."""
     return WorkerExit(Reason.STOPPED, "its process was stopped", log_is_useful=False)
 
 
 def explain_out_of_memory(tag: str, used: int, limit: int) -> WorkerExit:
-    """Explain a worker that was ended because its tree used more memory than its component may.
+    """Explain a worker that was terminated because its processes used more memory than its component may.
 
     Examples
     --------
@@ -178,7 +178,7 @@ def explain_out_of_memory(tag: str, used: int, limit: int) -> WorkerExit:
 
 
 def launch_error(tag: str, error: OSError | ValueError) -> LaunchError:
-    """Tell what may pass from what will not.
+    """Return the launch error for an error of starting a process: temporary, or refused if a retry cannot help.
 
     Examples
     --------
@@ -190,7 +190,7 @@ def launch_error(tag: str, error: OSError | ValueError) -> LaunchError:
     """
     if isinstance(
         error, ValueError
-    ):  # a name or a value that no environment can hold; the text does not quote it
+    ):  # a name or a value that an environment cannot hold; the text does not quote it
         return LaunchRefusedError(
             f"no process for a worker of {tag}: {error}; correct components.{tag}.env"
         )

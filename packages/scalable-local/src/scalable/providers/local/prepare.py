@@ -1,4 +1,4 @@
-"""Where each component's workers run on this machine, and what stands in the way of it."""
+"""The runtime that runs each component on this machine, and what it needs before workers can start."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = ["check_containers", "chosen_runtimes", "preflight", "prepare_containe
 
 logger = logging.getLogger("scalable.providers.local")
 
-_RUNTIME_REMEDY = "install or start it, or say containers: none"
-_NO_LIMITS = "cannot keep containers to their memory here"
+_RUNTIME_REMEDY = "install or start it, or set containers: none"
+_NO_LIMITS = "cannot limit the memory of containers here"
 
 
 def chosen_runtimes(
     spec: DeploymentSpec, options: LocalOptions, first: str = RUNTIMES[0]
 ) -> dict[str, str]:
-    """Say what runs each component that wants a container.
+    """Return the runtime of each component that runs in a container.
 
     Parameters
     ----------
     spec, options
         The target.
     first : str
-        The first runtime that is installed; by default the one that is preferred.
+        The first runtime that is installed; by default the preferred one.
     """
     if not options.processes:
         return {}
@@ -51,18 +51,18 @@ def chosen_runtimes(
 
 
 def check_containers(spec: DeploymentSpec, options: LocalOptions) -> Iterator[ValidationIssue]:
-    """Find what no machine could run in containers. Offline."""
+    """Find what prevents components from running in containers on any machine. Offline."""
     for tag, runtime in chosen_runtimes(spec, options).items():
         yield from check_container(spec, tag, runtime)
 
 
 def prepare_containers(spec: DeploymentSpec, options: LocalOptions) -> dict[str, ContainerSetup]:
-    """Find the setup of every component that wants a container, and fetch images that are not here.
+    """Return the setup of every component that runs in a container, after fetching images that are missing here.
 
     Raises
     ------
     ValidationFailedError
-        A runtime, an image or a directory is missing. Every problem is told, each where the manifest has its cause.
+        A runtime, an image or a directory is missing. It lists every problem, each at its cause in the manifest.
     """
     chosen = chosen_runtimes(spec, options, runtimes.first_installed() or RUNTIMES[0])
     known, issues = _probe_runtimes(spec, options, chosen)
@@ -70,19 +70,19 @@ def prepare_containers(spec: DeploymentSpec, options: LocalOptions) -> dict[str,
         issues += check_container(spec, tag, runtime)
         issues += _check_directories(spec, tag)
     if not any(issue.severity == "error" for issue in issues):
-        # Which may take long: not before everything else is known to be right.
+        # This may take long, so it comes after every other check.
         issues += _fetch_images(spec, chosen)
     report = ValidationReport.of(issues)
     if not report.ok:
         raise ValidationFailedError(report)
-    for asked in known.values():
-        if _lacks_limits(spec, asked):
-            logger.warning("%s %s", asked.name, _NO_LIMITS)
+    for probed in known.values():
+        if _lacks_limits(spec, probed):
+            logger.warning("%s %s", probed.name, _NO_LIMITS)
     return {tag: _setup(spec, tag, known[runtime]) for tag, runtime in chosen.items()}
 
 
 def preflight(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
-    """Look whether `prepare_containers` would succeed. Fetches nothing."""
+    """Check whether `prepare_containers` would succeed, without fetching anything."""
     chosen = chosen_runtimes(spec, options, runtimes.first_installed() or RUNTIMES[0])
     for name in sorted(set(chosen.values())):
         yield from _check_runtime(spec, name)
@@ -96,7 +96,7 @@ def preflight(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResu
         yield _check_image(spec, tag, runtime)
 
 
-# -- What the machine says
+# -- The state of this machine
 
 
 def _probe_runtimes(
@@ -132,12 +132,12 @@ def _fetch_images(spec: DeploymentSpec, chosen: dict[str, str]) -> Iterator[Vali
         if runtimes.has_image(runtime, image):
             continue
         try:
-            # A warning, since that shows without further ado: it may take minutes.
+            # A warning, because warnings are shown by default, and this may take minutes.
             logger.warning("fetching image %s with %s", spec.manifest.redact(image), runtime)
             runtimes.pull(runtime, image)
         except RuntimeFailedError as error:
-            said = spec.manifest.redact(str(error))
-            message = f"cannot be had: {said}; correct it, build it, or log in to its registry"
+            cause = spec.manifest.redact(str(error))
+            message = f"is not available: {cause}; correct it, build it, or log in to its registry"
             yield spec.component_issue(tag, "image", "E_IMAGE", message)
 
 

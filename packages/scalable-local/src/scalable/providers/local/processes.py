@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, or as containers that processes are the clients of: what the engine drives."""
+"""Backend whose units are processes of this machine, or containers whose clients are processes."""
 
 from __future__ import annotations
 
@@ -63,35 +63,35 @@ class _Worker:
     scratch: Path
     log: Path
     memory: int | None
-    """What we keep it to, in bytes."""
+    """Limit in bytes that this backend enforces."""
     container: Container | None
     planned_exit: WorkerExit | None = None
-    """Set where we end it, before we do."""
+    """Set before this backend terminates it."""
     exit: WorkerExit | None = None
     """Set once it has ended."""
     reported_gone: bool = False
 
 
 class ProcessBackend:
-    """Each unit is one Dask worker in a process, and a session, of its own.
+    """Backend that runs each unit as one Dask worker in its own process and session.
 
     Parameters
     ----------
     components : mapping of str to ComponentConfig
         The component of each group, by tag.
     scheduler_address : str
-        Where the workers find the scheduler.
+        Address of the scheduler.
     name : str
-        The cluster's name, for people.
+        Name of the cluster, for display.
     parent : Path, optional
-        Where the run directory is made, which has the logs and what does not fit into memory; by default where the
-        system keeps temporary files.
+        Where the run directory is created, which has the logs and the data that does not fit into memory; by default
+        where the system keeps temporary files.
     grace_period : float
-        Seconds from asking a worker to end to killing it and everything that it started.
+        Seconds from SIGTERM to SIGKILL of a worker and everything that it started.
     make_command : callable
-        Turns a component into the command of one worker.
+        Returns the command of one worker of a component.
     containers : Containers, optional
-        What ends the containers that some of the commands run.
+        The containers that some of the commands run.
     """
 
     def __init__(
@@ -112,10 +112,9 @@ class ProcessBackend:
         self._grace_period = grace_period
         self._make_command = make_command
         self._containers = containers or Containers(name, ())
-        self._cwd = (
-            Path.cwd()
-        )  # now: a workflow may change it, and workers that come later would differ
-        # The port's coroutines do their work in threads; what follows is read and written under the lock.
+        # Read once: a workflow may change it, and workers that start later must not differ.
+        self._cwd = Path.cwd()
+        # The backend's coroutines do their work in threads; the attributes below are read and written under the lock.
         self._lock = threading.RLock()
         self._closed = False
         self._directory: Path | None = None
@@ -129,19 +128,19 @@ class ProcessBackend:
         return await asyncio.to_thread(self._launch, group, n, request_id)
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Look at all processes in one pass, and end those that use more memory than their component may."""
+        """Return the state of all processes, after terminating those that use more memory than their component may."""
         return await asyncio.to_thread(self._observe)
 
     async def stop(self, units: Sequence[Unit]) -> None:
-        """Ask these workers to end, and kill what does not, children included."""
+        """Terminate these workers and their children, and kill what is left after the grace period."""
         await asyncio.to_thread(self._stop, [unit.id for unit in units])
 
     async def describe(self, unit: Unit) -> Explanation:
-        """Say how a worker is, or how it ended, with the last lines of its log."""
+        """Return the state of a worker, or why it ended, with the last lines of its log."""
         return await asyncio.to_thread(self._describe, unit)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """End everything that carries the cluster's label; of its files only logs that tell of a failure stay."""
+        """Terminate everything that carries the cluster's label, and remove all files except the logs of failures."""
         return await asyncio.to_thread(self._sweep)
 
     def _launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
@@ -190,9 +189,9 @@ class ProcessBackend:
             directory=scratch,
         )
         container = command.container
-        # What belongs to a container is its runtime's to find: of its processes, one may serve other containers too.
+        # The processes of a container are left to its runtime: one of them may serve other containers, too.
         label = {} if container else {LABEL: str(scratch)}
-        scratch.mkdir(parents=True)  # a container can only be given what is there
+        scratch.mkdir(parents=True)  # a directory must exist before it is mounted
         output = os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
         try:
             process = subprocess.Popen(
@@ -224,7 +223,7 @@ class ProcessBackend:
         to_terminate = []
         for worker in living:
             if worker.process.poll() is not None:
-                to_terminate.append(worker)  # what it started may live on
+                to_terminate.append(worker)  # its children may still run
             elif worker.memory is not None:
                 used = usage_above(trees[worker.process.pid], worker.memory)
                 if used is not None:
@@ -234,11 +233,10 @@ class ProcessBackend:
                     to_terminate.append(worker)
         self._terminate(to_terminate, grace_period=0)
         with self._lock:
-            return {
-                name: _state(worker)
-                for name, worker in self._workers.items()
-                if _must_report(worker)
-            }
+            shown = {n: worker for n, worker in self._workers.items() if not worker.reported_gone}
+            for worker in shown.values():
+                worker.reported_gone = worker.exit is not None
+            return {name: _state(worker) for name, worker in shown.items()}
 
     def _stop(self, names: Iterable[str]) -> None:
         with self._lock:
@@ -290,7 +288,7 @@ class ProcessBackend:
         return [*leftovers, *containers, *_remove_run_directory(directory, kept)]
 
     def _mark_stopping(self, workers: Iterable[_Worker]) -> list[_Worker]:
-        """Note which of these end by our will, and return them; the others have ended already."""
+        """Record that these are being stopped, except those that have ended already, and return them."""
         with self._lock:
             living = [worker for worker in workers if worker.process.poll() is None]
             for worker in living:
@@ -304,22 +302,22 @@ class ProcessBackend:
         self._record_exits(workers)
 
     def _record_exits(self, workers: Iterable[_Worker]) -> None:
-        """Enter how workers ended, of those that have, and remove what they leave."""
-        ends: list[tuple[_Worker, WorkerExit]] = []
+        """Record why workers ended, for those that have, and remove their containers and files."""
+        exits: list[tuple[_Worker, WorkerExit]] = []
         for worker in workers:
             status = worker.process.poll()
             if status is not None and worker.exit is None:
-                ends.append((worker, worker.planned_exit or self._explain_exit(worker, status)))
-        self._containers.remove(worker.container for worker, _ in ends if worker.container)
-        for worker, ended in ends:
+                exits.append((worker, worker.planned_exit or self._explain_exit(worker, status)))
+        self._containers.remove(worker.container for worker, _ in exits if worker.container)
+        for worker, worker_exit in exits:
             with self._lock:
-                worker.exit = worker.exit or ended
+                worker.exit = worker.exit or worker_exit
                 if self._watchdog is not None:
                     self._watchdog.release(worker.process.pid)
-            shutil.rmtree(worker.scratch, ignore_errors=True)  # sweep tries again, and tells
+            shutil.rmtree(worker.scratch, ignore_errors=True)  # sweep tries again, and reports
 
     def _explain_exit(self, worker: _Worker, status: int) -> WorkerExit:
-        """Explain how a worker ended without our doing."""
+        """Explain why a worker ended that this backend did not terminate."""
         container = worker.container
         if container is None:
             return explain_exit(status)
@@ -337,13 +335,6 @@ def _roots(workers: Iterable[_Worker]) -> dict[int, str]:
     return {worker.process.pid: worker.started for worker in workers}
 
 
-def _must_report(worker: _Worker) -> bool:
-    """Say whether an observation must show this worker: until it was seen to be gone."""
-    must_report = not worker.reported_gone
-    worker.reported_gone = worker.exit is not None
-    return must_report
-
-
 def _state(worker: _Worker) -> UnitState:
     if worker.exit is None:
         return UnitState(worker.unit, Phase.RUNNING, Reason.STARTING)
@@ -351,7 +342,7 @@ def _state(worker: _Worker) -> UnitState:
 
 
 def _remove_run_directory(directory: Path, kept: set[Path]) -> list[Leftover]:
-    """Remove a run directory, except the logs that are to be kept."""
+    """Remove a run directory except for the logs in `kept`."""
     try:
         if not kept:
             shutil.rmtree(directory)

@@ -43,7 +43,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
     options_model = LocalOptions
 
     def check(self, spec: DeploymentSpec, options: LocalOptions) -> Iterator[ValidationIssue]:
-        """Find what this machine, or a group of processes, containers or threads, cannot do."""
+        """Find what is not possible on this machine, or in processes, containers or threads."""
         if options.processes:
             yield from check_containers(spec, options)
             plain = spec.components.keys() - chosen_runtimes(spec, options).keys()
@@ -52,21 +52,23 @@ class LocalProvider(BaseProvider[LocalOptions]):
             yield from self._check_memory(spec)
         else:
             if options.containers != "none":
-                message = "cannot hold threads of the client's own process; say processes: true"
+                message = (
+                    "cannot be used for threads of the client's own process; set processes: true"
+                )
                 yield spec.option_issue("containers", "E_NOT_SUPPORTED", message)
-            why = "workers are threads of the client's own process there; say processes: true"
+            why = "workers are threads of the client's own process there; set processes: true"
             yield from _without_effect(spec, spec.components, _NEED_PROCESSES, why)
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
-        """Look whether this machine has what containers need: runtimes, images, directories."""
+        """Check whether this machine has what containers need: runtimes, images, directories."""
         return list(preflight(spec, self.parse_options(spec)))
 
     def list_owned(self) -> Sequence[Owned]:
-        """List this user's containers, whichever run they are of."""
+        """List this user's containers of all runs."""
         return list(runtimes.list_containers(os.getuid()))
 
     def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
-        """End and remove these containers."""
+        """Stop and remove these containers."""
         return list(runtimes.remove_owned(owned))
 
     def _check_memory(self, spec: DeploymentSpec) -> Iterator[ValidationIssue]:
@@ -74,7 +76,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
 
         try:
             plan = self.plan_scale(spec)
-        except ValidationFailedError:  # counts that do not fit together are reported as such
+        except ValidationFailedError:  # conflicting counts are reported by themselves
             return
         needed = sum(
             count * (plan.resources_by_tag[tag].memory or 0)
@@ -83,14 +85,14 @@ class LocalProvider(BaseProvider[LocalOptions]):
         available = machine_memory()
         if needed > available:
             message = (
-                f"the workers that it starts with may use {format_memory(needed)} of memory together, which is more "
-                f"than the {available / 1e9:.3g}G of this machine; ask for fewer or smaller ones"
+                f"its initial workers may use {format_memory(needed)} of memory together, which is more "
+                f"than the {available / 1e9:.3g}G of this machine; use fewer or smaller workers"
             )
             where = ("targets", spec.target_name)
             yield spec.manifest.issue(where, "W_MEMORY", message, "warning")
 
     def _build(self, spec: DeploymentSpec, options: LocalOptions) -> ClusterHandle:
-        # Validating and planning do without Dask.
+        # Validating and planning must not import Dask.
         from scalable.cluster import GroupedCluster
 
         setups = prepare_containers(spec, options)
@@ -116,24 +118,24 @@ class LocalProvider(BaseProvider[LocalOptions]):
 def _without_effect(
     spec: DeploymentSpec, components: Collection[str], fields: tuple[str, ...], why: str
 ) -> Iterator[ValidationIssue]:
-    """Warn once of each of these components that asks for what this target cannot give."""
+    """Warn once for each of these components that sets fields which have no effect on this target."""
     for name, component in spec.components.items():
         if name not in components:
             continue
-        if asked := [field for field in fields if _asks_for(component, field)]:
-            first, *others = asked
+        if without_effect := [field for field in fields if _is_set(component, field)]:
+            first, *others = without_effect
             nor = f", nor have {', '.join(others)}" if others else ""
-            message = f"has no effect on target {spec.target_name!r}{nor}, since {why}"
+            message = f"has no effect on target {spec.target_name!r}{nor}, because {why}"
             yield spec.component_issue(name, first, "W_NO_EFFECT", message, "warning")
 
 
-def _asks_for(component: ComponentConfig, field: str) -> bool:
+def _is_set(component: ComponentConfig, field: str) -> bool:
     default = ComponentConfig.model_fields[field].get_default(call_default_factory=True)
     return getattr(component, field) not in (default, "none")
 
 
 def _start_host(name: str, options: LocalOptions) -> Host:
-    """Start a scheduler without workers, on an event loop in a thread of its own."""
+    """Start a scheduler without workers, on an event loop in its own thread."""
     from distributed import LocalCluster
 
     return LocalCluster(
@@ -141,7 +143,7 @@ def _start_host(name: str, options: LocalOptions) -> Host:
         n_workers=0,
         processes=options.processes,
         protocol="tcp" if options.processes else "inproc",
-        # Without an address, distributed would listen at port 8787 of all interfaces.
+        # Without an address, distributed would listen on port 8787 of all interfaces.
         dashboard_address=options.dashboard_address or "127.0.0.1:0",
         scheduler_kwargs={"dashboard": options.dashboard_address is not None},
     )
