@@ -89,9 +89,8 @@ def _read_podman(facts: dict[str, Any]) -> Runtime:
 def _read_docker(facts: dict[str, Any]) -> Runtime:
     if errors := facts.get("ServerErrors"):  # the client's exit status is 0 even so
         raise RuntimeFailedError("docker", "; ".join(errors))
-    rootless = "name=rootless" in (
-        facts.get("SecurityOptions") or ()
-    )  # which has a separate network
+    # Rootless Docker has a separate network.
+    rootless = "name=rootless" in (facts.get("SecurityOptions") or ())
     if rootless or sys.platform != "linux" or "Docker Desktop" in facts.get("OperatingSystem", ""):
         raise _separate_network_error("docker")
     return Runtime(
