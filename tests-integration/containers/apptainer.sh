@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Have Apptainer on Debian, whose releases have none: that of Debian's unstable distribution, with all that it needs, is
-# unpacked into a directory of its own. Nothing is installed, so that any user may, once the lists of packages are there.
-# Idempotent. Prints where its programs are; one that is installed comes first.
+# Provide Apptainer on Debian, whose releases do not contain it: the one of Debian's unstable distribution, with all its
+# dependencies, is unpacked into its own directory. Nothing is installed, so that any user can do so once apt has its lists
+# of packages. Idempotent. Prints the directory of its programs; an installed Apptainer takes precedence.
 set -euo pipefail
 
 home=${XDG_CACHE_HOME:-$HOME/.cache}/scalable-tests/apptainer
@@ -19,7 +19,7 @@ provide() {
     local mirror
     mirror=$(find_mirror)
     [ -n "$mirror" ] || {
-        echo "apptainer is not installed, and the lists of apt know no Debian that it could be had from" >&2
+        echo "apptainer is not installed, and the lists of apt have no Debian mirror to fetch it from" >&2
         exit 1
     }
     mkdir -p "$(dirname "$home")"
@@ -27,10 +27,10 @@ provide() {
     trap 'rm -rf "$tree"' EXIT
     unpack "$mirror" >&2
     relocate
-    mv -T "$tree" "$home" 2>/dev/null || [ -x "$home/usr/bin/apptainer" ] # somebody else was faster
+    mv -T "$tree" "$home" 2>/dev/null || [ -x "$home/usr/bin/apptainer" ] # another process was faster
 }
 
-# As this machine's own apt is told.
+# As this machine's own apt is configured.
 find_mirror() {
     command -v apt-get >/dev/null || return 0
     list_mirrors | grep -q . || [ "$(id -u)" != 0 ] || apt-get -qq update >&2
@@ -41,7 +41,7 @@ list_mirrors() {
     apt-get indextargets --format '$(SITE)' 'Origin: Debian' 'Label: Debian' 'Created-By: Packages'
 }
 
-# By an apt that thinks of a machine on which nothing is installed, so that it brings the libraries too, down to libc.
+# With an apt that is configured for a machine on which nothing is installed, so that it fetches all libraries, libc too.
 unpack() {
     mkdir -p "$tree"/apt/{lists,archives}/partial
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $1 unstable main" >"$tree/apt/sources.list"
@@ -60,7 +60,7 @@ unpack() {
     rm -r "$tree/apt"
 }
 
-# The programs find their libraries and each other where the tree will be, and not where Debian has them.
+# Make the programs find their libraries and each other where the tree will be, and not where Debian has them.
 relocate() {
     local program
     local libraries=("$tree"/usr/lib/*-linux-gnu*)

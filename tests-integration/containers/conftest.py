@@ -1,4 +1,4 @@
-"""Containers on this machine by each runtime that it has, or that can be had: see `container_site.provide`."""
+"""Containers on this machine with each runtime that is or can be installed: see `container_site.provide`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def site(
 
 @pytest.fixture
 def work(site: ContainerSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in an empty directory, below which runs keep their files; neither those nor containers may be left."""
+    """Work in an empty directory that has the files of runs; check that neither files nor containers are left."""
     monkeypatch.chdir(tmp_path)
     runs = tmp_path / "runs"
     runs.mkdir()

@@ -1,4 +1,4 @@
-"""Components in their images, for real."""
+"""Components that run in their images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from scalable.providers.local import LocalProvider
 from scalable.providers.local.runtimes import probe
 from scalable.session import ScalableSession
 
-# An image need not have all that the client has.
+# An image need not have every package that the client has.
 pytestmark = pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning")
 
 Build = Callable[..., ClusterHandle]
@@ -37,9 +37,9 @@ Build = Callable[..., ClusterHandle]
 
 @pytest.fixture
 def apart(site: ContainerSite) -> None:
-    """Skip where what runs in an image is an ordinary process."""
+    """Skip where a program in an image is an ordinary process."""
     if site.runtime == "apptainer":
-        pytest.skip("workers are processes like any others, and no containers")
+        pytest.skip("workers are ordinary processes, not containers")
 
 
 def spec(components: Mapping[str, Any], **options: Any) -> DeploymentSpec:
@@ -56,14 +56,14 @@ def spec(components: Mapping[str, Any], **options: Any) -> DeploymentSpec:
 
 @pytest.fixture
 def build(site: ContainerSite, work: Path) -> Iterator[Build]:
-    """Build clusters by this runtime and scale them as their manifest says; close them at the end."""
+    """Build clusters with this runtime and scale them as their manifest specifies; close them at the end."""
     handles: list[ClusterHandle] = []
     provider = LocalProvider()
 
     def build(components: Mapping[str, Any], **options: Any) -> ClusterHandle:
-        made = spec(components, **{"containers": site.runtime, **options})
-        handles.append(provider.build_cluster(made))
-        provider.scale(handles[-1], build_plan(made, provider).scale_plan)
+        target_spec = spec(components, **{"containers": site.runtime, **options})
+        handles.append(provider.build_cluster(target_spec))
+        provider.scale(handles[-1], build_plan(target_spec, provider).scale_plan)
         return handles[-1]
 
     yield build
@@ -93,7 +93,7 @@ def see(path: str) -> bool:
 def test_a_worker_sees_its_image_its_mounts_and_its_variables(
     build: Build, site: ContainerSite, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OF_THE_CLIENT", "is none of a component's business")
+    monkeypatch.setenv("OF_THE_CLIENT", "must not reach a component")
     source, sink = work / "a = b", work / "sink"
     source.mkdir()
     sink.mkdir()
@@ -147,7 +147,7 @@ def test_a_session_s_modules_and_preload_script_reach_a_container(
         assert result.result(120) == 42
 
 
-def test_no_value_of_a_variable_shows_in_a_list_of_processes(
+def test_no_value_of_a_variable_is_in_a_list_of_processes(
     build: Build, site: ContainerSite
 ) -> None:
     handle = build({"gcam": {"image": site.image, "env": {"TOKEN": "hush-hush"}}})
@@ -166,7 +166,7 @@ def command_line(process: psutil.Process) -> str:
         return ""
 
 
-def test_groups_scale_apart_and_containers_go_with_their_workers(
+def test_groups_scale_independently_and_containers_end_with_their_workers(
     build: Build, site: ContainerSite
 ) -> None:
     component = {"image": site.image}
@@ -178,7 +178,7 @@ def test_groups_scale_apart_and_containers_go_with_their_workers(
 
     LocalProvider().scale(handle, ScalePlan({"gcam": 1}))
 
-    wait_until(lambda: len(cluster.groups["gcam"].workers) == 1, "two are on their way out")
+    wait_until(lambda: len(cluster.groups["gcam"].workers) == 1, "two are stopped")
     workers = (*cluster.groups["gcam"].workers, *plots)
     assert len(workers) == 2
     if site.runtime != "apptainer":
@@ -216,7 +216,7 @@ def test_a_killed_container_is_replaced_and_removed(
     wait_until(lambda: cluster.groups["gcam"].workers not in (before, (before,), ()), "it is back")
     (after,) = cluster.groups["gcam"].workers
     assert site.containers(cluster.name) == [f"{cluster.name}-{after}"]
-    wait_until(lambda: lost(handle), "somebody tells of it")
+    wait_until(lambda: lost(handle), "the loss is reported")
     assert all(before in event and "SIGKILL" in event for event in lost(handle))
 
 
@@ -229,7 +229,7 @@ def hold(size: int) -> int:
     return len(held)
 
 
-def test_a_worker_above_its_memory_is_ended_and_its_component_named(
+def test_a_worker_above_its_memory_is_terminated_and_its_component_named(
     build: Build, site: ContainerSite
 ) -> None:
     if site.runtime != "apptainer" and not probe(site.runtime).limits_memory:
@@ -243,10 +243,9 @@ def test_a_worker_above_its_memory_is_ended_and_its_component_named(
         wait_until(lambda: lost(handle), "the worker is lost")
         future.cancel()
 
-    told = cluster.groups["gcam"]
-    assert not told.failed
+    assert not cluster.groups["gcam"].failed
     (event, *_) = lost(handle)
-    # Podman does not know on cgroups of version 1, and hints at it.
+    # On cgroups of version 1, Podman does not know the reason, and the message only suggests it.
     assert "memory" in event or "SIGKILL" in event
 
 
@@ -254,7 +253,7 @@ def lost(handle: ClusterHandle) -> list[str]:
     return [event.text for event in handle.backend.events if event.text.startswith("lost")]
 
 
-def test_an_image_without_dask_is_told(build: Build, site: ContainerSite) -> None:
+def test_an_image_without_dask_is_reported(build: Build, site: ContainerSite) -> None:
     handle = build({"gcam": {"image": site.bare}, "fine": {"image": site.image}})
 
     with pytest.raises(GroupFailedError, match="dask") as caught:
@@ -266,8 +265,8 @@ def test_an_image_without_dask_is_told(build: Build, site: ContainerSite) -> Non
         assert "install dask" in caught.value.explanation.remedy
 
 
-def test_an_image_that_cannot_be_had_starts_nothing(site: ContainerSite, work: Path) -> None:
-    # Port 1 is nobody's.
+def test_an_unavailable_image_starts_nothing(site: ContainerSite, work: Path) -> None:
+    # Port 1 is not in use.
     missing = "/nowhere/gcam.sif" if site.runtime == "apptainer" else "127.0.0.1:1/gcam:7"
     components = {"gcam": {"image": missing}, "fine": {"image": site.image}}
 
@@ -322,13 +321,13 @@ with ScalableSession.from_yaml(sys.argv[1]) as client:
 """
 
 
-def guardians(client: psutil.Process) -> list[psutil.Process]:
+def watchdogs(client: psutil.Process) -> list[psutil.Process]:
     return [child for child in client.children() if "reaper.py" in command_line(child)]
 
 
 @pytest.fixture
 def client(site: ContainerSite, work: Path) -> Iterator[subprocess.Popen[str]]:
-    """A program of its own that has two workers."""
+    """A separate client process with two workers."""
     manifest = work / "scalable.yaml"
     manifest.write_text(f"""
         version: 1
@@ -366,11 +365,11 @@ def test_nothing_outlives_a_client_that_is_killed(
 
 
 def labelled(work: Path) -> list[psutil.Process]:
-    """Find the processes of workers, by the scratch directory that their words name."""
+    """Return the processes of workers, by the scratch directory in their arguments."""
     return [p for p in psutil.process_iter() if f"{work}/runs" in command_line(p)]
 
 
-def test_what_a_client_and_its_guardian_left_can_be_listed_and_reaped(
+def test_what_a_client_and_its_watchdog_left_can_be_listed_and_reaped(
     site: ContainerSite, apart: None, work: Path, client: subprocess.Popen[str]
 ) -> None:
     mine = [thing for thing in LocalProvider().list_owned() if thing.run_id.startswith(TARGET)]
@@ -378,12 +377,12 @@ def test_what_a_client_and_its_guardian_left_can_be_listed_and_reaped(
     assert {(thing.kind, thing.detail) for thing in mine} == {
         (f"{site.runtime} container", "running")
     }
-    for guardian in guardians(psutil.Process(client.pid)):
-        guardian.kill()
+    for watchdog in watchdogs(psutil.Process(client.pid)):
+        watchdog.kill()
     client.kill()
     client.wait(60)
 
     assert LocalProvider().reap(mine) == []
 
     assert site.containers() == []
-    shutil.rmtree(work / "runs")  # its files are nobody's any more
+    shutil.rmtree(work / "runs")  # without client and watchdog, nothing else removes its files

@@ -1,4 +1,4 @@
-"""The promises of every provider, held in containers."""
+"""The conformance suite with workers in containers."""
 
 from __future__ import annotations
 

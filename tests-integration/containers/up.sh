@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Install podman on Debian and its kin, if nothing is there that runs it and the caller may. Idempotent.
+# Install podman on Debian and its derivatives, if it is missing and the caller is root. Idempotent.
 #
-# Without the packages that are only recommended: of those, crun refuses a machine that has cgroups of both versions, where
-# runc does not. catatonit is the init of containers.
+# Without recommended packages: one of them, crun, rejects a machine that has cgroups of both versions, which runc accepts.
+# catatonit is the init of containers.
 set -euo pipefail
 
 command -v podman >/dev/null && exit

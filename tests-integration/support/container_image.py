@@ -1,4 +1,4 @@
-"""Container images made of this machine's own Python: no registry and no network, a docker-archive as the result.
+"""Build container images from this machine's own Python, without registry and network, as a docker-archive.
 
 ``python container_image.py NAME FILE`` writes one.
 """
@@ -69,7 +69,7 @@ def write_image(file: Path, name: str, *, python: bool = True) -> None:
 
 
 def facts() -> str:
-    """Say what an image depends on beside this file."""
+    """Return what an image depends on beside this file."""
     return f"{sys.version} {sys.base_prefix} {importlib.metadata.version('distributed')}"
 
 
@@ -80,7 +80,7 @@ def _standard_library() -> Iterator[Path]:
 
 
 def _distributions(name: str) -> Iterator[tuple[Path, Path]]:
-    """Give the files of a distribution and of all that it needs: in the image, and here."""
+    """Yield the files of a distribution and of its dependencies: the path in the image, and on this machine."""
     todo, found = [name], set()
     while todo:
         distribution = importlib.metadata.distribution(todo.pop())
@@ -97,7 +97,7 @@ def _distributions(name: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _compiled(files: dict[Path, Path]) -> Iterator[tuple[Path, Path]]:
-    """Give the byte code of modules, without which each start would take seconds: there is nowhere to keep it."""
+    """Yield the byte code of modules: a container cannot keep it, and each start would take seconds without it."""
     for inside, here in files.items():
         if here.suffix == ".py" and (code := Path(cache_from_source(here))).exists():
             yield Path(cache_from_source(inside)), code

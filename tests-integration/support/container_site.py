@@ -1,4 +1,4 @@
-"""The container runtimes of this machine: images for tests, and what a user sees of the containers of a run."""
+"""The container runtimes of this machine: images for tests, and the containers of a run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import pytest
 SCRIPTS = Path(__file__).parents[1] / "containers"
 
 TARGET = f"here{os.getpid()}"
-"""What the tests call their target, and so their runs: two runs of the tests at once must not see each other's."""
+"""Name of the tests' target and so of their runs: two concurrent runs of the tests must not see each other's."""
 
 
 def provide(runtime: str, directory: Path, patch: pytest.MonkeyPatch) -> ContainerSite:
-    """Have a runtime run containers here, installed or unpacked if that is possible; skip where it is not, and say why.
+    """Return a runtime that runs containers here, installed or unpacked if possible; otherwise skip with the reason.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def provide(runtime: str, directory: Path, patch: pytest.MonkeyPatch) -> Contain
     directory : Path
         For files that stay as long as the tests run.
     patch : pytest.MonkeyPatch
-        Changes the environment as it must be for this runtime on this machine.
+        Changes the environment for this runtime on this machine.
     """
     if sys.platform != "linux":
         pytest.skip("containers of other systems are in a virtual machine")
@@ -51,8 +51,8 @@ def provide(runtime: str, directory: Path, patch: pytest.MonkeyPatch) -> Contain
     except subprocess.CalledProcessError as error:
         pytest.skip(f"{runtime} takes no image here: {error.stderr.strip()}")
     if runtime == "apptainer" and site.refusal():
-        # In a virtual machine or a container, root may lack what Apptainer takes for granted. Root of a user namespace
-        # has it.
+        # In a virtual machine or a container, root may lack capabilities that Apptainer requires. Root of a user
+        # namespace has them.
         patch.setenv("APPTAINER_USERNS", "1")
     if refusal := site.refusal():
         pytest.skip(f"{runtime} runs nothing here: {refusal}")
@@ -67,9 +67,9 @@ def _call(script: Path) -> str:
 
 
 def _write_configuration(directory: Path) -> Path:
-    """Ask podman for modest limits: by default root gets some that, in a virtual machine, not even root may raise to.
+    """Configure podman with modest limits: in a virtual machine, not even root may raise limits to podman's defaults.
 
-    Where there are cgroups of both versions, runc is the runtime that can do with them.
+    Where there are cgroups of both versions, only runc works.
     """
     limits = [
         f"{name}={value}:{value}"
@@ -105,14 +105,14 @@ class ContainerSite:
         self.bare = self._provide("bare", python=False)
         self.image = self._provide("worker", python=True)
 
-    def run(self, *words: str) -> str:
+    def run(self, *arguments: str) -> str:
         """Run one of the runtime's commands."""
         return subprocess.run(
-            [self.runtime, *words], capture_output=True, text=True, check=True
+            [self.runtime, *arguments], capture_output=True, text=True, check=True
         ).stdout
 
     def refusal(self) -> str:
-        """Say why no container can run here; nothing if one can."""
+        """Return why no container can run here; empty if one can."""
         start = (
             ["exec"] if self.runtime == "apptainer" else ["run", "--rm", "--init", "--network=host"]
         )
@@ -125,10 +125,10 @@ class ContainerSite:
         return done.stderr.strip() if done.returncode else ""
 
     def containers(self, begins: str = TARGET, *, label: str = "scalable.run") -> list[str]:
-        """List the containers with a label whose value begins so, those that have ended too."""
-        if self.runtime == "apptainer":  # has none, only processes
+        """Return the containers with a label whose value begins with `begins`, including those that have ended."""
+        if self.runtime == "apptainer":  # has only processes
             return []
-        # One that is removed while they are looked at is no concern: it is looked again.
+        # A container that is removed in between makes inspect fail; callers repeat the call.
         found = self.run("ps", "--all", "--quiet", f"--filter=label={label}").split()
         done = subprocess.run(
             [self.runtime, "inspect", *found], capture_output=True, text=True, check=False
@@ -140,20 +140,20 @@ class ContainerSite:
         ]
 
     def unmount(self) -> None:
-        """End the file systems of Apptainer's containers that were killed.
+        """Unmount the file systems of Apptainer's containers that were killed.
 
-        Each is served by a process in a group of its own, which a Slurm that tracks nothing but groups leaves alone.
+        Each is served by a process in its own process group, which a Slurm that tracks only groups does not end.
         """
         for process in psutil.process_iter(["name"]):
             if not process.info["name"].startswith("squashfuse"):
                 continue
-            with contextlib.suppress(psutil.Error):  # it may be gone by now
+            with contextlib.suppress(psutil.Error):  # it may have ended
                 images = [Path(file.path) for file in process.open_files()]
                 if any(image.is_relative_to(self._directory) for image in images):
                     process.kill()
 
     def _provide(self, kind: str, *, python: bool) -> str:
-        """Make an image, unless an earlier run of the tests has made it; say how a manifest names it."""
+        """Return the name of an image for a manifest, after building it unless an earlier run of the tests has."""
         recipe = Path(container_image.__file__).read_bytes() + container_image.facts().encode()
         name = f"localhost/scalable-tests-{kind}:{hashlib.sha256(recipe).hexdigest()[:12]}"
         if self.runtime != "apptainer" and self._has(name):
@@ -174,5 +174,5 @@ class ContainerSite:
         return name
 
     def _has(self, name: str) -> bool:
-        words = [self.runtime, "image", "inspect", name]
-        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+        argv = [self.runtime, "image", "inspect", name]
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0

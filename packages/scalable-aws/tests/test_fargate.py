@@ -42,6 +42,6 @@ def test_memory_is_rounded_up(asked: int, given: int) -> None:
     assert next_memory(asked) == given
 
 
-def test_in_words() -> None:
+def test_descriptions_of_memory() -> None:
     assert describe_memory(32768) == "61440, 122880 or 249856"
     assert describe_memory(512) == "1024 to 4096 in steps of 1024"

@@ -37,11 +37,11 @@ def report_of(options: str) -> ValidationReport:
 
 
 @pytest.mark.parametrize("options", [FARGATE, EC2, ""])
-def test_what_can_be_said(options: str) -> None:
+def test_valid_options(options: str) -> None:
     assert report_of(options).issues == ()
 
 
-def test_what_is_not_said() -> None:
+def test_defaults() -> None:
     options = AWSBatchProvider().parse_options(spec_of("aws"))
     assert options.cluster_type == "fargate"
     assert options.spot is False
@@ -77,7 +77,7 @@ def test_what_is_not_said() -> None:
         ("regoin: us-east-1", "regoin", "did you mean 'region'?"),
     ],
 )
-def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
+def test_invalid_values(line: str, path: str, message: str) -> None:
     [issue] = report_of(line).errors
     assert (issue.path, issue.line) == (f"targets.here.{path}", 6)
     assert message in issue.message
@@ -128,7 +128,7 @@ def test_options_of_the_other_cluster_type(cluster_type: str, option: str, value
     assert (issue.path, issue.code, issue.line) == (f"targets.here.{option}", "E_NOT_SUPPORTED", 7)
 
 
-def test_every_problem_is_found_at_once_and_in_its_place() -> None:
+def test_every_problem_is_found_at_once_and_located() -> None:
     report = report_of(
         "region: us\nsubnets: [a, subnet-0a1b2c3d, b]\ninstnce_type: x\n"
         "workers: {gcma: 2}\nlimits: {max_hourly_cost: 3}"

@@ -21,7 +21,7 @@ def test_it_is_found_by_name() -> None:
     assert isinstance(provider, DeploymentProvider)
 
 
-def test_components_that_no_fargate_task_holds() -> None:
+def test_components_that_are_too_large_for_fargate() -> None:
     components = "a: {cpus: 32, memory: 244Gi}\nb: {cpus: 33, memory: 245Gi, gpus: 1}"
     assert issues_of(components) == [
         ("b.cpus", "E_FARGATE_SIZE"),
@@ -35,7 +35,7 @@ def test_components_that_no_fargate_task_holds() -> None:
     ("instance_type", "has_gpu"),
     [("g5.xlarge", True), ("p4d.24xlarge", True), ("gr6.4xlarge", True), ("c6i.large", False)],
 )
-def test_gpus_want_an_instance_type_that_has_some(instance_type: str, has_gpu: bool) -> None:
+def test_gpus_need_an_instance_type_with_gpus(instance_type: str, has_gpu: bool) -> None:
     options = f"cluster_type: ec2\ninstance_type: {instance_type}"
     expected = [] if has_gpu else [("ml.gpus", "E_NOT_SUPPORTED")]
     assert issues_of("ml: {gpus: 1}\nplots: {}", options) == expected
@@ -47,7 +47,7 @@ def test_mounts_have_no_effect(cluster_type: str) -> None:
     assert issues == [("a.mounts", "W_NO_EFFECT")]
 
 
-def test_a_component_goes_before_its_target() -> None:
+def test_a_component_takes_precedence_over_its_target() -> None:
     options = "worker_cpu: 512\nworker_mem: 4096"
     spec = spec_of("aws", options, "gcam: {cpus: 4, memory: 16Gi}\nplots: {}")
     assert build_plan(spec, AWSBatchProvider()).scale_plan.resources_by_tag == {
@@ -56,12 +56,12 @@ def test_a_component_goes_before_its_target() -> None:
     }
 
 
-def test_a_target_that_says_nothing_leaves_the_component_as_it_is() -> None:
+def test_a_target_without_options_does_not_change_a_component() -> None:
     plan = build_plan(spec_of("aws", components="plots: {}"), AWSBatchProvider()).scale_plan
     assert plan.resources_by_tag == {"plots": ResourceRequest(cpus=1)}
 
 
-def test_building_says_that_it_cannot() -> None:
+def test_building_is_not_supported() -> None:
     with pytest.raises(NotSupportedError, match="provider 'aws' cannot build clusters"):
         AWSBatchProvider().build_cluster(spec_of("aws"))
 

@@ -27,11 +27,11 @@ def report_of(options: str) -> ValidationReport:
 
 
 @pytest.mark.parametrize("options", [EVERYTHING, "zone: us-central1-f", "region: us-central1"])
-def test_what_can_be_said(options: str) -> None:
+def test_valid_options(options: str) -> None:
     assert report_of(options).issues == ()
 
 
-def test_what_is_not_said() -> None:
+def test_defaults() -> None:
     options = GCPProvider().parse_options(spec_of("gcp", "region: us-central1"))
     assert (options.network, options.service_account, options.disk_gb) == ("default", "default", 50)
     assert options.machine is options.project_id is None
@@ -62,13 +62,13 @@ def test_a_machine_type_has_two_names() -> None:
         ("projectid: x", "projectid", "did you mean 'project_id'?"),
     ],
 )
-def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
+def test_invalid_values(line: str, path: str, message: str) -> None:
     [issue] = report_of(line).errors
     assert (issue.path, issue.line) == (f"targets.here.{path}", 6)
     assert message in issue.message
 
 
-def test_every_problem_is_found_at_once_and_in_its_place() -> None:
+def test_every_problem_is_found_at_once_and_located() -> None:
     report = report_of(
         "region: Europe\ndisk_gb: 5\nsopt: true\nworkers: {gcma: 2}\nlimits: {max_hourly_cost: 3}"
     )

@@ -35,12 +35,12 @@ def test_it_is_found_by_name() -> None:
         ),
     ],
 )
-def test_options_that_do_not_fit_together(options: str, issues: list[tuple[str, str]]) -> None:
+def test_options_that_conflict(options: str, issues: list[tuple[str, str]]) -> None:
     assert issues_of("gcam: {}", options) == issues
 
 
 @pytest.mark.parametrize("option", ["machine_type", "instance_type"])
-def test_components_that_the_machine_cannot_hold(option: str) -> None:
+def test_components_that_are_too_large_for_the_machine(option: str) -> None:
     components = "a: {cpus: 4, memory: 8Gi}\nb: {cpus: 5, memory: 9Gi, gpus: 1}"
     assert issues_of(components, f"zone: us-east1-b\n{option}: n2-custom-4-8192") == [
         ("components.b.cpus", "E_MACHINE_TOO_SMALL"),
@@ -49,7 +49,7 @@ def test_components_that_the_machine_cannot_hold(option: str) -> None:
     ]
 
 
-def test_gpus_are_fine_where_the_machine_has_some_or_is_yet_to_be_chosen() -> None:
+def test_gpus_are_valid_if_the_machine_has_some_or_is_not_chosen_yet() -> None:
     assert issues_of("ml: {gpus: 1}", "zone: us-east1-b\nmachine_type: g2-standard-4") == []
     assert issues_of("ml: {gpus: 1}", "zone: us-east1-b") == []
 
@@ -64,7 +64,7 @@ def test_components_whose_machines_would_have_one_name() -> None:
     assert issues == [("components.GCAM-a", "E_NAME_CLASH")]
 
 
-def test_building_says_that_it_cannot() -> None:
+def test_building_is_not_supported() -> None:
     with pytest.raises(NotSupportedError, match="provider 'gcp' cannot build clusters"):
         GCPProvider().build_cluster(spec_of("gcp", "zone: us-central1-a"))
 

@@ -31,7 +31,7 @@ def report_of(options: str) -> ValidationReport:
     return KubernetesProvider().validate(spec_of("kubernetes", options))
 
 
-def test_everything_that_can_be_said() -> None:
+def test_all_options() -> None:
     assert report_of(EVERYTHING).issues == ()
     options = KubernetesProvider().parse_options(spec_of("kubernetes", EVERYTHING))
     assert options.resources == Resources.model_validate(
@@ -48,7 +48,7 @@ def test_everything_that_can_be_said() -> None:
     assert options.scheduler_memory == 4 * 10**9
 
 
-def test_nothing_has_to_be_said() -> None:
+def test_no_option_is_required() -> None:
     assert report_of("").issues == ()
     assert KubernetesProvider().parse_options(spec_of("kubernetes")).namespace is None
 
@@ -94,7 +94,7 @@ def test_nothing_has_to_be_said() -> None:
         ("name_space: a", "name_space", "did you mean 'namespace'?"),
     ],
 )
-def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
+def test_invalid_values(line: str, path: str, message: str) -> None:
     report = report_of(line)
     assert message in report.issues[0].message
     assert [(issue.path, issue.line) for issue in report.errors][:1] == [
@@ -102,7 +102,7 @@ def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
     ]
 
 
-def test_every_problem_is_found_at_once_and_in_its_place() -> None:
+def test_every_problem_is_found_at_once_and_located() -> None:
     report = report_of(
         "namespace: A\nresources:\n  limits: {cpu: lots}\nnodeselector: {}\n"
         "workers: {gcma: 2}\nlimits: {max_hourly_cost: 3}"

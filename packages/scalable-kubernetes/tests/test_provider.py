@@ -25,7 +25,7 @@ def test_components_whose_objects_would_have_one_name() -> None:
     assert "'GCAM_core'" in report.errors[0].message
 
 
-def test_a_component_goes_before_the_resources_of_its_target() -> None:
+def test_a_component_takes_precedence_over_the_resources_of_its_target() -> None:
     resources = "resources: {requests: {cpu: 1500m, memory: 2Gi}, limits: {memory: 4Gi}}"
     spec = spec_of("kubernetes", resources, "gcam: {cpus: 4, memory: 16Gi}\nplots: {}")
     assert build_plan(spec, KubernetesProvider()).scale_plan.resources_by_tag == {
@@ -42,7 +42,7 @@ def test_a_limit_without_a_request_is_the_request() -> None:
     }
 
 
-def test_building_says_that_it_cannot() -> None:
+def test_building_is_not_supported() -> None:
     with pytest.raises(NotSupportedError, match="provider 'kubernetes' cannot build clusters"):
         KubernetesProvider().build_cluster(spec_of("kubernetes"))
 

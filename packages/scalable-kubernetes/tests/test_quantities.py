@@ -33,6 +33,6 @@ def test_amounts_of_cpu(text: str | float, millicores: int) -> None:
         "\u0661",
     ],
 )
-def test_what_is_no_amount_of_cpu(text: str | float) -> None:
+def test_invalid_amounts_of_cpu(text: str | float) -> None:
     with pytest.raises(ValueError, match="amount of CPU"):
         parse_cpu(text)

@@ -1,4 +1,4 @@
-"""A real scheduler, waiting without guessing, and programs that repeat what others were heard to say."""
+"""Fixtures: a real scheduler, waiting for conditions, and programs that print recorded output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Eventually(Protocol):
 
 class Install(Protocol):
     def __call__(
-        self, name: str, asked: str = "", *, says: str = "", status: int = 0, complains: str = ""
+        self, name: str, argument: str = "", *, stdout: str = "", status: int = 0, stderr: str = ""
     ) -> None: ...
 
 
@@ -53,16 +53,16 @@ def client(host: LocalCluster) -> Iterator[Client]:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put programs on an otherwise empty PATH. Each repeats what it is to say if its first argument is `asked`.
+    """Install programs on an otherwise empty PATH. Each prints the given output if its first argument is `argument`.
 
-    What it says where nothing is `asked` is for all other arguments.
+    An empty `argument` stands for all others.
     """
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     monkeypatch.setenv("PATH", str(bin_))
 
     def install(
-        name: str, asked: str = "", *, says: str = "", status: int = 0, complains: str = ""
+        name: str, argument: str = "", *, stdout: str = "", status: int = 0, stderr: str = ""
     ) -> None:
         program = bin_ / name
         program.write_text(
@@ -78,7 +78,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         program.chmod(0o755)
         answers = bin_ / f"{name}.answers"
         answers.mkdir(exist_ok=True)
-        for kind, text in (("out", says), ("err", complains), ("status", str(status))):
-            (answers / f"{asked}.{kind}").write_text(f"{text}\n" if text else "")
+        for kind, text in (("out", stdout), ("err", stderr), ("status", str(status))):
+            (answers / f"{argument}.{kind}").write_text(f"{text}\n" if text else "")
 
     return install

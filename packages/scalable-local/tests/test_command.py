@@ -19,9 +19,9 @@ def command(component: ComponentConfig) -> Command:
     )
 
 
-def parsed(made: Command) -> dict[str, object]:
-    """Let the worker's own command line read its arguments."""
-    arguments = list(made.argv[made.argv.index("distributed.cli.dask_worker") + 1 :])
+def parsed(built: Command) -> dict[str, object]:
+    """Parse with the worker's own command line its arguments."""
+    arguments = list(built.argv[built.argv.index("distributed.cli.dask_worker") + 1 :])
     return dict(dask_worker.main.make_context("dask worker", arguments).params)
 
 
@@ -64,7 +64,7 @@ def test_tasks_share_the_cores_of_their_worker() -> None:
     assert [threads(8, 1), threads(8, 2), threads(8, 3), threads(1, 4)] == ["8", "4", "2", "1"]
 
 
-def test_the_component_s_own_environment_goes_first() -> None:
+def test_variables_of_the_component_take_precedence() -> None:
     component = ComponentConfig(name="gcam", cpus=4, env={"OMP_NUM_THREADS": "2", "A": "b"})
 
     env = command(component).env
@@ -74,8 +74,8 @@ def test_the_component_s_own_environment_goes_first() -> None:
     assert env["A"] == "b"
 
 
-def test_values_do_not_show() -> None:
-    made = command(ComponentConfig(name="gcam", env={"TOKEN": "hunter2"}))
+def test_values_are_not_shown() -> None:
+    built = command(ComponentConfig(name="gcam", env={"TOKEN": "hunter2"}))
 
-    assert "hunter2" not in repr(made)
-    assert "hunter2" not in " ".join(made.argv)
+    assert "hunter2" not in repr(built)
+    assert "hunter2" not in " ".join(built.argv)

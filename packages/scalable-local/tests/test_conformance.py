@@ -22,7 +22,7 @@ class TestThreads(ProviderConformance):
         components: {alpha: {}, beta: {slots: 2}}
     """
     cannot: ClassVar = {
-        "explain_failed_start": "a worker in this process starts whatever its component says",
+        "explain_failed_start": "a worker in this process starts with any component",
         "interrupt": "a thread cannot be interrupted",
         "replace": "a worker in this process cannot die without it",
     }

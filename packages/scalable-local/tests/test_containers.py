@@ -9,17 +9,17 @@ from distributed.cli import dask_worker
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.local.command import Command, process_command
 from scalable.providers.local.containers import (
-    Owner,
-    Place,
+    ContainerSetup,
+    RunContext,
     Runtime,
+    command_factory,
     container_command,
-    in_places,
 )
 from scalable.providers.local.reaper import LABEL
 
 PODMAN = Runtime("podman", limits_memory=True, limits_cpus=True)
-ROOT = Owner("laptop-1f", uid=0, gid=0, cores=8)
-USER = Owner("laptop-1f", uid=1000, gid=100, cores=8)
+ROOT = RunContext("laptop-1f", uid=0, gid=0, cores=8)
+USER = RunContext("laptop-1f", uid=1000, gid=100, cores=8)
 
 WORKER: dict[str, Any] = {
     "name": "gcam-1",
@@ -32,66 +32,66 @@ WORKER: dict[str, Any] = {
 def command(
     component: ComponentConfig,
     runtime: Runtime = PODMAN,
-    owner: Owner = ROOT,
+    context: RunContext = ROOT,
     preload: str | None = None,
 ) -> Command:
-    place = Place(runtime, "gcam:7", {"/data": "/in"}, preload)
-    return container_command(component, place, owner, **WORKER)
+    setup = ContainerSetup(runtime, "gcam:7", {"/data": "/in"}, preload)
+    return container_command(component, setup, context, **WORKER)
 
 
-def flags(made: Command) -> set[str]:
-    return set(made.argv[: made.argv.index("dask")])
+def flags(built: Command) -> set[str]:
+    return set(built.argv[: built.argv.index("dask")])
 
 
-def parsed(made: Command) -> dict[str, object]:
-    """Let the worker's own command line read what comes after the image and ``dask worker``."""
-    words = list(made.argv[made.argv.index("worker") + 1 :])
-    return dict(dask_worker.main.make_context("dask worker", words).params)
+def parsed(built: Command) -> dict[str, object]:
+    """Parse with the worker's own command line what comes after the image and ``dask worker``."""
+    arguments = list(built.argv[built.argv.index("worker") + 1 :])
+    return dict(dask_worker.main.make_context("dask worker", arguments).params)
 
 
 @pytest.mark.parametrize(
     "runtime", [PODMAN, Runtime("docker"), Runtime("apptainer"), Runtime("singularity")]
 )
-def test_a_worker_is_told_the_same_as_a_plain_one(runtime: Runtime) -> None:
+def test_a_worker_has_the_same_arguments_as_a_plain_one(runtime: Runtime) -> None:
     component = ComponentConfig(name="gcam", memory=2**30)
 
     inside = parsed(command(component, runtime))
 
     plain = process_command(component, **WORKER)
-    words = list(plain.argv[plain.argv.index("distributed.cli.dask_worker") + 1 :])
-    assert inside == dask_worker.main.make_context("dask worker", words).params
+    arguments = list(plain.argv[plain.argv.index("distributed.cli.dask_worker") + 1 :])
+    assert inside == dask_worker.main.make_context("dask worker", arguments).params
     assert inside["name"] == "gcam-1"
 
 
 @pytest.mark.parametrize("name", ["podman", "docker", "apptainer", "singularity"])
-def test_values_of_variables_are_no_words(name: str) -> None:
-    made = command(
+def test_values_of_variables_are_not_arguments(name: str) -> None:
+    built = command(
         ComponentConfig(name="gcam", cpus=4, env={"TOKEN": "hush", "OMP_NUM_THREADS": "2"}),
         Runtime(name),
     )
 
-    assert "hush" not in " ".join(made.argv) + repr(made)
+    assert "hush" not in " ".join(built.argv) + repr(built)
     prefix = "" if name in ("podman", "docker") else f"{name.upper()}ENV_"
-    assert made.env[f"{prefix}TOKEN"] == "hush"
-    assert made.env[f"{prefix}OMP_NUM_THREADS"] == "2"
-    assert made.env[f"{prefix}MKL_NUM_THREADS"] == "2", "two tasks share four cores"
+    assert built.env[f"{prefix}TOKEN"] == "hush"
+    assert built.env[f"{prefix}OMP_NUM_THREADS"] == "2"
+    assert built.env[f"{prefix}MKL_NUM_THREADS"] == "2", "two tasks share four cores"
 
 
 @pytest.mark.parametrize("name", ["podman", "docker"])
 def test_each_variable_is_named_to_a_container(name: str) -> None:
-    made = command(ComponentConfig(name="gcam", env={"TOKEN": "hush"}), Runtime(name))
+    built = command(ComponentConfig(name="gcam", env={"TOKEN": "hush"}), Runtime(name))
 
-    named = {made.argv[i + 1] for i, word in enumerate(made.argv) if word == "--env"}
-    assert named == made.env.keys() >= {"TOKEN", "OMP_NUM_THREADS", "PYTHONUNBUFFERED"}
+    named = {built.argv[i + 1] for i, argument in enumerate(built.argv) if argument == "--env"}
+    assert named == built.env.keys() >= {"TOKEN", "OMP_NUM_THREADS", "PYTHONUNBUFFERED"}
 
 
 def test_apptainer_lets_no_shell_read_the_values() -> None:
-    made = command(ComponentConfig(name="gcam"), Runtime("apptainer"))
+    built = command(ComponentConfig(name="gcam"), Runtime("apptainer"))
 
-    assert {"--cleanenv", "--no-eval"} <= flags(made)
+    assert {"--cleanenv", "--no-eval"} <= flags(built)
 
 
-def test_what_runs_below_us_is_labelled_and_what_does_not_can_be_found_by_name() -> None:
+def test_child_processes_are_labelled_and_containers_are_named() -> None:
     child = command(ComponentConfig(name="gcam"), Runtime("apptainer"))
     apart = command(ComponentConfig(name="gcam"), Runtime("docker"))
 
@@ -103,7 +103,7 @@ def test_what_runs_below_us_is_labelled_and_what_does_not_can_be_found_by_name()
     assert LABEL not in apart.env
 
 
-def test_a_container_is_the_caller_inside_too() -> None:
+def test_a_container_runs_as_its_caller() -> None:
     component = ComponentConfig(name="gcam")
 
     assert "--user=0:0" in flags(command(component))
@@ -124,17 +124,17 @@ def test_limits_are_set_where_the_runtime_can() -> None:
     assert limits <= flags(able)
     assert able.container is not None
     assert able.container.memory == 8 * 10**9
-    assert not any(word.startswith(("--memory", "--cpus")) for word in flags(unable))
+    assert not any(argument.startswith(("--memory", "--cpus")) for argument in flags(unable))
     assert unable.container is not None
     assert unable.container.memory is None
 
 
 @pytest.mark.parametrize("cpus", [8, 9])
-def test_no_more_cores_are_asked_for_than_there_are(cpus: int) -> None:
-    made = command(ComponentConfig(name="gcam", cpus=cpus))
+def test_a_cpu_limit_never_exceeds_the_machine(cpus: int) -> None:
+    built = command(ComponentConfig(name="gcam", cpus=cpus))
 
-    assert not any(word.startswith("--cpus") for word in made.argv)
-    assert made.env["OMP_NUM_THREADS"] == "4", "what the component says, for each of two tasks"
+    assert not any(argument.startswith("--cpus") for argument in built.argv)
+    assert built.env["OMP_NUM_THREADS"] == "4", "what the component sets, for each of two tasks"
 
 
 def test_a_preload_script_is_the_one_that_the_container_sees(tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ def test_a_preload_script_is_the_one_that_the_container_sees(tmp_path: Path) -> 
     assert parsed(command(component, preload=str(seen)))["preload"] == (str(seen),)
 
 
-def test_a_component_without_a_place_is_a_plain_process() -> None:
+def test_a_component_without_setup_is_a_plain_process() -> None:
     gcam, plots = ComponentConfig(name="gcam"), ComponentConfig(name="plots")
-    make = in_places({"gcam": Place(PODMAN, "gcam:7", {})}, ROOT)
+    make = command_factory({"gcam": ContainerSetup(PODMAN, "gcam:7", {})}, ROOT)
 
     assert make(gcam, **WORKER).container is not None
     assert make(plots, **WORKER) == process_command(plots, **WORKER)

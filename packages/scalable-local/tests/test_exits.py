@@ -9,11 +9,17 @@ import pytest
 from scalable.cluster.port import Reason
 from scalable.errors import LaunchRefusedError
 from scalable.providers.local.command import Container
-from scalable.providers.local.exits import contained, exited, launch_error, out_of_memory, stopped
+from scalable.providers.local.exits import (
+    explain_container_exit,
+    explain_exit,
+    explain_out_of_memory,
+    explain_stop,
+    launch_error,
+)
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "native", "log_tells"),
+    ("status", "reason", "native", "log_is_useful"),
     [
         (0, Reason.EXITED, "exit code 0", False),
         (1, Reason.EXITED, "exit code 1", True),
@@ -24,24 +30,28 @@ from scalable.providers.local.exits import contained, exited, launch_error, out_
         (-63, Reason.EXITED, "signal 63", True),
     ],
 )
-def test_an_exit_status(status: int, reason: Reason, native: str, log_tells: bool) -> None:
-    end = exited(status)
+def test_an_exit_status(status: int, reason: Reason, native: str, log_is_useful: bool) -> None:
+    worker_exit = explain_exit(status)
 
-    assert (end.reason, end.native, end.log_tells) == (reason, native, log_tells)
+    assert (worker_exit.reason, worker_exit.native, worker_exit.log_is_useful) == (
+        reason,
+        native,
+        log_is_useful,
+    )
 
 
-def test_a_sigkill_from_nobody_we_know_hints_at_the_machine_s_memory() -> None:
-    assert "out of memory" in exited(-signal.SIGKILL).remedy
-    assert exited(-signal.SIGTERM).remedy == ""
+def test_an_unexplained_sigkill_hints_at_the_machine_s_memory() -> None:
+    assert "out of memory" in explain_exit(-signal.SIGKILL).remedy
+    assert explain_exit(-signal.SIGTERM).remedy == ""
 
 
 def test_out_of_memory_has_figures_and_a_remedy() -> None:
-    end = out_of_memory("gcam", 5 * 2**30, 4 * 2**30)
+    worker_exit = explain_out_of_memory("gcam", 5 * 2**30, 4 * 2**30)
 
-    assert end.reason is Reason.OUT_OF_MEMORY
-    assert "5.37 GB" in end.summary
-    assert "4Gi" in end.summary
-    assert "components.gcam.memory" in end.remedy
+    assert worker_exit.reason is Reason.OUT_OF_MEMORY
+    assert "5.37 GB" in worker_exit.summary
+    assert "4Gi" in worker_exit.summary
+    assert "components.gcam.memory" in worker_exit.remedy
 
 
 GCAM = Container("podman", "laptop-1f-gcam-1", memory=8 * 10**9)
@@ -66,14 +76,14 @@ FREE = Container("podman", "laptop-1f-gcam-1")
 def test_an_exit_status_of_a_container(
     container: Container, status: int, killed: bool, reason: Reason, native: str
 ) -> None:
-    end = contained("gcam", container, status, killed=killed, log="")
+    worker_exit = explain_container_exit("gcam", container, status, killed=killed, log="")
 
-    assert (end.reason, end.native) == (reason, native)
+    assert (worker_exit.reason, worker_exit.native) == (reason, native)
 
 
 def test_a_killed_container_hints_at_its_own_memory_or_else_at_the_machine_s() -> None:
-    own = contained("gcam", GCAM, 137, killed=False, log="")
-    machine = contained("gcam", FREE, 137, killed=False, log="")
+    own = explain_container_exit("gcam", GCAM, 137, killed=False, log="")
+    machine = explain_container_exit("gcam", FREE, 137, killed=False, log="")
 
     assert "components.gcam.memory" in own.remedy
     assert "8G" in own.remedy
@@ -90,21 +100,23 @@ def test_a_killed_container_hints_at_its_own_memory_or_else_at_the_machine_s() -
     ],
 )
 def test_an_image_without_dask(status: int, log: str) -> None:
-    end = contained("gcam", GCAM, status, killed=False, log=f"something\n{log}")
+    worker_exit = explain_container_exit(
+        "gcam", GCAM, status, killed=False, log=f"something\n{log}"
+    )
 
-    assert end.reason is Reason.IMAGE
-    assert "dask" in end.summary
-    assert "install" in end.remedy
+    assert worker_exit.reason is Reason.IMAGE
+    assert "dask" in worker_exit.summary
+    assert "install" in worker_exit.remedy
 
 
-def test_what_a_model_says_of_its_own_programs_is_no_word_on_the_image() -> None:
-    said = "FileNotFoundError: gcam.exe: executable file not found"
+def test_a_model_s_missing_program_is_not_an_image_error() -> None:
+    log = "FileNotFoundError: gcam.exe: executable file not found"
 
-    assert contained("gcam", GCAM, 2, killed=False, log=said).reason is Reason.EXITED
+    assert explain_container_exit("gcam", GCAM, 2, killed=False, log=log).reason is Reason.EXITED
 
 
 @pytest.mark.parametrize(
-    ("log", "told"),
+    ("log", "message"),
     [
         ("Error: statfs /data: no such file or directory", "statfs /data: no such file"),
         (
@@ -114,18 +126,21 @@ def test_what_a_model_says_of_its_own_programs_is_no_word_on_the_image() -> None
         ("", "did not say why"),
     ],
 )
-def test_what_a_runtime_refuses_is_told_in_its_words(log: str, told: str) -> None:
-    assert told in contained("gcam", GCAM, 125, killed=False, log=log).summary
+def test_a_refusal_is_reported_with_the_runtimes_message(log: str, message: str) -> None:
+    assert message in explain_container_exit("gcam", GCAM, 125, killed=False, log=log).summary
 
 
 def test_a_missing_init_has_a_remedy() -> None:
     log = "Error: container-init binary not found on the host: stat /usr/libexec/podman/catatonit"
 
-    assert "install catatonit" in contained("gcam", GCAM, 125, killed=False, log=log).remedy
+    assert (
+        "install catatonit"
+        in explain_container_exit("gcam", GCAM, 125, killed=False, log=log).remedy
+    )
 
 
-def test_the_log_of_what_was_stopped_tells_nothing() -> None:
-    assert not stopped().log_tells
+def test_the_log_of_a_stopped_worker_is_not_useful() -> None:
+    assert not explain_stop().log_is_useful
 
 
 @pytest.mark.parametrize(
@@ -140,7 +155,7 @@ def test_the_log_of_what_was_stopped_tells_nothing() -> None:
         (errno.ENOSPC, False),
     ],
 )
-def test_only_what_may_pass_is_tried_again(code: int, refused: bool) -> None:
+def test_only_temporary_errors_are_retried(code: int, refused: bool) -> None:
     error = launch_error("gcam", OSError(code, os.strerror(code), "/usr/bin/python"))
 
     assert isinstance(error, LaunchRefusedError) is refused

@@ -25,7 +25,10 @@ class Cluster:
     def __init__(self, host: LocalCluster, directory: Path) -> None:
         self.host = host
         self.backend = InProcessBackend(
-            scheduler_address=host.scheduler_address, name="test", parent=directory, patience=0.5
+            scheduler_address=host.scheduler_address,
+            name="test",
+            parent=directory,
+            grace_period=0.5,
         )
 
     def do(self, method: str, *args: Any) -> Any:
@@ -147,7 +150,7 @@ def test_a_worker_that_finds_no_scheduler_can_be_stopped(
     assert cluster.do("sweep") == []
 
 
-def test_sweep_removes_everything_and_names_the_threads_that_go_on(
+def test_sweep_removes_everything_and_names_the_threads_that_still_run(
     cluster: Cluster, client: Client, eventually: Eventually, tmp_path: Path
 ) -> None:
     begun, enough = threading.Event(), threading.Event()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scalable.providers.local.memory import exceeds, machine_memory
-from scalable.providers.local.reaper import Process, processes
+from scalable.providers.local.memory import machine_memory, usage_above
+from scalable.providers.local.reaper import Process, list_processes
 
 MB = 10**6
 
@@ -41,7 +41,7 @@ def start() -> Iterator[Start]:
         assert process.stdout is not None
         for _ in range(lines):
             process.stdout.readline()
-        return [p for p in processes().values() if p.session == process.pid]
+        return [p for p in list_processes().values() if p.session == process.pid]
 
     yield start
     for process in started:
@@ -50,14 +50,14 @@ def start() -> Iterator[Start]:
 
 
 def test_what_is_held_is_counted(start: Start) -> None:
-    used = exceeds(start(HOLD), 50 * MB)
+    used = usage_above(start(HOLD), 50 * MB)
 
     assert used is not None
     assert 100 * MB < used < 150 * MB
 
 
 def test_less_than_the_limit_is_fine(start: Start) -> None:
-    assert exceeds(start(HOLD), 500 * MB) is None
+    assert usage_above(start(HOLD), 500 * MB) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/<pid>/smaps_rollup")
@@ -66,7 +66,7 @@ def test_memory_that_a_fork_shares_is_counted_once(start: Start) -> None:
     assert len(members) == 2
     assert sum(process.rss for process in members) > 200 * MB
 
-    assert exceeds(members, 180 * MB) is None
+    assert usage_above(members, 180 * MB) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/<pid>/smaps_rollup")
@@ -76,11 +76,11 @@ def test_a_mapped_file_does_not_count(start: Start, tmp_path: Path) -> None:
     members = start(MAP, file)
     assert sum(process.rss for process in members) > 90 * MB
 
-    assert exceeds(members, 60 * MB) is None
+    assert usage_above(members, 60 * MB) is None
 
 
 def test_a_process_that_is_gone_uses_nothing() -> None:
-    assert exceeds([Process(2**22 + 1, 1, 1, "", 10**9, "gone")], 1) is None
+    assert usage_above([Process(2**22 + 1, 1, 1, "", 10**9, "gone")], 1) is None
 
 
 def test_the_machine_has_memory() -> None:

@@ -27,7 +27,7 @@ def test_addresses_of_a_dashboard(address: str | None) -> None:
 @pytest.mark.parametrize(
     "address", ["8787", "127.0.0.1", "host:65536", "http://host:80", "a b:1", ""]
 )
-def test_what_is_no_address(address: str) -> None:
+def test_invalid_addresses(address: str) -> None:
     with pytest.raises(ValidationError, match="host:port"):
         LocalOptions(dashboard_address=address)
 
@@ -36,6 +36,6 @@ def test_what_is_no_address(address: str) -> None:
     "wrong",
     [{"threads_per_worker": 0}, {"containers": "chroot"}, {"max_workers": 0}, {"proceses": True}],
 )
-def test_what_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         LocalOptions(**wrong)

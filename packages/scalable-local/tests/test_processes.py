@@ -26,7 +26,7 @@ from scalable.providers.local.processes import ProcessBackend
 if TYPE_CHECKING:
     from conftest import Eventually
 
-# A child that ignores SIGTERM; it says so, since a signal before that would end it.
+# A child that ignores SIGTERM. It prints a line once it does, because a signal before that would end it.
 STUBBORN = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
     "print('ready', flush=True); time.sleep(600)"
@@ -124,7 +124,7 @@ def test_it_is_a_backend(make: Make) -> None:
     assert isinstance(make().backend, Backend)
 
 
-def test_a_worker_is_what_its_component_says(
+def test_a_worker_matches_its_component(
     make: Make, client: Client, eventually: Eventually, tmp_path: Path
 ) -> None:
     preload = tmp_path / "preload.py"
@@ -167,7 +167,7 @@ def test_workers_stay_where_the_cluster_was_made(
     assert client.submit(os.getcwd).result(60) == here
 
 
-def test_nothing_of_a_worker_can_be_reached_from_outside_of_the_machine(
+def test_workers_listen_on_the_loopback_interface_only(
     make: Make, client: Client, eventually: Eventually
 ) -> None:
     (unit,) = make(ComponentConfig(name="gcam")).launch("gcam")
@@ -190,7 +190,7 @@ def test_a_request_is_launched_once(make: Make) -> None:
     assert {unit.request_id for unit in first} == {"r1"}
 
 
-def test_a_worker_killed_from_outside_takes_its_children_along(
+def test_children_of_a_killed_worker_are_terminated(
     make: Make, client: Client, eventually: Eventually
 ) -> None:
     cluster = make(ComponentConfig(name="gcam"))
@@ -210,7 +210,7 @@ def test_a_worker_killed_from_outside_takes_its_children_along(
     assert "SIGKILL" in str(why)
 
 
-def test_a_crash_is_no_cancellation(make: Make, eventually: Eventually) -> None:
+def test_a_crash_is_not_a_cancellation(make: Make, eventually: Eventually) -> None:
     cluster = make(ComponentConfig(name="gcam"))
     (unit,) = cluster.launch("gcam")
 
@@ -221,8 +221,10 @@ def test_a_crash_is_no_cancellation(make: Make, eventually: Eventually) -> None:
     assert cluster.describe(unit).native == "SIGSEGV"
 
 
-def test_stop_ends_even_what_ignores_it(make: Make, client: Client, eventually: Eventually) -> None:
-    cluster = make(ComponentConfig(name="gcam", slots=3), patience=1.0)
+def test_stop_kills_processes_that_ignore_sigterm(
+    make: Make, client: Client, eventually: Eventually
+) -> None:
+    cluster = make(ComponentConfig(name="gcam", slots=3), grace_period=1.0)
     stays, goes = cluster.launch("gcam", 2)
     eventually(lambda: names(client) == {stays.id, goes.id})
     here = next(a for a, w in client.scheduler_info()["workers"].items() if w["name"] == goes.id)
@@ -242,7 +244,7 @@ def test_stop_ends_even_what_ignores_it(make: Make, client: Client, eventually: 
     busy.cancel()
 
 
-def test_a_worker_above_its_memory_is_ended_and_the_figures_told(
+def test_a_worker_above_its_memory_is_terminated_and_the_figures_are_reported(
     make: Make, client: Client, eventually: Eventually
 ) -> None:
     cluster = make(ComponentConfig(name="gcam", memory=200 * 10**6), ComponentConfig(name="free"))
@@ -277,7 +279,7 @@ def test_a_failed_start_is_explained_by_its_log(make: Make, eventually: Eventual
     assert len(why.log_tail.splitlines()) <= 20
 
 
-def test_a_unit_that_ended_is_shown_as_gone_once(make: Make, eventually: Eventually) -> None:
+def test_a_unit_that_ended_is_reported_as_gone_once(make: Make, eventually: Eventually) -> None:
     cluster = make(ComponentConfig(name="gcam"))
     (unit,) = cluster.launch("gcam")
     cluster.stop(unit)
@@ -311,12 +313,12 @@ def test_logs_are_private_and_those_of_failures_survive(
 def test_sweep_leaves_nothing_and_can_be_repeated(
     make: Make, client: Client, eventually: Eventually, tmp_path: Path
 ) -> None:
-    cluster = make(ComponentConfig(name="gcam"), patience=0.5)
+    cluster = make(ComponentConfig(name="gcam"), grace_period=0.5)
     (unit,) = cluster.launch("gcam")
     eventually(lambda: names(client) == {unit.id})
     others = {child.pid for child in psutil.Process().children()} - {pid_of(unit)}
-    assert len(others) == 1  # the guardian
-    # A daemon: in a session of its own, and nobody's child any more.
+    assert len(others) == 1  # the watchdog
+    # A daemon: in its own session, and reparented to init.
     daemon = client.submit(start_daemon, pure=False).result(60)
     assert is_alive(daemon)
 

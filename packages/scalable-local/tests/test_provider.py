@@ -68,7 +68,7 @@ def test_threads_cannot_be_in_containers() -> None:
     ]
 
 
-def test_what_processes_cannot_do_is_told_once_a_component() -> None:
+def test_what_processes_cannot_do_is_reported_once_per_component() -> None:
     components = {
         "gcam": {"image": "gcam:7", "mounts": {"/data": "/data"}, "gpus": 1, "memory": "1M"},
         "plain": {"runtime": "none", "env": {"A": "b"}},
@@ -77,7 +77,7 @@ def test_what_processes_cannot_do_is_told_once_a_component() -> None:
     assert problems(components) == [("W_NO_EFFECT", "components.gcam.image")]
 
 
-def test_what_threads_cannot_do_is_told_once_a_component() -> None:
+def test_what_threads_cannot_do_is_reported_once_per_component() -> None:
     components = {
         "gcam": {"env": {"A": "b"}, "memory": "1G", "preload_script": "p.py", "cpus": 2},
         "plain": {"slots": 2, "cpus": 1, "tags": ["x"]},
@@ -87,11 +87,11 @@ def test_what_threads_cannot_do_is_told_once_a_component() -> None:
     (warning,) = report.issues
     assert (warning.severity, warning.path) == ("warning", "components.gcam.cpus")
     assert warning.message.startswith(
-        "has no effect on target 'here', nor have memory, env, preload_script, since workers are threads"
+        "has no effect on target 'here', nor have memory, env, preload_script, because workers are threads"
     )
 
 
-def test_more_memory_than_there_is_draws_a_warning() -> None:
+def test_more_memory_than_the_machine_has_is_a_warning() -> None:
     there_is = psutil.virtual_memory().total
     components = {"gcam": {"memory": there_is // 2}, "small": {"memory": 1}}
 
@@ -99,13 +99,13 @@ def test_more_memory_than_there_is_draws_a_warning() -> None:
     assert problems(components, workers={"gcam": 1}) == []
 
 
-def test_wrong_counts_are_told_once() -> None:
+def test_invalid_counts_are_reported_once() -> None:
     assert problems({"gcam": {"memory": "1G"}}, n_workers=5, max_workers=2) == [
         ("E_ABOVE_MAX_WORKERS", "targets.here.n_workers")
     ]
 
 
-def test_a_wrong_target_starts_nothing() -> None:
+def test_an_invalid_target_starts_nothing() -> None:
     with pytest.raises(ValidationFailedError):
         LocalProvider().build_cluster(spec({"gcam": {"runtime": "docker"}}, containers="docker"))
 
@@ -113,7 +113,7 @@ def test_a_wrong_target_starts_nothing() -> None:
 # -- Clusters
 
 
-@pytest.fixture(params=[True, False], ids=["processes", "threads"])
+@pytest.fixture(params=[True, False], ids=["list_processes", "threads"])
 def processes(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
@@ -124,10 +124,10 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
     handles = []
 
     def build(components: dict[str, Any], **options: Any) -> ClusterHandle:
-        made = spec(components, **options)
+        target_spec = spec(components, **options)
         provider = LocalProvider()
-        handles.append(provider.build_cluster(made))
-        provider.scale(handles[-1], build_plan(made, provider).scale_plan)
+        handles.append(provider.build_cluster(target_spec))
+        provider.scale(handles[-1], build_plan(target_spec, provider).scale_plan)
         return handles[-1]
 
     before = set(psutil.Process().children())
@@ -155,7 +155,7 @@ def test_each_group_runs_its_own_tasks(build: Build, processes: bool) -> None:
     assert here is not processes
 
 
-def test_groups_scale_apart(build: Build, processes: bool, eventually: Eventually) -> None:
+def test_groups_scale_independently(build: Build, processes: bool, eventually: Eventually) -> None:
     handle = build({"gcam": {}, "stitches": {}}, processes=processes)
     cluster = handle.backend
     cluster.wait_for_group("gcam", 1, timeout=60)
@@ -170,7 +170,7 @@ def test_groups_scale_apart(build: Build, processes: bool, eventually: Eventuall
     assert cluster.groups["stitches"].workers == stitches
 
 
-def test_a_group_follows_its_work_from_zero(build: Build, processes: bool) -> None:
+def test_an_adaptive_group_scales_from_zero(build: Build, processes: bool) -> None:
     handle = build({"gcam": {}, "stitches": {}}, max_workers=2, processes=processes)
     assert handle.backend.groups["gcam"].wanted == 0
 
@@ -241,11 +241,11 @@ def test_threads_per_worker_is_the_default_for_slots(build: Build, processes: bo
     assert {w["name"].rpartition("-")[0]: w["nthreads"] for w in workers} == {"gcam": 3, "one": 1}
 
 
-@pytest.mark.parametrize("said", [{}, {"dashboard_address": None}], ids=["default", "off"])
+@pytest.mark.parametrize("settings", [{}, {"dashboard_address": None}], ids=["default", "off"])
 def test_a_dashboard_or_none_listens_on_this_machine_only(
-    build: Build, said: dict[str, Any]
+    build: Build, settings: dict[str, Any]
 ) -> None:
-    build({"gcam": {}}, n_workers=0, **said)
+    build({"gcam": {}}, n_workers=0, **settings)
 
     listening = [c for c in psutil.Process().net_connections() if c.status == "LISTEN"]
 
@@ -254,9 +254,9 @@ def test_a_dashboard_or_none_listens_on_this_machine_only(
 
 def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    made = spec({"gcam": {}}, processes=processes)
+    target_spec = spec({"gcam": {}}, processes=processes)
     provider = LocalProvider()
-    handle = provider.build_cluster(made)
+    handle = provider.build_cluster(target_spec)
     provider.scale(handle, ScalePlan({"gcam": 1}))
     handle.backend.wait_for_group("gcam", 1, timeout=60)
     assert list(tmp_path.glob("scalable-*"))

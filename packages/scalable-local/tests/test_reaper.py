@@ -12,7 +12,13 @@ import psutil
 import pytest
 
 from scalable.providers.local import reaper
-from scalable.providers.local.reaper import LABEL, end, identify, processes, trees
+from scalable.providers.local.reaper import (
+    LABEL,
+    list_processes,
+    process_trees,
+    start_time,
+    terminate,
+)
 
 if TYPE_CHECKING:
     from conftest import Eventually
@@ -20,7 +26,7 @@ if TYPE_CHECKING:
 SLEEP = "import time; print('ready', flush=True); time.sleep(600)"
 IGNORE = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEP
 
-# Starts what its first argument says, in a session of its own if there is a second one, and waits.
+# Starts the code in its first argument, in its own session if there is a second argument, and waits.
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=len(sys.argv) > 2)
@@ -32,7 +38,7 @@ Start = Callable[..., tuple["subprocess.Popen[bytes]", str]]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a session leader; return it, and when it was started, once anything in it has printed a line."""
+    """Start a session leader; return it and its start time once a process in it has printed a line."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(code: str, *args: str, label: str = "") -> tuple[subprocess.Popen[bytes], str]:
@@ -45,11 +51,11 @@ def start() -> Iterator[Start]:
         started.append(process)
         assert process.stdout is not None
         process.stdout.readline()
-        return process, identify(process.pid) or ""
+        return process, start_time(process.pid) or ""
 
     yield start
     for process in started:
-        end({process.pid: identify(process.pid) or ""}, patience=0)
+        terminate({process.pid: start_time(process.pid) or ""}, grace_period=0)
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
@@ -64,20 +70,20 @@ def is_alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def test_this_process_is_as_psutil_says() -> None:
-    me, known = processes()[os.getpid()], psutil.Process()
+def test_this_process_agrees_with_psutil() -> None:
+    me, known = list_processes()[os.getpid()], psutil.Process()
 
     assert (me.parent, me.session) == (known.ppid(), os.getsid(0))
-    assert me.started == identify(os.getpid())
+    assert me.started == start_time(os.getpid())
     assert 0.5 < me.rss / known.memory_info().rss < 2
 
 
-def test_ps_and_proc_tell_the_same(start: Start) -> None:
+def test_ps_and_proc_agree(start: Start) -> None:
     process, _ = start(SLEEP)
 
     by_ps = {p.pid: p for p in reaper._from_ps()}
 
-    here = processes()[process.pid]
+    here = list_processes()[process.pid]
     there = by_ps[process.pid]
     assert (here.parent, here.session) == (there.parent, there.session)
     assert abs(here.rss - there.rss) < 2**22
@@ -87,10 +93,10 @@ def test_zombies_are_not_alive(start: Start, eventually: Eventually) -> None:
     process, started = start(SLEEP)
     process.kill()
 
-    eventually(lambda: process.pid not in processes())
+    eventually(lambda: process.pid not in list_processes())
 
-    assert identify(process.pid) is None
-    assert end({process.pid: started}, patience=0) == []
+    assert start_time(process.pid) is None
+    assert terminate({process.pid: started}, grace_period=0) == []
 
 
 @pytest.mark.parametrize("apart", [[], ["apart"]], ids=["same session", "own session"])
@@ -100,32 +106,32 @@ def test_a_tree_ends_with_all_its_members(start: Start, child: str, apart: list[
     other, _ = start(SLEEP)
     grandchild = child_of(process)
 
-    assert end({process.pid: started}, patience=0.5) == []
+    assert terminate({process.pid: started}, grace_period=0.5) == []
 
     assert not is_alive(grandchild)
     assert process.wait() == -signal.SIGTERM
     assert other.poll() is None
 
 
-def test_no_patience_kills_at_once(start: Start) -> None:
+def test_without_grace_period_processes_are_killed_at_once(start: Start) -> None:
     process, started = start(SLEEP)
 
-    assert end({process.pid: started}, patience=0) == []
+    assert terminate({process.pid: started}, grace_period=0) == []
 
     assert process.wait() == -signal.SIGKILL
 
 
-def test_the_root_goes_first(start: Start, tmp_path: Path) -> None:
-    """A child that finds its parent gone when it is told to end was told after it."""
+def test_the_root_is_terminated_first(start: Start, tmp_path: Path) -> None:
+    """A child whose parent has ended when it receives SIGTERM was signalled after its parent."""
     log = tmp_path / "log"
     child = (
         "import os, signal, time; parent = os.getppid();"
-        f"tell = lambda *_: (open({str(log)!r}, 'w').write(str(os.getppid() == parent)), os._exit(0));"
-        f"signal.signal(signal.SIGTERM, tell); {SLEEP}"
+        f"record = lambda *_: (open({str(log)!r}, 'w').write(str(os.getppid() == parent)), os._exit(0));"
+        f"signal.signal(signal.SIGTERM, record); {SLEEP}"
     )
     process, started = start(PARENT, child)
 
-    assert end({process.pid: started}, patience=5) == []
+    assert terminate({process.pid: started}, grace_period=5) == []
 
     assert log.read_text() == "False"
 
@@ -137,17 +143,17 @@ def test_a_tree_outlives_its_root_and_is_still_found(start: Start) -> None:
     process.wait()
 
     assert grandchild.pid in {
-        p.pid for p in trees({process.pid: started}, processes())[process.pid]
+        p.pid for p in process_trees({process.pid: started}, list_processes())[process.pid]
     }
-    assert end({process.pid: started}, patience=0) == []
+    assert terminate({process.pid: started}, grace_period=0) == []
 
     assert not is_alive(grandchild)
 
 
-def test_a_pid_that_is_used_again_is_left_alone(start: Start) -> None:
+def test_a_reused_pid_is_not_terminated(start: Start) -> None:
     process, _ = start(SLEEP)
 
-    assert end({process.pid: "long ago"}, patience=0.1) == []
+    assert terminate({process.pid: "long ago"}, grace_period=0.1) == []
 
     assert process.poll() is None
 
@@ -159,6 +165,6 @@ def test_a_pid_that_is_used_again_is_left_alone(start: Start) -> None:
 def test_a_label_is_enough(start: Start, label: str, ends: bool) -> None:
     process, _ = start(SLEEP, label=label)
 
-    end({}, patience=0.5, labels=["/run/a"])
+    terminate({}, grace_period=0.5, labels=["/run/a"])
 
     assert (process.poll() is not None) is ends

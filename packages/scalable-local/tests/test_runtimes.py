@@ -1,4 +1,4 @@
-"""What runtimes say, as recorded from Podman 4.3 and Docker 20.10, and what is made of it."""
+"""How output of the runtimes is read, as recorded from Podman 4.3 and Docker 20.10."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalable.providers.local.runtimes import (
     RuntimeFailedError,
     first_installed,
     has_image,
-    owned,
+    list_containers,
     probe,
     pull,
 )
@@ -68,20 +68,20 @@ def test_one_that_is_not_installed(name: str, install: Install) -> None:
     ],
 )
 def test_what_podman_can_do(install: Install, facts: dict[str, Any], found: Runtime) -> None:
-    install("podman", "info", says=json.dumps({"host": facts}))
+    install("podman", "info", stdout=json.dumps({"host": facts}))
 
     assert probe("podman") == found
 
 
 def test_what_docker_can_do(install: Install) -> None:
-    install("docker", "info", says=json.dumps({**DOCKER, "CpuCfsQuota": False}))
+    install("docker", "info", stdout=json.dumps({**DOCKER, "CpuCfsQuota": False}))
 
     assert probe("docker") == Runtime("docker", limits_memory=True)
 
 
-def test_a_daemon_that_does_not_answer_is_told_in_dockers_words(install: Install) -> None:
-    said = "Cannot connect to the Docker daemon at unix:///run/docker.sock. Is the docker daemon running?"
-    install("docker", "info", says=json.dumps({"ServerErrors": [said]}))
+def test_a_daemon_that_does_not_answer_is_reported_with_dockers_message(install: Install) -> None:
+    message = "Cannot connect to the Docker daemon at unix:///run/docker.sock. Is the docker daemon running?"
+    install("docker", "info", stdout=json.dumps({"ServerErrors": [message]}))
 
     with pytest.raises(RuntimeFailedError, match="Is the docker daemon running"):
         probe("docker")
@@ -98,17 +98,17 @@ def test_a_daemon_that_does_not_answer_is_told_in_dockers_words(install: Install
 def test_containers_that_could_not_reach_the_scheduler(
     install: Install, name: str, facts: dict[str, Any]
 ) -> None:
-    install(name, "info", says=json.dumps(facts))
+    install(name, "info", stdout=json.dumps(facts))
 
     with pytest.raises(RuntimeFailedError, match="network apart"):
         probe(name)
 
 
-def test_an_image_that_cannot_be_had_is_told_in_the_runtimes_words(install: Install) -> None:
+def test_an_unavailable_image_is_reported_with_the_runtimes_message(install: Install) -> None:
     install(
         "podman",
         status=125,
-        complains="Trying to pull localhost/nope:1...\n"
+        stderr="Trying to pull localhost/nope:1...\n"
         "Error: initializing source docker://localhost/nope:1: pinging container registry localhost",
     )
 
@@ -129,7 +129,7 @@ def test_an_image_file_is_looked_for_and_not_fetched(install: Install, tmp_path:
     assert has_image("apptainer", str(image))
 
 
-def test_whose_daemon_is_down_owns_no_containers(install: Install) -> None:
-    install("docker", status=1, complains="Cannot connect to the Docker daemon")
+def test_without_a_daemon_there_are_no_containers(install: Install) -> None:
+    install("docker", status=1, stderr="Cannot connect to the Docker daemon")
 
-    assert list(owned(1000)) == []
+    assert list(list_containers(1000)) == []

@@ -73,7 +73,7 @@ def test_a_client_killed_at_any_step_of_close_leaves_nothing(step: str, when: st
     )
     assert client.returncode == -9
     pids = [int(pid) for pid in client.stdout.split()]
-    assert len(pids) >= 4  # the guardian, two workers, the model
+    assert len(pids) >= 4  # the watchdog, two workers, the model
     deadline = time.monotonic() + 60
     while left := [pid for pid in pids if _lives(pid)]:
         assert time.monotonic() < deadline, f"still there: {left}"

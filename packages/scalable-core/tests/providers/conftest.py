@@ -1,4 +1,4 @@
-"""The engine itself, with a backend whose workers wait in a queue for ever."""
+"""A real GroupedCluster with a backend whose units stay pending."""
 
 from __future__ import annotations
 

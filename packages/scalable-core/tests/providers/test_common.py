@@ -24,10 +24,10 @@ from scalable.providers.base import (
 from scalable.providers.common import (
     BaseProvider,
     PlansOnly,
-    clashing_names,
     dns_label,
-    inapplicable,
-    said_or_default,
+    explicit_or_default,
+    find_name_clashes,
+    no_effect_warnings,
 )
 from scalable.providers.options import TargetOptions
 from scalable.providers.registry import clear_registry, get_provider, register_provider
@@ -57,10 +57,12 @@ class DeskProvider(BaseProvider[DeskOptions]):
     def check(self, spec: DeploymentSpec, options: DeskOptions) -> Iterator[ValidationIssue]:
         if options.room == "cellar":
             yield spec.option_issue("room", "E_DAMP", "the cellar is damp; choose the attic")
-        yield from inapplicable(spec, "mounts", "desks have no disks")
+        yield from no_effect_warnings(spec, "mounts", "desks have no disks")
 
     def request(self, component: ComponentConfig, options: DeskOptions) -> ResourceRequest:
-        return ResourceRequest(cpus=said_or_default(component, "cpus", 2), walltime=options.hours)
+        return ResourceRequest(
+            cpus=explicit_or_default(component, "cpus", 2), walltime=options.hours
+        )
 
     def _build(self, spec: DeploymentSpec, options: DeskOptions) -> ClusterHandle:
         self.built = spec
@@ -101,7 +103,7 @@ def test_a_subclass_must_build() -> None:
         Unfinished()  # type: ignore[abstract]  # the mistake under test
 
 
-def test_every_problem_is_found_at_once_and_in_its_place() -> None:
+def test_every_problem_is_found_at_once_and_located() -> None:
     report = DeskProvider().validate(
         desk_of("hours: long\nworkers: {gcma: 1, plots: 9}\nmax_workers: 4\nn_wrokers: 2")
     )
@@ -130,7 +132,7 @@ def test_a_limit_on_cost_needs_prices(provider: DeskProvider, codes: list[str]) 
     assert all(issue.path == "targets.here.limits.max_hourly_cost" for issue in report.errors)
 
 
-def test_nothing_is_built_of_what_is_wrong() -> None:
+def test_nothing_is_built_from_an_invalid_spec() -> None:
     provider = DeskProvider()
     with pytest.raises(ValidationFailedError) as caught:
         provider.build_cluster(desk_of("hours: long"))
@@ -138,7 +140,7 @@ def test_nothing_is_built_of_what_is_wrong() -> None:
     assert provider.built is None
 
 
-def test_one_that_only_plans_says_so_once_all_is_right() -> None:
+def test_a_provider_that_only_plans_says_so_once_the_spec_is_valid() -> None:
     class Drawn(PlansOnly[DeskOptions]):
         name = "drawn"
         options_model = DeskOptions
@@ -159,7 +161,7 @@ def test_warnings_do_not_keep_it_from_building(start: Start) -> None:
     assert provider.built is spec
 
 
-def test_options_that_are_wrong_are_not_parsed() -> None:
+def test_invalid_options_are_not_parsed() -> None:
     with pytest.raises(ValidationFailedError):
         DeskProvider().parse_options(desk_of("hours: long"))
     assert DeskProvider().parse_options(desk_of("hours: 3")).hours == 3
@@ -174,7 +176,7 @@ def test_a_plan_has_the_requests_of_the_provider() -> None:
     assert plan.workers_by_tag == {"gcam": 2, "plots": 2}
 
 
-def test_issues_name_their_place() -> None:
+def test_issues_are_located() -> None:
     spec = desk_of("limits: {max_hourly_cost: 3}")
     assert spec.option_issue("room", "E_X", "wrong").path == "targets.here.room"
     inside = spec.option_issue(("limits", "max_hourly_cost"), "W_X", "odd", "warning")
@@ -184,23 +186,23 @@ def test_issues_name_their_place() -> None:
     assert (issue.path, issue.line, issue.severity) == ("components.gcam.cpus", 9, "error")
 
 
-def test_a_component_says_more_than_its_target_and_that_more_than_the_schema() -> None:
+def test_a_component_takes_precedence_over_its_target_and_that_over_the_schema() -> None:
     spec = desk_of()
     gcam, plots = spec.components["gcam"], spec.components["plots"]
-    assert said_or_default(gcam, "cpus", 2) == 4
-    assert said_or_default(plots, "cpus", 2) == 2
-    assert said_or_default(plots, "cpus", None) == 1
+    assert explicit_or_default(gcam, "cpus", 2) == 4
+    assert explicit_or_default(plots, "cpus", 2) == 2
+    assert explicit_or_default(plots, "cpus", None) == 1
 
 
-def test_names_that_a_backend_cannot_tell_apart() -> None:
+def test_names_that_a_backend_cannot_distinguish() -> None:
     spec = spec_of("desk", components="GCAM: {}\ngcam: {}\nother: {}\ng-cam: {}")
-    [issue] = clashing_names(spec, dns_label)
+    [issue] = find_name_clashes(spec, dns_label)
     assert issue.path == "components.gcam"
     assert "'GCAM'" in issue.message
 
 
-def test_what_a_component_does_not_say_is_not_warned_about() -> None:
-    issues = list(inapplicable(desk_of(), "cpus", "desks have one each"))
+def test_fields_that_a_component_does_not_set_are_no_warning() -> None:
+    issues = list(no_effect_warnings(desk_of(), "cpus", "desks have one each"))
     assert [(issue.path, issue.severity) for issue in issues] == [
         ("components.gcam.cpus", "warning")
     ]

@@ -11,44 +11,44 @@ from scalable.manifest.schema import ComponentConfig
 from scalable.providers.containers import (
     RUNTIMES,
     chosen_runtime,
-    container_words,
-    image_word,
-    misread,
-    read_by_client,
+    container_argv,
+    image_reference,
+    is_read_by_client,
     runs_as_child,
+    unsafe_mount_characters,
 )
 
 CHILDREN = [runtime for runtime in RUNTIMES if runs_as_child(runtime)]
 CLIENTS = [runtime for runtime in RUNTIMES if not runs_as_child(runtime)]
 
-# What the name of a file may hold: anything but NUL; surrogates have no UTF-8.
+# Characters that a file name may contain: anything but NUL; surrogates have no UTF-8.
 paths = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).map("/".__add__)
 
 
 @given(st.sampled_from(CHILDREN), paths, paths)
-def test_a_bind_is_read_as_it_was_meant_or_is_known_to_be_misread(
+def test_a_bind_is_read_as_intended_or_known_to_be_unsafe(
     runtime: str, host: str, inside: str
 ) -> None:
-    words = container_words(runtime, "a.sif", mounts={host: inside})
+    argv = container_argv(runtime, "a.sif", mounts={host: inside})
 
     # Singularity's own reading: binds by comma, then their parts by colon.
-    (bind,) = (words[i + 1] for i, word in enumerate(words) if word == "--bind")
+    (bind,) = (argv[i + 1] for i, argument in enumerate(argv) if argument == "--bind")
     read = [part.split(":") for part in bind.split(",")]
-    if misread(runtime, host + inside):
+    if unsafe_mount_characters(runtime, host + inside):
         assert any(character in host + inside for character in ":,\n")
     else:
         assert read == [[host, inside]]
 
 
 @given(st.sampled_from(CLIENTS), paths, paths)
-def test_a_mount_is_read_as_it_was_meant_or_is_known_to_be_misread(
+def test_a_mount_is_read_as_intended_or_known_to_be_unsafe(
     runtime: str, host: str, inside: str
 ) -> None:
-    words = container_words(runtime, "a:1", mounts={host: inside})
+    argv = container_argv(runtime, "a:1", mounts={host: inside})
 
     # Docker's own reading: one record of CSV, of keys and values.
-    (mount,) = (words[i + 1] for i, word in enumerate(words) if word == "--mount")
-    if misread(runtime, host + inside):
+    (mount,) = (argv[i + 1] for i, argument in enumerate(argv) if argument == "--mount")
+    if unsafe_mount_characters(runtime, host + inside):
         assert any(character in host + inside for character in ',"\r\n')
     else:
         (record,) = csv.reader([mount], strict=True)
@@ -57,19 +57,21 @@ def test_a_mount_is_read_as_it_was_meant_or_is_known_to_be_misread(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_no_value_of_a_variable_is_a_word(runtime: str) -> None:
-    words = container_words(runtime, "a:1", mounts={}, variables=["TOKEN", "OTHER"])
+def test_no_value_of_a_variable_is_an_argument(runtime: str) -> None:
+    argv = container_argv(runtime, "a:1", mounts={}, variables=["TOKEN", "OTHER"])
 
-    assert not any("=" in word for word in words if "TOKEN" in word or "OTHER" in word)
+    assert not any(
+        "=" in argument for argument in argv if "TOKEN" in argument or "OTHER" in argument
+    )
 
 
 @pytest.mark.parametrize("runtime", CLIENTS)
-def test_the_entry_point_of_an_image_and_its_network_are_left_aside(runtime: str) -> None:
-    words = container_words(runtime, "a:1", mounts={}, flags=["--name=x"])
+def test_an_image_s_entry_point_and_network_are_not_used(runtime: str) -> None:
+    argv = container_argv(runtime, "a:1", mounts={}, flags=["--name=x"])
 
-    assert words[:2] == [runtime, "run"]
-    assert {"--entrypoint=", "--network=host", "--name=x"} <= set(words)
-    assert words[-1] == "a:1"
+    assert argv[:2] == [runtime, "run"]
+    assert {"--entrypoint=", "--network=host", "--name=x"} <= set(argv)
+    assert argv[-1] == "a:1"
 
 
 @pytest.mark.parametrize(
@@ -89,14 +91,14 @@ def test_the_entry_point_of_an_image_and_its_network_are_left_aside(runtime: str
         ("docker-archive:gcam.tar", "docker-archive:gcam.tar"),
     ],
 )
-def test_apptainer_is_told_what_is_in_a_registry(image: str, understood: str) -> None:
-    assert image_word("apptainer", image) == understood
+def test_images_in_a_registry_are_uris_for_apptainer(image: str, understood: str) -> None:
+    assert image_reference("apptainer", image) == understood
 
 
 @pytest.mark.parametrize("runtime", CLIENTS)
-def test_podman_and_docker_are_told_by_plain_references(runtime: str) -> None:
-    assert image_word(runtime, "docker://ghcr.io/jgcri/gcam:7") == "ghcr.io/jgcri/gcam:7"
-    assert image_word(runtime, "gcam:7") == "gcam:7"
+def test_images_are_plain_references_for_podman_and_docker(runtime: str) -> None:
+    assert image_reference(runtime, "docker://ghcr.io/jgcri/gcam:7") == "ghcr.io/jgcri/gcam:7"
+    assert image_reference(runtime, "gcam:7") == "gcam:7"
 
 
 @pytest.mark.parametrize(
@@ -113,12 +115,12 @@ def test_podman_and_docker_are_told_by_plain_references(runtime: str) -> None:
         ("CONTAINERSHIP", False),
     ],
 )
-def test_what_a_client_would_obey_itself(variable: str, read: bool) -> None:
-    assert [read_by_client(runtime, variable) for runtime in CLIENTS] == [read] * len(CLIENTS)
+def test_variables_that_a_client_itself_reads(variable: str, read: bool) -> None:
+    assert [is_read_by_client(runtime, variable) for runtime in CLIENTS] == [read] * len(CLIENTS)
 
 
 @pytest.mark.parametrize(
-    ("containers", "said", "runs"),
+    ("containers", "settings", "runs"),
     [
         ("none", {"image": "gcam:7", "runtime": "podman"}, "none"),
         ("podman", {"image": "gcam:7", "runtime": "apptainer"}, "podman"),
@@ -133,8 +135,8 @@ def test_what_a_client_would_obey_itself(variable: str, read: bool) -> None:
     ],
 )
 def test_the_target_decides_what_runs_a_component(
-    containers: str, said: dict[str, Any], runs: str
+    containers: str, settings: dict[str, Any], runs: str
 ) -> None:
-    component = ComponentConfig(name="gcam", **said)
+    component = ComponentConfig(name="gcam", **settings)
 
     assert chosen_runtime(component, containers, "docker") == runs

@@ -26,7 +26,7 @@ def test_one_endless_line_is_cut(tmp_path: Path) -> None:
     assert tail(log, size=250) == "a" * 250
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"caf\xe9\n")
 

@@ -28,7 +28,7 @@ def read(options: str) -> tuple[TargetOptions | None, list[ValidationIssue]]:
     return check_model(TargetOptions, spec.target.options, at, spec.manifest.source_map)
 
 
-def test_what_is_not_said() -> None:
+def test_defaults() -> None:
     options, issues = read("")
     assert issues == []
     assert options == TargetOptions()
@@ -36,7 +36,7 @@ def test_what_is_not_said() -> None:
     assert options.limits.max_hourly_cost is None
 
 
-def test_everything_that_can_be_said() -> None:
+def test_all_options() -> None:
     options, issues = read(
         """
         workers: {gcam: 2, plots: {minimum: 1, maximum: 8}}
@@ -90,7 +90,7 @@ def test_workers_may_be_one_number() -> None:
         ("max_wrokers: 1", "max_wrokers", "did you mean 'max_workers'?"),
     ],
 )
-def test_what_cannot_be_said(options: str, path: str, message: str) -> None:
+def test_invalid_values(options: str, path: str, message: str) -> None:
     made, [issue] = read(options)
     assert made is None
     assert issue.path == f"targets.here.{path}"
@@ -111,13 +111,13 @@ def test_every_option_is_described() -> None:
     assert schema["additionalProperties"] is False
 
 
-def test_common_options_leave_those_of_the_provider_alone() -> None:
+def test_common_options_ignore_those_of_the_provider() -> None:
     options, issues = common_options(spec_of("desk", "colour: [red]\nn_workers: 2\nx-note: hi"))
     assert issues == []
     assert options == TargetOptions(n_workers=2)
 
 
-def test_common_options_that_are_wrong() -> None:
+def test_invalid_common_options() -> None:
     options, issues = common_options(spec_of("desk", "colour: [red]\nn_workers: two"))
     assert options is None
     assert [issue.path for issue in issues] == ["targets.here.n_workers"]
@@ -142,13 +142,11 @@ def accepts(kind: TypeAdapter[Any], value: object) -> bool:
         ),
     ],
 )
-def test_words_that_are_and_are_not(
-    kind: TypeAdapter[str], good: list[str], bad: list[str]
-) -> None:
+def test_patterns_of_text(kind: TypeAdapter[str], good: list[str], bad: list[str]) -> None:
     assert [value for value in good if not accepts(kind, value)] == []
     assert [value for value in bad if accepts(kind, value)] == []
     pattern = kind.json_schema()["pattern"]
-    # An editor, which knows only the pattern, says the same.
+    # An editor, which has only the pattern, comes to the same result.
     assert [value for value in good if not re.search(pattern, value)] == []
     assert [v for v in bad if re.search(pattern.removesuffix("$") + r"\Z", v)] == []
 
@@ -160,7 +158,7 @@ def test_names_of_environment_variables() -> None:
     assert not accepts(kind, {"A=B": "4"})
 
 
-def test_text_that_does_not_match_is_told_in_words_and_not_quoted() -> None:
+def test_text_that_does_not_match_is_described_and_not_quoted() -> None:
     kind = Annotated[str, Matching("vpc-[0-9a-f]{8,17}", "a VPC id such as vpc-0a1b2c3d")]
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(kind).validate_python("s3cret")

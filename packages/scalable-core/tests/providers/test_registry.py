@@ -85,7 +85,7 @@ def status_of(name: str, *, load: bool = True) -> list[ProviderStatus]:
     return [info.status for info in describe_providers(load=load) if info.name == name]
 
 
-def test_a_registered_provider_is_made_anew_each_time() -> None:
+def test_a_registered_provider_is_created_anew_each_time() -> None:
     register_provider("desk", Desk)
     first, second = get_provider("desk"), get_provider("desk")
     assert isinstance(first, Desk)
@@ -150,7 +150,7 @@ def test_a_registered_provider_wins_over_an_installed_one(install_plugin: Instal
     assert info.module.endswith(":Desk")
 
 
-def test_a_registered_provider_settles_a_conflict(install_plugin: InstallPlugin) -> None:
+def test_a_registered_provider_resolves_a_conflict(install_plugin: InstallPlugin) -> None:
     install_plugin("widget", distribution="acme-widget")
     install_plugin("widget", distribution="other-widget")
     register_provider("widget", Desk)
@@ -219,7 +219,9 @@ def test_the_cause_of_a_quarantine_is_kept_for_its_author(install_plugin: Instal
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_a_key_press_during_an_import_is_no_quarantine(install_plugin: InstallPlugin) -> None:
+def test_a_keyboard_interrupt_during_an_import_is_not_a_quarantine(
+    install_plugin: InstallPlugin,
+) -> None:
     install_plugin("broken", source="raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         get_provider("broken")
@@ -255,7 +257,7 @@ def test_a_nameless_entry_point_hides_no_other(install_plugin: InstallPlugin) ->
     assert get_provider("widget").name == "plugin"
 
 
-def test_an_unknown_name_says_what_is_near_and_what_there_is(install_plugin: InstallPlugin) -> None:
+def test_an_unknown_name_lists_similar_and_installed_names(install_plugin: InstallPlugin) -> None:
     install_plugin("widget")
     with pytest.raises(UnknownProviderError) as caught:
         get_provider("Wigdet")
@@ -265,7 +267,7 @@ def test_an_unknown_name_says_what_is_near_and_what_there_is(install_plugin: Ins
 
 
 @pytest.mark.parametrize("name", ["local", "slurm", "kubernetes", "aws", "gcp"])
-def test_a_known_provider_that_is_not_installed_says_how_to_get_it(
+def test_a_known_provider_that_is_not_installed_has_an_install_hint(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [])  # where distributions are looked for

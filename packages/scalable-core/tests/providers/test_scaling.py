@@ -1,4 +1,4 @@
-"""Scaling and closing, on the engine itself with a backend whose workers wait in a queue for ever."""
+"""Scaling and closing, on a real GroupedCluster with a backend whose units stay pending."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_an_adaptive_group_starts_with_its_count(
     plan = ScalePlan({"gcam": 2, "plots": 1}, {}, {"gcam": (0, 6)})
     QueueProvider().scale(handle, plan)
     QueueProvider().scale(handle, plan)
-    # Once it adapts, the same plan again does not undo what its work made of it.
+    # Once a group is adaptive, applying the same plan again does not undo its current size.
     assert calls == [{"gcam": 2, "plots": 1}, {"plots": 1}]
 
 

@@ -3,6 +3,19 @@
 A provider turns one target of a manifest into one Dask cluster with a worker group per component. It satisfies
 `DeploymentProvider`, by structure or by subclassing `scalable.providers.common.BaseProvider`, and may have any of the
 optional abilities below. Nothing here imports Dask, an SDK or a provider.
+
+``scalable.providers`` is a namespace that every provider's distribution adds to, so it has no ``__init__``. These are
+the core's modules in it, in reading order:
+
+============  =======================================================================================
+`base`        this contract: what a provider receives, what it does, what it may be able to do
+`registry`    the providers that are installed or registered, by name
+`options`     the options that every target has, and the types of field to build further ones from
+`common`      `BaseProvider`, which reads and validates options, plans, scales and closes
+`worker`      the arguments and the thread variables of ``dask worker``
+`containers`  the command that runs a worker in a container image, and the checks before that
+`logs`        the last lines of a worker's log
+============  =======================================================================================
 """
 
 from __future__ import annotations
@@ -42,12 +55,12 @@ __all__ = [
 ]
 
 API_VERSION = 1
-"""The version of this contract. A provider says in `api_version` which one it was written for."""
+"""The version of this contract. A provider states in `api_version` which one it was written for."""
 
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What one worker of a group asks of its machine.
+    """Resources that one worker of a group requires.
 
     Parameters
     ----------
@@ -56,7 +69,7 @@ class ResourceRequest:
     memory : int or None
         Bytes; None leaves it to the provider.
     walltime : int or None
-        Seconds; None where the provider has no such thing.
+        Seconds; None where the provider has no walltime.
     gpus : int or None
         GPUs.
     """
@@ -69,14 +82,14 @@ class ResourceRequest:
 
 @dataclass(frozen=True)
 class ScalePlan:
-    """How many workers each group should have.
+    """Desired size of every group, and what its workers require.
 
     Parameters
     ----------
     workers_by_tag : mapping of str to int
         The count of a fixed group, the initial count of an adaptive one.
     resources_by_tag : mapping of str to ResourceRequest
-        What each worker asks for.
+        What each worker requires.
     ranges_by_tag : mapping of str to (int, int)
         Minimum and maximum of each adaptive group.
     max_workers : int or None
@@ -117,7 +130,7 @@ class DeploymentSpec:
 
     @classmethod
     def from_manifest(cls, manifest: ManifestModel, *, target_name: str) -> Self:
-        """Take one target out of a manifest.
+        """Return the spec of one target of a manifest.
 
         Raises
         ------
@@ -145,7 +158,7 @@ class DeploymentSpec:
         message: str,
         severity: Severity = "error",
     ) -> ValidationIssue:
-        """Make an issue about an option of the target, or about what is inside one.
+        """Return an issue about an option of the target, or about a value inside one.
 
         Parameters
         ----------
@@ -154,9 +167,9 @@ class DeploymentSpec:
         code : str
             ``E_…`` for an error, ``W_…`` for a warning.
         message : str
-            What is wrong and what to do, in one line; no values, since they may come from the environment.
+            What is wrong and what to do, in one line; no values, because they may come from the environment.
         severity : {"error", "warning"}
-            Whether a run is possible all the same.
+            An error prevents a run; a warning does not.
         """
         inside = (option,) if isinstance(option, str) else option
         return self.manifest.issue(("targets", self.target_name, *inside), code, message, severity)
@@ -169,27 +182,27 @@ class DeploymentSpec:
         message: str,
         severity: Severity = "error",
     ) -> ValidationIssue:
-        """Make an issue about a field of a component; otherwise as `option_issue`."""
+        """Return an issue about a field of a component; see `option_issue`."""
         return self.manifest.issue(("components", component, field), code, message, severity)
 
     @property
     def components_by_task(self) -> dict[str, str]:
-        """The component that runs each task."""
+        """The component that runs each manifest task."""
         return {name: task.component for name, task in self.tasks.items()}
 
 
 @dataclass
 class ClusterHandle:
-    """A cluster that a provider built: a context manager that closes it.
+    """A cluster that a provider built, as a context manager that closes it.
 
     Parameters
     ----------
     backend : GroupedCluster
         The cluster.
     client_factory : callable
-        Makes a client of it that knows the tasks of its manifest.
+        Returns a client of the cluster that knows the manifest's tasks.
     metadata : mapping of str to object
-        What else its provider has to say of it, for people.
+        Further facts about the cluster, for display.
     """
 
     backend: GroupedCluster
@@ -210,18 +223,18 @@ class ClusterHandle:
 
 @runtime_checkable
 class DeploymentProvider(Protocol):
-    """What every provider does."""
+    """Interface of every provider."""
 
     name: str
 
     def validate(self, spec: DeploymentSpec) -> ValidationReport:
-        """Find every problem of `spec` at once: offline and without side effect."""
+        """Return every problem of `spec` at once, offline and without side effects."""
         ...
 
     def build_cluster(self, spec: DeploymentSpec) -> ClusterHandle:
-        """Bring up a scheduler, with every group known and empty.
+        """Start a scheduler, with every group known and empty.
 
-        All or nothing: what it made is gone again when it raises.
+        All or nothing: when it raises, everything that it had created has been removed.
         """
         ...
 
@@ -232,7 +245,7 @@ class DeploymentProvider(Protocol):
     def close(self, cluster: ClusterHandle) -> None:
         """Remove everything that belongs to `cluster`.
 
-        Idempotent, goes on past errors, and raises `LeftoverError` at the end if something could not be removed.
+        Idempotent. Continues past errors, and raises `LeftoverError` at the end if something could not be removed.
         """
         ...
 
@@ -242,16 +255,16 @@ class EstimatesCost(Protocol):
     """Optional: the provider knows prices."""
 
     def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
-        """Itemise what `plan` costs; None where it costs nothing that has a price."""
+        """Return the itemised cost of `plan`; None where nothing in it has a price."""
         ...
 
 
 @runtime_checkable
 class PlansScale(Protocol):
-    """Optional: the provider's own options bear on what a worker asks for."""
+    """Optional: the provider's own options influence what a worker requires."""
 
     def plan_scale(self, spec: DeploymentSpec) -> ScalePlan:
-        """Say how many workers each group gets and what each asks for; offline and deterministic."""
+        """Return how many workers each group gets and what each requires; offline and deterministic."""
         ...
 
 
@@ -260,7 +273,7 @@ class DescribesOptions(Protocol):
     """Optional: the provider's options have a JSON Schema."""
 
     def options_schema(self) -> Mapping[str, Any]:
-        """Describe the options that a target may have beside `provider` and `overlay`."""
+        """Return the schema of the options that a target may have beside `provider` and `overlay`."""
         ...
 
 
@@ -271,9 +284,9 @@ class CheckResult:
     Parameters
     ----------
     name : str
-        What was looked at.
+        What was checked.
     ok : bool or None
-        Whether a start would work, as far as that goes; None where nobody can tell from here.
+        Whether a start would work as far as this check goes; None where that cannot be determined from here.
     detail : str
         What was found, in one line.
     remedy : str
@@ -288,7 +301,7 @@ class CheckResult:
 
 @runtime_checkable
 class Preflights(Protocol):
-    """Optional: the provider can look, online and read-only, whether a start would work."""
+    """Optional: the provider can check, online and read-only, whether a start would work."""
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
         """Check credentials, quota, partition, image and reachability."""
@@ -302,11 +315,11 @@ class Artifact:
     Parameters
     ----------
     name : str
-        What to call it, such as ``gcam.sbatch``.
+        Its name, such as ``gcam.sbatch``.
     media_type : str
-        What kind of text it is, such as ``text/x-shellscript``.
+        Its media type, such as ``text/x-shellscript``.
     content : str
-        The text; what came from the environment shows as ``${VAR}``.
+        The text; values from the environment appear as ``${VAR}``.
     """
 
     name: str
@@ -332,9 +345,9 @@ class Owned:
     kind, name : str
         What it is, and which one: ``Slurm job``, ``4711_0``.
     run_id, owner : str
-        The run that it belongs to, and whose that is.
+        The run that it belongs to, and the user who started that run.
     detail : str
-        How it is, in the native system's words.
+        Its state as the native system reports it.
     """
 
     kind: str
@@ -353,5 +366,5 @@ class Reaps(Protocol):
         ...
 
     def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
-        """Remove these; say what could not be removed."""
+        """Remove these; return what could not be removed."""
         ...

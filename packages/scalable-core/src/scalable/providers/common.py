@@ -1,11 +1,11 @@
-"""The base class that saves a provider most of its work.
+"""Base class of providers, and helpers that several of them need.
 
-A subclass names its options and says how to build a cluster; reading, checking, scaling and closing are done here.
-Nothing of Dask is imported.
+A subclass names the model of its options and builds clusters; reading, validating, planning, scaling and closing are
+done here. Nothing of Dask is imported.
 
 Examples
 --------
-A provider of desks, all of it except for the backend::
+A provider of workers on desks, complete except for its backend::
 
     class DeskOptions(TargetOptions):
         '''Options of a target on desks.'''
@@ -68,11 +68,11 @@ __all__ = [
     "BaseProvider",
     "PlansOnly",
     "check_options",
-    "clashing_names",
     "cluster_handle",
     "dns_label",
-    "inapplicable",
-    "said_or_default",
+    "explicit_or_default",
+    "find_name_clashes",
+    "no_effect_warnings",
 ]
 
 OptionsT = TypeVar("OptionsT", bound=TargetOptions)
@@ -89,8 +89,8 @@ class BaseProvider(ABC, Generic[OptionsT]):
     options_model : type
         The model of its options.
     api_version : int
-        The provider API it was written for. This stays 1 when there is a second one, so that a provider that does not
-        say otherwise is not mistaken for a newer one.
+        The provider API that it was written for. The default stays 1 when there is a second version, so that a
+        provider that states none is not mistaken for a newer one.
     """
 
     name: str
@@ -98,7 +98,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
     api_version: int = 1
 
     def validate(self, spec: DeploymentSpec) -> ValidationReport:
-        """Find every problem of `spec` at once: its options, its counts, and what `check` finds."""
+        """Return every problem of `spec` at once: of its options, of its counts, and those that `check` finds."""
         options, issues = self._read_options(spec)
         # Counts are checked even if an option of the provider's own is wrong.
         common = options or common_options(spec)[0]
@@ -110,7 +110,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
         return ValidationReport.of(issues)
 
     def build_cluster(self, spec: DeploymentSpec) -> ClusterHandle:
-        """Validate `spec`, then bring up a scheduler with every group known and empty.
+        """Validate `spec`, then start a scheduler with every group known and empty.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
     def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
         """Record the desired counts and return.
 
-        A group that adapts already keeps the size that its work gave it: only its range changes.
+        A group that is adaptive already keeps its current size; only its range changes.
         """
         backend = cluster.backend
         adapting = {
@@ -134,7 +134,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
             if tag in plan.ranges_by_tag and group.minimum is not None
         }
         counts = {tag: count for tag, count in plan.workers_by_tag.items() if tag not in adapting}
-        # A cap is lowered after the counts that it has to hold, and raised before.
+        # Counts must never exceed the cap: it is lowered after them, and raised before them.
         lower = plan.max_workers is not None and (
             backend.max_workers is None or plan.max_workers < backend.max_workers
         )
@@ -151,17 +151,17 @@ class BaseProvider(ABC, Generic[OptionsT]):
         Raises
         ------
         LeftoverError
-            Something could not be removed; it is named.
+            Something could not be removed; the error names it.
         """
         cluster.backend.close()
 
     def parse_options(self, spec: DeploymentSpec) -> OptionsT:
-        """Read the target's options.
+        """Return the target's options, parsed.
 
         Raises
         ------
         ValidationFailedError
-            They are wrong.
+            An option is not valid.
         """
         options, issues = self._read_options(spec)
         if options is None:
@@ -169,33 +169,33 @@ class BaseProvider(ABC, Generic[OptionsT]):
         return options
 
     def options_schema(self) -> Mapping[str, Any]:
-        """Describe the options as JSON Schema."""
+        """Return the JSON Schema of the options."""
         return self.options_model.model_json_schema()
 
     def plan_scale(self, spec: DeploymentSpec) -> ScalePlan:
-        """Say how many workers each group gets, and what each asks for.
+        """Return how many workers each group gets, and what each requires.
 
         Raises
         ------
         ValidationFailedError
-            The options or the counts are wrong.
+            An option or a count is not valid.
         """
         options = self.parse_options(spec)
         return scale_plan(spec, options, lambda component: self.request(component, options))
 
-    # What a subclass fills in.
+    # For subclasses to override.
 
     def check(self, spec: DeploymentSpec, options: OptionsT) -> Iterable[ValidationIssue]:
-        """Find what `options_model` cannot: options that do not fit each other or a component. Offline."""
+        """Find problems of options with each other or with a component, which `options_model` cannot find. Offline."""
         return ()
 
     def request(self, component: ComponentConfig, options: OptionsT) -> ResourceRequest:
-        """Say what one worker of a component asks of its machine, the target's defaults included."""
+        """Return what one worker of a component requires, including defaults of the target."""
         return component_request(component)
 
     @abstractmethod
     def _build(self, spec: DeploymentSpec, options: OptionsT) -> ClusterHandle:
-        """Build the cluster of a valid `spec`; what was made is gone again if this raises."""
+        """Build the cluster of a valid `spec`; if this raises, everything that it had created has been removed."""
 
     def _read_options(self, spec: DeploymentSpec) -> tuple[OptionsT | None, list[ValidationIssue]]:
         at = ("targets", spec.target_name)
@@ -217,7 +217,7 @@ class PlansOnly(BaseProvider[OptionsT]):
     """A provider that validates and plans, and cannot build clusters in this version."""
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
-        """Say beforehand that a start would fail."""
+        """Return the finding that a start would fail."""
         return [
             CheckResult(
                 "build",
@@ -235,18 +235,18 @@ class PlansOnly(BaseProvider[OptionsT]):
 def cluster_handle(
     cluster: GroupedCluster, spec: DeploymentSpec, metadata: Mapping[str, Any] | None = None
 ) -> ClusterHandle:
-    """Hand out a cluster, with clients that know the tasks of its manifest.
+    """Return the handle of a cluster, whose clients know the manifest's tasks.
 
     Parameters
     ----------
     cluster : GroupedCluster
-        What was built.
+        The cluster that was built.
     spec : DeploymentSpec
-        What it was built for.
+        The target that it was built for.
     metadata : mapping, optional
-        What else there is to know of it.
+        Further facts about it, for display.
     """
-    from scalable.client import ScalableClient  # what is built has imported Dask already
+    from scalable.client import ScalableClient  # a cluster that was built has imported Dask already
 
     tasks = spec.components_by_task
     return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks), metadata or {})
@@ -255,22 +255,22 @@ def cluster_handle(
 def check_options(
     targets: Mapping[str, Mapping[str, Any]], source: SourceMap, selected: str | None
 ) -> Iterator[ValidationIssue]:
-    """Find what is wrong with the options of targets alone, in a manifest that cannot be used for other reasons.
+    """Find problems of the targets' options in a manifest that is not valid for other reasons.
 
     Parameters
     ----------
     targets : mapping of str to mapping
-        What each target says, right or wrong.
+        The fields of each target, valid or not.
     source : SourceMap
         The document.
     selected : str or None
-        The target that is meant; only its provider has to be installed, and its variables set.
+        The target to run on: only its provider must be installed, and only its variables must be set.
     """
-    for name, said in targets.items():
+    for name, fields in targets.items():
         at = ("targets", name)
         scalar = source.scalar((*at, "provider"))
         if scalar is None or scalar.problem or not isinstance(scalar.value, str):
-            continue  # which is told already
+            continue  # reported with the rest of the manifest
         unset: Severity = "error" if name == selected else "warning"
         try:
             provider = get_provider(scalar.value)
@@ -279,12 +279,12 @@ def check_options(
             yield source.issue((*at, "provider"), f"{unset[0].upper()}_{code}", str(error), unset)
             continue
         if isinstance(provider, BaseProvider):
-            own = {key: said[key] for key in said.keys() - {"provider", "overlay"}}
+            own = {key: fields[key] for key in fields.keys() - {"provider", "overlay"}}
             yield from check_model(provider.options_model, own, at, source, unset=unset)[1]
 
 
-def said_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:
-    """Choose between a component and its target: what the component says, the target's default, or the schema's.
+def explicit_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:
+    """Return a component's own value of a field, else the target's default, else the schema's.
 
     Parameters
     ----------
@@ -293,14 +293,14 @@ def said_or_default(component: ComponentConfig, field: str, default: T | None) -
     field : str
         ``"memory"``.
     default : object or None
-        What the target says; None if it says nothing.
+        The target's default; None if it has none.
     """
-    said = getattr(component, field)
-    return said if field in component.model_fields_set or default is None else default
+    value = getattr(component, field)
+    return value if field in component.model_fields_set or default is None else default
 
 
-def inapplicable(spec: DeploymentSpec, field: str, why: str) -> Iterator[ValidationIssue]:
-    """Warn of each component that says something which this target cannot do.
+def no_effect_warnings(spec: DeploymentSpec, field: str, why: str) -> Iterator[ValidationIssue]:
+    """Warn of each component that sets a field which has no effect on this target.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def inapplicable(spec: DeploymentSpec, field: str, why: str) -> Iterator[Validat
     field : str
         ``"mounts"``.
     why : str
-        Why it has no effect here: ``"Fargate tasks see no directories of a host"``.
+        Why the field has no effect: ``"Fargate tasks see no directories of a host"``.
     """
     for name, component in spec.components.items():
         if getattr(component, field) and field in component.model_fields_set:
@@ -317,26 +317,28 @@ def inapplicable(spec: DeploymentSpec, field: str, why: str) -> Iterator[Validat
             yield spec.component_issue(name, field, "W_NO_EFFECT", message, "warning")
 
 
-def clashing_names(spec: DeploymentSpec, native: Callable[[str], str]) -> Iterator[ValidationIssue]:
-    """Find components that a backend with narrower names cannot tell apart.
+def find_name_clashes(
+    spec: DeploymentSpec, native: Callable[[str], str]
+) -> Iterator[ValidationIssue]:
+    """Find components whose names a backend with narrower rules cannot distinguish.
 
     Parameters
     ----------
     spec : DeploymentSpec
         The target.
     native : callable
-        From a component's name to the backend's.
+        Returns the backend's name of a component.
     """
     first: dict[str, str] = {}
     for name in spec.components:
         other = first.setdefault(native(name), name)
         if other != name:
-            message = f"is called the same as {other!r} there, {native(name)!r}; rename one of them"
+            message = f"would have the same native name as {other!r}, {native(name)!r}; rename one of them"
             yield spec.manifest.issue(("components", name), "E_NAME_CLASH", message)
 
 
 def dns_label(component: str) -> str:
-    """Turn a component's name into one that Kubernetes and Compute Engine take: RFC 1035.
+    """Return a component's name as a label of RFC 1035, which Kubernetes and Compute Engine accept.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""How a Dask worker is put into a container image: pure functions, from what it needs to the words of a runtime.
+"""The command that runs a Dask worker in a container image, and checks of what it needs. Pure functions.
 
-There are two families. Podman and Docker run a container beside their caller, on behalf of a client program. Apptainer
-and Singularity run a program as a child of their caller, in the file system of an image.
+There are two families of runtimes. Podman and Docker run a container beside their caller, which runs a client program.
+Apptainer and Singularity run a program as a child of their caller, in the file system of an image.
 """
 
 from __future__ import annotations
@@ -20,36 +20,38 @@ __all__ = [
     "RUNTIMES",
     "check_container",
     "chosen_runtime",
-    "container_words",
+    "container_argv",
+    "container_environment",
     "host_paths",
-    "image_word",
-    "misread",
+    "image_reference",
+    "is_read_by_client",
     "mounts_and_preload",
-    "read_by_client",
     "runs_as_child",
+    "unsafe_mount_characters",
+    "user_flags",
 ]
 
 RUNTIMES = ("podman", "docker", "apptainer", "singularity")
-"""The runtimes that are known, the one to prefer first."""
+"""The supported runtimes, in order of preference."""
 
 # With a tag or a digest, or on a host: `gcam:7`, `gcam@sha256:…`, `ghcr.io/jgcri/gcam`, `localhost/gcam`.
 _REFERENCE = re.compile(r"(.*/)?[^/]+[:@][^/]+|(localhost|[^/]+[.:][^/]+)/.+")
 
-# Paths, and what already says where it is, as apptainer(1) lists it.
-_LOCATED = re.compile(
+# Paths, and the URIs that apptainer(1) lists.
+_PATH_OR_URI = re.compile(
     r"[./].*|.*\.(sif|simg|sqfs|img)|.*://.*|(docker-archive|docker-daemon|oci|oci-archive):.*",
     re.DOTALL,
 )
 
-# What the client programs of Podman and Docker read themselves, or is read when they are loaded: podman(1), docker(1),
-# containers.conf(5), containers-storage.conf(5), ld.so(8).
-_CLIENTS_OWN = re.compile(
+# Variables that the client programs of Podman and Docker read themselves, or that affect how they are loaded:
+# podman(1), docker(1), containers.conf(5), containers-storage.conf(5), ld.so(8).
+_CLIENT_VARIABLES = re.compile(
     r"PATH|HOME|LD_.*|XDG_.*|_?CONTAINERS?_.*|DOCKER_.*|STORAGE_.*|REGISTRY_AUTH_FILE|NOTIFY_SOCKET"
 )
 
 
 def runs_as_child(runtime: str) -> bool:
-    """Say whether what runs in the image is an ordinary process below its caller.
+    """Return whether a program in an image runs as a child process of the runtime's caller.
 
     Examples
     --------
@@ -59,8 +61,8 @@ def runs_as_child(runtime: str) -> bool:
     return runtime in ("apptainer", "singularity")
 
 
-def image_word(runtime: str, image: str) -> str:
-    """Write an image so that a runtime understands it, whichever of them the manifest was written for.
+def image_reference(runtime: str, image: str) -> str:
+    """Return the reference of an image as a runtime reads it, whichever runtime the manifest was written for.
 
     Parameters
     ----------
@@ -71,25 +73,27 @@ def image_word(runtime: str, image: str) -> str:
 
     Examples
     --------
-    >>> image_word("apptainer", "ghcr.io/jgcri/gcam:7"), image_word("podman", "docker://gcam:7")
+    >>> image_reference("apptainer", "ghcr.io/jgcri/gcam:7"), image_reference("podman", "docker://gcam:7")
     ('docker://ghcr.io/jgcri/gcam:7', 'gcam:7')
-    >>> image_word("apptainer", "images/gcam.sif"), image_word("docker", "gcam:7")
+    >>> image_reference("apptainer", "images/gcam.sif"), image_reference("docker", "gcam:7")
     ('images/gcam.sif', 'gcam:7')
     """
     if not runs_as_child(runtime):
         return image.removeprefix("docker://")
-    if _LOCATED.fullmatch(image) or not _REFERENCE.fullmatch(image):
+    if _PATH_OR_URI.fullmatch(image) or not _REFERENCE.fullmatch(image):
         return image
     return f"docker://{image}"
 
 
-def misread(runtime: str, path: str) -> str:
-    """Say which characters of a path this runtime would read as something else in a mount.
+def unsafe_mount_characters(runtime: str, path: str) -> str:
+    """Return the characters of a path that this runtime would read as syntax in a mount.
 
     Examples
     --------
-    >>> misread("apptainer", "/data:2,a"), misread("podman", "/data:2,a"), misread("docker", "/data")
-    (':,', ',', '')
+    >>> unsafe_mount_characters("apptainer", "/data:2,a"), unsafe_mount_characters("podman", "/data:2,a")
+    (':,', ',')
+    >>> unsafe_mount_characters("docker", "/data")
+    ''
     """
     # --bind takes a list of source:destination:options; --mount is one record of comma-separated values.
     syntax = ":,\n" if runs_as_child(runtime) else ',"\r\n'
@@ -97,18 +101,18 @@ def misread(runtime: str, path: str) -> str:
 
 
 def chosen_runtime(component: ComponentConfig, wanted: str, first: str) -> str:
-    """Choose what runs a component: the target decides, and may leave it to the component.
+    """Return the runtime of a component: the target decides, and may leave it to the component.
 
-    Without an image, a component is a plain process, unless it names a runtime itself, which is a mistake.
+    Without an image, a component is a plain process, unless it names a runtime itself, which is an error.
 
     Parameters
     ----------
     component : ComponentConfig
         The component.
     wanted : str
-        What the target says: ``none``, ``auto`` or a runtime.
+        The target's setting: ``none``, ``auto`` or a runtime.
     first : str
-        The runtime for components with an image that name none.
+        The runtime of components that have an image and name none.
 
     Returns
     -------
@@ -130,7 +134,7 @@ def chosen_runtime(component: ComponentConfig, wanted: str, first: str) -> str:
 
 
 def host_paths(component: ComponentConfig) -> dict[str, Path]:
-    """Find the paths of a component's mounts on this machine; relative ones begin here, as those of programs do.
+    """Return the absolute host path of each mount; relative ones are resolved against the current directory.
 
     Examples
     --------
@@ -142,14 +146,14 @@ def host_paths(component: ComponentConfig) -> dict[str, Path]:
 
 
 def mounts_and_preload(component: ComponentConfig) -> tuple[dict[str, str], str | None]:
-    """Say what of this machine a component's container sees, and what its worker runs first.
+    """Return a component's mounts, and the preload script of its workers.
 
     Returns
     -------
     dict of str to str
-        Path in the container by absolute path on the host, the script's among them if it is a file here.
+        Path in the container by absolute path on the host, including the script if it is a file on this machine.
     str or None
-        That file, or else what the component says: a script of the image's own, or the name of a module.
+        That file, else the component's value as it is: a script in the image, or the name of a module.
     """
     mounts = {str(path): component.mounts[host] for host, path in host_paths(component).items()}
     preload = component.preload_script
@@ -160,7 +164,7 @@ def mounts_and_preload(component: ComponentConfig) -> tuple[dict[str, str], str 
 
 
 def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[ValidationIssue]:
-    """Find what no machine could run of a component in a container of this runtime."""
+    """Find what prevents a component from running in a container of this runtime on any machine. Offline."""
     component = spec.components[tag]
     if component.image is None:
         message = (
@@ -169,16 +173,16 @@ def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[Va
         )
         yield spec.component_issue(tag, "image", "E_NO_IMAGE", message)
     for host, inside in component.mounts.items():
-        if odd := misread(runtime, host + inside):
+        if odd := unsafe_mount_characters(runtime, host + inside):
             message = (
                 f"has {' and '.join(map(repr, odd))} in a path, which {runtime} reads as something else; "
                 "mount a directory of another name, such as one above it"
             )
             yield spec.manifest.issue(("components", tag, "mounts", host), "E_MOUNT", message)
     for variable in component.env:
-        if read_by_client(runtime, variable):
+        if is_read_by_client(runtime, variable):
             message = (
-                f"cannot be handed on by {runtime}, which would obey it itself; "
+                f"is read by {runtime} itself and cannot be passed to the container; "
                 "set it in the image, or in the component's preload_script"
             )
             where = ("components", tag, "env", variable)
@@ -188,63 +192,119 @@ def check_container(spec: DeploymentSpec, tag: str, runtime: str) -> Iterator[Va
         yield spec.component_issue(tag, "gpus", "W_NO_EFFECT", message, "warning")
 
 
-def read_by_client(runtime: str, variable: str) -> bool:
-    """Say whether a variable cannot be handed to a container by its name, since the runtime itself would obey it.
+def is_read_by_client(runtime: str, variable: str) -> bool:
+    """Return whether a variable cannot be passed to a container by name because the runtime itself reads it.
 
     Examples
     --------
-    >>> read_by_client("podman", "LD_LIBRARY_PATH"), read_by_client("apptainer", "LD_LIBRARY_PATH")
+    >>> is_read_by_client("podman", "LD_LIBRARY_PATH"), is_read_by_client("apptainer", "LD_LIBRARY_PATH")
     (True, False)
     """
     if runs_as_child(runtime):
-        return variable == "HOME"  # it has an option of its own
-    return _CLIENTS_OWN.fullmatch(variable) is not None
+        return variable == "HOME"  # which has its own option
+    return _CLIENT_VARIABLES.fullmatch(variable) is not None
 
 
-def container_words(
+def container_argv(
     runtime: str,
     image: str,
     *,
     mounts: Mapping[str, str],
     variables: Iterable[str] = (),
     gpus: int = 0,
+    shm_size: int | None = None,
     flags: Sequence[str] = (),
 ) -> list[str]:
-    """Write the words that go before a worker's own and put it into its image, on the host's network.
+    """Return the command that runs a worker in its image on the host's network, up to the worker's own argv.
 
     Parameters
     ----------
     runtime : str
         One of `RUNTIMES`.
     image : str
-        As `image_word` takes it.
+        As for `image_reference`.
     mounts : mapping of str to str
-        Path in the container by path on the host; see `misread`.
+        Path in the container by path on the host; see `unsafe_mount_characters`.
     variables : iterable of str
-        Names of variables that a container is to take over from the environment that the words are run in. Values
-        are no words: those show in every list of processes. Apptainer and Singularity hand over all there are.
+        Names of variables that a container of Podman or Docker takes over from the environment of the command.
+        Values must not be arguments, because every list of processes shows those. See `container_environment`.
     gpus : int
-        Whether GPUs are to be seen, which Apptainer and Singularity know a word for.
+        Whether the worker sees the GPUs of its host; only Apptainer and Singularity have an option for it.
+    shm_size : int or None
+        Bytes of ``/dev/shm`` in a container of Podman or Docker, which count as its memory; None for their 64 MiB.
     flags : sequence of str
-        More options of the runtime.
+        Further options of the runtime.
 
     Examples
     --------
-    >>> " ".join(container_words("podman", "gcam:7", mounts={"/data": "/in"}, variables=["TOKEN"], flags=["--rm"]))
-    'podman run --rm --network=host --entrypoint= --env TOKEN --mount type=bind,source=/data,target=/in gcam:7'
-    >>> " ".join(container_words("apptainer", "gcam.sif", mounts={"/data": "/in"}, gpus=1))
-    'apptainer exec --nv --bind /data:/in gcam.sif'
+    >>> " ".join(container_argv("podman", "gcam:7", mounts={"/data": "/in"}, variables=["TOKEN"], flags=["--rm"]))
+    ... # doctest: +NORMALIZE_WHITESPACE
+    'podman run --rm --init --log-driver=none --security-opt=label=disable --network=host --entrypoint= --env TOKEN
+     --mount type=bind,source=/data,target=/in gcam:7'
+    >>> " ".join(container_argv("apptainer", "gcam.sif", mounts={"/data": "/in"}, gpus=1))
+    'apptainer exec --no-eval --nv --bind /data:/in gcam.sif'
     """
-    word = image_word(runtime, image)
+    reference = image_reference(runtime, image)
     if runs_as_child(runtime):
-        seen = ["--nv"] if gpus else []
-        binds = [word for host, inside in mounts.items() for word in ("--bind", f"{host}:{inside}")]
-        return [runtime, "exec", *flags, *seen, *binds, word]
-    # As Apptainer and Kubernetes do, the image's own entry point is left aside: what runs is a Dask worker.
-    options = [*flags, "--network=host", "--entrypoint="]
+        # Without --no-eval, a shell would evaluate the values of variables (apptainer(1), "Environment variables").
+        options = [*flags, "--no-eval", *(["--nv"] if gpus else [])]
+        for host, inside in mounts.items():
+            options += ["--bind", f"{host}:{inside}"]
+        return [runtime, "exec", *options, reference]
+    options = [
+        *flags,
+        # Process 1 is a small init instead of the worker: the kernel ignores signals that process 1 does not handle.
+        "--init",
+        # What the worker writes goes to the log of its caller.
+        "--log-driver=none",
+        # SELinux would deny access to everything that is mounted (podman-run(1), "Labeling Volume Mounts").
+        "--security-opt=label=disable",
+        # MPI's ranks cannot communicate in the default of 64 MiB.
+        *([f"--shm-size={shm_size}"] if shm_size else []),
+        "--network=host",
+        # As on Apptainer and Kubernetes, the image's own entry point is not run: the command is a Dask worker.
+        "--entrypoint=",
+    ]
     for variable in variables:
         options += ["--env", variable]
     for host, inside in mounts.items():
-        # Other than --volume, it takes colons, and creates no directory where there is none.
+        # Unlike --volume, --mount accepts colons, and does not create a directory that is missing.
         options += ["--mount", f"type=bind,source={host},target={inside}"]
-    return [runtime, "run", *options, word]
+    return [runtime, "run", *options, reference]
+
+
+def user_flags(*, keep_id: bool, home: str | None) -> list[str]:
+    """Return the options with which a container of Podman or Docker runs as its caller, beside ``--user``.
+
+    Parameters
+    ----------
+    keep_id : bool
+        Whether the runtime maps users, as rootless Podman does; the caller then has the same id inside.
+    home : str or None
+        The worker's home directory, because an image has one for root alone; None for the image's.
+
+    Examples
+    --------
+    >>> user_flags(keep_id=True, home="/tmp/worker")
+    ['--userns=keep-id', '--env=HOME=/tmp/worker']
+    """
+    return [
+        *(["--userns=keep-id"] if keep_id else []),
+        # A path is not a secret, so its value may appear in a list of processes.
+        *([f"--env=HOME={home}"] if home else []),
+    ]
+
+
+def container_environment(runtime: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what the environment of the runtime must hold for the worker to have these variables.
+
+    Podman and Docker take over those that `container_argv` names. Apptainer and Singularity take over those that have
+    their own prefix, which neither they nor the system around them read.
+
+    Examples
+    --------
+    >>> container_environment("docker", {"TOKEN": "t"}), container_environment("apptainer", {"PATH": "/opt/gcam/bin"})
+    ({'TOKEN': 't'}, {'APPTAINERENV_PATH': '/opt/gcam/bin'})
+    """
+    prefix = f"{runtime.upper()}ENV_" if runs_as_child(runtime) else ""
+    return {prefix + name: value for name, value in variables.items()}

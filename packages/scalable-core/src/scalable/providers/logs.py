@@ -1,4 +1,4 @@
-"""The end of a worker's log, however long the log is."""
+"""Last lines of a worker's log, however long the log is."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["tail"]
 
 
 def tail(path: Path, *, lines: int = 20, size: int = 8192) -> str:
-    """Read the last lines of a log.
+    """Return the last lines of a log.
 
     Parameters
     ----------
     path : Path
-        The log; one that does not exist, or cannot be read from here, reads as empty.
+        The log; one that does not exist or is not readable counts as empty.
     lines : int
-        At most so many lines.
+        Maximum number of lines.
     size : int
-        At most so many bytes; a line that is cut at its beginning is left out, unless it is the only one.
+        Maximum number of bytes; a line that is cut at its beginning is omitted, unless it is the only one.
     """
     try:
         with path.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - size)
             file.seek(start)
             text = file.read(size).decode(errors="replace")
-    except OSError:  # it only adds to what is known of a worker, which is not lost for want of it
+    except OSError:  # the log is only an addition to what is known of a worker
         return ""
     found = text.splitlines()
     if start and len(found) > 1:

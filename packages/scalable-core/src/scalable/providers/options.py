@@ -1,7 +1,7 @@
-"""The options that every provider knows, as a model to build a provider's own options on.
+"""Options that every target has, as a model for a provider's own options to subclass.
 
-One definition yields the validation, the JSON Schema and the documentation: the annotation of a field says what it may
-be, its description says what it means.
+One definition yields validation, JSON Schema and documentation: the annotation of a field is its validation, and its
+description is its documentation.
 
 Examples
 --------
@@ -56,14 +56,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Matching:
-    """Annotation of a text field that must match a pattern, with an error in words.
+    """Annotation of a text field that must match a pattern, with an error that describes the pattern.
 
     Parameters
     ----------
     pattern : str
-        Regular expression that the whole text matches, of the kind that Python and JSON Schema share.
-    what : str
-        What such a text is: ``"a VPC id such as vpc-0a1b2c3d"``.
+        Regular expression that the whole text must match, in the syntax that Python and JSON Schema share.
+    description : str
+        What such a text is called in errors: ``"a VPC id such as vpc-0a1b2c3d"``.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class Matching:
     """
 
     pattern: str
-    what: str
+    description: str
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -89,17 +89,17 @@ class Matching:
 
     def _check(self, text: str) -> str:
         if not re.fullmatch(self.pattern, text):
-            raise ValueError(f"must be {self.what}")
+            raise ValueError(f"must be {self.description}")
         return text
 
 
 Count = Annotated[int, Field(ge=0)]
-"""How many of something: 0 or more."""
+"""A count: 0 or more."""
 
 OneLine = Annotated[
     str, Matching(r"[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*", "one line of text")
 ]
-"""Text without line breaks and other control characters, and not only of blanks."""
+"""Text without line breaks and other control characters that is not only blanks."""
 
 ImageName = Annotated[
     str,
@@ -117,20 +117,20 @@ EnvironmentVariables = Mapping[
 DaskImage = Annotated[
     ImageName | None,
     Field(
-        description="Container image of the scheduler, and of workers whose component says none. "
-        "Dask's own for this version of Dask and Python if nothing is said."
+        description="Container image of the scheduler, and of workers whose component has none. "
+        "By default Dask's own for this version of Dask and Python."
     ),
 ]
 """The option ``image`` of a target whose workers always run in containers; None by default."""
 
 WorkerEnvironment = Annotated[
     EnvironmentVariables,
-    Field(description="Environment of every worker; a component's own goes before."),
+    Field(description="Environment of every worker; variables of a component take precedence."),
 ]
-"""The option of a target that gives variables to every worker; empty by default."""
+"""The option of a target that sets variables of every worker; empty by default."""
 
 SpotCapacity = Annotated[
-    bool, Field(description="Whether workers use spare capacity, which may be taken away.")
+    bool, Field(description="Whether workers use spare capacity, which the cloud may reclaim.")
 ]
 """The option ``spot`` of a target in a cloud; false by default."""
 
@@ -139,38 +139,38 @@ class WorkerRange(FrozenModel):
     """Bounds of an adaptive group."""
 
     minimum: Count = Field(
-        default=0, description="Workers that are there even when nothing is to be done."
+        default=0, description="Workers that are kept even when there are no tasks."
     )
-    maximum: Count = Field(description="Workers that are there at most.")
+    maximum: Count = Field(description="Maximum number of workers.")
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _check_order(self) -> Self:
         if self.minimum > self.maximum:
             raise PydanticCustomError("E_BAD_VALUE", "minimum must not be above maximum")
         return self
 
 
-def _shape(value: object) -> str:
+def _branch_of(value: object) -> str:
     return "a mapping" if isinstance(value, (Mapping, WorkerRange)) else "a number"
 
 
-# A union that is told apart by shape gives one reason for an error, instead of one for each branch. The names of the
-# branches have a blank, so that they are no component's.
+# A union whose branch is chosen by shape yields one reason for an error, instead of one for each branch. The names of
+# the branches contain a blank, so that they cannot be the name of a component.
 GroupSize = Annotated[
     Annotated[Count, Tag("a number")] | Annotated[WorkerRange, Tag("a mapping")],
-    Discriminator(_shape),
+    Discriminator(_branch_of),
 ]
-"""Workers of one group: a number, or the bounds between which it adapts."""
+"""Workers of one group: a number, or the bounds of an adaptive group."""
 
 GroupSizes = Annotated[
     Annotated[Count, Tag("a number")] | Annotated[Mapping[str, GroupSize], Tag("a mapping")],
-    Discriminator(_shape),
+    Discriminator(_branch_of),
 ]
 """Workers of every group: the same number for each, or their sizes by component."""
 
 
 class Limits(FrozenModel):
-    """What a run must not exceed."""
+    """Limits that a run must not exceed."""
 
     max_hourly_cost: Decimal | None = Field(
         default=None,
@@ -180,45 +180,45 @@ class Limits(FrozenModel):
 
 
 class TargetOptions(FrozenModel):
-    """The options that every provider knows; subclass it with those of one provider."""
+    """Options that every target has; subclass it with those of one provider."""
 
     workers: GroupSizes | None = Field(
         default=None,
         description="Workers: one number for each group, or by component a number or "
-        "{minimum, maximum}. Goes before `adaptive` and `n_workers`.",
+        "{minimum, maximum}. Takes precedence over `adaptive` and `n_workers`.",
     )
     n_workers: Count | None = Field(
         default=None,
         description="Workers of each group; with `adaptive`, the number to start with. "
-        "1 if nothing else is said.",
+        "1 by default.",
     )
     adaptive: WorkerRange | None = Field(
-        default=None, description="Let each group follow its work between these bounds."
+        default=None, description="Scale each group with its tasks, between these bounds."
     )
     max_workers: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Cap on the workers of all groups together. Alone, it lets each group follow "
-        "its work between 0 and the cap.",
+        description="Maximum number of workers of all groups together. Without other counts, it makes each group "
+        "adaptive between 0 and this maximum.",
     )
     startup_timeout: Annotated[Duration, Field(gt=0)] = Field(
         default=300,
-        description="How long a worker may take to report once its machine runs. Time in a queue does not count.",
+        description="Time within which a worker must join once its machine runs. Time in a queue does not count.",
     )
     limits: Limits = Field(
         default_factory=Limits,
-        description="What a run must not exceed; a provider without prices refuses a limit on cost.",
+        description="Limits that a run must not exceed; a provider without prices rejects a limit on cost.",
     )
 
 
 def common_options(spec: DeploymentSpec) -> tuple[TargetOptions | None, list[ValidationIssue]]:
-    """Read what every provider knows, and leave the provider's own options alone.
+    """Return the options that every target has, parsed; the provider's own options are ignored.
 
     Returns
     -------
     TargetOptions or None
-        None if there is any issue.
+        None if there is an issue.
     list of ValidationIssue
-        What is wrong with them.
+        Their problems.
     """
     options = {
         name: value

@@ -1,8 +1,8 @@
-"""Which providers there are, and how to get one.
+"""Registry of providers: which ones are available, and how to create one.
 
-A provider is found by its name in two places: what this process registered, and the entry points that installed
-distributions declare in the group ``scalable.providers``. What this process registered wins. Listing imports nothing;
-a plugin is imported when it is asked for, and one that cannot be used harms nobody but itself.
+A provider is found by its name in two places: among those that this process registered, and among the entry points
+that installed distributions declare in the group ``scalable.providers``. A registered provider takes precedence.
+Listing imports nothing; a plugin is imported when it is requested, and one that cannot be used does not affect others.
 
 Examples
 --------
@@ -49,10 +49,10 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "scalable.providers"
-"""Where a distribution declares its providers."""
+"""Entry point group in which a distribution declares its providers."""
 
 ProviderFactory = Callable[[], DeploymentProvider]
-"""A provider's class, or a function that makes a provider."""
+"""A provider's class, or a function that returns a provider."""
 
 _INSTALL_HINTS = MappingProxyType(
     {
@@ -60,7 +60,7 @@ _INSTALL_HINTS = MappingProxyType(
         for name in ("local", "slurm", "kubernetes", "aws", "gcp")
     }
 )
-# A provider that states no API version was written when there was only one.
+# A provider that states no API version was written when only one existed.
 _FIRST_API_VERSION = 1
 
 _lock = threading.Lock()
@@ -68,14 +68,14 @@ _registered: dict[str, ProviderFactory] = {}
 
 
 class ProviderStatus(StrEnum):
-    """What is known of a provider."""
+    """Status of a provider."""
 
     FOUND = "found"
-    """It is declared; whether it works was not asked."""
+    """It is declared; whether it works was not checked."""
     USABLE = "usable"
-    """It was imported and made."""
+    """It was imported and created."""
     QUARANTINED = "quarantined"
-    """It cannot be imported or made, or was written for another provider API."""
+    """It cannot be imported or created, or was written for another provider API."""
     CONFLICT = "conflict"
     """Another distribution claims the same name, so neither is used."""
 
@@ -89,13 +89,13 @@ class ProviderInfo:
     name : str
         What manifests call it.
     status : ProviderStatus
-        What is known of it.
+        Its status.
     distribution, version : str
-        Who brings it. A provider that was registered comes from ``this process``, which has no version.
+        The distribution that provides it. A registered provider comes from ``this process``, which has no version.
     module : str
-        Where it is: ``scalable.providers.slurm:SlurmProvider``.
+        Its location: ``scalable.providers.slurm:SlurmProvider``.
     problem : str
-        Why it cannot be used, and what to do; empty where nothing is known to be wrong.
+        Why it cannot be used, and what to do; empty where no problem is known.
     """
 
     name: str
@@ -107,7 +107,7 @@ class ProviderInfo:
 
 
 def register_provider(name: str, factory: ProviderFactory) -> None:
-    """Make a provider known to this process. It wins over an installed one of the same name.
+    """Register a provider in this process. It takes precedence over an installed one of the same name.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def register_provider(name: str, factory: ProviderFactory) -> None:
     ProviderNameError
         A `ValueError`: the name is empty, or was registered before.
     TypeError
-        `factory` cannot be called.
+        `factory` is not callable.
     """
     register_providers([(name, factory)])
 
@@ -129,7 +129,7 @@ def register_provider(name: str, factory: ProviderFactory) -> None:
 def register_providers(
     items: Mapping[str, ProviderFactory] | Iterable[tuple[str, ProviderFactory]],
 ) -> None:
-    """Register several providers, or none of them if one is refused.
+    """Register several providers, or none of them if one is rejected.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def register_providers(
                 )
             if not callable(factory):
                 raise TypeError(
-                    f"the factory of provider {key!r} cannot be called; "
+                    f"the factory of provider {key!r} is not callable; "
                     "pass the provider's class or a function that returns a provider"
                 )
             new[key] = factory
@@ -154,17 +154,12 @@ def register_providers(
 
 
 def get_provider(name: str) -> DeploymentProvider:
-    """Make the provider of that name.
+    """Return a new provider of that name.
 
     Parameters
     ----------
     name : str
         Case and outer white space do not matter.
-
-    Returns
-    -------
-    DeploymentProvider
-        A new one each time.
 
     Raises
     ------
@@ -175,20 +170,20 @@ def get_provider(name: str) -> DeploymentProvider:
     ProviderConflictError
         A `RuntimeError`: two distributions claim the name.
     QuarantinedProviderError
-        An `ImportError`: it cannot be imported or made, or was written for another provider API.
+        An `ImportError`: it cannot be imported or created, or was written for another provider API.
     """
     key = _normalise(name)
-    match _claims(key):
+    match _candidates(key):
         case []:
             raise UnknownProviderError(key, iter_provider_names(), install_hint(key))
-        case [claim]:
-            return claim.make()
-        case claims:
-            raise ProviderConflictError(key, (claim.origin for claim in claims))
+        case [candidate]:
+            return candidate.create()
+        case candidates:
+            raise ProviderConflictError(key, (candidate.origin for candidate in candidates))
 
 
 def install_hint(name: str) -> str | None:
-    """Give the command that installs a provider of this project; None for any other.
+    """Return the command that installs a provider of this project; None for any other.
 
     Examples
     --------
@@ -199,51 +194,58 @@ def install_hint(name: str) -> str | None:
 
 
 def iter_provider_names(include_entrypoints: bool = True) -> Iterator[str]:
-    """Name every provider, in alphabetical order, without importing any.
+    """Return the names of all providers, in alphabetical order, without importing any.
 
     Parameters
     ----------
     include_entrypoints : bool
-        Also those of installed distributions, not only what this process registered.
+        Whether to include those of installed distributions, beside those that this process registered.
     """
     installed = _installed() if include_entrypoints else {}
     return iter(sorted({*_registered, *installed}))
 
 
 def describe_providers(*, load: bool = False) -> list[ProviderInfo]:
-    """Say of each provider where it comes from, and whether it works.
+    """Return the origin and the status of each provider.
 
     Parameters
     ----------
     load : bool
-        Import and make each one to learn whether it works. Otherwise nothing is imported.
+        Whether to import and create each one, to find out whether it works. Otherwise nothing is imported.
 
     Returns
     -------
     list of ProviderInfo
-        By name; a name that several distributions claim is there once for each of them.
+        By name; a name that several distributions claim appears once for each of them.
     """
     infos = []
     for name in iter_provider_names():
-        claims = _claims(name)
-        for claim in claims:
-            status, problem = _status(claim, claims, load)
+        candidates = _candidates(name)
+        for candidate in candidates:
+            status, problem = _status(candidate, candidates, load)
             infos.append(
-                ProviderInfo(name, status, claim.distribution, claim.version, claim.module, problem)
+                ProviderInfo(
+                    name,
+                    status,
+                    candidate.distribution,
+                    candidate.version,
+                    candidate.module,
+                    problem,
+                )
             )
     return infos
 
 
 def clear_registry() -> None:
-    """Forget what was registered, and look anew at what is installed."""
+    """Forget the registered providers, and read again which ones are installed."""
     with _lock:
         _registered.clear()
     _installed.cache_clear()
 
 
 @dataclass(frozen=True)
-class _Claim:
-    """Somebody's word that a provider of this name can be had."""
+class _Candidate:
+    """One declaration of a provider of this name, by a distribution or by this process."""
 
     name: str
     distribution: str
@@ -256,30 +258,30 @@ class _Claim:
     def origin(self) -> str:
         return f"{self.distribution} {self.version}".rstrip()
 
-    def make(self) -> DeploymentProvider:
+    def create(self) -> DeploymentProvider:
         try:
             factory = self.find()
-            # Asked of the class before it is called: another API may want another constructor.
-            self._refuse_other_api(factory)
+            # The class is checked before it is called: another API may require another constructor.
+            self._check_api_version(factory)
             provider = factory()
         except QuarantinedProviderError:
             raise
         except (Exception, SystemExit) as error:
             cause = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
             raise self._quarantine(cause) from error
-        self._refuse_other_api(provider)
+        self._check_api_version(provider)
         if not isinstance(provider, DeploymentProvider):
             raise self._quarantine(
                 f"{type(provider).__name__} lacks a part of scalable.providers.base.DeploymentProvider"
             )
         return provider
 
-    def _refuse_other_api(self, made: object) -> None:
+    def _check_api_version(self, made: object) -> None:
         version = getattr(made, "api_version", _FIRST_API_VERSION)
         if version != API_VERSION:
             raise self._quarantine(
                 f"it was written for provider API {version} and scalable-core has {API_VERSION}",
-                f"install versions of {self.distribution} and scalable-core that fit together",
+                f"install versions of {self.distribution} and scalable-core that are compatible",
             )
 
     def _quarantine(self, cause: str, remedy: str | None = None) -> QuarantinedProviderError:
@@ -295,34 +297,34 @@ def _normalise(name: str) -> str:
     return key
 
 
-def _claims(name: str) -> Sequence[_Claim]:
+def _candidates(name: str) -> Sequence[_Candidate]:
     factory = _registered.get(name)
     if factory is None:
         return _installed().get(name, ())
     qualname = getattr(factory, "__qualname__", type(factory).__qualname__)
     return [
-        _Claim(
+        _Candidate(
             name=name,
             distribution="this process",
             version="",
             module=f"{factory.__module__}:{qualname}",
             find=lambda: factory,
-            remedy="mend what was given to register_provider()",
+            remedy="correct the factory that was passed to register_provider()",
         )
     ]
 
 
 @cache
-def _installed() -> Mapping[str, Sequence[_Claim]]:
+def _installed() -> Mapping[str, Sequence[_Candidate]]:
     # Cached, because it reads the metadata of every installed distribution: tens of milliseconds.
-    found: defaultdict[str, list[_Claim]] = defaultdict(list)
+    found: defaultdict[str, list[_Candidate]] = defaultdict(list)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         name, distribution = entry_point.name.strip().lower(), entry_point.dist
-        # A nameless entry point can never be asked for, and must not hide the others.
+        # An entry point without a name can never be requested, and must not hide the others.
         if not name or distribution is None:
             continue
         found[name].append(
-            _Claim(
+            _Candidate(
                 name=name,
                 distribution=distribution.name,
                 version=distribution.version,
@@ -335,14 +337,16 @@ def _installed() -> Mapping[str, Sequence[_Claim]]:
     return MappingProxyType(dict(found))
 
 
-def _status(claim: _Claim, claims: Sequence[_Claim], load: bool) -> tuple[ProviderStatus, str]:
-    if len(claims) > 1:
-        conflict = ProviderConflictError(claim.name, (each.origin for each in claims))
+def _status(
+    candidate: _Candidate, candidates: Sequence[_Candidate], load: bool
+) -> tuple[ProviderStatus, str]:
+    if len(candidates) > 1:
+        conflict = ProviderConflictError(candidate.name, (each.origin for each in candidates))
         return ProviderStatus.CONFLICT, str(conflict)
     if not load:
         return ProviderStatus.FOUND, ""
     try:
-        claim.make()
+        candidate.create()
     except QuarantinedProviderError as error:
         return ProviderStatus.QUARANTINED, str(error)
     return ProviderStatus.USABLE, ""

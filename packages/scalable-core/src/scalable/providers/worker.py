@@ -1,4 +1,4 @@
-"""How one Dask worker is started, wherever it runs: pure functions from a component to words and variables."""
+"""Arguments and environment of one Dask worker, wherever it runs. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _THREAD_VARIABLES = (
 
 
 def thread_environment(cpus: int, slots: int = 1) -> dict[str, str]:
-    """Give the cpus of a worker to the models that run in it, not to Dask, whose threads are task slots.
+    """Return the variables that give a worker's cpus to the models in it; Dask's own threads are task slots.
 
     Parameters
     ----------
     cpus : int
         Cores of the worker.
     slots : int
-        Tasks that share them: each has its part, one core at least. With all of them for each, libraries would start
-        more threads than there are cores, and be the slower for it.
+        Tasks that share the cores, at least one core each. If each had all of them, libraries would start more
+        threads than there are cores, which is slower.
 
     Examples
     --------
@@ -48,26 +48,26 @@ def worker_arguments(
     preload: str | None = None,
     extra: Sequence[str] = (),
 ) -> list[str]:
-    """Write the arguments of ``dask worker`` for one worker of a group; its ``--name`` is left to the backend.
+    """Return the arguments of ``dask worker`` for one worker of a group; the backend adds ``--name``.
 
     Parameters
     ----------
     scheduler_address : str
-        Where the scheduler is.
+        Address of the scheduler.
     tag : str
-        The group: the Dask resource that the worker carries.
+        Tag of the group: the Dask resource that the worker carries.
     slots : int
         Tasks at a time: Dask's threads, and the amount of the resource.
     memory : int or None
         Bytes that the worker may use; None for no limit.
     directory : str
-        Where the worker keeps what does not fit into memory.
+        Directory for data that does not fit into memory.
     death_timeout : int
-        Seconds without a scheduler after which the worker ends by itself.
+        Seconds without a scheduler after which the worker exits.
     preload : str, optional
-        A script or module that the worker runs first.
+        Script or module that the worker runs first.
     extra : sequence of str
-        More arguments, such as where to listen.
+        Further arguments, such as the address to listen on.
 
     Examples
     --------
@@ -82,9 +82,9 @@ def worker_arguments(
         *("--resources", f"{tag}={slots}"),
         *("--memory-limit", str(memory or 0)),  # 0: no limit
         *("--local-directory", directory),
-        # The default is all interfaces, open to whoever reaches the machine.
+        # The default is all interfaces, open to everything that reaches the machine.
         *("--no-dashboard", "--dashboard-address", "127.0.0.1:0"),
-        # A worker that dies is replaced by the engine under a new name, not by a nanny under the old one.
+        # The controller replaces a lost worker under a new name; a nanny would restart it under the old one.
         *("--no-nanny", "--nworkers", "1"),
         *("--death-timeout", str(death_timeout)),
         *extra,

@@ -1,4 +1,7 @@
-"""Pytest plugin: makes the assertions of the conformance suite tell what they compared."""
+"""Pytest plugin: makes the assertions of the conformance suite tell what they compared.
+
+Only pytest loads it, by its entry point, so that an environment without pytest is not affected.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,16 @@
 """Scalable's provider for Kubernetes clusters that have the Dask operator.
 
-Importing it imports no client of Kubernetes and nothing of Dask's; validating and planning work offline.
+Importing it imports neither a client of Kubernetes nor Dask; validating and planning work offline.
+
+============  =======================================================
+`options`     the options of a target
+`quantities`  amounts of CPU as Kubernetes writes them
+`provider`    the provider, which validates and plans in this version
+============  =======================================================
 
 Examples
 --------
-A target, and what its provider says of it:
+A target, and what its provider makes of it:
 
 >>> from scalable.manifest import parse_manifest
 >>> from scalable.planning import build_plan

@@ -1,4 +1,4 @@
-"""What a target on Kubernetes may say."""
+"""Options of a target on Kubernetes."""
 
 from __future__ import annotations
 
@@ -65,12 +65,15 @@ class Amounts(FrozenModel):
 
 
 class Resources(FrozenModel):
-    """What a container asks for, and what it may use."""
+    """Requests and limits of a container."""
 
     requests: Amounts = Field(
-        default_factory=Amounts, description="What the scheduler of Kubernetes sets aside."
+        default_factory=Amounts,
+        description="Resources that the Kubernetes scheduler reserves for a worker.",
     )
-    limits: Amounts = Field(default_factory=Amounts, description="What a worker may not exceed.")
+    limits: Amounts = Field(
+        default_factory=Amounts, description="Resources that a worker must not exceed."
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -84,30 +87,32 @@ class Resources(FrozenModel):
 
 
 class Toleration(FrozenModel):
-    """A taint of nodes that workers put up with, as Kubernetes writes it."""
+    """A taint of nodes that workers tolerate, as Kubernetes writes it."""
 
-    key: LabelKey | None = Field(default=None, description="Taint; none stands for every taint.")
+    key: LabelKey | None = Field(
+        default=None, description="Key of the taint; without one, every taint is tolerated."
+    )
     operator: Literal["Equal", "Exists"] = Field(
-        default="Equal", description="Whether the taint's value matters."
+        default="Equal", description="Whether the taint's value must be equal."
     )
     value: LabelValue | None = Field(default=None, description="Value of the taint.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Effect of the taint; none stands for every effect."
+        default=None, description="Effect of the taint; without one, every effect is tolerated."
     )
     seconds: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
         validation_alias="tolerationSeconds",
-        description="How long a taint NoExecute is put up with.",
+        description="How long a taint with effect NoExecute is tolerated.",
     )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        # What the API server says: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration
+        # As the API server validates it: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration
         if self.operator == "Exists" and self.value is not None:
             raise PydanticCustomError("E_BAD_VALUE", "operator Exists goes without a value")
         if self.operator == "Equal" and self.key is None:
             raise PydanticCustomError(
-                "E_BAD_VALUE", "operator Equal needs a key; without one, say operator: Exists"
+                "E_BAD_VALUE", "operator Equal needs a key; without one, use operator: Exists"
             )
         if self.seconds is not None and self.effect != "NoExecute":
             raise PydanticCustomError(
@@ -120,10 +125,10 @@ class KubernetesOptions(TargetOptions):
     """Options of a target on Kubernetes."""
 
     namespace: Label | None = Field(
-        default=None, description="Namespace. The one of the kubeconfig if nothing is said."
+        default=None, description="Namespace. By default the one of the kubeconfig."
     )
     context: OneLine | None = Field(
-        default=None, description="Context of the kubeconfig. The current one if nothing is said."
+        default=None, description="Context of the kubeconfig. By default the current one."
     )
     image: DaskImage = None
     worker_service_account: Subdomain | None = Field(
@@ -131,11 +136,11 @@ class KubernetesOptions(TargetOptions):
     )
     resources: Resources = Field(
         default_factory=Resources,
-        description="Resources of workers whose component does not say cpus or memory.",
+        description="Resources of workers whose component does not set cpus or memory.",
     )
     env: WorkerEnvironment = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = Field(
-        default=(), description="Taints of nodes that workers put up with."
+        default=(), description="Taints of nodes that workers tolerate."
     )
     node_selector: Mapping[LabelKey, LabelValue] = Field(
         default_factory=dict, description="Labels that a worker's node must have."

@@ -9,7 +9,7 @@ from dataclasses import replace
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import DeploymentSpec, ResourceRequest
-from scalable.providers.common import PlansOnly, clashing_names, dns_label, said_or_default
+from scalable.providers.common import PlansOnly, dns_label, explicit_or_default, find_name_clashes
 from scalable.providers.kubernetes.options import KubernetesOptions
 
 __all__ = ["KubernetesProvider"]
@@ -23,15 +23,15 @@ class KubernetesProvider(PlansOnly[KubernetesOptions]):
 
     def check(self, spec: DeploymentSpec, options: KubernetesOptions) -> Iterator[ValidationIssue]:
         """Find components whose objects would have the same name."""
-        yield from clashing_names(spec, dns_label)
+        yield from find_name_clashes(spec, dns_label)
 
     def request(self, component: ComponentConfig, options: KubernetesOptions) -> ResourceRequest:
-        """Ask for what the component says, else for what the target's resources say."""
+        """Return the component's own request, completed by the target's resources."""
         requests, limits = options.resources.requests, options.resources.limits
         millicores = requests.cpu or limits.cpu
         cpus = None if millicores is None else math.ceil(millicores / 1000)
         return replace(
             super().request(component, options),
-            cpus=said_or_default(component, "cpus", cpus),
-            memory=said_or_default(component, "memory", requests.memory or limits.memory),
+            cpus=explicit_or_default(component, "cpus", cpus),
+            memory=explicit_or_default(component, "memory", requests.memory or limits.memory),
         )

@@ -15,12 +15,12 @@ _WANTED = "must be an amount of CPU: 2, 0.5 or 500m, and more than 0"
 
 
 def parse_cpu(text: str | float) -> int:
-    """Read an amount of CPU.
+    """Return an amount of CPU in thousandths of a core.
 
     Parameters
     ----------
     text : str, int or float
-        ``2``, ``0.5``, ``500m``. Kubernetes knows nothing finer than a thousandth.
+        ``2``, ``0.5``, ``500m``. A thousandth is the smallest amount in Kubernetes.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def parse_cpu(text: str | float) -> int:
     Raises
     ------
     ValueError
-        It is no amount of CPU, or zero.
+        It is not an amount of CPU, or zero.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What one worker is started with: a component as a command line and an environment."""
+"""The command line and the environment of one worker process of a component."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Command",
+    "CommandFactory",
     "Container",
-    "MakesCommands",
+    "local_worker_arguments",
     "process_command",
     "worker_environment",
-    "worker_words",
 ]
 
 
 @dataclass(frozen=True)
 class Container:
-    """What a worker's process is only the client of, and what does not end with it.
+    """A container that a worker runs in: the worker's process is only its client, and the container outlives it.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Container:
     name : str
         The container's name.
     memory : int or None
-        Bytes that the runtime keeps it to; None for no limit.
+        Memory limit in bytes that the runtime enforces; None for no limit.
     """
 
     runtime: str
@@ -44,16 +44,16 @@ class Container:
 
 @dataclass(frozen=True)
 class Command:
-    """How to start one worker.
+    """Command that starts one worker.
 
     Parameters
     ----------
     argv : tuple of str
-        Program and arguments; no shell reads them.
+        Program and arguments; they do not pass a shell.
     env : mapping of str to str
-        What is set on top of the client's own environment. May hold secrets.
+        Variables that are set in addition to the client's own environment. May hold secrets.
     container : Container, optional
-        What it runs in, if that is no child of the process.
+        The container that the worker runs in, unless it runs as a child of the process.
     """
 
     argv: tuple[str, ...]
@@ -61,8 +61,8 @@ class Command:
     container: Container | None = None
 
 
-class MakesCommands(Protocol):
-    """What turns a component into the command of one worker: as a plain process here, in a container elsewhere."""
+class CommandFactory(Protocol):
+    """Callable that returns the command of one worker of a component: in a plain process or in a container."""
 
     def __call__(
         self,
@@ -73,7 +73,7 @@ class MakesCommands(Protocol):
         scheduler_address: str,
         directory: Path,
     ) -> Command:
-        """Make the command of the worker `name`, which may write below `directory`."""
+        """Return the command of the worker `name`, which may write below `directory`."""
         ...
 
 
@@ -85,20 +85,20 @@ def process_command(
     scheduler_address: str,
     directory: Path,
 ) -> Command:
-    """Make the command of a worker that is a plain process of this machine.
+    """Return the command of a worker that is a plain process of this machine.
 
     Parameters
     ----------
     component : ComponentConfig
-        What the worker is for.
+        The worker's component.
     name : str
-        The worker's name at the scheduler.
+        The worker's name on the scheduler.
     slots : int
-        Tasks at a time: Dask's threads and the amount of the component's tag.
+        Tasks at a time: Dask's threads, and the amount of the tag that the worker carries.
     scheduler_address : str
-        Where the scheduler is, on this machine.
+        Address of the scheduler on this machine.
     directory : Path
-        Where the worker keeps what does not fit into memory.
+        Directory for data that does not fit into memory.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def process_command(
     >>> command.env["GCAM_HOME"], command.env["OMP_NUM_THREADS"]
     ('/opt/gcam', '2')
     """
-    arguments = worker_words(
+    arguments = local_worker_arguments(
         component,
         name=name,
         slots=slots,
@@ -122,12 +122,12 @@ def process_command(
         directory=directory,
         preload=component.preload_script,
     )
-    # Unbuffered, and with the Python stack of a crash in compiled code: the log's end is what explains a failure.
+    # Unbuffered, and with the Python stack of a crash in compiled code: the end of the log has to explain a failure.
     python = (sys.executable, "-u", "-X", "faulthandler", "-m", "distributed.cli.dask_worker")
     return Command((*python, *arguments), worker_environment(component, slots))
 
 
-def worker_words(
+def local_worker_arguments(
     component: ComponentConfig,
     *,
     name: str,
@@ -136,7 +136,7 @@ def worker_words(
     directory: Path,
     preload: str | None,
 ) -> list[str]:
-    """Write the arguments of a worker on this machine, whatever runs it; as for `process_command`."""
+    """Return the arguments of ``dask worker`` on this machine, in a container or not; see `process_command`."""
     return worker_arguments(
         scheduler_address,
         tag=component.name,
@@ -144,13 +144,13 @@ def worker_words(
         memory=component.memory,
         directory=str(directory),
         preload=preload,
-        # The default is all interfaces, open to whoever reaches this machine.
+        # The default is all interfaces, open to everything that reaches this machine.
         extra=("--host", "127.0.0.1", "--name", name),
     )
 
 
 def worker_environment(component: ComponentConfig, slots: int) -> dict[str, str]:
-    """Say what a component's worker of so many slots finds in its environment, its own variables first."""
-    # What distributed's nanny sets (distributed.nanny.pre-spawn-environ): the C library gives freed memory back.
+    """Return the environment variables of a worker; the component's own take precedence."""
+    # As distributed's nanny sets it (distributed.nanny.pre-spawn-environ): the C library returns freed memory.
     trim = {"MALLOC_TRIM_THRESHOLD_": "65536"}
     return {**trim, **thread_environment(component.cpus, slots), **component.env}

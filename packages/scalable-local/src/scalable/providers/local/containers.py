@@ -1,4 +1,4 @@
-"""A worker in its component's image: which runtime, and which words. Pure functions."""
+"""The command of one worker in its component's image. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalable.providers.containers import container_words, runs_as_child
+from scalable.providers.containers import (
+    container_argv,
+    container_environment,
+    runs_as_child,
+    user_flags,
+)
 from scalable.providers.local.command import (
     Command,
+    CommandFactory,
     Container,
-    MakesCommands,
+    local_worker_arguments,
     process_command,
     worker_environment,
-    worker_words,
 )
 from scalable.providers.local.reaper import LABEL
 
@@ -25,38 +30,38 @@ if TYPE_CHECKING:
 __all__ = [
     "RUN_LABEL",
     "USER_LABEL",
-    "Owner",
-    "Place",
+    "ContainerSetup",
+    "RunContext",
     "Runtime",
+    "command_factory",
     "container_command",
-    "in_places",
-    "in_short",
+    "find_error_line",
 ]
 
-# Podman's, Docker's and Apptainer's way to begin the line that says what went wrong.
-_COMPLAINT = re.compile(
+# How Podman, Docker and Apptainer begin the line that states an error.
+_ERROR_LINE = re.compile(
     r"^(?:(?:Error|FATAL|docker|Error response from daemon):\s*)+(.+)$", re.MULTILINE
 )
 
 RUN_LABEL = "scalable.run"
-"""The container label that names the run."""
+"""Container label with the id of the run."""
 
 USER_LABEL = "scalable.user"
-"""The container label that has the id of the user whose run it is: a Docker daemon has many users' containers."""
+"""Container label with the id of the user who started the run: a Docker daemon has containers of many users."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A container runtime, and what it can do on this machine.
+    """A container runtime and its abilities on this machine.
 
     Parameters
     ----------
     name : str
         One of `scalable.providers.containers.RUNTIMES`.
     limits_memory, limits_cpus : bool
-        Whether it can keep a container to its memory and its cores.
+        Whether it can limit a container's memory and cores.
     rootless : bool
-        Whether a user who is not root runs containers without a daemon's help.
+        Whether it runs containers of a user other than root without a daemon.
     """
 
     name: str
@@ -66,19 +71,19 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the workers of a component run, as this machine has it.
+class ContainerSetup:
+    """Runtime, image and mounts of a component's workers, as resolved on this machine.
 
     Parameters
     ----------
     runtime : Runtime
-        What runs the image.
+        The runtime that runs the image.
     image : str
         The image.
     mounts : mapping of str to str
         Path in the container by absolute path on this machine.
     preload : str or None
-        The script that each worker runs first, as the container sees it.
+        The script that each worker runs first, by its path in the container.
     """
 
     runtime: Runtime
@@ -88,17 +93,17 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Owner:
-    """Whose containers they are.
+class RunContext:
+    """The run and the user that containers belong to, and the size of the machine.
 
     Parameters
     ----------
     run : str
-        The run, for labels and names.
+        Id of the run, for labels and names.
     uid, gid : int
-        The user and the group that own what workers write.
+        The user and the group that own the files that workers write.
     cores : int
-        How many this machine has: Docker refuses to grant more.
+        Cores of this machine: Docker rejects a higher limit.
     """
 
     run: str
@@ -109,159 +114,130 @@ class Owner:
 
 def container_command(
     component: ComponentConfig,
-    place: Place,
-    owner: Owner,
+    setup: ContainerSetup,
+    context: RunContext,
     *,
     name: str,
     slots: int,
     scheduler_address: str,
     directory: Path,
 ) -> Command:
-    """Make the command of a worker in its image; as `process_command` otherwise.
+    """Return the command of a worker in its image; see `process_command` for the parameters.
 
-    A worker sees its image, its component's variables and mounts, and `directory`; of this machine's other files and
-    variables only what Apptainer and Singularity share of themselves.
+    A worker sees its image, its component's variables and mounts, and `directory`. Of this machine's other files and
+    variables, it sees only those that Apptainer and Singularity share by default.
 
     Examples
     --------
     >>> from scalable.manifest.schema import ComponentConfig
     >>> gcam = ComponentConfig(name="gcam", cpus=2, memory=8 * 10**9, env={"TOKEN": "hush"})
-    >>> place = Place(Runtime("podman", limits_memory=True, limits_cpus=True), "gcam:7", {"/data": "/in"})
+    >>> setup = ContainerSetup(Runtime("podman", limits_memory=True, limits_cpus=True), "gcam:7", {"/data": "/in"})
     >>> command = container_command(
-    ...     gcam, place, Owner("laptop-1f", uid=0, gid=0, cores=8),
+    ...     gcam, setup, RunContext("laptop-1f", uid=0, gid=0, cores=8),
     ...     name="gcam-1", slots=1, scheduler_address="tcp://127.0.0.1:8786", directory=Path("/run/x"),
     ... )
     >>> " ".join(command.argv)  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
-    'podman run --name=laptop-1f-gcam-1 --label=scalable.run=laptop-1f --label=scalable.user=0 --pull=never --init
-     --stop-timeout=0 --log-driver=none --security-opt=label=disable --user=0:0 --memory=8000000000
-     --memory-swap=8000000000 --shm-size=8000000000 --cpus=2 --network=host --entrypoint= ... --env TOKEN
+    'podman run --name=laptop-1f-gcam-1 --label=scalable.run=laptop-1f --label=scalable.user=0 --pull=never
+     --stop-timeout=0 --user=0:0 --memory=8000000000 --memory-swap=8000000000 --cpus=2 --init --log-driver=none
+     --security-opt=label=disable --shm-size=8000000000 --network=host --entrypoint= ... --env TOKEN
      --mount type=bind,source=/data,target=/in --mount type=bind,source=/run/x,target=/run/x gcam:7
      dask worker tcp://127.0.0.1:8786 ... --name gcam-1'
     """
     environment = {
-        # What the command line of a plain worker says.
+        # In place of the interpreter's options on the command line of a plain worker.
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         **worker_environment(component, slots),
     }
-    runtime = place.runtime
+    runtime = setup.runtime
     worker = [
         "dask",
         "worker",
-        *worker_words(
+        *local_worker_arguments(
             component,
             name=name,
             slots=slots,
             scheduler_address=scheduler_address,
             directory=directory,
-            preload=place.preload,
+            preload=setup.preload,
         ),
     ]
-    mounts = {**place.mounts, str(directory): str(directory)}
+    mounts = {**setup.mounts, str(directory): str(directory)}
     if runs_as_child(runtime.name):
-        # With --no-eval, or a shell would read the values (apptainer(1), "Environment variables").
-        flags = ["--cleanenv", "--no-eval"]
-        words = container_words(
-            runtime.name, place.image, mounts=mounts, gpus=component.gpus, flags=flags
+        argv = container_argv(
+            runtime.name, setup.image, mounts=mounts, gpus=component.gpus, flags=["--cleanenv"]
         )
-        prefix = f"{runtime.name.upper()}ENV_"
         inherited = {**environment, LABEL: str(directory)}
-        return Command((*words, *worker), {prefix + key: value for key, value in inherited.items()})
-    container = Container(
-        runtime.name, f"{owner.run}-{name}", component.memory if runtime.limits_memory else None
+        return Command((*argv, *worker), container_environment(runtime.name, inherited))
+    memory = component.memory if runtime.limits_memory else None
+    container = Container(runtime.name, f"{context.run}-{name}", memory)
+    argv = container_argv(
+        runtime.name,
+        setup.image,
+        mounts=mounts,
+        variables=environment,
+        shm_size=memory,
+        flags=[
+            f"--name={container.name}",
+            f"--label={RUN_LABEL}={context.run}",
+            f"--label={USER_LABEL}={context.uid}",
+            # The image was pulled when the cluster was built; a worker's start must not wait for a registry.
+            "--pull=never",
+            # Whatever removes the container has waited for the worker already.
+            "--stop-timeout=0",
+            # The caller's user, whatever the image specifies, so that the files that workers write are the caller's.
+            f"--user={context.uid}:{context.gid}",
+            *user_flags(keep_id=runtime.rootless, home=str(directory) if context.uid else None),
+            *_limit_flags(component, container, runtime, context),
+        ],
     )
-    flags = [
-        *_identity(container, owner),
-        *_conduct(),
-        *_user(runtime, owner, directory),
-        *_limits(component, runtime, owner),
-    ]
-    words = container_words(
-        runtime.name, place.image, mounts=mounts, variables=environment, flags=flags
-    )
-    return Command((*words, *worker), environment, container)
+    return Command((*argv, *worker), container_environment(runtime.name, environment), container)
 
 
-def _identity(container: Container, owner: Owner) -> list[str]:
-    labels = {RUN_LABEL: owner.run, USER_LABEL: owner.uid}
-    return [
-        f"--name={container.name}",
-        *(f"--label={key}={value}" for key, value in labels.items()),
-    ]
+def _limit_flags(
+    component: ComponentConfig, container: Container, runtime: Runtime, context: RunContext
+) -> list[str]:
+    flags = []
+    if container.memory is not None:
+        # --memory-swap is memory and swap together, so that the two are equal without swap.
+        flags += [f"--memory={container.memory}", f"--memory-swap={container.memory}"]
+    if runtime.limits_cpus and component.cpus < context.cores:
+        flags.append(f"--cpus={component.cpus}")
+    return flags
 
 
-def _conduct() -> list[str]:
-    return [
-        # It was pulled before; a worker's start is no time to do so.
-        "--pull=never",
-        # Not the worker but a small init is process 1, for whom the kernel ignores signals that it does not handle.
-        "--init",
-        # Whoever removes it has waited.
-        "--stop-timeout=0",
-        # What it writes goes to our log.
-        "--log-driver=none",
-        # SELinux would keep it from everything that is mounted (podman-run(1), "Labeling Volume Mounts").
-        "--security-opt=label=disable",
-    ]
-
-
-def _user(runtime: Runtime, owner: Owner, directory: Path) -> list[str]:
-    """Be the same user inside as outside, whatever the image says: what workers write is the caller's."""
-    words = [f"--user={owner.uid}:{owner.gid}"]
-    if runtime.rootless:
-        words.append("--userns=keep-id")
-    if owner.uid:
-        # An image knows no home for this user. No secret, so its value may show.
-        words.append(f"--env=HOME={directory}")
-    return words
-
-
-def _limits(component: ComponentConfig, runtime: Runtime, owner: Owner) -> list[str]:
-    words = []
-    if component.memory is not None and runtime.limits_memory:
-        words += [
-            f"--memory={component.memory}",
-            f"--memory-swap={component.memory}",  # both together: no swap on top of it
-            # By default 64 MiB, in which MPI's ranks cannot talk. It counts as memory.
-            f"--shm-size={component.memory}",
-        ]
-    if runtime.limits_cpus and component.cpus < owner.cores:
-        words.append(f"--cpus={component.cpus}")
-    return words
-
-
-def in_short(said: str) -> str:
-    r"""Find the line in which a runtime says what went wrong.
+def find_error_line(output: str) -> str:
+    r"""Return the line of a runtime's output that states the error, without its prefix.
 
     Examples
     --------
-    >>> in_short("Trying to pull gcam:7...\nError: short-name resolution failed\n")
+    >>> find_error_line("Trying to pull gcam:7...\nError: short-name resolution failed\n")
     'short-name resolution failed'
-    >>> in_short("docker: no such image: gcam:7.\n\nRun 'docker run --help' for more information")
+    >>> find_error_line("docker: no such image: gcam:7.\n\nRun 'docker run --help' for more information")
     'no such image: gcam:7.'
-    >>> in_short("Segmentation fault\n")
+    >>> find_error_line("Segmentation fault\n")
     'Segmentation fault'
     """
-    complaints = _COMPLAINT.findall(said)
-    lines = [line for line in said.splitlines() if line.strip()]
-    found = complaints or lines or ["it did not say why"]
+    errors = _ERROR_LINE.findall(output)
+    lines = [line for line in output.splitlines() if line.strip()]
+    found = errors or lines or ["it did not say why"]
     return str(found[-1]).strip()
 
 
-def in_places(places: Mapping[str, Place], owner: Owner) -> MakesCommands:
-    """Make the commands of workers: of components that have a place there, and of the others as plain processes.
+def command_factory(setups: Mapping[str, ContainerSetup], context: RunContext) -> CommandFactory:
+    """Return a factory that puts workers into containers if their component has a setup, and into processes otherwise.
 
     Parameters
     ----------
-    places : mapping of str to Place
-        By component.
-    owner : Owner
-        Whose containers they are.
+    setups : mapping of str to ContainerSetup
+        Setup by component.
+    context : RunContext
+        The run that the containers belong to.
     """
 
     def make(component: ComponentConfig, **worker: Any) -> Command:
-        if place := places.get(component.name):
-            return container_command(component, place, owner, **worker)
+        if setup := setups.get(component.name):
+            return container_command(component, setup, context, **worker)
         return process_command(component, **worker)
 
     return make

@@ -1,4 +1,4 @@
-"""What the end of a worker's process means, and what to do about it."""
+"""Why a worker's process ended or could not start, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from scalable.cluster.port import Reason
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.manifest.units import format_memory
 from scalable.providers.local.command import Container
-from scalable.providers.local.containers import in_short
+from scalable.providers.local.containers import find_error_line
 
-__all__ = ["End", "contained", "exited", "launch_error", "out_of_memory", "stopped"]
+__all__ = [
+    "WorkerExit",
+    "explain_container_exit",
+    "explain_exit",
+    "explain_out_of_memory",
+    "explain_stop",
+    "launch_error",
+]
 
-# What no second try can change. Everything else (EAGAIN, ENOMEM, EMFILE, ENOSPC, …) passes.
+# Errors that a retry cannot change. All others (EAGAIN, ENOMEM, EMFILE, ENOSPC, …) are temporary.
 _REFUSALS = frozenset(
     {
         errno.E2BIG,
@@ -29,16 +36,18 @@ _REFUSALS = frozenset(
     }
 )
 
-# What people, service managers and the kernel's out-of-memory killer send; any other signal is a crash.
-_SENT = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGQUIT, signal.SIGTERM})
+# Signals that people, service managers and the kernel's out-of-memory killer send; any other signal is a crash.
+_TERMINATING_SIGNALS = frozenset(
+    {signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGQUIT, signal.SIGTERM}
+)
 
-# How an init (catatonit, tini) or runc says that it cannot start a program of the image.
+# How an init (catatonit, tini) or runc reports that it cannot start a program of the image.
 _NO_PROGRAM = re.compile(r"exec (pid1|dask) failed|failed to exec pid1|executable file not found")
 
 
 @dataclass(frozen=True)
-class End:
-    """How one worker ended.
+class WorkerExit:
+    """Why one worker ended.
 
     Parameters
     ----------
@@ -47,117 +56,120 @@ class End:
     summary : str
         What happened.
     native : str
-        The exit status in the system's words.
+        The exit status in the system's terms.
     remedy : str
         What to do next; may be empty.
-    log_tells : bool
-        Whether the worker's log may tell more.
+    log_is_useful : bool
+        Whether the worker's log may contain more about it.
     """
 
     reason: Reason
     summary: str
     native: str = ""
     remedy: str = ""
-    log_tells: bool = True
+    log_is_useful: bool = True
 
 
-def exited(status: int) -> End:
-    """Explain an exit status that we did not bring about; negative ones are signals, as in `subprocess`.
+def explain_exit(status: int) -> WorkerExit:
+    """Explain an exit status that Scalable did not cause; negative ones are signals, as in `subprocess`.
 
     Examples
     --------
-    >>> exited(1).summary
+    >>> explain_exit(1).summary
     'its process ended with exit code 1'
-    >>> exited(-9).reason, exited(-9).summary
+    >>> explain_exit(-9).reason, explain_exit(-9).summary
     (<Reason.CANCELLED: 'cancelled'>, 'its process was ended from outside by SIGKILL')
-    >>> exited(-11).reason, exited(-11).summary
+    >>> explain_exit(-11).reason, explain_exit(-11).summary
     (<Reason.EXITED: 'exited'>, 'its process crashed with SIGSEGV')
     """
     if status >= 0:
-        return End(
+        return WorkerExit(
             Reason.EXITED,
             f"its process ended with exit code {status}",
             native=f"exit code {status}",
-            log_tells=status != 0,
+            log_is_useful=status != 0,
         )
     name = _signal_name(-status)
-    if -status not in _SENT:
-        return End(Reason.EXITED, f"its process crashed with {name}", native=name)
+    if -status not in _TERMINATING_SIGNALS:
+        return WorkerExit(Reason.EXITED, f"its process crashed with {name}", native=name)
     remedy = ""
     if -status == signal.SIGKILL:
         remedy = "if nobody killed it, the machine ran out of memory: run fewer workers at a time"
     summary = f"its process was ended from outside by {name}"
-    return End(Reason.CANCELLED, summary, native=name, remedy=remedy, log_tells=False)
+    return WorkerExit(Reason.CANCELLED, summary, native=name, remedy=remedy, log_is_useful=False)
 
 
-def contained(tag: str, container: Container, status: int, *, killed: bool, log: str) -> End:
-    """Explain the exit status of the client of a container, which we did not bring about.
+def explain_container_exit(
+    tag: str, container: Container, status: int, *, killed: bool, log: str
+) -> WorkerExit:
+    """Explain the exit status of a container's client that Scalable did not cause.
 
     Parameters
     ----------
     tag : str
         The component.
     container : Container
-        What the worker ran in.
+        The container that the worker ran in.
     status : int
-        As for `exited`. Podman and Docker hand on the status of what they ran, with signals from 128 on, and have
-        three of their own: podman-run(1), "Exit Status".
+        As for `explain_exit`. Podman and Docker pass on the status of the program that they ran, with signals from
+        128 on, and have three of their own: podman-run(1), "Exit Status".
     killed : bool
-        Whether the runtime knows that the kernel ended it for want of memory.
+        Whether the runtime reports that the kernel killed it because it was out of memory.
     log : str
-        The end of what it wrote.
+        The last lines of its log.
 
     Examples
     --------
     >>> gcam = Container("podman", "laptop-1f-gcam-1", memory=8 * 10**9)
-    >>> contained("gcam", gcam, 137, killed=True, log="").summary
+    >>> explain_container_exit("gcam", gcam, 137, killed=True, log="").summary
     'its container used more memory than the 8G of its component'
-    >>> contained("gcam", gcam, 125, killed=False, log="Error: statfs /data: no such file or directory").summary
+    >>> log = "Error: statfs /data: no such file or directory"
+    >>> explain_container_exit("gcam", gcam, 125, killed=False, log=log).summary
     'podman could not start its container: statfs /data: no such file or directory'
     """
     if status == 125:
-        summary = f"{container.runtime} could not start its container: {in_short(log)}"
+        summary = f"{container.runtime} could not start its container: {find_error_line(log)}"
         remedy = "install catatonit" if "catatonit" in log else ""
-        return End(Reason.REFUSED, summary, native="exit code 125", remedy=remedy)
+        return WorkerExit(Reason.REFUSED, summary, native="exit code 125", remedy=remedy)
     if status in (1, 126, 127) and _NO_PROGRAM.search(log):
         summary = "its image has no program named dask"
         remedy = "install dask and distributed in the image"
-        return End(Reason.IMAGE, summary, native=f"exit code {status}", remedy=remedy)
+        return WorkerExit(Reason.IMAGE, summary, native=f"exit code {status}", remedy=remedy)
     if killed and container.memory is not None:
         summary = (
             "its container used more memory than the "
             f"{format_memory(container.memory)} of its component"
         )
-        return End(
+        return WorkerExit(
             Reason.OUT_OF_MEMORY,
             summary,
             native="SIGKILL",
             remedy=f"raise components.{tag}.memory",
         )
-    end = exited(128 - status if status > 128 else status)
+    worker_exit = explain_exit(128 - status if status > 128 else status)
     if status == 128 + signal.SIGKILL and container.memory is not None:
         remedy = (
             f"if nobody killed it, it used more than its {format_memory(container.memory)} of memory: "
             f"raise components.{tag}.memory"
         )
-        end = replace(end, remedy=remedy)
-    return end
+        worker_exit = replace(worker_exit, remedy=remedy)
+    return worker_exit
 
 
-def stopped() -> End:
-    """Explain a worker that was asked to end."""
-    return End(Reason.STOPPED, "its process was stopped", log_tells=False)
+def explain_stop() -> WorkerExit:
+    """Explain a worker that Scalable stopped."""
+    return WorkerExit(Reason.STOPPED, "its process was stopped", log_is_useful=False)
 
 
-def out_of_memory(tag: str, used: int, limit: int) -> End:
-    """Explain a worker that was ended because its tree used more memory than its component may.
+def explain_out_of_memory(tag: str, used: int, limit: int) -> WorkerExit:
+    """Explain a worker that was terminated because its processes used more memory than its component may.
 
     Examples
     --------
-    >>> out_of_memory("gcam", 8_400_000_000, 8_000_000_000).summary
+    >>> explain_out_of_memory("gcam", 8_400_000_000, 8_000_000_000).summary
     'its processes used 8.4 GB of memory, more than the 8G of its component'
     """
-    return End(
+    return WorkerExit(
         Reason.OUT_OF_MEMORY,
         f"its processes used {used / 1e9:.3g} GB of memory, "
         f"more than the {format_memory(limit)} of its component",
@@ -166,7 +178,7 @@ def out_of_memory(tag: str, used: int, limit: int) -> End:
 
 
 def launch_error(tag: str, error: OSError | ValueError) -> LaunchError:
-    """Tell what may pass from what will not.
+    """Return the launch error for an error of starting a process: temporary, or refused if a retry cannot help.
 
     Examples
     --------
@@ -178,7 +190,7 @@ def launch_error(tag: str, error: OSError | ValueError) -> LaunchError:
     """
     if isinstance(
         error, ValueError
-    ):  # a name or a value that no environment can hold; the text does not quote it
+    ):  # a name or a value that an environment cannot hold; the text does not quote it
         return LaunchRefusedError(
             f"no process for a worker of {tag}: {error}; correct components.{tag}.env"
         )

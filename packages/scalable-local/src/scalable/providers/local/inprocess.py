@@ -1,4 +1,4 @@
-"""Workers inside this process: the same groups, where separate processes are not wanted."""
+"""Backend whose units are workers in the client's process, for tests and debugging."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from scalable.providers.local.exits import launch_error
 
 __all__ = ["InProcessBackend"]
 
-_CLOSING = 10.0
-"""Seconds in which a worker must close, running tasks not counted."""
+_CLOSE_TIMEOUT = 10.0
+"""Seconds in which a worker must close, not counting running tasks."""
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class _Worker:
     start: asyncio.Task[None] | None = None
     stopped: bool = False
     error: Exception | None = None
-    seen_gone: bool = False
+    reported_gone: bool = False
 
     @property
     def gone(self) -> bool:
@@ -51,18 +51,18 @@ class _Worker:
 
 
 class InProcessBackend:
-    """Each unit is one Dask worker on the engine's event loop, with a thread for each slot.
+    """Backend that runs each unit as one Dask worker on the controller's event loop, with a thread for each slot.
 
     Parameters
     ----------
     scheduler_address : str
-        Where the workers find the scheduler.
+        Address of the scheduler.
     name : str
-        The cluster's name, for people.
+        Name of the cluster, for display.
     parent : Path, optional
-        Where the directory for the workers' files is made; by default where the system keeps temporary files.
-    patience : float
-        Seconds that running tasks have to end when the cluster is swept. No thread can be ended from outside.
+        Where the directory for the workers' files is created; by default where the system keeps temporary files.
+    grace_period : float
+        Seconds that running tasks have to end when the cluster is swept. A thread cannot be ended from outside.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class InProcessBackend:
         scheduler_address: str,
         name: str,
         parent: Path | None = None,
-        patience: float = 3.0,
+        grace_period: float = 3.0,
     ) -> None:
         self._scheduler_address = scheduler_address
         self._name = name
         self._parent = parent
-        self._patience = patience
+        self._grace_period = grace_period
         self._closed = False
         self._directory: Path | None = None
         self._counts: Counter[str] = Counter()
@@ -92,22 +92,22 @@ class InProcessBackend:
         try:
             if self._directory is None:
                 self._directory = Path(tempfile.mkdtemp(prefix="scalable-", dir=self._parent))
-            workers = [self._make(group, request_id, self._directory) for _ in range(n)]
+            workers = [self._create_worker(group, request_id, self._directory) for _ in range(n)]
         except OSError as error:
             raise launch_error(group.tag, error) from error
         for worker in workers:
             self._workers[worker.unit.id] = worker
-            worker.start = asyncio.create_task(_start(worker))
+            worker.start = asyncio.create_task(_start_worker(worker))
         units = self._requests[request_id] = tuple(worker.unit for worker in workers)
         return units
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Look at all workers; one that is gone shows once."""
-        shown = {name: worker for name, worker in self._workers.items() if not worker.seen_gone}
+        """Return the state of all workers; one that is gone is reported once."""
+        shown = {name: worker for name, worker in self._workers.items() if not worker.reported_gone}
         for worker in shown.values():
             if worker.gone:
-                worker.seen_gone = True
-                # distributed keeps the worker in caches of its own, and its results with it.
+                worker.reported_gone = True
+                # distributed keeps the worker in its own caches, and its results with it.
                 worker.dask.data.clear()
         return {name: _state(worker) for name, worker in shown.items()}
 
@@ -116,7 +116,7 @@ class InProcessBackend:
         await self._close([self._workers[unit.id] for unit in units if unit.id in self._workers])
 
     async def describe(self, unit: Unit) -> Explanation:
-        """Say how a worker is, or how it ended; what it writes is among what this process writes."""
+        """Return the state of a worker, or why it ended; its output is part of this process's output."""
         worker = self._workers.get(unit.id)
         if worker is None:
             return Explanation(
@@ -126,7 +126,7 @@ class InProcessBackend:
         return Explanation(state.reason, state.detail, native=f"status {worker.dask.status.name}")
 
     async def sweep(self) -> Sequence[Leftover]:
-        """Close all workers, remove their files, and name the threads whose tasks go on."""
+        """Close all workers, remove their files, and return the threads whose tasks still run."""
         self._closed = True
         await self._close(list(self._workers.values()))
         leftovers = [
@@ -136,9 +136,9 @@ class InProcessBackend:
         ]
         leftovers += [
             Leftover("thread", thread.name, "it runs a task, which cannot be interrupted")
-            for thread in await asyncio.to_thread(self._join)
+            for thread in await asyncio.to_thread(self._join_threads)
         ]
-        # A worker that has not closed keeps a lock on its part of the directory, which it removes with it.
+        # A worker that has not closed still holds a lock in the directory, and removes its part of it when it closes.
         if self._directory is not None and all(worker.gone for worker in self._workers.values()):
             try:
                 await asyncio.to_thread(shutil.rmtree, self._directory)
@@ -148,7 +148,7 @@ class InProcessBackend:
                 leftovers.append(Leftover("directory", str(self._directory), str(error)))
         return leftovers
 
-    def _make(self, group: GroupSpec, request_id: str, directory: Path) -> _Worker:
+    def _create_worker(self, group: GroupSpec, request_id: str, directory: Path) -> _Worker:
         self._counts[group.tag] += 1
         name = f"{group.tag}-{self._counts[group.tag]}"
         protocol, _, _ = self._scheduler_address.partition("://")
@@ -168,39 +168,39 @@ class InProcessBackend:
         return _Worker(Unit(name, group.tag, request_id, "worker of this process"), dask)
 
     async def _close(self, workers: Sequence[_Worker]) -> None:
-        await asyncio.gather(*(_stop(worker) for worker in workers if not worker.gone))
+        await asyncio.gather(*(_stop_worker(worker) for worker in workers if not worker.gone))
 
     @property
     def _thread_prefix(self) -> str:
         return f"{self._name}/{id(self)}/"
 
-    def _join(self) -> list[threading.Thread]:
-        """Wait for the threads of all workers; return those that go on."""
+    def _join_threads(self) -> list[threading.Thread]:
+        """Wait for the threads of all workers; return those that still run."""
         threads = [t for t in threading.enumerate() if t.name.startswith(self._thread_prefix)]
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._grace_period
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return [thread for thread in threads if thread.is_alive()]
 
 
-async def _start(worker: _Worker) -> None:
+async def _start_worker(worker: _Worker) -> None:
     try:
         await worker.dask.start()
-    except Exception as error:  # noqa: BLE001 - observe and describe tell it
+    except Exception as error:  # noqa: BLE001 - observe and describe report it
         worker.error = error
 
 
-async def _stop(worker: _Worker) -> None:
+async def _stop_worker(worker: _Worker) -> None:
     worker.stopped = True
     try:
-        async with asyncio.timeout(_CLOSING):
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
             if worker.start is not None:
-                # One that is interrupted in its start may not close; one that finds no scheduler never starts.
-                await asyncio.wait([worker.start], timeout=_CLOSING / 2)
+                # A worker that is interrupted while it starts may not close; without a scheduler, it never starts.
+                await asyncio.wait([worker.start], timeout=_CLOSE_TIMEOUT / 2)
                 worker.start.cancel()
-            # Waiting for threads would make distributed wait for one worker after the other, under a global lock.
+            # With executor_wait, distributed would wait for one worker after the other, under a global lock.
             await worker.dask.close(
-                timeout=_CLOSING, executor_wait=False, reason="stopped by Scalable"
+                timeout=_CLOSE_TIMEOUT, executor_wait=False, reason="stopped by Scalable"
             )
     except Exception as error:  # noqa: BLE001 - sweep reports the worker, if it is still there
         worker.error = error

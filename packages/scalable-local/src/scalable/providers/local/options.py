@@ -1,4 +1,4 @@
-"""What a target on this machine may say."""
+"""Options of a target on this machine."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class LocalOptions(TargetOptions):
 
     processes: bool = Field(
         default=True,
-        description="Whether each worker is a process of its own; otherwise they are threads of the client's process.",
+        description="Whether each worker is a separate process; otherwise workers are threads of the client's process.",
     )
     threads_per_worker: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Slots of the components that do not say how many they have."
+        default=None, description="Slots of components that do not set `slots`."
     )
     containers: Literal["none", "auto", "docker", "podman", "apptainer"] = Field(
         default="none",
-        description="What runs each component's image: a runtime; `auto` for the component's own, or else the first of "
-        "podman, docker and apptainer that is installed; `none` for no containers.",
+        description="The runtime of each component's image; `auto` is the component's own runtime, or else the first "
+        "installed one of podman, docker and apptainer; `none` runs no containers.",
     )
     dashboard_address: ListenAddress | None = Field(
         default="127.0.0.1:0",
-        description="Where Dask's dashboard listens, as host:port; port 0 is any free one, null is no dashboard. It "
-        "has no password: on another host than 127.0.0.1, whoever reaches this machine can use it.",
+        description="Address of Dask's dashboard, as host:port; port 0 is any free port, null is no dashboard. The "
+        "dashboard has no password: on a host other than 127.0.0.1, everyone who reaches this machine can use it.",
     )

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, or as containers that processes are the clients of: what the engine drives."""
+"""Backend whose units are processes of this machine, or containers whose clients are processes."""
 
 from __future__ import annotations
 
@@ -26,19 +26,25 @@ from scalable.cluster.port import (
     UnitState,
 )
 from scalable.errors import LaunchRefusedError
-from scalable.providers.local.command import Container, MakesCommands, process_command
+from scalable.providers.local.command import CommandFactory, Container, process_command
 from scalable.providers.local.exits import (
-    End,
-    contained,
-    exited,
+    WorkerExit,
+    explain_container_exit,
+    explain_exit,
+    explain_out_of_memory,
+    explain_stop,
     launch_error,
-    out_of_memory,
-    stopped,
 )
-from scalable.providers.local.guard import Guard
-from scalable.providers.local.memory import exceeds
-from scalable.providers.local.reaper import LABEL, end, identify, processes, trees
+from scalable.providers.local.memory import usage_above
+from scalable.providers.local.reaper import (
+    LABEL,
+    list_processes,
+    process_trees,
+    start_time,
+    terminate,
+)
 from scalable.providers.local.runtimes import Containers
+from scalable.providers.local.watchdog import Watchdog
 from scalable.providers.logs import tail
 
 if TYPE_CHECKING:
@@ -57,35 +63,35 @@ class _Worker:
     scratch: Path
     log: Path
     memory: int | None
-    """What we keep it to, in bytes."""
+    """Limit in bytes that this backend enforces."""
     container: Container | None
-    doom: End | None = None
-    """Set where we end it, before we do."""
-    end: End | None = None
+    planned_exit: WorkerExit | None = None
+    """Set before this backend terminates it."""
+    exit: WorkerExit | None = None
     """Set once it has ended."""
-    seen_gone: bool = False
+    reported_gone: bool = False
 
 
 class ProcessBackend:
-    """Each unit is one Dask worker in a process, and a session, of its own.
+    """Backend that runs each unit as one Dask worker in its own process and session.
 
     Parameters
     ----------
     components : mapping of str to ComponentConfig
         The component of each group, by tag.
     scheduler_address : str
-        Where the workers find the scheduler.
+        Address of the scheduler.
     name : str
-        The cluster's name, for people.
+        Name of the cluster, for display.
     parent : Path, optional
-        Where the run directory is made, which has the logs and what does not fit into memory; by default where the
-        system keeps temporary files.
-    patience : float
-        Seconds from asking a worker to end to killing it and everything that it started.
+        Where the run directory is created, which has the logs and the data that does not fit into memory; by default
+        where the system keeps temporary files.
+    grace_period : float
+        Seconds from SIGTERM to SIGKILL of a worker and everything that it started.
     make_command : callable
-        Turns a component into the command of one worker.
+        Returns the command of one worker of a component.
     containers : Containers, optional
-        What ends the containers that some of the commands run.
+        The containers that some of the commands run.
     """
 
     def __init__(
@@ -95,25 +101,24 @@ class ProcessBackend:
         scheduler_address: str,
         name: str,
         parent: Path | None = None,
-        patience: float = 3.0,
-        make_command: MakesCommands = process_command,
+        grace_period: float = 3.0,
+        make_command: CommandFactory = process_command,
         containers: Containers | None = None,
     ) -> None:
         self._components = components
         self._scheduler_address = scheduler_address
         self._name = name
         self._parent = parent
-        self._patience = patience
+        self._grace_period = grace_period
         self._make_command = make_command
         self._containers = containers or Containers(name, ())
-        self._cwd = (
-            Path.cwd()
-        )  # now: a workflow may change it, and workers that come later would differ
-        # The port's coroutines do their work in threads; what follows is read and written under the lock.
+        # Read once: a workflow may change it, and workers that start later must not differ.
+        self._cwd = Path.cwd()
+        # The backend's coroutines do their work in threads; the attributes below are read and written under the lock.
         self._lock = threading.RLock()
         self._closed = False
         self._directory: Path | None = None
-        self._guard: Guard | None = None
+        self._watchdog: Watchdog | None = None
         self._counts: Counter[str] = Counter()
         self._requests: dict[str, tuple[Unit, ...]] = {}
         self._workers: dict[str, _Worker] = {}
@@ -123,19 +128,19 @@ class ProcessBackend:
         return await asyncio.to_thread(self._launch, group, n, request_id)
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Look at all processes in one pass, and end those that use more memory than their component may."""
+        """Return the state of all processes, after terminating those that use more memory than their component may."""
         return await asyncio.to_thread(self._observe)
 
     async def stop(self, units: Sequence[Unit]) -> None:
-        """Ask these workers to end, and kill what does not, children included."""
+        """Terminate these workers and their children, and kill what is left after the grace period."""
         await asyncio.to_thread(self._stop, [unit.id for unit in units])
 
     async def describe(self, unit: Unit) -> Explanation:
-        """Say how a worker is, or how it ended, with the last lines of its log."""
+        """Return the state of a worker, or why it ended, with the last lines of its log."""
         return await asyncio.to_thread(self._describe, unit)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """End everything that carries the cluster's label; of its files only logs that tell of a failure stay."""
+        """Terminate everything that carries the cluster's label, and remove all files except the logs of failures."""
         return await asyncio.to_thread(self._sweep)
 
     def _launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
@@ -146,32 +151,32 @@ class ProcessBackend:
                 raise LaunchRefusedError(f"cluster {self._name!r} is closed; build a new one")
             workers: list[_Worker] = []
             try:
-                directory, guard = self._open()
+                directory, watchdog = self._ensure_run_directory()
                 for _ in range(n):
-                    workers.append(self._start(directory, group, request_id))
-                    guard.watch(workers[-1].process.pid, workers[-1].started)
+                    workers.append(self._start_worker(directory, group, request_id))
+                    watchdog.watch(workers[-1].process.pid, workers[-1].started)
             except (OSError, ValueError) as error:
-                self._end(workers, patience=0)
+                self._terminate(workers, grace_period=0)
                 raise launch_error(group.tag, error) from error
             self._workers |= {worker.unit.id: worker for worker in workers}
             units = self._requests[request_id] = tuple(worker.unit for worker in workers)
             return units
 
-    def _open(self) -> tuple[Path, Guard]:
+    def _ensure_run_directory(self) -> tuple[Path, Watchdog]:
         if self._directory is None:
             readable = re.sub(r"[^\w.-]+", "-", self._name)[:40]
             self._directory = Path(
                 tempfile.mkdtemp(prefix=f"scalable-{readable}-", dir=self._parent)
             )
             (self._directory / "logs").mkdir()
-        if self._guard is None:
+        if self._watchdog is None:
             containers = self._containers
-            self._guard = Guard(
+            self._watchdog = Watchdog(
                 self._directory, label=containers.label, runtimes=containers.runtimes
             )
-        return self._directory, self._guard
+        return self._directory, self._watchdog
 
-    def _start(self, directory: Path, group: GroupSpec, request_id: str) -> _Worker:
+    def _start_worker(self, directory: Path, group: GroupSpec, request_id: str) -> _Worker:
         component = self._components[group.tag]
         self._counts[group.tag] += 1
         name = f"{group.tag}-{self._counts[group.tag]}"
@@ -184,9 +189,9 @@ class ProcessBackend:
             directory=scratch,
         )
         container = command.container
-        # What belongs to a container is its runtime's to find: of its processes, one may serve other containers too.
+        # The processes of a container are left to its runtime: one of them may serve other containers, too.
         label = {} if container else {LABEL: str(scratch)}
-        scratch.mkdir(parents=True)  # a container can only be given what is there
+        scratch.mkdir(parents=True)  # a directory must exist before it is mounted
         output = os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
         try:
             process = subprocess.Popen(
@@ -201,9 +206,9 @@ class ProcessBackend:
         finally:
             os.close(output)
         return _Worker(
-            unit=Unit(name, group.tag, request_id, _native(process.pid, container)),
+            unit=Unit(name, group.tag, request_id, _native_id(process.pid, container)),
             process=process,
-            started=identify(process.pid) or "",
+            started=start_time(process.pid) or "",
             scratch=scratch,
             log=log,
             memory=None if container else component.memory,
@@ -212,28 +217,31 @@ class ProcessBackend:
 
     def _observe(self) -> Mapping[str, UnitState]:
         with self._lock:
-            living = [worker for worker in self._workers.values() if worker.end is None]
+            living = [worker for worker in self._workers.values() if worker.exit is None]
         limited = [worker for worker in living if worker.memory is not None]
-        found = trees(_roots(limited), processes()) if limited else {}
-        to_end = []
+        trees = process_trees(_roots(limited), list_processes()) if limited else {}
+        to_terminate = []
         for worker in living:
             if worker.process.poll() is not None:
-                to_end.append(worker)  # what it started may live on
+                to_terminate.append(worker)  # its children may still run
             elif worker.memory is not None:
-                used = exceeds(found[worker.process.pid], worker.memory)
+                used = usage_above(trees[worker.process.pid], worker.memory)
                 if used is not None:
-                    worker.doom = worker.doom or out_of_memory(worker.unit.tag, used, worker.memory)
-                    to_end.append(worker)
-        self._end(to_end, patience=0)
+                    worker.planned_exit = worker.planned_exit or explain_out_of_memory(
+                        worker.unit.tag, used, worker.memory
+                    )
+                    to_terminate.append(worker)
+        self._terminate(to_terminate, grace_period=0)
         with self._lock:
-            return {
-                name: _state(worker) for name, worker in self._workers.items() if _is_news(worker)
-            }
+            shown = {n: worker for n, worker in self._workers.items() if not worker.reported_gone}
+            for worker in shown.values():
+                worker.reported_gone = worker.exit is not None
+            return {name: _state(worker) for name, worker in shown.items()}
 
     def _stop(self, names: Iterable[str]) -> None:
         with self._lock:
             workers = [self._workers[name] for name in names if name in self._workers]
-        self._end(self._condemn(workers), patience=self._patience)
+        self._terminate(self._mark_stopping(workers), grace_period=self._grace_period)
 
     def _describe(self, unit: Unit) -> Explanation:
         with self._lock:
@@ -243,75 +251,83 @@ class ProcessBackend:
                 Reason.UNKNOWN, f"cluster {self._name!r} never had a worker {unit.id}"
             )
         log_tail = tail(worker.log)
-        if worker.end is None:
+        if worker.exit is None:
             return Explanation(Reason.STARTING, "its process runs", unit.native, log_tail)
-        hints = [worker.end.remedy]
-        if worker.end.log_tells and log_tail:
+        hints = [worker.exit.remedy]
+        if worker.exit.log_is_useful and log_tail:
             hints.append(f"its log is {worker.log}")
         remedy = "; ".join(filter(None, hints))
         return Explanation(
-            worker.end.reason, worker.end.summary, worker.end.native, log_tail, remedy
+            worker.exit.reason, worker.exit.summary, worker.exit.native, log_tail, remedy
         )
 
     def _sweep(self) -> Sequence[Leftover]:
         with self._lock:
             self._closed = True
-            directory, guard = self._directory, self._guard
+            directory, watchdog = self._directory, self._watchdog
             workers = list(self._workers.values())
         if directory is None:
             return []
-        condemned = self._condemn(workers)
-        survivors = end(_roots(condemned), patience=self._patience, labels=[str(directory)])
-        self._settle(condemned)
+        stopping = self._mark_stopping(workers)
+        survivors = terminate(
+            _roots(stopping), grace_period=self._grace_period, labels=[str(directory)]
+        )
+        self._record_exits(stopping)
         containers = self._containers.sweep()
-        if guard is not None:
-            guard.close()
+        if watchdog is not None:
+            watchdog.close()
         leftovers = [
             Leftover("process", f"{process.pid} ({process.name})", "it does not die of SIGKILL")
             for process in survivors
         ]
-        kept = {worker.log for worker in workers if worker.end is not None and worker.end.log_tells}
-        return [*leftovers, *containers, *_clear(directory, kept)]
+        kept = {
+            worker.log
+            for worker in workers
+            if worker.exit is not None and worker.exit.log_is_useful
+        }
+        return [*leftovers, *containers, *_remove_run_directory(directory, kept)]
 
-    def _condemn(self, workers: Iterable[_Worker]) -> list[_Worker]:
-        """Note which of these end by our will, and return them; the others have ended already."""
+    def _mark_stopping(self, workers: Iterable[_Worker]) -> list[_Worker]:
+        """Record that these are being stopped, except those that have ended already, and return them."""
         with self._lock:
             living = [worker for worker in workers if worker.process.poll() is None]
             for worker in living:
-                worker.doom = worker.doom or stopped()
+                worker.planned_exit = worker.planned_exit or explain_stop()
             return living
 
-    def _end(self, workers: Sequence[_Worker], *, patience: float) -> None:
+    def _terminate(self, workers: Sequence[_Worker], *, grace_period: float) -> None:
         if workers:
             labels = [str(worker.scratch) for worker in workers]
-            end(_roots(workers), patience=patience, labels=labels)
-        self._settle(workers)
+            terminate(_roots(workers), grace_period=grace_period, labels=labels)
+        self._record_exits(workers)
 
-    def _settle(self, workers: Iterable[_Worker]) -> None:
-        """Enter how workers ended, of those that have, and remove what they leave."""
-        ends: list[tuple[_Worker, End]] = []
+    def _record_exits(self, workers: Iterable[_Worker]) -> None:
+        """Record why workers ended, for those that have, and remove their containers and files."""
+        exits: list[tuple[_Worker, WorkerExit]] = []
         for worker in workers:
             status = worker.process.poll()
-            if status is not None and worker.end is None:
-                ends.append((worker, worker.doom or self._ended(worker, status)))
-        self._containers.remove(worker.container for worker, _ in ends if worker.container)
-        for worker, ended in ends:
+            if status is not None and worker.exit is None:
+                exits.append((worker, worker.planned_exit or self._explain_exit(worker, status)))
+        self._containers.remove(worker.container for worker, _ in exits if worker.container)
+        for worker, worker_exit in exits:
             with self._lock:
-                worker.end = worker.end or ended
-                if self._guard is not None:
-                    self._guard.release(worker.process.pid)
-            shutil.rmtree(worker.scratch, ignore_errors=True)  # sweep tries again, and tells
+                worker.exit = worker.exit or worker_exit
+                if self._watchdog is not None:
+                    self._watchdog.release(worker.process.pid)
+            shutil.rmtree(worker.scratch, ignore_errors=True)  # sweep tries again, and reports
 
-    def _ended(self, worker: _Worker, status: int) -> End:
-        """Explain how a worker ended without our doing."""
+    def _explain_exit(self, worker: _Worker, status: int) -> WorkerExit:
+        """Explain why a worker ended that this backend did not terminate."""
         container = worker.container
         if container is None:
-            return exited(status)
+            return explain_exit(status)
         killed = status == 128 + signal.SIGKILL and self._containers.out_of_memory(container)
-        return contained(worker.unit.tag, container, status, killed=killed, log=tail(worker.log))
+        return explain_container_exit(
+            worker.unit.tag, container, status, killed=killed, log=tail(worker.log)
+        )
 
 
-def _native(pid: int, container: Container | None) -> str:
+def _native_id(pid: int, container: Container | None) -> str:
     return f"{container.runtime} container {container.name}" if container else f"process {pid}"
 
 
@@ -319,21 +335,14 @@ def _roots(workers: Iterable[_Worker]) -> dict[int, str]:
     return {worker.process.pid: worker.started for worker in workers}
 
 
-def _is_news(worker: _Worker) -> bool:
-    """Say whether an observation must show this worker: until it was seen to be gone."""
-    news = not worker.seen_gone
-    worker.seen_gone = worker.end is not None
-    return news
-
-
 def _state(worker: _Worker) -> UnitState:
-    if worker.end is None:
+    if worker.exit is None:
         return UnitState(worker.unit, Phase.RUNNING, Reason.STARTING)
-    return UnitState(worker.unit, Phase.GONE, worker.end.reason, worker.end.summary)
+    return UnitState(worker.unit, Phase.GONE, worker.exit.reason, worker.exit.summary)
 
 
-def _clear(directory: Path, kept: set[Path]) -> list[Leftover]:
-    """Remove a run directory, except the logs that are to be kept."""
+def _remove_run_directory(directory: Path, kept: set[Path]) -> list[Leftover]:
+    """Remove a run directory except for the logs in `kept`."""
     try:
         if not kept:
             shutil.rmtree(directory)

@@ -14,15 +14,15 @@ from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.units import format_memory
 from scalable.providers.base import CheckResult, ClusterHandle, DeploymentSpec, Owned
-from scalable.providers.common import BaseProvider, cluster_handle, said_or_default
+from scalable.providers.common import BaseProvider, cluster_handle, explicit_or_default
 from scalable.providers.local import runtimes
-from scalable.providers.local.containers import Owner, Place, in_places
+from scalable.providers.local.containers import ContainerSetup, RunContext, command_factory
 from scalable.providers.local.options import LocalOptions
-from scalable.providers.local.placement import (
+from scalable.providers.local.prepare import (
     check_containers,
     chosen_runtimes,
-    find_places,
-    look,
+    preflight,
+    prepare_containers,
 )
 from scalable.providers.local.runtimes import Containers
 
@@ -43,7 +43,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
     options_model = LocalOptions
 
     def check(self, spec: DeploymentSpec, options: LocalOptions) -> Iterator[ValidationIssue]:
-        """Find what this machine, or a group of processes, containers or threads, cannot do."""
+        """Find what is not possible on this machine, or in processes, containers or threads."""
         if options.processes:
             yield from check_containers(spec, options)
             plain = spec.components.keys() - chosen_runtimes(spec, options).keys()
@@ -52,29 +52,31 @@ class LocalProvider(BaseProvider[LocalOptions]):
             yield from self._check_memory(spec)
         else:
             if options.containers != "none":
-                message = "cannot hold threads of the client's own process; say processes: true"
+                message = (
+                    "cannot be used for threads of the client's own process; set processes: true"
+                )
                 yield spec.option_issue("containers", "E_NOT_SUPPORTED", message)
-            why = "workers are threads of the client's own process there; say processes: true"
+            why = "workers are threads of the client's own process there; set processes: true"
             yield from _without_effect(spec, spec.components, _NEED_PROCESSES, why)
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
-        """Look whether this machine has what containers need: runtimes, images, directories."""
-        return list(look(spec, self.parse_options(spec)))
+        """Check whether this machine has what containers need: runtimes, images, directories."""
+        return list(preflight(spec, self.parse_options(spec)))
 
     def list_owned(self) -> Sequence[Owned]:
-        """List this user's containers, whichever run they are of."""
-        return list(runtimes.owned(os.getuid()))
+        """List this user's containers of all runs."""
+        return list(runtimes.list_containers(os.getuid()))
 
     def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
-        """End and remove these containers."""
-        return list(runtimes.remove(owned))
+        """Stop and remove these containers."""
+        return list(runtimes.remove_owned(owned))
 
     def _check_memory(self, spec: DeploymentSpec) -> Iterator[ValidationIssue]:
         from scalable.providers.local.memory import machine_memory
 
         try:
             plan = self.plan_scale(spec)
-        except ValidationFailedError:  # counts that do not fit together are reported as such
+        except ValidationFailedError:  # conflicting counts are reported by themselves
             return
         needed = sum(
             count * (plan.resources_by_tag[tag].memory or 0)
@@ -83,29 +85,29 @@ class LocalProvider(BaseProvider[LocalOptions]):
         available = machine_memory()
         if needed > available:
             message = (
-                f"the workers that it starts with may use {format_memory(needed)} of memory together, which is more "
-                f"than the {available / 1e9:.3g}G of this machine; ask for fewer or smaller ones"
+                f"its initial workers may use {format_memory(needed)} of memory together, which is more "
+                f"than the {available / 1e9:.3g}G of this machine; use fewer or smaller workers"
             )
             where = ("targets", spec.target_name)
             yield spec.manifest.issue(where, "W_MEMORY", message, "warning")
 
     def _build(self, spec: DeploymentSpec, options: LocalOptions) -> ClusterHandle:
-        # Validating and planning do without Dask.
+        # Validating and planning must not import Dask.
         from scalable.cluster import GroupedCluster
 
-        places = find_places(spec, options)
+        setups = prepare_containers(spec, options)
         name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
         groups = [
             GroupSpec(
                 tag,
-                slots=said_or_default(component, "slots", options.threads_per_worker),
+                slots=explicit_or_default(component, "slots", options.threads_per_worker),
                 startup_timeout=options.startup_timeout,
             )
             for tag, component in spec.components.items()
         ]
         host = _start_host(name, options)
         try:
-            backend = _make_backend(name, spec, options, places, host.scheduler_address)
+            backend = _make_backend(name, spec, options, setups, host.scheduler_address)
         except BaseException:
             host.close()
             raise
@@ -116,24 +118,24 @@ class LocalProvider(BaseProvider[LocalOptions]):
 def _without_effect(
     spec: DeploymentSpec, components: Collection[str], fields: tuple[str, ...], why: str
 ) -> Iterator[ValidationIssue]:
-    """Warn once of each of these components that asks for what this target cannot give."""
+    """Warn once for each of these components that sets fields which have no effect on this target."""
     for name, component in spec.components.items():
         if name not in components:
             continue
-        if asked := [field for field in fields if _asks_for(component, field)]:
-            first, *others = asked
+        if without_effect := [field for field in fields if _is_set(component, field)]:
+            first, *others = without_effect
             nor = f", nor have {', '.join(others)}" if others else ""
-            message = f"has no effect on target {spec.target_name!r}{nor}, since {why}"
+            message = f"has no effect on target {spec.target_name!r}{nor}, because {why}"
             yield spec.component_issue(name, first, "W_NO_EFFECT", message, "warning")
 
 
-def _asks_for(component: ComponentConfig, field: str) -> bool:
+def _is_set(component: ComponentConfig, field: str) -> bool:
     default = ComponentConfig.model_fields[field].get_default(call_default_factory=True)
     return getattr(component, field) not in (default, "none")
 
 
 def _start_host(name: str, options: LocalOptions) -> Host:
-    """Start a scheduler without workers, on an event loop in a thread of its own."""
+    """Start a scheduler without workers, on an event loop in its own thread."""
     from distributed import LocalCluster
 
     return LocalCluster(
@@ -141,7 +143,7 @@ def _start_host(name: str, options: LocalOptions) -> Host:
         n_workers=0,
         processes=options.processes,
         protocol="tcp" if options.processes else "inproc",
-        # Without an address, distributed would listen at port 8787 of all interfaces.
+        # Without an address, distributed would listen on port 8787 of all interfaces.
         dashboard_address=options.dashboard_address or "127.0.0.1:0",
         scheduler_kwargs={"dashboard": options.dashboard_address is not None},
     )
@@ -151,7 +153,7 @@ def _make_backend(
     name: str,
     spec: DeploymentSpec,
     options: LocalOptions,
-    places: Mapping[str, Place],
+    setups: Mapping[str, ContainerSetup],
     scheduler_address: str,
 ) -> Backend:
     import dask
@@ -163,12 +165,12 @@ def _make_backend(
     parent = Path(scratch) if scratch else None
     if not options.processes:
         return InProcessBackend(scheduler_address=scheduler_address, name=name, parent=parent)
-    owner = Owner(name, uid=os.getuid(), gid=os.getgid(), cores=os.cpu_count() or 1)
+    context = RunContext(name, uid=os.getuid(), gid=os.getgid(), cores=os.cpu_count() or 1)
     return ProcessBackend(
         spec.components,
         scheduler_address=scheduler_address,
         name=name,
         parent=parent,
-        make_command=in_places(places, owner),
-        containers=Containers(name, {place.runtime.name for place in places.values()}),
+        make_command=command_factory(setups, context),
+        containers=Containers(name, {setup.runtime.name for setup in setups.values()}),
     )

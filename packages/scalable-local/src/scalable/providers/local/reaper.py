@@ -1,13 +1,14 @@
-"""Which processes belong to a worker, and how to end them all.
+"""Which processes belong to a worker, and how to terminate all of them.
 
-A worker is the leader of a session. What it starts (model binaries, MPI launchers and their ranks) may move to sessions
-of its own, and outlive it. So a worker's *tree* is everything in its session, everything that descends from it, and,
-where the kernel shows environments, everything that carries its label.
+A worker is the leader of a session. What it starts (model binaries, MPI launchers and their ranks) may create its own
+sessions, and outlive the worker. A worker's *tree* is therefore everything in its session, all descendants of these,
+and, where the kernel shows environments, everything that carries its label.
 
-Containers of Podman and Docker are no part of any tree: their runtimes are asked to end them, by label.
+Containers of Podman and Docker are not part of a tree: their runtimes remove them, by label.
 
-As a program this file is the guardian of one client: it ends the trees of a client that is gone, however it went. It
-needs the standard library only, since it is run by its path and without site-packages: that takes 30 ms and 13 MB.
+Run as a program, this file is the watchdog of one client: it terminates the trees of a client that has died, however
+that happened. It needs only the standard library, because it is run by its path and without site-packages, which takes
+30 ms and 13 MB.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from typing import NamedTuple
 __all__ = [
     "LABEL",
     "Process",
-    "end",
     "end_containers",
-    "identify",
-    "processes",
+    "list_processes",
+    "process_trees",
     "remove_containers",
-    "trees",
+    "start_time",
+    "terminate",
 ]
 
 LABEL = "SCALABLE_WORKER"
-"""The environment variable that all processes of a worker carry: the worker's directory, below its cluster's."""
+"""Environment variable of all processes of a worker: the worker's directory, below its cluster's."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -48,13 +49,13 @@ class Process(NamedTuple):
     Parameters
     ----------
     pid, parent, session : int
-        As the kernel numbers them.
+        Ids of the process, of its parent and of its session.
     started : str
-        When it was started, in a form that is only good for comparing: a pid that is used again has another one.
+        Start time, in a form that is only good for comparison: a pid that is used again has another one.
     rss : int
         Resident memory in bytes.
     name : str
-        The name of its executable.
+        Name of its executable.
     """
 
     pid: int
@@ -65,15 +66,15 @@ class Process(NamedTuple):
     name: str
 
 
-def processes() -> dict[int, Process]:
-    """List the living processes of this machine by pid; zombies are not among them."""
+def list_processes() -> dict[int, Process]:
+    """Return the living processes of this machine by pid, without zombies."""
     found = _from_proc() if sys.platform == "linux" else _from_ps()
     return {process.pid: process for process in found}
 
 
-def identify(pid: int) -> str | None:
-    """Say when the process `pid` was started (see `Process.started`); None where it is gone."""
-    process = _read_stat(pid) if sys.platform == "linux" else processes().get(pid)
+def start_time(pid: int) -> str | None:
+    """Return the start time of the process `pid` (see `Process.started`); None where it has ended."""
+    process = _read_stat(pid) if sys.platform == "linux" else list_processes().get(pid)
     return process.started if process else None
 
 
@@ -91,7 +92,7 @@ def _read_stat(pid: int) -> Process | None:
 
 
 def _parse_stat(line: str) -> Process | None:
-    """Read one /proc/<pid>/stat, see proc_pid_stat(5).
+    """Parse one /proc/<pid>/stat, see proc_pid_stat(5).
 
     Examples
     --------
@@ -99,7 +100,7 @@ def _parse_stat(line: str) -> Process | None:
     Process(pid=42, parent=1, session=40, started='987', rss=0, name='a) b')
     >>> _parse_stat("43 (sh) Z 1 42 40 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 987 0 0 0")
     """
-    # The name is in parentheses and may hold any character, parentheses too.
+    # The name is in parentheses and may contain any character, including parentheses.
     head, _, tail = line.rpartition(")")
     pid, _, name = head.partition(" (")
     state, parent, _group, session, *rest = tail.split()
@@ -130,15 +131,17 @@ def _from_ps() -> Iterator[Process]:
             )
 
 
-def trees(roots: Mapping[int, str], table: Mapping[int, Process]) -> dict[int, set[Process]]:
-    """Find the processes of each root: its session's, and whatever descends from them.
+def process_trees(
+    roots: Mapping[int, str], table: Mapping[int, Process]
+) -> dict[int, set[Process]]:
+    """Return the processes of each root: those of its session, and all descendants of these.
 
     Parameters
     ----------
     roots : mapping of int to str
-        The start (see `Process.started`) of each session leader, by pid. It may have ended already.
+        Start time (see `Process.started`) of each session leader, by pid. It may have ended already.
     table : mapping of int to Process
-        What `processes` says.
+        The result of `list_processes`.
 
     Examples
     --------
@@ -147,9 +150,9 @@ def trees(roots: Mapping[int, str], table: Mapping[int, Process]) -> dict[int, s
     >>> rank = Process(12, 11, 11, "t3", 0, "rank")
     >>> other = Process(20, 1, 20, "t4", 0, "other")
     >>> table = {p.pid: p for p in (worker, mpirun, rank, other)}
-    >>> sorted(p.name for p in trees({10: "t1"}, table)[10])
+    >>> sorted(p.name for p in process_trees({10: "t1"}, table)[10])
     ['mpirun', 'rank', 'worker']
-    >>> trees({20: "another start"}, table)  # the pid is somebody else's by now
+    >>> process_trees({20: "another start"}, table)  # the pid is another process's by now
     {20: set()}
     """
     children: dict[int, list[Process]] = {}
@@ -172,52 +175,52 @@ def trees(roots: Mapping[int, str], table: Mapping[int, Process]) -> dict[int, s
     return found
 
 
-def _labelled(labels: Collection[str], table: Mapping[int, Process]) -> Iterator[Process]:
+def _find_labelled(labels: Collection[str], table: Mapping[int, Process]) -> Iterator[Process]:
     """Find the processes with one of `labels`, or one below it, where /proc shows environments."""
     wanted = [f"{LABEL}={label}".encode() for label in labels]
     for process in table.values() if wanted else ():
         try:
             variables = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-        except OSError:  # gone, somebody else's, or no /proc
+        except OSError:  # it has ended, is another user's, or there is no /proc
             continue
         if any(v == w or v.startswith(w + b"/") for v in variables for w in wanted):
             yield process
 
 
-def end(
-    roots: Mapping[int, str], *, patience: float, labels: Collection[str] = ()
+def terminate(
+    roots: Mapping[int, str], *, grace_period: float, labels: Collection[str] = ()
 ) -> list[Process]:
-    """End whole trees: ask each root, then what is left of its tree, then kill.
+    """Terminate whole trees: SIGTERM to each root, then to the rest of its tree, then SIGKILL.
 
-    A root goes first, so that a worker is away before its model ends: a task whose model dies under it would be
-    reported as failed, where the same task on a worker that is gone is run again elsewhere.
+    A root comes first, so that a worker has ended before its model does: a task whose model dies would be reported as
+    failed, whereas a task on a worker that is gone is run again elsewhere.
 
     Parameters
     ----------
     roots : mapping of int to str
-        As for `trees`.
-    patience : float
-        Seconds from asking to killing; 0 kills at once.
+        As for `process_trees`.
+    grace_period : float
+        Seconds from SIGTERM to SIGKILL; 0 kills at once.
     labels : collection of str, optional
-        Whatever carries one of these labels (see `LABEL`), or one below it as a path, is ended too.
+        Everything that carries one of these labels (see `LABEL`), or a path below one, is terminated, too.
 
     Returns
     -------
     list of Process
-        What did not even die of SIGKILL within five seconds.
+        Processes that SIGKILL has not ended within five seconds.
     """
-    victims: set[tuple[int, str]] = set()
+    members_seen: set[tuple[int, str]] = set()
 
-    def pursue(
-        signum: signal.Signals, seconds: float, who: Callable[[Process], bool]
+    def signal_until_gone(
+        signum: signal.Signals, seconds: float, selected: Callable[[Process], bool]
     ) -> list[Process]:
         signalled: set[tuple[int, str]] = set()
         deadline, pause = time.monotonic() + seconds, 0.01
-        while remaining := [process for process in living() if who(process)]:
+        while remaining := [process for process in living() if selected(process)]:
             for process in remaining:
                 if (process.pid, process.started) not in signalled:
                     signalled.add((process.pid, process.started))
-                    # PermissionError: it became another user's; it will be among what is left.
+                    # PermissionError: it has changed its user, and will be reported as left over.
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(process.pid, signum)
             if time.monotonic() >= deadline:
@@ -227,23 +230,23 @@ def end(
         return remaining
 
     def living() -> list[Process]:
-        table = processes()
-        members = chain(_labelled(labels, table), *trees(roots, table).values())
-        victims.update((process.pid, process.started) for process in members)
-        found = [p for p in table.values() if (p.pid, p.started) in victims]
+        table = list_processes()
+        members = chain(_find_labelled(labels, table), *process_trees(roots, table).values())
+        members_seen.update((process.pid, process.started) for process in members)
+        found = [p for p in table.values() if (p.pid, p.started) in members_seen]
         return sorted(found, key=is_root, reverse=True)
 
     def is_root(process: Process) -> bool:
         return roots.get(process.pid) == process.started
 
-    if patience > 0:
-        pursue(signal.SIGTERM, patience * 2 / 3, is_root)
-        pursue(signal.SIGTERM, patience / 3, lambda process: not is_root(process))
-    return pursue(signal.SIGKILL, 5.0, lambda process: True)
+    if grace_period > 0:
+        signal_until_gone(signal.SIGTERM, grace_period * 2 / 3, is_root)
+        signal_until_gone(signal.SIGTERM, grace_period / 3, lambda process: not is_root(process))
+    return signal_until_gone(signal.SIGKILL, 5.0, lambda process: True)
 
 
-def end_containers(runtime: str, label: str, *, patience: float = 20.0) -> str:
-    """End and remove all containers that carry a label.
+def end_containers(runtime: str, label: str, *, timeout: float = 20.0) -> str:
+    """Stop and remove all containers that carry a label.
 
     Parameters
     ----------
@@ -251,25 +254,25 @@ def end_containers(runtime: str, label: str, *, patience: float = 20.0) -> str:
         ``podman`` or ``docker``.
     label : str
         ``key=value``.
-    patience : float
-        Seconds after which what is still there is left.
+    timeout : float
+        Seconds after which containers that still exist are left.
 
     Returns
     -------
     str
-        Nothing, or in the runtime's words why some are left.
+        Empty, or the runtime's message about why some are left.
     """
     listing = [runtime, "ps", "--all", "--quiet", "--no-trunc", f"--filter=label={label}"]
-    deadline, said = time.monotonic() + patience, ""
+    deadline, problem = time.monotonic() + timeout, ""
     try:
         while found := _output(listing).split():
             if time.monotonic() >= deadline:
-                return said or "they come back"
+                return problem or "they come back"
             try:
                 remove_containers(runtime, found)
             except subprocess.CalledProcessError as error:
-                said = error.stderr.strip()
-                time.sleep(0.2)  # one that is just being started cannot be removed for a moment
+                problem = error.stderr.strip()
+                time.sleep(0.2)  # a container cannot be removed while it is being started
     except subprocess.CalledProcessError as error:
         return str(error.stderr).strip()
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -278,21 +281,21 @@ def end_containers(runtime: str, label: str, *, patience: float = 20.0) -> str:
 
 
 def remove_containers(runtime: str, names: Iterable[str]) -> None:
-    """End and remove containers, by name or id.
+    """Stop and remove containers, by name or id.
 
     Raises
     ------
     subprocess.CalledProcessError
-        Some could not be removed; `stderr` has the runtime's words.
+        Some could not be removed; `stderr` has the runtime's message.
     OSError, subprocess.TimeoutExpired
         The runtime cannot be run, or does not answer.
     """
     _output([runtime, "rm", "--force", *names])
 
 
-def _output(words: list[str]) -> str:
+def _output(argv: list[str]) -> str:
     done = subprocess.run(
-        words,
+        argv,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=True,
@@ -303,17 +306,17 @@ def _output(words: list[str]) -> str:
     return done.stdout
 
 
-def _guard(directory: str, client: int, label: str, runtimes: Iterable[str]) -> None:
-    """Wait until the client says goodbye or is gone; if it is gone, end what it left and remove `directory`.
+def _watch_client(directory: str, client: int, label: str, runtimes: Iterable[str]) -> None:
+    """Wait until the client quits or dies; if it dies, terminate what it left and remove `directory`.
 
-    The client tells on standard input, a line each: ``+pid started`` and ``-pid`` for each worker, and ``bye``.
+    The client writes lines to standard input: ``+pid started`` and ``-pid`` for each worker, and ``quit``.
     """
-    # Whoever stops the client by a signal to everything around it must not stop its guardian first.
+    # A signal to the client's whole process group must not stop its watchdog first.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     watched: dict[int, str] = {}
     unread = b""
-    # A fork of the client would hold the pipe open after the client's death; hence the look at the parent.
+    # A fork of the client would hold the pipe open after the client's death, so the parent is checked as well.
     while os.getppid() == client:
         readable, _, _ = select.select([0], [], [], 1.0)
         if not readable:
@@ -322,18 +325,18 @@ def _guard(directory: str, client: int, label: str, runtimes: Iterable[str]) -> 
             break
         *lines, unread = (unread + chunk).split(b"\n")
         for line in lines:
-            word, _, started = line.decode().partition(" ")
-            if word == "bye":
+            command, _, started = line.decode().partition(" ")
+            if command == "quit":
                 return
-            if word.startswith("+"):
-                watched[int(word[1:])] = started
+            if command.startswith("+"):
+                watched[int(command[1:])] = started
             else:
-                watched.pop(int(word[1:]), None)
-    end(watched, patience=2.0, labels=[directory])
+                watched.pop(int(command[1:]), None)
+    terminate(watched, grace_period=2.0, labels=[directory])
     for runtime in runtimes:
         end_containers(runtime, label)
     shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    _guard(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    _watch_client(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])

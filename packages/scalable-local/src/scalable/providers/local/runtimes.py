@@ -1,4 +1,4 @@
-"""The container runtimes of this machine, asked through their own programs. Blocking."""
+"""Calls of the container runtimes of this machine through their client programs. Blocking."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 from scalable.cluster.port import Leftover
 from scalable.errors import ClusterError
 from scalable.providers.base import Owned
-from scalable.providers.containers import RUNTIMES, image_word, runs_as_child
+from scalable.providers.containers import RUNTIMES, image_reference, runs_as_child
 from scalable.providers.local.command import Container
-from scalable.providers.local.containers import RUN_LABEL, USER_LABEL, Runtime, in_short
+from scalable.providers.local.containers import RUN_LABEL, USER_LABEL, Runtime, find_error_line
 from scalable.providers.local.reaper import end_containers, remove_containers
 
 __all__ = [
@@ -24,59 +24,59 @@ __all__ = [
     "RuntimeFailedError",
     "first_installed",
     "has_image",
-    "is_file",
-    "owned",
+    "is_image_file",
+    "list_containers",
     "probe",
     "pull",
-    "remove",
+    "remove_owned",
 ]
 
-_ANSWER = 60.0
-"""Seconds in which a runtime must answer, where it has nothing to fetch."""
+_TIMEOUT = 60.0
+"""Seconds in which a runtime must answer, except when it fetches an image."""
 
 
 class RuntimeFailedError(ClusterError):
-    """A container runtime could not do what it was asked for.
+    """A container runtime failed.
 
     Attributes
     ----------
     runtime : str
-        Which one.
-    said : str
-        Its own words.
+        The runtime.
+    detail : str
+        Its own message.
     """
 
-    def __init__(self, runtime: str, said: str) -> None:
-        self.runtime, self.said = runtime, said
-        super().__init__(f"{runtime}: {said}")
+    def __init__(self, runtime: str, detail: str) -> None:
+        self.runtime, self.detail = runtime, detail
+        super().__init__(f"{runtime}: {detail}")
 
 
 def first_installed() -> str | None:
-    """Find the first runtime that is installed here, in the order of preference."""
+    """Return the first runtime that is installed on this machine, in order of preference."""
     return next((name for name in RUNTIMES if shutil.which(name)), None)
 
 
 def probe(name: str) -> Runtime:
-    """Ask a runtime what it can do here.
+    """Return a runtime with its abilities on this machine.
 
     Raises
     ------
     RuntimeFailedError
-        It is not installed, does not answer, or its containers would not reach a scheduler of this machine.
+        It is not installed, does not answer, or its containers would not reach a scheduler on this machine.
     """
     if shutil.which(name) is None:
         raise RuntimeFailedError(name, "is not installed here")
     if runs_as_child(name):
-        _ask(name, "--version")
+        _run(name, "--version")
         return Runtime(name)
-    facts = json.loads(_ask(name, "info", "--format={{json .}}"))
+    facts = json.loads(_run(name, "info", "--format={{json .}}"))
     return _read_podman(facts) if name == "podman" else _read_docker(facts)
 
 
 def _read_podman(facts: dict[str, Any]) -> Runtime:
     host = facts["host"]
     if host.get("serviceIsRemote"):
-        raise _elsewhere("podman")
+        raise _separate_network_error("podman")
     controllers = host.get("cgroupControllers") or ()
     return Runtime(
         "podman",
@@ -87,11 +87,12 @@ def _read_podman(facts: dict[str, Any]) -> Runtime:
 
 
 def _read_docker(facts: dict[str, Any]) -> Runtime:
-    if errors := facts.get("ServerErrors"):  # the client's own exit status is 0 all the same
+    if errors := facts.get("ServerErrors"):  # the client's exit status is 0 even so
         raise RuntimeFailedError("docker", "; ".join(errors))
-    apart = "name=rootless" in (facts.get("SecurityOptions") or ())  # a network of its own
-    if apart or sys.platform != "linux" or "Docker Desktop" in facts.get("OperatingSystem", ""):
-        raise _elsewhere("docker")
+    # Rootless Docker has a separate network.
+    rootless = "name=rootless" in (facts.get("SecurityOptions") or ())
+    if rootless or sys.platform != "linux" or "Docker Desktop" in facts.get("OperatingSystem", ""):
+        raise _separate_network_error("docker")
     return Runtime(
         "docker",
         limits_memory=bool(facts.get("MemoryLimit")),
@@ -99,7 +100,7 @@ def _read_docker(facts: dict[str, Any]) -> Runtime:
     )
 
 
-def _elsewhere(name: str) -> RuntimeFailedError:
+def _separate_network_error(name: str) -> RuntimeFailedError:
     return RuntimeFailedError(
         name,
         "its containers have a network apart from this machine's, and would not reach the scheduler",
@@ -107,48 +108,48 @@ def _elsewhere(name: str) -> RuntimeFailedError:
 
 
 def has_image(name: str, image: str) -> bool:
-    """Say whether an image is on this machine; of those that Apptainer keeps in its cache, that is not known."""
-    word = image_word(name, image)
+    """Return whether an image is on this machine; False for images in Apptainer's cache, which cannot be looked up."""
+    reference = image_reference(name, image)
     if runs_as_child(name):
-        return os.access(word, os.R_OK)
+        return os.access(reference, os.R_OK)
     try:
-        _ask(name, "image", "inspect", "--format={{.Id}}", word)
+        _run(name, "image", "inspect", "--format={{.Id}}", reference)
     except RuntimeFailedError:
         return False
     return True
 
 
-def is_file(name: str, image: str) -> bool:
-    """Say whether a runtime would look for an image among the files of this machine."""
-    return runs_as_child(name) and ":" not in image_word(name, image)
+def is_image_file(name: str, image: str) -> bool:
+    """Return whether a runtime would read an image from a file of this machine."""
+    return runs_as_child(name) and ":" not in image_reference(name, image)
 
 
 def pull(name: str, image: str) -> None:
-    """Fetch an image, however long that takes.
+    """Fetch an image, without a time limit.
 
     Raises
     ------
     RuntimeFailedError
-        It cannot be had.
+        The image is not available.
     """
-    word = image_word(name, image)
+    reference = image_reference(name, image)
     if not runs_as_child(name):
-        _ask(name, "pull", "--quiet", word, timeout=None)
-    elif is_file(name, image):
+        _run(name, "pull", "--quiet", reference, timeout=None)
+    elif is_image_file(name, image):
         raise RuntimeFailedError(name, "there is no such file, or it cannot be read")
-    else:  # a URI, whose image goes to a cache when it is first used
-        _ask(name, "exec", "--cleanenv", word, "sh", "-c", ":", timeout=None)
+    else:  # a URI: its image is cached when it is first run
+        _run(name, "exec", "--cleanenv", reference, "sh", "-c", ":", timeout=None)
 
 
 class Containers:
-    """The containers of one run: they do not end with the processes that started them.
+    """The containers of one run, which outlive the processes that started them.
 
     Parameters
     ----------
     run : str
-        The run that their label names.
+        Id of the run in their label.
     runtimes : iterable of str
-        What runs them.
+        The runtimes that run them.
     """
 
     def __init__(self, run: str, runtimes: Iterable[str]) -> None:
@@ -156,20 +157,20 @@ class Containers:
         self.runtimes = tuple(sorted(name for name in runtimes if not runs_as_child(name)))
 
     def out_of_memory(self, container: Container) -> bool:
-        """Say whether the kernel ended a container, which has not been removed yet, for want of memory.
+        """Return whether the kernel killed a container, which has not been removed yet, because it was out of memory.
 
-        False also where that is not known, as it is not to Podman on cgroups of version 1.
+        False also where the runtime does not know, such as Podman on cgroups of version 1.
         """
         try:
-            said = _ask(
+            answer = _run(
                 container.runtime, "inspect", "--format={{.State.OOMKilled}}", container.name
             )
         except RuntimeFailedError:
             return False
-        return said.strip() == "true"
+        return answer.strip() == "true"
 
     def remove(self, containers: Iterable[Container]) -> None:
-        """End and remove some; `sweep` tells of what could not be removed, since it still carries the label."""
+        """Stop and remove some; `sweep` reports those that could not be removed, because they still carry the label."""
         by_runtime: dict[str, list[str]] = {}
         for container in containers:
             by_runtime.setdefault(container.runtime, []).append(container.name)
@@ -178,54 +179,54 @@ class Containers:
                 remove_containers(runtime, names)
 
     def sweep(self) -> list[Leftover]:
-        """End and remove all, and say of which runtime some are left."""
-        ends = {runtime: end_containers(runtime, self.label) for runtime in self.runtimes}
+        """Stop and remove all, and return the runtimes that still have some."""
+        problems = {runtime: end_containers(runtime, self.label) for runtime in self.runtimes}
         return [
-            Leftover(f"{runtime} containers", f"with label {self.label}", said)
-            for runtime, said in ends.items()
-            if said
+            Leftover(f"{runtime} containers", f"with label {self.label}", problem)
+            for runtime, problem in problems.items()
+            if problem
         ]
 
 
-def owned(user: int) -> Iterator[Owned]:
-    """List the containers of all runs of a user, by every runtime that answers."""
+def list_containers(user: int) -> Iterator[Owned]:
+    """List the containers of all runs of a user, in every runtime that answers."""
     shown = (
         "{{.Name}}",
         f'{{{{index .Config.Labels "{RUN_LABEL}"}}}}',
         "{{.State.Status}}",
     )
-    for runtime in _with_containers():
+    for runtime in _daemon_runtimes():
         mine = f"--filter=label={USER_LABEL}={user}"
         try:
-            found = _ask(runtime, "ps", "--all", "--quiet", "--no-trunc", mine).split()
-        except RuntimeFailedError:  # where there is no daemon, there are no containers of it
+            found = _run(runtime, "ps", "--all", "--quiet", "--no-trunc", mine).split()
+        except RuntimeFailedError:  # without a daemon, there are no containers
             continue
         if found:
-            listing = _ask(runtime, "inspect", "--format=" + "\t".join(shown), *found)
+            listing = _run(runtime, "inspect", "--format=" + "\t".join(shown), *found)
             for line in listing.splitlines():
                 name, run, state = line.split("\t")
                 yield Owned(f"{runtime} container", name.removeprefix("/"), run, str(user), state)
 
 
-def remove(things: Iterable[Owned]) -> Iterator[Leftover]:
-    """End and remove containers that `owned` found; say what could not be removed."""
-    for thing in things:
+def remove_owned(owned: Iterable[Owned]) -> Iterator[Leftover]:
+    """Stop and remove containers that `list_containers` returned; yield those that could not be removed."""
+    for item in owned:
         try:
-            remove_containers(thing.kind.partition(" ")[0], [thing.name])
+            remove_containers(item.kind.partition(" ")[0], [item.name])
         except subprocess.CalledProcessError as error:
-            yield Leftover(thing.kind, thing.name, in_short(error.stderr))
+            yield Leftover(item.kind, item.name, find_error_line(error.stderr))
         except (OSError, subprocess.TimeoutExpired) as error:
-            yield Leftover(thing.kind, thing.name, str(error))
+            yield Leftover(item.kind, item.name, str(error))
 
 
-def _with_containers() -> Iterator[str]:
+def _daemon_runtimes() -> Iterator[str]:
     return (name for name in RUNTIMES if not runs_as_child(name) and shutil.which(name))
 
 
-def _ask(runtime: str, *words: str, timeout: float | None = _ANSWER) -> str:
+def _run(runtime: str, *arguments: str, timeout: float | None = _TIMEOUT) -> str:
     try:
         done = subprocess.run(
-            [runtime, *words],
+            [runtime, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -238,5 +239,5 @@ def _ask(runtime: str, *words: str, timeout: float | None = _ANSWER) -> str:
     except subprocess.TimeoutExpired as error:
         raise RuntimeFailedError(runtime, f"did not answer in {timeout:g} s") from error
     if done.returncode != 0:
-        raise RuntimeFailedError(runtime, in_short(done.stderr))
+        raise RuntimeFailedError(runtime, find_error_line(done.stderr))
     return done.stdout

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from scalable.errors import did_you_mean
 from scalable.providers.base import CheckResult
-from scalable.providers.containers import image_word, runs_as_child
+from scalable.providers.containers import image_reference, runs_as_child
 from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.providers.slurm.request import job_request
 from scalable.providers.slurm.script import JobRequest, sbatch_arguments
@@ -183,7 +183,9 @@ def _image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
     if request.image is None:
         return
     name = f"image of {tag}"
-    if not runs_as_child(request.runtime) or "://" in image_word(request.runtime, request.image):
+    if not runs_as_child(request.runtime) or "://" in image_reference(
+        request.runtime, request.image
+    ):
         yield CheckResult(name, None, f"{request.image} is in a registry, which is not asked")
     elif os.access(request.image, os.R_OK):
         yield CheckResult(name, True, f"{request.image} can be read")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from scalable.providers.common import said_or_default
+from scalable.providers.common import explicit_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
 from scalable.providers.slurm.script import JobRequest, Tls
 
@@ -50,9 +50,9 @@ def job_request(
         tag=component.name,
         log_directory=logs,
         slots=component.slots,
-        cpus=said_or_default(component, "cpus", site.cpus),
+        cpus=explicit_or_default(component, "cpus", site.cpus),
         gpus=component.gpus,
-        memory=said_or_default(component, "memory", site.memory),
+        memory=explicit_or_default(component, "memory", site.memory),
         walltime=options.walltime or site.walltime,
         partition=options.queue or site.queue,
         account=options.account or site.account,

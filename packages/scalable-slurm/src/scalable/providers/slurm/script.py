@@ -11,7 +11,12 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from scalable.providers.containers import container_words, runs_as_child
+from scalable.providers.containers import (
+    container_argv,
+    container_environment,
+    runs_as_child,
+    user_flags,
+)
 from scalable.providers.worker import thread_environment, worker_arguments
 
 __all__ = ["JobRequest", "Tls", "job_environment", "job_script", "sbatch_arguments"]
@@ -226,11 +231,11 @@ def _run(request: JobRequest, worker: str) -> list[str]:
 
 def _identity(request: JobRequest) -> list[str]:
     podman = request.runtime == "podman"
-    own = [*(["--userns=keep-id"] if podman else []), f"--env=HOME={request.local_directory}"]
+    own = user_flags(keep_id=podman, home=request.local_directory)
     lines = [
         "# As the user of the job, the worker can read what is mounted, and what it writes is theirs.",
         'identity=(--user="$(id -u):$(id -g)")',
-        # An image knows a home for root alone.
+        # Only others than root need more: a mapping of their id, and a home.
         f'[ "$(id -u)" = 0 ] || identity+=({shlex.join(own)})',
     ]
     if podman:
@@ -283,37 +288,29 @@ def _container(request: JobRequest, image: str) -> list[str]:
     'apptainer exec --no-eval --bind /data:/in --bind /tmp:/tmp a.sif'
     >>> " ".join(_container(JobRequest("a", "/l", runtime="podman", env={"K": "v"}), "a:1"))
     ... # doctest: +ELLIPSIS
-    'podman run --rm --init --interactive ... --env K --mount type=bind,source=/tmp,target=/tmp a:1'
+    'podman run --rm --interactive ... --env K --mount type=bind,source=/tmp,target=/tmp a:1'
     """
     mounts = dict(request.mounts)
     for path in (request.local_directory, *_tls_directory(request)):
         mounts.setdefault(path, path)
-    return container_words(
+    return container_argv(
         request.runtime,
         image,
         mounts=mounts,
         variables=_variables(request),
         gpus=request.gpus,
-        # --no-eval, or a shell would read the values (apptainer(1), "Environment variables").
-        flags=["--no-eval"] if runs_as_child(request.runtime) else _conduct(request),
+        shm_size=request.memory,
+        flags=[] if runs_as_child(request.runtime) else _daemon_flags(request),
     )
 
 
-def _conduct(request: JobRequest) -> list[str]:
-    """Say how a container of Podman or Docker is to behave."""
+def _daemon_flags(request: JobRequest) -> list[str]:
+    """Return the options of a container of Podman or Docker that only jobs need."""
     return [
         "--rm",
-        # Not the worker but a small init is process 1, for whom the kernel ignores signals that it does not handle.
-        "--init",
         "--interactive",
-        # What it writes goes to the job's log.
-        "--log-driver=none",
-        # Whose it is, for who finds it on a node.
+        # Identifies the run of a container that is found on a node.
         f"--label=scalable.logs={request.log_directory}",
-        # SELinux would keep it from everything that is mounted (podman-run(1), "Labeling Volume Mounts").
-        "--security-opt=label=disable",
-        # By default 64 MiB, in which MPI's ranks cannot talk.
-        *([f"--shm-size={request.memory}"] if request.memory else []),
     ]
 
 
@@ -335,9 +332,7 @@ def job_environment(request: JobRequest) -> dict[str, str]:
     variables = _variables(request)
     if request.image is None or not runs_as_child(request.runtime):
         return variables
-    # So they are the container's alone: neither Slurm nor the runtime itself heeds them.
-    prefix = f"{request.runtime.upper()}ENV_"
-    return {prefix + name: value for name, value in {**_ONLY_THE_IMAGE, **variables}.items()}
+    return container_environment(request.runtime, {**_ONLY_THE_IMAGE, **variables})
 
 
 def _variables(request: JobRequest) -> dict[str, str]:

@@ -1,10 +1,16 @@
 """Scalable's provider for AWS: Fargate tasks and EC2 instances.
 
-Importing it imports no SDK and nothing of Dask's; validating and planning work offline and read no credentials.
+Importing it imports neither an SDK nor Dask; validating and planning work offline and read no credentials.
+
+==========  =======================================================
+`options`   the options of a target
+`fargate`   the sizes of Fargate tasks
+`provider`  the provider, which validates and plans in this version
+==========  =======================================================
 
 Examples
 --------
-A target, and what its provider says of it:
+A target, and what its provider makes of it:
 
 >>> from scalable.manifest import parse_manifest
 >>> from scalable.planning import build_plan

@@ -1,4 +1,4 @@
-"""Which sizes of task Fargate has."""
+"""The sizes of Fargate tasks."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class TaskSize(NamedTuple):
 
 
 LARGEST_TASK = TaskSize(max(MEMORY_BY_CPU), MEMORY_BY_CPU[max(MEMORY_BY_CPU)][-1])
-"""What no task can exceed."""
+"""The largest task that Fargate has."""
 
 
 def next_memory(mib: int) -> int:
-    """Round up to an amount of memory that some task can have.
+    """Return the smallest amount of memory, from `mib` up, that some task can have.
 
     Parameters
     ----------
     mib : int
-        MiB, not above those of the largest task.
+        MiB, not more than the largest task has.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def next_memory(mib: int) -> int:
 
 
 def describe_memory(cpu: int) -> str:
-    """Say in words which amounts of memory go with so many CPU units.
+    """Return a description of the amounts of memory that go with a number of CPU units.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a target on AWS may say."""
+"""Options of a target on AWS."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class AWSOptions(TargetOptions):
     """Options of a target on AWS."""
 
     region: Region | None = Field(
-        default=None, description="Region. The one of the AWS configuration if nothing is said."
+        default=None, description="Region. By default the one of the AWS configuration."
     )
     cluster_type: Literal["fargate", "ec2"] = Field(
         default="fargate", description="Whether workers are Fargate tasks or EC2 instances."
@@ -63,37 +63,37 @@ class AWSOptions(TargetOptions):
     worker_cpu: Literal[256, 512, 1024, 2048, 4096, 8192, 16384, 32768] | None = Field(
         default=None,
         description="CPU units, of which 1024 are one vCPU, of a Fargate worker whose component "
-        "does not say cpus.",
+        "does not set cpus.",
     )
     worker_mem: Annotated[int, Field(ge=512, le=249856)] | None = Field(
         default=None,
-        description="Memory in MiB of a Fargate worker whose component does not say memory.",
+        description="Memory in MiB of a Fargate worker whose component does not set memory.",
     )
     instance_type: InstanceType | None = Field(
         default=None,
-        description="Instance type of EC2 workers. Chosen by what a component needs if nothing is said.",
+        description="Instance type of EC2 workers. By default chosen by what a component requires.",
     )
     vpc: VpcId | None = Field(
-        default=None, description="VPC. The account's default VPC if nothing is said."
+        default=None, description="VPC. By default the account's default VPC."
     )
     subnets: tuple[SubnetId, ...] = Field(
-        default=(), description="Subnets of the VPC. All of them if nothing is said."
+        default=(), description="Subnets of the VPC. By default all of them."
     )
     security_groups: tuple[SecurityGroupId, ...] = Field(
         default=(),
-        description="Security groups of scheduler and workers. One is made for the run if nothing is said.",
+        description="Security groups of scheduler and workers. By default one is created for the run.",
     )
     execution_role_arn: RoleArn | None = Field(
         default=None,
-        description="Role with which Fargate pulls images and writes logs. One is made for the run if nothing is said.",
+        description="Role with which Fargate pulls images and writes logs. By default one is created for the run.",
     )
     task_role_arn: RoleArn | None = Field(
         default=None,
-        description="Role that the workers' own calls to AWS have. None if nothing is said.",
+        description="Role with which the workers themselves call AWS. By default none.",
     )
     spot: SpotCapacity = False
     environment: WorkerEnvironment = Field(default_factory=dict)
-    # 50 is the limit of AWS; some are for the labels of Scalable itself.
+    # 50 is the limit of AWS; some are reserved for the labels of Scalable itself.
     tags: Annotated[Mapping[TagKey, TagValue], Field(max_length=40)] = Field(
         default_factory=dict, description="Tags of everything that a run creates."
     )

@@ -18,7 +18,7 @@ from scalable.providers.cloud.aws.fargate import (
     next_memory,
 )
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.common import PlansOnly, inapplicable, said_or_default
+from scalable.providers.common import PlansOnly, explicit_or_default, no_effect_warnings
 
 __all__ = ["AWSBatchProvider"]
 
@@ -34,7 +34,7 @@ _ONLY_FOR = MappingProxyType(
         "instance_type": "ec2",
     }
 )
-"""Options that go with one `cluster_type` only."""
+"""Options that are valid for one `cluster_type` only."""
 
 # https://docs.aws.amazon.com/ec2/latest/instancetypes/ac.html: families g and p, and gr with more memory.
 _WITH_GPU = re.compile(r"(g|gr|p)[0-9]")
@@ -47,12 +47,14 @@ class AWSBatchProvider(PlansOnly[AWSOptions]):
     options_model = AWSOptions
 
     def check(self, spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:
-        """Find options of the other cluster type, and components that its machines cannot hold."""
+        """Find options of the other cluster type, and components that its machines cannot run."""
         for option, cluster_type in _ONLY_FOR.items():
             if option in options.model_fields_set and options.cluster_type != cluster_type:
                 message = f"goes with cluster_type: {cluster_type} only; remove it"
                 yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
-        yield from inapplicable(spec, "mounts", "machines of AWS have no directories of yours")
+        yield from no_effect_warnings(
+            spec, "mounts", "machines of AWS do not have your directories"
+        )
         if options.cluster_type == "fargate":
             yield from _check_fargate(spec, options)
         elif options.instance_type and not _WITH_GPU.match(options.instance_type):
@@ -64,13 +66,13 @@ class AWSBatchProvider(PlansOnly[AWSOptions]):
                     yield spec.component_issue(name, "gpus", "E_NOT_SUPPORTED", message)
 
     def request(self, component: ComponentConfig, options: AWSOptions) -> ResourceRequest:
-        """Ask for what the component says, else for what the target says of its workers."""
+        """Return the component's own request, completed by the target's options for its workers."""
         cpus = options.worker_cpu and math.ceil(options.worker_cpu / _UNITS_PER_VCPU)
         memory = options.worker_mem and options.worker_mem * _MIB
         return replace(
             super().request(component, options),
-            cpus=said_or_default(component, "cpus", cpus),
-            memory=said_or_default(component, "memory", memory),
+            cpus=explicit_or_default(component, "cpus", cpus),
+            memory=explicit_or_default(component, "memory", memory),
         )
 
 
@@ -82,7 +84,7 @@ def _check_fargate(spec: DeploymentSpec, options: AWSOptions) -> Iterator[Valida
             message = f"does not go with this worker_cpu in Fargate; choose {fitting}"
             yield spec.option_issue("worker_mem", "E_FARGATE_SIZE", message)
     elif memory is not None and memory != next_memory(memory):
-        message = f"is no amount that Fargate has; the next larger one is {next_memory(memory)}"
+        message = f"is not an amount that Fargate has; the next larger one is {next_memory(memory)}"
         yield spec.option_issue("worker_mem", "E_FARGATE_SIZE", message)
 
     vcpus, gib = LARGEST_TASK.cpu // _UNITS_PER_VCPU, LARGEST_TASK.memory // 1024

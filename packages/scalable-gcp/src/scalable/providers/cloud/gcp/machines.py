@@ -1,4 +1,4 @@
-"""What the name of a machine type says about the machine."""
+"""The size of a machine, from the name of its machine type."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _WITH_GPU = re.compile(r"(?:a[234]x?|g[24])-.+")
 
 
 class Machine(NamedTuple):
-    """A machine, as far as its type's name tells.
+    """A machine, as far as the name of its type describes it.
 
     Parameters
     ----------
     vcpus : int or None
-        vCPUs; None if the name does not say.
+        vCPUs; None if they are not in the name.
     memory : int or None
-        Bytes; None if the name does not say.
+        Bytes; None if it is not in the name.
     has_gpu : bool
         Whether the type comes with GPUs.
     """
@@ -35,7 +35,7 @@ class Machine(NamedTuple):
 
 
 def read_machine_type(name: str) -> Machine:
-    """Read the name of a machine type.
+    """Return the machine that the name of a machine type describes.
 
     Examples
     --------

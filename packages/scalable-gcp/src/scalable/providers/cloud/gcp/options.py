@@ -1,4 +1,4 @@
-"""What a target on Google Cloud may say."""
+"""Options of a target on Google Cloud."""
 
 from __future__ import annotations
 
@@ -50,25 +50,23 @@ class GCPOptions(TargetOptions):
     """Options of a target on Google Cloud."""
 
     project_id: ProjectId | None = Field(
-        default=None, description="Project. The one of the credentials if nothing is said."
+        default=None, description="Project. By default the one of the credentials."
     )
     region: Region | None = Field(
-        default=None, description="Region. The zone's if nothing is said; one of the two is needed."
+        default=None, description="Region. By default the zone's; one of the two is required."
     )
-    zone: Zone | None = Field(
-        default=None, description="Zone. Any of the region's if nothing is said."
-    )
+    zone: Zone | None = Field(default=None, description="Zone. By default any of the region's.")
     machine_type: MachineType | None = Field(
         default=None,
-        description="Machine type of the workers. Chosen by what a component needs if nothing is said.",
+        description="Machine type of the workers. By default chosen by what a component requires.",
     )
     instance_type: MachineType | None = Field(
-        default=None, description="Another name of `machine_type`; say one of them."
+        default=None, description="Another name of `machine_type`; set one of them."
     )
     image: DaskImage = None
     network: Network = Field(default="default", description="VPC network.")
     subnetwork: Subnetwork | None = Field(
-        default=None, description="Subnetwork. The network's in the region if nothing is said."
+        default=None, description="Subnetwork. By default the network's in the region."
     )
     service_account: ServiceAccount = Field(
         default="default", description="Service account that the machines act as."
@@ -81,5 +79,5 @@ class GCPOptions(TargetOptions):
 
     @property
     def machine(self) -> str | None:
-        """The machine type, by whichever name it was said."""
+        """The machine type, under whichever name it was set."""
         return self.machine_type or self.instance_type

@@ -8,7 +8,7 @@ from scalable.manifest.issues import ValidationIssue
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.gcp.machines import Machine, read_machine_type
 from scalable.providers.cloud.gcp.options import GCPOptions
-from scalable.providers.common import PlansOnly, clashing_names, dns_label, inapplicable
+from scalable.providers.common import PlansOnly, dns_label, find_name_clashes, no_effect_warnings
 
 __all__ = ["GCPProvider"]
 
@@ -20,22 +20,22 @@ class GCPProvider(PlansOnly[GCPOptions]):
     options_model = GCPOptions
 
     def check(self, spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
-        """Find a place that is none, and components that the chosen machine cannot hold."""
+        """Find regions and zones that conflict, and components that the machine type cannot run."""
         if options.zone is None and options.region is None:
-            message = "this key is required, unless region is said"
+            message = "this key is required, unless region is set"
             yield spec.option_issue("zone", "E_MISSING_KEY", message)
         elif options.zone and options.region and not options.zone.startswith(f"{options.region}-"):
-            message = "is not in the target's region; say one of them, or make them fit"
+            message = "is not in the target's region; set one of them, or correct one"
             yield spec.option_issue("zone", "E_OUTSIDE_REGION", message)
         if options.machine_type and options.instance_type:
-            message = "is another name of machine_type; say one of them"
+            message = "is another name of machine_type; set one of them"
             yield spec.option_issue("instance_type", "E_DUPLICATE_KEY", message)
         elif options.machine:
             yield from _check_machine(spec, read_machine_type(options.machine))
-        yield from inapplicable(
-            spec, "mounts", "machines of Google Cloud have no directories of yours"
+        yield from no_effect_warnings(
+            spec, "mounts", "machines of Google Cloud do not have your directories"
         )
-        yield from clashing_names(spec, dns_label)
+        yield from find_name_clashes(spec, dns_label)
 
 
 def _check_machine(spec: DeploymentSpec, machine: Machine) -> Iterator[ValidationIssue]:

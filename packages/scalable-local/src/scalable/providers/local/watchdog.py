@@ -1,8 +1,8 @@
-"""A guardian, so that not even a SIGKILL of the client leaves a worker or a model behind.
+"""Watchdog process that terminates workers and models when the client dies, even by SIGKILL.
 
-The guardian is one small process in a session of its own (`reaper` run as a program), and this is the client's end of
-the pipe to it. The kernel closes the pipe when the client dies; the guardian then ends what it was told about, and all
-containers of the cluster.
+The watchdog is one small process in its own session (`reaper` run as a program), and this is the client's end of the
+pipe to it. The kernel closes the pipe when the client dies; the watchdog then terminates the workers that it was told
+about, and all containers of the cluster.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from pathlib import Path
 
 from scalable.providers.local import reaper
 
-__all__ = ["Guard"]
+__all__ = ["Watchdog"]
 
 
-class Guard:
-    """Tell a guardian which workers there are. Not thread-safe.
+class Watchdog:
+    """Client's side of the watchdog process. Not thread-safe.
 
     Parameters
     ----------
     directory : Path
-        The cluster's run directory: its processes carry it as their label, and if the client vanishes it is removed
-        after them.
+        The cluster's run directory: its processes carry it as their label, and it is removed after them when the
+        client dies.
     label : str, optional
         The label, ``key=value``, of the cluster's containers.
     runtimes : sequence of str, optional
-        What runs its containers, ``podman`` or ``docker``.
+        Runtimes of its containers: ``podman``, ``docker``.
 
     Raises
     ------
     OSError
-        No process can be started.
+        The process cannot be started.
     """
 
     def __init__(self, directory: Path, *, label: str = "", runtimes: Sequence[str] = ()) -> None:
@@ -44,20 +44,20 @@ class Guard:
         self._process = self._start()
 
     def watch(self, pid: int, started: str) -> None:
-        """Have the tree of a worker ended if the client vanishes."""
+        """Add a worker, whose process tree is terminated when the client dies."""
         self._watched[pid] = started
-        self._tell(f"+{pid} {started}")
+        self._send(f"+{pid} {started}")
 
     def release(self, pid: int) -> None:
-        """Forget a worker that has ended."""
+        """Remove a worker that has ended."""
         if self._watched.pop(pid, None) is not None:
-            self._tell(f"-{pid}")
+            self._send(f"-{pid}")
 
     def close(self) -> None:
-        """Send the guardian home. Idempotent."""
-        with suppress(BrokenPipeError):  # it is gone already
-            self._write("bye")
-        self._discard()
+        """Stop the watchdog. Idempotent."""
+        with suppress(BrokenPipeError):  # it has ended already
+            self._write("quit")
+        self._close_process()
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -70,11 +70,11 @@ class Guard:
             start_new_session=True,
         )
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         try:
             self._write(line)
-        except BrokenPipeError:  # somebody killed the guardian: the next one learns everything anew
-            self._discard()
+        except BrokenPipeError:  # the watchdog was killed: tell a new one everything
+            self._close_process()
             self._process = self._start()
             for pid, started in self._watched.items():
                 self._write(f"+{pid} {started}")
@@ -84,7 +84,7 @@ class Guard:
         if pipe is not None and not pipe.closed:
             pipe.write(f"{line}\n".encode())
 
-    def _discard(self) -> None:
+    def _close_process(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:

@@ -1,4 +1,4 @@
-"""Where each component's workers run on this machine, and what stands in the way of it."""
+"""The runtime that runs each component on this machine, and what it needs before workers can start."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from scalable.providers.containers import (
     runs_as_child,
 )
 from scalable.providers.local import runtimes
-from scalable.providers.local.containers import Place, Runtime
+from scalable.providers.local.containers import ContainerSetup, Runtime
 from scalable.providers.local.options import LocalOptions
 from scalable.providers.local.runtimes import RuntimeFailedError
 
-__all__ = ["check_containers", "chosen_runtimes", "find_places", "look"]
+__all__ = ["check_containers", "chosen_runtimes", "preflight", "prepare_containers"]
 
 logger = logging.getLogger("scalable.providers.local")
 
-_RUNTIME_REMEDY = "install or start it, or say containers: none"
-_NO_LIMITS = "cannot keep containers to their memory here"
+_RUNTIME_REMEDY = "install or start it, or set containers: none"
+_NO_LIMITS = "cannot limit the memory of containers here"
 
 
 def chosen_runtimes(
     spec: DeploymentSpec, options: LocalOptions, first: str = RUNTIMES[0]
 ) -> dict[str, str]:
-    """Say what runs each component that wants a container.
+    """Return the runtime of each component that runs in a container.
 
     Parameters
     ----------
     spec, options
         The target.
     first : str
-        The first runtime that is installed; by default the one that is preferred.
+        The first runtime that is installed; by default the preferred one.
     """
     if not options.processes:
         return {}
@@ -51,41 +51,41 @@ def chosen_runtimes(
 
 
 def check_containers(spec: DeploymentSpec, options: LocalOptions) -> Iterator[ValidationIssue]:
-    """Find what no machine could run in containers. Offline."""
+    """Find what prevents components from running in containers on any machine. Offline."""
     for tag, runtime in chosen_runtimes(spec, options).items():
         yield from check_container(spec, tag, runtime)
 
 
-def find_places(spec: DeploymentSpec, options: LocalOptions) -> dict[str, Place]:
-    """Find the place of every component that wants a container, and fetch images that are not here.
+def prepare_containers(spec: DeploymentSpec, options: LocalOptions) -> dict[str, ContainerSetup]:
+    """Return the setup of every component that runs in a container, after fetching images that are missing here.
 
     Raises
     ------
     ValidationFailedError
-        A runtime, an image or a directory is missing. Every problem is told, each where the manifest has its cause.
+        A runtime, an image or a directory is missing. It lists every problem, each at its cause in the manifest.
     """
     chosen = chosen_runtimes(spec, options, runtimes.first_installed() or RUNTIMES[0])
-    known, issues = _ask_runtimes(spec, options, chosen)
+    known, issues = _probe_runtimes(spec, options, chosen)
     for tag, runtime in chosen.items():
         issues += check_container(spec, tag, runtime)
         issues += _check_directories(spec, tag)
     if not any(issue.severity == "error" for issue in issues):
-        # Which may take long: not before everything else is known to be right.
+        # This may take long, so it comes after every other check.
         issues += _fetch_images(spec, chosen)
     report = ValidationReport.of(issues)
     if not report.ok:
         raise ValidationFailedError(report)
-    for asked in known.values():
-        if _lacks_limits(spec, asked):
-            logger.warning("%s %s", asked.name, _NO_LIMITS)
-    return {tag: _place(spec, tag, known[runtime]) for tag, runtime in chosen.items()}
+    for probed in known.values():
+        if _lacks_limits(spec, probed):
+            logger.warning("%s %s", probed.name, _NO_LIMITS)
+    return {tag: _setup(spec, tag, known[runtime]) for tag, runtime in chosen.items()}
 
 
-def look(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
-    """Look whether `find_places` would succeed. Fetches nothing."""
+def preflight(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
+    """Check whether `prepare_containers` would succeed, without fetching anything."""
     chosen = chosen_runtimes(spec, options, runtimes.first_installed() or RUNTIMES[0])
     for name in sorted(set(chosen.values())):
-        yield from _look_at_runtime(spec, name)
+        yield from _check_runtime(spec, name)
     for tag, runtime in chosen.items():
         missing = [
             host for host, path in host_paths(spec.components[tag]).items() if not path.exists()
@@ -93,13 +93,13 @@ def look(spec: DeploymentSpec, options: LocalOptions) -> Iterator[CheckResult]:
         if missing:
             detail = spec.manifest.redact(f"not on this machine: {', '.join(missing)}")
             yield CheckResult(f"mounts of {tag}", False, detail, "create them, or mount others")
-        yield _look_at_image(spec, tag, runtime)
+        yield _check_image(spec, tag, runtime)
 
 
-# -- What the machine says
+# -- The state of this machine
 
 
-def _ask_runtimes(
+def _probe_runtimes(
     spec: DeploymentSpec, options: LocalOptions, chosen: dict[str, str]
 ) -> tuple[dict[str, Runtime], list[ValidationIssue]]:
     known: dict[str, Runtime] = {}
@@ -132,26 +132,26 @@ def _fetch_images(spec: DeploymentSpec, chosen: dict[str, str]) -> Iterator[Vali
         if runtimes.has_image(runtime, image):
             continue
         try:
-            # A warning, since that shows without further ado: it may take minutes.
+            # A warning, because warnings are shown by default, and this may take minutes.
             logger.warning("fetching image %s with %s", spec.manifest.redact(image), runtime)
             runtimes.pull(runtime, image)
         except RuntimeFailedError as error:
-            said = spec.manifest.redact(str(error))
-            message = f"cannot be had: {said}; correct it, build it, or log in to its registry"
+            cause = spec.manifest.redact(str(error))
+            message = f"is not available: {cause}; correct it, build it, or log in to its registry"
             yield spec.component_issue(tag, "image", "E_IMAGE", message)
 
 
-def _place(spec: DeploymentSpec, tag: str, runtime: Runtime) -> Place:
+def _setup(spec: DeploymentSpec, tag: str, runtime: Runtime) -> ContainerSetup:
     component = spec.components[tag]
     mounts, preload = mounts_and_preload(component)
-    return Place(runtime, component.image or "", mounts, preload)
+    return ContainerSetup(runtime, component.image or "", mounts, preload)
 
 
-def _look_at_runtime(spec: DeploymentSpec, name: str) -> Iterator[CheckResult]:
+def _check_runtime(spec: DeploymentSpec, name: str) -> Iterator[CheckResult]:
     try:
         runtime = runtimes.probe(name)
     except RuntimeFailedError as error:
-        yield CheckResult(name, False, error.said, _RUNTIME_REMEDY)
+        yield CheckResult(name, False, error.detail, _RUNTIME_REMEDY)
         return
     yield CheckResult(name, True, "is installed and answers")
     if _lacks_limits(spec, runtime):
@@ -164,11 +164,11 @@ def _lacks_limits(spec: DeploymentSpec, runtime: Runtime) -> bool:
     return wanted and not runs_as_child(runtime.name) and not runtime.limits_memory
 
 
-def _look_at_image(spec: DeploymentSpec, tag: str, runtime: str) -> CheckResult:
+def _check_image(spec: DeploymentSpec, tag: str, runtime: str) -> CheckResult:
     name, image = f"image of {tag}", spec.components[tag].image or ""
     shown = spec.manifest.redact(image)
     if runtimes.has_image(runtime, image):
         return CheckResult(name, True, f"{shown} is here")
-    if runtimes.is_file(runtime, image):
+    if runtimes.is_image_file(runtime, image):
         return CheckResult(name, False, f"{shown} cannot be read", "give the path of an image")
     return CheckResult(name, None, f"{shown} is not here; a run would fetch it")

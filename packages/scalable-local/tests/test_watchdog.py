@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from scalable.providers.local.guard import Guard
-from scalable.providers.local.reaper import identify
+from scalable.providers.local.reaper import start_time
+from scalable.providers.local.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from conftest import Eventually
@@ -78,15 +78,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def guardian(guard: Guard) -> psutil.Process:
-    return psutil.Process(guard._process.pid)
+def process_of(watchdog: Watchdog) -> psutil.Process:
+    return psutil.Process(watchdog._process.pid)
 
 
-def vanish(guard: Guard) -> None:
-    """Close the pipe as the kernel does when the client dies, and wait for what the guardian makes of it."""
-    assert guard._process.stdin is not None
-    guard._process.stdin.close()
-    guard._process.wait(60)
+def vanish(watchdog: Watchdog) -> None:
+    """Close the pipe as the kernel does when the client dies, and wait until the watchdog has ended."""
+    assert watchdog._process.stdin is not None
+    watchdog._process.stdin.close()
+    watchdog._process.wait(60)
 
 
 def test_a_killed_client_leaves_no_worker_and_no_model(
@@ -113,68 +113,68 @@ def test_a_killed_client_leaves_no_worker_and_no_model(
         os.kill(int(fork.read_text()), signal.SIGKILL)
 
 
-def test_what_was_released_is_left_alone(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    guard = Guard(tmp_path / "run")
-    guard.watch(sleeper.pid, identify(sleeper.pid) or "")
-    guard.release(sleeper.pid)
-
-    vanish(guard)
-
-    assert sleeper.poll() is None
-
-
-def test_a_pid_that_is_used_again_is_left_alone(
+def test_a_released_worker_is_not_terminated(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    guard = Guard(tmp_path / "run")
-    guard.watch(sleeper.pid, "long ago")
+    watchdog = Watchdog(tmp_path / "run")
+    watchdog.watch(sleeper.pid, start_time(sleeper.pid) or "")
+    watchdog.release(sleeper.pid)
 
-    vanish(guard)
+    vanish(watchdog)
 
     assert sleeper.poll() is None
 
 
-def test_goodbye_harms_nobody_and_can_be_said_twice(
+def test_a_reused_pid_is_not_terminated(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    watchdog = Watchdog(tmp_path / "run")
+    watchdog.watch(sleeper.pid, "long ago")
+
+    vanish(watchdog)
+
+    assert sleeper.poll() is None
+
+
+def test_closing_ends_only_the_watchdog_and_is_idempotent(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     directory = tmp_path / "run"
     directory.mkdir()
-    guard = Guard(directory)
-    guard.watch(sleeper.pid, identify(sleeper.pid) or "")
-    process = guardian(guard)
+    watchdog = Watchdog(directory)
+    watchdog.watch(sleeper.pid, start_time(sleeper.pid) or "")
+    process = process_of(watchdog)
 
-    guard.close()
-    guard.close()
+    watchdog.close()
+    watchdog.close()
 
     assert not is_alive(process.pid)
     assert sleeper.poll() is None
     assert directory.exists()
 
 
-def test_a_guardian_that_was_killed_is_replaced(
+def test_a_watchdog_that_was_killed_is_replaced(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    guard = Guard(tmp_path / "run")
-    guard.watch(sleeper.pid, identify(sleeper.pid) or "")
-    killed = guardian(guard)
+    watchdog = Watchdog(tmp_path / "run")
+    watchdog.watch(sleeper.pid, start_time(sleeper.pid) or "")
+    killed = process_of(watchdog)
     killed.kill()
-    guard._process.wait()
+    watchdog._process.wait()
 
-    guard.release(1)  # never watched: nothing is told
-    guard.watch(os.getpid(), "long ago")
-    assert guardian(guard) != killed
+    watchdog.release(1)  # never watched: nothing is sent
+    watchdog.watch(os.getpid(), "long ago")
+    assert process_of(watchdog) != killed
 
-    vanish(guard)
+    vanish(watchdog)
 
     assert sleeper.wait(60) == -signal.SIGTERM
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/<pid>/status")
-def test_what_is_sent_to_everything_around_the_client_does_not_end_its_guardian(
+def test_signals_to_the_clients_process_group_do_not_end_the_watchdog(
     tmp_path: Path, eventually: Eventually
 ) -> None:
-    guard = Guard(tmp_path / "run")
-    status = Path(f"/proc/{guardian(guard).pid}/status")
+    watchdog = Watchdog(tmp_path / "run")
+    status = Path(f"/proc/{process_of(watchdog).pid}/status")
 
     def ignored() -> set[int]:
         (mask,) = (line for line in status.read_text().splitlines() if line.startswith("SigIgn"))
@@ -182,5 +182,5 @@ def test_what_is_sent_to_everything_around_the_client_does_not_end_its_guardian(
         return {number for number in range(1, 65) if bits >> (number - 1) & 1}
 
     eventually(lambda: {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= ignored())
-    assert os.getsid(guardian(guard).pid) != os.getsid(0)
-    guard.close()
+    assert os.getsid(process_of(watchdog).pid) != os.getsid(0)
+    watchdog.close()

@@ -13,8 +13,8 @@ from scalable.errors import ValidationFailedError
 from scalable.manifest import parse_manifest
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.local import LocalProvider
-from scalable.providers.local.containers import Place, Runtime
-from scalable.providers.local.placement import find_places
+from scalable.providers.local.containers import ContainerSetup, Runtime
+from scalable.providers.local.prepare import prepare_containers
 from scalable.testing.offline import spec_of
 
 if TYPE_CHECKING:
@@ -38,21 +38,21 @@ def problems(components: dict[str, Any], containers: str = "podman") -> list[tup
     return [(issue.code, issue.path) for issue in report.issues]
 
 
-def places(components: dict[str, Any], containers: str = "podman") -> dict[str, Place]:
-    made = spec(components, containers=containers)
-    return find_places(made, LocalProvider().parse_options(made))
+def setups(components: dict[str, Any], containers: str = "podman") -> dict[str, ContainerSetup]:
+    target_spec = spec(components, containers=containers)
+    return prepare_containers(target_spec, LocalProvider().parse_options(target_spec))
 
 
 def refusals(components: dict[str, Any], containers: str = "podman") -> list[tuple[str, str]]:
     with pytest.raises(ValidationFailedError) as caught:
-        places(components, containers)
+        setups(components, containers)
     return [(issue.code, issue.path) for issue in caught.value.report.errors]
 
 
 # -- Offline
 
 
-def test_what_fits_has_no_problems_and_needs_no_runtime(install: Install) -> None:
+def test_a_valid_target_has_no_problems_and_needs_no_runtime(install: Install) -> None:
     gcam = {
         "image": "gcam:7",
         "runtime": "docker",
@@ -65,7 +65,7 @@ def test_what_fits_has_no_problems_and_needs_no_runtime(install: Install) -> Non
 
 
 @pytest.mark.parametrize(
-    ("containers", "said", "needed"),
+    ("containers", "settings", "needed"),
     [
         ("podman", {}, False),
         ("apptainer", {"runtime": "none"}, False),
@@ -75,13 +75,17 @@ def test_what_fits_has_no_problems_and_needs_no_runtime(install: Install) -> Non
         ("auto", {}, False),
     ],
 )
-def test_a_container_needs_an_image(containers: str, said: dict[str, Any], needed: bool) -> None:
-    found = [issue for issue in problems({"gcam": said}, containers) if issue[0].startswith("E")]
+def test_a_container_needs_an_image(
+    containers: str, settings: dict[str, Any], needed: bool
+) -> None:
+    found = [
+        issue for issue in problems({"gcam": settings}, containers) if issue[0].startswith("E")
+    ]
 
     assert found == [("E_NO_IMAGE", "components.gcam.image")] * needed
 
 
-def test_paths_that_would_be_misread_are_refused() -> None:
+def test_paths_with_mount_syntax_are_rejected() -> None:
     gcam = {"image": "gcam:7", "mounts": {"/a:b": "/in", "/c": "/out,2"}}
 
     assert problems({"gcam": gcam}, "podman") == [("E_MOUNT", 'components.gcam.mounts."/c"')]
@@ -91,7 +95,7 @@ def test_paths_that_would_be_misread_are_refused() -> None:
     ]
 
 
-def test_variables_that_the_runtime_would_obey_are_refused() -> None:
+def test_variables_that_the_runtime_itself_reads_are_rejected() -> None:
     gcam = {"image": "gcam:7", "env": {"PATH": "/opt/gcam/bin", "GCAM_HOME": "/opt/gcam"}}
 
     assert problems({"gcam": gcam}, "docker") == [("E_CONTAINER_ENV", "components.gcam.env.PATH")]
@@ -99,7 +103,7 @@ def test_variables_that_the_runtime_would_obey_are_refused() -> None:
     assert problems({"gcam": gcam}, "none") == [("W_NO_EFFECT", "components.gcam.image")]
 
 
-def test_what_has_no_effect_is_told_of_plain_processes_and_containers_apart() -> None:
+def test_fields_without_effect_differ_for_processes_and_containers() -> None:
     components = {
         "gcam": {"image": "gcam:7", "gpus": 1},
         "plots": {"mounts": {"/data": "/data"}},
@@ -114,7 +118,7 @@ def test_what_has_no_effect_is_told_of_plain_processes_and_containers_apart() ->
 # -- On this machine
 
 
-def test_a_missing_runtime_is_told_before_anything_starts(
+def test_a_missing_runtime_is_reported_before_anything_starts(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(*args: object, **kwargs: object) -> None:
@@ -127,29 +131,29 @@ def test_a_missing_runtime_is_told_before_anything_starts(
 
 
 @pytest.mark.parametrize(
-    ("containers", "said", "where"),
+    ("containers", "settings", "where"),
     [
         ("docker", {}, "targets.here.containers"),
         ("auto", {}, "targets.here.containers"),
         ("auto", {"runtime": "docker"}, "components.gcam.runtime"),
     ],
 )
-def test_a_missing_runtime_is_told_where_it_is_asked_for(
-    install: Install, containers: str, said: dict[str, Any], where: str
+def test_a_missing_runtime_is_reported_where_it_is_set(
+    install: Install, containers: str, settings: dict[str, Any], where: str
 ) -> None:
-    assert refusals({"gcam": {"image": "a:1", **said}}, containers) == [("E_NO_RUNTIME", where)]
+    assert refusals({"gcam": {"image": "a:1", **settings}}, containers) == [("E_NO_RUNTIME", where)]
 
 
-def test_without_containers_nothing_is_asked(install: Install) -> None:
-    assert places({"gcam": {"image": "a:1"}}, "none") == {}
-    assert places({"gcam": {}}, "auto") == {}
+def test_without_containers_no_runtime_is_called(install: Install) -> None:
+    assert setups({"gcam": {"image": "a:1"}}, "none") == {}
+    assert setups({"gcam": {}}, "auto") == {}
 
 
-def test_every_problem_is_told_at_once_and_nothing_fetched_for_nothing(
+def test_every_problem_is_reported_before_any_image_is_fetched(
     install: Install, tmp_path: Path
 ) -> None:
     install("podman", status=1)  # fetching would fail
-    install("podman", "info", says=json.dumps({"host": ABLE}))
+    install("podman", "info", stdout=json.dumps({"host": ABLE}))
     gcam = {"image": "gcam:7", "mounts": {str(tmp_path): "/here", str(tmp_path / "no"): "/no"}}
     plots = {"image": "plots:1", "mounts": {str(tmp_path / "nor"): "/nor"}}
 
@@ -159,16 +163,16 @@ def test_every_problem_is_told_at_once_and_nothing_fetched_for_nothing(
     ]
 
 
-def test_images_that_cannot_be_had_are_told_in_the_runtimes_words(
+def test_unavailable_images_are_reported_with_the_runtimes_message(
     install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install("podman", "info", says=json.dumps({"host": ABLE}))
-    install("podman", "image", status=125, complains="Error: image not known")
-    install("podman", "pull", status=125, complains="Error: unauthorized: log in first")
+    install("podman", "info", stdout=json.dumps({"host": ABLE}))
+    install("podman", "image", status=125, stderr="Error: image not known")
+    install("podman", "pull", status=125, stderr="Error: unauthorized: log in first")
     components = {"gcam": {"image": "a:1"}, "plots": {"image": "b:1"}, "other": {"image": "a:1"}}
 
     with pytest.raises(ValidationFailedError, match="unauthorized: log in first") as caught:
-        places(components)
+        setups(components)
 
     paths = [issue.path for issue in caught.value.report.errors]
     assert len(paths) == 2
@@ -176,31 +180,31 @@ def test_images_that_cannot_be_had_are_told_in_the_runtimes_words(
     assert caplog.text.count("fetching image a:1 with podman") == 1
 
 
-def test_the_value_of_a_variable_shows_in_no_error(
+def test_the_value_of_a_variable_is_not_in_an_error(
     install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install("podman", "info", says=json.dumps({"host": ABLE}))
+    install("podman", "info", stdout=json.dumps({"host": ABLE}))
     install("podman", "image", status=125)
-    install("podman", "pull", status=125, complains="Error: no image host.example/hush-hush:1")
+    install("podman", "pull", status=125, stderr="Error: no image host.example/hush-hush:1")
     manifest = parse_manifest(
         "version: 1\nproject: {name: x}\ntargets: {here: {provider: local, containers: podman}}\n"
         "components: {gcam: {image: 'host.example/${IMAGE}:1'}}",
         env={"IMAGE": "hush-hush"},
     )
-    made = DeploymentSpec.from_manifest(manifest, target_name="here")
+    target_spec = DeploymentSpec.from_manifest(manifest, target_name="here")
 
     with pytest.raises(ValidationFailedError) as caught:
-        find_places(made, LocalProvider().parse_options(made))
+        prepare_containers(target_spec, LocalProvider().parse_options(target_spec))
 
     assert "hush" not in str(caught.value) + caplog.text
     assert "${IMAGE}" in str(caught.value)
 
 
-def test_a_place_has_paths_of_this_machine(
+def test_a_setup_has_paths_of_this_machine(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install("docker", "info", says=json.dumps({"MemoryLimit": True, "CpuCfsQuota": True}))
-    install("docker", "image", says="sha256:0123")
+    install("docker", "info", stdout=json.dumps({"MemoryLimit": True, "CpuCfsQuota": True}))
+    install("docker", "image", stdout="sha256:0123")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("data", "runs"):
@@ -213,37 +217,37 @@ def test_a_place_has_paths_of_this_machine(
     }
     plots = {"image": "plots:1", "preload_script": "plots.prepare"}
 
-    found = places({"gcam": gcam, "plots": plots, "plain": {}}, "auto")
+    found = setups({"gcam": gcam, "plots": plots, "plain": {}}, "auto")
 
     docker = Runtime("docker", limits_memory=True, limits_cpus=True)
     script = f"{tmp_path}/prepare.py"
     mounts = {f"{tmp_path}/data": "/in", f"{tmp_path}/runs": "/out", script: script}
     assert found == {
-        "gcam": Place(docker, "gcam:7", mounts, script),
-        "plots": Place(docker, "plots:1", {}, "plots.prepare"),
+        "gcam": ContainerSetup(docker, "gcam:7", mounts, script),
+        "plots": ContainerSetup(docker, "plots:1", {}, "plots.prepare"),
     }
 
 
-def test_a_runtime_that_cannot_limit_memory_draws_a_warning(
+def test_a_runtime_that_cannot_limit_memory_is_a_warning(
     install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install("podman", "info", says=json.dumps({"host": UNABLE}))
-    install("podman", "image", says="0123")
+    install("podman", "info", stdout=json.dumps({"host": UNABLE}))
+    install("podman", "image", stdout="0123")
 
     with caplog.at_level(logging.WARNING):
-        places({"gcam": {"image": "a:1"}})
+        setups({"gcam": {"image": "a:1"}})
         assert caplog.text == ""
-        places({"gcam": {"image": "a:1", "memory": "1G"}})
+        setups({"gcam": {"image": "a:1", "memory": "1G"}})
 
-    assert "podman cannot keep containers to their memory here" in caplog.text
+    assert "podman cannot limit the memory of containers here" in caplog.text
 
 
 # -- Preflight
 
 
-def test_a_preflight_looks_at_runtimes_images_and_mounts(install: Install, tmp_path: Path) -> None:
-    install("podman", "info", says=json.dumps({"host": UNABLE}))
-    install("podman", "image", status=125, complains="Error: image not known")
+def test_a_preflight_checks_runtimes_images_and_mounts(install: Install, tmp_path: Path) -> None:
+    install("podman", "info", stdout=json.dumps({"host": UNABLE}))
+    install("podman", "image", status=125, stderr="Error: image not known")
     components = {
         "gcam": {"image": "gcam:7", "memory": "1G", "mounts": {str(tmp_path / "no"): "/no"}},
         "plots": {"image": "/images/plots.sif", "runtime": "apptainer"},
@@ -263,5 +267,5 @@ def test_a_preflight_looks_at_runtimes_images_and_mounts(install: Install, tmp_p
     assert all(result.remedy for result in results if result.ok is False)
 
 
-def test_a_preflight_of_plain_processes_has_nothing_to_look_at(install: Install) -> None:
+def test_a_preflight_of_plain_processes_checks_nothing(install: Install) -> None:
     assert list(LocalProvider().preflight(spec({"gcam": {}}))) == []
