@@ -15,8 +15,8 @@ from pathlib import Path
 import dask
 import pytest
 from awkward import VALUES
+from pickling import by_value
 from slurm_site import SlurmSite, wait_until
-from travelling import by_value
 
 from scalable.client import ScalableClient
 from scalable.cluster import Pace

@@ -16,8 +16,8 @@ import pytest
 from awkward import VALUES
 from container_image import PACKAGES
 from container_site import ContainerSite, provide
+from pickling import by_value
 from slurm_site import SlurmSite, wait_until
-from travelling import by_value
 
 from scalable.client import ScalableClient
 from scalable.cluster import Pace

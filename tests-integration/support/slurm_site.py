@@ -6,23 +6,23 @@ import subprocess
 import time
 from collections.abc import Callable
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
-def wait_until(true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout: float = TIMEOUT) -> None:
     """Wait for a condition of the outside world."""
-    deadline = time.monotonic() + patience
-    while not true():
-        assert time.monotonic() < deadline, f"not within {patience:g} s: {what}"
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
         time.sleep(0.1)
 
 
 class SlurmSite:
     """The cluster, as a user of the site sees it."""
 
-    def run(self, *words: str) -> str:
+    def run(self, *argv: str) -> str:
         """Run one of Slurm's commands."""
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
     def jobs(self, name: str = "") -> list[str]:
         """List the ids of the elements that are not over, of all jobs or those of one name."""

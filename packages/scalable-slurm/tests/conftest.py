@@ -13,7 +13,7 @@ settings.register_profile("unhurried", deadline=None, suppress_health_check=[Hea
 settings.load_profile("unhurried")
 
 
-class Say(Protocol):
+class FakeCommand(Protocol):
     def __call__(
         self, name: str, *, stdout: str = "", stderr: str = "", status: int = 0, then: str = ":"
     ) -> None: ...
@@ -24,7 +24,7 @@ class Calls(Protocol):
 
 
 @pytest.fixture
-def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
+def fake_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCommand:
     """Put a command on PATH that says, does and returns what it is told."""
 
     def command(
@@ -47,7 +47,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Calls:
-    """Tell what a command of `say` was called with so far, a line each."""
+    """Tell what a command of `fake_command` was called with so far, a line each."""
 
     def called(name: str) -> list[str]:
         log = tmp_path / f"{name}.calls"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scalable.errors import NotSupportedError
-from scalable.providers.slurm.preflight import _logs
+from scalable.providers.slurm.preflight import _check_logs
 from scalable.providers.slurm.rundir import RunDirectory
 
 
@@ -71,4 +71,4 @@ def test_a_directory_that_slurm_would_misread_is_refused(tmp_path: Path) -> None
     with pytest.raises(NotSupportedError, match="set logs_location to another"):
         RunDirectory(location / "run")
     assert not location.exists()
-    assert _logs(str(location)).ok is False
+    assert _check_logs(str(location)).ok is False

@@ -23,7 +23,7 @@ OUTCOME = (AssertionError, pytest.fail.Exception)
 
 class Suite(ProviderConformance):
     __test__ = False
-    patience: ClassVar = 3.0
+    timeout: ClassVar = 3.0
     manifest = """
         version: 1
         project: {name: conformance}
@@ -55,9 +55,9 @@ def test_it_fails_who_finds_no_mistake() -> None:
 
     suite = Suite(Careless())
     with failing():
-        suite.test_it_finds_every_mistake_at_once()
+        suite.test_every_error_is_reported_at_once()
     with failing():
-        suite.test_a_count_of_a_group_that_does_not_exist_is_a_mistake()
+        suite.test_a_count_for_an_unknown_group_is_an_error()
 
 
 def test_it_fails_who_plans_at_random() -> None:
@@ -83,7 +83,7 @@ def test_it_fails_who_leaves_something_when_a_build_fails() -> None:
             return super().leftovers() + self.made
 
     with pytest.MonkeyPatch.context() as patch, failing():
-        Suite(Messy()).test_a_build_that_fails_leaves_nothing(patch)
+        Suite(Messy()).test_a_failed_build_leaves_nothing_behind(patch)
 
 
 def test_it_fails_who_touches_other_groups() -> None:
@@ -94,7 +94,7 @@ def test_it_fails_who_touches_other_groups() -> None:
 
     suite = Suite(Clumsy())
     with suite.cluster() as running, failing():
-        suite.test_groups_scale_apart(running)
+        suite.test_groups_scale_independently(running)
 
 
 def test_it_fails_who_ends_workers_in_the_middle_of_a_task() -> None:
@@ -107,7 +107,7 @@ def test_it_fails_who_ends_workers_in_the_middle_of_a_task() -> None:
 
     suite = Suite(Brutal())
     with suite.cluster() as running, failing():
-        suite.test_running_tasks_end_before_their_worker(running)
+        suite.test_running_tasks_finish_before_their_worker_stops(running)
 
 
 def test_it_fails_who_cannot_close_twice() -> None:
@@ -118,7 +118,7 @@ def test_it_fails_who_cannot_close_twice() -> None:
             super().close(cluster)
 
     with pytest.raises(ClusterClosedError):
-        Suite(Touchy()).test_a_closed_cluster_stays_closed()
+        Suite(Touchy()).test_close_is_idempotent()
 
 
 def test_it_fails_who_leaves_something_behind() -> None:
@@ -145,4 +145,4 @@ def test_what_cannot_be_done_is_skipped_with_its_reason() -> None:
 
     suite = Modest(FakeProvider())
     with pytest.raises(pytest.skip.Exception, match="workers are immortal"), suite.cluster() as one:
-        suite.test_a_worker_that_dies_is_replaced_under_another_name(one)
+        suite.test_a_lost_worker_is_replaced_under_a_new_name(one)

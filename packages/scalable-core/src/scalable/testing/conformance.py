@@ -77,14 +77,14 @@ class ProviderConformance:
         Fields of ``alpha``, beside those of `manifest`, with which its workers cannot start.
     cannot : mapping of str to str
         What the provider cannot do, with the reason. The tests of it are skipped, and show the reason.
-    patience : float
+    timeout : float
         Seconds for whatever takes as long as it takes.
     """
 
     manifest: ClassVar[str]
     broken: ClassVar[Mapping[str, Any]] = {"preload_script": "/nonexistent/preload.py"}
     cannot: ClassVar[Mapping[str, str]] = {}
-    patience: ClassVar[float] = 120.0
+    timeout: ClassVar[float] = 120.0
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -136,28 +136,28 @@ class ProviderConformance:
         )
         return DeploymentSpec.from_manifest(manifest, target_name=target)
 
-    def test_it_speaks_this_version_of_the_contract(self) -> None:
+    def test_the_api_version_is_supported(self) -> None:
         provider = self.make_provider()
         assert isinstance(provider, DeploymentProvider)
         assert getattr(provider, "api_version", 1) <= API_VERSION
         assert provider.name == provider.name.strip().lower() != ""
 
-    def test_it_accepts_its_own_manifest(self) -> None:
+    def test_its_own_manifest_is_valid(self) -> None:
         report = self.make_provider().validate(self.spec())
         assert report.errors == ()
 
-    def test_it_finds_every_mistake_at_once(self) -> None:
+    def test_every_error_is_reported_at_once(self) -> None:
         spec = self.spec(sheep=1, goats=2, n_workers="many")
         paths = {issue.path for issue in self.make_provider().validate(spec).errors}
         assert {
             f"targets.{spec.target_name}.{key}" for key in ("sheep", "goats", "n_workers")
         } <= paths
 
-    def test_a_count_of_a_group_that_does_not_exist_is_a_mistake(self) -> None:
+    def test_a_count_for_an_unknown_group_is_an_error(self) -> None:
         report = self.make_provider().validate(self.spec(workers={"omega": 1}))
         assert not report.ok
 
-    def test_it_validates_and_plans_without_dask(self) -> None:
+    def test_validating_and_planning_import_no_dask(self) -> None:
         name = self.spec().provider_name
         sources = {info.distribution for info in describe_providers() if info.name == name}
         if not sources - {"this process"}:
@@ -176,12 +176,12 @@ class ProviderConformance:
         assert first.to_json() == second.to_json()
         assert first.scale_plan.workers_by_tag == {"alpha": 2, "beta": 2}
 
-    def test_nothing_is_built_of_a_mistake(self) -> None:
+    def test_an_invalid_manifest_builds_nothing(self) -> None:
         with pytest.raises(ValidationFailedError):
             self.make_provider().build_cluster(self.spec(sheep=1))
         assert list(self.leftovers()) == []
 
-    def test_a_build_that_fails_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_build_leaves_nothing_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from scalable.cluster.link import RpcLink
 
         async def refuse(*_: object) -> None:
@@ -202,7 +202,7 @@ class ProviderConformance:
         provider = self.make_provider()
         handle = provider.build_cluster(spec)
         try:
-            yield _Running(provider, handle, self.patience)
+            yield _Running(provider, handle, self.timeout)
         finally:
             provider.close(handle)
             assert list(self.leftovers()) == []
@@ -213,14 +213,14 @@ class ProviderConformance:
         with self.cluster() as running:
             yield running
 
-    def test_groups_are_known_and_empty_at_first(self, running: _Running) -> None:
+    def test_groups_are_listed_and_empty_at_first(self, running: _Running) -> None:
         groups = running.backend.groups
         assert {tag: (group.wanted, group.running) for tag, group in groups.items()} == {
             "alpha": (0, 0),
             "beta": (0, 0),
         }
 
-    def test_a_tag_reaches_the_workers_made_for_it(self, running: _Running) -> None:
+    def test_tagged_tasks_run_on_workers_of_their_group(self, running: _Running) -> None:
         running.scale(alpha=1, beta=1)
         with running.client() as client:
             for tag in ("alpha", "beta"):
@@ -239,7 +239,7 @@ class ProviderConformance:
         (alpha,), (beta,) = (running.backend.groups[tag].workers for tag in ("alpha", "beta"))
         assert facts == {alpha: (1, {"alpha": 1}), beta: (2, {"beta": 2})}
 
-    def test_a_worker_has_its_environment_or_there_was_a_warning(self) -> None:
+    def test_a_worker_has_its_environment_or_validation_warns(self) -> None:
         alpha = {"env": {"SCALABLE_CONFORMANCE": "alpha"}}
         spec = self._spec(parse_manifest(self.manifest).raw, {}, alpha)
         for issue in self.make_provider().validate(spec).warnings:
@@ -254,7 +254,7 @@ class ProviderConformance:
                 ]
                 assert client.gather(values) == ["alpha", None]
 
-    def test_waiting_ends_in_time(self, running: _Running) -> None:
+    def test_waiting_for_a_group_times_out(self, running: _Running) -> None:
         # Without work, an adaptive group has no worker to wait for.
         running.provider.scale(running.handle, ScalePlan(ranges_by_tag={"alpha": (0, 1)}))
         with pytest.raises(GroupTimeoutError) as late:
@@ -262,9 +262,9 @@ class ProviderConformance:
         assert isinstance(late.value, TimeoutError)
         assert (late.value.tag, late.value.wanted) == ("alpha", 1)
         running.scale(alpha=1)
-        running.backend.wait_for_group("alpha", timeout=self.patience)
+        running.backend.wait_for_group("alpha", timeout=self.timeout)
 
-    def test_groups_scale_apart(self, running: _Running) -> None:
+    def test_groups_scale_independently(self, running: _Running) -> None:
         running.scale(alpha=1, beta=1)
         before = running.backend.groups["beta"].workers
         running.scale(alpha=2)
@@ -278,7 +278,7 @@ class ProviderConformance:
         running.scale(alpha=1)
         assert running.backend.groups["alpha"].workers == before
 
-    def test_scale_in_repeats_nothing_and_loses_nothing(
+    def test_scale_in_reruns_no_task_and_loses_no_result(
         self, running: _Running, tmp_path: Path
     ) -> None:
         running.scale(alpha=2, beta=1)
@@ -291,7 +291,7 @@ class ProviderConformance:
             assert client.gather(kept) == [n * n for n in range(8)]
             assert client.run_on_scheduler(_by_value(_count_starts)) == transitions
 
-    def test_running_tasks_end_before_their_worker(self, running: _Running) -> None:
+    def test_running_tasks_finish_before_their_worker_stops(self, running: _Running) -> None:
         running.scale(alpha=2, beta=1)
         with running.client() as client:
             futures = client.map(_by_value(_logged_nap), [1.0] * 6, range(6), tag="alpha")
@@ -301,7 +301,7 @@ class ProviderConformance:
             running.scale(alpha=0)
             assert sorted(_starts(client)) == list(range(6))
 
-    def test_a_worker_that_dies_is_replaced_under_another_name(self, running: _Running) -> None:
+    def test_a_lost_worker_is_replaced_under_a_new_name(self, running: _Running) -> None:
         self._can("replace")
         running.scale(alpha=1, beta=1)
         (victim,) = running.backend.groups["alpha"].workers
@@ -312,38 +312,38 @@ class ProviderConformance:
             )
             (successor,) = running.backend.groups["alpha"].workers
             name = client.submit(_by_value(_worker_name), 0, tag="alpha", pure=False)
-            assert name.result(self.patience) == successor
+            assert name.result(self.timeout) == successor
 
-    def test_whoever_needs_a_group_that_cannot_start_learns_why(self) -> None:
+    def test_a_group_that_cannot_start_fails_with_its_reason(self) -> None:
         self._can("explain_failed_start")
         with self.cluster(alpha=self.broken) as running:
             running.provider.scale(running.handle, ScalePlan({"alpha": 1, "beta": 1}))
             with running.client() as client:
                 future = client.submit(_by_value(_square), 3, tag="alpha")
                 with pytest.raises(GroupFailedError) as waited:
-                    running.backend.wait_for_group("alpha", timeout=self.patience)
+                    running.backend.wait_for_group("alpha", timeout=self.timeout)
                 with pytest.raises(GroupFailedError):
-                    future.result(self.patience)
-                assert client.submit(_by_value(_square), 3, tag="beta").result(self.patience) == 9
+                    future.result(self.timeout)
+                assert client.submit(_by_value(_square), 3, tag="beta").result(self.timeout) == 9
             assert waited.value.tag == "alpha"
             assert waited.value.explanation.summary
             assert running.backend.groups["alpha"].failed
 
-    def test_a_group_follows_its_work_from_zero(self, running: _Running) -> None:
+    def test_an_adaptive_group_scales_up_from_zero(self, running: _Running) -> None:
         self._can("adapt")
         plan = ScalePlan({"alpha": 0, "beta": 0}, ranges_by_tag={"alpha": (0, 2)}, max_workers=2)
         running.provider.scale(running.handle, plan)
         with running.client() as client:
-            assert client.submit(_by_value(_square), 5, tag="alpha").result(self.patience) == 25
+            assert client.submit(_by_value(_square), 5, tag="alpha").result(self.timeout) == 25
 
-    def test_a_closed_cluster_stays_closed(self) -> None:
+    def test_close_is_idempotent(self) -> None:
         with self.cluster() as running:
             running.scale(alpha=1)
             running.provider.close(running.handle)
             running.provider.close(running.handle)
             assert list(self.leftovers()) == []
 
-    def test_it_closes_while_tasks_run(self) -> None:
+    def test_close_ends_running_tasks(self) -> None:
         self._can("interrupt")
         with self.cluster() as running:
             running.scale(alpha=1)
@@ -361,12 +361,10 @@ class ProviderConformance:
 class _Running:
     """A cluster under test."""
 
-    def __init__(
-        self, provider: DeploymentProvider, handle: ClusterHandle, patience: float
-    ) -> None:
+    def __init__(self, provider: DeploymentProvider, handle: ClusterHandle, timeout: float) -> None:
         self.provider = provider
         self.handle = handle
-        self.patience = patience
+        self.timeout = timeout
 
     @property
     def backend(self) -> GroupedCluster:
@@ -381,7 +379,7 @@ class _Running:
         self.provider.scale(self.handle, ScalePlan({**fixed, **counts}))
         for tag, count in counts.items():
             if count:
-                self.backend.wait_for_group(tag, count, timeout=self.patience)
+                self.backend.wait_for_group(tag, count, timeout=self.timeout)
             self.until(partial(self._is, tag, count), f"{tag} has {count} workers")
 
     def _is(self, tag: str, count: int) -> bool:
@@ -389,10 +387,10 @@ class _Running:
         return (group.running, group.pending, group.starting, group.draining) == (count, 0, 0, 0)
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while not condition():
             assert time.monotonic() < deadline, (
-                f"not within {self.patience:g} s: {what}; {self.backend}, {self.backend.explain()}"
+                f"not within {self.timeout:g} s: {what}; {self.backend}, {self.backend.explain()}"
             )
             time.sleep(0.1)
 

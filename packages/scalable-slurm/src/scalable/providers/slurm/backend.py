@@ -14,35 +14,35 @@ from scalable.providers.slurm.script import (
     JobRequest,
     job_environment,
     job_script,
-    sbatch_arguments,
+    sbatch_argv,
 )
-from scalable.providers.slurm.states import ended_reason, phase_of, waiting_reason
+from scalable.providers.slurm.states import end_reason, pending_reason, phase_of
 
 if TYPE_CHECKING:
     from scalable.providers.slurm.commands import Slurm, SlurmJob
 
-__all__ = ["SlurmBackend", "comment_of", "read_comment"]
+__all__ = ["SlurmBackend", "format_comment", "parse_comment"]
 
 
-def comment_of(run: str, tag: str, request_id: str) -> str:
+def format_comment(run: str, tag: str, request_id: str) -> str:
     """Write what every job of ours carries: whose it is, and which launch it came from.
 
     Examples
     --------
-    >>> comment_of("r1", "gcam", "f00")
+    >>> format_comment("r1", "gcam", "f00")
     'scalable run=r1 tag=gcam request=f00'
     """
     return f"scalable run={run} tag={tag} request={request_id}"
 
 
-def read_comment(comment: str) -> dict[str, str]:
+def parse_comment(comment: str) -> dict[str, str]:
     """Read such a comment; empty for anybody else's.
 
     Examples
     --------
-    >>> read_comment("scalable run=r1 tag=gcam request=f00")["tag"]
+    >>> parse_comment("scalable run=r1 tag=gcam request=f00")["tag"]
     'gcam'
-    >>> read_comment("nightly build")
+    >>> parse_comment("nightly build")
     {}
     """
     word, _, facts = comment.partition(" ")
@@ -64,7 +64,7 @@ class SlurmBackend:
         Where workers find the scheduler.
     requests : dict of str to JobRequest
         What a worker of each group asks for, by tag. May grow while the cluster runs.
-    patience : float
+    sweep_timeout : float
         Seconds that swept jobs have to end before they are reported.
     """
 
@@ -75,22 +75,22 @@ class SlurmBackend:
         scheduler_address: str,
         requests: dict[str, JobRequest],
         *,
-        patience: float,
+        sweep_timeout: float,
     ) -> None:
         self.requests = requests
         self.job_name = f"scalable-{run}"
         self._slurm = slurm
         self._run = run
         self._scheduler_address = scheduler_address
-        self._patience = patience
+        self._sweep_timeout = sweep_timeout
         self._launched: dict[str, list[Unit]] = {}
         self._units: dict[str, Unit] = {}
-        self._last: dict[str, SlurmJob] = {}
+        self._last_seen: dict[str, SlurmJob] = {}
 
     @property
     def jobs(self) -> tuple[SlurmJob, ...]:
         """All jobs of the run, as squeue has shown each of them last."""
-        return tuple(self._last.values())
+        return tuple(self._last_seen.values())
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
         """Submit one array of `n` workers."""
@@ -98,16 +98,16 @@ class SlurmBackend:
             return self._launched[request_id]
         request = self.requests[group.tag]
         array = await self._slurm.submit(
-            sbatch_arguments(
+            sbatch_argv(
                 request,
                 n,
                 job_name=self.job_name,
-                comment=comment_of(self._run, group.tag, request_id),
+                comment=format_comment(self._run, group.tag, request_id),
             ),
             job_script(request, self._scheduler_address),
             job_environment(request),
         )
-        units = [_unit(group.tag, f"{array}_{element}", request_id) for element in range(n)]
+        units = [_make_unit(group.tag, f"{array}_{element}", request_id) for element in range(n)]
         self._launched[request_id] = units
         self._units |= {unit.native: unit for unit in units}
         return units
@@ -115,22 +115,22 @@ class SlurmBackend:
     async def observe(self) -> Mapping[str, UnitState]:
         """Look at all our jobs with one ``squeue``."""
         states = {}
-        for job in await self._slurm.queue(self.job_name):
-            unit = self._unit_of(job)
+        for job in await self._slurm.list_jobs(self.job_name):
+            unit = self._find_unit(job)
             if unit is None:
                 continue
-            self._last[unit.native] = job
-            states[unit.id] = _state(unit, job)
+            self._last_seen[unit.native] = job
+            states[unit.id] = _unit_state(unit, job)
         return states
 
-    def _unit_of(self, job: SlurmJob) -> Unit | None:
+    def _find_unit(self, job: SlurmJob) -> Unit | None:
         """Say which unit a job is: known from its launch, or else, if sbatch's answer was lost, from its comment."""
         if job.id in self._units:
             return self._units[job.id]
-        facts = read_comment(job.comment)
+        facts = parse_comment(job.comment)
         if not {"tag", "request"} <= facts.keys():
             return None
-        return _unit(facts["tag"], job.id, facts["request"])
+        return _make_unit(facts["tag"], job.id, facts["request"])
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """Cancel them with one ``scancel``."""
@@ -138,12 +138,12 @@ class SlurmBackend:
 
     async def describe(self, unit: Unit) -> Explanation:
         """Explain one job from the controller's record, or accounting's, and the tail of its log."""
-        record = await self._slurm.record(unit.native)
+        record = await self._slurm.find_record(unit.native)
         state = record.get("JobState", "").split(" ")[0]
-        last = self._last.get(unit.native)
+        last = self._last_seen.get(unit.native)
         if not state and last is not None and phase_of(last.state) is Phase.GONE:
             state = last.state
-        log_tail = await asyncio.to_thread(tail, self._log(unit))
+        log_tail = await asyncio.to_thread(tail, self._log_path(unit))
         if not state:
             # It has forgotten the job, or does not answer.
             seen = f", which was {last.state} when last seen" if last else ""
@@ -152,7 +152,7 @@ class SlurmBackend:
             )
         if phase_of(state) is Phase.PENDING:
             why = record.get("Reason", "None")
-            return Explanation(waiting_reason(why), f"job {unit.native} waits: {why}", native=why)
+            return Explanation(pending_reason(why), f"job {unit.native} waits: {why}", native=why)
         if phase_of(state) is Phase.RUNNING:
             where = record.get("NodeList", "a node")
             return Explanation(
@@ -161,19 +161,19 @@ class SlurmBackend:
                 native=state,
                 log_tail=log_tail,
             )
-        return _ended(unit, state, record, log_tail)
+        return _explain_end(unit, state, record, log_tail)
 
     async def sweep(self) -> Sequence[Leftover]:
         """Cancel what there is still of this run, and wait until Slurm has let it go."""
         alive: list[SlurmJob] = []
         try:
-            async with asyncio.timeout(self._patience):
-                alive = await self._alive()
+            async with asyncio.timeout(self._sweep_timeout):
+                alive = await self._live_jobs()
                 if alive:
-                    await self._slurm.cancel_named(self.job_name)
+                    await self._slurm.cancel_by_name(self.job_name)
                 while alive:
                     await asyncio.sleep(0.5)
-                    alive = await self._alive()
+                    alive = await self._live_jobs()
         except (SlurmCommandError, TimeoutError) as error:
             if alive and isinstance(error, TimeoutError):
                 return [Leftover("Slurm job", job.id, job.state) for job in alive]
@@ -182,36 +182,36 @@ class SlurmBackend:
             return [Leftover("jobs of the name", self.job_name, f"{said}; {remedy}")]
         return []
 
-    async def _alive(self) -> list[SlurmJob]:
+    async def _live_jobs(self) -> list[SlurmJob]:
         return [
             job
-            for job in await self._slurm.queue(self.job_name)
+            for job in await self._slurm.list_jobs(self.job_name)
             if phase_of(job.state) is not Phase.GONE and job.state != "COMPLETING"
         ]
 
-    def _log(self, unit: Unit) -> Path:
+    def _log_path(self, unit: Unit) -> Path:
         return Path(self.requests[unit.tag].log_directory) / f"{unit.native}.log"
 
 
-def _unit(tag: str, job: str, request_id: str) -> Unit:
+def _make_unit(tag: str, job: str, request_id: str) -> Unit:
     return Unit(id=f"{tag}-{job}", tag=tag, request_id=request_id, native=job)
 
 
-def _state(unit: Unit, job: SlurmJob) -> UnitState:
+def _unit_state(unit: Unit, job: SlurmJob) -> UnitState:
     phase = phase_of(job.state)
     if phase is Phase.PENDING:
         # "None" until Slurm's scheduler has looked at the job for the first time.
         detail = "just submitted" if job.reason == "None" else job.reason
-        return UnitState(unit, phase, waiting_reason(job.reason), detail)
+        return UnitState(unit, phase, pending_reason(job.reason), detail)
     if phase is Phase.RUNNING:
         return UnitState(
             unit, phase, Reason.STARTING, f"on {job.node}", seconds_left=job.seconds_left
         )
-    return UnitState(unit, phase, ended_reason(job.state), job.state)
+    return UnitState(unit, phase, end_reason(job.state), job.state)
 
 
-def _ended(unit: Unit, state: str, record: Mapping[str, str], log_tail: str) -> Explanation:
-    reason = ended_reason(state)
+def _explain_end(unit: Unit, state: str, record: Mapping[str, str], log_tail: str) -> Explanation:
+    reason = end_reason(state)
     where = f" on {record['NodeList']}" if record.get("NodeList") else ""
     code, _, signal = record.get("ExitCode", "").partition(":")
     how = {

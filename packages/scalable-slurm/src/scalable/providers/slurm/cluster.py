@@ -19,12 +19,12 @@ from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.sourcemap import SourceMap
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm, SlurmJob
-from scalable.providers.slurm.guard import QueueGuard
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
 from scalable.providers.slurm.request import job_request
 from scalable.providers.slurm.rundir import RunDirectory
 from scalable.providers.slurm.script import Tls
+from scalable.providers.slurm.watchdog import QueueWatchdog
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -59,7 +59,7 @@ class SlurmCluster(GroupedCluster):
         Where the dashboard listens. It is not under TLS: by default, on a free port for this machine alone.
     pace : Pace, optional
         How often Slurm is asked.
-    **said
+    **fields
         Options of a Slurm target: ``queue``, ``account``, ``walltime``, ``interface`` and so on.
 
     Raises
@@ -87,37 +87,37 @@ class SlurmCluster(GroupedCluster):
         security: bool = True,
         dashboard_address: str | None = None,
         pace: Pace | None = None,
-        **said: Any,
+        **fields: Any,
     ) -> None:
-        self.options = options or _read(SlurmOptions, said, "SlurmCluster")
+        self.options = options or _validated(SlurmOptions, fields, "SlurmCluster")
         self._site = site_defaults()
         known = list(components)
         run = f"{self.options.name or 'run'}-{uuid.uuid4().hex[:12]}"
         directory = RunDirectory(Path(self.options.logs_location).absolute() / run)
-        with contextlib.ExitStack() as undo:
-            undo.callback(directory.remove_keys)
-            trusted: Security | None = None
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(directory.remove_keys)
+            client_security: Security | None = None
             self._tls: Tls | None = None
             if security:
-                trusted, self._tls = directory.write_keys()
+                client_security, self._tls = directory.write_keys()
             self.logs_location = directory.logs
             host = make_host(
                 name=run,
                 interface=self.options.interface,
-                security=trusted,
+                security=client_security,
                 dashboard_address=dashboard_address,
             )
-            undo.callback(host.close)
+            cleanup.callback(host.close)
             pace = pace or _PACE
             # Within the time of a step of closing, or nobody would learn which jobs are left.
-            patience = 0.75 * pace.close_timeout
+            sweep_timeout = 0.75 * pace.close_timeout
             self._backend = SlurmBackend(
-                Slurm(), run, host.scheduler_address, {}, patience=patience
+                Slurm(), run, host.scheduler_address, {}, sweep_timeout=sweep_timeout
             )
-            guard = QueueGuard(self._backend.job_name)
-            undo.callback(guard.dismiss)
+            watchdog = QueueWatchdog(self._backend.job_name)
+            cleanup.callback(watchdog.stop)
             for component in known:
-                self._know(component, self.options)
+                self._add_request(component, self.options)
             super().__init__(
                 host,
                 self._backend,
@@ -126,9 +126,9 @@ class SlurmCluster(GroupedCluster):
                 max_workers=self.options.max_workers,
                 retry=_RETRY,
                 pace=pace,
-                at_the_end=[guard.dismiss, directory.remove_keys],
+                at_the_end=[watchdog.stop, directory.remove_keys],
             )
-            undo.pop_all()  # from here on, close() does it
+            cleanup.pop_all()  # from here on, close() does it
 
     @property
     def jobs(self) -> tuple[SlurmJob, ...]:
@@ -143,7 +143,7 @@ class SlurmCluster(GroupedCluster):
         dirs: Mapping[str, str] | None = None,
         path: str | None = None,
         preload_script: str | None = None,
-        **said: Any,
+        **fields: Any,
     ) -> None:
         """Add a group, as yet without workers.
 
@@ -161,7 +161,7 @@ class SlurmCluster(GroupedCluster):
             The container image; without one, workers run without container.
         preload_script : str, optional
             What a worker runs first.
-        **said
+        **fields
             More fields of a manifest's component: ``gpus``, ``slots``, ``env``, ``runtime``; and what a target may say
             for single components: ``queue``, ``walltime``, ``constraint`` and so on.
 
@@ -178,13 +178,13 @@ class SlurmCluster(GroupedCluster):
             "mounts": dirs,
             "image": path,
             "preload_script": preload_script,
-            **said,
+            **fields,
         }
         given = {name: value for name, value in fields.items() if value is not None}
         job = {name: given.pop(name) for name in JobOptions.model_fields.keys() & given.keys()}
-        component = _read(ComponentConfig, given, f"components.{tag}", name=tag)
-        own = {tag: _read(JobOptions, job, f"components.{tag}")} if job else {}
-        self._know(component, self.options.model_copy(update={"components": own}))
+        component = _validated(ComponentConfig, given, f"components.{tag}", name=tag)
+        own = {tag: _validated(JobOptions, job, f"components.{tag}")} if job else {}
+        self._add_request(component, self.options.model_copy(update={"components": own}))
         self.add_group(self._group(component))
 
     def add_workers(self, n: int, tag: str) -> None:
@@ -195,17 +195,17 @@ class SlurmCluster(GroupedCluster):
         UnknownTagError
             There is no such group.
         """
-        self._change(tag, n)
+        self._scale_by(tag, n)
 
     def remove_workers(self, n: int, tag: str) -> None:
         """Have `n` workers less in a group, but not less than none. They finish what they run first."""
-        self._change(tag, -n)
+        self._scale_by(tag, -n)
 
-    def _change(self, tag: str, by: int) -> None:
+    def _scale_by(self, tag: str, by: int) -> None:
         wanted = self.groups[tag].wanted if tag in self.groups else 0
         self.scale_groups({tag: max(0, wanted + by)})
 
-    def _know(self, component: ComponentConfig, options: SlurmOptions) -> None:
+    def _add_request(self, component: ComponentConfig, options: SlurmOptions) -> None:
         request = job_request(
             component, options, self._site, logs=self.logs_location, tls=self._tls
         )
@@ -215,8 +215,8 @@ class SlurmCluster(GroupedCluster):
         return GroupSpec(component.name, component.slots, self.options.startup_timeout)
 
 
-def _read(model: type[BaseModel], said: Mapping[str, Any], where: str, **given: Any) -> Any:
-    made, issues = check_model(model, said, where, SourceMap(), given=given)
+def _validated(model: type[BaseModel], fields: Mapping[str, Any], where: str, **given: Any) -> Any:
+    made, issues = check_model(model, fields, where, SourceMap(), given=given)
     if made is None:
         raise ValidationFailedError(ValidationReport.of(issues))
     return made

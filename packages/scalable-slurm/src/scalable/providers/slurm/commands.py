@@ -18,10 +18,10 @@ __all__ = [
     "Slurm",
     "SlurmCommandError",
     "SlurmJob",
-    "job_environ",
     "parse_queue",
     "parse_record",
     "query_environ",
+    "submit_environ",
 ]
 
 # What sbatch says when the same submission may be accepted later; everything else it refuses for good.
@@ -43,13 +43,13 @@ _QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%k"))
 
 
 # Options that people give by variables to the commands they type. Ours would then show, or cancel, only some jobs.
-_HABITS = ("SQUEUE_", "SCANCEL_", "SINFO_")
+_OPTION_PREFIXES = ("SQUEUE_", "SCANCEL_", "SINFO_")
 
 # Variables of sbatch that hold its answer back until the jobs end, or have half of their logs go elsewhere.
-_AGAINST_US = frozenset({"SBATCH_WAIT", "SBATCH_ERROR"})
+_HARMFUL = frozenset({"SBATCH_WAIT", "SBATCH_ERROR"})
 
 # Inside a job, every other variable of Slurm's is about that job.
-_ABOUT_SLURM = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
+_SITE_VARIABLES = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
 
 
 def query_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -60,25 +60,25 @@ def query_environ(environ: Mapping[str, str]) -> dict[str, str]:
     >>> query_environ({"PATH": "/bin", "SQUEUE_PARTITION": "long"})
     {'PATH': '/bin'}
     """
-    return {name: value for name, value in environ.items() if not name.startswith(_HABITS)}
+    return {name: value for name, value in environ.items() if not name.startswith(_OPTION_PREFIXES)}
 
 
-def job_environ(environ: Mapping[str, str]) -> dict[str, str]:
+def submit_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """Say what a job inherits: not what describes the job that this process may be part of.
 
     ``srun`` would read that in the new job too, and refuse to start or start something else.
 
     Examples
     --------
-    >>> job_environ({"SLURM_CONF": "/c", "SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300", "SBATCH_ACCOUNT": "a"})
+    >>> submit_environ({"SLURM_CONF": "/c", "SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300", "SBATCH_ACCOUNT": "a"})
     {'SLURM_CONF': '/c', 'SBATCH_ACCOUNT': 'a'}
     """
     inside = "SLURM_JOB_ID" in environ
     return {
         name: value
         for name, value in environ.items()
-        if name not in _AGAINST_US
-        and not (inside and name.startswith("SLURM_") and name not in _ABOUT_SLURM)
+        if name not in _HARMFUL
+        and not (inside and name.startswith("SLURM_") and name not in _SITE_VARIABLES)
     }
 
 
@@ -169,12 +169,12 @@ def parse_record(text: str) -> dict[str, str]:
 class Slurm:
     """Slurm as the environment of this process reaches it (``PATH``, ``SLURM_CONF``)."""
 
-    async def submit(self, arguments: Sequence[str], script: str, env: Mapping[str, str]) -> str:
+    async def submit(self, argv: Sequence[str], script: str, env: Mapping[str, str]) -> str:
         """Submit one array.
 
         Parameters
         ----------
-        arguments : sequence of str
+        argv : sequence of str
             The words of ``sbatch``, ``--parsable`` among them.
         script : str
             Given on standard input.
@@ -194,8 +194,8 @@ class Slurm:
             The controller did not answer, or takes no more jobs now.
         """
         try:
-            status, stdout, stderr = await _run(
-                arguments, script, {**job_environ(os.environ), **env}
+            status, stdout, stderr = await _run_command(
+                argv, script, {**submit_environ(os.environ), **env}
             )
         except FileNotFoundError:
             raise LaunchRefusedError(
@@ -205,17 +205,17 @@ class Slurm:
         job = re.search(r"^(\d+)(?:;\S+)?\s*$", stdout, re.MULTILINE)
         if status == 0 and job:
             return job.group(1)
-        said = _one_line(stderr or stdout)
-        if any(words in said for words in _TRANSIENT):
-            raise LaunchError(f"sbatch could not submit the job: {said}")
-        if "Invalid job array specification" in said:
-            said += (
+        message = _join_lines(stderr or stdout)
+        if any(text in message for text in _TRANSIENT):
+            raise LaunchError(f"sbatch could not submit the job: {message}")
+        if "Invalid job array specification" in message:
+            message += (
                 "; a group cannot lack more workers at once than the site's MaxArraySize, "
                 "which `scontrol show config` tells: ask for fewer"
             )
-        raise LaunchRefusedError(f"sbatch refused the job: {said}")
+        raise LaunchRefusedError(f"sbatch refused the job: {message}")
 
-    async def test(self, arguments: Sequence[str]) -> str:
+    async def test_only(self, argv: Sequence[str]) -> str:
         """Ask whether Slurm would take a submission; nothing is submitted.
 
         Returns
@@ -228,14 +228,16 @@ class Slurm:
         SlurmCommandError
             It would not.
         """
-        words = [arguments[0], "--test-only", *arguments[1:]]
+        command = [argv[0], "--test-only", *argv[1:]]
         try:
-            status, _, stderr = await _run(words, "#!/bin/sh\n", job_environ(os.environ))
+            status, _, stderr = await _run_command(
+                command, "#!/bin/sh\n", submit_environ(os.environ)
+            )
         except FileNotFoundError:
-            raise SlurmCommandError(words[0], "not found on PATH") from None
+            raise SlurmCommandError(argv[0], "not found on PATH") from None
         if status != 0:
-            raise SlurmCommandError("sbatch --test-only", _one_line(stderr))
-        return _one_line(stderr)
+            raise SlurmCommandError("sbatch --test-only", _join_lines(stderr))
+        return _join_lines(stderr)
 
     async def version(self) -> str:
         """Say which version of Slurm this is."""
@@ -243,22 +245,22 @@ class Slurm:
 
     async def ping(self) -> str:
         """Say how the controller is."""
-        return _one_line(await self._call(["scontrol", "ping"]))
+        return _join_lines(await self._call(["scontrol", "ping"]))
 
     async def partitions(self) -> dict[str, str]:
         """Say whether each partition is ``up``, by name; also those that are hidden, to which one may submit."""
         lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%R|%a"])).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
-    async def owned(self) -> list[SlurmJob]:
+    async def list_user_jobs(self) -> list[SlurmJob]:
         """List every job of this user that is not over: one ``squeue``."""
-        return await self._queue()
+        return await self._squeue()
 
-    async def queue(self, job_name: str) -> list[SlurmJob]:
+    async def list_jobs(self, job_name: str) -> list[SlurmJob]:
         """List the elements of all arrays of that name, those that ended lately included: one ``squeue``."""
-        return await self._queue("--states=all", f"--name={job_name}")
+        return await self._squeue("--states=all", f"--name={job_name}")
 
-    async def _queue(self, *which: str) -> list[SlurmJob]:
+    async def _squeue(self, *which: str) -> list[SlurmJob]:
         shape = ("--noheader", "--array", f"--format={_QUEUE_FORMAT}")
         # Of this user, or the controller would send the jobs of everybody. By number: the name that the
         # environment has may be somebody else's, or none that Slurm knows.
@@ -269,15 +271,15 @@ class Slurm:
         """Cancel array elements: one ``scancel``. One that ended already is no error."""
         await self._call(["scancel", "--quiet", *jobs])
 
-    async def cancel_named(self, job_name: str) -> None:
+    async def cancel_by_name(self, job_name: str) -> None:
         """Cancel everything of that name: one ``scancel``."""
         await self._call(["scancel", "--quiet", f"--name={job_name}"])
 
-    async def record(self, job: str) -> dict[str, str]:
+    async def find_record(self, job: str) -> dict[str, str]:
         """Say what the controller, or else accounting, remembers of one array element; empty where nobody does."""
-        for read in (self._from_controller, self._from_accounting):
+        for find in (self._from_controller, self._from_accounting):
             try:
-                if record := await read(job):
+                if record := await find(job):
                     return record
             except SlurmCommandError:
                 continue  # forgotten by the controller after MinJobAge; many sites have no accounting
@@ -302,24 +304,24 @@ class Slurm:
         found = next((line for line in lines if len(line) == len(fields)), ())
         return dict(zip(fields, found, strict=False))
 
-    async def _call(self, arguments: Sequence[str]) -> str:
+    async def _call(self, argv: Sequence[str]) -> str:
         try:
-            status, stdout, stderr = await _run(arguments, None, query_environ(os.environ))
+            status, stdout, stderr = await _run_command(argv, None, query_environ(os.environ))
         except FileNotFoundError:
-            raise SlurmCommandError(arguments[0], "not found on PATH") from None
+            raise SlurmCommandError(argv[0], "not found on PATH") from None
         if status != 0:
-            raise SlurmCommandError(shlex.join(arguments), _one_line(stderr))
+            raise SlurmCommandError(shlex.join(argv), _join_lines(stderr))
         return stdout
 
 
-async def _run(
-    arguments: Sequence[str], stdin: str | None, env: Mapping[str, str]
+async def _run_command(
+    argv: Sequence[str], stdin: str | None, env: Mapping[str, str]
 ) -> tuple[int, str, str]:
-    program, *words = arguments
+    program, *rest = argv
     process = await asyncio.create_subprocess_exec(
         # By this process's PATH: that of `env` is the job's.
         shutil.which(program) or program,
-        *words,
+        *rest,
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -340,12 +342,12 @@ async def _run(
     return process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
 
 
-def _one_line(text: str) -> str:
+def _join_lines(text: str) -> str:
     r"""Join what Slurm said, without the name of the command before each line.
 
     Examples
     --------
-    >>> _one_line("sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n")
+    >>> _join_lines("sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n")
     'invalid partition specified: x; Batch job submission failed'
     """
     lines = (re.sub(r"^\w+: (error: )?", "", line.strip()) for line in text.splitlines())

@@ -50,8 +50,8 @@ def site_defaults() -> SiteDefaults:
     import dask.config
 
     import_jobqueue()
-    said: Mapping[str, Any] = dask.config.get("jobqueue.slurm")
-    return read_site({name.replace("_", "-"): value for name, value in said.items()})
+    config: Mapping[str, Any] = dask.config.get("jobqueue.slurm")
+    return read_site({name.replace("_", "-"): value for name, value in config.items()})
 
 
 def make_host(

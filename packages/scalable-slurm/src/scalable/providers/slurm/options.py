@@ -24,7 +24,7 @@ Interface = Annotated[
 ]
 
 # What a directive would override, and who says it instead.
-_SAID_ELSEWHERE = {
+_RESERVED = {
     "--account": "say it with the option account",
     "--constraint": "say it with the option constraint",
     "--cpus-per-task": "say it with cpus of the component",
@@ -56,10 +56,10 @@ _SAID_ELSEWHERE = {
 }
 
 
-def _adds_something(directive: str) -> str:
+def _reject_reserved(directive: str) -> str:
     name = directive.partition("=")[0]
     # sbatch reads an option by any beginning of its name that is unique.
-    taken = (why for option, why in _SAID_ELSEWHERE.items() if option.startswith(name))
+    taken = (why for option, why in _RESERVED.items() if option.startswith(name))
     if why := next(taken, None):
         raise ValueError(f"must not override an option that Scalable gives to sbatch: {why}")
     return directive
@@ -71,7 +71,7 @@ Directive = Annotated[
         r"--[a-z][a-z-]*(=[^\x00-\x1f\x7f]+)?",
         "an option of sbatch in one word, such as --exclusive or --mail-type=END",
     ),
-    AfterValidator(_adds_something),
+    AfterValidator(_reject_reserved),
 ]
 
 
@@ -145,13 +145,13 @@ class SlurmOptions(JobOptions, TargetOptions):
         default=None, description="Has no effect; accepted with a warning."
     )
 
-    def of(self, component: str) -> SlurmOptions:
+    def for_component(self, component: str) -> SlurmOptions:
         """Put what is said for one component before what is said for all.
 
         Examples
         --------
         >>> options = SlurmOptions(queue="short", qos="high", components={"gcam": JobOptions(queue="gpu")})
-        >>> [(options.of(name).queue, options.of(name).qos) for name in ("gcam", "plots")]
+        >>> [(options.for_component(name).queue, options.for_component(name).qos) for name in ("gcam", "plots")]
         [('gpu', 'high'), ('short', 'high')]
         """
         own = self.components.get(component)

@@ -13,7 +13,7 @@ from scalable.providers.base import CheckResult
 from scalable.providers.containers import image_word, runs_as_child
 from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.providers.slurm.request import job_request
-from scalable.providers.slurm.script import JobRequest, sbatch_arguments
+from scalable.providers.slurm.script import JobRequest, sbatch_argv
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
@@ -26,7 +26,7 @@ __all__ = ["check_interface", "preflight"]
 _TOOLS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 
 # File systems of clusters, by the names that /proc/mounts has for them. Any other is likely to be one machine's own.
-_SHARED = frozenset(
+_SHARED_FILE_SYSTEMS = frozenset(
     {
         "9p",
         "afs",
@@ -69,9 +69,9 @@ async def preflight(
     site : SiteDefaults
         dask-jobqueue's configuration for Slurm.
     """
-    results = [*_tools()]
+    results = [*_check_tools()]
     if all(result.ok for result in results):
-        results.append(await _controller(slurm))
+        results.append(await _check_controller(slurm))
     reachable = all(result.ok for result in results)
     requests = {
         tag: job_request(component, options, site, logs="/dev", tls=None)
@@ -79,19 +79,19 @@ async def preflight(
     }
     if reachable:
         wanted = dict.fromkeys(request.partition for request in requests.values())
-        results += await _partitions(slurm, wanted)
+        results += await _check_partitions(slurm, wanted)
         for tag, request in requests.items():
-            results.append(await _request(slurm, tag, request))
+            results.append(await _check_request(slurm, tag, request))
     results.append(check_interface(options.interface or site.interface))
     for tag, request in requests.items():
-        results += _image(tag, request)
-    results.append(_logs(options.logs_location))
+        results += _check_image(tag, request)
+    results.append(_check_logs(options.logs_location))
     scratch = {request.local_directory for request in requests.values()}
-    results += map(_scratch, sorted(scratch))
+    results += map(_check_scratch, sorted(scratch))
     return results
 
 
-def _tools() -> Iterator[CheckResult]:
+def _check_tools() -> Iterator[CheckResult]:
     missing = [name for name in _TOOLS if shutil.which(name) is None]
     if missing:
         yield CheckResult(
@@ -104,7 +104,7 @@ def _tools() -> Iterator[CheckResult]:
         yield CheckResult("tools", True, f"{', '.join(_TOOLS)} are on PATH")
 
 
-async def _controller(slurm: Slurm) -> CheckResult:
+async def _check_controller(slurm: Slurm) -> CheckResult:
     try:
         version = await slurm.version()
         answer = await slurm.ping()
@@ -114,15 +114,15 @@ async def _controller(slurm: Slurm) -> CheckResult:
     return CheckResult("controller", True, f"{version}; {answer}")
 
 
-async def _partitions(slurm: Slurm, wanted: Iterable[str | None]) -> list[CheckResult]:
+async def _check_partitions(slurm: Slurm, wanted: Iterable[str | None]) -> list[CheckResult]:
     try:
         partitions = await slurm.partitions()
     except SlurmCommandError as error:
         return [CheckResult("partition", None, str(error))]
-    return [_partition(partitions, names) for names in wanted]
+    return [_check_partition(partitions, names) for names in wanted]
 
 
-def _partition(partitions: Mapping[str, str], wanted: str | None) -> CheckResult:
+def _check_partition(partitions: Mapping[str, str], wanted: str | None) -> CheckResult:
     if wanted is None:
         return CheckResult("partition", True, "the site's default")
     # More than one may be named; Slurm then takes the one that is free first.
@@ -145,12 +145,12 @@ def _partition(partitions: Mapping[str, str], wanted: str | None) -> CheckResult
     return CheckResult("partition", True, f"{wanted} is up")
 
 
-async def _request(slurm: Slurm, tag: str, request: JobRequest) -> CheckResult:
+async def _check_request(slurm: Slurm, tag: str, request: JobRequest) -> CheckResult:
     """Let Slurm itself judge: account, QOS, walltime, and whether any node could hold such a worker."""
     name = f"component {tag}"
-    arguments = sbatch_arguments(request, 1, job_name="scalable-check", comment="scalable check")
+    argv = sbatch_argv(request, 1, job_name="scalable-check", comment="scalable check")
     try:
-        answer = await slurm.test(arguments)
+        answer = await slurm.test_only(argv)
     except SlurmCommandError as error:
         remedy = "compare cpus, memory, gpus, walltime, account and qos with what the site offers (sinfo -l)"
         return CheckResult(name, False, error.stderr, remedy)
@@ -179,7 +179,7 @@ def check_interface(wanted: str | None) -> CheckResult:
     )
 
 
-def _image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
+def _check_image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
     if request.image is None:
         return
     name = f"image of {tag}"
@@ -196,19 +196,19 @@ def _image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
         )
 
 
-def _logs(location: str) -> CheckResult:
+def _check_logs(location: str) -> CheckResult:
     """Look whether logs and keys can be written where the nodes find them."""
     name = "logs_location"
     logs = Path(location).absolute()
-    nearest = _nearest(logs)
+    nearest = _nearest_existing(logs)
     if "\\" in str(logs):
         remedy = "set logs_location to another directory"
         return CheckResult(name, False, f"{logs} has a backslash, which Slurm misreads", remedy)
     if not os.access(nearest, os.W_OK | os.X_OK):
         remedy = "set logs_location to a directory that is"
         return CheckResult(name, False, f"{nearest} is not writable", remedy)
-    kind = _file_system(nearest)
-    if kind in _SHARED:
+    kind = _file_system_type(nearest)
+    if kind in _SHARED_FILE_SYSTEMS:
         return CheckResult(
             name, True, f"{nearest} is writable, and on a shared file system ({kind})"
         )
@@ -220,22 +220,22 @@ def _logs(location: str) -> CheckResult:
     )
 
 
-def _scratch(location: str) -> CheckResult:
+def _check_scratch(location: str) -> CheckResult:
     """Look at the workers' own directory, as far as that can be told from here: each node has its own."""
     name = "local_directory"
-    nearest = _nearest(Path(location))
+    nearest = _nearest_existing(Path(location))
     if os.access(nearest, os.W_OK | os.X_OK):
         return CheckResult(name, True, f"{nearest} is writable here; nodes are taken to be alike")
     remedy = "make sure that you may write there on the nodes, or set local_directory"
     return CheckResult(name, None, f"{nearest} is not writable on this machine", remedy)
 
 
-def _nearest(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
     """Find what there is of a path."""
     return next(part for part in (path, *path.parents) if part.exists())
 
 
-def _file_system(path: Path) -> str:
+def _file_system_type(path: Path) -> str:
     """Say of which type the file system of a directory is, as mount(8) calls it."""
     import psutil
 

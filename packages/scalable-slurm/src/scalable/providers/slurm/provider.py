@@ -26,10 +26,10 @@ from scalable.providers.base import (
 )
 from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.containers import check_container, chosen_runtime
-from scalable.providers.slurm.backend import read_comment
+from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.options import SlurmOptions
 from scalable.providers.slurm.request import PREFERRED_RUNTIME, job_request
-from scalable.providers.slurm.script import job_script, sbatch_arguments
+from scalable.providers.slurm.script import job_script, sbatch_argv
 
 __all__ = ["SlurmProvider"]
 
@@ -63,7 +63,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
     def request(self, component: ComponentConfig, options: SlurmOptions) -> ResourceRequest:
         """Ask for what the component says, for as long as the target says."""
-        walltime = options.of(component.name).walltime
+        walltime = options.for_component(component.name).walltime
         return replace(super().request(component, options), walltime=walltime)
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
@@ -91,10 +91,8 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
                 component, options, site_defaults(), logs=f"{options.logs_location}/RUN", tls=None
             )
             n = max(1, plan.workers_by_tag.get(tag, 0))
-            words = sbatch_arguments(
-                request, n, job_name="scalable-RUN", comment="scalable run=RUN"
-            )
-            text = f"# {shlex.join(words)}\n{job_script(request, 'SCHEDULER')}"
+            argv = sbatch_argv(request, n, job_name="scalable-RUN", comment="scalable run=RUN")
+            text = f"# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER')}"
             shown = spec.manifest.source_map.redact(text)
             artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
@@ -105,8 +103,8 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
         user = _user()
         found = []
-        for job in _run(Slurm().owned()):
-            facts = read_comment(job.comment)
+        for job in _run(Slurm().list_user_jobs()):
+            facts = parse_comment(job.comment)
             if facts and job.state != "COMPLETING":  # cancelled already, and on its way out
                 where = f" on {job.node}" if job.node else f" ({job.reason})"
                 detail = f"{facts.get('tag', '')} {job.state.lower()}{where}".strip()

@@ -43,7 +43,7 @@ def job_request(
     tls : Tls or None
         How the workers prove who they are.
     """
-    options = options.of(component.name)
+    options = options.for_component(component.name)
     runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
     mounts, preload = mounts_and_preload(component)
     return JobRequest(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from scalable.providers.containers import container_words, runs_as_child
 from scalable.providers.worker import thread_environment, worker_arguments
 
-__all__ = ["JobRequest", "Tls", "job_environment", "job_script", "sbatch_arguments"]
+__all__ = ["JobRequest", "Tls", "job_environment", "job_script", "sbatch_argv"]
 
 # sbatch reads %A and %a as the array's job id and the element's number.
 LOG_PATTERN = "%A_%a.log"
@@ -124,13 +124,13 @@ class JobRequest:
     death_timeout: int = 60
 
 
-def sbatch_arguments(request: JobRequest, n: int, *, job_name: str, comment: str) -> list[str]:
+def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> list[str]:
     """Write the words of the one ``sbatch`` that submits `n` workers as an array.
 
     Examples
     --------
     >>> gcam = JobRequest("gcam", "/logs", cpus=8, memory=32 * 2**30, walltime=7200, partition="short")
-    >>> " ".join(sbatch_arguments(gcam, 4, job_name="scalable-1", comment="c"))  # doctest: +NORMALIZE_WHITESPACE
+    >>> " ".join(sbatch_argv(gcam, 4, job_name="scalable-1", comment="c"))  # doctest: +NORMALIZE_WHITESPACE
     'sbatch --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=32768M --time=120 --partition=short
      --parsable --job-name=scalable-1 --comment=c --array=0-3 --output=/logs/%A_%a.log --export=ALL --no-requeue'
     """
@@ -196,7 +196,7 @@ def job_script(request: JobRequest, scheduler_address: str) -> str:
     <BLANKLINE>
     """
     name = shlex.quote(f"{request.tag}-") + '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
-    worker = f"{shlex.join(_worker(request, scheduler_address))} --name {name}"
+    worker = f"{shlex.join(_worker_argv(request, scheduler_address))} --name {name}"
     lines = [
         "#!/bin/bash",
         "# A module or a line that fails must not start a worker in the wrong environment.",
@@ -241,7 +241,7 @@ def _identity(request: JobRequest) -> list[str]:
     return lines
 
 
-def _worker(request: JobRequest, scheduler_address: str) -> list[str]:
+def _worker_argv(request: JobRequest, scheduler_address: str) -> list[str]:
     extra: list[str] = []
     if request.interface:
         extra += ["--interface", request.interface]

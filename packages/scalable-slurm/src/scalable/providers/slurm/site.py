@@ -50,7 +50,7 @@ class SiteDefaults:
     death_timeout: int = 60
 
 
-def read_site(said: Mapping[str, Any]) -> SiteDefaults:
+def read_site(config: Mapping[str, Any]) -> SiteDefaults:
     """Read the ``jobqueue.slurm`` part of the configuration.
 
     Raises
@@ -67,16 +67,16 @@ def read_site(said: Mapping[str, Any]) -> SiteDefaults:
     found: dict[str, Any] = {}
     issues = []
     for key, (field, read) in _READERS.items():
-        if not said.get(key):  # not set
+        if not config.get(key):  # not set
             continue
         try:
-            found[field] = read(said[key])
+            found[field] = read(config[key])
         except (
             KeyError,
             TypeError,
             ValueError,
         ) as error:  # Dask's, of a unit that it does not know
-            message = f"{said[key]!r} cannot be read ({error.args[0]}); correct it in dask-jobqueue's configuration"
+            message = f"{config[key]!r} cannot be read ({error.args[0]}); correct it in dask-jobqueue's configuration"
             issues.append(ValidationIssue(f"jobqueue.slurm.{key}", message, "E_JOBQUEUE"))
     if issues:
         raise ValidationFailedError(ValidationReport.of(issues))
@@ -124,12 +124,12 @@ def _seconds(text: Any) -> int:
     return int(parse_timedelta(text))
 
 
-def _words(directives: Any) -> tuple[str, ...]:
+def _split_directives(directives: Any) -> tuple[str, ...]:
     """Split directives such as ``-C haswell`` into the words of a command line.
 
     Examples
     --------
-    >>> _words(["-C haswell", "--mail-type=END"])
+    >>> _split_directives(["-C haswell", "--mail-type=END"])
     ('-C', 'haswell', '--mail-type=END')
     """
     return tuple(word for directive in directives for word in shlex.split(directive))
@@ -147,7 +147,7 @@ _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "interface": ("interface", str),
     "python": ("python", str),
     "local-directory": ("local_directory", str),
-    "job-extra-directives": ("directives", _words),
+    "job-extra-directives": ("directives", _split_directives),
     "job-script-prologue": ("prologue", tuple),
     "job-directives-skip": ("skipped", tuple),
     "death-timeout": ("death_timeout", _seconds),

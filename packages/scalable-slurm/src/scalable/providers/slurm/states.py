@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scalable.cluster.port import Phase, Reason
 
-__all__ = ["ended_reason", "phase_of", "waiting_reason"]
+__all__ = ["end_reason", "pending_reason", "phase_of"]
 
 # https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES, in the long form of squeue's %T.
 _PENDING = frozenset(
@@ -79,12 +79,12 @@ def phase_of(state: str) -> Phase:
     return Phase.RUNNING if state in _RUNNING else Phase.GONE
 
 
-def waiting_reason(reason: str) -> Reason:
+def pending_reason(reason: str) -> Reason:
     """Normalise why a job waits (squeue's %r).
 
     Examples
     --------
-    >>> [str(waiting_reason(r)) for r in ("Priority", "QOSMaxCpuPerUserLimit", "ReqNodeNotAvail, Reserved", "Cosmic")]
+    >>> [str(pending_reason(r)) for r in ("Priority", "QOSMaxCpuPerUserLimit", "ReqNodeNotAvail, Reserved", "Cosmic")]
     ['priority', 'quota', 'resources', 'unknown']
     """
     word = reason.partition(",")[0].strip() if reason not in _WAITING else reason
@@ -93,12 +93,12 @@ def waiting_reason(reason: str) -> Reason:
     return Reason.QUOTA if word.startswith(_LIMITS) else Reason.UNKNOWN
 
 
-def ended_reason(state: str) -> Reason:
+def end_reason(state: str) -> Reason:
     """Normalise how a job ended (squeue's %T, or sacct's State such as ``CANCELLED by 1000``).
 
     Examples
     --------
-    >>> [str(ended_reason(state)) for state in ("TIMEOUT", "CANCELLED by 1000", "FAILED")]
+    >>> [str(end_reason(state)) for state in ("TIMEOUT", "CANCELLED by 1000", "FAILED")]
     ['walltime', 'cancelled', 'exited']
     """
     return _ENDED.get(state.split(" ")[0].rstrip("+"), Reason.UNKNOWN)

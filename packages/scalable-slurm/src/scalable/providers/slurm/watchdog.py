@@ -7,13 +7,13 @@ import subprocess
 
 from scalable.providers.slurm.commands import query_environ
 
-__all__ = ["QueueGuard"]
+__all__ = ["QueueWatchdog"]
 
 # Waits for the end of its input, which comes when the client's end of the pipe closes, however the client ended.
 _SCRIPT = 'read -r _; exec scancel --quiet --name="$0"'
 
 
-class QueueGuard:
+class QueueWatchdog:
     """A shell that waits for this process to end, then cancels every job of one name.
 
     Workers that run end by themselves when their scheduler is gone. Those that wait in the queue would start later,
@@ -36,7 +36,7 @@ class QueueGuard:
             env=query_environ(os.environ),
         )
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """End it without cancelling anything. Idempotent."""
         self._process.kill()
         self._process.wait()
