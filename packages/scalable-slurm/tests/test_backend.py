@@ -9,7 +9,7 @@ import pytest
 from scalable.cluster.port import GroupSpec, Phase, Reason, Unit
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
-from scalable.providers.slurm.script import JobRequest
+from scalable.providers.slurm.request import JobRequest
 
 if TYPE_CHECKING:
     from conftest import Calls, FakeCommand

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from scalable.errors import LaunchError, LaunchRefusedError
-from scalable.providers.slurm.commands import Slurm, SlurmCommandError, parse_queue
+from scalable.providers.slurm.commands import Slurm, SlurmCommandError
 
 if TYPE_CHECKING:
     from conftest import FakeCommand
@@ -71,11 +71,6 @@ def test_a_missing_command_says_where_it_would_be(
         submit()
     with pytest.raises(SlurmCommandError, match="not found"):
         asyncio.run(Slurm().list_jobs("x"))
-
-
-def test_a_comment_with_the_separator_in_it_is_kept_whole() -> None:
-    (entry,) = parse_queue("7|0|PENDING|Priority|NOT_SET||mine | yours\n")
-    assert (entry.id, entry.comment, entry.seconds_left) == ("7_0", "mine | yours", None)
 
 
 def test_a_partition_that_sinfo_hides_is_known(fake_command: FakeCommand, tmp_path: Path) -> None:

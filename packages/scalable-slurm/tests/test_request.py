@@ -7,8 +7,8 @@ import pytest
 
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
-from scalable.providers.slurm.request import job_request
-from scalable.providers.slurm.script import JobRequest, sbatch_argv
+from scalable.providers.slurm.request import JobRequest, job_request
+from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.site import read_site
 
 

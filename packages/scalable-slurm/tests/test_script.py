@@ -12,20 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scalable.providers.containers import RUNTIMES
-from scalable.providers.slurm.script import (
-    JobRequest,
-    Tls,
-    job_environment,
-    job_script,
-    sbatch_argv,
-)
+from scalable.providers.slurm.request import JobRequest, Tls
+from scalable.providers.slurm.sbatch import sbatch_argv
+from scalable.providers.slurm.script import job_environment, job_script
 
 # What a file system and a process can hold: anything but NUL; surrogates have no UTF-8.
 anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
-
-
-def sbatch(request: JobRequest, n: int = 1) -> list[str]:
-    return sbatch_argv(request, n, job_name="scalable-r", comment="c")
 
 
 def executed_argv(request: JobRequest, scheduler_address: str = "tls://h:1") -> list[str]:
@@ -90,52 +82,10 @@ def test_a_line_that_fails_starts_no_worker() -> None:
     assert subprocess.run(["bash"], input=job_script(request, "x"), text=True).returncode == 1
 
 
-def test_what_is_not_said_is_left_to_slurm() -> None:
-    argv = sbatch(JobRequest("gcam", "/logs"))
-    for option in ("mem", "time", "gres", "partition", "account", "qos", "constraint"):
-        assert not any(argument.startswith(f"--{option}=") for argument in argv)
-
-
-def test_memory_and_walltime_are_rounded_up_to_what_slurm_counts_in() -> None:
-    argv = sbatch(JobRequest("gcam", "/logs", memory=8 * 10**9, walltime=61))
-    assert "--mem=7630M" in argv
-    assert "--time=2" in argv
-
-
-def test_everything_said_reaches_sbatch_as_one_word_each() -> None:
-    request = JobRequest(
-        "gcam",
-        "/with space/100%",
-        gpus=2,
-        partition="p",
-        account="it's $(x)",
-        qos="q",
-        constraint="a&b",
-        reservation="r",
-        directives=("--mail-type=END",),
-    )
-    argv = sbatch(request, n=48)
-    assert {
-        "--array=0-47",
-        "--gres=gpu:2",
-        "--partition=p",
-        "--account=it's $(x)",
-        "--qos=q",
-        "--constraint=a&b",
-        "--reservation=r",
-        "--mail-type=END",
-        "--output=/with space/100%%/%A_%a.log",
-    } <= set(argv)
-
-
-def test_options_that_a_site_does_not_take_are_left_out() -> None:
-    argv = sbatch(JobRequest("gcam", "/logs", memory=2**30, skipped=("--mem",)))
-    assert not any(argument.startswith("--mem") for argument in argv)
-
-
 def test_variables_are_inherited_and_never_written() -> None:
     request = JobRequest("gcam", "/logs", cpus=4, env={"TOKEN": "hush", "OMP_NUM_THREADS": "2"})
-    assert "hush" not in job_script(request, "x") + " ".join(sbatch(request)) + repr(request)
+    argv = sbatch_argv(request, 1, job_name="scalable-r", comment="c")
+    assert "hush" not in job_script(request, "x") + " ".join(argv) + repr(request)
     environment = job_environment(request)
     assert environment["TOKEN"] == "hush"
     assert environment["OMP_NUM_THREADS"] == "2"

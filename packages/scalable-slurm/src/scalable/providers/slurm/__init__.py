@@ -33,23 +33,22 @@ True
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from scalable.providers.slurm.options import SlurmOptions
+from scalable.providers.slurm.output import SlurmJob
 from scalable.providers.slurm.provider import SlurmProvider
 
 if TYPE_CHECKING:
     from scalable.providers.slurm.cluster import SlurmCluster
-    from scalable.providers.slurm.commands import SlurmJob
 
 __all__ = ["SlurmCluster", "SlurmJob", "SlurmOptions", "SlurmProvider"]
 
-# The cluster needs Dask, which validating and planning do without.
-_LATER = {"SlurmCluster": "cluster", "SlurmJob": "commands"}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name != "SlurmCluster":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    # It needs Dask, which validating and planning do without.
+    from scalable.providers.slurm.cluster import SlurmCluster
+
+    return SlurmCluster

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
 from scalable.providers.logs import tail
 from scalable.providers.slurm.commands import SlurmCommandError
-from scalable.providers.slurm.script import (
-    JobRequest,
-    job_environment,
-    job_script,
-    sbatch_argv,
-)
+from scalable.providers.slurm.request import JobRequest
+from scalable.providers.slurm.sbatch import sbatch_argv
+from scalable.providers.slurm.script import job_environment, job_script
 from scalable.providers.slurm.states import end_reason, pending_reason, phase_of
 
 if TYPE_CHECKING:
-    from scalable.providers.slurm.commands import Slurm, SlurmJob
+    from scalable.providers.slurm.commands import Slurm
+    from scalable.providers.slurm.output import SlurmJob
 
 __all__ = ["SlurmBackend", "format_comment", "parse_comment"]
 

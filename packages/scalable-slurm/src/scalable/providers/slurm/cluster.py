@@ -18,12 +18,12 @@ from scalable.manifest.issues import ValidationReport
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.sourcemap import SourceMap
 from scalable.providers.slurm.backend import SlurmBackend
-from scalable.providers.slurm.commands import Slurm, SlurmJob
+from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
-from scalable.providers.slurm.request import job_request
+from scalable.providers.slurm.output import SlurmJob
+from scalable.providers.slurm.request import Tls, job_request
 from scalable.providers.slurm.rundir import RunDirectory
-from scalable.providers.slurm.script import Tls
 from scalable.providers.slurm.watchdog import QueueWatchdog
 
 if TYPE_CHECKING:

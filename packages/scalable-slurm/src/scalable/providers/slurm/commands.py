@@ -10,19 +10,18 @@ import shlex
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from scalable.errors import ClusterError, LaunchError, LaunchRefusedError
+from scalable.providers.slurm.environ import query_environ, submit_environ
+from scalable.providers.slurm.output import (
+    QUEUE_FORMAT,
+    SlurmJob,
+    join_lines,
+    parse_queue,
+    parse_record,
+)
 
-__all__ = [
-    "Slurm",
-    "SlurmCommandError",
-    "SlurmJob",
-    "parse_queue",
-    "parse_record",
-    "query_environ",
-    "submit_environ",
-]
+__all__ = ["Slurm", "SlurmCommandError"]
 
 # What sbatch says when the same submission may be accepted later; everything else it refuses for good.
 _TRANSIENT = (
@@ -35,51 +34,6 @@ _TRANSIENT = (
     "SubmitJob",  # AssocGrpSubmitJobsLimit, QOSMaxSubmitJobPerUserLimit and their kin
     "Resource temporarily unavailable",
 )
-
-# Array job, element, state, reason, walltime left, node, comment. The comment comes last, since that of somebody else's
-# job may hold the separator.
-_SEPARATOR = "|"
-_QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%k"))
-
-
-# Options that people give by variables to the commands they type. Ours would then show, or cancel, only some jobs.
-_OPTION_PREFIXES = ("SQUEUE_", "SCANCEL_", "SINFO_")
-
-# Variables of sbatch that hold its answer back until the jobs end, or have half of their logs go elsewhere.
-_HARMFUL = frozenset({"SBATCH_WAIT", "SBATCH_ERROR"})
-
-# Inside a job, every other variable of Slurm's is about that job.
-_SITE_VARIABLES = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
-
-
-def query_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Say in which environment to ask and to cancel: one in which a command does what its arguments say.
-
-    Examples
-    --------
-    >>> query_environ({"PATH": "/bin", "SQUEUE_PARTITION": "long"})
-    {'PATH': '/bin'}
-    """
-    return {name: value for name, value in environ.items() if not name.startswith(_OPTION_PREFIXES)}
-
-
-def submit_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Say what a job inherits: not what describes the job that this process may be part of.
-
-    ``srun`` would read that in the new job too, and refuse to start or start something else.
-
-    Examples
-    --------
-    >>> submit_environ({"SLURM_CONF": "/c", "SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300", "SBATCH_ACCOUNT": "a"})
-    {'SLURM_CONF': '/c', 'SBATCH_ACCOUNT': 'a'}
-    """
-    inside = "SLURM_JOB_ID" in environ
-    return {
-        name: value
-        for name, value in environ.items()
-        if name not in _HARMFUL
-        and not (inside and name.startswith("SLURM_") and name not in _SITE_VARIABLES)
-    }
 
 
 class SlurmCommandError(ClusterError):
@@ -96,74 +50,6 @@ class SlurmCommandError(ClusterError):
     def __init__(self, command: str, stderr: str) -> None:
         self.command, self.stderr = command, stderr
         super().__init__(f"{command}: {stderr or 'failed without a word'}")
-
-
-@dataclass(frozen=True)
-class SlurmJob:
-    """A job, which is one element of an array, as squeue shows it.
-
-    Parameters
-    ----------
-    id : str
-        As ``scancel`` takes it: ``<array job>_<element>``.
-    state, reason, node, comment : str
-        squeue's own words.
-    seconds_left : int or None
-        Walltime left; None where there is no limit or the job has not begun.
-    """
-
-    id: str
-    state: str
-    reason: str
-    seconds_left: int | None
-    node: str
-    comment: str
-
-
-def parse_queue(text: str) -> list[SlurmJob]:
-    r"""Read what ``squeue`` printed in our format, and pass over what a site says besides.
-
-    Examples
-    --------
-    >>> parse_queue("Maintenance on Friday!\n7|0|RUNNING|None|1:30|node1|mine\n")
-    [SlurmJob(id='7_0', state='RUNNING', reason='None', seconds_left=90, node='node1', comment='mine')]
-    """
-    jobs = []
-    for line in text.splitlines():
-        fields = line.split(_SEPARATOR, _QUEUE_FORMAT.count(_SEPARATOR))
-        if len(fields) <= _QUEUE_FORMAT.count(_SEPARATOR):
-            continue
-        array, element, state, reason, left, node, comment = fields
-        jobs.append(SlurmJob(f"{array}_{element}", state, reason, _parse_left(left), node, comment))
-    return jobs
-
-
-def _parse_left(text: str) -> int | None:
-    """Read squeue's %L.
-
-    Examples
-    --------
-    >>> [_parse_left(t) for t in ("1-02:03:04", "0:07", "UNLIMITED", "NOT_SET", "INVALID")]
-    [93784, 7, None, None, None]
-    """
-    if not re.fullmatch(r"[\d:-]+", text):
-        return None
-    days, _, clock = text.rpartition("-")
-    seconds = 0
-    for part in clock.split(":"):
-        seconds = 60 * seconds + int(part)
-    return int(days or 0) * 86400 + seconds
-
-
-def parse_record(text: str) -> dict[str, str]:
-    """Read one line of ``scontrol --oneliner show job``.
-
-    Examples
-    --------
-    >>> parse_record("JobId=7 JobState=FAILED ExitCode=127:0 Command=(null)")["ExitCode"]
-    '127:0'
-    """
-    return dict(re.findall(r"(?:^|\s)([\w:/]+)=(\S*)", text.strip()))
 
 
 class Slurm:
@@ -205,7 +91,7 @@ class Slurm:
         job = re.search(r"^(\d+)(?:;\S+)?\s*$", stdout, re.MULTILINE)
         if status == 0 and job:
             return job.group(1)
-        message = _join_lines(stderr or stdout)
+        message = join_lines(stderr or stdout)
         if any(text in message for text in _TRANSIENT):
             raise LaunchError(f"sbatch could not submit the job: {message}")
         if "Invalid job array specification" in message:
@@ -236,8 +122,8 @@ class Slurm:
         except FileNotFoundError:
             raise SlurmCommandError(argv[0], "not found on PATH") from None
         if status != 0:
-            raise SlurmCommandError("sbatch --test-only", _join_lines(stderr))
-        return _join_lines(stderr)
+            raise SlurmCommandError("sbatch --test-only", join_lines(stderr))
+        return join_lines(stderr)
 
     async def version(self) -> str:
         """Say which version of Slurm this is."""
@@ -245,7 +131,7 @@ class Slurm:
 
     async def ping(self) -> str:
         """Say how the controller is."""
-        return _join_lines(await self._call(["scontrol", "ping"]))
+        return join_lines(await self._call(["scontrol", "ping"]))
 
     async def partitions(self) -> dict[str, str]:
         """Say whether each partition is ``up``, by name; also those that are hidden, to which one may submit."""
@@ -261,7 +147,7 @@ class Slurm:
         return await self._squeue("--states=all", f"--name={job_name}")
 
     async def _squeue(self, *which: str) -> list[SlurmJob]:
-        shape = ("--noheader", "--array", f"--format={_QUEUE_FORMAT}")
+        shape = ("--noheader", "--array", f"--format={QUEUE_FORMAT}")
         # Of this user, or the controller would send the jobs of everybody. By number: the name that the
         # environment has may be somebody else's, or none that Slurm knows.
         user = f"--user={os.getuid()}"
@@ -310,7 +196,7 @@ class Slurm:
         except FileNotFoundError:
             raise SlurmCommandError(argv[0], "not found on PATH") from None
         if status != 0:
-            raise SlurmCommandError(shlex.join(argv), _join_lines(stderr))
+            raise SlurmCommandError(shlex.join(argv), join_lines(stderr))
         return stdout
 
 
@@ -340,15 +226,3 @@ async def _run_command(
         raise
     assert process.returncode is not None  # noqa: S101 - communicate() has waited for it
     return process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
-
-
-def _join_lines(text: str) -> str:
-    r"""Join what Slurm said, without the name of the command before each line.
-
-    Examples
-    --------
-    >>> _join_lines("sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n")
-    'invalid partition specified: x; Batch job submission failed'
-    """
-    lines = (re.sub(r"^\w+: (error: )?", "", line.strip()) for line in text.splitlines())
-    return "; ".join(line for line in lines if line)

@@ -12,8 +12,8 @@ from scalable.errors import did_you_mean
 from scalable.providers.base import CheckResult
 from scalable.providers.containers import image_word, runs_as_child
 from scalable.providers.slurm.commands import SlurmCommandError
-from scalable.providers.slurm.request import job_request
-from scalable.providers.slurm.script import JobRequest, sbatch_argv
+from scalable.providers.slurm.request import JobRequest, job_request
+from scalable.providers.slurm.sbatch import sbatch_argv
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig

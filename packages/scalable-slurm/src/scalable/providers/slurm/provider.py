@@ -29,7 +29,8 @@ from scalable.providers.containers import check_container, chosen_runtime
 from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.options import SlurmOptions
 from scalable.providers.slurm.request import PREFERRED_RUNTIME, job_request
-from scalable.providers.slurm.script import job_script, sbatch_argv
+from scalable.providers.slurm.sbatch import sbatch_argv
+from scalable.providers.slurm.script import job_script
 
 __all__ = ["SlurmProvider"]
 

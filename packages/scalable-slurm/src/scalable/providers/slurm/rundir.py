@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.errors import NotSupportedError
-from scalable.providers.slurm.script import Tls
+from scalable.providers.slurm.request import Tls
 
 if TYPE_CHECKING:
     from distributed.security import Security

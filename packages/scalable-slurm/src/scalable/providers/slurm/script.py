@@ -6,18 +6,13 @@ options are validated (`scalable.providers.slurm.options`).
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from scalable.providers.containers import container_words, runs_as_child
+from scalable.providers.slurm.request import JobRequest
 from scalable.providers.worker import thread_environment, worker_arguments
 
-__all__ = ["JobRequest", "Tls", "job_environment", "job_script", "sbatch_argv"]
-
-# sbatch reads %A and %a as the array's job id and the element's number.
-LOG_PATTERN = "%A_%a.log"
+__all__ = ["job_environment", "job_script"]
 
 # Runs a worker, given as its arguments, in a container of Podman or Docker. Slurm ends the runtime's client program,
 # in the end by SIGKILL, and knows nothing of the container. But the client has the other end of the container's
@@ -33,151 +28,6 @@ _PIPE = "<> <(:)"
 # Apptainer and Singularity hand over what the job inherits, and show the home directory: neither must bring modules of
 # another Python into the image's. To Python, an empty variable is as none.
 _ONLY_THE_IMAGE = {"PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
-
-
-@dataclass(frozen=True)
-class Tls:
-    """What a worker needs to be trusted, as paths on the shared file system.
-
-    Parameters
-    ----------
-    ca_file : str
-        The certificate of the run's own authority.
-    cert, key : str
-        The worker's certificate, and its private key.
-    """
-
-    ca_file: str
-    cert: str
-    key: str
-
-
-@dataclass(frozen=True)
-class JobRequest:
-    """What one worker of a component asks of Slurm, and what it runs there.
-
-    Parameters
-    ----------
-    tag : str
-        The component.
-    slots, cpus, gpus : int
-        Tasks at a time; cores; GPUs.
-    memory : int or None
-        Bytes; None leaves it to the partition's default.
-    walltime : int or str or None
-        Seconds, or a time as sbatch reads it; None leaves it to the partition's default.
-    partition, account, qos, constraint, reservation : str or None
-        Slurm's own.
-    directives : tuple of str
-        More options of sbatch, one word each.
-    skipped : tuple of str
-        Parts of options that the site's sbatch does not take, such as ``--mem``.
-    modules, prologue : tuple of str
-        Environment modules to load, and shell lines to run, before the worker.
-    python : str
-        The interpreter on the nodes, where there is no container.
-    runtime : str
-        ``none``, ``apptainer``, ``singularity``, ``podman`` or ``docker``.
-    image : str or None
-        What the container is made from.
-    mounts, env : mapping of str to str
-        Container path by host path; variables of the worker.
-    preload : str or None
-        What the worker runs first.
-    interface : str or None
-        The network interface that workers listen on.
-    local_directory : str
-        Where a worker keeps what does not fit into memory, on its node.
-    log_directory : str
-        Where logs go, on the shared file system.
-    tls : Tls or None
-        How workers prove who they are.
-    death_timeout : int
-        Seconds without a scheduler after which a worker ends by itself.
-    """
-
-    tag: str
-    log_directory: str
-    slots: int = 1
-    cpus: int = 1
-    gpus: int = 0
-    memory: int | None = None
-    walltime: int | str | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
-    directives: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
-    prologue: tuple[str, ...] = ()
-    python: str = "python3"
-    runtime: str = "none"
-    image: str | None = None
-    mounts: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    preload: str | None = None
-    interface: str | None = None
-    local_directory: str = "/tmp"  # noqa: S108 - the nodes' own scratch, where the site names no other
-    tls: Tls | None = None
-    death_timeout: int = 60
-
-
-def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> list[str]:
-    """Write the words of the one ``sbatch`` that submits `n` workers as an array.
-
-    Examples
-    --------
-    >>> gcam = JobRequest("gcam", "/logs", cpus=8, memory=32 * 2**30, walltime=7200, partition="short")
-    >>> " ".join(sbatch_argv(gcam, 4, job_name="scalable-1", comment="c"))  # doctest: +NORMALIZE_WHITESPACE
-    'sbatch --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=32768M --time=120 --partition=short
-     --parsable --job-name=scalable-1 --comment=c --array=0-3 --output=/logs/%A_%a.log --export=ALL --no-requeue'
-    """
-    options: dict[str, str | int | None] = {
-        "job-name": job_name,
-        "comment": comment,
-        "array": f"0-{n - 1}",
-        # A literal percent sign is written twice in sbatch's file name patterns.
-        "output": request.log_directory.replace("%", "%%") + "/" + LOG_PATTERN,
-        # Variables reach the job by inheritance: --export=NAME=value cuts a value at its first comma.
-        "export": "ALL",
-    }
-    shape: dict[str, str | int | None] = {
-        "nodes": 1,
-        "ntasks": 1,
-        "cpus-per-task": request.cpus,
-        # Slurm's M is 2**20 bytes.
-        "mem": None if request.memory is None else f"{math.ceil(request.memory / 2**20)}M",
-        # Plain minutes, the unit in which Slurm enforces it.
-        "time": math.ceil(request.walltime / 60)
-        if isinstance(request.walltime, int)
-        else request.walltime,
-        "gres": f"gpu:{request.gpus}" if request.gpus else None,
-        "partition": request.partition,
-        "account": request.account,
-        "qos": request.qos,
-        "constraint": request.constraint,
-        "reservation": request.reservation,
-    }
-    return [
-        "sbatch",
-        *(
-            option
-            for option in _long_options(shape)
-            if not any(part in option for part in request.skipped)
-        ),
-        *request.directives,
-        # After the site's directives, since the last one counts: by these we know our jobs.
-        "--parsable",
-        *_long_options(options),
-        # A worker that comes back would be a stranger: the engine has replaced it by then.
-        "--no-requeue",
-    ]
-
-
-def _long_options(options: Mapping[str, str | int | None]) -> list[str]:
-    return [f"--{name}={value}" for name, value in options.items() if value is not None]
 
 
 def job_script(request: JobRequest, scheduler_address: str) -> str:

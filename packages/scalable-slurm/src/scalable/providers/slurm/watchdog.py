@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from scalable.providers.slurm.commands import query_environ
+from scalable.providers.slurm.environ import query_environ
 
 __all__ = ["QueueWatchdog"]
 
