@@ -130,19 +130,3 @@ def test_it_fails_who_leaves_something_behind() -> None:
     with failing(), Suite(provider).cluster():
         pass
     provider.open.backend.close()
-
-
-def test_a_declaration_about_no_promise_is_an_error() -> None:
-    with pytest.raises(TypeError, match=r"names \['fly'\], which no test is about"):
-
-        class Liar(ProviderConformance):
-            cannot: ClassVar = {"fly": "no wings"}
-
-
-def test_what_cannot_be_done_is_skipped_with_its_reason() -> None:
-    class Modest(Suite):
-        cannot: ClassVar = {"replace": "workers are immortal"}
-
-    suite = Modest(FakeProvider())
-    with pytest.raises(pytest.skip.Exception, match="workers are immortal"), suite.cluster() as one:
-        suite.test_a_lost_worker_is_replaced_under_a_new_name(one)

@@ -23,6 +23,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
     from scalable.providers.base import ClusterHandle
 
-__all__ = ["ProviderConformance"]
+__all__ = ["Limitation", "ProviderConformance"]
 
 ABILITIES = {
     "adapt": "let a group follow its work",
@@ -63,6 +64,29 @@ ABILITIES = {
     "replace": "replace a worker that dies",
 }
 """What a provider may declare that it cannot do, with a reason."""
+
+# Marks a test of one of them; registered by `scalable.testing.plugin`.
+_ability = pytest.mark.scalable_ability
+
+
+@dataclass(frozen=True)
+class Limitation:
+    """Something that a provider cannot do, for `ProviderConformance.cannot`.
+
+    Parameters
+    ----------
+    reason : str
+        Why not.
+    raises : type of BaseException, or tuple of them, optional
+        The exceptions by which its test is expected to fail; any other is a failure. By default, all are expected.
+    run : bool
+        Whether its test can be run. Set it to False only for a test that would harm the process of the tests: it is
+        skipped then, and nothing notices when the limitation is gone.
+    """
+
+    reason: str
+    raises: type[BaseException] | tuple[type[BaseException], ...] | None = None
+    run: bool = True
 
 
 class ProviderConformance:
@@ -75,15 +99,16 @@ class ProviderConformance:
         target names no counts.
     broken : mapping of str to str
         Fields of ``alpha``, beside those of `manifest`, with which its workers cannot start.
-    cannot : mapping of str to str
-        What the provider cannot do, with the reason. The tests of it are skipped, and show the reason.
+    cannot : mapping of str to str or Limitation
+        What the provider cannot do (``adapt``, ``explain_failed_start``, ``interrupt``, ``replace``), with the reason.
+        The test of it is expected to fail, strictly: when it passes, it fails and names the declaration to remove.
     timeout : float
         Seconds for whatever takes as long as it takes.
     """
 
     manifest: ClassVar[str]
     broken: ClassVar[Mapping[str, Any]] = {"preload_script": "/nonexistent/preload.py"}
-    cannot: ClassVar[Mapping[str, str]] = {}
+    cannot: ClassVar[Mapping[str, str | Limitation]] = {}
     timeout: ClassVar[float] = 120.0
 
     def __init_subclass__(cls) -> None:
@@ -93,6 +118,28 @@ class ProviderConformance:
             raise TypeError(
                 f"{cls.__name__}.cannot names {unknown}, which no test is about; known: {sorted(ABILITIES)}"
             )
+
+    @pytest.fixture(autouse=True)
+    def _expect_limitation(self, request: pytest.FixtureRequest) -> None:
+        """Expect the test to fail if the provider declares that it cannot do what is tested."""
+        marker = request.node.get_closest_marker("scalable_ability")
+        if marker is None or marker.args[0] not in self.cannot:
+            return
+        (ability,) = marker.args
+        declared = self.cannot[ability]
+        limitation = Limitation(declared) if isinstance(declared, str) else declared
+        reason = f"cannot {ABILITIES[ability]}: {limitation.reason}"
+        if not limitation.run:
+            pytest.skip(reason)
+        owner = next(cls.__name__ for cls in type(self).__mro__ if "cannot" in vars(cls))
+        # pytest applies it to the test itself, not to its other fixtures: a cluster that cannot be built is an error.
+        request.applymarker(
+            pytest.mark.xfail(
+                reason=f"{reason} (when this test passes, remove {ability!r} from {owner}.cannot)",
+                raises=limitation.raises,
+                strict=True,
+            )
+        )
 
     # -- What a provider's author may replace
 
@@ -301,8 +348,8 @@ class ProviderConformance:
             running.scale(alpha=0)
             assert sorted(_starts(client)) == list(range(6))
 
+    @_ability("replace")
     def test_a_lost_worker_is_replaced_under_a_new_name(self, running: _Running) -> None:
-        self._can("replace")
         running.scale(alpha=1, beta=1)
         (victim,) = running.backend.groups["alpha"].workers
         with running.client() as client:
@@ -314,8 +361,8 @@ class ProviderConformance:
             name = client.submit(_by_value(_worker_name), 0, tag="alpha", pure=False)
             assert name.result(self.timeout) == successor
 
+    @_ability("explain_failed_start")
     def test_a_group_that_cannot_start_fails_with_its_reason(self) -> None:
-        self._can("explain_failed_start")
         with self.cluster(alpha=self.broken) as running:
             running.provider.scale(running.handle, ScalePlan({"alpha": 1, "beta": 1}))
             with running.client() as client:
@@ -329,8 +376,8 @@ class ProviderConformance:
             assert waited.value.explanation.summary
             assert running.backend.groups["alpha"].failed
 
+    @_ability("adapt")
     def test_an_adaptive_group_scales_up_from_zero(self, running: _Running) -> None:
-        self._can("adapt")
         plan = ScalePlan({"alpha": 0, "beta": 0}, ranges_by_tag={"alpha": (0, 2)}, max_workers=2)
         running.provider.scale(running.handle, plan)
         with running.client() as client:
@@ -343,8 +390,8 @@ class ProviderConformance:
             running.provider.close(running.handle)
             assert list(self.leftovers()) == []
 
+    @_ability("interrupt")
     def test_close_ends_running_tasks(self) -> None:
-        self._can("interrupt")
         with self.cluster() as running:
             running.scale(alpha=1)
             with running.client() as client:
@@ -352,10 +399,6 @@ class ProviderConformance:
                 running.until(lambda: any(client.processing().values()), "the task is under way")
                 running.provider.close(running.handle)
                 assert future.status in ("cancelled", "lost")
-
-    def _can(self, ability: str) -> None:
-        if ability in self.cannot:
-            pytest.skip(f"cannot {ABILITIES[ability]}: {self.cannot[ability]}")
 
 
 class _Running:
