@@ -50,7 +50,7 @@ def test_a_launch_that_is_repeated_submits_nothing(
     assert len(calls("sbatch")) == 1
 
 
-def test_one_look_tells_how_every_job_is(
+def test_one_squeue_shows_the_state_of_every_job(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
 ) -> None:
     lines = [
@@ -77,7 +77,7 @@ def test_one_look_tells_how_every_job_is(
     ]
 
 
-def test_many_are_cancelled_at_once(
+def test_many_units_are_cancelled_by_one_scancel(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
 ) -> None:
     fake_command("scancel")
@@ -92,12 +92,12 @@ def test_many_are_cancelled_at_once(
             "JobState=TIMEOUT Reason=TimeLimit ExitCode=0:15 NodeList=node1",
             Reason.WALLTIME,
             "job 7_0 reached its walltime on node1",
-            "ask for a longer walltime",
+            "request a longer walltime",
         ),
         (
             "JobState=OUT_OF_MEMORY Reason=OutOfMemory ExitCode=0:125 NodeList=node1",
             Reason.OUT_OF_MEMORY,
-            "job 7_0 used more memory than it asked for on node1",
+            "job 7_0 used more memory than it requested on node1",
             "give the component more memory",
         ),
         (
@@ -148,7 +148,7 @@ def test_the_log_of_a_job_is_part_of_its_explanation(
     assert asyncio.run(backend.describe(unit(0))).log_tail == "No module named gcam"
 
 
-def test_a_job_that_nobody_remembers_ended_as_it_was_seen_last(
+def test_a_job_without_a_record_ended_as_it_was_last_seen(
     backend: SlurmBackend, fake_command: FakeCommand
 ) -> None:
     for command in ("scontrol", "sacct"):
@@ -159,17 +159,17 @@ def test_a_job_that_nobody_remembers_ended_as_it_was_seen_last(
     assert asyncio.run(backend.describe(unit(0))).reason is Reason.NODE_FAILURE
 
 
-def test_a_job_that_slurm_has_forgotten_is_not_said_to_run(
+def test_a_running_job_without_a_record_is_not_reported_as_running(
     backend: SlurmBackend, fake_command: FakeCommand
 ) -> None:
-    """A controller forgets what ended MinJobAge ago, and many sites have no accounting."""
+    """The controller drops the record of a job MinJobAge after its end, and many sites have no accounting."""
     fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
     asyncio.run(backend.observe())
     for command in ("scontrol", "sacct"):
         fake_command(command, stderr="Invalid job id specified\n", status=1)
     why = asyncio.run(backend.describe(unit(0)))
     assert why.reason is Reason.UNKNOWN
-    assert why.summary == "Slurm says nothing of job 7_0, which was RUNNING when last seen"
+    assert why.summary == "Slurm has no record of job 7_0, which was RUNNING when last seen"
 
 
 def test_a_sweep_cancels_the_run_once_and_waits_until_it_is_gone(
@@ -182,7 +182,7 @@ def test_a_sweep_cancels_the_run_once_and_waits_until_it_is_gone(
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED"])
-def test_a_sweep_leaves_alone_what_is_on_its_way_out(
+def test_a_sweep_ignores_jobs_that_are_already_ending(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, state: str
 ) -> None:
     fake_command("squeue", stdout=f"7|0|{state}|None|1:30|node1|{MINE}\n")
@@ -190,7 +190,7 @@ def test_a_sweep_leaves_alone_what_is_on_its_way_out(
     assert calls("scancel") == []
 
 
-def test_a_sweep_names_what_does_not_go(fake_command: FakeCommand, tmp_path: Path) -> None:
+def test_a_sweep_reports_jobs_that_do_not_end(fake_command: FakeCommand, tmp_path: Path) -> None:
     fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
     fake_command("scancel")
     (leftover,) = asyncio.run(make_backend(tmp_path, sweep_timeout=3.0).sweep())

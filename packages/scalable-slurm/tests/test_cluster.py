@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from conftest import FakeCommand
 
 
-def test_a_job_that_cannot_be_cancelled_is_named_at_the_end(
+def test_a_job_that_cannot_be_cancelled_is_reported_by_close(
     tmp_path: Path, fake_command: FakeCommand
 ) -> None:
     fake_command("sbatch", stdout="7\n")

@@ -20,18 +20,18 @@ def submit() -> str:
     return asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", {}))
 
 
-def test_a_job_id_is_told_from_the_banner_around_it(fake_command: FakeCommand) -> None:
+def test_the_job_id_is_found_among_banners(fake_command: FakeCommand) -> None:
     fake_command("sbatch", stdout="2 accounts expire in 14 days\n4711;cluster\n")
     assert submit() == "4711"
 
 
-def test_a_banner_alone_is_no_job(fake_command: FakeCommand) -> None:
+def test_a_banner_alone_is_not_a_job_id(fake_command: FakeCommand) -> None:
     fake_command("sbatch", stdout="2 accounts expire in 14 days\n")
     with pytest.raises(LaunchRefusedError):
         submit()
 
 
-def test_a_refusal_is_final_and_tells_what_slurm_said(fake_command: FakeCommand) -> None:
+def test_a_refusal_is_final_and_has_slurms_message(fake_command: FakeCommand) -> None:
     text = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n"
     fake_command("sbatch", stderr=text, status=1)
     with pytest.raises(LaunchRefusedError) as caught:
@@ -50,20 +50,20 @@ def test_a_refusal_is_final_and_tells_what_slurm_said(fake_command: FakeCommand)
         "QOSMaxSubmitJobPerUserLimit",
     ],
 )
-def test_what_may_work_later_is_not_final(fake_command: FakeCommand, text: str) -> None:
+def test_a_refusal_that_may_be_temporary_is_not_final(fake_command: FakeCommand, text: str) -> None:
     fake_command("sbatch", stderr=f"sbatch: error: {text}\n", status=1)
     with pytest.raises(LaunchError) as caught:
         submit()
     assert not isinstance(caught.value, LaunchRefusedError)
 
 
-def test_a_job_with_a_path_of_its_own_is_submitted_by_ours(fake_command: FakeCommand) -> None:
+def test_sbatch_is_found_by_our_own_path_whatever_the_jobs_path(fake_command: FakeCommand) -> None:
     fake_command("sbatch", stdout="4711\n")
     env = {"PATH": "/opt/gcam/bin:/usr/bin:/bin"}
     assert asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", env)) == "4711"
 
 
-def test_a_missing_command_says_where_it_would_be(
+def test_the_error_of_a_missing_command_names_the_place_to_run_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -73,7 +73,7 @@ def test_a_missing_command_says_where_it_would_be(
         asyncio.run(Slurm().list_jobs("x"))
 
 
-def test_a_partition_that_sinfo_hides_is_known(fake_command: FakeCommand, tmp_path: Path) -> None:
+def test_hidden_partitions_are_listed(fake_command: FakeCommand, tmp_path: Path) -> None:
     fake_command("sinfo")
     (tmp_path / "sinfo").write_text(
         '#!/bin/sh\necho "short|up"\ncase "$*" in *--all*) echo "hidden|up";; esac\n'
@@ -81,7 +81,7 @@ def test_a_partition_that_sinfo_hides_is_known(fake_command: FakeCommand, tmp_pa
     assert asyncio.run(Slurm().partitions()) == {"short": "up", "hidden": "up"}
 
 
-def test_what_a_site_says_besides_is_passed_over(fake_command: FakeCommand) -> None:
+def test_banners_in_the_output_are_ignored(fake_command: FakeCommand) -> None:
     banner = "** Maintenance on Friday **\n"
     fake_command("squeue", stdout=f"{banner}7|0|PENDING|Priority|NOT_SET||mine\n")
     fake_command("sinfo", stdout=f"{banner}short|up\n")
@@ -93,7 +93,7 @@ def test_what_a_site_says_besides_is_passed_over(fake_command: FakeCommand) -> N
     assert asyncio.run(slurm.find_record("7_0"))["JobState"] == "TIMEOUT"
 
 
-def test_accounting_is_asked_when_the_controller_has_forgotten(fake_command: FakeCommand) -> None:
+def test_accounting_has_records_that_the_controller_has_dropped(fake_command: FakeCommand) -> None:
     fake_command("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
     fake_command("sacct", stdout="TIMEOUT|0:0|node7\n")
     assert asyncio.run(Slurm().find_record("7_0")) == {
@@ -103,16 +103,16 @@ def test_accounting_is_asked_when_the_controller_has_forgotten(fake_command: Fak
     }
 
 
-def test_nobody_remembering_is_no_error(fake_command: FakeCommand) -> None:
+def test_a_missing_record_is_not_an_error(fake_command: FakeCommand) -> None:
     fake_command("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
     fake_command("sacct", stderr="Slurm accounting storage is disabled\n", status=1)
     assert asyncio.run(Slurm().find_record("7_0")) == {}
 
 
-def test_habits_of_the_user_change_nothing_of_what_is_asked(
+def test_option_variables_of_the_user_do_not_affect_queries(
     fake_command: FakeCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQUEUE_PARTITION alone would hide a run's jobs, which would then be launched again and again."""
+    """SQUEUE_PARTITION alone would hide a run's jobs, and the engine would launch them again and again."""
     fake_command("squeue")
     (tmp_path / "squeue").write_text("#!/bin/sh\nenv >&2\nexit 1\n")
     monkeypatch.setenv("SQUEUE_PARTITION", "long")
@@ -122,10 +122,8 @@ def test_habits_of_the_user_change_nothing_of_what_is_asked(
     assert "SQUEUE_PARTITION" not in caught.value.stderr
 
 
-def test_a_call_that_is_given_up_leaves_no_process(
-    fake_command: FakeCommand, tmp_path: Path
-) -> None:
-    """Nor one that the site's own script around the command has started."""
+def test_a_cancelled_call_leaves_no_process(fake_command: FakeCommand, tmp_path: Path) -> None:
+    """Not even one that was started by a site's script around the command."""
     os.mkfifo(tmp_path / "started")
     fake_command("squeue", then=f"sleep 600 & echo $! > {tmp_path}/started; wait")
 

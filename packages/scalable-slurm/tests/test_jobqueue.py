@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 
-def test_what_the_import_of_dask_jobqueue_changes_is_undone() -> None:
+def test_side_effects_of_importing_dask_jobqueue_are_undone() -> None:
     code = """
 import signal, threading
 import dask, distributed

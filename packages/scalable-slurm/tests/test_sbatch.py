@@ -8,19 +8,19 @@ def sbatch(request: JobRequest, n: int = 1) -> list[str]:
     return sbatch_argv(request, n, job_name="scalable-r", comment="c")
 
 
-def test_what_is_not_said_is_left_to_slurm() -> None:
+def test_options_that_are_not_set_are_left_to_slurm() -> None:
     argv = sbatch(JobRequest("gcam", "/logs"))
     for option in ("mem", "time", "gres", "partition", "account", "qos", "constraint"):
         assert not any(argument.startswith(f"--{option}=") for argument in argv)
 
 
-def test_memory_and_walltime_are_rounded_up_to_what_slurm_counts_in() -> None:
+def test_memory_and_walltime_are_rounded_up_to_slurms_units() -> None:
     argv = sbatch(JobRequest("gcam", "/logs", memory=8 * 10**9, walltime=61))
     assert "--mem=7630M" in argv
     assert "--time=2" in argv
 
 
-def test_everything_said_reaches_sbatch_as_one_word_each() -> None:
+def test_each_option_is_one_argument_of_sbatch() -> None:
     request = JobRequest(
         "gcam",
         "/with space/100%",
@@ -46,6 +46,6 @@ def test_everything_said_reaches_sbatch_as_one_word_each() -> None:
     } <= set(argv)
 
 
-def test_options_that_a_site_does_not_take_are_left_out() -> None:
+def test_options_that_a_site_does_not_accept_are_left_out() -> None:
     argv = sbatch(JobRequest("gcam", "/logs", memory=2**30, skipped=("--mem",)))
     assert not any(argument.startswith("--mem") for argument in argv)

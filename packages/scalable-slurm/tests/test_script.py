@@ -16,12 +16,12 @@ from scalable.providers.slurm.request import JobRequest, Tls
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
 
-# What a file system and a process can hold: anything but NUL; surrogates have no UTF-8.
+# What paths and environment variables can contain: anything but NUL. Surrogates cannot be encoded.
 anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
 def executed_argv(request: JobRequest, scheduler_address: str = "tls://h:1") -> list[str]:
-    """Have a shell read the script, but print the command lines that it would run."""
+    """Run the script in a shell where ``exec`` and ``module`` print their arguments, and return those."""
     printing = "module() { printf '%s\\0' \"$@\"; }; exec() { printf '%s\\0' \"$@\"; }\n"
     script = job_script(request, scheduler_address)
     done = subprocess.run(
@@ -35,7 +35,7 @@ def executed_argv(request: JobRequest, scheduler_address: str = "tls://h:1") -> 
 
 
 @given(anything)
-def test_no_value_is_ever_read_by_the_shell(value: str) -> None:
+def test_no_value_is_interpreted_by_the_shell(value: str) -> None:
     request = JobRequest(
         "gcam",
         "/logs",
@@ -57,7 +57,9 @@ def test_no_value_is_ever_read_by_the_shell(value: str) -> None:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @given(anything, anything)
 @example("--preload", "0")
-def test_nor_is_one_of_a_container(runtime: str, value: str, other: str) -> None:
+def test_no_value_of_a_container_is_interpreted_by_the_shell(
+    runtime: str, value: str, other: str
+) -> None:
     request = JobRequest(
         "gcam",
         f"/{value}",
@@ -72,12 +74,12 @@ def test_nor_is_one_of_a_container(runtime: str, value: str, other: str) -> None
     assert f"/{value}.sif" in argv
     image = argv.index(f"/{value}.sif")
     assert any(f"/{other}" in argument for argument in argv[:image])
-    # After the image, since a variable may be called --preload.
+    # After the image, because a variable may be named --preload.
     assert argv[argv.index("--preload", image) + 1] == f"/{value}.py"
     assert argv[-2:] == ["--name", "gcam-7_3"]
 
 
-def test_a_line_that_fails_starts_no_worker() -> None:
+def test_a_failing_line_starts_no_worker() -> None:
     request = JobRequest("gcam", "/logs", prologue=("false",), python="/bin/echo")
     assert subprocess.run(["bash"], input=job_script(request, "x"), text=True).returncode == 1
 
@@ -92,7 +94,7 @@ def test_variables_are_inherited_and_never_written() -> None:
     assert environment["MKL_NUM_THREADS"] == "4"
 
 
-SEES = JobRequest(
+CONTAINER = JobRequest(
     "gcam",
     "/logs",
     runtime="apptainer",
@@ -105,7 +107,7 @@ SEES = JobRequest(
 
 
 def test_a_container_sees_its_mounts_its_scratch_and_its_keys() -> None:
-    argv = executed_argv(SEES)
+    argv = executed_argv(CONTAINER)
     assert argv[:4] == ["apptainer", "exec", "--no-eval", "--nv"]
     assert [argv[i + 1] for i, argument in enumerate(argv) if argument == "--bind"] == [
         "/data in:/data",
@@ -118,9 +120,9 @@ def test_a_container_sees_its_mounts_its_scratch_and_its_keys() -> None:
 
 
 @pytest.mark.parametrize("runtime", ["podman", "docker"])
-def test_a_worker_in_a_container_is_who_runs_the_job(runtime: str) -> None:
-    argv = executed_argv(replace(SEES, runtime=runtime))
-    options = argv[: argv.index(SEES.image or "")]
+def test_a_worker_in_a_container_runs_as_the_jobs_user(runtime: str) -> None:
+    argv = executed_argv(replace(CONTAINER, runtime=runtime))
+    options = argv[: argv.index(CONTAINER.image or "")]
     assert f"--user={os.getuid()}:{os.getgid()}" in options
     assert ("--env=HOME=/tmp" in options) is bool(os.getuid())
     assert ("--userns=keep-id" in options) is (bool(os.getuid()) and runtime == "podman")
@@ -128,18 +130,16 @@ def test_a_worker_in_a_container_is_who_runs_the_job(runtime: str) -> None:
 
 @pytest.mark.parametrize("runtime", ["podman", "docker"])
 def test_a_container_can_read_its_mounts_and_share_its_memory(runtime: str) -> None:
-    argv = executed_argv(replace(SEES, runtime=runtime, memory=2**30))
-    # SELinux would forbid the one, and 64 MiB, which MPI's ranks cannot talk in, are the default of the other.
+    argv = executed_argv(replace(CONTAINER, runtime=runtime, memory=2**30))
+    # SELinux would deny the mounts, and the default of 64 MiB is too small for MPI ranks.
     assert {"--security-opt=label=disable", f"--shm-size={2**30}"} <= set(argv)
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_podman_is_told_of_a_runtime_directory_only_where_there_is_one(
-    tmp_path: Path, there: bool
-) -> None:
+def test_podman_gets_a_runtime_directory_only_if_it_exists(tmp_path: Path, there: bool) -> None:
     directory = str(tmp_path if there else tmp_path / "none")
     printing = "exec() { printf '%s' \"${XDG_RUNTIME_DIR-unset}\"; }\n"
-    script = job_script(replace(SEES, runtime="podman"), "tls://h:1")
+    script = job_script(replace(CONTAINER, runtime="podman"), "tls://h:1")
     done = subprocess.run(
         ["bash"],
         input=printing + script,
@@ -160,7 +160,7 @@ def test_a_variable_enters_a_container_by_name_alone() -> None:
 
 
 @pytest.mark.parametrize("runtime", ["apptainer", "singularity"])
-def test_neither_slurm_nor_the_runtime_heeds_the_variables_of_a_container(runtime: str) -> None:
+def test_variables_of_a_container_affect_neither_slurm_nor_the_runtime(runtime: str) -> None:
     env = {"PATH": "/opt/gcam/bin", "SLURM_CONF": "x", "PYTHONPATH": "/opt/gcam/python"}
     environment = job_environment(JobRequest("a", "/l", runtime=runtime, image="a.sif", env=env))
     prefix = f"{runtime.upper()}ENV_"
@@ -170,14 +170,14 @@ def test_neither_slurm_nor_the_runtime_heeds_the_variables_of_a_container(runtim
 
 
 def started_by_its_client(*command: str) -> subprocess.Popen[bytes]:
-    """Start what the script would start in a container, with the test as the client that has its standard input."""
-    argv = executed_argv(replace(SEES, runtime="podman"))
+    """Start what the script starts in a container, with the test as the client that holds its standard input."""
+    argv = executed_argv(replace(CONTAINER, runtime="podman"))
     shell = argv.index("sh")
     below = argv[shell : argv.index("dask")]
     return subprocess.Popen([*below, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def test_a_worker_ends_with_the_client_of_its_container_however_busy_it_is() -> None:
+def test_a_busy_worker_ends_with_the_client_of_its_container() -> None:
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(); time.sleep(600)"
     with started_by_its_client(sys.executable, "-uc", deaf) as worker:
         assert worker.stdout is not None
@@ -188,6 +188,6 @@ def test_a_worker_ends_with_the_client_of_its_container_however_busy_it_is() -> 
         assert worker.wait(10) == -signal.SIGKILL
 
 
-def test_a_worker_below_the_client_of_its_container_ends_as_it_ends_and_reads_nothing() -> None:
+def test_a_worker_in_a_container_passes_on_its_exit_code_and_reads_no_input() -> None:
     with started_by_its_client("sh", "-c", "read -r _ || exit 7") as worker:
         assert worker.wait(10) == 7

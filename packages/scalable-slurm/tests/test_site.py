@@ -8,18 +8,18 @@ from scalable.errors import ValidationFailedError
 from scalable.providers.slurm.site import SiteDefaults, read_site
 
 
-def test_what_is_not_set_says_nothing() -> None:
+def test_unset_keys_have_no_effect() -> None:
     config: dict[str, Any] = {"cores": None, "queue": None, "job-extra-directives": []}
     assert read_site(config) == SiteDefaults()
 
 
-def test_what_is_said_of_the_job_goes_before_what_is_said_of_the_worker() -> None:
+def test_keys_of_the_job_override_keys_of_the_worker() -> None:
     config = {"job-cpu": 2, "cores": 6, "job-mem": "1G", "memory": "24 GB"}
     site = read_site(config)
     assert (site.cpus, site.memory) == (2, 2**30)
 
 
-def test_everything_that_cannot_be_read_is_told_at_once() -> None:
+def test_everything_that_cannot_be_read_is_reported_at_once() -> None:
     config = {
         "memory": "plenty",
         "death-timeout": "a while",

@@ -23,7 +23,7 @@ while True:
 """
 
 
-def test_the_jobs_of_a_client_that_was_killed_are_cancelled_after_ctrl_c_too(
+def test_jobs_of_a_killed_client_are_cancelled_even_after_ctrl_c(
     fake_command: FakeCommand, calls: Calls
 ) -> None:
     fake_command("scancel")
@@ -39,7 +39,7 @@ def test_the_jobs_of_a_client_that_was_killed_are_cancelled_after_ctrl_c_too(
     assert calls("scancel") == ["--quiet --name=scalable-r"]
 
 
-def test_a_guard_that_is_dismissed_cancels_nothing(fake_command: FakeCommand, calls: Calls) -> None:
+def test_a_stopped_watchdog_cancels_nothing(fake_command: FakeCommand, calls: Calls) -> None:
     fake_command("scancel")
     watchdog = QueueWatchdog("scalable-r")
     watchdog.stop()

@@ -1,4 +1,4 @@
-"""Slurm as a backend of the engine: a unit is one element of a job array."""
+"""Slurm as a backend of the engine. A unit is one element of a job array."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["SlurmBackend", "format_comment", "parse_comment"]
 
 
 def format_comment(run: str, tag: str, request_id: str) -> str:
-    """Write what every job of ours carries: whose it is, and which launch it came from.
+    """Return the comment that identifies a job: its run, its group, and the launch that submitted it.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def format_comment(run: str, tag: str, request_id: str) -> str:
 
 
 def parse_comment(comment: str) -> dict[str, str]:
-    """Read such a comment; empty for anybody else's.
+    """Return the fields of such a comment; empty for a foreign job's comment.
 
     Examples
     --------
@@ -43,27 +43,27 @@ def parse_comment(comment: str) -> dict[str, str]:
     >>> parse_comment("nightly build")
     {}
     """
-    word, _, facts = comment.partition(" ")
-    if word != "scalable":
+    owner, _, facts = comment.partition(" ")
+    if owner != "scalable":
         return {}
     return dict(fact.split("=", 1) for fact in facts.split() if "=" in fact)
 
 
 class SlurmBackend:
-    """Runs workers as elements of Slurm job arrays: one ``sbatch`` a launch, one ``squeue`` a look.
+    """Runs workers as elements of Slurm job arrays, with one ``sbatch`` per launch and one ``squeue`` per observation.
 
     Parameters
     ----------
     slurm : Slurm
-        Who runs the commands.
+        Runs the commands.
     run : str
-        The run's id; every job is named after it.
+        The run's id, part of every job's name.
     scheduler_address : str
-        Where workers find the scheduler.
+        The scheduler's address, as workers reach it.
     requests : dict of str to JobRequest
-        What a worker of each group asks for, by tag. May grow while the cluster runs.
+        The request of a worker of each group, by tag. May grow while the cluster runs.
     sweep_timeout : float
-        Seconds that swept jobs have to end before they are reported.
+        Seconds that `sweep` waits for cancelled jobs to end before it reports them.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class SlurmBackend:
 
     @property
     def jobs(self) -> tuple[SlurmJob, ...]:
-        """All jobs of the run, as squeue has shown each of them last."""
+        """All jobs of the run, each as ``squeue`` last showed it."""
         return tuple(self._last_seen.values())
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
-        """Submit one array of `n` workers."""
+        """Submit `n` workers as one array."""
         if request_id in self._launched:
             return self._launched[request_id]
         request = self.requests[group.tag]
@@ -111,7 +111,7 @@ class SlurmBackend:
         return units
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Look at all our jobs with one ``squeue``."""
+        """Return the state of every unit, from one ``squeue``."""
         states = {}
         for job in await self._slurm.list_jobs(self.job_name):
             unit = self._find_unit(job)
@@ -122,7 +122,7 @@ class SlurmBackend:
         return states
 
     def _find_unit(self, job: SlurmJob) -> Unit | None:
-        """Say which unit a job is: known from its launch, or else, if sbatch's answer was lost, from its comment."""
+        """Return the unit of a job: known from its launch or, if sbatch's answer was lost, from the job's comment."""
         if job.id in self._units:
             return self._units[job.id]
         facts = parse_comment(job.comment)
@@ -131,11 +131,11 @@ class SlurmBackend:
         return _make_unit(facts["tag"], job.id, facts["request"])
 
     async def stop(self, units: Sequence[Unit]) -> None:
-        """Cancel them with one ``scancel``."""
+        """Cancel these units with one ``scancel``."""
         await self._slurm.cancel([unit.native for unit in units])
 
     async def describe(self, unit: Unit) -> Explanation:
-        """Explain one job from the controller's record, or accounting's, and the tail of its log."""
+        """Explain a unit from the record of the controller or of accounting, and the tail of its log."""
         record = await self._slurm.find_record(unit.native)
         state = record.get("JobState", "").split(" ")[0]
         last = self._last_seen.get(unit.native)
@@ -143,10 +143,10 @@ class SlurmBackend:
             state = last.state
         log_tail = await asyncio.to_thread(tail, self._log_path(unit))
         if not state:
-            # It has forgotten the job, or does not answer.
+            # Slurm has dropped the job's record, or does not answer.
             seen = f", which was {last.state} when last seen" if last else ""
             return Explanation(
-                Reason.UNKNOWN, f"Slurm says nothing of job {unit.native}{seen}", log_tail=log_tail
+                Reason.UNKNOWN, f"Slurm has no record of job {unit.native}{seen}", log_tail=log_tail
             )
         if phase_of(state) is Phase.PENDING:
             why = record.get("Reason", "None")
@@ -162,7 +162,7 @@ class SlurmBackend:
         return _explain_end(unit, state, record, log_tail)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """Cancel what there is still of this run, and wait until Slurm has let it go."""
+        """Cancel the run's remaining jobs, and wait until they have ended."""
         alive: list[SlurmJob] = []
         try:
             async with asyncio.timeout(self._sweep_timeout):
@@ -175,9 +175,9 @@ class SlurmBackend:
         except (SlurmCommandError, TimeoutError) as error:
             if alive and isinstance(error, TimeoutError):
                 return [Leftover("Slurm job", job.id, job.state) for job in alive]
-            said = getattr(error, "stderr", "") or "Slurm does not answer"
+            message = getattr(error, "stderr", "") or "Slurm does not answer"
             remedy = f"when Slurm answers again, `scalable reap {self._run}` cancels what is left"
-            return [Leftover("jobs of the name", self.job_name, f"{said}; {remedy}")]
+            return [Leftover("jobs named", self.job_name, f"{message}; {remedy}")]
         return []
 
     async def _live_jobs(self) -> list[SlurmJob]:
@@ -198,7 +198,7 @@ def _make_unit(tag: str, job: str, request_id: str) -> Unit:
 def _unit_state(unit: Unit, job: SlurmJob) -> UnitState:
     phase = phase_of(job.state)
     if phase is Phase.PENDING:
-        # "None" until Slurm's scheduler has looked at the job for the first time.
+        # "None" until Slurm's scheduler has considered the job for the first time.
         detail = "just submitted" if job.reason == "None" else job.reason
         return UnitState(unit, phase, pending_reason(job.reason), detail)
     if phase is Phase.RUNNING:
@@ -214,7 +214,7 @@ def _explain_end(unit: Unit, state: str, record: Mapping[str, str], log_tail: st
     code, _, signal = record.get("ExitCode", "").partition(":")
     how = {
         Reason.WALLTIME: "reached its walltime",
-        Reason.OUT_OF_MEMORY: "used more memory than it asked for",
+        Reason.OUT_OF_MEMORY: "used more memory than it requested",
         Reason.NODE_FAILURE: "lost its node",
         Reason.PREEMPTED: "was preempted",
         Reason.CANCELLED: "was cancelled",
@@ -223,11 +223,11 @@ def _explain_end(unit: Unit, state: str, record: Mapping[str, str], log_tail: st
         f"ended with exit code {code}" + (f", signal {signal}" if signal not in ("", "0") else ""),
     )
     remedy = {
-        Reason.WALLTIME: "ask for a longer walltime",
+        Reason.WALLTIME: "request a longer walltime",
         Reason.OUT_OF_MEMORY: "give the component more memory",
     }.get(reason, "")
     if record.get("Reason") == "JobLaunchFailure":
-        # Slurm could not even open the log: the usual cause is a directory that the node does not see.
+        # Slurm could not open the log, usually because the node does not see its directory.
         how = "could not be started"
         remedy = "check that logs_location is on a file system that the nodes share"
     return Explanation(

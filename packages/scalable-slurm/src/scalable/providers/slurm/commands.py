@@ -1,4 +1,4 @@
-"""The only place that runs Slurm's commands."""
+"""Slurm's commands, and the only module that runs them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scalable.providers.slurm.output import (
 
 __all__ = ["Slurm", "SlurmCommandError"]
 
-# What sbatch says when the same submission may be accepted later; everything else it refuses for good.
+# Messages of sbatch after which the same submission may be accepted later. Every other refusal is final.
 _TRANSIENT = (
     "temporarily unable to accept",
     "Socket timed out",
@@ -31,7 +31,7 @@ _TRANSIENT = (
     "Zero Bytes were transmitted",
     "Transport endpoint is not connected",
     "Connection refused",
-    "SubmitJob",  # AssocGrpSubmitJobsLimit, QOSMaxSubmitJobPerUserLimit and their kin
+    "SubmitJob",  # AssocGrpSubmitJobsLimit, QOSMaxSubmitJobPerUserLimit and similar
     "Resource temporarily unavailable",
 )
 
@@ -42,18 +42,18 @@ class SlurmCommandError(ClusterError):
     Attributes
     ----------
     command : str
-        What was run.
+        The command line.
     stderr : str
-        What it said.
+        Its error message, on one line.
     """
 
     def __init__(self, command: str, stderr: str) -> None:
         self.command, self.stderr = command, stderr
-        super().__init__(f"{command}: {stderr or 'failed without a word'}")
+        super().__init__(f"{command}: {stderr or 'failed without a message'}")
 
 
 class Slurm:
-    """Slurm as the environment of this process reaches it (``PATH``, ``SLURM_CONF``)."""
+    """Slurm's commands as this process finds them (``PATH``, ``SLURM_CONF``)."""
 
     async def submit(self, argv: Sequence[str], script: str, env: Mapping[str, str]) -> str:
         """Submit one array.
@@ -61,11 +61,11 @@ class Slurm:
         Parameters
         ----------
         argv : sequence of str
-            The words of ``sbatch``, ``--parsable`` among them.
+            The ``sbatch`` command line, which has ``--parsable``.
         script : str
-            Given on standard input.
+            The job script, passed on standard input.
         env : mapping of str to str
-            What the job inherits on top of this process's environment.
+            Variables that the job gets in addition to this process's environment.
 
         Returns
         -------
@@ -75,9 +75,9 @@ class Slurm:
         Raises
         ------
         LaunchRefusedError
-            sbatch refused it for good.
+            sbatch refused it, and would refuse it again.
         LaunchError
-            The controller did not answer, or takes no more jobs now.
+            The controller did not answer, or accepts no more jobs at the moment.
         """
         try:
             status, stdout, stderr = await _run_command(
@@ -87,7 +87,7 @@ class Slurm:
             raise LaunchRefusedError(
                 "sbatch was not found; run this where Slurm's commands are on PATH, such as a login node"
             ) from None
-        # Banners of the site may stand around it: "7" or "7;cluster", alone on its line.
+        # "7" or "7;cluster", on a line of its own among the site's banners.
         job = re.search(r"^(\d+)(?:;\S+)?\s*$", stdout, re.MULTILINE)
         if status == 0 and job:
             return job.group(1)
@@ -96,23 +96,23 @@ class Slurm:
             raise LaunchError(f"sbatch could not submit the job: {message}")
         if "Invalid job array specification" in message:
             message += (
-                "; a group cannot lack more workers at once than the site's MaxArraySize, "
-                "which `scontrol show config` tells: ask for fewer"
+                "; a group cannot start more workers at once than the site's MaxArraySize, "
+                "which `scontrol show config` prints: ask for fewer"
             )
         raise LaunchRefusedError(f"sbatch refused the job: {message}")
 
     async def test_only(self, argv: Sequence[str]) -> str:
-        """Ask whether Slurm would take a submission; nothing is submitted.
+        """Check whether Slurm would accept a submission, without submitting it.
 
         Returns
         -------
         str
-            When and where it would start.
+            When and where the job would start.
 
         Raises
         ------
         SlurmCommandError
-            It would not.
+            It would be refused.
         """
         command = [argv[0], "--test-only", *argv[1:]]
         try:
@@ -126,49 +126,49 @@ class Slurm:
         return join_lines(stderr)
 
     async def version(self) -> str:
-        """Say which version of Slurm this is."""
+        """Return Slurm's version."""
         return (await self._call(["sinfo", "--version"])).strip()
 
     async def ping(self) -> str:
-        """Say how the controller is."""
+        """Return the state of the controller."""
         return join_lines(await self._call(["scontrol", "ping"]))
 
     async def partitions(self) -> dict[str, str]:
-        """Say whether each partition is ``up``, by name; also those that are hidden, to which one may submit."""
+        """Return the state of each partition, such as ``up``, by name; hidden ones accept jobs too and are included."""
         lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%R|%a"])).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
     async def list_user_jobs(self) -> list[SlurmJob]:
-        """List every job of this user that is not over: one ``squeue``."""
+        """List all jobs of this user that have not ended, with one ``squeue``."""
         return await self._squeue()
 
     async def list_jobs(self, job_name: str) -> list[SlurmJob]:
-        """List the elements of all arrays of that name, those that ended lately included: one ``squeue``."""
+        """List the elements of all arrays with this name, recently ended ones included, with one ``squeue``."""
         return await self._squeue("--states=all", f"--name={job_name}")
 
     async def _squeue(self, *which: str) -> list[SlurmJob]:
         shape = ("--noheader", "--array", f"--format={QUEUE_FORMAT}")
-        # Of this user, or the controller would send the jobs of everybody. By number: the name that the
-        # environment has may be somebody else's, or none that Slurm knows.
+        # Of this user, or the controller would send the jobs of all users. By number: the user name in the environment
+        # may be another user's, or unknown to Slurm.
         user = f"--user={os.getuid()}"
         return parse_queue(await self._call(["squeue", *shape, user, *which]))
 
     async def cancel(self, jobs: Sequence[str]) -> None:
-        """Cancel array elements: one ``scancel``. One that ended already is no error."""
+        """Cancel array elements with one ``scancel``; ignore those that have already ended."""
         await self._call(["scancel", "--quiet", *jobs])
 
     async def cancel_by_name(self, job_name: str) -> None:
-        """Cancel everything of that name: one ``scancel``."""
+        """Cancel all jobs with this name, with one ``scancel``."""
         await self._call(["scancel", "--quiet", f"--name={job_name}"])
 
     async def find_record(self, job: str) -> dict[str, str]:
-        """Say what the controller, or else accounting, remembers of one array element; empty where nobody does."""
+        """Return the record of one array element, from the controller or else accounting; empty if there is none."""
         for find in (self._from_controller, self._from_accounting):
             try:
                 if record := await find(job):
                     return record
             except SlurmCommandError:
-                continue  # forgotten by the controller after MinJobAge; many sites have no accounting
+                continue  # the controller drops it after MinJobAge; many sites have no accounting
         return {}
 
     async def _from_controller(self, job: str) -> dict[str, str]:
@@ -205,21 +205,21 @@ async def _run_command(
 ) -> tuple[int, str, str]:
     program, *rest = argv
     process = await asyncio.create_subprocess_exec(
-        # By this process's PATH: that of `env` is the job's.
+        # By this process's PATH: the one in `env` is the job's.
         shutil.which(program) or program,
         *rest,
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=env,
-        # Ctrl-C at the terminal is for the client, which cancels in order.
+        # Ctrl-C at the terminal must reach only the client, which then cancels the jobs in order.
         start_new_session=True,
     )
     try:
         stdout, stderr = await process.communicate(None if stdin is None else stdin.encode())
     except asyncio.CancelledError:
         if process.returncode is None:
-            # The whole of it: a site's command may be a script around Slurm's own.
+            # The whole process group: a site's command may be a script around Slurm's own.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

@@ -1,4 +1,4 @@
-"""The environments in which Slurm's commands run."""
+"""The environment variables that Slurm's commands get."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Mapping
 
 __all__ = ["query_environ", "submit_environ"]
 
-# Options that people give by variables to the commands they type. Ours would then show, or cancel, only some jobs.
+# Variables by which users give options to the commands that they type. With these, a command would list or cancel only
+# some of a run's jobs.
 _OPTION_PREFIXES = ("SQUEUE_", "SCANCEL_", "SINFO_")
 
-# Variables of sbatch that hold its answer back until the jobs end, or have half of their logs go elsewhere.
+# Variables that make sbatch wait for the end of its jobs, or send their standard error elsewhere.
 _HARMFUL = frozenset({"SBATCH_WAIT", "SBATCH_ERROR"})
 
-# Inside a job, every other variable of Slurm's is about that job.
+# Inside a job, every other variable of Slurm's describes that job.
 _SITE_VARIABLES = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
 
 
 def query_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Say in which environment to ask and to cancel: one in which a command does what its arguments say.
+    """Return the environment for queries and cancellations, without variables that act as options.
 
     Examples
     --------
@@ -28,9 +29,9 @@ def query_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def submit_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Say what a job inherits: not what describes the job that this process may be part of.
+    """Return the environment that a job inherits, without variables of the job that this process may run in.
 
-    ``srun`` would read that in the new job too, and refuse to start or start something else.
+    ``srun`` would read those in the new job too, and refuse to start or start something else.
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""What Slurm's commands print, as values."""
+"""What Slurm's commands print, parsed.
+
+Lines in any other form are ignored: sites print banners around the output.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,24 @@ from dataclasses import dataclass
 
 __all__ = ["QUEUE_FORMAT", "SlurmJob", "join_lines", "parse_queue", "parse_record"]
 
-# Array job, element, state, reason, walltime left, node, comment. The comment comes last, since that of somebody else's
-# job may hold the separator.
+# Array job, element, state, reason, walltime left, node, comment. The comment is last because that of a foreign job may
+# contain the separator.
 _SEPARATOR = "|"
 QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%k"))
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """A job, which is one element of an array, as squeue shows it.
+    """One element of a job array, as ``squeue`` shows it.
 
     Parameters
     ----------
     id : str
-        As ``scancel`` takes it: ``<array job>_<element>``.
+        ``<array job>_<element>``, as ``scancel`` accepts it.
     state, reason, node, comment : str
-        squeue's own words.
+        As printed by ``squeue``.
     seconds_left : int or None
-        Walltime left; None where there is no limit or the job has not begun.
+        Walltime left; None without a limit, or before the job starts.
     """
 
     id: str
@@ -36,7 +39,7 @@ class SlurmJob:
 
 
 def parse_queue(text: str) -> list[SlurmJob]:
-    r"""Read what ``squeue`` printed in our format, and pass over what a site says besides.
+    r"""Parse the output of ``squeue --format`` with `QUEUE_FORMAT`.
 
     Examples
     --------
@@ -54,7 +57,7 @@ def parse_queue(text: str) -> list[SlurmJob]:
 
 
 def _parse_left(text: str) -> int | None:
-    """Read squeue's %L.
+    """Parse the time left that ``squeue`` prints for ``%L``.
 
     Examples
     --------
@@ -71,7 +74,7 @@ def _parse_left(text: str) -> int | None:
 
 
 def parse_record(text: str) -> dict[str, str]:
-    """Read one line of ``scontrol --oneliner show job``.
+    """Parse one line of ``scontrol --oneliner show job``.
 
     Examples
     --------
@@ -82,7 +85,7 @@ def parse_record(text: str) -> dict[str, str]:
 
 
 def join_lines(text: str) -> str:
-    r"""Join what Slurm said, without the name of the command before each line.
+    r"""Return an error message on one line, without the command's name before each part.
 
     Examples
     --------

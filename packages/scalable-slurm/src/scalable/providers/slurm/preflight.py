@@ -1,4 +1,4 @@
-"""Would a start work? Looks at the site online and read-only, as ``scalable check`` shows it."""
+"""The online, read-only checks of ``scalable check``: whether a start would work at this site."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["check_interface", "preflight"]
 
 _TOOLS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 
-# File systems of clusters, by the names that /proc/mounts has for them. Any other is likely to be one machine's own.
+# Shared file systems, by their names in /proc/mounts. Any other is likely to be local to one machine.
 _SHARED_FILE_SYSTEMS = frozenset(
     {
         "9p",
@@ -61,13 +61,13 @@ async def preflight(
     Parameters
     ----------
     slurm : Slurm
-        Who runs the commands.
+        Runs the commands.
     options : SlurmOptions
-        What the target says.
+        The target's options.
     components : mapping of str to ComponentConfig
-        What workers there would be.
+        The components, by name.
     site : SiteDefaults
-        dask-jobqueue's configuration for Slurm.
+        The site's defaults from dask-jobqueue's configuration.
     """
     results = [*_check_tools()]
     if all(result.ok for result in results):
@@ -125,7 +125,7 @@ async def _check_partitions(slurm: Slurm, wanted: Iterable[str | None]) -> list[
 def _check_partition(partitions: Mapping[str, str], wanted: str | None) -> CheckResult:
     if wanted is None:
         return CheckResult("partition", True, "the site's default")
-    # More than one may be named; Slurm then takes the one that is free first.
+    # There may be several; Slurm then uses the one where the job can start first.
     for name in wanted.split(","):
         if name not in partitions:
             near = did_you_mean(name, partitions)
@@ -146,7 +146,7 @@ def _check_partition(partitions: Mapping[str, str], wanted: str | None) -> Check
 
 
 async def _check_request(slurm: Slurm, tag: str, request: JobRequest) -> CheckResult:
-    """Let Slurm itself judge: account, QOS, walltime, and whether any node could hold such a worker."""
+    """Check a request with Slurm itself: account, QOS, walltime, and whether any node is large enough."""
     name = f"component {tag}"
     argv = sbatch_argv(request, 1, job_name="scalable-check", comment="scalable check")
     try:
@@ -154,11 +154,11 @@ async def _check_request(slurm: Slurm, tag: str, request: JobRequest) -> CheckRe
     except SlurmCommandError as error:
         remedy = "compare cpus, memory, gpus, walltime, account and qos with what the site offers (sinfo -l)"
         return CheckResult(name, False, error.stderr, remedy)
-    return CheckResult(name, True, answer or "Slurm would take it")
+    return CheckResult(name, True, answer or "Slurm would accept it")
 
 
 def check_interface(wanted: str | None) -> CheckResult:
-    """Look whether this machine, on which the scheduler runs, has the network interface."""
+    """Check whether this machine, where the scheduler runs, has the network interface."""
     import psutil
 
     interfaces = sorted(psutil.net_if_addrs())
@@ -166,11 +166,11 @@ def check_interface(wanted: str | None) -> CheckResult:
         return CheckResult(
             "interface",
             None,
-            "none is named, so that the one of the default route is taken",
-            f"if workers cannot reach this machine by it, set interface to one of: {', '.join(interfaces)}",
+            "not set, so the interface of the default route is used",
+            f"if workers cannot reach this machine through it, set interface to one of: {', '.join(interfaces)}",
         )
     if wanted in interfaces:
-        return CheckResult("interface", True, f"{wanted} is there")
+        return CheckResult("interface", True, f"{wanted} exists")
     return CheckResult(
         "interface",
         False,
@@ -184,62 +184,66 @@ def _check_image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
         return
     name = f"image of {tag}"
     if not runs_as_child(request.runtime) or "://" in image_word(request.runtime, request.image):
-        yield CheckResult(name, None, f"{request.image} is in a registry, which is not asked")
+        yield CheckResult(name, None, f"{request.image} is in a registry, which is not checked")
     elif os.access(request.image, os.R_OK):
-        yield CheckResult(name, True, f"{request.image} can be read")
+        yield CheckResult(name, True, f"{request.image} is readable")
     else:
         yield CheckResult(
             name,
             False,
-            f"{request.image} cannot be read",
-            "give the path of an image file that this machine and the nodes share",
+            f"{request.image} is not readable",
+            "set image to the path of a file that this machine and the nodes share",
         )
 
 
 def _check_logs(location: str) -> CheckResult:
-    """Look whether logs and keys can be written where the nodes find them."""
+    """Check whether logs and keys can be written where the nodes can read them."""
     name = "logs_location"
     logs = Path(location).absolute()
     nearest = _nearest_existing(logs)
     if "\\" in str(logs):
         remedy = "set logs_location to another directory"
-        return CheckResult(name, False, f"{logs} has a backslash, which Slurm misreads", remedy)
+        return CheckResult(
+            name, False, f"{logs} contains a backslash, which Slurm misreads", remedy
+        )
     if not os.access(nearest, os.W_OK | os.X_OK):
-        remedy = "set logs_location to a directory that is"
+        remedy = "set logs_location to a writable directory"
         return CheckResult(name, False, f"{nearest} is not writable", remedy)
     kind = _file_system_type(nearest)
     if kind in _SHARED_FILE_SYSTEMS:
         return CheckResult(
-            name, True, f"{nearest} is writable, and on a shared file system ({kind})"
+            name, True, f"{nearest} is writable and on a shared file system ({kind})"
         )
     return CheckResult(
         name,
         None,
-        f"{nearest} is writable, but its file system ({kind}) may be this machine's own",
-        "make sure that the nodes see it, or set logs_location to a directory that they share",
+        f"{nearest} is writable, but its file system ({kind}) may be local to this machine",
+        "make sure that the nodes share it, or set logs_location to a directory that they share",
     )
 
 
 def _check_scratch(location: str) -> CheckResult:
-    """Look at the workers' own directory, as far as that can be told from here: each node has its own."""
+    """Check the workers' local directory on this machine, in place of the nodes, each of which has its own."""
     name = "local_directory"
     nearest = _nearest_existing(Path(location))
     if os.access(nearest, os.W_OK | os.X_OK):
-        return CheckResult(name, True, f"{nearest} is writable here; nodes are taken to be alike")
-    remedy = "make sure that you may write there on the nodes, or set local_directory"
+        return CheckResult(
+            name, True, f"{nearest} is writable here; the nodes are assumed to be alike"
+        )
+    remedy = "make sure that it is writable on the nodes, or set local_directory"
     return CheckResult(name, None, f"{nearest} is not writable on this machine", remedy)
 
 
 def _nearest_existing(path: Path) -> Path:
-    """Find what there is of a path."""
+    """Return the path itself, or its nearest parent that exists."""
     return next(part for part in (path, *path.parents) if part.exists())
 
 
 def _file_system_type(path: Path) -> str:
-    """Say of which type the file system of a directory is, as mount(8) calls it."""
+    """Return the type of the file system that a path is on, as mount(8) names it."""
     import psutil
 
     real = path.resolve()
-    # The last of several that are mounted over each other is the one that shows.
+    # Of several mounts on one directory, the last one is visible.
     kinds = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     return next((kinds[part] for part in (real, *real.parents) if part in kinds), "unknown")

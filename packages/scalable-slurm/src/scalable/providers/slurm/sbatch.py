@@ -1,4 +1,8 @@
-"""The command line that submits workers of a component as one Slurm job array."""
+"""The ``sbatch`` command line that submits the workers of one launch as a job array.
+
+A pure function. Nothing is quoted because no shell reads it; values that Slurm itself would misread are rejected when
+options are validated (`scalable.providers.slurm.options`).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,12 @@ from scalable.providers.slurm.request import JobRequest
 
 __all__ = ["sbatch_argv"]
 
-# sbatch reads %A and %a as the array's job id and the element's number.
+# sbatch replaces %A and %a by the array's job id and the element's index.
 LOG_PATTERN = "%A_%a.log"
 
 
 def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> list[str]:
-    """Write the words of the one ``sbatch`` that submits `n` workers as an array.
+    """Return the ``sbatch`` command line that submits `n` workers as one array.
 
     Examples
     --------
@@ -27,7 +31,7 @@ def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> 
         "job-name": job_name,
         "comment": comment,
         "array": f"0-{n - 1}",
-        # A literal percent sign is written twice in sbatch's file name patterns.
+        # In sbatch's file name patterns, a literal percent sign is written twice.
         "output": request.log_directory.replace("%", "%%") + "/" + LOG_PATTERN,
         # Variables reach the job by inheritance: --export=NAME=value cuts a value at its first comma.
         "export": "ALL",
@@ -57,10 +61,10 @@ def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> 
             if not any(part in option for part in request.skipped)
         ),
         *request.directives,
-        # After the site's directives, since the last one counts: by these we know our jobs.
+        # After the directives because the last occurrence counts: Scalable recognizes its jobs by these.
         "--parsable",
         *_long_options(options),
-        # A worker that comes back would be a stranger: the engine has replaced it by then.
+        # The engine would not recognize a requeued worker: it has replaced it by then.
         "--no-requeue",
     ]
 

@@ -1,7 +1,6 @@
-"""A component as a Slurm job: the words of ``sbatch``, the script on its standard input, the environment.
+"""The job script that starts a worker, and the environment variables of the job.
 
-Pure functions. Every value that a shell reads is quoted by `shlex`; what Slurm itself would misread is refused when
-options are validated (`scalable.providers.slurm.options`).
+Pure functions. Every value in the script is quoted by `shlex`.
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ from scalable.providers.worker import thread_environment, worker_arguments
 __all__ = ["job_environment", "job_script"]
 
 # Runs a worker, given as its arguments, in a container of Podman or Docker. Slurm ends the runtime's client program,
-# in the end by SIGKILL, and knows nothing of the container. But the client has the other end of the container's
-# standard input, to which nobody writes: when that ends, so does the worker, however busy it is.
+# by SIGKILL if need be, and does not know the container. But the client holds the other end of the container's standard
+# input, to which nothing is ever written: when that closes, the worker is killed, however busy it is.
 _WITH_CLIENT = """\
 exec 3<&0 </dev/null
 { read -r _ <&3; kill -KILL $$; } &
 exec "$@" 3<&-"""
 
-# What the client gets as its own standard input: a pipe opened both ways, which ends only with whoever has it open.
+# The client's own standard input: a pipe opened for reading and writing, which closes only when its holders exit.
 _PIPE = "<> <(:)"
 
-# Apptainer and Singularity hand over what the job inherits, and show the home directory: neither must bring modules of
-# another Python into the image's. To Python, an empty variable is as none.
+# Apptainer and Singularity pass on the job's environment and mount the home directory. Neither must add modules of
+# another Python to the image's. Python treats an empty variable as unset.
 _ONLY_THE_IMAGE = {"PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
 
 
 def job_script(request: JobRequest, scheduler_address: str) -> str:
-    r"""Write the script that each element of the array runs.
+    r"""Return the script that each element of the array runs.
 
     Examples
     --------
@@ -59,7 +58,7 @@ def job_script(request: JobRequest, scheduler_address: str) -> str:
 
 
 def _run(request: JobRequest, worker: str) -> list[str]:
-    """Write the lines that run a worker where its component wants it; `worker` is as a shell reads it."""
+    """Return the lines that run a worker in its container, if it has one; `worker` is quoted for a shell."""
     if request.image is None:
         return [f"exec {worker}"]
     container = _container(request, request.image)
@@ -69,7 +68,7 @@ def _run(request: JobRequest, worker: str) -> list[str]:
     below = shlex.join(["sh", "-c", _WITH_CLIENT, "sh"])
     return [
         *_identity(request),
-        "# The container ends with its client, which is all of it that Slurm can end.",
+        "# The container ends with its client, the only part of it that Slurm can end.",
         f'exec {client} {run} "${{identity[@]}}" {shlex.join(options)} {below} {worker} {_PIPE}',
     ]
 
@@ -78,14 +77,14 @@ def _identity(request: JobRequest) -> list[str]:
     podman = request.runtime == "podman"
     own = [*(["--userns=keep-id"] if podman else []), f"--env=HOME={request.local_directory}"]
     lines = [
-        "# As the user of the job, the worker can read what is mounted, and what it writes is theirs.",
+        "# As the job's user, the worker can read its mounts, and owns what it writes.",
         'identity=(--user="$(id -u):$(id -g)")',
-        # An image knows a home for root alone.
+        # In an image, only root has a home directory.
         f'[ "$(id -u)" = 0 ] || identity+=({shlex.join(own)})',
     ]
     if podman:
         lines += [
-            "# Inherited from the login node, and often not on this one; Podman then has another place.",
+            "# Inherited from the login node, and often missing on this one; without it, Podman uses another.",
             '[ -w "${XDG_RUNTIME_DIR-}" ] || unset XDG_RUNTIME_DIR',
         ]
     return lines
@@ -125,7 +124,7 @@ def _worker_argv(request: JobRequest, scheduler_address: str) -> list[str]:
 
 
 def _container(request: JobRequest, image: str) -> list[str]:
-    """Write the words before the worker's own that put it into its image.
+    """Return the command line, up to the worker's own, that runs the worker in its image.
 
     Examples
     --------
@@ -150,19 +149,19 @@ def _container(request: JobRequest, image: str) -> list[str]:
 
 
 def _conduct(request: JobRequest) -> list[str]:
-    """Say how a container of Podman or Docker is to behave."""
+    """Return the flags of a Podman or Docker container that do not depend on its component."""
     return [
         "--rm",
-        # Not the worker but a small init is process 1, for whom the kernel ignores signals that it does not handle.
+        # A small init is process 1 instead of the worker: the kernel drops signals that process 1 does not handle.
         "--init",
         "--interactive",
-        # What it writes goes to the job's log.
+        # Its output goes to the job's log only.
         "--log-driver=none",
-        # Whose it is, for who finds it on a node.
+        # Tells the user of a node which run a container belongs to.
         f"--label=scalable.logs={request.log_directory}",
-        # SELinux would keep it from everything that is mounted (podman-run(1), "Labeling Volume Mounts").
+        # SELinux would deny it access to every mount (podman-run(1), "Labeling Volume Mounts").
         "--security-opt=label=disable",
-        # By default 64 MiB, in which MPI's ranks cannot talk.
+        # The default of 64 MiB is too small for MPI ranks to communicate.
         *([f"--shm-size={request.memory}"] if request.memory else []),
     ]
 
@@ -172,7 +171,7 @@ def _tls_directory(request: JobRequest) -> list[str]:
 
 
 def job_environment(request: JobRequest) -> dict[str, str]:
-    """Say what ``sbatch`` is to find in its environment on top of the caller's own.
+    """Return the variables that ``sbatch`` gets in addition to the inherited environment.
 
     Examples
     --------
@@ -185,12 +184,12 @@ def job_environment(request: JobRequest) -> dict[str, str]:
     variables = _variables(request)
     if request.image is None or not runs_as_child(request.runtime):
         return variables
-    # So they are the container's alone: neither Slurm nor the runtime itself heeds them.
+    # With the prefix they apply to the container only, neither to Slurm nor to the runtime itself.
     prefix = f"{request.runtime.upper()}ENV_"
     return {prefix + name: value for name, value in {**_ONLY_THE_IMAGE, **variables}.items()}
 
 
 def _variables(request: JobRequest) -> dict[str, str]:
-    # In a container, nobody says -u to the interpreter.
+    # Without a container, the interpreter is started with -u.
     unbuffered = {"PYTHONUNBUFFERED": "1"} if request.image else {}
     return {**unbuffered, **thread_environment(request.cpus, request.slots), **request.env}
