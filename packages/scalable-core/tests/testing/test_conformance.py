@@ -1,4 +1,4 @@
-"""The fake provider holds to what every provider promises."""
+"""The fake provider meets the requirements of every provider."""
 
 from __future__ import annotations
 

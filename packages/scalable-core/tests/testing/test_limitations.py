@@ -35,7 +35,7 @@ class NeverReplaces(Replaces):
     timeout = 8.0
 
     def kill_worker(self, client, worker):
-        pass  # so that no other worker ever comes
+        pass  # so that no other worker ever joins
 """
 
 RunSuite = Callable[[str], pytest.RunResult]
@@ -62,7 +62,7 @@ class TestNarrow(NeverReplaces):
     cannot: ClassVar = {"replace": Limitation("workers are immortal", raises=AssertionError)}
 """)
     result.assert_outcomes(xfailed=2)
-    result.stdout.fnmatch_lines(["XFAIL *cannot replace a worker that dies: workers are immortal*"])
+    result.stdout.fnmatch_lines(["XFAIL *cannot replace a lost worker: workers are immortal*"])
 
 
 def test_a_limitation_that_is_gone_fails_and_names_the_declaration(run_suite: RunSuite) -> None:
@@ -84,7 +84,7 @@ class TestOther(NeverReplaces):
     cannot: ClassVar = {"replace": Limitation("workers are immortal", raises=LookupError)}
 """)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*AssertionError: not within 8 s: another has come*"])
+    result.stdout.fnmatch_lines(["*AssertionError: not within 8 s: another worker has joined*"])
 
 
 def test_a_limitation_excuses_no_cluster_that_cannot_be_built(run_suite: RunSuite) -> None:
@@ -108,9 +108,7 @@ class TestNotRun(Replaces):
         raise AssertionError("nothing is built")
 """)
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(
-        ["SKIPPED*cannot replace a worker that dies: its death would be ours"]
-    )
+    result.stdout.fnmatch_lines(["SKIPPED*cannot replace a lost worker: its death would be ours"])
 
 
 def test_an_unknown_limitation_is_an_error_that_names_the_known_ones(run_suite: RunSuite) -> None:

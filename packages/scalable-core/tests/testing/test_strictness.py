@@ -1,4 +1,4 @@
-"""The suite fails a provider that breaks a promise: one bad provider for each promise that could be missed."""
+"""The suite fails a provider that breaks a requirement: one bad provider for each that could be missed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def failing() -> AbstractContextManager[Any]:
     return pytest.raises(OUTCOME)
 
 
-def test_it_fails_who_finds_no_mistake() -> None:
+def test_a_provider_that_finds_no_errors_fails() -> None:
     class Careless(FakeProvider):
         def validate(self, spec: DeploymentSpec) -> ValidationReport:
             return ValidationReport()
@@ -60,7 +60,7 @@ def test_it_fails_who_finds_no_mistake() -> None:
         suite.test_a_count_for_an_unknown_group_is_an_error()
 
 
-def test_it_fails_who_plans_at_random() -> None:
+def test_a_provider_that_plans_at_random_fails() -> None:
     class Fickle(FakeProvider):
         numbers = itertools.count(1)
 
@@ -71,7 +71,7 @@ def test_it_fails_who_plans_at_random() -> None:
         Suite(Fickle()).test_the_same_manifest_gives_the_same_plan()
 
 
-def test_it_fails_who_leaves_something_when_a_build_fails() -> None:
+def test_a_provider_that_leaves_something_after_a_failed_build_fails() -> None:
     class Messy(FakeProvider):
         made: ClassVar[list[str]] = []
 
@@ -86,7 +86,7 @@ def test_it_fails_who_leaves_something_when_a_build_fails() -> None:
         Suite(Messy()).test_a_failed_build_leaves_nothing_behind(patch)
 
 
-def test_it_fails_who_touches_other_groups() -> None:
+def test_a_provider_that_scales_other_groups_fails() -> None:
     class Clumsy(FakeProvider):
         def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
             cluster.backend.scale_groups(dict.fromkeys(plan.workers_by_tag, 0))
@@ -97,7 +97,7 @@ def test_it_fails_who_touches_other_groups() -> None:
         suite.test_groups_scale_independently(running)
 
 
-def test_it_fails_who_ends_workers_in_the_middle_of_a_task() -> None:
+def test_a_provider_that_ends_workers_during_a_task_fails() -> None:
     class Brutal(FakeProvider):
         def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
             for tag, status in cluster.backend.groups.items():
@@ -110,7 +110,7 @@ def test_it_fails_who_ends_workers_in_the_middle_of_a_task() -> None:
         suite.test_running_tasks_finish_before_their_worker_stops(running)
 
 
-def test_it_fails_who_cannot_close_twice() -> None:
+def test_a_provider_that_cannot_close_twice_fails() -> None:
     class Touchy(FakeProvider):
         def close(self, cluster: ClusterHandle) -> None:
             if self.leftovers() == []:
@@ -121,7 +121,7 @@ def test_it_fails_who_cannot_close_twice() -> None:
         Suite(Touchy()).test_close_is_idempotent()
 
 
-def test_it_fails_who_leaves_something_behind() -> None:
+def test_a_provider_that_leaves_something_behind_fails() -> None:
     class Forgetful(FakeProvider):
         def close(self, cluster: ClusterHandle) -> None:
             self.open = cluster

@@ -1,6 +1,6 @@
-"""What every provider must hold to, as tests that any provider can run.
+"""The requirements of every provider, as tests that any provider can run.
 
-A provider passes it with a subclass of a few lines, in a test module of its own::
+A provider runs them by a subclass of a few lines in a test module of its own::
 
     from scalable.testing.conformance import ProviderConformance
 
@@ -13,7 +13,7 @@ A provider passes it with a subclass of a few lines, in a test module of its own
         components: {alpha: {}, beta: {slots: 2}}
         '''
 
-The tests start real workers by the public interface alone, and know nothing of what is behind it.
+The tests start real workers and use only the public interface.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ if TYPE_CHECKING:
 __all__ = ["Limitation", "ProviderConformance"]
 
 ABILITIES = {
-    "adapt": "let a group follow its work",
+    "adapt": "scale a group with its work",
     "explain_failed_start": "explain why a worker cannot start",
-    "interrupt": "end a worker in the middle of a task",
-    "replace": "replace a worker that dies",
+    "interrupt": "end a worker while it runs a task",
+    "replace": "replace a lost worker",
 }
 """What a provider may declare that it cannot do, with a reason."""
 
@@ -90,20 +90,20 @@ class Limitation:
 
 
 class ProviderConformance:
-    """The promises of a provider, one test each. Subclass it and say `manifest`.
+    """The requirements of a provider, one test each. Subclass it and set `manifest`.
 
     Attributes
     ----------
     manifest : str
-        A manifest whose first target is the provider's, with two components: ``alpha`` of 1 slot, ``beta`` of 2. The
-        target names no counts.
+        A manifest whose first target is the provider's, with two components: ``alpha`` with 1 slot, ``beta`` with 2.
+        The target sets no worker counts.
     broken : mapping of str to str
-        Fields of ``alpha``, beside those of `manifest`, with which its workers cannot start.
+        Fields that, added to ``alpha`` of `manifest`, keep its workers from starting.
     cannot : mapping of str to str or Limitation
         What the provider cannot do (``adapt``, ``explain_failed_start``, ``interrupt``, ``replace``), with the reason.
-        The test of it is expected to fail, strictly: when it passes, it fails and names the declaration to remove.
+        Its test becomes a strict expected failure: once it passes, pytest fails it and names the declaration to remove.
     timeout : float
-        Seconds for whatever takes as long as it takes.
+        Seconds to wait for a start, a result, or any other event.
     """
 
     manifest: ClassVar[str]
@@ -116,7 +116,7 @@ class ProviderConformance:
         unknown = sorted(set(cls.cannot) - set(ABILITIES))
         if unknown:
             raise TypeError(
-                f"{cls.__name__}.cannot names {unknown}, which no test is about; known: {sorted(ABILITIES)}"
+                f"{cls.__name__}.cannot names {unknown}, which no test covers; known: {sorted(ABILITIES)}"
             )
 
     @pytest.fixture(autouse=True)
@@ -141,27 +141,27 @@ class ProviderConformance:
             )
         )
 
-    # -- What a provider's author may replace
+    # -- What a provider may override
 
     def make_provider(self) -> DeploymentProvider:
-        """Make the provider; by default the one that is installed under the manifest's name for it."""
+        """Return the provider; by default, the installed one that the manifest names."""
         return get_provider(self.spec().provider_name)
 
     def kill_worker(self, client: ScalableClient, worker: str) -> None:
-        """End one worker's process from outside of Scalable, as a crash would."""
+        """Kill one worker's process without Scalable's knowledge, as a crash would."""
         addresses = {info["name"]: address for address, info in _workers(client).items()}
-        # From within, since the process may be on another machine. The broken connection is the answer.
+        # From within, because the process may be on another machine. The call ends by a broken connection.
         with contextlib.suppress(OSError):
             client.run(_by_value(_die), workers=[addresses[worker]])
 
     def leftovers(self) -> Sequence[str]:
-        """List what closed clusters have left in the native system; nothing must remain."""
+        """List what closed clusters have left in the native system, which must be nothing."""
         return ()
 
     # -- Before anything starts
 
     def spec(self, **options: Any) -> DeploymentSpec:
-        """Read the manifest, with more options for its target."""
+        """Return the spec of `manifest`, with more options for its target."""
         document = parse_manifest(self.manifest).raw
         return self._spec(document, options)
 
@@ -208,7 +208,7 @@ class ProviderConformance:
         name = self.spec().provider_name
         sources = {info.distribution for info in describe_providers() if info.name == name}
         if not sources - {"this process"}:
-            pytest.skip(f"provider {name!r} is not installed, so that a fresh process has none")
+            pytest.skip(f"provider {name!r} is not installed, so a new process cannot find it")
         assert not {"dask", "distributed"} & modules_of_planning(self.manifest)
 
     def test_its_options_have_a_schema(self) -> None:
@@ -234,7 +234,7 @@ class ProviderConformance:
         async def refuse(*_: object) -> None:
             raise OSError("the scheduler does not answer")
 
-        # The last thing that is done; the scheduler is up by then.
+        # The last step of a build, when the scheduler is already up.
         monkeypatch.setattr(RpcLink, "start", refuse)
         with pytest.raises(OSError, match="does not answer"):
             self.make_provider().build_cluster(self.spec())
@@ -244,7 +244,7 @@ class ProviderConformance:
 
     @contextmanager
     def cluster(self, alpha: Mapping[str, Any] | None = None) -> Iterator[_Running]:
-        """Build a cluster, and close it however the test ends."""
+        """Build a cluster, and close it in any case."""
         spec = self._spec(parse_manifest(self.manifest).raw, {}, alpha)
         provider = self.make_provider()
         handle = provider.build_cluster(spec)
@@ -256,7 +256,7 @@ class ProviderConformance:
 
     @pytest.fixture
     def running(self) -> Iterator[_Running]:
-        """Give a cluster whose groups are empty as yet."""
+        """Provide a cluster whose groups are still empty."""
         with self.cluster() as running:
             yield running
 
@@ -355,7 +355,8 @@ class ProviderConformance:
         with running.client() as client:
             self.kill_worker(client, victim)
             running.until(
-                lambda: set(running.backend.groups["alpha"].workers) - {victim}, "another has come"
+                lambda: set(running.backend.groups["alpha"].workers) - {victim},
+                "another worker has joined",
             )
             (successor,) = running.backend.groups["alpha"].workers
             name = client.submit(_by_value(_worker_name), 0, tag="alpha", pure=False)
@@ -417,7 +418,7 @@ class _Running:
         return closing(self.handle.client_factory())
 
     def scale(self, **counts: int) -> None:
-        """Scale by the provider, and wait until it is so."""
+        """Scale through the provider, and wait until the groups have these counts."""
         fixed = {tag: group.wanted for tag, group in self.backend.groups.items()}
         self.provider.scale(self.handle, ScalePlan({**fixed, **counts}))
         for tag, count in counts.items():
@@ -444,9 +445,9 @@ def _workers(client: ScalableClient) -> Mapping[str, Any]:
 
 
 def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function travel whole: a worker's image need not have this module."""
+    """Return a copy of a function that is pickled by value: a worker's image need not have this module."""
     assert isinstance(function, FunctionType)
-    # Without this module's globals, and of a module that no worker could import: so it is pickled whole.
+    # Without this module's globals, and in a module that no worker can import, so that it is pickled by value.
     copy = FunctionType(function.__code__, {"__builtins__": __builtins__}, function.__name__)
     copy.__module__ = "__main__"
     return copy
@@ -485,7 +486,7 @@ def _logged_nap(seconds: float, number: int) -> float:
 
 
 def _starts(client: ScalableClient) -> list[int]:
-    """Return the numbers of naps, once for each time that one was started."""
+    """Return the number of each nap, once per start."""
     return [number for _, number in client.get_events("scalable-conformance")]
 
 
@@ -497,5 +498,5 @@ def _nap(seconds: float) -> float:
 
 
 def _count_starts(dask_scheduler: Any) -> int:
-    """Count how often tasks were handed to workers so far."""
+    """Return how often tasks have been sent to workers so far."""
     return sum(1 for entry in dask_scheduler.transition_log if entry[2] == "processing")
