@@ -1,6 +1,6 @@
 """The job script that starts a worker, and the environment variables of the job.
 
-Pure functions. Every value in the script is quoted by `shlex`.
+Pure functions. Every value in the script is quoted by `shlex`; the lines of a prologue are inserted unchanged.
 """
 
 from __future__ import annotations
