@@ -1,4 +1,4 @@
-"""Distributions as an installer leaves them, in directories of their own."""
+"""Fixtures that install distributions into directories of their own."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_site(wheels: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def uninstall() -> Callable[[Path, str], None]:
-    """Remove from a directory the files that a distribution owns, and what is empty then."""
+    """Remove a distribution's files from a directory, and the directories that become empty."""
 
     def remove(site: Path, distribution: str) -> None:
         (record,) = site.glob(f"{distribution.replace('-', '_')}-*.dist-info/RECORD")
@@ -62,7 +62,7 @@ def uninstall() -> Callable[[Path, str], None]:
 
 @pytest.fixture(scope="session")
 def third_party(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that is installed here and is not Scalable."""
+    """A directory with everything that is installed here except Scalable."""
     directory = tmp_path_factory.mktemp("third-party")
     for entry in {*Path(sysconfig.get_path("purelib")).iterdir()}:
         if not entry.name.lstrip("_").startswith("scalable"):
@@ -72,7 +72,7 @@ def third_party(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def python(third_party: Path, tmp_path: Path) -> Callable[..., str]:
-    """Run code in an interpreter that sees these sites and what is not ours; hand back its output."""
+    """Run code in an interpreter that sees only these sites and third-party packages; return its output."""
 
     def run(code: str, *sites: Path) -> str:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the documentation shows is true of the code."""
+"""The documentation agrees with the code."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_python_compiles(block: Block) -> None:
     ast.parse(block.text, block.where)
 
 
-def test_every_code_of_a_problem_is_documented() -> None:
+def test_every_issue_code_is_documented() -> None:
     used = {
         node.value
         for source in ROOT.glob("packages/*/src/**/*.py")
@@ -75,8 +75,8 @@ def test_every_code_of_a_problem_is_documented() -> None:
     assert {code for code in documented if CODE.fullmatch(code)} == used
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    # Sphinx checks those of docs/; nobody checks the others.
+def test_links_between_pages_exist() -> None:
+    # Sphinx checks only the links in docs/.
     broken = [
         f"{page.relative_to(ROOT)}: {link}"
         for page in PAGES

@@ -1,4 +1,4 @@
-"""The examples run as their readmes say, and what they print is right."""
+"""The examples run as their readmes describe, and print the right results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLES = 12
 
 
 def run(*command: str | Path, cwd: Path, **env: str) -> str:
-    """Run a command, which must succeed; hand back its standard output."""
+    """Run a command, which must succeed, and return its standard output."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,

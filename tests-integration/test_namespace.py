@@ -1,4 +1,4 @@
-"""Seven distributions share one namespace, and none of them can harm another."""
+"""Seven distributions share one namespace without affecting each other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_no_directory_of_the_namespace_is_a_regular_package(root: Path) -> None:
     ]
 
 
-def test_every_provider_works_beside_the_others(make_site: MakeSite, python: Python) -> None:
+def test_every_provider_works_alongside_the_others(make_site: MakeSite, python: Python) -> None:
     site = make_site("all", *DISTRIBUTIONS)
     assert python(WORKING, site).split() == sorted(PROVIDERS)
 
@@ -46,7 +46,7 @@ def test_a_provider_needs_no_other(name: str, make_site: MakeSite, python: Pytho
     assert python(WORKING, site) == name
 
 
-def test_the_namespace_may_lie_in_several_places(make_site: MakeSite, python: Python) -> None:
+def test_the_namespace_may_span_several_directories(make_site: MakeSite, python: Python) -> None:
     core = make_site("core", "scalable-core", "scalable-local")
     clouds = make_site("clouds", "scalable-aws", "scalable-slurm")
     more = make_site("more", "scalable-gcp", "scalable-kubernetes")
@@ -55,11 +55,11 @@ def test_the_namespace_may_lie_in_several_places(make_site: MakeSite, python: Py
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_removing_one_provider_harms_no_other(
+def test_removing_one_provider_keeps_the_others(
     name: str, make_site: MakeSite, uninstall: Uninstall, python: Python
 ) -> None:
     site = make_site("all", *DISTRIBUTIONS)
-    python(WORKING, site)  # leaves byte code behind, as any use does
+    python(WORKING, site)  # leaves bytecode behind, as any use does
     uninstall(site, f"scalable-{name}")
     assert python(WORKING, site).split() == sorted({*PROVIDERS} - {name})
     assert f"pip install scalable-{name}" in python(

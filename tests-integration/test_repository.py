@@ -1,4 +1,4 @@
-"""What is said in several places of the repository is the same in all of them."""
+"""Facts that are repeated in the repository agree."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_there_is_a_job_for_each_distribution_and_python(
     assert {*matrix["python"]} == {*jobs["integration"]["strategy"]["matrix"]["python"]} == pythons
 
 
-def test_the_readme_and_the_continuous_integration_run_the_same_line(root: Path) -> None:
+def test_the_readme_and_ci_run_the_same_command(root: Path) -> None:
     line = "python -m pip install --constraint constraints.txt nox && python -m nox"
     assert line in (root / ".ci/run").read_text(encoding="utf-8")
     assert f"\n{line}\n" in (root / "README.md").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ import pytest
 from awkward import VALUES
 from container_site import TARGET, ContainerSite
 from distributed import get_worker
+from pickling import by_value
 from slurm_site import wait_until
-from travelling import by_value
 
 from scalable.cluster.port import Reason
 from scalable.errors import GroupFailedError, ValidationFailedError

@@ -22,9 +22,9 @@ NODES = 4
 
 
 def _free_ports() -> int:
-    """Find the first port of a cluster whose daemons can have theirs, outside of the range that clients draw from."""
+    """Return the first of the cluster's ports, all of them free and below the range of ephemeral ports."""
     while True:
-        first = random.randrange(10_000, 30_000)  # two runs at once must not choose alike
+        first = random.randrange(10_000, 30_000)  # two concurrent runs must not choose the same
         try:
             for port in (first, *range(first + 101, first + 101 + NODES)):
                 with socket.socket() as probe:
@@ -40,7 +40,7 @@ def site() -> Iterator[SlurmSite]:
         pytest.skip("Slurm runs on Linux")
     if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None and os.geteuid():
         pytest.skip("Slurm is not installed, and only root can: apt install slurmctld slurmd munge")
-    # Not below pytest's own directory: munge wants everybody to have access to its socket.
+    # Not below pytest's own directory: munge requires its socket to be accessible to all users.
     root = Path(tempfile.mkdtemp(prefix="slurm-"))
     root.chmod(0o755)
     environ = {
@@ -61,7 +61,7 @@ def site() -> Iterator[SlurmSite]:
 
 @pytest.fixture
 def work(site: SlurmSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in an empty directory, with every node up; nothing may be left in the queue."""
+    """An empty working directory, with every node up; afterwards, no job may be left in the queue."""
     monkeypatch.chdir(tmp_path)
     site.heal()
     yield tmp_path
@@ -70,7 +70,7 @@ def work(site: SlurmSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def slow_epilog(site: SlurmSite, tmp_path: Path) -> Iterator[None]:
-    """Have the nodes clean up for 15 s after each job, as many sites do."""
+    """Make the nodes clean up for 15 s after each job, as many sites do."""
     epilog = tmp_path / "epilog"
     epilog.write_text("#!/bin/sh\nsleep 15\n")
     epilog.chmod(0o755)
@@ -85,7 +85,7 @@ def slow_epilog(site: SlurmSite, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
-    """Count how often each of Slurm's commands is run."""
+    """Return how often one of Slurm's commands has run."""
     log = tmp_path / "calls"
     log.touch()
     directory = tmp_path / "counting"

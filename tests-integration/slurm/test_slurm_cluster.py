@@ -1,4 +1,4 @@
-"""Worker groups on a real Slurm: what a user of the site would see, and what Slurm itself does to them."""
+"""Worker groups on a real Slurm: what users see, and what Slurm does to the jobs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import dask
 import pytest
 from awkward import VALUES
+from pickling import by_value
 from slurm_site import SlurmSite, wait_until
-from travelling import by_value
 
 from scalable.client import ScalableClient
 from scalable.cluster import Pace
@@ -52,7 +52,7 @@ def nap(path: str, seconds: float) -> float:
     return seconds
 
 
-def test_each_group_has_its_own_shape_and_its_own_tasks(cluster: SlurmCluster) -> None:
+def test_each_group_has_its_own_resources_and_tasks(cluster: SlurmCluster) -> None:
     cluster.add_workers(2, "gcam")
     cluster.add_workers(1, "stitches")
     with ScalableClient(cluster) as client:
@@ -63,7 +63,7 @@ def test_each_group_has_its_own_shape_and_its_own_tasks(cluster: SlurmCluster) -
     assert cluster.scheduler_address.startswith("tls://")
 
 
-def test_a_group_may_have_jobs_of_its_own(cluster: SlurmCluster, site: SlurmSite) -> None:
+def test_a_group_may_have_its_own_job_options(cluster: SlurmCluster, site: SlurmSite) -> None:
     cluster.add_container("plots", memory="200M", queue="long", walltime="01:00:00")
     cluster.scale_groups({"gcam": 1, "plots": 1})
     with ScalableClient(cluster) as client:
@@ -83,7 +83,7 @@ def test_many_workers_are_one_sbatch_and_one_scancel(
         before = calls("scancel")
         cluster.scale_groups({"tiny": 0})
         wait_until(lambda: not site.jobs(), "they are gone")
-        # Those that had not joined yet may go first, those that had after they were drained.
+        # Workers that have not joined may be cancelled first, and the others after they are drained.
         assert calls("scancel") - before <= 4
 
 
@@ -103,7 +103,7 @@ def test_one_group_shrinks_while_the_other_works(
         assert cluster.groups["stitches"].running == 1
 
 
-def test_a_worker_that_somebody_cancels_is_replaced(cluster: SlurmCluster, site: SlurmSite) -> None:
+def test_a_cancelled_worker_is_replaced(cluster: SlurmCluster, site: SlurmSite) -> None:
     cluster.add_workers(2, "stitches")
     cluster.wait_for_group("stitches", 2)
     first = set(cluster.groups["stitches"].workers)
@@ -111,16 +111,16 @@ def test_a_worker_that_somebody_cancels_is_replaced(cluster: SlurmCluster, site:
     site.run("scancel", victim)
     wait_until(
         lambda: len(set(cluster.groups["stitches"].workers) - first) == 1,
-        "a worker of another name has come",
+        "a worker with another name has joined",
     )
-    # It is made good before Slurm says what became of it.
+    # It is replaced before Slurm reports how it ended.
     wait_until(
         lambda: any("was cancelled" in event.text for event in cluster.events), "it is explained"
     )
 
 
 @pytest.mark.usefixtures("slow_epilog")
-def test_how_a_job_ended_is_told_although_its_node_cleans_up_for_long(
+def test_the_end_of_a_job_is_explained_despite_a_slow_epilog(
     cluster: SlurmCluster, site: SlurmSite
 ) -> None:
     cluster.add_workers(1, "stitches")
@@ -133,8 +133,8 @@ def test_how_a_job_ended_is_told_although_its_node_cleans_up_for_long(
     assert "was cancelled" in lost
 
 
-def test_directives_of_the_site_take_no_job_from_us(work: Path) -> None:
-    """As in jobqueue.yaml: with dask-jobqueue one could name the jobs, and choose where their output goes."""
+def test_directives_of_the_site_cannot_override_ours(work: Path) -> None:
+    """As in jobqueue.yaml: dask-jobqueue would let them rename the jobs and redirect their output."""
     directives = ["-J mine", "-o /dev/null", "--requeue", "--nice"]
     with (
         dask.config.set({"jobqueue.slurm.job-extra-directives": directives}),
@@ -147,8 +147,10 @@ def test_directives_of_the_site_take_no_job_from_us(work: Path) -> None:
     assert "Registered to" in log
 
 
-def test_a_job_may_get_another_comment(cluster: SlurmCluster, site: SlurmSite) -> None:
-    """Anybody may comment on their jobs, and a site's plugin on all of them; the jobs are known all the same."""
+def test_a_job_with_another_comment_is_still_recognized(
+    cluster: SlurmCluster, site: SlurmSite
+) -> None:
+    """Users may change a job's comment, and so may a site's plugin; the job is recognized nevertheless."""
     cluster.add_workers(1, "stitches")
     cluster.wait_for_group("stitches")
     (job,) = site.jobs()
@@ -159,7 +161,7 @@ def test_a_job_may_get_another_comment(cluster: SlurmCluster, site: SlurmSite) -
     )
 
 
-def test_a_node_that_goes_down_is_explained_and_made_good(
+def test_a_worker_lost_with_its_node_is_explained_and_replaced(
     cluster: SlurmCluster, site: SlurmSite
 ) -> None:
     cluster.add_workers(1, "gcam")
@@ -188,7 +190,7 @@ def test_a_worker_is_replaced_before_its_walltime(work: Path, site: SlurmSite) -
                 ),
                 "another worker has taken over",
             )
-            # The result moved to the successor instead of dying with the job.
+            # The result moved to the replacement instead of being lost with the job.
             assert client.who_has()[kept.key]
             assert kept.result(60) == 3
         texts = [event.text for event in cluster.events]
@@ -196,7 +198,9 @@ def test_a_worker_is_replaced_before_its_walltime(work: Path, site: SlurmSite) -
         assert not any("reached its walltime" in text for text in texts)
 
 
-def test_a_task_that_is_longer_than_the_walltime_is_told_so(work: Path, site: SlurmSite) -> None:
+def test_a_task_longer_than_the_walltime_fails_with_that_reason(
+    work: Path, site: SlurmSite
+) -> None:
     with SlurmCluster(queue="short", walltime=60, interface="lo", pace=QUICK) as cluster:
         cluster.add_container("brief", memory="200M")
         cluster.add_workers(1, "brief")
@@ -218,7 +222,7 @@ def test_a_partition_that_does_not_exist_fails_at_once(work: Path) -> None:
             cluster.wait_for_group("gcam")
 
 
-def test_more_workers_than_an_array_may_have_are_refused_with_the_reason(work: Path) -> None:
+def test_an_array_that_is_too_large_is_refused_with_the_reason(work: Path) -> None:
     with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
         cluster.add_container("tiny")
         cluster.add_workers(2002, "tiny")
@@ -226,7 +230,7 @@ def test_more_workers_than_an_array_may_have_are_refused_with_the_reason(work: P
             cluster.wait_for_group("tiny")
 
 
-def test_a_worker_that_cannot_start_tells_its_log(work: Path) -> None:
+def test_the_log_of_a_worker_that_cannot_start_is_shown(work: Path) -> None:
     with SlurmCluster(queue="short", interface="lo", modules=["gcc/99"], pace=QUICK) as cluster:
         cluster.add_container("gcam", memory="200M")
         cluster.add_workers(2, "gcam")
@@ -237,18 +241,16 @@ def test_a_worker_that_cannot_start_tells_its_log(work: Path) -> None:
         assert "module" in caught.value.explanation.log_tail
 
 
-def test_logs_that_the_nodes_cannot_write_are_told_as_that(
-    cluster: SlurmCluster, work: Path
-) -> None:
+def test_logs_that_the_nodes_cannot_write_are_explained(cluster: SlurmCluster, work: Path) -> None:
     shutil.rmtree(cluster.logs_location)
     cluster.add_workers(1, "stitches")
     with pytest.raises(GroupFailedError, match=r"could not be started .*logs_location"):
         cluster.wait_for_group("stitches")
 
 
-def test_a_wait_in_the_queue_is_explained_in_slurms_own_word(work: Path) -> None:
+def test_a_wait_in_the_queue_is_explained_with_slurms_reason(work: Path) -> None:
     with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
-        # The four nodes claim 16 cores each, so that a fifth worker has to wait.
+        # The four nodes have 16 cores each, so a fifth worker has to wait.
         cluster.add_container("wide", cpus=16, memory="200M")
         cluster.add_workers(5, "wide")
         cluster.wait_for_group("wide", 4)
@@ -258,7 +260,7 @@ def test_a_wait_in_the_queue_is_explained_in_slurms_own_word(work: Path) -> None
         assert not cluster.groups["wide"].failed
 
 
-def test_a_preempted_worker_is_made_good(work: Path, site: SlurmSite) -> None:
+def test_a_preempted_worker_is_replaced(work: Path, site: SlurmSite) -> None:
     with SlurmCluster(queue="scavenge", interface="lo", pace=QUICK) as cluster:
         cluster.add_container("wide", cpus=16, memory="200M")
         cluster.add_workers(4, "wide")
@@ -273,7 +275,7 @@ def test_a_preempted_worker_is_made_good(work: Path, site: SlurmSite) -> None:
         assert len(set(cluster.groups["wide"].workers) & first) == 3
 
 
-def test_whatever_a_variable_holds_reaches_the_worker_literally(work: Path) -> None:
+def test_values_of_variables_reach_the_worker_unchanged(work: Path) -> None:
     env = {f"VALUE_{i}": value for i, value in enumerate(VALUES)}
     with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
         cluster.add_container("gcam", memory="200M", env=env)
@@ -289,10 +291,10 @@ def _variables(names: list[str]) -> list[str]:
     return [os.environ[name] for name in names]
 
 
-def test_a_workflow_may_run_in_a_job_of_its_own(
+def test_a_workflow_may_run_inside_a_job(
     cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Slurm tells that job about itself would keep srun, and so a model under MPI, from starting on a worker."""
+    """Slurm's variables about that job would keep srun, and so a model under MPI, from starting on a worker."""
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300"}.items():
         monkeypatch.setenv(name, value)
     cluster.add_workers(1, "stitches")
@@ -306,7 +308,7 @@ def _step() -> tuple[int, str]:
     return step.returncode, step.stderr
 
 
-def test_habits_of_the_user_hide_no_job(
+def test_option_variables_of_the_user_hide_no_job(
     work: Path, site: SlurmSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as habits:
@@ -347,7 +349,7 @@ def test_nothing_outlives_a_client_that_is_killed(
     wait_until(lambda: not site.jobs(f"scalable-{name}"), "its jobs are gone, queued ones too")
 
 
-def test_keys_are_private_and_go_with_the_run(work: Path) -> None:
+def test_keys_are_private_and_removed_with_the_run(work: Path) -> None:
     with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
         directory = Path(cluster.logs_location)
         keys = list((directory / "tls").iterdir())
@@ -358,7 +360,7 @@ def test_keys_are_private_and_go_with_the_run(work: Path) -> None:
 
 
 def test_a_second_cluster_on_another_thread_works(work: Path) -> None:
-    """Once dask-jobqueue is imported, as any other test here did, the thread does not matter."""
+    """Once dask-jobqueue is imported, as by any other test here, the thread does not matter."""
     done: list[float] = []
 
     def other() -> None:

@@ -1,4 +1,4 @@
-"""The promises of every provider, held on a real Slurm."""
+"""The requirements of every provider, on a real Slurm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TestConformance(ProviderConformance):
     """
 
     def leftovers(self) -> Sequence[str]:
-        """Jobs that are not over, and keys that are still on the disk."""
+        """List the jobs that have not ended, and the keys that are still on disk."""
         states = "--states=PENDING,RUNNING,CONFIGURING,SUSPENDED"
         jobs = subprocess.run(
             ["squeue", "-h", "-r", states, "-o", "%F_%K %j"],

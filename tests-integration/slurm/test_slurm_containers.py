@@ -1,4 +1,4 @@
-"""Components in their images on a real Slurm."""
+"""Components in containers on a real Slurm."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import pytest
 from awkward import VALUES
 from container_image import PACKAGES
 from container_site import ContainerSite, provide
+from pickling import by_value
 from slurm_site import SlurmSite, wait_until
-from travelling import by_value
 
 from scalable.client import ScalableClient
 from scalable.cluster import Pace
 from scalable.errors import GroupFailedError
 from scalable.providers.slurm import SlurmCluster
 
-# An image need not have all that the client has.
+# An image need not have all packages of the client.
 pytestmark = pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning")
 
 QUICK = Pace(tick=0.2, poll=0.5)
@@ -34,22 +34,22 @@ QUICK = Pace(tick=0.2, poll=0.5)
 def runtime(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ContainerSite]:
-    """What runs containers on the nodes, which are all this machine."""
+    """A container runtime on the nodes, all of which are this machine."""
     with pytest.MonkeyPatch.context() as patch:
         yield provide(request.param, tmp_path_factory.mktemp(request.param), patch)
 
 
 @pytest.fixture
 def cluster(work: Path) -> Iterator[SlurmCluster]:
-    """A cluster, without groups as yet, whose target leaves containers to the components."""
-    scratch = work / "scratch"  # not /tmp: then all that is below it would be seen
+    """A cluster without groups, whose target leaves containers to the components."""
+    scratch = work / "scratch"  # not /tmp, or everything below it would be mounted
     scratch.mkdir()
     with SlurmCluster(
         queue="short",
         walltime="00:10:00",
         interface="lo",
         local_directory=str(scratch),
-        # As if inherited from a login node, unless this machine has one: two would confuse Podman.
+        # As if inherited from a login node, unless this machine has one: two different ones would confuse Podman.
         prologue=['export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/nowhere}"'],
         pace=QUICK,
     ) as made:
@@ -69,7 +69,7 @@ def containers(runtime: ContainerSite, work: Path) -> list[str]:
 
 
 def processes(work: Path) -> list[str]:
-    """Find the processes of workers, in containers or not, by the files that they are told of."""
+    """Return the command lines of workers, in containers or not, found by the paths in their arguments."""
     return [
         line for line in map(command_line, psutil.process_iter()) if f"{work}/.scalable" in line
     ]
@@ -83,7 +83,7 @@ def command_line(process: psutil.Process) -> str:
 
 
 def in_image(runtime: ContainerSite, **more: Any) -> dict[str, Any]:
-    """Say what `add_container` is to be told of a component in the image."""
+    """Return the arguments of `add_container` for a component in the image."""
     return {"path": runtime.image, "runtime": runtime.runtime, "memory": "400M", **more}
 
 
@@ -113,7 +113,7 @@ def whereabouts() -> tuple[str, bool]:
     return os.environ["SLURM_JOB_PARTITION"], Path("/in put").exists()
 
 
-def test_a_worker_sees_its_image_its_mounts_and_its_variables(
+def test_a_worker_has_its_image_its_mounts_and_its_variables(
     runtime: ContainerSite, cluster: SlurmCluster, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, sink, strays = work / "a = b", work / "sink", work / "strays"
@@ -158,7 +158,7 @@ def test_a_worker_sees_its_image_its_mounts_and_its_variables(
     assert not list(work.rglob("pwned"))
 
 
-def test_containers_come_and_go_with_their_jobs(
+def test_containers_start_and_end_with_their_jobs(
     runtime: ContainerSite, cluster: SlurmCluster, work: Path, site: SlurmSite
 ) -> None:
     cluster.add_container("gcam", **in_image(runtime))
@@ -184,22 +184,22 @@ def test_containers_come_and_go_with_their_jobs(
 
 
 @by_value
-def be_deaf(path: str) -> None:
+def ignore_signals(path: str) -> None:
     Path(path).touch()
-    # Called with Python's lock held, as many a model's own code is: no signal is handled meanwhile.
+    # Called with the GIL held, as much native model code is: no signal is handled meanwhile.
     ctypes.PyDLL(None).sleep(600)
 
 
-def test_a_container_ends_with_its_job_however_busy_it_is(
+def test_a_busy_container_ends_with_its_job(
     runtime: ContainerSite, cluster: SlurmCluster, work: Path, site: SlurmSite
 ) -> None:
     cluster.add_container("gcam", **in_image(runtime, dirs={str(work): "/out"}))
     cluster.add_workers(1, "gcam")
     with ScalableClient(cluster) as client:
-        future = client.submit(be_deaf, "/out/started", tag="gcam", retries=0)
+        future = client.submit(ignore_signals, "/out/started", tag="gcam", retries=0)
         wait_until((work / "started").exists, "the task is under way")
 
-        site.run("scancel", *site.jobs())  # Slurm asks, and kills after KillWait
+        site.run("scancel", *site.jobs())  # SIGTERM first, SIGKILL after KillWait
 
         cluster.scale_groups({"gcam": 0})
         wait_until(lambda: not containers(runtime, work), "no container is left")
@@ -222,23 +222,23 @@ time.sleep(600)
 def test_no_container_outlives_a_client_that_is_killed(
     runtime: ContainerSite, work: Path, site: SlurmSite
 ) -> None:
-    words = [sys.executable, "-c", CLIENT, runtime.image, runtime.runtime]
+    command = [sys.executable, "-c", CLIENT, runtime.image, runtime.runtime]
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "up\n"
         client.send_signal(signal.SIGKILL)
         client.wait(60)
-    # What waits for it is in `_nothing_is_left`.
+    # `_nothing_is_left` waits for the containers.
     wait_until(lambda: not site.jobs(), "its jobs are gone")
 
 
-def test_an_image_that_cannot_be_had_is_told_in_the_runtimes_words(
+def test_a_missing_image_is_explained_with_the_runtimes_message(
     runtime: ContainerSite, cluster: SlurmCluster
 ) -> None:
-    # Port 1 is nobody's.
-    missing, said = {
+    # Nothing listens on port 1.
+    missing, message = {
         "apptainer": ("/nowhere/gcam.sif", "could not open image /nowhere/gcam.sif"),
         "docker": ("127.0.0.1:1/gcam:7", "connection refused"),
         "podman": ("127.0.0.1:1/gcam:7", "connection refused"),
@@ -249,7 +249,7 @@ def test_an_image_that_cannot_be_had_is_told_in_the_runtimes_words(
     with pytest.raises(GroupFailedError) as caught:
         cluster.wait_for_group("gcam", timeout=60)
 
-    assert said in caught.value.explanation.log_tail
+    assert message in caught.value.explanation.log_tail
 
 
 MANIFEST = """\
@@ -282,9 +282,7 @@ with ScalableSession.from_yaml() as client:
 """
 
 
-def test_a_manifests_workflow_and_its_modules_run_in_the_image(
-    runtime: ContainerSite, work: Path
-) -> None:
+def test_a_workflow_and_its_modules_run_in_the_image(runtime: ContainerSite, work: Path) -> None:
     manifest = MANIFEST.format(runtime=runtime.runtime, image=runtime.image)
     (work / "scalable.yaml").write_text(manifest)
     (work / "workflow.py").write_text(WORKFLOW)

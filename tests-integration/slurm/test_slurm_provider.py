@@ -1,4 +1,4 @@
-"""From a manifest to results on a real Slurm, by the commands that a user of the site would type."""
+"""From a manifest to results on a real Slurm, by Scalable's command line."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_a_workflow_and_its_modules_run_on_the_nodes(project: Path, site: SlurmS
     ran = scalable("run", "--workflow", "workflow.py", TOKEN="hush-hush")
     assert (ran.returncode, ran.stdout) == (0, "42\n4 9\n"), ran.stderr
     assert "gcam" in ran.stderr
-    # What came from the environment is in no file that the run wrote.
+    # Values from the environment are in no file that the run wrote.
     written = [path for path in project.rglob("*") if path.is_file()]
     assert written
     assert not [path for path in written if b"hush-hush" in path.read_bytes()]
 
 
-def test_check_finds_nothing_wrong_with_a_site_that_is_up(project: Path) -> None:
+def test_check_passes_on_a_working_site(project: Path) -> None:
     checked = scalable("check", "--json")
     verdicts = {result["name"]: result["ok"] for result in json.loads(checked.stdout)}
     assert checked.returncode == 0
@@ -86,16 +86,18 @@ def test_check_finds_nothing_wrong_with_a_site_that_is_up(project: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("queue", "said"),
+    ("queue", "message"),
     [("shrt", "did you mean 'short'"), ("closed", "is down")],
 )
-def test_check_tells_what_is_wrong_with_a_partition(project: Path, queue: str, said: str) -> None:
+def test_check_reports_what_is_wrong_with_a_partition(
+    project: Path, queue: str, message: str
+) -> None:
     checked = scalable("check", QUEUE=queue)
     assert checked.returncode == 1
-    assert said in checked.stdout
+    assert message in checked.stdout
 
 
-def test_check_lets_slurm_judge_what_no_node_could_hold(project: Path) -> None:
+def test_check_reports_a_component_that_fits_no_node(project: Path) -> None:
     manifest = project / "scalable.yaml"
     manifest.write_text(manifest.read_text().replace("cpus: 4", "cpus: 400"))
     checked = scalable("check", "--json")
@@ -105,7 +107,7 @@ def test_check_lets_slurm_judge_what_no_node_could_hold(project: Path) -> None:
 
 
 def test_a_notebook_may_check_and_list_and_reap(project: Path) -> None:
-    """There, an event loop runs on the thread on which everything is called."""
+    """A notebook calls everything on a thread whose event loop is running."""
     spec = DeploymentSpec.from_manifest(load_manifest("scalable.yaml"), target_name="hpc")
 
     async def cell() -> None:
@@ -119,25 +121,25 @@ def test_a_notebook_may_check_and_list_and_reap(project: Path) -> None:
     asyncio.run(cell())
 
 
-def test_what_is_rendered_is_what_slurm_takes(project: Path) -> None:
+def test_rendered_scripts_are_accepted_by_slurm(project: Path) -> None:
     rendered = scalable("plan", "--render", "--json", TOKEN="hush-hush")
     assert "hush-hush" not in rendered.stdout
     for artifact in json.loads(rendered.stdout)["artifacts"]:
         line, script = artifact["content"].split("\n", 1)
-        words = line.removeprefix("# ").replace("sbatch", "sbatch --test-only", 1)
-        subprocess.run(["bash", "-c", words], input=script, text=True, check=True)
+        command = line.removeprefix("# ").replace("sbatch", "sbatch --test-only", 1)
+        subprocess.run(["bash", "-c", command], input=script, text=True, check=True)
 
 
 def test_a_group_that_cannot_start_ends_the_run(project: Path) -> None:
     ran = scalable("run", "--workflow", "workflow.py", QUEUE="nosuch")
     assert ran.returncode == 1
-    # The name came from the environment, so it is not repeated.
+    # The name came from the environment, so it is not shown.
     assert "invalid partition specified" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
-def test_what_a_frozen_machine_leaves_is_found_and_removed(project: Path, site: SlurmSite) -> None:
-    """A client that is stopped, as its machine may be, keeps its jobs; another session can end them."""
+def test_jobs_of_a_frozen_client_are_found_and_removed(project: Path, site: SlurmSite) -> None:
+    """A suspended client, as on a frozen machine, keeps its jobs; another session can cancel them."""
     (project / "workflow.py").write_text("print('here', flush=True); import time; time.sleep(600)")
     with subprocess.Popen(
         [sys.executable, "-m", "scalable.cli", "run", "--workflow", "workflow.py"],

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Bring up a private Slurm cluster on this machine: munged, slurmctld and several slurmd, as whoever calls, without
+# Bring up a private Slurm cluster on this machine: munged, slurmctld and several slurmd, as the calling user, without
 # systemd. Idempotent: what runs already stays, and nodes that an earlier test drained or lost come back.
 # Prints the line that puts the cluster into a client's environment.
 #

@@ -1,4 +1,4 @@
-"""Values that a shell, a template, Slurm or a container's runtime might read as something else."""
+"""Values that a shell, a template, Slurm or a container runtime might misinterpret."""
 
 VALUES = [
     "it's",

@@ -1,4 +1,4 @@
-"""Settings of all tests here, and commands that repeat what Slurm's were heard to say."""
+"""Settings of these tests, and fakes that print what Slurm's commands have printed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no failure.
+# A busy machine must not fail a test.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 
-class Say(Protocol):
+class FakeCommand(Protocol):
     def __call__(
         self, name: str, *, stdout: str = "", stderr: str = "", status: int = 0, then: str = ":"
     ) -> None: ...
@@ -24,8 +24,8 @@ class Calls(Protocol):
 
 
 @pytest.fixture
-def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
-    """Put a command on PATH that says, does and returns what it is told."""
+def fake_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCommand:
+    """Put a command on PATH that prints the given output, runs `then`, and exits with `status`."""
 
     def command(
         name: str, *, stdout: str = "", stderr: str = "", status: int = 0, then: str = ":"
@@ -47,7 +47,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Calls:
-    """Tell what a command of `say` was called with so far, a line each."""
+    """Return the arguments of each call of a fake command so far, one line per call."""
 
     def called(name: str) -> list[str]:
         log = tmp_path / f"{name}.calls"

@@ -9,22 +9,22 @@ import pytest
 from scalable.cluster.port import GroupSpec, Phase, Reason, Unit
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
-from scalable.providers.slurm.script import JobRequest
+from scalable.providers.slurm.request import JobRequest
 
 if TYPE_CHECKING:
-    from conftest import Calls, Say
+    from conftest import Calls, FakeCommand
 
 MINE = "scalable run=r tag=gcam request=q"
 
 
-def made(directory: Path, *, patience: float) -> SlurmBackend:
+def make_backend(directory: Path, *, sweep_timeout: float) -> SlurmBackend:
     requests = {"gcam": JobRequest("gcam", str(directory / "logs"))}
-    return SlurmBackend(Slurm(), "r", "tls://10.0.0.1:8786", requests, patience=patience)
+    return SlurmBackend(Slurm(), "r", "tls://10.0.0.1:8786", requests, sweep_timeout=sweep_timeout)
 
 
 @pytest.fixture
 def backend(tmp_path: Path) -> SlurmBackend:
-    return made(tmp_path, patience=30.0)
+    return make_backend(tmp_path, sweep_timeout=30.0)
 
 
 def unit(element: int, request_id: str = "q") -> Unit:
@@ -32,9 +32,9 @@ def unit(element: int, request_id: str = "q") -> Unit:
 
 
 def test_all_workers_of_a_launch_are_one_array(
-    backend: SlurmBackend, say: Say, calls: Calls
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
 ) -> None:
-    say("sbatch", stdout="7\n")
+    fake_command("sbatch", stdout="7\n")
     units = asyncio.run(backend.launch(GroupSpec("gcam"), 3, "q"))
     assert units == [unit(0), unit(1), unit(2)]
     (call,) = calls("sbatch")
@@ -42,22 +42,24 @@ def test_all_workers_of_a_launch_are_one_array(
 
 
 def test_a_launch_that_is_repeated_submits_nothing(
-    backend: SlurmBackend, say: Say, calls: Calls
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
 ) -> None:
-    say("sbatch", stdout="7\n")
+    fake_command("sbatch", stdout="7\n")
     first = asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q"))
     assert asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q")) == first
     assert len(calls("sbatch")) == 1
 
 
-def test_one_look_tells_how_every_job_is(backend: SlurmBackend, say: Say, calls: Calls) -> None:
+def test_one_squeue_shows_the_state_of_every_job(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
     lines = [
         f"7|0|RUNNING|None|1:30|node1|{MINE}",
         f"7|1|PENDING|QOSMaxCpuPerUserLimit|30:00||{MINE}",
         f"7|2|PENDING|None|30:00||{MINE}",
         f"7|3|TIMEOUT|TimeLimit|INVALID|node1|{MINE}",
     ]
-    say("squeue", stdout="\n".join(lines) + "\n")
+    fake_command("squeue", stdout="\n".join(lines) + "\n")
     states = asyncio.run(backend.observe())
     assert {name: state.unit for name, state in states.items()} == {
         f"gcam-7_{element}": unit(element) for element in range(4)
@@ -75,8 +77,10 @@ def test_one_look_tells_how_every_job_is(backend: SlurmBackend, say: Say, calls:
     ]
 
 
-def test_many_are_cancelled_at_once(backend: SlurmBackend, say: Say, calls: Calls) -> None:
-    say("scancel")
+def test_many_units_are_cancelled_by_one_scancel(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
+    fake_command("scancel")
     asyncio.run(backend.stop([unit(0), unit(4)]))
     assert calls("scancel") == ["--quiet 7_0 7_4"]
 
@@ -88,12 +92,12 @@ def test_many_are_cancelled_at_once(backend: SlurmBackend, say: Say, calls: Call
             "JobState=TIMEOUT Reason=TimeLimit ExitCode=0:15 NodeList=node1",
             Reason.WALLTIME,
             "job 7_0 reached its walltime on node1",
-            "ask for a longer walltime",
+            "request a longer walltime",
         ),
         (
             "JobState=OUT_OF_MEMORY Reason=OutOfMemory ExitCode=0:125 NodeList=node1",
             Reason.OUT_OF_MEMORY,
-            "job 7_0 used more memory than it asked for on node1",
+            "job 7_0 used more memory than it requested on node1",
             "give the component more memory",
         ),
         (
@@ -123,78 +127,89 @@ def test_many_are_cancelled_at_once(backend: SlurmBackend, say: Say, calls: Call
     ],
 )
 def test_a_job_is_explained_from_its_record(
-    backend: SlurmBackend, say: Say, record: str, reason: Reason, summary: str, remedy: str
+    backend: SlurmBackend,
+    fake_command: FakeCommand,
+    record: str,
+    reason: Reason,
+    summary: str,
+    remedy: str,
 ) -> None:
-    say("scontrol", stdout=f"JobId=7 ArrayJobId=7 ArrayTaskId=0 {record}\n")
+    fake_command("scontrol", stdout=f"JobId=7 ArrayJobId=7 ArrayTaskId=0 {record}\n")
     why = asyncio.run(backend.describe(unit(0)))
     assert (why.reason, why.summary, why.remedy) == (reason, summary, remedy)
 
 
 def test_the_log_of_a_job_is_part_of_its_explanation(
-    backend: SlurmBackend, say: Say, tmp_path: Path
+    backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
 ) -> None:
-    say("scontrol", stdout="JobId=7 JobState=FAILED ExitCode=1:0 NodeList=node1\n")
+    fake_command("scontrol", stdout="JobId=7 JobState=FAILED ExitCode=1:0 NodeList=node1\n")
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "7_0.log").write_text("No module named gcam\n")
     assert asyncio.run(backend.describe(unit(0))).log_tail == "No module named gcam"
 
 
-def test_a_job_that_nobody_remembers_ended_as_it_was_seen_last(
-    backend: SlurmBackend, say: Say
+def test_a_job_without_a_record_ended_as_it_was_last_seen(
+    backend: SlurmBackend, fake_command: FakeCommand
 ) -> None:
     for command in ("scontrol", "sacct"):
-        say(command, stderr="Invalid job id specified\n", status=1)
+        fake_command(command, stderr="Invalid job id specified\n", status=1)
     assert asyncio.run(backend.describe(unit(0))).reason is Reason.UNKNOWN
-    say("squeue", stdout=f"7|0|NODE_FAIL|NodeDown|INVALID|node1|{MINE}\n")
+    fake_command("squeue", stdout=f"7|0|NODE_FAIL|NodeDown|INVALID|node1|{MINE}\n")
     asyncio.run(backend.observe())
     assert asyncio.run(backend.describe(unit(0))).reason is Reason.NODE_FAILURE
 
 
-def test_a_job_that_slurm_has_forgotten_is_not_said_to_run(backend: SlurmBackend, say: Say) -> None:
-    """A controller forgets what ended MinJobAge ago, and many sites have no accounting."""
-    say("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
+def test_a_running_job_without_a_record_is_not_reported_as_running(
+    backend: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    """The controller drops the record of a job MinJobAge after its end, and many sites have no accounting."""
+    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
     asyncio.run(backend.observe())
     for command in ("scontrol", "sacct"):
-        say(command, stderr="Invalid job id specified\n", status=1)
+        fake_command(command, stderr="Invalid job id specified\n", status=1)
     why = asyncio.run(backend.describe(unit(0)))
     assert why.reason is Reason.UNKNOWN
-    assert why.summary == "Slurm says nothing of job 7_0, which was RUNNING when last seen"
+    assert why.summary == "Slurm has no record of job 7_0, which was RUNNING when last seen"
 
 
 def test_a_sweep_cancels_the_run_once_and_waits_until_it_is_gone(
-    backend: SlurmBackend, say: Say, calls: Calls, tmp_path: Path
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
 ) -> None:
-    say("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
-    say("scancel", then=f": > {tmp_path}/squeue.out")
+    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
+    fake_command("scancel", then=f": > {tmp_path}/squeue.out")
     assert asyncio.run(backend.sweep()) == []
     assert calls("scancel") == ["--quiet --name=scalable-r"]
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED"])
-def test_a_sweep_leaves_alone_what_is_on_its_way_out(
-    backend: SlurmBackend, say: Say, calls: Calls, state: str
+def test_a_sweep_ignores_jobs_that_are_already_ending(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, state: str
 ) -> None:
-    say("squeue", stdout=f"7|0|{state}|None|1:30|node1|{MINE}\n")
+    fake_command("squeue", stdout=f"7|0|{state}|None|1:30|node1|{MINE}\n")
     assert asyncio.run(backend.sweep()) == []
     assert calls("scancel") == []
 
 
-def test_a_sweep_names_what_does_not_go(say: Say, tmp_path: Path) -> None:
-    say("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
-    say("scancel")
-    (leftover,) = asyncio.run(made(tmp_path, patience=3.0).sweep())
+def test_a_sweep_reports_jobs_that_do_not_end(fake_command: FakeCommand, tmp_path: Path) -> None:
+    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
+    fake_command("scancel")
+    (leftover,) = asyncio.run(make_backend(tmp_path, sweep_timeout=3.0).sweep())
     assert str(leftover) == "Slurm job 7_0 (RUNNING)"
 
 
-def test_what_cannot_be_swept_now_can_be_reaped_later(backend: SlurmBackend, say: Say) -> None:
-    say("squeue", stderr="squeue: error: Unable to contact slurm controller\n", status=1)
+def test_what_cannot_be_swept_now_can_be_reaped_later(
+    backend: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    fake_command("squeue", stderr="squeue: error: Unable to contact slurm controller\n", status=1)
     (leftover,) = asyncio.run(backend.sweep())
     assert leftover.name == "scalable-r"
     assert "Unable to contact slurm controller; when Slurm answers" in leftover.error
     assert "`scalable reap r`" in leftover.error
 
 
-def test_a_sweep_ends_although_slurm_does_not_answer(say: Say, tmp_path: Path) -> None:
-    say("squeue", then="exec sleep 60")
-    (leftover,) = asyncio.run(made(tmp_path, patience=0.2).sweep())
+def test_a_sweep_ends_although_slurm_does_not_answer(
+    fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    fake_command("squeue", then="exec sleep 60")
+    (leftover,) = asyncio.run(make_backend(tmp_path, sweep_timeout=0.2).sweep())
     assert "does not answer" in leftover.error

@@ -10,13 +10,15 @@ from scalable.errors import LeftoverError
 from scalable.providers.slurm import SlurmCluster
 
 if TYPE_CHECKING:
-    from conftest import Say
+    from conftest import FakeCommand
 
 
-def test_a_job_that_cannot_be_cancelled_is_named_at_the_end(tmp_path: Path, say: Say) -> None:
-    say("sbatch", stdout="7\n")
-    say("squeue", stdout="7|0|RUNNING|None|1:30|node1|scalable run=r tag=gcam request=q\n")
-    say("scancel")
+def test_a_job_that_cannot_be_cancelled_is_reported_by_close(
+    tmp_path: Path, fake_command: FakeCommand
+) -> None:
+    fake_command("sbatch", stdout="7\n")
+    fake_command("squeue", stdout="7|0|RUNNING|None|1:30|node1|scalable run=r tag=gcam request=q\n")
+    fake_command("scancel")
     pace = Pace(tick=0.05, poll=0.1, close_timeout=4.0)
     cluster = SlurmCluster(logs_location=str(tmp_path), interface="lo", security=False, pace=pace)
     cluster.add_container("gcam")

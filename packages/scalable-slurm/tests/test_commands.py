@@ -10,30 +10,30 @@ import psutil
 import pytest
 
 from scalable.errors import LaunchError, LaunchRefusedError
-from scalable.providers.slurm.commands import Slurm, SlurmCommandError, parse_queue
+from scalable.providers.slurm.commands import Slurm, SlurmCommandError
 
 if TYPE_CHECKING:
-    from conftest import Say
+    from conftest import FakeCommand
 
 
 def submit() -> str:
     return asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", {}))
 
 
-def test_a_job_id_is_told_from_the_banner_around_it(say: Say) -> None:
-    say("sbatch", stdout="2 accounts expire in 14 days\n4711;cluster\n")
+def test_the_job_id_is_found_among_banners(fake_command: FakeCommand) -> None:
+    fake_command("sbatch", stdout="2 accounts expire in 14 days\n4711;cluster\n")
     assert submit() == "4711"
 
 
-def test_a_banner_alone_is_no_job(say: Say) -> None:
-    say("sbatch", stdout="2 accounts expire in 14 days\n")
+def test_a_banner_alone_is_not_a_job_id(fake_command: FakeCommand) -> None:
+    fake_command("sbatch", stdout="2 accounts expire in 14 days\n")
     with pytest.raises(LaunchRefusedError):
         submit()
 
 
-def test_a_refusal_is_final_and_tells_what_slurm_said(say: Say) -> None:
+def test_a_refusal_is_final_and_has_slurms_message(fake_command: FakeCommand) -> None:
     text = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n"
-    say("sbatch", stderr=text, status=1)
+    fake_command("sbatch", stderr=text, status=1)
     with pytest.raises(LaunchRefusedError) as caught:
         submit()
     assert "invalid partition specified: x; Batch" in str(caught.value)
@@ -50,90 +50,85 @@ def test_a_refusal_is_final_and_tells_what_slurm_said(say: Say) -> None:
         "QOSMaxSubmitJobPerUserLimit",
     ],
 )
-def test_what_may_work_later_is_not_final(say: Say, text: str) -> None:
-    say("sbatch", stderr=f"sbatch: error: {text}\n", status=1)
+def test_a_refusal_that_may_be_temporary_is_not_final(fake_command: FakeCommand, text: str) -> None:
+    fake_command("sbatch", stderr=f"sbatch: error: {text}\n", status=1)
     with pytest.raises(LaunchError) as caught:
         submit()
     assert not isinstance(caught.value, LaunchRefusedError)
 
 
-def test_a_job_with_a_path_of_its_own_is_submitted_by_ours(say: Say) -> None:
-    say("sbatch", stdout="4711\n")
+def test_sbatch_is_found_by_our_own_path_whatever_the_jobs_path(fake_command: FakeCommand) -> None:
+    fake_command("sbatch", stdout="4711\n")
     env = {"PATH": "/opt/gcam/bin:/usr/bin:/bin"}
     assert asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", env)) == "4711"
 
 
-def test_a_missing_command_says_where_it_would_be(
+def test_the_error_of_a_missing_command_names_the_place_to_run_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchRefusedError, match="login node"):
         submit()
     with pytest.raises(SlurmCommandError, match="not found"):
-        asyncio.run(Slurm().queue("x"))
+        asyncio.run(Slurm().list_jobs("x"))
 
 
-def test_a_comment_with_the_separator_in_it_is_kept_whole() -> None:
-    (entry,) = parse_queue("7|0|PENDING|Priority|NOT_SET||mine | yours\n")
-    assert (entry.id, entry.comment, entry.seconds_left) == ("7_0", "mine | yours", None)
-
-
-def test_a_partition_that_sinfo_hides_is_known(say: Say, tmp_path: Path) -> None:
-    say("sinfo")
+def test_hidden_partitions_are_listed(fake_command: FakeCommand, tmp_path: Path) -> None:
+    fake_command("sinfo")
     (tmp_path / "sinfo").write_text(
         '#!/bin/sh\necho "short|up"\ncase "$*" in *--all*) echo "hidden|up";; esac\n'
     )
     assert asyncio.run(Slurm().partitions()) == {"short": "up", "hidden": "up"}
 
 
-def test_what_a_site_says_besides_is_passed_over(say: Say) -> None:
+def test_banners_in_the_output_are_ignored(fake_command: FakeCommand) -> None:
     banner = "** Maintenance on Friday **\n"
-    say("squeue", stdout=f"{banner}7|0|PENDING|Priority|NOT_SET||mine\n")
-    say("sinfo", stdout=f"{banner}short|up\n")
-    say("scontrol", stdout=banner, stderr="Invalid job id specified\n", status=1)
-    say("sacct", stdout=f"{banner}TIMEOUT|0:0|node7\n")
+    fake_command("squeue", stdout=f"{banner}7|0|PENDING|Priority|NOT_SET||mine\n")
+    fake_command("sinfo", stdout=f"{banner}short|up\n")
+    fake_command("scontrol", stdout=banner, stderr="Invalid job id specified\n", status=1)
+    fake_command("sacct", stdout=f"{banner}TIMEOUT|0:0|node7\n")
     slurm = Slurm()
-    assert [entry.id for entry in asyncio.run(slurm.queue("x"))] == ["7_0"]
+    assert [entry.id for entry in asyncio.run(slurm.list_jobs("x"))] == ["7_0"]
     assert asyncio.run(slurm.partitions()) == {"short": "up"}
-    assert asyncio.run(slurm.record("7_0"))["JobState"] == "TIMEOUT"
+    assert asyncio.run(slurm.find_record("7_0"))["JobState"] == "TIMEOUT"
 
 
-def test_accounting_is_asked_when_the_controller_has_forgotten(say: Say) -> None:
-    say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
-    say("sacct", stdout="TIMEOUT|0:0|node7\n")
-    assert asyncio.run(Slurm().record("7_0")) == {
+def test_accounting_has_records_that_the_controller_has_dropped(fake_command: FakeCommand) -> None:
+    fake_command("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
+    fake_command("sacct", stdout="TIMEOUT|0:0|node7\n")
+    assert asyncio.run(Slurm().find_record("7_0")) == {
         "JobState": "TIMEOUT",
         "ExitCode": "0:0",
         "NodeList": "node7",
     }
 
 
-def test_nobody_remembering_is_no_error(say: Say) -> None:
-    say("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
-    say("sacct", stderr="Slurm accounting storage is disabled\n", status=1)
-    assert asyncio.run(Slurm().record("7_0")) == {}
+def test_a_missing_record_is_not_an_error(fake_command: FakeCommand) -> None:
+    fake_command("scontrol", stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
+    fake_command("sacct", stderr="Slurm accounting storage is disabled\n", status=1)
+    assert asyncio.run(Slurm().find_record("7_0")) == {}
 
 
-def test_habits_of_the_user_change_nothing_of_what_is_asked(
-    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_option_variables_of_the_user_do_not_affect_queries(
+    fake_command: FakeCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQUEUE_PARTITION alone would hide a run's jobs, which would then be launched again and again."""
-    say("squeue")
+    """SQUEUE_PARTITION alone would hide a run's jobs, and the engine would launch them again and again."""
+    fake_command("squeue")
     (tmp_path / "squeue").write_text("#!/bin/sh\nenv >&2\nexit 1\n")
     monkeypatch.setenv("SQUEUE_PARTITION", "long")
     with pytest.raises(SlurmCommandError) as caught:
-        asyncio.run(Slurm().queue("x"))
+        asyncio.run(Slurm().list_jobs("x"))
     assert "PATH=" in caught.value.stderr
     assert "SQUEUE_PARTITION" not in caught.value.stderr
 
 
-def test_a_call_that_is_given_up_leaves_no_process(say: Say, tmp_path: Path) -> None:
-    """Nor one that the site's own script around the command has started."""
+def test_a_cancelled_call_leaves_no_process(fake_command: FakeCommand, tmp_path: Path) -> None:
+    """Not even one that was started by a site's script around the command."""
     os.mkfifo(tmp_path / "started")
-    say("squeue", then=f"sleep 600 & echo $! > {tmp_path}/started; wait")
+    fake_command("squeue", then=f"sleep 600 & echo $! > {tmp_path}/started; wait")
 
     async def give_up() -> int:
-        call = asyncio.create_task(Slurm().queue("x"))
+        call = asyncio.create_task(Slurm().list_jobs("x"))
         child = int(await asyncio.to_thread((tmp_path / "started").read_text))
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -4,22 +4,22 @@ import subprocess
 import sys
 
 
-def test_what_the_import_of_dask_jobqueue_changes_is_undone() -> None:
+def test_side_effects_of_importing_dask_jobqueue_are_undone() -> None:
     code = """
 import signal, threading
 import dask, distributed
 from scalable.errors import NotSupportedError
 from scalable.providers.slurm.jobqueue import import_jobqueue
 before, config = signal.getsignal(signal.SIGINT), set(dask.config.config)
-said = []
+messages = []
 def off_the_main_thread():
     try:
         import_jobqueue()
     except NotSupportedError as error:
-        said.append(str(error))
+        messages.append(str(error))
 thread = threading.Thread(target=off_the_main_thread)
 thread.start(); thread.join()
-assert "main thread" in said[0], said
+assert "main thread" in messages[0], messages
 import_jobqueue()
 assert signal.getsignal(signal.SIGINT) is before
 assert set(dask.config.config) - config <= {"jobqueue"}

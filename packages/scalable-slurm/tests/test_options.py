@@ -34,7 +34,7 @@ def report_of(options: str) -> ValidationReport:
     return SlurmProvider().validate(spec_of("slurm", options, COMPONENT))
 
 
-def test_everything_that_can_be_said() -> None:
+def test_every_option_is_accepted() -> None:
     assert report_of(EVERYTHING).issues == ()
     options = SlurmProvider().parse_options(spec_of("slurm", EVERYTHING, COMPONENT))
     assert options.walltime == 7200
@@ -42,7 +42,7 @@ def test_everything_that_can_be_said() -> None:
     assert options.prologue[1] == 'export TITLE="it\'s"'
 
 
-def test_nothing_has_to_be_said() -> None:
+def test_no_option_is_required() -> None:
     assert report_of("").issues == ()
     options = SlurmProvider().parse_options(spec_of("slurm"))
     assert options == SlurmOptions(container_runtime="auto")
@@ -54,7 +54,7 @@ def test_nothing_has_to_be_said() -> None:
     [
         ("queue: short --comment=x", "queue", "must be one word"),
         ('account: "a\\n#SBATCH -x"', "account", "must be one word"),
-        ("name: a,b", "name", "without blanks or commas"),
+        ("name: a,b", "name", "without whitespace or commas"),
         ("walltime: 30s", "walltime", "must be at least 60"),
         ("walltime: two hours", "walltime", "must be a duration"),
         ("interface: a/b", "interface", "must be the name of a network interface"),
@@ -66,27 +66,27 @@ def test_nothing_has_to_be_said() -> None:
         ('prologue: [a, "b\\nc"]', "prologue[1]", "must be one line of text"),
         ("directives: [-p short]", "directives[0]", "an option of sbatch in one word"),
         ('directives: ["--mail-type END"]', "directives[0]", "an option of sbatch in one word"),
-        ("directives: [--partition=x]", "directives[0]", "say it with the option queue"),
-        ("directives: [--part=x]", "directives[0]", "say it with the option queue"),
+        ("directives: [--partition=x]", "directives[0]", "use the option queue"),
+        ("directives: [--part=x]", "directives[0]", "use the option queue"),
         ("directives: [--exclusive, --mem=1G]", "directives[1]", "memory of the component"),
         ("directives: [--array=0-9]", "directives[0]", "Scalable sets it itself"),
         ("comm_port: 70000", "comm_port", "must be at most 65535"),
         ("qeue: short", "qeue", "did you mean 'queue'?"),
     ],
 )
-def test_what_cannot_be_said(line: str, path: str, message: str) -> None:
+def test_invalid_values_are_rejected(line: str, path: str, message: str) -> None:
     [issue] = report_of(line).issues
     assert issue.severity == "error"
     assert (issue.path, issue.line) == (f"targets.here.{path}", 6)
     assert message in issue.message
 
 
-def test_directives_that_only_begin_like_ours_are_fine() -> None:
+def test_directives_that_only_share_a_prefix_with_ours_are_accepted() -> None:
     line = "directives: [--nodelist=n1, --ntasks-per-core=1, --export-file=x, --time-min=5]"
     assert report_of(line).issues == ()
 
 
-def test_every_problem_is_found_at_once_and_in_its_place() -> None:
+def test_every_problem_is_reported_at_once_with_its_position() -> None:
     report = report_of(
         "queue: a b\nwalltime: never\nacount: x\ncomm_port: x\n"
         "workers: {gcma: 2}\nlimits: {max_hourly_cost: 3}"
@@ -102,7 +102,7 @@ def test_every_problem_is_found_at_once_and_in_its_place() -> None:
     assert str(report.errors[0]).startswith("scalable.yaml:6:5 E_BAD_VALUE targets.here.queue: ")
 
 
-def test_values_of_the_environment_do_not_show() -> None:
+def test_values_from_the_environment_are_not_shown() -> None:
     manifest = parse_manifest(
         {
             "version": 1,

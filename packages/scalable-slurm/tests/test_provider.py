@@ -22,7 +22,7 @@ def warnings_of(spec: DeploymentSpec) -> list[tuple[str, str]]:
     return [(issue.path, issue.code) for issue in report.warnings]
 
 
-def test_it_is_found_by_name() -> None:
+def test_the_provider_is_found_by_name() -> None:
     provider = get_provider("Slurm")
     assert isinstance(provider, SlurmProvider)
     assert isinstance(provider, DeploymentProvider)
@@ -45,13 +45,13 @@ def test_an_obsolete_option_is_accepted_with_a_warning() -> None:
         ("image: gcam.sif", "none", False),
     ],
 )
-def test_mounts_want_a_container(component: str, container_runtime: str, warned: bool) -> None:
+def test_mounts_require_a_container(component: str, container_runtime: str, warned: bool) -> None:
     options = f"container_runtime: {container_runtime}"
     spec = spec_of("slurm", options, f"gcam: {{{component}}}")
     assert warnings_of(spec) == [("components.gcam.mounts", "W_NO_EFFECT")] * warned
 
 
-def test_an_interface_that_is_not_there_is_told_with_its_place() -> None:
+def test_a_missing_interface_is_reported_with_its_position() -> None:
     spec = spec_of("slurm", "interface: nosuch0")
     with pytest.raises(ValidationFailedError) as caught:
         SlurmProvider().build_cluster(spec)
@@ -61,7 +61,7 @@ def test_an_interface_that_is_not_there_is_told_with_its_place() -> None:
 
 
 @pytest.mark.parametrize(("runtime", "refused"), [("apptainer", True), ("podman", False)])
-def test_a_mount_that_the_runtime_would_misread_is_refused(runtime: str, refused: bool) -> None:
+def test_a_mount_that_the_runtime_would_misread_is_rejected(runtime: str, refused: bool) -> None:
     component = "gcam: {image: gcam.sif, mounts: {'/data:2': /data}}"
     report = SlurmProvider().validate(spec_of("slurm", f"container_runtime: {runtime}", component))
     found = [(issue.path, issue.code) for issue in report.errors]
@@ -75,12 +75,12 @@ def test_a_mount_that_the_runtime_would_misread_is_refused(runtime: str, refused
         ("gcam: {image: a:1, env: {PATH: /bin}}", "components.gcam.env.PATH", "E_CONTAINER_ENV"),
     ],
 )
-def test_what_no_container_could_do_is_refused(component: str, path: str, code: str) -> None:
+def test_what_no_container_can_do_is_rejected(component: str, path: str, code: str) -> None:
     report = SlurmProvider().validate(spec_of("slurm", "container_runtime: podman", component))
     assert [(issue.path, issue.code) for issue in report.errors] == [(path, code)]
 
 
-def test_jobs_of_a_component_that_is_not_there_are_refused() -> None:
+def test_job_options_of_an_unknown_component_are_rejected() -> None:
     options = "components: {gcan: {queue: gpu}}"
     (issue,) = SlurmProvider().validate(spec_of("slurm", options, "gcam: {}")).errors
     assert (issue.path, issue.code) == ("targets.here.components.gcan", "E_UNKNOWN_COMPONENT")
@@ -117,10 +117,10 @@ def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
     }
 
 
-def test_jobs_are_looked_for_under_the_user_that_slurm_sees(
+def test_jobs_are_listed_for_the_user_that_slurm_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After ``su`` or ``sudo``, LOGNAME may be somebody else's; squeue is asked about who we are."""
+    """After ``su`` or ``sudo``, LOGNAME may be another user's; squeue gets the user id instead."""
     squeue = tmp_path / "squeue"
     squeue.write_text(
         f'#!/bin/sh\ncase "$*" in *--user={os.getuid()}*) '
@@ -133,7 +133,7 @@ def test_jobs_are_looked_for_under_the_user_that_slurm_sees(
     assert (owned.name, owned.run_id, owned.owner != "nobody") == ("7_0", "r1", True)
 
 
-def test_nothing_is_built_of_what_is_wrong() -> None:
+def test_invalid_options_build_nothing() -> None:
     with pytest.raises(ValidationFailedError):
         SlurmProvider().build_cluster(spec_of("slurm", "walltime: never"))
 
@@ -142,7 +142,7 @@ def test_neither_finding_nor_validating_nor_planning_imports_dask() -> None:
     assert not {"dask", "distributed", "dask_jobqueue"} & modules_of_planning(manifest_of("slurm"))
 
 
-def test_what_the_user_has_set_for_dask_jobqueue_holds(tmp_path: Path) -> None:
+def test_dask_jobqueue_configuration_of_the_user_applies(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".config/dask").mkdir(parents=True)
     (home / ".config/dask/jobqueue.yaml").write_text(
@@ -159,8 +159,8 @@ def test_what_the_user_has_set_for_dask_jobqueue_holds(tmp_path: Path) -> None:
         check=True,
     )
     gcam, plots = (artifact["content"] for artifact in json.loads(rendered.stdout)["artifacts"])
-    for word in ("--partition=long", "--account=mine", "--time=00:20:00", "--mem=3072M", "/local"):
-        assert word in gcam
+    for text in ("--partition=long", "--account=mine", "--time=00:20:00", "--mem=3072M", "/local"):
+        assert text in gcam
     assert "ulimit -s unlimited\n" in gcam
     assert "--cpus-per-task=6" in gcam
     assert "--cpus-per-task=1" in plots

@@ -7,8 +7,8 @@ import pytest
 
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
-from scalable.providers.slurm.request import job_request
-from scalable.providers.slurm.script import JobRequest, sbatch_arguments
+from scalable.providers.slurm.request import JobRequest, job_request
+from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.site import read_site
 
 
@@ -21,52 +21,52 @@ GCAM = ComponentConfig(name="gcam", cpus=4, memory=8 * 2**30)
 BARE = ComponentConfig(name="bare")
 
 
-def test_a_component_goes_before_the_site() -> None:
-    made = request(GCAM, SlurmOptions(), job_cpu=2, job_mem="1GB")
-    assert (made.cpus, made.memory) == (4, 8 * 2**30)
+def test_a_component_overrides_the_site() -> None:
+    job = request(GCAM, SlurmOptions(), job_cpu=2, job_mem="1GB")
+    assert (job.cpus, job.memory) == (4, 8 * 2**30)
 
 
-def test_the_site_goes_before_the_schema() -> None:
-    made = request(BARE, SlurmOptions(), cores=6, memory="24 GB")
-    assert (made.cpus, made.memory) == (6, 24 * 10**9)
+def test_the_site_overrides_the_schema() -> None:
+    job = request(BARE, SlurmOptions(), cores=6, memory="24 GB")
+    assert (job.cpus, job.memory) == (6, 24 * 10**9)
 
 
-def test_a_target_goes_before_the_site() -> None:
+def test_a_target_overrides_the_site() -> None:
     site = {"queue": "slow", "account": "a", "walltime": "00:30:00", "interface": "eth0"}
-    said = SlurmOptions(queue="short", walltime=3600)
-    made = request(GCAM, said, **site)
-    assert (made.partition, made.walltime) == ("short", 3600)
-    assert (made.account, made.interface) == ("a", "eth0")
+    options = SlurmOptions(queue="short", walltime=3600)
+    job = request(GCAM, options, **site)
+    assert (job.partition, job.walltime) == ("short", 3600)
+    assert (job.account, job.interface) == ("a", "eth0")
     assert request(GCAM, SlurmOptions(), **site).walltime == "00:30:00"
 
 
 @pytest.mark.parametrize("time", ["30", 30, "90:00", "1-12", "UNLIMITED"])
-def test_a_walltime_of_the_site_is_told_to_sbatch_as_it_is(time: str | int) -> None:
-    made = request(BARE, SlurmOptions(), walltime=time)
-    assert f"--time={time}" in sbatch_arguments(made, 1, job_name="j", comment="c")
+def test_a_walltime_of_the_site_is_passed_to_sbatch_unchanged(time: str | int) -> None:
+    job = request(BARE, SlurmOptions(), walltime=time)
+    assert f"--time={time}" in sbatch_argv(job, 1, job_name="j", comment="c")
 
 
-def test_job_mem_of_the_site_is_as_sbatch_reads_it() -> None:
-    made = request(BARE, SlurmOptions(), job_mem="4000", memory="24 GB")
-    assert "--mem=4000M" in sbatch_arguments(made, 1, job_name="j", comment="c")
+def test_job_mem_of_the_site_has_the_units_of_sbatch() -> None:
+    job = request(BARE, SlurmOptions(), job_mem="4000", memory="24 GB")
+    assert "--mem=4000M" in sbatch_argv(job, 1, job_name="j", comment="c")
 
 
-def test_times_and_amounts_of_the_site_may_be_what_dask_reads() -> None:
-    made = request(BARE, SlurmOptions(), memory="16e9", death_timeout="5 minutes")
-    assert (made.memory, made.death_timeout) == (16 * 10**9, 300)
+def test_times_and_amounts_of_the_site_may_have_dasks_units() -> None:
+    job = request(BARE, SlurmOptions(), memory="16e9", death_timeout="5 minutes")
+    assert (job.memory, job.death_timeout) == (16 * 10**9, 300)
 
 
 def test_lines_and_directives_of_the_site_come_first() -> None:
-    made = request(
+    job = request(
         GCAM,
         SlurmOptions(prologue=("mine",), directives=("--exclusive",)),
         job_script_prologue=["theirs"],
         job_extra_directives=["-C haswell"],
         job_directives_skip=["--mem"],
     )
-    assert made.prologue == ("theirs", "mine")
-    assert made.directives == ("-C", "haswell", "--exclusive")
-    assert made.skipped == ("--mem",)
+    assert job.prologue == ("theirs", "mine")
+    assert job.directives == ("-C", "haswell", "--exclusive")
+    assert job.skipped == ("--mem",)
 
 
 def test_workers_run_this_python_unless_somebody_says_otherwise() -> None:
@@ -79,7 +79,7 @@ def test_without_an_image_nothing_runs_in_a_container() -> None:
     assert request(BARE, SlurmOptions()).runtime == "none"
 
 
-def test_a_component_may_have_jobs_of_its_own() -> None:
+def test_a_component_may_have_its_own_job_options() -> None:
     options = SlurmOptions(
         queue="short",
         walltime=3600,
@@ -91,14 +91,14 @@ def test_a_component_may_have_jobs_of_its_own() -> None:
     assert (bare.partition, bare.walltime, bare.modules) == ("short", 3600, ("gcc/13",))
 
 
-def test_without_containers_the_image_is_left_aside() -> None:
+def test_without_containers_the_image_is_ignored() -> None:
     boxed = ComponentConfig(name="gcam", image="/g.sif", runtime="podman")
     assert request(boxed, SlurmOptions()).runtime == "podman"
-    made = request(boxed, SlurmOptions(container_runtime="none"))
-    assert (made.runtime, made.image) == ("none", None)
+    job = request(boxed, SlurmOptions(container_runtime="none"))
+    assert (job.runtime, job.image) == ("none", None)
 
 
-def test_what_is_on_this_machine_is_meant_by_its_absolute_path(
+def test_paths_on_this_machine_become_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -106,16 +106,16 @@ def test_what_is_on_this_machine_is_meant_by_its_absolute_path(
     (tmp_path / "prepare.py").touch()
     mounts = {"data": "/data", "~/maps": "/maps"}
     gcam = ComponentConfig(name="gcam", mounts=mounts, preload_script="prepare.py")
-    made = request(gcam, SlurmOptions())
+    job = request(gcam, SlurmOptions())
     script = str(tmp_path / "prepare.py")
-    assert made.preload == script
-    assert made.mounts == {
+    assert job.preload == script
+    assert job.mounts == {
         str(tmp_path / "data"): "/data",
         "/home/me/maps": "/maps",
         script: script,
     }
 
 
-def test_a_preload_script_that_is_not_here_is_the_images_own_or_a_module() -> None:
+def test_a_preload_script_that_does_not_exist_here_is_in_the_image_or_a_module() -> None:
     gcam = ComponentConfig(name="gcam", preload_script="gcam.prepare")
     assert request(gcam, SlurmOptions()).preload == "gcam.prepare"

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from scalable.errors import NotSupportedError
-from scalable.providers.slurm.preflight import _logs
+from scalable.providers.slurm.preflight import _check_logs
 from scalable.providers.slurm.rundir import RunDirectory
 
 
 def modes(directory: Path) -> dict[str, int]:
-    """Give the permissions of a directory and of everything in it."""
+    """Return the permissions of a directory and of everything in it."""
     found = (directory, *directory.rglob("*"))
     return {str(path.relative_to(directory)): stat.S_IMODE(path.stat().st_mode) for path in found}
 
 
-def test_keys_are_for_nobody_elses_eyes(tmp_path: Path) -> None:
+def test_keys_are_readable_by_their_user_only(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "run"
     security, tls = RunDirectory(path).write_keys()
     found = modes(path)
@@ -29,7 +29,7 @@ def test_keys_are_for_nobody_elses_eyes(tmp_path: Path) -> None:
     assert security.require_encryption
 
 
-def test_a_run_leaves_its_logs_and_no_keys(tmp_path: Path) -> None:
+def test_a_run_leaves_its_logs_but_no_keys(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
     directory.write_keys()
     (Path(directory.logs) / "7_0.log").touch()
@@ -45,19 +45,19 @@ def test_a_run_without_logs_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_takes_no_directory_of_another(tmp_path: Path) -> None:
+def test_a_run_does_not_reuse_the_directory_of_another(tmp_path: Path) -> None:
     RunDirectory(tmp_path / "run")
     with pytest.raises(FileExistsError):
         RunDirectory(tmp_path / "run")
 
 
-def test_keys_that_find_no_room_are_told_with_their_place(tmp_path: Path) -> None:
-    """The system says of a write over quota, as of one over this limit, only that it is too much."""
+def test_keys_that_cannot_be_written_are_reported_with_their_path(tmp_path: Path) -> None:
+    """Neither the error of a write over quota nor that of one over this limit has a file name."""
     directory = RunDirectory(tmp_path / "run")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        with pytest.raises(OSError) as caught:  # noqa: PT011 - which error is the system's business
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the system chooses the errno
             directory.write_keys()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -66,9 +66,9 @@ def test_keys_that_find_no_room_are_told_with_their_place(tmp_path: Path) -> Non
     assert not directory.path.exists()
 
 
-def test_a_directory_that_slurm_would_misread_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_slurm_would_misread_is_rejected(tmp_path: Path) -> None:
     location = tmp_path / "DOMAIN\\user"
     with pytest.raises(NotSupportedError, match="set logs_location to another"):
         RunDirectory(location / "run")
     assert not location.exists()
-    assert _logs(str(location)).ok is False
+    assert _check_logs(str(location)).ok is False

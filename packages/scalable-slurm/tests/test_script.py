@@ -12,24 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scalable.providers.containers import RUNTIMES
-from scalable.providers.slurm.script import (
-    JobRequest,
-    Tls,
-    job_environment,
-    job_script,
-    sbatch_arguments,
-)
+from scalable.providers.slurm.request import JobRequest, Tls
+from scalable.providers.slurm.sbatch import sbatch_argv
+from scalable.providers.slurm.script import job_environment, job_script
 
-# What a file system and a process can hold: anything but NUL; surrogates have no UTF-8.
+# What paths and environment variables can contain: anything but NUL. Surrogates cannot be encoded.
 anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
-def arguments(request: JobRequest, n: int = 1) -> list[str]:
-    return sbatch_arguments(request, n, job_name="scalable-r", comment="c")
-
-
-def words_run(request: JobRequest, scheduler_address: str = "tls://h:1") -> list[str]:
-    """Have a shell read the script, but print the words of what it would run."""
+def executed_argv(request: JobRequest, scheduler_address: str = "tls://h:1") -> list[str]:
+    """Run the script in a shell where ``exec`` and ``module`` print their arguments, and return those."""
     printing = "module() { printf '%s\\0' \"$@\"; }; exec() { printf '%s\\0' \"$@\"; }\n"
     script = job_script(request, scheduler_address)
     done = subprocess.run(
@@ -39,11 +31,11 @@ def words_run(request: JobRequest, scheduler_address: str = "tls://h:1") -> list
         check=True,
         env={"PATH": "/usr/bin:/bin", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
     )
-    return [word.decode() for word in done.stdout.split(b"\0")[:-1]]
+    return [argument.decode() for argument in done.stdout.split(b"\0")[:-1]]
 
 
 @given(anything)
-def test_no_value_is_ever_read_by_the_shell(value: str) -> None:
+def test_no_value_is_interpreted_by_the_shell(value: str) -> None:
     request = JobRequest(
         "gcam",
         "/logs",
@@ -54,18 +46,20 @@ def test_no_value_is_ever_read_by_the_shell(value: str) -> None:
         local_directory=value,
         tls=Tls(value, value, value),
     )
-    said = words_run(request, value)
-    assert said[:2] == ["load", value]
-    assert said[2] == value
+    argv = executed_argv(request, value)
+    assert argv[:2] == ["load", value]
+    assert argv[2] == value
     for option in ("--local-directory", "--interface", "--tls-ca-file", "--tls-key", "--preload"):
-        assert said[said.index(option) + 1] == value
-    assert said[-2:] == ["--name", "gcam-7_3"]
+        assert argv[argv.index(option) + 1] == value
+    assert argv[-2:] == ["--name", "gcam-7_3"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @given(anything, anything)
 @example("--preload", "0")
-def test_nor_is_one_of_a_container(runtime: str, value: str, other: str) -> None:
+def test_no_value_of_a_container_is_interpreted_by_the_shell(
+    runtime: str, value: str, other: str
+) -> None:
     request = JobRequest(
         "gcam",
         f"/{value}",
@@ -75,74 +69,32 @@ def test_nor_is_one_of_a_container(runtime: str, value: str, other: str) -> None
         preload=f"/{value}.py",
         env={value: other},
     )
-    said = words_run(request)
-    assert said[0] == runtime
-    assert f"/{value}.sif" in said
-    image = said.index(f"/{value}.sif")
-    assert any(f"/{other}" in word for word in said[:image])
-    # After the image, since a variable may be called --preload.
-    assert said[said.index("--preload", image) + 1] == f"/{value}.py"
-    assert said[-2:] == ["--name", "gcam-7_3"]
+    argv = executed_argv(request)
+    assert argv[0] == runtime
+    assert f"/{value}.sif" in argv
+    image = argv.index(f"/{value}.sif")
+    assert any(f"/{other}" in argument for argument in argv[:image])
+    # After the image, because a variable may be named --preload.
+    assert argv[argv.index("--preload", image) + 1] == f"/{value}.py"
+    assert argv[-2:] == ["--name", "gcam-7_3"]
 
 
-def test_a_line_that_fails_starts_no_worker() -> None:
+def test_a_failing_line_starts_no_worker() -> None:
     request = JobRequest("gcam", "/logs", prologue=("false",), python="/bin/echo")
     assert subprocess.run(["bash"], input=job_script(request, "x"), text=True).returncode == 1
 
 
-def test_what_is_not_said_is_left_to_slurm() -> None:
-    said = arguments(JobRequest("gcam", "/logs"))
-    for option in ("mem", "time", "gres", "partition", "account", "qos", "constraint"):
-        assert not any(word.startswith(f"--{option}=") for word in said)
-
-
-def test_memory_and_walltime_are_rounded_up_to_what_slurm_counts_in() -> None:
-    said = arguments(JobRequest("gcam", "/logs", memory=8 * 10**9, walltime=61))
-    assert "--mem=7630M" in said
-    assert "--time=2" in said
-
-
-def test_everything_said_reaches_sbatch_as_one_word_each() -> None:
-    request = JobRequest(
-        "gcam",
-        "/with space/100%",
-        gpus=2,
-        partition="p",
-        account="it's $(x)",
-        qos="q",
-        constraint="a&b",
-        reservation="r",
-        directives=("--mail-type=END",),
-    )
-    said = arguments(request, n=48)
-    assert {
-        "--array=0-47",
-        "--gres=gpu:2",
-        "--partition=p",
-        "--account=it's $(x)",
-        "--qos=q",
-        "--constraint=a&b",
-        "--reservation=r",
-        "--mail-type=END",
-        "--output=/with space/100%%/%A_%a.log",
-    } <= set(said)
-
-
-def test_options_that_a_site_does_not_take_are_left_out() -> None:
-    said = arguments(JobRequest("gcam", "/logs", memory=2**30, skipped=("--mem",)))
-    assert not any(word.startswith("--mem") for word in said)
-
-
 def test_variables_are_inherited_and_never_written() -> None:
     request = JobRequest("gcam", "/logs", cpus=4, env={"TOKEN": "hush", "OMP_NUM_THREADS": "2"})
-    assert "hush" not in job_script(request, "x") + " ".join(arguments(request)) + repr(request)
+    argv = sbatch_argv(request, 1, job_name="scalable-r", comment="c")
+    assert "hush" not in job_script(request, "x") + " ".join(argv) + repr(request)
     environment = job_environment(request)
     assert environment["TOKEN"] == "hush"
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["MKL_NUM_THREADS"] == "4"
 
 
-SEES = JobRequest(
+CONTAINER = JobRequest(
     "gcam",
     "/logs",
     runtime="apptainer",
@@ -155,22 +107,22 @@ SEES = JobRequest(
 
 
 def test_a_container_sees_its_mounts_its_scratch_and_its_keys() -> None:
-    words = words_run(SEES)
-    assert words[:4] == ["apptainer", "exec", "--no-eval", "--nv"]
-    assert [words[i + 1] for i, word in enumerate(words) if word == "--bind"] == [
+    argv = executed_argv(CONTAINER)
+    assert argv[:4] == ["apptainer", "exec", "--no-eval", "--nv"]
+    assert [argv[i + 1] for i, argument in enumerate(argv) if argument == "--bind"] == [
         "/data in:/data",
         "/home/me/prepare.py:/home/me/prepare.py",
         "/tmp:/tmp",
         "/run/tls:/run/tls",
     ]
-    image = words.index("/images/g cam.sif")
-    assert words[image + 1 : image + 3] == ["dask", "worker"]
+    image = argv.index("/images/g cam.sif")
+    assert argv[image + 1 : image + 3] == ["dask", "worker"]
 
 
 @pytest.mark.parametrize("runtime", ["podman", "docker"])
-def test_a_worker_in_a_container_is_who_runs_the_job(runtime: str) -> None:
-    words = words_run(replace(SEES, runtime=runtime))
-    options = words[: words.index(SEES.image or "")]
+def test_a_worker_in_a_container_runs_as_the_jobs_user(runtime: str) -> None:
+    argv = executed_argv(replace(CONTAINER, runtime=runtime))
+    options = argv[: argv.index(CONTAINER.image or "")]
     assert f"--user={os.getuid()}:{os.getgid()}" in options
     assert ("--env=HOME=/tmp" in options) is bool(os.getuid())
     assert ("--userns=keep-id" in options) is (bool(os.getuid()) and runtime == "podman")
@@ -178,27 +130,25 @@ def test_a_worker_in_a_container_is_who_runs_the_job(runtime: str) -> None:
 
 @pytest.mark.parametrize("runtime", ["podman", "docker"])
 def test_a_container_can_read_its_mounts_and_share_its_memory(runtime: str) -> None:
-    words = words_run(replace(SEES, runtime=runtime, memory=2**30))
-    # SELinux would forbid the one, and 64 MiB, which MPI's ranks cannot talk in, are the default of the other.
-    assert {"--security-opt=label=disable", f"--shm-size={2**30}"} <= set(words)
+    argv = executed_argv(replace(CONTAINER, runtime=runtime, memory=2**30))
+    # SELinux would deny the mounts, and the default of 64 MiB is too small for MPI ranks.
+    assert {"--security-opt=label=disable", f"--shm-size={2**30}"} <= set(argv)
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_podman_is_told_of_a_runtime_directory_only_where_there_is_one(
-    tmp_path: Path, there: bool
-) -> None:
+def test_podman_gets_a_runtime_directory_only_if_it_exists(tmp_path: Path, there: bool) -> None:
     directory = str(tmp_path if there else tmp_path / "none")
-    telling = "exec() { printf '%s' \"${XDG_RUNTIME_DIR-unset}\"; }\n"
-    script = job_script(replace(SEES, runtime="podman"), "tls://h:1")
-    said = subprocess.run(
+    printing = "exec() { printf '%s' \"${XDG_RUNTIME_DIR-unset}\"; }\n"
+    script = job_script(replace(CONTAINER, runtime="podman"), "tls://h:1")
+    done = subprocess.run(
         ["bash"],
-        input=telling + script,
+        input=printing + script,
         capture_output=True,
         text=True,
         check=True,
         env={"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": directory},
     )
-    assert said.stdout == (directory if there else "unset")
+    assert done.stdout == (directory if there else "unset")
 
 
 def test_a_variable_enters_a_container_by_name_alone() -> None:
@@ -210,7 +160,7 @@ def test_a_variable_enters_a_container_by_name_alone() -> None:
 
 
 @pytest.mark.parametrize("runtime", ["apptainer", "singularity"])
-def test_neither_slurm_nor_the_runtime_heeds_the_variables_of_a_container(runtime: str) -> None:
+def test_variables_of_a_container_affect_neither_slurm_nor_the_runtime(runtime: str) -> None:
     env = {"PATH": "/opt/gcam/bin", "SLURM_CONF": "x", "PYTHONPATH": "/opt/gcam/python"}
     environment = job_environment(JobRequest("a", "/l", runtime=runtime, image="a.sif", env=env))
     prefix = f"{runtime.upper()}ENV_"
@@ -219,15 +169,15 @@ def test_neither_slurm_nor_the_runtime_heeds_the_variables_of_a_container(runtim
     assert environment[prefix + "PYTHONNOUSERSITE"] == "1"  # the home directory is mounted
 
 
-def started_by_its_client(*words: str) -> subprocess.Popen[bytes]:
-    """Start what the script would start in a container, with the test as the client that has its standard input."""
-    said = words_run(replace(SEES, runtime="podman"))
-    shell = said.index("sh")
-    below = said[shell : said.index("dask")]
-    return subprocess.Popen([*below, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def started_by_its_client(*command: str) -> subprocess.Popen[bytes]:
+    """Start what the script starts in a container, with the test as the client that holds its standard input."""
+    argv = executed_argv(replace(CONTAINER, runtime="podman"))
+    shell = argv.index("sh")
+    below = argv[shell : argv.index("dask")]
+    return subprocess.Popen([*below, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def test_a_worker_ends_with_the_client_of_its_container_however_busy_it_is() -> None:
+def test_a_busy_worker_ends_with_the_client_of_its_container() -> None:
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(); time.sleep(600)"
     with started_by_its_client(sys.executable, "-uc", deaf) as worker:
         assert worker.stdout is not None
@@ -238,6 +188,6 @@ def test_a_worker_ends_with_the_client_of_its_container_however_busy_it_is() -> 
         assert worker.wait(10) == -signal.SIGKILL
 
 
-def test_a_worker_below_the_client_of_its_container_ends_as_it_ends_and_reads_nothing() -> None:
+def test_a_worker_in_a_container_passes_on_its_exit_code_and_reads_no_input() -> None:
     with started_by_its_client("sh", "-c", "read -r _ || exit 7") as worker:
         assert worker.wait(10) == 7

@@ -8,19 +8,19 @@ from scalable.errors import ValidationFailedError
 from scalable.providers.slurm.site import SiteDefaults, read_site
 
 
-def test_what_is_not_set_says_nothing() -> None:
-    said: dict[str, Any] = {"cores": None, "queue": None, "job-extra-directives": []}
-    assert read_site(said) == SiteDefaults()
+def test_unset_keys_have_no_effect() -> None:
+    config: dict[str, Any] = {"cores": None, "queue": None, "job-extra-directives": []}
+    assert read_site(config) == SiteDefaults()
 
 
-def test_what_is_said_of_the_job_goes_before_what_is_said_of_the_worker() -> None:
-    said = {"job-cpu": 2, "cores": 6, "job-mem": "1G", "memory": "24 GB"}
-    site = read_site(said)
+def test_keys_of_the_job_override_keys_of_the_worker() -> None:
+    config = {"job-cpu": 2, "cores": 6, "job-mem": "1G", "memory": "24 GB"}
+    site = read_site(config)
     assert (site.cpus, site.memory) == (2, 2**30)
 
 
-def test_everything_that_cannot_be_read_is_told_at_once() -> None:
-    said = {
+def test_everything_that_cannot_be_read_is_reported_at_once() -> None:
+    config = {
         "memory": "plenty",
         "death-timeout": "a while",
         "cores": "many",
@@ -28,9 +28,9 @@ def test_everything_that_cannot_be_read_is_told_at_once() -> None:
         "queue": "short",
     }
     with pytest.raises(ValidationFailedError) as caught:
-        read_site(said)
+        read_site(config)
     found = {issue.path: issue.message for issue in caught.value.report.errors}
-    assert found.keys() == {f"jobqueue.slurm.{key}" for key in said if key != "queue"}
+    assert found.keys() == {f"jobqueue.slurm.{key}" for key in config if key != "queue"}
     assert found["jobqueue.slurm.job-extra-directives"] == (
         '["--comment=\'x"] cannot be read (No closing quotation); '
         "correct it in dask-jobqueue's configuration"

@@ -1,10 +1,10 @@
-"""Tests and test doubles for providers and their authors.
+"""Tools for testing providers, and what is built on them.
 
 ==============  ======================================================================================
-`conformance`   the requirements on every provider, as tests that any provider can run
+`conformance`   the requirements of every provider, as tests that any provider can run
 `fakes`         `FakeProvider`: real Dask workers on simulated machines
-`simulation`    the engine in virtual time, between a simulated native system and a simulated scheduler
-`offline`       helpers for tests of what a provider does before anything starts
-`plugin`        the pytest plugin, which pytest finds by itself
+`simulation`    the engine in virtual time, with a simulated native system and a simulated scheduler
+`offline`       helpers for tests of validating and planning
+`plugin`        the pytest plugin, which pytest loads by itself
 ==============  ======================================================================================
 """

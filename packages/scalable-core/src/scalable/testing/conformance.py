@@ -1,6 +1,6 @@
-"""What every provider must hold to, as tests that any provider can run.
+"""The requirements of every provider, as tests that any provider can run.
 
-A provider passes it with a subclass of a few lines, in a test module of its own::
+A provider runs them by a subclass of a few lines in a test module of its own::
 
     from scalable.testing.conformance import ProviderConformance
 
@@ -13,7 +13,7 @@ A provider passes it with a subclass of a few lines, in a test module of its own
         components: {alpha: {}, beta: {slots: 2}}
         '''
 
-The tests start real workers by the public interface alone, and know nothing of what is behind it.
+The tests start real workers and use only the public interface.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -54,67 +55,113 @@ if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
     from scalable.providers.base import ClusterHandle
 
-__all__ = ["ProviderConformance"]
+__all__ = ["Limitation", "ProviderConformance"]
 
 ABILITIES = {
-    "adapt": "let a group follow its work",
+    "adapt": "scale a group with its work",
     "explain_failed_start": "explain why a worker cannot start",
-    "interrupt": "end a worker in the middle of a task",
-    "replace": "replace a worker that dies",
+    "interrupt": "end a worker while it runs a task",
+    "replace": "replace a lost worker",
 }
 """What a provider may declare that it cannot do, with a reason."""
 
+# Marks a test of one of them; registered by `scalable.testing.plugin`.
+_ability = pytest.mark.scalable_ability
+
+
+@dataclass(frozen=True)
+class Limitation:
+    """Something that a provider cannot do, for `ProviderConformance.cannot`.
+
+    Parameters
+    ----------
+    reason : str
+        Why not.
+    raises : type of BaseException, or tuple of them, optional
+        The exceptions by which its test is expected to fail; any other is a failure. By default, all are expected.
+    run : bool
+        Whether its test can be run. Set it to False only for a test that would harm the process of the tests: it is
+        skipped then, and nothing notices when the limitation is gone.
+    """
+
+    reason: str
+    raises: type[BaseException] | tuple[type[BaseException], ...] | None = None
+    run: bool = True
+
 
 class ProviderConformance:
-    """The promises of a provider, one test each. Subclass it and say `manifest`.
+    """The requirements of a provider, one test each. Subclass it and set `manifest`.
 
     Attributes
     ----------
     manifest : str
-        A manifest whose first target is the provider's, with two components: ``alpha`` of 1 slot, ``beta`` of 2. The
-        target names no counts.
+        A manifest whose first target is the provider's, with two components: ``alpha`` with 1 slot, ``beta`` with 2.
+        The target sets no worker counts.
     broken : mapping of str to str
-        Fields of ``alpha``, beside those of `manifest`, with which its workers cannot start.
-    cannot : mapping of str to str
-        What the provider cannot do, with the reason. The tests of it are skipped, and show the reason.
-    patience : float
-        Seconds for whatever takes as long as it takes.
+        Fields that, added to ``alpha`` of `manifest`, keep its workers from starting.
+    cannot : mapping of str to str or Limitation
+        What the provider cannot do (``adapt``, ``explain_failed_start``, ``interrupt``, ``replace``), with the reason.
+        Its test becomes a strict expected failure: once it passes, pytest fails it and names the declaration to remove.
+    timeout : float
+        Seconds to wait for a start, a result, or any other event.
     """
 
     manifest: ClassVar[str]
     broken: ClassVar[Mapping[str, Any]] = {"preload_script": "/nonexistent/preload.py"}
-    cannot: ClassVar[Mapping[str, str]] = {}
-    patience: ClassVar[float] = 120.0
+    cannot: ClassVar[Mapping[str, str | Limitation]] = {}
+    timeout: ClassVar[float] = 120.0
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         unknown = sorted(set(cls.cannot) - set(ABILITIES))
         if unknown:
             raise TypeError(
-                f"{cls.__name__}.cannot names {unknown}, which no test is about; known: {sorted(ABILITIES)}"
+                f"{cls.__name__}.cannot names {unknown}, which no test covers; known: {sorted(ABILITIES)}"
             )
 
-    # -- What a provider's author may replace
+    @pytest.fixture(autouse=True)
+    def _expect_limitation(self, request: pytest.FixtureRequest) -> None:
+        """Expect the test to fail if the provider declares that it cannot do what is tested."""
+        marker = request.node.get_closest_marker("scalable_ability")
+        if marker is None or marker.args[0] not in self.cannot:
+            return
+        (ability,) = marker.args
+        declared = self.cannot[ability]
+        limitation = Limitation(declared) if isinstance(declared, str) else declared
+        reason = f"cannot {ABILITIES[ability]}: {limitation.reason}"
+        if not limitation.run:
+            pytest.skip(reason)
+        owner = next(cls.__name__ for cls in type(self).__mro__ if "cannot" in vars(cls))
+        # pytest applies it to the test itself, not to its other fixtures: a cluster that cannot be built is an error.
+        request.applymarker(
+            pytest.mark.xfail(
+                reason=f"{reason} (when this test passes, remove {ability!r} from {owner}.cannot)",
+                raises=limitation.raises,
+                strict=True,
+            )
+        )
+
+    # -- What a provider may override
 
     def make_provider(self) -> DeploymentProvider:
-        """Make the provider; by default the one that is installed under the manifest's name for it."""
+        """Return the provider; by default, the installed one that the manifest names."""
         return get_provider(self.spec().provider_name)
 
     def kill_worker(self, client: ScalableClient, worker: str) -> None:
-        """End one worker's process from outside of Scalable, as a crash would."""
+        """Kill one worker's process without Scalable's knowledge, as a crash would."""
         addresses = {info["name"]: address for address, info in _workers(client).items()}
-        # From within, since the process may be on another machine. The broken connection is the answer.
+        # From within, because the process may be on another machine. The call ends by a broken connection.
         with contextlib.suppress(OSError):
             client.run(_by_value(_die), workers=[addresses[worker]])
 
     def leftovers(self) -> Sequence[str]:
-        """List what closed clusters have left in the native system; nothing must remain."""
+        """List what closed clusters have left in the native system, which must be nothing."""
         return ()
 
     # -- Before anything starts
 
     def spec(self, **options: Any) -> DeploymentSpec:
-        """Read the manifest, with more options for its target."""
+        """Return the spec of `manifest`, with more options for its target."""
         document = parse_manifest(self.manifest).raw
         return self._spec(document, options)
 
@@ -136,32 +183,32 @@ class ProviderConformance:
         )
         return DeploymentSpec.from_manifest(manifest, target_name=target)
 
-    def test_it_speaks_this_version_of_the_contract(self) -> None:
+    def test_the_api_version_is_supported(self) -> None:
         provider = self.make_provider()
         assert isinstance(provider, DeploymentProvider)
         assert getattr(provider, "api_version", 1) <= API_VERSION
         assert provider.name == provider.name.strip().lower() != ""
 
-    def test_it_accepts_its_own_manifest(self) -> None:
+    def test_its_own_manifest_is_valid(self) -> None:
         report = self.make_provider().validate(self.spec())
         assert report.errors == ()
 
-    def test_it_finds_every_mistake_at_once(self) -> None:
+    def test_every_error_is_reported_at_once(self) -> None:
         spec = self.spec(sheep=1, goats=2, n_workers="many")
         paths = {issue.path for issue in self.make_provider().validate(spec).errors}
         assert {
             f"targets.{spec.target_name}.{key}" for key in ("sheep", "goats", "n_workers")
         } <= paths
 
-    def test_a_count_of_a_group_that_does_not_exist_is_a_mistake(self) -> None:
+    def test_a_count_for_an_unknown_group_is_an_error(self) -> None:
         report = self.make_provider().validate(self.spec(workers={"omega": 1}))
         assert not report.ok
 
-    def test_it_validates_and_plans_without_dask(self) -> None:
+    def test_validating_and_planning_import_no_dask(self) -> None:
         name = self.spec().provider_name
         sources = {info.distribution for info in describe_providers() if info.name == name}
         if not sources - {"this process"}:
-            pytest.skip(f"provider {name!r} is not installed, so that a fresh process has none")
+            pytest.skip(f"provider {name!r} is not installed, so a new process cannot find it")
         assert not {"dask", "distributed"} & modules_of_planning(self.manifest)
 
     def test_its_options_have_a_schema(self) -> None:
@@ -176,18 +223,18 @@ class ProviderConformance:
         assert first.to_json() == second.to_json()
         assert first.scale_plan.workers_by_tag == {"alpha": 2, "beta": 2}
 
-    def test_nothing_is_built_of_a_mistake(self) -> None:
+    def test_an_invalid_manifest_builds_nothing(self) -> None:
         with pytest.raises(ValidationFailedError):
             self.make_provider().build_cluster(self.spec(sheep=1))
         assert list(self.leftovers()) == []
 
-    def test_a_build_that_fails_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_build_leaves_nothing_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from scalable.cluster.link import RpcLink
 
         async def refuse(*_: object) -> None:
             raise OSError("the scheduler does not answer")
 
-        # The last thing that is done; the scheduler is up by then.
+        # The last step of a build, when the scheduler is already up.
         monkeypatch.setattr(RpcLink, "start", refuse)
         with pytest.raises(OSError, match="does not answer"):
             self.make_provider().build_cluster(self.spec())
@@ -197,30 +244,30 @@ class ProviderConformance:
 
     @contextmanager
     def cluster(self, alpha: Mapping[str, Any] | None = None) -> Iterator[_Running]:
-        """Build a cluster, and close it however the test ends."""
+        """Build a cluster, and close it in any case."""
         spec = self._spec(parse_manifest(self.manifest).raw, {}, alpha)
         provider = self.make_provider()
         handle = provider.build_cluster(spec)
         try:
-            yield _Running(provider, handle, self.patience)
+            yield _Running(provider, handle, self.timeout)
         finally:
             provider.close(handle)
             assert list(self.leftovers()) == []
 
     @pytest.fixture
     def running(self) -> Iterator[_Running]:
-        """Give a cluster whose groups are empty as yet."""
+        """Provide a cluster whose groups are still empty."""
         with self.cluster() as running:
             yield running
 
-    def test_groups_are_known_and_empty_at_first(self, running: _Running) -> None:
+    def test_groups_are_listed_and_empty_at_first(self, running: _Running) -> None:
         groups = running.backend.groups
         assert {tag: (group.wanted, group.running) for tag, group in groups.items()} == {
             "alpha": (0, 0),
             "beta": (0, 0),
         }
 
-    def test_a_tag_reaches_the_workers_made_for_it(self, running: _Running) -> None:
+    def test_tagged_tasks_run_on_workers_of_their_group(self, running: _Running) -> None:
         running.scale(alpha=1, beta=1)
         with running.client() as client:
             for tag in ("alpha", "beta"):
@@ -239,7 +286,7 @@ class ProviderConformance:
         (alpha,), (beta,) = (running.backend.groups[tag].workers for tag in ("alpha", "beta"))
         assert facts == {alpha: (1, {"alpha": 1}), beta: (2, {"beta": 2})}
 
-    def test_a_worker_has_its_environment_or_there_was_a_warning(self) -> None:
+    def test_a_worker_has_its_environment_or_validation_warns(self) -> None:
         alpha = {"env": {"SCALABLE_CONFORMANCE": "alpha"}}
         spec = self._spec(parse_manifest(self.manifest).raw, {}, alpha)
         for issue in self.make_provider().validate(spec).warnings:
@@ -254,7 +301,7 @@ class ProviderConformance:
                 ]
                 assert client.gather(values) == ["alpha", None]
 
-    def test_waiting_ends_in_time(self, running: _Running) -> None:
+    def test_waiting_for_a_group_times_out(self, running: _Running) -> None:
         # Without work, an adaptive group has no worker to wait for.
         running.provider.scale(running.handle, ScalePlan(ranges_by_tag={"alpha": (0, 1)}))
         with pytest.raises(GroupTimeoutError) as late:
@@ -262,9 +309,9 @@ class ProviderConformance:
         assert isinstance(late.value, TimeoutError)
         assert (late.value.tag, late.value.wanted) == ("alpha", 1)
         running.scale(alpha=1)
-        running.backend.wait_for_group("alpha", timeout=self.patience)
+        running.backend.wait_for_group("alpha", timeout=self.timeout)
 
-    def test_groups_scale_apart(self, running: _Running) -> None:
+    def test_groups_scale_independently(self, running: _Running) -> None:
         running.scale(alpha=1, beta=1)
         before = running.backend.groups["beta"].workers
         running.scale(alpha=2)
@@ -278,7 +325,7 @@ class ProviderConformance:
         running.scale(alpha=1)
         assert running.backend.groups["alpha"].workers == before
 
-    def test_scale_in_repeats_nothing_and_loses_nothing(
+    def test_scale_in_reruns_no_task_and_loses_no_result(
         self, running: _Running, tmp_path: Path
     ) -> None:
         running.scale(alpha=2, beta=1)
@@ -291,7 +338,7 @@ class ProviderConformance:
             assert client.gather(kept) == [n * n for n in range(8)]
             assert client.run_on_scheduler(_by_value(_count_starts)) == transitions
 
-    def test_running_tasks_end_before_their_worker(self, running: _Running) -> None:
+    def test_running_tasks_finish_before_their_worker_stops(self, running: _Running) -> None:
         running.scale(alpha=2, beta=1)
         with running.client() as client:
             futures = client.map(_by_value(_logged_nap), [1.0] * 6, range(6), tag="alpha")
@@ -301,50 +348,51 @@ class ProviderConformance:
             running.scale(alpha=0)
             assert sorted(_starts(client)) == list(range(6))
 
-    def test_a_worker_that_dies_is_replaced_under_another_name(self, running: _Running) -> None:
-        self._can("replace")
+    @_ability("replace")
+    def test_a_lost_worker_is_replaced_under_a_new_name(self, running: _Running) -> None:
         running.scale(alpha=1, beta=1)
         (victim,) = running.backend.groups["alpha"].workers
         with running.client() as client:
             self.kill_worker(client, victim)
             running.until(
-                lambda: set(running.backend.groups["alpha"].workers) - {victim}, "another has come"
+                lambda: set(running.backend.groups["alpha"].workers) - {victim},
+                "another worker has joined",
             )
             (successor,) = running.backend.groups["alpha"].workers
             name = client.submit(_by_value(_worker_name), 0, tag="alpha", pure=False)
-            assert name.result(self.patience) == successor
+            assert name.result(self.timeout) == successor
 
-    def test_whoever_needs_a_group_that_cannot_start_learns_why(self) -> None:
-        self._can("explain_failed_start")
+    @_ability("explain_failed_start")
+    def test_a_group_that_cannot_start_fails_with_its_reason(self) -> None:
         with self.cluster(alpha=self.broken) as running:
             running.provider.scale(running.handle, ScalePlan({"alpha": 1, "beta": 1}))
             with running.client() as client:
                 future = client.submit(_by_value(_square), 3, tag="alpha")
                 with pytest.raises(GroupFailedError) as waited:
-                    running.backend.wait_for_group("alpha", timeout=self.patience)
+                    running.backend.wait_for_group("alpha", timeout=self.timeout)
                 with pytest.raises(GroupFailedError):
-                    future.result(self.patience)
-                assert client.submit(_by_value(_square), 3, tag="beta").result(self.patience) == 9
+                    future.result(self.timeout)
+                assert client.submit(_by_value(_square), 3, tag="beta").result(self.timeout) == 9
             assert waited.value.tag == "alpha"
             assert waited.value.explanation.summary
             assert running.backend.groups["alpha"].failed
 
-    def test_a_group_follows_its_work_from_zero(self, running: _Running) -> None:
-        self._can("adapt")
+    @_ability("adapt")
+    def test_an_adaptive_group_scales_up_from_zero(self, running: _Running) -> None:
         plan = ScalePlan({"alpha": 0, "beta": 0}, ranges_by_tag={"alpha": (0, 2)}, max_workers=2)
         running.provider.scale(running.handle, plan)
         with running.client() as client:
-            assert client.submit(_by_value(_square), 5, tag="alpha").result(self.patience) == 25
+            assert client.submit(_by_value(_square), 5, tag="alpha").result(self.timeout) == 25
 
-    def test_a_closed_cluster_stays_closed(self) -> None:
+    def test_close_is_idempotent(self) -> None:
         with self.cluster() as running:
             running.scale(alpha=1)
             running.provider.close(running.handle)
             running.provider.close(running.handle)
             assert list(self.leftovers()) == []
 
-    def test_it_closes_while_tasks_run(self) -> None:
-        self._can("interrupt")
+    @_ability("interrupt")
+    def test_close_ends_running_tasks(self) -> None:
         with self.cluster() as running:
             running.scale(alpha=1)
             with running.client() as client:
@@ -353,20 +401,14 @@ class ProviderConformance:
                 running.provider.close(running.handle)
                 assert future.status in ("cancelled", "lost")
 
-    def _can(self, ability: str) -> None:
-        if ability in self.cannot:
-            pytest.skip(f"cannot {ABILITIES[ability]}: {self.cannot[ability]}")
-
 
 class _Running:
     """A cluster under test."""
 
-    def __init__(
-        self, provider: DeploymentProvider, handle: ClusterHandle, patience: float
-    ) -> None:
+    def __init__(self, provider: DeploymentProvider, handle: ClusterHandle, timeout: float) -> None:
         self.provider = provider
         self.handle = handle
-        self.patience = patience
+        self.timeout = timeout
 
     @property
     def backend(self) -> GroupedCluster:
@@ -376,12 +418,12 @@ class _Running:
         return closing(self.handle.client_factory())
 
     def scale(self, **counts: int) -> None:
-        """Scale by the provider, and wait until it is so."""
+        """Scale through the provider, and wait until the groups have these counts."""
         fixed = {tag: group.wanted for tag, group in self.backend.groups.items()}
         self.provider.scale(self.handle, ScalePlan({**fixed, **counts}))
         for tag, count in counts.items():
             if count:
-                self.backend.wait_for_group(tag, count, timeout=self.patience)
+                self.backend.wait_for_group(tag, count, timeout=self.timeout)
             self.until(partial(self._is, tag, count), f"{tag} has {count} workers")
 
     def _is(self, tag: str, count: int) -> bool:
@@ -389,10 +431,10 @@ class _Running:
         return (group.running, group.pending, group.starting, group.draining) == (count, 0, 0, 0)
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while not condition():
             assert time.monotonic() < deadline, (
-                f"not within {self.patience:g} s: {what}; {self.backend}, {self.backend.explain()}"
+                f"not within {self.timeout:g} s: {what}; {self.backend}, {self.backend.explain()}"
             )
             time.sleep(0.1)
 
@@ -403,9 +445,9 @@ def _workers(client: ScalableClient) -> Mapping[str, Any]:
 
 
 def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function travel whole: a worker's image need not have this module."""
+    """Return a copy of a function that is pickled by value: a worker's image need not have this module."""
     assert isinstance(function, FunctionType)
-    # Without this module's globals, and of a module that no worker could import: so it is pickled whole.
+    # Without this module's globals, and in a module that no worker can import, so that it is pickled by value.
     copy = FunctionType(function.__code__, {"__builtins__": __builtins__}, function.__name__)
     copy.__module__ = "__main__"
     return copy
@@ -444,7 +486,7 @@ def _logged_nap(seconds: float, number: int) -> float:
 
 
 def _starts(client: ScalableClient) -> list[int]:
-    """Return the numbers of naps, once for each time that one was started."""
+    """Return the number of each nap, once per start."""
     return [number for _, number in client.get_events("scalable-conformance")]
 
 
@@ -456,5 +498,5 @@ def _nap(seconds: float) -> float:
 
 
 def _count_starts(dask_scheduler: Any) -> int:
-    """Count how often tasks were handed to workers so far."""
+    """Return how often tasks have been sent to workers so far."""
     return sum(1 for entry in dask_scheduler.transition_log if entry[2] == "processing")

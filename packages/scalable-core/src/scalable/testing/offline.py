@@ -1,4 +1,4 @@
-"""For tests of what a provider does before anything starts: validating and planning."""
+"""Helpers for tests of validating and planning, which start nothing."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ print(*sys.modules)
 
 
 def manifest_of(provider: str, options: str = "", components: str = "gcam: {}") -> str:
-    r"""Write a manifest with one target, ``here``.
+    r"""Return a manifest with one target, ``here``.
 
     Parameters
     ----------
     provider : str
-        What manifests call the provider.
+        The provider's name.
     options : str
         The target's options, as lines of YAML; the first is line 6 of the manifest.
     components : str
@@ -68,7 +68,7 @@ def manifest_of(provider: str, options: str = "", components: str = "gcam: {}") 
 
 
 def spec_of(provider: str, options: str = "", components: str = "gcam: {}") -> DeploymentSpec:
-    """Read what `manifest_of` writes, as ``scalable.yaml`` and without any environment.
+    """Return the spec of that manifest, parsed as ``scalable.yaml`` with an empty environment.
 
     Examples
     --------
@@ -81,12 +81,12 @@ def spec_of(provider: str, options: str = "", components: str = "gcam: {}") -> D
 
 
 def modules_of_planning(manifest: str) -> frozenset[str]:
-    """Validate and plan in a fresh process, and return the modules that it has imported by then.
+    """Validate and plan in a new process, and return the modules that it imported.
 
     Parameters
     ----------
     manifest : str
-        A valid manifest. The provider of its first target is found by its name, as users find it.
+        A valid manifest. The provider of its first target is looked up by name, as for users.
     """
     command = [sys.executable, "-c", _PLAN]
     done = subprocess.run(

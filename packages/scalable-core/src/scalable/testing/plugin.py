@@ -1,4 +1,4 @@
-"""Pytest plugin: makes the assertions of the conformance suite tell what they compared.
+"""Pytest plugin of the conformance suite: rewrites its assertions and registers its marker.
 
 Only pytest loads it, by its entry point, so that an environment without pytest is not affected.
 """
@@ -8,3 +8,11 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite("scalable.testing.conformance")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker of tests whose failure a provider may declare."""
+    config.addinivalue_line(
+        "markers",
+        "scalable_ability(name): tests what a provider may declare that it cannot do, by this name",
+    )

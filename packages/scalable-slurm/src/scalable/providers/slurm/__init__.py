@@ -1,10 +1,29 @@
 """Scalable's provider for HPC clusters that run Slurm.
 
-Importing it calls no command of Slurm's and imports nothing of Dask's; validating and planning work anywhere.
+==============  =================================================================================
+`options`       the options of a target
+`provider`      the steps of a provider: validate, render, build, list, reap
+`cluster`       `SlurmCluster`, for users and for the provider
+`site`          a site's defaults in dask-jobqueue's configuration, parsed
+`jobqueue`      the only module that imports dask-jobqueue: its configuration, and the scheduler
+`request`       what one worker requests and runs: component, target and site defaults merged
+`sbatch`        a request as the command line of ``sbatch``
+`script`        a request as a job script and its environment variables
+`backend`       the engine's port: launch, observe, stop, describe, sweep
+`states`        Slurm's job states and reasons as phases and reasons of the engine
+`commands`      the only module that runs Slurm's commands
+`environ`       the environment variables that these commands get
+`output`        what these commands print, parsed
+`rundir`        the directory of a run: TLS keys and logs
+`watchdog`      cancels the jobs of a client that was killed
+`preflight`     the checks of ``scalable check``
+==============  =================================================================================
+
+Importing the package runs no Slurm command and does not import Dask, so validating and planning work anywhere.
 
 Examples
 --------
-A target, and what its provider says of it:
+A target, and the plan for it:
 
 >>> from scalable.manifest import parse_manifest
 >>> from scalable.planning import build_plan
@@ -33,23 +52,22 @@ True
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from scalable.providers.slurm.options import SlurmOptions
+from scalable.providers.slurm.output import SlurmJob
 from scalable.providers.slurm.provider import SlurmProvider
 
 if TYPE_CHECKING:
     from scalable.providers.slurm.cluster import SlurmCluster
-    from scalable.providers.slurm.commands import SlurmJob
 
 __all__ = ["SlurmCluster", "SlurmJob", "SlurmOptions", "SlurmProvider"]
 
-# The cluster needs Dask, which validating and planning do without.
-_LATER = {"SlurmCluster": "cluster", "SlurmJob": "commands"}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name != "SlurmCluster":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    # It needs Dask, which validating and planning do without.
+    from scalable.providers.slurm.cluster import SlurmCluster
+
+    return SlurmCluster

@@ -1,4 +1,4 @@
-"""Slurm as a backend of the engine: a unit is one element of a job array."""
+"""Slurm as a backend of the engine. A unit is one element of a job array."""
 
 from __future__ import annotations
 
@@ -10,62 +10,60 @@ from typing import TYPE_CHECKING
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
 from scalable.providers.logs import tail
 from scalable.providers.slurm.commands import SlurmCommandError
-from scalable.providers.slurm.script import (
-    JobRequest,
-    job_environment,
-    job_script,
-    sbatch_arguments,
-)
-from scalable.providers.slurm.states import ended_reason, phase_of, waiting_reason
+from scalable.providers.slurm.request import JobRequest
+from scalable.providers.slurm.sbatch import sbatch_argv
+from scalable.providers.slurm.script import job_environment, job_script
+from scalable.providers.slurm.states import end_reason, pending_reason, phase_of
 
 if TYPE_CHECKING:
-    from scalable.providers.slurm.commands import Slurm, SlurmJob
+    from scalable.providers.slurm.commands import Slurm
+    from scalable.providers.slurm.output import SlurmJob
 
-__all__ = ["SlurmBackend", "comment_of", "read_comment"]
+__all__ = ["SlurmBackend", "format_comment", "parse_comment"]
 
 
-def comment_of(run: str, tag: str, request_id: str) -> str:
-    """Write what every job of ours carries: whose it is, and which launch it came from.
+def format_comment(run: str, tag: str, request_id: str) -> str:
+    """Return the comment that identifies a job: its run, its group, and the launch that submitted it.
 
     Examples
     --------
-    >>> comment_of("r1", "gcam", "f00")
+    >>> format_comment("r1", "gcam", "f00")
     'scalable run=r1 tag=gcam request=f00'
     """
     return f"scalable run={run} tag={tag} request={request_id}"
 
 
-def read_comment(comment: str) -> dict[str, str]:
-    """Read such a comment; empty for anybody else's.
+def parse_comment(comment: str) -> dict[str, str]:
+    """Return the fields of such a comment; empty for a foreign job's comment.
 
     Examples
     --------
-    >>> read_comment("scalable run=r1 tag=gcam request=f00")["tag"]
+    >>> parse_comment("scalable run=r1 tag=gcam request=f00")["tag"]
     'gcam'
-    >>> read_comment("nightly build")
+    >>> parse_comment("nightly build")
     {}
     """
-    word, _, facts = comment.partition(" ")
-    if word != "scalable":
+    owner, _, facts = comment.partition(" ")
+    if owner != "scalable":
         return {}
     return dict(fact.split("=", 1) for fact in facts.split() if "=" in fact)
 
 
 class SlurmBackend:
-    """Runs workers as elements of Slurm job arrays: one ``sbatch`` a launch, one ``squeue`` a look.
+    """Runs workers as elements of Slurm job arrays, with one ``sbatch`` per launch and one ``squeue`` per observation.
 
     Parameters
     ----------
     slurm : Slurm
-        Who runs the commands.
+        Runs the commands.
     run : str
-        The run's id; every job is named after it.
+        The run's id, part of every job's name.
     scheduler_address : str
-        Where workers find the scheduler.
+        The scheduler's address, as workers reach it.
     requests : dict of str to JobRequest
-        What a worker of each group asks for, by tag. May grow while the cluster runs.
-    patience : float
-        Seconds that swept jobs have to end before they are reported.
+        The request of a worker of each group, by tag. May grow while the cluster runs.
+    sweep_timeout : float
+        Seconds that `sweep` waits for cancelled jobs to end before it reports them.
     """
 
     def __init__(
@@ -75,84 +73,84 @@ class SlurmBackend:
         scheduler_address: str,
         requests: dict[str, JobRequest],
         *,
-        patience: float,
+        sweep_timeout: float,
     ) -> None:
         self.requests = requests
         self.job_name = f"scalable-{run}"
         self._slurm = slurm
         self._run = run
         self._scheduler_address = scheduler_address
-        self._patience = patience
+        self._sweep_timeout = sweep_timeout
         self._launched: dict[str, list[Unit]] = {}
         self._units: dict[str, Unit] = {}
-        self._last: dict[str, SlurmJob] = {}
+        self._last_seen: dict[str, SlurmJob] = {}
 
     @property
     def jobs(self) -> tuple[SlurmJob, ...]:
-        """All jobs of the run, as squeue has shown each of them last."""
-        return tuple(self._last.values())
+        """All jobs of the run, each as ``squeue`` last showed it."""
+        return tuple(self._last_seen.values())
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
-        """Submit one array of `n` workers."""
+        """Submit `n` workers as one array."""
         if request_id in self._launched:
             return self._launched[request_id]
         request = self.requests[group.tag]
         array = await self._slurm.submit(
-            sbatch_arguments(
+            sbatch_argv(
                 request,
                 n,
                 job_name=self.job_name,
-                comment=comment_of(self._run, group.tag, request_id),
+                comment=format_comment(self._run, group.tag, request_id),
             ),
             job_script(request, self._scheduler_address),
             job_environment(request),
         )
-        units = [_unit(group.tag, f"{array}_{element}", request_id) for element in range(n)]
+        units = [_make_unit(group.tag, f"{array}_{element}", request_id) for element in range(n)]
         self._launched[request_id] = units
         self._units |= {unit.native: unit for unit in units}
         return units
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Look at all our jobs with one ``squeue``."""
+        """Return the state of every unit, from one ``squeue``."""
         states = {}
-        for job in await self._slurm.queue(self.job_name):
-            unit = self._unit_of(job)
+        for job in await self._slurm.list_jobs(self.job_name):
+            unit = self._find_unit(job)
             if unit is None:
                 continue
-            self._last[unit.native] = job
-            states[unit.id] = _state(unit, job)
+            self._last_seen[unit.native] = job
+            states[unit.id] = _unit_state(unit, job)
         return states
 
-    def _unit_of(self, job: SlurmJob) -> Unit | None:
-        """Say which unit a job is: known from its launch, or else, if sbatch's answer was lost, from its comment."""
+    def _find_unit(self, job: SlurmJob) -> Unit | None:
+        """Return the unit of a job: known from its launch or, if sbatch's answer was lost, from the job's comment."""
         if job.id in self._units:
             return self._units[job.id]
-        facts = read_comment(job.comment)
+        facts = parse_comment(job.comment)
         if not {"tag", "request"} <= facts.keys():
             return None
-        return _unit(facts["tag"], job.id, facts["request"])
+        return _make_unit(facts["tag"], job.id, facts["request"])
 
     async def stop(self, units: Sequence[Unit]) -> None:
-        """Cancel them with one ``scancel``."""
+        """Cancel these units with one ``scancel``."""
         await self._slurm.cancel([unit.native for unit in units])
 
     async def describe(self, unit: Unit) -> Explanation:
-        """Explain one job from the controller's record, or accounting's, and the tail of its log."""
-        record = await self._slurm.record(unit.native)
+        """Explain a unit from the record of the controller or of accounting, and the tail of its log."""
+        record = await self._slurm.find_record(unit.native)
         state = record.get("JobState", "").split(" ")[0]
-        last = self._last.get(unit.native)
+        last = self._last_seen.get(unit.native)
         if not state and last is not None and phase_of(last.state) is Phase.GONE:
             state = last.state
-        log_tail = await asyncio.to_thread(tail, self._log(unit))
+        log_tail = await asyncio.to_thread(tail, self._log_path(unit))
         if not state:
-            # It has forgotten the job, or does not answer.
+            # Slurm has dropped the job's record, or does not answer.
             seen = f", which was {last.state} when last seen" if last else ""
             return Explanation(
-                Reason.UNKNOWN, f"Slurm says nothing of job {unit.native}{seen}", log_tail=log_tail
+                Reason.UNKNOWN, f"Slurm has no record of job {unit.native}{seen}", log_tail=log_tail
             )
         if phase_of(state) is Phase.PENDING:
             why = record.get("Reason", "None")
-            return Explanation(waiting_reason(why), f"job {unit.native} waits: {why}", native=why)
+            return Explanation(pending_reason(why), f"job {unit.native} waits: {why}", native=why)
         if phase_of(state) is Phase.RUNNING:
             where = record.get("NodeList", "a node")
             return Explanation(
@@ -161,62 +159,62 @@ class SlurmBackend:
                 native=state,
                 log_tail=log_tail,
             )
-        return _ended(unit, state, record, log_tail)
+        return _explain_end(unit, state, record, log_tail)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """Cancel what there is still of this run, and wait until Slurm has let it go."""
+        """Cancel the run's remaining jobs, and wait until they have ended."""
         alive: list[SlurmJob] = []
         try:
-            async with asyncio.timeout(self._patience):
-                alive = await self._alive()
+            async with asyncio.timeout(self._sweep_timeout):
+                alive = await self._live_jobs()
                 if alive:
-                    await self._slurm.cancel_named(self.job_name)
+                    await self._slurm.cancel_by_name(self.job_name)
                 while alive:
                     await asyncio.sleep(0.5)
-                    alive = await self._alive()
+                    alive = await self._live_jobs()
         except (SlurmCommandError, TimeoutError) as error:
             if alive and isinstance(error, TimeoutError):
                 return [Leftover("Slurm job", job.id, job.state) for job in alive]
-            said = getattr(error, "stderr", "") or "Slurm does not answer"
+            message = getattr(error, "stderr", "") or "Slurm does not answer"
             remedy = f"when Slurm answers again, `scalable reap {self._run}` cancels what is left"
-            return [Leftover("jobs of the name", self.job_name, f"{said}; {remedy}")]
+            return [Leftover("jobs named", self.job_name, f"{message}; {remedy}")]
         return []
 
-    async def _alive(self) -> list[SlurmJob]:
+    async def _live_jobs(self) -> list[SlurmJob]:
         return [
             job
-            for job in await self._slurm.queue(self.job_name)
+            for job in await self._slurm.list_jobs(self.job_name)
             if phase_of(job.state) is not Phase.GONE and job.state != "COMPLETING"
         ]
 
-    def _log(self, unit: Unit) -> Path:
+    def _log_path(self, unit: Unit) -> Path:
         return Path(self.requests[unit.tag].log_directory) / f"{unit.native}.log"
 
 
-def _unit(tag: str, job: str, request_id: str) -> Unit:
+def _make_unit(tag: str, job: str, request_id: str) -> Unit:
     return Unit(id=f"{tag}-{job}", tag=tag, request_id=request_id, native=job)
 
 
-def _state(unit: Unit, job: SlurmJob) -> UnitState:
+def _unit_state(unit: Unit, job: SlurmJob) -> UnitState:
     phase = phase_of(job.state)
     if phase is Phase.PENDING:
-        # "None" until Slurm's scheduler has looked at the job for the first time.
+        # "None" until Slurm's scheduler has considered the job for the first time.
         detail = "just submitted" if job.reason == "None" else job.reason
-        return UnitState(unit, phase, waiting_reason(job.reason), detail)
+        return UnitState(unit, phase, pending_reason(job.reason), detail)
     if phase is Phase.RUNNING:
         return UnitState(
             unit, phase, Reason.STARTING, f"on {job.node}", seconds_left=job.seconds_left
         )
-    return UnitState(unit, phase, ended_reason(job.state), job.state)
+    return UnitState(unit, phase, end_reason(job.state), job.state)
 
 
-def _ended(unit: Unit, state: str, record: Mapping[str, str], log_tail: str) -> Explanation:
-    reason = ended_reason(state)
+def _explain_end(unit: Unit, state: str, record: Mapping[str, str], log_tail: str) -> Explanation:
+    reason = end_reason(state)
     where = f" on {record['NodeList']}" if record.get("NodeList") else ""
     code, _, signal = record.get("ExitCode", "").partition(":")
     how = {
         Reason.WALLTIME: "reached its walltime",
-        Reason.OUT_OF_MEMORY: "used more memory than it asked for",
+        Reason.OUT_OF_MEMORY: "used more memory than it requested",
         Reason.NODE_FAILURE: "lost its node",
         Reason.PREEMPTED: "was preempted",
         Reason.CANCELLED: "was cancelled",
@@ -225,11 +223,11 @@ def _ended(unit: Unit, state: str, record: Mapping[str, str], log_tail: str) -> 
         f"ended with exit code {code}" + (f", signal {signal}" if signal not in ("", "0") else ""),
     )
     remedy = {
-        Reason.WALLTIME: "ask for a longer walltime",
+        Reason.WALLTIME: "request a longer walltime",
         Reason.OUT_OF_MEMORY: "give the component more memory",
     }.get(reason, "")
     if record.get("Reason") == "JobLaunchFailure":
-        # Slurm could not even open the log: the usual cause is a directory that the node does not see.
+        # Slurm could not open the log, usually because the node does not see its directory.
         how = "could not be started"
         remedy = "check that logs_location is on a file system that the nodes share"
     return Explanation(

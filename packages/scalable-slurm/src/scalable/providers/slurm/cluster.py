@@ -1,4 +1,4 @@
-"""`SlurmCluster`: worker groups of different shape on one scheduler, as elements of Slurm job arrays."""
+"""`SlurmCluster`: a Dask cluster on Slurm with a worker group per component."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from scalable.manifest.issues import ValidationReport
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.sourcemap import SourceMap
 from scalable.providers.slurm.backend import SlurmBackend
-from scalable.providers.slurm.commands import Slurm, SlurmJob
-from scalable.providers.slurm.guard import QueueGuard
+from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
-from scalable.providers.slurm.request import job_request
+from scalable.providers.slurm.output import SlurmJob
+from scalable.providers.slurm.request import Tls, job_request
 from scalable.providers.slurm.rundir import RunDirectory
-from scalable.providers.slurm.script import Tls
+from scalable.providers.slurm.watchdog import QueueWatchdog
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -32,34 +32,33 @@ if TYPE_CHECKING:
 
 __all__ = ["SlurmCluster"]
 
-# squeue is asked every few seconds at most: sites throttle those who ask more often.
+# squeue runs every few seconds at most: sites throttle clients that poll more often.
 _PACE = Pace(poll=5.0)
 
-# A job whose worker has left is "completing" until the site's epilog is through, and says how it ended only then.
-# Its successor does not wait for that.
+# A job whose worker has left is COMPLETING until the site's epilog has finished, and shows only then how it ended. Its
+# replacement does not wait for that.
 _RETRY = RetryPolicy(orphan_timeout=180.0)
 
 
 class SlurmCluster(GroupedCluster):
-    """A Dask cluster on Slurm whose workers come in groups.
+    """A Dask cluster on Slurm with worker groups.
 
-    Its scheduler runs in this process, as dask-jobqueue's does, and what neither option nor component says is taken
-    from dask-jobqueue's configuration (``~/.config/dask/jobqueue.yaml``). Traffic between client, scheduler and
-    workers is under TLS.
+    The scheduler runs in this process, as dask-jobqueue's does. Defaults for what neither the options nor a component
+    set are dask-jobqueue's (``~/.config/dask/jobqueue.yaml``). Client, scheduler and workers communicate over TLS.
 
     Parameters
     ----------
     options : SlurmOptions, optional
-        What a manifest's target says; instead of it, the same as keyword arguments.
+        The options of a target. Alternatively, pass them as keyword arguments.
     components : iterable of ComponentConfig, optional
-        The groups to begin with; more can be added by `add_container`.
+        The components of the first groups; `add_container` adds more.
     security : bool
-        Whether traffic is under TLS. Without it, whoever reaches the scheduler's port can run code as you.
+        Whether to use TLS. Without it, anyone who can reach the scheduler's port can run code as you.
     dashboard_address : str, optional
-        Where the dashboard listens. It is not under TLS: by default, on a free port for this machine alone.
+        Address of the dashboard, which does not use TLS. By default, a free port on the loopback interface.
     pace : Pace, optional
-        How often Slurm is asked.
-    **said
+        How often the controller runs and polls Slurm.
+    **fields
         Options of a Slurm target: ``queue``, ``account``, ``walltime``, ``interface`` and so on.
 
     Raises
@@ -67,7 +66,7 @@ class SlurmCluster(GroupedCluster):
     ValidationFailedError
         An option is wrong or unknown.
     NotSupportedError
-        Built off the main thread before dask-jobqueue was imported.
+        The cluster is built off the main thread, and dask-jobqueue has not been imported yet.
 
     Examples
     --------
@@ -87,52 +86,52 @@ class SlurmCluster(GroupedCluster):
         security: bool = True,
         dashboard_address: str | None = None,
         pace: Pace | None = None,
-        **said: Any,
+        **fields: Any,
     ) -> None:
-        self.options = options or _read(SlurmOptions, said, "SlurmCluster")
+        self.options = options or _validated(SlurmOptions, fields, "SlurmCluster")
         self._site = site_defaults()
-        known = list(components)
+        first = list(components)
         run = f"{self.options.name or 'run'}-{uuid.uuid4().hex[:12]}"
         directory = RunDirectory(Path(self.options.logs_location).absolute() / run)
-        with contextlib.ExitStack() as undo:
-            undo.callback(directory.remove_keys)
-            trusted: Security | None = None
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(directory.remove_keys)
+            client_security: Security | None = None
             self._tls: Tls | None = None
             if security:
-                trusted, self._tls = directory.write_keys()
+                client_security, self._tls = directory.write_keys()
             self.logs_location = directory.logs
             host = make_host(
                 name=run,
                 interface=self.options.interface,
-                security=trusted,
+                security=client_security,
                 dashboard_address=dashboard_address,
             )
-            undo.callback(host.close)
+            cleanup.callback(host.close)
             pace = pace or _PACE
-            # Within the time of a step of closing, or nobody would learn which jobs are left.
-            patience = 0.75 * pace.close_timeout
+            # Shorter than the limit of a closing step, or the remaining jobs could not be reported.
+            sweep_timeout = 0.75 * pace.close_timeout
             self._backend = SlurmBackend(
-                Slurm(), run, host.scheduler_address, {}, patience=patience
+                Slurm(), run, host.scheduler_address, {}, sweep_timeout=sweep_timeout
             )
-            guard = QueueGuard(self._backend.job_name)
-            undo.callback(guard.dismiss)
-            for component in known:
-                self._know(component, self.options)
+            watchdog = QueueWatchdog(self._backend.job_name)
+            cleanup.callback(watchdog.stop)
+            for component in first:
+                self._add_request(component, self.options)
             super().__init__(
                 host,
                 self._backend,
-                [self._group(component) for component in known],
+                [self._group(component) for component in first],
                 name=run,
                 max_workers=self.options.max_workers,
                 retry=_RETRY,
                 pace=pace,
-                on_closed=[guard.dismiss, directory.remove_keys],
+                on_closed=[watchdog.stop, directory.remove_keys],
             )
-            undo.pop_all()  # from here on, close() does it
+            cleanup.pop_all()  # from here on, close() does this
 
     @property
     def jobs(self) -> tuple[SlurmJob, ...]:
-        """Its jobs, those that have ended included, as Slurm has shown each of them last."""
+        """All jobs of the cluster, ended ones included, each as ``squeue`` last showed it."""
         return self._backend.jobs
 
     def add_container(
@@ -143,69 +142,69 @@ class SlurmCluster(GroupedCluster):
         dirs: Mapping[str, str] | None = None,
         path: str | None = None,
         preload_script: str | None = None,
-        **said: Any,
+        **fields: Any,
     ) -> None:
-        """Add a group, as yet without workers.
+        """Add a group without workers.
 
         Parameters
         ----------
         tag : str
-            Its name, which `add_workers` and ``client.submit(tag=…)`` use.
+            The group's name, for `add_workers` and ``client.submit(tag=…)``.
         cpus : int
             Cores of one worker.
         memory : str or int, optional
             Memory of one worker, such as ``32G``.
         dirs : mapping of str to str, optional
-            What the container sees: its path by the host's.
+            Mounts: container paths by host path.
         path : str, optional
-            The container image; without one, workers run without container.
+            The container image; without one, workers run without a container.
         preload_script : str, optional
-            What a worker runs first.
-        **said
-            More fields of a manifest's component: ``gpus``, ``slots``, ``env``, ``runtime``; and what a target may say
-            for single components: ``queue``, ``walltime``, ``constraint`` and so on.
+            Module or script that a worker runs first.
+        **fields
+            More fields of a manifest's component (``gpus``, ``slots``, ``env``, ``runtime``), and options that a target
+            may set for single components (``queue``, ``walltime``, ``constraint`` and so on).
 
         Raises
         ------
         ValidationFailedError
             A field is wrong or unknown.
         ValueError
-            There is a group of that tag.
+            The tag is already in use.
         """
-        fields = {
+        all_fields = {
             "cpus": cpus,
             "memory": memory,
             "mounts": dirs,
             "image": path,
             "preload_script": preload_script,
-            **said,
+            **fields,
         }
-        given = {name: value for name, value in fields.items() if value is not None}
+        given = {name: value for name, value in all_fields.items() if value is not None}
         job = {name: given.pop(name) for name in JobOptions.model_fields.keys() & given.keys()}
-        component = _read(ComponentConfig, given, f"components.{tag}", name=tag)
-        own = {tag: _read(JobOptions, job, f"components.{tag}")} if job else {}
-        self._know(component, self.options.model_copy(update={"components": own}))
+        component = _validated(ComponentConfig, given, f"components.{tag}", name=tag)
+        own = {tag: _validated(JobOptions, job, f"components.{tag}")} if job else {}
+        self._add_request(component, self.options.model_copy(update={"components": own}))
         self.add_group(self._group(component))
 
     def add_workers(self, n: int, tag: str) -> None:
-        """Have `n` more workers in a group.
+        """Add `n` to the wanted number of workers of a group.
 
         Raises
         ------
         UnknownTagError
-            There is no such group.
+            No group has this tag.
         """
-        self._change(tag, n)
+        self._scale_by(tag, n)
 
     def remove_workers(self, n: int, tag: str) -> None:
-        """Have `n` workers less in a group, but not less than none. They finish what they run first."""
-        self._change(tag, -n)
+        """Subtract `n` from the wanted number of workers of a group, down to zero. Workers finish their tasks first."""
+        self._scale_by(tag, -n)
 
-    def _change(self, tag: str, by: int) -> None:
+    def _scale_by(self, tag: str, by: int) -> None:
         wanted = self.groups[tag].wanted if tag in self.groups else 0
         self.scale_groups({tag: max(0, wanted + by)})
 
-    def _know(self, component: ComponentConfig, options: SlurmOptions) -> None:
+    def _add_request(self, component: ComponentConfig, options: SlurmOptions) -> None:
         request = job_request(
             component, options, self._site, logs=self.logs_location, tls=self._tls
         )
@@ -215,8 +214,8 @@ class SlurmCluster(GroupedCluster):
         return GroupSpec(component.name, component.slots, self.options.startup_timeout)
 
 
-def _read(model: type[BaseModel], said: Mapping[str, Any], where: str, **given: Any) -> Any:
-    made, issues = check_model(model, said, where, SourceMap(), given=given)
-    if made is None:
+def _validated(model: type[BaseModel], fields: Mapping[str, Any], where: str, **given: Any) -> Any:
+    validated, issues = check_model(model, fields, where, SourceMap(), given=given)
+    if validated is None:
         raise ValidationFailedError(ValidationReport.of(issues))
-    return made
+    return validated

@@ -1,4 +1,4 @@
-"""The only place that runs Slurm's commands."""
+"""Slurm's commands, and the only module that runs them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import shlex
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from scalable.errors import ClusterError, LaunchError, LaunchRefusedError
+from scalable.providers.slurm.environ import query_environ, submit_environ
+from scalable.providers.slurm.output import (
+    QUEUE_FORMAT,
+    SlurmJob,
+    join_lines,
+    parse_queue,
+    parse_record,
+)
 
-__all__ = [
-    "Slurm",
-    "SlurmCommandError",
-    "SlurmJob",
-    "job_environ",
-    "parse_queue",
-    "parse_record",
-    "query_environ",
-]
+__all__ = ["Slurm", "SlurmCommandError"]
 
-# What sbatch says when the same submission may be accepted later; everything else it refuses for good.
+# Messages of sbatch after which the same submission may be accepted later. Every other refusal is final.
 _TRANSIENT = (
     "temporarily unable to accept",
     "Socket timed out",
@@ -32,54 +31,9 @@ _TRANSIENT = (
     "Zero Bytes were transmitted",
     "Transport endpoint is not connected",
     "Connection refused",
-    "SubmitJob",  # AssocGrpSubmitJobsLimit, QOSMaxSubmitJobPerUserLimit and their kin
+    "SubmitJob",  # AssocGrpSubmitJobsLimit, QOSMaxSubmitJobPerUserLimit and similar
     "Resource temporarily unavailable",
 )
-
-# Array job, element, state, reason, walltime left, node, comment. The comment comes last, since that of somebody else's
-# job may hold the separator.
-_SEPARATOR = "|"
-_QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%k"))
-
-
-# Options that people give by variables to the commands they type. Ours would then show, or cancel, only some jobs.
-_HABITS = ("SQUEUE_", "SCANCEL_", "SINFO_")
-
-# Variables of sbatch that hold its answer back until the jobs end, or have half of their logs go elsewhere.
-_AGAINST_US = frozenset({"SBATCH_WAIT", "SBATCH_ERROR"})
-
-# Inside a job, every other variable of Slurm's is about that job.
-_ABOUT_SLURM = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
-
-
-def query_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Say in which environment to ask and to cancel: one in which a command does what its arguments say.
-
-    Examples
-    --------
-    >>> query_environ({"PATH": "/bin", "SQUEUE_PARTITION": "long"})
-    {'PATH': '/bin'}
-    """
-    return {name: value for name, value in environ.items() if not name.startswith(_HABITS)}
-
-
-def job_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Say what a job inherits: not what describes the job that this process may be part of.
-
-    ``srun`` would read that in the new job too, and refuse to start or start something else.
-
-    Examples
-    --------
-    >>> job_environ({"SLURM_CONF": "/c", "SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300", "SBATCH_ACCOUNT": "a"})
-    {'SLURM_CONF': '/c', 'SBATCH_ACCOUNT': 'a'}
-    """
-    inside = "SLURM_JOB_ID" in environ
-    return {
-        name: value
-        for name, value in environ.items()
-        if name not in _AGAINST_US
-        and not (inside and name.startswith("SLURM_") and name not in _ABOUT_SLURM)
-    }
 
 
 class SlurmCommandError(ClusterError):
@@ -88,98 +42,30 @@ class SlurmCommandError(ClusterError):
     Attributes
     ----------
     command : str
-        What was run.
+        The command line.
     stderr : str
-        What it said.
+        Its error message, on one line.
     """
 
     def __init__(self, command: str, stderr: str) -> None:
         self.command, self.stderr = command, stderr
-        super().__init__(f"{command}: {stderr or 'failed without a word'}")
-
-
-@dataclass(frozen=True)
-class SlurmJob:
-    """A job, which is one element of an array, as squeue shows it.
-
-    Parameters
-    ----------
-    id : str
-        As ``scancel`` takes it: ``<array job>_<element>``.
-    state, reason, node, comment : str
-        squeue's own words.
-    seconds_left : int or None
-        Walltime left; None where there is no limit or the job has not begun.
-    """
-
-    id: str
-    state: str
-    reason: str
-    seconds_left: int | None
-    node: str
-    comment: str
-
-
-def parse_queue(text: str) -> list[SlurmJob]:
-    r"""Read what ``squeue`` printed in our format, and pass over what a site says besides.
-
-    Examples
-    --------
-    >>> parse_queue("Maintenance on Friday!\n7|0|RUNNING|None|1:30|node1|mine\n")
-    [SlurmJob(id='7_0', state='RUNNING', reason='None', seconds_left=90, node='node1', comment='mine')]
-    """
-    jobs = []
-    for line in text.splitlines():
-        fields = line.split(_SEPARATOR, _QUEUE_FORMAT.count(_SEPARATOR))
-        if len(fields) <= _QUEUE_FORMAT.count(_SEPARATOR):
-            continue
-        array, element, state, reason, left, node, comment = fields
-        jobs.append(SlurmJob(f"{array}_{element}", state, reason, _parse_left(left), node, comment))
-    return jobs
-
-
-def _parse_left(text: str) -> int | None:
-    """Read squeue's %L.
-
-    Examples
-    --------
-    >>> [_parse_left(t) for t in ("1-02:03:04", "0:07", "UNLIMITED", "NOT_SET", "INVALID")]
-    [93784, 7, None, None, None]
-    """
-    if not re.fullmatch(r"[\d:-]+", text):
-        return None
-    days, _, clock = text.rpartition("-")
-    seconds = 0
-    for part in clock.split(":"):
-        seconds = 60 * seconds + int(part)
-    return int(days or 0) * 86400 + seconds
-
-
-def parse_record(text: str) -> dict[str, str]:
-    """Read one line of ``scontrol --oneliner show job``.
-
-    Examples
-    --------
-    >>> parse_record("JobId=7 JobState=FAILED ExitCode=127:0 Command=(null)")["ExitCode"]
-    '127:0'
-    """
-    return dict(re.findall(r"(?:^|\s)([\w:/]+)=(\S*)", text.strip()))
+        super().__init__(f"{command}: {stderr or 'failed without a message'}")
 
 
 class Slurm:
-    """Slurm as the environment of this process reaches it (``PATH``, ``SLURM_CONF``)."""
+    """Slurm's commands as this process finds them (``PATH``, ``SLURM_CONF``)."""
 
-    async def submit(self, arguments: Sequence[str], script: str, env: Mapping[str, str]) -> str:
+    async def submit(self, argv: Sequence[str], script: str, env: Mapping[str, str]) -> str:
         """Submit one array.
 
         Parameters
         ----------
-        arguments : sequence of str
-            The words of ``sbatch``, ``--parsable`` among them.
+        argv : sequence of str
+            The ``sbatch`` command line, which has ``--parsable``.
         script : str
-            Given on standard input.
+            The job script, passed on standard input.
         env : mapping of str to str
-            What the job inherits on top of this process's environment.
+            Variables that the job gets in addition to this process's environment.
 
         Returns
         -------
@@ -189,98 +75,100 @@ class Slurm:
         Raises
         ------
         LaunchRefusedError
-            sbatch refused it for good.
+            sbatch refused it, and would refuse it again.
         LaunchError
-            The controller did not answer, or takes no more jobs now.
+            The controller did not answer, or accepts no more jobs at the moment.
         """
         try:
-            status, stdout, stderr = await _run(
-                arguments, script, {**job_environ(os.environ), **env}
+            status, stdout, stderr = await _run_command(
+                argv, script, {**submit_environ(os.environ), **env}
             )
         except FileNotFoundError:
             raise LaunchRefusedError(
                 "sbatch was not found; run this where Slurm's commands are on PATH, such as a login node"
             ) from None
-        # Banners of the site may stand around it: "7" or "7;cluster", alone on its line.
+        # "7" or "7;cluster", on a line of its own among the site's banners.
         job = re.search(r"^(\d+)(?:;\S+)?\s*$", stdout, re.MULTILINE)
         if status == 0 and job:
             return job.group(1)
-        said = _one_line(stderr or stdout)
-        if any(words in said for words in _TRANSIENT):
-            raise LaunchError(f"sbatch could not submit the job: {said}")
-        if "Invalid job array specification" in said:
-            said += (
-                "; a group cannot lack more workers at once than the site's MaxArraySize, "
-                "which `scontrol show config` tells: ask for fewer"
+        message = join_lines(stderr or stdout)
+        if any(text in message for text in _TRANSIENT):
+            raise LaunchError(f"sbatch could not submit the job: {message}")
+        if "Invalid job array specification" in message:
+            message += (
+                "; a group cannot start more workers at once than the site's MaxArraySize, "
+                "which `scontrol show config` prints: ask for fewer"
             )
-        raise LaunchRefusedError(f"sbatch refused the job: {said}")
+        raise LaunchRefusedError(f"sbatch refused the job: {message}")
 
-    async def test(self, arguments: Sequence[str]) -> str:
-        """Ask whether Slurm would take a submission; nothing is submitted.
+    async def test_only(self, argv: Sequence[str]) -> str:
+        """Check whether Slurm would accept a submission, without submitting it.
 
         Returns
         -------
         str
-            When and where it would start.
+            When and where the job would start.
 
         Raises
         ------
         SlurmCommandError
-            It would not.
+            It would be refused.
         """
-        words = [arguments[0], "--test-only", *arguments[1:]]
+        command = [argv[0], "--test-only", *argv[1:]]
         try:
-            status, _, stderr = await _run(words, "#!/bin/sh\n", job_environ(os.environ))
+            status, _, stderr = await _run_command(
+                command, "#!/bin/sh\n", submit_environ(os.environ)
+            )
         except FileNotFoundError:
-            raise SlurmCommandError(words[0], "not found on PATH") from None
+            raise SlurmCommandError(argv[0], "not found on PATH") from None
         if status != 0:
-            raise SlurmCommandError("sbatch --test-only", _one_line(stderr))
-        return _one_line(stderr)
+            raise SlurmCommandError("sbatch --test-only", join_lines(stderr))
+        return join_lines(stderr)
 
     async def version(self) -> str:
-        """Say which version of Slurm this is."""
+        """Return Slurm's version."""
         return (await self._call(["sinfo", "--version"])).strip()
 
     async def ping(self) -> str:
-        """Say how the controller is."""
-        return _one_line(await self._call(["scontrol", "ping"]))
+        """Return the state of the controller."""
+        return join_lines(await self._call(["scontrol", "ping"]))
 
     async def partitions(self) -> dict[str, str]:
-        """Say whether each partition is ``up``, by name; also those that are hidden, to which one may submit."""
+        """Return the state of each partition, such as ``up``, by name; hidden ones accept jobs too and are included."""
         lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%R|%a"])).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
-    async def owned(self) -> list[SlurmJob]:
-        """List every job of this user that is not over: one ``squeue``."""
-        return await self._queue()
+    async def list_user_jobs(self) -> list[SlurmJob]:
+        """List all jobs of this user that have not ended, with one ``squeue``."""
+        return await self._squeue()
 
-    async def queue(self, job_name: str) -> list[SlurmJob]:
-        """List the elements of all arrays of that name, those that ended lately included: one ``squeue``."""
-        return await self._queue("--states=all", f"--name={job_name}")
+    async def list_jobs(self, job_name: str) -> list[SlurmJob]:
+        """List the elements of all arrays with this name, recently ended ones included, with one ``squeue``."""
+        return await self._squeue("--states=all", f"--name={job_name}")
 
-    async def _queue(self, *which: str) -> list[SlurmJob]:
-        shape = ("--noheader", "--array", f"--format={_QUEUE_FORMAT}")
-        # Of this user, or the controller would send the jobs of everybody. By number: the name that the
-        # environment has may be somebody else's, or none that Slurm knows.
+    async def _squeue(self, *which: str) -> list[SlurmJob]:
+        shape = ("--noheader", "--array", f"--format={QUEUE_FORMAT}")
+        # Of this user, or the controller would send the jobs of all users. By number: the user name in the environment
+        # may be another user's, or unknown to Slurm.
         user = f"--user={os.getuid()}"
         return parse_queue(await self._call(["squeue", *shape, user, *which]))
 
     async def cancel(self, jobs: Sequence[str]) -> None:
-        """Cancel array elements: one ``scancel``. One that ended already is no error."""
+        """Cancel array elements with one ``scancel``; ignore those that have already ended."""
         await self._call(["scancel", "--quiet", *jobs])
 
-    async def cancel_named(self, job_name: str) -> None:
-        """Cancel everything of that name: one ``scancel``."""
+    async def cancel_by_name(self, job_name: str) -> None:
+        """Cancel all jobs with this name, with one ``scancel``."""
         await self._call(["scancel", "--quiet", f"--name={job_name}"])
 
-    async def record(self, job: str) -> dict[str, str]:
-        """Say what the controller, or else accounting, remembers of one array element; empty where nobody does."""
-        for read in (self._from_controller, self._from_accounting):
+    async def find_record(self, job: str) -> dict[str, str]:
+        """Return the record of one array element, from the controller or else accounting; empty if there is none."""
+        for find in (self._from_controller, self._from_accounting):
             try:
-                if record := await read(job):
+                if record := await find(job):
                     return record
             except SlurmCommandError:
-                continue  # forgotten by the controller after MinJobAge; many sites have no accounting
+                continue  # the controller drops it after MinJobAge; many sites have no accounting
         return {}
 
     async def _from_controller(self, job: str) -> dict[str, str]:
@@ -302,51 +190,39 @@ class Slurm:
         found = next((line for line in lines if len(line) == len(fields)), ())
         return dict(zip(fields, found, strict=False))
 
-    async def _call(self, arguments: Sequence[str]) -> str:
+    async def _call(self, argv: Sequence[str]) -> str:
         try:
-            status, stdout, stderr = await _run(arguments, None, query_environ(os.environ))
+            status, stdout, stderr = await _run_command(argv, None, query_environ(os.environ))
         except FileNotFoundError:
-            raise SlurmCommandError(arguments[0], "not found on PATH") from None
+            raise SlurmCommandError(argv[0], "not found on PATH") from None
         if status != 0:
-            raise SlurmCommandError(shlex.join(arguments), _one_line(stderr))
+            raise SlurmCommandError(shlex.join(argv), join_lines(stderr))
         return stdout
 
 
-async def _run(
-    arguments: Sequence[str], stdin: str | None, env: Mapping[str, str]
+async def _run_command(
+    argv: Sequence[str], stdin: str | None, env: Mapping[str, str]
 ) -> tuple[int, str, str]:
-    program, *words = arguments
+    program, *rest = argv
     process = await asyncio.create_subprocess_exec(
-        # By this process's PATH: that of `env` is the job's.
+        # By this process's PATH: the one in `env` is the job's.
         shutil.which(program) or program,
-        *words,
+        *rest,
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=env,
-        # Ctrl-C at the terminal is for the client, which cancels in order.
+        # Ctrl-C at the terminal must reach only the client, which then cancels the jobs in order.
         start_new_session=True,
     )
     try:
         stdout, stderr = await process.communicate(None if stdin is None else stdin.encode())
     except asyncio.CancelledError:
         if process.returncode is None:
-            # The whole of it: a site's command may be a script around Slurm's own.
+            # The whole process group: a site's command may be a script around Slurm's own.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         raise
     assert process.returncode is not None  # noqa: S101 - communicate() has waited for it
     return process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
-
-
-def _one_line(text: str) -> str:
-    r"""Join what Slurm said, without the name of the command before each line.
-
-    Examples
-    --------
-    >>> _one_line("sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n")
-    'invalid partition specified: x; Batch job submission failed'
-    """
-    lines = (re.sub(r"^\w+: (error: )?", "", line.strip()) for line in text.splitlines())
-    return "; ".join(line for line in lines if line)

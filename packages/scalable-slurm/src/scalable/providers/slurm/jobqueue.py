@@ -1,4 +1,4 @@
-"""dask-jobqueue: its configuration and its cluster object, without what its import does to this process."""
+"""dask-jobqueue's configuration and cluster class, without the side effects of its import."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["import_jobqueue", "make_host", "site_defaults"]
 
 
 def import_jobqueue() -> None:
-    """Import dask-jobqueue, and put back the handler of SIGINT, which its import replaces by ``sys.exit``.
+    """Import dask-jobqueue, and restore the SIGINT handler, which its import replaces by ``sys.exit``.
 
     Raises
     ------
     NotSupportedError
-        Off the main thread, where Python lets nobody set handlers, so that the import itself would fail.
+        Not on the main thread: Python allows signal handlers to be set only there, so the import itself would fail.
     """
     if "dask_jobqueue" in sys.modules:
         return
@@ -34,24 +34,24 @@ def import_jobqueue() -> None:
         )
     handler = signal.getsignal(signal.SIGINT)
     try:
-        import dask_jobqueue  # noqa: F401 - for its configuration
+        import dask_jobqueue  # noqa: F401 - loads its configuration
     finally:
         signal.signal(signal.SIGINT, handler)
 
 
 def site_defaults() -> SiteDefaults:
-    """Read what the site and the user have set for Slurm in dask-jobqueue's configuration (``jobqueue.yaml``).
+    """Return the site's and the user's settings for Slurm in dask-jobqueue's configuration (``jobqueue.yaml``).
 
     Raises
     ------
     ValidationFailedError
-        Some of it cannot be read.
+        Some values cannot be read.
     """
     import dask.config
 
     import_jobqueue()
-    said: Mapping[str, Any] = dask.config.get("jobqueue.slurm")
-    return read_site({name.replace("_", "-"): value for name, value in said.items()})
+    config: Mapping[str, Any] = dask.config.get("jobqueue.slurm")
+    return read_site({name.replace("_", "-"): value for name, value in config.items()})
 
 
 def make_host(
@@ -66,13 +66,13 @@ def make_host(
     Parameters
     ----------
     name : str
-        How people call the cluster.
+        The cluster's name.
     interface : str or None
-        The network interface it listens on; None leaves it to the site's configuration.
+        The network interface to listen on; None for that of the site's configuration.
     security : distributed.Security or None
-        How it is to be talked to.
+        The scheduler's TLS settings; None without TLS.
     dashboard_address : str or None
-        Where the dashboard listens; None for a free port of this machine's own interface, since it is not under TLS.
+        Address of the dashboard, which does not use TLS; None for a free port on the loopback interface.
     """
     import_jobqueue()
     from dask_jobqueue.slurm import SLURMCluster
@@ -80,7 +80,7 @@ def make_host(
     return SLURMCluster(
         name=name,
         n_workers=0,
-        # Required of a job that never runs: workers are submitted by `SlurmBackend`.
+        # Required, but for a job that is never submitted: `SlurmBackend` submits the workers.
         cores=1,
         processes=1,
         memory="1 GiB",

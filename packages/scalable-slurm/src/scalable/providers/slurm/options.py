@@ -1,4 +1,4 @@
-"""What a target on Slurm may say."""
+"""The options of a target on Slurm."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from scalable.providers.options import Matching, OneLine, TargetOptions
 
 __all__ = ["JobOptions", "SlurmOptions"]
 
-Word = Annotated[str, Matching(r"[^\s\x00-\x1f\x7f]+", "one word, without blanks")]
+Word = Annotated[str, Matching(r"[^\s\x00-\x1f\x7f]+", "one word, without whitespace")]
 
-# To squeue and scancel, a comma is between two names.
-JobName = Annotated[str, Matching(r"[^\s,\x00-\x1f\x7f]+", "one word, without blanks or commas")]
+# squeue and scancel split names at commas.
+JobName = Annotated[
+    str, Matching(r"[^\s,\x00-\x1f\x7f]+", "one word, without whitespace or commas")
+]
 
 Interface = Annotated[
     # Linux names have 15 characters at most: IFNAMSIZ is 16, with the NUL.
     str, Matching(r"[^\s/\x00-\x1f\x7f]{1,15}", "the name of a network interface such as ib0")
 ]
 
-# What a directive would override, and who says it instead.
-_SAID_ELSEWHERE = {
-    "--account": "say it with the option account",
-    "--constraint": "say it with the option constraint",
-    "--cpus-per-task": "say it with cpus of the component",
-    "--gpus": "say it with gpus of the component",
-    "--job-name": "say it with the option name",
-    "--mem": "say it with memory of the component",
-    "--mem-per-cpu": "say it with memory of the component",
-    "--partition": "say it with the option queue",
-    "--qos": "say it with the option qos",
-    "--reservation": "say it with the option reservation",
-    "--time": "say it with the option walltime",
+# Options of sbatch that a directive must not override, and what sets them instead.
+_RESERVED = {
+    "--account": "use the option account",
+    "--constraint": "use the option constraint",
+    "--cpus-per-task": "use cpus of the component",
+    "--gpus": "use gpus of the component",
+    "--job-name": "use the option name",
+    "--mem": "use memory of the component",
+    "--mem-per-cpu": "use memory of the component",
+    "--partition": "use the option queue",
+    "--qos": "use the option qos",
+    "--reservation": "use the option reservation",
+    "--time": "use the option walltime",
     **dict.fromkeys(
         (
             "--array",
@@ -56,10 +58,10 @@ _SAID_ELSEWHERE = {
 }
 
 
-def _adds_something(directive: str) -> str:
+def _reject_reserved(directive: str) -> str:
     name = directive.partition("=")[0]
-    # sbatch reads an option by any beginning of its name that is unique.
-    taken = (why for option, why in _SAID_ELSEWHERE.items() if option.startswith(name))
+    # sbatch accepts any unique prefix of an option's name.
+    taken = (why for option, why in _RESERVED.items() if option.startswith(name))
     if why := next(taken, None):
         raise ValueError(f"must not override an option that Scalable gives to sbatch: {why}")
     return directive
@@ -71,35 +73,35 @@ Directive = Annotated[
         r"--[a-z][a-z-]*(=[^\x00-\x1f\x7f]+)?",
         "an option of sbatch in one word, such as --exclusive or --mail-type=END",
     ),
-    AfterValidator(_adds_something),
+    AfterValidator(_reject_reserved),
 ]
 
 
 class JobOptions(FrozenModel):
-    """What a job asks of Slurm: said for a target, and otherwise for single components of it."""
+    """Options of jobs, for a whole target or for single components of it."""
 
     queue: Word | None = Field(
-        default=None, description="Partition. Slurm's default partition if nothing is said."
+        default=None, description="Partition. Slurm's default partition if not set."
     )
     account: Word | None = Field(
-        default=None, description="Account that is charged. Slurm's default if nothing is said."
+        default=None, description="Account that is charged. Slurm's default if not set."
     )
     walltime: Annotated[Duration, Field(ge=60)] | None = Field(
         default=None,
         description="Time after which Slurm ends a worker, rounded up to minutes. "
-        "The partition's default if nothing is said.",
+        "The partition's default if not set.",
     )
     qos: Word | None = Field(default=None, description="Quality of service.")
     constraint: Word | None = Field(
         default=None,
-        description="Node features that are wanted, as `sbatch --constraint` has them.",
+        description="Required node features, in the syntax of `sbatch --constraint`.",
     )
     reservation: Word | None = Field(default=None, description="Reservation to run in.")
     modules: tuple[Word, ...] = Field(
         default=(), description="Environment modules that a job loads before its worker starts."
     )
     prologue: tuple[OneLine, ...] = Field(
-        default=(), description="Lines of shell that a job runs before its worker starts."
+        default=(), description="Shell lines that a job runs before its worker starts."
     )
     directives: tuple[Directive, ...] = Field(
         default=(),
@@ -112,12 +114,12 @@ class SlurmOptions(JobOptions, TargetOptions):
 
     components: Mapping[str, JobOptions] = Field(
         default_factory=dict,
-        description="What differs for the jobs of single components, by component: "
+        description="Options for the jobs of single components, by component: "
         "any of the options from queue to directives.",
     )
     interface: Interface | None = Field(
         default=None,
-        description="Network interface on which scheduler and workers talk, such as ib0.",
+        description="Network interface of scheduler and workers, such as ib0.",
     )
     container_runtime: Literal["auto", "none", "apptainer", "singularity", "docker", "podman"] = (
         Field(
@@ -131,27 +133,27 @@ class SlurmOptions(JobOptions, TargetOptions):
         description="Directory for the logs and keys of runs, on a file system that the nodes share.",
     )
     name: JobName | None = Field(
-        default=None, description="What the names of the jobs in Slurm's queue begin with."
+        default=None, description="Prefix of the job names in Slurm's queue."
     )
     python: OneLine | None = Field(
         default=None,
-        description="Python interpreter on the nodes. The one that runs Scalable if nothing is said.",
+        description="Python interpreter on the nodes. The one that runs Scalable if not set.",
     )
     local_directory: OneLine | None = Field(
         default=None,
-        description="Directory on a node for what does not fit into a worker's memory. /tmp if nothing is said.",
+        description="Directory on a node for what does not fit into a worker's memory. /tmp if not set.",
     )
     comm_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None, description="Has no effect; accepted with a warning."
     )
 
-    def of(self, component: str) -> SlurmOptions:
-        """Put what is said for one component before what is said for all.
+    def for_component(self, component: str) -> SlurmOptions:
+        """Return the options for one component: its own where set, otherwise the target's.
 
         Examples
         --------
         >>> options = SlurmOptions(queue="short", qos="high", components={"gcam": JobOptions(queue="gpu")})
-        >>> [(options.of(name).queue, options.of(name).qos) for name in ("gcam", "plots")]
+        >>> [(options.for_component(name).queue, options.for_component(name).qos) for name in ("gcam", "plots")]
         [('gpu', 'high'), ('short', 'high')]
         """
         own = self.components.get(component)

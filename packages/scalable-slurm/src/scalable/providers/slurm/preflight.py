@@ -1,4 +1,4 @@
-"""Would a start work? Looks at the site online and read-only, as ``scalable check`` shows it."""
+"""The online, read-only checks of ``scalable check``: whether a start would work at this site."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scalable.errors import did_you_mean
 from scalable.providers.base import CheckResult
 from scalable.providers.containers import image_reference, runs_as_child
 from scalable.providers.slurm.commands import SlurmCommandError
-from scalable.providers.slurm.request import job_request
-from scalable.providers.slurm.script import JobRequest, sbatch_arguments
+from scalable.providers.slurm.request import JobRequest, job_request
+from scalable.providers.slurm.sbatch import sbatch_argv
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
@@ -25,8 +25,8 @@ __all__ = ["check_interface", "preflight"]
 
 _TOOLS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 
-# File systems of clusters, by the names that /proc/mounts has for them. Any other is likely to be one machine's own.
-_SHARED = frozenset(
+# Shared file systems, by their names in /proc/mounts. Any other is likely to be local to one machine.
+_SHARED_FILE_SYSTEMS = frozenset(
     {
         "9p",
         "afs",
@@ -61,17 +61,17 @@ async def preflight(
     Parameters
     ----------
     slurm : Slurm
-        Who runs the commands.
+        Runs the commands.
     options : SlurmOptions
-        What the target says.
+        The target's options.
     components : mapping of str to ComponentConfig
-        What workers there would be.
+        The components, by name.
     site : SiteDefaults
-        dask-jobqueue's configuration for Slurm.
+        The site's defaults from dask-jobqueue's configuration.
     """
-    results = [*_tools()]
+    results = [*_check_tools()]
     if all(result.ok for result in results):
-        results.append(await _controller(slurm))
+        results.append(await _check_controller(slurm))
     reachable = all(result.ok for result in results)
     requests = {
         tag: job_request(component, options, site, logs="/dev", tls=None)
@@ -79,19 +79,19 @@ async def preflight(
     }
     if reachable:
         wanted = dict.fromkeys(request.partition for request in requests.values())
-        results += await _partitions(slurm, wanted)
+        results += await _check_partitions(slurm, wanted)
         for tag, request in requests.items():
-            results.append(await _request(slurm, tag, request))
+            results.append(await _check_request(slurm, tag, request))
     results.append(check_interface(options.interface or site.interface))
     for tag, request in requests.items():
-        results += _image(tag, request)
-    results.append(_logs(options.logs_location))
+        results += _check_image(tag, request)
+    results.append(_check_logs(options.logs_location))
     scratch = {request.local_directory for request in requests.values()}
-    results += map(_scratch, sorted(scratch))
+    results += map(_check_scratch, sorted(scratch))
     return results
 
 
-def _tools() -> Iterator[CheckResult]:
+def _check_tools() -> Iterator[CheckResult]:
     missing = [name for name in _TOOLS if shutil.which(name) is None]
     if missing:
         yield CheckResult(
@@ -104,7 +104,7 @@ def _tools() -> Iterator[CheckResult]:
         yield CheckResult("tools", True, f"{', '.join(_TOOLS)} are on PATH")
 
 
-async def _controller(slurm: Slurm) -> CheckResult:
+async def _check_controller(slurm: Slurm) -> CheckResult:
     try:
         version = await slurm.version()
         answer = await slurm.ping()
@@ -114,18 +114,18 @@ async def _controller(slurm: Slurm) -> CheckResult:
     return CheckResult("controller", True, f"{version}; {answer}")
 
 
-async def _partitions(slurm: Slurm, wanted: Iterable[str | None]) -> list[CheckResult]:
+async def _check_partitions(slurm: Slurm, wanted: Iterable[str | None]) -> list[CheckResult]:
     try:
         partitions = await slurm.partitions()
     except SlurmCommandError as error:
         return [CheckResult("partition", None, str(error))]
-    return [_partition(partitions, names) for names in wanted]
+    return [_check_partition(partitions, names) for names in wanted]
 
 
-def _partition(partitions: Mapping[str, str], wanted: str | None) -> CheckResult:
+def _check_partition(partitions: Mapping[str, str], wanted: str | None) -> CheckResult:
     if wanted is None:
         return CheckResult("partition", True, "the site's default")
-    # More than one may be named; Slurm then takes the one that is free first.
+    # There may be several; Slurm then uses the one where the job can start first.
     for name in wanted.split(","):
         if name not in partitions:
             near = did_you_mean(name, partitions)
@@ -145,20 +145,20 @@ def _partition(partitions: Mapping[str, str], wanted: str | None) -> CheckResult
     return CheckResult("partition", True, f"{wanted} is up")
 
 
-async def _request(slurm: Slurm, tag: str, request: JobRequest) -> CheckResult:
-    """Let Slurm itself judge: account, QOS, walltime, and whether any node could hold such a worker."""
+async def _check_request(slurm: Slurm, tag: str, request: JobRequest) -> CheckResult:
+    """Check a request with Slurm itself: account, QOS, walltime, and whether any node is large enough."""
     name = f"component {tag}"
-    arguments = sbatch_arguments(request, 1, job_name="scalable-check", comment="scalable check")
+    argv = sbatch_argv(request, 1, job_name="scalable-check", comment="scalable check")
     try:
-        answer = await slurm.test(arguments)
+        answer = await slurm.test_only(argv)
     except SlurmCommandError as error:
         remedy = "compare cpus, memory, gpus, walltime, account and qos with what the site offers (sinfo -l)"
         return CheckResult(name, False, error.stderr, remedy)
-    return CheckResult(name, True, answer or "Slurm would take it")
+    return CheckResult(name, True, answer or "Slurm would accept it")
 
 
 def check_interface(wanted: str | None) -> CheckResult:
-    """Look whether this machine, on which the scheduler runs, has the network interface."""
+    """Check whether this machine, where the scheduler runs, has the network interface."""
     import psutil
 
     interfaces = sorted(psutil.net_if_addrs())
@@ -166,11 +166,11 @@ def check_interface(wanted: str | None) -> CheckResult:
         return CheckResult(
             "interface",
             None,
-            "none is named, so that the one of the default route is taken",
-            f"if workers cannot reach this machine by it, set interface to one of: {', '.join(interfaces)}",
+            "not set, so the interface of the default route is used",
+            f"if workers cannot reach this machine through it, set interface to one of: {', '.join(interfaces)}",
         )
     if wanted in interfaces:
-        return CheckResult("interface", True, f"{wanted} is there")
+        return CheckResult("interface", True, f"{wanted} exists")
     return CheckResult(
         "interface",
         False,
@@ -179,69 +179,73 @@ def check_interface(wanted: str | None) -> CheckResult:
     )
 
 
-def _image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
+def _check_image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
     if request.image is None:
         return
     name = f"image of {tag}"
     if not runs_as_child(request.runtime) or "://" in image_reference(
         request.runtime, request.image
     ):
-        yield CheckResult(name, None, f"{request.image} is in a registry, which is not asked")
+        yield CheckResult(name, None, f"{request.image} is in a registry, which is not checked")
     elif os.access(request.image, os.R_OK):
-        yield CheckResult(name, True, f"{request.image} can be read")
+        yield CheckResult(name, True, f"{request.image} is readable")
     else:
         yield CheckResult(
             name,
             False,
-            f"{request.image} cannot be read",
-            "give the path of an image file that this machine and the nodes share",
+            f"{request.image} is not readable",
+            "set image to the path of a file that this machine and the nodes share",
         )
 
 
-def _logs(location: str) -> CheckResult:
-    """Look whether logs and keys can be written where the nodes find them."""
+def _check_logs(location: str) -> CheckResult:
+    """Check whether logs and keys can be written where the nodes can read them."""
     name = "logs_location"
     logs = Path(location).absolute()
-    nearest = _nearest(logs)
+    nearest = _nearest_existing(logs)
     if "\\" in str(logs):
         remedy = "set logs_location to another directory"
-        return CheckResult(name, False, f"{logs} has a backslash, which Slurm misreads", remedy)
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        remedy = "set logs_location to a directory that is"
-        return CheckResult(name, False, f"{nearest} is not writable", remedy)
-    kind = _file_system(nearest)
-    if kind in _SHARED:
         return CheckResult(
-            name, True, f"{nearest} is writable, and on a shared file system ({kind})"
+            name, False, f"{logs} contains a backslash, which Slurm misreads", remedy
+        )
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        remedy = "set logs_location to a writable directory"
+        return CheckResult(name, False, f"{nearest} is not writable", remedy)
+    kind = _file_system_type(nearest)
+    if kind in _SHARED_FILE_SYSTEMS:
+        return CheckResult(
+            name, True, f"{nearest} is writable and on a shared file system ({kind})"
         )
     return CheckResult(
         name,
         None,
-        f"{nearest} is writable, but its file system ({kind}) may be this machine's own",
-        "make sure that the nodes see it, or set logs_location to a directory that they share",
+        f"{nearest} is writable, but its file system ({kind}) may be local to this machine",
+        "make sure that the nodes share it, or set logs_location to a directory that they share",
     )
 
 
-def _scratch(location: str) -> CheckResult:
-    """Look at the workers' own directory, as far as that can be told from here: each node has its own."""
+def _check_scratch(location: str) -> CheckResult:
+    """Check the workers' local directory on this machine, in place of the nodes, each of which has its own."""
     name = "local_directory"
-    nearest = _nearest(Path(location))
+    nearest = _nearest_existing(Path(location))
     if os.access(nearest, os.W_OK | os.X_OK):
-        return CheckResult(name, True, f"{nearest} is writable here; nodes are taken to be alike")
-    remedy = "make sure that you may write there on the nodes, or set local_directory"
+        return CheckResult(
+            name, True, f"{nearest} is writable here; the nodes are assumed to be alike"
+        )
+    remedy = "make sure that it is writable on the nodes, or set local_directory"
     return CheckResult(name, None, f"{nearest} is not writable on this machine", remedy)
 
 
-def _nearest(path: Path) -> Path:
-    """Find what there is of a path."""
+def _nearest_existing(path: Path) -> Path:
+    """Return the path itself, or its nearest parent that exists."""
     return next(part for part in (path, *path.parents) if part.exists())
 
 
-def _file_system(path: Path) -> str:
-    """Say of which type the file system of a directory is, as mount(8) calls it."""
+def _file_system_type(path: Path) -> str:
+    """Return the type of the file system that a path is on, as mount(8) names it."""
     import psutil
 
     real = path.resolve()
-    # The last of several that are mounted over each other is the one that shows.
+    # Of several mounts on one directory, the last one is visible.
     kinds = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     return next((kinds[part] for part in (real, *real.parents) if part in kinds), "unknown")

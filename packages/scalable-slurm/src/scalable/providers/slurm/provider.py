@@ -1,4 +1,4 @@
-"""The provider `slurm`."""
+"""The provider ``slurm``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from scalable.providers.base import (
 )
 from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.containers import check_container, chosen_runtime
-from scalable.providers.slurm.backend import read_comment
+from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.options import SlurmOptions
 from scalable.providers.slurm.request import PREFERRED_RUNTIME, job_request
-from scalable.providers.slurm.script import job_script, sbatch_arguments
+from scalable.providers.slurm.sbatch import sbatch_argv
+from scalable.providers.slurm.script import job_script
 
 __all__ = ["SlurmProvider"]
 
@@ -43,9 +44,9 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
     options_model = SlurmOptions
 
     def check(self, spec: DeploymentSpec, options: SlurmOptions) -> Iterator[ValidationIssue]:
-        """Find what has no effect, components that are not there, and what no container could do."""
+        """Find options without effect, unknown components, and what no container runtime can do."""
         if options.comm_port is not None:
-            message = "has no effect, since ports are chosen freely; remove it"
+            message = "has no effect because ports are chosen freely; remove it"
             yield spec.option_issue("comm_port", "W_NO_EFFECT", message, "warning")
         for name in options.components.keys() - spec.components.keys():
             message = f"there is no component {name!r}{did_you_mean(name, spec.components)}"
@@ -62,12 +63,12 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
                 yield spec.component_issue(name, "mounts", "W_NO_EFFECT", message, "warning")
 
     def request(self, component: ComponentConfig, options: SlurmOptions) -> ResourceRequest:
-        """Ask for what the component says, for as long as the target says."""
-        walltime = options.of(component.name).walltime
+        """Return the component's resources, with the walltime that the target sets for it."""
+        walltime = options.for_component(component.name).walltime
         return replace(super().request(component, options), walltime=walltime)
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
-        """Look whether a start would work: tools, partition, limits, interface, images, directories."""
+        """Check whether a start would work: tools, partition, limits, interface, images, directories."""
         from scalable.providers.slurm.commands import Slurm
         from scalable.providers.slurm.jobqueue import site_defaults
         from scalable.providers.slurm.preflight import preflight
@@ -76,11 +77,11 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         return _run(preflight(Slurm(), options, spec.components, site_defaults()))
 
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
-        """Show, for each component, the ``sbatch`` line and the script that a run would send.
+        """Return, for each component, the ``sbatch`` command line and the job script that a run would submit.
 
-        What only a run knows is written as such: the scheduler's address, and the run's own names. Variables of a
-        component do not show, since they reach a job by inheritance; what the environment put into the manifest shows
-        as ``${VAR}``.
+        Placeholders stand for what only a run knows: the scheduler's address and the run's id. A component's
+        variables are not shown because a job inherits them; values that the manifest takes from the environment are
+        shown as ``${VAR}``.
         """
         from scalable.providers.slurm.jobqueue import site_defaults
 
@@ -91,23 +92,21 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
                 component, options, site_defaults(), logs=f"{options.logs_location}/RUN", tls=None
             )
             n = max(1, plan.workers_by_tag.get(tag, 0))
-            words = sbatch_arguments(
-                request, n, job_name="scalable-RUN", comment="scalable run=RUN"
-            )
-            text = f"# {shlex.join(words)}\n{job_script(request, 'SCHEDULER')}"
+            argv = sbatch_argv(request, n, job_name="scalable-RUN", comment="scalable run=RUN")
+            text = f"# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER')}"
             shown = spec.manifest.source_map.redact(text)
             artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
 
     def list_owned(self) -> Sequence[Owned]:
-        """List this user's jobs that carry our comment, whichever run they are of."""
+        """List this user's jobs that carry Scalable's comment, of every run."""
         from scalable.providers.slurm.commands import Slurm
 
         user = _user()
         found = []
-        for job in _run(Slurm().owned()):
-            facts = read_comment(job.comment)
-            if facts and job.state != "COMPLETING":  # cancelled already, and on its way out
+        for job in _run(Slurm().list_user_jobs()):
+            facts = parse_comment(job.comment)
+            if facts and job.state != "COMPLETING":  # already cancelled, and about to end
                 where = f" on {job.node}" if job.node else f" ({job.reason})"
                 detail = f"{facts.get('tag', '')} {job.state.lower()}{where}".strip()
                 found.append(Owned("Slurm job", job.id, facts.get("run", ""), user, detail))
@@ -131,7 +130,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         from scalable.providers.slurm.preflight import check_interface
 
         found = check_interface(options.interface or site_defaults().interface)
-        if found.ok is False:  # Dask would only say so as a bug would
+        if found.ok is False:  # Dask would raise a bare ValueError
             message = f"{found.detail}; {found.remedy}"
             issue = spec.option_issue("interface", "E_INTERFACE", message)
             raise ValidationFailedError(ValidationReport.of([issue]))
@@ -139,19 +138,19 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
 
 
-def _run(call: Coroutine[Any, Any, T]) -> T:
-    """Wait for a coroutine, also on a thread whose loop is running, as a notebook's is."""
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also on a thread whose event loop is running, such as a notebook's."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(call)
-    with ThreadPoolExecutor(1) as aside:
-        return aside.submit(asyncio.run, call).result()
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()
 
 
 def _user() -> str:
-    """Say who we are to Slurm, whatever LOGNAME says."""
+    """Return the user name that Slurm sees, whatever LOGNAME is."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # in a container, for one
+    except KeyError:  # in a container, for example
         return str(os.getuid())

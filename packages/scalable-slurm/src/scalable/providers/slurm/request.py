@@ -1,23 +1,113 @@
-"""What a worker of a component asks of Slurm: the component first, then the target, then the site's own defaults."""
+"""What one worker requests of Slurm and runs there, from its component, its target, and the site's defaults."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from scalable.providers.common import explicit_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
-from scalable.providers.slurm.script import JobRequest, Tls
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
     from scalable.providers.slurm.options import SlurmOptions
     from scalable.providers.slurm.site import SiteDefaults
 
-__all__ = ["PREFERRED_RUNTIME", "job_request"]
+__all__ = ["PREFERRED_RUNTIME", "JobRequest", "Tls", "job_request"]
 
 PREFERRED_RUNTIME = "apptainer"
-"""What runs an image where neither target nor component says. Few sites have another."""
+"""The runtime where neither target nor component sets one. Few sites have another."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """A worker's TLS files, as paths on the shared file system.
+
+    Parameters
+    ----------
+    ca_file : str
+        The certificate of the run's own certificate authority.
+    cert, key : str
+        The worker's certificate and private key.
+    """
+
+    ca_file: str
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What one worker of a component requests of Slurm, and what it runs there.
+
+    Parameters
+    ----------
+    tag : str
+        The component.
+    slots, cpus, gpus : int
+        Concurrent tasks, cores and GPUs of the worker.
+    memory : int or None
+        In bytes; None for the partition's default.
+    walltime : int or str or None
+        Seconds, or a time in sbatch's own format; None for the partition's default.
+    partition, account, qos, constraint, reservation : str or None
+        Values of the ``sbatch`` options of these names.
+    directives : tuple of str
+        Further arguments of ``sbatch``.
+    skipped : tuple of str
+        Substrings of options that the site's sbatch does not accept, such as ``--mem``.
+    modules, prologue : tuple of str
+        Environment modules to load and shell lines to run before the worker starts.
+    python : str
+        The interpreter on the nodes, used without a container.
+    runtime : str
+        ``none``, ``apptainer``, ``singularity``, ``podman`` or ``docker``.
+    image : str or None
+        The container image.
+    mounts, env : mapping of str to str
+        Container paths by host path; environment variables of the worker.
+    preload : str or None
+        Module or script that the worker runs first.
+    interface : str or None
+        The network interface that workers listen on.
+    local_directory : str
+        Directory on the node for what does not fit into the worker's memory.
+    log_directory : str
+        Directory for logs, on the shared file system.
+    tls : Tls or None
+        The worker's TLS files; None without TLS.
+    death_timeout : int
+        Seconds without a scheduler after which a worker exits.
+    """
+
+    tag: str
+    log_directory: str
+    slots: int = 1
+    cpus: int = 1
+    gpus: int = 0
+    memory: int | None = None
+    walltime: int | str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    directives: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    prologue: tuple[str, ...] = ()
+    python: str = "python3"
+    runtime: str = "none"
+    image: str | None = None
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    preload: str | None = None
+    interface: str | None = None
+    local_directory: str = "/tmp"  # noqa: S108 - the node's own scratch space, where the site sets no other
+    tls: Tls | None = None
+    death_timeout: int = 60
 
 
 def job_request(
@@ -28,22 +118,22 @@ def job_request(
     logs: str,
     tls: Tls | None,
 ) -> JobRequest:
-    """Put together what one worker asks for.
+    """Return the request of one worker: the component's fields, then the target's options, then the site's defaults.
 
     Parameters
     ----------
     component : ComponentConfig
-        What the worker is for.
+        The worker's component.
     options : SlurmOptions
-        What the target says.
+        The target's options.
     site : SiteDefaults
-        What holds where neither says anything.
+        Defaults for what neither sets.
     logs : str
-        Where the jobs' logs go.
+        Directory for the jobs' logs.
     tls : Tls or None
-        How the workers prove who they are.
+        The workers' TLS files; None without TLS.
     """
-    options = options.of(component.name)
+    options = options.for_component(component.name)
     runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
     mounts, preload = mounts_and_preload(component)
     return JobRequest(
@@ -70,7 +160,7 @@ def job_request(
         env=component.env,
         preload=preload,
         interface=options.interface or site.interface,
-        local_directory=options.local_directory or site.local_directory or "/tmp",  # noqa: S108 - the nodes' own
+        local_directory=options.local_directory or site.local_directory or "/tmp",  # noqa: S108 - the node's own
         tls=tls,
         death_timeout=site.death_timeout,
     )

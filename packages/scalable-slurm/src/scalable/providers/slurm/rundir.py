@@ -1,4 +1,4 @@
-"""The directory of one run on the shared file system: keys and logs, for nobody else's eyes."""
+"""The directory of one run on the shared file system, with its TLS keys and logs, readable by its user only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.errors import NotSupportedError
-from scalable.providers.slurm.script import Tls
+from scalable.providers.slurm.request import Tls
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -24,23 +24,23 @@ _ROLES = (
 
 
 class RunDirectory:
-    """Where one run keeps its keys, which go with it, and its logs, which stay.
+    """The directory for a run's TLS keys, which are removed at its end, and its logs, which are kept.
 
     Parameters
     ----------
     path : Path
-        Made here, with mode 0700.
+        Created with mode 0700.
 
     Raises
     ------
     NotSupportedError
-        Slurm could not name logs in there.
+        Slurm cannot name logs in a directory with this name.
     """
 
     def __init__(self, path: Path) -> None:
         if "\\" in str(path):
             raise NotSupportedError(
-                f"{path.parent} has a backslash in it, with which Slurm names no log after its job; "
+                f"{path.parent} contains a backslash, which keeps Slurm from naming logs after their jobs; "
                 "set logs_location to another directory"
             )
         self.path = path
@@ -49,29 +49,29 @@ class RunDirectory:
 
     @property
     def logs(self) -> str:
-        """Where the jobs' logs go."""
+        """The directory for the jobs' logs."""
         return str(self.path)
 
     def write_keys(self) -> tuple[Security, Tls]:
-        """Make an authority for this run alone; return what the scheduler and clients need, and what workers need.
+        """Create a certificate authority for this run; return the TLS files of scheduler and clients, and of workers.
 
-        The files have mode 0600: whoever reads them can run code as the user.
+        The files have mode 0600: anyone who can read them can run code as the user.
         """
         from distributed.security import Security
 
-        fresh = Security.temporary()
+        temporary = Security.temporary()
         directory = self.path / "tls"
         directory.mkdir(mode=0o700)
         paths = {}
         for role in _ROLES:
             paths[f"tls_{role}"] = str(directory / f"{role}.pem")
-            _write_private(directory / f"{role}.pem", getattr(fresh, f"tls_{role}"))
+            _write_private(directory / f"{role}.pem", getattr(temporary, f"tls_{role}"))
         return Security(require_encryption=True, **paths), Tls(
             paths["tls_ca_file"], paths["tls_worker_cert"], paths["tls_worker_key"]
         )
 
     def remove_keys(self) -> None:
-        """Remove the keys; a run without logs leaves nothing at all. Idempotent."""
+        """Remove the keys, and the directory if it has no logs. Idempotent."""
         if (self.path / "tls").exists():
             shutil.rmtree(self.path / "tls")
         if self.path.exists() and not any(self.path.iterdir()):
@@ -83,6 +83,6 @@ def _write_private(path: Path, text: str) -> None:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
     except OSError as error:
-        # Of a write over quota, the system does not say where.
+        # The error of a write over quota has no file name.
         error.filename = str(path)
         raise

@@ -1,15 +1,11 @@
-"""A component as a Slurm job: the words of ``sbatch``, the script on its standard input, the environment.
+"""The job script that starts a worker, and the environment variables of the job.
 
-Pure functions. Every value that a shell reads is quoted by `shlex`; what Slurm itself would misread is refused when
-options are validated (`scalable.providers.slurm.options`).
+Pure functions. Every value in the script is quoted by `shlex`; the lines of a prologue are inserted unchanged.
 """
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from scalable.providers.containers import (
     container_argv,
@@ -17,176 +13,29 @@ from scalable.providers.containers import (
     runs_as_child,
     user_flags,
 )
+from scalable.providers.slurm.request import JobRequest
 from scalable.providers.worker import thread_environment, worker_arguments
 
-__all__ = ["JobRequest", "Tls", "job_environment", "job_script", "sbatch_arguments"]
-
-# sbatch reads %A and %a as the array's job id and the element's number.
-LOG_PATTERN = "%A_%a.log"
+__all__ = ["job_environment", "job_script"]
 
 # Runs a worker, given as its arguments, in a container of Podman or Docker. Slurm ends the runtime's client program,
-# in the end by SIGKILL, and knows nothing of the container. But the client has the other end of the container's
-# standard input, to which nobody writes: when that ends, so does the worker, however busy it is.
+# by SIGKILL if need be, and does not know the container. But the client holds the other end of the container's standard
+# input, to which nothing is ever written: when that closes, the worker is killed, however busy it is.
 _WITH_CLIENT = """\
 exec 3<&0 </dev/null
 { read -r _ <&3; kill -KILL $$; } &
 exec "$@" 3<&-"""
 
-# What the client gets as its own standard input: a pipe opened both ways, which ends only with whoever has it open.
+# The client's own standard input: a pipe opened for reading and writing, which closes only when its holders exit.
 _PIPE = "<> <(:)"
 
-# Apptainer and Singularity hand over what the job inherits, and show the home directory: neither must bring modules of
-# another Python into the image's. To Python, an empty variable is as none.
+# Apptainer and Singularity pass on the job's environment and mount the home directory. Neither must add modules of
+# another Python to the image's. Python treats an empty variable as unset.
 _ONLY_THE_IMAGE = {"PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
 
 
-@dataclass(frozen=True)
-class Tls:
-    """What a worker needs to be trusted, as paths on the shared file system.
-
-    Parameters
-    ----------
-    ca_file : str
-        The certificate of the run's own authority.
-    cert, key : str
-        The worker's certificate, and its private key.
-    """
-
-    ca_file: str
-    cert: str
-    key: str
-
-
-@dataclass(frozen=True)
-class JobRequest:
-    """What one worker of a component asks of Slurm, and what it runs there.
-
-    Parameters
-    ----------
-    tag : str
-        The component.
-    slots, cpus, gpus : int
-        Tasks at a time; cores; GPUs.
-    memory : int or None
-        Bytes; None leaves it to the partition's default.
-    walltime : int or str or None
-        Seconds, or a time as sbatch reads it; None leaves it to the partition's default.
-    partition, account, qos, constraint, reservation : str or None
-        Slurm's own.
-    directives : tuple of str
-        More options of sbatch, one word each.
-    skipped : tuple of str
-        Parts of options that the site's sbatch does not take, such as ``--mem``.
-    modules, prologue : tuple of str
-        Environment modules to load, and shell lines to run, before the worker.
-    python : str
-        The interpreter on the nodes, where there is no container.
-    runtime : str
-        ``none``, ``apptainer``, ``singularity``, ``podman`` or ``docker``.
-    image : str or None
-        What the container is made from.
-    mounts, env : mapping of str to str
-        Container path by host path; variables of the worker.
-    preload : str or None
-        What the worker runs first.
-    interface : str or None
-        The network interface that workers listen on.
-    local_directory : str
-        Where a worker keeps what does not fit into memory, on its node.
-    log_directory : str
-        Where logs go, on the shared file system.
-    tls : Tls or None
-        How workers prove who they are.
-    death_timeout : int
-        Seconds without a scheduler after which a worker ends by itself.
-    """
-
-    tag: str
-    log_directory: str
-    slots: int = 1
-    cpus: int = 1
-    gpus: int = 0
-    memory: int | None = None
-    walltime: int | str | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
-    directives: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
-    prologue: tuple[str, ...] = ()
-    python: str = "python3"
-    runtime: str = "none"
-    image: str | None = None
-    mounts: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    preload: str | None = None
-    interface: str | None = None
-    local_directory: str = "/tmp"  # noqa: S108 - the nodes' own scratch, where the site names no other
-    tls: Tls | None = None
-    death_timeout: int = 60
-
-
-def sbatch_arguments(request: JobRequest, n: int, *, job_name: str, comment: str) -> list[str]:
-    """Write the words of the one ``sbatch`` that submits `n` workers as an array.
-
-    Examples
-    --------
-    >>> gcam = JobRequest("gcam", "/logs", cpus=8, memory=32 * 2**30, walltime=7200, partition="short")
-    >>> " ".join(sbatch_arguments(gcam, 4, job_name="scalable-1", comment="c"))  # doctest: +NORMALIZE_WHITESPACE
-    'sbatch --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=32768M --time=120 --partition=short
-     --parsable --job-name=scalable-1 --comment=c --array=0-3 --output=/logs/%A_%a.log --export=ALL --no-requeue'
-    """
-    options: dict[str, str | int | None] = {
-        "job-name": job_name,
-        "comment": comment,
-        "array": f"0-{n - 1}",
-        # A literal percent sign is written twice in sbatch's file name patterns.
-        "output": request.log_directory.replace("%", "%%") + "/" + LOG_PATTERN,
-        # Variables reach the job by inheritance: --export=NAME=value cuts a value at its first comma.
-        "export": "ALL",
-    }
-    shape: dict[str, str | int | None] = {
-        "nodes": 1,
-        "ntasks": 1,
-        "cpus-per-task": request.cpus,
-        # Slurm's M is 2**20 bytes.
-        "mem": None if request.memory is None else f"{math.ceil(request.memory / 2**20)}M",
-        # Plain minutes, the unit in which Slurm enforces it.
-        "time": math.ceil(request.walltime / 60)
-        if isinstance(request.walltime, int)
-        else request.walltime,
-        "gres": f"gpu:{request.gpus}" if request.gpus else None,
-        "partition": request.partition,
-        "account": request.account,
-        "qos": request.qos,
-        "constraint": request.constraint,
-        "reservation": request.reservation,
-    }
-    return [
-        "sbatch",
-        *(
-            option
-            for option in _long_options(shape)
-            if not any(part in option for part in request.skipped)
-        ),
-        *request.directives,
-        # After the site's directives, since the last one counts: by these we know our jobs.
-        "--parsable",
-        *_long_options(options),
-        # A worker that comes back would be a stranger: the engine has replaced it by then.
-        "--no-requeue",
-    ]
-
-
-def _long_options(options: Mapping[str, str | int | None]) -> list[str]:
-    return [f"--{name}={value}" for name, value in options.items() if value is not None]
-
-
 def job_script(request: JobRequest, scheduler_address: str) -> str:
-    r"""Write the script that each element of the array runs.
+    r"""Return the script that each element of the array runs.
 
     Examples
     --------
@@ -201,7 +50,7 @@ def job_script(request: JobRequest, scheduler_address: str) -> str:
     <BLANKLINE>
     """
     name = shlex.quote(f"{request.tag}-") + '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
-    worker = f"{shlex.join(_worker(request, scheduler_address))} --name {name}"
+    worker = f"{shlex.join(_worker_argv(request, scheduler_address))} --name {name}"
     lines = [
         "#!/bin/bash",
         "# A module or a line that fails must not start a worker in the wrong environment.",
@@ -214,7 +63,7 @@ def job_script(request: JobRequest, scheduler_address: str) -> str:
 
 
 def _run(request: JobRequest, worker: str) -> list[str]:
-    """Write the lines that run a worker where its component wants it; `worker` is as a shell reads it."""
+    """Return the lines that run a worker in its container, if it has one; `worker` is quoted for a shell."""
     if request.image is None:
         return [f"exec {worker}"]
     container = _container(request, request.image)
@@ -224,7 +73,7 @@ def _run(request: JobRequest, worker: str) -> list[str]:
     below = shlex.join(["sh", "-c", _WITH_CLIENT, "sh"])
     return [
         *_identity(request),
-        "# The container ends with its client, which is all of it that Slurm can end.",
+        "# The container ends with its client, the only part of it that Slurm can end.",
         f'exec {client} {run} "${{identity[@]}}" {shlex.join(options)} {below} {worker} {_PIPE}',
     ]
 
@@ -233,20 +82,20 @@ def _identity(request: JobRequest) -> list[str]:
     podman = request.runtime == "podman"
     own = user_flags(keep_id=podman, home=request.local_directory)
     lines = [
-        "# As the user of the job, the worker can read what is mounted, and what it writes is theirs.",
+        "# As the job's user, the worker can read its mounts, and owns what it writes.",
         'identity=(--user="$(id -u):$(id -g)")',
-        # Only others than root need more: a mapping of their id, and a home.
+        # In an image, only root has a home directory.
         f'[ "$(id -u)" = 0 ] || identity+=({shlex.join(own)})',
     ]
     if podman:
         lines += [
-            "# Inherited from the login node, and often not on this one; Podman then has another place.",
+            "# Inherited from the login node, and often missing on this one; without it, Podman uses another.",
             '[ -w "${XDG_RUNTIME_DIR-}" ] || unset XDG_RUNTIME_DIR',
         ]
     return lines
 
 
-def _worker(request: JobRequest, scheduler_address: str) -> list[str]:
+def _worker_argv(request: JobRequest, scheduler_address: str) -> list[str]:
     extra: list[str] = []
     if request.interface:
         extra += ["--interface", request.interface]
@@ -280,7 +129,7 @@ def _worker(request: JobRequest, scheduler_address: str) -> list[str]:
 
 
 def _container(request: JobRequest, image: str) -> list[str]:
-    """Write the words before the worker's own that put it into its image.
+    """Return the command line, up to the worker's own, that runs the worker in its image.
 
     Examples
     --------
@@ -305,11 +154,11 @@ def _container(request: JobRequest, image: str) -> list[str]:
 
 
 def _daemon_flags(request: JobRequest) -> list[str]:
-    """Return the options of a container of Podman or Docker that only jobs need."""
+    """Return the options of a Podman or Docker container that only jobs need."""
     return [
         "--rm",
         "--interactive",
-        # Identifies the run of a container that is found on a node.
+        # Tells the user of a node which run a container belongs to.
         f"--label=scalable.logs={request.log_directory}",
     ]
 
@@ -319,7 +168,7 @@ def _tls_directory(request: JobRequest) -> list[str]:
 
 
 def job_environment(request: JobRequest) -> dict[str, str]:
-    """Say what ``sbatch`` is to find in its environment on top of the caller's own.
+    """Return the variables that ``sbatch`` gets in addition to the inherited environment.
 
     Examples
     --------
@@ -336,6 +185,6 @@ def job_environment(request: JobRequest) -> dict[str, str]:
 
 
 def _variables(request: JobRequest) -> dict[str, str]:
-    # In a container, nobody says -u to the interpreter.
+    # Without a container, the interpreter is started with -u.
     unbuffered = {"PYTHONUNBUFFERED": "1"} if request.image else {}
     return {**unbuffered, **thread_environment(request.cpus, request.slots), **request.env}

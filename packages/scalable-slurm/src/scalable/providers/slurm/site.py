@@ -1,4 +1,4 @@
-"""What a site and its user have set for Slurm in dask-jobqueue's configuration, read as dask-jobqueue reads it."""
+"""A site's and a user's settings for Slurm in dask-jobqueue's configuration, parsed as dask-jobqueue parses them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["SiteDefaults", "read_site"]
 
 @dataclass(frozen=True)
 class SiteDefaults:
-    """What holds for a worker where neither its component nor its target says anything; None where nobody does.
+    """Defaults for what neither a worker's component nor its target sets; None where the site sets nothing either.
 
     Parameters
     ----------
     cpus : int or None
-        Cores.
+        Cores of a worker.
     memory : int or None
-        Bytes.
+        Memory of a worker, in bytes.
     walltime : str or None
-        A time as sbatch reads it: a plain number is minutes.
+        A time in sbatch's own format, where a plain number is minutes.
     queue, account, interface, python, local_directory : str or None
         As in a target.
     directives, prologue : tuple of str
-        Words for sbatch, and lines of the job script. Those of the target come after them.
+        Arguments of ``sbatch`` and lines of the job script. The target's own come after them.
     skipped : tuple of str
-        Options of sbatch that contain one of these are left out.
+        Options of ``sbatch`` that contain one of these are left out.
     death_timeout : int
-        Seconds after which a worker without a scheduler ends.
+        Seconds after which a worker without a scheduler exits.
     """
 
     cpus: int | None = None
@@ -50,13 +50,13 @@ class SiteDefaults:
     death_timeout: int = 60
 
 
-def read_site(said: Mapping[str, Any]) -> SiteDefaults:
-    """Read the ``jobqueue.slurm`` part of the configuration.
+def read_site(config: Mapping[str, Any]) -> SiteDefaults:
+    """Return the defaults from the ``jobqueue.slurm`` part of the configuration.
 
     Raises
     ------
     ValidationFailedError
-        Some of it cannot be read; it lists everything that cannot.
+        Some values cannot be read; the error lists all of them.
 
     Examples
     --------
@@ -67,16 +67,16 @@ def read_site(said: Mapping[str, Any]) -> SiteDefaults:
     found: dict[str, Any] = {}
     issues = []
     for key, (field, read) in _READERS.items():
-        if not said.get(key):  # not set
+        if not config.get(key):  # not set
             continue
         try:
-            found[field] = read(said[key])
+            found[field] = read(config[key])
         except (
             KeyError,
             TypeError,
             ValueError,
-        ) as error:  # Dask's, of a unit that it does not know
-            message = f"{said[key]!r} cannot be read ({error.args[0]}); correct it in dask-jobqueue's configuration"
+        ) as error:  # KeyError is Dask's, for an unknown unit
+            message = f"{config[key]!r} cannot be read ({error.args[0]}); correct it in dask-jobqueue's configuration"
             issues.append(ValidationIssue(f"jobqueue.slurm.{key}", message, "E_JOBQUEUE"))
     if issues:
         raise ValidationFailedError(ValidationReport.of(issues))
@@ -84,7 +84,7 @@ def read_site(said: Mapping[str, Any]) -> SiteDefaults:
 
 
 def _memory(text: Any) -> int:
-    """Read an amount of memory as Dask does.
+    """Return an amount of memory in bytes, as Dask reads it.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def _memory(text: Any) -> int:
 
 
 def _job_memory(text: Any) -> int:
-    """Read what dask-jobqueue hands to ``sbatch --mem`` as it is: a plain number is MiB, and 64G is 64 GiB.
+    """Return in bytes what dask-jobqueue passes to ``sbatch --mem`` unchanged: 64G is 64 GiB, a plain number MiB.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def _job_memory(text: Any) -> int:
 
 
 def _seconds(text: Any) -> int:
-    """Read a time as Dask does.
+    """Return a time in seconds, as Dask reads it.
 
     Examples
     --------
@@ -124,18 +124,18 @@ def _seconds(text: Any) -> int:
     return int(parse_timedelta(text))
 
 
-def _words(directives: Any) -> tuple[str, ...]:
-    """Split directives such as ``-C haswell`` into the words of a command line.
+def _split_directives(directives: Any) -> tuple[str, ...]:
+    """Split directives such as ``-C haswell`` into arguments of a command line.
 
     Examples
     --------
-    >>> _words(["-C haswell", "--mail-type=END"])
+    >>> _split_directives(["-C haswell", "--mail-type=END"])
     ('-C', 'haswell', '--mail-type=END')
     """
-    return tuple(word for directive in directives for word in shlex.split(directive))
+    return tuple(argument for directive in directives for argument in shlex.split(directive))
 
 
-# By dask-jobqueue's name; of two for one thing, the one that goes before comes last.
+# By dask-jobqueue's key. Where two keys set the same field, the later one takes precedence.
 _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "cores": ("cpus", int),
     "job-cpu": ("cpus", int),
@@ -147,7 +147,7 @@ _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "interface": ("interface", str),
     "python": ("python", str),
     "local-directory": ("local_directory", str),
-    "job-extra-directives": ("directives", _words),
+    "job-extra-directives": ("directives", _split_directives),
     "job-script-prologue": ("prologue", tuple),
     "job-directives-skip": ("skipped", tuple),
     "death-timeout": ("death_timeout", _seconds),

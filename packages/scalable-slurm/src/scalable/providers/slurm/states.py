@@ -1,10 +1,10 @@
-"""Slurm's words for jobs, in the vocabulary of every backend."""
+"""Slurm's job states and reasons, in the engine's vocabulary."""
 
 from __future__ import annotations
 
 from scalable.cluster.port import Phase, Reason
 
-__all__ = ["ended_reason", "phase_of", "waiting_reason"]
+__all__ = ["end_reason", "pending_reason", "phase_of"]
 
 # https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES, in the long form of squeue's %T.
 _PENDING = frozenset(
@@ -36,7 +36,7 @@ _ENDED = {
     "BOOT_FAIL": Reason.NODE_FAILURE,
 }
 
-# https://slurm.schedmd.com/job_reason_codes.html. Those not listed are told by their prefix, below.
+# https://slurm.schedmd.com/job_reason_codes.html. Others are recognized by their prefix, below.
 _WAITING = {
     "Priority": Reason.PRIORITY,
     "Resources": Reason.RESOURCES,
@@ -67,7 +67,7 @@ _LIMITS = ("QOS", "Assoc", "Max")
 
 
 def phase_of(state: str) -> Phase:
-    """Say where a job with squeue's state (%T) is in its life.
+    """Return the phase of a job from its state (``squeue``'s %T).
 
     Examples
     --------
@@ -79,26 +79,26 @@ def phase_of(state: str) -> Phase:
     return Phase.RUNNING if state in _RUNNING else Phase.GONE
 
 
-def waiting_reason(reason: str) -> Reason:
-    """Normalise why a job waits (squeue's %r).
+def pending_reason(reason: str) -> Reason:
+    """Return the normalised reason why a job is pending (``squeue``'s %r).
 
     Examples
     --------
-    >>> [str(waiting_reason(r)) for r in ("Priority", "QOSMaxCpuPerUserLimit", "ReqNodeNotAvail, Reserved", "Cosmic")]
+    >>> [str(pending_reason(r)) for r in ("Priority", "QOSMaxCpuPerUserLimit", "ReqNodeNotAvail, Reserved", "Cosmic")]
     ['priority', 'quota', 'resources', 'unknown']
     """
-    word = reason.partition(",")[0].strip() if reason not in _WAITING else reason
-    if word in _WAITING:
-        return _WAITING[word]
-    return Reason.QUOTA if word.startswith(_LIMITS) else Reason.UNKNOWN
+    code = reason.partition(",")[0].strip() if reason not in _WAITING else reason
+    if code in _WAITING:
+        return _WAITING[code]
+    return Reason.QUOTA if code.startswith(_LIMITS) else Reason.UNKNOWN
 
 
-def ended_reason(state: str) -> Reason:
-    """Normalise how a job ended (squeue's %T, or sacct's State such as ``CANCELLED by 1000``).
+def end_reason(state: str) -> Reason:
+    """Return the normalised reason why a job ended (``squeue``'s %T, or a State of ``sacct``: ``CANCELLED by 1000``).
 
     Examples
     --------
-    >>> [str(ended_reason(state)) for state in ("TIMEOUT", "CANCELLED by 1000", "FAILED")]
+    >>> [str(end_reason(state)) for state in ("TIMEOUT", "CANCELLED by 1000", "FAILED")]
     ['walltime', 'cancelled', 'exited']
     """
     return _ENDED.get(state.split(" ")[0].rstrip("+"), Reason.UNKNOWN)

@@ -7,15 +7,15 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from scalable.providers.slurm.guard import QueueGuard
+from scalable.providers.slurm.watchdog import QueueWatchdog
 
 if TYPE_CHECKING:
-    from conftest import Calls, Say
+    from conftest import Calls, FakeCommand
 
 CLIENT = """\
 import signal, sys
-from scalable.providers.slurm.guard import QueueGuard
-guard = QueueGuard("scalable-r")
+from scalable.providers.slurm.watchdog import QueueWatchdog
+watchdog = QueueWatchdog("scalable-r")
 signal.signal(signal.SIGINT, lambda *_: None)
 print(flush=True)
 while True:
@@ -23,10 +23,10 @@ while True:
 """
 
 
-def test_the_jobs_of_a_client_that_was_killed_are_cancelled_after_ctrl_c_too(
-    say: Say, calls: Calls
+def test_jobs_of_a_killed_client_are_cancelled_even_after_ctrl_c(
+    fake_command: FakeCommand, calls: Calls
 ) -> None:
-    say("scancel")
+    fake_command("scancel")
     command = [sys.executable, "-c", CLIENT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as client:
         assert client.stdout is not None
@@ -39,10 +39,10 @@ def test_the_jobs_of_a_client_that_was_killed_are_cancelled_after_ctrl_c_too(
     assert calls("scancel") == ["--quiet --name=scalable-r"]
 
 
-def test_a_guard_that_is_dismissed_cancels_nothing(say: Say, calls: Calls) -> None:
-    say("scancel")
-    guard = QueueGuard("scalable-r")
-    guard.dismiss()
-    guard.dismiss()
-    assert guard._process.returncode == -signal.SIGKILL
+def test_a_stopped_watchdog_cancels_nothing(fake_command: FakeCommand, calls: Calls) -> None:
+    fake_command("scancel")
+    watchdog = QueueWatchdog("scalable-r")
+    watchdog.stop()
+    watchdog.stop()
+    assert watchdog._process.returncode == -signal.SIGKILL
     assert calls("scancel") == []

@@ -1,4 +1,4 @@
-"""Functions of tests that must run where the test's module cannot be imported."""
+"""Functions that are pickled by value, for workers that cannot import the test's module."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def by_value(function: F) -> F:
-    """Let a function be pickled whole: distributed does so with what belongs to no importable module."""
+    """Make a function be pickled by value, as distributed does if its module cannot be imported."""
     function.__module__ = "__main__"
     return function

@@ -1,0 +1,96 @@
+"""What Slurm's commands print, parsed.
+
+Lines in any other form are ignored: sites print banners around the output.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["QUEUE_FORMAT", "SlurmJob", "join_lines", "parse_queue", "parse_record"]
+
+# Array job, element, state, reason, walltime left, node, comment. The comment is last because that of a foreign job may
+# contain the separator.
+_SEPARATOR = "|"
+QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%k"))
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """One element of a job array, as ``squeue`` shows it.
+
+    Parameters
+    ----------
+    id : str
+        ``<array job>_<element>``, as ``scancel`` accepts it.
+    state, reason, node, comment : str
+        As printed by ``squeue``.
+    seconds_left : int or None
+        Walltime left; None without a limit, or before the job starts.
+    """
+
+    id: str
+    state: str
+    reason: str
+    seconds_left: int | None
+    node: str
+    comment: str
+
+
+def parse_queue(text: str) -> list[SlurmJob]:
+    r"""Parse the output of ``squeue --format`` with `QUEUE_FORMAT`.
+
+    Examples
+    --------
+    >>> parse_queue("Maintenance on Friday!\n7|0|RUNNING|None|1:30|node1|mine\n")
+    [SlurmJob(id='7_0', state='RUNNING', reason='None', seconds_left=90, node='node1', comment='mine')]
+    """
+    jobs = []
+    for line in text.splitlines():
+        fields = line.split(_SEPARATOR, QUEUE_FORMAT.count(_SEPARATOR))
+        if len(fields) <= QUEUE_FORMAT.count(_SEPARATOR):
+            continue
+        array, element, state, reason, left, node, comment = fields
+        jobs.append(SlurmJob(f"{array}_{element}", state, reason, _parse_left(left), node, comment))
+    return jobs
+
+
+def _parse_left(text: str) -> int | None:
+    """Parse the time left that ``squeue`` prints for ``%L``.
+
+    Examples
+    --------
+    >>> [_parse_left(t) for t in ("1-02:03:04", "0:07", "UNLIMITED", "NOT_SET", "INVALID")]
+    [93784, 7, None, None, None]
+    """
+    if not re.fullmatch(r"[\d:-]+", text):
+        return None
+    days, _, clock = text.rpartition("-")
+    seconds = 0
+    for part in clock.split(":"):
+        seconds = 60 * seconds + int(part)
+    return int(days or 0) * 86400 + seconds
+
+
+def parse_record(text: str) -> dict[str, str]:
+    """Parse one line of ``scontrol --oneliner show job``.
+
+    Examples
+    --------
+    >>> parse_record("JobId=7 JobState=FAILED ExitCode=127:0 Command=(null)")["ExitCode"]
+    '127:0'
+    """
+    return dict(re.findall(r"(?:^|\s)([\w:/]+)=(\S*)", text.strip()))
+
+
+def join_lines(text: str) -> str:
+    r"""Return an error message on one line, without the command's name before each part.
+
+    Examples
+    --------
+    >>> join_lines("sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n")
+    'invalid partition specified: x; Batch job submission failed'
+    """
+    lines = (re.sub(r"^\w+: (error: )?", "", line.strip()) for line in text.splitlines())
+    return "; ".join(line for line in lines if line)

@@ -1,0 +1,73 @@
+"""The ``sbatch`` command line that submits the workers of one launch as a job array.
+
+A pure function. Nothing is quoted because no shell reads it; values that Slurm itself would misread are rejected when
+options are validated (`scalable.providers.slurm.options`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from scalable.providers.slurm.request import JobRequest
+
+__all__ = ["sbatch_argv"]
+
+# sbatch replaces %A and %a by the array's job id and the element's index.
+LOG_PATTERN = "%A_%a.log"
+
+
+def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> list[str]:
+    """Return the ``sbatch`` command line that submits `n` workers as one array.
+
+    Examples
+    --------
+    >>> gcam = JobRequest("gcam", "/logs", cpus=8, memory=32 * 2**30, walltime=7200, partition="short")
+    >>> " ".join(sbatch_argv(gcam, 4, job_name="scalable-1", comment="c"))  # doctest: +NORMALIZE_WHITESPACE
+    'sbatch --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=32768M --time=120 --partition=short
+     --parsable --job-name=scalable-1 --comment=c --array=0-3 --output=/logs/%A_%a.log --export=ALL --no-requeue'
+    """
+    options: dict[str, str | int | None] = {
+        "job-name": job_name,
+        "comment": comment,
+        "array": f"0-{n - 1}",
+        # In sbatch's file name patterns, a literal percent sign is written twice.
+        "output": request.log_directory.replace("%", "%%") + "/" + LOG_PATTERN,
+        # Variables reach the job by inheritance: --export=NAME=value cuts a value at its first comma.
+        "export": "ALL",
+    }
+    shape: dict[str, str | int | None] = {
+        "nodes": 1,
+        "ntasks": 1,
+        "cpus-per-task": request.cpus,
+        # Slurm's M is 2**20 bytes.
+        "mem": None if request.memory is None else f"{math.ceil(request.memory / 2**20)}M",
+        # Plain minutes, the unit in which Slurm enforces it.
+        "time": math.ceil(request.walltime / 60)
+        if isinstance(request.walltime, int)
+        else request.walltime,
+        "gres": f"gpu:{request.gpus}" if request.gpus else None,
+        "partition": request.partition,
+        "account": request.account,
+        "qos": request.qos,
+        "constraint": request.constraint,
+        "reservation": request.reservation,
+    }
+    return [
+        "sbatch",
+        *(
+            option
+            for option in _long_options(shape)
+            if not any(part in option for part in request.skipped)
+        ),
+        *request.directives,
+        # After the directives because the last occurrence counts: Scalable recognizes its jobs by these.
+        "--parsable",
+        *_long_options(options),
+        # The engine would not recognize a requeued worker: it has replaced it by then.
+        "--no-requeue",
+    ]
+
+
+def _long_options(options: Mapping[str, str | int | None]) -> list[str]:
+    return [f"--{name}={value}" for name, value in options.items() if value is not None]

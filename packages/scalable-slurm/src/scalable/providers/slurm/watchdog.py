@@ -1,0 +1,44 @@
+"""Cancels a run's jobs when the client dies without doing so itself, as after ``kill -9``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from scalable.providers.slurm.environ import query_environ
+
+__all__ = ["QueueWatchdog"]
+
+# Waits for the end of its input: the client's end of the pipe closes however the client ends.
+_SCRIPT = 'read -r _; exec scancel --quiet --name="$0"'
+
+
+class QueueWatchdog:
+    """A shell that waits for this process to end, then cancels all jobs with one name.
+
+    Running workers exit by themselves when their scheduler is gone. Pending ones would still start, each only to wait
+    for its death timeout; the watchdog is for these.
+
+    Parameters
+    ----------
+    job_name : str
+        The name of the run's jobs.
+    """
+
+    def __init__(self, job_name: str) -> None:
+        self._process = subprocess.Popen(
+            ["sh", "-c", _SCRIPT, job_name],  # noqa: S607 - every POSIX system has a shell
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Ctrl-C at the terminal must not stop the watchdog before the client.
+            start_new_session=True,
+            env=query_environ(os.environ),
+        )
+
+    def stop(self) -> None:
+        """Stop the watchdog without cancelling jobs. Idempotent."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
