@@ -66,16 +66,16 @@ class ScalableClient(Client):
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
         started = await super()._start(*args, **kwargs)
         # The scheduler publishes the group table as events, of which a plain Dask cluster has none.
-        self.subscribe_topic(TABLE_TOPIC, self._learn_table)
-        await self._read_table()
+        self.subscribe_topic(TABLE_TOPIC, self._update_slots)
+        await self._fetch_slots()
         return started
 
-    async def _read_table(self) -> None:
+    async def _fetch_slots(self) -> None:
         scheduler: Any = self.scheduler
         for event in await scheduler.events(topic=TABLE_TOPIC):
-            self._learn_table(event)
+            self._update_slots(event)
 
-    def _learn_table(self, event: tuple[float, dict[str, int]]) -> None:
+    def _update_slots(self, event: tuple[float, dict[str, int]]) -> None:
         _, self._slots = event
 
     def submit(
@@ -123,14 +123,14 @@ class ScalableClient(Client):
         TypeError
             `n` without tag or task, or a task of another component than `tag`.
         """
-        tag = self._resolve(tag, task, n)
+        tag = self._resolve_tag(tag, task, n)
         if tag is not None:
-            resources = self._claim(tag, n, resources)
+            resources = self._required_resources(tag, n, resources)
             if key is None:
                 token = tokenize(func, args, kwargs) if pure else uuid.uuid4().hex
-                key = f"{_prefix(tag, func)}-{token}"
-            if _can_be_packed(func, kwargs):
-                func, args = operator.call, (_packed(func), *args)
+                key = f"{_key_prefix(tag, func)}-{token}"
+            if _can_defer_unpickling(func, kwargs):
+                func, args = operator.call, (_defer_unpickling(func), *args)
         return super().submit(func, *args, key=key, pure=pure, resources=resources, **kwargs)
 
     def map(
@@ -168,15 +168,15 @@ class ScalableClient(Client):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TypeError
             As for `submit`.
         """
-        tag = self._resolve(tag, task, n)
+        tag = self._resolve_tag(tag, task, n)
         if tag is not None:
-            resources = self._claim(tag, n, resources)
-            iterables, calls = _read_once(iterables)
-            key = _prefix(tag, func) if key is None else key
+            resources = self._required_resources(tag, n, resources)
+            iterables, calls = _zip_arguments(iterables)
+            key = _key_prefix(tag, func) if key is None else key
             if isinstance(key, str):
-                key = [f"{key}-{token}" for token in _tokens(func, calls, kwargs, pure)]
-            if _can_be_packed(func, kwargs):
-                func, iterables = operator.call, ([_packed(func)] * len(key), *iterables)
+                key = [f"{key}-{token}" for token in _call_tokens(func, calls, kwargs, pure)]
+            if _can_defer_unpickling(func, kwargs):
+                func, iterables = operator.call, ([_defer_unpickling(func)] * len(key), *iterables)
         futures: list[Future[Any]] = super().map(
             func, *iterables, key=key, pure=pure, resources=resources, **kwargs
         )
@@ -193,7 +193,7 @@ class ScalableClient(Client):
                     task.add_done_callback(lambda task: task.cancelled() or task.exception())
             raise
 
-    def _resolve(self, tag: str | None, task: str | None, n: int | None) -> str | None:
+    def _resolve_tag(self, tag: str | None, task: str | None, n: int | None) -> str | None:
         """Find the tag that is meant."""
         if task is not None:
             if task not in self._tasks:
@@ -211,14 +211,14 @@ class ScalableClient(Client):
             )
         return tag
 
-    def _claim(
+    def _required_resources(
         self, tag: str, n: int | None, resources: dict[str, float] | None
     ) -> dict[str, float]:
         """Check that some worker could ever run it, and say what it takes."""
         need = 1 if n is None else n
         if tag not in self._slots and self.status == "running" and not self.asynchronous:
             # The group may be so new that word of it is on its way.
-            self.sync(self._read_table)
+            self.sync(self._fetch_slots)
         if tag not in self._slots:
             raise UnknownTagError(tag, self._slots)
         if not need >= 1:
@@ -228,20 +228,20 @@ class ScalableClient(Client):
         return {**(resources or {}), tag: need}
 
 
-def _prefix(tag: str, func: Callable[..., Any]) -> str:
+def _key_prefix(tag: str, func: Callable[..., Any]) -> str:
     """Name a kind of task, so that Dask learns durations apart for each tag, and no two tags share a name.
 
     Dask cuts a key at its first dash to learn the kind of its task. No tag has a colon or a dot.
 
     Examples
     --------
-    >>> _prefix("gcam-7", abs)
+    >>> _key_prefix("gcam-7", abs)
     'gcam:7.abs'
     """
     return f"{tag.replace('-', ':')}.{funcname(func)}"
 
 
-def _read_once(
+def _zip_arguments(
     iterables: Sequence[Iterable[Any]],
 ) -> tuple[tuple[list[Any], ...], list[tuple[Any, ...]]]:
     """Read the arguments of a map, some of which may be iterators: by argument, and by call.
@@ -253,7 +253,7 @@ def _read_once(
 
     Examples
     --------
-    >>> _read_once(["ab", iter(range(9))])
+    >>> _zip_arguments(["ab", iter(range(9))])
     ((['a', 'b'], [0, 1]), [('a', 0), ('b', 1)])
     """
     if iterables and all(isinstance(each, Iterator) for each in iterables):
@@ -262,7 +262,7 @@ def _read_once(
     return tuple([call[i] for call in calls] for i in range(len(iterables))), calls
 
 
-def _tokens(
+def _call_tokens(
     func: Callable[..., Any], calls: Iterable[Any], kwargs: Mapping[str, Any], pure: bool
 ) -> list[str]:
     """Tell the calls of one map apart."""
@@ -273,13 +273,13 @@ def _tokens(
     return [tokenize(common, call) for call in calls]
 
 
-def _can_be_packed(func: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+def _can_defer_unpickling(func: Callable[..., Any], options: Mapping[str, Any]) -> bool:
     # Dask looks at the function itself to see what it is.
     actor = options.get("actor") or options.get("actors")
     return not actor and not iscoroutinefunction(func)
 
 
-def _packed(func: Callable[..., Any]) -> Task:
+def _defer_unpickling(func: Callable[..., Any]) -> Task:
     """Send a function so that it is unpickled as a part of its task, whose error it is if that fails.
 
     Otherwise a worker unpickles it while it reads what the scheduler says, and a module that it lacks ends the worker.
