@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalable.cluster.group import Ended, Fate, Group, Observation, RetryPolicy
-from scalable.cluster.link import Leaving, Report, Stage, WorkerInfo
+from scalable.cluster.link import DrainProgress, Report, Stage, WorkerInfo
 from scalable.cluster.port import Explanation, GroupSpec, Phase, Reason, Unit, UnitState
 
 TROUBLE = Explanation(Reason.EXITED, "it ended")
@@ -119,7 +119,7 @@ def test_each_end_has_its_fate() -> None:
     group = group_of(*map(unit, range(1, 6)), startup_timeout=60)
     joined = workers(unit(1), unit(2))
     group.look(seen(1.0, *running(*map(unit, range(1, 6)))), joined, 1.0)
-    group.members["gcam-5"].leaving = Leaving(Stage.BUSY)
+    group.members["gcam-5"].leaving = DrainProgress(Stage.BUSY)
     states = running(unit(2), unit(3)) + [UnitState(unit(n), Phase.GONE) for n in (1, 4, 5)]
     ended = group.look(seen(70.0, *states), workers(), 70.0)
 
@@ -199,7 +199,7 @@ def test_a_worker_that_came_and_left_between_two_looks_is_no_failed_start() -> N
     group = group_of(unit(1))
     gone = seen(1.0, UnitState(unit(1), Phase.GONE, Reason.EXITED))
 
-    assert fates(group.look(gone, Report(departed=["gcam-1"]), 1.0)) == [Fate.LOST]
+    assert fates(group.look(gone, Report(removed=["gcam-1"]), 1.0)) == [Fate.LOST]
     assert not group.lose(TROUBLE)
     assert group.retry_at <= 1.0
 
@@ -258,8 +258,8 @@ def test_the_most_useful_are_called_back_first_but_none_that_has_to_go() -> None
     report = Report({f"gcam-{n}": WorkerInfo("running", tasks=n) for n in range(1, 5)})
     group.look(seen(1.0, *states), report, 1.0)
     for member in group.members.values():
-        member.leaving = Leaving(Stage.BUSY)
-    group.members["gcam-1"].leaving = Leaving(Stage.GONE)
+        member.leaving = DrainProgress(Stage.BUSY)
+    group.members["gcam-1"].leaving = DrainProgress(Stage.GONE)
 
     assert [m.unit.id for m in group.recallable(500.0)] == ["gcam-4", "gcam-3", "gcam-2"]
     assert [m.unit.id for m in group.recallable(990.0)] == ["gcam-3", "gcam-2"]
@@ -297,8 +297,8 @@ def test_its_status_says_what_it_waits_for() -> None:
 def test_its_status_says_what_keeps_draining_workers() -> None:
     group = group_of(unit(1), unit(2))
     group.look(seen(1.0, *running(unit(1), unit(2))), workers(unit(1), unit(2)), 1.0)
-    group.members["gcam-1"].leaving = Leaving(Stage.HOLDING, 3)
-    group.members["gcam-2"].leaving = Leaving(Stage.MOVING, 5)
+    group.members["gcam-1"].leaving = DrainProgress(Stage.HOLDING, 3)
+    group.members["gcam-2"].leaving = DrainProgress(Stage.MOVING, 5)
     status = group.status()
 
     assert (status.running, status.draining, status.holding) == (0, 2, 3)

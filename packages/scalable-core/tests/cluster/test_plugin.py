@@ -16,9 +16,9 @@ from distributed import CancelledError, Client, Event, KilledWorker, Worker, wai
 from distributed.core import Status
 from distributed.versions import get_versions
 
-from scalable.cluster.link import Leaving, Report, RpcLink, Stage
+from scalable.cluster.link import DrainProgress, Report, RpcLink, Stage
+from scalable.cluster.plugin.admission import version_mismatch
 from scalable.cluster.plugin.demand import Backlog
-from scalable.cluster.plugin.joining import version_mismatch
 from scalable.cluster.port import Explanation, GroupSpec, Reason
 from scalable.errors import GroupFailedError, WalltimeError
 
@@ -65,7 +65,7 @@ class Rig:
     def report(self) -> Report:
         return self.run(self.link.report())
 
-    def drain(self, *names: str, force: bool = False) -> dict[str, Leaving]:
+    def drain(self, *names: str, force: bool = False) -> dict[str, DrainProgress]:
         return dict(self.run(self.link.drain(names, force=force)))
 
     def resume(self, *names: str) -> list[str]:
@@ -230,7 +230,7 @@ def test_a_draining_worker_gives_back_what_it_has_not_started(
     until(lambda: rig.worker(first).state.executing)
     waiting = rig.client.map(identity, range(5), resources={"a": 1})
     until(lambda: rig.report().workers[first].tasks == 6)
-    until(lambda: rig.drain(first)[first] == Leaving(Stage.BUSY, 1))
+    until(lambda: rig.drain(first)[first] == DrainProgress(Stage.BUSY, 1))
     (second,) = rig.add("a")
     assert rig.client.gather(waiting) == [*range(5)]
     assert set(rig.client.who_has(waiting).values()) == {(rig.worker(second).address,)}
@@ -250,26 +250,26 @@ def test_a_task_that_nobody_wants_any_more_keeps_its_worker_until_it_ends(
     rig.drain(name)
     until(lambda: rig.worker(name).status is Status.closing_gracefully)
     # The scheduler knows of no task there; the worker does.
-    assert [rig.drain(name)[name] for _ in range(2)] == [Leaving(Stage.BUSY, 1)] * 2
+    assert [rig.drain(name)[name] for _ in range(2)] == [DrainProgress(Stage.BUSY, 1)] * 2
     gate.set()
     until(rig.drained(name))
 
 
-def test_a_worker_that_has_said_goodbye_is_not_called_back(rig: Rig) -> None:
+def test_a_worker_that_is_being_retired_cannot_be_resumed(rig: Rig) -> None:
     name, _ = rig.add("a", "b-c")
     address = rig.worker(name).address
 
-    async def leave_and_come_back() -> list[str]:
+    async def drain_and_resume() -> list[str]:
         plugin = rig.scheduler.plugins["scalable-groups"]
-        while address not in plugin.draining._leaving:
+        while address not in plugin.draining._retirements:
             leaving = asyncio.ensure_future(plugin.drain([name]))
-            while not leaving.done() and address not in plugin.draining._leaving:
+            while not leaving.done() and address not in plugin.draining._retirements:
                 await asyncio.sleep(0)
         resumed: list[str] = plugin.resume([name])
         await leaving
         return resumed
 
-    assert rig.run(leave_and_come_back()) == []
+    assert rig.run(drain_and_resume()) == []
     assert name not in rig.report().workers
 
 
@@ -288,7 +288,7 @@ def test_a_worker_that_is_busy_anyway_keeps_the_results_of_all(
 
 
 def test_a_worker_that_was_never_seen_is_gone_and_refused_when_it_comes(rig: Rig) -> None:
-    assert rig.drain("a-1") == {"a-1": Leaving(Stage.GONE, 0)}
+    assert rig.drain("a-1") == {"a-1": DrainProgress(Stage.GONE, 0)}
     assert rig.add("a") == ["a-1"]
     assert rig.worker("a-1").status in (Status.failed, Status.closed)
     assert not rig.report().workers
@@ -353,7 +353,7 @@ def test_a_result_that_cannot_be_sent_keeps_its_worker_and_no_other_result(
     good = rig.client.map(identity, range(20), resources={"a": 1})
     bad = rig.client.submit(kind, resources={"a": 1})
     wait([*good, bad], timeout=30)
-    until(lambda: rig.drain(goes)[goes] == Leaving(Stage.HOLDING, 1))
+    until(lambda: rig.drain(goes)[goes] == DrainProgress(Stage.HOLDING, 1))
     there = rig.scheduler.workers[rig.worker(stays).address]
     assert all(there in rig.scheduler.tasks[future.key].who_has for future in good)
 
@@ -374,7 +374,7 @@ def test_a_result_that_cannot_be_sent_is_held_beside_the_results_of_all(
     until(
         lambda: (
             rig.drain(goes, keeper)
-            == {goes: Leaving(Stage.HOLDING, 1), keeper: Leaving(Stage.HOLDING, 2)}
+            == {goes: DrainProgress(Stage.HOLDING, 1), keeper: DrainProgress(Stage.HOLDING, 2)}
         )
     )
     bad.release()
@@ -392,7 +392,7 @@ def test_the_last_worker_holds_the_results_of_all(rig: Rig, until: Until) -> Non
 
     def one_is_left() -> bool:
         left = {n: x for n, x in rig.drain(*names).items() if x.stage is not Stage.GONE}
-        return [*left.values()] == [Leaving(Stage.HOLDING, 9)]
+        return [*left.values()] == [DrainProgress(Stage.HOLDING, 9)]
 
     until(one_is_left)
     assert rig.client.gather(futures) == [*range(9)]
@@ -404,7 +404,7 @@ def test_a_held_result_that_nobody_wants_any_more_holds_no_worker(rig: Rig, unti
     (name,) = rig.add("a")
     future = rig.client.submit(identity, 1, resources={"a": 1})
     future.result(timeout=30)
-    until(lambda: rig.drain(name)[name] == Leaving(Stage.HOLDING, 1))
+    until(lambda: rig.drain(name)[name] == DrainProgress(Stage.HOLDING, 1))
     del future
     until(rig.drained(name))
 
@@ -412,7 +412,7 @@ def test_a_held_result_that_nobody_wants_any_more_holds_no_worker(rig: Rig, unti
 def test_an_actor_holds_its_worker(rig: Rig, until: Until) -> None:
     first, _ = rig.add("a", "b-c")
     actor: Any = rig.client.submit(Counter, actor=True, resources={"a": 1}).result(timeout=30)
-    until(lambda: rig.drain(first)[first] == Leaving(Stage.HOLDING, 1))
+    until(lambda: rig.drain(first)[first] == DrainProgress(Stage.HOLDING, 1))
     assert actor.increment().result() == 1
 
 
@@ -431,7 +431,7 @@ def test_a_resumed_worker_works_again(rig: Rig, until: Until) -> None:
     until(lambda: rig.drain(name)[name].stage is Stage.HOLDING)
     assert rig.resume(name, "a-99") == [name]
     # It may register anew, should its connection break.
-    assert name not in rig.scheduler.plugins["scalable-groups"].admission.unwelcome
+    assert name not in rig.scheduler.plugins["scalable-groups"].admission.blocked
     assert rig.client.submit(identity, 2, resources={"a": 1}).result(timeout=30) == 2
     assert rig.report().workers[name].status == "running"
 
@@ -450,7 +450,7 @@ class Delayed:
         return getattr(self.stream, name)
 
 
-def test_an_order_to_leave_waits_until_the_one_to_come_back_has_arrived(
+def test_a_drain_waits_until_the_preceding_resume_has_arrived(
     rig: Rig, gate: Event, until: Until
 ) -> None:
     (name,) = rig.add("a")
@@ -461,7 +461,7 @@ def test_an_order_to_leave_waits_until_the_one_to_come_back_has_arrived(
     waiting = rig.client.submit(identity, 1, key="waiting", resources={"a": 1})
     until(lambda: "waiting" in worker.state.tasks)
 
-    async def leave_come_back_and_leave() -> list[str]:
+    async def drain_resume_and_drain() -> list[str]:
         plugin = rig.scheduler.plugins["scalable-groups"]
         # It drains, and has not been asked yet what it has not started.
         state = rig.scheduler.workers[worker.address]
@@ -478,36 +478,36 @@ def test_an_order_to_leave_waits_until_the_one_to_come_back_has_arrived(
 
     # Had it been drained as well, its answer would have been that of a draining worker, and the task taken back from
     # it after it was free to start it.
-    assert rig.run(leave_come_back_and_leave()) == ["worker-status-change"]
+    assert rig.run(drain_resume_and_drain()) == ["worker-status-change"]
     gate.set()
     assert waiting.result(timeout=30) == 1
     del running
 
 
-def test_a_silent_worker_is_busy_and_delays_nobody(rig: Rig, until: Until) -> None:
-    silent, other = rig.add("a", "b-c")
+def test_a_worker_that_does_not_reply_is_busy_and_delays_no_other(rig: Rig, until: Until) -> None:
+    unresponsive, other = rig.add("a", "b-c")
 
-    async def say_nothing() -> None:
+    async def never_reply() -> None:
         await asyncio.Event().wait()
 
-    rig.worker(silent).handlers["scalable_unstarted"] = say_nothing
-    until(lambda: rig.drain(silent, other)[other].stage is Stage.GONE)
-    assert rig.drain(silent)[silent] == Leaving(Stage.BUSY, 1)
-    until(lambda: rig.drain(silent, force=True)[silent].stage is Stage.GONE)
+    rig.worker(unresponsive).handlers["scalable_unstarted_tasks"] = never_reply
+    until(lambda: rig.drain(unresponsive, other)[other].stage is Stage.GONE)
+    assert rig.drain(unresponsive)[unresponsive] == DrainProgress(Stage.BUSY, 1)
+    until(lambda: rig.drain(unresponsive, force=True)[unresponsive].stage is Stage.GONE)
 
 
 def test_a_worker_that_has_not_got_its_plugin_yet_is_busy(rig: Rig, until: Until) -> None:
     (name,) = rig.add("a")
-    handler = rig.worker(name).handlers.pop("scalable_unstarted")
-    assert rig.drain(name)[name] == Leaving(Stage.BUSY, 1)
-    rig.worker(name).handlers["scalable_unstarted"] = handler
+    handler = rig.worker(name).handlers.pop("scalable_unstarted_tasks")
+    assert rig.drain(name)[name] == DrainProgress(Stage.BUSY, 1)
+    rig.worker(name).handlers["scalable_unstarted_tasks"] = handler
     until(rig.drained(name))
 
 
 # -- Workers that die
 
 
-def test_tasks_that_only_waited_are_acquitted(rig: Rig, gate: Event, until: Until) -> None:
+def test_tasks_that_only_waited_are_not_suspected(rig: Rig, gate: Event, until: Until) -> None:
     running = rig.client.submit(wait_at_gate, key="running", resources={"a": 1}, priority=1)
     waiting = rig.client.map(wait_at_gate, range(5), resources={"a": 1})
     deaths = rig.scheduler.allowed_failures + 1
@@ -541,17 +541,17 @@ def test_a_task_that_ran_is_suspected_whatever_is_more_urgent(
     rig.client.gather([running, *urgent])
 
 
-def test_those_that_have_left_are_told_once(rig: Rig, until: Until) -> None:
+def test_workers_that_have_left_are_reported_once(rig: Rig, until: Until) -> None:
     (name,) = rig.add("a")
     rig.close(name)
-    told: list[str] = []
+    reported: list[str] = []
 
-    def is_told() -> bool:
-        told.extend(rig.report().departed)
-        return bool(told)
+    def is_reported() -> bool:
+        reported.extend(rig.report().removed)
+        return bool(reported)
 
-    until(is_told)
-    assert (told, [*rig.report().departed]) == ([name], [])
+    until(is_reported)
+    assert (reported, [*rig.report().removed]) == ([name], [])
 
 
 # -- Workers whose time is up
@@ -592,13 +592,13 @@ def test_a_task_that_began_late_is_tried_once_more(rig: Rig, gate: Event, until:
 
     rig.close(grow_old(0))
     until(lambda: not rig.report().workers)
-    assert plugin.walltimes._cut_short == {"late"}  # the other one had not begun
+    assert plugin.walltimes._interrupted == {"late"}  # the other one had not begun
     rig.close(grow_old(60))  # of something else
     until(lambda: not rig.report().workers)
     last = grow_old(0)
     with pytest.raises(WalltimeError, match=last):
         late.result(timeout=30)
-    assert not plugin.walltimes._cut_short
+    assert not plugin.walltimes._interrupted
     gate.set()
     assert waiting.result(timeout=30) == 1
 
@@ -611,12 +611,12 @@ def failure(tag: str) -> GroupFailedError:
 
 
 def test_tasks_of_a_failed_group_end_in_its_error_and_no_others(rig: Rig, until: Until) -> None:
-    doomed = rig.client.submit(identity, 1, key="doomed", resources={"a": 1})
-    dependent = rig.client.submit(identity, doomed, key="dependent", resources={"b-c": 1})
+    failing = rig.client.submit(identity, 1, key="failing", resources={"a": 1})
+    dependent = rig.client.submit(identity, failing, key="dependent", resources={"b-c": 1})
     other = rig.client.submit(identity, 2, key="other", resources={"b-c": 1})
     untagged = rig.client.submit(identity, 3, key="untagged")
     rig.run(rig.link.fail("a", failure("a")))
-    for future in (doomed, dependent):
+    for future in (failing, dependent):
         with pytest.raises(GroupFailedError, match=r"worker group 'a' failed: no such image\n"):
             future.result(timeout=30)
     late = rig.client.submit(identity, 4, key="late", resources={"a": 1})
@@ -628,8 +628,8 @@ def test_tasks_of_a_failed_group_end_in_its_error_and_no_others(rig: Rig, until:
     rig.run(rig.link.fail("a", None))
     rig.add("a", "b-c")
     assert rig.client.gather([other, untagged]) == [2, 3]
-    doomed.retry()
-    assert rig.client.gather([doomed, dependent]) == [1, 1]
+    failing.retry()
+    assert rig.client.gather([failing, dependent]) == [1, 1]
 
 
 def test_a_failed_group_lets_its_last_worker_finish(rig: Rig, gate: Event, until: Until) -> None:

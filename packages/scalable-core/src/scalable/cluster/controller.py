@@ -19,7 +19,7 @@ from scalable.cluster import troubles
 from scalable.cluster.adaptive import AdaptivePolicy
 from scalable.cluster.closing import Steps
 from scalable.cluster.group import Ended, Fate, Group, Member, Observation, RetryPolicy
-from scalable.cluster.link import Leaving, SchedulerLink, Stage
+from scalable.cluster.link import DrainProgress, SchedulerLink, Stage
 from scalable.cluster.native import Launch, NativeCalls
 from scalable.cluster.port import Backend, Explanation, GroupSpec, GroupStatus, Leftover
 from scalable.cluster.targets import check_cap, floors, retarget
@@ -369,7 +369,7 @@ class GroupController:
                 await self._strike(group, unit.request_id, trouble)
         if end.fate in (Fate.REFUSED, Fate.LATE, Fate.STRAY):
             # Drained like others: its worker may have come in this very moment.
-            member.leaving = Leaving(Stage.BUSY)
+            member.leaving = DrainProgress(Stage.BUSY)
 
     async def _give_up(self, group: Group) -> None:
         """Wait no longer for units that were launched and never seen."""
@@ -413,13 +413,13 @@ class GroupController:
                 error = WalltimeError(tag, name, member.lifetime)
                 deadlines[name] = member.expires_at - now, error
             if member.alive:
-                member.leaving = Leaving(Stage.BUSY)
+                member.leaving = DrainProgress(Stage.BUSY)
                 self._note(tag, f"draining {name}, whose time is nearly up")
         await self.link.expire(deadlines)
 
     def _shed(self, group: Group, now: float) -> None:
         for member in group.surplus():
-            member.leaving = Leaving(Stage.BUSY)
+            member.leaving = DrainProgress(Stage.BUSY)
             self._note(group.spec.tag, f"draining {member.unit.id}")
 
     async def _drain(self, now: float) -> None:
@@ -435,26 +435,26 @@ class GroupController:
             stages |= await self.link.drain(expired, force=True)
         for name, leaving in stages.items():
             draining[name].leaving = leaving
-        left = [m for m in draining.values() if m.leaving == Leaving(Stage.GONE)]
+        left = [m for m in draining.values() if m.leaving == DrainProgress(Stage.GONE)]
         being_told = self._native.stopping
         for group in self.groups.values():
             defiant = group.defiant(now, self.pace.insist)
             left += [m for m in defiant if m.unit.id not in being_told]
         await self._stop(left, now)
 
-    def _held_too_long(self, member: Member, leaving: Leaving, now: float) -> bool:
+    def _held_too_long(self, member: Member, leaving: DrainProgress, now: float) -> bool:
         if leaving.stage is not Stage.HOLDING:
             member.holding_since = None
             return False
         if member.holding_since is None:
             member.holding_since = now
-            self._note(member.unit.tag, f"{member.unit.id} is holding {leaving.left} results")
+            self._note(member.unit.tag, f"{member.unit.id} is holding {leaving.remaining} results")
         adapts = self.groups[member.unit.tag].range is not None
         if adapts or now - member.holding_since < self.pace.hold_timeout:
             return False
         self._note(
             member.unit.tag,
-            f"{member.unit.id} held {leaving.left} results for {self.pace.hold_timeout:g} s; they are lost now",
+            f"{member.unit.id} held {leaving.remaining} results for {self.pace.hold_timeout:g} s; they are lost now",
         )
         return True
 

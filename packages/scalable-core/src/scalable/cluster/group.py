@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from scalable.cluster.link import Leaving, Report, Stage, WorkerInfo
+from scalable.cluster.link import DrainProgress, Report, Stage, WorkerInfo
 from scalable.cluster.port import (
     Explanation,
     GroupSpec,
@@ -84,7 +84,7 @@ class Member:
         When its own time will be up.
     worker : WorkerInfo or None
         Its Dask worker, as the scheduler showed it last; None while there is none.
-    leaving : Leaving or None
+    leaving : DrainProgress or None
         How near to its end it is, once it drains.
     holding_since : float or None
         Since when it stays for its results alone.
@@ -102,7 +102,7 @@ class Member:
     left_at: float | None = None
     expires_at: float | None = None
     worker: WorkerInfo | None = None
-    leaving: Leaving | None = None
+    leaving: DrainProgress | None = None
     holding_since: float | None = None
     stopped_at: float | None = None
     expires: bool = False
@@ -133,7 +133,7 @@ class Member:
         """Results that keep it, because no other worker can take them."""
         if self.leaving is None or self.leaving.stage is not Stage.HOLDING:
             return 0
-        return self.leaving.left
+        return self.leaving.remaining
 
     @property
     def lifetime(self) -> float:
@@ -357,7 +357,7 @@ class Group:
 
     def _meet(self, member: Member, report: Report, now: float) -> None:
         member.worker = report.workers.get(member.unit.id)
-        if member.joined_at is None and (member.worker or member.unit.id in report.departed):
+        if member.joined_at is None and (member.worker or member.unit.id in report.removed):
             member.joined_at = now
             # This group can start workers.
             self._strikes.clear()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scalable.cluster.host import Host
     from scalable.errors import GroupFailedError, WalltimeError
 
-__all__ = ["Demand", "Leaving", "Report", "RpcLink", "SchedulerLink", "Stage", "WorkerInfo"]
+__all__ = ["Demand", "DrainProgress", "Report", "RpcLink", "SchedulerLink", "Stage", "WorkerInfo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,14 @@ class Report:
         What there is to do, by tag.
     refused : mapping of str to str
         Workers that were not let in, with the reason.
-    departed : collection of str
+    removed : collection of str
         Workers that have left since the last look. Some came after it, too.
     """
 
     workers: Mapping[str, WorkerInfo] = field(default_factory=dict)
     demand: Mapping[str, Demand] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
-    departed: Collection[str] = ()
+    removed: Collection[str] = ()
 
 
 class Stage(StrEnum):
@@ -87,11 +87,11 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class DrainProgress:
     """A draining worker's stage, with how many tasks or results are left."""
 
     stage: Stage
-    left: int = 0
+    remaining: int = 0
 
 
 class SchedulerLink(Protocol):
@@ -109,7 +109,9 @@ class SchedulerLink(Protocol):
         """Look at workers and demand."""
         ...
 
-    async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:
+    async def drain(
+        self, names: Sequence[str], *, force: bool = False
+    ) -> Mapping[str, DrainProgress]:
         """Bring workers nearer to their end; `force` lets results go with them."""
         ...
 
@@ -130,15 +132,15 @@ class SchedulerLink(Protocol):
         ...
 
 
-_pickling = threading.Lock()
+_pickling_lock = threading.Lock()
 
 
 def pickled_plugin(slots: Mapping[str, int]) -> bytes:
     """Pickle the scheduler's part of the engine by value: a stock image has none of our modules."""
-    with _pickling:  # what cloudpickle has registered is one set for all threads
+    with _pickling_lock:  # what cloudpickle has registered is one set for all threads
         cloudpickle.register_pickle_by_value(plugin)
         try:
-            for_workers = cloudpickle.dumps(plugin.Answers())
+            for_workers = cloudpickle.dumps(plugin.GroupsWorkerPlugin())
             for_scheduler: bytes = cloudpickle.dumps(plugin.GroupsPlugin(dict(slots), for_workers))
         finally:
             cloudpickle.unregister_pickle_by_value(plugin)
@@ -178,13 +180,15 @@ class RpcLink:
             workers={name: WorkerInfo(*facts) for name, facts in answer["workers"].items()},
             demand={tag: Demand(*facts) for tag, facts in answer["demand"].items()},
             refused=answer["refused"],
-            departed=answer["departed"],
+            removed=answer["removed"],
         )
 
-    async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:
+    async def drain(
+        self, names: Sequence[str], *, force: bool = False
+    ) -> Mapping[str, DrainProgress]:
         """Bring workers nearer to their end; `force` lets results go with them."""
         answer = await self._scheduler.scalable_drain(names=list(names), force=force)
-        return {name: Leaving(Stage(stage), left) for name, (stage, left) in answer.items()}
+        return {name: DrainProgress(Stage(stage), left) for name, (stage, left) in answer.items()}
 
     async def resume(self, names: Sequence[str]) -> Sequence[str]:
         """Take draining workers back into service; return those that could still be had."""

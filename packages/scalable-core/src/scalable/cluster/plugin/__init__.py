@@ -9,6 +9,6 @@ place is covered by a test against the installed version.
 """
 
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin
-from scalable.cluster.plugin.worker import Answers
+from scalable.cluster.plugin.worker import GroupsWorkerPlugin
 
-__all__ = ["TABLE_TOPIC", "Answers", "GroupsPlugin"]
+__all__ = ["TABLE_TOPIC", "GroupsPlugin", "GroupsWorkerPlugin"]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed.scheduler import TaskPrefix, TaskState, WorkerState
 
-__all__ = ["Backlog", "claims"]
+__all__ = ["Backlog", "requirements"]
 
-Claims = tuple[tuple[str | None, float], ...]
+Requirements = tuple[tuple[str | None, float], ...]
 """What a task takes, by resource; None stands for a slot of whichever worker."""
 
 
-def claims(ts: TaskState) -> Claims:
+def requirements(ts: TaskState) -> Requirements:
     """Say what a task takes."""
     return (*ts.resource_restrictions.items(),) if ts.resource_restrictions else ((None, 1),)
 
@@ -29,16 +29,16 @@ class Backlog:
     STATES = frozenset({"waiting", "no-worker", "queued", "processing"})
 
     def __init__(self) -> None:
-        self.tasks: dict[tuple[TaskPrefix, Claims, bool], int] = {}
+        self.tasks: dict[tuple[TaskPrefix, Requirements, bool], int] = {}
         # As it was counted: what a task takes can be changed meanwhile.
-        self._counted: dict[Any, tuple[TaskPrefix, Claims, bool]] = {}
+        self._counted: dict[Any, tuple[TaskPrefix, Requirements, bool]] = {}
 
     def add(self, ts: TaskState) -> None:
         """Count a task by its state."""
         waits = ts.state == "waiting"
         if waits and not ts.waiting_on:
             return  # for a moment only
-        shape = (ts.prefix, claims(ts), waits)
+        shape = (ts.prefix, requirements(ts), waits)
         self._counted[ts.key] = shape
         self.tasks[shape] = self.tasks.get(shape, 0) + 1
 
@@ -88,6 +88,6 @@ class Backlog:
             for ts, elapsed in ws.executing.items():
                 done = min(elapsed, ts.prefix.duration_average)
                 if ts.processing_on is ws and done > 0:
-                    for resource, need in claims(ts):
+                    for resource, need in requirements(ts):
                         seconds[resource or first] -= need * done
         return {tag: (slots[tag], seconds[tag], unknown[tag], waiting[tag]) for tag in tags}

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
 
-__all__ = ["FailedGroups", "Walltimes", "acquit", "cancel_all", "end_task"]
+__all__ = ["FailedGroups", "Walltimes", "cancel_all", "clear_suspicion", "fail_task"]
 
-PUNCTUALITY = 3.0
+END_TOLERANCE = 3.0
 """Seconds by which a native system may end a worker before its time, as far as we know that."""
 
-MOST_OF_A_LIFE = 0.8
+TOO_LONG_SHARE = 0.8
 """Share of its worker's life from which on a task counts as too long for any worker."""
 
 
-def end_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
+def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
     """End a task in an error, wherever it is waiting to be run.
 
     Parameters
@@ -32,7 +32,7 @@ def end_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
         The exception, pickled. The scheduler cannot unpickle it, and need not.
     """
     holder = ts.processing_on
-    stimulus_id = f"scalable-end-{time()}"
+    stimulus_id = f"scalable-fail-{time()}"
     recommendations = scheduler.transition(
         ts.key, "erred", exception=error, cause=ts.key, stimulus_id=stimulus_id
     )
@@ -42,7 +42,7 @@ def end_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
         scheduler.worker_send(holder.address, message)
 
 
-def acquit(ws: WorkerState, assigned: list[TaskState]) -> None:
+def clear_suspicion(ws: WorkerState, assigned: list[TaskState]) -> None:
     """Hold a worker's death against those tasks alone that may have caused it.
 
     distributed suspects every task that was assigned to a dead worker, and ends it in `KilledWorker` after
@@ -104,7 +104,7 @@ class FailedGroups:
         """Say whether a group has failed."""
         return tag in self._errors
 
-    def end_tasks(self, tags: Collection[str]) -> None:
+    def fail_tasks(self, tags: Collection[str]) -> None:
         """End those that no worker can run now.
 
         Parameters
@@ -115,7 +115,7 @@ class FailedGroups:
         if not self._errors:
             return
         scheduler = self.scheduler
-        doomed = [
+        failing = [
             (ts.key, self._errors[tag])
             for ts in scheduler.unrunnable
             for tag in ts.resource_restrictions or ()
@@ -124,11 +124,11 @@ class FailedGroups:
         if not scheduler.workers and all(map(self.has_failed, tags)):
             error = self._errors[next(iter(tags))]
             waiting = (*scheduler.unrunnable, *scheduler.queued)
-            doomed += [(ts.key, error) for ts in waiting if not ts.resource_restrictions]
-        for key, error in doomed:
+            failing += [(ts.key, error) for ts in waiting if not ts.resource_restrictions]
+        for key, error in failing:
             ts = scheduler.tasks.get(key)
             if ts is not None and ts.state in ("no-worker", "queued"):
-                end_task(scheduler, ts, error)
+                fail_task(scheduler, ts, error)
 
 
 class Walltimes:
@@ -148,7 +148,7 @@ class Walltimes:
         self.scheduler = scheduler
         self.members = members
         self._deadlines: dict[str, tuple[float, bytes]] = {}
-        self._cut_short: set[Any] = set()
+        self._interrupted: set[Any] = set()
 
     def expire(self, workers: dict[str, tuple[float, bytes]]) -> None:
         """Note when workers will be ended from outside.
@@ -161,36 +161,36 @@ class Walltimes:
         for name, (seconds, error) in workers.items():
             self._deadlines[name] = time() + seconds, error
 
-    def end_tasks(self) -> None:
+    def fail_tasks(self) -> None:
         """End what no worker lives long enough for, before its worker dies and the next one begins with it."""
         for name, (deadline, error) in self._deadlines.items():
             member = self.members.get(self.scheduler.aliases.get(name, ""))
-            if member is not None and time() >= deadline - PUNCTUALITY:
+            if member is not None and time() >= deadline - END_TOLERANCE:
                 ws, joined = member
-                for ts in [ts for ts in ws.processing if self._is_hopeless(ts, ws, joined)]:
-                    end_task(self.scheduler, ts, error)
+                for ts in [ts for ts in ws.processing if self._is_too_long(ts, ws, joined)]:
+                    fail_task(self.scheduler, ts, error)
 
-    def bury(self, ws: WorkerState, joined: float, assigned: list[TaskState]) -> None:
+    def on_worker_removed(self, ws: WorkerState, joined: float, assigned: list[TaskState]) -> None:
         """Forget a worker. Where the end of its time has interrupted tasks, remember that, or end them."""
         deadline, error = self._deadlines.pop(str(ws.name), (float("inf"), b""))
-        if time() < deadline - PUNCTUALITY:
+        if time() < deadline - END_TOLERANCE:
             return
         for ts in assigned:
             if ts not in ws.executing:
                 continue
-            if self._is_hopeless(ts, ws, joined) and ts.state in ("no-worker", "processing"):
-                end_task(self.scheduler, ts, error)
+            if self._is_too_long(ts, ws, joined) and ts.state in ("no-worker", "processing"):
+                fail_task(self.scheduler, ts, error)
             else:
-                self._cut_short.add(ts.key)
+                self._interrupted.add(ts.key)
 
-    def forget(self, key: Any) -> None:
+    def forget_task(self, key: Any) -> None:
         """Forget a task, which is done with."""
-        self._cut_short.discard(key)
+        self._interrupted.discard(key)
 
-    def _is_hopeless(self, ts: TaskState, ws: WorkerState, joined: float) -> bool:
+    def _is_too_long(self, ts: TaskState, ws: WorkerState, joined: float) -> bool:
         """Say whether a task that its worker has no more time for would fare no better on another.
 
         One that began late in the life of its worker is tried once more.
         """
         elapsed = ws.executing.get(ts, 0.0)
-        return ts.key in self._cut_short or elapsed >= MOST_OF_A_LIFE * (time() - joined)
+        return ts.key in self._interrupted or elapsed >= TOO_LONG_SHARE * (time() - joined)

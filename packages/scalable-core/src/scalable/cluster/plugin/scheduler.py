@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
 
+from scalable.cluster.plugin.admission import Admission
 from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
-from scalable.cluster.plugin.ending import FailedGroups, Walltimes, acquit, cancel_all
-from scalable.cluster.plugin.joining import Admission
-from scalable.cluster.plugin.moving import Moving
+from scalable.cluster.plugin.ending import FailedGroups, Walltimes, cancel_all, clear_suspicion
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
-from scalable.cluster.plugin.worker import Answers
+from scalable.cluster.plugin.transfers import Transfers
+from scalable.cluster.plugin.worker import GroupsWorkerPlugin
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
@@ -40,7 +40,7 @@ class GroupsPlugin(SchedulerPlugin):
     slots : dict of str to int
         The group table: slots per worker, by tag. Tasks without a tag count for its first entry.
     worker_plugin : bytes
-        `Answers`, pickled by value.
+        `GroupsWorkerPlugin`, pickled by value.
     """
 
     name = "scalable-groups"
@@ -49,20 +49,20 @@ class GroupsPlugin(SchedulerPlugin):
         self.slots = slots
         self.worker_plugin = worker_plugin
         self.members: dict[str, tuple[WorkerState, float]] = {}
-        self.departed: list[str] = []
+        self.removed: list[str] = []
         self.backlog = Backlog()
 
     async def start(self, scheduler: Scheduler) -> None:
         """Add our handlers to the scheduler."""
         self.scheduler = scheduler
         self.admission = Admission(scheduler)
-        self.moving = Moving(scheduler)
-        self.draining = Draining(scheduler, self.moving)
+        self.transfers = Transfers(scheduler)
+        self.draining = Draining(scheduler, self.transfers)
         self.failed_groups = FailedGroups(scheduler)
         self.walltimes = Walltimes(scheduler, self.members)
         scheduler.handlers |= {
-            "register-worker": self.admission.admit,
-            "heartbeat_worker": self.admission.hear,
+            "register-worker": self.admission.register_worker,
+            "heartbeat_worker": self.admission.heartbeat_worker,
             "scatter": self.draining.scatter,
             "scalable_publish": self.publish,
             "scalable_report": self.report,
@@ -72,9 +72,9 @@ class GroupsPlugin(SchedulerPlugin):
             "scalable_fail": self.failed_groups.fail,
             "scalable_cancel_all": self.cancel_all,
         }
-        scheduler.stream_handlers["task-erred"] = self.moving.hear_error
+        scheduler.stream_handlers["task-erred"] = self.transfers.handle_task_erred
         await scheduler.register_worker_plugin(
-            None, self.worker_plugin, name=Answers.name, idempotent=True
+            None, self.worker_plugin, name=GroupsWorkerPlugin.name, idempotent=True
         )
         # Nothing may be awaited from here on: the scheduler tells plugins of changes once this has returned.
         self.members |= {address: (ws, time()) for address, ws in scheduler.workers.items()}
@@ -89,12 +89,12 @@ class GroupsPlugin(SchedulerPlugin):
         """Stop what runs by itself."""
         self.ticker.stop()
         self.draining.close()
-        self.moving.close()
+        self.transfers.close()
 
     def tick(self) -> None:
         """Do what must be done without being asked."""
-        self.failed_groups.end_tasks(self.slots)
-        self.walltimes.end_tasks()
+        self.failed_groups.fail_tasks(self.slots)
+        self.walltimes.fail_tasks()
         spread_waiting_tasks(self.scheduler, self.slots)
 
     # -- What the scheduler tells us
@@ -108,15 +108,15 @@ class GroupsPlugin(SchedulerPlugin):
     ) -> None:
         """Do justice to the tasks of a worker that has died."""
         ws, joined = self.members.pop(worker)
-        self.departed.append(str(ws.name))
-        self.admission.see_off(ws)
-        self.draining.forget(worker)
+        self.removed.append(str(ws.name))
+        self.admission.on_worker_removed(ws)
+        self.draining.forget_worker(worker)
         _, event = scheduler.get_events(worker)[-1]
         died = event["action"] == "remove-worker" and not event["expected"]
         keys = event["processing-tasks"] if died else ()
         assigned = [ts for key in keys if (ts := scheduler.tasks.get(key))]
-        acquit(ws, assigned)
-        self.walltimes.bury(ws, joined, assigned)
+        clear_suspicion(ws, assigned)
+        self.walltimes.on_worker_removed(ws, joined, assigned)
 
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
@@ -125,9 +125,9 @@ class GroupsPlugin(SchedulerPlugin):
         if start in Backlog.STATES:
             self.backlog.discard(key)
         if start == "memory":
-            self.moving.forget(key)
+            self.transfers.forget_result(key)
         if finish in ("memory", "erred", "forgotten"):
-            self.walltimes.forget(key)
+            self.walltimes.forget_task(key)
         if finish in Backlog.STATES:
             self.backlog.add(self.scheduler.tasks[key])
 
@@ -140,7 +140,7 @@ class GroupsPlugin(SchedulerPlugin):
 
     def report(self) -> dict[str, Any]:
         """Say which workers there are, which have left since the last report, and how much work waits for each tag."""
-        departed, self.departed = self.departed, []
+        removed, self.removed = self.removed, []
         workers = self.scheduler.workers.values()
         # What takes no tag counts for the first, which should be one that can have workers.
         tags = sorted(self.slots, key=self.failed_groups.has_failed)
@@ -151,18 +151,18 @@ class GroupsPlugin(SchedulerPlugin):
             },
             "demand": self.backlog.demand(tags, workers),
             "refused": self.admission.refused,
-            "departed": departed,
+            "removed": removed,
         }
 
     async def drain(self, names: list[str], force: bool = False) -> dict[str, tuple[str, int]]:
         """Bring workers nearer to their end, and say how near each is; those that were never seen may not come."""
-        self.admission.unwelcome.update(names)
+        self.admission.blocked.update(names)
         return await self.draining.drain(names, force)
 
     def resume(self, names: list[str]) -> list[str]:
         """Take draining workers back into service; say which could still be had."""
         resumed = self.draining.resume(names)
-        self.admission.unwelcome.difference_update(resumed)
+        self.admission.blocked.difference_update(resumed)
         return resumed
 
     def cancel_all(self, reason: str) -> None:

@@ -52,7 +52,7 @@ def _spread(
 ) -> None:
     slots = {ws: float(ws.resources[tag]) for ws in workers}
 
-    def helps(need: float) -> bool:
+    def improves(need: float) -> bool:
         less = (load[victim] - need) / slots[victim]
         more = (load[thief] + need) / slots[thief]
         # Deep queues need not be alike to a task: they are looked at again before they are empty.
@@ -67,7 +67,7 @@ def _spread(
     moves = 0
     while fullest and moves < MOVES_PER_TICK:
         (_, v, victim), (_, t, thief) = fullest[0], emptiest[0]
-        if load[victim] <= slots[victim] or not helps(1):
+        if load[victim] <= slots[victim] or not improves(1):
             break
         if victim not in movable:
             movable[victim] = _movable(victim, tag, stealing)
@@ -76,7 +76,7 @@ def _spread(
             continue
         ts = movable[victim].pop()
         need = _need(ts, tag)
-        if not helps(need):
+        if not improves(need):
             break
         # The victim confirms that it has not started the task, or keeps it.
         stealing.move_task_request(ts, victim, thief)

@@ -12,28 +12,28 @@ from distributed.worker import get_data_from_worker
 if TYPE_CHECKING:
     from distributed.worker import Worker
 
-__all__ = ["Answers"]
+__all__ = ["GroupsWorkerPlugin"]
 
-BUSY_TIME = 0.15
+RETRY_DELAY = 0.15
 """Seconds after which a worker that has too many others to serve is asked again."""
 
 
-class Answers(WorkerPlugin):
+class GroupsWorkerPlugin(WorkerPlugin):
     """Lets a worker say which of its tasks it has not started, and whether it can receive a result.
 
     The scheduler cannot know the first: its view of what executes is as old as the last heartbeat, and a draining
     worker still has in its queue what was sent to it before. Nor does it learn the second.
     """
 
-    name = "scalable-answers"
+    name = "scalable-groups-worker"
 
     def setup(self, worker: Worker) -> None:
         """Answer on this worker."""
         self.worker = worker
-        worker.handlers["scalable_unstarted"] = self.unstarted
-        worker.handlers["scalable_receive"] = self.receive
+        worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
+        worker.handlers["scalable_check_transfer"] = self.check_transfer
 
-    def unstarted(self) -> dict[str, Any]:
+    def unstarted_tasks(self) -> dict[str, Any]:
         """Say how this worker is, which tasks it has not started, and how many it executes."""
         state = self.worker.state
         return {
@@ -46,12 +46,12 @@ class Answers(WorkerPlugin):
             "executing": len(state.executing) + len(state.long_running),
         }
 
-    async def receive(self, key: Any, holders: list[str]) -> str | None:
+    async def check_transfer(self, key: Any, holders: list[str]) -> str | None:
         """Receive a result from one of its holders, keep nothing, and say why that cannot be, if so."""
         for holder in holders:
             try:
-                while await self._is_busy(key, holder):
-                    await asyncio.sleep(BUSY_TIME)
+                while await self._holder_is_busy(key, holder):
+                    await asyncio.sleep(RETRY_DELAY)
             except OSError:
                 continue  # which says nothing of the result
             except Exception as error:  # noqa: BLE001 - whatever pickling raises is the answer
@@ -59,7 +59,7 @@ class Answers(WorkerPlugin):
             return None
         return None
 
-    async def _is_busy(self, key: Any, holder: str) -> bool:
+    async def _holder_is_busy(self, key: Any, holder: str) -> bool:
         here = self.worker
         # None of those that the worker has: one over which a result could not be read is out of step from then on.
         connections = await ConnectionPool(

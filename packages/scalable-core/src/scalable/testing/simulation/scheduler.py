@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from scalable.cluster.link import Demand, Leaving, Report, Stage, WorkerInfo
+from scalable.cluster.link import Demand, DrainProgress, Report, Stage, WorkerInfo
 from scalable.cluster.port import Unit
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.referee import Referee
@@ -238,7 +238,9 @@ class SimulatedScheduler:
             departed,
         )
 
-    async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:
+    async def drain(
+        self, names: Sequence[str], *, force: bool = False
+    ) -> Mapping[str, DrainProgress]:
         """Bring workers nearer to their end; `force` lets results go with them."""
         await self._call()
         return {name: self._drain(name, force) for name in names}
@@ -380,27 +382,27 @@ class SimulatedScheduler:
 
     # -- Workers that leave
 
-    def _drain(self, name: str, force: bool) -> Leaving:
+    def _drain(self, name: str, force: bool) -> DrainProgress:
         self.unwelcome.add(name)
         worker = self.workers.get(name)
         if worker is None:
-            return Leaving(Stage.GONE)
+            return DrainProgress(Stage.GONE)
         worker.draining = True
         self._unplaced[worker.tag] += worker.backlog
         worker.backlog.clear()
         self._arrange(worker.tag)
         if worker.executing and not force:
-            return Leaving(Stage.BUSY, len(worker.executing))
+            return DrainProgress(Stage.BUSY, len(worker.executing))
         results = len(worker.results)
         if force:
             self.lose(name)
         elif worker.goodbye is None:
             keeper = self._keeper()
             if keeper is worker and results:
-                return Leaving(Stage.HOLDING, results)
+                return DrainProgress(Stage.HOLDING, results)
             loop = asyncio.get_running_loop()
             worker.goodbye = loop.call_later(self.transfer, self._hand_over, worker)
-        return Leaving(Stage.MOVING, results)
+        return DrainProgress(Stage.MOVING, results)
 
     def _keeper(self) -> SimulatedWorker:
         """Choose who takes results: a running worker, or else the draining one that has most."""

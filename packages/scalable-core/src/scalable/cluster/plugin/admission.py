@@ -41,47 +41,49 @@ def version_mismatch(scheduler: dict[str, Any], worker: dict[str, Any]) -> str:
 
 
 class Admission:
-    """The scheduler's door: `admit` and `hear` stand before its handlers of the same purpose.
+    """The scheduler's door: `register_worker` and `heartbeat_worker` stand before its handlers of the same purpose.
 
     Attributes
     ----------
     refused : dict of str to str
         Workers that could not run our tasks, with the reason.
-    unwelcome : set of str
+    blocked : set of str
         Workers that should leave, or never come.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.versions = get_versions()
-        self.register_worker: Callable[..., Awaitable[None]] = scheduler.handlers["register-worker"]
-        self.heartbeat_worker: Callable[..., dict[str, Any]] = scheduler.handlers[
+        self._dask_register_worker: Callable[..., Awaitable[None]] = scheduler.handlers[
+            "register-worker"
+        ]
+        self._dask_heartbeat_worker: Callable[..., dict[str, Any]] = scheduler.handlers[
             "heartbeat_worker"
         ]
         self.refused: dict[str, str] = {}
-        self.unwelcome: set[str] = set()
-        self._dismissed: set[str] = set()
+        self.blocked: set[str] = set()
+        self._removed: set[str] = set()
 
-    async def admit(self, comm: Comm, **registration: Any) -> None:
+    async def register_worker(self, comm: Comm, **registration: Any) -> None:
         """Register a worker, unless it is not wanted any more or could not run our tasks."""
         name = str(registration["name"])
         problem = version_mismatch(self.versions, registration["versions"])
         if problem:
             self.refused[name] = problem
-        elif name in self.unwelcome:
+        elif name in self.blocked:
             problem = "it is not wanted any more"
         if problem:
             await comm.write({"status": "error", "message": problem, "time": time()})
             return
-        await self.register_worker(comm, **registration)
+        await self._dask_register_worker(comm, **registration)
 
-    def hear(self, address: str, **heartbeat: Any) -> dict[str, Any]:
+    def heartbeat_worker(self, address: str, **heartbeat: Any) -> dict[str, Any]:
         """Take a heartbeat; that of a worker which we have just removed is nothing to warn of."""
-        if address in self._dismissed and address not in self.scheduler.workers:
+        if address in self._removed and address not in self.scheduler.workers:
             return {"status": "missing"}
-        return self.heartbeat_worker(address=address, **heartbeat)
+        return self._dask_heartbeat_worker(address=address, **heartbeat)
 
-    def see_off(self, ws: WorkerState) -> None:
+    def on_worker_removed(self, ws: WorkerState) -> None:
         """Note that a worker has left."""
-        if str(ws.name) in self.unwelcome:
-            self._dismissed.add(ws.address)
+        if str(ws.name) in self.blocked:
+            self._removed.add(ws.address)
