@@ -217,7 +217,11 @@ def test_keys_of_ones_own_are_kept(client: ScalableClient) -> None:
             "n=5 of tag 'stitches' fits no worker: each has 4 slots; set components.stitches.slots to 5 or more",
         ),
         ({"task": "run_gcam", "n": 2}, SlotsExceededError, "n=2 of tag 'gcam-7' fits no worker"),
-        ({"tag": "gcam-7", "n": 0}, ValueError, "n=0 slots cannot be taken; give n=1 or more"),
+        (
+            {"tag": "gcam-7", "n": 0},
+            ValueError,
+            "n=0 is not a valid number of slots; give n=1 or more",
+        ),
         ({"n": 2}, TypeError, "n= counts slots of a tag, and there is no tag; give tag= too"),
         (
             {"tag": "stitches", "task": "run_gcam"},

@@ -1,11 +1,20 @@
-"""What runs inside the Dask scheduler and its workers, sent there by value.
+"""The part of the engine that runs inside the Dask scheduler and its workers; it is sent there by value.
 
-A stock ``dask scheduler`` has none of our packages, so nothing in here may import `scalable` but this package itself:
-the standard library and distributed only, and every message is made of plain types. `scalable.cluster.link` is the
-other end.
+A stock ``dask scheduler`` has none of our packages, so these modules import the standard library, distributed and each
+other, nothing else, and every message consists of plain types. `scalable.cluster.link` is the other end.
 
-Some of what it touches is not public API of distributed: worker states, the stealing extension, handlers. Each such
-place is covered by a test against the installed version.
+In reading order:
+
+==============  =================================================================================
+`scheduler`     `GroupsPlugin`: installs the handlers, forwards events, answers the controller
+`demand`        how much work each tag has
+`admission`     which workers may register
+`draining`      how workers leave without losing or repeating anything
+`transfers`     results that cannot be sent to some workers, and the tasks that need them there
+`ending`        tasks that end in an error because of their group, their worker or the cluster
+`spreading`     moves waiting tasks to workers that join later
+`worker`        `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
+==============  =================================================================================
 """
 
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin

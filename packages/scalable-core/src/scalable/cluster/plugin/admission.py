@@ -1,4 +1,4 @@
-"""Which workers may join."""
+"""Which workers may register."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["Admission", "version_mismatch"]
 
 
 def version_mismatch(scheduler: dict[str, Any], worker: dict[str, Any]) -> str:
-    """Say how a worker's environment differs from the scheduler's, or nothing.
+    """Return how a worker's environment differs from the scheduler's; an empty string if it does not.
 
-    Tasks are pickled code: another Python minor version cannot run it, another dask or distributed version
-    speaks another protocol.
+    Tasks are pickled code, which another Python minor version cannot run; another dask or distributed version
+    uses another protocol.
 
     Parameters
     ----------
     scheduler, worker : dict
-        What `distributed.versions.get_versions` returns.
+        As `distributed.versions.get_versions` returns them.
     """
 
     def facts(versions: dict[str, Any]) -> dict[str, str]:
@@ -41,14 +41,14 @@ def version_mismatch(scheduler: dict[str, Any], worker: dict[str, Any]) -> str:
 
 
 class Admission:
-    """The scheduler's door: `register_worker` and `heartbeat_worker` stand before its handlers of the same purpose.
+    """Wraps the scheduler's handlers for registrations and heartbeats of workers.
 
     Attributes
     ----------
     refused : dict of str to str
-        Workers that could not run our tasks, with the reason.
+        The reason by name of worker, for workers of another environment.
     blocked : set of str
-        Workers that should leave, or never come.
+        Workers that drain or were cancelled before they joined; they may not register.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -65,25 +65,25 @@ class Admission:
         self._removed: set[str] = set()
 
     async def register_worker(self, comm: Comm, **registration: Any) -> None:
-        """Register a worker, unless it is not wanted any more or could not run our tasks."""
+        """Register a worker, unless it is blocked or has another environment."""
         name = str(registration["name"])
         problem = version_mismatch(self.versions, registration["versions"])
         if problem:
             self.refused[name] = problem
         elif name in self.blocked:
-            problem = "it is not wanted any more"
+            problem = "it is no longer wanted"
         if problem:
             await comm.write({"status": "error", "message": problem, "time": time()})
             return
         await self._dask_register_worker(comm, **registration)
 
     def heartbeat_worker(self, address: str, **heartbeat: Any) -> dict[str, Any]:
-        """Take a heartbeat; that of a worker which we have just removed is nothing to warn of."""
+        """Handle a heartbeat; the last one of a worker that was removed on purpose causes no warning."""
         if address in self._removed and address not in self.scheduler.workers:
             return {"status": "missing"}
         return self._dask_heartbeat_worker(address=address, **heartbeat)
 
     def on_worker_removed(self, ws: WorkerState) -> None:
-        """Note that a worker has left."""
+        """Record that a worker has left."""
         if str(ws.name) in self.blocked:
             self._removed.add(ws.address)

@@ -19,33 +19,34 @@ if TYPE_CHECKING:
 __all__ = ["Draining"]
 
 REPLY_WAIT = 0.5
-"""Seconds that a draining worker has to reply before it counts as busy. Its reply still counts when it comes."""
+"""Seconds to wait for the replies of draining workers. Until one has replied, it counts as busy."""
 
 RETIRE_GRACE = 0.2
-"""Seconds that workers have to leave before they count as leaving. Most have no results to hand over."""
+"""Seconds to wait for retirements to finish. Most workers have no results to move."""
 
 REPLY_TIMEOUT = 60.0
-"""Seconds after which a silent worker is asked again. A model that holds the GIL keeps its worker silent."""
+"""Seconds after which a query is repeated. A model that holds the GIL keeps its worker from replying."""
 
 
 class Draining:
-    """Brings workers to their end: they start nothing more, finish what runs, hand over results, and go."""
+    """Drains workers: they start no more tasks, finish those that run, hand over their results, and are retired."""
 
     def __init__(self, scheduler: Scheduler, transfers: Transfers) -> None:
         self.scheduler = scheduler
         self.transfers = transfers
-        # By address: queries to workers, retirements under way, those that Dask sees to, and who was told to come back.
+        # By address of the worker: queries and retirements in progress, the retirements that are Dask's own, and the
+        # workers that have not confirmed yet that they resume.
         self._queries: dict[str, asyncio.Task[int]] = {}
         self._retirements: dict[str, asyncio.Task[None]] = {}
         self._dask_retirements: set[str] = set()
         self._resuming: set[str] = set()
         self._dask_scatter: Callable[..., Awaitable[Any]] = scheduler.handlers["scatter"]
         self._scatters: set[object] = set()
-        # By address: the scatters that may have chosen a worker before it began to drain.
+        # By address: the scatters that may have chosen a worker before its drain started.
         self._scatters_before_drain: dict[str, set[object]] = {}
 
     async def scatter(self, **message: Any) -> Any:
-        """Send out data of a client; no worker that was chosen to receive any leaves before it is known to have it."""
+        """Scatter data of a client, and keep the workers that may be chosen to receive it until they have it."""
         scatter = object()
         self._scatters.add(scatter)
         try:
@@ -54,21 +55,21 @@ class Draining:
             self._scatters.discard(scatter)
 
     async def drain(self, names: list[str], force: bool = False) -> dict[str, tuple[str, int]]:
-        """Bring workers nearer to their end, and say how near each is.
+        """Start or continue to drain workers; return how far each is.
 
-        Called again and again until all are gone. No worker starts a task after the first call.
+        The controller calls this every turn until all are gone. No worker starts a task after the first call.
 
         Parameters
         ----------
         names : list of str
-            Workers that should leave.
+            The workers.
         force : bool
-            Let them go although results are lost with them.
+            Remove them although their results are lost.
 
         Returns
         -------
         dict of str to (str, int)
-            ``("gone", 0)``: it has left, or never came. ``("busy", n)``: n tasks still run. ``("moving", n)``: n
+            ``("gone", 0)``: it has left, or never joined. ``("busy", n)``: n tasks are running. ``("moving", n)``: n
             results are on their way to other workers. ``("holding", n)``: no other worker can take its n results.
         """
         stages: dict[str, tuple[str, int]] = {}
@@ -78,7 +79,7 @@ class Draining:
             if ws is None:
                 stages[name] = ("gone", 0)
             elif self._is_resuming(ws):
-                # It may still reply as the draining worker it was, and then start what was taken back from it.
+                # It may still reply as a draining worker, and then start the tasks that were taken back from it.
                 stages[name] = ("busy", max(1, len(ws.processing)))
             else:
                 if ws.status is not Status.closing_gracefully:
@@ -103,12 +104,12 @@ class Draining:
         }
 
     def resume(self, names: list[str]) -> list[str]:
-        """Take draining workers back into service; say which could still be had."""
+        """Take draining workers back; return those that could be."""
         resumed = []
         for name in names:
             ws = self._find(name)
             if ws is not None and ws.address not in self._retirements:
-                # A reply to an earlier query says nothing of what it starts from now on.
+                # The reply to an earlier query does not cover what it starts from now on.
                 if query := self._queries.pop(ws.address, None):
                     query.cancel()
                 # The scheduler follows once the worker has confirmed.
@@ -118,24 +119,24 @@ class Draining:
         return resumed
 
     def forget_worker(self, address: str) -> None:
-        """Forget a worker, which has left."""
+        """Forget a worker that has left."""
         self._resuming.discard(address)
         self._queries.pop(address, None)
         self._scatters_before_drain.pop(address, None)
 
     def close(self) -> None:
-        """Stop what is under way."""
+        """Cancel what is in progress."""
         for task in (*self._queries.values(), *self._retirements.values()):
             task.cancel()
 
-    # -- Whether it works
+    # -- The status of workers
 
     def _find(self, name: str) -> WorkerState | None:
         address = self.scheduler.aliases.get(name)
         return None if address is None else self.scheduler.workers.get(address)
 
     def _is_resuming(self, ws: WorkerState) -> bool:
-        """Say whether it was told to come back into service and has not confirmed that yet."""
+        """Return whether a worker was resumed and has not confirmed that yet."""
         if ws.status is not Status.closing_gracefully:
             self._resuming.discard(ws.address)
         return ws.address in self._resuming
@@ -155,10 +156,10 @@ class Draining:
             },
         )
 
-    # -- What it still runs
+    # -- Running tasks
 
     async def _remaining_tasks(self, leaving: list[WorkerState]) -> list[int]:
-        """Count the tasks left on each draining worker; a worker that does not reply is busy."""
+        """Return the number of tasks left on each draining worker; a worker that does not reply counts as busy."""
         for ws in leaving:
             if ws.address not in self._queries:
                 self._queries[ws.address] = asyncio.ensure_future(self._release_unstarted(ws))
@@ -174,7 +175,7 @@ class Draining:
         ]
 
     async def _release_unstarted(self, ws: WorkerState) -> int:
-        """Take back what a draining worker has not started; count what is left."""
+        """Release the tasks that a draining worker has not started; return the number of those left."""
         try:
             reply = await asyncio.wait_for(
                 self.scheduler.rpc(ws.address).scalable_unstarted_tasks(), REPLY_TIMEOUT
@@ -182,9 +183,9 @@ class Draining:
         except (OSError, TimeoutError):
             return max(1, len(ws.processing))
         if reply is None or reply["status"] != Status.closing_gracefully.name:
-            # It has not got our plugin yet, or not heard that it drains: it may start any of its tasks now.
+            # It has no plugin yet, or does not know yet that it drains: it may start any of its tasks.
             return max(1, len(ws.processing))
-        # Safe: it starts nothing any more, and what it finished meanwhile it does not call unstarted.
+        # Safe, because it starts nothing any more, and does not list what it has finished meanwhile as unstarted.
         tasks = (self.scheduler.tasks.get(key) for key in reply["unstarted"])
         self.scheduler.transitions(
             {ts.key: "released" for ts in tasks if ts is not None and ts.processing_on is ws},
@@ -192,7 +193,7 @@ class Draining:
         )
         return max(len(ws.processing), int(reply["executing"]))
 
-    # -- Who takes its results
+    # -- Results and retirement
 
     def _retire_or_hold(self, ws: WorkerState, force: bool) -> tuple[str, int]:
         results = len(ws.has_what)
@@ -223,7 +224,7 @@ class Draining:
         return "moving", results
 
     async def _retire(self, ws: WorkerState) -> None:
-        """Move its results to running workers, then close it. Stays where they cannot take them all."""
+        """Move its results to running workers and close it; it stays if they cannot take all of them."""
         self._dask_retirements.add(ws.address)
         try:
             await self.scheduler.retire_workers([ws.address], close_workers=True, remove=True)
@@ -231,17 +232,17 @@ class Draining:
             self._dask_retirements.discard(ws.address)
 
     def _cancel_retirement(self, ws: WorkerState) -> None:
-        """End a retirement that would go on for ever, since some result cannot be received where it is to go."""
+        """Cancel a retirement that would never end, because its recipient cannot receive some result."""
         policies = self.scheduler.extensions["amm"].policies
         ours = [p for p in policies if isinstance(p, RetireWorker) and p.address == ws.address]
         for policy in ours:
             policy.no_recipients = True
             policies.remove(policy)
-        if not ours:  # where the memory manager is switched off, retirement has one of its own
+        if not ours:  # if the active memory manager is off, the retirement has one of its own
             self._retirements[ws.address].cancel()
 
     def _last_holder(self) -> WorkerState:
-        """Choose who keeps everybody's results while no worker runs: one that is busy anyway, or has most."""
+        """Return the worker that keeps all results while none is running: a busy one, or the one that has most."""
         return max(
             self.scheduler.workers.values(),
             key=lambda ws: (bool(ws.processing), ws.nbytes, str(ws.name)),
@@ -250,7 +251,7 @@ class Draining:
     def _choose_recipient(
         self, ts: TaskState, ws: WorkerState, recipients: Iterable[WorkerState]
     ) -> WorkerState | None:
-        """Choose who takes a result of a worker: rather one that has the same environment."""
+        """Return the worker that takes a result, preferably of the same environment; None if there is none."""
         return min(
             (
                 recipient
@@ -268,10 +269,10 @@ class Draining:
     async def _replicate_and_remove(
         self, ws: WorkerState, unreplicated: list[TaskState], recipients: Collection[WorkerState]
     ) -> None:
-        """Copy what only this worker has to others that can receive it, then close it if that is all.
+        """Copy the results that only this worker has to others; remove it if none is left.
 
-        `Scheduler.retire_workers` knows running recipients only, so that two groups that shrink to nothing at once
-        would each keep all of their workers; and it never ends where a result cannot be received.
+        `Scheduler.retire_workers` uses running recipients only, so that two groups that shrink to nothing at once
+        would each keep all of their workers; and it never ends if a result cannot be received.
         """
         moves: defaultdict[str, dict[Any, list[str]]] = defaultdict(dict)
         for ts in unreplicated:
@@ -279,7 +280,7 @@ class Draining:
                 moves[recipient.address][ts.key] = [ws.address]
         for address, keys in moves.items():
             for key in await self.scheduler.gather_on_worker(address, keys):
-                # One alone may have kept all others from arriving.
+                # A single result may have kept all others from arriving.
                 await self.transfers.check(key, address)
         if all(ts.who_has != {ws} for ts in ws.has_what):
             await self._remove(ws)

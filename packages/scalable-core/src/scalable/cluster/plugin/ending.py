@@ -1,4 +1,4 @@
-"""Which tasks end in an error of ours, and which in none although their worker died."""
+"""Tasks that end in an error because of their group, their worker or the cluster."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 __all__ = ["FailedGroups", "Walltimes", "cancel_all", "clear_suspicion", "fail_task"]
 
 END_TOLERANCE = 3.0
-"""Seconds by which a native system may end a worker before its time, as far as we know that."""
+"""Seconds by which a native system may end a worker before the walltime that is known for it."""
 
 TOO_LONG_SHARE = 0.8
-"""Share of its worker's life from which on a task counts as too long for any worker."""
+"""Share of its worker's life from which a task counts as too long for any worker."""
 
 
 def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
-    """End a task in an error, wherever it is waiting to be run.
+    """Fail a task, wherever it waits to run.
 
     Parameters
     ----------
     scheduler : Scheduler
-        Whose task it is.
+        The scheduler that has the task.
     ts : TaskState
         The task.
     error : bytes
-        The exception, pickled. The scheduler cannot unpickle it, and need not.
+        The exception, pickled. The scheduler cannot unpickle it and need not.
     """
     holder = ts.processing_on
     stimulus_id = f"scalable-fail-{time()}"
@@ -43,13 +43,13 @@ def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
 
 
 def clear_suspicion(ws: WorkerState, assigned: list[TaskState]) -> None:
-    """Hold a worker's death against those tasks alone that may have caused it.
+    """Undo Dask's suspicion of tasks that were not running when their worker died.
 
-    distributed suspects every task that was assigned to a dead worker, and ends it in `KilledWorker` after
-    some deaths. Tagged tasks all wait on their workers, so that a few deaths would end tasks that never ran.
+    distributed suspects every task that was assigned to a dead worker, and fails it with `KilledWorker` after some
+    deaths. Tagged tasks are all assigned to workers at once, so that a few deaths would fail tasks that never ran.
     """
     queue = sorted(assigned, key=operator.attrgetter("priority"))
-    # Those that may have been running: what the last heartbeat said, and the first in the worker's queue.
+    # Those that may have been running: as of the last heartbeat, and the first in the worker's queue.
     suspects = {*queue[: ws.nthreads], *ws.executing}
     for ts in assigned:
         if ts not in suspects and ts.suspicious:
@@ -58,13 +58,13 @@ def clear_suspicion(ws: WorkerState, assigned: list[TaskState]) -> None:
 
 
 def cancel_all(scheduler: Scheduler, reason: str) -> None:
-    """Cancel what clients wait for, so that they learn it instead of hanging, and nothing is recomputed.
+    """Cancel the futures of all clients, so that they raise instead of hanging, and nothing is recomputed.
 
-    `Scheduler.stimulus_cancel` fails on graphs in which a task between two others is wanted by nobody.
+    `Scheduler.stimulus_cancel` fails on graphs in which no client has a future of an intermediate task.
     """
     for name, client in list(scheduler.clients.items()):
         keys = [ts.key for ts in client.wants_what]
-        # What has failed already keeps its own error.
+        # A task that has failed already keeps its own error.
         lost = [ts.key for ts in client.wants_what if ts.state != "erred"]
         scheduler.client_releases_keys(keys, client=name)
         scheduler.report(
@@ -79,21 +79,21 @@ def cancel_all(scheduler: Scheduler, reason: str) -> None:
 
 
 class FailedGroups:
-    """Ends the tasks that only failed groups could run."""
+    """Fails the tasks that only failed groups could run."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self._errors: dict[str, bytes] = {}
 
     def fail(self, tag: str, error: bytes | None) -> None:
-        """End the tasks that only this group could run, now and from now on; None lifts the verdict.
+        """Fail the tasks that only this group could run, now and from now on; None ends that.
 
         Parameters
         ----------
         tag : str
             The group.
         error : bytes or None
-            The exception they end in, pickled.
+            The exception of these tasks, pickled.
         """
         if error is None:
             self._errors.pop(tag, None)
@@ -101,16 +101,16 @@ class FailedGroups:
             self._errors[tag] = error
 
     def has_failed(self, tag: str) -> bool:
-        """Say whether a group has failed."""
+        """Return whether a group has failed."""
         return tag in self._errors
 
     def fail_tasks(self, tags: Collection[str]) -> None:
-        """End those that no worker can run now.
+        """Fail those that no worker can run now.
 
         Parameters
         ----------
         tags : collection of str
-            All groups. What takes no tag can be run by any of them, and ends when all have failed.
+            All groups. Any of them can run a task without a tag, so it fails when all groups have failed.
         """
         if not self._errors:
             return
@@ -132,14 +132,14 @@ class FailedGroups:
 
 
 class Walltimes:
-    """Ends the tasks that no worker lives long enough for.
+    """Fails the tasks that take longer than any worker lives.
 
     Parameters
     ----------
     scheduler : Scheduler
-        Whose tasks.
+        The scheduler that has the tasks.
     members : mapping of str to (WorkerState, float)
-        Its workers by address, and when they came.
+        Its workers by address, and the time at which they joined.
     """
 
     def __init__(
@@ -151,18 +151,18 @@ class Walltimes:
         self._interrupted: set[Any] = set()
 
     def expire(self, workers: dict[str, tuple[float, bytes]]) -> None:
-        """Note when workers will be ended from outside.
+        """Record when the walltime of workers ends.
 
         Parameters
         ----------
         workers : dict of str to (float, bytes)
-            Seconds from now, and the pickled exception of tasks that still run then.
+            Seconds from now, and the pickled exception of tasks that are still running then.
         """
         for name, (seconds, error) in workers.items():
             self._deadlines[name] = time() + seconds, error
 
     def fail_tasks(self) -> None:
-        """End what no worker lives long enough for, before its worker dies and the next one begins with it."""
+        """Fail tasks that no worker lives long enough for, before their worker ends and the next one starts them."""
         for name, (deadline, error) in self._deadlines.items():
             member = self.members.get(self.scheduler.aliases.get(name, ""))
             if member is not None and time() >= deadline - END_TOLERANCE:
@@ -171,7 +171,7 @@ class Walltimes:
                     fail_task(self.scheduler, ts, error)
 
     def on_worker_removed(self, ws: WorkerState, joined: float, assigned: list[TaskState]) -> None:
-        """Forget a worker. Where the end of its time has interrupted tasks, remember that, or end them."""
+        """Forget a worker. If its walltime has interrupted tasks, record or fail them."""
         deadline, error = self._deadlines.pop(str(ws.name), (float("inf"), b""))
         if time() < deadline - END_TOLERANCE:
             return
@@ -184,13 +184,13 @@ class Walltimes:
                 self._interrupted.add(ts.key)
 
     def forget_task(self, key: Any) -> None:
-        """Forget a task, which is done with."""
+        """Forget a task that has finished."""
         self._interrupted.discard(key)
 
     def _is_too_long(self, ts: TaskState, ws: WorkerState, joined: float) -> bool:
-        """Say whether a task that its worker has no more time for would fare no better on another.
+        """Return whether a task that its worker has no time left for would not finish on another one either.
 
-        One that began late in the life of its worker is tried once more.
+        A task that started late in its worker's life gets one more attempt.
         """
         elapsed = ws.executing.get(ts, 0.0)
         return ts.key in self._interrupted or elapsed >= TOO_LONG_SHARE * (time() - joined)

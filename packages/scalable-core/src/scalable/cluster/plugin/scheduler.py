@@ -1,4 +1,4 @@
-"""Where the scheduler's part of the engine is put together and meets the scheduler."""
+"""The scheduler plugin: it connects the other modules with the scheduler and the controller."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ TABLE_TOPIC = "scalable-groups"
 """Dask event topic on which the group table is published."""
 
 TICK_MS = 250
-"""How often waiting tasks are spread and tasks of failed groups are ended."""
+"""Milliseconds between rounds of spreading waiting tasks and failing those that cannot run."""
 
 
 class GroupsPlugin(SchedulerPlugin):
     """The scheduler's part of the engine.
 
     It counts demand per tag, drains workers without losing or repeating anything, refuses workers of another
-    environment, ends the tasks of failed groups and those whose inputs cannot be sent to them, spreads waiting tasks
-    over late workers, and publishes the group table.
+    environment, fails the tasks of failed groups and those whose inputs cannot be sent to them, spreads waiting tasks
+    over workers that join later, and publishes the group table.
 
     Parameters
     ----------
     slots : dict of str to int
-        The group table: slots per worker, by tag. Tasks without a tag count for its first entry.
+        The group table: slots per worker, by tag. Tasks without a tag count for the first entry.
     worker_plugin : bytes
         `GroupsWorkerPlugin`, pickled by value.
     """
@@ -53,7 +53,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.backlog = Backlog()
 
     async def start(self, scheduler: Scheduler) -> None:
-        """Add our handlers to the scheduler."""
+        """Add the handlers to the scheduler."""
         self.scheduler = scheduler
         self.admission = Admission(scheduler)
         self.transfers = Transfers(scheduler)
@@ -76,7 +76,7 @@ class GroupsPlugin(SchedulerPlugin):
         await scheduler.register_worker_plugin(
             None, self.worker_plugin, name=GroupsWorkerPlugin.name, idempotent=True
         )
-        # Nothing may be awaited from here on: the scheduler tells plugins of changes once this has returned.
+        # Nothing may be awaited from here on: the scheduler reports changes to a plugin once this has returned.
         self.members |= {address: (ws, time()) for address, ws in scheduler.workers.items()}
         for ts in scheduler.tasks.values():
             if ts.state in Backlog.STATES:
@@ -86,27 +86,27 @@ class GroupsPlugin(SchedulerPlugin):
         self.ticker.start()
 
     async def close(self) -> None:
-        """Stop what runs by itself."""
+        """Stop the periodic callback and what is in progress."""
         self.ticker.stop()
         self.draining.close()
         self.transfers.close()
 
     def tick(self) -> None:
-        """Do what must be done without being asked."""
+        """Do what is due regularly."""
         self.failed_groups.fail_tasks(self.slots)
         self.walltimes.fail_tasks()
         spread_waiting_tasks(self.scheduler, self.slots)
 
-    # -- What the scheduler tells us
+    # -- Hooks that the scheduler calls
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """Remember a worker's state, which is out of reach once the worker is gone, and when it came."""
+        """Record when a worker joined, and its state, which the scheduler drops once the worker is gone."""
         self.members[worker] = scheduler.workers[worker], time()
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Do justice to the tasks of a worker that has died."""
+        """Correct the suspicion counts of a dead worker's tasks, and record that it has left."""
         ws, joined = self.members.pop(worker)
         self.removed.append(str(ws.name))
         self.admission.on_worker_removed(ws)
@@ -121,7 +121,7 @@ class GroupsPlugin(SchedulerPlugin):
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Count a task where it is now."""
+        """Count a task in its new state."""
         if start in Backlog.STATES:
             self.backlog.discard(key)
         if start == "memory":
@@ -131,18 +131,18 @@ class GroupsPlugin(SchedulerPlugin):
         if finish in Backlog.STATES:
             self.backlog.add(self.scheduler.tasks[key])
 
-    # -- What the controller asks
+    # -- Handlers that the controller calls
 
     def publish(self, slots: dict[str, int]) -> None:
-        """Replace the group table, and tell clients."""
+        """Replace the group table and publish it to clients."""
         self.slots = slots
         self.scheduler.log_event(TABLE_TOPIC, slots)
 
     def report(self) -> dict[str, Any]:
-        """Say which workers there are, which have left since the last report, and how much work waits for each tag."""
+        """Return the connected workers, those that have left since the last report, and the work for each tag."""
         removed, self.removed = self.removed, []
         workers = self.scheduler.workers.values()
-        # What takes no tag counts for the first, which should be one that can have workers.
+        # Tasks without a tag count for the first, which should be a group that can have workers.
         tags = sorted(self.slots, key=self.failed_groups.has_failed)
         return {
             "workers": {
@@ -155,16 +155,16 @@ class GroupsPlugin(SchedulerPlugin):
         }
 
     async def drain(self, names: list[str], force: bool = False) -> dict[str, tuple[str, int]]:
-        """Bring workers nearer to their end, and say how near each is; those that were never seen may not come."""
+        """Start or continue to drain workers; return how far each is. Those that never joined may not register."""
         self.admission.blocked.update(names)
         return await self.draining.drain(names, force)
 
     def resume(self, names: list[str]) -> list[str]:
-        """Take draining workers back into service; say which could still be had."""
+        """Take draining workers back; return those that could be."""
         resumed = self.draining.resume(names)
         self.admission.blocked.difference_update(resumed)
         return resumed
 
     def cancel_all(self, reason: str) -> None:
-        """Cancel what clients wait for."""
+        """Cancel the futures of all clients."""
         cancel_all(self.scheduler, reason)

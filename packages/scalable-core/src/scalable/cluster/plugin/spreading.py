@@ -1,4 +1,4 @@
-"""How waiting tasks spread over workers that came late."""
+"""How waiting tasks spread over workers that join later."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 __all__ = ["spread_waiting_tasks"]
 
 MOVES_PER_TICK = 200
-"""Bound on the steal requests of one tick, so that a tick stays short whatever waits."""
+"""Limit of steal requests in one tick, so that a tick stays short however many tasks wait."""
 
 SAMPLE = 1000
-"""Tasks of one worker that a tick looks at; of deep queues, some stand for all."""
+"""Limit of tasks that a tick reads of one worker's queue; in a longer queue they stand for all."""
 
 
 def spread_waiting_tasks(scheduler: Scheduler, slots: Mapping[str, int]) -> None:
-    """Move waiting tasks from the fullest worker of a group to the emptiest, while that makes them more alike.
+    """Move waiting tasks from the fullest worker of a group to the emptiest while that evens their load.
 
-    distributed assigns every tagged task at once, all of them to the first worker that comes. Its own
-    stealing counts threads and durations over all tags; this counts slots, per tag.
+    distributed assigns every tagged task at once, all of them to the first worker that joins. Its own stealing counts
+    threads and durations over all tags; this counts slots, per tag.
 
     Parameters
     ----------
     scheduler : Scheduler
-        Whose tasks.
+        The scheduler that has the tasks.
     slots : mapping of str to int
         Slots per worker, by tag.
     """
@@ -55,10 +55,10 @@ def _spread(
     def improves(need: float) -> bool:
         less = (load[victim] - need) / slots[victim]
         more = (load[thief] + need) / slots[thief]
-        # Deep queues need not be alike to a task: they are looked at again before they are empty.
+        # Long queues need not be equal to a task: they are compared again before they are empty.
         return more <= 1 or less >= max(more, 1.1 * more - 1)
 
-    # One worker is on both heaps. Its other entry grows old when tasks move, which only spares it moves.
+    # Each worker is on both heaps. Its other entry is out of date once tasks move, which only costs it some moves.
     fullest = [(-load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
     emptiest = [(load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
     heapify(fullest)
@@ -90,7 +90,7 @@ def _spread(
 def _load(
     tag: str, workers: list[WorkerState], slots: int, stealing: Any
 ) -> dict[WorkerState, float]:
-    """Slots that all tasks of each worker would take at once, tasks under way to it included."""
+    """Return the slots that all tasks of each worker would take at once, moves in progress included."""
     load: dict[WorkerState, float] = {}
     for ws in workers:
         load[ws] = len(ws.processing)
@@ -111,7 +111,7 @@ def _need(ts: TaskState, tag: str) -> float:
 
 
 def _movable(ws: WorkerState, tag: str, stealing: Any) -> list[TaskState]:
-    """Tasks of `tag` that may wait on a worker, or some of many; the one it would start last comes last."""
+    """Return tasks of `tag` that may be waiting on a worker, some of many; the one it would start last is last."""
     candidates: Iterable[TaskState] = (
         ts
         for ts in islice(ws.processing, SAMPLE)

@@ -1,4 +1,4 @@
-"""What a worker can say that the scheduler does not know."""
+"""What only a worker knows about its tasks and the results that it can receive."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 __all__ = ["GroupsWorkerPlugin"]
 
 RETRY_DELAY = 0.15
-"""Seconds after which a worker that has too many others to serve is asked again."""
+"""Seconds between requests to a worker that sends results to too many others at present."""
 
 
 class GroupsWorkerPlugin(WorkerPlugin):
-    """Lets a worker say which of its tasks it has not started, and whether it can receive a result.
+    """Adds handlers to a worker: which tasks it has not started, and whether it can receive a result.
 
-    The scheduler cannot know the first: its view of what executes is as old as the last heartbeat, and a draining
-    worker still has in its queue what was sent to it before. Nor does it learn the second.
+    The scheduler cannot know the first, because its view of executing tasks is as old as the last heartbeat, and a
+    draining worker keeps in its queue what was sent to it before. It is never told the second.
     """
 
     name = "scalable-groups-worker"
 
     def setup(self, worker: Worker) -> None:
-        """Answer on this worker."""
+        """Add the handlers to this worker."""
         self.worker = worker
         worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
         worker.handlers["scalable_check_transfer"] = self.check_transfer
 
     def unstarted_tasks(self) -> dict[str, Any]:
-        """Say how this worker is, which tasks it has not started, and how many it executes."""
+        """Return this worker's status, the tasks it has not started, and the number of tasks it executes."""
         state = self.worker.state
         return {
             "status": self.worker.status.name,
@@ -47,21 +47,21 @@ class GroupsWorkerPlugin(WorkerPlugin):
         }
 
     async def check_transfer(self, key: Any, holders: list[str]) -> str | None:
-        """Receive a result from one of its holders, keep nothing, and say why that cannot be, if so."""
+        """Receive a result from one of its holders and discard it; return why it cannot be received, or None."""
         for holder in holders:
             try:
                 while await self._holder_is_busy(key, holder):
                     await asyncio.sleep(RETRY_DELAY)
             except OSError:
-                continue  # which says nothing of the result
-            except Exception as error:  # noqa: BLE001 - whatever pickling raises is the answer
+                continue  # the holder is at fault, not the result
+            except Exception as error:  # noqa: BLE001 - unpickling may raise anything, and that is the reason
                 return _in_one_line(error)
             return None
         return None
 
     async def _holder_is_busy(self, key: Any, holder: str) -> bool:
         here = self.worker
-        # None of those that the worker has: one over which a result could not be read is out of step from then on.
+        # A pool of its own, because a connection on which a result could not be read is out of step from then on.
         connections = await ConnectionPool(
             serializers=here.rpc.serializers,
             deserializers=here.rpc.deserializers,
@@ -75,7 +75,7 @@ class GroupsWorkerPlugin(WorkerPlugin):
 
 
 def _in_one_line(error: Exception) -> str:
-    r"""Say what an error of pickling is: distributed's own has the traceback of its cause in its text.
+    r"""Describe an error of pickling in one line; distributed's own includes the traceback of its cause.
 
     Examples
     --------
