@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import operator
-import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dask._task_spec import Task
 from dask.base import tokenize
-from dask.utils import funcname
 from distributed import Client, Future
-from distributed.protocol.pickle import dumps
-from distributed.utils import iscoroutinefunction
 
+from scalable.cluster.dask_internals import (
+    defer_unpickling,
+    function_name,
+    is_coroutine_function,
+    retrieve_gather_exceptions,
+)
 from scalable.cluster.plugin import TABLE_TOPIC
 from scalable.errors import SlotsExceededError, UnknownTagError, UnknownTaskError
 
@@ -71,8 +72,7 @@ class ScalableClient(Client):
         return started
 
     async def _fetch_slots(self) -> None:
-        scheduler: Any = self.scheduler
-        for event in await scheduler.events(topic=TABLE_TOPIC):
+        for event in await self.get_events(TABLE_TOPIC):
             self._update_slots(event)
 
     def _update_slots(self, event: tuple[float, dict[str, int]]) -> None:
@@ -130,7 +130,7 @@ class ScalableClient(Client):
                 token = tokenize(func, args, kwargs) if pure else uuid.uuid4().hex
                 key = f"{_key_prefix(tag, func)}-{token}"
             if _can_defer_unpickling(func, kwargs):
-                func, args = operator.call, (_defer_unpickling(func), *args)
+                func, args = operator.call, (defer_unpickling(func), *args)
         return super().submit(func, *args, key=key, pure=pure, resources=resources, **kwargs)
 
     def map(
@@ -176,7 +176,7 @@ class ScalableClient(Client):
             if isinstance(key, str):
                 key = [f"{key}-{token}" for token in _call_tokens(func, calls, kwargs, pure)]
             if _can_defer_unpickling(func, kwargs):
-                func, iterables = operator.call, ([_defer_unpickling(func)] * len(key), *iterables)
+                func, iterables = operator.call, ([defer_unpickling(func)] * len(key), *iterables)
         futures: list[Future[Any]] = super().map(
             func, *iterables, key=key, pure=pure, resources=resources, **kwargs
         )
@@ -186,12 +186,7 @@ class ScalableClient(Client):
         try:
             return await super()._gather(*args, **kwargs)
         except asyncio.CancelledError:
-            # Ctrl-C. The asyncio tasks that wait for one future each stay behind and fail when the client closes; their
-            # exceptions must be retrieved, or asyncio logs them.
-            for task in asyncio.all_tasks():
-                coroutine = getattr(task.get_coro(), "__qualname__", "")
-                if coroutine.startswith(f"{Client._gather.__qualname__}.<locals>"):
-                    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            retrieve_gather_exceptions()  # Ctrl-C
             raise
 
     def _resolve_tag(self, tag: str | None, task: str | None, n: int | None) -> str | None:
@@ -239,7 +234,7 @@ def _key_prefix(tag: str, func: Callable[..., Any]) -> str:
     >>> _key_prefix("gcam-7", abs)
     'gcam:7.abs'
     """
-    return f"{tag.replace('-', ':')}.{funcname(func)}"
+    return f"{tag.replace('-', ':')}.{function_name(func)}"
 
 
 def _zip_arguments(
@@ -277,12 +272,4 @@ def _call_tokens(
 def _can_defer_unpickling(func: Callable[..., Any], options: Mapping[str, Any]) -> bool:
     # Dask inspects these functions itself.
     actor = options.get("actor") or options.get("actors")
-    return not actor and not iscoroutinefunction(func)
-
-
-def _defer_unpickling(func: Callable[..., Any]) -> Task:
-    """Wrap a function so that it is unpickled as a part of its task, which fails if it cannot be.
-
-    Otherwise a worker unpickles it while it reads the scheduler's message, and a missing module ends the worker.
-    """
-    return Task(None, pickle.loads, dumps(func))
+    return not actor and not is_coroutine_function(func)

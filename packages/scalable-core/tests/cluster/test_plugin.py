@@ -18,6 +18,7 @@ from distributed.versions import get_versions
 
 from scalable.cluster.link import DrainProgress, Report, RpcLink, Stage
 from scalable.cluster.plugin.admission import version_mismatch
+from scalable.cluster.plugin.dask_internals import set_worker_status
 from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.port import Explanation, GroupSpec, Reason
 from scalable.errors import GroupFailedError, WalltimeError
@@ -465,7 +466,7 @@ def test_a_drain_waits_until_the_preceding_resume_has_arrived(
         plugin = rig.scheduler.plugins["scalable-groups"]
         # It drains, and has not been asked yet what it has not started.
         state = rig.scheduler.workers[worker.address]
-        plugin.draining._set_status(state, Status.closing_gracefully)
+        set_worker_status(rig.scheduler, state, Status.closing_gracefully)
         while worker.status is not Status.closing_gracefully:
             await asyncio.sleep(0.001)
         comms[worker.address] = slow = Delayed(comms[worker.address])

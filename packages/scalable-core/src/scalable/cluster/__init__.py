@@ -18,6 +18,8 @@ them as they are wanted. `GroupedCluster` joins the three.
 `grouped`       `GroupedCluster`, for users and Dask's client
 ==============  =================================================================================
 
+What this process uses of Dask beyond its public interface is in `dask_internals`.
+
 Only `port` and `host` can be imported without Dask, so nothing is re-exported eagerly.
 """
 

@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
-from distributed.protocol import pickle
 
 from scalable.cluster import plugin
+from scalable.cluster.dask_internals import pickle_object
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
@@ -197,12 +197,12 @@ class RpcLink:
 
     async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
         """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
-        message = {name: (left, pickle.dumps(error)) for name, (left, error) in workers.items()}
+        message = {name: (left, pickle_object(error)) for name, (left, error) in workers.items()}
         await self._scheduler.scalable_expire(workers=message)
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
         """Fail the tasks that only this group could run with `error`; None ends that."""
-        message = None if error is None else pickle.dumps(error)
+        message = None if error is None else pickle_object(error)
         await self._scheduler.scalable_fail(tag=tag, error=message)
 
     async def cancel_all(self, reason: str) -> None:

@@ -5,16 +5,18 @@ other, nothing else, and every message consists of plain types. `scalable.cluste
 
 In reading order:
 
-==============  =================================================================================
-`scheduler`     `GroupsPlugin`: installs the handlers, forwards events, answers the controller
-`demand`        how much work each tag has
-`admission`     which workers may register
-`draining`      how workers leave without losing or repeating anything
-`transfers`     results that cannot be sent to some workers, and the tasks that need them there
-`ending`        tasks that end in an error because of their group, their worker or the cluster
-`spreading`     moves waiting tasks to workers that join later
-`worker`        `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
-==============  =================================================================================
+================  =================================================================================
+`scheduler`       `GroupsPlugin`: installs the handlers, forwards events, answers the controller
+`demand`          how much work each tag has
+`admission`       which workers may register
+`draining`        how workers leave without losing or repeating anything
+`transfers`       results that cannot be sent to some workers, and the tasks that need them there
+`failed_groups`   the tasks that only failed groups could run
+`walltimes`       the tasks that take longer than any worker lives
+`spreading`       moves waiting tasks to workers that join later
+`worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
+`dask_internals`  what all of them use of distributed beyond its public interface
+================  =================================================================================
 """
 
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from time import time
 from typing import TYPE_CHECKING, Any
 
-from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
 
+from scalable.cluster.plugin.dask_internals import (
+    find_worker,
+    interrupt_retirement,
+    release_tasks,
+    remove_worker,
+    send_worker_status,
+    set_worker_status,
+)
 from scalable.cluster.plugin.transfers import Transfers, worker_tags
 
 if TYPE_CHECKING:
@@ -75,7 +81,7 @@ class Draining:
         stages: dict[str, tuple[str, int]] = {}
         workers: list[WorkerState] = []
         for name in names:
-            ws = self._find(name)
+            ws = find_worker(self.scheduler, name)
             if ws is None:
                 stages[name] = ("gone", 0)
             elif self._is_resuming(ws):
@@ -84,11 +90,11 @@ class Draining:
             else:
                 if ws.status is not Status.closing_gracefully:
                     self._scatters_before_drain[ws.address] = self._scatters.copy()
-                self._set_status(ws, Status.closing_gracefully)
+                set_worker_status(self.scheduler, ws, Status.closing_gracefully)
                 workers.append(ws)
         for ws, left in zip(workers, await self._remaining_tasks(workers), strict=True):
             name = str(ws.name)
-            if self._find(name) is not ws:
+            if find_worker(self.scheduler, name) is not ws:
                 stages[name] = ("gone", 0)
             elif left and not force:
                 stages[name] = ("busy", left)
@@ -100,20 +106,22 @@ class Draining:
         if retirements:
             await asyncio.wait(retirements, timeout=RETIRE_GRACE)
         return stages | {
-            str(ws.name): ("gone", 0) for ws in workers if not self._find(str(ws.name))
+            str(ws.name): ("gone", 0)
+            for ws in workers
+            if not find_worker(self.scheduler, str(ws.name))
         }
 
     def resume(self, names: list[str]) -> list[str]:
         """Take draining workers back; return those that could be."""
         resumed = []
         for name in names:
-            ws = self._find(name)
+            ws = find_worker(self.scheduler, name)
             if ws is not None and ws.address not in self._retirements:
                 # The reply to an earlier query does not cover what it starts from now on.
                 if query := self._queries.pop(ws.address, None):
                     query.cancel()
                 # The scheduler follows once the worker has confirmed.
-                self._send_status(ws, Status.running)
+                send_worker_status(self.scheduler, ws, Status.running)
                 self._resuming.add(ws.address)
                 resumed.append(name)
         return resumed
@@ -131,30 +139,11 @@ class Draining:
 
     # -- The status of workers
 
-    def _find(self, name: str) -> WorkerState | None:
-        address = self.scheduler.aliases.get(name)
-        return None if address is None else self.scheduler.workers.get(address)
-
     def _is_resuming(self, ws: WorkerState) -> bool:
         """Return whether a worker was resumed and has not confirmed that yet."""
         if ws.status is not Status.closing_gracefully:
             self._resuming.discard(ws.address)
         return ws.address in self._resuming
-
-    def _set_status(self, ws: WorkerState, status: Status) -> None:
-        if ws.status != status:
-            self.scheduler.handle_worker_status_change(status, ws, f"scalable-{time()}")
-            self._send_status(ws, status)
-
-    def _send_status(self, ws: WorkerState, status: Status) -> None:
-        self.scheduler.worker_send(
-            ws.address,
-            {
-                "op": "worker-status-change",
-                "status": status.name,
-                "stimulus_id": f"scalable-{time()}",
-            },
-        )
 
     # -- Running tasks
 
@@ -187,9 +176,8 @@ class Draining:
             return max(1, len(ws.processing))
         # Safe, because it starts nothing any more, and does not list what it has finished meanwhile as unstarted.
         tasks = (self.scheduler.tasks.get(key) for key in reply["unstarted"])
-        self.scheduler.transitions(
-            {ts.key: "released" for ts in tasks if ts is not None and ts.processing_on is ws},
-            stimulus_id=f"scalable-drain-{time()}",
+        release_tasks(
+            self.scheduler, [ts for ts in tasks if ts is not None and ts.processing_on is ws]
         )
         return max(len(ws.processing), int(reply["executing"]))
 
@@ -205,7 +193,7 @@ class Draining:
                 self._cancel_retirement(ws)
             return "moving", results
         if force:
-            retirement = self._remove(ws)
+            retirement = remove_worker(self.scheduler, ws)
         elif not self._scatters.isdisjoint(self._scatters_before_drain.get(ws.address, ())):
             return "moving", results
         elif ws.actors or (ws in recipients and results):
@@ -233,12 +221,7 @@ class Draining:
 
     def _cancel_retirement(self, ws: WorkerState) -> None:
         """Cancel a retirement that would never end, because its recipient cannot receive some result."""
-        policies = self.scheduler.extensions["amm"].policies
-        ours = [p for p in policies if isinstance(p, RetireWorker) and p.address == ws.address]
-        for policy in ours:
-            policy.no_recipients = True
-            policies.remove(policy)
-        if not ours:  # if the active memory manager is off, the retirement has one of its own
+        if not interrupt_retirement(self.scheduler, ws.address):
             self._retirements[ws.address].cancel()
 
     def _last_holder(self) -> WorkerState:
@@ -283,9 +266,4 @@ class Draining:
                 # A single result may have kept all others from arriving.
                 await self.transfers.check(key, address)
         if all(ts.who_has != {ws} for ts in ws.has_what):
-            await self._remove(ws)
-
-    async def _remove(self, ws: WorkerState) -> None:
-        await self.scheduler.remove_worker(
-            ws.address, expected=True, close=True, stimulus_id=f"scalable-{time()}"
-        )
+            await remove_worker(self.scheduler, ws)

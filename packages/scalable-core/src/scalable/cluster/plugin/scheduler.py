@@ -9,11 +9,13 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
 
 from scalable.cluster.plugin.admission import Admission
+from scalable.cluster.plugin.dask_internals import cancel_all, clear_suspicion, tasks_of_dead_worker
 from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
-from scalable.cluster.plugin.ending import FailedGroups, Walltimes, cancel_all, clear_suspicion
+from scalable.cluster.plugin.failed_groups import FailedGroups
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
 from scalable.cluster.plugin.transfers import Transfers
+from scalable.cluster.plugin.walltimes import Walltimes
 from scalable.cluster.plugin.worker import GroupsWorkerPlugin
 
 if TYPE_CHECKING:
@@ -111,10 +113,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.removed.append(str(ws.name))
         self.admission.on_worker_removed(ws)
         self.draining.forget_worker(worker)
-        _, event = scheduler.get_events(worker)[-1]
-        died = event["action"] == "remove-worker" and not event["expected"]
-        keys = event["processing-tasks"] if died else ()
-        assigned = [ts for key in keys if (ts := scheduler.tasks.get(key))]
+        assigned = tasks_of_dead_worker(scheduler, worker)
         clear_suspicion(ws, assigned)
         self.walltimes.on_worker_removed(ws, joined, assigned)
 

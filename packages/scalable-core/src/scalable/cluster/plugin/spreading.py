@@ -6,7 +6,9 @@ import operator
 from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from scalable.cluster.plugin.dask_internals import Stealing
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
@@ -33,7 +35,7 @@ def spread_waiting_tasks(scheduler: Scheduler, slots: Mapping[str, int]) -> None
     slots : mapping of str to int
         Slots per worker, by tag.
     """
-    stealing = scheduler.extensions.get("stealing")
+    stealing = Stealing.of(scheduler)
     if stealing is None:
         return
     members: dict[str, list[WorkerState]] = {tag: [] for tag in slots}
@@ -48,7 +50,7 @@ def spread_waiting_tasks(scheduler: Scheduler, slots: Mapping[str, int]) -> None
 
 
 def _spread(
-    tag: str, workers: list[WorkerState], load: dict[WorkerState, float], stealing: Any
+    tag: str, workers: list[WorkerState], load: dict[WorkerState, float], stealing: Stealing
 ) -> None:
     slots = {ws: float(ws.resources[tag]) for ws in workers}
 
@@ -79,7 +81,7 @@ def _spread(
         if not improves(need):
             break
         # The victim confirms that it has not started the task, or keeps it.
-        stealing.move_task_request(ts, victim, thief)
+        stealing.move(ts, victim, thief)
         moves += 1
         load[victim] -= need
         load[thief] += need
@@ -88,7 +90,7 @@ def _spread(
 
 
 def _load(
-    tag: str, workers: list[WorkerState], slots: int, stealing: Any
+    tag: str, workers: list[WorkerState], slots: int, stealing: Stealing
 ) -> dict[WorkerState, float]:
     """Return the slots that all tasks of each worker would take at once, moves in progress included."""
     load: dict[WorkerState, float] = {}
@@ -97,7 +99,7 @@ def _load(
         if slots > 1 and ws.processing:
             sample = [_need(ts, tag) for ts in islice(ws.processing, SAMPLE // 10)]
             load[ws] *= sum(sample) / len(sample)
-    for ts, info in stealing.in_flight.items():
+    for ts, info in stealing.moves.items():
         need = _need(ts, tag)
         if info["victim"] in load:
             load[info["victim"]] -= need
@@ -110,7 +112,7 @@ def _need(ts: TaskState, tag: str) -> float:
     return float((ts.resource_restrictions or {}).get(tag, 1))
 
 
-def _movable(ws: WorkerState, tag: str, stealing: Any) -> list[TaskState]:
+def _movable(ws: WorkerState, tag: str, stealing: Stealing) -> list[TaskState]:
     """Return tasks of `tag` that may be waiting on a worker, some of many; the one it would start last is last."""
     candidates: Iterable[TaskState] = (
         ts
@@ -119,6 +121,6 @@ def _movable(ws: WorkerState, tag: str, stealing: Any) -> list[TaskState]:
         and not ts.worker_restrictions
         and not ts.host_restrictions
         and ts not in ws.executing
-        and ts not in stealing.in_flight
+        and ts not in stealing.moves
     )
     return sorted(candidates, key=operator.attrgetter("priority"))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
-from time import time
 from typing import TYPE_CHECKING, Any
 
-from scalable.cluster.plugin.ending import fail_task
+from scalable.cluster.plugin.dask_internals import fail_task, free_key, release_tasks
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
@@ -84,19 +83,15 @@ class Transfers:
         ts, ws = self.scheduler.tasks.get(key), self.scheduler.workers.get(address)
         if ts is None or ws is None or ws in (ts.who_has or ()):
             return
-        stimulus_id = f"scalable-transfer-{time()}"
         # The worker must first forget that the result has failed, or it would never request it again.
-        message = {"op": "free-keys", "keys": [key], "stimulus_id": stimulus_id}
-        self.scheduler.worker_send(address, message)
+        free_key(self.scheduler, address, key)
         waiting = [dependent for dependent in ts.dependents if dependent.processing_on is ws]
         if self.is_known_to_fail(ts, ws):
             error = pickle.dumps(RuntimeError(self._failure_message(ts, ws)))
             for dependent in waiting:
                 fail_task(self.scheduler, dependent, error)
         else:
-            self.scheduler.transitions(
-                {dependent.key: "released" for dependent in waiting}, stimulus_id=stimulus_id
-            )
+            release_tasks(self.scheduler, waiting)
 
     def _failure_message(self, ts: TaskState, ws: WorkerState) -> str:
         return (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from distributed.core import ConnectionPool
 from distributed.diagnostics.plugin import WorkerPlugin
-from distributed.worker import get_data_from_worker
+
+from scalable.cluster.plugin.dask_internals import executing_tasks, is_holder_busy, unstarted_tasks
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -35,22 +35,17 @@ class GroupsWorkerPlugin(WorkerPlugin):
 
     def unstarted_tasks(self) -> dict[str, Any]:
         """Return this worker's status, the tasks it has not started, and the number of tasks it executes."""
-        state = self.worker.state
         return {
             "status": self.worker.status.name,
-            "unstarted": [
-                ts.key
-                for ts in state.tasks.values()
-                if ts.state in ("ready", "constrained", "waiting")
-            ],
-            "executing": len(state.executing) + len(state.long_running),
+            "unstarted": unstarted_tasks(self.worker),
+            "executing": executing_tasks(self.worker),
         }
 
     async def check_transfer(self, key: Any, holders: list[str]) -> str | None:
         """Receive a result from one of its holders and discard it; return why it cannot be received, or None."""
         for holder in holders:
             try:
-                while await self._holder_is_busy(key, holder):
+                while await is_holder_busy(self.worker, key, holder):
                     await asyncio.sleep(RETRY_DELAY)
             except OSError:
                 continue  # the holder is at fault, not the result
@@ -58,20 +53,6 @@ class GroupsWorkerPlugin(WorkerPlugin):
                 return _in_one_line(error)
             return None
         return None
-
-    async def _holder_is_busy(self, key: Any, holder: str) -> bool:
-        here = self.worker
-        # A pool of its own, because a connection on which a result could not be read is out of step from then on.
-        connections = await ConnectionPool(
-            serializers=here.rpc.serializers,
-            deserializers=here.rpc.deserializers,
-            connection_args=here.connection_args,
-        )
-        try:
-            got = await get_data_from_worker(connections, [key], holder, who=here.address)
-        finally:
-            await connections.close()
-        return bool(got["status"] == "busy")
 
 
 def _in_one_line(error: Exception) -> str:
