@@ -18,7 +18,7 @@ SLOTS = {"a": 1, "b-c": 2}
 
 
 class Rig:
-    """A scheduler with the plugin, and workers at hand."""
+    """A scheduler with the plugin, and functions to add and close workers."""
 
     def __init__(self, host: Any, workers: Any, client: Client) -> None:
         self.host, self.client, self.workers = host, client, workers
@@ -33,7 +33,7 @@ class Rig:
         return asyncio.run_coroutine_threadsafe(coro, self.host.loop.asyncio_loop).result(30)
 
     def add(self, *tags: str) -> list[str]:
-        """Add a worker for each tag, and wait until the scheduler and it know each other."""
+        """Add a worker for each tag, and wait until it has registered."""
 
         async def add() -> list[str]:
             units = [

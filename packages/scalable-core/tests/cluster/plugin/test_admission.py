@@ -20,7 +20,7 @@ def test_a_worker_that_was_never_seen_is_gone_and_refused_when_it_comes(rig: Rig
     assert rig.add("a") == ["a-1"]
     assert rig.worker("a-1").status in (Status.failed, Status.closed)
     assert not rig.report().workers
-    assert not rig.report().refused, "it is no trouble of its group"
+    assert not rig.report().refused, "it was not refused because of its environment"
 
 
 def versions(**changes: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_a_draining_worker_gives_back_what_it_has_not_started(
     assert running.result(timeout=30) == "running"
 
 
-def test_a_task_that_nobody_wants_any_more_keeps_its_worker_until_it_ends(
+def test_a_cancelled_task_keeps_its_worker_until_it_ends(
     rig: Rig, gate: Event, until: Until
 ) -> None:
     name, _ = rig.add("a", "b-c")
@@ -148,7 +148,7 @@ def test_the_last_worker_holds_the_results_of_all(rig: Rig, until: Until) -> Non
     until(lambda: rig.drain(keeper, force=True)[keeper].stage is Stage.GONE)
 
 
-def test_a_held_result_that_nobody_wants_any_more_holds_no_worker(rig: Rig, until: Until) -> None:
+def test_a_released_result_holds_no_worker(rig: Rig, until: Until) -> None:
     (name,) = rig.add("a")
     future = rig.client.submit(identity, 1, resources={"a": 1})
     future.result(timeout=30)
@@ -185,7 +185,7 @@ def test_a_resumed_worker_works_again(rig: Rig, until: Until) -> None:
 
 
 class Delayed:
-    """A stream to a worker on which messages are late."""
+    """A stream to a worker that delays its messages."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -211,7 +211,7 @@ def test_a_drain_waits_until_the_preceding_resume_has_arrived(
 
     async def drain_resume_and_drain() -> list[str]:
         plugin = rig.scheduler.plugins["scalable-groups"]
-        # It drains, and has not been asked yet what it has not started.
+        # It drains, and has not been queried yet.
         state = rig.scheduler.workers[worker.address]
         set_worker_status(rig.scheduler, state, Status.closing_gracefully)
         while worker.status is not Status.closing_gracefully:
@@ -224,7 +224,7 @@ def test_a_drain_waits_until_the_preceding_resume_has_arrived(
         slow.stream.send(*slow.late)
         return orders
 
-    # Had it been drained as well, its answer would have been that of a draining worker, and the task taken back from
+    # Had it been drained as well, its reply would have been that of a draining worker, and the task taken back from
     # it after it was free to start it.
     assert rig.run(drain_resume_and_drain()) == ["worker-status-change"]
     gate.set()

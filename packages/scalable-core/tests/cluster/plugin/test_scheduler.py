@@ -79,7 +79,7 @@ def test_cancelling_all_tells_every_client_and_leaves_no_task(rig: Rig, until: U
     first = rig.client.submit(identity, 1, key="first", resources={"a": 1})
     between = rig.client.submit(identity, first, key="between", resources={"a": 1})
     last = rig.client.submit(identity, between, key="last", resources={"b-c": 1})
-    # Nobody wants what is between them, but it is needed.
+    # No client has a future of the task between them, but it is needed.
     between.release()
     with Client(rig.host) as other:
         same = other.submit(identity, 1, key="first", resources={"a": 1})

@@ -25,14 +25,14 @@ def first_of(x: Any, *_: Any) -> Any:
 
 
 class Unsendable:
-    """As a handle, a lock or a generator is."""
+    """Cannot be pickled, like a handle, a lock or a generator."""
 
     def __reduce__(self) -> Any:
         raise TypeError("it stays where it is")
 
 
 class Unreadable:
-    """As an object of a package that the other worker has not got is."""
+    """Cannot be unpickled, like an object of a package that the other worker does not have."""
 
     def __reduce__(self) -> Any:
         return _fail_to_load, ()
