@@ -185,7 +185,7 @@ def test_the_tag_is_in_the_key_so_that_durations_are_learned_apart(client: Scala
     assert counts == {"gcam:7.where": 4, "stitches.where": 3}
 
 
-def test_keys_of_ones_own_are_kept(client: ScalableClient) -> None:
+def test_given_keys_are_kept(client: ScalableClient) -> None:
     one = client.submit(where, tag="gcam-7", key=("run", 1))
     some = client.map(where, range(2), tag="gcam-7", key=["left", "right"])
     named = client.map(where, range(2), tag="gcam-7", key="named")
@@ -194,7 +194,7 @@ def test_keys_of_ones_own_are_kept(client: ScalableClient) -> None:
     assert {*client.gather([one, *some, *named])} == {"gcam-7"}
 
 
-# -- What cannot be
+# -- What is refused
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,11 @@ def test_keys_of_ones_own_are_kept(client: ScalableClient) -> None:
             "n=5 of tag 'stitches' fits no worker: each has 4 slots; set components.stitches.slots to 5 or more",
         ),
         ({"task": "run_gcam", "n": 2}, SlotsExceededError, "n=2 of tag 'gcam-7' fits no worker"),
-        ({"tag": "gcam-7", "n": 0}, ValueError, "n=0 slots cannot be taken; give n=1 or more"),
+        (
+            {"tag": "gcam-7", "n": 0},
+            ValueError,
+            "n=0 is not a valid number of slots; give n=1 or more",
+        ),
         ({"n": 2}, TypeError, "n= counts slots of a tag, and there is no tag; give tag= too"),
         (
             {"tag": "stitches", "task": "run_gcam"},
@@ -242,7 +246,7 @@ def test_what_no_worker_could_run_is_refused_at_once(
     assert not cluster.scheduler.tasks
 
 
-def test_a_cluster_without_groups_says_so(plain: LocalCluster) -> None:
+def test_a_cluster_without_groups_has_no_tags(plain: LocalCluster) -> None:
     with ScalableClient(plain) as client:
         with pytest.raises(UnknownTagError, match="the tags are: none"):
             client.submit(where, tag="gcam")
@@ -271,7 +275,7 @@ def test_an_asynchronous_client(cluster: LocalCluster) -> None:
     assert asyncio.run(use()) == ["gcam-7", "stitches", "stitches"]
 
 
-def test_a_gather_that_is_interrupted_leaves_nothing_that_complains(cluster: LocalCluster) -> None:
+def test_an_interrupted_gather_leaves_no_exception_unretrieved(cluster: LocalCluster) -> None:
     complaints: list[dict[str, Any]] = []
 
     async def interrupt() -> None:

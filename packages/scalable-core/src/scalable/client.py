@@ -1,21 +1,22 @@
-"""`ScalableClient`: Dask's client, with tags and tasks."""
+"""`ScalableClient`: Dask's client, with tags and manifest tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import operator
-import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dask._task_spec import Task
 from dask.base import tokenize
-from dask.utils import funcname
 from distributed import Client, Future
-from distributed.protocol.pickle import dumps
-from distributed.utils import iscoroutinefunction
 
+from scalable.cluster.dask_internals import (
+    defer_unpickling,
+    function_name,
+    is_coroutine_function,
+    retrieve_gather_exceptions,
+)
 from scalable.cluster.plugin import TABLE_TOPIC, FileNames
 from scalable.errors import SlotsExceededError, UnknownTagError, UnknownTaskError
 
@@ -28,14 +29,14 @@ __all__ = ["ScalableClient"]
 class ScalableClient(Client):
     """A ``distributed.Client`` that sends tasks to the workers made for them.
 
-    Everything that Dask's client does, it does unchanged; `submit` and `map` also take a tag.
+    It is Dask's client, whose `submit` and `map` also take a tag.
 
     Parameters
     ----------
     address : GroupedCluster or str
         The cluster, or the address of its scheduler.
     tasks : mapping of str to str, optional
-        The manifest's tasks: component by task name.
+        The component of each manifest task, by its name.
     session : ScalableSession, optional
         The session this client belongs to.
     **kwargs
@@ -67,21 +68,20 @@ class ScalableClient(Client):
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
         started = await super()._start(*args, **kwargs)
         self._file_names.keep()
-        # The scheduler publishes the group table as events, of which a plain Dask cluster has none.
-        self.subscribe_topic(TABLE_TOPIC, self._learn_table)
-        await self._read_table()
+        # The scheduler publishes the group table as events; a plain Dask cluster has none of them.
+        self.subscribe_topic(TABLE_TOPIC, self._update_slots)
+        await self._fetch_slots()
         return started
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         self._file_names.release()
         await super()._close(*args, **kwargs)
 
-    async def _read_table(self) -> None:
-        scheduler: Any = self.scheduler
-        for event in await scheduler.events(topic=TABLE_TOPIC):
-            self._learn_table(event)
+    async def _fetch_slots(self) -> None:
+        for event in await self.get_events(TABLE_TOPIC):
+            self._update_slots(event)
 
-    def _learn_table(self, event: tuple[float, dict[str, int]]) -> None:
+    def _update_slots(self, event: tuple[float, dict[str, int]]) -> None:
         _, self._slots = event
 
     def submit(
@@ -96,27 +96,27 @@ class ScalableClient(Client):
         resources: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> Future[Any]:
-        """Submit one call, to a worker with the given tag.
+        """Submit a task to a worker with the given tag.
 
         Parameters
         ----------
         func : callable
-            What to call.
+            The function to call.
         *args
-            Its positional arguments; futures among them are awaited on the cluster.
+            Its positional arguments; futures among them are resolved on the cluster.
         tag : str, optional
-            The component whose workers may run it. Without tag and task, any worker may.
+            The component whose workers may run it. Without tag or task, any worker may.
         n : int, optional
-            Slots of the worker that it takes; 1 where a tag or task is given.
+            Slots of the worker that it takes; 1 if a tag or task is given.
         task : str, optional
-            A task of the manifest; implies its component's tag.
+            A manifest task; it implies the tag of its component.
         key, pure, resources, **kwargs
-            As for ``distributed.Client.submit``; the rest are keyword arguments of `func`.
+            As for ``distributed.Client.submit``; all others are keyword arguments of `func`.
 
         Returns
         -------
         distributed.Future
-            The call's future. The same pure call under two tags is two futures.
+            The future. The same pure call under two tags is two tasks.
 
         Raises
         ------
@@ -129,14 +129,14 @@ class ScalableClient(Client):
         TypeError
             `n` without tag or task, or a task of another component than `tag`.
         """
-        tag = self._resolve(tag, task, n)
+        tag = self._resolve_tag(tag, task, n)
         if tag is not None:
-            resources = self._claim(tag, n, resources)
+            resources = self._required_resources(tag, n, resources)
             if key is None:
                 token = tokenize(func, args, kwargs) if pure else uuid.uuid4().hex
-                key = f"{_prefix(tag, func)}-{token}"
-            if _can_be_packed(func, kwargs):
-                func, args = operator.call, (_packed(func), *args)
+                key = f"{_key_prefix(tag, func)}-{token}"
+            if _can_defer_unpickling(func, kwargs):
+                func, args = operator.call, (defer_unpickling(func), *args)
         return super().submit(func, *args, key=key, pure=pure, resources=resources, **kwargs)
 
     def map(
@@ -151,18 +151,18 @@ class ScalableClient(Client):
         resources: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> list[Future[Any]]:
-        """Submit one call for each element, to workers with the given tag.
+        """Submit a task for each element to workers with the given tag.
 
         Parameters
         ----------
         func : callable
-            What to call.
+            The function to call.
         *iterables
             Its arguments, element by element.
         tag, n, task : optional
             As for `submit`.
         key, pure, resources, **kwargs
-            As for ``distributed.Client.map``; the rest are keyword arguments of `func`.
+            As for ``distributed.Client.map``; all others are keyword arguments of `func`.
 
         Returns
         -------
@@ -174,15 +174,15 @@ class ScalableClient(Client):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TypeError
             As for `submit`.
         """
-        tag = self._resolve(tag, task, n)
+        tag = self._resolve_tag(tag, task, n)
         if tag is not None:
-            resources = self._claim(tag, n, resources)
-            iterables, calls = _read_once(iterables)
-            key = _prefix(tag, func) if key is None else key
+            resources = self._required_resources(tag, n, resources)
+            iterables, calls = _zip_arguments(iterables)
+            key = _key_prefix(tag, func) if key is None else key
             if isinstance(key, str):
-                key = [f"{key}-{token}" for token in _tokens(func, calls, kwargs, pure)]
-            if _can_be_packed(func, kwargs):
-                func, iterables = operator.call, ([_packed(func)] * len(key), *iterables)
+                key = [f"{key}-{token}" for token in _call_tokens(func, calls, kwargs, pure)]
+            if _can_defer_unpickling(func, kwargs):
+                func, iterables = operator.call, ([defer_unpickling(func)] * len(key), *iterables)
         futures: list[Future[Any]] = super().map(
             func, *iterables, key=key, pure=pure, resources=resources, **kwargs
         )
@@ -192,15 +192,11 @@ class ScalableClient(Client):
         try:
             return await super()._gather(*args, **kwargs)
         except asyncio.CancelledError:
-            # Ctrl-C. What waits for one future each is left behind, and fails unheard when the client closes.
-            for task in asyncio.all_tasks():
-                coroutine = getattr(task.get_coro(), "__qualname__", "")
-                if coroutine.startswith(f"{Client._gather.__qualname__}.<locals>"):
-                    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            retrieve_gather_exceptions()  # Ctrl-C
             raise
 
-    def _resolve(self, tag: str | None, task: str | None, n: int | None) -> str | None:
-        """Find the tag that is meant."""
+    def _resolve_tag(self, tag: str | None, task: str | None, n: int | None) -> str | None:
+        """Return the tag that a call is for."""
         if task is not None:
             if task not in self._tasks:
                 raise UnknownTaskError(task, self._tasks)
@@ -217,61 +213,61 @@ class ScalableClient(Client):
             )
         return tag
 
-    def _claim(
+    def _required_resources(
         self, tag: str, n: int | None, resources: dict[str, float] | None
     ) -> dict[str, float]:
-        """Check that some worker could ever run it, and say what it takes."""
+        """Return the resources of a task, after checking that a worker of the group can have them."""
         need = 1 if n is None else n
         if tag not in self._slots and self.status == "running" and not self.asynchronous:
-            # The group may be so new that word of it is on its way.
-            self.sync(self._read_table)
+            # The event of a new group may not have arrived yet.
+            self.sync(self._fetch_slots)
         if tag not in self._slots:
             raise UnknownTagError(tag, self._slots)
         if not need >= 1:
-            raise ValueError(f"n={need} slots cannot be taken; give n=1 or more")
+            raise ValueError(f"n={need} is not a valid number of slots; give n=1 or more")
         if need > self._slots[tag]:
             raise SlotsExceededError(tag, need, self._slots[tag])
         return {**(resources or {}), tag: need}
 
 
-def _prefix(tag: str, func: Callable[..., Any]) -> str:
-    """Name a kind of task, so that Dask learns durations apart for each tag, and no two tags share a name.
+def _key_prefix(tag: str, func: Callable[..., Any]) -> str:
+    """Return a key's prefix that includes the tag, so that Dask learns durations for each tag separately.
 
-    Dask cuts a key at its first dash to learn the kind of its task. No tag has a colon or a dot.
+    Dask takes a key up to its first dash as its prefix. Tags contain neither colon nor dot, so none share a prefix.
 
     Examples
     --------
-    >>> _prefix("gcam-7", abs)
+    >>> _key_prefix("gcam-7", abs)
     'gcam:7.abs'
     """
-    return f"{tag.replace('-', ':')}.{funcname(func)}"
+    return f"{tag.replace('-', ':')}.{function_name(func)}"
 
 
-def _read_once(
+def _zip_arguments(
     iterables: Sequence[Iterable[Any]],
 ) -> tuple[tuple[list[Any], ...], list[tuple[Any, ...]]]:
-    """Read the arguments of a map, some of which may be iterators: by argument, and by call.
+    """Return the arguments of a map by argument and by call, reading iterators once.
 
     Raises
     ------
     TypeError
-        All of them are iterators, which may have no end. Dask refuses that, too.
+        All of them are iterators, which may be infinite. Dask refuses that, too.
 
     Examples
     --------
-    >>> _read_once(["ab", iter(range(9))])
+    >>> _zip_arguments(["ab", iter(range(9))])
     ((['a', 'b'], [0, 1]), [('a', 0), ('b', 1)])
     """
     if iterables and all(isinstance(each, Iterator) for each in iterables):
-        raise TypeError("map() takes no iterators, which may have no end; give it a list")
+        raise TypeError("map() takes no iterators, which may be infinite; give it a list")
     calls = [*zip(*iterables, strict=False)]  # as Dask does: the shortest decides
     return tuple([call[i] for call in calls] for i in range(len(iterables))), calls
 
 
-def _tokens(
+def _call_tokens(
     func: Callable[..., Any], calls: Iterable[Any], kwargs: Mapping[str, Any], pure: bool
 ) -> list[str]:
-    """Tell the calls of one map apart."""
+    """Return a token for each call of a map."""
     if not pure:
         this = uuid.uuid4().hex
         return [f"{this}-{number}" for number, _ in enumerate(calls)]
@@ -279,15 +275,7 @@ def _tokens(
     return [tokenize(common, call) for call in calls]
 
 
-def _can_be_packed(func: Callable[..., Any], options: Mapping[str, Any]) -> bool:
-    # Dask looks at the function itself to see what it is.
+def _can_defer_unpickling(func: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    # Dask inspects these functions itself.
     actor = options.get("actor") or options.get("actors")
-    return not actor and not iscoroutinefunction(func)
-
-
-def _packed(func: Callable[..., Any]) -> Task:
-    """Send a function so that it is unpickled as a part of its task, whose error it is if that fails.
-
-    Otherwise a worker unpickles it while it reads what the scheduler says, and a module that it lacks ends the worker.
-    """
-    return Task(None, pickle.loads, dumps(func))
+    return not actor and not is_coroutine_function(func)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scalable.cluster.group import Group
-from scalable.cluster.link import Leaving, Report, Stage, WorkerInfo
+from scalable.cluster.link import DrainProgress, Report, Stage, WorkerInfo
 from scalable.cluster.member import EndReason, Observation, UnitEnd
 from scalable.cluster.port import Explanation, GroupSpec, Phase, Reason, Unit, UnitState
 from scalable.cluster.retry import RetryPolicy
@@ -120,7 +120,7 @@ def test_each_end_has_its_reason() -> None:
     group = group_of(*map(unit, range(1, 6)), startup_timeout=60)
     joined = workers(unit(1), unit(2))
     group.update(seen(1.0, *running(*map(unit, range(1, 6)))), joined, 1.0)
-    group.members["gcam-5"].leaving = Leaving(Stage.BUSY)
+    group.members["gcam-5"].leaving = DrainProgress(Stage.BUSY)
     states = running(unit(2), unit(3)) + [UnitState(unit(n), Phase.GONE) for n in (1, 4, 5)]
     ended = group.update(seen(70.0, *states), workers(), 70.0)
 
@@ -183,7 +183,7 @@ def test_a_worker_that_joined_and_left_between_two_reports_is_not_a_failed_start
     group = group_of(unit(1))
     gone = seen(1.0, UnitState(unit(1), Phase.GONE, Reason.EXITED))
 
-    assert end_reasons(group.update(gone, Report(departed=["gcam-1"]), 1.0)) == [EndReason.LOST]
+    assert end_reasons(group.update(gone, Report(removed=["gcam-1"]), 1.0)) == [EndReason.LOST]
     assert not group.failures.record_loss(PROBLEM)
     assert group.failures.retry_at <= 1.0
 
@@ -242,8 +242,8 @@ def test_the_most_useful_are_resumed_first_but_none_that_expires() -> None:
     report = Report({f"gcam-{n}": WorkerInfo("running", tasks=n) for n in range(1, 5)})
     group.update(seen(1.0, *states), report, 1.0)
     for member in group.members.values():
-        member.leaving = Leaving(Stage.BUSY)
-    group.members["gcam-1"].leaving = Leaving(Stage.GONE)
+        member.leaving = DrainProgress(Stage.BUSY)
+    group.members["gcam-1"].leaving = DrainProgress(Stage.GONE)
 
     assert [m.unit.id for m in group.resumable(500.0)] == ["gcam-4", "gcam-3", "gcam-2"]
     assert [m.unit.id for m in group.resumable(990.0)] == ["gcam-3", "gcam-2"]

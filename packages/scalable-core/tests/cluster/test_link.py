@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import dask
 import pytest
+from dask.delayed import delayed
 from distributed import Client
 from distributed.core import rpc
 from distributed.security import Security
@@ -138,7 +138,7 @@ def test_a_task_that_fails_shows_its_lines(
             "without a tag": client.submit(fail, 3),
             "mapped": mapped,
             "method": client.submit(cell["Model"]().run, tag="a"),
-            "delayed": client.compute(dask.delayed(fail)(4)),
+            "delayed": client.compute(delayed(fail)(4)),
             "from a task": client.submit(cell["submit_another"], 5, tag="a"),
         }
         for how, future in futures.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scalable.cluster.group import Group
-from scalable.cluster.link import Leaving, Stage, WorkerInfo
+from scalable.cluster.link import DrainProgress, Stage, WorkerInfo
 from scalable.cluster.member import Member
 from scalable.cluster.port import GroupSpec, Phase, Reason, Unit, UnitState
 from scalable.cluster.status import group_status
@@ -38,8 +38,8 @@ def test_it_shows_what_a_group_waits_for() -> None:
 
 def test_it_shows_what_keeps_draining_workers() -> None:
     group = group_of(member(1, Phase.RUNNING, joined=True), member(2, Phase.RUNNING, joined=True))
-    group.members["gcam-1"].leaving = Leaving(Stage.HOLDING, 3)
-    group.members["gcam-2"].leaving = Leaving(Stage.MOVING, 5)
+    group.members["gcam-1"].leaving = DrainProgress(Stage.HOLDING, 3)
+    group.members["gcam-2"].leaving = DrainProgress(Stage.MOVING, 5)
     status = group_status(group)
 
     assert (status.running, status.draining, status.holding) == (0, 2, 3)

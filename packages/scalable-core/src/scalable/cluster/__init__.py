@@ -27,6 +27,8 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `grouped`       `GroupedCluster`, for users and Dask's client
 ==============  =================================================================================
 
+What this process uses of Dask beyond its public interface is in `dask_internals`.
+
 Only `port` and `host` can be imported without Dask, so nothing is re-exported eagerly.
 """
 

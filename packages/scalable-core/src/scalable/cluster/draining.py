@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
-from scalable.cluster.link import Leaving, SchedulerLink, Stage
+from scalable.cluster.link import DrainProgress, SchedulerLink, Stage
 from scalable.cluster.member import Member
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.pace import Pace
@@ -58,7 +58,7 @@ class Drainer:
                 error = WalltimeError(tag, name, member.lifetime)
                 deadlines[name] = member.expires_at - now, error
             if member.alive:
-                member.leaving = Leaving(Stage.BUSY)
+                member.leaving = DrainProgress(Stage.BUSY)
                 self._events.record(tag, f"draining {name}, whose walltime is nearly up")
         await self._link.expire(deadlines)
 
@@ -66,7 +66,7 @@ class Drainer:
         """Begin to drain the workers above each group's wanted count."""
         for group in groups.values():
             for member in group.surplus():
-                member.leaving = Leaving(Stage.BUSY)
+                member.leaving = DrainProgress(Stage.BUSY)
                 self._events.record(group.spec.tag, f"draining {member.unit.id}")
 
     async def advance(self, groups: Mapping[str, Group], now: float) -> None:
@@ -82,7 +82,7 @@ class Drainer:
             stages |= await self._link.drain(expired, force=True)
         for name, leaving in stages.items():
             draining[name].leaving = leaving
-        left = [m for m in draining.values() if m.leaving == Leaving(Stage.GONE)]
+        left = [m for m in draining.values() if m.leaving == DrainProgress(Stage.GONE)]
         being_stopped = self._native.stopping
         for group in groups.values():
             unresponsive = group.unresponsive_to_stop(now, self._pace.stop_retry_interval)
@@ -90,7 +90,7 @@ class Drainer:
         await self._stop(left, now)
 
     def _hold_expired(
-        self, groups: Mapping[str, Group], member: Member, leaving: Leaving, now: float
+        self, groups: Mapping[str, Group], member: Member, leaving: DrainProgress, now: float
     ) -> bool:
         """Return whether a worker has held its results for too long."""
         if leaving.stage is not Stage.HOLDING:
@@ -99,13 +99,13 @@ class Drainer:
         tag, name = member.unit.tag, member.unit.id
         if member.holding_since is None:
             member.holding_since = now
-            self._events.record(tag, f"{name} is holding {leaving.left} results")
+            self._events.record(tag, f"{name} is holding {leaving.remaining} results")
         adapts = groups[tag].range is not None
         if adapts or now - member.holding_since < self._pace.hold_timeout:
             return False
         self._events.record(
             tag,
-            f"{name} held {leaving.left} results for {self._pace.hold_timeout:g} s; they are lost now",
+            f"{name} held {leaving.remaining} results for {self._pace.hold_timeout:g} s; they are lost now",
         )
         return True
 

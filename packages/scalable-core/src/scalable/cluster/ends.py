@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from scalable.cluster import explanations
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
-from scalable.cluster.link import Leaving, SchedulerLink, Stage
+from scalable.cluster.link import DrainProgress, SchedulerLink, Stage
 from scalable.cluster.member import EndReason, Member, UnitEnd
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.port import Explanation
@@ -132,7 +132,7 @@ class EndHandler:
                 )
         if not end.reason.is_over:
             # Drained like others, because its worker may have joined since the report.
-            member.leaving = Leaving(Stage.BUSY)
+            member.leaving = DrainProgress(Stage.BUSY)
 
     async def handle_overdue_requests(self, group: Group) -> None:
         """Count launches whose units never appeared as failed starts."""

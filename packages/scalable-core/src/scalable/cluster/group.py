@@ -183,7 +183,7 @@ class Group:
 
     def _update_worker(self, member: Member, report: Report, now: float) -> None:
         member.worker = report.workers.get(member.unit.id)
-        if member.joined_at is None and (member.worker or member.unit.id in report.departed):
+        if member.joined_at is None and (member.worker or member.unit.id in report.removed):
             member.joined_at = now
             self.failures.record_joined()
         if member.worker is None:

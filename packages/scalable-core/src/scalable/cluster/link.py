@@ -1,4 +1,4 @@
-"""What the controller asks of the Dask scheduler, and how the answer gets here."""
+"""The controller's calls to the Dask scheduler, as an interface and over its RPC."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
-from distributed.protocol import pickle
 
 from scalable.cluster import plugin
+from scalable.cluster.dask_internals import pickle_object
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
     from scalable.errors import GroupFailedError, WalltimeError
 
-__all__ = ["Demand", "Leaving", "Report", "RpcLink", "SchedulerLink", "Stage", "WorkerInfo"]
+__all__ = ["Demand", "DrainProgress", "Report", "RpcLink", "SchedulerLink", "Stage", "WorkerInfo"]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """One Dask worker: its status, the tasks assigned to it, the results it has."""
+    """A Dask worker: its status, the number of tasks assigned to it, and of results that it has."""
 
     status: str
     tasks: int = 0
@@ -31,18 +31,18 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What waits for a tag or runs under it.
+    """The work for a tag, waiting or running.
 
     Parameters
     ----------
     slots : float
-        Slots that all of it would take at once.
+        Slots that all of it would need at once.
     seconds : float
         Slot-seconds left of the tasks whose duration Dask has learned.
     unknown : float
-        Slots of the tasks whose duration nobody knows.
+        Slots of the tasks whose duration is not known.
     waiting : int
-        Tasks whose dependencies are not there yet.
+        Tasks whose dependencies are not finished yet.
     """
 
     slots: float = 0.0
@@ -53,52 +53,52 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One look at the scheduler.
+    """The state of the scheduler at one time.
 
     Parameters
     ----------
     workers : mapping of str to WorkerInfo
-        Those that are there, by name.
+        The registered workers, by name.
     demand : mapping of str to Demand
-        What there is to do, by tag.
+        The work, by tag.
     refused : mapping of str to str
-        Workers that were not let in, with the reason.
-    departed : collection of str
-        Workers that have left since the last look. Some came after it, too.
+        The reason by name, for workers that were refused at registration.
+    removed : collection of str
+        Workers that have left since the previous report, including those that joined after it.
     """
 
     workers: Mapping[str, WorkerInfo] = field(default_factory=dict)
     demand: Mapping[str, Demand] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
-    departed: Collection[str] = ()
+    removed: Collection[str] = ()
 
 
 class Stage(StrEnum):
-    """How near to its end a draining worker is."""
+    """How far the drain of a worker is."""
 
     BUSY = "busy"
-    """It still runs tasks."""
+    """It is running tasks."""
     MOVING = "moving"
     """Its results are on their way to other workers."""
     HOLDING = "holding"
     """No other worker can take its results."""
     GONE = "gone"
-    """It has left, or will be refused if it ever comes."""
+    """It has left, or will be refused if it tries to join."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
-    """A draining worker's stage, with how many tasks or results are left."""
+class DrainProgress:
+    """A draining worker's stage, and the number of tasks or results left."""
 
     stage: Stage
-    left: int = 0
+    remaining: int = 0
 
 
 class SchedulerLink(Protocol):
-    """The scheduler as the controller sees it. All but `start` may be called every turn."""
+    """The scheduler as the controller uses it. All methods but `start` may be called every turn."""
 
     async def start(self, slots: Mapping[str, int]) -> None:
-        """Install our part on the scheduler, with the group table: slots per worker, by tag."""
+        """Install the plugin on the scheduler, with the group table: slots per worker, by tag."""
         ...
 
     async def publish(self, slots: Mapping[str, int]) -> None:
@@ -106,40 +106,42 @@ class SchedulerLink(Protocol):
         ...
 
     async def report(self) -> Report:
-        """Look at workers and demand."""
+        """Return the workers and the demand."""
         ...
 
-    async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:
-        """Bring workers nearer to their end; `force` lets results go with them."""
+    async def drain(
+        self, names: Sequence[str], *, force: bool = False
+    ) -> Mapping[str, DrainProgress]:
+        """Start or continue to drain workers; `force` gives up their results."""
         ...
 
     async def resume(self, names: Sequence[str]) -> Sequence[str]:
-        """Take draining workers back into service; return those that could still be had."""
+        """Take draining workers back; return those that could be."""
         ...
 
     async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
-        """Tell in how many seconds workers will be ended, and the error of tasks that they take along."""
+        """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
         ...
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
-        """End the tasks that only this group could run in `error`; None lifts that."""
+        """Fail the tasks that only this group could run with `error`; None ends that."""
         ...
 
     async def cancel_all(self, reason: str) -> None:
-        """Cancel whatever clients wait for."""
+        """Cancel the futures of all clients."""
         ...
 
 
-_pickling = threading.Lock()
+_pickling_lock = threading.Lock()
 
 
 def pickled_plugin(slots: Mapping[str, int]) -> bytes:
-    """Pickle the scheduler's part of the engine by value: a stock image has none of our modules."""
-    with _pickling:  # what cloudpickle has registered is one set for all threads
+    """Pickle the scheduler plugin by value, because a stock image has none of our modules."""
+    with _pickling_lock:  # cloudpickle has one registry for all threads
         cloudpickle.register_pickle_by_value(plugin)
         try:
             with plugin.kept_file_names():
-                for_workers = cloudpickle.dumps(plugin.Answers())
+                for_workers = cloudpickle.dumps(plugin.GroupsWorkerPlugin())
                 ours = plugin.GroupsPlugin(dict(slots), for_workers)
                 for_scheduler: bytes = cloudpickle.dumps(ours)
         finally:
@@ -153,7 +155,7 @@ class RpcLink:
     Parameters
     ----------
     host : Host
-        Where the scheduler is.
+        The scheduler's host.
     """
 
     def __init__(self, host: Host) -> None:
@@ -164,7 +166,7 @@ class RpcLink:
         return self._host.scheduler_comm
 
     async def start(self, slots: Mapping[str, int]) -> None:
-        """Install our part on the scheduler, with the group table: slots per worker, by tag."""
+        """Install the plugin on the scheduler, with the group table: slots per worker, by tag."""
         await self._scheduler.register_scheduler_plugin(
             plugin=pickled_plugin(slots), name=plugin.GroupsPlugin.name, idempotent=True
         )
@@ -174,35 +176,37 @@ class RpcLink:
         await self._scheduler.scalable_publish(slots=dict(slots))
 
     async def report(self) -> Report:
-        """Look at workers and demand."""
+        """Return the workers and the demand."""
         answer = await self._scheduler.scalable_report()
         return Report(
             workers={name: WorkerInfo(*facts) for name, facts in answer["workers"].items()},
             demand={tag: Demand(*facts) for tag, facts in answer["demand"].items()},
             refused=answer["refused"],
-            departed=answer["departed"],
+            removed=answer["removed"],
         )
 
-    async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:
-        """Bring workers nearer to their end; `force` lets results go with them."""
+    async def drain(
+        self, names: Sequence[str], *, force: bool = False
+    ) -> Mapping[str, DrainProgress]:
+        """Start or continue to drain workers; `force` gives up their results."""
         answer = await self._scheduler.scalable_drain(names=list(names), force=force)
-        return {name: Leaving(Stage(stage), left) for name, (stage, left) in answer.items()}
+        return {name: DrainProgress(Stage(stage), left) for name, (stage, left) in answer.items()}
 
     async def resume(self, names: Sequence[str]) -> Sequence[str]:
-        """Take draining workers back into service; return those that could still be had."""
+        """Take draining workers back; return those that could be."""
         resumed: Sequence[str] = await self._scheduler.scalable_resume(names=list(names))
         return resumed
 
     async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
-        """Tell in how many seconds workers will be ended, and the error of tasks that they take along."""
-        message = {name: (left, pickle.dumps(error)) for name, (left, error) in workers.items()}
+        """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
+        message = {name: (left, pickle_object(error)) for name, (left, error) in workers.items()}
         await self._scheduler.scalable_expire(workers=message)
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
-        """End the tasks that only this group could run in `error`; None lifts that."""
-        message = None if error is None else pickle.dumps(error)
+        """Fail the tasks that only this group could run with `error`; None ends that."""
+        message = None if error is None else pickle_object(error)
         await self._scheduler.scalable_fail(tag=tag, error=message)
 
     async def cancel_all(self, reason: str) -> None:
-        """Cancel whatever clients wait for."""
+        """Cancel the futures of all clients."""
         await self._scheduler.scalable_cancel_all(reason=reason)

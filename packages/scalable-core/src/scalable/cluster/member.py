@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from scalable.cluster.link import Leaving, Report, Stage, WorkerInfo
+from scalable.cluster.link import DrainProgress, Report, Stage, WorkerInfo
 from scalable.cluster.port import GroupSpec, Phase, Unit, UnitState
 from scalable.cluster.retry import RetryPolicy
 
@@ -51,7 +51,7 @@ class Member:
         When its walltime will be up.
     worker : WorkerInfo or None
         Its Dask worker, as in the scheduler's most recent report; None while there is none.
-    leaving : Leaving or None
+    leaving : DrainProgress or None
         How far its drain is, once it drains.
     holding_since : float or None
         Since when it is kept only for its results.
@@ -69,7 +69,7 @@ class Member:
     left_at: float | None = None
     expires_at: float | None = None
     worker: WorkerInfo | None = None
-    leaving: Leaving | None = None
+    leaving: DrainProgress | None = None
     holding_since: float | None = None
     stopped_at: float | None = None
     expires: bool = False
@@ -112,7 +112,7 @@ class Member:
         """Results that keep it, because no other worker can take them."""
         if self.leaving is None or self.leaving.stage is not Stage.HOLDING:
             return 0
-        return self.leaving.left
+        return self.leaving.remaining
 
     @property
     def lifetime(self) -> float:

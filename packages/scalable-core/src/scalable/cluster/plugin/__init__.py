@@ -1,15 +1,33 @@
-"""What runs inside the Dask scheduler and its workers, sent there by value.
+"""The part of the engine that runs inside the Dask scheduler and its workers; it is sent there by value.
 
-A stock ``dask scheduler`` has none of our packages, so nothing in here may import `scalable` but this package itself:
-the standard library and distributed only, and every message is made of plain types. `scalable.cluster.link` is the
-other end.
+A stock ``dask scheduler`` has none of our packages, so these modules import the standard library, distributed and each
+other, nothing else, and every message consists of plain types. `scalable.cluster.link` is the other end.
 
-Some of what it touches is not public API of distributed: worker states, the stealing extension, handlers. Each such
-place is covered by a test against the installed version.
+In reading order:
+
+================  =================================================================================
+`scheduler`       `GroupsPlugin`: installs the handlers, forwards events, answers the controller
+`demand`          how much work each tag has
+`admission`       which workers may register
+`draining`        how workers leave without losing or repeating anything
+`transfers`       results that cannot be sent to some workers, and the tasks that need them there
+`failed_groups`   the tasks that only failed groups could run
+`walltimes`       the tasks that take longer than any worker lives
+`spreading`       moves waiting tasks to workers that join later
+`worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
+`filenames`       the file names of functions that are pickled by value
+`dask_internals`  what all of them use of distributed beyond its public interface
+================  =================================================================================
 """
 
 from scalable.cluster.plugin.filenames import FileNames, kept_file_names
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin
-from scalable.cluster.plugin.worker import Answers
+from scalable.cluster.plugin.worker import GroupsWorkerPlugin
 
-__all__ = ["TABLE_TOPIC", "Answers", "FileNames", "GroupsPlugin", "kept_file_names"]
+__all__ = [
+    "TABLE_TOPIC",
+    "FileNames",
+    "GroupsPlugin",
+    "GroupsWorkerPlugin",
+    "kept_file_names",
+]

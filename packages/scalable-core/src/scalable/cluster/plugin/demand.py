@@ -9,41 +9,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed.scheduler import TaskPrefix, TaskState, WorkerState
 
-__all__ = ["Backlog", "claims"]
+__all__ = ["Backlog", "requirements"]
 
-Claims = tuple[tuple[str | None, float], ...]
-"""What a task takes, by resource; None stands for a slot of whichever worker."""
+Requirements = tuple[tuple[str | None, float], ...]
+"""The amount that a task needs of each resource; None stands for one slot of any worker."""
 
 
-def claims(ts: TaskState) -> Claims:
-    """Say what a task takes."""
+def requirements(ts: TaskState) -> Requirements:
+    """Return what a task needs."""
     return (*ts.resource_restrictions.items(),) if ts.resource_restrictions else ((None, 1),)
 
 
 class Backlog:
-    """How many tasks are to be done, by kind, what they take, and whether they wait for others.
+    """Counts of unfinished tasks by prefix, requirements, and whether they wait for dependencies.
 
-    It is kept up to date as tasks change their state, so that a look at it costs the same however many there are.
+    The counts are updated as tasks change state, so that reading them costs the same for any number of tasks.
     """
 
     STATES = frozenset({"waiting", "no-worker", "queued", "processing"})
 
     def __init__(self) -> None:
-        self.tasks: dict[tuple[TaskPrefix, Claims, bool], int] = {}
-        # As it was counted: what a task takes can be changed meanwhile.
-        self._counted: dict[Any, tuple[TaskPrefix, Claims, bool]] = {}
+        self.tasks: dict[tuple[TaskPrefix, Requirements, bool], int] = {}
+        # As it was counted, because a task's requirements can change later.
+        self._counted: dict[Any, tuple[TaskPrefix, Requirements, bool]] = {}
 
     def add(self, ts: TaskState) -> None:
-        """Count a task by its state."""
+        """Count a task in its present state."""
         waits = ts.state == "waiting"
         if waits and not ts.waiting_on:
-            return  # for a moment only
-        shape = (ts.prefix, claims(ts), waits)
+            return  # it leaves this state at once
+        shape = (ts.prefix, requirements(ts), waits)
         self._counted[ts.key] = shape
         self.tasks[shape] = self.tasks.get(shape, 0) + 1
 
     def discard(self, key: Any) -> None:
-        """Count a task no more."""
+        """Stop counting a task."""
         shape = self._counted.pop(key, None)
         if shape is None:
             return
@@ -54,19 +54,19 @@ class Backlog:
     def demand(
         self, tags: Collection[str], workers: Iterable[WorkerState]
     ) -> dict[str, tuple[float, float, float, int]]:
-        """Add up what there is to do, less what running tasks have done.
+        """Return the work for each tag, less what running tasks have done already.
 
         Parameters
         ----------
         tags : collection of str
-            The groups. What takes no tag counts for the first.
+            The groups. Tasks without a tag count for the first.
         workers : iterable of WorkerState
-            Who runs tasks.
+            The workers that run tasks.
 
         Returns
         -------
         dict of str to tuple
-            By tag, what `scalable.cluster.link.Demand` is made of.
+            The fields of `scalable.cluster.link.Demand`, by tag.
         """
         first = next(iter(tags), "")
         slots: defaultdict[str, float] = defaultdict(float)
@@ -88,6 +88,6 @@ class Backlog:
             for ts, elapsed in ws.executing.items():
                 done = min(elapsed, ts.prefix.duration_average)
                 if ts.processing_on is ws and done > 0:
-                    for resource, need in claims(ts):
+                    for resource, need in requirements(ts):
                         seconds[resource or first] -= need * done
         return {tag: (slots[tag], seconds[tag], unknown[tag], waiting[tag]) for tag in tags}

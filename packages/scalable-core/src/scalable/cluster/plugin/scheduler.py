@@ -1,4 +1,4 @@
-"""Where the scheduler's part of the engine is put together and meets the scheduler."""
+"""The scheduler plugin: it connects the other modules with the scheduler and the controller."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
 
+from scalable.cluster.plugin.admission import Admission
+from scalable.cluster.plugin.dask_internals import cancel_all, clear_suspicion, tasks_of_dead_worker
 from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
-from scalable.cluster.plugin.ending import FailedGroups, Walltimes, acquit, cancel_all
+from scalable.cluster.plugin.failed_groups import FailedGroups
 from scalable.cluster.plugin.filenames import FileNames
-from scalable.cluster.plugin.joining import Admission
-from scalable.cluster.plugin.moving import Moving
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
-from scalable.cluster.plugin.worker import Answers
+from scalable.cluster.plugin.transfers import Transfers
+from scalable.cluster.plugin.walltimes import Walltimes
+from scalable.cluster.plugin.worker import GroupsWorkerPlugin
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
@@ -26,22 +28,22 @@ TABLE_TOPIC = "scalable-groups"
 """Dask event topic on which the group table is published."""
 
 TICK_MS = 250
-"""How often waiting tasks are spread and tasks of failed groups are ended."""
+"""Milliseconds between rounds of spreading waiting tasks and failing those that cannot run."""
 
 
 class GroupsPlugin(SchedulerPlugin):
     """The scheduler's part of the engine.
 
     It counts demand per tag, drains workers without losing or repeating anything, refuses workers of another
-    environment, ends the tasks of failed groups and those whose inputs cannot be sent to them, spreads waiting tasks
-    over late workers, and publishes the group table.
+    environment, fails the tasks of failed groups and those whose inputs cannot be sent to them, spreads waiting tasks
+    over workers that join later, and publishes the group table.
 
     Parameters
     ----------
     slots : dict of str to int
-        The group table: slots per worker, by tag. Tasks without a tag count for its first entry.
+        The group table: slots per worker, by tag. Tasks without a tag count for the first entry.
     worker_plugin : bytes
-        `Answers`, pickled by value.
+        `GroupsWorkerPlugin`, pickled by value.
     """
 
     name = "scalable-groups"
@@ -50,22 +52,22 @@ class GroupsPlugin(SchedulerPlugin):
         self.slots = slots
         self.worker_plugin = worker_plugin
         self.members: dict[str, tuple[WorkerState, float]] = {}
-        self.departed: list[str] = []
+        self.removed: list[str] = []
         self.backlog = Backlog()
         self.file_names = FileNames()
 
     async def start(self, scheduler: Scheduler) -> None:
-        """Add our handlers to the scheduler."""
+        """Add the handlers to the scheduler."""
         self.scheduler = scheduler
         self.file_names.keep()
         self.admission = Admission(scheduler)
-        self.moving = Moving(scheduler)
-        self.draining = Draining(scheduler, self.moving)
+        self.transfers = Transfers(scheduler)
+        self.draining = Draining(scheduler, self.transfers)
         self.failed_groups = FailedGroups(scheduler)
         self.walltimes = Walltimes(scheduler, self.members)
         scheduler.handlers |= {
-            "register-worker": self.admission.admit,
-            "heartbeat_worker": self.admission.hear,
+            "register-worker": self.admission.register_worker,
+            "heartbeat_worker": self.admission.heartbeat_worker,
             "scatter": self.draining.scatter,
             "scalable_publish": self.publish,
             "scalable_report": self.report,
@@ -75,11 +77,11 @@ class GroupsPlugin(SchedulerPlugin):
             "scalable_fail": self.failed_groups.fail,
             "scalable_cancel_all": self.cancel_all,
         }
-        scheduler.stream_handlers["task-erred"] = self.moving.hear_error
+        scheduler.stream_handlers["task-erred"] = self.transfers.handle_task_erred
         await scheduler.register_worker_plugin(
-            None, self.worker_plugin, name=Answers.name, idempotent=True
+            None, self.worker_plugin, name=GroupsWorkerPlugin.name, idempotent=True
         )
-        # Nothing may be awaited from here on: the scheduler tells plugins of changes once this has returned.
+        # Nothing may be awaited from here on: the scheduler reports changes to a plugin once this has returned.
         self.members |= {address: (ws, time()) for address, ws in scheduler.workers.items()}
         for ts in scheduler.tasks.values():
             if ts.state in Backlog.STATES:
@@ -89,64 +91,61 @@ class GroupsPlugin(SchedulerPlugin):
         self.ticker.start()
 
     async def close(self) -> None:
-        """Stop what runs by itself."""
+        """Stop the periodic callback and what is in progress."""
         self.ticker.stop()
         self.file_names.release()
         self.draining.close()
-        self.moving.close()
+        self.transfers.close()
 
     def tick(self) -> None:
-        """Do what must be done without being asked."""
-        self.failed_groups.end_tasks(self.slots)
-        self.walltimes.end_tasks()
+        """Do what is due regularly."""
+        self.failed_groups.fail_tasks(self.slots)
+        self.walltimes.fail_tasks()
         spread_waiting_tasks(self.scheduler, self.slots)
 
-    # -- What the scheduler tells us
+    # -- Hooks that the scheduler calls
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """Remember a worker's state, which is out of reach once the worker is gone, and when it came."""
+        """Record when a worker joined, and its state, which the scheduler drops once the worker is gone."""
         self.members[worker] = scheduler.workers[worker], time()
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Do justice to the tasks of a worker that has died."""
+        """Correct the suspicion counts of a dead worker's tasks, and record that it has left."""
         ws, joined = self.members.pop(worker)
-        self.departed.append(str(ws.name))
-        self.admission.see_off(ws)
-        self.draining.forget(worker)
-        _, event = scheduler.get_events(worker)[-1]
-        died = event["action"] == "remove-worker" and not event["expected"]
-        keys = event["processing-tasks"] if died else ()
-        assigned = [ts for key in keys if (ts := scheduler.tasks.get(key))]
-        acquit(ws, assigned)
-        self.walltimes.bury(ws, joined, assigned)
+        self.removed.append(str(ws.name))
+        self.admission.on_worker_removed(ws)
+        self.draining.forget_worker(worker)
+        assigned = tasks_of_dead_worker(scheduler, worker)
+        clear_suspicion(ws, assigned)
+        self.walltimes.on_worker_removed(ws, joined, assigned)
 
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Count a task where it is now."""
+        """Count a task in its new state."""
         if start in Backlog.STATES:
             self.backlog.discard(key)
         if start == "memory":
-            self.moving.forget(key)
+            self.transfers.forget_result(key)
         if finish in ("memory", "erred", "forgotten"):
-            self.walltimes.forget(key)
+            self.walltimes.forget_task(key)
         if finish in Backlog.STATES:
             self.backlog.add(self.scheduler.tasks[key])
 
-    # -- What the controller asks
+    # -- Handlers that the controller calls
 
     def publish(self, slots: dict[str, int]) -> None:
-        """Replace the group table, and tell clients."""
+        """Replace the group table and publish it to clients."""
         self.slots = slots
         self.scheduler.log_event(TABLE_TOPIC, slots)
 
     def report(self) -> dict[str, Any]:
-        """Say which workers there are, which have left since the last report, and how much work waits for each tag."""
-        departed, self.departed = self.departed, []
+        """Return the connected workers, those that have left since the last report, and the work for each tag."""
+        removed, self.removed = self.removed, []
         workers = self.scheduler.workers.values()
-        # What takes no tag counts for the first, which should be one that can have workers.
+        # Tasks without a tag count for the first, which should be a group that can have workers.
         tags = sorted(self.slots, key=self.failed_groups.has_failed)
         return {
             "workers": {
@@ -155,20 +154,20 @@ class GroupsPlugin(SchedulerPlugin):
             },
             "demand": self.backlog.demand(tags, workers),
             "refused": self.admission.refused,
-            "departed": departed,
+            "removed": removed,
         }
 
     async def drain(self, names: list[str], force: bool = False) -> dict[str, tuple[str, int]]:
-        """Bring workers nearer to their end, and say how near each is; those that were never seen may not come."""
-        self.admission.unwelcome.update(names)
+        """Start or continue to drain workers; return how far each is. Those that never joined may not register."""
+        self.admission.blocked.update(names)
         return await self.draining.drain(names, force)
 
     def resume(self, names: list[str]) -> list[str]:
-        """Take draining workers back into service; say which could still be had."""
+        """Take draining workers back; return those that could be."""
         resumed = self.draining.resume(names)
-        self.admission.unwelcome.difference_update(resumed)
+        self.admission.blocked.difference_update(resumed)
         return resumed
 
     def cancel_all(self, reason: str) -> None:
-        """Cancel what clients wait for."""
+        """Cancel the futures of all clients."""
         cancel_all(self.scheduler, reason)

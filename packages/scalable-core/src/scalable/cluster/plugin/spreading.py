@@ -1,4 +1,4 @@
-"""How waiting tasks spread over workers that came late."""
+"""How waiting tasks spread over workers that join later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import operator
 from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from scalable.cluster.plugin.dask_internals import Stealing
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
@@ -14,26 +16,26 @@ if TYPE_CHECKING:
 __all__ = ["spread_waiting_tasks"]
 
 MOVES_PER_TICK = 200
-"""Bound on the steal requests of one tick, so that a tick stays short whatever waits."""
+"""Limit of steal requests in one tick, so that a tick stays short however many tasks wait."""
 
 SAMPLE = 1000
-"""Tasks of one worker that a tick looks at; of deep queues, some stand for all."""
+"""Limit of tasks that a tick reads of one worker's queue; in a longer queue they stand for all."""
 
 
 def spread_waiting_tasks(scheduler: Scheduler, slots: Mapping[str, int]) -> None:
-    """Move waiting tasks from the fullest worker of a group to the emptiest, while that makes them more alike.
+    """Move waiting tasks from the fullest worker of a group to the emptiest while that evens their load.
 
-    distributed assigns every tagged task at once, all of them to the first worker that comes. Its own
-    stealing counts threads and durations over all tags; this counts slots, per tag.
+    distributed assigns every tagged task at once, all of them to the first worker that joins. Its own stealing counts
+    threads and durations over all tags; this counts slots, per tag.
 
     Parameters
     ----------
     scheduler : Scheduler
-        Whose tasks.
+        The scheduler that has the tasks.
     slots : mapping of str to int
         Slots per worker, by tag.
     """
-    stealing = scheduler.extensions.get("stealing")
+    stealing = Stealing.of(scheduler)
     if stealing is None:
         return
     members: dict[str, list[WorkerState]] = {tag: [] for tag in slots}
@@ -48,17 +50,17 @@ def spread_waiting_tasks(scheduler: Scheduler, slots: Mapping[str, int]) -> None
 
 
 def _spread(
-    tag: str, workers: list[WorkerState], load: dict[WorkerState, float], stealing: Any
+    tag: str, workers: list[WorkerState], load: dict[WorkerState, float], stealing: Stealing
 ) -> None:
     slots = {ws: float(ws.resources[tag]) for ws in workers}
 
-    def helps(need: float) -> bool:
+    def improves(need: float) -> bool:
         less = (load[victim] - need) / slots[victim]
         more = (load[thief] + need) / slots[thief]
-        # Deep queues need not be alike to a task: they are looked at again before they are empty.
+        # Long queues need not be equal to a task: they are compared again before they are empty.
         return more <= 1 or less >= max(more, 1.1 * more - 1)
 
-    # One worker is on both heaps. Its other entry grows old when tasks move, which only spares it moves.
+    # Each worker is on both heaps. Its other entry is out of date once tasks move, which only costs it some moves.
     fullest = [(-load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
     emptiest = [(load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
     heapify(fullest)
@@ -67,7 +69,7 @@ def _spread(
     moves = 0
     while fullest and moves < MOVES_PER_TICK:
         (_, v, victim), (_, t, thief) = fullest[0], emptiest[0]
-        if load[victim] <= slots[victim] or not helps(1):
+        if load[victim] <= slots[victim] or not improves(1):
             break
         if victim not in movable:
             movable[victim] = _movable(victim, tag, stealing)
@@ -76,10 +78,10 @@ def _spread(
             continue
         ts = movable[victim].pop()
         need = _need(ts, tag)
-        if not helps(need):
+        if not improves(need):
             break
         # The victim confirms that it has not started the task, or keeps it.
-        stealing.move_task_request(ts, victim, thief)
+        stealing.move(ts, victim, thief)
         moves += 1
         load[victim] -= need
         load[thief] += need
@@ -88,16 +90,16 @@ def _spread(
 
 
 def _load(
-    tag: str, workers: list[WorkerState], slots: int, stealing: Any
+    tag: str, workers: list[WorkerState], slots: int, stealing: Stealing
 ) -> dict[WorkerState, float]:
-    """Slots that all tasks of each worker would take at once, tasks under way to it included."""
+    """Return the slots that all tasks of each worker would take at once, moves in progress included."""
     load: dict[WorkerState, float] = {}
     for ws in workers:
         load[ws] = len(ws.processing)
         if slots > 1 and ws.processing:
             sample = [_need(ts, tag) for ts in islice(ws.processing, SAMPLE // 10)]
             load[ws] *= sum(sample) / len(sample)
-    for ts, info in stealing.in_flight.items():
+    for ts, info in stealing.moves.items():
         need = _need(ts, tag)
         if info["victim"] in load:
             load[info["victim"]] -= need
@@ -110,8 +112,8 @@ def _need(ts: TaskState, tag: str) -> float:
     return float((ts.resource_restrictions or {}).get(tag, 1))
 
 
-def _movable(ws: WorkerState, tag: str, stealing: Any) -> list[TaskState]:
-    """Tasks of `tag` that may wait on a worker, or some of many; the one it would start last comes last."""
+def _movable(ws: WorkerState, tag: str, stealing: Stealing) -> list[TaskState]:
+    """Return tasks of `tag` that may be waiting on a worker, some of many; the one it would start last is last."""
     candidates: Iterable[TaskState] = (
         ts
         for ts in islice(ws.processing, SAMPLE)
@@ -119,6 +121,6 @@ def _movable(ws: WorkerState, tag: str, stealing: Any) -> list[TaskState]:
         and not ts.worker_restrictions
         and not ts.host_restrictions
         and ts not in ws.executing
-        and ts not in stealing.in_flight
+        and ts not in stealing.moves
     )
     return sorted(candidates, key=operator.attrgetter("priority"))

@@ -1,91 +1,71 @@
-"""What a worker can say that the scheduler does not know."""
+"""What only a worker knows about its tasks and the results that it can receive."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from distributed.core import ConnectionPool
 from distributed.diagnostics.plugin import WorkerPlugin
-from distributed.worker import get_data_from_worker
 
+from scalable.cluster.plugin.dask_internals import executing_tasks, is_holder_busy, unstarted_tasks
 from scalable.cluster.plugin.filenames import FileNames
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
 
-__all__ = ["Answers"]
+__all__ = ["GroupsWorkerPlugin"]
 
-BUSY_TIME = 0.15
-"""Seconds after which a worker that has too many others to serve is asked again."""
+RETRY_DELAY = 0.15
+"""Seconds between requests to a worker that sends results to too many others at present."""
 
 
-class Answers(WorkerPlugin):
-    """Lets a worker say which of its tasks it has not started, and whether it can receive a result.
+class GroupsWorkerPlugin(WorkerPlugin):
+    """Adds handlers to a worker: which tasks it has not started, and whether it can receive a result.
 
-    The scheduler cannot know the first: its view of what executes is as old as the last heartbeat, and a draining
-    worker still has in its queue what was sent to it before. Nor does it learn the second.
+    The scheduler cannot know the first, because its view of executing tasks is as old as the last heartbeat, and a
+    draining worker keeps in its queue what was sent to it before. It is never told the second.
     """
 
-    name = "scalable-answers"
+    name = "scalable-groups-worker"
 
     def __init__(self) -> None:
         self.file_names = FileNames()
 
     def setup(self, worker: Worker) -> None:
-        """Answer on this worker."""
+        """Add the handlers to this worker."""
         self.worker = worker
         self.file_names.keep()
-        worker.handlers["scalable_unstarted"] = self.unstarted
-        worker.handlers["scalable_receive"] = self.receive
+        worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
+        worker.handlers["scalable_check_transfer"] = self.check_transfer
 
     def teardown(self, worker: Worker) -> None:
-        """Leave its process as it was."""
+        """Leave the worker's process as it was."""
         self.file_names.release()
 
-    def unstarted(self) -> dict[str, Any]:
-        """Say how this worker is, which tasks it has not started, and how many it executes."""
-        state = self.worker.state
+    def unstarted_tasks(self) -> dict[str, Any]:
+        """Return this worker's status, the tasks it has not started, and the number of tasks it executes."""
         return {
             "status": self.worker.status.name,
-            "unstarted": [
-                ts.key
-                for ts in state.tasks.values()
-                if ts.state in ("ready", "constrained", "waiting")
-            ],
-            "executing": len(state.executing) + len(state.long_running),
+            "unstarted": unstarted_tasks(self.worker),
+            "executing": executing_tasks(self.worker),
         }
 
-    async def receive(self, key: Any, holders: list[str]) -> str | None:
-        """Receive a result from one of its holders, keep nothing, and say why that cannot be, if so."""
+    async def check_transfer(self, key: Any, holders: list[str]) -> str | None:
+        """Receive a result from one of its holders and discard it; return why it cannot be received, or None."""
         for holder in holders:
             try:
-                while await self._is_busy(key, holder):
-                    await asyncio.sleep(BUSY_TIME)
+                while await is_holder_busy(self.worker, key, holder):
+                    await asyncio.sleep(RETRY_DELAY)
             except OSError:
-                continue  # which says nothing of the result
-            except Exception as error:  # noqa: BLE001 - whatever pickling raises is the answer
+                continue  # the holder is at fault, not the result
+            except Exception as error:  # noqa: BLE001 - unpickling may raise anything, and that is the reason
                 return _in_one_line(error)
             return None
         return None
 
-    async def _is_busy(self, key: Any, holder: str) -> bool:
-        here = self.worker
-        # None of those that the worker has: one over which a result could not be read is out of step from then on.
-        connections = await ConnectionPool(
-            serializers=here.rpc.serializers,
-            deserializers=here.rpc.deserializers,
-            connection_args=here.connection_args,
-        )
-        try:
-            got = await get_data_from_worker(connections, [key], holder, who=here.address)
-        finally:
-            await connections.close()
-        return bool(got["status"] == "busy")
-
 
 def _in_one_line(error: Exception) -> str:
-    r"""Say what an error of pickling is: distributed's own has the traceback of its cause in its text.
+    r"""Describe an error of pickling in one line; distributed's own includes the traceback of its cause.
 
     Examples
     --------

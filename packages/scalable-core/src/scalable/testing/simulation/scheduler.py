@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from scalable.cluster.link import Demand, Leaving, Report, Stage, WorkerInfo
+from scalable.cluster.link import Demand, DrainProgress, Report, Stage, WorkerInfo
 from scalable.cluster.port import Unit
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.invariants import InvariantChecker
@@ -128,7 +128,7 @@ class SimulatedScheduler:
         self.workers: dict[str, SimulatedWorker] = {}
         self.tasks: list[SimulatedTask] = []
         self.refused: dict[str, str] = {}
-        self.departed: list[str] = []
+        self.removed: list[str] = []
         self.deadlines: dict[str, float] = {}
         self.blocked: set[str] = set()
         self.failures: dict[str, GroupFailedError] = {}
@@ -182,7 +182,7 @@ class SimulatedScheduler:
         worker = self.workers.pop(name, None)
         if worker is None:
             return
-        self.departed.append(name)
+        self.removed.append(name)
         if worker.retirement is not None:
             worker.retirement.cancel()
         for task, timer in worker.executing.items():
@@ -223,7 +223,7 @@ class SimulatedScheduler:
         """Return the workers and the demand."""
         await self._call()
         self.turns += 1
-        departed, self.departed = self.departed, []
+        removed, self.removed = self.removed, []
         return Report(
             {
                 worker.name: WorkerInfo(
@@ -235,10 +235,12 @@ class SimulatedScheduler:
             },
             self._demand(),
             self.refused,
-            departed,
+            removed,
         )
 
-    async def drain(self, names: Sequence[str], *, force: bool = False) -> Mapping[str, Leaving]:
+    async def drain(
+        self, names: Sequence[str], *, force: bool = False
+    ) -> Mapping[str, DrainProgress]:
         """Bring workers nearer to their end; `force` lets results go with them."""
         await self._call()
         return {name: self._drain(name, force) for name in names}
@@ -382,27 +384,27 @@ class SimulatedScheduler:
 
     # -- Draining workers
 
-    def _drain(self, name: str, force: bool) -> Leaving:
+    def _drain(self, name: str, force: bool) -> DrainProgress:
         self.blocked.add(name)
         worker = self.workers.get(name)
         if worker is None:
-            return Leaving(Stage.GONE)
+            return DrainProgress(Stage.GONE)
         worker.draining = True
         self._unplaced[worker.tag] += worker.backlog
         worker.backlog.clear()
         self._assign_tasks(worker.tag)
         if worker.executing and not force:
-            return Leaving(Stage.BUSY, len(worker.executing))
+            return DrainProgress(Stage.BUSY, len(worker.executing))
         results = len(worker.results)
         if force:
             self.remove_worker(name)
         elif worker.retirement is None:
             recipient = self._recipient()
             if recipient is worker and results:
-                return Leaving(Stage.HOLDING, results)
+                return DrainProgress(Stage.HOLDING, results)
             loop = asyncio.get_running_loop()
             worker.retirement = loop.call_later(self.transfer, self._move_results, worker)
-        return Leaving(Stage.MOVING, results)
+        return DrainProgress(Stage.MOVING, results)
 
     def _recipient(self) -> SimulatedWorker:
         """Return the worker that takes results: a running one, or else the draining one that has most."""

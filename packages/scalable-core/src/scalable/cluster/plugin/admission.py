@@ -1,0 +1,89 @@
+"""Which workers may register."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from distributed.versions import get_versions
+
+if TYPE_CHECKING:
+    from distributed.comm.core import Comm
+    from distributed.scheduler import Scheduler, WorkerState
+
+__all__ = ["Admission", "version_mismatch"]
+
+
+def version_mismatch(scheduler: dict[str, Any], worker: dict[str, Any]) -> str:
+    """Return how a worker's environment differs from the scheduler's; an empty string if it does not.
+
+    Tasks are pickled code, which another Python minor version cannot run; another dask or distributed version
+    uses another protocol.
+
+    Parameters
+    ----------
+    scheduler, worker : dict
+        As `distributed.versions.get_versions` returns them.
+    """
+
+    def facts(versions: dict[str, Any]) -> dict[str, str]:
+        python = ".".join(str(versions["host"]["python"]).split(".")[:2])
+        packages = versions["packages"]
+        return {"Python": python, "dask": packages["dask"], "distributed": packages["distributed"]}
+
+    ours, theirs = facts(scheduler), facts(worker)
+    return "; ".join(
+        f"the worker has {name} {theirs[name]}, the scheduler {ours[name]}"
+        for name in ours
+        if ours[name] != theirs[name]
+    )
+
+
+class Admission:
+    """Wraps the scheduler's handlers for registrations and heartbeats of workers.
+
+    Attributes
+    ----------
+    refused : dict of str to str
+        The reason by name of worker, for workers of another environment.
+    blocked : set of str
+        Workers that drain or were cancelled before they joined; they may not register.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.versions = get_versions()
+        self._dask_register_worker: Callable[..., Awaitable[None]] = scheduler.handlers[
+            "register-worker"
+        ]
+        self._dask_heartbeat_worker: Callable[..., dict[str, Any]] = scheduler.handlers[
+            "heartbeat_worker"
+        ]
+        self.refused: dict[str, str] = {}
+        self.blocked: set[str] = set()
+        self._removed: set[str] = set()
+
+    async def register_worker(self, comm: Comm, **registration: Any) -> None:
+        """Register a worker, unless it is blocked or has another environment."""
+        name = str(registration["name"])
+        problem = version_mismatch(self.versions, registration["versions"])
+        if problem:
+            self.refused[name] = problem
+        elif name in self.blocked:
+            problem = "it is no longer wanted"
+        if problem:
+            await comm.write({"status": "error", "message": problem, "time": time()})
+            return
+        await self._dask_register_worker(comm, **registration)
+
+    def heartbeat_worker(self, address: str, **heartbeat: Any) -> dict[str, Any]:
+        """Handle a heartbeat; the last one of a worker that was removed on purpose causes no warning."""
+        if address in self._removed and address not in self.scheduler.workers:
+            return {"status": "missing"}
+        return self._dask_heartbeat_worker(address=address, **heartbeat)
+
+    def on_worker_removed(self, ws: WorkerState) -> None:
+        """Record that a worker has left."""
+        if str(ws.name) in self.blocked:
+            self._removed.add(ws.address)

@@ -1,0 +1,226 @@
+"""What these modules use of distributed beyond its public interface.
+
+Each name is listed in docs/extending/dask.md and has a test of its own against the installed version. Hooks, handlers
+and documented attributes of distributed's state classes are used where they are needed.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterable, Mapping
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from distributed.active_memory_manager import RetireWorker
+from distributed.core import ConnectionPool, Status
+from distributed.worker import get_data_from_worker
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+    from distributed.worker import Worker
+
+__all__ = [
+    "Stealing",
+    "cancel_all",
+    "clear_suspicion",
+    "executing_tasks",
+    "fail_task",
+    "find_worker",
+    "free_key",
+    "interrupt_retirement",
+    "is_holder_busy",
+    "release_tasks",
+    "remove_worker",
+    "send_worker_status",
+    "set_worker_status",
+    "tasks_of_dead_worker",
+    "unstarted_tasks",
+]
+
+
+def _stimulus_id() -> str:
+    return f"scalable-{time()}"
+
+
+# -- Workers, in the scheduler
+
+
+def find_worker(scheduler: Scheduler, name: str) -> WorkerState | None:
+    """Return the worker of this name, or None."""
+    return scheduler.workers.get(scheduler.aliases.get(name, ""))
+
+
+def set_worker_status(scheduler: Scheduler, ws: WorkerState, status: Status) -> None:
+    """Set the status of a worker, in the scheduler at once and on the worker by a message."""
+    if ws.status != status:
+        scheduler.handle_worker_status_change(status, ws, _stimulus_id())
+        send_worker_status(scheduler, ws, status)
+
+
+def send_worker_status(scheduler: Scheduler, ws: WorkerState, status: Status) -> None:
+    """Set the status of a worker; the scheduler follows once the worker has confirmed it."""
+    message = {
+        "op": "worker-status-change",
+        "status": status.name,
+        "stimulus_id": _stimulus_id(),
+    }
+    scheduler.worker_send(ws.address, message)
+
+
+async def remove_worker(scheduler: Scheduler, ws: WorkerState) -> None:
+    """Remove and close a worker at once; its tasks run elsewhere, and none is suspected."""
+    await scheduler.remove_worker(ws.address, expected=True, close=True, stimulus_id=_stimulus_id())
+
+
+def interrupt_retirement(scheduler: Scheduler, address: str) -> bool:
+    """Let ``Scheduler.retire_workers`` give up on a worker; return whether its policy was found.
+
+    If the active memory manager is off, retirement has one of its own, and must be cancelled instead.
+    """
+    policies = scheduler.extensions["amm"].policies
+    found = [p for p in policies if isinstance(p, RetireWorker) and p.address == address]
+    for policy in found:
+        policy.no_recipients = True
+        policies.remove(policy)
+    return bool(found)
+
+
+def tasks_of_dead_worker(scheduler: Scheduler, address: str) -> list[TaskState]:
+    """Return the tasks that were assigned to a removed worker, none if its removal was expected."""
+    _, event = scheduler.get_events(address)[-1]
+    died = event["action"] == "remove-worker" and not event["expected"]
+    keys = event["processing-tasks"] if died else ()
+    return [ts for key in keys if (ts := scheduler.tasks.get(key))]
+
+
+# -- Tasks, in the scheduler
+
+
+def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
+    """Fail a task, wherever it waits to run.
+
+    Parameters
+    ----------
+    scheduler : Scheduler
+        The scheduler that has the task.
+    ts : TaskState
+        The task.
+    error : bytes
+        The exception, pickled. The scheduler cannot unpickle it and need not.
+    """
+    holder = ts.processing_on
+    stimulus_id = _stimulus_id()
+    recommendations = scheduler.transition(
+        ts.key, "erred", exception=error, cause=ts.key, stimulus_id=stimulus_id
+    )
+    scheduler.transitions(recommendations, stimulus_id=stimulus_id)
+    if holder is not None:
+        free_key(scheduler, holder.address, ts.key)
+
+
+def free_key(scheduler: Scheduler, address: str, key: Any) -> None:
+    """Let a worker forget a task: it does not start it, or drops its result or its failure."""
+    message = {"op": "free-keys", "keys": [key], "stimulus_id": _stimulus_id()}
+    scheduler.worker_send(address, message)
+
+
+def release_tasks(scheduler: Scheduler, tasks: Iterable[TaskState]) -> None:
+    """Take tasks away from their workers, so that the scheduler assigns them anew."""
+    scheduler.transitions({ts.key: "released" for ts in tasks}, stimulus_id=_stimulus_id())
+
+
+def clear_suspicion(ws: WorkerState, assigned: Collection[TaskState]) -> None:
+    """Undo Dask's suspicion of tasks that were not running when their worker died.
+
+    distributed suspects every task that was assigned to a dead worker, and fails it with `KilledWorker` after some
+    deaths. Tagged tasks are all assigned to workers at once, so that a few deaths would fail tasks that never ran.
+    """
+    queue = sorted(assigned, key=operator.attrgetter("priority"))
+    # Those that may have been running: as of the last heartbeat, and the first in the worker's queue.
+    suspects = {*queue[: ws.nthreads], *ws.executing}
+    for ts in assigned:
+        if ts not in suspects and ts.suspicious:
+            ts.suspicious -= 1
+            ts.prefix.suspicious -= 1
+
+
+def cancel_all(scheduler: Scheduler, reason: str) -> None:
+    """Cancel the futures of all clients, so that they raise instead of hanging, and nothing is recomputed.
+
+    `Scheduler.stimulus_cancel` fails on graphs in which no client has a future of an intermediate task.
+    """
+    for name, client in list(scheduler.clients.items()):
+        keys = [ts.key for ts in client.wants_what]
+        # A task that has failed already keeps its own error.
+        lost = [ts.key for ts in client.wants_what if ts.state != "erred"]
+        scheduler.client_releases_keys(keys, client=name)
+        message = {
+            "op": "cancelled-keys",
+            "keys": lost,
+            "reason": "cluster-closed",
+            "msg": reason,
+        }
+        scheduler.report(message, client=name)
+
+
+class Stealing:
+    """The scheduler's work stealing, which moves a task after its worker has confirmed that it is not started."""
+
+    def __init__(self, extension: Any) -> None:
+        self._extension = extension
+
+    @classmethod
+    def of(cls, scheduler: Scheduler) -> Stealing | None:
+        """Return a scheduler's stealing; None if it has none."""
+        extension = scheduler.extensions.get("stealing")
+        return None if extension is None else cls(extension)
+
+    @property
+    def moves(self) -> Mapping[TaskState, Mapping[str, Any]]:
+        """The moves in progress: by task, its ``victim`` and its ``thief``."""
+        in_flight: Mapping[TaskState, Mapping[str, Any]] = self._extension.in_flight
+        return in_flight
+
+    def move(self, ts: TaskState, victim: WorkerState, thief: WorkerState) -> None:
+        """Request that a task moves from one worker to another."""
+        self._extension.move_task_request(ts, victim, thief)
+
+
+# -- On a worker
+
+
+def unstarted_tasks(worker: Worker) -> list[Any]:
+    """Return the keys of the tasks that a worker has and has not started."""
+    return [
+        ts.key
+        for ts in worker.state.tasks.values()
+        if ts.state in ("ready", "constrained", "waiting")
+    ]
+
+
+def executing_tasks(worker: Worker) -> int:
+    """Return how many tasks a worker runs, those that have seceded included."""
+    return len(worker.state.executing) + len(worker.state.long_running)
+
+
+async def is_holder_busy(worker: Worker, key: Any, holder: str) -> bool:
+    """Receive a result from another worker and discard it; return whether that one was too busy to send it.
+
+    Raises
+    ------
+    OSError
+        The other worker cannot be reached.
+    Exception
+        The result cannot be pickled there, or not be unpickled here.
+    """
+    # A pool of its own, because a connection on which a result could not be read is out of step from then on.
+    connections = await ConnectionPool(
+        serializers=worker.rpc.serializers,
+        deserializers=worker.rpc.deserializers,
+        connection_args=worker.connection_args,
+    )
+    try:
+        got = await get_data_from_worker(connections, [key], holder, who=worker.address)
+    finally:
+        await connections.close()
+    return bool(got["status"] == "busy")

@@ -1,0 +1,925 @@
+"""What we need of Dask beyond its public interface, each name by itself on the installed version.
+
+docs/extending/dask.md lists the names and where they are used. The docstring of each test here, and in the modules of
+this name of other packages, begins with the name that it is for.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import functools
+import inspect
+import io
+import logging
+import operator
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+from dask._task_spec import Task
+from dask.base import tokenize
+from dask.utils import funcname
+from distributed import (
+    CancelledError,
+    Client,
+    LocalCluster,
+    Scheduler,
+    SchedulerPlugin,
+    Status,
+    Worker,
+    WorkerPlugin,
+    wait,
+)
+from distributed.core import ConnectionPool, rpc
+from distributed.protocol.pickle import dumps
+from distributed.scheduler import TaskState
+from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
+from distributed.versions import get_versions
+from distributed.worker import get_data_from_worker
+
+from scalable.client import ScalableClient
+from scalable.cluster.dask_internals import defer_unpickling
+from scalable.cluster.plugin.dask_internals import (
+    Stealing,
+    cancel_all,
+    clear_suspicion,
+    executing_tasks,
+    fail_task,
+    find_worker,
+    free_key,
+    interrupt_retirement,
+    is_holder_busy,
+    release_tasks,
+    remove_worker,
+    send_worker_status,
+    set_worker_status,
+    tasks_of_dead_worker,
+    unstarted_tasks,
+)
+
+
+class Rig:
+    """A scheduler, its workers and a client, all on one event loop."""
+
+    def __init__(self, scheduler: Scheduler, client: Client, stack: contextlib.AsyncExitStack):
+        self.scheduler, self.client, self._stack = scheduler, client, stack
+        self.gate = threading.Event()
+        gates[id(self)] = self.gate
+
+    async def add(self, name: str = "a", **options: Any) -> Worker:
+        worker = Worker(
+            self.scheduler.address,
+            name=name,
+            nthreads=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+            **options,
+        )
+        await self._stack.enter_async_context(worker)
+        # Its first message, which sets the status, comes after its registration.
+        await until(lambda: self.scheduler.workers[worker.address].status is Status.running)
+        return worker
+
+    def block(self, **options: Any) -> Any:
+        """Submit a task that runs until the gate is opened."""
+        return self.client.submit(wait_for_gate, id(self), pure=False, **options)
+
+    def task(self, future: Any) -> TaskState:
+        return self.scheduler.tasks[future.key]
+
+
+gates: dict[int, threading.Event] = {}
+
+
+def wait_for_gate(rig: int, *_: Any) -> None:
+    gates[rig].wait(30)
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+class Unsendable:
+    def __reduce__(self) -> Any:
+        raise TypeError("it cannot be pickled")
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def _rig() -> AsyncIterator[Rig]:
+    async with contextlib.AsyncExitStack() as stack:
+        scheduler = await stack.enter_async_context(
+            Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0")
+        )
+        client = await stack.enter_async_context(Client(scheduler.address, asynchronous=True))
+        rig = Rig(scheduler, client, stack)
+        try:
+            yield rig
+        finally:
+            rig.gate.set()
+
+
+def on_cluster(test: Callable[[Rig], Awaitable[None]]) -> Callable[[], None]:
+    """Run a coroutine test with a cluster of its own."""
+
+    async def run() -> None:
+        async with _rig() as rig:
+            await asyncio.wait_for(test(rig), 60)
+
+    def synchronous() -> None:
+        asyncio.run(run())
+
+    synchronous.__name__, synchronous.__doc__ = test.__name__, test.__doc__
+    return synchronous
+
+
+# -- In the client's process
+
+
+@on_cluster
+async def test_a_nested_task_is_computed_by_the_worker(rig: Rig) -> None:
+    """`dask._task_spec.Task`: given as an argument, the worker computes it as a part of the task that it is in."""
+    await rig.add()
+    assert await rig.client.submit(operator.call, Task(None, pickle.loads, dumps(abs)), -1) == 1
+    assert await rig.client.submit(operator.call, defer_unpickling(lambda x: x + 1), 1) == 2
+    missing = Task(None, pickle.loads, b"cno_such_module\nfunction\n.")
+    with pytest.raises(ModuleNotFoundError):
+        await rig.client.submit(operator.call, missing)
+    assert [*rig.scheduler.aliases] == ["a"]
+
+
+def test_equal_calls_have_one_token() -> None:
+    """`dask.base.tokenize`: the same for equal arguments, another one for others."""
+    assert tokenize(abs, (1,), {"a": [2]}) == tokenize(abs, (1,), {"a": [2]})
+    assert tokenize(abs, (1,)) != tokenize(abs, (2,))
+
+
+@on_cluster
+async def test_a_key_begins_with_the_name_of_the_function(rig: Rig) -> None:
+    """`dask.utils.funcname`: the name that Dask itself gives a function in keys."""
+    for func in (identity, functools.partial(identity), operator.add):
+        assert str(rig.client.submit(func, 1).key).startswith(f"{funcname(func)}-")
+
+
+@on_cluster
+async def test_the_prefix_of_a_task_ends_at_the_first_dash(rig: Rig) -> None:
+    """`TaskState.prefix`: a key up to its first dash, so that colons and dots can separate a tag from a function."""
+    future = rig.client.submit(identity, 1, key="gcam:7.identity-0123456789abcdef")
+    await until(lambda: future.key in rig.scheduler.tasks)
+    assert rig.task(future).prefix.name == "gcam:7.identity"
+
+
+@on_cluster
+async def test_a_client_can_do_more_when_it_starts(rig: Rig) -> None:
+    """`distributed.Client._start`: awaited once when a client connects; after it, the scheduler can be called."""
+    events = []
+
+    class Ours(Client):
+        async def _start(self, *args: Any, **kwargs: Any) -> Any:
+            started = await super()._start(*args, **kwargs)  # type: ignore[no-untyped-call]
+            events.append(await self.get_events("nothing"))
+            return started
+
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ):
+        assert [len(found) for found in events] == [0]
+
+
+@on_cluster
+async def test_a_gather_waits_in_coroutines_of_its_own(rig: Rig) -> None:
+    """`distributed.Client._gather`: what `gather` awaits; its inner coroutines can be known by their name."""
+    calls = []
+
+    class Ours(Client):
+        async def _gather(self, *args: Any, **kwargs: Any) -> Any:
+            calls.append(args)
+            return await super()._gather(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        future = client.submit(identity, 1)
+        gathering = asyncio.ensure_future(client.gather([future]))
+        prefix = f"{Client._gather.__qualname__}.<locals>"
+
+        def waits() -> bool:
+            names = [getattr(t.get_coro(), "__qualname__", "") for t in asyncio.all_tasks()]
+            return any(name.startswith(prefix) for name in names)
+
+        await until(waits)
+        await rig.add()
+        assert await gathering == [1]
+        assert len(calls) == 1
+
+
+def test_pickles_are_by_value_where_needed() -> None:
+    """`distributed.protocol.pickle.dumps`: pickles what plain pickle cannot; plain pickle reads it."""
+    assert pickle.loads(dumps(lambda x: x + 1))(1) == 2
+
+
+def test_coroutine_functions_are_known() -> None:
+    """`distributed.utils.iscoroutinefunction`: sees through partial functions, as workers do."""
+
+    async def double(x: int) -> int:
+        return 2 * x
+
+    assert iscoroutinefunction(double)
+    assert iscoroutinefunction(functools.partial(double, 1))
+    assert not iscoroutinefunction(abs)
+
+
+def test_logging_to_streams_is_silenced_for_a_while() -> None:
+    """`distributed.utils.silence_logging_cmgr`: sets the level of stream handlers, and puts it back."""
+    logger = logging.getLogger("distributed")
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setLevel("INFO")
+    logger.addHandler(handler)
+    try:
+        with silence_logging_cmgr("WARNING"):
+            assert handler.level == logging.WARNING
+        assert handler.level == logging.INFO
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_call_to_another_loop_has_a_timeout() -> None:
+    """`distributed.utils.sync`: calls a coroutine function on a loop of another thread, with a limit of time."""
+    runner = LoopRunner(asynchronous=False)
+    runner.start()
+    try:
+        loop = runner.loop
+        assert sync(loop, asyncio.sleep, 0, result=1) == 1
+        with pytest.raises(TimeoutError):
+            sync(loop, asyncio.sleep, 30, callback_timeout=0.01)
+    finally:
+        runner.stop()
+
+
+def test_a_cluster_has_an_rpc_to_its_scheduler() -> None:
+    """`Cluster.scheduler_comm`: calls any handler of the scheduler."""
+
+    async def use() -> None:
+        async with LocalCluster(
+            n_workers=0,
+            processes=False,
+            asynchronous=True,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+        ) as cluster:
+            assert await cluster.scheduler_comm.events(topic="nothing") == ()
+
+    asyncio.run(use())
+
+
+@on_cluster
+async def test_an_object_with_six_members_is_a_cluster(rig: Rig) -> None:
+    """`distributed.Client.cluster`: any object that is awaitable and has an address, status and security."""
+
+    class Ours:
+        scheduler_address = rig.scheduler.address
+        security = distributed.Security()
+        status = Status.running
+        dashboard_link = "http://localhost:8787/status"
+        closed = False
+
+        def __await__(self) -> Iterator[Any]:
+            return iter(())
+
+        async def close(self) -> None:
+            self.closed = True
+
+    await rig.add()
+    ours = Ours()
+    async with Client(ours, asynchronous=True, set_as_default=False) as client:
+        assert await client.submit(abs, -1) == 1
+        assert client.dashboard_link == ours.dashboard_link
+        # The rig's scheduler stays; `shutdown` closes the cluster that a client was given.
+        await client.shutdown()
+    assert ours.closed
+
+
+@on_cluster
+async def test_a_function_runs_in_the_scheduler(rig: Rig) -> None:
+    """`Scheduler.handlers["run_function"]`: runs a pickled function with the scheduler as ``dask_scheduler``."""
+
+    def address(dask_scheduler: Scheduler) -> str:
+        return dask_scheduler.address
+
+    async with rpc(rig.scheduler.address) as scheduler:
+        answer = await scheduler.run_function(function=dumps(address))
+    assert answer == {"status": "OK", "result": rig.scheduler.address}
+
+
+class Recorder(SchedulerPlugin):
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.starts = 0
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self.starts += 1
+
+
+@on_cluster
+async def test_a_pickled_plugin_starts_once(rig: Rig) -> None:
+    """`Scheduler.handlers["register_scheduler_plugin"]`: takes a pickled plugin, and an idempotent one once."""
+    async with rpc(rig.scheduler.address) as scheduler:
+        for _ in range(2):
+            await scheduler.register_scheduler_plugin(
+                plugin=pickle.dumps(Recorder()), name="recorder", idempotent=True
+            )
+    plugin = rig.scheduler.plugins["recorder"]
+    assert isinstance(plugin, Recorder)
+    assert plugin.starts == 1
+
+
+@on_cluster
+async def test_the_log_of_transitions_has_the_new_state(rig: Rig) -> None:
+    """`Scheduler.transition_log`: one entry for each change of a task, whose third item is the new state."""
+    await rig.add()
+    await rig.client.submit(identity, 1)
+    states = [entry[2] for entry in rig.scheduler.transition_log]
+    assert states.count("processing") == states.count("memory") == 1
+
+
+@on_cluster
+async def test_a_prefix_counts_states(rig: Rig) -> None:
+    """`TaskPrefix.state_counts`: how often a state was entered; ``states`` counts the present tasks."""
+    await rig.add()
+    await rig.client.submit(identity, 1)
+    await until(lambda: not rig.scheduler.tasks)
+    prefix = rig.scheduler.task_prefixes["identity"]
+    assert prefix.state_counts["memory"] == 1
+    assert not prefix.states["memory"]
+
+
+@on_cluster
+async def test_only_a_task_that_had_a_result_has_a_size(rig: Rig) -> None:
+    """`TaskState.nbytes`: negative until there is a result, and kept when the result is lost."""
+    worker = await rig.add()
+    future = rig.client.submit(identity, 1)
+    waiting = rig.client.submit(identity, 2, resources={"none": 1})
+    await future
+    await until(lambda: waiting.key in rig.scheduler.tasks)
+    assert rig.task(waiting).nbytes < 0
+    await worker.close()
+    await until(lambda: rig.task(future).state in ("no-worker", "queued"))
+    assert rig.task(future).nbytes >= 0
+
+
+def test_the_module_of_dask_worker_runs() -> None:
+    """`distributed.cli.dask_worker`: the module behind ``dask worker``, to be run by any Python."""
+    argv = [sys.executable, "-m", "distributed.cli.dask_worker", "--help"]
+    usage = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    for option in ("--name", "--nthreads", "--resources", "--death-timeout", "--no-nanny"):
+        assert option in usage
+
+
+# -- In the scheduler: its handlers
+
+
+@on_cluster
+async def test_a_registration_can_be_refused(rig: Rig) -> None:
+    """`Scheduler.handlers["register-worker"]`: gets name and versions; an error written to the comm refuses."""
+    original = rig.scheduler.handlers["register-worker"]
+    registrations = []
+
+    async def register(comm: Any, **registration: Any) -> None:
+        registrations.append(registration)
+        if registration["name"] == "refused":
+            await comm.write({"status": "error", "message": "not wanted", "time": 0.0})
+        else:
+            await original(comm, **registration)
+
+    rig.scheduler.handlers["register-worker"] = register
+    await rig.add("a")
+    with pytest.raises(RuntimeError) as caught:
+        await rig.add("refused")
+    assert "not wanted" in str(caught.value.__cause__ or caught.value)
+    assert [*rig.scheduler.aliases] == ["a"]
+    assert registrations[0]["versions"]["packages"] == get_versions()["packages"]
+
+
+@on_cluster
+async def test_a_heartbeat_names_its_worker(rig: Rig) -> None:
+    """`Scheduler.handlers["heartbeat_worker"]`: gets the address; ``missing`` tells a worker that it was removed."""
+    original = rig.scheduler.handlers["heartbeat_worker"]
+    addresses = []
+
+    def heartbeat(address: str, **message: Any) -> Any:
+        addresses.append(address)
+        return original(address=address, **message)
+
+    rig.scheduler.handlers["heartbeat_worker"] = heartbeat
+    worker = await rig.add()
+    await worker.heartbeat()
+    assert worker.address in addresses
+    assert original(
+        address="tcp://127.0.0.1:1", now=0, resolve_address=False, metrics={}, executing={}
+    ) == {"status": "missing"}
+
+
+@on_cluster
+async def test_a_scatter_ends_when_workers_have_the_data(rig: Rig) -> None:
+    """`Scheduler.handlers["scatter"]`: a coroutine function of keywords that returns when workers have the data."""
+    original = rig.scheduler.handlers["scatter"]
+    done = []
+
+    async def scatter(**message: Any) -> Any:
+        result = await original(**message)
+        done.append([len(ws.has_what) for ws in rig.scheduler.workers.values()])
+        return result
+
+    rig.scheduler.handlers["scatter"] = scatter
+    await rig.add()
+    assert await (await rig.client.scatter(7)) == 7
+    assert done == [[1]]
+
+
+@on_cluster
+async def test_an_error_of_a_task_is_a_message_of_its_worker(rig: Rig) -> None:
+    """`Scheduler.stream_handlers["task-erred"]`: gets key and worker; looked up for workers that join later."""
+    original = rig.scheduler.stream_handlers["task-erred"]
+    errors = []
+
+    def erred(key: Any, worker: str, **message: Any) -> None:
+        errors.append((key, worker))
+        original(key=key, worker=worker, **message)
+
+    rig.scheduler.stream_handlers["task-erred"] = erred
+    worker = await rig.add()
+    future = rig.client.submit(operator.truediv, 1, 0)
+    with pytest.raises(ZeroDivisionError):
+        await future
+    assert errors == [(future.key, worker.address)]
+
+
+@on_cluster
+async def test_a_result_that_cannot_be_sent_is_reported_as_an_error_of_its_task(rig: Rig) -> None:
+    """`distributed#6705`: the recipient reports an error of the result's key, and the dependent never runs."""
+    original = rig.scheduler.stream_handlers["task-erred"]
+    states = []
+
+    def erred(key: Any, worker: str, **message: Any) -> None:
+        states.append((key, rig.scheduler.tasks[key].state))
+        original(key=key, worker=worker, **message)
+
+    rig.scheduler.stream_handlers["task-erred"] = erred
+    first, second = await rig.add("a"), await rig.add("b")
+    bad = rig.client.submit(Unsendable, workers=[first.address])
+    await wait(bad)
+    dependent = rig.client.submit(identity, bad, workers=[second.address])
+    await until(lambda: states)
+    assert states[0] == (bad.key, "memory")
+    # Were this to change, `scalable.cluster.plugin.transfers` would not be needed.
+    assert rig.task(dependent).state == "processing"
+
+
+@on_cluster
+async def test_a_pickled_worker_plugin_reaches_present_and_later_workers(rig: Rig) -> None:
+    """`Scheduler.register_worker_plugin`: takes a pickled plugin, and sets it up on every worker."""
+
+    class Handlers(WorkerPlugin):
+        def setup(self, worker: Worker) -> None:
+            worker.handlers["ours"] = lambda: str(worker.name)
+
+    first = await rig.add("a")
+    await rig.scheduler.register_worker_plugin(None, dumps(Handlers()), name="h", idempotent=True)
+    second = await rig.add("b")
+    names = [await rig.scheduler.rpc(w.address).ours() for w in (first, second)]
+    assert names == ["a", "b"]
+
+
+@on_cluster
+async def test_a_handler_of_a_worker_can_be_called_by_the_scheduler(rig: Rig) -> None:
+    """`Worker.handlers`: what ``Scheduler.rpc`` calls by name, a coroutine function or a function."""
+    worker = await rig.add()
+
+    async def double(x: int) -> int:
+        return 2 * x
+
+    worker.handlers["double"] = double
+    assert await rig.scheduler.rpc(worker.address).double(x=2) == 4
+
+
+# -- In the scheduler: workers
+
+
+@on_cluster
+async def test_a_worker_is_found_by_its_name(rig: Rig) -> None:
+    """`Scheduler.aliases`: the address of each worker, by its name."""
+    worker = await rig.add()
+    ws = find_worker(rig.scheduler, "a")
+    assert ws is not None
+    assert ws.address == worker.address
+    assert find_worker(rig.scheduler, "b") is None
+
+
+@on_cluster
+async def test_a_draining_worker_gets_no_tasks(rig: Rig) -> None:
+    """`Scheduler.handle_worker_status_change`: a worker that closes gracefully gets no tasks from then on."""
+    worker = await rig.add()
+    ws = rig.scheduler.workers[worker.address]
+    rig.scheduler.handle_worker_status_change(Status.closing_gracefully, ws, "test")
+    assert ws not in rig.scheduler.running
+    future = rig.client.submit(identity, 1)
+    await until(lambda: future.key in rig.scheduler.tasks)
+    assert rig.task(future).state in ("no-worker", "queued")
+    rig.scheduler.handle_worker_status_change(Status.running, ws, "test")
+    assert await future == 1
+
+
+@on_cluster
+async def test_a_worker_changes_its_status_when_told(rig: Rig) -> None:
+    """`"worker-status-change"`: a draining worker starts nothing it has; told to run, it confirms and starts it."""
+    worker = await rig.add()
+    ws = rig.scheduler.workers[worker.address]
+    running = rig.block()
+    waiting = rig.client.submit(identity, 1, key="waiting", workers=["a"])
+    await until(lambda: worker.state.executing and "waiting" in worker.state.tasks)
+    set_worker_status(rig.scheduler, ws, Status.closing_gracefully)
+    await until(lambda: worker.status is Status.closing_gracefully)
+    rig.gate.set()
+    await running
+    assert worker.state.tasks["waiting"].state == "ready"
+    assert not worker.state.executing
+    send_worker_status(rig.scheduler, ws, Status.running)
+    assert await waiting == 1
+    assert ws.status is Status.running
+
+
+@on_cluster
+async def test_an_expected_removal_suspects_no_task(rig: Rig) -> None:
+    """`Scheduler.remove_worker`: expected, its tasks run elsewhere without suspicion; the worker closes."""
+    worker = await rig.add()
+    future = rig.block()
+    await until(lambda: worker.state.executing)
+    await remove_worker(rig.scheduler, rig.scheduler.workers[worker.address])
+    assert not rig.task(future).suspicious
+    rig.gate.set()
+    await until(lambda: worker.status is Status.closed)
+
+
+@on_cluster
+async def test_a_retirement_can_be_interrupted(rig: Rig) -> None:
+    """`distributed.active_memory_manager.RetireWorker`: without recipients, `retire_workers` leaves its worker."""
+    first, _ = await rig.add("a"), await rig.add("b")
+    bad = rig.client.submit(Unsendable, workers=[first.address])
+    await wait(bad)
+    assert not interrupt_retirement(rig.scheduler, first.address)
+    retiring = asyncio.ensure_future(
+        rig.scheduler.retire_workers([first.address], close_workers=True, remove=True)
+    )
+    await until(lambda: interrupt_retirement(rig.scheduler, first.address))
+    assert not await asyncio.wait_for(retiring, 30)
+    assert first.address in rig.scheduler.workers
+
+
+@on_cluster
+async def test_the_active_memory_manager_has_policies(rig: Rig) -> None:
+    """`Scheduler.extensions["amm"]`: keeps its policies in a set, from which one can be removed."""
+    assert isinstance(rig.scheduler.extensions["amm"].policies, set)
+
+
+@on_cluster
+async def test_the_last_event_of_a_worker_is_its_removal(rig: Rig) -> None:
+    """`Scheduler.get_events`: has the tasks of a removed worker when plugins learn of its removal."""
+    found = []
+
+    class Removals(SchedulerPlugin):
+        def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+            found.append([ts.key for ts in tasks_of_dead_worker(scheduler, worker)])
+
+    rig.scheduler.add_plugin(Removals())
+    worker = await rig.add()
+    running = rig.block(key="running")
+    await until(lambda: worker.state.executing)
+    await worker.close(executor_wait=False)
+    await until(lambda: found)
+    second = await rig.add("b")
+    await until(lambda: second.state.executing)
+    await remove_worker(rig.scheduler, rig.scheduler.workers[second.address])
+    assert found == [["running"], []]
+    del running
+
+
+@on_cluster
+async def test_a_heartbeat_tells_what_executes(rig: Rig) -> None:
+    """`WorkerState.executing`: the seconds that each task has run, as of the last heartbeat."""
+    worker = await rig.add()
+    future = rig.block()
+    await until(lambda: worker.state.executing)
+    await worker.heartbeat()
+    executing = rig.scheduler.workers[worker.address].executing
+    assert [*executing] == [rig.task(future)]
+    assert executing[rig.task(future)] >= 0
+
+
+@on_cluster
+async def test_results_are_copied_to_a_worker(rig: Rig) -> None:
+    """`Scheduler.gather_on_worker`: copies results, and returns the keys of those that could not be copied."""
+    first, second = await rig.add("a"), await rig.add("b")
+    good = rig.client.submit(identity, 1, workers=[first.address])
+    bad = rig.client.submit(Unsendable, workers=[first.address])
+    await wait([good, bad])
+    gather = rig.scheduler.gather_on_worker
+    assert await gather(second.address, {good.key: [first.address]}) == set()
+    assert await gather(second.address, {bad.key: [first.address]}) == {bad.key}
+    assert rig.scheduler.workers[second.address] in (rig.task(good).who_has or ())
+
+
+# -- In the scheduler: tasks
+
+
+@on_cluster
+async def test_a_waiting_task_can_be_failed(rig: Rig) -> None:
+    """`Scheduler.transition`: to ``erred`` with a pickled exception, from every state in which a task waits."""
+    resources = rig.client.submit(identity, 1, resources={"none": 1})
+    queued = rig.client.submit(identity, 2)
+    await until(lambda: len(rig.scheduler.tasks) == 2)
+    for future in (resources, queued):
+        fail_task(rig.scheduler, rig.task(future), pickle.dumps(LookupError("ours")))
+        with pytest.raises(LookupError, match="ours"):
+            await future
+    worker = await rig.add()
+    running = rig.block()
+    waiting = rig.client.submit(identity, 3, workers=[worker.address], key="waiting")
+    await until(lambda: "waiting" in worker.state.tasks)
+    for future in (waiting, running):
+        fail_task(rig.scheduler, rig.task(future), pickle.dumps(LookupError("ours")))
+        with pytest.raises(LookupError, match="ours"):
+            await future
+
+
+@on_cluster
+async def test_a_worker_forgets_a_task(rig: Rig) -> None:
+    """`"free-keys"`: a worker that has not started a task does not start it any more."""
+    worker = await rig.add()
+    running = rig.block()
+    waiting = rig.client.submit(identity, 1, key="waiting", workers=[worker.address])
+    await until(lambda: "waiting" in worker.state.tasks)
+    free_key(rig.scheduler, worker.address, "waiting")
+    await until(lambda: "waiting" not in worker.state.tasks)
+    rig.gate.set()
+    await running
+    del waiting
+
+
+@on_cluster
+async def test_a_released_task_is_assigned_anew(rig: Rig) -> None:
+    """`Scheduler.transitions`: to ``released``, which takes a task from its worker and runs it on another."""
+    first = await rig.add("a")
+    running = rig.block()
+    waiting = rig.client.submit(identity, 1, key="waiting")
+    await until(lambda: first.state.executing and "waiting" in first.state.tasks)
+    ws = rig.scheduler.workers[first.address]
+    set_worker_status(rig.scheduler, ws, Status.closing_gracefully)
+    await until(lambda: first.status is Status.closing_gracefully)
+    second = await rig.add("b")
+    release_tasks(rig.scheduler, [rig.task(waiting)])
+    assert await waiting == 1
+    assert rig.task(waiting).who_has == {rig.scheduler.workers[second.address]}
+    rig.gate.set()
+    await wait(running)
+
+
+@on_cluster
+async def test_futures_are_cancelled_with_a_reason(rig: Rig) -> None:
+    """`Scheduler.report`: ``cancelled-keys`` cancels the futures of a client, with our message."""
+    futures = [rig.client.submit(identity, 1, resources={"none": 1})]
+    await until(lambda: rig.scheduler.tasks)
+    cancel_all(rig.scheduler, "the cluster was closed")
+    with pytest.raises(CancelledError, match="the cluster was closed"):
+        await futures[0]
+
+
+@on_cluster
+async def test_released_keys_are_forgotten(rig: Rig) -> None:
+    """`Scheduler.client_releases_keys`: tasks that no client has a future of are forgotten at once."""
+    first = rig.client.submit(identity, 1, resources={"none": 1})
+    last = rig.client.submit(identity, first)
+    await until(lambda: len(rig.scheduler.tasks) == 2)
+    (client,) = (name for name, cs in rig.scheduler.clients.items() if cs.wants_what)
+    rig.scheduler.client_releases_keys([first.key, last.key], client=client)
+    assert not rig.scheduler.tasks
+
+
+@on_cluster
+async def test_tasks_of_a_dead_worker_are_suspected(rig: Rig) -> None:
+    """`TaskState.suspicious`: counts the deaths of its workers, as its prefix does; it can be lowered."""
+    worker = await rig.add()
+    running = rig.block(key="running", priority=1)
+    waiting = rig.client.submit(wait_for_gate, id(rig), key="waiting", workers=["a"])
+    await until(lambda: worker.state.executing and "waiting" in worker.state.tasks)
+    ws = rig.scheduler.workers[worker.address]
+    tasks = [rig.task(running), rig.task(waiting)]
+    await worker.close(executor_wait=False)
+    await until(lambda: not rig.scheduler.workers)
+    assert [ts.suspicious for ts in tasks] == [1, 1]
+    prefixes = {ts.prefix.name: ts.prefix for ts in tasks}
+    assert [prefix.suspicious for prefix in prefixes.values()] == [1, 1]
+    clear_suspicion(ws, tasks)
+    assert [ts.suspicious for ts in tasks] == [1, 0]
+    assert [prefix.suspicious for prefix in prefixes.values()] == [1, 0]
+
+
+@on_cluster
+async def test_tasks_that_no_worker_can_run_are_known(rig: Rig) -> None:
+    """`Scheduler.unrunnable`: the tasks in state ``no-worker``."""
+    future = rig.client.submit(identity, 1, resources={"none": 1})
+    await until(lambda: future.key in rig.scheduler.tasks)
+    assert rig.task(future).state == "no-worker"
+    assert [*rig.scheduler.unrunnable] == [rig.task(future)]
+
+
+@on_cluster
+async def test_tasks_without_restrictions_are_queued(rig: Rig) -> None:
+    """`Scheduler.queued`: the tasks in state ``queued``; without workers, a task is there or unrunnable."""
+    future = rig.client.submit(identity, 1)
+    await until(lambda: future.key in rig.scheduler.tasks)
+    assert rig.task(future) in {*rig.scheduler.queued, *rig.scheduler.unrunnable}
+    assert rig.task(future).state in ("queued", "no-worker")
+
+
+@on_cluster
+async def test_a_waiting_task_moves_to_another_worker(rig: Rig) -> None:
+    """`Scheduler.extensions["stealing"]`: moves a task that is not started, and lists the move until it is done."""
+    first = await rig.add("a", resources={"r": 1})
+    running = rig.block(resources={"r": 1})
+    waiting = rig.client.submit(identity, 1, resources={"r": 1})
+    await until(lambda: first.state.executing and waiting.key in first.state.tasks)
+    second = await rig.add("b", resources={"r": 1})
+    stealing = Stealing.of(rig.scheduler)
+    assert stealing is not None
+    victim, thief = (rig.scheduler.workers[w.address] for w in (first, second))
+    ts = rig.task(waiting)
+    stealing.move(ts, victim, thief)
+    assert (stealing.moves[ts]["victim"], stealing.moves[ts]["thief"]) == (victim, thief)
+    await wait(waiting)
+    assert ts.who_has == {thief}
+    assert ts not in stealing.moves
+    rig.gate.set()
+    await running
+
+
+def test_versions_of_an_environment() -> None:
+    """`distributed.versions.get_versions`: has Python's version and those of dask and distributed."""
+    found = get_versions()
+    assert found["host"]["python"].startswith(".".join(map(str, sys.version_info[:2])))
+    assert found["packages"]["distributed"] == version("distributed")
+    assert found["packages"]["dask"]
+
+
+# -- In the workers
+
+
+@on_cluster
+async def test_a_worker_knows_what_it_has_started(rig: Rig) -> None:
+    """`Worker.state`: its tasks by key with their states, those that execute, and those that have seceded."""
+    worker = await rig.add()
+    running = rig.block()
+    waiting = rig.client.submit(identity, 1, key="waiting", workers=["a"])
+    await until(lambda: worker.state.executing and "waiting" in worker.state.tasks)
+    assert unstarted_tasks(worker) == ["waiting"]
+    assert executing_tasks(worker) == 1
+    assert not worker.state.long_running
+    rig.gate.set()
+    await wait([running, waiting])
+
+
+@on_cluster
+async def test_a_worker_receives_a_result_from_another(rig: Rig) -> None:
+    """`distributed.worker.get_data_from_worker`: raises what pickling raises; a busy worker sends nothing."""
+    first, second = await rig.add("a"), await rig.add("b")
+    good = rig.client.submit(identity, 1, workers=["a"])
+    bad = rig.client.submit(Unsendable, workers=["a"])
+    await wait([good, bad])
+    assert not await is_holder_busy(second, good.key, first.address)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        await is_holder_busy(second, bad.key, first.address)
+    first.transfer_outgoing_count_limit = 0
+    assert await is_holder_busy(second, good.key, first.address)
+
+
+@on_cluster
+async def test_connections_of_its_own(rig: Rig) -> None:
+    """`distributed.core.ConnectionPool`: made of a worker's serializers and connection arguments."""
+    first, second = await rig.add("a"), await rig.add("b")
+    future = rig.client.submit(identity, 1, workers=["a"])
+    await wait(future)
+    connections = await ConnectionPool(
+        serializers=second.rpc.serializers,
+        deserializers=second.rpc.deserializers,
+        connection_args=second.connection_args,
+    )
+    answer: Any = await get_data_from_worker(connections, [future.key], first.address)
+    assert answer["status"] == "OK"
+    await connections.close()
+
+
+# -- The list
+
+ROOT = Path(__file__).parents[4]
+PAGE = ROOT / "docs/extending/dask.md"
+SOURCES = sorted(ROOT.glob("packages/*/src/**/*.py"))
+
+needs_repository = pytest.mark.skipif(not PAGE.exists(), reason="not in the repository")
+
+
+def listed() -> set[str]:
+    """Return the names in the tables of the page: the first cell of each row."""
+    return set(re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE))
+
+
+def imported_at_runtime(tree: ast.AST) -> Iterator[ast.ImportFrom]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom):
+            yield node
+        yield from imported_at_runtime(node)
+
+
+def private_imports(tree: ast.AST) -> set[str]:
+    """Return what is imported from Dask's modules and not exported by `distributed` itself."""
+    return {
+        f"{node.module}.{alias.name}"
+        for node in imported_at_runtime(tree)
+        if node.module and node.module.startswith(("dask.", "distributed.", "dask_jobqueue."))
+        for alias in node.names
+        if alias.name not in distributed.__all__
+    }
+
+
+def private_attributes(tree: ast.AST) -> set[str]:
+    """Return the underscored attributes of anything but ``self``, ``cls`` and the module ``os``."""
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and re.match(r"_[^_]", node.attr)
+        and ast.unparse(node.value) not in ("self", "cls", "os")
+    }
+
+
+def own_names(tree: ast.AST) -> set[str]:
+    """Return the underscored names that a module defines itself: functions, and attributes of ``self``."""
+    return {
+        node.name if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self")
+    }
+
+
+@needs_repository
+def test_every_private_name_of_dask_is_listed() -> None:
+    assert SOURCES
+    trees = [ast.parse(path.read_text()) for path in SOURCES]
+    last_parts = {name.rpartition(".")[2] for name in listed()}
+    # A subclass may define a method of Dask's anew; `super()` is what uses it.
+    ours = set().union(*map(own_names, trees)) - {"_start", "_gather"}
+    assert set().union(*map(private_imports, trees)) - listed() == set()
+    assert set().union(*map(private_attributes, trees)) - ours - last_parts == set()
+
+
+@needs_repository
+def test_every_listed_name_has_a_test_of_its_own() -> None:
+    tested = [
+        found[1]
+        for path in ROOT.glob("packages/*/tests/**/test_dask_internals.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (found := re.match(r"`([^`]+)`:", ast.get_docstring(node) or ""))
+    ]
+    assert sorted(tested) == sorted(listed())
+
+
+def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
+    """An attribute of ours would replace Dask's without a word."""
+
+    def attributes(cls: type) -> set[str]:
+        tree = ast.parse(inspect.getsource(cls))
+        return own_names(tree) - {"__init__"}
+
+    theirs = attributes(Client) | {*dir(Client)}
+    added = {"submit", "map", "_start", "_gather"}  # the methods that `ScalableClient` overrides
+    inherited = {"status", "asynchronous", "sync", "subscribe_topic", "get_events"}  # and uses
+    assert attributes(ScalableClient) & theirs == added | inherited
