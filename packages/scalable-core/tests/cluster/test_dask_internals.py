@@ -203,6 +203,21 @@ async def test_a_client_can_do_more_when_it_starts(rig: Rig) -> None:
 
 
 @on_cluster
+async def test_a_client_is_closed_by_one_coroutine(rig: Rig) -> None:
+    """`distributed.Client._close`: awaited when a client is closed, also by the end of its ``with`` block."""
+    awaited = []
+
+    class Ours(Client):
+        async def _close(self, *args: Any, **kwargs: Any) -> None:
+            awaited.append(self.status)
+            await super()._close(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    async with Ours(rig.scheduler.address, asynchronous=True, set_as_default=False):  # type: ignore[no-untyped-call]
+        assert not awaited
+    assert awaited[0] == "running"
+
+
+@on_cluster
 async def test_a_gather_waits_in_coroutines_of_its_own(rig: Rig) -> None:
     """`distributed.Client._gather`: what `gather` awaits; its inner coroutines can be known by their name."""
     calls = []
@@ -895,7 +910,7 @@ def test_every_private_name_of_dask_is_listed() -> None:
     trees = [ast.parse(path.read_text()) for path in SOURCES]
     last_parts = {name.rpartition(".")[2] for name in listed()}
     # A subclass may define a method of Dask's anew; `super()` is what uses it.
-    ours = set().union(*map(own_names, trees)) - {"_start", "_gather"}
+    ours = set().union(*map(own_names, trees)) - {"_start", "_close", "_gather"}
     assert set().union(*map(private_imports, trees)) - listed() == set()
     assert set().union(*map(private_attributes, trees)) - ours - last_parts == set()
 
@@ -920,6 +935,12 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
         return own_names(tree) - {"__init__"}
 
     theirs = attributes(Client) | {*dir(Client)}
-    added = {"submit", "map", "_start", "_gather"}  # the methods that `ScalableClient` overrides
+    added = {
+        "submit",
+        "map",
+        "_start",
+        "_close",
+        "_gather",
+    }  # the methods that `ScalableClient` overrides
     inherited = {"status", "asynchronous", "sync", "subscribe_topic", "get_events"}  # and uses
     assert attributes(ScalableClient) & theirs == added | inherited

@@ -23,7 +23,7 @@ __all__ = ["Simulation"]
 class Simulation:
     """The engine in a simulated world: an async context manager that starts and closes it.
 
-    DrainProgress the context raises if any rule was broken, or if a unit is left that close did not name.
+    Leaving the context raises if any rule was broken, or if a unit is left that close did not name.
 
     Parameters
     ----------
