@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.manifest.document.nodes import problems, to_data, to_written
+from scalable.manifest.document.reader import read_text
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.environment import ExpansionError, expand_node, expand_text, variables_in
-from scalable.manifest.nodes import problems, to_data, to_written
-from scalable.manifest.reader import read_text
-from scalable.manifest.sourcemap import SourceMap
 
 ENV = {"A": "1", "B": "two", "EMPTY": "", "TRICK": "${A}", "FLOAT": "1.10", "BYTES": "\udcff"}
 

@@ -5,11 +5,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest.data import read_data
-from scalable.manifest.nodes import MappingNode, to_data
+from scalable.manifest.document.data import read_data
+from scalable.manifest.document.nodes import MappingNode, to_data
+from scalable.manifest.document.reader import read_text
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.overlays import merge
-from scalable.manifest.reader import read_text
-from scalable.manifest.sourcemap import SourceMap
 
 keys = st.sampled_from("abc")
 values: st.SearchStrategy[Any] = st.recursive(

@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.manifest.document.limits import MAX_BYTES
 from scalable.manifest.errors import ManifestError, ManifestParseError, ManifestSchemaError
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.limits import MAX_BYTES
 from scalable.manifest.parser import load_manifest, parse_manifest
 
 MINIMAL = "version: 1\nproject: {name: x}\n"

@@ -15,13 +15,20 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from scalable.errors import did_you_mean
+from scalable.manifest.document.nodes import (
+    Node,
+    ScalarNode,
+    child,
+    is_expanded,
+    problems,
+    to_written,
+)
+from scalable.manifest.document.paths import KeyPath, as_key_path
+from scalable.manifest.document.scalars import JSONScalar, resolve
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.issues import Severity, ValidationIssue
-from scalable.manifest.nodes import Node, ScalarNode, child, is_expanded, problems, to_written
-from scalable.manifest.paths import KeyPath, as_key_path
-from scalable.manifest.scalars import JSONScalar, resolve
+from scalable.manifest.messages import describe, field_names, names_at
 from scalable.manifest.schema import FrozenModel
-from scalable.manifest.sourcemap import SourceMap
-from scalable.manifest.wording import describe, field_names, names_at
 
 __all__ = ["check_model"]
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from scalable.manifest.limits import NOT_TEXT
-from scalable.manifest.nodes import Entry, ListNode, MappingNode, Node, ScalarNode
-from scalable.manifest.paths import KeyPath
-from scalable.manifest.scalars import JSONScalar, resolve
+from scalable.manifest.document.limits import NOT_TEXT
+from scalable.manifest.document.nodes import Entry, ListNode, MappingNode, Node, ScalarNode
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.scalars import JSONScalar, resolve
 
 __all__ = ["ExpansionError", "expand_node", "expand_text", "variables_in"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scalable.manifest.nodes import Entry, MappingNode
+from scalable.manifest.document.nodes import Entry, MappingNode
 
 __all__ = ["merge"]
 

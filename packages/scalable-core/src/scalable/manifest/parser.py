@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from scalable.manifest.data import read_data
+from scalable.manifest.document.data import read_data
+from scalable.manifest.document.limits import MAX_BYTES
+from scalable.manifest.document.nodes import Entry, MappingNode, Reading, child, to_data
+from scalable.manifest.document.reader import read_text
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.environment import expand_node, variables_in
 from scalable.manifest.errors import ManifestParseError, ManifestSchemaError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
-from scalable.manifest.limits import MAX_BYTES
 from scalable.manifest.lock import canonical_json
-from scalable.manifest.nodes import Entry, MappingNode, Reading, child, to_data
 from scalable.manifest.overlays import merge
-from scalable.manifest.reader import read_text
 from scalable.manifest.references import References, find_dangling
 from scalable.manifest.schema import ManifestModel
 from scalable.manifest.sections import MERGED_SECTIONS, check_sections
 from scalable.manifest.selection import ChooseTarget, select
-from scalable.manifest.sourcemap import SourceMap
 
 __all__ = ["CheckTargets", "load_manifest", "parse_manifest"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from scalable.errors import did_you_mean
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.paths import KeyPath
 from scalable.manifest.schema import ManifestModel
-from scalable.manifest.sourcemap import SourceMap
 
 __all__ = ["References", "find_dangling", "find_unknown_tags", "unknown_overlay"]
 

@@ -20,9 +20,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.issues import Position, Severity, ValidationIssue
-from scalable.manifest.paths import KeyPath
-from scalable.manifest.sourcemap import SourceMap
 from scalable.manifest.units import Memory
 
 __all__ = [

@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 
 from scalable.errors import did_you_mean
 from scalable.manifest.checking import check_model
+from scalable.manifest.document.nodes import is_expanded, to_data, to_written
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.issues import Severity, ValidationIssue
 from scalable.manifest.lock import canonical_json
-from scalable.manifest.nodes import is_expanded, to_data, to_written
-from scalable.manifest.paths import KeyPath
+from scalable.manifest.messages import BAD_NAME
 from scalable.manifest.schema import (
     NAME_PATTERN,
     ComponentConfig,
@@ -21,8 +23,6 @@ from scalable.manifest.schema import (
     TaskConfig,
 )
 from scalable.manifest.selection import Selection
-from scalable.manifest.sourcemap import SourceMap
-from scalable.manifest.wording import BAD_NAME
 
 __all__ = ["MERGED_SECTIONS", "check_sections"]
 

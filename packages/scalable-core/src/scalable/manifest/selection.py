@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from scalable.errors import did_you_mean
+from scalable.manifest.document.nodes import MappingNode
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.environment import ExpansionError, expand_text
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.nodes import MappingNode
-from scalable.manifest.paths import KeyPath
 from scalable.manifest.references import unknown_overlay
-from scalable.manifest.sourcemap import SourceMap
 
 __all__ = ["ChooseTarget", "Selection", "select"]
 

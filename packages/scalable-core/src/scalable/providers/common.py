@@ -46,9 +46,9 @@ from scalable.errors import (
     ValidationFailedError,
 )
 from scalable.manifest.checking import check_model
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
-from scalable.manifest.sourcemap import SourceMap
 from scalable.planning import check_counts, component_request, scale_plan
 from scalable.providers.base import (
     CheckResult,

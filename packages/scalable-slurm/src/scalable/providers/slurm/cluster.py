@@ -14,9 +14,9 @@ from scalable.cluster.grouped import GroupedCluster
 from scalable.cluster.port import GroupSpec
 from scalable.errors import ValidationFailedError
 from scalable.manifest.checking import check_model
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.issues import ValidationReport
 from scalable.manifest.schema import ComponentConfig
-from scalable.manifest.sourcemap import SourceMap
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm, SlurmJob
 from scalable.providers.slurm.guard import QueueGuard

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from scalable.manifest.document.nodes import MappingNode
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.reader import read_text
+from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.environment import expand_node
-from scalable.manifest.nodes import MappingNode
-from scalable.manifest.paths import KeyPath
-from scalable.manifest.reader import read_text
-from scalable.manifest.sourcemap import SourceMap
 
 TEXT = """\
 targets:

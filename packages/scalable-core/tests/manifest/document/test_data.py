@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest.data import read_data
-from scalable.manifest.limits import MAX_DEPTH, MAX_NODES
-from scalable.manifest.nodes import to_data
+from scalable.manifest.document.data import read_data
+from scalable.manifest.document.limits import MAX_DEPTH, MAX_NODES
+from scalable.manifest.document.nodes import to_data
 
 
 class Colour(enum.StrEnum):

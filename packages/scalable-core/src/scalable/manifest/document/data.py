@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from scalable.manifest.document.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
+from scalable.manifest.document.nodes import Entry, ListNode, MappingNode, Node, Reading, ScalarNode
+from scalable.manifest.document.paths import KeyPath, format_path
+from scalable.manifest.document.scalars import JSONScalar, is_storable_number
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
-from scalable.manifest.nodes import Entry, ListNode, MappingNode, Node, Reading, ScalarNode
-from scalable.manifest.paths import KeyPath, format_path
-from scalable.manifest.scalars import JSONScalar, is_storable_number
 
 __all__ = ["read_data"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from scalable.manifest.limits import MAX_BYTES
-from scalable.manifest.nodes import Mark
+from scalable.manifest.document.limits import MAX_BYTES
+from scalable.manifest.document.nodes import Mark
 
 __all__ = ["UnreadableTextError", "decode"]
 

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest import reader
-from scalable.manifest.limits import MAX_DEPTH, MAX_NODES
-from scalable.manifest.nodes import ListNode, MappingNode, to_data
-from scalable.manifest.reader import read_text
+from scalable.manifest.document import reader
+from scalable.manifest.document.limits import MAX_DEPTH, MAX_NODES
+from scalable.manifest.document.nodes import ListNode, MappingNode, to_data
+from scalable.manifest.document.reader import read_text
 
 LOADERS = [yaml.BaseLoader, pytest.param(getattr(yaml, "CBaseLoader", None), id="libyaml")]
 

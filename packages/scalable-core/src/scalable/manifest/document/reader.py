@@ -11,12 +11,20 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from scalable.manifest.decoding import UnreadableTextError, decode
+from scalable.manifest.document.decoding import UnreadableTextError, decode
+from scalable.manifest.document.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
+from scalable.manifest.document.nodes import (
+    Entry,
+    ListNode,
+    MappingNode,
+    Mark,
+    Node,
+    Reading,
+    ScalarNode,
+)
+from scalable.manifest.document.paths import format_path
+from scalable.manifest.document.scalars import JSONScalar, resolve
 from scalable.manifest.issues import ValidationIssue, one_line
-from scalable.manifest.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
-from scalable.manifest.nodes import Entry, ListNode, MappingNode, Mark, Node, Reading, ScalarNode
-from scalable.manifest.paths import format_path
-from scalable.manifest.scalars import JSONScalar, resolve
 
 __all__ = ["read_text"]
 

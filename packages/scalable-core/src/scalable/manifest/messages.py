@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from scalable.errors import did_you_mean
-from scalable.manifest.nodes import ListNode, MappingNode, Node, ScalarNode
-from scalable.manifest.scalars import resolve
+from scalable.manifest.document.nodes import ListNode, MappingNode, Node, ScalarNode
+from scalable.manifest.document.scalars import resolve
 from scalable.manifest.schema import NAME_PATTERN
 
 __all__ = ["BAD_NAME", "describe", "field_names", "names_at"]

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.scalars import JSONScalar
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.paths import KeyPath
-from scalable.manifest.scalars import JSONScalar
 
 __all__ = [
     "Entry",

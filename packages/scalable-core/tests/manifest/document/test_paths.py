@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest.paths import KeyPath, as_key_path, format_path, parse_path
+from scalable.manifest.document.paths import KeyPath, as_key_path, format_path, parse_path
 
 key_paths = st.lists(st.text() | st.integers(0, 10**8)).map(tuple)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from scalable.manifest.document.nodes import Entry, ListNode, MappingNode, Mark, Node, ScalarNode
+from scalable.manifest.document.paths import KeyPath, as_key_path, format_path
 from scalable.manifest.issues import Position, Severity, ValidationIssue, one_line
-from scalable.manifest.nodes import Entry, ListNode, MappingNode, Mark, Node, ScalarNode
-from scalable.manifest.paths import KeyPath, as_key_path, format_path
 
 __all__ = ["SourceMap"]
 
