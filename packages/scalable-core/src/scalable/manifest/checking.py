@@ -97,7 +97,7 @@ def check_model(
         message = f"unknown key{did_you_mean(key, known)}"
         issues.append(source.issue((*at, key), "E_UNKNOWN_KEY", message))
     document = {key: value for key, value in data.items() if not key.startswith("x-")}
-    made, found = _made(model, {**document, **given}, at, source)
+    made, found = _validate(model, {**document, **given}, at, source)
     for where, group in found.items():
         # What was given is no part of the document: a bad name is a problem of the part as a whole.
         place = at if not where or where[0] in given else (*at, *where)
@@ -111,21 +111,21 @@ def check_model(
     return made, issues
 
 
-def _made(
+def _validate(
     model: type[M], document: dict[str, Any], at: KeyPath, source: SourceMap
 ) -> tuple[M | None, dict[KeyPath, list[ErrorDetails]]]:
     """Make the model, or sort what is wrong by the place in the document."""
-    repaired: set[KeyPath] = set()
+    converted: set[KeyPath] = set()
     while True:
         try:
             return model.model_validate_json(json.dumps(document), strict=True), {}
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-        repairs = _repairs(document, found, at, source)
-        if repairs.keys() <= repaired:
-            return None, _by_place(document, found)
-        document = _with_repairs(document, repairs)
-        repaired |= repairs.keys()
+        conversions = _find_conversions(document, found, at, source)
+        if conversions.keys() <= converted:
+            return None, _group_by_place(document, found)
+        document = _convert(document, conversions)
+        converted |= conversions.keys()
 
 
 def _unexpanded(
@@ -155,22 +155,22 @@ def _show_written(made: object, node: Node | None) -> None:
 _DROP = object()
 
 
-def _repairs(
+def _find_conversions(
     document: Mapping[str, Any], found: Sequence[ErrorDetails], at: KeyPath, source: SourceMap
 ) -> dict[KeyPath, Any]:
     """Find what is right although pydantic does not take it: ``x-`` keys, and scalars to be read another way."""
-    repairs: dict[KeyPath, Any] = {}
+    conversions: dict[KeyPath, Any] = {}
     for problem in found:
-        place = _place(document, problem)
+        place = _document_path(document, problem)
         scalar = source.scalar((*at, *place)) if place else None
         if problem["type"] == "extra_forbidden":
             if str(place[-1]).startswith("x-"):
-                repairs[place] = _DROP
-        elif scalar is not None and (read := _READERS.get(problem["type"])) is not None:
+                conversions[place] = _DROP
+        elif scalar is not None and (read := _CONVERTERS.get(problem["type"])) is not None:
             value = read(scalar)
             if value is not None:
-                repairs[place] = value
-    return repairs
+                conversions[place] = value
+    return conversions
 
 
 def _as_text(scalar: ScalarNode) -> str | None:
@@ -182,7 +182,7 @@ def _as_text(scalar: ScalarNode) -> str | None:
     return scalar.text if scalar.text != scalar.written or is_exact else None
 
 
-def _as_no_text(scalar: ScalarNode) -> JSONScalar:
+def _as_non_text(scalar: ScalarNode) -> JSONScalar:
     """Read a value of the environment as a number or boolean, although it is in quotes.
 
     YAML wants quotes around a ``${VAR}`` inside of brackets and braces.
@@ -196,35 +196,35 @@ def _as_no_text(scalar: ScalarNode) -> JSONScalar:
     return None if isinstance(value, str) else value
 
 
-_READERS: Mapping[str, Callable[[ScalarNode], JSONScalar]] = {
+_CONVERTERS: Mapping[str, Callable[[ScalarNode], JSONScalar]] = {
     "string_type": _as_text,
-    "int_type": _as_no_text,
-    "float_type": _as_no_text,
-    "bool_type": _as_no_text,
+    "int_type": _as_non_text,
+    "float_type": _as_non_text,
+    "bool_type": _as_non_text,
 }
 """How to read a scalar again, by pydantic's type of error."""
 
 
-def _with_repairs(document: dict[str, Any], repairs: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    repaired = deepcopy(document)
-    for place, value in repairs.items():
-        parent: Any = repaired
+def _convert(document: dict[str, Any], conversions: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    converted = deepcopy(document)
+    for place, value in conversions.items():
+        parent: Any = converted
         for part in place[:-1]:
             parent = parent[part]
         if value is _DROP:
             parent.pop(place[-1], None)
         else:
             parent[place[-1]] = value
-    return repaired
+    return converted
 
 
-def _by_place(
+def _group_by_place(
     document: Mapping[str, Any], found: Sequence[ErrorDetails]
 ) -> dict[KeyPath, list[ErrorDetails]]:
     """Sort problems by the place in the document where they are."""
     by_place: dict[KeyPath, list[ErrorDetails]] = {}
     for problem in found:
-        by_place.setdefault(_place(document, problem), []).append(problem)
+        by_place.setdefault(_document_path(document, problem), []).append(problem)
     above = {place[:length] for place in by_place for length in range(len(place))}
     return {
         place: group
@@ -234,7 +234,7 @@ def _by_place(
     }
 
 
-def _place(document: Mapping[str, Any], problem: ErrorDetails) -> KeyPath:
+def _document_path(document: Mapping[str, Any], problem: ErrorDetails) -> KeyPath:
     """Find where in the document a problem is.
 
     pydantic's location also names the branches of unions and marks keys, which are no keys of the document.

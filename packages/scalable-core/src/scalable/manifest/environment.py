@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from scalable.manifest.document.limits import NOT_TEXT
+from scalable.manifest.document.limits import INVALID_CHARACTERS
 from scalable.manifest.document.nodes import Entry, ListNode, MappingNode, Node, ScalarNode
 from scalable.manifest.document.paths import KeyPath
 from scalable.manifest.document.scalars import JSONScalar, resolve
@@ -83,7 +83,7 @@ def _value_of(match: re.Match[str], env: Mapping[str, str]) -> str:
         forms = "write ${NAME} or ${NAME:-default}, or $${ for a literal ${"
         raise ExpansionError("E_BAD_VARIABLE", f"{match[0]!r} is no variable: {forms}")
     value = env.get(match["name"]) or match["default"] or ""
-    if NOT_TEXT.search(value):
+    if INVALID_CHARACTERS.search(value):
         raise ExpansionError("E_BAD_VARIABLE", f"the value of {match['name']} is not UTF-8 text")
     return value
 
@@ -116,20 +116,24 @@ def _expand_scalar(node: ScalarNode, env: Mapping[str, str]) -> ScalarNode:
 def _expand_mapping(node: MappingNode, env: Mapping[str, str], path: KeyPath) -> MappingNode:
     entries: dict[str, Entry] = {}
     for key, entry in node.entries.items():
-        value = entry.node if _is_users(path, key) else expand_node(entry.node, env, (*path, key))
-        if _is_mounts(path):
+        value = (
+            entry.node
+            if _is_extension_key(path, key)
+            else expand_node(entry.node, env, (*path, key))
+        )
+        if _is_mounts_path(path):
             key, value = _expand_key(key, value, env, entries)
         entries[key] = entry if value is entry.node else Entry(entry.key, entry.mark, value)
     same = entries == node.entries  # entries are equal if they are the same
     return node if same else MappingNode(node.mark, entries)
 
 
-def _is_users(path: KeyPath, key: str) -> bool:
+def _is_extension_key(path: KeyPath, key: str) -> bool:
     """Tell whether a key of the project, a target, a component or a task is the user's own."""
     return key.startswith("x-") and len(path) == (1 if path[:1] == ("project",) else 2)
 
 
-def _is_mounts(path: KeyPath) -> bool:
+def _is_mounts_path(path: KeyPath) -> bool:
     return len(path) == 3 and path[0] == "components" and path[2] == "mounts"
 
 

@@ -11,7 +11,7 @@ __all__ = ["Position", "Severity", "ValidationIssue", "ValidationReport", "one_l
 Severity = Literal["error", "warning"]
 
 
-_LONGEST = 1_000
+_MAX_LENGTH = 1_000
 
 
 def one_line(text: str) -> str:
@@ -23,7 +23,7 @@ def one_line(text: str) -> str:
     'is wrong: see above'
     """
     line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH]}…"
 
 
 class Position(NamedTuple):
@@ -76,10 +76,10 @@ class ValidationIssue:
             if self.column is not None:
                 where += f":{self.column}"
         what = f"{self.code} {self.path}" if self.path else self.code
-        return _printable(f"{where} {what}: {self.message}".lstrip())
+        return _escape(f"{where} {what}: {self.message}".lstrip())
 
 
-def _printable(text: str) -> str:
+def _escape(text: str) -> str:
     """Escape what would break the line or speak to the terminal; a file name or a key may hold anything."""
     if text.isprintable():
         return text

@@ -49,38 +49,38 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
     {'type': ['string', 'number']}
     """
     project, component, task = (
-        _of_model(model) for model in (ProjectConfig, ComponentConfig, TaskConfig)
+        _model_schema(model) for model in (ProjectConfig, ComponentConfig, TaskConfig)
     )
-    target = _target(provider_schemas)
+    target = _target_schema(provider_schemas)
     definitions = {
         "project": project,
         "component": component,
         "task": task,
         "target": target,
-        "overlay": _closed(
+        "overlay": _closed_object(
             {
                 "description": "A part of a manifest, laid over it when the selected target names it.",
                 "properties": {
                     "project": _partial(project),
-                    "targets": _named({"type": "object"}),
-                    "components": _named(_partial(component)),
-                    "tasks": _named(_partial(task)),
+                    "targets": _section_schema({"type": "object"}),
+                    "components": _section_schema(_partial(component)),
+                    "tasks": _section_schema(_partial(task)),
                 },
             }
         ),
     }
     for name in sorted(provider_schemas):
-        definitions[f"provider-{name}"] = _options(name, provider_schemas[name], target)
+        definitions[f"provider-{name}"] = _options_schema(name, provider_schemas[name], target)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Scalable manifest, version 1",
-        **_closed(
+        **_closed_object(
             {
                 "properties": {
                     "version": {"const": 1, "description": "The version of the manifest's format."},
                     "project": {"$ref": "#/$defs/project"},
                     **{
-                        section: _named({"$ref": f"#/$defs/{section.removesuffix('s')}"})
+                        section: _section_schema({"$ref": f"#/$defs/{section.removesuffix('s')}"})
                         for section in ("targets", "components", "tasks", "overlays")
                     },
                 },
@@ -91,7 +91,7 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
     }
 
 
-def _closed(schema: Schema) -> Schema:
+def _closed_object(schema: Schema) -> Schema:
     """Make an object schema that knows all of its keys, those that begin with ``x-`` apart."""
     return {
         "type": "object",
@@ -101,7 +101,7 @@ def _closed(schema: Schema) -> Schema:
     }
 
 
-def _named(entry: Schema) -> Schema:
+def _section_schema(entry: Schema) -> Schema:
     """Make the schema of a section: entries by name; or nothing yet."""
     return {
         "type": ["object", "null"],
@@ -110,7 +110,7 @@ def _named(entry: Schema) -> Schema:
     }
 
 
-def _of_model(model: type[FrozenModel]) -> Schema:
+def _model_schema(model: type[FrozenModel]) -> Schema:
     """Give the schema of what a manifest says under a name."""
     schema = as_written(model.model_json_schema())
     if model is not ProjectConfig:
@@ -123,9 +123,9 @@ def _partial(schema: Schema) -> Schema:
     return {key: value for key, value in schema.items() if key != "required"}
 
 
-def _target(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
+def _target_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
     """Make the schema of a target, which its provider decides."""
-    schema = _of_model(TargetConfig)
+    schema = _model_schema(TargetConfig)
     known = {key: schema["properties"][key] for key in ("provider", "overlay")}
     known["provider"]["examples"] = sorted(provider_schemas)
     target = {
@@ -144,13 +144,13 @@ def _target(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
     return {**target, "allOf": by_provider} if by_provider else target
 
 
-def _options(name: str, schema: Mapping[str, Any], target: Schema) -> Schema:
+def _options_schema(name: str, schema: Mapping[str, Any], target: Schema) -> Schema:
     """Make the schema of a whole target out of that of a provider's options."""
     options = dict(schema)
     if "$ref" in options:  # how pydantic writes a model that contains itself
         referred = options["$defs"][options["$ref"].rpartition("/")[2]]
         options = {**referred, "$defs": options["$defs"]}
-    moved = as_written(_with_moved_references(options, f"#/$defs/{_pointer(name)}"))
+    moved = as_written(_relocate_references(options, f"#/$defs/{_pointer(name)}"))
     return {
         **moved,
         "properties": {**target["properties"], **moved.get("properties", {})},
@@ -163,11 +163,11 @@ def _pointer(name: str) -> str:
     return f"provider-{name}".replace("~", "~0").replace("/", "~1")
 
 
-def _with_moved_references(schema: Any, to: str) -> Any:
+def _relocate_references(schema: Any, to: str) -> Any:
     if isinstance(schema, Mapping):
-        return {key: _with_moved_references(value, to) for key, value in schema.items()}
+        return {key: _relocate_references(value, to) for key, value in schema.items()}
     if isinstance(schema, list):
-        return [_with_moved_references(item, to) for item in schema]
+        return [_relocate_references(item, to) for item in schema]
     if isinstance(schema, str) and schema.startswith("#/$defs/"):
         return to + schema.removeprefix("#")
     return schema
@@ -198,7 +198,7 @@ def as_written(schema: Mapping[str, Any]) -> Schema:
         written["anyOf"] = _alternatives(written["anyOf"])
     if "properties" in written and written.get("additionalProperties") is False:
         written["patternProperties"] = {**written.get("patternProperties", {}), **_FREE_KEYS}
-    if _has_form(written):
+    if _is_constrained(written):
         about = {key: written.pop(key) for key in _ANNOTATIONS if key in written}
         return {**about, "anyOf": [written, _VARIABLE]}
     if written.get("type") == "string":
@@ -215,7 +215,7 @@ def _alternatives(schemas: list[Schema]) -> list[Schema]:
     return alternatives
 
 
-def _has_form(schema: Schema) -> bool:
+def _is_constrained(schema: Schema) -> bool:
     """Tell whether a schema is of one value that is not just any text."""
     if "enum" in schema or "const" in schema:
         return True

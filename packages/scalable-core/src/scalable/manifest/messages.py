@@ -23,7 +23,7 @@ __all__ = ["BAD_NAME", "describe", "field_names", "names_at"]
 
 BAD_NAME = "a name begins with a letter and holds only letters, digits, _ and -, 40 at most"
 
-_WANTED = {
+_EXPECTED = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "dict_type": "a mapping",
@@ -57,7 +57,7 @@ _WANTED = {
 }
 """What a value must be, by pydantic's type of error (https://docs.pydantic.dev/latest/errors/validation_errors)."""
 
-_LONGEST_QUOTE = 60
+_MAX_QUOTE = 60
 
 
 def describe(
@@ -84,35 +84,35 @@ def describe(
         return "E_UNKNOWN_KEY", f"unknown key{did_you_mean(str(key), known)}"
     if context.get("pattern") == NAME_PATTERN:
         return "E_BAD_NAME", BAD_NAME
-    if wanted := [p for p in problems if p["type"] in _WANTED]:
-        return "E_BAD_VALUE", _unlike_wanted(wanted, node)
+    if expected := [p for p in problems if p["type"] in _EXPECTED]:
+        return "E_BAD_VALUE", _describe_mismatch(expected, node)
     if kind.startswith("E_"):  # a PydanticCustomError that brings its own code
         return kind, problem["msg"]
-    says = f" (it says {_quoted(node)})" if node else ""
+    says = f" (it says {_quote(node)})" if node else ""
     if "error" in context:  # the ValueError or AssertionError of a validator
         return "E_BAD_VALUE", f"{context['error']}{says}"
     return "E_BAD_VALUE", f"is not a valid {kind.split('_')[0]}{says}"
 
 
-def _unlike_wanted(problems: Sequence[ErrorDetails], node: Node | None) -> str:
-    wanted = dict.fromkeys(_WANTED[p["type"]].format(**_context(p)) for p in problems)
-    message = f"must be {' or '.join(wanted)}"
+def _describe_mismatch(problems: Sequence[ErrorDetails], node: Node | None) -> str:
+    expected = dict.fromkeys(_EXPECTED[p["type"]].format(**_facts(p)) for p in problems)
+    message = f"must be {' or '.join(expected)}"
     if node is None:
         return message
-    message += f", not {_quoted(node)}"
+    message += f", not {_quote(node)}"
     if not isinstance(node, ScalarNode):
         return message
     if "expected" in (context := problems[0].get("ctx", {})):
         return message + did_you_mean(node.written, re.findall(r"'([^']*)'", context["expected"]))
-    if [*wanted] == ["text"] and node.value is not None:
+    if [*expected] == ["text"] and node.value is not None:
         return f"{message}; write it in quotes"
-    wants_text = any(each.startswith("text") for each in wanted)
-    if not (wants_text or node.plain) and node.text == node.written and _is_no_text(node.text):
+    expects_text = any(each.startswith("text") for each in expected)
+    if not (expects_text or node.plain) and node.text == node.written and _is_non_text(node.text):
         return f"{message}; write it without quotes"
     return message
 
 
-def _context(problem: ErrorDetails) -> dict[str, Any]:
+def _facts(problem: ErrorDetails) -> dict[str, Any]:
     """Give the facts of a problem; bounds of numbers come as floats."""
     return {
         name: int(fact) if isinstance(fact, float) and fact.is_integer() else fact
@@ -120,14 +120,14 @@ def _context(problem: ErrorDetails) -> dict[str, Any]:
     }
 
 
-def _is_no_text(text: str) -> bool:
+def _is_non_text(text: str) -> bool:
     try:
         return not isinstance(resolve(text), str)
     except ValueError:
         return False
 
 
-def _quoted(node: Node) -> str:
+def _quote(node: Node) -> str:
     if isinstance(node, MappingNode):
         return "a mapping"
     if isinstance(node, ListNode):
@@ -135,7 +135,7 @@ def _quoted(node: Node) -> str:
     if node.text == node.written and not isinstance(node.value, str):
         return json.dumps(node.value)
     written = node.written
-    return repr(written if len(written) <= _LONGEST_QUOTE else f"{written[:_LONGEST_QUOTE]}…")
+    return repr(written if len(written) <= _MAX_QUOTE else f"{written[:_MAX_QUOTE]}…")
 
 
 def field_names(model: type[BaseModel]) -> set[str]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from scalable.manifest.document.data import read_data
 from scalable.manifest.document.limits import MAX_BYTES
-from scalable.manifest.document.nodes import Entry, MappingNode, Reading, child, to_data
+from scalable.manifest.document.nodes import Entry, MappingNode, ReadResult, child, to_data
 from scalable.manifest.document.reader import read_text
 from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.environment import expand_node, variables_in
@@ -68,8 +68,8 @@ def load_manifest(
         It says something that is not allowed. Either error lists every problem that was found.
     """
     file = os.fspath(path)
-    reading = read_text(_content(file), file)
-    return _parsed(reading, file, env, target_name, overlay_name, check_targets)
+    reading = read_text(_read_file(file), file)
+    return _build_manifest(reading, file, env, target_name, overlay_name, check_targets)
 
 
 def parse_manifest(
@@ -108,10 +108,10 @@ def parse_manifest(
         reading = read_text(document, source)
     else:
         reading = read_data(document)
-    return _parsed(reading, source, env, target_name, overlay_name)
+    return _build_manifest(reading, source, env, target_name, overlay_name)
 
 
-def _content(file: str) -> bytes:
+def _read_file(file: str) -> bytes:
     try:
         with Path(file).open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
@@ -126,8 +126,8 @@ def _content(file: str) -> bytes:
     raise ManifestParseError([ValidationIssue("", problem, "E_FILE", file=file)])
 
 
-def _parsed(
-    reading: Reading,
+def _build_manifest(
+    reading: ReadResult,
     file: str | None,
     env: Mapping[str, str] | None,
     target_name: str | ChooseTarget | None,
@@ -138,14 +138,14 @@ def _parsed(
         raise ManifestParseError(reading.issues)
     env = os.environ if env is None else env
     selection = select(SourceMap(reading.root, file), target_name, overlay_name, env)
-    merged = _merged(reading.root, selection.overlay)
+    merged = _merge_overlay(reading.root, selection.overlay)
     raw = to_data(merged)
-    expanded, variables = _expanded(merged, raw, env)
+    expanded, variables = _expand_sections(merged, raw, env)
     source = SourceMap(expanded, file, variables)
     sections, issues = check_sections(source, selection)
     # What the reader could not make sense of needs no second complaint.
-    told = {issue.path for issue in reading.issues}
-    issues = [issue for issue in issues if issue.path not in told]
+    reported = {issue.path for issue in reading.issues}
+    issues = [issue for issue in issues if issue.path not in reported]
     if selection.issue:
         issues.append(selection.issue)
     report = ValidationReport.of([*reading.issues, *issues])
@@ -163,7 +163,7 @@ def _parsed(
     return manifest
 
 
-def _merged(root: MappingNode, overlay_name: str | None) -> MappingNode:
+def _merge_overlay(root: MappingNode, overlay_name: str | None) -> MappingNode:
     overlay = child(child(root, "overlays"), overlay_name) if overlay_name is not None else None
     if not isinstance(overlay, MappingNode):
         return root
@@ -171,7 +171,7 @@ def _merged(root: MappingNode, overlay_name: str | None) -> MappingNode:
     return merge(root, MappingNode(overlay.mark, known))
 
 
-def _expanded(
+def _expand_sections(
     root: MappingNode, raw: Mapping[str, Any], env: Mapping[str, str]
 ) -> tuple[MappingNode, dict[str, str]]:
     """Expand the sections that a run reads; give the variables of the document, too."""

@@ -75,7 +75,7 @@ class FrozenModel(BaseModel):
         return type(other) is type(self) and self.__dict__ == other.__dict__
 
 
-def _not_kept(value: object) -> object:
+def _refuse_keeping(value: object) -> object:
     """Refuse what would need results to be kept; null, false and empty ask for nothing."""
     if value:
         raise PydanticCustomError(
@@ -84,10 +84,10 @@ def _not_kept(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-_NotKept = BeforeValidator(_not_kept)
+_NotSupported = BeforeValidator(_refuse_keeping)
 
 
-def _labels(value: object) -> object:
+def _labels_from_list(value: object) -> object:
     """Turn a list of labels into labels without a value."""
     if not isinstance(value, (list, tuple)):
         return value
@@ -98,7 +98,7 @@ def _labels(value: object) -> object:
 
 Labels = Annotated[
     Mapping[str, str],
-    BeforeValidator(_labels),
+    BeforeValidator(_labels_from_list),
     WithJsonSchema(
         {
             "anyOf": [
@@ -111,23 +111,23 @@ Labels = Annotated[
 """Labels with their values; a list is labels without a value."""
 
 
-def _absolute(path: str) -> str:
+def _require_absolute(path: str) -> str:
     if not path.startswith("/"):
         raise ValueError("must be an absolute path inside the container, such as /data")
     return path
 
 
-ContainerPath = Annotated[str, AfterValidator(_absolute)]
+ContainerPath = Annotated[str, AfterValidator(_require_absolute)]
 
 
 class ProjectConfig(FrozenModel):
     """What the manifest is about."""
 
     name: str = Field(min_length=1, description="The project's name, for people.")
-    default_storage: Annotated[str | None, _NotKept, WithJsonSchema({"type": "null"})] = Field(
+    default_storage: Annotated[str | None, _NotSupported, WithJsonSchema({"type": "null"})] = Field(
         default=None, description="Where results would be kept. Not supported in this version."
     )
-    local_cache: Annotated[str | None, _NotKept, WithJsonSchema({"type": "null"})] = Field(
+    local_cache: Annotated[str | None, _NotSupported, WithJsonSchema({"type": "null"})] = Field(
         default=None,
         description="Where results would be kept on this machine. Not supported in this version.",
     )
@@ -190,12 +190,12 @@ class TaskConfig(FrozenModel):
 
     name: Name
     component: str = Field(description="The component that runs it.")
-    cache: Annotated[bool, _NotKept, WithJsonSchema({"const": False})] = Field(
+    cache: Annotated[bool, _NotSupported, WithJsonSchema({"const": False})] = Field(
         default=False,
         description="Whether results are kept. true is not supported in this version.",
     )
     outputs: Annotated[
-        tuple[str, ...], _NotKept, WithJsonSchema({"type": "array", "maxItems": 0})
+        tuple[str, ...], _NotSupported, WithJsonSchema({"type": "array", "maxItems": 0})
     ] = Field(
         default=(), description="What results would be kept of. Not supported in this version."
     )

@@ -100,7 +100,7 @@ class _SectionCheck:
             self._report(where, "E_MISSING_KEY", message)
             return None
         if not isinstance(project, dict):
-            self._report_no_mapping(where)
+            self._report_not_a_mapping(where)
             return None
         made, issues = check_model(ProjectConfig, project, where, self.source)
         self.issues += issues
@@ -165,19 +165,19 @@ class _SectionCheck:
         if entries is None:
             return
         if not isinstance(entries, dict):
-            self._report_no_mapping((*at, section))
+            self._report_not_a_mapping((*at, section))
             return
         for name, body in entries.items():
             if isinstance(body, dict):
                 yield name, body
             else:
-                self._report_no_mapping((*at, section, name))
+                self._report_not_a_mapping((*at, section, name))
 
     def _has_variable(self, path: str) -> bool:
         node = self.source.node(path)
         return node is not None and "${" in canonical_json({"": to_data(node)})
 
-    def _report_no_mapping(self, path: KeyPath) -> None:
+    def _report_not_a_mapping(self, path: KeyPath) -> None:
         message = "must be a mapping; write {} for one without keys"
         self._report(path, "E_BAD_VALUE", message)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Position", "Severity", "ValidationIssue", "ValidationReport", "validate_manifest"]
 
-_SMALLEST_MEMORY = 2**20
+_MIN_MEMORY = 2**20
 
 
 def validate_manifest(
@@ -34,15 +34,15 @@ def validate_manifest(
     return ValidationReport.of(
         [
             *manifest.warnings,
-            *_nothing_to_run(manifest),
-            *_hardly_any_memory(manifest),
+            *_find_empty_sections(manifest),
+            *_find_tiny_memory(manifest),
             *find_dangling(References.of_manifest(manifest), manifest.source_map),
-            *_missing_providers(manifest, known_providers),
+            *_find_missing_providers(manifest, known_providers),
         ]
     )
 
 
-def _nothing_to_run(manifest: ManifestModel) -> Iterator[ValidationIssue]:
+def _find_empty_sections(manifest: ManifestModel) -> Iterator[ValidationIssue]:
     if not manifest.targets:
         message = "there is no target; a manifest needs one, such as `local: {provider: local}`"
         yield manifest.issue(("targets",), "E_NO_TARGET", message)
@@ -51,15 +51,15 @@ def _nothing_to_run(manifest: ManifestModel) -> Iterator[ValidationIssue]:
         yield manifest.issue(("components",), "E_NO_COMPONENT", message)
 
 
-def _hardly_any_memory(manifest: ManifestModel) -> Iterator[ValidationIssue]:
+def _find_tiny_memory(manifest: ManifestModel) -> Iterator[ValidationIssue]:
     for name, component in manifest.components.items():
-        if component.memory is not None and component.memory < _SMALLEST_MEMORY:
+        if component.memory is not None and component.memory < _MIN_MEMORY:
             message = "is less than a worker can live with: a number is bytes, 8G is 8·10⁹ bytes"
             path = ("components", name, "memory")
             yield manifest.issue(path, "W_TINY_MEMORY", message, "warning")
 
 
-def _missing_providers(
+def _find_missing_providers(
     manifest: ManifestModel, known: Collection[str] | None
 ) -> Iterator[ValidationIssue]:
     # Here, because looking for installed distributions takes tens of milliseconds.

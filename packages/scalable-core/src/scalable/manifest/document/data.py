@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalable.manifest.document.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
-from scalable.manifest.document.nodes import Entry, ListNode, MappingNode, Node, Reading, ScalarNode
+from scalable.manifest.document.limits import INVALID_CHARACTERS, MAX_DEPTH, MAX_KEY, MAX_NODES
+from scalable.manifest.document.nodes import (
+    Entry,
+    ListNode,
+    MappingNode,
+    Node,
+    ReadResult,
+    ScalarNode,
+)
 from scalable.manifest.document.paths import KeyPath, format_path
 from scalable.manifest.document.scalars import JSONScalar, is_storable_number
 from scalable.manifest.issues import ValidationIssue
@@ -15,19 +22,19 @@ from scalable.manifest.issues import ValidationIssue
 __all__ = ["read_data"]
 
 
-def read_data(data: Mapping[str, Any]) -> Reading:
+def read_data(data: Mapping[str, Any]) -> ReadResult:
     """Read what ``json`` or ``yaml`` would have loaded: mappings with text keys, lists, scalars.
 
     Text is taken as written without quotes where it has variables: ``{"cpus": "${N}"}`` is a number.
     """
     if not isinstance(data, Mapping):
         message = f"a manifest is a mapping, not a {type(data).__name__}"
-        return Reading(None, [ValidationIssue("", message, "E_NOT_A_MAPPING")])
+        return ReadResult(None, [ValidationIssue("", message, "E_NOT_A_MAPPING")])
     reader = _DataReader()
     try:
-        return Reading(reader.mapping(data, ()), reader.issues)
+        return ReadResult(reader.mapping(data, ()), reader.issues)
     except _TooLargeError as error:
-        return Reading(None, [*reader.issues, error.issue])
+        return ReadResult(None, [*reader.issues, error.issue])
 
 
 class _TooLargeError(Exception):
@@ -46,7 +53,7 @@ class _DataReader:
     def mapping(self, data: Mapping[Any, Any], path: KeyPath) -> MappingNode:
         entries: dict[str, Entry] = {}
         for key, value in data.items():
-            if isinstance(key, str) and len(key) <= MAX_KEY and not NOT_TEXT.search(key):
+            if isinstance(key, str) and len(key) <= MAX_KEY and not INVALID_CHARACTERS.search(key):
                 text = str.__str__(key)  # an enumeration's own would be another text
                 entries[text] = Entry(text, None, self.node(value, (*path, text)))
             else:
@@ -75,9 +82,9 @@ class _DataReader:
         if data is None or isinstance(data, bool):
             return data
         if isinstance(data, str):
-            if NOT_TEXT.search(data):
+            if INVALID_CHARACTERS.search(data):
                 self._report(path, "E_CHARACTER", "holds a NUL or half of a surrogate pair")
-            return NOT_TEXT.sub("\ufffd", data)
+            return INVALID_CHARACTERS.sub("\ufffd", data)
         if isinstance(data, (int, float)):
             if is_storable_number(data):
                 return int(data) if isinstance(data, int) else float(data)

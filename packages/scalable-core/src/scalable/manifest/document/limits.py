@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_KEY", "MAX_NODES", "NOT_TEXT"]
+__all__ = ["INVALID_CHARACTERS", "MAX_BYTES", "MAX_DEPTH", "MAX_KEY", "MAX_NODES"]
 
 MAX_BYTES = 10_000_000
 """The size of a document."""
@@ -18,5 +18,5 @@ MAX_NODES = 250_000
 MAX_KEY = 1_000
 """Characters of a key."""
 
-NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+INVALID_CHARACTERS = re.compile("[\x00\ud800-\udfff]")
 """What no path, environment and JSON can hold: NUL, and half of a surrogate pair."""

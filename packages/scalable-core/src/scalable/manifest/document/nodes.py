@@ -21,7 +21,7 @@ __all__ = [
     "MappingNode",
     "Mark",
     "Node",
-    "Reading",
+    "ReadResult",
     "ScalarNode",
     "child",
     "is_expanded",
@@ -91,7 +91,7 @@ class ListNode:
 Node: TypeAlias = ScalarNode | MappingNode | ListNode
 
 
-class Reading(NamedTuple):
+class ReadResult(NamedTuple):
     """What a reader found: a tree, or None where nothing could be made of it, and every problem on the way."""
 
     root: MappingNode | None

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from scalable.manifest.document.decoding import UnreadableTextError, decode
-from scalable.manifest.document.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
+from scalable.manifest.document.limits import INVALID_CHARACTERS, MAX_DEPTH, MAX_KEY, MAX_NODES
 from scalable.manifest.document.nodes import (
     Entry,
     ListNode,
     MappingNode,
     Mark,
     Node,
-    Reading,
+    ReadResult,
     ScalarNode,
 )
 from scalable.manifest.document.paths import format_path
@@ -38,45 +38,45 @@ _TAGS_WITHOUT_EFFECT = {
 }
 
 
-def read_text(document: str | bytes, file: str) -> Reading:
+def read_text(document: str | bytes, file: str) -> ReadResult:
     """Read YAML. `file` is what positions call it."""
     try:
         text = decode(document)
     except UnreadableTextError as error:
         builder = _TreeBuilder(file)
         builder.report(error.code, str(error), error.mark)
-        return Reading(None, builder.issues)
+        return ReadResult(None, builder.issues)
     try:
         return _read(text, file, _FAST_LOADER)
     except _ScannerDepthError:
         return _read(text, file, yaml.BaseLoader)
 
 
-def _read(text: str, file: str, loader: Any) -> Reading:
+def _read(text: str, file: str, loader: Any) -> ReadResult:
     builder = _TreeBuilder(file)
     try:
         builder.build(text, loader)
     except yaml.MarkedYAMLError as error:
         if loader is not yaml.BaseLoader and _SCANNER_DEPTH in (error.problem or ""):
             raise _ScannerDepthError from error
-        builder.report("E_SYNTAX", *_described(error, text))
+        builder.report("E_SYNTAX", *_describe(error, text))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # The two builtins come from PyYAML's own scanner: an escape or a version number out of range.
         builder.report("E_SYNTAX", f"not valid YAML: {error}", None)
     except _LimitError as error:
         builder.report(error.code, str(error), error.mark)
     else:
-        return Reading(builder.mapping(), builder.issues)
-    return Reading(None, builder.issues)
+        return ReadResult(builder.mapping(), builder.issues)
+    return ReadResult(None, builder.issues)
 
 
-def _described(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None]:
+def _describe(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None]:
     problem = ", ".join(part for part in (error.context, error.problem) if part)
     message = f"not valid YAML: {problem}"
     mark = error.problem_mark or error.context_mark
     if mark is None:
         return message, None
-    line, column = _counted(mark)
+    line, column = _mark_of(mark)
     if "flow" in message and "${" in "".join(text.split("\n")[line - 1 : line]):
         message += "; between { } or [ ], a ${VAR} needs quotes around it"
     return message, (line, column)
@@ -122,7 +122,7 @@ class _Frame:
     """Whether that value goes into the mapping; it does not after a key that was refused."""
 
 
-_NOTHING = ScalarNode("", None, plain=True, mark=None, text="")
+_NULL = ScalarNode("", None, plain=True, mark=None, text="")
 
 
 @dataclass
@@ -151,7 +151,7 @@ class _TreeBuilder:
         for event in yaml.parse(text, Loader=loader):
             handler = handlers.get(type(event))
             if handler:
-                handler(event, _counted(event.start_mark))
+                handler(event, _mark_of(event.start_mark))
 
     def mapping(self) -> MappingNode | None:
         """Give the document, which has to be a mapping."""
@@ -177,10 +177,10 @@ class _TreeBuilder:
         self._grow(1, mark)
         self._check_tag(event, mark)
         text = event.value
-        if NOT_TEXT.search(text):
+        if INVALID_CHARACTERS.search(text):
             message = "holds a NUL or half of a surrogate pair; remove the escape"
             self.report("E_CHARACTER", message, mark)
-            text = NOT_TEXT.sub("\ufffd", text)
+            text = INVALID_CHARACTERS.sub("\ufffd", text)
         plain = not event.style and event.tag is None
         value: JSONScalar = text
         if plain:
@@ -217,7 +217,7 @@ class _TreeBuilder:
             is_open = event.anchor in self.anchors
             what = "what it is part of" if is_open else "no anchor before it"
             self.report("E_ALIAS", f"*{event.anchor} refers to {what}", mark)
-            anchor = _Anchor(_NOTHING, 1, 0)
+            anchor = _Anchor(_NULL, 1, 0)
         if len(self.frames) + anchor.height > MAX_DEPTH:
             raise _LimitError("E_TOO_DEEP", f"aliases nest more than {MAX_DEPTH} deep", mark)
         self._grow(anchor.size, mark)
@@ -234,7 +234,7 @@ class _TreeBuilder:
             frame.node.items.append(node)
         elif frame.key is None:
             key = node.written if isinstance(node, ScalarNode) else "?"
-            frame.key = Entry(key[:MAX_KEY], mark, _NOTHING)
+            frame.key = Entry(key[:MAX_KEY], mark, _NULL)
             frame.keep = self._is_usable_key(node, key, frame.node, mark)
         else:
             frame.key.node = node
@@ -291,6 +291,6 @@ class _TreeBuilder:
 _WITHOUT_PATH = {"E_TOO_DEEP", "E_TOO_LARGE", "E_SYNTAX", "E_MULTIPLE_DOCUMENTS"}
 
 
-def _counted(mark: Any) -> Mark:
+def _mark_of(mark: Any) -> Mark:
     """Give a mark of PyYAML's, which counts from 0."""
     return mark.line + 1, mark.column + 1

@@ -12,7 +12,7 @@ __all__ = ["JSONScalar", "is_storable_number", "resolve"]
 
 JSONScalar = str | int | float | bool | None
 
-_WORDS: dict[str, bool | None] = {
+_KEYWORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -36,8 +36,8 @@ def resolve(text: str) -> JSONScalar:
     >>> [resolve(text) for text in ("no", "02:00:00", "0o17", "017", "1e3", "~", "True")]
     ['no', '02:00:00', 15, 17, 1000.0, None, True]
     """
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in _KEYWORDS:
+        return _KEYWORDS[text]
     if text[0] not in _NUMBER_STARTS:
         return text
     number: int | float

@@ -11,7 +11,7 @@ from scalable.manifest.issues import Position, Severity, ValidationIssue, one_li
 
 __all__ = ["SourceMap"]
 
-_SHORTEST_SECRET = 4
+_MIN_SECRET_LENGTH = 4
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -75,7 +75,7 @@ class SourceMap:
         """
         by_length = sorted(self.variables.items(), key=lambda item: len(item[1]), reverse=True)
         for name, value in by_length:
-            if len(value) >= _SHORTEST_SECRET:
+            if len(value) >= _MIN_SECRET_LENGTH:
                 text = text.replace(value, f"${{{name}}}")
         return text
 
