@@ -87,9 +87,7 @@ def manifest_of(options: str) -> ManifestModel:
 
 def check(options: str, model: type[BaseModel] = Options) -> tuple[Any, list[str]]:
     manifest = manifest_of(options)
-    made, issues = check_model(
-        model, manifest.targets["t"].options, "targets.t", manifest.source_map
-    )
+    made, issues = check_model(model, manifest.targets["t"].options, manifest.place("targets.t"))
     assert (made is None) == bool(issues)
     return made, [str(issue).removeprefix("m:") for issue in issues]
 
@@ -348,18 +346,19 @@ def test_given_fields_are_not_the_documents_to_give() -> None:
         name: str = Field(pattern="^[a-z]+$")
         size: int = 1
 
-    source = manifest_of("name: x").source_map
-    named, found = check_model(Named, {"size": 2}, "targets.t", source, given={"name": "abc"})
+    place = manifest_of("name: x").place("targets.t")
+    named, found = check_model(Named, {"size": 2}, place, given={"name": "abc"})
     assert (named, found) == (Named(name="abc", size=2), [])
-    _, found = check_model(Named, {"name": "x"}, "targets.t", source, given={"name": "abc"})
+    _, found = check_model(Named, {"name": "x"}, place, given={"name": "abc"})
     assert [str(issue) for issue in found] == ["m:6:5 E_UNKNOWN_KEY targets.t.name: unknown key"]
-    _, found = check_model(Named, {}, "targets.t", source, given={"name": "ABC"})
+    _, found = check_model(Named, {}, place, given={"name": "ABC"})
     assert [issue.path for issue in found] == ["targets.t"]
 
 
 def test_what_did_not_come_from_a_manifest_is_checked_too() -> None:
-    source = parse_manifest({"version": 1, "project": {"name": "x"}}).source_map
-    _, found = check_model(Options, {"count": "x", "hosts": [1]}, "targets.t", source)
+    manifest = parse_manifest({"version": 1, "project": {"name": "x"}})
+    place = manifest.place("targets.t")
+    _, found = check_model(Options, {"count": "x", "hosts": [1]}, place)
     assert [str(issue) for issue in found] == [
         "E_BAD_VALUE targets.t.count: must be a whole number",
         "E_BAD_VALUE targets.t.hosts[0]: must be text",

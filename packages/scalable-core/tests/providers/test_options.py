@@ -25,7 +25,7 @@ from scalable.testing.offline import spec_of
 def read(options: str) -> tuple[TargetOptions | None, list[ValidationIssue]]:
     spec = spec_of("desk", options)
     at = ("targets", "here")
-    return check_model(TargetOptions, spec.target.options, at, spec.manifest.source_map)
+    return check_model(TargetOptions, spec.target.options, spec.manifest.place(at))
 
 
 def test_what_is_not_said() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -20,17 +20,17 @@ from scalable.manifest.document.nodes import (
     ScalarNode,
     child,
     is_expanded,
-    problems,
+    mentions_variable,
     to_written,
 )
-from scalable.manifest.document.paths import KeyPath, as_key_path
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.place import Place
 from scalable.manifest.document.scalars import JSONScalar, resolve
-from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.issues import Severity, ValidationIssue
 from scalable.manifest.messages import describe, field_names, names_at
 from scalable.manifest.schema import FrozenModel
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "is_undecided"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -38,13 +38,13 @@ M = TypeVar("M", bound=BaseModel)
 def check_model(
     model: type[M],
     data: Mapping[str, Any],
-    path: str | KeyPath,
-    source: SourceMap,
+    place: Place,
     *,
     given: Mapping[str, Any] | None = None,
     unset: Severity = "error",
+    partial: bool = False,
 ) -> tuple[M | None, list[ValidationIssue]]:
-    """Make a model of a part of a manifest, or say everything that is wrong with it.
+    """Make a model of a part of a manifest, or find everything that is wrong with it.
 
     A ``${VAR}`` is read as what the field wants: as text, whatever its value looks like, or as a number, even if it is
     in quotes. A field of text also takes a plain number that reads back as it was written.
@@ -58,14 +58,14 @@ def check_model(
         A pydantic model. ``extra="forbid"`` makes unknown keys errors, except those that begin with ``x-``.
     data : mapping
         The part: ``spec.target.options``.
-    path : str or tuple
-        Where it stands in the manifest: ``"targets.hpc"``.
-    source : SourceMap
-        ``spec.manifest.source_map``, for positions and for what was written.
+    place : Place
+        Where it stands, for positions and for what was written: ``spec.manifest.place("targets.hpc")``.
     given : mapping, optional
         Fields that do not come from the part, which must not give them.
     unset : {"error", "warning"}
         What it is that a variable is not set. With a warning, the text stays as written.
+    partial : bool
+        The part belongs to an overlay that is not merged: what `is_undecided` is no problem.
 
     Returns
     -------
@@ -79,61 +79,73 @@ def check_model(
     >>> class Options(BaseModel, extra="forbid"):
     ...     queue: str
     ...     max_workers: int = 1
-    >>> made, issues = check_model(Options, {"max_wrokers": 2}, "targets.hpc", SourceMap())
+    >>> place = Place(path=("targets", "hpc"))
+    >>> made, issues = check_model(Options, {"max_wrokers": 2}, place)
     >>> for issue in issues:
     ...     print(issue)
     E_MISSING_KEY targets.hpc.queue: this key is required
     E_UNKNOWN_KEY targets.hpc.max_wrokers: unknown key (did you mean 'max_workers'?)
     """
-    at = as_key_path(path)
     given = given or {}
-    known = field_names(model) - given.keys()
-    unexpanded = {
-        where: _unexpanded(source, where, code, message, unset)
-        for where, code, message in problems(source.node(at), at)
-    }
-    issues = list(unexpanded.values())
+    problems = [_unexpanded(*each, unset) for each in place.unexpanded()]
+    unread = {problem.place.path for problem in problems}
     for key in data.keys() & given.keys():
-        message = f"unknown key{did_you_mean(key, known)}"
-        issues.append(source.issue((*at, key), "E_UNKNOWN_KEY", message))
+        message = f"unknown key{did_you_mean(key, field_names(model) - given.keys())}"
+        problems.append(_Problem(place.child(key), "E_UNKNOWN_KEY", message))
     document = {key: value for key, value in data.items() if not key.startswith("x-")}
-    made, found = _validate(model, {**document, **given}, at, source)
-    for where, group in found.items():
+    made, found = _validate(model, {**document, **given}, place)
+    for path, errors in found.items():
         # What was given is no part of the document: a bad name is a problem of the part as a whole.
-        place = at if not where or where[0] in given else (*at, *where)
-        if place not in unexpanded:
-            names = known if len(where) <= 1 else names_at(model, group[0]["loc"][:-1])
-            code, message = describe(group, place[-1] if place else "", source.node(place), names)
-            issues.append(source.issue(place, code, message))
-    if made is None or any(issue.severity == "error" for issue in issues):
+        at = place if not path or path[0] in given else place.at(path)
+        if at.path not in unread:
+            location = errors[0]["loc"][:-1] if len(path) > 1 else ()
+            known = names_at(model, location) - (set() if location else given.keys())
+            problems.append(_Problem(at, *describe(errors, at, known)))
+    issues = [
+        problem.place.issue(problem.code, problem.message, problem.severity)
+        for problem in problems
+        if not (partial and is_undecided(problem.place, problem.code))
+    ]
+    if made is None or any(problem.severity == "error" for problem in problems):
         return None, issues
-    _show_written(made, source.node(at))
+    _show_written(made, place.node)
     return made, issues
 
 
+def is_undecided(place: Place, code: str) -> bool:
+    """Return whether a problem of an overlay depends on what it is merged into, or on the environment."""
+    has_variable = place.node is not None and mentions_variable(place.node)
+    return code == "E_MISSING_KEY" or has_variable
+
+
+class _Problem(NamedTuple):
+    place: Place
+    code: str
+    message: str
+    severity: Severity = "error"
+
+
+def _unexpanded(place: Place, code: str, message: str, unset: Severity) -> _Problem:
+    if unset == "warning" and code != "E_BAD_VARIABLE":  # which no environment would mend
+        return _Problem(place, f"W{code[1:]}", message, "warning")
+    return _Problem(place, code, message)
+
+
 def _validate(
-    model: type[M], document: dict[str, Any], at: KeyPath, source: SourceMap
+    model: type[M], document: dict[str, Any], place: Place
 ) -> tuple[M | None, dict[KeyPath, list[ErrorDetails]]]:
-    """Make the model, or sort what is wrong by the place in the document."""
+    """Make the model, or group what is wrong by the path in the document."""
     converted: set[KeyPath] = set()
     while True:
         try:
             return model.model_validate_json(json.dumps(document), strict=True), {}
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-        conversions = _find_conversions(document, found, at, source)
+        conversions = _find_conversions(document, found, place)
         if conversions.keys() <= converted:
-            return None, _group_by_place(document, found)
+            return None, _group_by_path(document, found)
         document = _convert(document, conversions)
         converted |= conversions.keys()
-
-
-def _unexpanded(
-    source: SourceMap, path: KeyPath, code: str, message: str, unset: Severity
-) -> ValidationIssue:
-    if unset == "warning" and code != "E_BAD_VARIABLE":  # which no environment would mend
-        return source.issue(path, f"W{code[1:]}", message, "warning")
-    return source.issue(path, code, message)
 
 
 def _show_written(made: object, node: Node | None) -> None:
@@ -156,20 +168,20 @@ _DROP = object()
 
 
 def _find_conversions(
-    document: Mapping[str, Any], found: Sequence[ErrorDetails], at: KeyPath, source: SourceMap
+    document: Mapping[str, Any], found: Sequence[ErrorDetails], place: Place
 ) -> dict[KeyPath, Any]:
     """Find what is right although pydantic does not take it: ``x-`` keys, and scalars to be read another way."""
     conversions: dict[KeyPath, Any] = {}
-    for problem in found:
-        place = _document_path(document, problem)
-        scalar = source.scalar((*at, *place)) if place else None
-        if problem["type"] == "extra_forbidden":
-            if str(place[-1]).startswith("x-"):
-                conversions[place] = _DROP
-        elif scalar is not None and (read := _CONVERTERS.get(problem["type"])) is not None:
-            value = read(scalar)
+    for error in found:
+        path = _document_path(document, error)
+        convert = _CONVERTERS.get(error["type"])
+        if error["type"] == "extra_forbidden":
+            if str(path[-1]).startswith("x-"):
+                conversions[path] = _DROP
+        elif path and convert and (scalar := place.at(path).scalar):
+            value = convert(scalar)
             if value is not None:
-                conversions[place] = value
+                conversions[path] = value
     return conversions
 
 
@@ -218,7 +230,7 @@ def _convert(document: dict[str, Any], conversions: Mapping[KeyPath, Any]) -> di
     return converted
 
 
-def _group_by_place(
+def _group_by_path(
     document: Mapping[str, Any], found: Sequence[ErrorDetails]
 ) -> dict[KeyPath, list[ErrorDetails]]:
     """Sort problems by the place in the document where they are."""

@@ -9,7 +9,7 @@ variable holds is not expanded again. A scalar without quotes is read by the rul
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from scalable.manifest.document.limits import INVALID_CHARACTERS
@@ -17,7 +17,7 @@ from scalable.manifest.document.nodes import Entry, ListNode, MappingNode, Node,
 from scalable.manifest.document.paths import KeyPath
 from scalable.manifest.document.scalars import JSONScalar, resolve
 
-__all__ = ["ExpansionError", "expand_node", "expand_text", "variables_in"]
+__all__ = ["ExpansionError", "expand_node", "expand_sections", "expand_text", "variables_in"]
 
 _VARIABLE = re.compile(
     r"""
@@ -88,6 +88,19 @@ def _value_of(match: re.Match[str], env: Mapping[str, str]) -> str:
     return value
 
 
+def expand_sections(
+    root: MappingNode, sections: Collection[str], env: Mapping[str, str]
+) -> MappingNode:
+    """Expand these sections of a document, and leave the others alone."""
+    entries = {
+        key: Entry(entry.key, entry.mark, expand_node(entry.node, env, (key,)))
+        if key in sections
+        else entry
+        for key, entry in root.entries.items()
+    }
+    return MappingNode(root.mark, entries, has_variables=True)
+
+
 def expand_node(node: Node, env: Mapping[str, str], path: KeyPath) -> Node:
     """Expand the tree at `path`.
 
@@ -99,7 +112,7 @@ def expand_node(node: Node, env: Mapping[str, str], path: KeyPath) -> Node:
         return _expand_mapping(node, env, path)
     items = [expand_node(item, env, (*path, index)) for index, item in enumerate(node.items)]
     same = all(new is old for new, old in zip(items, node.items, strict=True))
-    return node if same else ListNode(node.mark, items)
+    return node if same else ListNode(node.mark, items, has_variables=True)
 
 
 def _expand_scalar(node: ScalarNode, env: Mapping[str, str]) -> ScalarNode:
@@ -125,7 +138,7 @@ def _expand_mapping(node: MappingNode, env: Mapping[str, str], path: KeyPath) ->
             key, value = _expand_key(key, value, env, entries)
         entries[key] = entry if value is entry.node else Entry(entry.key, entry.mark, value)
     same = entries == node.entries  # entries are equal if they are the same
-    return node if same else MappingNode(node.mark, entries)
+    return node if same else MappingNode(node.mark, entries, has_variables=True)
 
 
 def _is_extension_key(path: KeyPath, key: str) -> bool:

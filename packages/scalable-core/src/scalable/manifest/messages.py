@@ -16,12 +16,11 @@ from pydantic_core import ErrorDetails
 
 from scalable.errors import did_you_mean
 from scalable.manifest.document.nodes import ListNode, MappingNode, Node, ScalarNode
+from scalable.manifest.document.place import Place
 from scalable.manifest.document.scalars import resolve
-from scalable.manifest.schema import NAME_PATTERN
+from scalable.manifest.schema import NAME_PATTERN, NAME_RULE
 
-__all__ = ["BAD_NAME", "describe", "field_names", "names_at"]
-
-BAD_NAME = "a name begins with a letter and holds only letters, digits, _ and -, 40 at most"
+__all__ = ["describe", "field_names", "names_at"]
 
 _EXPECTED = {
     "bool_parsing": "true or false",
@@ -61,7 +60,7 @@ _MAX_QUOTE = 60
 
 
 def describe(
-    problems: Sequence[ErrorDetails], key: str | int, node: Node | None, known: Collection[str]
+    problems: Sequence[ErrorDetails], place: Place, known: Collection[str]
 ) -> tuple[str, str]:
     """Describe what is wrong at one place: code and message.
 
@@ -69,21 +68,19 @@ def describe(
     ----------
     problems : sequence of ErrorDetails
         Of one place: several only where it is a union, one for each branch.
-    key : str or int
-        The key or index of the place.
-    node : Node or None
-        What is written there.
+    place : Place
+        Where they are.
     known : collection of str
-        The keys that are allowed beside `key`.
+        The keys that are allowed beside the last one of `place`.
     """
     problem = problems[0]
-    kind, context = problem["type"], problem.get("ctx", {})
+    kind, context, node = problem["type"], problem.get("ctx", {}), place.node
     if kind == "missing":
         return "E_MISSING_KEY", "this key is required"
     if kind == "extra_forbidden":
-        return "E_UNKNOWN_KEY", f"unknown key{did_you_mean(str(key), known)}"
+        return "E_UNKNOWN_KEY", f"unknown key{did_you_mean(str(place.path[-1]), known)}"
     if context.get("pattern") == NAME_PATTERN:
-        return "E_BAD_NAME", BAD_NAME
+        return "E_BAD_NAME", NAME_RULE
     if expected := [p for p in problems if p["type"] in _EXPECTED]:
         return "E_BAD_VALUE", _describe_mismatch(expected, node)
     if kind.startswith("E_"):  # a PydanticCustomError that brings its own code

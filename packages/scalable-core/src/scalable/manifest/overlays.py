@@ -1,10 +1,22 @@
-"""Laying one document over another."""
+"""Overlays: parts of a manifest that are merged into it."""
 
 from __future__ import annotations
 
-from scalable.manifest.document.nodes import Entry, MappingNode
+from scalable.manifest.document.nodes import Entry, MappingNode, child
 
-__all__ = ["merge"]
+__all__ = ["MERGED_SECTIONS", "merge", "merge_overlay"]
+
+MERGED_SECTIONS = ("project", "targets", "components", "tasks")
+"""The sections that an overlay may have."""
+
+
+def merge_overlay(root: MappingNode, name: str | None) -> MappingNode:
+    """Return a document with one of its overlays merged into it; without a name, as it is."""
+    overlay = None if name is None else child(child(root, "overlays"), name)
+    if not isinstance(overlay, MappingNode):
+        return root
+    known = {key: entry for key, entry in overlay.entries.items() if key in MERGED_SECTIONS}
+    return merge(root, MappingNode(overlay.mark, known))
 
 
 def merge(base: MappingNode, overlay: MappingNode) -> MappingNode:

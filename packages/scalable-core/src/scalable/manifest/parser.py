@@ -16,25 +16,23 @@ from typing import Any, TypeAlias
 
 from scalable.manifest.document.data import read_data
 from scalable.manifest.document.limits import MAX_BYTES
-from scalable.manifest.document.nodes import Entry, MappingNode, ReadResult, child, to_data
+from scalable.manifest.document.nodes import ReadResult, to_data
+from scalable.manifest.document.place import Place, Source
 from scalable.manifest.document.reader import read_text
-from scalable.manifest.document.sourcemap import SourceMap
-from scalable.manifest.environment import expand_node, variables_in
+from scalable.manifest.environment import expand_sections, variables_in
 from scalable.manifest.errors import ManifestParseError, ManifestSchemaError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.lock import canonical_json
-from scalable.manifest.overlays import merge
+from scalable.manifest.overlays import MERGED_SECTIONS, merge_overlay
 from scalable.manifest.references import References, find_dangling
 from scalable.manifest.schema import ManifestModel
-from scalable.manifest.sections import MERGED_SECTIONS, check_sections
+from scalable.manifest.sections import check_sections
 from scalable.manifest.selection import ChooseTarget, select
 
 __all__ = ["CheckTargets", "load_manifest", "parse_manifest"]
 
-CheckTargets: TypeAlias = Callable[
-    [Mapping[str, Mapping[str, Any]], SourceMap, str | None], Iterable[ValidationIssue]
-]
-"""Finds problems of targets, given what each of them says, the document, and which of them is meant."""
+CheckTargets: TypeAlias = Callable[[Place, str | None], Iterable[ValidationIssue]]
+"""Finds problems of targets, given the place of all of them, and which of them is meant."""
 
 
 def load_manifest(
@@ -137,12 +135,14 @@ def _build_manifest(
     if reading.root is None:
         raise ManifestParseError(reading.issues)
     env = os.environ if env is None else env
-    selection = select(SourceMap(reading.root, file), target_name, overlay_name, env)
-    merged = _merge_overlay(reading.root, selection.overlay)
+    written = Place.of_document(reading.root, Source(file))
+    selection = select(written, target_name, overlay_name, env)
+    merged = merge_overlay(reading.root, selection.overlay)
     raw = to_data(merged)
-    expanded, variables = _expand_sections(merged, raw, env)
-    source = SourceMap(expanded, file, variables)
-    sections, issues = check_sections(source, selection)
+    variables = _used_variables(raw, env)
+    expanded = expand_sections(merged, MERGED_SECTIONS, variables)
+    document = Place.of_document(expanded, Source(file, variables))
+    sections, issues = check_sections(document, selection)
     # What the reader could not make sense of needs no second complaint.
     reported = {issue.path for issue in reading.issues}
     issues = [issue for issue in issues if issue.path not in reported]
@@ -151,36 +151,18 @@ def _build_manifest(
     report = ValidationReport.of([*reading.issues, *issues])
     if not report.ok:
         # Also what refers to nothing, so that one run shows everything.
-        names = References.of_document(to_data(expanded))
-        more = [*find_dangling(names, source)]
+        more = [*find_dangling(References.of_document(to_data(expanded)), document)]
         if check_targets is not None:
-            more += check_targets(names.targets, source, selection.target)
+            more += check_targets(document.child("targets"), selection.target)
         errors = (report + ValidationReport.of(more)).errors
         raise ManifestParseError(errors) if reading.issues else ManifestSchemaError(errors)
     manifest = ManifestModel(**sections, raw=raw, source=file, selected_target=selection.target)
-    manifest._source_map = source
+    manifest._document = document
     manifest._warnings = report.warnings
     return manifest
 
 
-def _merge_overlay(root: MappingNode, overlay_name: str | None) -> MappingNode:
-    overlay = child(child(root, "overlays"), overlay_name) if overlay_name is not None else None
-    if not isinstance(overlay, MappingNode):
-        return root
-    known = {key: entry for key, entry in overlay.entries.items() if key in MERGED_SECTIONS}
-    return merge(root, MappingNode(overlay.mark, known))
-
-
-def _expand_sections(
-    root: MappingNode, raw: Mapping[str, Any], env: Mapping[str, str]
-) -> tuple[MappingNode, dict[str, str]]:
-    """Expand the sections that a run reads; give the variables of the document, too."""
+def _used_variables(raw: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a document uses and that are set."""
     names = variables_in(canonical_json(raw))
-    variables = {name: env[name] for name in sorted(names) if name in env}
-    entries = {
-        key: Entry(entry.key, entry.mark, expand_node(entry.node, variables, (key,)))
-        if key in MERGED_SECTIONS
-        else entry
-        for key, entry in root.entries.items()
-    }
-    return MappingNode(root.mark, entries), variables
+    return {name: env[name] for name in sorted(names) if name in env}

@@ -21,12 +21,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from scalable.manifest.document.paths import KeyPath
-from scalable.manifest.document.sourcemap import SourceMap
+from scalable.manifest.document.place import Place
 from scalable.manifest.issues import Position, Severity, ValidationIssue
 from scalable.manifest.units import Memory
 
 __all__ = [
     "NAME_PATTERN",
+    "NAME_RULE",
     "ComponentConfig",
     "FrozenModel",
     "ManifestModel",
@@ -38,6 +39,8 @@ __all__ = [
 
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,39}$"
 """Names of components, targets, tasks and overlays: what is a word to every backend."""
+
+NAME_RULE = "a name begins with a letter and holds only letters, digits, _ and -, 40 at most"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
@@ -217,13 +220,12 @@ class ManifestModel(FrozenModel):
     source: str | None = None
     selected_target: str | None = None
 
-    _source_map: SourceMap = PrivateAttr(default_factory=SourceMap)
+    _document: Place = PrivateAttr(default_factory=Place)
     _warnings: tuple[ValidationIssue, ...] = PrivateAttr(default=())
 
-    @property
-    def source_map(self) -> SourceMap:
-        """Where each part is written, and how; what `check_model` wants to know."""
-        return self._source_map
+    def place(self, path: str | KeyPath) -> Place:
+        """Return the place of ``targets.hpc``: what is written there and where, which `check_model` takes."""
+        return self._document.at(path)
 
     @property
     def warnings(self) -> tuple[ValidationIssue, ...]:
@@ -235,14 +237,14 @@ class ManifestModel(FrozenModel):
 
         None for a manifest that came from Python.
         """
-        return self._source_map.position(path)
+        return self.place(path).position
 
     def issue(
         self, path: str | KeyPath, code: str, message: str, severity: Severity = "error"
     ) -> ValidationIssue:
         """Make an issue about a place in this manifest, with its position."""
-        return self._source_map.issue(path, code, message, severity)
+        return self.place(path).issue(code, message, severity)
 
     def redact(self, text: str) -> str:
         """Put ``${VAR}`` back wherever a text shows the value of a variable."""
-        return self._source_map.redact(text)
+        return self._document.source.redact(text)

@@ -36,7 +36,7 @@ def validate_manifest(
             *manifest.warnings,
             *_find_empty_sections(manifest),
             *_find_tiny_memory(manifest),
-            *find_dangling(References.of_manifest(manifest), manifest.source_map),
+            *find_dangling(References.of_manifest(manifest), manifest.place(())),
             *_find_missing_providers(manifest, known_providers),
         ]
     )
@@ -69,11 +69,10 @@ def _find_missing_providers(
     for name, target in manifest.targets.items():
         if target.provider.strip().lower() in installed:
             continue
-        at = ("targets", name, "provider")
-        scalar = manifest.source_map.scalar(at)
-        written = scalar.written if scalar else target.provider
+        place = manifest.place(("targets", name, "provider"))
+        written = place.scalar.written if place.scalar else target.provider
         message = str(UnknownProviderError(written, installed, install_hint(target.provider)))
         if name == manifest.selected_target:
-            yield manifest.issue(at, "E_UNKNOWN_PROVIDER", message)
+            yield place.issue("E_UNKNOWN_PROVIDER", message)
         else:
-            yield manifest.issue(at, "W_UNKNOWN_PROVIDER", message, "warning")
+            yield place.issue("W_UNKNOWN_PROVIDER", message, "warning")

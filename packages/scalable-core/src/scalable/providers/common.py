@@ -46,7 +46,7 @@ from scalable.errors import (
     ValidationFailedError,
 )
 from scalable.manifest.checking import check_model
-from scalable.manifest.document.sourcemap import SourceMap
+from scalable.manifest.document.place import Place
 from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
 from scalable.planning import check_counts, component_request, scale_plan
@@ -74,6 +74,9 @@ __all__ = [
     "inapplicable",
     "said_or_default",
 ]
+
+_CORE_KEYS = frozenset({"provider", "overlay"})
+"""The keys of a target that are not its provider's."""
 
 OptionsT = TypeVar("OptionsT", bound=TargetOptions)
 T = TypeVar("T")
@@ -198,8 +201,8 @@ class BaseProvider(ABC, Generic[OptionsT]):
         """Build the cluster of a valid `spec`; what was made is gone again if this raises."""
 
     def _read_options(self, spec: DeploymentSpec) -> tuple[OptionsT | None, list[ValidationIssue]]:
-        at = ("targets", spec.target_name)
-        return check_model(self.options_model, spec.target.options, at, spec.manifest.source_map)
+        place = spec.manifest.place(("targets", spec.target_name))
+        return check_model(self.options_model, spec.target.options, place)
 
     def _check_limits(
         self, spec: DeploymentSpec, options: TargetOptions
@@ -252,23 +255,19 @@ def cluster_handle(
     return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks), metadata or {})
 
 
-def check_options(
-    targets: Mapping[str, Mapping[str, Any]], source: SourceMap, selected: str | None
-) -> Iterator[ValidationIssue]:
+def check_options(targets: Place, selected: str | None) -> Iterator[ValidationIssue]:
     """Find what is wrong with the options of targets alone, in a manifest that cannot be used for other reasons.
 
     Parameters
     ----------
-    targets : mapping of str to mapping
-        What each target says, right or wrong.
-    source : SourceMap
-        The document.
+    targets : Place
+        The section of the targets, right or wrong.
     selected : str or None
         The target that is meant; only its provider has to be installed, and its variables set.
     """
-    for name, said in targets.items():
-        at = ("targets", name)
-        scalar = source.scalar((*at, "provider"))
+    for name, target in targets.entries():
+        place = target.child("provider")
+        scalar = place.scalar
         if scalar is None or scalar.problem or not isinstance(scalar.value, str):
             continue  # which is told already
         unset: Severity = "error" if name == selected else "warning"
@@ -276,11 +275,11 @@ def check_options(
             provider = get_provider(scalar.value)
         except ProviderError as error:
             code = "UNKNOWN_PROVIDER" if isinstance(error, UnknownProviderError) else "PROVIDER"
-            yield source.issue((*at, "provider"), f"{unset[0].upper()}_{code}", str(error), unset)
+            yield place.issue(f"{unset[0].upper()}_{code}", str(error), unset)
             continue
         if isinstance(provider, BaseProvider):
-            own = {key: said[key] for key in said.keys() - {"provider", "overlay"}}
-            yield from check_model(provider.options_model, own, at, source, unset=unset)[1]
+            own = {key: each.data for key, each in target.entries() if key not in _CORE_KEYS}
+            yield from check_model(provider.options_model, own, target, unset=unset)[1]
 
 
 def said_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:

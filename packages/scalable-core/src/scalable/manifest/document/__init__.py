@@ -2,7 +2,7 @@
 
 Nothing here knows what a manifest may contain.
 
-===========  ====================================================================================
+===========  =====================================================================================
 `limits`     how large a document may be, and which characters text must not contain
 `paths`      keys from the top of a document down: ``targets.hpc.walltime``
 `scalars`    what a plain scalar means, by the core schema of YAML 1.2
@@ -10,6 +10,6 @@ Nothing here knows what a manifest may contain.
 `decoding`   bytes → text
 `reader`     text → PyYAML's events → nodes, with a position for each problem
 `data`       dicts, lists and scalars → nodes without positions
-`sourcemap`  a path → the node there, its position, and issues about it
-===========  ====================================================================================
+`place`      `Place`, which the rest of the manifest hands on: a node with its path and its position
+===========  =====================================================================================
 """

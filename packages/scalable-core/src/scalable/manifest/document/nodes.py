@@ -7,11 +7,9 @@ that every reader keeps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from scalable.manifest.document.paths import KeyPath
 from scalable.manifest.document.scalars import JSONScalar
 from scalable.manifest.issues import ValidationIssue
 
@@ -25,7 +23,7 @@ __all__ = [
     "ScalarNode",
     "child",
     "is_expanded",
-    "problems",
+    "mentions_variable",
     "to_data",
     "to_written",
 ]
@@ -74,10 +72,14 @@ class Entry:
 
 @dataclass(slots=True, eq=False, repr=False)
 class MappingNode:
-    """A mapping, by key; by expanded key, in an expanded tree."""
+    """A mapping, by key; by expanded key, in an expanded tree.
+
+    `has_variables` of it and of a list: something inside was expanded, or should have been.
+    """
 
     mark: Mark | None
     entries: dict[str, Entry] = field(default_factory=dict)
+    has_variables: bool = False
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -86,6 +88,7 @@ class ListNode:
 
     mark: Mark | None
     items: list[Node] = field(default_factory=list)
+    has_variables: bool = False
 
 
 Node: TypeAlias = ScalarNode | MappingNode | ListNode
@@ -127,9 +130,11 @@ def to_written(node: Node) -> Any:
 
 
 def is_expanded(node: Node) -> bool:
-    """Tell whether anything in a tree is not as it was written."""
+    """Return whether anything in a tree is not as it was written."""
     if isinstance(node, ScalarNode):
         return node.text != node.written
+    if not node.has_variables:
+        return False
     if isinstance(node, MappingNode):
         return any(
             key != entry.key or is_expanded(entry.node) for key, entry in node.entries.items()
@@ -137,14 +142,12 @@ def is_expanded(node: Node) -> bool:
     return any(is_expanded(item) for item in node.items)
 
 
-def problems(node: Node | None, path: KeyPath) -> Iterator[tuple[KeyPath, str, str]]:
-    """Find what could not be expanded in the tree at `path`: path, code and message of each."""
+def mentions_variable(node: Node) -> bool:
+    """Return whether anything in a tree is written with a ``${``, keys included."""
     if isinstance(node, ScalarNode):
-        if node.problem:
-            yield path, *node.problem
-    elif isinstance(node, MappingNode):
-        for key, entry in node.entries.items():
-            yield from problems(entry.node, (*path, key))
-    elif isinstance(node, ListNode):
-        for index, item in enumerate(node.items):
-            yield from problems(item, (*path, index))
+        return "${" in node.written
+    if isinstance(node, MappingNode):
+        return any(
+            "${" in entry.key or mentions_variable(entry.node) for entry in node.entries.values()
+        )
+    return any(mentions_variable(item) for item in node.items)

@@ -14,7 +14,7 @@ from scalable.cluster.grouped import GroupedCluster
 from scalable.cluster.port import GroupSpec
 from scalable.errors import ValidationFailedError
 from scalable.manifest.checking import check_model
-from scalable.manifest.document.sourcemap import SourceMap
+from scalable.manifest.document.place import Place
 from scalable.manifest.issues import ValidationReport
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.slurm.backend import SlurmBackend
@@ -216,7 +216,7 @@ class SlurmCluster(GroupedCluster):
 
 
 def _read(model: type[BaseModel], said: Mapping[str, Any], where: str, **given: Any) -> Any:
-    made, issues = check_model(model, said, where, SourceMap(), given=given)
+    made, issues = check_model(model, said, Place().at(where), given=given)
     if made is None:
         raise ValidationFailedError(ValidationReport.of(issues))
     return made

@@ -95,7 +95,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
                 request, n, job_name="scalable-RUN", comment="scalable run=RUN"
             )
             text = f"# {shlex.join(words)}\n{job_script(request, 'SCHEDULER')}"
-            shown = spec.manifest.source_map.redact(text)
+            shown = spec.manifest.redact(text)
             artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
 

@@ -4,8 +4,8 @@ import pytest
 
 from scalable.manifest.document.nodes import MappingNode
 from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.place import Place, Source
 from scalable.manifest.document.reader import read_text
-from scalable.manifest.document.sourcemap import SourceMap
 from scalable.manifest.environment import expand_node
 
 TEXT = """\
@@ -23,12 +23,12 @@ ENV = {"DATA": "/scratch", "TOKEN": "s3cret", "N": "4"}
 
 
 @pytest.fixture
-def source() -> SourceMap:
+def document() -> Place:
     root = read_text(TEXT, "m").root
     assert root is not None
     expanded = expand_node(root, ENV, ())
     assert isinstance(expanded, MappingNode)
-    return SourceMap(expanded, "m", ENV)
+    return Place.of_document(expanded, Source("m", ENV))
 
 
 @pytest.mark.parametrize(
@@ -48,36 +48,37 @@ def source() -> SourceMap:
         ("nothing.at.all", 1, 1),
     ],
 )
-def test_positions(source: SourceMap, path: str | KeyPath, line: int, column: int) -> None:
-    assert source.position(path) == ("m", line, column)
+def test_positions(document: Place, path: str | KeyPath, line: int, column: int) -> None:
+    assert document.at(path).position == ("m", line, column)
 
 
-def test_there_are_no_positions_without_a_file(source: SourceMap) -> None:
-    assert SourceMap(source.root).position("targets") is None
-    assert SourceMap().position("targets") is None
+def test_there_are_no_positions_without_a_file(document: Place) -> None:
+    assert Place(document.node, mark=(1, 1)).at("targets").position is None
+    assert Place().at("targets").position is None
 
 
-def test_an_issue_has_a_position_and_the_path_as_it_is_written(source: SourceMap) -> None:
-    issue = source.issue(("components", "gcam", "mounts", "/scratch/v7.1"), "E_X", "is wrong")
+def test_an_issue_has_a_position_and_the_path_as_it_is_written(document: Place) -> None:
+    issue = document.at(("components", "gcam", "mounts", "/scratch/v7.1")).issue("E_X", "is wrong")
     assert str(issue) == 'm:8:7 E_X components.gcam.mounts."${DATA}/v7.1": is wrong'
 
 
-def test_an_issue_is_one_line_without_values_of_the_environment(source: SourceMap) -> None:
-    issue = source.issue("components.gcam.env.TOKEN", "W_X", "is\nnot s3cret", "warning")
+def test_an_issue_is_one_line_without_values_of_the_environment(document: Place) -> None:
+    issue = document.at("components.gcam.env.TOKEN").issue("W_X", "is\nnot s3cret", "warning")
     assert str(issue) == "m:9:11 W_X components.gcam.env.TOKEN: is not ${TOKEN}"
     assert issue.severity == "warning"
 
 
-def test_redacting_puts_variables_back(source: SourceMap) -> None:
-    assert source.redact("/scratch/s3cret: 4") == "${DATA}/${TOKEN}: 4"
+def test_redacting_puts_variables_back(document: Place) -> None:
+    assert document.source.redact("/scratch/s3cret: 4") == "${DATA}/${TOKEN}: 4"
 
 
 def test_the_longest_value_is_put_back_first() -> None:
-    source = SourceMap(variables={"USER": "anna", "HOME": "/home/anna"})
+    source = Source(variables={"USER": "anna", "HOME": "/home/anna"})
     assert source.redact("/home/anna of anna") == "${HOME} of ${USER}"
 
 
-def test_its_repr_shows_nothing(source: SourceMap) -> None:
-    assert "s3cret" not in repr(source)
-    assert "s3cret" not in repr(source.root)
-    assert "s3cret" not in repr(source.scalar("components.gcam.env.TOKEN"))
+def test_its_repr_shows_nothing(document: Place) -> None:
+    assert "s3cret" not in repr(document)
+    assert "s3cret" not in repr(document.source)
+    assert "s3cret" not in repr(document.node)
+    assert "s3cret" not in repr(document.at("components.gcam.env.TOKEN").scalar)
