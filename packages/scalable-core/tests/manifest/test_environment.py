@@ -125,12 +125,12 @@ def test_host_paths_of_mounts_are_expanded() -> None:
 @pytest.mark.parametrize("keys", ['"${B}": /a, two: /b', 'two: /a, "${B}": /b'])
 def test_host_paths_that_become_the_same_are_told(keys: str) -> None:
     source = expanded(f"components: {{x: {{mounts: {{{keys}}}}}}}")
-    assert [code for _, code, _ in source.unexpanded()] == ["E_DUPLICATE_KEY"]
+    assert [problem.code for problem in source.unexpanded()] == ["E_DUPLICATE_KEY"]
 
 
 def test_a_host_path_that_cannot_be_expanded_is_told() -> None:
     source = expanded('components: {x: {mounts: {"${NONE}": /a}}}')
-    assert [(place.path[-1], code) for place, code, _ in source.unexpanded()] == [
+    assert [(problem.place.path[-1], problem.code) for problem in source.unexpanded()] == [
         ("${NONE}", "E_UNSET_VARIABLE")
     ]
 
@@ -138,7 +138,7 @@ def test_a_host_path_that_cannot_be_expanded_is_told() -> None:
 def test_what_cannot_be_expanded_stays_with_its_problem() -> None:
     source = expanded("a: ${NONE}\nb:\n  - ${A}\n  - '${'\nc: 1e${BIG:-999}\n")
     assert source.data == {"a": "${NONE}", "b": [1, "${"], "c": "1e${BIG:-999}"}
-    assert [(place.path, code) for place, code, _ in source.unexpanded()] == [
+    assert [(problem.place.path, problem.code) for problem in source.unexpanded()] == [
         (("a",), "E_UNSET_VARIABLE"),
         (("b", 1), "E_BAD_VARIABLE"),
         (("c",), "E_BAD_NUMBER"),

@@ -7,9 +7,9 @@ is what a tuple is made of.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -24,10 +24,10 @@ from scalable.manifest.document.nodes import (
     to_written,
 )
 from scalable.manifest.document.paths import KeyPath
-from scalable.manifest.document.place import Place
+from scalable.manifest.document.place import Place, Problem
 from scalable.manifest.document.scalars import JSONScalar, resolve
 from scalable.manifest.issues import Severity, ValidationIssue
-from scalable.manifest.messages import describe, field_names, names_at
+from scalable.manifest.messages import describe_errors, field_names
 from scalable.manifest.schema import FrozenModel
 
 __all__ = ["check_model", "is_undecided"]
@@ -87,26 +87,25 @@ def check_model(
     E_UNKNOWN_KEY targets.hpc.max_wrokers: unknown key (did you mean 'max_workers'?)
     """
     given = given or {}
-    problems = [_unexpanded(*each, unset) for each in place.unexpanded()]
+    problems = [_with_severity(problem, unset) for problem in place.unexpanded()]
     unread = {problem.place.path for problem in problems}
-    for key in data.keys() & given.keys():
-        message = f"unknown key{did_you_mean(key, field_names(model) - given.keys())}"
-        problems.append(_Problem(place.child(key), "E_UNKNOWN_KEY", message))
+    problems += _find_clashes(model, data, place, given)
     document = {key: value for key, value in data.items() if not key.startswith("x-")}
-    made, found = _validate(model, {**document, **given}, place)
-    for path, errors in found.items():
+    made, errors = _validate(model, {**document, **given}, place)
+    if errors:
         # What was given is no part of the document: a bad name is a problem of the part as a whole.
-        at = place if not path or path[0] in given else place.at(path)
-        if at.path not in unread:
-            location = errors[0]["loc"][:-1] if len(path) > 1 else ()
-            known = names_at(model, location) - (set() if location else given.keys())
-            problems.append(_Problem(at, *describe(errors, at, known)))
+        located = [
+            (place.at(() if path and path[0] in given else path), group)
+            for path, group in errors.items()
+        ]
+        unexplained = [each for each in located if each[0].path not in unread]
+        problems += describe_errors(model, unexplained, given)
     issues = [
-        problem.place.issue(problem.code, problem.message, problem.severity)
-        for problem in problems
-        if not (partial and is_undecided(problem.place, problem.code))
+        each.place.issue(each.code, each.message, each.severity)
+        for each in problems
+        if not (partial and is_undecided(each.place, each.code))
     ]
-    if made is None or any(problem.severity == "error" for problem in problems):
+    if made is None or any(each.severity == "error" for each in problems):
         return None, issues
     _show_written(made, place.node)
     return made, issues
@@ -118,17 +117,20 @@ def is_undecided(place: Place, code: str) -> bool:
     return code == "E_MISSING_KEY" or has_variable
 
 
-class _Problem(NamedTuple):
-    place: Place
-    code: str
-    message: str
-    severity: Severity = "error"
+def _with_severity(problem: Problem, unset: Severity) -> Problem:
+    """Make a warning of a variable that is not set, if it is one; a bad reference stays an error anywhere."""
+    if unset == "warning" and problem.code != "E_BAD_VARIABLE":
+        return problem._replace(code=f"W{problem.code[1:]}", severity="warning")
+    return problem
 
 
-def _unexpanded(place: Place, code: str, message: str, unset: Severity) -> _Problem:
-    if unset == "warning" and code != "E_BAD_VARIABLE":  # which no environment would mend
-        return _Problem(place, f"W{code[1:]}", message, "warning")
-    return _Problem(place, code, message)
+def _find_clashes(
+    model: type[BaseModel], data: Mapping[str, Any], place: Place, given: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Find keys of the document that only the caller may give."""
+    for key in data.keys() & given.keys():
+        near = did_you_mean(key, field_names(model) - given.keys())
+        yield Problem(place.child(key), "E_UNKNOWN_KEY", f"unknown key{near}")
 
 
 def _validate(

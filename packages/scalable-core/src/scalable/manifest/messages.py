@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -16,11 +16,11 @@ from pydantic_core import ErrorDetails
 
 from scalable.errors import did_you_mean
 from scalable.manifest.document.nodes import ListNode, MappingNode, Node, ScalarNode
-from scalable.manifest.document.place import Place
+from scalable.manifest.document.place import Place, Problem
 from scalable.manifest.document.scalars import resolve
 from scalable.manifest.schema import NAME_PATTERN, NAME_RULE
 
-__all__ = ["describe", "field_names", "names_at"]
+__all__ = ["describe_errors", "field_names"]
 
 _EXPECTED = {
     "bool_parsing": "true or false",
@@ -59,26 +59,38 @@ _EXPECTED = {
 _MAX_QUOTE = 60
 
 
-def describe(
-    problems: Sequence[ErrorDetails], place: Place, known: Collection[str]
-) -> tuple[str, str]:
-    """Describe what is wrong at one place: code and message.
+def describe_errors(
+    model: type[BaseModel],
+    errors: Iterable[tuple[Place, Sequence[ErrorDetails]]],
+    given: Collection[str] = (),
+) -> Iterator[Problem]:
+    """Describe the errors that pydantic found in data for `model`.
 
     Parameters
     ----------
-    problems : sequence of ErrorDetails
-        Of one place: several only where it is a union, one for each branch.
-    place : Place
-        Where they are.
-    known : collection of str
-        The keys that are allowed beside the last one of `place`.
+    model : type
+        The model.
+    errors : iterable of (Place, sequence of ErrorDetails)
+        The errors of each place: several only where it is a union, one for each branch.
+    given : collection of str
+        Fields of the model that are no keys of the document.
     """
+    for place, group in errors:
+        if group[0]["type"] == "extra_forbidden":
+            location = group[0]["loc"][:-1]
+            known = _names_at(model, location) if location else field_names(model) - {*given}
+            near = did_you_mean(str(place.path[-1]), known)
+            yield Problem(place, "E_UNKNOWN_KEY", f"unknown key{near}")
+        else:
+            yield Problem(place, *_describe(group, place.node))
+
+
+def _describe(problems: Sequence[ErrorDetails], node: Node | None) -> tuple[str, str]:
+    """Describe what is wrong with what is written in one place: code and message."""
     problem = problems[0]
-    kind, context, node = problem["type"], problem.get("ctx", {}), place.node
+    kind, context = problem["type"], problem.get("ctx", {})
     if kind == "missing":
         return "E_MISSING_KEY", "this key is required"
-    if kind == "extra_forbidden":
-        return "E_UNKNOWN_KEY", f"unknown key{did_you_mean(str(place.path[-1]), known)}"
     if context.get("pattern") == NAME_PATTERN:
         return "E_BAD_NAME", NAME_RULE
     if expected := [p for p in problems if p["type"] in _EXPECTED]:
@@ -143,7 +155,7 @@ def field_names(model: type[BaseModel]) -> set[str]:
     }
 
 
-def names_at(model: type[BaseModel], location: Sequence[str | int]) -> set[str]:
+def _names_at(model: type[BaseModel], location: Sequence[str | int]) -> set[str]:
     """Say which keys the models know that stand at a location of pydantic's, inside `model`."""
     models = [model]
     for part in location:

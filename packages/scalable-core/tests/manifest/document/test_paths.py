@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest.document.paths import KeyPath, as_key_path, format_path, parse_path
+from scalable.manifest.document.paths import KeyPath, format_path, parse_path
 
 key_paths = st.lists(st.text() | st.integers(0, 10**8)).map(tuple)
 
@@ -29,7 +29,3 @@ def test_what_is_no_path_is_refused(text: str) -> None:
 
 def test_quotes_are_only_needed_around_what_would_be_read_otherwise() -> None:
     assert parse_path("components.gcam.mounts./data") == ("components", "gcam", "mounts", "/data")
-
-
-def test_either_form_of_a_path_is_taken() -> None:
-    assert as_key_path("a.b[0]") == as_key_path(("a", "b", 0)) == ("a", "b", 0)

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TypeAlias
 
-__all__ = ["KeyPath", "as_key_path", "format_path", "parse_path"]
+__all__ = ["KeyPath", "format_path", "parse_path"]
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys from the top of the document down; an int is an index into a list."""
@@ -77,8 +77,3 @@ def parse_path(text: str) -> KeyPath:
             parts.append(match["bare"])
         at = match.end()
     return tuple(parts)
-
-
-def as_key_path(path: str | KeyPath) -> KeyPath:
-    """Take a path in either form."""
-    return parse_path(path) if isinstance(path, str) else path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from scalable.manifest.document.nodes import (
     Entry,
@@ -19,10 +19,10 @@ from scalable.manifest.document.nodes import (
     ScalarNode,
     to_data,
 )
-from scalable.manifest.document.paths import KeyPath, as_key_path, format_path
+from scalable.manifest.document.paths import KeyPath, format_path, parse_path
 from scalable.manifest.issues import Position, Severity, ValidationIssue, one_line
 
-__all__ = ["Place", "Source"]
+__all__ = ["Place", "Problem", "Source"]
 
 _MIN_SECRET_LENGTH = 4
 
@@ -112,7 +112,7 @@ class Place:
     def at(self, path: str | KeyPath) -> Place:
         """Return the place at a path from here."""
         place = self
-        for part in as_key_path(path):
+        for part in parse_path(path) if isinstance(path, str) else path:
             place = place.child(part)
         return place
 
@@ -128,12 +128,12 @@ class Place:
             for index, item in enumerate(self.node.items):
                 yield Place(item, (*self.path, index), item.mark, self.source)
 
-    def unexpanded(self) -> Iterator[tuple[Place, str, str]]:
-        """Find what could not be expanded here and below: its place, the code and the message."""
+    def unexpanded(self) -> Iterator[Problem]:
+        """Find what could not be expanded here and below."""
         node = self.node
         if isinstance(node, ScalarNode):
             if node.problem is not None:
-                yield self, *node.problem
+                yield Problem(self, *node.problem)
         elif node is not None and node.has_variables:
             for inner in (*(place for _, place in self.entries()), *self.items()):
                 yield from inner.unexpanded()
@@ -150,6 +150,15 @@ class Place:
             line=position and position.line,
             column=position and position.column,
         )
+
+
+class Problem(NamedTuple):
+    """What is wrong at a place."""
+
+    place: Place
+    code: str
+    message: str
+    severity: Severity = "error"
 
 
 def _entry(node: Node | None, key: str | int) -> Entry | None:
