@@ -144,7 +144,7 @@ def test_what_is_right_is_made() -> None:
         ("count: {}", "E_BAD_VALUE targets.t.count: must be a whole number, not a mapping"),
         ("count: 0", "E_BAD_VALUE targets.t.count: must be at least 1, not 0"),
         ("count: 10", "E_BAD_VALUE targets.t.count: must be at most 9, not 10"),
-        ("count: 7", "E_BAD_VALUE targets.t.count: must not be 7 (it says 7)"),
+        ("count: 7", "E_BAD_VALUE targets.t.count: must not be 7 (got 7)"),
         ("ratio: 0", "E_BAD_VALUE targets.t.ratio: must be more than 0, not 0"),
         ("ratio: x", "E_BAD_VALUE targets.t.ratio: must be a number, not 'x'"),
         ("spot: yes", "E_BAD_VALUE targets.t.spot: must be true or false, not 'yes'"),
@@ -182,7 +182,7 @@ def test_what_is_right_is_made() -> None:
         (
             "walltime: soon",
             "E_BAD_VALUE targets.t.walltime: must be a duration: HH:MM:SS, D-HH:MM:SS, 90m, 2h, "
-            "or a number of seconds (it says 'soon')",
+            "or a number of seconds (got 'soon')",
         ),
         (
             "workers: many",
@@ -199,7 +199,7 @@ def test_what_is_right_is_made() -> None:
         ),
         (
             "span: {minimum: 3, maximum: 2}",
-            "E_BAD_VALUE targets.t.span: must have a maximum above its minimum (it says a mapping)",
+            "E_BAD_VALUE targets.t.span: must have a maximum above its minimum (got a mapping)",
         ),
         (
             "span: {maximum: x}",
@@ -307,8 +307,8 @@ def test_text_takes_every_variable_as_it_is() -> None:
         ("count: 1${N}", "targets.t.count: must be at most 9, not '1${N}'"),
         ("kind: ${WORD}", "not '${WORD}'"),
         ("hosts: ['${WORD}', ['${WORD}']]", "targets.t.hosts[1]: must be text, not a list"),
-        ("echo: x${WORD}y", "cannot use 'x${WORD}y' nor anything like it (it says 'x${WORD}y')"),
-        ("walltime: ${WORD}", "(it says '${WORD}')"),
+        ("echo: x${WORD}y", "cannot use 'x${WORD}y' nor anything like it (got 'x${WORD}y')"),
+        ("walltime: ${WORD}", "(got '${WORD}')"),
         ("code: ${WORD}", "not '${WORD}'"),
         ("workers: {a: '${WORD}'}", "not '${WORD}'"),
         ("span:\n  minimum: ${SPAN}\n  maximum: 2", "must have a maximum above its minimum"),

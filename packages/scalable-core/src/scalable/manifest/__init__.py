@@ -17,7 +17,7 @@ In reading order, each module importing only those above it:
 `environment`  ``${VAR}`` → values, which are secrets
 `selection`    the target that is meant, and its overlay
 `overlays`     one part of a document merged into the whole
-`lock`         one hash for what a document says
+`lock`         one hash for the content of a document
 `units`        amounts of memory and time
 `schema`       the models: `ManifestModel` and its parts
 `messages`     pydantic's errors → messages that quote what was written

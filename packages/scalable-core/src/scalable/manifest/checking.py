@@ -1,7 +1,7 @@
-"""Parts of a document against pydantic models.
+"""Parts of a document → pydantic models.
 
-Models are checked as strict JSON, whose types are those of a manifest: ``"4"`` and ``true`` are no numbers, and a list
-is what a tuple is made of.
+Models are checked as strict JSON, whose types are those of a manifest: ``"4"`` and ``true`` are not numbers, and a
+tuple is made from a list.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def check_model(
     unset: Severity = "error",
     partial: bool = False,
 ) -> tuple[M | None, list[ValidationIssue]]:
-    """Make a model of a part of a manifest, or find everything that is wrong with it.
+    """Return a model of a part of a manifest, or everything that is wrong with it.
 
     A ``${VAR}`` is read as what the field wants: as text, whatever its value looks like, or as a number, even if it is
     in quotes. A field of text also takes a plain number that reads back as it was written.
 
-    The ``ValueError`` of a validator gives its message, which says what the value must be; a ``PydanticCustomError``
+    The ``ValueError`` of a validator gives the message: what the value must be; a ``PydanticCustomError``
     whose type begins with ``E_`` gives its code as well.
 
     Parameters
@@ -63,14 +63,14 @@ def check_model(
     given : mapping, optional
         Fields that do not come from the part, which must not give them.
     unset : {"error", "warning"}
-        What it is that a variable is not set. With a warning, the text stays as written.
+        Severity of a variable that is not set. With a warning, the text stays as written.
     partial : bool
-        The part belongs to an overlay that is not merged: what `is_undecided` is no problem.
+        The part belongs to an overlay that is not merged, so problems that are undecided (`is_undecided`) do not count.
 
     Returns
     -------
     model or None
-        None if it cannot be made.
+        None if there is an error.
     list of ValidationIssue
         Every problem.
 
@@ -93,7 +93,7 @@ def check_model(
     document = {key: value for key, value in data.items() if not key.startswith("x-")}
     made, errors = _validate(model, {**document, **given}, place)
     if errors:
-        # What was given is no part of the document: a bad name is a problem of the part as a whole.
+        # A given field is not in the document: a bad name is a problem of the part as a whole.
         located = [
             (place.at(() if path and path[0] in given else path), group)
             for path, group in errors.items()
@@ -118,7 +118,7 @@ def is_undecided(place: Place, code: str) -> bool:
 
 
 def _with_severity(problem: Problem, unset: Severity) -> Problem:
-    """Make a warning of a variable that is not set, if it is one; a bad reference stays an error anywhere."""
+    """Return a problem as a warning, if `unset` asks for it; no environment would mend a bad reference."""
     if unset == "warning" and problem.code != "E_BAD_VARIABLE":
         return problem._replace(code=f"W{problem.code[1:]}", severity="warning")
     return problem
@@ -127,7 +127,7 @@ def _with_severity(problem: Problem, unset: Severity) -> Problem:
 def _find_clashes(
     model: type[BaseModel], data: Mapping[str, Any], place: Place, given: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    """Find keys of the document that only the caller may give."""
+    """Yield a problem for each key of the document that only the caller may give."""
     for key in data.keys() & given.keys():
         near = did_you_mean(key, field_names(model) - given.keys())
         yield Problem(place.child(key), "E_UNKNOWN_KEY", f"unknown key{near}")
@@ -136,7 +136,7 @@ def _find_clashes(
 def _validate(
     model: type[M], document: dict[str, Any], place: Place
 ) -> tuple[M | None, dict[KeyPath, list[ErrorDetails]]]:
-    """Make the model, or group what is wrong by the path in the document."""
+    """Return the model, or pydantic's errors by the path in the document."""
     converted: set[KeyPath] = set()
     while True:
         try:
@@ -151,7 +151,7 @@ def _validate(
 
 
 def _show_written(made: object, node: Node | None) -> None:
-    """Let models with values of the environment show what was written."""
+    """Make models with values of the environment show what was written."""
     if node is None or not is_expanded(node):
         return
     if isinstance(made, FrozenModel):
@@ -172,7 +172,7 @@ _DROP = object()
 def _find_conversions(
     document: Mapping[str, Any], found: Sequence[ErrorDetails], place: Place
 ) -> dict[KeyPath, Any]:
-    """Find what is right although pydantic does not take it: ``x-`` keys, and scalars to be read another way."""
+    """Return valid parts that pydantic refuses, by path: ``x-`` keys, and scalars to be read another way."""
     conversions: dict[KeyPath, Any] = {}
     for error in found:
         path = _document_path(document, error)
@@ -188,7 +188,7 @@ def _find_conversions(
 
 
 def _as_text(scalar: ScalarNode) -> str | None:
-    """Read a value of the environment as text, and a number that reads back as it was written."""
+    """Return a value of the environment as text, and so a number that reads back as it was written."""
     if isinstance(scalar.value, str):
         return None
     is_number = isinstance(scalar.value, (int, float)) and not isinstance(scalar.value, bool)
@@ -197,9 +197,9 @@ def _as_text(scalar: ScalarNode) -> str | None:
 
 
 def _as_non_text(scalar: ScalarNode) -> JSONScalar:
-    """Read a value of the environment as a number or boolean, although it is in quotes.
+    """Return a value of the environment as a number or boolean, although it is in quotes.
 
-    YAML wants quotes around a ``${VAR}`` inside of brackets and braces.
+    YAML needs quotes around a ``${VAR}`` inside brackets and braces.
     """
     if not isinstance(scalar.value, str) or scalar.text == scalar.written:
         return None
@@ -235,7 +235,7 @@ def _convert(document: dict[str, Any], conversions: Mapping[KeyPath, Any]) -> di
 def _group_by_path(
     document: Mapping[str, Any], found: Sequence[ErrorDetails]
 ) -> dict[KeyPath, list[ErrorDetails]]:
-    """Sort problems by the place in the document where they are."""
+    """Return errors by their path in the document."""
     by_place: dict[KeyPath, list[ErrorDetails]] = {}
     for problem in found:
         by_place.setdefault(_document_path(document, problem), []).append(problem)
@@ -243,15 +243,15 @@ def _group_by_path(
     return {
         place: group
         for place, group in by_place.items()
-        # Of a union, the branch that got deeper is the one that was meant.
+        # In a union, the branch that got deeper is the one that was meant.
         if not (place in above and all(problem["type"].endswith("_type") for problem in group))
     }
 
 
 def _document_path(document: Mapping[str, Any], problem: ErrorDetails) -> KeyPath:
-    """Find where in the document a problem is.
+    """Return where in the document a problem is.
 
-    pydantic's location also names the branches of unions and marks keys, which are no keys of the document.
+    pydantic's location also names the branches of unions and marks keys, which are not keys of the document.
     """
     node: Any = document
     place: list[str | int] = []

@@ -30,7 +30,7 @@ _VARIABLE = re.compile(
 
 
 class ExpansionError(ValueError):
-    """A text cannot be expanded; the message names the variable, never its value."""
+    """A text that cannot be expanded; the message names the variable, never its value."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -38,7 +38,7 @@ class ExpansionError(ValueError):
 
 
 def variables_in(text: str) -> set[str]:
-    """Name the variables of a text.
+    """Return the names of the variables in a text.
 
     Examples
     --------
@@ -49,12 +49,12 @@ def variables_in(text: str) -> set[str]:
 
 
 def expand_text(text: str, env: Mapping[str, str]) -> str:
-    """Expand every variable of a text.
+    """Return a text with every variable expanded.
 
     Raises
     ------
     ExpansionError
-        A variable without default is not set, or a ``${`` begins no variable.
+        A variable without default is not set, or a ``${`` does not begin a valid variable reference.
 
     Examples
     --------
@@ -81,7 +81,9 @@ def _value_of(match: re.Match[str], env: Mapping[str, str]) -> str:
         return "${"
     if match["malformed"]:
         forms = "write ${NAME} or ${NAME:-default}, or $${ for a literal ${"
-        raise ExpansionError("E_BAD_VARIABLE", f"{match[0]!r} is no variable: {forms}")
+        raise ExpansionError(
+            "E_BAD_VARIABLE", f"{match[0]!r} is not a valid variable reference: {forms}"
+        )
     value = env.get(match["name"]) or match["default"] or ""
     if INVALID_CHARACTERS.search(value):
         raise ExpansionError("E_BAD_VARIABLE", f"the value of {match['name']} is not UTF-8 text")
@@ -91,7 +93,7 @@ def _value_of(match: re.Match[str], env: Mapping[str, str]) -> str:
 def expand_sections(
     root: MappingNode, sections: Collection[str], env: Mapping[str, str]
 ) -> MappingNode:
-    """Expand these sections of a document, and leave the others alone."""
+    """Return a document with these sections expanded."""
     entries = {
         key: Entry(entry.key, entry.mark, expand_node(entry.node, env, (key,)))
         if key in sections
@@ -102,9 +104,9 @@ def expand_sections(
 
 
 def expand_node(node: Node, env: Mapping[str, str], path: KeyPath) -> Node:
-    """Expand the tree at `path`.
+    """Return the tree at `path`, expanded.
 
-    What cannot be expanded stays as written, with its problem; what needs no change is shared.
+    What cannot be expanded stays as written, with its problem; unchanged parts are shared.
     """
     if isinstance(node, ScalarNode):
         return _expand_scalar(node, env) if "${" in node.written else node
@@ -142,7 +144,7 @@ def _expand_mapping(node: MappingNode, env: Mapping[str, str], path: KeyPath) ->
 
 
 def _is_extension_key(path: KeyPath, key: str) -> bool:
-    """Tell whether a key of the project, a target, a component or a task is the user's own."""
+    """Return whether a key of the project, a target, a component or a task is the user's own."""
     return key.startswith("x-") and len(path) == (1 if path[:1] == ("project",) else 2)
 
 
@@ -153,7 +155,7 @@ def _is_mounts_path(path: KeyPath) -> bool:
 def _expand_key(
     key: str, value: Node, env: Mapping[str, str], taken: Mapping[str, Entry]
 ) -> tuple[str, Node]:
-    """Expand a key; a problem with it goes to its value."""
+    """Return a key, expanded, and its value; a problem with the key goes to the value."""
     try:
         expanded = expand_text(key, env)
         if expanded not in taken:

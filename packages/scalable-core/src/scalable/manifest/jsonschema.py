@@ -20,14 +20,14 @@ Schema = dict[str, Any]
 
 _FREE_KEYS: Schema = {"^x-": {}}
 _VARIABLE = {"type": "string", "pattern": r"\$\{"}
-"""Where a number, a boolean or one of a few words is wanted, a ``${VAR}`` may stand for it."""
+"""A ``${VAR}`` may stand for a number, a boolean or one of a few words."""
 
 _ANNOTATIONS = ("title", "description", "default", "examples", "deprecated")
 _TEXT_CONSTRAINTS = ("pattern", "minLength", "maxLength", "format")
 
 
 def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
-    """Compose the schema of a manifest.
+    """Return the schema of a manifest.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
     Returns
     -------
     dict
-        The schema. A target is held to the options of its ``provider``; one of a provider that is not in
-        `provider_schemas` may say anything.
+        The schema. A target must match the options of its ``provider``; one whose provider is not in
+        `provider_schemas` may have any options.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
         "target": target,
         "overlay": _closed_object(
             {
-                "description": "A part of a manifest, laid over it when the selected target names it.",
+                "description": "A part of a manifest, merged into it when the selected target names it.",
                 "properties": {
                     "project": _partial(project),
                     "targets": _section_schema({"type": "object"}),
@@ -92,7 +92,7 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
 
 
 def _closed_object(schema: Schema) -> Schema:
-    """Make an object schema that knows all of its keys, those that begin with ``x-`` apart."""
+    """Return an object schema that allows only its own keys and those that begin with ``x-``."""
     return {
         "type": "object",
         **schema,
@@ -102,7 +102,7 @@ def _closed_object(schema: Schema) -> Schema:
 
 
 def _section_schema(entry: Schema) -> Schema:
-    """Make the schema of a section: entries by name; or nothing yet."""
+    """Return the schema of a section: entries by name, or null."""
     return {
         "type": ["object", "null"],
         "propertyNames": {"pattern": NAME_PATTERN},
@@ -111,7 +111,7 @@ def _section_schema(entry: Schema) -> Schema:
 
 
 def _model_schema(model: type[FrozenModel]) -> Schema:
-    """Give the schema of what a manifest says under a name."""
+    """Return the schema of an entry of a section."""
     schema = as_written(model.model_json_schema())
     if model is not ProjectConfig:
         schema["properties"].pop("name")
@@ -124,7 +124,7 @@ def _partial(schema: Schema) -> Schema:
 
 
 def _target_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
-    """Make the schema of a target, which its provider decides."""
+    """Return the schema of a target, which depends on its provider."""
     schema = _model_schema(TargetConfig)
     known = {key: schema["properties"][key] for key in ("provider", "overlay")}
     known["provider"]["examples"] = sorted(provider_schemas)
@@ -145,7 +145,7 @@ def _target_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
 
 
 def _options_schema(name: str, schema: Mapping[str, Any], target: Schema) -> Schema:
-    """Make the schema of a whole target out of that of a provider's options."""
+    """Return the schema of a whole target from that of its provider's options."""
     options = dict(schema)
     if "$ref" in options:  # how pydantic writes a model that contains itself
         referred = options["$defs"][options["$ref"].rpartition("/")[2]]
@@ -159,7 +159,7 @@ def _options_schema(name: str, schema: Mapping[str, Any], target: Schema) -> Sch
 
 
 def _pointer(name: str) -> str:
-    """Write the definition of a provider as a part of a JSON pointer (RFC 6901)."""
+    """Return the definition of a provider as a part of a JSON pointer (RFC 6901)."""
     return f"provider-{name}".replace("~", "~0").replace("/", "~1")
 
 
@@ -174,10 +174,9 @@ def _relocate_references(schema: Any, to: str) -> Any:
 
 
 def as_written(schema: Mapping[str, Any]) -> Schema:
-    r"""Turn the schema of a model into that of what may be written for it.
+    r"""Return the schema of what a manifest may have for a model, from the model's own.
 
-    Keys that begin with ``x-`` are free, a number may stand where text is wanted, and a ``${VAR}`` where anything is
-    wanted that has a form.
+    Keys that begin with ``x-`` are free, a number may stand for text, and a ``${VAR}`` for anything but free text.
 
     Examples
     --------
@@ -207,7 +206,7 @@ def as_written(schema: Mapping[str, Any]) -> Schema:
 
 
 def _alternatives(schemas: list[Schema]) -> list[Schema]:
-    """Write out each of these, and the variable that may stand for some of them once."""
+    """Return each of these as written, with the variable that may stand for some of them only once."""
     alternatives: list[Schema] = []
     for schema in map(as_written, schemas):
         inner = schema["anyOf"] if [*schema] == ["anyOf"] else [schema]
@@ -216,7 +215,7 @@ def _alternatives(schemas: list[Schema]) -> list[Schema]:
 
 
 def _is_constrained(schema: Schema) -> bool:
-    """Tell whether a schema is of one value that is not just any text."""
+    """Return whether a schema is of a single value other than free text."""
     if "enum" in schema or "const" in schema:
         return True
     if schema.get("type") == "string":

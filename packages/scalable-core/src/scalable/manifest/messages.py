@@ -1,4 +1,4 @@
-"""pydantic's errors in words of our own.
+"""Messages for the errors that pydantic finds.
 
 pydantic's messages never reach users: they would quote values that came from the environment. What is quoted here is
 what was written.
@@ -73,7 +73,7 @@ def describe_errors(
     errors : iterable of (Place, sequence of ErrorDetails)
         The errors of each place: several only where it is a union, one for each branch.
     given : collection of str
-        Fields of the model that are no keys of the document.
+        Fields of the model that are not keys of the document.
     """
     for place, group in errors:
         if group[0]["type"] == "extra_forbidden":
@@ -97,10 +97,10 @@ def _describe(problems: Sequence[ErrorDetails], node: Node | None) -> tuple[str,
         return "E_BAD_VALUE", _describe_mismatch(expected, node)
     if kind.startswith("E_"):  # a PydanticCustomError that brings its own code
         return kind, problem["msg"]
-    says = f" (it says {_quote(node)})" if node else ""
+    quote = f" (got {_quote(node)})" if node else ""
     if "error" in context:  # the ValueError or AssertionError of a validator
-        return "E_BAD_VALUE", f"{context['error']}{says}"
-    return "E_BAD_VALUE", f"is not a valid {kind.split('_')[0]}{says}"
+        return "E_BAD_VALUE", f"{context['error']}{quote}"
+    return "E_BAD_VALUE", f"is not a valid {kind.split('_')[0]}{quote}"
 
 
 def _describe_mismatch(problems: Sequence[ErrorDetails], node: Node | None) -> str:
@@ -122,7 +122,7 @@ def _describe_mismatch(problems: Sequence[ErrorDetails], node: Node | None) -> s
 
 
 def _facts(problem: ErrorDetails) -> dict[str, Any]:
-    """Give the facts of a problem; bounds of numbers come as floats."""
+    """Return the facts of a problem; pydantic gives bounds of numbers as floats."""
     return {
         name: int(fact) if isinstance(fact, float) and fact.is_integer() else fact
         for name, fact in problem.get("ctx", {}).items()
@@ -148,7 +148,7 @@ def _quote(node: Node) -> str:
 
 
 def field_names(model: type[BaseModel]) -> set[str]:
-    """Say which keys a model knows."""
+    """Return the keys that a model knows."""
     return {
         field.validation_alias if isinstance(field.validation_alias, str) else name
         for name, field in model.model_fields.items()
@@ -156,7 +156,7 @@ def field_names(model: type[BaseModel]) -> set[str]:
 
 
 def _names_at(model: type[BaseModel], location: Sequence[str | int]) -> set[str]:
-    """Say which keys the models know that stand at a location of pydantic's, inside `model`."""
+    """Return the keys that the models at a location of pydantic's know, inside `model`."""
     models = [model]
     for part in location:
         fields = [found.model_fields.get(str(part)) for found in models]

@@ -20,9 +20,9 @@ def merge_overlay(root: MappingNode, name: str | None) -> MappingNode:
 
 
 def merge(base: MappingNode, overlay: MappingNode) -> MappingNode:
-    """Lay `overlay` over `base`: mappings merge key by key; everything else, null included, replaces.
+    """Return `overlay` merged into `base`: mappings merge key by key; everything else, null included, replaces.
 
-    Neither is changed, and what is the same in the result is shared. A value keeps the position where it was written.
+    Neither is changed; parts that stay the same are shared. A value keeps the position where it was written.
     """
     entries = dict(base.entries)
     for key, entry in overlay.entries.items():

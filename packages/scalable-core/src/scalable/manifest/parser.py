@@ -1,10 +1,10 @@
-"""A ``scalable.yaml`` to a `ManifestModel`, or every problem in it at once.
+"""A ``scalable.yaml`` → a `ManifestModel`, or every problem in it at once.
 
-The order: read, select the target, lay its overlay over the document, expand the environment, check each part.
+The order: read, select the target, merge its overlay, expand the environment, check each part.
 
 A variable that is not set is an error where the selected target needs it: in ``project``, ``components``, ``tasks`` and
 in that target. In another target it is a warning, and the text stays as written. In ``overlays`` and under ``x-`` keys
-nothing is expanded; what an overlay says is expanded where it was merged to.
+nothing is expanded; the content of an overlay is expanded once it is merged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from scalable.manifest.selection import ChooseTarget, select
 __all__ = ["CheckTargets", "load_manifest", "parse_manifest"]
 
 CheckTargets: TypeAlias = Callable[[Place, str | None], Iterable[ValidationIssue]]
-"""Finds problems of targets, given the place of all of them, and which of them is meant."""
+"""Finds problems of targets, given the place of the section and the name of the selected target."""
 
 
 def load_manifest(
@@ -43,7 +43,7 @@ def load_manifest(
     overlay_name: str | None = None,
     check_targets: CheckTargets | None = None,
 ) -> ManifestModel:
-    """Read a manifest from a file.
+    """Return the manifest in a file.
 
     Parameters
     ----------
@@ -52,18 +52,18 @@ def load_manifest(
     env : mapping, optional
         Where ``${VAR}`` is looked up; by default the environment of the process.
     target_name : str or callable, optional
-        The target that is meant, or what chooses it; its overlay is merged.
+        The target to select, or a function that chooses it; its overlay is merged.
     overlay_name : str, optional
         The overlay to merge instead of the target's own.
     check_targets : callable, optional
-        Who else has a say on the targets of a manifest that cannot be used, so that one run shows everything.
+        Finds more problems of the targets if the manifest cannot be used, so that one run shows everything.
 
     Raises
     ------
     ManifestParseError
         There is no such file, or it is not YAML that can be read.
     ManifestSchemaError
-        It says something that is not allowed. Either error lists every problem that was found.
+        Its content is not valid. Either error lists every problem that was found.
     """
     file = os.fspath(path)
     reading = read_text(_read_file(file), file)
@@ -78,14 +78,14 @@ def parse_manifest(
     overlay_name: str | None = None,
     source: str | None = None,
 ) -> ManifestModel:
-    """Make a manifest of text, or of data that was loaded from text; else as `load_manifest`.
+    """Return the manifest in a text, or in data that was loaded from text; otherwise as `load_manifest`.
 
     Parameters
     ----------
     document : str, bytes or mapping
         YAML, or mappings, lists and scalars.
     source : str, optional
-        What positions call the document; by default ``<manifest>`` for text.
+        Name of the document in positions; by default ``<manifest>`` for text.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def _read_file(file: str) -> bytes:
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
     except ValueError as error:  # a NUL in the name
-        problem = f"is no name of a file: {error}"
+        problem = f"is not a valid file name: {error}"
     raise ManifestParseError([ValidationIssue("", problem, "E_FILE", file=file)])
 
 
@@ -143,14 +143,14 @@ def _build_manifest(
     expanded = expand_sections(merged, MERGED_SECTIONS, variables)
     document = Place.of_document(expanded, Source(file, variables))
     sections, issues = check_sections(document, selection)
-    # What the reader could not make sense of needs no second complaint.
+    # What the reader has reported is not reported again.
     reported = {issue.path for issue in reading.issues}
     issues = [issue for issue in issues if issue.path not in reported]
     if selection.issue:
         issues.append(selection.issue)
     report = ValidationReport.of([*reading.issues, *issues])
     if not report.ok:
-        # Also what refers to nothing, so that one run shows everything.
+        # Dangling references too, so that one run shows everything.
         more = [*find_dangling(References.of_document(to_data(expanded)), document)]
         if check_targets is not None:
             more += check_targets(document.child("targets"), selection.target)

@@ -1,4 +1,4 @@
-"""What one part of a manifest calls another: names that have to exist."""
+"""References between the parts of a manifest: names that have to exist."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class References:
     components : collection of str
         The components.
     overlays : mapping of str to collection of str
-        The overlays, each with the components that it speaks of.
+        The overlays, each with its components.
     task_components : mapping of str to str
         The component of each task.
     targets : mapping of str to mapping
-        What each target says.
+        The content of each target.
     """
 
     components: Collection[str]
@@ -38,7 +38,7 @@ class References:
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Self:
-        """Take what can be taken from a document that may be wrong."""
+        """Return the names of a document that may be invalid, as far as they can be read."""
         return cls(
             components=_mapping(document.get("components")),
             overlays={
@@ -55,7 +55,7 @@ class References:
 
     @classmethod
     def of_manifest(cls, manifest: ManifestModel) -> Self:
-        """Take them from a manifest."""
+        """Return the names of a manifest."""
         return cls(
             components=manifest.components,
             overlays={
@@ -69,7 +69,7 @@ class References:
         )
 
     def components_of(self, target: str) -> Collection[str]:
-        """Name the components that a target may speak of."""
+        """Return the components that a target may refer to."""
         overlay = self.targets[target].get("overlay")
         if not isinstance(overlay, str):
             return self.components
@@ -86,7 +86,7 @@ def _mappings(section: object) -> dict[str, Mapping[str, Any]]:
 
 
 def find_dangling(names: References, document: Place) -> Iterator[ValidationIssue]:
-    """Find every name that refers to nothing."""
+    """Yield an issue for every name that does not exist."""
     hint = _Hints()
     for task, component in names.task_components.items():
         if component in names.components:
@@ -110,7 +110,7 @@ def find_dangling(names: References, document: Place) -> Iterator[ValidationIssu
 def find_unknown_tags(
     target: str, tags: Iterable[str], names: References, place: Place
 ) -> Iterator[ValidationIssue]:
-    """Find tags in the `workers` of the target at `place` that are no component's."""
+    """Yield an issue for every tag in the `workers` of the target at `place` that is not a component."""
     hint = _Hints()
     components = names.components_of(target)
     for tag in tags:
@@ -121,7 +121,7 @@ def find_unknown_tags(
 
 
 class _Hints:
-    """Makes a "did you mean" for the first names only: each is compared with all there are, maybe thousands."""
+    """A "did you mean" for the first names only, because each is compared with all names, maybe thousands."""
 
     most = 10
 

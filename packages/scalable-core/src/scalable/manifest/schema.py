@@ -1,7 +1,7 @@
 """The models of a manifest: what `load_manifest` returns.
 
-All are frozen. ``model_fields_set`` says what the manifest gave explicitly; ``repr`` shows ``${VAR}`` as written,
-while the attributes hold what the environment made of it.
+All are frozen. ``model_fields_set`` has what the manifest gives explicitly; ``repr`` shows ``${VAR}`` as written,
+while the attributes hold the expanded values.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,39}$"
-"""Names of components, targets, tasks and overlays: what is a word to every backend."""
+"""Names of components, targets, tasks and overlays: valid in every backend."""
 
 NAME_RULE = "a name begins with a letter and holds only letters, digits, _ and -, 40 at most"
 
@@ -49,7 +49,7 @@ EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 class FrozenModel(BaseModel):
     """Base of the manifest's models, and a good base for the options of a provider.
 
-    Unknown keys are errors, and ``repr`` shows what was written instead of what the environment made of it.
+    Unknown keys are errors, and ``repr`` shows what was written instead of the expanded value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -63,23 +63,23 @@ class FrozenModel(BaseModel):
                 yield name, written.get(key, getattr(self, name))
 
     def written_keys(self) -> Iterator[tuple[str, str]]:
-        """Give each field that was set explicitly, with the key that a manifest has for it."""
+        """Yield each field that was set explicitly, with its key in a manifest."""
         for name, field in type(self).model_fields.items():
             if name in self.model_fields_set:
                 alias = field.validation_alias
                 yield name, alias if isinstance(alias, str) else name
 
     def show_as(self, written: Mapping[str, Any]) -> None:
-        """Let ``repr`` show these in place of the values of the fields."""
+        """Set what ``repr`` shows in place of the values of the fields."""
         self._written = written
 
     def __eq__(self, other: object) -> bool:
-        # How a value was written, and where, is no part of what it says.
+        # How a value was written, and where, is not part of its value.
         return type(other) is type(self) and self.__dict__ == other.__dict__
 
 
 def _refuse_keeping(value: object) -> object:
-    """Refuse what would need results to be kept; null, false and empty ask for nothing."""
+    """Refuse options that would need results to be kept; null, false and empty do not."""
     if value:
         raise PydanticCustomError(
             "E_NOT_SUPPORTED", "is not supported: this version does not keep results; remove it"
@@ -91,7 +91,7 @@ _NotSupported = BeforeValidator(_refuse_keeping)
 
 
 def _labels_from_list(value: object) -> object:
-    """Turn a list of labels into labels without a value."""
+    """Return a list of labels as labels without a value."""
     if not isinstance(value, (list, tuple)):
         return value
     if all(isinstance(label, str) for label in value):
@@ -124,7 +124,7 @@ ContainerPath = Annotated[str, AfterValidator(_require_absolute)]
 
 
 class ProjectConfig(FrozenModel):
-    """What the manifest is about."""
+    """The project of a manifest."""
 
     name: str = Field(min_length=1, description="The project's name, for people.")
     default_storage: Annotated[str | None, _NotSupported, WithJsonSchema({"type": "null"})] = Field(
@@ -151,7 +151,7 @@ class TargetConfig(FrozenModel):
         description="The overlay that is laid over the manifest when this target is selected.",
     )
     options: Mapping[str, Any] = Field(
-        default_factory=dict, description="What else the target says, for its provider to check."
+        default_factory=dict, description="The options of its provider, which checks them."
     )
 
 
@@ -229,11 +229,11 @@ class ManifestModel(FrozenModel):
 
     @property
     def warnings(self) -> tuple[ValidationIssue, ...]:
-        """What the parser noticed and could do with; `validate_manifest` reports it too."""
+        """Problems that did not stop the parser; `validate_manifest` reports them too."""
         return self._warnings
 
     def position(self, path: str | KeyPath) -> Position | None:
-        """Say where ``targets.hpc.walltime`` is written; of a missing key, what is nearest around it.
+        """Return where ``targets.hpc.walltime`` is written; for a missing key, where its parent is.
 
         None for a manifest that came from Python.
         """
@@ -242,9 +242,9 @@ class ManifestModel(FrozenModel):
     def issue(
         self, path: str | KeyPath, code: str, message: str, severity: Severity = "error"
     ) -> ValidationIssue:
-        """Make an issue about a place in this manifest, with its position."""
+        """Return an issue about a place in this manifest, with its position."""
         return self.place(path).issue(code, message, severity)
 
     def redact(self, text: str) -> str:
-        """Put ``${VAR}`` back wherever a text shows the value of a variable."""
+        """Return a text with ``${VAR}`` wherever it shows the value of a variable."""
         return self._document.source.redact(text)

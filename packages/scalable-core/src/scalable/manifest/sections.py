@@ -1,4 +1,4 @@
-"""The sections of a document to models, one part after the other, so that no problem hides another."""
+"""The sections of a document → models, one part after the other, so that no problem hides another."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ M = TypeVar("M", bound=FrozenModel)
 def check_sections(
     document: Place, selection: Selection
 ) -> tuple[dict[str, Any], list[ValidationIssue]]:
-    """Make the sections of a `ManifestModel`, as far as they are right, and find everything that is wrong.
+    """Return the sections of a `ManifestModel`, as far as they are valid, and every problem in them.
 
     Parameters
     ----------
     document : Place
         The merged and expanded document.
     selection : Selection
-        The target that is meant, and the overlay that was merged.
+        The selected target, and the overlay that was merged.
     """
     check = _SectionCheck()
     check.keys(document, _TOP_LEVEL)
@@ -73,8 +73,8 @@ class _SectionCheck:
     Parameters
     ----------
     partial : bool
-        The document is an overlay that is not merged: nothing is required in it, and what has variables is not known
-        yet.
+        The document is an overlay that is not merged: no key is required in it, and values with variables are
+        not known yet.
     """
 
     def __init__(self, *, partial: bool = False) -> None:
@@ -137,7 +137,7 @@ class _SectionCheck:
         return made
 
     def overlay(self, name: str, place: Place, *, was_merged: bool) -> None:
-        """Check an overlay; what it says is checked where it was merged to."""
+        """Check an overlay; once merged, its content is checked in the merged document."""
         if not re.fullmatch(NAME_PATTERN, name):
             self._report(place, "E_BAD_NAME", NAME_RULE)
         self.keys(place, MERGED_SECTIONS)
@@ -152,7 +152,7 @@ class _SectionCheck:
         self.issues += partial.issues
 
     def mappings(self, section: Place) -> Iterator[tuple[str, Place]]:
-        """Return the entries of a section by name; the section may be null, which is empty."""
+        """Yield the entries of a section by name; a section that is null is empty."""
         if section.node is None or (section.scalar and section.scalar.value is None):
             return
         if not isinstance(section.node, MappingNode):

@@ -1,4 +1,4 @@
-"""Which target is meant, and which overlay goes with it."""
+"""The target and the overlay to use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalable.manifest.issues import ValidationIssue
 __all__ = ["ChooseTarget", "Selection", "select", "unknown_overlay"]
 
 ChooseTarget: TypeAlias = Callable[[Mapping[str, str]], str | None]
-"""Chooses a target, given the provider of each as it is written."""
+"""Chooses a target, given the provider of each as written."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Selection:
     Parameters
     ----------
     target : str or None
-        None if no target is meant.
+        None if no target is selected.
     overlay : str or None
         None if nothing is to be merged.
     issue : ValidationIssue or None
-        What was asked for and is not there.
+        The problem, if the target or the overlay does not exist.
     """
 
     target: str | None = None
@@ -44,7 +44,7 @@ def select(
 ) -> Selection:
     """Select a target and an overlay of a document that is neither merged nor expanded.
 
-    The overlay that the caller names takes the place of the target's own.
+    The overlay that the caller names replaces the target's own.
     """
     section = document.child("targets")
     targets = dict(section.entries())
@@ -71,7 +71,7 @@ def select(
 
 
 def _overlay_at(place: Place, env: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Read the overlay of a target: as written, and expanded."""
+    """Return the overlay of a target: as written, and expanded."""
     scalar = place.scalar
     if scalar is None or not isinstance(scalar.value, str):
         return None, None

@@ -1,7 +1,7 @@
 """Amounts of memory and time, as a manifest writes them.
 
 `Memory` and `Duration` are the annotated types for fields of models, the options of providers included: the field is
-an ``int`` of bytes or seconds, whatever the manifest says.
+an ``int`` of bytes or seconds, however the manifest writes it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _as_int(value: object) -> int | None:
 
 
 def parse_memory(text: str | int) -> int:
-    """Read an amount of memory.
+    """Return an amount of memory in bytes.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def parse_memory(text: str | int) -> int:
     Raises
     ------
     ValueError
-        It is no amount of memory, or zero, or above 2⁶³ - 1. The message does not quote it.
+        It is not an amount of memory, or zero, or above 2⁶³ - 1. The message does not quote it.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def parse_memory(text: str | int) -> int:
 
 
 def format_memory(size: int) -> str:
-    """Write bytes as briefly as is exact.
+    """Return bytes as the shortest exact text.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def format_memory(size: int) -> str:
 
 
 def parse_duration(text: str | int) -> int:
-    """Read a span of time.
+    """Return a span of time in seconds.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def parse_duration(text: str | int) -> int:
     Raises
     ------
     ValueError
-        It is no duration, or above 2⁶³ - 1. The message does not quote it.
+        It is not a duration, or above 2⁶³ - 1. The message does not quote it.
 
     Examples
     --------
@@ -146,7 +146,7 @@ def _parse_duration_text(text: str) -> int | None:
 
 
 def format_duration(seconds: int) -> str:
-    """Write seconds as ``HH:MM:SS``, from one day on as ``D-HH:MM:SS``.
+    """Return seconds as ``HH:MM:SS``, from one day on as ``D-HH:MM:SS``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Whether the parts of a manifest fit together, and whether its providers are there."""
+"""Whether the parts of a manifest fit together, and whether its providers are installed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _MIN_MEMORY = 2**20
 def validate_manifest(
     manifest: ManifestModel, *, known_providers: Collection[str] | None = None
 ) -> ValidationReport:
-    """Find every problem that lies between the parts of a manifest.
+    """Return every problem between the parts of a manifest.
 
-    What a provider thinks of its options is the provider's to say.
+    Options of a target are checked by its provider.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def _find_empty_sections(manifest: ManifestModel) -> Iterator[ValidationIssue]:
 def _find_tiny_memory(manifest: ManifestModel) -> Iterator[ValidationIssue]:
     for name, component in manifest.components.items():
         if component.memory is not None and component.memory < _MIN_MEMORY:
-            message = "is less than a worker can live with: a number is bytes, 8G is 8·10⁹ bytes"
+            message = "is too little for a worker: a number is bytes, 8G is 8·10⁹ bytes"
             path = ("components", name, "memory")
             yield manifest.issue(path, "W_TINY_MEMORY", message, "warning")
 

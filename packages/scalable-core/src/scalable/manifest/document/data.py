@@ -1,4 +1,4 @@
-"""Data that Python has already loaded, to a tree without positions."""
+"""Data that Python has already loaded → a tree without positions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["read_data"]
 
 
 def read_data(data: Mapping[str, Any]) -> ReadResult:
-    """Read what ``json`` or ``yaml`` would have loaded: mappings with text keys, lists, scalars.
+    """Return the tree of what ``json`` or ``yaml`` loads: mappings with text keys, lists, scalars.
 
-    Text is taken as written without quotes where it has variables: ``{"cpus": "${N}"}`` is a number.
+    Text with variables counts as written without quotes: ``{"cpus": "${N}"}`` is a number.
     """
     if not isinstance(data, Mapping):
         message = f"a manifest is a mapping, not a {type(data).__name__}"
@@ -83,7 +83,7 @@ class _DataReader:
             return data
         if isinstance(data, str):
             if INVALID_CHARACTERS.search(data):
-                self._report(path, "E_CHARACTER", "holds a NUL or half of a surrogate pair")
+                self._report(path, "E_CHARACTER", "contains a NUL or an unpaired surrogate")
             return INVALID_CHARACTERS.sub("\ufffd", data)
         if isinstance(data, (int, float)):
             if is_storable_number(data):
@@ -91,7 +91,7 @@ class _DataReader:
             self._report(path, "E_BAD_NUMBER", "is not finite, or too large for 64 bits")
             return None
         kind = type(data).__name__
-        self._report(path, "E_BAD_VALUE", f"a {kind} has no place in a manifest; write it as text")
+        self._report(path, "E_BAD_VALUE", f"a manifest cannot hold a {kind}; write it as text")
         return None
 
     def _report(self, path: KeyPath, code: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""How much a manifest may be, and what text may hold."""
+"""Limits on the size of a document, and the characters that text must not contain."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 __all__ = ["INVALID_CHARACTERS", "MAX_BYTES", "MAX_DEPTH", "MAX_KEY", "MAX_NODES"]
 
 MAX_BYTES = 10_000_000
-"""The size of a document."""
+"""Bytes of a document."""
 
 MAX_DEPTH = 100
-"""Collections within collections."""
+"""Levels of collections within collections."""
 
 MAX_NODES = 250_000
-"""Values in a document, each alias counted with everything that it stands for."""
+"""Values in a document; an alias counts as everything that it stands for."""
 
 MAX_KEY = 1_000
 """Characters of a key."""
 
 INVALID_CHARACTERS = re.compile("[\x00\ud800-\udfff]")
-"""What no path, environment and JSON can hold: NUL, and half of a surrogate pair."""
+"""What paths, environments and JSON cannot hold: NUL, and unpaired surrogates."""

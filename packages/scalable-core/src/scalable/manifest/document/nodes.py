@@ -1,8 +1,8 @@
-"""A document as a tree that remembers where each part was written, and how.
+"""A document as a tree that keeps where each part was written, and how.
 
 The tree is JSON-like: mappings with text keys, lists, scalars. Reading, merging and expanding are functions from
-tree to tree, so that a position follows its value wherever that ends up. Recursion is bounded by the limit on depth
-that every reader keeps.
+tree to tree, so that a value keeps its position wherever it moves. Recursion is bounded by the limit on depth that
+every reader keeps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ScalarNode:
     plain : bool
         Written without quotes, so that the text may mean something else than text.
     mark : (int, int) or None
-        Where; None for what came from Python.
+        Line and column; None for what came from Python.
     text : str
         The text that `value` was read from: `written`, expanded.
     problem : (str, str) or None
@@ -95,14 +95,14 @@ Node: TypeAlias = ScalarNode | MappingNode | ListNode
 
 
 class ReadResult(NamedTuple):
-    """What a reader found: a tree, or None where nothing could be made of it, and every problem on the way."""
+    """The tree that a reader made, or None if it could not, and every problem on the way."""
 
     root: MappingNode | None
     issues: list[ValidationIssue]
 
 
 def child(node: Node | None, part: str | int) -> Node | None:
-    """Give the value of a key, or an item of a list; None if there is none."""
+    """Return the value of a key, or an item of a list; None if there is none."""
     if isinstance(node, MappingNode) and isinstance(part, str):
         entry = node.entries.get(part)
         return entry.node if entry else None
@@ -112,7 +112,7 @@ def child(node: Node | None, part: str | int) -> Node | None:
 
 
 def to_data(node: Node) -> Any:
-    """Give what a tree means, as dicts, lists and scalars."""
+    """Return what a tree means, as dicts, lists and scalars."""
     if isinstance(node, ScalarNode):
         return node.value
     if isinstance(node, MappingNode):
@@ -121,7 +121,7 @@ def to_data(node: Node) -> Any:
 
 
 def to_written(node: Node) -> Any:
-    """Give the same as `to_data`, with ``${VAR}`` in place of what it stands for."""
+    """Return the same as `to_data`, with ``${VAR}`` in place of its value."""
     if isinstance(node, ScalarNode):
         return node.value if node.text == node.written else node.written
     if isinstance(node, MappingNode):

@@ -43,9 +43,9 @@ class Source:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def redact(self, text: str) -> str:
-        """Put ``${VAR}`` back wherever a text shows the value of a variable.
+        """Return a text with ``${VAR}`` wherever it shows the value of a variable.
 
-        Values of less than four characters stay: they are no secrets, and every text is full of them.
+        Values of less than four characters stay: they are not secrets, and occur by chance in any text.
         """
         by_length = sorted(self.variables.items(), key=lambda item: len(item[1]), reverse=True)
         for name, value in by_length:
@@ -100,7 +100,7 @@ class Place:
         return None if self.node is None else to_data(self.node)
 
     def child(self, part: str | int) -> Place:
-        """Return the place of a key, expanded or as written, or of an index, whether anything is there or not."""
+        """Return the place of a key, expanded or as written, or of an index; it may be empty."""
         node = self.node
         if (entry := _entry(node, part)) is not None:
             return Place(entry.node, (*self.path, entry.key), entry.mark, self.source)
@@ -117,13 +117,13 @@ class Place:
         return place
 
     def entries(self) -> Iterator[tuple[str, Place]]:
-        """Return each key of a mapping, expanded, with its place; nothing if this is not a mapping."""
+        """Yield each key of a mapping, expanded, with its place; nothing if this is not a mapping."""
         if isinstance(self.node, MappingNode):
             for key, entry in self.node.entries.items():
                 yield key, Place(entry.node, (*self.path, entry.key), entry.mark, self.source)
 
     def items(self) -> Iterator[Place]:
-        """Return the place of each item of a list; nothing if this is not a list."""
+        """Yield the place of each item of a list; nothing if this is not a list."""
         if isinstance(self.node, ListNode):
             for index, item in enumerate(self.node.items):
                 yield Place(item, (*self.path, index), item.mark, self.source)
@@ -139,7 +139,7 @@ class Place:
                 yield from inner.unexpanded()
 
     def issue(self, code: str, message: str, severity: Severity = "error") -> ValidationIssue:
-        """Make an issue about this place, without values of the environment."""
+        """Return an issue about this place, without values of the environment."""
         position = self.position
         return ValidationIssue(
             path=format_path(self.path),

@@ -1,4 +1,4 @@
-"""YAML 1.2 text to a tree, without trusting its size, its depth or its aliases.
+"""YAML 1.2 text → a tree, without trusting its size, its depth or its aliases.
 
 PyYAML gives the events; everything that YAML 1.1 would decide (scalars, merge keys, duplicate keys) is decided here.
 Its own composer is not used: it recurses in C, and 50,000 nested brackets end the interpreter.
@@ -39,7 +39,7 @@ _TAGS_WITHOUT_EFFECT = {
 
 
 def read_text(document: str | bytes, file: str) -> ReadResult:
-    """Read YAML. `file` is what positions call it."""
+    """Return the tree of a YAML document. `file` is its name in positions."""
     try:
         text = decode(document)
     except UnreadableTextError as error:
@@ -119,7 +119,7 @@ class _Frame:
     key: Entry | None = None
     """Of a mapping: the key whose value comes next."""
     keep: bool = True
-    """Whether that value goes into the mapping; it does not after a key that was refused."""
+    """Whether that value goes into the mapping; False after a key that was refused."""
 
 
 _NULL = ScalarNode("", None, plain=True, mark=None, text="")
@@ -154,7 +154,7 @@ class _TreeBuilder:
                 handler(event, _mark_of(event.start_mark))
 
     def mapping(self) -> MappingNode | None:
-        """Give the document, which has to be a mapping."""
+        """Return the document, which has to be a mapping."""
         root = self.root
         if isinstance(root, MappingNode):
             return root
@@ -178,7 +178,7 @@ class _TreeBuilder:
         self._check_tag(event, mark)
         text = event.value
         if INVALID_CHARACTERS.search(text):
-            message = "holds a NUL or half of a surrogate pair; remove the escape"
+            message = "contains a NUL or an unpaired surrogate; remove the escape"
             self.report("E_CHARACTER", message, mark)
             text = INVALID_CHARACTERS.sub("\ufffd", text)
         plain = not event.style and event.tag is None
@@ -215,7 +215,9 @@ class _TreeBuilder:
         anchor = self.anchors.get(event.anchor)
         if anchor is None:
             is_open = event.anchor in self.anchors
-            what = "what it is part of" if is_open else "no anchor before it"
+            what = (
+                "a value that contains it" if is_open else "an anchor that is not defined before it"
+            )
             self.report("E_ALIAS", f"*{event.anchor} refers to {what}", mark)
             anchor = _Anchor(_NULL, 1, 0)
         if len(self.frames) + anchor.height > MAX_DEPTH:
@@ -224,7 +226,7 @@ class _TreeBuilder:
         self._place(anchor.node, anchor.height, mark)
 
     def _place(self, node: Node, height: int, mark: Mark) -> None:
-        """Put a finished node where it belongs: the root, an item, a key or a value."""
+        """Add a finished node to its parent: as the root, an item, a key or a value."""
         if not self.frames:
             self.root = node
             return
@@ -250,21 +252,21 @@ class _TreeBuilder:
             self.report("E_BAD_KEY", f"a key has at most {MAX_KEY:,} characters", mark)
             return False
         if key == "<<" and node.plain:
-            message = "YAML 1.2 has no merge keys; repeat what is meant, or use an overlay"
+            message = "YAML 1.2 has no merge keys; repeat the keys, or use an overlay"
             self.report("E_MERGE_KEY", message, mark)
             return False
         if not isinstance(node.value, str):
             self.report("E_BAD_KEY", f"a key must be text; write {key!r} in quotes", mark)
         if (first := mapping.entries.get(key)) is not None:
             line = first.mark[0] if first.mark else 0
-            message = f"the key {key!r} is there twice, first in line {line}; remove one"
+            message = f"duplicate key {key!r}, first in line {line}; remove one"
             self.report("E_DUPLICATE_KEY", message, mark)
             return False
         return True
 
     def _check_tag(self, event: Any, mark: Mark) -> None:
         if event.tag is not None and event.tag not in _TAGS_WITHOUT_EFFECT[type(event)]:
-            self.report("E_TAG", f"the tag {event.tag!r} means nothing here; remove it", mark)
+            self.report("E_TAG", f"the tag {event.tag!r} is not supported; remove it", mark)
 
     def _grow(self, by: int, mark: Mark) -> None:
         self.size += by
@@ -292,5 +294,5 @@ _WITHOUT_PATH = {"E_TOO_DEEP", "E_TOO_LARGE", "E_SYNTAX", "E_MULTIPLE_DOCUMENTS"
 
 
 def _mark_of(mark: Any) -> Mark:
-    """Give a mark of PyYAML's, which counts from 0."""
+    """Return a mark of PyYAML's, which counts from 0."""
     return mark.line + 1, mark.column + 1

@@ -1,4 +1,4 @@
-"""What a plain scalar means: the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema).
+"""Plain scalars → values: the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema).
 
 PyYAML's own resolver follows YAML 1.1, where ``no`` is false, ``02:00:00`` is 7200 and ``017`` is 15.
 """
@@ -24,12 +24,12 @@ _NUMBER_STARTS = frozenset("0123456789+-.")
 
 
 def resolve(text: str) -> JSONScalar:
-    """Say what a plain scalar means.
+    """Return the value of a plain scalar.
 
     Raises
     ------
     ValueError
-        It is a number that nothing here can hold: infinite, not a number, or an integer beyond 64 bits.
+        It is a number that JSON cannot hold: infinite, not a number, or an integer beyond 64 bits.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def resolve(text: str) -> JSONScalar:
     elif _FLOAT.fullmatch(text):
         number = float(text)
     elif _NOT_FINITE.fullmatch(text):
-        raise ValueError("is no finite number; leave it out, or write it in quotes to mean text")
+        raise ValueError("is not a finite number; leave it out, or write it in quotes to mean text")
     else:
         return text
     if not is_storable_number(number):
@@ -61,7 +61,7 @@ _TOO_LARGE = "is too large a number; write it in quotes to mean text"
 
 
 def is_storable_number(number: float) -> bool:
-    """Tell whether a number survives JSON: finite, and 64 bits at most where it is an integer."""
+    """Return whether a number survives JSON: finite, and at most 64 bits if it is an integer."""
     if isinstance(number, int):
         return -(2**63) <= number < 2**63
     return isfinite(number)
