@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from scalable.cluster.port import Explanation, Leftover
-    from scalable.manifest.validate import ValidationIssue, ValidationReport
+    from scalable.manifest.issues import ValidationIssue, ValidationReport
 
 __all__ = [
     "AmbiguousScaleError",

@@ -193,9 +193,8 @@ def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[Valid
     """Yield counts of unknown groups, and counts that contradict each other or leave a group without workers."""
     if isinstance(options.workers, Mapping):
         names = References.of_manifest(spec.manifest)
-        yield from find_unknown_tags(
-            spec.target_name, options.workers, names, spec.manifest.source_map
-        )
+        place = spec.manifest.place(("targets", spec.target_name))
+        yield from find_unknown_tags(spec.target_name, options.workers, names, place)
     bounds, start = options.adaptive, options.n_workers
     if bounds and start is not None and not bounds.minimum <= start <= bounds.maximum:
         message = (

@@ -210,7 +210,7 @@ async def test_a_client_is_closed_by_one_coroutine(rig: Rig) -> None:
     class Ours(Client):
         async def _close(self, *args: Any, **kwargs: Any) -> None:
             awaited.append(self.status)
-            await super()._close(*args, **kwargs)  # type: ignore[no-untyped-call]
+            await super()._close(*args, **kwargs)
 
     async with Ours(rig.scheduler.address, asynchronous=True, set_as_default=False):  # type: ignore[no-untyped-call]
         assert not awaited

@@ -87,9 +87,7 @@ def manifest_of(options: str) -> ManifestModel:
 
 def check(options: str, model: type[BaseModel] = Options) -> tuple[Any, list[str]]:
     manifest = manifest_of(options)
-    made, issues = check_model(
-        model, manifest.targets["t"].options, "targets.t", manifest.source_map
-    )
+    made, issues = check_model(model, manifest.targets["t"].options, manifest.place("targets.t"))
     assert (made is None) == bool(issues)
     return made, [str(issue).removeprefix("m:") for issue in issues]
 
@@ -146,7 +144,7 @@ def test_what_is_right_is_made() -> None:
         ("count: {}", "E_BAD_VALUE targets.t.count: must be a whole number, not a mapping"),
         ("count: 0", "E_BAD_VALUE targets.t.count: must be at least 1, not 0"),
         ("count: 10", "E_BAD_VALUE targets.t.count: must be at most 9, not 10"),
-        ("count: 7", "E_BAD_VALUE targets.t.count: must not be 7 (it says 7)"),
+        ("count: 7", "E_BAD_VALUE targets.t.count: must not be 7 (got 7)"),
         ("ratio: 0", "E_BAD_VALUE targets.t.ratio: must be more than 0, not 0"),
         ("ratio: x", "E_BAD_VALUE targets.t.ratio: must be a number, not 'x'"),
         ("spot: yes", "E_BAD_VALUE targets.t.spot: must be true or false, not 'yes'"),
@@ -184,7 +182,7 @@ def test_what_is_right_is_made() -> None:
         (
             "walltime: soon",
             "E_BAD_VALUE targets.t.walltime: must be a duration: HH:MM:SS, D-HH:MM:SS, 90m, 2h, "
-            "or a number of seconds (it says 'soon')",
+            "or a number of seconds (got 'soon')",
         ),
         (
             "workers: many",
@@ -201,7 +199,7 @@ def test_what_is_right_is_made() -> None:
         ),
         (
             "span: {minimum: 3, maximum: 2}",
-            "E_BAD_VALUE targets.t.span: must have a maximum above its minimum (it says a mapping)",
+            "E_BAD_VALUE targets.t.span: must have a maximum above its minimum (got a mapping)",
         ),
         (
             "span: {maximum: x}",
@@ -309,8 +307,8 @@ def test_text_takes_every_variable_as_it_is() -> None:
         ("count: 1${N}", "targets.t.count: must be at most 9, not '1${N}'"),
         ("kind: ${WORD}", "not '${WORD}'"),
         ("hosts: ['${WORD}', ['${WORD}']]", "targets.t.hosts[1]: must be text, not a list"),
-        ("echo: x${WORD}y", "cannot use 'x${WORD}y' nor anything like it (it says 'x${WORD}y')"),
-        ("walltime: ${WORD}", "(it says '${WORD}')"),
+        ("echo: x${WORD}y", "cannot use 'x${WORD}y' nor anything like it (got 'x${WORD}y')"),
+        ("walltime: ${WORD}", "(got '${WORD}')"),
         ("code: ${WORD}", "not '${WORD}'"),
         ("workers: {a: '${WORD}'}", "not '${WORD}'"),
         ("span:\n  minimum: ${SPAN}\n  maximum: 2", "must have a maximum above its minimum"),
@@ -348,18 +346,19 @@ def test_given_fields_are_not_the_documents_to_give() -> None:
         name: str = Field(pattern="^[a-z]+$")
         size: int = 1
 
-    source = manifest_of("name: x").source_map
-    named, found = check_model(Named, {"size": 2}, "targets.t", source, given={"name": "abc"})
+    place = manifest_of("name: x").place("targets.t")
+    named, found = check_model(Named, {"size": 2}, place, given={"name": "abc"})
     assert (named, found) == (Named(name="abc", size=2), [])
-    _, found = check_model(Named, {"name": "x"}, "targets.t", source, given={"name": "abc"})
+    _, found = check_model(Named, {"name": "x"}, place, given={"name": "abc"})
     assert [str(issue) for issue in found] == ["m:6:5 E_UNKNOWN_KEY targets.t.name: unknown key"]
-    _, found = check_model(Named, {}, "targets.t", source, given={"name": "ABC"})
+    _, found = check_model(Named, {}, place, given={"name": "ABC"})
     assert [issue.path for issue in found] == ["targets.t"]
 
 
 def test_what_did_not_come_from_a_manifest_is_checked_too() -> None:
-    source = parse_manifest({"version": 1, "project": {"name": "x"}}).source_map
-    _, found = check_model(Options, {"count": "x", "hosts": [1]}, "targets.t", source)
+    manifest = parse_manifest({"version": 1, "project": {"name": "x"}})
+    place = manifest.place("targets.t")
+    _, found = check_model(Options, {"count": "x", "hosts": [1]}, place)
     assert [str(issue) for issue in found] == [
         "E_BAD_VALUE targets.t.count: must be a whole number",
         "E_BAD_VALUE targets.t.hosts[0]: must be text",

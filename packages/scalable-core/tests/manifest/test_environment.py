@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.manifest.document.nodes import child, to_data, to_written
+from scalable.manifest.document.place import Place, Source
+from scalable.manifest.document.reader import read_text
 from scalable.manifest.environment import ExpansionError, expand_node, expand_text, variables_in
-from scalable.manifest.nodes import problems, to_data, to_written
-from scalable.manifest.reader import read_text
-from scalable.manifest.sourcemap import SourceMap
 
 ENV = {"A": "1", "B": "two", "EMPTY": "", "TRICK": "${A}", "FLOAT": "1.10", "BYTES": "\udcff"}
 
@@ -84,15 +84,15 @@ def test_no_text_breaks_expansion(text: str) -> None:
         assert expanded == text
 
 
-def expanded(text: str, path: tuple[str, ...] = ()) -> SourceMap:
+def expanded(text: str, path: tuple[str, ...] = ()) -> Place:
     root = read_text(text, "m").root
     assert root is not None
     result = expand_node(root, ENV, path)
-    return SourceMap(result, "m")  # type: ignore[arg-type]  # a mapping stays a mapping
+    return Place.of_document(result, Source("m"))  # type: ignore[arg-type]  # a mapping stays a mapping
 
 
 def data(text: str) -> Any:
-    root = expanded(text).root
+    root = expanded(text).node
     assert root is not None
     return to_data(root)
 
@@ -125,21 +125,20 @@ def test_host_paths_of_mounts_are_expanded() -> None:
 @pytest.mark.parametrize("keys", ['"${B}": /a, two: /b', 'two: /a, "${B}": /b'])
 def test_host_paths_that_become_the_same_are_told(keys: str) -> None:
     source = expanded(f"components: {{x: {{mounts: {{{keys}}}}}}}")
-    assert [code for _, code, _ in problems(source.root, ())] == ["E_DUPLICATE_KEY"]
+    assert [problem.code for problem in source.unexpanded()] == ["E_DUPLICATE_KEY"]
 
 
 def test_a_host_path_that_cannot_be_expanded_is_told() -> None:
     source = expanded('components: {x: {mounts: {"${NONE}": /a}}}')
-    assert [(path[-1], code) for path, code, _ in problems(source.root, ())] == [
+    assert [(problem.place.path[-1], problem.code) for problem in source.unexpanded()] == [
         ("${NONE}", "E_UNSET_VARIABLE")
     ]
 
 
 def test_what_cannot_be_expanded_stays_with_its_problem() -> None:
     source = expanded("a: ${NONE}\nb:\n  - ${A}\n  - '${'\nc: 1e${BIG:-999}\n")
-    assert source.root is not None
-    assert to_data(source.root) == {"a": "${NONE}", "b": [1, "${"], "c": "1e${BIG:-999}"}
-    assert [(path, code) for path, code, _ in problems(source.root, ())] == [
+    assert source.data == {"a": "${NONE}", "b": [1, "${"], "c": "1e${BIG:-999}"}
+    assert [(problem.place.path, problem.code) for problem in source.unexpanded()] == [
         (("a",), "E_UNSET_VARIABLE"),
         (("b", 1), "E_BAD_VARIABLE"),
         (("c",), "E_BAD_NUMBER"),
@@ -147,7 +146,7 @@ def test_what_cannot_be_expanded_stays_with_its_problem() -> None:
 
 
 def test_the_tree_remembers_what_was_written() -> None:
-    root = expanded("a: ${A}\nb: {c: 'x${B}'}\n").root
+    root = expanded("a: ${A}\nb: {c: 'x${B}'}\n").node
     assert root is not None
     assert to_written(root) == {"a": "${A}", "b": {"c": "x${B}"}}
 
@@ -156,6 +155,5 @@ def test_what_has_no_variables_is_shared() -> None:
     root = read_text("a: {b: [1, $HOME]}\nc: ${A}\n", "m").root
     assert root is not None
     result = expand_node(root, ENV, ())
-    source = SourceMap(result, "m")  # type: ignore[arg-type]  # a mapping stays a mapping
-    assert source.node("a") is root.entries["a"].node
-    assert source.node("c") is not root.entries["c"].node
+    assert child(result, "a") is root.entries["a"].node
+    assert child(result, "c") is not root.entries["c"].node

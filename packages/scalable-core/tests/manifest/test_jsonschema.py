@@ -196,9 +196,7 @@ def is_accepted_by_us(text: str) -> bool:
     except ValueError:
         return False
     return not any(
-        check_model(
-            OPTIONS[target.provider], target.options, ("targets", name), manifest.source_map
-        )[1]
+        check_model(OPTIONS[target.provider], target.options, manifest.place(("targets", name)))[1]
         for name, target in manifest.targets.items()
         if target.provider in OPTIONS
     )

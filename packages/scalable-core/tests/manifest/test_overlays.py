@@ -5,11 +5,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest.data import read_data
-from scalable.manifest.nodes import MappingNode, to_data
+from scalable.manifest.document.data import read_data
+from scalable.manifest.document.nodes import MappingNode, to_data
+from scalable.manifest.document.place import Place, Source
+from scalable.manifest.document.reader import read_text
 from scalable.manifest.overlays import merge
-from scalable.manifest.reader import read_text
-from scalable.manifest.sourcemap import SourceMap
 
 keys = st.sampled_from("abc")
 values: st.SearchStrategy[Any] = st.recursive(
@@ -79,12 +79,12 @@ def test_the_order_of_the_base_stays() -> None:
 
 def test_a_value_keeps_the_position_where_it_was_written() -> None:
     document = read_text("base: {x: {p: 1, q: 2}}\nover: {x: {q: 3}, y: 4}\n", "m").root
-    source = SourceMap(document, "m")
-    base, over = source.node("base"), source.node("over")
+    assert document is not None
+    base, over = document.entries["base"].node, document.entries["over"].node
     assert isinstance(base, MappingNode)
     assert isinstance(over, MappingNode)
-    result = SourceMap(merge(base, over), "m")
-    assert result.position("x.p") == ("m", 1, 12)
-    assert result.position("x.q") == ("m", 2, 12)
-    assert result.position("x") == ("m", 1, 8)
-    assert result.position("y") == ("m", 2, 19)
+    result = Place.of_document(merge(base, over), Source("m"))
+    assert result.at("x.p").position == ("m", 1, 12)
+    assert result.at("x.q").position == ("m", 2, 12)
+    assert result.at("x").position == ("m", 1, 8)
+    assert result.at("y").position == ("m", 2, 19)

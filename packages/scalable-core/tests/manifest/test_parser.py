@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.manifest.document.limits import MAX_BYTES
 from scalable.manifest.errors import ManifestError, ManifestParseError, ManifestSchemaError
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.limits import MAX_BYTES
 from scalable.manifest.parser import load_manifest, parse_manifest
 
 MINIMAL = "version: 1\nproject: {name: x}\n"
@@ -48,7 +48,7 @@ def test_the_environment_of_the_process_is_the_default(
         (".", "is a directory; name the file in it, such as scalable.yaml"),
         ("file/scalable.yaml", "cannot be read: Not a directory"),
         ("x" * 1000, "cannot be read: File name too long"),
-        ("a\0b", "is no name of a file: embedded null byte"),
+        ("a\0b", "is not a valid file name: embedded null byte"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, says: str) -> None:
@@ -163,7 +163,7 @@ def test_provider_options_may_have_any_key() -> None:
         (
             "components: {a: {mounts: {/data: data}}}",
             '3:27 E_BAD_VALUE components.a.mounts."/data": must be an absolute path inside the '
-            "container, such as /data (it says 'data')",
+            "container, such as /data (got 'data')",
         ),
         (
             "components: {a: {tags: [[b]]}}",

@@ -96,7 +96,9 @@ def test_a_manifest_needs_a_target_and_a_component() -> None:
 
 def test_a_worker_of_a_few_bytes_is_odd() -> None:
     (line,) = report(TEXT.replace("8G", "16"))
-    assert line.startswith("m:7:10 W_TINY_MEMORY components.gcam.memory: is less than a worker can")
+    assert line.startswith(
+        "m:7:10 W_TINY_MEMORY components.gcam.memory: is too little for a worker"
+    )
 
 
 def test_warnings_of_the_parser_are_in_the_report() -> None:

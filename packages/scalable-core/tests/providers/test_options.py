@@ -25,7 +25,7 @@ from scalable.testing.offline import spec_of
 def read(options: str) -> tuple[TargetOptions | None, list[ValidationIssue]]:
     spec = spec_of("desk", options)
     at = ("targets", "here")
-    return check_model(TargetOptions, spec.target.options, at, spec.manifest.source_map)
+    return check_model(TargetOptions, spec.target.options, spec.manifest.place(at))
 
 
 def test_defaults() -> None:
@@ -85,7 +85,7 @@ def test_workers_may_be_one_number() -> None:
         ("startup_timeout: 0", "startup_timeout", "must be more than 0, not 0"),
         ("startup_timeout: soon", "startup_timeout", "must be a duration"),
         ("limits: {max_hourly_cost: 0}", "limits.max_hourly_cost", "must be more than 0, not 0"),
-        ("limits: {max_hourly_cost: low}", "limits.max_hourly_cost", "it says 'low'"),
+        ("limits: {max_hourly_cost: low}", "limits.max_hourly_cost", "got 'low'"),
         ("limits: {max_daily_cost: 1}", "limits.max_daily_cost", "unknown key"),
         ("max_wrokers: 1", "max_wrokers", "did you mean 'max_workers'?"),
     ],

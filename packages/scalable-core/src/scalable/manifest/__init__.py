@@ -1,5 +1,34 @@
 """The manifest: ``scalable.yaml`` as models, positions and problems.
 
+A pipeline, in which each stage takes what the one before returned::
+
+    bytes → decoding → events → nodes                        document/
+          → selection → overlays → environment               which target; merged; expanded
+          → sections → checking (pydantic) → ManifestModel   the manifest, or every problem in it
+          → references, validate → issues                    what lies between its parts
+
+From the nodes on, a `Place` goes along: a value with its path and its position, which makes the issues about it.
+In reading order, each module importing only those above it:
+
+=============  ====================================================================================
+`issues`       a problem and its position, and a report of all of them
+`errors`       the exceptions that carry them
+`document`     a package: text or data → nodes, and `Place`
+`environment`  ``${VAR}`` → values, which are secrets
+`selection`    the target that is meant, and its overlay
+`overlays`     one part of a document merged into the whole
+`lock`         one hash for the content of a document
+`units`        amounts of memory and time
+`schema`       the models: `ManifestModel` and its parts
+`messages`     pydantic's errors → messages that quote what was written
+`checking`     one part → a model or every problem; providers use it for their options
+`sections`     a document → its sections
+`references`   names that have to exist
+`parser`       the pipeline: `load_manifest`, `parse_manifest`
+`validate`     `validate_manifest`
+`jsonschema`   one JSON Schema for editors
+=============  ====================================================================================
+
 Examples
 --------
 >>> from scalable.manifest import parse_manifest, validate_manifest

@@ -1,13 +1,13 @@
-"""Parts of a document against pydantic models.
+"""Parts of a document → pydantic models.
 
-Models are checked as strict JSON, whose types are those of a manifest: ``"4"`` and ``true`` are no numbers, and a list
-is what a tuple is made of.
+Models are checked as strict JSON, whose types are those of a manifest: ``"4"`` and ``true`` are not numbers, and a
+tuple is made from a list.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -15,15 +15,22 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from scalable.errors import did_you_mean
+from scalable.manifest.document.nodes import (
+    Node,
+    ScalarNode,
+    child,
+    is_expanded,
+    mentions_variable,
+    to_written,
+)
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.place import Place, Problem
+from scalable.manifest.document.scalars import JSONScalar, resolve
 from scalable.manifest.issues import Severity, ValidationIssue
-from scalable.manifest.nodes import Node, ScalarNode, child, is_expanded, problems, to_written
-from scalable.manifest.paths import KeyPath, as_key_path
-from scalable.manifest.scalars import JSONScalar, resolve
+from scalable.manifest.messages import describe_errors, field_names
 from scalable.manifest.schema import FrozenModel
-from scalable.manifest.sourcemap import SourceMap
-from scalable.manifest.wording import describe, field_names, names_at
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "is_undecided"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -31,18 +38,18 @@ M = TypeVar("M", bound=BaseModel)
 def check_model(
     model: type[M],
     data: Mapping[str, Any],
-    path: str | KeyPath,
-    source: SourceMap,
+    place: Place,
     *,
     given: Mapping[str, Any] | None = None,
     unset: Severity = "error",
+    partial: bool = False,
 ) -> tuple[M | None, list[ValidationIssue]]:
-    """Make a model of a part of a manifest, or say everything that is wrong with it.
+    """Return a model of a part of a manifest, or everything that is wrong with it.
 
     A ``${VAR}`` is read as what the field wants: as text, whatever its value looks like, or as a number, even if it is
     in quotes. A field of text also takes a plain number that reads back as it was written.
 
-    The ``ValueError`` of a validator gives its message, which says what the value must be; a ``PydanticCustomError``
+    The ``ValueError`` of a validator gives the message: what the value must be; a ``PydanticCustomError``
     whose type begins with ``E_`` gives its code as well.
 
     Parameters
@@ -51,19 +58,19 @@ def check_model(
         A pydantic model. ``extra="forbid"`` makes unknown keys errors, except those that begin with ``x-``.
     data : mapping
         The part: ``spec.target.options``.
-    path : str or tuple
-        Where it stands in the manifest: ``"targets.hpc"``.
-    source : SourceMap
-        ``spec.manifest.source_map``, for positions and for what was written.
+    place : Place
+        Where it stands, for positions and for what was written: ``spec.manifest.place("targets.hpc")``.
     given : mapping, optional
         Fields that do not come from the part, which must not give them.
     unset : {"error", "warning"}
-        What it is that a variable is not set. With a warning, the text stays as written.
+        Severity of a variable that is not set. With a warning, the text stays as written.
+    partial : bool
+        The part belongs to an overlay that is not merged, so problems that are undecided (`is_undecided`) do not count.
 
     Returns
     -------
     model or None
-        None if it cannot be made.
+        None if there is an error.
     list of ValidationIssue
         Every problem.
 
@@ -72,65 +79,79 @@ def check_model(
     >>> class Options(BaseModel, extra="forbid"):
     ...     queue: str
     ...     max_workers: int = 1
-    >>> made, issues = check_model(Options, {"max_wrokers": 2}, "targets.hpc", SourceMap())
+    >>> place = Place(path=("targets", "hpc"))
+    >>> made, issues = check_model(Options, {"max_wrokers": 2}, place)
     >>> for issue in issues:
     ...     print(issue)
     E_MISSING_KEY targets.hpc.queue: this key is required
     E_UNKNOWN_KEY targets.hpc.max_wrokers: unknown key (did you mean 'max_workers'?)
     """
-    at = as_key_path(path)
     given = given or {}
-    known = field_names(model) - given.keys()
-    unexpanded = {
-        where: _unexpanded(source, where, code, message, unset)
-        for where, code, message in problems(source.node(at), at)
-    }
-    issues = list(unexpanded.values())
-    for key in data.keys() & given.keys():
-        message = f"unknown key{did_you_mean(key, known)}"
-        issues.append(source.issue((*at, key), "E_UNKNOWN_KEY", message))
+    problems = [_with_severity(problem, unset) for problem in place.unexpanded()]
+    unread = {problem.place.path for problem in problems}
+    problems += _find_clashes(model, data, place, given)
     document = {key: value for key, value in data.items() if not key.startswith("x-")}
-    made, found = _made(model, {**document, **given}, at, source)
-    for where, group in found.items():
-        # What was given is no part of the document: a bad name is a problem of the part as a whole.
-        place = at if not where or where[0] in given else (*at, *where)
-        if place not in unexpanded:
-            names = known if len(where) <= 1 else names_at(model, group[0]["loc"][:-1])
-            code, message = describe(group, place[-1] if place else "", source.node(place), names)
-            issues.append(source.issue(place, code, message))
-    if made is None or any(issue.severity == "error" for issue in issues):
+    made, errors = _validate(model, {**document, **given}, place)
+    if errors:
+        # A given field is not in the document: a bad name is a problem of the part as a whole.
+        located = [
+            (place.at(() if path and path[0] in given else path), group)
+            for path, group in errors.items()
+        ]
+        unexplained = [each for each in located if each[0].path not in unread]
+        problems += describe_errors(model, unexplained, given)
+    issues = [
+        each.place.issue(each.code, each.message, each.severity)
+        for each in problems
+        if not (partial and is_undecided(each.place, each.code))
+    ]
+    if made is None or any(each.severity == "error" for each in problems):
         return None, issues
-    _show_written(made, source.node(at))
+    _show_written(made, place.node)
     return made, issues
 
 
-def _made(
-    model: type[M], document: dict[str, Any], at: KeyPath, source: SourceMap
+def is_undecided(place: Place, code: str) -> bool:
+    """Return whether a problem of an overlay depends on what it is merged into, or on the environment."""
+    has_variable = place.node is not None and mentions_variable(place.node)
+    return code == "E_MISSING_KEY" or has_variable
+
+
+def _with_severity(problem: Problem, unset: Severity) -> Problem:
+    """Return a problem as a warning, if `unset` asks for it; no environment would mend a bad reference."""
+    if unset == "warning" and problem.code != "E_BAD_VARIABLE":
+        return problem._replace(code=f"W{problem.code[1:]}", severity="warning")
+    return problem
+
+
+def _find_clashes(
+    model: type[BaseModel], data: Mapping[str, Any], place: Place, given: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Yield a problem for each key of the document that only the caller may give."""
+    for key in data.keys() & given.keys():
+        near = did_you_mean(key, field_names(model) - given.keys())
+        yield Problem(place.child(key), "E_UNKNOWN_KEY", f"unknown key{near}")
+
+
+def _validate(
+    model: type[M], document: dict[str, Any], place: Place
 ) -> tuple[M | None, dict[KeyPath, list[ErrorDetails]]]:
-    """Make the model, or sort what is wrong by the place in the document."""
-    repaired: set[KeyPath] = set()
+    """Return the model, or pydantic's errors by the path in the document."""
+    converted: set[KeyPath] = set()
     while True:
         try:
             return model.model_validate_json(json.dumps(document), strict=True), {}
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-        repairs = _repairs(document, found, at, source)
-        if repairs.keys() <= repaired:
-            return None, _by_place(document, found)
-        document = _with_repairs(document, repairs)
-        repaired |= repairs.keys()
-
-
-def _unexpanded(
-    source: SourceMap, path: KeyPath, code: str, message: str, unset: Severity
-) -> ValidationIssue:
-    if unset == "warning" and code != "E_BAD_VARIABLE":  # which no environment would mend
-        return source.issue(path, f"W{code[1:]}", message, "warning")
-    return source.issue(path, code, message)
+        conversions = _find_conversions(document, found, place)
+        if conversions.keys() <= converted:
+            return None, _group_by_path(document, found)
+        document = _convert(document, conversions)
+        converted |= conversions.keys()
 
 
 def _show_written(made: object, node: Node | None) -> None:
-    """Let models with values of the environment show what was written."""
+    """Make models with values of the environment show what was written."""
     if node is None or not is_expanded(node):
         return
     if isinstance(made, FrozenModel):
@@ -148,26 +169,26 @@ def _show_written(made: object, node: Node | None) -> None:
 _DROP = object()
 
 
-def _repairs(
-    document: Mapping[str, Any], found: Sequence[ErrorDetails], at: KeyPath, source: SourceMap
+def _find_conversions(
+    document: Mapping[str, Any], found: Sequence[ErrorDetails], place: Place
 ) -> dict[KeyPath, Any]:
-    """Find what is right although pydantic does not take it: ``x-`` keys, and scalars to be read another way."""
-    repairs: dict[KeyPath, Any] = {}
-    for problem in found:
-        place = _place(document, problem)
-        scalar = source.scalar((*at, *place)) if place else None
-        if problem["type"] == "extra_forbidden":
-            if str(place[-1]).startswith("x-"):
-                repairs[place] = _DROP
-        elif scalar is not None and (read := _READERS.get(problem["type"])) is not None:
-            value = read(scalar)
+    """Return valid parts that pydantic refuses, by path: ``x-`` keys, and scalars to be read another way."""
+    conversions: dict[KeyPath, Any] = {}
+    for error in found:
+        path = _document_path(document, error)
+        convert = _CONVERTERS.get(error["type"])
+        if error["type"] == "extra_forbidden":
+            if str(path[-1]).startswith("x-"):
+                conversions[path] = _DROP
+        elif path and convert and (scalar := place.at(path).scalar):
+            value = convert(scalar)
             if value is not None:
-                repairs[place] = value
-    return repairs
+                conversions[path] = value
+    return conversions
 
 
 def _as_text(scalar: ScalarNode) -> str | None:
-    """Read a value of the environment as text, and a number that reads back as it was written."""
+    """Return a value of the environment as text, and so a number that reads back as it was written."""
     if isinstance(scalar.value, str):
         return None
     is_number = isinstance(scalar.value, (int, float)) and not isinstance(scalar.value, bool)
@@ -175,10 +196,10 @@ def _as_text(scalar: ScalarNode) -> str | None:
     return scalar.text if scalar.text != scalar.written or is_exact else None
 
 
-def _as_no_text(scalar: ScalarNode) -> JSONScalar:
-    """Read a value of the environment as a number or boolean, although it is in quotes.
+def _as_non_text(scalar: ScalarNode) -> JSONScalar:
+    """Return a value of the environment as a number or boolean, although it is in quotes.
 
-    YAML wants quotes around a ``${VAR}`` inside of brackets and braces.
+    YAML needs quotes around a ``${VAR}`` inside brackets and braces.
     """
     if not isinstance(scalar.value, str) or scalar.text == scalar.written:
         return None
@@ -189,48 +210,48 @@ def _as_no_text(scalar: ScalarNode) -> JSONScalar:
     return None if isinstance(value, str) else value
 
 
-_READERS: Mapping[str, Callable[[ScalarNode], JSONScalar]] = {
+_CONVERTERS: Mapping[str, Callable[[ScalarNode], JSONScalar]] = {
     "string_type": _as_text,
-    "int_type": _as_no_text,
-    "float_type": _as_no_text,
-    "bool_type": _as_no_text,
+    "int_type": _as_non_text,
+    "float_type": _as_non_text,
+    "bool_type": _as_non_text,
 }
 """How to read a scalar again, by pydantic's type of error."""
 
 
-def _with_repairs(document: dict[str, Any], repairs: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    repaired = deepcopy(document)
-    for place, value in repairs.items():
-        parent: Any = repaired
+def _convert(document: dict[str, Any], conversions: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    converted = deepcopy(document)
+    for place, value in conversions.items():
+        parent: Any = converted
         for part in place[:-1]:
             parent = parent[part]
         if value is _DROP:
             parent.pop(place[-1], None)
         else:
             parent[place[-1]] = value
-    return repaired
+    return converted
 
 
-def _by_place(
+def _group_by_path(
     document: Mapping[str, Any], found: Sequence[ErrorDetails]
 ) -> dict[KeyPath, list[ErrorDetails]]:
-    """Sort problems by the place in the document where they are."""
+    """Return errors by their path in the document."""
     by_place: dict[KeyPath, list[ErrorDetails]] = {}
     for problem in found:
-        by_place.setdefault(_place(document, problem), []).append(problem)
+        by_place.setdefault(_document_path(document, problem), []).append(problem)
     above = {place[:length] for place in by_place for length in range(len(place))}
     return {
         place: group
         for place, group in by_place.items()
-        # Of a union, the branch that got deeper is the one that was meant.
+        # In a union, the branch that got deeper is the one that was meant.
         if not (place in above and all(problem["type"].endswith("_type") for problem in group))
     }
 
 
-def _place(document: Mapping[str, Any], problem: ErrorDetails) -> KeyPath:
-    """Find where in the document a problem is.
+def _document_path(document: Mapping[str, Any], problem: ErrorDetails) -> KeyPath:
+    """Return where in the document a problem is.
 
-    pydantic's location also names the branches of unions and marks keys, which are no keys of the document.
+    pydantic's location also names the branches of unions and marks keys, which are not keys of the document.
     """
     node: Any = document
     place: list[str | int] = []

@@ -9,15 +9,15 @@ variable holds is not expanded again. A scalar without quotes is read by the rul
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from scalable.manifest.limits import NOT_TEXT
-from scalable.manifest.nodes import Entry, ListNode, MappingNode, Node, ScalarNode
-from scalable.manifest.paths import KeyPath
-from scalable.manifest.scalars import JSONScalar, resolve
+from scalable.manifest.document.limits import INVALID_CHARACTERS
+from scalable.manifest.document.nodes import Entry, ListNode, MappingNode, Node, ScalarNode
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.scalars import JSONScalar, resolve
 
-__all__ = ["ExpansionError", "expand_node", "expand_text", "variables_in"]
+__all__ = ["ExpansionError", "expand_node", "expand_sections", "expand_text", "variables_in"]
 
 _VARIABLE = re.compile(
     r"""
@@ -30,7 +30,7 @@ _VARIABLE = re.compile(
 
 
 class ExpansionError(ValueError):
-    """A text cannot be expanded; the message names the variable, never its value."""
+    """A text that cannot be expanded; the message names the variable, never its value."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -38,7 +38,7 @@ class ExpansionError(ValueError):
 
 
 def variables_in(text: str) -> set[str]:
-    """Name the variables of a text.
+    """Return the names of the variables in a text.
 
     Examples
     --------
@@ -49,12 +49,12 @@ def variables_in(text: str) -> set[str]:
 
 
 def expand_text(text: str, env: Mapping[str, str]) -> str:
-    """Expand every variable of a text.
+    """Return a text with every variable expanded.
 
     Raises
     ------
     ExpansionError
-        A variable without default is not set, or a ``${`` begins no variable.
+        A variable without default is not set, or a ``${`` does not begin a valid variable reference.
 
     Examples
     --------
@@ -81,17 +81,32 @@ def _value_of(match: re.Match[str], env: Mapping[str, str]) -> str:
         return "${"
     if match["malformed"]:
         forms = "write ${NAME} or ${NAME:-default}, or $${ for a literal ${"
-        raise ExpansionError("E_BAD_VARIABLE", f"{match[0]!r} is no variable: {forms}")
+        raise ExpansionError(
+            "E_BAD_VARIABLE", f"{match[0]!r} is not a valid variable reference: {forms}"
+        )
     value = env.get(match["name"]) or match["default"] or ""
-    if NOT_TEXT.search(value):
+    if INVALID_CHARACTERS.search(value):
         raise ExpansionError("E_BAD_VARIABLE", f"the value of {match['name']} is not UTF-8 text")
     return value
 
 
-def expand_node(node: Node, env: Mapping[str, str], path: KeyPath) -> Node:
-    """Expand the tree at `path`.
+def expand_sections(
+    root: MappingNode, sections: Collection[str], env: Mapping[str, str]
+) -> MappingNode:
+    """Return a document with these sections expanded."""
+    entries = {
+        key: Entry(entry.key, entry.mark, expand_node(entry.node, env, (key,)))
+        if key in sections
+        else entry
+        for key, entry in root.entries.items()
+    }
+    return MappingNode(root.mark, entries, has_variables=True)
 
-    What cannot be expanded stays as written, with its problem; what needs no change is shared.
+
+def expand_node(node: Node, env: Mapping[str, str], path: KeyPath) -> Node:
+    """Return the tree at `path`, expanded.
+
+    What cannot be expanded stays as written, with its problem; unchanged parts are shared.
     """
     if isinstance(node, ScalarNode):
         return _expand_scalar(node, env) if "${" in node.written else node
@@ -99,7 +114,7 @@ def expand_node(node: Node, env: Mapping[str, str], path: KeyPath) -> Node:
         return _expand_mapping(node, env, path)
     items = [expand_node(item, env, (*path, index)) for index, item in enumerate(node.items)]
     same = all(new is old for new, old in zip(items, node.items, strict=True))
-    return node if same else ListNode(node.mark, items)
+    return node if same else ListNode(node.mark, items, has_variables=True)
 
 
 def _expand_scalar(node: ScalarNode, env: Mapping[str, str]) -> ScalarNode:
@@ -116,27 +131,31 @@ def _expand_scalar(node: ScalarNode, env: Mapping[str, str]) -> ScalarNode:
 def _expand_mapping(node: MappingNode, env: Mapping[str, str], path: KeyPath) -> MappingNode:
     entries: dict[str, Entry] = {}
     for key, entry in node.entries.items():
-        value = entry.node if _is_users(path, key) else expand_node(entry.node, env, (*path, key))
-        if _is_mounts(path):
+        value = (
+            entry.node
+            if _is_extension_key(path, key)
+            else expand_node(entry.node, env, (*path, key))
+        )
+        if _is_mounts_path(path):
             key, value = _expand_key(key, value, env, entries)
         entries[key] = entry if value is entry.node else Entry(entry.key, entry.mark, value)
     same = entries == node.entries  # entries are equal if they are the same
-    return node if same else MappingNode(node.mark, entries)
+    return node if same else MappingNode(node.mark, entries, has_variables=True)
 
 
-def _is_users(path: KeyPath, key: str) -> bool:
-    """Tell whether a key of the project, a target, a component or a task is the user's own."""
+def _is_extension_key(path: KeyPath, key: str) -> bool:
+    """Return whether a key of the project, a target, a component or a task is the user's own."""
     return key.startswith("x-") and len(path) == (1 if path[:1] == ("project",) else 2)
 
 
-def _is_mounts(path: KeyPath) -> bool:
+def _is_mounts_path(path: KeyPath) -> bool:
     return len(path) == 3 and path[0] == "components" and path[2] == "mounts"
 
 
 def _expand_key(
     key: str, value: Node, env: Mapping[str, str], taken: Mapping[str, Entry]
 ) -> tuple[str, Node]:
-    """Expand a key; a problem with it goes to its value."""
+    """Return a key, expanded, and its value; a problem with the key goes to the value."""
     try:
         expanded = expand_text(key, env)
         if expanded not in taken:

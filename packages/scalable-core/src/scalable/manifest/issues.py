@@ -1,4 +1,4 @@
-"""What a problem in a manifest is, and a report of all of them."""
+"""A problem in a manifest, and a report of all of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Position", "Severity", "ValidationIssue", "ValidationReport", "one_l
 Severity = Literal["error", "warning"]
 
 
-_LONGEST = 1_000
+_MAX_LENGTH = 1_000
 
 
 def one_line(text: str) -> str:
-    r"""Make a message one line, and no longer than anybody would read.
+    r"""Return a message as one line of readable length.
 
     Examples
     --------
@@ -23,11 +23,11 @@ def one_line(text: str) -> str:
     'is wrong: see above'
     """
     line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH]}…"
 
 
 class Position(NamedTuple):
-    """Where something is written; lines and columns count from 1."""
+    """Where something is written; lines and columns are counted from 1."""
 
     file: str
     line: int
@@ -47,7 +47,7 @@ class ValidationIssue:
     code : str
         Stable: ``E_…`` for an error, ``W_…`` for a warning.
     severity : {"error", "warning"}
-        Whether the manifest can be used all the same.
+        An error makes the manifest unusable, a warning does not.
     file : str or None
         Where it is written; None for a manifest that came from Python.
     line, column : int or None
@@ -76,11 +76,11 @@ class ValidationIssue:
             if self.column is not None:
                 where += f":{self.column}"
         what = f"{self.code} {self.path}" if self.path else self.code
-        return _printable(f"{where} {what}: {self.message}".lstrip())
+        return _escape(f"{where} {what}: {self.message}".lstrip())
 
 
-def _printable(text: str) -> str:
-    """Escape what would break the line or speak to the terminal; a file name or a key may hold anything."""
+def _escape(text: str) -> str:
+    """Escape what would break the line or control the terminal; a file name or a key may contain anything."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
@@ -90,7 +90,7 @@ def _printable(text: str) -> str:
 class ValidationReport:
     """Every problem that was found, in the order of the manifest.
 
-    The sum of two reports lists a problem that both have found once.
+    The sum of two reports lists a problem that is in both only once.
 
     Examples
     --------
@@ -121,6 +121,6 @@ class ValidationReport:
 
     @classmethod
     def of(cls, issues: Iterable[ValidationIssue]) -> Self:
-        """Make a report of these, without duplicates, in the order in which they are written down."""
+        """Return a report of these, without duplicates, in the order of their positions."""
         unique = dict.fromkeys(issues)
         return cls(tuple(sorted(unique, key=lambda i: (i.line or 0, i.column or 0))))

@@ -20,14 +20,14 @@ Schema = dict[str, Any]
 
 _FREE_KEYS: Schema = {"^x-": {}}
 _VARIABLE = {"type": "string", "pattern": r"\$\{"}
-"""Where a number, a boolean or one of a few words is wanted, a ``${VAR}`` may stand for it."""
+"""A ``${VAR}`` may stand for a number, a boolean or one of a few words."""
 
 _ANNOTATIONS = ("title", "description", "default", "examples", "deprecated")
 _TEXT_CONSTRAINTS = ("pattern", "minLength", "maxLength", "format")
 
 
 def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
-    """Compose the schema of a manifest.
+    """Return the schema of a manifest.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
     Returns
     -------
     dict
-        The schema. A target is held to the options of its ``provider``; one of a provider that is not in
-        `provider_schemas` may say anything.
+        The schema. A target must match the options of its ``provider``; one whose provider is not in
+        `provider_schemas` may have any options.
 
     Examples
     --------
@@ -49,38 +49,38 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
     {'type': ['string', 'number']}
     """
     project, component, task = (
-        _of_model(model) for model in (ProjectConfig, ComponentConfig, TaskConfig)
+        _model_schema(model) for model in (ProjectConfig, ComponentConfig, TaskConfig)
     )
-    target = _target(provider_schemas)
+    target = _target_schema(provider_schemas)
     definitions = {
         "project": project,
         "component": component,
         "task": task,
         "target": target,
-        "overlay": _closed(
+        "overlay": _closed_object(
             {
-                "description": "A part of a manifest, laid over it when the selected target names it.",
+                "description": "A part of a manifest, merged into it when the selected target names it.",
                 "properties": {
                     "project": _partial(project),
-                    "targets": _named({"type": "object"}),
-                    "components": _named(_partial(component)),
-                    "tasks": _named(_partial(task)),
+                    "targets": _section_schema({"type": "object"}),
+                    "components": _section_schema(_partial(component)),
+                    "tasks": _section_schema(_partial(task)),
                 },
             }
         ),
     }
     for name in sorted(provider_schemas):
-        definitions[f"provider-{name}"] = _options(name, provider_schemas[name], target)
+        definitions[f"provider-{name}"] = _options_schema(name, provider_schemas[name], target)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Scalable manifest, version 1",
-        **_closed(
+        **_closed_object(
             {
                 "properties": {
                     "version": {"const": 1, "description": "The version of the manifest's format."},
                     "project": {"$ref": "#/$defs/project"},
                     **{
-                        section: _named({"$ref": f"#/$defs/{section.removesuffix('s')}"})
+                        section: _section_schema({"$ref": f"#/$defs/{section.removesuffix('s')}"})
                         for section in ("targets", "components", "tasks", "overlays")
                     },
                 },
@@ -91,8 +91,8 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
     }
 
 
-def _closed(schema: Schema) -> Schema:
-    """Make an object schema that knows all of its keys, those that begin with ``x-`` apart."""
+def _closed_object(schema: Schema) -> Schema:
+    """Return an object schema that allows only its own keys and those that begin with ``x-``."""
     return {
         "type": "object",
         **schema,
@@ -101,8 +101,8 @@ def _closed(schema: Schema) -> Schema:
     }
 
 
-def _named(entry: Schema) -> Schema:
-    """Make the schema of a section: entries by name; or nothing yet."""
+def _section_schema(entry: Schema) -> Schema:
+    """Return the schema of a section: entries by name, or null."""
     return {
         "type": ["object", "null"],
         "propertyNames": {"pattern": NAME_PATTERN},
@@ -110,8 +110,8 @@ def _named(entry: Schema) -> Schema:
     }
 
 
-def _of_model(model: type[FrozenModel]) -> Schema:
-    """Give the schema of what a manifest says under a name."""
+def _model_schema(model: type[FrozenModel]) -> Schema:
+    """Return the schema of an entry of a section."""
     schema = as_written(model.model_json_schema())
     if model is not ProjectConfig:
         schema["properties"].pop("name")
@@ -123,9 +123,9 @@ def _partial(schema: Schema) -> Schema:
     return {key: value for key, value in schema.items() if key != "required"}
 
 
-def _target(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
-    """Make the schema of a target, which its provider decides."""
-    schema = _of_model(TargetConfig)
+def _target_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
+    """Return the schema of a target, which depends on its provider."""
+    schema = _model_schema(TargetConfig)
     known = {key: schema["properties"][key] for key in ("provider", "overlay")}
     known["provider"]["examples"] = sorted(provider_schemas)
     target = {
@@ -144,13 +144,13 @@ def _target(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
     return {**target, "allOf": by_provider} if by_provider else target
 
 
-def _options(name: str, schema: Mapping[str, Any], target: Schema) -> Schema:
-    """Make the schema of a whole target out of that of a provider's options."""
+def _options_schema(name: str, schema: Mapping[str, Any], target: Schema) -> Schema:
+    """Return the schema of a whole target from that of its provider's options."""
     options = dict(schema)
     if "$ref" in options:  # how pydantic writes a model that contains itself
         referred = options["$defs"][options["$ref"].rpartition("/")[2]]
         options = {**referred, "$defs": options["$defs"]}
-    moved = as_written(_with_moved_references(options, f"#/$defs/{_pointer(name)}"))
+    moved = as_written(_relocate_references(options, f"#/$defs/{_pointer(name)}"))
     return {
         **moved,
         "properties": {**target["properties"], **moved.get("properties", {})},
@@ -159,25 +159,24 @@ def _options(name: str, schema: Mapping[str, Any], target: Schema) -> Schema:
 
 
 def _pointer(name: str) -> str:
-    """Write the definition of a provider as a part of a JSON pointer (RFC 6901)."""
+    """Return the definition of a provider as a part of a JSON pointer (RFC 6901)."""
     return f"provider-{name}".replace("~", "~0").replace("/", "~1")
 
 
-def _with_moved_references(schema: Any, to: str) -> Any:
+def _relocate_references(schema: Any, to: str) -> Any:
     if isinstance(schema, Mapping):
-        return {key: _with_moved_references(value, to) for key, value in schema.items()}
+        return {key: _relocate_references(value, to) for key, value in schema.items()}
     if isinstance(schema, list):
-        return [_with_moved_references(item, to) for item in schema]
+        return [_relocate_references(item, to) for item in schema]
     if isinstance(schema, str) and schema.startswith("#/$defs/"):
         return to + schema.removeprefix("#")
     return schema
 
 
 def as_written(schema: Mapping[str, Any]) -> Schema:
-    r"""Turn the schema of a model into that of what may be written for it.
+    r"""Return the schema of what a manifest may have for a model, from the model's own.
 
-    Keys that begin with ``x-`` are free, a number may stand where text is wanted, and a ``${VAR}`` where anything is
-    wanted that has a form.
+    Keys that begin with ``x-`` are free, a number may stand for text, and a ``${VAR}`` for anything but free text.
 
     Examples
     --------
@@ -198,7 +197,7 @@ def as_written(schema: Mapping[str, Any]) -> Schema:
         written["anyOf"] = _alternatives(written["anyOf"])
     if "properties" in written and written.get("additionalProperties") is False:
         written["patternProperties"] = {**written.get("patternProperties", {}), **_FREE_KEYS}
-    if _has_form(written):
+    if _is_constrained(written):
         about = {key: written.pop(key) for key in _ANNOTATIONS if key in written}
         return {**about, "anyOf": [written, _VARIABLE]}
     if written.get("type") == "string":
@@ -207,7 +206,7 @@ def as_written(schema: Mapping[str, Any]) -> Schema:
 
 
 def _alternatives(schemas: list[Schema]) -> list[Schema]:
-    """Write out each of these, and the variable that may stand for some of them once."""
+    """Return each of these as written, with the variable that may stand for some of them only once."""
     alternatives: list[Schema] = []
     for schema in map(as_written, schemas):
         inner = schema["anyOf"] if [*schema] == ["anyOf"] else [schema]
@@ -215,8 +214,8 @@ def _alternatives(schemas: list[Schema]) -> list[Schema]:
     return alternatives
 
 
-def _has_form(schema: Schema) -> bool:
-    """Tell whether a schema is of one value that is not just any text."""
+def _is_constrained(schema: Schema) -> bool:
+    """Return whether a schema is of a single value other than free text."""
     if "enum" in schema or "const" in schema:
         return True
     if schema.get("type") == "string":

@@ -1,4 +1,4 @@
-"""The lock: one hash for what a manifest says, whatever its layout, comments and key order."""
+"""The lock: one hash for the content of a manifest, whatever its layout, comments and key order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["canonical_json", "manifest_lock"]
 
 
 def canonical_json(raw: Mapping[str, Any]) -> str:
-    """Write a merged, unexpanded document so that equal documents are equal texts.
+    """Return a merged, unexpanded document as JSON, the same text for equal documents.
 
     Examples
     --------
@@ -24,7 +24,7 @@ def canonical_json(raw: Mapping[str, Any]) -> str:
 
 
 def manifest_lock(raw: Mapping[str, Any]) -> str:
-    """Hash a merged, unexpanded document: the SHA-256 of its canonical JSON, in hex.
+    """Return the SHA-256 of the canonical JSON of a merged, unexpanded document, in hex.
 
     Examples
     --------

@@ -1,10 +1,10 @@
-"""A ``scalable.yaml`` to a `ManifestModel`, or every problem in it at once.
+"""A ``scalable.yaml`` → a `ManifestModel`, or every problem in it at once.
 
-The order: read, select the target, lay its overlay over the document, expand the environment, check each part.
+The order: read, select the target, merge its overlay, expand the environment, check each part.
 
 A variable that is not set is an error where the selected target needs it: in ``project``, ``components``, ``tasks`` and
 in that target. In another target it is a warning, and the text stays as written. In ``overlays`` and under ``x-`` keys
-nothing is expanded; what an overlay says is expanded where it was merged to.
+nothing is expanded; the content of an overlay is expanded once it is merged.
 """
 
 from __future__ import annotations
@@ -14,27 +14,25 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from scalable.manifest.data import read_data
-from scalable.manifest.environment import expand_node, variables_in
+from scalable.manifest.document.data import read_data
+from scalable.manifest.document.limits import MAX_BYTES
+from scalable.manifest.document.nodes import ReadResult, to_data
+from scalable.manifest.document.place import Place, Source
+from scalable.manifest.document.reader import read_text
+from scalable.manifest.environment import expand_sections, variables_in
 from scalable.manifest.errors import ManifestParseError, ManifestSchemaError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
-from scalable.manifest.limits import MAX_BYTES
 from scalable.manifest.lock import canonical_json
-from scalable.manifest.nodes import Entry, MappingNode, Reading, child, to_data
-from scalable.manifest.overlays import merge
-from scalable.manifest.reader import read_text
+from scalable.manifest.overlays import MERGED_SECTIONS, merge_overlay
 from scalable.manifest.references import References, find_dangling
 from scalable.manifest.schema import ManifestModel
-from scalable.manifest.sections import MERGED_SECTIONS, check_sections
+from scalable.manifest.sections import check_sections
 from scalable.manifest.selection import ChooseTarget, select
-from scalable.manifest.sourcemap import SourceMap
 
 __all__ = ["CheckTargets", "load_manifest", "parse_manifest"]
 
-CheckTargets: TypeAlias = Callable[
-    [Mapping[str, Mapping[str, Any]], SourceMap, str | None], Iterable[ValidationIssue]
-]
-"""Finds problems of targets, given what each of them says, the document, and which of them is meant."""
+CheckTargets: TypeAlias = Callable[[Place, str | None], Iterable[ValidationIssue]]
+"""Finds problems of targets, given the place of the section and the name of the selected target."""
 
 
 def load_manifest(
@@ -45,7 +43,7 @@ def load_manifest(
     overlay_name: str | None = None,
     check_targets: CheckTargets | None = None,
 ) -> ManifestModel:
-    """Read a manifest from a file.
+    """Return the manifest in a file.
 
     Parameters
     ----------
@@ -54,22 +52,22 @@ def load_manifest(
     env : mapping, optional
         Where ``${VAR}`` is looked up; by default the environment of the process.
     target_name : str or callable, optional
-        The target that is meant, or what chooses it; its overlay is merged.
+        The target to select, or a function that chooses it; its overlay is merged.
     overlay_name : str, optional
         The overlay to merge instead of the target's own.
     check_targets : callable, optional
-        Who else has a say on the targets of a manifest that cannot be used, so that one run shows everything.
+        Finds more problems of the targets if the manifest cannot be used, so that one run shows everything.
 
     Raises
     ------
     ManifestParseError
         There is no such file, or it is not YAML that can be read.
     ManifestSchemaError
-        It says something that is not allowed. Either error lists every problem that was found.
+        Its content is not valid. Either error lists every problem that was found.
     """
     file = os.fspath(path)
-    reading = read_text(_content(file), file)
-    return _parsed(reading, file, env, target_name, overlay_name, check_targets)
+    reading = read_text(_read_file(file), file)
+    return _build_manifest(reading, file, env, target_name, overlay_name, check_targets)
 
 
 def parse_manifest(
@@ -80,14 +78,14 @@ def parse_manifest(
     overlay_name: str | None = None,
     source: str | None = None,
 ) -> ManifestModel:
-    """Make a manifest of text, or of data that was loaded from text; else as `load_manifest`.
+    """Return the manifest in a text, or in data that was loaded from text; otherwise as `load_manifest`.
 
     Parameters
     ----------
     document : str, bytes or mapping
         YAML, or mappings, lists and scalars.
     source : str, optional
-        What positions call the document; by default ``<manifest>`` for text.
+        Name of the document in positions; by default ``<manifest>`` for text.
 
     Examples
     --------
@@ -108,10 +106,10 @@ def parse_manifest(
         reading = read_text(document, source)
     else:
         reading = read_data(document)
-    return _parsed(reading, source, env, target_name, overlay_name)
+    return _build_manifest(reading, source, env, target_name, overlay_name)
 
 
-def _content(file: str) -> bytes:
+def _read_file(file: str) -> bytes:
     try:
         with Path(file).open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
@@ -122,12 +120,12 @@ def _content(file: str) -> bytes:
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
     except ValueError as error:  # a NUL in the name
-        problem = f"is no name of a file: {error}"
+        problem = f"is not a valid file name: {error}"
     raise ManifestParseError([ValidationIssue("", problem, "E_FILE", file=file)])
 
 
-def _parsed(
-    reading: Reading,
+def _build_manifest(
+    reading: ReadResult,
     file: str | None,
     env: Mapping[str, str] | None,
     target_name: str | ChooseTarget | None,
@@ -137,50 +135,34 @@ def _parsed(
     if reading.root is None:
         raise ManifestParseError(reading.issues)
     env = os.environ if env is None else env
-    selection = select(SourceMap(reading.root, file), target_name, overlay_name, env)
-    merged = _merged(reading.root, selection.overlay)
+    written = Place.of_document(reading.root, Source(file))
+    selection = select(written, target_name, overlay_name, env)
+    merged = merge_overlay(reading.root, selection.overlay)
     raw = to_data(merged)
-    expanded, variables = _expanded(merged, raw, env)
-    source = SourceMap(expanded, file, variables)
-    sections, issues = check_sections(source, selection)
-    # What the reader could not make sense of needs no second complaint.
-    told = {issue.path for issue in reading.issues}
-    issues = [issue for issue in issues if issue.path not in told]
+    variables = _used_variables(raw, env)
+    expanded = expand_sections(merged, MERGED_SECTIONS, variables)
+    document = Place.of_document(expanded, Source(file, variables))
+    sections, issues = check_sections(document, selection)
+    # What the reader has reported is not reported again.
+    reported = {issue.path for issue in reading.issues}
+    issues = [issue for issue in issues if issue.path not in reported]
     if selection.issue:
         issues.append(selection.issue)
     report = ValidationReport.of([*reading.issues, *issues])
     if not report.ok:
-        # Also what refers to nothing, so that one run shows everything.
-        names = References.of_document(to_data(expanded))
-        more = [*find_dangling(names, source)]
+        # Dangling references too, so that one run shows everything.
+        more = [*find_dangling(References.of_document(to_data(expanded)), document)]
         if check_targets is not None:
-            more += check_targets(names.targets, source, selection.target)
+            more += check_targets(document.child("targets"), selection.target)
         errors = (report + ValidationReport.of(more)).errors
         raise ManifestParseError(errors) if reading.issues else ManifestSchemaError(errors)
     manifest = ManifestModel(**sections, raw=raw, source=file, selected_target=selection.target)
-    manifest._source_map = source
+    manifest._document = document
     manifest._warnings = report.warnings
     return manifest
 
 
-def _merged(root: MappingNode, overlay_name: str | None) -> MappingNode:
-    overlay = child(child(root, "overlays"), overlay_name) if overlay_name is not None else None
-    if not isinstance(overlay, MappingNode):
-        return root
-    known = {key: entry for key, entry in overlay.entries.items() if key in MERGED_SECTIONS}
-    return merge(root, MappingNode(overlay.mark, known))
-
-
-def _expanded(
-    root: MappingNode, raw: Mapping[str, Any], env: Mapping[str, str]
-) -> tuple[MappingNode, dict[str, str]]:
-    """Expand the sections that a run reads; give the variables of the document, too."""
+def _used_variables(raw: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a document uses and that are set."""
     names = variables_in(canonical_json(raw))
-    variables = {name: env[name] for name in sorted(names) if name in env}
-    entries = {
-        key: Entry(entry.key, entry.mark, expand_node(entry.node, variables, (key,)))
-        if key in MERGED_SECTIONS
-        else entry
-        for key, entry in root.entries.items()
-    }
-    return MappingNode(root.mark, entries), variables
+    return {name: env[name] for name in sorted(names) if name in env}

@@ -1,4 +1,4 @@
-"""What one part of a manifest calls another: names that have to exist."""
+"""References between the parts of a manifest: names that have to exist."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from scalable.errors import did_you_mean
+from scalable.manifest.document.place import Place
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.paths import KeyPath
 from scalable.manifest.schema import ManifestModel
-from scalable.manifest.sourcemap import SourceMap
+from scalable.manifest.selection import unknown_overlay
 
-__all__ = ["References", "find_dangling", "find_unknown_tags", "unknown_overlay"]
+__all__ = ["References", "find_dangling", "find_unknown_tags"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,11 +24,11 @@ class References:
     components : collection of str
         The components.
     overlays : mapping of str to collection of str
-        The overlays, each with the components that it speaks of.
+        The overlays, each with its components.
     task_components : mapping of str to str
         The component of each task.
     targets : mapping of str to mapping
-        What each target says.
+        The content of each target.
     """
 
     components: Collection[str]
@@ -38,7 +38,7 @@ class References:
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Self:
-        """Take what can be taken from a document that may be wrong."""
+        """Return the names of a document that may be invalid, as far as they can be read."""
         return cls(
             components=_mapping(document.get("components")),
             overlays={
@@ -55,7 +55,7 @@ class References:
 
     @classmethod
     def of_manifest(cls, manifest: ManifestModel) -> Self:
-        """Take them from a manifest."""
+        """Return the names of a manifest."""
         return cls(
             components=manifest.components,
             overlays={
@@ -69,7 +69,7 @@ class References:
         )
 
     def components_of(self, target: str) -> Collection[str]:
-        """Name the components that a target may speak of."""
+        """Return the components that a target may refer to."""
         overlay = self.targets[target].get("overlay")
         if not isinstance(overlay, str):
             return self.components
@@ -85,45 +85,43 @@ def _mappings(section: object) -> dict[str, Mapping[str, Any]]:
     return {key: body for key, body in _mapping(section).items() if isinstance(body, Mapping)}
 
 
-def unknown_overlay(name: str, known: Collection[str]) -> str:
-    """Say that there is no such overlay."""
-    listed = ", ".join(known) or "none"
-    return f"there is no overlay {name!r}{did_you_mean(name, known)}; the overlays are: {listed}"
-
-
-def find_dangling(names: References, source: SourceMap) -> Iterator[ValidationIssue]:
-    """Find every name that refers to nothing."""
+def find_dangling(names: References, document: Place) -> Iterator[ValidationIssue]:
+    """Yield an issue for every name that does not exist."""
     hint = _Hints()
     for task, component in names.task_components.items():
-        at: KeyPath = ("tasks", task, "component")
-        if component not in names.components and not _is_unexpanded(at, source):
+        if component in names.components:
+            continue
+        place = document.at(("tasks", task, "component"))
+        if not _is_unexpanded(place):
             near = hint(component, names.components)
-            message = f"there is no component {_written(component, at, source)!r}{near}"
-            yield source.issue(at, "E_UNKNOWN_COMPONENT", message)
+            message = f"there is no component {_written(component, place)!r}{near}"
+            yield place.issue("E_UNKNOWN_COMPONENT", message)
     for target, options in names.targets.items():
-        overlay, at = options.get("overlay"), ("targets", target, "overlay")
-        is_known = not isinstance(overlay, str) or overlay in names.overlays
-        if not is_known and not _is_unexpanded(at, source):
-            message = unknown_overlay(_written(overlay, at, source), names.overlays)
-            yield source.issue(at, "E_UNKNOWN_OVERLAY", message)
-        yield from find_unknown_tags(target, _mapping(options.get("workers")), names, source)
+        place = document.at(("targets", target))
+        overlay = options.get("overlay")
+        if isinstance(overlay, str) and overlay not in names.overlays:
+            at = place.child("overlay")
+            if not _is_unexpanded(at):
+                message = unknown_overlay(_written(overlay, at), names.overlays)
+                yield at.issue("E_UNKNOWN_OVERLAY", message)
+        yield from find_unknown_tags(target, _mapping(options.get("workers")), names, place)
 
 
 def find_unknown_tags(
-    target: str, tags: Iterable[str], names: References, source: SourceMap
+    target: str, tags: Iterable[str], names: References, place: Place
 ) -> Iterator[ValidationIssue]:
-    """Find tags in the `workers` of one target that are no component's."""
+    """Yield an issue for every tag in the `workers` of the target at `place` that is not a component."""
     hint = _Hints()
     components = names.components_of(target)
     for tag in tags:
         if tag not in components:
             near = hint(tag, components)
             message = f"there is no component {tag!r}{near}; its name is the tag of a group"
-            yield source.issue(("targets", target, "workers", tag), "E_UNKNOWN_TAG", message)
+            yield place.at(("workers", tag)).issue("E_UNKNOWN_TAG", message)
 
 
 class _Hints:
-    """Makes a "did you mean" for the first names only: each is compared with all there are, maybe thousands."""
+    """A "did you mean" for the first names only, because each is compared with all names, maybe thousands."""
 
     most = 10
 
@@ -136,11 +134,9 @@ class _Hints:
         return self._made.get(name, "")
 
 
-def _is_unexpanded(path: KeyPath, source: SourceMap) -> bool:
-    scalar = source.scalar(path)
-    return scalar is not None and scalar.problem is not None
+def _is_unexpanded(place: Place) -> bool:
+    return place.scalar is not None and place.scalar.problem is not None
 
 
-def _written(name: object, path: KeyPath, source: SourceMap) -> str:
-    scalar = source.scalar(path)
-    return scalar.written if scalar else str(name)
+def _written(name: str, place: Place) -> str:
+    return place.scalar.written if place.scalar else name

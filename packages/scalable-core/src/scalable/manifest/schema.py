@@ -1,7 +1,7 @@
 """The models of a manifest: what `load_manifest` returns.
 
-All are frozen. ``model_fields_set`` says what the manifest gave explicitly; ``repr`` shows ``${VAR}`` as written,
-while the attributes hold what the environment made of it.
+All are frozen. ``model_fields_set`` has what the manifest gives explicitly; ``repr`` shows ``${VAR}`` as written,
+while the attributes hold the expanded values.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from scalable.manifest.document.paths import KeyPath
+from scalable.manifest.document.place import Place
 from scalable.manifest.issues import Position, Severity, ValidationIssue
-from scalable.manifest.paths import KeyPath
-from scalable.manifest.sourcemap import SourceMap
 from scalable.manifest.units import Memory
 
 __all__ = [
     "NAME_PATTERN",
+    "NAME_RULE",
     "ComponentConfig",
     "FrozenModel",
     "ManifestModel",
@@ -37,7 +38,9 @@ __all__ = [
 ]
 
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,39}$"
-"""Names of components, targets, tasks and overlays: what is a word to every backend."""
+"""Names of components, targets, tasks and overlays: valid in every backend."""
+
+NAME_RULE = "a name begins with a letter and holds only letters, digits, _ and -, 40 at most"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
@@ -46,7 +49,7 @@ EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 class FrozenModel(BaseModel):
     """Base of the manifest's models, and a good base for the options of a provider.
 
-    Unknown keys are errors, and ``repr`` shows what was written instead of what the environment made of it.
+    Unknown keys are errors, and ``repr`` shows what was written instead of the expanded value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -60,23 +63,23 @@ class FrozenModel(BaseModel):
                 yield name, written.get(key, getattr(self, name))
 
     def written_keys(self) -> Iterator[tuple[str, str]]:
-        """Give each field that was set explicitly, with the key that a manifest has for it."""
+        """Yield each field that was set explicitly, with its key in a manifest."""
         for name, field in type(self).model_fields.items():
             if name in self.model_fields_set:
                 alias = field.validation_alias
                 yield name, alias if isinstance(alias, str) else name
 
     def show_as(self, written: Mapping[str, Any]) -> None:
-        """Let ``repr`` show these in place of the values of the fields."""
+        """Set what ``repr`` shows in place of the values of the fields."""
         self._written = written
 
     def __eq__(self, other: object) -> bool:
-        # How a value was written, and where, is no part of what it says.
+        # How a value was written, and where, is not part of its value.
         return type(other) is type(self) and self.__dict__ == other.__dict__
 
 
-def _not_kept(value: object) -> object:
-    """Refuse what would need results to be kept; null, false and empty ask for nothing."""
+def _refuse_keeping(value: object) -> object:
+    """Refuse options that would need results to be kept; null, false and empty do not."""
     if value:
         raise PydanticCustomError(
             "E_NOT_SUPPORTED", "is not supported: this version does not keep results; remove it"
@@ -84,11 +87,11 @@ def _not_kept(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-_NotKept = BeforeValidator(_not_kept)
+_NotSupported = BeforeValidator(_refuse_keeping)
 
 
-def _labels(value: object) -> object:
-    """Turn a list of labels into labels without a value."""
+def _labels_from_list(value: object) -> object:
+    """Return a list of labels as labels without a value."""
     if not isinstance(value, (list, tuple)):
         return value
     if all(isinstance(label, str) for label in value):
@@ -98,7 +101,7 @@ def _labels(value: object) -> object:
 
 Labels = Annotated[
     Mapping[str, str],
-    BeforeValidator(_labels),
+    BeforeValidator(_labels_from_list),
     WithJsonSchema(
         {
             "anyOf": [
@@ -111,23 +114,23 @@ Labels = Annotated[
 """Labels with their values; a list is labels without a value."""
 
 
-def _absolute(path: str) -> str:
+def _require_absolute(path: str) -> str:
     if not path.startswith("/"):
         raise ValueError("must be an absolute path inside the container, such as /data")
     return path
 
 
-ContainerPath = Annotated[str, AfterValidator(_absolute)]
+ContainerPath = Annotated[str, AfterValidator(_require_absolute)]
 
 
 class ProjectConfig(FrozenModel):
-    """What the manifest is about."""
+    """The project of a manifest."""
 
     name: str = Field(min_length=1, description="The project's name, for people.")
-    default_storage: Annotated[str | None, _NotKept, WithJsonSchema({"type": "null"})] = Field(
+    default_storage: Annotated[str | None, _NotSupported, WithJsonSchema({"type": "null"})] = Field(
         default=None, description="Where results would be kept. Not supported in this version."
     )
-    local_cache: Annotated[str | None, _NotKept, WithJsonSchema({"type": "null"})] = Field(
+    local_cache: Annotated[str | None, _NotSupported, WithJsonSchema({"type": "null"})] = Field(
         default=None,
         description="Where results would be kept on this machine. Not supported in this version.",
     )
@@ -148,7 +151,7 @@ class TargetConfig(FrozenModel):
         description="The overlay that is laid over the manifest when this target is selected.",
     )
     options: Mapping[str, Any] = Field(
-        default_factory=dict, description="What else the target says, for its provider to check."
+        default_factory=dict, description="The options of its provider, which checks them."
     )
 
 
@@ -190,12 +193,12 @@ class TaskConfig(FrozenModel):
 
     name: Name
     component: str = Field(description="The component that runs it.")
-    cache: Annotated[bool, _NotKept, WithJsonSchema({"const": False})] = Field(
+    cache: Annotated[bool, _NotSupported, WithJsonSchema({"const": False})] = Field(
         default=False,
         description="Whether results are kept. true is not supported in this version.",
     )
     outputs: Annotated[
-        tuple[str, ...], _NotKept, WithJsonSchema({"type": "array", "maxItems": 0})
+        tuple[str, ...], _NotSupported, WithJsonSchema({"type": "array", "maxItems": 0})
     ] = Field(
         default=(), description="What results would be kept of. Not supported in this version."
     )
@@ -217,32 +220,31 @@ class ManifestModel(FrozenModel):
     source: str | None = None
     selected_target: str | None = None
 
-    _source_map: SourceMap = PrivateAttr(default_factory=SourceMap)
+    _document: Place = PrivateAttr(default_factory=Place)
     _warnings: tuple[ValidationIssue, ...] = PrivateAttr(default=())
 
-    @property
-    def source_map(self) -> SourceMap:
-        """Where each part is written, and how; what `check_model` wants to know."""
-        return self._source_map
+    def place(self, path: str | KeyPath) -> Place:
+        """Return the place of ``targets.hpc``: what is written there and where, which `check_model` takes."""
+        return self._document.at(path)
 
     @property
     def warnings(self) -> tuple[ValidationIssue, ...]:
-        """What the parser noticed and could do with; `validate_manifest` reports it too."""
+        """Problems that did not stop the parser; `validate_manifest` reports them too."""
         return self._warnings
 
     def position(self, path: str | KeyPath) -> Position | None:
-        """Say where ``targets.hpc.walltime`` is written; of a missing key, what is nearest around it.
+        """Return where ``targets.hpc.walltime`` is written; for a missing key, where its parent is.
 
         None for a manifest that came from Python.
         """
-        return self._source_map.position(path)
+        return self.place(path).position
 
     def issue(
         self, path: str | KeyPath, code: str, message: str, severity: Severity = "error"
     ) -> ValidationIssue:
-        """Make an issue about a place in this manifest, with its position."""
-        return self._source_map.issue(path, code, message, severity)
+        """Return an issue about a place in this manifest, with its position."""
+        return self.place(path).issue(code, message, severity)
 
     def redact(self, text: str) -> str:
-        """Put ``${VAR}`` back wherever a text shows the value of a variable."""
-        return self._source_map.redact(text)
+        """Return a text with ``${VAR}`` wherever it shows the value of a variable."""
+        return self._document.source.redact(text)

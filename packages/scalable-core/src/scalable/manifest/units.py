@@ -1,7 +1,7 @@
 """Amounts of memory and time, as a manifest writes them.
 
 `Memory` and `Duration` are the annotated types for fields of models, the options of providers included: the field is
-an ``int`` of bytes or seconds, whatever the manifest says.
+an ``int`` of bytes or seconds, however the manifest writes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = [
     "parse_memory",
 ]
 
-_MOST = 2**63 - 1
+_MAX_INT64 = 2**63 - 1
 
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15, "e": 10**18}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "pi": 2**50, "ei": 2**60}
@@ -39,18 +39,18 @@ _DURATION_PATTERN = (
     r"|(?=[0-9])([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?)$"
 )
 _CLOCK = re.compile(r"(?:([0-9]{1,9})-)?([0-9]{1,9}):([0-5][0-9]):([0-5][0-9])", re.ASCII)
-_SPELLED = re.compile(
+_WITH_UNITS = re.compile(
     r"(?=[0-9])(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?", re.ASCII
 )
 _BAD_DURATION = "must be a duration: HH:MM:SS, D-HH:MM:SS, 90m, 2h, or a number of seconds"
 
 
-def _whole(value: object) -> int | None:
+def _as_int(value: object) -> int | None:
     return None if isinstance(value, bool) or not isinstance(value, int) else value
 
 
 def parse_memory(text: str | int) -> int:
-    """Read an amount of memory.
+    """Return an amount of memory in bytes.
 
     Parameters
     ----------
@@ -65,26 +65,26 @@ def parse_memory(text: str | int) -> int:
     Raises
     ------
     ValueError
-        It is no amount of memory, or zero, or above 2⁶³ - 1. The message does not quote it.
+        It is not an amount of memory, or zero, or above 2⁶³ - 1. The message does not quote it.
 
     Examples
     --------
     >>> parse_memory("8G"), parse_memory("8Gi"), parse_memory("1.5 GB"), parse_memory(512)
     (8000000000, 8589934592, 1500000000, 512)
     """
-    amount = _whole(text)
+    amount = _as_int(text)
     if amount is None:
         match = _MEMORY.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(_BAD_MEMORY)
         amount = ceil(Fraction(match[1]) * _FACTORS[match[2].lower()])
-    if not 0 < amount <= _MOST:
+    if not 0 < amount <= _MAX_INT64:
         raise ValueError("must be more than 0 and less than 8Ei of memory")
     return amount
 
 
 def format_memory(size: int) -> str:
-    """Write bytes as briefly as is exact.
+    """Return bytes as the shortest exact text.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def format_memory(size: int) -> str:
 
 
 def parse_duration(text: str | int) -> int:
-    """Read a span of time.
+    """Return a span of time in seconds.
 
     Parameters
     ----------
@@ -116,22 +116,22 @@ def parse_duration(text: str | int) -> int:
     Raises
     ------
     ValueError
-        It is no duration, or above 2⁶³ - 1. The message does not quote it.
+        It is not a duration, or above 2⁶³ - 1. The message does not quote it.
 
     Examples
     --------
     >>> parse_duration("02:00:00"), parse_duration("1-12:00:00"), parse_duration("90m"), parse_duration(30)
     (7200, 129600, 5400, 30)
     """
-    seconds = _whole(text)
+    seconds = _as_int(text)
     if seconds is None and isinstance(text, str):
-        seconds = _duration_of_text(text)
-    if seconds is None or not 0 <= seconds <= _MOST:
+        seconds = _parse_duration_text(text)
+    if seconds is None or not 0 <= seconds <= _MAX_INT64:
         raise ValueError(_BAD_DURATION)
     return seconds
 
 
-def _duration_of_text(text: str) -> int | None:
+def _parse_duration_text(text: str) -> int | None:
     if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
         return int(text)
     if clock := _CLOCK.fullmatch(text):
@@ -139,14 +139,14 @@ def _duration_of_text(text: str) -> int | None:
         if clock[1] and hours > 23:
             return None
         return days * 86_400 + hours * 3_600 + minutes * 60 + seconds
-    if spelled := _SPELLED.fullmatch(text):
-        counts = (int(part or 0) for part in spelled.groups())
+    if with_units := _WITH_UNITS.fullmatch(text):
+        counts = (int(part or 0) for part in with_units.groups())
         return sum(n * unit for n, unit in zip(counts, _SECONDS.values(), strict=True))
     return None
 
 
 def format_duration(seconds: int) -> str:
-    """Write seconds as ``HH:MM:SS``, from one day on as ``D-HH:MM:SS``.
+    """Return seconds as ``HH:MM:SS``, from one day on as ``D-HH:MM:SS``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Whether the parts of a manifest fit together, and whether its providers are there."""
+"""Whether the parts of a manifest fit together, and whether its providers are installed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Position", "Severity", "ValidationIssue", "ValidationReport", "validate_manifest"]
 
-_SMALLEST_MEMORY = 2**20
+_MIN_MEMORY = 2**20
 
 
 def validate_manifest(
     manifest: ManifestModel, *, known_providers: Collection[str] | None = None
 ) -> ValidationReport:
-    """Find every problem that lies between the parts of a manifest.
+    """Return every problem between the parts of a manifest.
 
-    What a provider thinks of its options is the provider's to say.
+    Options of a target are checked by its provider.
 
     Parameters
     ----------
@@ -34,15 +34,15 @@ def validate_manifest(
     return ValidationReport.of(
         [
             *manifest.warnings,
-            *_nothing_to_run(manifest),
-            *_hardly_any_memory(manifest),
-            *find_dangling(References.of_manifest(manifest), manifest.source_map),
-            *_missing_providers(manifest, known_providers),
+            *_find_empty_sections(manifest),
+            *_find_tiny_memory(manifest),
+            *find_dangling(References.of_manifest(manifest), manifest.place(())),
+            *_find_missing_providers(manifest, known_providers),
         ]
     )
 
 
-def _nothing_to_run(manifest: ManifestModel) -> Iterator[ValidationIssue]:
+def _find_empty_sections(manifest: ManifestModel) -> Iterator[ValidationIssue]:
     if not manifest.targets:
         message = "there is no target; a manifest needs one, such as `local: {provider: local}`"
         yield manifest.issue(("targets",), "E_NO_TARGET", message)
@@ -51,15 +51,15 @@ def _nothing_to_run(manifest: ManifestModel) -> Iterator[ValidationIssue]:
         yield manifest.issue(("components",), "E_NO_COMPONENT", message)
 
 
-def _hardly_any_memory(manifest: ManifestModel) -> Iterator[ValidationIssue]:
+def _find_tiny_memory(manifest: ManifestModel) -> Iterator[ValidationIssue]:
     for name, component in manifest.components.items():
-        if component.memory is not None and component.memory < _SMALLEST_MEMORY:
-            message = "is less than a worker can live with: a number is bytes, 8G is 8·10⁹ bytes"
+        if component.memory is not None and component.memory < _MIN_MEMORY:
+            message = "is too little for a worker: a number is bytes, 8G is 8·10⁹ bytes"
             path = ("components", name, "memory")
             yield manifest.issue(path, "W_TINY_MEMORY", message, "warning")
 
 
-def _missing_providers(
+def _find_missing_providers(
     manifest: ManifestModel, known: Collection[str] | None
 ) -> Iterator[ValidationIssue]:
     # Here, because looking for installed distributions takes tens of milliseconds.
@@ -69,11 +69,10 @@ def _missing_providers(
     for name, target in manifest.targets.items():
         if target.provider.strip().lower() in installed:
             continue
-        at = ("targets", name, "provider")
-        scalar = manifest.source_map.scalar(at)
-        written = scalar.written if scalar else target.provider
+        place = manifest.place(("targets", name, "provider"))
+        written = place.scalar.written if place.scalar else target.provider
         message = str(UnknownProviderError(written, installed, install_hint(target.provider)))
         if name == manifest.selected_target:
-            yield manifest.issue(at, "E_UNKNOWN_PROVIDER", message)
+            yield place.issue("E_UNKNOWN_PROVIDER", message)
         else:
-            yield manifest.issue(at, "W_UNKNOWN_PROVIDER", message, "warning")
+            yield place.issue("W_UNKNOWN_PROVIDER", message, "warning")

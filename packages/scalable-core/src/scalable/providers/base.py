@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
     from scalable.cluster.port import Leftover
     from scalable.costing import CostEstimate
-    from scalable.manifest.issues import Severity, ValidationIssue
+    from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
     from scalable.manifest.schema import ComponentConfig, ManifestModel, TargetConfig, TaskConfig
-    from scalable.manifest.validate import ValidationReport
 
 __all__ = [
     "API_VERSION",

@@ -46,9 +46,9 @@ from scalable.errors import (
     ValidationFailedError,
 )
 from scalable.manifest.checking import check_model
+from scalable.manifest.document.place import Place
 from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
-from scalable.manifest.sourcemap import SourceMap
 from scalable.planning import check_counts, component_request, scale_plan
 from scalable.providers.base import (
     CheckResult,
@@ -74,6 +74,9 @@ __all__ = [
     "find_name_clashes",
     "no_effect_warnings",
 ]
+
+_CORE_KEYS = frozenset({"provider", "overlay"})
+"""The keys of a target that are not its provider's."""
 
 OptionsT = TypeVar("OptionsT", bound=TargetOptions)
 T = TypeVar("T")
@@ -198,8 +201,8 @@ class BaseProvider(ABC, Generic[OptionsT]):
         """Build the cluster of a valid `spec`; if this raises, everything that it had created has been removed."""
 
     def _read_options(self, spec: DeploymentSpec) -> tuple[OptionsT | None, list[ValidationIssue]]:
-        at = ("targets", spec.target_name)
-        return check_model(self.options_model, spec.target.options, at, spec.manifest.source_map)
+        place = spec.manifest.place(("targets", spec.target_name))
+        return check_model(self.options_model, spec.target.options, place)
 
     def _check_limits(
         self, spec: DeploymentSpec, options: TargetOptions
@@ -252,23 +255,19 @@ def cluster_handle(
     return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks), metadata or {})
 
 
-def check_options(
-    targets: Mapping[str, Mapping[str, Any]], source: SourceMap, selected: str | None
-) -> Iterator[ValidationIssue]:
+def check_options(targets: Place, selected: str | None) -> Iterator[ValidationIssue]:
     """Find problems of the targets' options in a manifest that is not valid for other reasons.
 
     Parameters
     ----------
-    targets : mapping of str to mapping
-        The fields of each target, valid or not.
-    source : SourceMap
-        The document.
+    targets : Place
+        The section of the targets, valid or not.
     selected : str or None
         The target to run on: only its provider must be installed, and only its variables must be set.
     """
-    for name, fields in targets.items():
-        at = ("targets", name)
-        scalar = source.scalar((*at, "provider"))
+    for name, target in targets.entries():
+        place = target.child("provider")
+        scalar = place.scalar
         if scalar is None or scalar.problem or not isinstance(scalar.value, str):
             continue  # reported with the rest of the manifest
         unset: Severity = "error" if name == selected else "warning"
@@ -276,11 +275,11 @@ def check_options(
             provider = get_provider(scalar.value)
         except ProviderError as error:
             code = "UNKNOWN_PROVIDER" if isinstance(error, UnknownProviderError) else "PROVIDER"
-            yield source.issue((*at, "provider"), f"{unset[0].upper()}_{code}", str(error), unset)
+            yield place.issue(f"{unset[0].upper()}_{code}", str(error), unset)
             continue
         if isinstance(provider, BaseProvider):
-            own = {key: fields[key] for key in fields.keys() - {"provider", "overlay"}}
-            yield from check_model(provider.options_model, own, at, source, unset=unset)[1]
+            own = {key: each.data for key, each in target.entries() if key not in _CORE_KEYS}
+            yield from check_model(provider.options_model, own, target, unset=unset)[1]
 
 
 def explicit_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:

@@ -225,5 +225,4 @@ def common_options(spec: DeploymentSpec) -> tuple[TargetOptions | None, list[Val
         for name, value in spec.target.options.items()
         if name in TargetOptions.model_fields
     }
-    at = ("targets", spec.target_name)
-    return check_model(TargetOptions, options, at, spec.manifest.source_map)
+    return check_model(TargetOptions, options, spec.manifest.place(("targets", spec.target_name)))

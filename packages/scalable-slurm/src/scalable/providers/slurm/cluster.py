@@ -14,9 +14,9 @@ from scalable.cluster.port import GroupSpec
 from scalable.cluster.retry import RetryPolicy
 from scalable.errors import ValidationFailedError
 from scalable.manifest.checking import check_model
+from scalable.manifest.document.place import Place
 from scalable.manifest.issues import ValidationReport
 from scalable.manifest.schema import ComponentConfig
-from scalable.manifest.sourcemap import SourceMap
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
@@ -215,7 +215,7 @@ class SlurmCluster(GroupedCluster):
 
 
 def _validated(model: type[BaseModel], fields: Mapping[str, Any], where: str, **given: Any) -> Any:
-    validated, issues = check_model(model, fields, where, SourceMap(), given=given)
+    validated, issues = check_model(model, fields, Place().at(where), given=given)
     if validated is None:
         raise ValidationFailedError(ValidationReport.of(issues))
     return validated

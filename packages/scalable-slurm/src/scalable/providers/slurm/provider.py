@@ -94,7 +94,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             n = max(1, plan.workers_by_tag.get(tag, 0))
             argv = sbatch_argv(request, n, job_name="scalable-RUN", comment="scalable run=RUN")
             text = f"# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER')}"
-            shown = spec.manifest.source_map.redact(text)
+            shown = spec.manifest.redact(text)
             artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
 

@@ -1,4 +1,4 @@
-"""Data that Python has already loaded, to a tree without positions."""
+"""Data that Python has already loaded → a tree without positions."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from scalable.manifest.document.limits import INVALID_CHARACTERS, MAX_DEPTH, MAX_KEY, MAX_NODES
+from scalable.manifest.document.nodes import (
+    Entry,
+    ListNode,
+    MappingNode,
+    Node,
+    ReadResult,
+    ScalarNode,
+)
+from scalable.manifest.document.paths import KeyPath, format_path
+from scalable.manifest.document.scalars import JSONScalar, is_storable_number
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
-from scalable.manifest.nodes import Entry, ListNode, MappingNode, Node, Reading, ScalarNode
-from scalable.manifest.paths import KeyPath, format_path
-from scalable.manifest.scalars import JSONScalar, is_storable_number
 
 __all__ = ["read_data"]
 
 
-def read_data(data: Mapping[str, Any]) -> Reading:
-    """Read what ``json`` or ``yaml`` would have loaded: mappings with text keys, lists, scalars.
+def read_data(data: Mapping[str, Any]) -> ReadResult:
+    """Return the tree of what ``json`` or ``yaml`` loads: mappings with text keys, lists, scalars.
 
-    Text is taken as written without quotes where it has variables: ``{"cpus": "${N}"}`` is a number.
+    Text with variables counts as written without quotes: ``{"cpus": "${N}"}`` is a number.
     """
     if not isinstance(data, Mapping):
         message = f"a manifest is a mapping, not a {type(data).__name__}"
-        return Reading(None, [ValidationIssue("", message, "E_NOT_A_MAPPING")])
+        return ReadResult(None, [ValidationIssue("", message, "E_NOT_A_MAPPING")])
     reader = _DataReader()
     try:
-        return Reading(reader.mapping(data, ()), reader.issues)
+        return ReadResult(reader.mapping(data, ()), reader.issues)
     except _TooLargeError as error:
-        return Reading(None, [*reader.issues, error.issue])
+        return ReadResult(None, [*reader.issues, error.issue])
 
 
 class _TooLargeError(Exception):
@@ -46,7 +53,7 @@ class _DataReader:
     def mapping(self, data: Mapping[Any, Any], path: KeyPath) -> MappingNode:
         entries: dict[str, Entry] = {}
         for key, value in data.items():
-            if isinstance(key, str) and len(key) <= MAX_KEY and not NOT_TEXT.search(key):
+            if isinstance(key, str) and len(key) <= MAX_KEY and not INVALID_CHARACTERS.search(key):
                 text = str.__str__(key)  # an enumeration's own would be another text
                 entries[text] = Entry(text, None, self.node(value, (*path, text)))
             else:
@@ -75,16 +82,16 @@ class _DataReader:
         if data is None or isinstance(data, bool):
             return data
         if isinstance(data, str):
-            if NOT_TEXT.search(data):
-                self._report(path, "E_CHARACTER", "holds a NUL or half of a surrogate pair")
-            return NOT_TEXT.sub("\ufffd", data)
+            if INVALID_CHARACTERS.search(data):
+                self._report(path, "E_CHARACTER", "contains a NUL or an unpaired surrogate")
+            return INVALID_CHARACTERS.sub("\ufffd", data)
         if isinstance(data, (int, float)):
             if is_storable_number(data):
                 return int(data) if isinstance(data, int) else float(data)
             self._report(path, "E_BAD_NUMBER", "is not finite, or too large for 64 bits")
             return None
         kind = type(data).__name__
-        self._report(path, "E_BAD_VALUE", f"a {kind} has no place in a manifest; write it as text")
+        self._report(path, "E_BAD_VALUE", f"a manifest cannot hold a {kind}; write it as text")
         return None
 
     def _report(self, path: KeyPath, code: str, message: str) -> None:

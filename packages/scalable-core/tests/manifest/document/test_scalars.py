@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest.scalars import JSONScalar, is_storable_number, resolve
+from scalable.manifest.document.scalars import JSONScalar, is_storable_number, resolve
 
 
 @pytest.mark.parametrize(

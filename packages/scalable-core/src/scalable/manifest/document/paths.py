@@ -1,4 +1,4 @@
-"""How a place in a manifest is named: ``targets.hpc.walltime``, ``project.modules[0]``."""
+"""Paths to places in a manifest: ``targets.hpc.walltime``, ``project.modules[0]``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from typing import TypeAlias
 
-__all__ = ["KeyPath", "as_key_path", "format_path", "parse_path"]
+__all__ = ["KeyPath", "format_path", "parse_path"]
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys from the top of the document down; an int is an index into a list."""
@@ -22,7 +22,7 @@ _PART = re.compile(
 
 
 def format_path(path: KeyPath) -> str:
-    """Write a path as one line of text.
+    """Return a path as one line of text.
 
     Keys that are more than letters, digits, ``_`` and ``-`` are quoted as in JSON.
 
@@ -47,14 +47,14 @@ def format_path(path: KeyPath) -> str:
 
 
 def parse_path(text: str) -> KeyPath:
-    """Read a path that `format_path` wrote.
+    """Return the path that `format_path` wrote as this text.
 
-    Quotes may be left out around a key without ``.``, ``[``, ``]`` and ``"``.
+    Quotes are optional around a key without ``.``, ``[``, ``]`` and ``"``.
 
     Raises
     ------
     ValueError
-        The text is no path.
+        The text is not a valid path.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def parse_path(text: str) -> KeyPath:
     while at < len(text):
         match = _PART.match(text, at)
         if match is None:
-            raise ValueError(f"{text!r} is no path: it makes no sense from {text[at:]!r} on")
+            raise ValueError(f"{text!r} is not a valid path from {text[at:]!r} on")
         if match["index"]:
             parts.append(int(match["index"]))
         elif match["quoted"]:
@@ -77,8 +77,3 @@ def parse_path(text: str) -> KeyPath:
             parts.append(match["bare"])
         at = match.end()
     return tuple(parts)
-
-
-def as_key_path(path: str | KeyPath) -> KeyPath:
-    """Take a path in either form."""
-    return parse_path(path) if isinstance(path, str) else path

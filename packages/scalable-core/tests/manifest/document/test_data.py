@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest.data import read_data
-from scalable.manifest.limits import MAX_DEPTH, MAX_NODES
-from scalable.manifest.nodes import to_data
+from scalable.manifest.document.data import read_data
+from scalable.manifest.document.limits import MAX_DEPTH, MAX_NODES
+from scalable.manifest.document.nodes import to_data
 
 
 class Colour(enum.StrEnum):
@@ -58,13 +58,13 @@ def test_other_mappings_tuples_and_enumerations_are_read_too() -> None:
         (None, "E_NOT_A_MAPPING: a manifest is a mapping, not a NoneType"),
         ({"a": {1: 2}}, "E_BAD_KEY a: a key must be text of at most 1,000 characters, not 1"),
         ({"\0": 1}, "E_BAD_KEY: a key must be text of at most 1,000 characters, not '\\x00'"),
-        ({"a": ["\0"]}, "E_CHARACTER a[0]: holds a NUL or half of a surrogate pair"),
-        ({"a": "\udc80"}, "E_CHARACTER a: holds a NUL or half of a surrogate pair"),
+        ({"a": ["\0"]}, "E_CHARACTER a[0]: contains a NUL or an unpaired surrogate"),
+        ({"a": "\udc80"}, "E_CHARACTER a: contains a NUL or an unpaired surrogate"),
         ({"a": math.inf}, "E_BAD_NUMBER a: is not finite, or too large for 64 bits"),
         ({"a": math.nan}, "E_BAD_NUMBER a: is not finite, or too large for 64 bits"),
         ({"a": 10**5000}, "E_BAD_NUMBER a: is not finite, or too large for 64 bits"),
-        ({"a": b"x"}, "E_BAD_VALUE a: a bytes has no place in a manifest; write it as text"),
-        ({"a": {1, 2}}, "E_BAD_VALUE a: a set has no place in a manifest; write it as text"),
+        ({"a": b"x"}, "E_BAD_VALUE a: a manifest cannot hold a bytes; write it as text"),
+        ({"a": {1, 2}}, "E_BAD_VALUE a: a manifest cannot hold a set; write it as text"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(data: Any, problem: str) -> None:

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest import reader
-from scalable.manifest.limits import MAX_DEPTH, MAX_NODES
-from scalable.manifest.nodes import ListNode, MappingNode, to_data
-from scalable.manifest.reader import read_text
+from scalable.manifest.document import reader
+from scalable.manifest.document.limits import MAX_DEPTH, MAX_NODES
+from scalable.manifest.document.nodes import ListNode, MappingNode, to_data
+from scalable.manifest.document.reader import read_text
 
 LOADERS = [yaml.BaseLoader, pytest.param(getattr(yaml, "CBaseLoader", None), id="libyaml")]
 
@@ -113,8 +113,8 @@ def test_everything_knows_where_it_is_written() -> None:
         ("version", "1:1 E_NOT_A_MAPPING: the document is a single value"),
         ("''", "1:1 E_NOT_A_MAPPING: the document is a single value"),
         ("a: 1\n---\nb: 2\n", "2:1 E_MULTIPLE_DOCUMENTS: a second document begins here"),
-        ("a: 1\nb: {a: 1, a: 2}\n", "2:11 E_DUPLICATE_KEY b.a: the key 'a' is there twice"),
-        ("a: 1\n'a': 2\n", "2:1 E_DUPLICATE_KEY a: the key 'a' is there twice, first in line 1"),
+        ("a: 1\nb: {a: 1, a: 2}\n", "2:11 E_DUPLICATE_KEY b.a: duplicate key 'a'"),
+        ("a: 1\n'a': 2\n", "2:1 E_DUPLICATE_KEY a: duplicate key 'a', first in line 1"),
         ("a:\n  <<: {b: 1}\n", '2:3 E_MERGE_KEY a."<<": YAML 1.2 has no merge keys'),
         ("1: a\n", "1:1 E_BAD_KEY 1: a key must be text; write '1' in quotes"),
         ("true: a\n", "1:1 E_BAD_KEY true: a key must be text; write 'true' in quotes"),
@@ -122,13 +122,13 @@ def test_everything_knows_where_it_is_written() -> None:
         ("? [a]\n: b\n", '1:3 E_BAD_KEY "?": a key must be text, not a list or a mapping'),
         ("a: [1, !!python/none x]\n", "1:8 E_TAG a[1]: the tag"),
         ("a: !!int 5\n", "1:4 E_TAG a: the tag"),
-        ("a: !x {b: 1}\n", "1:4 E_TAG a: the tag '!x' means nothing here"),
-        ("a: *b\n", "1:4 E_ALIAS a: *b refers to no anchor before it"),
-        ("a: &b [*b]\n", "1:8 E_ALIAS a[0]: *b refers to what it is part of"),
-        ("a: .inf\n", "1:4 E_BAD_NUMBER a: '.inf' is no finite number"),
+        ("a: !x {b: 1}\n", "1:4 E_TAG a: the tag '!x' is not supported"),
+        ("a: *b\n", "1:4 E_ALIAS a: *b refers to an anchor that is not defined before it"),
+        ("a: &b [*b]\n", "1:8 E_ALIAS a[0]: *b refers to a value that contains it"),
+        ("a: .inf\n", "1:4 E_BAD_NUMBER a: '.inf' is not a finite number"),
         ("a: 1e999\n", "1:4 E_BAD_NUMBER a: '1e999' is too large a number"),
-        ('a: "\\0"\n', "1:4 E_CHARACTER a: holds a NUL"),
-        ('"\\0": a\n', "1:1 E_CHARACTER: holds a NUL"),
+        ('a: "\\0"\n', "1:4 E_CHARACTER a: contains a NUL"),
+        ('"\\0": a\n', "1:1 E_CHARACTER: contains a NUL"),
         ("a: \x07\n", "1:4 E_CHARACTER: character U+0007 is not allowed in YAML"),
         (b"a: \xff\n", "1:4 E_ENCODING: byte 0xff is not UTF-8"),
         ("a: [1\n", "2:1 E_SYNTAX: not valid YAML: while parsing a flow sequence"),
@@ -216,7 +216,7 @@ def test_no_text_of_yaml_characters_breaks_the_reader(text: str) -> None:
         assert len(str(issue).splitlines()) == 1
 
 
-# Half of a character is no UTF-8, DEL and its like are no YAML, and two line breaks of YAML 1.1 are none of JSON.
+# Half of a character is not UTF-8, DEL and the like are not YAML, and two line breaks of YAML 1.1 are not JSON.
 texts = st.text(
     st.characters(
         codec="utf-8", min_codepoint=32, exclude_characters="\x85\u2028\u2029\ufeff"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.manifest.decoding import UnreadableTextError, decode
-from scalable.manifest.limits import MAX_BYTES
+from scalable.manifest.document.decoding import UnreadableTextError, decode
+from scalable.manifest.document.limits import MAX_BYTES
 
 
 def refusal(document: str | bytes) -> UnreadableTextError:

@@ -1,4 +1,4 @@
-"""pydantic's errors in words of our own.
+"""Messages for the errors that pydantic finds.
 
 pydantic's messages never reach users: they would quote values that came from the environment. What is quoted here is
 what was written.
@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from scalable.errors import did_you_mean
-from scalable.manifest.nodes import ListNode, MappingNode, Node, ScalarNode
-from scalable.manifest.scalars import resolve
-from scalable.manifest.schema import NAME_PATTERN
+from scalable.manifest.document.nodes import ListNode, MappingNode, Node, ScalarNode
+from scalable.manifest.document.place import Place, Problem
+from scalable.manifest.document.scalars import resolve
+from scalable.manifest.schema import NAME_PATTERN, NAME_RULE
 
-__all__ = ["BAD_NAME", "describe", "field_names", "names_at"]
+__all__ = ["describe_errors", "field_names"]
 
-BAD_NAME = "a name begins with a letter and holds only letters, digits, _ and -, 40 at most"
-
-_WANTED = {
+_EXPECTED = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "dict_type": "a mapping",
@@ -57,77 +56,87 @@ _WANTED = {
 }
 """What a value must be, by pydantic's type of error (https://docs.pydantic.dev/latest/errors/validation_errors)."""
 
-_LONGEST_QUOTE = 60
+_MAX_QUOTE = 60
 
 
-def describe(
-    problems: Sequence[ErrorDetails], key: str | int, node: Node | None, known: Collection[str]
-) -> tuple[str, str]:
-    """Describe what is wrong at one place: code and message.
+def describe_errors(
+    model: type[BaseModel],
+    errors: Iterable[tuple[Place, Sequence[ErrorDetails]]],
+    given: Collection[str] = (),
+) -> Iterator[Problem]:
+    """Describe the errors that pydantic found in data for `model`.
 
     Parameters
     ----------
-    problems : sequence of ErrorDetails
-        Of one place: several only where it is a union, one for each branch.
-    key : str or int
-        The key or index of the place.
-    node : Node or None
-        What is written there.
-    known : collection of str
-        The keys that are allowed beside `key`.
+    model : type
+        The model.
+    errors : iterable of (Place, sequence of ErrorDetails)
+        The errors of each place: several only where it is a union, one for each branch.
+    given : collection of str
+        Fields of the model that are not keys of the document.
     """
+    for place, group in errors:
+        if group[0]["type"] == "extra_forbidden":
+            location = group[0]["loc"][:-1]
+            known = _names_at(model, location) if location else field_names(model) - {*given}
+            near = did_you_mean(str(place.path[-1]), known)
+            yield Problem(place, "E_UNKNOWN_KEY", f"unknown key{near}")
+        else:
+            yield Problem(place, *_describe(group, place.node))
+
+
+def _describe(problems: Sequence[ErrorDetails], node: Node | None) -> tuple[str, str]:
+    """Describe what is wrong with what is written in one place: code and message."""
     problem = problems[0]
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "missing":
         return "E_MISSING_KEY", "this key is required"
-    if kind == "extra_forbidden":
-        return "E_UNKNOWN_KEY", f"unknown key{did_you_mean(str(key), known)}"
     if context.get("pattern") == NAME_PATTERN:
-        return "E_BAD_NAME", BAD_NAME
-    if wanted := [p for p in problems if p["type"] in _WANTED]:
-        return "E_BAD_VALUE", _unlike_wanted(wanted, node)
+        return "E_BAD_NAME", NAME_RULE
+    if expected := [p for p in problems if p["type"] in _EXPECTED]:
+        return "E_BAD_VALUE", _describe_mismatch(expected, node)
     if kind.startswith("E_"):  # a PydanticCustomError that brings its own code
         return kind, problem["msg"]
-    says = f" (it says {_quoted(node)})" if node else ""
+    quote = f" (got {_quote(node)})" if node else ""
     if "error" in context:  # the ValueError or AssertionError of a validator
-        return "E_BAD_VALUE", f"{context['error']}{says}"
-    return "E_BAD_VALUE", f"is not a valid {kind.split('_')[0]}{says}"
+        return "E_BAD_VALUE", f"{context['error']}{quote}"
+    return "E_BAD_VALUE", f"is not a valid {kind.split('_')[0]}{quote}"
 
 
-def _unlike_wanted(problems: Sequence[ErrorDetails], node: Node | None) -> str:
-    wanted = dict.fromkeys(_WANTED[p["type"]].format(**_context(p)) for p in problems)
-    message = f"must be {' or '.join(wanted)}"
+def _describe_mismatch(problems: Sequence[ErrorDetails], node: Node | None) -> str:
+    expected = dict.fromkeys(_EXPECTED[p["type"]].format(**_facts(p)) for p in problems)
+    message = f"must be {' or '.join(expected)}"
     if node is None:
         return message
-    message += f", not {_quoted(node)}"
+    message += f", not {_quote(node)}"
     if not isinstance(node, ScalarNode):
         return message
     if "expected" in (context := problems[0].get("ctx", {})):
         return message + did_you_mean(node.written, re.findall(r"'([^']*)'", context["expected"]))
-    if [*wanted] == ["text"] and node.value is not None:
+    if [*expected] == ["text"] and node.value is not None:
         return f"{message}; write it in quotes"
-    wants_text = any(each.startswith("text") for each in wanted)
-    if not (wants_text or node.plain) and node.text == node.written and _is_no_text(node.text):
+    expects_text = any(each.startswith("text") for each in expected)
+    if not (expects_text or node.plain) and node.text == node.written and _is_non_text(node.text):
         return f"{message}; write it without quotes"
     return message
 
 
-def _context(problem: ErrorDetails) -> dict[str, Any]:
-    """Give the facts of a problem; bounds of numbers come as floats."""
+def _facts(problem: ErrorDetails) -> dict[str, Any]:
+    """Return the facts of a problem; pydantic gives bounds of numbers as floats."""
     return {
         name: int(fact) if isinstance(fact, float) and fact.is_integer() else fact
         for name, fact in problem.get("ctx", {}).items()
     }
 
 
-def _is_no_text(text: str) -> bool:
+def _is_non_text(text: str) -> bool:
     try:
         return not isinstance(resolve(text), str)
     except ValueError:
         return False
 
 
-def _quoted(node: Node) -> str:
+def _quote(node: Node) -> str:
     if isinstance(node, MappingNode):
         return "a mapping"
     if isinstance(node, ListNode):
@@ -135,19 +144,19 @@ def _quoted(node: Node) -> str:
     if node.text == node.written and not isinstance(node.value, str):
         return json.dumps(node.value)
     written = node.written
-    return repr(written if len(written) <= _LONGEST_QUOTE else f"{written[:_LONGEST_QUOTE]}…")
+    return repr(written if len(written) <= _MAX_QUOTE else f"{written[:_MAX_QUOTE]}…")
 
 
 def field_names(model: type[BaseModel]) -> set[str]:
-    """Say which keys a model knows."""
+    """Return the keys that a model knows."""
     return {
         field.validation_alias if isinstance(field.validation_alias, str) else name
         for name, field in model.model_fields.items()
     }
 
 
-def names_at(model: type[BaseModel], location: Sequence[str | int]) -> set[str]:
-    """Say which keys the models know that stand at a location of pydantic's, inside `model`."""
+def _names_at(model: type[BaseModel], location: Sequence[str | int]) -> set[str]:
+    """Return the keys that the models at a location of pydantic's know, inside `model`."""
     models = [model]
     for part in location:
         fields = [found.model_fields.get(str(part)) for found in models]

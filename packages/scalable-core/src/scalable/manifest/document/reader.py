@@ -1,4 +1,4 @@
-"""YAML 1.2 text to a tree, without trusting its size, its depth or its aliases.
+"""YAML 1.2 text → a tree, without trusting its size, its depth or its aliases.
 
 PyYAML gives the events; everything that YAML 1.1 would decide (scalars, merge keys, duplicate keys) is decided here.
 Its own composer is not used: it recurses in C, and 50,000 nested brackets end the interpreter.
@@ -11,12 +11,20 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from scalable.manifest.decoding import UnreadableTextError, decode
+from scalable.manifest.document.decoding import UnreadableTextError, decode
+from scalable.manifest.document.limits import INVALID_CHARACTERS, MAX_DEPTH, MAX_KEY, MAX_NODES
+from scalable.manifest.document.nodes import (
+    Entry,
+    ListNode,
+    MappingNode,
+    Mark,
+    Node,
+    ReadResult,
+    ScalarNode,
+)
+from scalable.manifest.document.paths import format_path
+from scalable.manifest.document.scalars import JSONScalar, resolve
 from scalable.manifest.issues import ValidationIssue, one_line
-from scalable.manifest.limits import MAX_DEPTH, MAX_KEY, MAX_NODES, NOT_TEXT
-from scalable.manifest.nodes import Entry, ListNode, MappingNode, Mark, Node, Reading, ScalarNode
-from scalable.manifest.paths import format_path
-from scalable.manifest.scalars import JSONScalar, resolve
 
 __all__ = ["read_text"]
 
@@ -30,45 +38,45 @@ _TAGS_WITHOUT_EFFECT = {
 }
 
 
-def read_text(document: str | bytes, file: str) -> Reading:
-    """Read YAML. `file` is what positions call it."""
+def read_text(document: str | bytes, file: str) -> ReadResult:
+    """Return the tree of a YAML document. `file` is its name in positions."""
     try:
         text = decode(document)
     except UnreadableTextError as error:
         builder = _TreeBuilder(file)
         builder.report(error.code, str(error), error.mark)
-        return Reading(None, builder.issues)
+        return ReadResult(None, builder.issues)
     try:
         return _read(text, file, _FAST_LOADER)
     except _ScannerDepthError:
         return _read(text, file, yaml.BaseLoader)
 
 
-def _read(text: str, file: str, loader: Any) -> Reading:
+def _read(text: str, file: str, loader: Any) -> ReadResult:
     builder = _TreeBuilder(file)
     try:
         builder.build(text, loader)
     except yaml.MarkedYAMLError as error:
         if loader is not yaml.BaseLoader and _SCANNER_DEPTH in (error.problem or ""):
             raise _ScannerDepthError from error
-        builder.report("E_SYNTAX", *_described(error, text))
+        builder.report("E_SYNTAX", *_describe(error, text))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # The two builtins come from PyYAML's own scanner: an escape or a version number out of range.
         builder.report("E_SYNTAX", f"not valid YAML: {error}", None)
     except _LimitError as error:
         builder.report(error.code, str(error), error.mark)
     else:
-        return Reading(builder.mapping(), builder.issues)
-    return Reading(None, builder.issues)
+        return ReadResult(builder.mapping(), builder.issues)
+    return ReadResult(None, builder.issues)
 
 
-def _described(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None]:
+def _describe(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None]:
     problem = ", ".join(part for part in (error.context, error.problem) if part)
     message = f"not valid YAML: {problem}"
     mark = error.problem_mark or error.context_mark
     if mark is None:
         return message, None
-    line, column = _counted(mark)
+    line, column = _mark_of(mark)
     if "flow" in message and "${" in "".join(text.split("\n")[line - 1 : line]):
         message += "; between { } or [ ], a ${VAR} needs quotes around it"
     return message, (line, column)
@@ -111,10 +119,10 @@ class _Frame:
     key: Entry | None = None
     """Of a mapping: the key whose value comes next."""
     keep: bool = True
-    """Whether that value goes into the mapping; it does not after a key that was refused."""
+    """Whether that value goes into the mapping; False after a key that was refused."""
 
 
-_NOTHING = ScalarNode("", None, plain=True, mark=None, text="")
+_NULL = ScalarNode("", None, plain=True, mark=None, text="")
 
 
 @dataclass
@@ -143,10 +151,10 @@ class _TreeBuilder:
         for event in yaml.parse(text, Loader=loader):
             handler = handlers.get(type(event))
             if handler:
-                handler(event, _counted(event.start_mark))
+                handler(event, _mark_of(event.start_mark))
 
     def mapping(self) -> MappingNode | None:
-        """Give the document, which has to be a mapping."""
+        """Return the document, which has to be a mapping."""
         root = self.root
         if isinstance(root, MappingNode):
             return root
@@ -169,10 +177,10 @@ class _TreeBuilder:
         self._grow(1, mark)
         self._check_tag(event, mark)
         text = event.value
-        if NOT_TEXT.search(text):
-            message = "holds a NUL or half of a surrogate pair; remove the escape"
+        if INVALID_CHARACTERS.search(text):
+            message = "contains a NUL or an unpaired surrogate; remove the escape"
             self.report("E_CHARACTER", message, mark)
-            text = NOT_TEXT.sub("\ufffd", text)
+            text = INVALID_CHARACTERS.sub("\ufffd", text)
         plain = not event.style and event.tag is None
         value: JSONScalar = text
         if plain:
@@ -207,16 +215,18 @@ class _TreeBuilder:
         anchor = self.anchors.get(event.anchor)
         if anchor is None:
             is_open = event.anchor in self.anchors
-            what = "what it is part of" if is_open else "no anchor before it"
+            what = (
+                "a value that contains it" if is_open else "an anchor that is not defined before it"
+            )
             self.report("E_ALIAS", f"*{event.anchor} refers to {what}", mark)
-            anchor = _Anchor(_NOTHING, 1, 0)
+            anchor = _Anchor(_NULL, 1, 0)
         if len(self.frames) + anchor.height > MAX_DEPTH:
             raise _LimitError("E_TOO_DEEP", f"aliases nest more than {MAX_DEPTH} deep", mark)
         self._grow(anchor.size, mark)
         self._place(anchor.node, anchor.height, mark)
 
     def _place(self, node: Node, height: int, mark: Mark) -> None:
-        """Put a finished node where it belongs: the root, an item, a key or a value."""
+        """Add a finished node to its parent: as the root, an item, a key or a value."""
         if not self.frames:
             self.root = node
             return
@@ -226,7 +236,7 @@ class _TreeBuilder:
             frame.node.items.append(node)
         elif frame.key is None:
             key = node.written if isinstance(node, ScalarNode) else "?"
-            frame.key = Entry(key[:MAX_KEY], mark, _NOTHING)
+            frame.key = Entry(key[:MAX_KEY], mark, _NULL)
             frame.keep = self._is_usable_key(node, key, frame.node, mark)
         else:
             frame.key.node = node
@@ -242,21 +252,21 @@ class _TreeBuilder:
             self.report("E_BAD_KEY", f"a key has at most {MAX_KEY:,} characters", mark)
             return False
         if key == "<<" and node.plain:
-            message = "YAML 1.2 has no merge keys; repeat what is meant, or use an overlay"
+            message = "YAML 1.2 has no merge keys; repeat the keys, or use an overlay"
             self.report("E_MERGE_KEY", message, mark)
             return False
         if not isinstance(node.value, str):
             self.report("E_BAD_KEY", f"a key must be text; write {key!r} in quotes", mark)
         if (first := mapping.entries.get(key)) is not None:
             line = first.mark[0] if first.mark else 0
-            message = f"the key {key!r} is there twice, first in line {line}; remove one"
+            message = f"duplicate key {key!r}, first in line {line}; remove one"
             self.report("E_DUPLICATE_KEY", message, mark)
             return False
         return True
 
     def _check_tag(self, event: Any, mark: Mark) -> None:
         if event.tag is not None and event.tag not in _TAGS_WITHOUT_EFFECT[type(event)]:
-            self.report("E_TAG", f"the tag {event.tag!r} means nothing here; remove it", mark)
+            self.report("E_TAG", f"the tag {event.tag!r} is not supported; remove it", mark)
 
     def _grow(self, by: int, mark: Mark) -> None:
         self.size += by
@@ -283,6 +293,6 @@ class _TreeBuilder:
 _WITHOUT_PATH = {"E_TOO_DEEP", "E_TOO_LARGE", "E_SYNTAX", "E_MULTIPLE_DOCUMENTS"}
 
 
-def _counted(mark: Any) -> Mark:
-    """Give a mark of PyYAML's, which counts from 0."""
+def _mark_of(mark: Any) -> Mark:
+    """Return a mark of PyYAML's, which counts from 0."""
     return mark.line + 1, mark.column + 1

@@ -1,19 +1,17 @@
-"""A document as a tree that remembers where each part was written, and how.
+"""A document as a tree that keeps where each part was written, and how.
 
 The tree is JSON-like: mappings with text keys, lists, scalars. Reading, merging and expanding are functions from
-tree to tree, so that a position follows its value wherever that ends up. Recursion is bounded by the limit on depth
-that every reader keeps.
+tree to tree, so that a value keeps its position wherever it moves. Recursion is bounded by the limit on depth that
+every reader keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from scalable.manifest.document.scalars import JSONScalar
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.paths import KeyPath
-from scalable.manifest.scalars import JSONScalar
 
 __all__ = [
     "Entry",
@@ -21,11 +19,11 @@ __all__ = [
     "MappingNode",
     "Mark",
     "Node",
-    "Reading",
+    "ReadResult",
     "ScalarNode",
     "child",
     "is_expanded",
-    "problems",
+    "mentions_variable",
     "to_data",
     "to_written",
 ]
@@ -48,7 +46,7 @@ class ScalarNode:
     plain : bool
         Written without quotes, so that the text may mean something else than text.
     mark : (int, int) or None
-        Where; None for what came from Python.
+        Line and column; None for what came from Python.
     text : str
         The text that `value` was read from: `written`, expanded.
     problem : (str, str) or None
@@ -74,10 +72,14 @@ class Entry:
 
 @dataclass(slots=True, eq=False, repr=False)
 class MappingNode:
-    """A mapping, by key; by expanded key, in an expanded tree."""
+    """A mapping, by key; by expanded key, in an expanded tree.
+
+    `has_variables` of it and of a list: something inside was expanded, or should have been.
+    """
 
     mark: Mark | None
     entries: dict[str, Entry] = field(default_factory=dict)
+    has_variables: bool = False
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -86,20 +88,21 @@ class ListNode:
 
     mark: Mark | None
     items: list[Node] = field(default_factory=list)
+    has_variables: bool = False
 
 
 Node: TypeAlias = ScalarNode | MappingNode | ListNode
 
 
-class Reading(NamedTuple):
-    """What a reader found: a tree, or None where nothing could be made of it, and every problem on the way."""
+class ReadResult(NamedTuple):
+    """The tree that a reader made, or None if it could not, and every problem on the way."""
 
     root: MappingNode | None
     issues: list[ValidationIssue]
 
 
 def child(node: Node | None, part: str | int) -> Node | None:
-    """Give the value of a key, or an item of a list; None if there is none."""
+    """Return the value of a key, or an item of a list; None if there is none."""
     if isinstance(node, MappingNode) and isinstance(part, str):
         entry = node.entries.get(part)
         return entry.node if entry else None
@@ -109,7 +112,7 @@ def child(node: Node | None, part: str | int) -> Node | None:
 
 
 def to_data(node: Node) -> Any:
-    """Give what a tree means, as dicts, lists and scalars."""
+    """Return what a tree means, as dicts, lists and scalars."""
     if isinstance(node, ScalarNode):
         return node.value
     if isinstance(node, MappingNode):
@@ -118,7 +121,7 @@ def to_data(node: Node) -> Any:
 
 
 def to_written(node: Node) -> Any:
-    """Give the same as `to_data`, with ``${VAR}`` in place of what it stands for."""
+    """Return the same as `to_data`, with ``${VAR}`` in place of its value."""
     if isinstance(node, ScalarNode):
         return node.value if node.text == node.written else node.written
     if isinstance(node, MappingNode):
@@ -127,9 +130,11 @@ def to_written(node: Node) -> Any:
 
 
 def is_expanded(node: Node) -> bool:
-    """Tell whether anything in a tree is not as it was written."""
+    """Return whether anything in a tree is not as it was written."""
     if isinstance(node, ScalarNode):
         return node.text != node.written
+    if not node.has_variables:
+        return False
     if isinstance(node, MappingNode):
         return any(
             key != entry.key or is_expanded(entry.node) for key, entry in node.entries.items()
@@ -137,14 +142,12 @@ def is_expanded(node: Node) -> bool:
     return any(is_expanded(item) for item in node.items)
 
 
-def problems(node: Node | None, path: KeyPath) -> Iterator[tuple[KeyPath, str, str]]:
-    """Find what could not be expanded in the tree at `path`: path, code and message of each."""
+def mentions_variable(node: Node) -> bool:
+    """Return whether anything in a tree is written with a ``${``, keys included."""
     if isinstance(node, ScalarNode):
-        if node.problem:
-            yield path, *node.problem
-    elif isinstance(node, MappingNode):
-        for key, entry in node.entries.items():
-            yield from problems(entry.node, (*path, key))
-    elif isinstance(node, ListNode):
-        for index, item in enumerate(node.items):
-            yield from problems(item, (*path, index))
+        return "${" in node.written
+    if isinstance(node, MappingNode):
+        return any(
+            "${" in entry.key or mentions_variable(entry.node) for entry in node.entries.values()
+        )
+    return any(mentions_variable(item) for item in node.items)

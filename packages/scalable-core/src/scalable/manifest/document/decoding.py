@@ -1,29 +1,29 @@
-"""The bytes of a document to text that YAML allows."""
+"""The bytes of a document → text that YAML allows."""
 
 from __future__ import annotations
 
 import re
 
-from scalable.manifest.limits import MAX_BYTES
-from scalable.manifest.nodes import Mark
+from scalable.manifest.document.limits import MAX_BYTES
+from scalable.manifest.document.nodes import Mark
 
 __all__ = ["UnreadableTextError", "decode"]
 
-# https://yaml.org/spec/1.2.2/#51-character-set, without the byte order mark, which nobody can see.
+# https://yaml.org/spec/1.2.2/#51-character-set, without the byte order mark, which is invisible.
 _NOT_ALLOWED = re.compile(
     "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
 
 
 class UnreadableTextError(ValueError):
-    """A document is no text that YAML allows.
+    """A document that is not text that YAML allows.
 
     Attributes
     ----------
     code : str
-        Of the issue to report.
+        Code of the issue to report.
     mark : (int, int) or None
-        Where.
+        Line and column.
     """
 
     def __init__(self, code: str, message: str, mark: Mark | None = None) -> None:
@@ -32,7 +32,7 @@ class UnreadableTextError(ValueError):
 
 
 def decode(document: str | bytes) -> str:
-    r"""Decode UTF-8, without a byte order mark at the start.
+    r"""Return UTF-8 as text, without a byte order mark at the start.
 
     Raises
     ------

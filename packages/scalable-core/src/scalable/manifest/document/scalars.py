@@ -1,4 +1,4 @@
-"""What a plain scalar means: the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema).
+"""Plain scalars → values: the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema).
 
 PyYAML's own resolver follows YAML 1.1, where ``no`` is false, ``02:00:00`` is 7200 and ``017`` is 15.
 """
@@ -12,7 +12,7 @@ __all__ = ["JSONScalar", "is_storable_number", "resolve"]
 
 JSONScalar = str | int | float | bool | None
 
-_WORDS: dict[str, bool | None] = {
+_KEYWORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -24,20 +24,20 @@ _NUMBER_STARTS = frozenset("0123456789+-.")
 
 
 def resolve(text: str) -> JSONScalar:
-    """Say what a plain scalar means.
+    """Return the value of a plain scalar.
 
     Raises
     ------
     ValueError
-        It is a number that nothing here can hold: infinite, not a number, or an integer beyond 64 bits.
+        It is a number that JSON cannot hold: infinite, not a number, or an integer beyond 64 bits.
 
     Examples
     --------
     >>> [resolve(text) for text in ("no", "02:00:00", "0o17", "017", "1e3", "~", "True")]
     ['no', '02:00:00', 15, 17, 1000.0, None, True]
     """
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in _KEYWORDS:
+        return _KEYWORDS[text]
     if text[0] not in _NUMBER_STARTS:
         return text
     number: int | float
@@ -49,7 +49,7 @@ def resolve(text: str) -> JSONScalar:
     elif _FLOAT.fullmatch(text):
         number = float(text)
     elif _NOT_FINITE.fullmatch(text):
-        raise ValueError("is no finite number; leave it out, or write it in quotes to mean text")
+        raise ValueError("is not a finite number; leave it out, or write it in quotes to mean text")
     else:
         return text
     if not is_storable_number(number):
@@ -61,7 +61,7 @@ _TOO_LARGE = "is too large a number; write it in quotes to mean text"
 
 
 def is_storable_number(number: float) -> bool:
-    """Tell whether a number survives JSON: finite, and 64 bits at most where it is an integer."""
+    """Return whether a number survives JSON: finite, and at most 64 bits if it is an integer."""
     if isinstance(number, int):
         return -(2**63) <= number < 2**63
     return isfinite(number)
