@@ -8,6 +8,8 @@
     Which installed providers have each of the optional abilities.
 ``{enum-table} module.Class``
     The members of an enumeration with their docstrings.
+``{annotated-types} module``
+    The types of a module that are made by `typing.Annotated`, with their docstrings.
 ``{command-line} module.command``
     Each command of a click group, with its arguments and options.
 
@@ -133,6 +135,26 @@ def enum_rows(path: str) -> Iterator[tuple[str, str]]:
         yield f"`{member.value}`", " ".join(docs[enum.__name__, member.name])
 
 
+def _is_annotated(obj: object) -> bool:
+    return "Annotated[" in repr(obj)[:200]
+
+
+def annotated_types(path: str) -> Iterator[str]:
+    """Return a description of each annotated type that a module offers."""
+    module = import_module(path)
+    docs = ModuleAnalyzer.for_module(path).find_attr_docs()
+    for name in module.__all__:
+        if _is_annotated(getattr(module, name)):
+            yield from (
+                f"```{{py:data}} {name}",
+                f":module: {path}",
+                "",
+                *docs["", name],
+                "```",
+                "",
+            )
+
+
 _EVERYWHERE = {"--help", "--debug"}
 
 
@@ -215,6 +237,14 @@ class EnumTable(_Generated):
         return _table(("Name", "Meaning"), enum_rows(argument))
 
 
+class AnnotatedTypes(_Generated):
+    """The directive ``annotated-types``."""
+
+    def lines(self, argument: str) -> Iterable[str]:
+        """Return the descriptions."""
+        return annotated_types(argument)
+
+
 class CommandLine(_Generated):
     """The directive ``command-line``."""
 
@@ -230,9 +260,19 @@ def _is_model(what: str, obj: object) -> bool:
 def without_noise(
     app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
 ) -> bool | None:
-    """Skip members without a docstring of their own: annotated types, and the fields of named tuples."""
+    """Skip the fields of named tuples, and annotated types, which autodoc would spell out."""
     is_field = (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
-    return True if is_field or "Annotated[" in repr(obj)[:200] else None
+    return True if is_field or _is_annotated(obj) else None
+
+
+def without_sections(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Make rubrics of the sections of a module's docstring, which would otherwise contain its members."""
+    if what == "module":
+        for n, line in enumerate(lines):
+            if n and line and set(line) == {"-"} and len(line) == len(lines[n - 1]):
+                lines[n - 1 : n + 1] = [f".. rubric:: {lines[n - 1]}", ""]
 
 
 def without_annotations(
@@ -261,9 +301,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("provider-options", ProviderOptions)
     app.add_directive("provider-abilities", ProviderAbilities)
     app.add_directive("enum-table", EnumTable)
+    app.add_directive("annotated-types", AnnotatedTypes)
     app.add_directive("command-line", CommandLine)
     app.connect("autodoc-skip-member", without_noise)
     app.connect("autodoc-process-signature", without_annotations)
+    app.connect("autodoc-process-docstring", without_sections, priority=100)
     # Before numpydoc, which reads the section that this adds.
     app.connect("autodoc-process-docstring", with_fields, priority=100)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

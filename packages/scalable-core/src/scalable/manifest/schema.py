@@ -40,6 +40,7 @@ NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,39}$"
 """Names of components, targets, tasks and overlays: what is a word to every backend."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""A name of a component, a target, a task or an overlay."""
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 
 

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalable.cluster.controller import Pace
-from scalable.cluster.group import RetryPolicy
-from scalable.cluster.grouped import GroupedCluster
+from scalable.cluster import GroupedCluster, Pace, RetryPolicy
 from scalable.cluster.port import GroupSpec
 from scalable.errors import ValidationFailedError
 from scalable.manifest.checking import check_model
