@@ -34,8 +34,10 @@ autodoc_default_options = {
 }
 numpydoc_show_class_members = False
 
-# It would make one dash of the two that begin an option.
+# They would turn the two dashes of an option into one.
 smartquotes = False
 
 html_theme = "furo"
 html_title = f"Scalable {release}"
+html_static_path = ["_static"]
+html_css_files = ["scalable.css"]

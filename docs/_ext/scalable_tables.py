@@ -1,13 +1,15 @@
-"""Tables of these pages that are made from the code, so that they cannot drift from it.
+"""Parts of these pages that are generated from the code, so that they cannot drift from it.
 
 ``{model-fields} module.Model``
-    The fields of a pydantic model: name, what may be written there, default, meaning. ``:omit:`` leaves some out.
+    A list of the fields of a pydantic model: name, accepted values, default, meaning. ``:omit:`` leaves some out.
 ``{provider-options} name``
-    The same for what an installed provider adds to the options of every target.
+    The same for the options that an installed provider adds to those of every target.
 ``{provider-abilities} name …``
-    Which of the optional abilities installed providers have.
+    Which installed providers have each of the optional abilities.
 ``{enum-table} module.Class``
-    The members of an enumeration, and what their docstrings say.
+    The members of an enumeration with their docstrings.
+``{annotated-types} module``
+    The types of a module that are made by `typing.Annotated`, with their docstrings.
 ``{command-line} module.command``
     Each command of a click group, with its arguments and options.
 
@@ -55,7 +57,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def shape(schema: Schema, definitions: Schema) -> str:
-    """Say in words what a JSON Schema lets be written."""
+    """Return what a JSON Schema accepts, in words."""
     if "examples" in schema:
         return ", ".join(f"`{example}`" for example in schema["examples"])
     if "$ref" in schema:
@@ -92,54 +94,72 @@ def shape(schema: Schema, definitions: Schema) -> str:
     return "anything"
 
 
-def field_rows(model: type[BaseModel], omit: Collection[str]) -> Iterator[tuple[str, ...]]:
-    """Give name, shape, default and meaning of each field of a model."""
+def fields_list(model: type[BaseModel], omit: Collection[str]) -> Iterator[str]:
+    """Return a definition list of a model's fields: a table of four columns does not fit on a phone."""
     schema = model.model_json_schema()
     for name, field in schema["properties"].items():
         if name in omit:
             continue
+        facts = [shape(field, schema.get("$defs", {}))]
+        value = field.get("default")
         if name in schema.get("required", ()):
-            default = "required"
-        else:
-            value = field.get("default")
-            default = f"`{json.dumps(value)}`" if value not in (None, [], {}) else ""
-        written = shape(field, schema.get("$defs", {}))
-        yield f"`{name}`", written, default, field.get("description", "")
-
-
-def fields_table(model: type[BaseModel], omit: Collection[str]) -> Iterator[str]:
-    """Make the table of a model's fields."""
-    return _table(("Key", "Value", "Default", "Meaning"), field_rows(model, omit))
+            facts.append("required")
+        elif value not in (None, [], {}):
+            facts.append(f"default `{json.dumps(value)}`")
+        meaning = " ".join(field.get("description", "").split())
+        yield from (f"`{name}`", f": {' · '.join(facts)}", "", f"  {meaning}", "")
 
 
 ABILITIES = {
-    "`scalable check`: look online whether a run would work": Preflights,
-    "`scalable plan --render`: show what would be sent": Renders,
-    "`scalable ps`, `scalable reap`: find and remove what dead runs left": Reaps,
+    "`scalable check`: check online whether a run would work": Preflights,
+    "`scalable plan --render`: show the scripts and requests of a run": Renders,
+    "`scalable ps`, `scalable reap`: find and remove what dead runs left behind": Reaps,
     "prices in plans, `limits.max_hourly_cost`": EstimatesCost,
 }
 
 
 def ability_rows(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Give each ability, and whether each provider has it."""
-    providers = [get_provider(name) for name in names]
+    """Return each ability with the providers that have it."""
+    providers = {name: get_provider(name) for name in names}
     for ability, protocol in ABILITIES.items():
-        yield ability, *("yes" if isinstance(each, protocol) else "no" for each in providers)
+        able = [name for name, provider in providers.items() if isinstance(provider, protocol)]
+        links = (f"[{name}](/providers/{name}.md)" for name in able)
+        yield ability, ", ".join(links) or "none in this version"
 
 
 def enum_rows(path: str) -> Iterator[tuple[str, str]]:
-    """Give each member's value and what its docstring says."""
+    """Return each member's value and its docstring."""
     enum = _import(path)
     docs = ModuleAnalyzer.for_module(enum.__module__).find_attr_docs()
     for member in enum:
         yield f"`{member.value}`", " ".join(docs[enum.__name__, member.name])
 
 
+def _is_annotated(obj: object) -> bool:
+    return "Annotated[" in repr(obj)[:200]
+
+
+def annotated_types(path: str) -> Iterator[str]:
+    """Return a description of each annotated type that a module offers."""
+    module = import_module(path)
+    docs = ModuleAnalyzer.for_module(path).find_attr_docs()
+    for name in module.__all__:
+        if _is_annotated(getattr(module, name)):
+            yield from (
+                f"```{{py:data}} {name}",
+                f":module: {path}",
+                "",
+                *docs["", name],
+                "```",
+                "",
+            )
+
+
 _EVERYWHERE = {"--help", "--debug"}
 
 
 def command_lines(name: str, command: click.Command, level: str) -> Iterator[str]:
-    """Give a heading, what the help says and a table for a command, then for those below it."""
+    """Return a heading, the help text and a table of options for a command and its subcommands."""
     context = click.Context(command, info_name=name)
     yield from (f"{level} {name}", "")
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
@@ -163,7 +183,7 @@ def command_lines(name: str, command: click.Command, level: str) -> Iterator[str
 
 
 class _Generated(SphinxDirective):
-    """A directive whose content is MyST text that is made from its argument."""
+    """A directive whose content is MyST text generated from its argument."""
 
     required_arguments = 1
 
@@ -181,20 +201,20 @@ class ModelFields(_Generated):
     option_spec: ClassVar = {"omit": directives.unchanged}
 
     def lines(self, argument: str) -> Iterable[str]:
-        """Make the table."""
-        return fields_table(_import(argument), self.options.get("omit", "").split())
+        """Return the list."""
+        return fields_list(_import(argument), self.options.get("omit", "").split())
 
 
 class ProviderOptions(_Generated):
     """The directive ``provider-options``."""
 
     def lines(self, argument: str) -> Iterable[str]:
-        """Make the table."""
+        """Return the list."""
         provider = get_provider(argument)
         if not isinstance(provider, BaseProvider):
             raise self.error(f"{argument} has no model of its options")
         model = provider.options_model
-        yield from fields_table(model, TargetOptions.model_fields)
+        yield from fields_list(model, TargetOptions.model_fields)
         yield ""
         yield "Options that every provider knows are in [the manifest reference](/manifest.md#targets)."
 
@@ -205,26 +225,31 @@ class ProviderAbilities(_Generated):
     final_argument_whitespace = True
 
     def lines(self, argument: str) -> Iterable[str]:
-        """Make the table."""
-        names = argument.split()
-        return _table(
-            ("", *(f"[{name}](/providers/{name}.md)" for name in names)), ability_rows(names)
-        )
+        """Return the table."""
+        return _table(("Ability", "Providers"), ability_rows(argument.split()))
 
 
 class EnumTable(_Generated):
     """The directive ``enum-table``."""
 
     def lines(self, argument: str) -> Iterable[str]:
-        """Make the table."""
+        """Return the table."""
         return _table(("Name", "Meaning"), enum_rows(argument))
+
+
+class AnnotatedTypes(_Generated):
+    """The directive ``annotated-types``."""
+
+    def lines(self, argument: str) -> Iterable[str]:
+        """Return the descriptions."""
+        return annotated_types(argument)
 
 
 class CommandLine(_Generated):
     """The directive ``command-line``."""
 
     def lines(self, argument: str) -> Iterable[str]:
-        """Make the sections."""
+        """Return the sections."""
         return command_lines("scalable", _import(argument), "##")
 
 
@@ -235,15 +260,25 @@ def _is_model(what: str, obj: object) -> bool:
 def without_noise(
     app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
 ) -> bool | None:
-    """Skip what has nothing to say: annotated types spelled out, and the fields of named tuples."""
+    """Skip the fields of named tuples, and annotated types, which autodoc would spell out."""
     is_field = (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
-    return True if is_field or "Annotated[" in repr(obj)[:200] else None
+    return True if is_field or _is_annotated(obj) else None
+
+
+def without_sections(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Make rubrics of the sections of a module's docstring, which would otherwise contain its members."""
+    if what == "module":
+        for n, line in enumerate(lines):
+            if n and line and set(line) == {"-"} and len(line) == len(lines[n - 1]):
+                lines[n - 1 : n + 1] = [f".. rubric:: {lines[n - 1]}", ""]
 
 
 def without_annotations(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, result: str
 ) -> tuple[str, str] | None:
-    """Leave a model without a signature."""
+    """Return an empty signature for a model."""
     return ("", "") if _is_model(what, obj) else None
 
 
@@ -266,9 +301,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("provider-options", ProviderOptions)
     app.add_directive("provider-abilities", ProviderAbilities)
     app.add_directive("enum-table", EnumTable)
+    app.add_directive("annotated-types", AnnotatedTypes)
     app.add_directive("command-line", CommandLine)
     app.connect("autodoc-skip-member", without_noise)
     app.connect("autodoc-process-signature", without_annotations)
+    app.connect("autodoc-process-docstring", without_sections, priority=100)
     # Before numpydoc, which reads the section that this adds.
     app.connect("autodoc-process-docstring", with_fields, priority=100)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

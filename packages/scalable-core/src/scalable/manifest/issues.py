@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Self
 __all__ = ["Position", "Severity", "ValidationIssue", "ValidationReport", "one_line"]
 
 Severity = Literal["error", "warning"]
+"""How serious a problem is: an error ends a run before it starts."""
 
 
 _MAX_LENGTH = 1_000

@@ -43,6 +43,7 @@ NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,39}$"
 NAME_RULE = "a name begins with a letter and holds only letters, digits, _ and -, 40 at most"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""A name of a component, a target, a task or an overlay."""
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 
 

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalable.cluster.grouped import GroupedCluster
-from scalable.cluster.pace import Pace
+from scalable.cluster import GroupedCluster, Pace, RetryPolicy
 from scalable.cluster.port import GroupSpec
-from scalable.cluster.retry import RetryPolicy
 from scalable.errors import ValidationFailedError
 from scalable.manifest.checking import check_model
 from scalable.manifest.document.place import Place
