@@ -59,13 +59,13 @@ def _imports(where: str, tree: ast.AST) -> Iterator[Use]:
 def _uses() -> Iterator[Use]:
     """Yield what distributions take from each other, and what examples and pages take from any."""
     for source in SOURCES:
-        where = source.relative_to(ROOT)
-        for use in _imports(str(where), ast.parse(source.read_text(encoding="utf-8"))):
-            if DISTRIBUTIONS[use.module] != where.parts[1]:
+        where = str(source.relative_to(ROOT))
+        for use in _imports(where, ast.parse(source.read_text(encoding="utf-8"))):
+            if DISTRIBUTIONS[use.module] != DISTRIBUTIONS[_module_of(source)]:
                 yield use
     for source in sorted(ROOT.glob("examples/**/*.py")):
-        where = source.relative_to(ROOT)
-        yield from _imports(str(where), ast.parse(source.read_text(encoding="utf-8")))
+        where = str(source.relative_to(ROOT))
+        yield from _imports(where, ast.parse(source.read_text(encoding="utf-8")))
     for pattern in ("*.md", "docs/**/*.md", "packages/*/README.md", "examples/*/README.md"):
         for page in sorted(ROOT.glob(pattern)):
             where = str(page.relative_to(ROOT))
