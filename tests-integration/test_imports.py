@@ -49,8 +49,10 @@ LAYERS = (
     # imports neither pydantic nor yaml.
     ("scalable.providers.registry",),
     ("scalable.providers.base",),
-    # The engine and its client. They know neither manifests nor providers, only a backend (`scalable.cluster.port`).
-    ("scalable.client", "scalable.cluster", "scalable.costing"),
+    # The client that takes tags, for any cluster of the engine.
+    ("scalable.client",),
+    # The engine. It knows neither manifests nor providers, only a backend (`scalable.cluster.port`).
+    ("scalable.cluster", "scalable.costing"),
     # What runs on the scheduler and the workers, and the errors that all other layers raise.
     ("scalable.cluster.plugin", "scalable.errors"),
 )

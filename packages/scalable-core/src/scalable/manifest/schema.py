@@ -41,6 +41,7 @@ NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,39}$"
 """Names of components, targets, tasks and overlays: valid in every backend."""
 
 NAME_RULE = "a name begins with a letter and holds only letters, digits, _ and -, 40 at most"
+"""The same rule as text, for messages."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """A name of a component, a target, a task or an overlay."""
