@@ -140,7 +140,7 @@ def _everything() -> str:
 
 
 def _examples() -> list[str]:
-    """Say what to install for the examples: what some need, and one that is a distribution itself."""
+    """Return what to install for the examples: what some need, and one that is a distribution itself."""
     needed = [f"--requirement={path}" for path in ROOT.glob("examples/*/requirements.txt")]
     return [*needed, *(str(path.parent) for path in ROOT.glob("examples/*/pyproject.toml"))]
 
@@ -151,7 +151,7 @@ def _site_packages(session: nox.Session) -> Path:
 
 
 def _faults(wheels: Iterable[Path]) -> list[str]:
-    """Say what makes these wheels unfit to share one namespace, or to be published."""
+    """Return what makes these wheels unfit to share one namespace, or to be published."""
     owners: Counter[str] = Counter()
     faults = []
     for wheel in wheels:
@@ -273,10 +273,8 @@ def minimums(session: nox.Session) -> None:
     newest.write_text(KNOWN_GOOD.read_text().replace("==", "<="))
     lowest = ("--resolution=lowest-direct", f"--constraint={WHEELS}", f"--constraint={newest}")
     session.run("uv", "pip", "install", *lowest, *ours, *direct, *_group("test"))
-    # Without the engine's own, the longest: they depend on Dask alone, whose bound is a recent version.
-    engine = "--ignore=packages/scalable-core/tests/cluster"
     for package in ours:
-        _pytest(session, f"packages/{package}/tests", engine)
+        _pytest(session, f"packages/{package}/tests")
 
 
 @nox.session(default=False, venv_backend="none")

@@ -884,13 +884,17 @@ def private_imports(tree: ast.AST) -> set[str]:
 
 
 def private_attributes(tree: ast.AST) -> set[str]:
-    """Return the underscored attributes of anything but ``self``, ``cls`` and the module ``os``."""
+    """Return the underscored attributes of anything but ``self``, ``cls`` and the module ``os``.
+
+    Those of named tuples are public: the underscore keeps them apart from the names of fields.
+    """
     return {
         node.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
         and re.match(r"_[^_]", node.attr)
         and ast.unparse(node.value) not in ("self", "cls", "os")
+        and node.attr not in ("_asdict", "_fields", "_replace")
     }
 
 
