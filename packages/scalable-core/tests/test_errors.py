@@ -33,6 +33,7 @@ EXAMPLES = {
     "UnknownTaskError": ("runn", ["run"]),
     "ValidationFailedError": (ValidationReport((ISSUE,)),),
     "WalltimeError": ("gcam", "gcam-7_1", 3600.0),
+    "NativeTimeoutError": (120.0,),
 }
 NAMES = [name for name in errors.__all__ if name.endswith("Error")]
 

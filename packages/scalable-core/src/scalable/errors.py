@@ -18,6 +18,7 @@ The tree::
     ├── ClusterError (RuntimeError)
     │   ├── LaunchError                          a launch failed, but may succeed later
     │   │   └── LaunchRefusedError               a launch was refused, and always will be
+    │   ├── NativeTimeoutError (TimeoutError)    the native system did not answer a call in time
     │   ├── GroupFailedError                     a worker group cannot get its workers
     │   ├── GroupTimeoutError (TimeoutError)     a worker group did not have its workers in time
     │   ├── WalltimeError (TimeoutError)         a task was still running at its worker's walltime
@@ -59,6 +60,7 @@ __all__ = [
     "ManifestParseError",
     "ManifestSchemaError",
     "ModulesError",
+    "NativeTimeoutError",
     "NotSupportedError",
     "ProviderConflictError",
     "ProviderError",
@@ -240,6 +242,14 @@ class LaunchError(ClusterError):
     def __init__(self, message: str, explanation: Explanation | None = None) -> None:
         self.explanation = explanation
         super().__init__(message)
+
+
+class NativeTimeoutError(ClusterError, TimeoutError):
+    """The native system did not answer a call in time; what the call has done is not known."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        super().__init__(f"the native system has not answered for {limit:g} s")
 
 
 class LaunchRefusedError(LaunchError):

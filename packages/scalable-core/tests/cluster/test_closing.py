@@ -98,7 +98,9 @@ async def test_a_launch_that_hangs_does_not_block_close(behavior: UnitBehavior) 
         await world.run(3)
         began = world.time
 
-        assert await world.close() == []
+        (leftover,) = await world.close()
+        # It cannot be known what such a call still does.
+        assert str(leftover).startswith("launch of 3 gcam workers (the native system has not")
         assert world.time - began < BOUND
 
 

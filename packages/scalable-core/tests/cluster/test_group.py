@@ -9,12 +9,22 @@ import pytest
 from scalable.cluster.group import Group
 from scalable.cluster.link import DrainProgress, Report, Stage, WorkerInfo
 from scalable.cluster.member import EndReason, Observation, UnitEnd
-from scalable.cluster.port import Explanation, GroupSpec, Phase, Reason, Unit, UnitState
+from scalable.cluster.port import (
+    Explanation,
+    GroupSpec,
+    LaunchResult,
+    Phase,
+    Reason,
+    Unit,
+    UnitState,
+)
 from scalable.cluster.retry import RetryPolicy
 from scalable.cluster.status import group_status
 
 PROBLEM = Explanation(Reason.EXITED, "it ended")
 EMPTY = Report()
+LATER = 1000.0
+"""When failures have lasted for long enough."""
 
 
 def unit(number: int, request: str = "r1") -> Unit:
@@ -37,7 +47,7 @@ def group_of(*units: Unit, wanted: int = 0, **spec: float) -> Group:
     """Return a group whose first launch was answered with these units, at 0."""
     group = Group(GroupSpec("gcam", **spec), wanted=wanted)  # type: ignore[arg-type] # of many types
     group.record_request("r1", len(units))
-    group.record_answer("r1", units, 0.0)
+    group.record_answer("r1", LaunchResult(units), 0.0)
     return group
 
 
@@ -50,7 +60,7 @@ def test_units_count_as_soon_as_they_are_requested() -> None:
     group.record_request("r1", 3)
     assert (group.unnamed, len(group.alive)) == (3, 0)
 
-    group.record_answer("r1", [unit(1)], 1.0)
+    group.record_answer("r1", LaunchResult([unit(1)], unnamed=2), 1.0)
     assert (group.unnamed, len(group.alive)) == (2, 1)
 
     group.update(seen(2.0, *running(unit(1), unit(2), unit(3))), EMPTY, 2.0)
@@ -64,14 +74,14 @@ def test_an_observation_may_come_before_the_answer() -> None:
     assert (group.unnamed, len(group.alive)) == (0, 2)
 
     group.update(seen(2.0, UnitState(unit(1), Phase.GONE), *running(unit(2))), EMPTY, 2.0)
-    group.record_answer("r1", [unit(1), unit(2)], 3.0)
+    group.record_answer("r1", LaunchResult([unit(1), unit(2)]), 3.0)
     assert [member.unit for member in group.alive] == [unit(2)]
 
 
 def test_a_named_unit_that_ends_is_not_taken_for_one_without_a_name() -> None:
     group = Group(GroupSpec("gcam"))
     group.record_request("r1", 3)
-    group.record_answer("r1", [unit(1)], 0.0)
+    group.record_answer("r1", LaunchResult([unit(1)], unnamed=2), 0.0)
     ended = group.update(seen(1.0, UnitState(unit(1), Phase.GONE)), EMPTY, 1.0)
 
     assert end_reasons(ended) == [EndReason.NEVER_JOINED]
@@ -82,7 +92,7 @@ def test_units_that_are_not_named_in_time_are_given_up_once() -> None:
     group = Group(GroupSpec("gcam", startup_timeout=60))
     group.record_request("r1", 3)
     assert group.forget_overdue_requests(1000.0) == {}  # it has not even been answered
-    group.record_answer("r1", [unit(1)], 1000.0)
+    group.record_answer("r1", LaunchResult([unit(1)], unnamed=2), 1000.0)
 
     assert group.forget_overdue_requests(1060.0) == {}
     assert group.forget_overdue_requests(1061.0) == {"r1": 2}
@@ -101,11 +111,50 @@ def test_units_of_other_groups_are_ignored() -> None:
 def test_an_observation_that_began_before_a_launch_does_not_show_its_units_as_gone() -> None:
     group = group_of()
     group.record_request("r2", 1)
-    group.record_answer("r2", [unit(1, "r2")], 5.0)
+    group.record_answer("r2", LaunchResult([unit(1, "r2")]), 5.0)
 
     assert group.update(seen(4.0), EMPTY, 6.0) == []
     assert group.update(seen(5.0), EMPTY, 6.5) == []
-    assert end_reasons(group.update(seen(7.0), EMPTY, 7.0)) == [EndReason.NEVER_JOINED]
+    assert group.members["gcam-1"].absences == 0
+
+
+def test_a_unit_is_gone_when_it_is_absent_for_long_enough_and_its_worker_is_not_connected() -> None:
+    group = Group(GroupSpec("gcam"), RetryPolicy(absence_timeout=30))
+    group.record_request("r1", 2)
+    group.record_answer("r1", LaunchResult([unit(1), unit(2)]), 0.0)
+    assert group.update(seen(1.0), workers(unit(2)), 1.0) == []
+    assert group.update(seen(30.0), workers(unit(2)), 30.0) == []
+    # Shown again, it is absent anew.
+    assert group.update(seen(31.0, *running(unit(1))), workers(unit(2)), 31.0) == []
+    assert group.update(seen(40.0), workers(unit(2)), 40.0) == []
+    ended = group.update(seen(71.0), workers(unit(2)), 71.0)
+
+    assert [(end.member.unit, end.reason) for end in ended] == [(unit(1), EndReason.NEVER_JOINED)]
+
+
+def test_a_unit_that_was_stopped_is_gone_when_two_observations_do_not_show_it() -> None:
+    group = group_of(unit(1))
+    group.members["gcam-1"].stopped_at = 1.0
+    assert group.update(seen(2.0), EMPTY, 2.0) == []
+    assert end_reasons(group.update(seen(3.0), EMPTY, 3.0)) == [EndReason.STOPPED]
+
+
+def test_until_a_launch_is_answered_all_its_units_count() -> None:
+    group = Group(GroupSpec("gcam"), wanted=5)
+    group.record_request("r1", 5)
+    group.record_lost_answer("r1")
+    assert (group.unnamed, group.lacking, group.unclear_request) == (5, 0, ("r1", 5))
+
+    group.record_answer("r1", LaunchResult([unit(1), unit(2)]), 9.0)
+    assert (group.unnamed, group.lacking, group.unclear_request) == (0, 3, None)
+
+
+def test_observations_can_tell_what_a_launch_has_created() -> None:
+    group = Group(GroupSpec("gcam"), wanted=2)
+    group.record_request("r1", 2)
+    group.record_lost_answer("r1")
+    group.update(seen(1.0, *running(unit(1), unit(2))), EMPTY, 1.0)
+    assert (group.unnamed, group.lacking, group.unclear_request) == (0, 0, None)
 
 
 def test_an_end_that_is_reported_twice_is_one_end() -> None:
@@ -158,25 +207,25 @@ def test_a_failure_never_shortens_the_back_off_of_another() -> None:
 
 
 def test_a_healthy_worker_resets_the_count_of_early_losses() -> None:
-    retry = RetryPolicy(max_early_losses=2, healthy_after=10)
-    group = Group(GroupSpec("gcam"), retry)
-    for n in range(1, 4):
-        request = f"r{n}"
-        group.record_request(request, 2)
-        group.record_answer(request, [unit(2 * n, request), unit(2 * n + 1, request)], 20.0 * n)
-        group.update(None, workers(unit(2 * n, request), unit(2 * n + 1, request)), 20.0 * n)
-        # One of the two is lost early, the other lives.
-        group.update(None, workers(unit(2 * n + 1, request)), 20.0 * n + 1)
-        assert not group.failures.record_loss(PROBLEM)
-        group.update(None, workers(unit(2 * n + 1, request)), 20.0 * n + 12)
+    group = Group(GroupSpec("gcam"), RetryPolicy(max_early_losses=2, healthy_after=10))
 
-    for n in range(4, 6):
-        request = f"r{n}"
-        group.record_request(request, 1)
-        group.record_answer(request, [unit(2 * n, request)], 20.0 * n)
-        group.update(None, workers(unit(2 * n, request)), 20.0 * n)
-        group.update(None, EMPTY, 20.0 * n + 1)
-    assert group.failures.record_loss(PROBLEM)
+    def launch(number: int, now: float) -> Report:
+        group.record_request(f"r{number}", 1)
+        group.record_answer(f"r{number}", LaunchResult([unit(number, f"r{number}")]), now)
+        joined = workers(unit(number, f"r{number}"))
+        group.update(None, joined, now)
+        return joined
+
+    for n in range(1, 4):
+        launch(2 * n, 100.0 * n)
+        group.update(None, EMPTY, 100.0 * n + 1)  # lost early
+        assert not group.failures.record_loss(PROBLEM, LATER)
+        joined = launch(2 * n + 1, 100.0 * n + 2)
+        group.update(None, joined, 100.0 * n + 20)  # healthy
+    for n in (8, 9):
+        launch(n, 100.0 * n)
+        group.update(None, EMPTY, 100.0 * n + 1)
+    assert group.failures.record_loss(PROBLEM, LATER)
 
 
 def test_a_worker_that_joined_and_left_between_two_reports_is_not_a_failed_start() -> None:
@@ -184,7 +233,7 @@ def test_a_worker_that_joined_and_left_between_two_reports_is_not_a_failed_start
     gone = seen(1.0, UnitState(unit(1), Phase.GONE, Reason.EXITED))
 
     assert end_reasons(group.update(gone, Report(removed=["gcam-1"]), 1.0)) == [EndReason.LOST]
-    assert not group.failures.record_loss(PROBLEM)
+    assert not group.failures.record_loss(PROBLEM, LATER)
     assert group.failures.retry_at <= 1.0
 
 
@@ -192,7 +241,7 @@ def group_after_an_early_loss(reported: Report = EMPTY) -> Group:
     """Return a group that fails after one early loss, and has had one."""
     group = Group(GroupSpec("gcam"), RetryPolicy(max_early_losses=1))
     group.record_request("r1", 1)
-    group.record_answer("r1", [unit(1)], 0.0)
+    group.record_answer("r1", LaunchResult([unit(1)]), 0.0)
     group.update(None, workers(unit(1)), 1.0)
     assert end_reasons(group.update(seen(2.0, UnitState(unit(1), Phase.GONE)), reported, 2.0)) == [
         EndReason.LOST
@@ -201,20 +250,20 @@ def group_after_an_early_loss(reported: Report = EMPTY) -> Group:
 
 
 def test_a_loss_counts_before_the_scheduler_has_noticed_it() -> None:
-    assert group_after_an_early_loss(reported=workers(unit(1))).failures.record_loss(PROBLEM)
+    assert group_after_an_early_loss(reported=workers(unit(1))).failures.record_loss(PROBLEM, LATER)
 
 
 @pytest.mark.parametrize("reason", [Reason.CANCELLED, Reason.NODE_FAILURE, Reason.PREEMPTED])
 def test_a_loss_for_an_external_reason_does_not_count_against_the_group(reason: Reason) -> None:
     group = group_after_an_early_loss()
-    assert not group.failures.record_loss(Explanation(reason, "its machine was reclaimed"))
-    assert group.failures.record_loss(PROBLEM)
+    assert not group.failures.record_loss(Explanation(reason, "its machine was reclaimed"), LATER)
+    assert group.failures.record_loss(PROBLEM, LATER)
 
 
 def test_early_losses_are_reset_with_the_group() -> None:
     group = group_after_an_early_loss()
     group.reset_failures()
-    assert not group.failures.record_loss(PROBLEM)
+    assert not group.failures.record_loss(PROBLEM, LATER)
 
 
 def test_the_least_useful_are_drained_first() -> None:

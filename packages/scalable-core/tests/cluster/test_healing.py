@@ -95,7 +95,9 @@ async def test_workers_that_keep_dying_early_are_replaced_with_back_off_and_fina
         await world.run(HOUR)
 
         assert in_one_minute <= 7
-        assert world.backend.calls["launch"] == RetryPolicy().max_early_losses
+        tried_again = 2  # ten and thirty minutes after it has failed
+        assert world.backend.calls["launch"] <= RetryPolicy().max_early_losses + tried_again
+        assert world.groups["gcam"].failed
         assert world.groups["gcam"].reason is Reason.OUT_OF_MEMORY
 
 
@@ -109,7 +111,7 @@ async def test_units_that_outlive_their_workers_again_and_again_fail_their_group
             await world.run(3)
 
         assert world.groups["gcam"].failed
-        assert world.backend.calls["launch"] < 15
+        assert world.backend.calls["launch"] < 20
         await world.run(60)
         assert world.backend.alive() == []
 
@@ -155,7 +157,7 @@ async def test_the_scheduler_knows_in_time_when_a_worker_will_be_ended() -> None
 
 
 @in_virtual_time
-async def test_three_failed_starts_fail_a_group_with_reason_and_log() -> None:
+async def test_failed_starts_fail_a_group_with_reason_and_log() -> None:
     async with Simulation("gcam", "stitches") as world:
         world.backend.behavior["gcam"] = UnitBehavior(
             failing_starts=math.inf, end_reason=Reason.OUT_OF_MEMORY
@@ -172,16 +174,17 @@ async def test_three_failed_starts_fail_a_group_with_reason_and_log() -> None:
         assert isinstance(task.error, GroupFailedError)
         await world.done([other])
         await world.run(HOUR)
-        assert world.backend.calls["launch"] == 3 + 1
+        # One of the other group, some in half a minute, and then one at times.
+        assert world.backend.calls["launch"] <= 1 + 8 + 3
         assert world.scheduler.submit("gcam")[0].state is TaskState.ERRED
 
 
 @in_virtual_time
-async def test_a_group_is_known_to_have_failed_within_seconds() -> None:
+async def test_a_group_is_known_to_have_failed_within_a_minute() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = UnitBehavior(failing_starts=math.inf, boot=1)
         await world.controller.scale_groups({"gcam": 1})
-        await world.until(lambda: world.groups["gcam"].failed, within=15)
+        await world.until(lambda: world.groups["gcam"].failed, within=60)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +197,6 @@ async def test_a_refused_launch_fails_a_group_at_once(error: LaunchRefusedError)
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(GroupFailedError, match=str(error)):
             await world.controller.wait_for_group("gcam")
-        await world.run(HOUR)
-
         assert world.backend.calls["launch"] == 1
 
 
@@ -217,11 +218,12 @@ async def test_workers_of_another_environment_fail_a_group_at_once() -> None:
 @in_virtual_time
 async def test_a_group_that_failed_is_tried_again_when_it_is_scaled() -> None:
     async with Simulation("gcam") as world:
-        world.backend.behavior["gcam"] = UnitBehavior(failing_starts=3)
+        world.backend.behavior["gcam"] = UnitBehavior(failing_starts=math.inf)
         await world.controller.scale_groups({"gcam": 1})
         await world.until(lambda: world.groups["gcam"].failed)
         assert world.scheduler.submit("gcam")[0].state is TaskState.ERRED
 
+        world.backend.behavior["gcam"].failing_starts = 0
         await world.controller.scale_groups({"gcam": 1})
         tasks = world.scheduler.submit("gcam")
         await world.done(tasks)
@@ -242,12 +244,14 @@ async def test_only_failures_in_a_row_count() -> None:
 
 
 @in_virtual_time
-async def test_launches_that_raise_are_tried_three_times() -> None:
+async def test_launches_that_raise_are_repeated_and_fail_a_group_once_that_has_lasted() -> None:
     async with Simulation("gcam") as world:
-        world.backend.behavior["gcam"].errors += [OSError(f"broken {n}") for n in range(9)]
+        world.backend.behavior["gcam"].errors += [OSError(f"broken {n}") for n in range(99)]
         await world.controller.scale_groups({"gcam": 1})
-        with pytest.raises(GroupFailedError, match="broken 2"):
+        with pytest.raises(GroupFailedError, match="broken"):
             await world.controller.wait_for_group("gcam")
+        assert 30 <= world.time <= 60
+        assert 3 <= world.backend.calls["launch"] <= 9
 
 
 @in_virtual_time
@@ -273,14 +277,64 @@ async def test_launches_that_cannot_be_made_now_are_waited_for(
 
 
 @in_virtual_time
-async def test_the_workers_of_a_failed_group_keep_working() -> None:
+async def test_a_group_with_a_healthy_worker_does_not_fail_for_one_that_cannot_start() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 1})
-        world.backend.behavior["gcam"].failing_starts = math.inf
+        await world.run(30)
+        world.backend.behavior["gcam"] = UnitBehavior(
+            failing_starts=math.inf, end_reason=Reason.OUT_OF_MEMORY
+        )
         await world.controller.scale_groups({"gcam": 2})
-        await world.until(lambda: world.groups["gcam"].failed)
+        await world.run(HOUR)
 
+        assert not world.groups["gcam"].failed
+        assert "gcam-" in world.groups["gcam"].detail
+        assert "out_of_memory" in world.groups["gcam"].detail
+        assert world.backend.calls["launch"] < 30
         await world.done(world.scheduler.submit("gcam", 3))
+
+
+@in_virtual_time
+async def test_a_place_that_kills_its_workers_early_is_backed_off_beside_healthy_ones() -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 1})
+        await world.run(30)
+        world.backend.behavior["gcam"] = UnitBehavior(lifetime=1)
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(HOUR)
+
+        assert not world.groups["gcam"].failed
+        assert world.backend.calls["launch"] < 30
+
+
+@in_virtual_time
+async def test_a_short_disturbance_fails_no_group() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.adapt_groups({"gcam": (0, 4)})
+        world.backend.behavior["gcam"].failing_starts = math.inf
+        tasks = world.scheduler.submit("gcam", 8, seconds=60)
+        await world.run(15)
+        world.backend.behavior["gcam"].failing_starts = 0
+        await world.done(tasks)
+
+        assert not world.groups["gcam"].failed
+
+
+@in_virtual_time
+async def test_a_failed_group_that_should_have_workers_is_tried_again_later() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.behavior["gcam"].failing_starts = math.inf
+        await world.controller.scale_groups({"gcam": 3})
+        await world.until(lambda: world.groups["gcam"].failed)
+        launched = world.backend.calls["launch"]
+        await world.run(300)
+        assert world.backend.calls["launch"] == launched
+
+        world.backend.behavior["gcam"].failing_starts = 0
+        await world.until(lambda: world.groups["gcam"].running == 1, within=900)
+        assert world.backend.calls["launch"] == launched + 1
+        await world.until(lambda: world.groups["gcam"].running == 3)
+        assert not world.groups["gcam"].failed
 
 
 @in_virtual_time
@@ -383,8 +437,10 @@ async def test_a_native_system_that_does_not_answer_does_no_harm() -> None:
 
         assert len(world.backend.units) == 2
         assert any("slurmctld is away" in event.text for event in world.controller.events)
-        # It is not asked more often for being silent.
-        assert world.backend.calls["observe"] - asked <= 101
+        assert world.groups["gcam"].reason is Reason.NETWORK
+        assert "slurmctld is away" in world.groups["gcam"].detail
+        # It is asked ever more rarely.
+        assert world.backend.calls["observe"] - asked <= 10
 
 
 @in_virtual_time
@@ -401,14 +457,14 @@ async def test_a_slow_observation_does_not_slow_launches() -> None:
 async def test_an_explanation_that_fails_is_replaced_by_its_error() -> None:
     async with Simulation("gcam") as world:
         world.backend.behavior["gcam"] = UnitBehavior(
-            failing_starts=math.inf, end_reason=Reason.NODE_FAILURE
+            failing_starts=math.inf, end_reason=Reason.OUT_OF_MEMORY
         )
-        world.backend.errors["describe"] += [OSError("sacct is away")] * 9
+        world.backend.errors["describe"] += [OSError("sacct is away")] * 99
         await world.controller.scale_groups({"gcam": 1})
         with pytest.raises(GroupFailedError, match="sacct is away") as failure:
             await world.controller.wait_for_group("gcam")
 
-        assert failure.value.explanation.reason is Reason.NODE_FAILURE
+        assert failure.value.explanation.reason is Reason.OUT_OF_MEMORY
 
 
 @in_virtual_time
@@ -416,15 +472,18 @@ async def test_slow_explanations_block_no_other_group_for_long() -> None:
     async with Simulation("gcam", "stitches", "xanthos", "demeter") as world:
         for tag in ("gcam", "stitches", "xanthos"):
             world.backend.behavior[tag] = UnitBehavior(
-                failing_starts=math.inf, end_reason=Reason.NODE_FAILURE
+                failing_starts=math.inf, end_reason=Reason.OUT_OF_MEMORY
             )
         world.backend.latencies["describe"] = HOUR
         await world.controller.scale_groups({"gcam": 1, "stitches": 1, "xanthos": 1})
         await world.run(2)
         await world.controller.scale_groups({"demeter": 1})
         await world.controller.wait_for_group("demeter", timeout=15)
-        with pytest.raises(GroupFailedError, match="cannot be explained: it took too long"):
-            await world.controller.wait_for_group("gcam", timeout=60)
+        with pytest.raises(
+            GroupFailedError,
+            match="cannot be explained: the native system has not answered for 10 s",
+        ):
+            await world.controller.wait_for_group("gcam", timeout=120)
 
 
 @in_virtual_time

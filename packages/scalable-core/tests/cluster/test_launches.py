@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from scalable.cluster.pace import Pace
-from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.port import Explanation, GroupSpec, LaunchResult, Reason
+from scalable.errors import LaunchError
 from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_time
 
 
@@ -113,7 +114,41 @@ async def test_a_launch_whose_units_never_appear_is_a_failed_start() -> None:
         await world.until(lambda: world.groups["gcam"].failed, within=1800)
 
         assert world.backend.calls["launch"] == 3
-        assert world.groups["gcam"].reason is Reason.STARTUP_TIMEOUT
+        assert world.groups["gcam"].reason is Reason.NETWORK
+        assert "has not answered for 120 s" in world.groups["gcam"].detail
+
+
+@in_virtual_time
+async def test_what_a_launch_did_not_create_is_requested_again_with_the_reason() -> None:
+    async with Simulation("gcam") as world:
+        launch = world.backend.launch
+        capacity = 3
+
+        async def limited(group: GroupSpec, n: int, request_id: str) -> LaunchResult:
+            room = capacity - len(world.backend.alive())
+            if room <= 0:
+                raise LaunchError("", Explanation(Reason.CAPACITY, "no capacity in zone a"))
+            result = await launch(group, min(n, room), request_id)
+            shortfall = Explanation(Reason.CAPACITY, "no capacity in zone a")
+            return LaunchResult(result.units, shortfall=shortfall if room < n else None)
+
+        world.backend.launch = limited  # type: ignore[method-assign]
+        await world.controller.scale_groups({"gcam": 5})
+        await world.until(lambda: world.groups["gcam"].running == 3, within=30)
+        await world.run(600)
+
+        group = world.groups["gcam"]
+        assert (group.failed, group.reason) == (False, Reason.CAPACITY)
+        assert "no capacity in zone a" in group.detail
+        capacity = 5
+        await world.until(lambda: world.groups["gcam"].running == 5, within=90)
+
+
+@in_virtual_time
+async def test_a_group_of_which_a_launch_may_ask_for_few_takes_several() -> None:
+    async with Simulation(GroupSpec("gcam", max_launch=10)) as world:
+        await world.scale({"gcam": 25})
+        assert world.backend.calls["launch"] == 3
 
 
 @in_virtual_time

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from scalable.cluster.port import GroupSpec, Phase
+from scalable.cluster.port import GroupSpec, LaunchResult, Phase
 from scalable.testing.simulation import (
     DeadlockError,
     Simulation,
@@ -48,7 +48,7 @@ async def test_a_unit_queues_boots_and_ends_on_time() -> None:
     world = Simulation(GCAM)
     world.backend.behavior["gcam"] = UnitBehavior(naming=5, queue=10, boot=20, lifetime=30)
     await world.scheduler.start({"gcam": 1})
-    assert await world.backend.launch(GCAM, 1, "r1") == []
+    assert await world.backend.launch(GCAM, 1, "r1") == LaunchResult([], unnamed=1)
     seen: dict[str, int] = {}
     for second in range(70):
         for name, state in (await world.backend.observe()).items():
@@ -80,14 +80,14 @@ async def _twice_in_a_turn(world: Simulation) -> None:
 
 
 async def _stopped_at_work(world: Simulation) -> None:
-    units = await world.backend.launch(GCAM, 1, "r1")
+    units = (await world.backend.launch(GCAM, 1, "r1")).units
     world.scheduler.submit("gcam", seconds=100)
     await world.run(10)
     await world.backend.stop(units)
 
 
 async def _stopped_with_results(world: Simulation) -> None:
-    units = await world.backend.launch(GCAM, 1, "r1")
+    units = (await world.backend.launch(GCAM, 1, "r1")).units
     world.scheduler.submit("gcam", seconds=1)
     await world.run(10)
     await world.backend.stop(units)
@@ -99,7 +99,7 @@ async def _called_after_sweep(world: Simulation) -> None:
 
 
 async def _started_twice(world: Simulation) -> None:
-    units = await world.backend.launch(GCAM, 2, "r1")
+    units = (await world.backend.launch(GCAM, 2, "r1")).units
     (task,) = world.scheduler.submit("gcam", seconds=100)
     await world.run(10)
     task.allowed_restarts -= 1
@@ -142,7 +142,7 @@ def test_the_invariant_checker_reports(
 async def test_a_task_may_start_again_after_its_worker_was_killed() -> None:
     world = Simulation(GCAM)
     await world.scheduler.start({"gcam": 1})
-    units = await world.backend.launch(GCAM, 2, "r1")
+    units = (await world.backend.launch(GCAM, 2, "r1")).units
     (task,) = world.scheduler.submit("gcam", seconds=100)
     await world.run(10)
     world.backend.kill(units[0].id)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from scalable.cluster import explanations
 from scalable.cluster.adaptive import AdaptivePolicy
 from scalable.cluster.closing import ClosingSteps
 from scalable.cluster.draining import Drainer
@@ -33,7 +34,6 @@ from scalable.errors import (
     GroupFailedError,
     GroupTimeoutError,
     UnknownTagError,
-    describe_error,
 )
 
 __all__ = ["GroupController"]
@@ -95,12 +95,14 @@ class GroupController:
             backend,
             max_wait=self.pace.tick,
             poll=self.pace.poll,
+            max_poll=self.pace.max_poll,
             timeout=self.pace.native_timeout,
             clock=clock,
         )
+        self._native_problem: Explanation | None = None
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._failures = GroupFailures(link, self.events)
+        self._failures = GroupFailures(link, self.events, clock)
         self._ends = EndHandler(
             self._native,
             self._failures,
@@ -216,9 +218,11 @@ class GroupController:
     async def _explain(self, group: Group) -> Explanation | None:
         if group.failure is not None:
             return group.failure
-        status = group_status(group)
+        status = group_status(group, self._native_problem)
         if status.reason is None:
             return None
+        if self._native_problem is not None:
+            return self._native_problem
         absent = [m for m in group.alive if m.joined_at is None and m.state is not None]
         if absent:
             detail = await self._native.describe_member(absent[0])
@@ -266,9 +270,11 @@ class GroupController:
             causes = await self._ends.describe_ends(end for _, end in ends)
             for group, end in ends:
                 await self._ends.handle_end(group, end, causes)
-            if seen is not None:
-                for group in self.groups.values():
+            for group in self.groups.values():
+                if seen is not None:
                     await self._ends.handle_overdue_requests(group)
+                if group.failure is not None and group.has_healthy(now):
+                    await self._failures.clear(group)
             update_targets(self.groups, report.demand, self.policy, self.max_workers, now)
             await self._drainer.drain_expiring(self.groups, now)
             self._drainer.drain_surplus(self.groups)
@@ -284,12 +290,17 @@ class GroupController:
         """Return an observation of the native system; None where none is due, or it did not answer."""
         busy = any(group.members or group.requests for group in self.groups.values())
         try:
-            return await self._native.observe(busy)
+            seen = await self._native.observe(busy)
         except Exception as error:  # noqa: BLE001 - what was known stays true until the next observation
-            self.events.record(
-                "", f"cannot observe the native system, will try again: {describe_error(error)}"
-            )
+            problem = explanations.explain_failed_observation(error)
+            self.events.record("", problem.summary)
+            if self._native_problem is None:
+                logger.warning("%s", problem.summary)
+            self._native_problem = problem
             return None
+        if seen is not None:
+            self._native_problem = None
+        return seen
 
     # -- Statuses
 
@@ -300,7 +311,8 @@ class GroupController:
             raise UnknownTagError(tag, self.groups) from None
 
     def _update_statuses(self) -> None:
-        self.statuses = {tag: group_status(group) for tag, group in self.groups.items()}
+        problem = self._native_problem
+        self.statuses = {tag: group_status(group, problem) for tag, group in self.groups.items()}
 
     def _request_turn(self) -> None:
         self._update_statuses()
@@ -326,12 +338,20 @@ class GroupController:
         # The units of a launch that is still under way must not be missed.
         launched = await steps.run("native calls under way", *self._native.shut_down())
         await steps.run("cancelling tasks", self.link.cancel_all("the cluster was closed"))
-        units = {unit.id: unit for units in launched if units is not None for unit in units} | {
+        units = {unit.id: unit for made in launched if made is not None for unit in made.units} | {
             m.unit.id: m.unit for group in self.groups.values() for m in group.members.values()
         }
         if units:
             await steps.run("stopping workers", self.backend.stop(list(units.values())))
         swept = await steps.run("sweeping", self.backend.sweep())
+        unknown = [
+            Leftover(
+                "launch",
+                f"of {launch.n} {launch.tag} workers",
+                "the native system has not answered it; workers that it creates now end by themselves",
+            )
+            for launch in self._native.unfinished_launches()
+        ]
         for group in self.groups.values():
             group.members.clear()
             group.requests.clear()
@@ -341,8 +361,9 @@ class GroupController:
         if swept:
             for problem in steps.failures:
                 self.events.record("", f"{problem.kind}: {problem.name}: {problem.error}")
-            return list(swept[0])
+            return [*swept[0], *unknown]
         return [
             *steps.failures,
+            *unknown,
             *(Leftover("worker", name, "it is not known whether it ended") for name in units),
         ]

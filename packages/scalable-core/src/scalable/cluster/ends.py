@@ -29,11 +29,14 @@ class GroupFailures:
         The scheduler, which fails the tasks of a failed group.
     events : EventLog
         The log for it.
+    clock : callable
+        Seconds, monotonic.
     """
 
-    def __init__(self, link: SchedulerLink, events: EventLog) -> None:
+    def __init__(self, link: SchedulerLink, events: EventLog, clock: Callable[[], float]) -> None:
         self._link = link
         self._events = events
+        self._clock = clock
 
     async def fail(self, group: Group, why: Explanation) -> None:
         """Give up on a group, and fail the tasks that only it could run."""
@@ -41,6 +44,7 @@ class GroupFailures:
             await self._link.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
             group.failure = why
             self._events.record(group.spec.tag, f"failed: {why.summary}")
+        group.failures.record_failed_group(self._clock())
 
     async def clear(self, group: Group) -> None:
         """Let a group try again."""
@@ -52,7 +56,8 @@ class GroupFailures:
         self, group: Group, request_id: str, problem: Explanation, now: float
     ) -> None:
         """Count a failed start, and fail the group if it was one too many."""
-        if group.failures.record_start_failure(request_id, problem, now):
+        healthy = group.has_healthy(now)
+        if group.failures.record_start_failure(request_id, problem, now, has_healthy=healthy):
             await self.fail(group, problem)
 
 
@@ -116,14 +121,19 @@ class EndHandler:
             self._events.record(tag, f"{unit.id} has left")
             return
         if end.reason is EndReason.REFUSED:
-            await self._failures.fail(group, explanations.explain_refusal(end))
+            problem = explanations.explain_refusal(end)
+            self._events.record(tag, problem.summary)
+            await self._failures.record_start_failure(
+                group, unit.request_id, problem, self._clock()
+            )
         else:
             representative, native = causes[unit.request_id, end.reason]
             problem = explanations.explain_end(end, group.spec, native)
             why = problem.summary if member is representative else "as did others of its launch"
             if end.reason in (EndReason.LOST, EndReason.ORPHANED):
                 self._events.record(tag, f"lost {unit.id}: {why}")
-                if group.failures.record_loss(problem):
+                now = self._clock()
+                if group.failures.record_loss(problem, now, has_healthy=group.has_healthy(now)):
                     await self._failures.fail(group, problem)
             else:
                 self._events.record(tag, f"{unit.id} did not start: {why}")

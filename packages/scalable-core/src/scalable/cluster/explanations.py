@@ -7,15 +7,17 @@ from dataclasses import replace
 
 from scalable.cluster.member import EndReason, Member, UnitEnd
 from scalable.cluster.port import Explanation, GroupSpec, Reason
-from scalable.errors import LaunchError, LaunchRefusedError, describe_error
+from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError, describe_error
 
 __all__ = [
     "explain_blocked_by_cap",
     "explain_end",
+    "explain_failed_observation",
     "explain_from_state",
     "explain_launch_error",
     "explain_never_seen",
     "explain_refusal",
+    "explain_shortfall",
 ]
 
 
@@ -29,9 +31,11 @@ def explain_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanati
             summary=f"the Dask worker of {unit.id} has left, but the unit still runs",
         )
     if end.reason is EndReason.JOIN_TIMEOUT:
+        own = native.reason in (Reason.UNKNOWN, Reason.STARTING)
         return replace(
             native,
-            reason=Reason.STARTUP_TIMEOUT,
+            # What the native system knows of it is the better reason.
+            reason=Reason.STARTUP_TIMEOUT if own else native.reason,
             summary=f"{unit.id} ran for {spec.startup_timeout:g} s, "
             "but its Dask worker did not reach the scheduler",
             remedy=native.remedy
@@ -83,9 +87,41 @@ def explain_launch_error(error: Exception) -> Explanation:
     """
     if isinstance(error, LaunchError) and error.explanation is not None:
         return error.explanation
-    reason = Reason.REFUSED if isinstance(error, LaunchRefusedError) else Reason.UNKNOWN
+    reason = Reason.UNKNOWN
+    if isinstance(error, LaunchRefusedError):
+        reason = Reason.REFUSED
+    elif isinstance(error, NativeTimeoutError):
+        reason = Reason.NETWORK
     prefix = "" if isinstance(error, LaunchError) else "launching failed: "
     return Explanation(reason, prefix + describe_error(error))
+
+
+def explain_failed_observation(error: Exception) -> Explanation:
+    """Explain that the native system does not show its units.
+
+    Examples
+    --------
+    >>> explain_failed_observation(PermissionError("the token has expired")).summary
+    'cannot observe the native system, will try again: the token has expired'
+    """
+    reason = Reason.CREDENTIALS if isinstance(error, PermissionError) else Reason.NETWORK
+    return Explanation(
+        reason, f"cannot observe the native system, will try again: {describe_error(error)}"
+    )
+
+
+def explain_shortfall(asked: int, created: int, native: Explanation | None) -> Explanation:
+    """Explain that a launch created fewer units than it was asked for.
+
+    Examples
+    --------
+    >>> explain_shortfall(5, 3, None).summary
+    'launched 3 of 5; the native system gave no more'
+    >>> explain_shortfall(5, 3, Explanation(Reason.CAPACITY, "no capacity in zone a")).summary
+    'launched 3 of 5; no capacity in zone a'
+    """
+    why = native or Explanation(Reason.UNKNOWN, "the native system gave no more")
+    return replace(why, summary=f"launched {created} of {asked}; {why.summary}")
 
 
 def explain_blocked_by_cap(cap: int | None, holders: Iterable[Member]) -> Explanation:

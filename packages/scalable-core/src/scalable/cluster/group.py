@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from scalable.cluster.link import Report, Stage
 from scalable.cluster.member import Member, Observation, UnitEnd, classify_end, drain_order
-from scalable.cluster.port import Explanation, GroupSpec, Phase, Unit
+from scalable.cluster.port import Explanation, GroupSpec, LaunchResult, Phase, Unit
 from scalable.cluster.retry import FailureHistory, RetryPolicy
 
 __all__ = ["Group", "Request"]
@@ -15,11 +15,16 @@ __all__ = ["Group", "Request"]
 
 @dataclass
 class Request:
-    """A launch: the number of units it asked for, the time of the answer, and the units known so far."""
+    """A launch: the number of units it asked for, the time of the answer, and the units known so far.
+
+    Once it is answered, the number is that of the units that exist. Before, all of them may.
+    """
 
     asked: int
     answered_at: float | None = None
     named: set[str] = field(default_factory=set)
+    lost_answers: int = 0
+    """Calls whose outcome is not known, so that another one with the same request id is to tell it."""
 
     @property
     def unnamed(self) -> int:
@@ -84,7 +89,7 @@ class Group:
 
     @property
     def unnamed(self) -> int:
-        """Units that a launch was granted, but whose names are not known yet."""
+        """Units that a launch was granted, or may have been, but whose names are not known yet."""
         return sum(request.unnamed for request in self.requests.values())
 
     @property
@@ -92,18 +97,41 @@ class Group:
         """Units to launch or resume, to have the wanted count; negative where there are too many."""
         return self.wanted - len(self.alive) - self.unnamed
 
+    def has_healthy(self, now: float) -> bool:
+        """Return whether one of its workers has lived for long enough to show that they can."""
+        return any(m.is_healthy(self.retry.healthy_after, now) for m in self.members.values())
+
     # -- Launches
 
     def record_request(self, request_id: str, n: int) -> None:
         """Record that a launch of `n` units was requested."""
         self.requests[request_id] = Request(n)
 
-    def record_answer(self, request_id: str, units: Iterable[Unit], now: float) -> None:
-        """Record the units that a launch returned; the others may be observed later."""
-        self.failures.record_accepted_launch()
-        self._add_units(units, now)
-        self.requests[request_id].answered_at = now
+    def record_answer(self, request_id: str, result: LaunchResult, now: float) -> None:
+        """Record what a launch has created: units with names, and some that may be observed later."""
+        self._add_units(result.units, now)
+        request = self.requests.get(request_id)
+        if request is not None:
+            request.asked = max(len(result.units) + result.unnamed, len(request.named))
+            request.answered_at = now
         self._forget_complete_requests()
+
+    def record_lost_answer(self, request_id: str) -> str:
+        """Record that it is not known what a launch has created; return a name for this attempt."""
+        request = self.requests.get(request_id)
+        if request is None:
+            return request_id
+        request.lost_answers += 1
+        self._forget_complete_requests()
+        return f"{request_id}/{request.lost_answers}"
+
+    @property
+    def unclear_request(self) -> tuple[str, int] | None:
+        """A launch to repeat, to learn what it has created, and the units it asked for; None where all is known."""
+        for request_id, request in self.requests.items():
+            if request.answered_at is None and request.lost_answers:
+                return request_id, request.asked
+        return None
 
     def forget_request(self, request_id: str) -> None:
         """Expect no more units of a launch."""
@@ -135,7 +163,7 @@ class Group:
         complete = [
             request_id
             for request_id, request in self.requests.items()
-            if request.answered_at is not None and not request.unnamed
+            if (request.answered_at is not None or request.lost_answers) and not request.unnamed
         ]
         for request_id in complete:
             self.forget_request(request_id)
@@ -159,7 +187,7 @@ class Group:
         ends = []
         for member in list(self.members.values()):
             self._update_worker(member, report, now)
-            if seen is not None and member.update_state(seen, now):
+            if seen is not None and member.update_state(seen, self.retry.absence_timeout, now):
                 self._mark_left(member, now)
             end = classify_end(member, report, self.spec, self.retry, now)
             if end is not None:
@@ -191,7 +219,7 @@ class Group:
             return
         member.left_at = None
         if member.joined_at is not None and now - member.joined_at >= self.retry.healthy_after:
-            self.failures.record_healthy()
+            self.failures.record_healthy(member.launched)
 
     def _mark_left(self, member: Member, now: float) -> None:
         """Record that a worker has left: it is replaced at once, unless workers keep leaving early."""

@@ -12,6 +12,7 @@ from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
 from scalable.cluster.native import Launch, NativeCalls
 from scalable.cluster.pace import Pace
+from scalable.cluster.port import Explanation
 from scalable.errors import LaunchError, LaunchRefusedError
 
 __all__ = ["Launcher"]
@@ -59,10 +60,20 @@ class Launcher:
         room -= sum(len(group.members) + group.unnamed for group in groups.values())
         for tag, group in groups.items():
             lacking = group.lacking
-            n = int(min(lacking, room))
             group.update_blocked(lacking > 0 and room <= 0, now)
-            ready = group.failure is None and now >= group.failures.retry_at
-            if n > 0 and ready and not self._native.is_launching(tag):
+            if self._native.is_launching(tag):
+                continue
+            if now < group.failures.retry_at:
+                continue
+            if group.unclear_request is not None:
+                request_id, n = group.unclear_request
+                self._native.launch(group.spec, n, request_id)
+                continue
+            n = int(min(lacking, room, group.spec.max_launch or lacking))
+            if group.failure is not None:
+                # One, to see whether it could have workers now.
+                n = 0 if group.alive or group.unnamed else min(n, 1)
+            if n > 0:
                 room -= n
                 request_id = uuid.uuid4().hex
                 group.record_request(request_id, n)
@@ -76,32 +87,38 @@ class Launcher:
     async def _record_launch(self, group: Group, launch: Launch) -> None:
         tag, n, now = group.spec.tag, launch.n, self._clock()
         try:
-            units = launch.call.result()
-        except TimeoutError:
-            # Units that it made, if any, will be observed under this request.
-            group.record_answer(launch.request_id, (), now)
-            self._events.record(
-                tag, f"launching {n} workers took longer than {self._pace.native_timeout:g} s"
-            )
-        except Exception as error:  # noqa: BLE001 - shown as the group's reason, and to all who wait for it
+            result = launch.call.result()
+        except LaunchError as error:
             group.forget_request(launch.request_id)
             problem = explanations.explain_launch_error(error)
             self._events.record(tag, problem.summary)
-            if isinstance(error, LaunchRefusedError):
+            if isinstance(error, LaunchRefusedError) and not group.has_healthy(now):
                 await self._failures.fail(group, problem)
-            elif isinstance(error, LaunchError):
-                if group.failures.record_postponed_launch(problem, now):
-                    # In a script without the CLI, nothing else shows it.
-                    logger.warning(
-                        "%s: cannot launch yet, will try again: %s", tag, problem.summary
-                    )
             else:
-                await self._failures.record_start_failure(
-                    group, launch.request_id, problem, self._clock()
-                )
+                self._postpone(group, problem, now)
+        except Exception as error:  # noqa: BLE001 - shown as the group's reason, and to all who wait for it
+            # It is not known what exists: the same request is made again, which creates nothing twice.
+            problem = explanations.explain_launch_error(error)
+            self._events.record(tag, problem.summary)
+            attempt = group.record_lost_answer(launch.request_id)
+            await self._failures.record_start_failure(group, attempt, problem, now)
         else:
-            group.record_answer(launch.request_id, units, now)
-            self._events.record(tag, f"launched {n}")
+            group.record_answer(launch.request_id, result, now)
+            created = len(result.units) + result.unnamed
+            if created >= n:
+                group.failures.record_accepted_launch()
+                self._events.record(tag, f"launched {n}")
+            else:
+                problem = explanations.explain_shortfall(n, created, result.shortfall)
+                self._events.record(tag, problem.summary)
+                self._postpone(group, problem, now)
+
+    def _postpone(self, group: Group, problem: Explanation, now: float) -> None:
+        if group.failures.record_postponed_launch(problem, now):
+            # In a script without the CLI, nothing else shows it.
+            logger.warning(
+                "%s: cannot launch yet, will try again: %s", group.spec.tag, problem.summary
+            )
 
     async def fail_blocked_groups(
         self, groups: Mapping[str, Group], cap: int | None, now: float

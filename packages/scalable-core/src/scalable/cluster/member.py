@@ -59,6 +59,10 @@ class Member:
         When the backend was asked to stop it.
     expires : bool
         Whether its walltime is nearly up, and its drain has begun for that.
+    absent_since : float or None
+        Since when observations do not show it.
+    absences : int
+        Observations in a row that did not show it.
     """
 
     unit: Unit
@@ -73,6 +77,8 @@ class Member:
     holding_since: float | None = None
     stopped_at: float | None = None
     expires: bool = False
+    absent_since: float | None = None
+    absences: int = 0
 
     @property
     def draining(self) -> bool:
@@ -127,15 +133,23 @@ class Member:
             return False
         return self.expires_at - now <= min(handover, self.lifetime / 4)
 
-    def update_state(self, seen: Observation, now: float) -> bool:
+    def is_healthy(self, healthy_after: float, now: float) -> bool:
+        """Return whether its worker has been there for `healthy_after` seconds."""
+        return self.alive and self.joined_at is not None and now - self.joined_at >= healthy_after
+
+    def update_state(self, seen: Observation, absence_timeout: float, now: float) -> bool:
         """Record what an observation shows of it; return whether that is its end.
 
-        Absence means its end, too, except from an observation that began before the unit became known.
+        Absence means its end, too, once it lasts: a listing may be cached, or not show a new unit yet.
         """
         state = seen.units.get(self.unit.id)
-        if state is None and self.launched >= seen.asked_at:
-            return False
-        self.state = state or UnitState(self.unit, Phase.GONE)
+        if state is None:
+            if not self._is_vanished(seen, absence_timeout, now):
+                return False
+            state = UnitState(self.unit, Phase.GONE)
+        else:
+            self.absent_since, self.absences = None, 0
+        self.state = state
         if self.state.phase is Phase.PENDING:
             self.running_since = None  # it may be back in the queue
         elif self.running_since is None:
@@ -143,6 +157,22 @@ class Member:
         if self.state.seconds_left is not None:
             self.expires_at = now + self.state.seconds_left
         return self.gone
+
+    def _is_vanished(self, seen: Observation, absence_timeout: float, now: float) -> bool:
+        """Record one more absence; return whether it has been absent for long enough to count as gone."""
+        if self.launched >= seen.asked_at:
+            return False
+        self.absences += 1
+        if self.absent_since is None:
+            self.absent_since = now
+        if self.worker is not None or self.absences < _MIN_ABSENCES:
+            return False
+        # The end of a unit that was stopped is no surprise.
+        return self.stopped or now - self.absent_since >= absence_timeout
+
+
+_MIN_ABSENCES = 2
+"""Observations that must not show a unit before it counts as gone."""
 
 
 class EndReason(StrEnum):

@@ -9,11 +9,23 @@ from typing import Any, TypeVar
 
 from scalable.cluster.explanations import explain_from_state
 from scalable.cluster.member import Member, Observation
-from scalable.cluster.port import Backend, Explanation, GroupSpec, Unit, UnitState
+from scalable.cluster.port import Backend, Explanation, GroupSpec, LaunchResult, UnitState
+from scalable.errors import NativeTimeoutError
 
 __all__ = ["Launch", "NativeCalls"]
 
 T = TypeVar("T")
+
+
+async def _limited(call: Awaitable[T], limit: float) -> T:
+    """Return a call's result; raise `NativeTimeoutError` if it takes longer than `limit` seconds."""
+    try:
+        async with asyncio.timeout(limit) as timeout:
+            return await call
+    except TimeoutError as error:
+        if timeout.expired():
+            raise NativeTimeoutError(limit) from error
+        raise  # the native library's own
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,7 @@ class Launch:
     tag: str
     request_id: str
     n: int
-    call: asyncio.Task[Sequence[Unit]]
+    call: asyncio.Task[LaunchResult]
 
 
 class NativeCalls:
@@ -35,8 +47,8 @@ class NativeCalls:
         The backend to call.
     max_wait : float
         Seconds that a turn waits for an answer. A later answer is taken by a later turn.
-    poll : float
-        Seconds between two observations.
+    poll, max_poll : float
+        Seconds between two observations; doubled with each that fails in a row, up to the maximum.
     timeout : float
         Seconds after which a call has failed.
     clock : callable
@@ -49,12 +61,15 @@ class NativeCalls:
         *,
         max_wait: float,
         poll: float,
+        max_poll: float,
         timeout: float,
         clock: Callable[[], float],
     ) -> None:
         self.backend = backend
         self.max_wait = max_wait
         self.poll = poll
+        self.max_poll = max_poll
+        self._failed_observations = 0
         self.timeout = timeout
         self.clock = clock
         self._asked_at = self._answered_at = -float("inf")
@@ -64,7 +79,7 @@ class NativeCalls:
 
     def _start_call(self, call: Awaitable[T], timeout: float | None = None) -> asyncio.Task[T]:
         limit = self.timeout if timeout is None else timeout
-        task = asyncio.ensure_future(asyncio.wait_for(call, limit))
+        task = asyncio.ensure_future(_limited(call, limit))
         # Closing may never fetch its error, which asyncio would complain about.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return task
@@ -89,7 +104,7 @@ class NativeCalls:
             Whatever `Backend.observe` raises.
         """
         if self._observation is None:
-            if not busy or self.clock() - self._answered_at < self.poll:
+            if not busy or self.clock() - self._answered_at < self._observation_interval:
                 return None
             self._asked_at = self.clock()
             self._observation = self._start_call(self.backend.observe())
@@ -98,11 +113,19 @@ class NativeCalls:
             return None
         call, self._observation = self._observation, None
         self._answered_at = self.clock()
-        return Observation(call.result(), self._asked_at)
+        self._failed_observations += 1
+        units = call.result()
+        self._failed_observations = 0
+        return Observation(units, self._asked_at)
+
+    @property
+    def _observation_interval(self) -> float:
+        return min(self.poll * 2.0 ** min(self._failed_observations, 60), self.max_poll)
 
     def observe_soon(self) -> None:
-        """Let the next turn observe, even if `poll` seconds have not passed."""
-        self._answered_at = -float("inf")
+        """Let the next turn observe, even if `poll` seconds have not passed, unless observations fail."""
+        if not self._failed_observations:
+            self._answered_at = -float("inf")
 
     async def describe_member(self, member: Member, timeout: float | None = None) -> Explanation:
         """Wait for the explanation of one unit; if that fails, explain it from its most recent state."""
@@ -119,8 +142,12 @@ class NativeCalls:
 
     def launch(self, group: GroupSpec, n: int, request_id: str) -> None:
         """Begin to launch `n` units of a group."""
-        call = self._start_call(self.backend.launch(group, n, request_id))
+        call = self._start_call(self._launch(group, n, request_id))
         self._launches[group.tag] = Launch(group.tag, request_id, n, call)
+
+    async def _launch(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
+        result = await self.backend.launch(group, n, request_id)
+        return result if isinstance(result, LaunchResult) else LaunchResult(result)
 
     async def finished_launches(self) -> Iterator[Launch]:
         """Return the launches that were answered, each once."""
@@ -152,6 +179,14 @@ class NativeCalls:
         return [(self._stops.pop(call), call.exception()) for call in done]
 
     # -- The end
+
+    def unfinished_launches(self) -> list[Launch]:
+        """Return the launches that have not returned, or were cancelled: it is not known what they create."""
+        return [
+            launch
+            for launch in self._launches.values()
+            if not launch.call.done() or launch.call.cancelled()
+        ]
 
     def shut_down(self) -> list[asyncio.Task[Any]]:
         """Cancel the observation; return the launches and stops that are under way."""

@@ -17,6 +17,8 @@ class Pace:
         Between two turns, each with one report of the scheduler, which costs nothing.
     poll : float
         Between two observations of the native system, which may cost money or be throttled.
+    max_poll : float
+        The longest of these intervals, to which it grows while the native system does not answer.
     native_timeout : float
         For one call to the native system. No turn waits for it: a call that takes longer than `tick` continues while
         turns are taken.
@@ -34,6 +36,7 @@ class Pace:
 
     tick: float = 0.5
     poll: float = 1.0
+    max_poll: float = 30.0
     native_timeout: float = 120.0
     describe_timeout: float = 10.0
     stop_retry_interval: float = 60.0

@@ -21,6 +21,7 @@ __all__ = [
     "Explanation",
     "GroupSpec",
     "GroupStatus",
+    "LaunchResult",
     "Leftover",
     "Phase",
     "Reason",
@@ -79,7 +80,7 @@ class Reason(StrEnum):
     MISMATCH = "mismatch"
     """Its Python, dask or distributed version is not the scheduler's."""
     NETWORK = "network"
-    """It runs, but its Dask worker did not reach the scheduler."""
+    """It runs, but its Dask worker did not reach the scheduler; or the native system does not answer."""
     STARTUP_TIMEOUT = "startup_timeout"
     """Its Dask worker did not join within startup_timeout."""
     UNKNOWN = "unknown"
@@ -102,12 +103,15 @@ class GroupSpec:
     handover : float
         Seconds before a unit's walltime is up in which its worker is drained and replaced. Never more than a quarter of
         the walltime.
+    max_launch : int or None
+        The most units that one launch may ask for; None where the native system sets no limit.
     """
 
     tag: str
     slots: int = 1
     startup_timeout: float = 300.0
     handover: float = 300.0
+    max_launch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,25 @@ class Unit:
     tag: str
     request_id: str
     native: str = ""
+
+
+@dataclass(frozen=True)
+class LaunchResult:
+    """What a launch created, where that is not simply all units that were asked for.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+        The new units whose names are known.
+    unnamed : int
+        Units that were created as well, and that `observe` will show later with the same request id.
+    shortfall : Explanation or None
+        Why the launch created fewer than it was asked for; None where the native system gives no reason.
+    """
+
+    units: Sequence[Unit] = ()
+    unnamed: int = 0
+    shortfall: Explanation | None = None
 
 
 @dataclass(frozen=True)
@@ -222,17 +245,24 @@ class Backend(Protocol):
     stores no desired state: how many units there should be is known to the engine alone.
     """
 
-    async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
+    async def launch(
+        self, group: GroupSpec, n: int, request_id: str
+    ) -> LaunchResult | Sequence[Unit]:
         """Request `n` new units of `group` from the native system, in one native call where one exists.
 
         Called once for all the units that a group lacks in one turn. Returns when the native system has accepted the
-        request, not when a unit runs. A second call with the same `request_id` starts nothing.
+        request, not when a unit runs. A second call with the same `request_id` starts nothing and returns the same:
+        the engine makes one where the first has not answered in time, or has raised what is not listed here, to learn
+        what exists. Until then, all `n` count against the cap.
+
+        Cancelling the coroutine does not stop a thread of an SDK. Whatever such a thread may still create must be
+        removed by `sweep`, which waits for it, or be returned by it as a leftover.
 
         Returns
         -------
-        sequence of Unit
-            The new units. May be shorter than `n` where the native system names units later; `observe` then shows
-            them with the same `request_id`.
+        sequence of Unit or LaunchResult
+            The new units. Where these are fewer than `n`, the others do not exist, and are requested again with
+            back-off; `LaunchResult` says why, and how many exist without a name.
 
         Raises
         ------
@@ -246,9 +276,11 @@ class Backend(Protocol):
     async def observe(self) -> Mapping[str, UnitState]:
         """Return the state of every unit, by id, in one native call.
 
-        Called every turn. A unit that was known before the call and is absent from its answer counts as gone, so a
-        backend must include units that its native system does not show yet. A unit that ended must be shown as GONE
-        at least once. May raise anything: the engine then keeps what it knows, records an event, and calls again.
+        A unit that ended is shown as GONE at least once, and then counts as gone. One that is merely absent may exist,
+        because listings are cached and many native systems are eventually consistent: it counts as gone once it has
+        been absent for `RetryPolicy.absence_timeout`, from two answers at least, and its Dask worker is not connected.
+
+        May raise anything: the engine then keeps what it knows, says so in each group, and calls again with back-off.
         """
         ...
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections import Counter
 
 from scalable.cluster.group import Group
-from scalable.cluster.port import GroupStatus, Phase, Reason
+from scalable.cluster.port import Explanation, GroupStatus, Phase, Reason
 
 __all__ = ["group_status"]
 
 
-def group_status(group: Group) -> GroupStatus:
+def group_status(group: Group, native_problem: Explanation | None = None) -> GroupStatus:
     """Return the counts of a group, and why workers are missing.
+
+    Parameters
+    ----------
+    group : Group
+        The group.
+    native_problem : Explanation or None
+        Why the counts may be out of date.
 
     Examples
     --------
@@ -24,6 +31,8 @@ def group_status(group: Group) -> GroupStatus:
     pending = sum(m.alive and m.joined_at is None and not m.starting for m in members)
     low, high = group.range or (None, None)
     reason, detail = _missing_reason(group)
+    if native_problem is not None and group.failure is None:
+        reason, detail = native_problem.reason, native_problem.summary
     return GroupStatus(
         tag=group.spec.tag,
         wanted=group.wanted,
@@ -56,10 +65,18 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
     if waiting:
         (reason, detail), _ = waiting.most_common(1)[0]
         return reason, detail or str(reason)
-    if absent or group.requests:
+    problem = group.failures.last_problem
+    if problem is not None and group.failures.is_postponed and group.lacking > 0:
+        return _reason_to_wait(problem), f"to be tried again: {problem.summary}"
+    if (absent or group.requests) and group.unclear_request is None:
         return Reason.STARTING, "starting"
     if group.blocked_since is not None:
         return Reason.QUOTA, "waiting for room under max_workers"
-    if group.failures.last_problem is not None:
-        return Reason.BACKOFF, f"to be tried again: {group.failures.last_problem.summary}"
+    if problem is not None:
+        return Reason.BACKOFF, f"to be tried again: {problem.summary}"
     return Reason.STARTING, "about to be launched"
+
+
+def _reason_to_wait(problem: Explanation) -> Reason:
+    """Return the native system's reason why no more can be launched now, if it gives one."""
+    return Reason.BACKOFF if problem.reason is Reason.UNKNOWN else problem.reason

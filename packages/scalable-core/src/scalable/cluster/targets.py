@@ -79,7 +79,8 @@ def update_targets(
             desired[tag] = min(max(target, group.range[0], successor), group.range[1])
         if group.failure is not None:
             # It gets no new workers, so the room for them is free for others.
-            have = len(group.alive)
+            # Except for one at times, to see whether it could have some now.
+            have = len(group.alive) + (now >= group.failures.retry_at)
             least[tag], desired[tag] = min(least[tag], have), min(desired[tag], have)
     shares = share_out(desired, least, cap)
     requested = sum(

@@ -13,6 +13,7 @@ from typing import Protocol
 from scalable.cluster.port import (
     Explanation,
     GroupSpec,
+    LaunchResult,
     Leftover,
     Phase,
     Reason,
@@ -176,7 +177,7 @@ class SimulatedBackend:
 
     # -- `Backend`
 
-    async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
+    async def launch(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
         """Create `n` units with the group's current behavior."""
         behavior = self.behavior[group.tag]
         await self._call("launch")
@@ -190,7 +191,9 @@ class SimulatedBackend:
                 raise behavior.errors.popleft()
             self._requests[request_id] = self._create_units(group, n, request_id, replace(behavior))
         await sleep(behavior.answer)
-        return [made.unit for made in self._requests[request_id] if made.named]
+        made = self._requests[request_id]
+        named = [one.unit for one in made if one.named]
+        return LaunchResult(named, unnamed=len(made) - len(named))
 
     async def observe(self) -> Mapping[str, UnitState]:
         """Return the state of every unit that has a name; an end is shown once."""
