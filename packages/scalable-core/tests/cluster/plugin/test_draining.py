@@ -144,8 +144,8 @@ def test_the_last_worker_holds_the_results_of_all(rig: Rig, until: Until) -> Non
 
     until(one_is_left)
     assert rig.client.gather(futures) == [*range(9)]
-    (keeper,) = rig.report().workers
-    until(lambda: rig.drain(keeper, force=True)[keeper].stage is Stage.GONE)
+    (holder,) = rig.report().workers
+    until(lambda: rig.drain(holder, force=True)[holder].stage is Stage.GONE)
 
 
 def test_a_released_result_holds_no_worker(rig: Rig, until: Until) -> None:

@@ -77,17 +77,17 @@ def test_a_result_that_cannot_be_sent_keeps_its_worker_and_no_other_result(
 def test_a_result_that_cannot_be_sent_is_held_beside_the_results_of_all(
     rig: Rig, until: Until, kind: type
 ) -> None:
-    goes, keeper = rig.add("a", "b-c")
+    goes, holder = rig.add("a", "b-c")
     bad = rig.client.submit(kind, resources={"a": 1})
     good = rig.client.submit(identity, 1, resources={"a": 1})
     most = rig.client.submit(bytes, 10**6, resources={"b-c": 1})
     wait([bad, good, most], timeout=30)
     until(
         lambda: (
-            rig.drain(goes, keeper)
-            == {goes: DrainProgress(Stage.HOLDING, 1), keeper: DrainProgress(Stage.HOLDING, 2)}
+            rig.drain(goes, holder)
+            == {goes: DrainProgress(Stage.HOLDING, 1), holder: DrainProgress(Stage.HOLDING, 2)}
         )
     )
     bad.release()
-    until(lambda: rig.drain(goes, keeper)[goes].stage is Stage.GONE)
+    until(lambda: rig.drain(goes, holder)[goes].stage is Stage.GONE)
     assert good.result(timeout=30) == 1

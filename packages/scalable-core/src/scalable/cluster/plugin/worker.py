@@ -23,7 +23,7 @@ class GroupsWorkerPlugin(WorkerPlugin):
     """Adds handlers to a worker: which tasks it has not started, and whether it can receive a result.
 
     The scheduler cannot know the first, because its view of executing tasks is as old as the last heartbeat, and a
-    draining worker keeps in its queue what was sent to it before. It is never told the second.
+    draining worker keeps in its queue what was sent to it before. It does not learn the second at all.
     """
 
     name = "scalable-groups-worker"
