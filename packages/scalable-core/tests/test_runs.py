@@ -1,6 +1,7 @@
 """Records of runs, without running a workflow as `test_run` does."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -75,3 +76,36 @@ def test_a_directory_that_is_there_already_stays_as_it_is(project: Path, record:
 
     assert stat.S_IMODE((project / "kept").stat().st_mode) == 0o755
     assert stat.S_IMODE((project / "kept" / "runs").stat().st_mode) == 0o700
+
+
+def test_what_replaces_its_directory_gets_nothing(record: RunRecord, project: Path) -> None:
+    precious = project / "precious"
+    precious.write_text("mine")
+    directory = project / record.directory
+    moved = directory.rename(directory.with_name("moved"))
+    directory.mkdir()
+    for name in ("record.new", "record.json"):
+        (directory / name).symlink_to(precious)
+    (moved / "record.new").symlink_to(precious)
+    record.end(0)
+
+    assert precious.read_text() == "mine"
+    assert json.loads((moved / "record.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_directory_of_another_user_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+
+    def replaced(self: Path, mode: int = 0o777) -> None:
+        mkdir(self, mode)
+        os.chown(self, 65534, 65534)
+
+    (project / ".scalable/runs").mkdir(parents=True)
+    monkeypatch.setattr(Path, "mkdir", replaced)
+    (project / "workflow.py").write_text("pass")
+    session = ScalableSession.from_yaml()
+    with pytest.raises(PermissionError, match="another user has replaced it"):
+        RunRecord.begin(session, session.plan(), workflow=Path("workflow.py"), arguments=[])

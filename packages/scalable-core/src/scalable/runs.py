@@ -6,12 +6,15 @@ can read them. A record shows ``${VAR}`` in the place of each value that the man
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import secrets
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -43,9 +46,14 @@ class RunRecord:
         The record, as JSON values.
     """
 
-    def __init__(self, directory: Path, document: dict[str, Any], redact: Redact) -> None:
+    def __init__(
+        self, directory: Path, descriptor: int, document: dict[str, Any], redact: Redact
+    ) -> None:
         self.directory, self.document = directory, document
         self._redact = redact
+        # The path may lead elsewhere later, where others can write to a directory above it.
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
 
     @classmethod
     def begin(
@@ -75,7 +83,7 @@ class RunRecord:
         Raises
         ------
         OSError
-            The record cannot be written, or the script cannot be read.
+            The record cannot be written, the script cannot be read, or another user has taken the run's directory.
         """
         now = datetime.now(UTC)
         run_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -103,8 +111,9 @@ class RunRecord:
             "versions": installed_versions(),
             "events": [],
         }
-        directory = _private_directory(root, run_id)
-        record = cls(directory, document, session.manifest.redact)
+        directory = root / run_id
+        descriptor = _create_private(directory)
+        record = cls(directory, descriptor, document, session.manifest.redact)
         record._write()
         return record
 
@@ -155,12 +164,13 @@ class RunRecord:
         return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
 
     def _write(self) -> None:
-        path = self.directory / "record.json"
-        new = path.with_suffix(".new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        at = self._descriptor
+        with suppress(FileNotFoundError):
+            os.unlink("record.new", dir_fd=at)
+        new = os.open("record.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=at)
+        with os.fdopen(new, "w", encoding="utf-8") as stream:
             stream.write(self.to_json())
-        new.replace(path)
+        os.replace("record.new", "record.json", src_dir_fd=at, dst_dir_fd=at)
 
 
 Redact = Callable[[str], str]
@@ -179,13 +189,18 @@ def installed_versions() -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def _private_directory(root: Path, name: str) -> Path:
-    for parent in (*reversed(root.parents), root):
+def _create_private(directory: Path) -> int:
+    """Create a directory that only its owner can read, and return a descriptor of just that one."""
+    for parent in reversed(directory.parents):
         if not parent.exists():
             parent.mkdir(mode=0o700)
-    directory = root / name
     directory.mkdir(mode=0o700)
-    return directory
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    if os.fstat(descriptor).st_uid != os.geteuid():
+        os.close(descriptor)
+        message = "another user has replaced it; start the run where only you can write"
+        raise PermissionError(errno.EPERM, message, str(directory))
+    return descriptor
 
 
 def _map_text(value: Any, change: Redact) -> Any:

@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Callable
+from urllib.parse import quote, urlencode
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scalable.manifest.document.nodes import MappingNode
 from scalable.manifest.document.paths import KeyPath
@@ -70,6 +77,32 @@ def test_an_issue_is_one_line_without_values_of_the_environment(document: Place)
 
 def test_redacting_puts_variables_back(document: Place) -> None:
     assert document.source.redact("/scratch/s3cret: 4") == "${DATA}/${TOKEN}: 4"
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        pytest.param(lambda value: str(KeyError(value)), id="repr"),
+        pytest.param(lambda value: repr({"env": [value]}), id="repr inside"),
+        pytest.param(lambda value: repr(value + "'" + '"'), id="repr of a longer text"),
+        pytest.param(json.dumps, id="json"),
+        pytest.param(lambda value: json.dumps(value, ensure_ascii=False), id="json in unicode"),
+        pytest.param(lambda value: f"https://user:{quote(value)}@host/", id="url"),
+        pytest.param(lambda value: f"?key={quote(value, safe='')}", id="url component"),
+        pytest.param(lambda value: urlencode({"key": value}), id="form"),
+        pytest.param(lambda value: shlex.join(["login", value]), id="shell"),
+    ],
+)
+@given(st.text(min_size=8))
+def test_a_value_is_redacted_in_every_spelling(spell: Callable[[str], str], value: str) -> None:
+    secret = f"s3cret{value}'t3rces"
+    text = Source(variables={"TOKEN": secret}).redact(spell(secret))
+    assert "${TOKEN}" in text
+    assert "s3cret" not in text
+
+
+def test_a_value_that_is_not_utf8_is_redacted_too() -> None:
+    assert Source(variables={"TOKEN": "s3cret\udc80"}).redact("a s3cret\udc80 b") == "a ${TOKEN} b"
 
 
 def test_the_longest_value_is_put_back_first() -> None:

@@ -43,15 +43,47 @@ class Source:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def redact(self, text: str) -> str:
-        """Return a text with ``${VAR}`` wherever it shows the value of a variable.
+        """Return a text with ``${VAR}`` wherever it shows the value of a variable, also quoted or escaped.
 
         Values of less than four characters stay: they are not secrets, and occur by chance in any text.
         """
-        by_length = sorted(self.variables.items(), key=lambda item: len(item[1]), reverse=True)
-        for name, value in by_length:
-            if len(value) >= _MIN_SECRET_LENGTH:
-                text = text.replace(value, f"${{{name}}}")
+        shown = {
+            spelling: name
+            for name, value in self.variables.items()
+            if len(value) >= _MIN_SECRET_LENGTH
+            for spelling in _spellings(value)
+        }
+        for spelling in sorted(shown, key=len, reverse=True):
+            text = text.replace(spelling, f"${{{shown[spelling]}}}")
         return text
+
+
+def _spellings(value: str) -> set[str]:
+    r"""Return a value as Python's ``repr``, JSON, URLs and shells write it, without the quotes around it.
+
+    Examples
+    --------
+    >>> print(*sorted(_spellings("p/w'd")))
+    p%2Fw%27d p/w%27d p/w'"'"'d p/w'd p/w\'d
+    """
+    import json
+    import shlex
+    from urllib.parse import quote, quote_plus
+
+    return {
+        value,
+        repr(value)[1:-1],
+        repr(value + "'\"")[1:-4],  # as a part of a text with quotes of both kinds
+        ascii(value)[1:-1],
+        ascii(value + "'\"")[1:-4],
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+        # A variable may hold bytes that are not UTF-8, which Python reads as surrogates.
+        quote(value, errors="surrogatepass"),
+        quote(value, safe="", errors="surrogatepass"),
+        quote_plus(value, errors="surrogatepass"),
+        shlex.quote(value).strip("'"),
+    }
 
 
 # No repr of the fields: after expansion they hold values of the environment.
