@@ -217,7 +217,7 @@ def test_what_is_right_is_made() -> None:
         ("zzz: a", "E_UNKNOWN_KEY targets.t.zzz: unknown key"),
     ],
 )
-def test_what_is_wrong_is_said_in_our_words(options: str, issue: str) -> None:
+def test_a_problem_is_described_in_our_own_message(options: str, issue: str) -> None:
     (line,) = issues(options)
     position, _, said = line.partition(" ")
     assert said == issue
@@ -285,7 +285,7 @@ def test_variables_are_read_as_what_the_field_wants() -> None:
     assert options.walltime == 300
 
 
-def test_quotes_which_yaml_wants_inside_brackets_make_no_text_of_a_number() -> None:
+def test_quotes_that_yaml_needs_inside_brackets_do_not_make_a_number_text() -> None:
     options = made("count: '${N}'\nspot: '${YES}'\nratio: '${VERSION}'\nqueue: '${N}'")
     assert (options.count, options.spot, options.ratio, options.queue) == (5, True, 1.1, "5")
 

@@ -57,7 +57,7 @@ def test_expansion(text: str, expanded: str) -> None:
         ("${BYTES}", "E_BAD_VARIABLE", "BYTES is not UTF-8 text"),
     ],
 )
-def test_what_cannot_be_expanded_is_named(text: str, code: str, says: str) -> None:
+def test_an_expansion_error_names_the_variable(text: str, code: str, says: str) -> None:
     with pytest.raises(ExpansionError) as caught:
         expand_text(text, ENV)
     assert caught.value.code == code
@@ -123,12 +123,12 @@ def test_host_paths_of_mounts_are_expanded() -> None:
 
 
 @pytest.mark.parametrize("keys", ['"${B}": /a, two: /b', 'two: /a, "${B}": /b'])
-def test_host_paths_that_become_the_same_are_told(keys: str) -> None:
+def test_host_paths_that_become_the_same_are_reported(keys: str) -> None:
     source = expanded(f"components: {{x: {{mounts: {{{keys}}}}}}}")
     assert [problem.code for problem in source.unexpanded()] == ["E_DUPLICATE_KEY"]
 
 
-def test_a_host_path_that_cannot_be_expanded_is_told() -> None:
+def test_a_host_path_that_cannot_be_expanded_is_reported() -> None:
     source = expanded('components: {x: {mounts: {"${NONE}": /a}}}')
     assert [(problem.place.path[-1], problem.code) for problem in source.unexpanded()] == [
         ("${NONE}", "E_UNSET_VARIABLE")

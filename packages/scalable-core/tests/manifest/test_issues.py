@@ -29,7 +29,7 @@ def test_a_report_tells_errors_from_warnings() -> None:
     assert ValidationReport((WARNING,)).ok
 
 
-def test_a_report_is_in_the_order_of_the_document_and_says_nothing_twice() -> None:
+def test_a_report_is_in_the_order_of_the_document_without_duplicates() -> None:
     assert ValidationReport.of([ERROR, WARNING, ERROR]).issues == (WARNING, ERROR)
 
 

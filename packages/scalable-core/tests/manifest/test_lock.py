@@ -19,7 +19,7 @@ documents = st.dictionaries(st.text(), values, max_size=4)
 
 
 @given(documents)
-def test_the_canonical_form_says_the_same(document: dict[str, Any]) -> None:
+def test_the_canonical_form_has_the_same_content(document: dict[str, Any]) -> None:
     assert json.loads(canonical_json(document)) == document
 
 

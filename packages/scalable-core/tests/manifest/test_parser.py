@@ -228,7 +228,7 @@ tasks: {t: {component: c, cache: false, outputs: []}}
     assert parse_manifest(text).tasks["t"].cache is False
 
 
-def test_every_problem_is_told_at_once(problems: Any) -> None:
+def test_every_problem_is_reported_at_once(problems: Any) -> None:
     text = """
         version: 1
         project: {nam: x}
@@ -274,13 +274,13 @@ def test_what_yaml_forbids_is_a_parse_error_and_all_else_a_schema_error() -> Non
         {"k" * 10**6: 1},
     ],
 )
-def test_what_is_endless_is_told_briefly(document: Any) -> None:
+def test_endless_data_is_reported_briefly(document: Any) -> None:
     with pytest.raises(ManifestError) as caught:
         parse_manifest(document)
     assert max(len(line) for line in str(caught.value).splitlines()) < 3000
 
 
-def test_a_value_that_could_not_be_read_is_told_once(problems: Any) -> None:
+def test_a_value_that_could_not_be_read_is_reported_once(problems: Any) -> None:
     assert len(problems(MINIMAL + "components: {a: {cpus: .inf}}\n")) == 1
 
 
@@ -317,7 +317,7 @@ def test_without_a_target_no_target_needs_its_variables() -> None:
     assert [issue.code for issue in manifest.warnings] == ["W_UNSET_VARIABLE"] * 2
 
 
-def test_what_is_no_variable_is_an_error_everywhere(problems: Any) -> None:
+def test_an_invalid_variable_reference_is_an_error_everywhere(problems: Any) -> None:
     assert [line.split()[1] for line in problems(VARIABLES, {"ONE": "1"}, target_name="one")] == [
         "W_UNSET_VARIABLE",
         "E_BAD_VARIABLE",
@@ -454,7 +454,7 @@ def test_an_overlay_needs_nothing_and_its_variables_are_not_known_yet() -> None:
     assert manifest.overlays["o"]["components"]["a"]["cpus"] == "${N}"
 
 
-def test_what_is_wrong_in_the_merged_overlay_is_told_once(problems: Any) -> None:
+def test_a_problem_in_the_merged_overlay_is_reported_once(problems: Any) -> None:
     text = f"{MINIMAL}components: {{a: {{}}}}\noverlays: {{o: {{components: {{a: {{cpu: 1}}}}}}}}\n"
     assert problems(text, overlay_name="o") == [
         "4:33 E_UNKNOWN_KEY components.a.cpu: unknown key (did you mean 'cpus'?)"

@@ -109,7 +109,7 @@ def test_a_copy_is_equal_and_as_discreet(manifest: ManifestModel, remake: Any) -
     assert again.position("components.c.cpus") == ("m", 12, 5)
 
 
-def test_how_something_is_written_is_no_part_of_what_it_says() -> None:
+def test_how_a_value_is_written_does_not_affect_equality() -> None:
     assert parse_manifest("version: 1\nproject: {name: x}\n") == parse_manifest(
         "project:\n  name: ${NAME}\nversion: 1\n", env={"NAME": "x"}
     ).model_copy(update={"raw": {"version": 1, "project": {"name": "x"}}})

@@ -62,7 +62,7 @@ def test_memory(text: str | int, size: int) -> None:
         *("0", "0G", "9.3E", 0, -1, LARGEST + 1, True, 1.5, None),
     ],
 )
-def test_what_is_no_memory_is_refused_and_not_quoted(text: object) -> None:
+def test_invalid_memory_is_refused_and_not_quoted(text: object) -> None:
     with pytest.raises(ValueError, match=r"^must be .* memory") as caught:
         parse_memory(text)  # type: ignore[arg-type]  # wrong on purpose
     if isinstance(text, str) and len(text) > 2:
@@ -113,7 +113,7 @@ def test_duration(text: str | int, seconds: int) -> None:
         *(-1, LARGEST + 1, True, 1.5, None),
     ],
 )
-def test_what_is_no_duration_is_refused_and_not_quoted(text: object) -> None:
+def test_an_invalid_duration_is_refused_and_not_quoted(text: object) -> None:
     with pytest.raises(ValueError, match=r"^must be a duration") as caught:
         parse_duration(text)  # type: ignore[arg-type]  # wrong on purpose
     if isinstance(text, str) and len(text) > 2:

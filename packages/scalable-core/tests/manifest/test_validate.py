@@ -66,7 +66,7 @@ def test_a_missing_provider_is_an_error_where_it_is_needed() -> None:
     assert report(TEXT, "hpc", {"local"}) == [line.format("E_UNKNOWN_PROVIDER")]
 
 
-def test_a_provider_nobody_knows_may_be_misspelt() -> None:
+def test_an_unknown_provider_may_be_misspelt() -> None:
     assert report(TEXT.replace("Slurm", "slrum"), "hpc") == [
         "m:5:9 E_UNKNOWN_PROVIDER targets.hpc.provider: "
         "unknown provider 'slrum' (did you mean 'slurm'?); installed: local, slurm"
@@ -82,7 +82,7 @@ def _desk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_desk")
-def test_the_registry_says_which_providers_there_are() -> None:
+def test_the_registry_knows_the_installed_providers() -> None:
     text = "version: 1\nproject: {name: x}\ntargets: {t: {provider: desk}}\ncomponents: {a: {}}\n"
     assert validate_manifest(parse_manifest(text)).issues == ()
 
@@ -122,7 +122,7 @@ def test_names_from_the_environment_are_not_shown() -> None:
     assert "xyz" not in shown
 
 
-def test_thousands_of_wrong_names_are_told_without_delay() -> None:
+def test_thousands_of_wrong_names_are_reported_without_delay() -> None:
     components: dict[str, Any] = {f"component-{n}": {} for n in range(2000)}
     tasks = {f"task-{n}": {"component": f"componemt-{n}"} for n in range(2000)}
     manifest = parse_manifest(

@@ -67,7 +67,7 @@ def test_other_mappings_tuples_and_enumerations_are_read_too() -> None:
         ({"a": {1, 2}}, "E_BAD_VALUE a: a manifest cannot hold a set; write it as text"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(data: Any, problem: str) -> None:
+def test_a_problem_is_one_line(data: Any, problem: str) -> None:
     assert found(data) == [problem]
 
 

@@ -17,7 +17,7 @@ def refusal(document: str | bytes) -> UnreadableTextError:
     return caught.value
 
 
-def test_a_byte_order_mark_at_the_start_is_no_part_of_the_text() -> None:
+def test_a_byte_order_mark_at_the_start_is_not_part_of_the_text() -> None:
     assert decode(codecs.BOM_UTF8 + b"a") == decode("\ufeffa") == "a"
 
 

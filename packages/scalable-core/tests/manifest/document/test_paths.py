@@ -22,7 +22,7 @@ def test_a_path_is_one_line_that_a_terminal_can_show(path: KeyPath) -> None:
 
 
 @pytest.mark.parametrize("text", [".a", "a.", "a..b", "a[x]", "a[1", '"a', 'a."b', "a]b", 'a"b"'])
-def test_what_is_no_path_is_refused(text: str) -> None:
+def test_an_invalid_path_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a valid path"):
         parse_path(text)
 

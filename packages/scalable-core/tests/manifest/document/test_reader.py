@@ -137,14 +137,14 @@ def test_everything_knows_where_it_is_written() -> None:
         ("\ta: b\n", "1:1 E_SYNTAX: not valid YAML: while scanning for the next token"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(text: str | bytes, problem: str) -> None:
+def test_a_problem_is_one_line(text: str | bytes, problem: str) -> None:
     (line,) = found(text)
     assert line.startswith(problem)
     assert line.isprintable()
 
 
 @pytest.mark.parametrize("text", ["a: {b: ${C}}", "a: [${C}]"])
-def test_a_variable_without_quotes_where_yaml_wants_them_is_told(text: str) -> None:
+def test_a_variable_without_the_quotes_that_yaml_needs_is_reported(text: str) -> None:
     (line,) = found(text)
     assert line.endswith("; between { } or [ ], a ${VAR} needs quotes around it")
 

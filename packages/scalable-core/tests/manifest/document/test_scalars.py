@@ -76,5 +76,5 @@ def test_a_number_reads_back_as_python_writes_it(number: float) -> None:
 
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, 2**63, -(2**63) - 1])
-def test_a_number_that_json_cannot_hold_is_told_apart(number: float) -> None:
+def test_a_number_that_json_cannot_hold_is_recognised(number: float) -> None:
     assert not is_storable_number(number)
