@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from scalable.cluster.adaptive import AdaptivePolicy, Peaks
 from scalable.cluster.link import Report, Stage
 from scalable.cluster.member import Member, Observation, UnitEnd, classify_end, drain_order
 from scalable.cluster.port import Explanation, GroupSpec, LaunchResult, Phase, Unit
 from scalable.cluster.retry import FailureHistory, RetryPolicy
+from scalable.cluster.starts import StartTime, StartTimes
 
 __all__ = ["Group", "Request"]
 
@@ -46,34 +48,47 @@ class Group:
         Workers that it should have now.
     range : (int, int) or None
         Minimum and maximum of an adaptive group; None where the count is fixed.
+    policy : AdaptivePolicy or None
+        How quickly it follows demand; None where it has no policy of its own.
     members : dict of str to Member
         Its units by id.
     requests : dict of str to Request
         Launches of which units are still expected, by request id.
     failure : Explanation or None
         Why the controller has given up on it.
-    low_since, blocked_since : float or None
-        Since when it has had more workers than it needs; since when it has had none, because the cap left no room.
+    blocked_since : float or None
+        Since when it has had no worker, because the cap left no room.
+    needed, used : Peaks
+        How many workers demand has called for since it adapts; and how many demand has called for or were busy.
+    deferred : str
+        Why it has fewer workers than its tasks could use at once, if that is for the time that a start takes.
 
     Attributes
     ----------
     failures : FailureHistory
         Failed starts and lost workers, and when to launch again.
+    starts : StartTimes
+        How long its workers take to start.
     """
 
     spec: GroupSpec
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     wanted: int = 0
     range: tuple[int, int] | None = None
+    policy: AdaptivePolicy | None = None
     members: dict[str, Member] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
     failure: Explanation | None = None
-    low_since: float | None = None
     blocked_since: float | None = None
+    needed: Peaks = field(default_factory=Peaks)
+    used: Peaks = field(default_factory=Peaks)
+    deferred: str = ""
     failures: FailureHistory = field(init=False)
+    starts: StartTimes = field(init=False)
 
     def __post_init__(self) -> None:
         self.failures = FailureHistory(self.retry)
+        self.starts = StartTimes(self.spec)
 
     # -- Its units
 
@@ -96,6 +111,11 @@ class Group:
     def lacking(self) -> int:
         """Units to launch or resume, to have the wanted count; negative where there are too many."""
         return self.wanted - len(self.alive) - self.unnamed
+
+    def start_time(self, now: float) -> StartTime:
+        """Return how long the next start will probably take."""
+        starting = (m for m in self.members.values() if m.joined_at is None and m.alive)
+        return self.starts.estimate(starting, now)
 
     def has_healthy(self, now: float) -> bool:
         """Return whether one of its workers has lived for long enough to show that they can."""
@@ -214,6 +234,7 @@ class Group:
         if member.joined_at is None and (member.worker or member.unit.id in report.removed):
             member.joined_at = now
             self.failures.record_joined()
+            self.starts.record_joined(member, now)
         if member.worker is None:
             self._mark_left(member, now)
             return
@@ -247,6 +268,17 @@ class Group:
             self.blocked_since = now
 
     # -- Scale-in
+
+    def adapt(self, bounds: tuple[int, int]) -> None:
+        """Let it follow demand within these bounds, from the workers that it should have now."""
+        low, high = self.range = bounds
+        self.wanted = min(max(self.wanted, low), high)
+        self.needed, self.used = Peaks(), Peaks()
+
+    def pin(self, count: int) -> None:
+        """Let it have a fixed number of workers."""
+        self.range, self.wanted = None, count
+        self.deferred = ""
 
     def surplus(self) -> list[Member]:
         """Return the members above the wanted count, the least useful first."""

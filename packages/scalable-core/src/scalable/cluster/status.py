@@ -56,7 +56,7 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
         return group.failure.reason, group.failure.summary
     absent = [m for m in group.alive if m.joined_at is None]
     if not absent and group.wanted <= len(group.alive):
-        return None, ""
+        return (Reason.DEMAND, group.deferred) if group.deferred else (None, "")
     waiting = Counter(
         (m.state.reason, m.state.detail)
         for m in absent

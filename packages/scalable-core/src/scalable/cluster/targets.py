@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
+from scalable.cluster.adaptive import (
+    CHEAP_START,
+    AdaptivePolicy,
+    share_out,
+    shortest_delay,
+    workers_to_keep,
+    workers_worth_a_start,
+)
 from scalable.cluster.group import Group
 from scalable.cluster.link import Demand
+from scalable.cluster.starts import StartTime
 
 __all__ = ["check_cap", "minimum_counts", "update_targets"]
 
@@ -72,11 +81,9 @@ def update_targets(
     desired = dict(least)
     for tag, group in groups.items():
         if group.range is not None:
-            work = demand.get(tag, Demand())
-            target = target_workers(work, group.spec.slots, policy.target_duration)
-            # A worker whose walltime is nearly up needs another one to hand its results over to.
-            successor = any(m.expires and m.holding for m in group.members.values())
-            desired[tag] = min(max(target, group.range[0], successor), group.range[1])
+            desired[tag] = _desired_count(
+                group, group.range, demand.get(tag, Demand()), group.policy or policy, now
+            )
         if group.failure is not None:
             # It gets no new workers, so the room for them is free for others.
             # Except for one at times, to see whether it could have some now.
@@ -92,28 +99,96 @@ def update_targets(
     for tag, group in groups.items():
         if group.range is not None:
             work = demand.get(tag, Demand())
-            delay = policy.waiting_delay if work.waiting else policy.scale_in_delay
             urgent = any_without or not work.slots
             wanted = _next_count(
-                group, shares[tag], now, delay=delay, over_cap=over_cap, urgent=urgent
+                group,
+                shares[tag],
+                group.policy or policy,
+                now,
+                waiting=work.waiting > 0,
+                over_cap=over_cap,
+                urgent=urgent,
             )
             group.wanted = min(wanted, group.range[1])
 
 
+def _desired_count(
+    group: Group, bounds: tuple[int, int], work: Demand, policy: AdaptivePolicy, now: float
+) -> int:
+    """Return how many workers a group should have by its work, within its bounds, and record why not more."""
+    low, high = bounds
+    slots, start = group.spec.slots, group.start_time(now)
+    alive = group.alive
+    count = workers_worth_a_start(
+        work,
+        slots,
+        policy,
+        start,
+        have=len(alive) + group.unnamed,
+        joined=sum(member.joined_at is not None for member in alive),
+    )
+    # A worker whose walltime is nearly up needs another one to hand its results over to.
+    successor = any(m.expires and m.holding for m in group.members.values())
+    count = min(max(count, low, successor), high)
+    usable = min(math.ceil(work.slots / slots), high)
+    group.deferred = ""
+    if count < usable and policy.target_duration is None:
+        group.deferred = _explain_deferral(start)
+    return count
+
+
+def _explain_deferral(start: StartTime) -> str:
+    """Return what a group waits for before it starts more workers, if that is for the time that a start takes.
+
+    Examples
+    --------
+    >>> _explain_deferral(StartTime(boot=120.0))
+    'more workers wait until the work is worth a start of 120 s'
+    >>> _explain_deferral(StartTime())
+    'more workers wait until the first ones show how long a start takes'
+    >>> _explain_deferral(StartTime(boot=2.0))
+    ''
+    """
+    if not start.is_known:
+        return "more workers wait until the first ones show how long a start takes"
+    if start.total <= CHEAP_START:
+        return ""
+    return f"more workers wait until the work is worth a start of {start.total:.0f} s"
+
+
 def _next_count(
-    group: Group, share: int, now: float, *, delay: float, over_cap: bool, urgent: bool
+    group: Group,
+    share: int,
+    policy: AdaptivePolicy,
+    now: float,
+    *,
+    waiting: bool,
+    over_cap: bool,
+    urgent: bool,
 ) -> int:
     """Return the next wanted count: grow at once; shrink after a delay, by busy workers only if others need room."""
-    have = len(group.alive) + group.unnamed
+    alive = group.alive
+    have = len(alive) + group.unnamed
+    idle = sum(member.idle for member in alive)
+    if not group.needed:
+        # What it had before it adapted is not surplus at once.
+        group.needed.record(have, now)
+        group.used.record(have, now)
+    group.needed.record(share, now)
+    group.used.record(max(share, len(alive) - idle), now)
     if share >= have:
-        group.low_since = None
         return share
-    if group.low_since is None:
-        group.low_since = now
-    overdue = now - group.low_since >= delay
-    if over_cap and (overdue or urgent):
-        return share
-    if overdue or over_cap:
-        idle = sum(member.idle for member in group.alive)
-        return max(share, have - idle)
-    return have
+    if over_cap:
+        overdue = group.needed.seconds_since(share + 1, now) >= shortest_delay(policy, waiting)
+        return share if overdue or urgent else max(share, have - idle)
+    keep = workers_to_keep(
+        share,
+        have,
+        group.needed,
+        group.used,
+        policy,
+        group.start_time(now),
+        waiting=waiting,
+        now=now,
+    )
+    return max(keep, have - idle)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from scalable.cluster.link import Demand, DrainProgress, Report, Stage, WorkerInfo
+from scalable.cluster.plugin.demand import proven_duration
 from scalable.cluster.port import Unit
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.invariants import InvariantChecker
@@ -301,12 +302,15 @@ class SimulatedScheduler:
         for tag in self._unplaced:
             runtimes = self._runtimes[tag]
             slots = len(queued[tag]) + len(running[tag])
-            if not runtimes:
-                demand[tag] = Demand(slots, 0.0, slots, waits[tag])
+            elapsed = [now - task.starts[-1][0] for task in running[tag]]
+            mean = statistics.fmean(runtimes) if runtimes else 0.0
+            # Dask, too, forgets a mean once a task has run for twice as long.
+            if max(elapsed, default=0.0) > 2 * mean or not runtimes:
+                proven = slots * proven_duration(elapsed, some_ended=bool(runtimes))
+                demand[tag] = Demand(slots, 0.0, slots, waits[tag], proven)
                 continue
-            mean = statistics.fmean(runtimes)
-            left = (max(0.0, mean - (now - task.starts[-1][0])) for task in running[tag])
-            demand[tag] = Demand(slots, mean * len(queued[tag]) + math.fsum(left), 0.0, waits[tag])
+            left = math.fsum(max(0.0, mean - seconds) for seconds in elapsed)
+            demand[tag] = Demand(slots, mean * len(queued[tag]) + left, 0.0, waits[tag])
         return demand
 
     # -- Tasks
