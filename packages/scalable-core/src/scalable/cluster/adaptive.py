@@ -158,18 +158,18 @@ def workers_worth_a_start(
     60
     """
     duration = target_duration(policy, start)
-    enough = target_workers(demand, slots, duration)
     if policy.target_duration is not None:
-        return enough
-    done_meanwhile = joined * slots * start.total
+        return target_workers(demand, slots, duration)
     # Waiting needs no proof.
     assumed = duration if start.mostly_waits else ASSUMED_DURATION
     unknown = max(demand.unknown * assumed, demand.proven)
-    work = max(0.0, demand.seconds - done_meanwhile) + unknown
-    worth = _workers(demand, slots, work, duration)
+    done_meanwhile = joined * slots * start.total
+    worth = _workers(demand, slots, max(0.0, demand.seconds - done_meanwhile) + unknown, duration)
     if not start.is_known:
         worth = min(worth, FIRST_WORKERS)
-    return max(worth, min(have, enough))
+    # A slot that exists may take any task.
+    most = demand.seconds + max(unknown, demand.unknown * duration)
+    return max(worth, min(have, _workers(demand, slots, most, duration)))
 
 
 def _workers(demand: Demand, slots: int, seconds: float, duration: float) -> int:

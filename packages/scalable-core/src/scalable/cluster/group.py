@@ -103,6 +103,15 @@ class Group:
         return [m for m in self.members.values() if m.draining and not m.stopped]
 
     @property
+    def staying(self) -> int:
+        """Units that take up room and will not make it soon by themselves."""
+        leaving = (Stage.MOVING, Stage.GONE)
+        return self.unnamed + sum(
+            not m.stopped and (m.leaving is None or m.leaving.stage not in leaving)
+            for m in self.members.values()
+        )
+
+    @property
     def unnamed(self) -> int:
         """Units that a launch was granted, or may have been, but whose names are not known yet."""
         return sum(request.unnamed for request in self.requests.values())

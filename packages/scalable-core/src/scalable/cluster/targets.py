@@ -90,10 +90,8 @@ def update_targets(
             have = len(group.alive) + (now >= group.failures.retry_at)
             least[tag], desired[tag] = min(least[tag], have), min(desired[tag], have)
     shares = share_out(desired, least, cap)
-    requested = sum(
-        max(shares[tag], len(group.members) + group.unnamed) for tag, group in groups.items()
-    )
-    over_cap = cap is not None and requested > cap
+    requested = sum(max(shares[tag], group.staying) for tag, group in groups.items())
+    excess = 0 if cap is None else max(0, requested - cap)
     # A group without any worker does not wait for the scale-in delay of others.
     any_without = any(shares[tag] and not group.members for tag, group in groups.items())
     for tag, group in groups.items():
@@ -106,7 +104,7 @@ def update_targets(
                 group.policy or policy,
                 now,
                 waiting=work.waiting > 0,
-                over_cap=over_cap,
+                excess=excess,
                 urgent=urgent,
             )
             group.wanted = min(wanted, group.range[1])
@@ -119,20 +117,15 @@ def _desired_count(
     low, high = bounds
     slots, start = group.spec.slots, group.start_time(now)
     alive = group.alive
-    count = workers_worth_a_start(
-        work,
-        slots,
-        policy,
-        start,
-        have=len(alive) + group.unnamed,
-        joined=sum(member.joined_at is not None for member in alive),
-    )
+    have = len(alive) + group.unnamed
+    joined = sum(member.joined_at is not None for member in alive)
+    count = workers_worth_a_start(work, slots, policy, start, have=have, joined=joined)
     # A worker whose walltime is nearly up needs another one to hand its results over to.
     successor = any(m.expires and m.holding for m in group.members.values())
     count = min(max(count, low, successor), high)
     usable = min(math.ceil(work.slots / slots), high)
     group.deferred = ""
-    if count < usable and policy.target_duration is None:
+    if max(count, have) < usable and policy.target_duration is None:
         group.deferred = _explain_deferral(start)
     return count
 
@@ -163,10 +156,10 @@ def _next_count(
     now: float,
     *,
     waiting: bool,
-    over_cap: bool,
+    excess: int,
     urgent: bool,
 ) -> int:
-    """Return the next wanted count: grow at once; shrink after a delay, by busy workers only if others need room."""
+    """Return the next wanted count: grow at once; shrink after a delay, or at once by what others need room for."""
     alive = group.alive
     have = len(alive) + group.unnamed
     idle = sum(member.idle for member in alive)
@@ -178,9 +171,9 @@ def _next_count(
     group.used.record(max(share, len(alive) - idle), now)
     if share >= have:
         return share
-    if over_cap:
+    if excess:
         overdue = group.needed.seconds_since(share + 1, now) >= shortest_delay(policy, waiting)
-        return share if overdue or urgent else max(share, have - idle)
+        return max(share, have - (excess if overdue or urgent else min(excess, idle)))
     keep = workers_to_keep(
         share,
         have,
