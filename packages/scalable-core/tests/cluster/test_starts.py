@@ -298,8 +298,8 @@ async def test_jobs_that_are_not_needed_are_withdrawn_while_they_wait() -> None:
         await world.until(lambda: world.groups["gcam"].pending == 19)
         # The one worker does them, before another one could start.
         await world.done(tasks)
-        world.scheduler.release(tasks)
-        await world.until(lambda: not world.backend.alive(), within=600)
+        world.scheduler.release(first + tasks)
+        await world.until(lambda: not world.backend.alive(), within=900)
         status = world.groups["gcam"]
         assert not status.failed
         assert world.controller.groups["gcam"].failures.last_problem is None
@@ -378,3 +378,33 @@ async def test_groups_share_a_cap_although_their_workers_are_dear() -> None:
         assert world.groups["gcam"].running == 6
         assert world.groups["stitches"].starting == 2
         await world.done(few)
+
+
+@in_virtual_time
+async def test_jobs_keep_their_place_in_the_queue_for_work_that_comes_again() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.behavior["gcam"] = UnitBehavior(queue=600)
+        await world.controller.adapt_groups({"gcam": (0, 4)})
+        first = world.scheduler.submit("gcam", 4, seconds=60)
+        await world.run(300)
+        world.scheduler.withdraw(first)
+        await world.run(30)
+        assert world.groups["gcam"].pending == 4
+        await world.done(world.scheduler.submit("gcam", 4, seconds=60))
+
+        assert len(world.backend.units) == 4
+        assert world.time < 700
+
+
+@in_virtual_time
+async def test_jobs_that_nobody_needs_any_more_are_withdrawn() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR)
+        await world.controller.adapt_groups({"gcam": (0, 4)})
+        tasks = world.scheduler.submit("gcam", 4)
+        await world.run(60)
+        world.scheduler.withdraw(tasks)
+        await world.until(lambda: not world.backend.alive(), within=70)
+
+        assert world.backend.unit_seconds() == 0
+        assert not world.groups["gcam"].failed

@@ -60,6 +60,8 @@ class Group:
         Since when it has had no worker, because the cap left no room.
     needed, used : Peaks
         How many workers demand has called for since it adapts; and how many demand has called for or were busy.
+    start_when_needed : StartTime
+        How long a start took when demand last called for all of its workers.
     deferred : str
         Why it has fewer workers than its tasks could use at once, if that is for the time that a start takes.
 
@@ -82,6 +84,7 @@ class Group:
     blocked_since: float | None = None
     needed: Peaks = field(default_factory=Peaks)
     used: Peaks = field(default_factory=Peaks)
+    start_when_needed: StartTime = field(default_factory=StartTime)
     deferred: str = ""
     failures: FailureHistory = field(init=False)
     starts: StartTimes = field(init=False)

@@ -52,12 +52,17 @@ class StartTimes:
     ----------
     spec : GroupSpec
         The group, with its provider's first guess.
+
+    Attributes
+    ----------
+    usual : StartTime
+        The median of the most recent starts; the guess where there was none.
     """
 
     def __init__(self, spec: GroupSpec) -> None:
         self._queues: deque[float] = deque(maxlen=_REMEMBERED)
         self._boots: deque[float] = deque(maxlen=_REMEMBERED)
-        self._estimate = StartTime(spec.expected_queue, spec.expected_boot)
+        self.usual = StartTime(spec.expected_queue, spec.expected_boot)
 
     def record_joined(self, member: Member, now: float) -> None:
         """Record the start of a worker that has joined now."""
@@ -68,13 +73,10 @@ class StartTimes:
             since = now if queued else member.launched
         self._queues.append(since - member.launched)
         self._boots.append(now - since)
-        self._estimate = StartTime(
-            statistics.median(self._queues),
-            statistics.median(self._boots),
-        )
+        self.usual = StartTime(statistics.median(self._queues), statistics.median(self._boots))
 
     def estimate(self, starting: Iterable[Member], now: float) -> StartTime:
-        """Return how long the next start will take: as most recent ones, or as the longest one under way so far.
+        """Return how long the next start will take: as long as is usual, or as the longest one under way so far.
 
         Parameters
         ----------
@@ -83,7 +85,7 @@ class StartTimes:
         now : float
             Seconds on the controller's clock.
         """
-        queue, boot = self._estimate.queue, self._estimate.boot
+        queue, boot = self.usual.queue, self.usual.boot
         for member in starting:
             if member.state is None:
                 continue

@@ -170,6 +170,7 @@ def _next_count(
     group.needed.record(share, now)
     group.used.record(max(share, len(alive) - idle), now)
     if share >= have:
+        group.start_when_needed = group.start_time(now)
         return share
     if excess:
         overdue = group.needed.seconds_since(share + 1, now) >= shortest_delay(policy, waiting)
@@ -180,7 +181,8 @@ def _next_count(
         group.needed,
         group.used,
         policy,
-        group.start_time(now),
+        # Jobs that wait without need would make a start seem ever longer.
+        max(group.starts.usual, group.start_when_needed, key=lambda start: start.total),
         waiting=waiting,
         now=now,
     )

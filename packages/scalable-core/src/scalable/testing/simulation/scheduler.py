@@ -155,6 +155,12 @@ class SimulatedScheduler:
         self._queue_ready_tasks()
         return tasks
 
+    def withdraw(self, tasks: Iterable[SimulatedTask]) -> None:
+        """Cancel tasks that are not assigned to a worker yet."""
+        for task in tasks:
+            task.state = TaskState.CANCELLED
+            self._unplaced[task.tag].remove(task)
+
     def release(self, tasks: Iterable[SimulatedTask]) -> None:
         """Release results, which no client keeps any longer."""
         for task in tasks:
