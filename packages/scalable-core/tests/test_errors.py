@@ -27,6 +27,7 @@ EXAMPLES = {
     "ProviderConflictError": ("slurm", ["a 1", "b 2"]),
     "QuarantinedProviderError": ("slurm", "a", "no module", "reinstall it"),
     "SchedulerLostError": ("c", WHY),
+    "SchedulerStartError": ("c", WHY),
     "SlotsExceededError": ("gcam", 3, 2),
     "UnknownProviderError": ("slrm", ["slurm"]),
     "UnknownTagError": ("gcan", ["gcam"]),

@@ -6,6 +6,7 @@ import asyncio
 import operator
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from dask.base import tokenize
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
     from scalable.session import ScalableSession
 
 __all__ = ["ScalableClient"]
+
+_MESSAGES_OF_THE_END = {
+    "client-releases-keys",
+    "close-client",
+    "close-stream",
+    "heartbeat-client",
+}
+"""Messages that mean nothing any more once the scheduler is lost."""
 
 
 class ScalableClient(Client):
@@ -111,9 +120,10 @@ class ScalableClient(Client):
         await super()._reconnect()
 
     def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
-        if self._lost is not None:
-            raise self._lost
-        super()._send_to_scheduler(msg)
+        if self._lost is None:
+            super()._send_to_scheduler(msg)
+        elif msg["op"] not in _MESSAGES_OF_THE_END:
+            raise copy(self._lost)
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         self._file_names.release()

@@ -19,6 +19,7 @@ The tree::
     │   ├── LaunchError                          a launch failed, but may succeed later
     │   │   └── LaunchRefusedError               a launch was refused, and always will be
     │   ├── NativeTimeoutError (TimeoutError)    the native system did not answer a call in time
+    │   ├── SchedulerStartError                  the scheduler did not start
     │   ├── SchedulerLostError                   the scheduler is gone, and every task with it
     │   ├── VersionMismatchError                 client and scheduler have different versions
     │   ├── GroupFailedError                     a worker group cannot get its workers
@@ -70,6 +71,7 @@ __all__ = [
     "QuarantinedProviderError",
     "ScalableError",
     "SchedulerLostError",
+    "SchedulerStartError",
     "SessionError",
     "SlotsExceededError",
     "SubmitError",
@@ -258,6 +260,22 @@ class NativeTimeoutError(ClusterError, TimeoutError):
 
 class LaunchRefusedError(LaunchError):
     """A launch was refused, and the same launch would be refused again."""
+
+
+class SchedulerStartError(ClusterError):
+    """The scheduler of a cluster did not start; everything is removed again.
+
+    Attributes
+    ----------
+    cluster : str
+        The cluster's name.
+    explanation : Explanation
+        Normalised reason, native detail and log tail.
+    """
+
+    def __init__(self, cluster: str, explanation: Explanation) -> None:
+        self.cluster, self.explanation = cluster, explanation
+        super().__init__(f"the scheduler of cluster {cluster!r} did not start: {explanation}")
 
 
 class SchedulerLostError(ClusterError):

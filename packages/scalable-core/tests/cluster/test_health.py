@@ -81,8 +81,8 @@ def test_what_the_host_says_explains_the_silence_and_may_end_it() -> None:
     scheduler.record_host(pulling, gone=False)
     assert scheduler.update(20) is LinkState.LATE
     assert scheduler.explanation == Explanation(
-        Reason.IMAGE,
-        "the scheduler has not answered for 20 s: its image is being pulled",
+        Reason.NETWORK,
+        "the scheduler has not answered for 20 s; its host says: its image is being pulled",
         log_tail="layer 3 of 7",
     )
     gone = Explanation(Reason.PREEMPTED, "its machine was reclaimed")

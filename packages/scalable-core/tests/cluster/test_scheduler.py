@@ -10,7 +10,12 @@ import pytest
 
 from scalable.cluster.host import SchedulerState
 from scalable.cluster.port import Explanation, GroupSpec, Phase, Reason
-from scalable.errors import GroupTimeoutError, SchedulerLostError, VersionMismatchError
+from scalable.errors import (
+    GroupTimeoutError,
+    SchedulerLostError,
+    SchedulerStartError,
+    VersionMismatchError,
+)
 from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, in_virtual_time
 
 
@@ -183,6 +188,6 @@ async def test_a_scheduler_of_another_version_is_refused_before_anything_is_sent
 async def test_a_scheduler_that_does_not_answer_at_the_start_is_an_error_in_time() -> None:
     world = Simulation("gcam")
     world.scheduler.latency = math.inf
-    with pytest.raises(SchedulerLostError, match="does not answer"):
+    with pytest.raises(SchedulerStartError, match="does not answer"):
         await world.controller.start()
     assert world.time < 120

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import replace
 
 from scalable.cluster import explanations
@@ -18,7 +19,7 @@ from scalable.cluster.adaptive import AdaptivePolicy
 from scalable.cluster.closing import ClosingSteps
 from scalable.cluster.draining import Drainer
 from scalable.cluster.ends import EndHandler, GroupFailures
-from scalable.cluster.events import EventLog
+from scalable.cluster.events import current_log
 from scalable.cluster.group import Group
 from scalable.cluster.launching import Launcher
 from scalable.cluster.link import Report, SchedulerLink
@@ -92,7 +93,7 @@ class GroupController:
         self.policy = policy or AdaptivePolicy()
         self.pace = pace or Pace()
         self.clock = clock
-        self.events = EventLog()
+        self.events = current_log()
         self.closed = False
         self.statuses: Mapping[str, GroupStatus] = {}
         self._native = NativeCalls(
@@ -135,7 +136,7 @@ class GroupController:
         ------
         VersionMismatchError
             The scheduler has another Python, dask or distributed.
-        SchedulerLostError
+        SchedulerStartError
             It does not answer.
         """
         await self.scheduler.start({tag: group.spec.slots for tag, group in self.groups.items()})
@@ -226,7 +227,7 @@ class GroupController:
 
     def _check_alive(self) -> None:
         if self.scheduler.lost is not None:
-            raise self.scheduler.lost
+            raise copy(self.scheduler.lost)
 
     def _has_workers(self, group: Group, n: int) -> bool:
         self._check_alive()

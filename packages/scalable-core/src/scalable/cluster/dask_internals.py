@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from dask._task_spec import Task
@@ -59,7 +60,7 @@ def fail_futures(client: Client, error: Exception) -> None:
     """
     for state in client.futures.values():
         if state.status != "error":
-            state.set_error(error, None)
+            state.set_error(copy(error), None)  # each gathers a traceback of its own
     client.futures.clear()
 
 

@@ -20,6 +20,7 @@ from distributed.core import Status
 from scalable.cluster.calls import LoopCalls
 from scalable.cluster.controller import GroupController
 from scalable.cluster.events import Event
+from scalable.cluster.host import WatchedHost
 from scalable.cluster.link import RpcLink
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import Explanation, GroupSpec, GroupStatus, Leftover
@@ -354,7 +355,7 @@ class GroupedCluster:
                 # The loop is closed already, and the scheduler with it.
                 leftovers = [Leftover("cluster", self.name, describe_error(error))]
             try:
-                self._host.close(timeout or self._close_timeout)
+                leftovers += _leftovers(self._host.close(timeout or self._close_timeout))
             except Exception as error:  # noqa: BLE001 - reported as a leftover
                 leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
             self._finish_close(leftovers)
@@ -370,9 +371,12 @@ class GroupedCluster:
         self._reject_new_calls()
         leftovers = await self._stop_units()
         try:
-            closing = self._host.close()
-            if inspect.isawaitable(closing):
-                await asyncio.wait_for(closing, self._close_timeout)
+            closed = self._host.close()
+            if inspect.isawaitable(closed):
+                # A watched host limits each of its steps itself.
+                limit = None if isinstance(self._host, WatchedHost) else self._close_timeout
+                closed = await asyncio.wait_for(closed, limit)
+            leftovers += _leftovers(closed)
         except Exception as error:  # noqa: BLE001 - reported as a leftover
             leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
         self._finish_close(leftovers)
@@ -432,6 +436,11 @@ class GroupedCluster:
     def _repr_html_(self) -> str:
         # Dask's client includes this in its own representation in a notebook.
         return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def _leftovers(closed: Any) -> list[Leftover]:
+    """Return what a host says that closing it has left; Dask's own clusters say nothing, or some other object."""
+    return [left for left in closed if isinstance(left, Leftover)] if closed else []
 
 
 _closing_hosts: set[asyncio.Future[Any]] = set()

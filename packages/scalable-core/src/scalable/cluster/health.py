@@ -113,7 +113,8 @@ class SchedulerHealth:
             return self._verdict
         summary = f"the scheduler has not answered for {self.silence:.0f} s"
         if self._host_says is not None:
-            return replace(self._host_says, summary=f"{summary}: {self._host_says.summary}")
+            summary = f"{summary}; its host says: {self._host_says.summary}"
+            return replace(self._host_says, reason=Reason.NETWORK, summary=summary)
         native = ""
         if self._error is not None and not isinstance(self._error, TimeoutError):
             native = describe_error(self._error)

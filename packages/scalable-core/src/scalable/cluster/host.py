@@ -45,7 +45,10 @@ class Host(Protocol):
     """RPC to the scheduler, to be used on `loop`."""
 
     def close(self, timeout: float | None = None) -> Any:
-        """Close the scheduler."""
+        """Close the scheduler; return nothing, or a list of `Leftover` that could not be removed.
+
+        On `loop`'s own thread, it may return an awaitable of that.
+        """
         ...
 
 

@@ -21,6 +21,7 @@ from scalable.cluster.port import Explanation, Phase, Reason
 from scalable.errors import (
     GroupFailedError,
     SchedulerLostError,
+    SchedulerStartError,
     WalltimeError,
     describe_error,
 )
@@ -104,7 +105,7 @@ class SchedulerCalls:
             self._identity = await _limited(self.link.identity(), self._pace.scheduler_call_timeout)
         except OSError as error:
             problem = Explanation(Reason.NETWORK, "it does not answer", describe_error(error))
-            raise SchedulerLostError(self._name, problem) from error
+            raise SchedulerStartError(self._name, problem) from error
         self._health.updated_at = self._clock()
 
     async def report(self) -> Report | None:

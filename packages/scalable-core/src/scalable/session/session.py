@@ -34,6 +34,7 @@ from scalable.session.target import AUTO, choose_target
 if TYPE_CHECKING:
     from scalable.client import ScalableClient
     from scalable.cluster import Event, GroupedCluster
+    from scalable.cluster.events import EventLog
     from scalable.cluster.port import Explanation, GroupStatus
     from scalable.manifest.schema import ManifestModel
     from scalable.modules import ModuleArchive
@@ -99,6 +100,12 @@ class ScalableSession:
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
+
+    @cached_property
+    def _log(self) -> EventLog:
+        from scalable.cluster.events import EventLog
+
+        return EventLog()
 
     @classmethod
     def from_yaml(
@@ -243,6 +250,7 @@ class ScalableSession:
         return self.client
 
     def _start(self) -> None:
+        from scalable.cluster.events import record_into
         from scalable.planning import check_limits
 
         provider = self.provider
@@ -250,7 +258,8 @@ class ScalableSession:
         check_limits(self.spec, provider, plan)
         modules = self._pack_modules()
         signals.register(self.close)
-        self._handle = provider.build_cluster(self.spec)
+        with record_into(self._log):
+            self._handle = provider.build_cluster(self.spec)
         if self.closed:
             # Closed by another thread or a signal, while there was no handle to close.
             provider.close(self._handle)
@@ -330,8 +339,8 @@ class ScalableSession:
 
     @property
     def events(self) -> Sequence[Event]:
-        """What happened to the worker groups so far, oldest first; kept after the session is closed."""
-        return self._handle.backend.events if self._handle else ()
+        """What happened so far, from the start of the scheduler on, oldest first; kept after the session is closed."""
+        return tuple(self._log)
 
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.
@@ -420,7 +429,15 @@ class ScalableSession:
         return changed
 
     def explain(self) -> dict[str, Explanation]:
-        """Return why workers are missing, by tag, for each group that has fewer than it wants."""
+        """Return why workers are missing, by tag, for each group that has fewer than it wants.
+
+        While the cluster is being built, that is what its scheduler waits for.
+        """
+        if self._state is _State.STARTING and self._handle is None:
+            from scalable.cluster.port import Explanation, Reason
+
+            latest = self.events[-1].text if self.events else "the cluster is being built"
+            return dict.fromkeys(self.spec.components, Explanation(Reason.STARTING, latest))
         return self.cluster.explain()
 
     # -- The end
