@@ -15,6 +15,7 @@ the core's modules in it, in reading order:
 `worker`      the arguments and the thread variables of ``dask worker``
 `containers`  the command that runs a worker in a container image, and the checks before that
 `logs`        the last lines of a worker's log
+`blocking`    calls of an SDK that blocks, in threads that a backend can wait for
 ============  =======================================================================================
 """
 

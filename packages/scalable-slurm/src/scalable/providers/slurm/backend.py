@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
+from scalable.providers.blocking import BlockingCalls
 from scalable.providers.logs import tail
 from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.providers.slurm.request import JobRequest
@@ -81,6 +82,8 @@ class SlurmBackend:
         self._run = run
         self._scheduler_address = scheduler_address
         self._sweep_timeout = sweep_timeout
+        # On file systems of the site, which may hang.
+        self._reading = BlockingCalls(run)
         self._launched: dict[str, list[Unit]] = {}
         self._units: dict[str, Unit] = {}
         self._last_seen: dict[str, SlurmJob] = {}
@@ -141,7 +144,7 @@ class SlurmBackend:
         last = self._last_seen.get(unit.native)
         if not state and last is not None and phase_of(last.state) is Phase.GONE:
             state = last.state
-        log_tail = await asyncio.to_thread(tail, self._log_path(unit))
+        log_tail = await self._reading.run(tail, self._log_path(unit))
         if not state:
             # Slurm has dropped the job's record, or does not answer.
             seen = f", which was {last.state} when last seen" if last else ""
