@@ -19,6 +19,8 @@ The tree::
     │   ├── LaunchError                          a launch failed, but may succeed later
     │   │   └── LaunchRefusedError               a launch was refused, and always will be
     │   ├── NativeTimeoutError (TimeoutError)    the native system did not answer a call in time
+    │   ├── SchedulerLostError                   the scheduler is gone, and every task with it
+    │   ├── VersionMismatchError                 client and scheduler have different versions
     │   ├── GroupFailedError                     a worker group cannot get its workers
     │   ├── GroupTimeoutError (TimeoutError)     a worker group did not have its workers in time
     │   ├── WalltimeError (TimeoutError)         a task was still running at its worker's walltime
@@ -67,6 +69,7 @@ __all__ = [
     "ProviderNameError",
     "QuarantinedProviderError",
     "ScalableError",
+    "SchedulerLostError",
     "SessionError",
     "SlotsExceededError",
     "SubmitError",
@@ -75,6 +78,7 @@ __all__ = [
     "UnknownTargetError",
     "UnknownTaskError",
     "ValidationFailedError",
+    "VersionMismatchError",
     "WalltimeError",
     "describe_error",
     "did_you_mean",
@@ -254,6 +258,45 @@ class NativeTimeoutError(ClusterError, TimeoutError):
 
 class LaunchRefusedError(LaunchError):
     """A launch was refused, and the same launch would be refused again."""
+
+
+class SchedulerLostError(ClusterError):
+    """The scheduler is gone or does not answer, and every task and result is lost with it.
+
+    Attributes
+    ----------
+    cluster : str
+        The cluster's name.
+    explanation : Explanation
+        Normalised reason, native detail and log tail.
+    """
+
+    def __init__(self, cluster: str, explanation: Explanation) -> None:
+        self.cluster, self.explanation = cluster, explanation
+        what, *log = str(explanation).splitlines()
+        message = (
+            f"cluster {cluster!r} has lost its scheduler, and every task and result with it: {what}"
+        )
+        super().__init__("\n".join([message, *log]))
+
+
+class VersionMismatchError(ClusterError):
+    """The client and the scheduler have different versions of Python, dask or distributed.
+
+    Attributes
+    ----------
+    difference : str
+        What differs, with both versions.
+    image : str
+        An image that has the client's versions.
+    """
+
+    def __init__(self, difference: str, image: str) -> None:
+        self.difference, self.image = difference, image
+        super().__init__(
+            f"the scheduler does not fit the client: {difference}; use an image or environment with the client's "
+            f"versions for scheduler and workers, such as {image}"
+        )
 
 
 class GroupFailedError(ClusterError):

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
-from scalable.cluster.link import DrainProgress, SchedulerLink, Stage
+from scalable.cluster.link import DrainProgress, Stage
 from scalable.cluster.member import Member
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.pace import Pace
+from scalable.cluster.scheduler import SchedulerCalls
 from scalable.errors import WalltimeError, describe_error
 
 __all__ = ["Drainer"]
@@ -20,7 +21,7 @@ class Drainer:
 
     Parameters
     ----------
-    link : SchedulerLink
+    scheduler : SchedulerCalls
         The scheduler, where workers drain.
     native : NativeCalls
         The native system, where units are stopped.
@@ -34,13 +35,13 @@ class Drainer:
 
     def __init__(
         self,
-        link: SchedulerLink,
+        scheduler: SchedulerCalls,
         native: NativeCalls,
         events: EventLog,
         pace: Pace,
         on_stopped: Callable[[], object],
     ) -> None:
-        self._link = link
+        self._scheduler = scheduler
         self._native = native
         self._events = events
         self._pace = pace
@@ -60,7 +61,7 @@ class Drainer:
             if member.alive:
                 member.leaving = DrainProgress(Stage.BUSY)
                 self._events.record(tag, f"draining {name}, whose walltime is nearly up")
-        await self._link.expire(deadlines)
+        await self._scheduler.expire(deadlines)
 
     def drain_surplus(self, groups: Mapping[str, Group]) -> None:
         """Begin to drain the workers above each group's wanted count."""
@@ -70,24 +71,35 @@ class Drainer:
                 self._events.record(group.spec.tag, f"draining {member.unit.id}")
 
     async def advance(self, groups: Mapping[str, Group], now: float) -> None:
-        """Continue every drain, and stop the units of workers that have left."""
+        """Continue every drain."""
         draining = {m.unit.id: m for group in groups.values() for m in group.draining}
-        stages = dict(await self._link.drain(list(draining))) if draining else {}
+        stages = dict(await self._scheduler.drain(list(draining))) if draining else {}
         expired = [
             name
             for name, leaving in stages.items()
             if self._hold_expired(groups, draining[name], leaving, now)
         ]
         if expired:
-            stages |= await self._link.drain(expired, force=True)
+            stages |= await self._scheduler.drain(expired, force=True)
         for name, leaving in stages.items():
             draining[name].leaving = leaving
-        left = [m for m in draining.values() if m.leaving == DrainProgress(Stage.GONE)]
+
+    async def stop_left(self, groups: Mapping[str, Group], now: float) -> None:
+        """Stop the units of workers that have left, and those again that still exist long after a stop."""
+        gone = DrainProgress(Stage.GONE)
+        left = [m for group in groups.values() for m in group.draining if m.leaving == gone]
         being_stopped = self._native.stopping
         for group in groups.values():
             unresponsive = group.unresponsive_to_stop(now, self._pace.stop_retry_interval)
             left += [m for m in unresponsive if m.unit.id not in being_stopped]
         await self._stop(left, now)
+
+    async def stop_all(self, groups: Mapping[str, Group], now: float) -> None:
+        """Stop every unit at once, without a drain."""
+        for group in groups.values():
+            for member in group.members.values():
+                member.leaving = DrainProgress(Stage.GONE)
+        await self.stop_left(groups, now)
 
     def _hold_expired(
         self, groups: Mapping[str, Group], member: Member, leaving: DrainProgress, now: float
@@ -132,7 +144,7 @@ class Drainer:
             candidates = group.resumable(now)[: max(0, group.lacking)]
             if not candidates:
                 continue
-            names = await self._link.resume([member.unit.id for member in candidates])
+            names = await self._scheduler.resume([member.unit.id for member in candidates])
             for name in names:
                 group.members[name].leaving = None
                 self._events.record(group.spec.tag, f"{name} is back in service")

@@ -80,7 +80,7 @@ class Reason(StrEnum):
     MISMATCH = "mismatch"
     """Its Python, dask or distributed version is not the scheduler's."""
     NETWORK = "network"
-    """It runs, but its Dask worker did not reach the scheduler; or the native system does not answer."""
+    """Its Dask worker did not reach the scheduler; or the scheduler, or the native system, does not answer."""
     STARTUP_TIMEOUT = "startup_timeout"
     """Its Dask worker did not join within startup_timeout."""
     UNKNOWN = "unknown"
@@ -329,6 +329,8 @@ class GroupStatus:
     pending, starting, running, draining : int
         Units in a queue; units with a machine but without a Dask worker; Dask workers that take tasks; Dask workers
         that drain.
+    unavailable : int
+        Dask workers that take no tasks at present, or are not known to, because the scheduler does not answer.
     holding : int
         Results that keep draining workers, because no other worker can take them.
     failed : bool
@@ -349,6 +351,7 @@ class GroupStatus:
     starting: int = 0
     running: int = 0
     draining: int = 0
+    unavailable: int = 0
     holding: int = 0
     failed: bool = False
     reason: Reason | None = None

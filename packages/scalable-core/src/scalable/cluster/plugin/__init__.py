@@ -12,6 +12,7 @@ In reading order:
 `draining`        how workers leave without losing or repeating anything
 `transfers`       results that cannot be sent to some workers, and the tasks that need them there
 `failed_groups`   the tasks that only failed groups could run
+`presence`        ends the cluster once nobody drives it any more
 `walltimes`       the tasks that take longer than any worker lives
 `spreading`       moves waiting tasks to workers that join later
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
@@ -20,6 +21,7 @@ In reading order:
 ================  =================================================================================
 """
 
+from scalable.cluster.plugin.admission import describe_version_mismatch
 from scalable.cluster.plugin.filenames import FileNames, kept_file_names
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin
 from scalable.cluster.plugin.worker import GroupsWorkerPlugin
@@ -29,5 +31,6 @@ __all__ = [
     "FileNames",
     "GroupsPlugin",
     "GroupsWorkerPlugin",
+    "describe_version_mismatch",
     "kept_file_names",
 ]
