@@ -12,7 +12,7 @@ from scalable.errors import ProviderNotSetUpError, ValidationFailedError
 from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, DeploymentSpec, ResourceRequest
 from scalable.providers.registry import get_provider
-from scalable.providers.slurm import SlurmProvider
+from scalable.providers.slurm import SlurmProvider, provider
 from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.testing.offline import manifest_of, modules_of_planning, spec_of
 
@@ -150,6 +150,16 @@ def test_a_machine_without_slurm_is_not_set_up(
         squeue.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ProviderNotSetUpError, match=missing):
+        SlurmProvider().list_owned(spec_of("slurm"))
+
+
+def test_a_listing_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\nexec sleep 600\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(provider, "_LIST_TIMEOUT", 0.5)
+    with pytest.raises(SlurmCommandError, match="squeue: no answer in"):
         SlurmProvider().list_owned(spec_of("slurm"))
 
 

@@ -592,7 +592,7 @@ overlays:
     assert list(found) == ["good", "bare", "unset", "lost"]
     good = found["good"]
     assert isinstance(good, ManifestModel)
-    assert good.targets["good"].options == {"max_workers": 7}
+    assert good.targets["good"].options == {"max_workers": "7"}
     assert list(good.targets) == ["good"]
     assert not good.components
     codes = {

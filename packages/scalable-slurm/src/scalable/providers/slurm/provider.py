@@ -36,6 +36,9 @@ __all__ = ["SlurmProvider"]
 
 T = TypeVar("T")
 
+_LIST_TIMEOUT = 50.0
+"""Seconds after which ``squeue`` is ended; less than a provider has for its list."""
+
 _NOT_CONFIGURED = "Could not establish a configuration source"
 """What Slurm's commands say on a machine that has them, and no ``slurm.conf``."""
 
@@ -115,7 +118,9 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         if shutil.which("squeue") is None:
             raise ProviderNotSetUpError(self.name, "squeue is not on PATH", remedy)
         try:
-            jobs = _run(Slurm().list_user_jobs())
+            jobs = _run(asyncio.wait_for(Slurm().list_user_jobs(), _LIST_TIMEOUT))
+        except TimeoutError:
+            raise SlurmCommandError("squeue", f"no answer in {_LIST_TIMEOUT:g} s") from None
         except SlurmCommandError as error:
             if _NOT_CONFIGURED in error.stderr:
                 raise ProviderNotSetUpError(self.name, error.stderr, remedy) from error
