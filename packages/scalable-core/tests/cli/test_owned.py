@@ -263,6 +263,18 @@ def test_a_method_with_another_signature_is_trouble_of_its_provider(
     assert "job-1" in result.stdout
 
 
+@pytest.mark.parametrize("answer", [None, ["job-1"]])
+def test_an_answer_of_another_type_is_trouble_of_its_provider(
+    batch: SiteProvider, cli: Cli, project: Path, answer: Any
+) -> None:
+    batch.owned["odd"] = answer
+    write(project, "a: {provider: batch, site: odd}", "b: {provider: batch}")
+    result = cli("ps")
+    assert result.exit_code == 1
+    assert "target 'a' of provider 'batch' cannot list its resources: TypeError" in result.stderr
+    assert "job-1" in result.stdout
+
+
 def test_a_provider_that_does_not_answer_does_not_hold_up_the_others(
     batch: SiteProvider, cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -364,7 +364,12 @@ async def _list_all(targets: Iterable[Answer]) -> list[list[Owned] | BaseExcepti
 
 
 def _list_one(target: Answer) -> list[Owned]:
-    return list(target.provider.list_owned(target.spec))
+    from scalable.providers.base import Owned
+
+    owned = list(target.provider.list_owned(target.spec))
+    if other := {type(each).__name__ for each in owned if not isinstance(each, Owned)}:
+        raise TypeError(f"list_owned returned {', '.join(sorted(other))} and not Owned")
+    return owned
 
 
 def _list_trouble(asked: Answer, error: BaseException, scope: Scope) -> Trouble:
