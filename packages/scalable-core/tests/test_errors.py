@@ -25,6 +25,7 @@ EXAMPLES = {
     "ManifestParseError": ([ISSUE],),
     "ManifestSchemaError": ([ISSUE],),
     "ProviderConflictError": ("slurm", ["a 1", "b 2"]),
+    "ProviderNotSetUpError": ("slurm", "squeue is not on PATH", "use a login node"),
     "QuarantinedProviderError": ("slurm", "a", "no module", "reinstall it"),
     "SchedulerLostError": ("c", WHY),
     "SchedulerStartError": ("c", WHY),

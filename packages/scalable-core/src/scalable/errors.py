@@ -13,7 +13,8 @@ The tree::
     │   ├── ProviderNameError (ValueError)       a provider's name is empty or taken
     │   ├── UnknownProviderError (KeyError)      no provider of that name is installed
     │   ├── ProviderConflictError (RuntimeError) two distributions claim one name
-    │   └── QuarantinedProviderError (ImportError)  a provider's distribution cannot be used
+    │   ├── QuarantinedProviderError (ImportError)  a provider's distribution cannot be used
+    │   └── ProviderNotSetUpError (RuntimeError) this machine lacks what the provider needs
     ├── LimitExceededError (ValueError)          the plan exceeds a limit of its target
     ├── ClusterError (RuntimeError)
     │   ├── LaunchError                          a launch failed, but may succeed later
@@ -68,6 +69,7 @@ __all__ = [
     "ProviderConflictError",
     "ProviderError",
     "ProviderNameError",
+    "ProviderNotSetUpError",
     "QuarantinedProviderError",
     "ScalableError",
     "SchedulerLostError",
@@ -186,7 +188,7 @@ class NotSupportedError(ScalableError, NotImplementedError):
 
 
 class ProviderError(ScalableError):
-    """Something is wrong with a provider as a plugin."""
+    """A provider cannot be used."""
 
 
 class ProviderNameError(ProviderError, ValueError):
@@ -228,6 +230,29 @@ class QuarantinedProviderError(ProviderError, ImportError):
         self.cause, self.remedy = cause, remedy
         origin = f"{distribution} {version}".rstrip()
         super().__init__(f"provider {provider!r} of {origin} cannot be used: {cause}; {remedy}")
+
+
+class ProviderNotSetUpError(ProviderError, RuntimeError):
+    """A provider lacks what it needs on this machine, such as a command or credentials.
+
+    Providers raise it from ``list_owned``. ``scalable ps`` and ``scalable reap`` then say that this provider was not
+    asked, and do not fail for it.
+
+    Attributes
+    ----------
+    provider : str
+        The provider.
+    missing : str
+        What is missing.
+    remedy : str
+        What to do about it.
+    """
+
+    def __init__(self, provider: str, missing: str, remedy: str) -> None:
+        self.provider, self.missing, self.remedy = provider, missing, remedy
+        super().__init__(
+            f"provider {provider!r} is not set up on this machine: {missing}; {remedy}"
+        )
 
 
 class LimitExceededError(ScalableError, ValueError):

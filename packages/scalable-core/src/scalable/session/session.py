@@ -100,6 +100,7 @@ class ScalableSession:
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
+        self._everything_removed = False
 
     @cached_property
     def _log(self) -> EventLog:
@@ -262,7 +263,9 @@ class ScalableSession:
             self._handle = provider.build_cluster(self.spec)
         if self.closed:
             # Closed by another thread or a signal, while there was no handle to close.
+            self._everything_removed = False
             provider.close(self._handle)
+            self._everything_removed = True
         self._raise_if_in(_State.CLOSED)
         if modules is not None:
             upload_modules(self.client, modules)
@@ -331,6 +334,11 @@ class ScalableSession:
     def closed(self) -> bool:
         """Whether the session is closed or closing."""
         return self._state is _State.CLOSED
+
+    @property
+    def everything_removed(self) -> bool:
+        """Whether the session is closed, and nothing that it had started is left."""
+        return self._everything_removed
 
     @property
     def groups(self) -> Mapping[str, GroupStatus]:
@@ -472,6 +480,7 @@ class ScalableSession:
         finally:
             if self._handle is not None:
                 self.provider.close(self._handle)
+            self._everything_removed = True
 
     def _close_after(self, error: BaseException) -> None:
         """Close because of an error; a problem while closing becomes a note of that error."""
