@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 from scalable.testing.processes import RemoteFakeProvider
 from scalable.testing.remote import RemoteConformance
 
-# Shared with the client processes that the suite starts.
-ROOT = Path(
-    os.environ.setdefault("SCALABLE_REMOTE_FAKE", tempfile.mkdtemp(prefix="scalable-remote-"))
-)
+_VARIABLE = "SCALABLE_REMOTE_FAKE"
+if _VARIABLE not in os.environ:  # the client processes that the suite starts share it
+    os.environ[_VARIABLE] = tempfile.mkdtemp(prefix="scalable-remote-")
+    atexit.register(shutil.rmtree, os.environ[_VARIABLE], ignore_errors=True)
+ROOT = Path(os.environ[_VARIABLE])
 
 
 class TestRemote(RemoteConformance):

@@ -46,6 +46,7 @@ __all__ = [
     "Limits",
     "Matching",
     "OneLine",
+    "RemoteTargetOptions",
     "SpotCapacity",
     "TargetOptions",
     "WorkerEnvironment",
@@ -207,6 +208,21 @@ class TargetOptions(FrozenModel):
     limits: Limits = Field(
         default_factory=Limits,
         description="Limits that a run must not exceed; a provider without prices rejects a limit on cost.",
+    )
+
+
+class RemoteTargetOptions(TargetOptions):
+    """Options of every target whose scheduler runs elsewhere; subclass it with those of one provider."""
+
+    scheduler_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        default=300,
+        description="Time after which a scheduler that does not answer is lost: its run ends in an error, and what it "
+        "has started is removed.",
+    )
+    orphan_timeout: Annotated[Duration, Field(ge=0)] = Field(
+        default=900,
+        description="Time after which the scheduler and the workers end by themselves if no client is connected, such "
+        "as after a crash of the client; 0 for never.",
     )
 
 

@@ -35,7 +35,7 @@ from scalable.cluster.port import (
 from scalable.providers.base import ClusterHandle, DeploymentSpec
 from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.logs import tail
-from scalable.providers.options import TargetOptions
+from scalable.providers.options import RemoteTargetOptions
 from scalable.providers.worker import worker_arguments
 
 if TYPE_CHECKING:
@@ -44,22 +44,33 @@ if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
     from scalable.manifest.schema import ComponentConfig
 
-__all__ = ["ProcessBackend", "ProcessOptions", "ProcessScheduler", "RemoteFakeProvider"]
+__all__ = [
+    "ProcessBackend",
+    "ProcessOptions",
+    "ProcessRun",
+    "ProcessScheduler",
+    "RemoteFakeProvider",
+]
 
 
-class ProcessOptions(TargetOptions):
+class ProcessOptions(RemoteTargetOptions):
     """Options of a target of `RemoteFakeProvider`."""
 
     python: str = Field(default=sys.executable, description="The Python of scheduler and workers.")
-    orphan_timeout: float = Field(
-        default=900.0,
-        ge=0,
-        description="Seconds without a client until the cluster ends; 0: never.",
-    )
 
 
-class _Run:
-    """The directory of one cluster: its keys and logs, and the process ids of what it has started."""
+class ProcessRun:
+    """The directory of one cluster: its keys and logs, and the process ids of what it has started.
+
+    Parameters
+    ----------
+    root : Path
+        Where it is made, for its owner only.
+    name : str
+        The cluster's name.
+    python : str
+        The Python of the processes.
+    """
 
     def __init__(self, root: Path, name: str, python: str) -> None:
         self.directory = root / name
@@ -116,11 +127,11 @@ class ProcessScheduler:
 
     Parameters
     ----------
-    run : _Run
+    run : ProcessRun
         The cluster's directory.
     """
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: ProcessRun) -> None:
         self._run = run
         self.port = _free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -168,7 +179,7 @@ class ProcessBackend:
 
     Parameters
     ----------
-    run : _Run
+    run : ProcessRun
         The cluster's directory.
     scheduler_address : str
         The scheduler.
@@ -177,7 +188,7 @@ class ProcessBackend:
     """
 
     def __init__(
-        self, run: _Run, scheduler_address: str, components: Mapping[str, ComponentConfig]
+        self, run: ProcessRun, scheduler_address: str, components: Mapping[str, ComponentConfig]
     ) -> None:
         self._run = run
         self._address = scheduler_address
@@ -249,7 +260,10 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
     options_model = ProcessOptions
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or Path(tempfile.mkdtemp(prefix="scalable-remote-fake-"))
+        if root is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="scalable-remote-fake-")
+            root = Path(self._scratch.name)
+        self.root = root
         self.schedulers: dict[str, ProcessScheduler] = {}
 
     def scheduler(self, cluster: GroupedCluster) -> ProcessScheduler:
@@ -269,7 +283,7 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
         from scalable.cluster.remote import RemoteHost, build_remote_cluster
 
         name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
-        run = _Run(self.root, name, options.python)
+        run = ProcessRun(self.root, name, options.python)
         scheduler = self.schedulers[name] = ProcessScheduler(run)
         cluster = build_remote_cluster(
             RemoteHost(scheduler, name=name, security=run.security, start_timeout=120, poll=0.2),
@@ -279,7 +293,12 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
                 for tag, component in spec.components.items()
             ],
             max_workers=options.max_workers,
-            pace=Pace(tick=0.1, poll=0.2, late_after=5.0),
+            pace=Pace(
+                tick=0.1,
+                poll=0.2,
+                late_after=5.0,
+                scheduler_timeout=options.scheduler_timeout,
+            ),
             orphan_timeout=options.orphan_timeout,
         )
         return cluster_handle(cluster, spec)

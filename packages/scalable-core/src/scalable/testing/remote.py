@@ -44,7 +44,7 @@ from scalable.providers.base import ScalePlan
 
 suite = runpy.run_path(sys.argv[1])[sys.argv[2]]()
 provider = suite.make_provider()
-spec = suite.spec(orphan_timeout=float(sys.argv[3]))
+spec = suite.spec(orphan_timeout=int(sys.argv[3]))
 print("building", flush=True)
 handle = provider.build_cluster(spec)
 provider.scale(handle, ScalePlan({"alpha": 1, "beta": 0}))
@@ -63,13 +63,13 @@ class RemoteConformance(ProviderConformance):
     ----------
     stall : float
         Seconds for which a scheduler that recovers does not answer.
-    orphan_timeout : float
+    orphan_timeout : int
         Seconds after which the cluster of a client that was killed must have begun to end. The target has an option of
-        this name.
+        this name, that of `scalable.providers.options.RemoteTargetOptions`.
     """
 
     stall: ClassVar[float] = 60.0
-    orphan_timeout: ClassVar[float] = 10.0
+    orphan_timeout: ClassVar[int] = 10
 
     # -- What a provider may override
 
