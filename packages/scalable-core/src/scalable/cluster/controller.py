@@ -231,6 +231,10 @@ class GroupController:
                 reason=status.reason,
                 summary=f"{status.running} of {status.wanted} workers run; the others: {status.detail}",
             )
+        unavailable = [m for m in group.members.values() if m.unavailable]
+        if unavailable and group.lacking <= 0:
+            detail = await self._native.describe_member(unavailable[0])
+            return explanations.explain_unavailable(unavailable, group.spec, detail)
         return group.failures.last_problem or Explanation(status.reason, status.detail)
 
     async def logs(self, tag: str | None = None) -> dict[str, str]:
@@ -270,6 +274,7 @@ class GroupController:
             causes = await self._ends.describe_ends(end for _, end in ends)
             for group, end in ends:
                 await self._ends.handle_end(group, end, causes)
+            await self._drainer.remove_left_behind(ends, report, now)
             for group in self.groups.values():
                 if seen is not None:
                     await self._ends.handle_overdue_requests(group)
@@ -277,6 +282,7 @@ class GroupController:
                     await self._failures.clear(group)
             update_targets(self.groups, report.demand, self.policy, self.max_workers, now)
             await self._drainer.drain_expiring(self.groups, now)
+            self._drainer.drain_replaceable(self.groups, now)
             self._drainer.drain_surplus(self.groups)
             await self._drainer.advance(self.groups, now)
             await self._drainer.resume(self.groups, now)

@@ -8,6 +8,8 @@ from heapq import heapify, heappop, heapreplace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from distributed.core import Status
+
 from scalable.cluster.plugin.dask_internals import Stealing
 
 if TYPE_CHECKING:
@@ -39,18 +41,25 @@ def spread_waiting_tasks(scheduler: Scheduler, slots: Mapping[str, int]) -> None
     if stealing is None:
         return
     members: dict[str, list[WorkerState]] = {tag: [] for tag in slots}
-    for ws in scheduler.running:
-        for tag in ws.resources:
-            if tag in members:
-                members[tag].append(ws)
+    for ws in scheduler.workers.values():
+        # A paused worker gives tasks, and takes none.
+        if ws.status in (Status.running, Status.paused):
+            for tag in ws.resources:
+                if tag in members:
+                    members[tag].append(ws)
     for tag, workers in members.items():
-        if len(workers) > 1:
+        thieves = [ws for ws in workers if ws in scheduler.running]
+        if len(workers) > 1 and thieves:
             load = _load(tag, workers, slots[tag], stealing)
-            _spread(tag, workers, load, stealing)
+            _spread(tag, workers, thieves, load, stealing)
 
 
 def _spread(
-    tag: str, workers: list[WorkerState], load: dict[WorkerState, float], stealing: Stealing
+    tag: str,
+    workers: list[WorkerState],
+    thieves: list[WorkerState],
+    load: dict[WorkerState, float],
+    stealing: Stealing,
 ) -> None:
     slots = {ws: float(ws.resources[tag]) for ws in workers}
 
@@ -60,9 +69,9 @@ def _spread(
         # Long queues need not be equal to a task: they are compared again before they are empty.
         return more <= 1 or less >= max(more, 1.1 * more - 1)
 
-    # Each worker is on both heaps. Its other entry is out of date once tasks move, which only costs it some moves.
+    # A worker may be on both heaps. Its other entry is out of date once tasks move, which only costs it some moves.
     fullest = [(-load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
-    emptiest = [(load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
+    emptiest = [(load[ws] / slots[ws], n, ws) for n, ws in enumerate(thieves)]
     heapify(fullest)
     heapify(emptiest)
     movable: dict[WorkerState, list[TaskState]] = {}
