@@ -163,7 +163,7 @@ class Member:
         return self.expires_at - self.running_since
 
     def is_expiring(self, handover: float, now: float) -> bool:
-        """Return whether its end is near: it is to be preempted, or has `handover` s or a quarter of its walltime left."""
+        """Return whether its end is near: by preemption, or in `handover` seconds or a quarter of its walltime."""
         if self.preempted:
             return True
         if self.expires_at is None:
@@ -186,7 +186,7 @@ class Member:
         return self.unresponsive and self.worker.tasks < spec.slots
 
     def is_given_up(self, unresponsive_timeout: float) -> bool:
-        """Return whether its Dask worker should be removed without its consent: it would lose nothing, or does not come back."""
+        """Return whether its Dask worker, which does not answer, is to be removed: it has nothing, or no time left."""
         if self.worker is None or not self.unresponsive:
             return False
         return (

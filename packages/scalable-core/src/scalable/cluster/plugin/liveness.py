@@ -50,7 +50,7 @@ class Liveness:
         self._suspended: set[str] = set()
 
     def tick(self) -> None:
-        """Note the heartbeats since the last tick; suspend the workers that are silent, and resume those that answer."""
+        """Note the heartbeats since the last tick; suspend workers that are silent, and resume those that answer."""
         now = monotonic()
         self._awake += min(now - self._ticked_at, LONGEST_STEP)
         self._ticked_at = now
