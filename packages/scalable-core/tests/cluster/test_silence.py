@@ -37,7 +37,7 @@ def host() -> Iterator[LocalCluster]:
 
 
 def _log_and_wait(log: str, number: int) -> int:
-    with open(log, "a") as file:
+    with Path(log).open("a") as file:
         file.write(f"{number}\n")
     Event("gate").wait()
     return number

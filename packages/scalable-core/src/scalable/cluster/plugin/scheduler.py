@@ -105,7 +105,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.liveness.tick()
         self.failed_groups.fail_tasks(self.slots)
         self.walltimes.fail_tasks()
-        spread_waiting_tasks(self.scheduler, self.slots)
+        spread_waiting_tasks(self.scheduler, self.slots, self.liveness.is_unresponsive)
 
     # -- Hooks that the scheduler calls
 
