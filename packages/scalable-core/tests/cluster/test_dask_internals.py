@@ -627,7 +627,7 @@ async def test_the_time_of_a_heartbeat_is_known(rig: Rig) -> None:
 async def test_a_connection_waits_for_a_reader_that_is_busy(rig: Rig) -> None:
     """`Comm.stream`: its socket has a limit for unread data, which can be lifted."""
     worker = await rig.add()
-    comm = rig.scheduler.stream_comms[worker.address].comm
+    comm: Any = rig.scheduler.stream_comms[worker.address].comm
 
     def limit() -> int:
         found = comm.stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +36,16 @@ def host() -> Iterator[LocalCluster]:
         yield host
 
 
-def _log_and_wait(log: str, number: int) -> int:
-    with Path(log).open("a") as file:
-        file.write(f"{number}\n")
-    Event("gate").wait()
-    return number
+def _start_log(log: Path) -> Callable[[int], int]:
+    """Return a function for tasks, which are pickled by value: it logs its start, and waits for the gate."""
+
+    def start(number: int) -> int:
+        with log.open("a") as file:
+            file.write(f"{number}\n")
+        Event("gate").wait()
+        return number
+
+    return start
 
 
 def test_a_frozen_worker_is_shown_and_its_task_ends_once(
@@ -56,7 +61,7 @@ def test_a_frozen_worker_is_shown_and_its_task_ends_once(
     log = tmp_path / "starts"
     with Client(cluster) as client:
         gate = Event("gate", client=client)
-        future = client.submit(_log_and_wait, str(log), 1, resources={"a": 1})
+        future = client.submit(_start_log(log), 1, resources={"a": 1})
         until(
             log.exists, timeout=120
         )  # also longer than the configured timeout for tasks that wait
@@ -94,7 +99,7 @@ def test_what_ran_on_a_machine_that_is_gone_runs_again(
     log = tmp_path / "starts"
     with Client(cluster) as client:
         gate = Event("gate", client=client)
-        future: Any = client.submit(_log_and_wait, str(log), 1, resources={"a": 1})
+        future: Any = client.submit(_start_log(log), 1, resources={"a": 1})
         until(log.exists, timeout=120)
         ((name, pid),) = processes.running().items()
         os.kill(pid, signal.SIGSTOP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from scalable.cluster.pace import Pace
@@ -11,6 +13,10 @@ from scalable.errors import GroupTimeoutError
 from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, in_virtual_time
 
 MINUTE, HOUR = 60.0, 3600.0
+
+
+def is_registered(world: Simulation, name: str) -> bool:
+    return name in world.scheduler.workers
 
 
 def events(world: Simulation) -> list[str]:
@@ -287,7 +293,7 @@ async def test_many_preemptions_never_fail_a_group() -> None:
         await world.controller.scale_groups({"gcam": 1})
         for n in range(1, 8):
             name = f"gcam-{n}"
-            await world.until(lambda name=name: name in world.scheduler.workers, within=10)
+            await world.until(functools.partial(is_registered, world, name), within=10)
             world.backend.announce_preemption(name, 5)
         await world.until(lambda: "gcam-8" in world.scheduler.workers, within=10)
 
