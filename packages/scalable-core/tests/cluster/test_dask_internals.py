@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -602,8 +603,9 @@ async def test_a_task_may_wait_for_its_worker_for_as_long_as_it_takes(rig: Rig) 
     await until(lambda: future.key in rig.scheduler.tasks)
     rig.scheduler.no_workers_timeout = 0.01
     take_over_timeouts(rig.scheduler)
-    await asyncio.sleep(0.05)
-    await rig.scheduler.periodic_callbacks["no-workers-timeout"].callback()  # type: ignore[misc]
+    waiting_since = time.monotonic()
+    await until(lambda: time.monotonic() > waiting_since + 0.01)
+    rig.scheduler.periodic_callbacks["no-workers-timeout"].callback()
     assert rig.task(future).state == "no-worker"
     rig.scheduler.no_workers_timeout = 0.01
     await until(lambda: future.status == "error")
