@@ -20,7 +20,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +49,7 @@ from distributed.versions import get_versions
 from distributed.worker import get_data_from_worker
 
 from scalable.client import ScalableClient
-from scalable.cluster.dask_internals import defer_unpickling
+from scalable.cluster.dask_internals import defer_unpickling, fail_futures
 from scalable.cluster.plugin.dask_internals import (
     Stealing,
     cancel_all,
@@ -67,8 +66,8 @@ from scalable.cluster.plugin.dask_internals import (
     remove_worker,
     send_worker_status,
     set_worker_status,
-    take_over_timeouts,
     tasks_of_dead_worker,
+    turn_off_worker_ttl,
     unstarted_tasks,
 )
 
@@ -247,6 +246,55 @@ async def test_a_gather_waits_in_coroutines_of_its_own(rig: Rig) -> None:
         await rig.add()
         assert await gathering == [1]
         assert len(calls) == 1
+
+
+@on_cluster
+async def test_a_client_whose_connection_broke_reconnects_by_one_coroutine(rig: Rig) -> None:
+    """`distributed.Client._reconnect`: awaited when the connection to the scheduler breaks; sets the status."""
+    awaited = []
+
+    class Ours(Client):
+        async def _reconnect(self) -> None:
+            awaited.append(self.status)
+            await self._close()
+
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        for comm in [*rig.scheduler.client_comms.values()]:
+            comm.abort()
+        await until(lambda: client.status == "closed")
+    assert awaited == ["connecting"]
+
+
+@on_cluster
+async def test_a_client_sends_all_it_submits_through_one_method(rig: Rig) -> None:
+    """`distributed.Client._send_to_scheduler`: called for each message; what it raises comes out of `submit`."""
+
+    class Ours(Client):
+        def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
+            if msg["op"] == "update-graph":
+                raise OSError("refused")
+            super()._send_to_scheduler(msg)  # type: ignore[no-untyped-call]
+
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        with pytest.raises(OSError, match="refused"):
+            client.submit(identity, 1)
+
+
+@on_cluster
+async def test_the_state_of_a_future_can_be_set_to_an_error(rig: Rig) -> None:
+    """`FutureState.set_error`: ends a future in an error, whatever its status was; others wait no longer."""
+    await rig.add()
+    done, waiting = rig.client.submit(identity, 1), rig.block()
+    await done
+    fail_futures(rig.client, OSError("lost"))
+    for future in (done, waiting):
+        with pytest.raises(OSError, match="lost"):
+            await future
+    assert not rig.client.futures
 
 
 def test_pickles_are_by_value_where_needed() -> None:
@@ -591,24 +639,9 @@ async def test_a_late_heartbeat_ends_no_worker(rig: Rig) -> None:
     assert rig.scheduler.worker_ttl  # Dask's default is 5 minutes
     check = rig.scheduler.periodic_callbacks["worker-ttl"]
     await until(check.is_running)
-    take_over_timeouts(rig.scheduler)
+    turn_off_worker_ttl(rig.scheduler)
     assert not check.is_running()
     assert rig.scheduler.worker_ttl is None
-
-
-@on_cluster
-async def test_a_task_may_wait_for_its_worker_for_as_long_as_it_takes(rig: Rig) -> None:
-    """`Scheduler.no_workers_timeout`: None lets tasks wait for ever; it is read at each check."""
-    future = rig.client.submit(identity, 1, resources={"a": 1})
-    await until(lambda: future.key in rig.scheduler.tasks)
-    rig.scheduler.no_workers_timeout = 0.01
-    take_over_timeouts(rig.scheduler)
-    waiting_since = time.monotonic()
-    await until(lambda: time.monotonic() > waiting_since + 0.01)
-    rig.scheduler.periodic_callbacks["no-workers-timeout"].callback()
-    assert rig.task(future).state == "no-worker"
-    rig.scheduler.no_workers_timeout = 0.01
-    await until(lambda: future.status == "error")
 
 
 @on_cluster
@@ -856,6 +889,53 @@ async def test_a_waiting_task_moves_to_another_worker(rig: Rig) -> None:
     await running
 
 
+@on_cluster
+async def test_the_idle_timeout_can_be_turned_off(rig: Rig) -> None:
+    """`Scheduler.idle_timeout`: seconds, or None for never, and read anew by each check."""
+    rig.scheduler.idle_timeout = 1e-9
+    rig.scheduler.check_idle()
+    assert rig.scheduler.check_idle() is not None
+    rig.scheduler.idle_timeout = None
+    rig.scheduler.check_idle()
+    assert rig.scheduler.status is Status.running
+
+
+@on_cluster
+async def test_the_timeout_without_workers_can_be_turned_off(rig: Rig) -> None:
+    """`Scheduler.no_workers_timeout`: seconds, or None for never, and read by each check."""
+    waiting, failing = (rig.client.submit(identity, n) for n in (1, 2))
+    await until(lambda: len(rig.scheduler.tasks) == 2)
+    assert rig.scheduler.no_workers_timeout is None
+    await rig.client.cancel([waiting])
+    rig.scheduler.no_workers_timeout = 0.001
+    with pytest.raises(distributed.scheduler.NoWorkerError):
+        await failing
+
+
+@on_cluster
+async def test_connected_clients_are_known(rig: Rig) -> None:
+    """`Scheduler.client_comms`: the connections to clients, which is empty without any."""
+    assert len(rig.scheduler.client_comms) == 1
+    await rig.client.close()
+    await until(lambda: not rig.scheduler.client_comms)
+
+
+@on_cluster
+async def test_a_scheduler_tells_its_versions(rig: Rig) -> None:
+    """`Scheduler.handlers["versions"]`: as `get_versions` returns them there, to anybody who is connected."""
+    async with rpc(rig.scheduler.address) as scheduler:
+        found = await scheduler.versions()
+    assert found["host"]["python"] == get_versions()["host"]["python"]
+    assert found["packages"]["dask"] == version("dask")
+
+
+@on_cluster
+async def test_a_scheduler_tells_its_id(rig: Rig) -> None:
+    """`Scheduler.handlers["identity"]`: has the id, and the number of workers to describe may be 0."""
+    async with rpc(rig.scheduler.address) as scheduler:
+        assert (await scheduler.identity(n_workers=0))["id"] == rig.scheduler.id
+
+
 def test_versions_of_an_environment() -> None:
     """`distributed.versions.get_versions`: has Python's version and those of dask and distributed."""
     found = get_versions()
@@ -928,6 +1008,9 @@ ROOT = Path(__file__).parents[4]
 PAGE = ROOT / "docs/extending/dask.md"
 SOURCES = sorted(ROOT.glob("packages/*/src/**/*.py"))
 
+OVERRIDDEN = {"_start", "_close", "_gather", "_reconnect", "_send_to_scheduler"}
+"""Private methods of Dask's client that `ScalableClient` overrides."""
+
 needs_repository = pytest.mark.skipif(not PAGE.exists(), reason="not in the repository")
 
 
@@ -987,7 +1070,7 @@ def test_every_private_name_of_dask_is_listed() -> None:
     trees = [ast.parse(path.read_text()) for path in SOURCES]
     last_parts = {name.rpartition(".")[2] for name in listed()}
     # A subclass may define a method of Dask's anew; `super()` is what uses it.
-    ours = set().union(*map(own_names, trees)) - {"_start", "_close", "_gather"}
+    ours = set().union(*map(own_names, trees)) - OVERRIDDEN
     assert set().union(*map(private_imports, trees)) - listed() == set()
     assert set().union(*map(private_attributes, trees)) - ours - last_parts == set()
 
@@ -1012,12 +1095,5 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
         return own_names(tree) - {"__init__"}
 
     theirs = attributes(Client) | {*dir(Client)}
-    added = {
-        "submit",
-        "map",
-        "_start",
-        "_close",
-        "_gather",
-    }  # the methods that `ScalableClient` overrides
-    inherited = {"status", "asynchronous", "sync", "subscribe_topic", "get_events"}  # and uses
-    assert attributes(ScalableClient) & theirs == added | inherited
+    used = {"status", "asynchronous", "sync", "subscribe_topic", "get_events", "cluster", "loop"}
+    assert attributes(ScalableClient) & theirs == {"submit", "map"} | OVERRIDDEN | used

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from scalable.cluster import explanations
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
-from scalable.cluster.link import DrainProgress, Report, SchedulerLink, Stage
+from scalable.cluster.link import DrainProgress, Report, Stage
 from scalable.cluster.member import Member, UnitEnd
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.pace import Pace
+from scalable.cluster.scheduler import SchedulerCalls
 from scalable.errors import WalltimeError, describe_error
 
 __all__ = ["Drainer"]
@@ -21,7 +22,7 @@ class Drainer:
 
     Parameters
     ----------
-    link : SchedulerLink
+    scheduler : SchedulerCalls
         The scheduler, where workers drain.
     native : NativeCalls
         The native system, where units are stopped.
@@ -35,13 +36,13 @@ class Drainer:
 
     def __init__(
         self,
-        link: SchedulerLink,
+        scheduler: SchedulerCalls,
         native: NativeCalls,
         events: EventLog,
         pace: Pace,
         on_stopped: Callable[[], object],
     ) -> None:
-        self._link = link
+        self._scheduler = scheduler
         self._native = native
         self._events = events
         self._pace = pace
@@ -68,7 +69,7 @@ class Drainer:
                     self._events.record(tag, f"draining {name}, whose walltime is nearly up")
             if member.alive:
                 member.leaving = DrainProgress(Stage.BUSY)
-        await self._link.expire(deadlines)
+        await self._scheduler.expire(deadlines)
 
     def drain_replaceable(self, groups: Mapping[str, Group], now: float) -> None:
         """Begin to drain the workers that take no tasks, although they have free slots."""
@@ -78,17 +79,18 @@ class Drainer:
                 why = explanations.describe_unavailable(member)
                 self._events.record(group.spec.tag, f"draining {member.unit.id}, which {why}")
 
-    async def remove_left_behind(
-        self, ends: Iterable[tuple[Group, UnitEnd]], report: Report, now: float
-    ) -> None:
+    def note_ends(self, ends: Iterable[tuple[Group, UnitEnd]], now: float) -> None:
+        """Note which units have ended, because their Dask workers may still be connected."""
+        for _, end in ends:
+            if end.reason.is_over and end.member.worker is not None:
+                self._left_behind.setdefault(end.member.unit.id, now)
+
+    async def remove_left_behind(self, report: Report, now: float) -> None:
         """Remove the Dask workers that are still connected some time after their units have ended.
 
         A machine that is gone closes no connections. A process that has ended does, and the scheduler takes note
         within moments, which tells more about it.
         """
-        for _, end in ends:
-            if end.reason.is_over:
-                self._left_behind.setdefault(end.member.unit.id, now)
         self._left_behind = {
             name: since for name, since in self._left_behind.items() if name in report.workers
         }
@@ -98,7 +100,7 @@ class Drainer:
             if now - since >= self._pace.left_behind_timeout
         ]
         if overdue:
-            await self._link.drain(overdue, force=True)
+            await self._scheduler.drain(overdue, force=True)
 
     def drain_surplus(self, groups: Mapping[str, Group]) -> None:
         """Begin to drain the workers above each group's wanted count."""
@@ -108,9 +110,9 @@ class Drainer:
                 self._events.record(group.spec.tag, f"draining {member.unit.id}")
 
     async def advance(self, groups: Mapping[str, Group], now: float) -> None:
-        """Continue every drain, and stop the units of workers that have left."""
+        """Continue every drain."""
         draining = {m.unit.id: m for group in groups.values() for m in group.draining}
-        stages = dict(await self._link.drain(list(draining))) if draining else {}
+        stages = dict(await self._scheduler.drain(list(draining))) if draining else {}
         expired = [
             name
             for name, leaving in stages.items()
@@ -118,15 +120,26 @@ class Drainer:
             or self._is_given_up(groups, draining[name], leaving)
         ]
         if expired:
-            stages |= await self._link.drain(expired, force=True)
+            stages |= await self._scheduler.drain(expired, force=True)
         for name, leaving in stages.items():
             draining[name].leaving = leaving
-        left = [m for m in draining.values() if m.leaving == DrainProgress(Stage.GONE)]
+
+    async def stop_left(self, groups: Mapping[str, Group], now: float) -> None:
+        """Stop the units of workers that have left, and those again that still exist long after a stop."""
+        gone = DrainProgress(Stage.GONE)
+        left = [m for group in groups.values() for m in group.draining if m.leaving == gone]
         being_stopped = self._native.stopping
         for group in groups.values():
             unresponsive = group.unresponsive_to_stop(now, self._pace.stop_retry_interval)
             left += [m for m in unresponsive if m.unit.id not in being_stopped]
         await self._stop(left, now)
+
+    async def stop_all(self, groups: Mapping[str, Group], now: float) -> None:
+        """Stop every unit at once, without a drain."""
+        for group in groups.values():
+            for member in group.members.values():
+                member.leaving = DrainProgress(Stage.GONE)
+        await self.stop_left(groups, now)
 
     def _hold_expired(
         self, groups: Mapping[str, Group], member: Member, leaving: DrainProgress, now: float
@@ -187,7 +200,7 @@ class Drainer:
             candidates = group.resumable(now)[: max(0, group.lacking)]
             if not candidates:
                 continue
-            names = await self._link.resume([member.unit.id for member in candidates])
+            names = await self._scheduler.resume([member.unit.id for member in candidates])
             for name in names:
                 group.members[name].leaving = None
                 group.members[name].resuming = True

@@ -178,15 +178,18 @@ class Group:
 
     # -- Observations and reports
 
-    def update(self, seen: Observation | None, report: Report, now: float) -> list[UnitEnd]:
+    def update(self, seen: Observation | None, report: Report | None, now: float) -> list[UnitEnd]:
         """Bring the members up to date; return those that ended or must be ended.
+
+        Without a report, only the ends of units that were to end are returned: whether the worker of another one had
+        joined, and what its end means, is judged with the next report.
 
         Parameters
         ----------
         seen : Observation or None
             The backend's observation; None where it was not called or did not answer.
-        report : Report
-            The scheduler's report.
+        report : Report or None
+            The scheduler's report; None where it has not answered.
         now : float
             Seconds on the controller's clock.
         """
@@ -194,8 +197,11 @@ class Group:
             self._add_observed(seen, now)
         ends = []
         for member in list(self.members.values()):
-            self._update_worker(member, report, now)
-            if seen is not None and member.update_state(seen, self.retry.absence_timeout, now):
+            if report is not None:
+                self._update_worker(member, report, now)
+            if seen is not None:
+                member.update_state(seen, self.retry.absence_timeout, now)
+            if report is not None and member.gone:
                 self._mark_left(member, now)
             end = classify_end(member, report, self.spec, self.retry, now)
             if end is not None:

@@ -208,15 +208,15 @@ class Member:
         """Return whether its worker has been there for `healthy_after` seconds."""
         return self.alive and self.joined_at is not None and now - self.joined_at >= healthy_after
 
-    def update_state(self, seen: Observation, absence_timeout: float, now: float) -> bool:
-        """Record what an observation shows of it; return whether that is its end.
+    def update_state(self, seen: Observation, absence_timeout: float, now: float) -> None:
+        """Record what an observation shows of it.
 
         Absence means its end, too, once it lasts: a listing may be cached, or not show a new unit yet.
         """
         state = seen.units.get(self.unit.id)
         if state is None:
             if not self._is_vanished(seen, absence_timeout, now):
-                return False
+                return
             state = UnitState(self.unit, Phase.GONE)
         else:
             self.absent_since, self.absences = None, 0
@@ -228,7 +228,6 @@ class Member:
         self.preempted = self.state.phase is Phase.RUNNING and self.state.reason is Reason.PREEMPTED
         if self.state.seconds_left is not None and not self.preempted:
             self.expires_at = now + self.state.seconds_left
-        return self.gone
 
     def _is_vanished(self, seen: Observation, absence_timeout: float, now: float) -> bool:
         """Record one more absence; return whether it has been absent for long enough to count as gone."""
@@ -279,7 +278,7 @@ class UnitEnd:
 
 
 def classify_end(
-    member: Member, report: Report, spec: GroupSpec, retry: RetryPolicy, now: float
+    member: Member, report: Report | None, spec: GroupSpec, retry: RetryPolicy, now: float
 ) -> UnitEnd | None:
     """Return how a unit ended, or why it must be ended; None where neither is so.
 
@@ -287,8 +286,8 @@ def classify_end(
     ----------
     member : Member
         The unit, up to date.
-    report : Report
-        The scheduler's most recent report.
+    report : Report or None
+        The scheduler's report; None where it has not answered, so that only the end of a unit that was to end is clear.
     spec, retry : GroupSpec, RetryPolicy
         The startup timeout, and the time that a unit may run without its worker.
     now : float
@@ -296,6 +295,8 @@ def classify_end(
     """
     if member.draining or member.stopped:
         return UnitEnd(member, EndReason.STOPPED) if member.gone else None
+    if report is None:
+        return None
     if member.unit.id in report.refused:
         # Even if it is gone: a refused worker ends by itself, often before the next turn.
         return UnitEnd(member, EndReason.REFUSED, report.refused[member.unit.id])
@@ -306,10 +307,11 @@ def classify_end(
     if (
         member.joined_at is None
         and member.running_since is not None
-        and now - member.running_since > spec.startup_timeout
+        and now - max(member.running_since, report.since) > spec.startup_timeout
     ):
         return UnitEnd(member, EndReason.JOIN_TIMEOUT)
-    if member.left_at is not None and now - member.left_at > retry.orphan_timeout:
+    orphaned_since = max(member.left_at or now, report.since)
+    if member.left_at is not None and now - orphaned_since > retry.orphan_timeout:
         return UnitEnd(member, EndReason.ORPHANED)
     return None
 

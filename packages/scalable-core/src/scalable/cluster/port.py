@@ -85,7 +85,7 @@ class Reason(StrEnum):
     MISMATCH = "mismatch"
     """Its Python, dask or distributed version is not the scheduler's."""
     NETWORK = "network"
-    """It runs, but its Dask worker did not reach the scheduler; or the native system does not answer."""
+    """Its Dask worker did not reach the scheduler; or the scheduler, or the native system, does not answer."""
     STARTUP_TIMEOUT = "startup_timeout"
     """Its Dask worker did not join within startup_timeout."""
     UNKNOWN = "unknown"
@@ -254,6 +254,11 @@ class Backend(Protocol):
 
     All are coroutines on the engine's event loop, so blocking work belongs in a thread. All are idempotent. A backend
     stores no desired state: how many units there should be is known to the engine alone.
+
+    A call that takes too long, or is still under way some time after the cluster was closed, is cancelled. That ends
+    the coroutine, not a thread below it. The engine calls no `launch` after `sweep`, and names the launches that it
+    has cancelled; that nothing else comes into being after `sweep` has returned is for the backend to guarantee.
+    `scalable.providers.blocking.BlockingCalls` does this for an SDK that blocks.
     """
 
     async def launch(
@@ -266,8 +271,8 @@ class Backend(Protocol):
         the engine makes one where the first has not answered in time, or has raised what is not listed here, to learn
         what exists. Until then, all `n` count against the cap.
 
-        Cancelling the coroutine does not stop a thread of an SDK. Whatever such a thread may still create must be
-        removed by `sweep`, which waits for it, or be returned by it as a leftover.
+        Cancelling the coroutine does not stop a thread of an SDK. Whatever such a thread may still create is removed
+        by `sweep`, which waits for it, or is returned by `sweep` as a leftover.
 
         Returns
         -------
@@ -312,7 +317,10 @@ class Backend(Protocol):
     async def sweep(self) -> Sequence[Leftover]:
         """Remove everything native that carries this cluster's label, and return what could not be removed.
 
-        Called last at close, after `stop`; also for a cluster that was built in part.
+        Called last at close, after `stop`; also for a cluster that was built in part. First accepts no more launches,
+        and waits for those that are under way below a cancelled coroutine, so that it sees what they create. One that
+        has not returned by a limit of the backend's, well below the time that closing has, is a leftover: it may
+        create units later. `launch` creates nothing from then on.
         """
         ...
 
@@ -333,7 +341,8 @@ class GroupStatus:
         Units in a queue; units with a machine but without a Dask worker; Dask workers that take tasks; Dask workers
         that drain.
     unavailable : int
-        Dask workers that have joined, do not drain, and take no tasks at present.
+        Dask workers that have joined, do not drain, and take no tasks at present, or are not known to, because the
+        scheduler does not answer.
     holding : int
         Results that keep draining workers, because no other worker can take them.
     failed : bool

@@ -10,7 +10,13 @@ from scalable.cluster.port import Explanation, GroupStatus, Phase, Reason
 __all__ = ["group_status"]
 
 
-def group_status(group: Group, native_problem: Explanation | None = None) -> GroupStatus:
+def group_status(
+    group: Group,
+    native_problem: Explanation | None = None,
+    scheduler_problem: Explanation | None = None,
+    *,
+    lost: bool = False,
+) -> GroupStatus:
     """Return the counts of a group, and why workers are missing.
 
     Parameters
@@ -19,6 +25,10 @@ def group_status(group: Group, native_problem: Explanation | None = None) -> Gro
         The group.
     native_problem : Explanation or None
         Why the counts may be out of date.
+    scheduler_problem : Explanation or None
+        Why it is not known which workers run.
+    lost : bool
+        Whether the scheduler will not come back.
 
     Examples
     --------
@@ -29,11 +39,15 @@ def group_status(group: Group, native_problem: Explanation | None = None) -> Gro
     """
     members = group.members.values()
     pending = sum(m.alive and m.joined_at is None and not m.starting for m in members)
-    running = [m.unit.id for m in members if m.running]
     low, high = group.range or (None, None)
     reason, detail = _missing_reason(group)
     if native_problem is not None and group.failure is None:
         reason, detail = native_problem.reason, native_problem.summary
+    if scheduler_problem is not None:
+        reason, detail = scheduler_problem.reason, scheduler_problem.summary
+    joined = [m for m in members if m.alive and m.joined_at is not None]
+    known = scheduler_problem is None
+    running = tuple(m.unit.id for m in joined if m.running) if known else ()
     return GroupStatus(
         tag=group.spec.tag,
         wanted=group.wanted,
@@ -43,12 +57,12 @@ def group_status(group: Group, native_problem: Explanation | None = None) -> Gro
         starting=sum(m.alive and m.starting for m in members),
         running=len(running),
         draining=sum(m.draining for m in members),
-        unavailable=sum(m.unavailable for m in members),
+        unavailable=len(joined) - len(running),
         holding=sum(m.holding for m in members),
-        failed=group.failure is not None,
+        failed=group.failure is not None or lost,
         reason=reason,
         detail=detail,
-        workers=tuple(running),
+        workers=running,
     )
 
 

@@ -6,7 +6,6 @@ and documented attributes of distributed's state classes are used where they are
 
 from __future__ import annotations
 
-import logging
 import operator
 import socket
 from collections.abc import Collection, Iterable, Mapping
@@ -20,8 +19,6 @@ from distributed.worker import get_data_from_worker
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
     from distributed.worker import Worker
-
-logger = logging.getLogger("scalable.cluster")
 
 __all__ = [
     "Stealing",
@@ -40,8 +37,8 @@ __all__ = [
     "send_worker_status",
     "set_scheduler_side_status",
     "set_worker_status",
-    "take_over_timeouts",
     "tasks_of_dead_worker",
+    "turn_off_worker_ttl",
     "unstarted_tasks",
 ]
 
@@ -80,20 +77,11 @@ def set_scheduler_side_status(scheduler: Scheduler, ws: WorkerState, status: Sta
     scheduler.handle_worker_status_change(status, ws, _stimulus_id())
 
 
-def take_over_timeouts(scheduler: Scheduler) -> None:
-    """Turn off what ends workers and tasks after a time that the configuration of Dask sets, since the engine decides.
-
-    ``worker-ttl`` removes workers whose heartbeat is late, and ``no-workers-timeout`` fails tasks that wait in a queue.
-    """
+def turn_off_worker_ttl(scheduler: Scheduler) -> None:
+    """Let no worker be removed because its heartbeat is late."""
     scheduler.worker_ttl = None
     if check := scheduler.periodic_callbacks.pop("worker-ttl", None):
         check.stop()
-    if scheduler.no_workers_timeout is not None:
-        logger.warning(
-            "distributed.scheduler.no-workers-timeout does not apply: Scalable lets tasks wait for their workers, "
-            "and fails them when their group has failed"
-        )
-        scheduler.no_workers_timeout = None
 
 
 def lift_send_timeout(comm: Any) -> None:

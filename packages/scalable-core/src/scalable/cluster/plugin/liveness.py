@@ -10,7 +10,7 @@ from distributed.core import Status
 from scalable.cluster.plugin.dask_internals import (
     send_worker_status,
     set_scheduler_side_status,
-    take_over_timeouts,
+    turn_off_worker_ttl,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Liveness:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
-        take_over_timeouts(scheduler)
+        turn_off_worker_ttl(scheduler)
         self._ticked_at = monotonic()
         # Seconds for which this process has been awake, and their number at each worker's last heartbeat.
         self._awake = 0.0

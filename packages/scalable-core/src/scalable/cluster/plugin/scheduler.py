@@ -16,6 +16,7 @@ from scalable.cluster.plugin.draining import Draining
 from scalable.cluster.plugin.failed_groups import FailedGroups
 from scalable.cluster.plugin.filenames import FileNames
 from scalable.cluster.plugin.liveness import Liveness
+from scalable.cluster.plugin.presence import Presence
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
 from scalable.cluster.plugin.transfers import Transfers
 from scalable.cluster.plugin.walltimes import Walltimes
@@ -46,15 +47,23 @@ class GroupsPlugin(SchedulerPlugin):
         The group table: slots per worker, by tag. Tasks without a tag count for the first entry.
     worker_plugin : bytes
         `GroupsWorkerPlugin`, pickled by value.
+    orphan_timeout : float
+        Seconds without controller and clients after which the scheduler closes itself; 0 for never.
     """
 
     name = "scalable-groups"
 
-    def __init__(self, slots: dict[str, int], worker_plugin: bytes) -> None:
+    def __init__(
+        self, slots: dict[str, int], worker_plugin: bytes, orphan_timeout: float = 0.0
+    ) -> None:
         self.slots = slots
         self.worker_plugin = worker_plugin
+        self.orphan_timeout = orphan_timeout
         self.members: dict[str, tuple[WorkerState, float]] = {}
-        self.removed: list[str] = []
+        # Workers that have left, by the number of their departure: the controller may ask again for those whose answer
+        # it has not received.
+        self.removed: dict[int, str] = {}
+        self.departures = 0
         self.backlog = Backlog()
         self.file_names = FileNames()
 
@@ -68,6 +77,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.draining = Draining(scheduler, self.transfers)
         self.failed_groups = FailedGroups(scheduler)
         self.walltimes = Walltimes(scheduler, self.members)
+        self.presence = Presence(scheduler, self.orphan_timeout)
         scheduler.handlers |= {
             "register-worker": self.admission.register_worker,
             "heartbeat_worker": self.admission.heartbeat_worker,
@@ -103,6 +113,7 @@ class GroupsPlugin(SchedulerPlugin):
     def tick(self) -> None:
         """Do what is due regularly."""
         self.liveness.tick()
+        self.presence.check()
         self.failed_groups.fail_tasks(self.slots)
         self.walltimes.fail_tasks()
         spread_waiting_tasks(self.scheduler, self.slots, self.liveness.is_unresponsive)
@@ -118,7 +129,8 @@ class GroupsPlugin(SchedulerPlugin):
     ) -> None:
         """Correct the suspicion counts of a dead worker's tasks, and record that it has left."""
         ws, joined = self.members.pop(worker)
-        self.removed.append(str(ws.name))
+        self.departures += 1
+        self.removed[self.departures] = str(ws.name)
         self.admission.on_worker_removed(ws)
         self.liveness.forget_worker(worker)
         self.draining.forget_worker(ws)
@@ -146,9 +158,16 @@ class GroupsPlugin(SchedulerPlugin):
         self.slots = slots
         self.scheduler.log_event(TABLE_TOPIC, slots)
 
-    def report(self) -> dict[str, Any]:
-        """Return the connected workers, those that have left since the last report, and the work for each tag."""
-        removed, self.removed = self.removed, []
+    def report(self, departures: int = 0) -> dict[str, Any]:
+        """Return the connected workers, those that have left, and the work for each tag.
+
+        Parameters
+        ----------
+        departures : int
+            How many departures of workers the controller knows of.
+        """
+        self.presence.note_controller()
+        self.removed = {n: name for n, name in self.removed.items() if n > departures}
         workers = self.scheduler.workers.values()
         # Tasks without a tag count for the first, which should be a group that can have workers.
         tags = sorted(self.slots, key=self.failed_groups.has_failed)
@@ -156,7 +175,8 @@ class GroupsPlugin(SchedulerPlugin):
             "workers": {str(ws.name): self._worker_facts(ws) for ws in workers},
             "demand": self.backlog.demand(tags, workers),
             "refused": self.admission.refused,
-            "removed": removed,
+            "removed": [*self.removed.values()],
+            "departures": self.departures,
         }
 
     def _worker_facts(self, ws: WorkerState) -> tuple[str | float, ...]:

@@ -19,6 +19,7 @@ from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.invariants import InvariantChecker
 
 if TYPE_CHECKING:
+    from scalable.cluster.host import SchedulerState
     from scalable.errors import GroupFailedError, WalltimeError
 
 __all__ = ["SimulatedScheduler", "SimulatedTask", "SimulatedWorker", "TaskState"]
@@ -139,13 +140,19 @@ class SimulatedScheduler:
     tasks : list of SimulatedTask
         All tasks that were submitted.
     latency : float
-        Seconds that each call takes; 0 by default.
+        Seconds that each call takes; 0 by default, infinite for a scheduler that never answers.
     transfer : float
         Seconds that it takes to move a worker's results; 1 by default.
     deadlines : dict of str to float
         When workers will be ended, as the engine has announced, by name.
     preempted : set of str
         Those of them for which it has announced a preemption.
+    error : Exception or None
+        The error that each call raises, as if the scheduler could not be reached.
+    id : str
+        Its id. Another one stands for another scheduler at its address.
+    state : SchedulerState or None
+        What its host says about it.
     turns : int
         The number of reports. The engine requests one a turn.
     """
@@ -153,6 +160,9 @@ class SimulatedScheduler:
     def __init__(self, invariants: InvariantChecker) -> None:
         self.invariants = invariants
         self.latency = 0.0
+        self.error: Exception | None = None
+        self.id = "scheduler-1"
+        self.state: SchedulerState | None = None
         self.transfer = 1.0
         self.workers: dict[str, SimulatedWorker] = {}
         self.tasks: list[SimulatedTask] = []
@@ -274,6 +284,18 @@ class SimulatedScheduler:
         """Learn the groups."""
         await self.publish(slots)
 
+    async def identity(self) -> str:
+        """Return the id of the scheduler, which a test may change."""
+        await self._call()
+        return self.id
+
+    async def host_state(self) -> SchedulerState | None:
+        """Return what its host says, which a test may set, even if it does not answer itself."""
+        return self.state
+
+    async def close(self) -> None:
+        """Do nothing, because there are no connections."""
+
     async def publish(self, slots: Mapping[str, int]) -> None:
         """Learn the groups anew."""
         await self._call()
@@ -351,6 +373,8 @@ class SimulatedScheduler:
 
     async def _call(self) -> None:
         await sleep(self.latency)
+        if self.error is not None:
+            raise self.error
 
     # -- Demand
 
