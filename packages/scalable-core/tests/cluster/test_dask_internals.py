@@ -16,6 +16,7 @@ import logging
 import operator
 import pickle
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -59,11 +60,14 @@ from scalable.cluster.plugin.dask_internals import (
     free_key,
     interrupt_retirement,
     is_holder_busy,
+    lift_send_timeout,
+    lift_worker_send_timeout,
     release_tasks,
     remove_worker,
     send_worker_status,
     set_worker_status,
     tasks_of_dead_worker,
+    turn_off_worker_ttl,
     unstarted_tasks,
 )
 
@@ -630,6 +634,48 @@ async def test_a_worker_changes_its_status_when_told(rig: Rig) -> None:
 
 
 @on_cluster
+async def test_a_late_heartbeat_ends_no_worker(rig: Rig) -> None:
+    """`Scheduler.worker_ttl`: what removes workers whose heartbeat is late is a periodic callback of this name."""
+    assert rig.scheduler.worker_ttl  # Dask's default is 5 minutes
+    check = rig.scheduler.periodic_callbacks["worker-ttl"]
+    await until(check.is_running)
+    turn_off_worker_ttl(rig.scheduler)
+    assert not check.is_running()
+    assert rig.scheduler.worker_ttl is None
+
+
+@on_cluster
+async def test_the_time_of_a_heartbeat_is_known(rig: Rig) -> None:
+    """`WorkerState.last_seen`: changes with every heartbeat, and with nothing else."""
+    worker = await rig.add()
+    ws = rig.scheduler.workers[worker.address]
+    worker.periodic_callbacks["heartbeat"].stop()
+    before = ws.last_seen
+    await rig.client.submit(identity, 1)
+    assert ws.last_seen == before
+    await worker.heartbeat()
+    assert ws.last_seen > before
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
+@on_cluster
+async def test_a_connection_waits_for_a_reader_that_is_busy(rig: Rig) -> None:
+    """`Comm.stream`: its socket has a limit for unread data, which can be lifted."""
+    worker = await rig.add()
+    comm: Any = rig.scheduler.stream_comms[worker.address].comm
+
+    def limit() -> int:
+        found = comm.stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert isinstance(found, int)
+        return found
+
+    assert limit() == 30_000
+    lift_send_timeout(comm)
+    assert limit() == 0
+    assert comm.stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@on_cluster
 async def test_an_expected_removal_suspects_no_task(rig: Rig) -> None:
     """`Scheduler.remove_worker`: expected, its tasks run elsewhere without suspicion; the worker closes."""
     worker = await rig.add()
@@ -899,6 +945,17 @@ def test_versions_of_an_environment() -> None:
 
 
 # -- In the workers
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
+@on_cluster
+async def test_a_worker_waits_for_a_scheduler_that_is_busy(rig: Rig) -> None:
+    """`Worker.batched_stream`: has the worker's connection to the scheduler."""
+    worker = await rig.add()
+    lift_worker_send_timeout(worker)
+    connection: Any = worker.batched_stream.comm
+    assert connection.peer_address == rig.scheduler.address
+    assert not connection.stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
 
 @on_cluster

@@ -268,6 +268,10 @@ class GroupController:
                 reason=status.reason,
                 summary=f"{status.running} of {status.wanted} workers run; the others: {status.detail}",
             )
+        unavailable = [m for m in group.members.values() if m.unavailable]
+        if unavailable and group.lacking <= 0:
+            detail = await self._native.describe_member(unavailable[0])
+            return explanations.explain_unavailable(unavailable, group.spec, detail)
         return group.failures.last_problem or Explanation(status.reason, status.detail)
 
     async def logs(self, tag: str | None = None) -> dict[str, str]:
@@ -324,6 +328,7 @@ class GroupController:
         causes = await self._ends.describe_ends(end for _, end in ends)
         for group, end in ends:
             await self._ends.handle_end(group, end, causes)
+        self._drainer.note_ends(ends, now)
         if report is None:
             return
         for group in self.groups.values():
@@ -338,7 +343,9 @@ class GroupController:
             self._reports += 1
             await self.scheduler.send_messages()
             update_targets(self.groups, report.demand, self.policy, self.max_workers, now)
+            await self._drainer.remove_left_behind(report, now)
             await self._drainer.drain_expiring(self.groups, now)
+            self._drainer.drain_replaceable(self.groups, now)
             self._drainer.drain_surplus(self.groups)
             await self._drainer.advance(self.groups, now)
             await self._drainer.resume(self.groups, now)

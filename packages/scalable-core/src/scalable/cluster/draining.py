@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from scalable.cluster import explanations
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
-from scalable.cluster.link import DrainProgress, Stage
-from scalable.cluster.member import Member
+from scalable.cluster.link import DrainProgress, Report, Stage
+from scalable.cluster.member import Member, UnitEnd
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.pace import Pace
 from scalable.cluster.scheduler import SchedulerCalls
@@ -17,7 +18,7 @@ __all__ = ["Drainer"]
 
 
 class Drainer:
-    """Drains workers that are not needed or whose walltime is nearly up, takes them back, and stops their units.
+    """Drains workers that are not needed, of no use or near their end, takes them back, and stops their units.
 
     Parameters
     ----------
@@ -46,22 +47,60 @@ class Drainer:
         self._events = events
         self._pace = pace
         self._on_stopped = on_stopped
+        self._left_behind: dict[str, float] = {}
 
     async def drain_expiring(self, groups: Mapping[str, Group], now: float) -> None:
-        """Drain workers whose walltime is nearly up, so that they hand over before the native system ends them."""
+        """Drain workers that are near their end, so that they hand over before the native system ends them."""
         expiring = [member for group in groups.values() for member in group.take_expiring(now)]
         if not expiring:
             return
-        deadlines = {}
+        deadlines: dict[str, tuple[float, WalltimeError | None]] = {}
         for member in expiring:
             tag, name = member.unit.tag, member.unit.id
-            if member.expires_at is not None:
+            left = member.state.seconds_left if member.state is not None else None
+            if member.preempted:
+                deadlines[name] = float("inf") if left is None else left, None
+                when = "" if left is None else f" in {left:.0f} s"
+                self._events.record(tag, f"{name} is about to be preempted{when}; draining")
+            elif member.expires_at is not None:
                 error = WalltimeError(tag, name, member.lifetime)
                 deadlines[name] = member.expires_at - now, error
+                if member.alive:
+                    self._events.record(tag, f"draining {name}, whose walltime is nearly up")
             if member.alive:
                 member.leaving = DrainProgress(Stage.BUSY)
-                self._events.record(tag, f"draining {name}, whose walltime is nearly up")
         await self._scheduler.expire(deadlines)
+
+    def drain_replaceable(self, groups: Mapping[str, Group], now: float) -> None:
+        """Begin to drain the workers that take no tasks, although they have free slots."""
+        for group in groups.values():
+            for member in group.take_replaceable(now):
+                member.leaving = DrainProgress(Stage.BUSY)
+                why = explanations.describe_unavailable(member)
+                self._events.record(group.spec.tag, f"draining {member.unit.id}, which {why}")
+
+    def note_ends(self, ends: Iterable[tuple[Group, UnitEnd]], now: float) -> None:
+        """Note which units have ended, because their Dask workers may still be connected."""
+        for _, end in ends:
+            if end.reason.is_over and end.member.worker is not None:
+                self._left_behind.setdefault(end.member.unit.id, now)
+
+    async def remove_left_behind(self, report: Report, now: float) -> None:
+        """Remove the Dask workers that are still connected some time after their units have ended.
+
+        A machine that is gone closes no connections. A process that has ended does, and the scheduler takes note
+        within moments, which tells more about it.
+        """
+        self._left_behind = {
+            name: since for name, since in self._left_behind.items() if name in report.workers
+        }
+        overdue = [
+            name
+            for name, since in self._left_behind.items()
+            if now - since >= self._pace.left_behind_timeout
+        ]
+        if overdue:
+            await self._scheduler.drain(overdue, force=True)
 
     def drain_surplus(self, groups: Mapping[str, Group]) -> None:
         """Begin to drain the workers above each group's wanted count."""
@@ -78,6 +117,7 @@ class Drainer:
             name
             for name, leaving in stages.items()
             if self._hold_expired(groups, draining[name], leaving, now)
+            or self._is_given_up(groups, draining[name], leaving)
         ]
         if expired:
             stages |= await self._scheduler.drain(expired, force=True)
@@ -112,12 +152,28 @@ class Drainer:
         if member.holding_since is None:
             member.holding_since = now
             self._events.record(tag, f"{name} is holding {leaving.remaining} results")
-        adapts = groups[tag].range is not None
+        # A paused worker is of no use otherwise, and in the way of others if the cap leaves no room for them.
+        adapts = groups[tag].range is not None and not member.dismissed
         if adapts or now - member.holding_since < self._pace.hold_timeout:
             return False
         self._events.record(
             tag,
             f"{name} held {leaving.remaining} results for {self._pace.hold_timeout:g} s; they are lost now",
+        )
+        return True
+
+    def _is_given_up(
+        self, groups: Mapping[str, Group], member: Member, leaving: DrainProgress
+    ) -> bool:
+        """Return whether a worker that does not answer is to be removed all the same."""
+        tag, name = member.unit.tag, member.unit.id
+        if leaving.stage is Stage.GONE or member.worker is None:
+            return False
+        if not member.is_given_up(groups[tag].spec.unresponsive_timeout):
+            return False
+        tasks = "; its tasks run again on others" if member.worker.tasks else ""
+        self._events.record(
+            tag, f"{name} has not answered for {member.worker.silence:.0f} s and is removed{tasks}"
         )
         return True
 
@@ -147,4 +203,5 @@ class Drainer:
             names = await self._scheduler.resume([member.unit.id for member in candidates])
             for name in names:
                 group.members[name].leaving = None
+                group.members[name].resuming = True
                 self._events.record(group.spec.tag, f"{name} is back in service")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,10 @@ from scalable.cluster.port import Explanation, GroupSpec, LaunchResult, Phase, U
 from scalable.cluster.retry import FailureHistory, RetryPolicy
 
 __all__ = ["Group", "Request"]
+
+
+_DISMISSALS_SPAN = 3600.0
+"""Seconds for which a worker that was drained because it was paused counts towards the patience with the next one."""
 
 
 @dataclass
@@ -54,6 +59,8 @@ class Group:
         Why the controller has given up on it.
     low_since, blocked_since : float or None
         Since when it has had more workers than it needs; since when it has had none, because the cap left no room.
+    dismissals : deque of float
+        When workers were drained because they were paused.
 
     Attributes
     ----------
@@ -70,6 +77,7 @@ class Group:
     failure: Explanation | None = None
     low_since: float | None = None
     blocked_since: float | None = None
+    dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     failures: FailureHistory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -216,7 +224,7 @@ class Group:
         self._forget_complete_requests()
 
     def _update_worker(self, member: Member, report: Report, now: float) -> None:
-        member.worker = report.workers.get(member.unit.id)
+        member.update_worker(report.workers.get(member.unit.id), now)
         if member.joined_at is None and (member.worker or member.unit.id in report.removed):
             member.joined_at = now
             self.failures.record_joined()
@@ -268,17 +276,35 @@ class Group:
         ]
 
     def take_expiring(self, now: float) -> list[Member]:
-        """Return the members whose walltime is nearly up, each of them once."""
+        """Return the members whose end is near, by walltime or preemption, each of them once for either."""
         due = [
             member
             for member in self.members.values()
-            if not member.expires
-            and not member.stopped
+            if not member.stopped
+            and (member.preempted > member.noticed or not member.expires)
             and member.is_expiring(self.spec.handover, now)
         ]
         for member in due:
-            member.expires = True
+            member.expires, member.noticed = True, member.preempted
         return due
+
+    def take_replaceable(self, now: float) -> list[Member]:
+        """Return the members whose places others should take, each of them once."""
+        recent = sum(now - at < _DISMISSALS_SPAN for at in self.dismissals)
+        pause_timeout = min(
+            self.retry.pause_timeout * 2.0 ** min(recent // max(1, self.wanted), 60),
+            max(self.retry.pause_timeout, self.retry.max_failure_delay),
+        )
+        found = [
+            member
+            for member in self.members.values()
+            if member.is_replaceable(self.spec, pause_timeout, now)
+        ]
+        for member in found:
+            if member.paused:
+                member.dismissed = True
+                self.dismissals.append(now)
+        return found
 
     def resumable(self, now: float) -> list[Member]:
         """Return the draining members that could be taken back, the most useful first."""
@@ -289,5 +315,7 @@ class Group:
             and member.leaving
             and member.leaving.stage is not Stage.GONE
             and not member.is_expiring(self.spec.handover, now)
+            and not member.dismissed
+            and not member.unresponsive
         ]
         return sorted(candidates, key=drain_order, reverse=True)

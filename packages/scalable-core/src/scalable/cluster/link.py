@@ -25,11 +25,28 @@ __all__ = ["Demand", "DrainProgress", "Report", "RpcLink", "SchedulerLink", "Sta
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A Dask worker: its status, the number of tasks assigned to it, and of results that it has."""
+    """A Dask worker, as the scheduler knows it.
+
+    Parameters
+    ----------
+    status : str
+        Dask's name for it, such as ``running`` or ``paused``; ``unresponsive`` if it has been silent for too long.
+    tasks, results : int
+        Tasks that are assigned to it, and results that it has.
+    silence : float
+        Seconds since its last heartbeat, in which the scheduler could have heard it.
+    executing : int
+        Of a paused worker, the tasks that it runs.
+    memory : float
+        Of a paused worker, the share of its memory that it uses; 0 where that is not known.
+    """
 
     status: str
     tasks: int = 0
     results: int = 0
+    silence: float = 0.0
+    executing: int = 0
+    memory: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +160,12 @@ class SchedulerLink(Protocol):
         """Take draining workers back; return those that could be."""
         ...
 
-    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
-        """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError | None]]) -> None:
+        """Announce in how many seconds workers will be ended.
+
+        With it comes the error of tasks that are too long for their walltime; None for a worker that is preempted,
+        which is not the fault of its tasks.
+        """
         ...
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
@@ -255,9 +276,12 @@ class RpcLink:
         resumed: Sequence[str] = await self._scheduler.scalable_resume(names=list(names))
         return resumed
 
-    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
-        """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
-        message = {name: (left, pickle_object(error)) for name, (left, error) in workers.items()}
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError | None]]) -> None:
+        """Announce in how many seconds workers will be ended, and the error of tasks too long for their walltime."""
+        message = {
+            name: (left, None if error is None else pickle_object(error))
+            for name, (left, error) in workers.items()
+        }
         await self._scheduler.scalable_expire(workers=message)
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:

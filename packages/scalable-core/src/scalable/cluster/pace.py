@@ -39,6 +39,9 @@ class Pace:
         For a draining worker of a fixed-size group whose results no other worker can take. After it, the worker is
         retired and they are lost. In an adaptive group it stays, because lost results would be computed again by a
         worker launched for that. After this time, groups for which it leaves no room have failed.
+    left_behind_timeout : float
+        For the connection of a Dask worker to close after its unit has ended. After it, the worker is removed from the
+        scheduler, and its tasks run on others.
     close_timeout : float
         For each step of closing.
     """
@@ -54,4 +57,5 @@ class Pace:
     scheduler_timeout: float = 300.0
     stop_retry_interval: float = 60.0
     hold_timeout: float = 600.0
+    left_behind_timeout: float = 10.0
     close_timeout: float = 20.0

@@ -56,6 +56,11 @@ class Reason(StrEnum):
     """It has its machine; image pull, boot or interpreter start is under way."""
     BACKOFF = "backoff"
     """The engine waits before it tries a failed start again."""
+    # Joined, but of no use at present.
+    PAUSED = "paused"
+    """Its Dask worker starts no tasks, because it uses too much of its memory."""
+    UNRESPONSIVE = "unresponsive"
+    """Its Dask worker is connected, but has not answered for a minute or longer."""
     # Gone, or refused.
     EXITED = "exited"
     """Its process ended by itself."""
@@ -105,6 +110,9 @@ class GroupSpec:
         the walltime.
     max_launch : int or None
         The most units that one launch may ask for; None where the native system sets no limit.
+    unresponsive_timeout : float
+        Seconds for which a Dask worker may not answer while its unit runs. After them, the worker is removed, its tasks
+        run again on others, and the unit is stopped. Should exceed the time for which a task may hold the GIL.
     """
 
     tag: str
@@ -112,6 +120,7 @@ class GroupSpec:
     startup_timeout: float = 300.0
     handover: float = 300.0
     max_launch: int | None = None
+    unresponsive_timeout: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -166,11 +175,13 @@ class UnitState:
     phase : Phase
         Its phase.
     reason : Reason
-        Why it is pending or gone.
+        Why it is pending or gone. A unit that is RUNNING with the reason PREEMPTED is under notice: the native system
+        has announced that it will take its machine. Its worker is drained and replaced, and its end is nobody's
+        failure. Once shown, this should be shown until the unit is gone.
     detail : str
         The native system's own text for the reason.
     seconds_left : float or None
-        Until its walltime is up; None where it has none.
+        Until its walltime is up, or, under notice, until it is preempted; None where that is not known.
     """
 
     unit: Unit
@@ -330,7 +341,8 @@ class GroupStatus:
         Units in a queue; units with a machine but without a Dask worker; Dask workers that take tasks; Dask workers
         that drain.
     unavailable : int
-        Dask workers that take no tasks at present, or are not known to, because the scheduler does not answer.
+        Dask workers that have joined, do not drain, and take no tasks at present, or are not known to, because the
+        scheduler does not answer.
     holding : int
         Results that keep draining workers, because no other worker can take them.
     failed : bool

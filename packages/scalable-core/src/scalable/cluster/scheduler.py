@@ -223,8 +223,8 @@ class SchedulerCalls:
         """Fail the tasks that only this group could run with `error`; None ends that."""
         await self._send(lambda: self.link.fail(tag, error))
 
-    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
-        """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError | None]]) -> None:
+        """Announce in how many seconds workers will be ended, and the error of tasks too long for their walltime."""
         at = self._clock()
 
         def expire() -> Awaitable[None]:

@@ -205,6 +205,11 @@ class TargetOptions(FrozenModel):
         default=300,
         description="Time within which a worker must join once its machine runs. Time in a queue does not count.",
     )
+    unresponsive_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        default=3600,
+        description="Time for which a worker may not answer while its machine runs, for example because a task holds "
+        "Python's global lock. After it, the worker is removed, and its tasks run again on others.",
+    )
     limits: Limits = Field(
         default_factory=Limits,
         description="Limits that a run must not exceed; a provider without prices rejects a limit on cost.",

@@ -130,7 +130,12 @@ class FakeProvider(BaseProvider[TargetOptions]):
             host,
             backend,
             [
-                GroupSpec(tag, component.slots, options.startup_timeout)
+                GroupSpec(
+                    tag,
+                    component.slots,
+                    options.startup_timeout,
+                    unresponsive_timeout=options.unresponsive_timeout,
+                )
                 for tag, component in spec.components.items()
             ],
             name=str(host.name),

@@ -9,11 +9,12 @@ In reading order:
 `scheduler`       `GroupsPlugin`: installs the handlers, forwards events, answers the controller
 `demand`          how much work each tag has
 `admission`       which workers may register
+`liveness`        which workers answer
 `draining`        how workers leave without losing or repeating anything
 `transfers`       results that cannot be sent to some workers, and the tasks that need them there
 `failed_groups`   the tasks that only failed groups could run
 `presence`        ends the cluster once nobody drives it any more
-`walltimes`       the tasks that take longer than any worker lives
+`walltimes`       announced ends of workers, and the tasks that take longer than any worker lives
 `spreading`       moves waiting tasks to workers that join later
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
 `filenames`       the file names of functions that are pickled by value

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.versions import get_versions
 
+from scalable.cluster.plugin.dask_internals import lift_send_timeout
+
 if TYPE_CHECKING:
     from distributed.comm.core import Comm
     from distributed.scheduler import Scheduler, WorkerState
@@ -79,6 +81,7 @@ class Admission:
         if problem:
             await comm.write({"status": "error", "message": problem, "time": time()})
             return
+        lift_send_timeout(comm)
         await self._dask_register_worker(comm, **registration)
 
     def heartbeat_worker(self, address: str, **heartbeat: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from scalable.cluster.link import Demand, DrainProgress, Report, Stage, WorkerInfo
+from scalable.cluster.plugin.liveness import UNRESPONSIVE, UNRESPONSIVE_AFTER
 from scalable.cluster.port import Unit
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.invariants import InvariantChecker
@@ -78,7 +79,12 @@ class SimulatedWorker:
     tag: str
     slots: int
     draining: bool = False
+    paused: bool = False
+    frozen_at: float | None = None
+    """Since when it does not answer: its process is frozen, or a task holds the GIL."""
     executing: dict[SimulatedTask, asyncio.TimerHandle] = field(default_factory=dict)
+    frozen: dict[SimulatedTask, float] = field(default_factory=dict)
+    """Seconds left of the tasks that it was executing when it was frozen."""
     backlog: list[SimulatedTask] = field(default_factory=list)
     results: set[SimulatedTask] = field(default_factory=set)
     retirement: asyncio.TimerHandle | None = None
@@ -86,7 +92,28 @@ class SimulatedWorker:
     @property
     def tasks(self) -> int:
         """Tasks that are assigned to it and are not done."""
-        return len(self.executing) + len(self.backlog)
+        return len(self.executing) + len(self.frozen) + len(self.backlog)
+
+    @property
+    def open(self) -> bool:
+        """Whether the scheduler gives it tasks."""
+        return not (self.draining or self.paused or self.silence >= UNRESPONSIVE_AFTER)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since when it does not answer."""
+        if self.frozen_at is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self.frozen_at
+
+    @property
+    def status(self) -> str:
+        """Its status, as the report of the scheduler has it."""
+        if self.silence >= UNRESPONSIVE_AFTER:
+            return UNRESPONSIVE
+        if self.draining:
+            return "closing_gracefully"
+        return "paused" if self.paused else "running"
 
     @property
     def fullness(self) -> float:
@@ -117,7 +144,9 @@ class SimulatedScheduler:
     transfer : float
         Seconds that it takes to move a worker's results; 1 by default.
     deadlines : dict of str to float
-        When workers reach their walltime, as the engine has announced, by name.
+        When workers will be ended, as the engine has announced, by name.
+    preempted : set of str
+        Those of them for which it has announced a preemption.
     error : Exception or None
         The error that each call raises, as if the scheduler could not be reached.
     id : str
@@ -140,6 +169,7 @@ class SimulatedScheduler:
         self.refused: dict[str, str] = {}
         self.removed: list[str] = []
         self.deadlines: dict[str, float] = {}
+        self.preempted: set[str] = set()
         self.blocked: set[str] = set()
         self.failures: dict[str, GroupFailedError] = {}
         self.turns = 0
@@ -195,8 +225,9 @@ class SimulatedScheduler:
         self.removed.append(name)
         if worker.retirement is not None:
             worker.retirement.cancel()
-        for task, timer in worker.executing.items():
+        for timer in worker.executing.values():
             timer.cancel()
+        for task in (*worker.executing, *worker.frozen):
             task.allowed_restarts += 1
             self._queue(task)
         for task in worker.backlog:
@@ -208,6 +239,36 @@ class SimulatedScheduler:
                 self._queue(task)
         for tag in self._unplaced:
             self._assign_tasks(tag)
+
+    def pause(self, name: str) -> None:
+        """Pause a worker, as one that is short of memory does: it finishes its tasks and starts no others."""
+        self.workers[name].paused = True
+
+    def unpause(self, name: str) -> None:
+        """Let a paused worker start tasks again."""
+        worker = self.workers[name]
+        worker.paused = False
+        self._assign_tasks(worker.tag)
+
+    def freeze(self, name: str) -> None:
+        """Freeze a worker: it stays connected, its tasks stand still, and it does not answer."""
+        worker = self.workers[name]
+        now = asyncio.get_running_loop().time()
+        worker.frozen_at = now
+        for task, timer in worker.executing.items():
+            timer.cancel()
+            worker.frozen[task] = timer.when() - now
+        worker.executing.clear()
+
+    def thaw(self, name: str) -> None:
+        """Let a frozen worker continue where it was."""
+        worker = self.workers[name]
+        worker.frozen_at = None
+        loop = asyncio.get_running_loop()
+        for task, left in worker.frozen.items():
+            worker.executing[task] = loop.call_later(left, self._finish, task, worker)
+        worker.frozen.clear()
+        self._assign_tasks(worker.tag)
 
     def unsaved_work(self, name: str) -> str:
         """Return what would be lost with a worker; an empty string if it is not registered."""
@@ -249,9 +310,11 @@ class SimulatedScheduler:
         return Report(
             {
                 worker.name: WorkerInfo(
-                    "closing_gracefully" if worker.draining else "running",
+                    worker.status,
                     worker.tasks,
                     len(worker.results),
+                    worker.silence,
+                    len(worker.executing),
                 )
                 for worker in self.workers.values()
             },
@@ -278,11 +341,12 @@ class SimulatedScheduler:
             self._assign_tasks(worker.tag)
         return [worker.name for worker in resumed]
 
-    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
-        """Note when workers will be ended."""
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError | None]]) -> None:
+        """Note when workers will be ended, and which of them by preemption."""
         await self._call()
         now = asyncio.get_running_loop().time()
         self.deadlines |= {name: now + seconds for name, (seconds, _) in workers.items()}
+        self.preempted |= {name for name, (_, error) in workers.items() if error is None}
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
         """End the tasks that only this group could run in `error`; None lifts that."""
@@ -305,6 +369,7 @@ class SimulatedScheduler:
             for timer in worker.executing.values():
                 timer.cancel()
             worker.executing.clear()
+            worker.frozen.clear()
 
     async def _call(self) -> None:
         await sleep(self.latency)
@@ -319,7 +384,7 @@ class SimulatedScheduler:
         running: dict[str, list[SimulatedTask]] = {tag: [] for tag in self._unplaced}
         for worker in self.workers.values():
             queued[worker.tag] += worker.backlog
-            running[worker.tag] += worker.executing
+            running[worker.tag] += [*worker.executing, *worker.frozen]
         demand = {}
         waits = Counter(task.tag for task in self._waiting)
         for tag in self._unplaced:
@@ -360,17 +425,21 @@ class SimulatedScheduler:
 
     def _assign_tasks(self, tag: str) -> None:
         """Assign every queued task of a group to a worker, balance the queues, and start what can be started."""
-        running = [w for w in self.workers.values() if w.tag == tag and not w.draining]
+        members = [w for w in self.workers.values() if w.tag == tag and not w.draining]
+        running = [worker for worker in members if worker.open]
         unplaced = self._unplaced[tag]
         if not running:
-            self._end_if_failed(tag)
+            if not members:
+                self._end_if_failed(tag)
             return
         for task in unplaced:
             min(running, key=lambda worker: worker.fullness).backlog.append(task)
         unplaced.clear()
+        # A worker gives up a task only by its own consent, so that it does not start it as well.
+        donors = [worker for worker in members if worker.frozen_at is None]
         for worker in running:
-            while len(worker.executing) < worker.slots:
-                donor = worker if worker.backlog else max(running, key=lambda w: len(w.backlog))
+            while worker.frozen_at is None and len(worker.executing) < worker.slots:
+                donor = worker if worker.backlog else max(donors, key=lambda w: len(w.backlog))
                 if not donor.backlog:
                     break
                 self._start(donor.backlog.pop(0), worker)
@@ -414,6 +483,8 @@ class SimulatedScheduler:
         if worker is None:
             return DrainProgress(Stage.GONE)
         worker.draining = True
+        if worker.frozen_at is not None and not force:
+            return DrainProgress(Stage.BUSY, max(1, worker.tasks))
         self._unplaced[worker.tag] += worker.backlog
         worker.backlog.clear()
         self._assign_tasks(worker.tag)
@@ -432,9 +503,7 @@ class SimulatedScheduler:
 
     def _recipient(self) -> SimulatedWorker:
         """Return the worker that takes results: a running one, or else the draining one that has most."""
-        return max(
-            self.workers.values(), key=lambda w: (not w.draining, bool(w.executing), len(w.results))
-        )
+        return max(self.workers.values(), key=lambda w: (w.open, bool(w.executing), len(w.results)))
 
     def _move_results(self, worker: SimulatedWorker) -> None:
         worker.retirement = None

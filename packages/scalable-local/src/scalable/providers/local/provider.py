@@ -108,6 +108,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
                 tag,
                 slots=explicit_or_default(component, "slots", options.threads_per_worker),
                 startup_timeout=options.startup_timeout,
+                unresponsive_timeout=options.unresponsive_timeout,
             )
             for tag, component in spec.components.items()
         ]

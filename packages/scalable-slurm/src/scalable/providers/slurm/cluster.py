@@ -209,7 +209,12 @@ class SlurmCluster(GroupedCluster):
         self._backend.requests.setdefault(component.name, request)
 
     def _group(self, component: ComponentConfig) -> GroupSpec:
-        return GroupSpec(component.name, component.slots, self.options.startup_timeout)
+        return GroupSpec(
+            component.name,
+            component.slots,
+            self.options.startup_timeout,
+            unresponsive_timeout=self.options.unresponsive_timeout,
+        )
 
 
 def _validated(model: type[BaseModel], fields: Mapping[str, Any], where: str, **given: Any) -> Any:
