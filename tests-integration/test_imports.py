@@ -36,11 +36,12 @@ LAYERS = (
     ("scalable.providers.common", "scalable.modules"),
     # How many workers each group gets, and what they may cost.
     ("scalable.planning",),
-    # Helpers that providers share: options, command lines of containers and workers, log files.
+    # Helpers that providers share: options, command lines of containers and workers, log files, blocking calls.
     (
         "scalable.providers.options",
         "scalable.providers.containers",
         "scalable.providers.logs",
+        "scalable.providers.blocking",
         "scalable.providers.worker",
     ),
     # Above the registry, because validation looks up which providers are installed.

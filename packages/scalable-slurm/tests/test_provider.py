@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from scalable.cluster import AdaptivePolicy
-from scalable.errors import ValidationFailedError
+from scalable.errors import ProviderNotSetUpError, ValidationFailedError
 from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, DeploymentSpec, ResourceRequest
 from scalable.providers.registry import get_provider
-from scalable.providers.slurm import SlurmProvider
+from scalable.providers.slurm import SlurmProvider, provider
+from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.testing.offline import manifest_of, modules_of_planning, spec_of
 
 
@@ -131,8 +132,48 @@ def test_jobs_are_listed_for_the_user_that_slurm_sees(
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("LOGNAME", "nobody")
-    (owned,) = SlurmProvider().list_owned()
+    (owned,) = SlurmProvider().list_owned(spec_of("slurm"))
     assert (owned.name, owned.run_id, owned.owner != "nobody") == ("7_0", "r1", True)
+
+
+@pytest.mark.parametrize(
+    ("script", "missing"),
+    [
+        (None, "squeue is not on PATH"),
+        ("echo 'squeue: fatal: Could not establish a configuration source' >&2; exit 1", "fatal"),
+    ],
+)
+def test_a_machine_without_slurm_is_not_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, missing: str
+) -> None:
+    if script is not None:
+        squeue = tmp_path / "squeue"
+        squeue.write_text(f"#!/bin/sh\n{script}\n")
+        squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProviderNotSetUpError, match=missing):
+        SlurmProvider().list_owned(spec_of("slurm"))
+
+
+def test_a_listing_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\nexec sleep 600\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(provider, "_LIST_TIMEOUT", 0.5)
+    with pytest.raises(SlurmCommandError, match="squeue: no answer in"):
+        SlurmProvider().list_owned(spec_of("slurm"))
+
+
+def test_a_controller_that_does_not_answer_is_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SlurmCommandError, match="Unable to contact"):
+        SlurmProvider().list_owned(spec_of("slurm"))
 
 
 def test_invalid_options_build_nothing() -> None:

@@ -44,7 +44,12 @@ class ShellProvider(BaseProvider[ShellOptions]):
         from scalable_shell.backend import ShellBackend
 
         groups = [
-            GroupSpec(tag, component.slots, options.startup_timeout)
+            GroupSpec(
+                tag,
+                component.slots,
+                options.startup_timeout,
+                unresponsive_timeout=options.unresponsive_timeout,
+            )
             for tag, component in spec.components.items()
         ]
         host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from scalable.cluster import explanations
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
-from scalable.cluster.link import DrainProgress, SchedulerLink, Stage
+from scalable.cluster.link import DrainProgress, Stage
 from scalable.cluster.member import EndReason, Member, UnitEnd
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.port import Explanation
+from scalable.cluster.scheduler import SchedulerCalls
 from scalable.errors import GroupFailedError
 
 __all__ = ["Causes", "EndHandler", "GroupFailures"]
@@ -25,7 +26,7 @@ class GroupFailures:
 
     Parameters
     ----------
-    link : SchedulerLink
+    scheduler : SchedulerCalls
         The scheduler, which fails the tasks of a failed group.
     events : EventLog
         The log for it.
@@ -33,15 +34,17 @@ class GroupFailures:
         Seconds, monotonic.
     """
 
-    def __init__(self, link: SchedulerLink, events: EventLog, clock: Callable[[], float]) -> None:
-        self._link = link
+    def __init__(
+        self, scheduler: SchedulerCalls, events: EventLog, clock: Callable[[], float]
+    ) -> None:
+        self._scheduler = scheduler
         self._events = events
         self._clock = clock
 
     async def fail(self, group: Group, why: Explanation) -> None:
         """Give up on a group, and fail the tasks that only it could run."""
         if group.failure is None:
-            await self._link.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
+            await self._scheduler.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
             group.failure = why
             self._events.record(group.spec.tag, f"failed: {why.summary}")
         group.failures.record_failed_group(self._clock())
@@ -49,7 +52,7 @@ class GroupFailures:
     async def clear(self, group: Group) -> None:
         """Let a group try again."""
         if group.failure is not None:
-            await self._link.fail(group.spec.tag, None)
+            await self._scheduler.fail(group.spec.tag, None)
         group.reset_failures()
 
     async def record_start_failure(

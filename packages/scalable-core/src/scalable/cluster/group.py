@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -13,6 +14,10 @@ from scalable.cluster.retry import FailureHistory, RetryPolicy
 from scalable.cluster.starts import StartTime, StartTimes
 
 __all__ = ["Group", "Request"]
+
+
+_DISMISSALS_SPAN = 3600.0
+"""Seconds for which a worker that was drained because it was paused counts towards the patience with the next one."""
 
 
 @dataclass
@@ -64,6 +69,8 @@ class Group:
         How long a start took when demand last called for all of its workers.
     deferred : str
         Why it has fewer workers than its tasks could use at once, if that is for the time that a start takes.
+    dismissals : deque of float
+        When workers were drained because they were paused.
 
     Attributes
     ----------
@@ -86,6 +93,7 @@ class Group:
     used: Peaks = field(default_factory=Peaks)
     start_when_needed: StartTime = field(default_factory=StartTime)
     deferred: str = ""
+    dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     failures: FailureHistory = field(init=False)
     starts: StartTimes = field(init=False)
 
@@ -202,15 +210,18 @@ class Group:
 
     # -- Observations and reports
 
-    def update(self, seen: Observation | None, report: Report, now: float) -> list[UnitEnd]:
+    def update(self, seen: Observation | None, report: Report | None, now: float) -> list[UnitEnd]:
         """Bring the members up to date; return those that ended or must be ended.
+
+        Without a report, only the ends of units that were to end are returned: whether the worker of another one had
+        joined, and what its end means, is judged with the next report.
 
         Parameters
         ----------
         seen : Observation or None
             The backend's observation; None where it was not called or did not answer.
-        report : Report
-            The scheduler's report.
+        report : Report or None
+            The scheduler's report; None where it has not answered.
         now : float
             Seconds on the controller's clock.
         """
@@ -218,8 +229,11 @@ class Group:
             self._add_observed(seen, now)
         ends = []
         for member in list(self.members.values()):
-            self._update_worker(member, report, now)
-            if seen is not None and member.update_state(seen, self.retry.absence_timeout, now):
+            if report is not None:
+                self._update_worker(member, report, now)
+            if seen is not None:
+                member.update_state(seen, self.retry.absence_timeout, now)
+            if report is not None and member.gone:
                 self._mark_left(member, now)
             end = classify_end(member, report, self.spec, self.retry, now)
             if end is not None:
@@ -242,7 +256,7 @@ class Group:
         self._forget_complete_requests()
 
     def _update_worker(self, member: Member, report: Report, now: float) -> None:
-        member.worker = report.workers.get(member.unit.id)
+        member.update_worker(report.workers.get(member.unit.id), now)
         if member.joined_at is None and (member.worker or member.unit.id in report.removed):
             member.joined_at = now
             self.failures.record_joined()
@@ -306,17 +320,35 @@ class Group:
         ]
 
     def take_expiring(self, now: float) -> list[Member]:
-        """Return the members whose walltime is nearly up, each of them once."""
+        """Return the members whose end is near, by walltime or preemption, each of them once for either."""
         due = [
             member
             for member in self.members.values()
-            if not member.expires
-            and not member.stopped
+            if not member.stopped
+            and (member.preempted > member.noticed or not member.expires)
             and member.is_expiring(self.spec.handover, now)
         ]
         for member in due:
-            member.expires = True
+            member.expires, member.noticed = True, member.preempted
         return due
+
+    def take_replaceable(self, now: float) -> list[Member]:
+        """Return the members whose places others should take, each of them once."""
+        recent = sum(now - at < _DISMISSALS_SPAN for at in self.dismissals)
+        pause_timeout = min(
+            self.retry.pause_timeout * 2.0 ** min(recent // max(1, self.wanted), 60),
+            max(self.retry.pause_timeout, self.retry.max_failure_delay),
+        )
+        found = [
+            member
+            for member in self.members.values()
+            if member.is_replaceable(self.spec, pause_timeout, now)
+        ]
+        for member in found:
+            if member.paused:
+                member.dismissed = True
+                self.dismissals.append(now)
+        return found
 
     def resumable(self, now: float) -> list[Member]:
         """Return the draining members that could be taken back, the most useful first."""
@@ -327,5 +359,7 @@ class Group:
             and member.leaving
             and member.leaving.stage is not Stage.GONE
             and not member.is_expiring(self.spec.handover, now)
+            and not member.dismissed
+            and not member.unresponsive
         ]
         return sorted(candidates, key=drain_order, reverse=True)

@@ -26,7 +26,12 @@ A provider of workers on desks, complete except for its backend::
 
         def _build(self, spec, options):
             groups = [
-                GroupSpec(tag, component.slots, options.startup_timeout)
+                GroupSpec(
+                    tag,
+                    component.slots,
+                    options.startup_timeout,
+                    unresponsive_timeout=options.unresponsive_timeout,
+                )
                 for tag, component in spec.components.items()
             ]
             cluster = GroupedCluster(DeskHost(), DeskBackend(options.room), groups)

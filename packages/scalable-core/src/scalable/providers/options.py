@@ -46,6 +46,7 @@ __all__ = [
     "Limits",
     "Matching",
     "OneLine",
+    "RemoteTargetOptions",
     "SpotCapacity",
     "TargetOptions",
     "WorkerEnvironment",
@@ -214,9 +215,29 @@ class TargetOptions(FrozenModel):
         default=300,
         description="Time within which a worker must join once its machine runs. Time in a queue does not count.",
     )
+    unresponsive_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        default=3600,
+        description="Time for which a worker may not answer while its machine runs, for example because a task holds "
+        "Python's global lock. After it, the worker is removed, and its tasks run again on others.",
+    )
     limits: Limits = Field(
         default_factory=Limits,
         description="Limits that a run must not exceed; a provider without prices rejects a limit on cost.",
+    )
+
+
+class RemoteTargetOptions(TargetOptions):
+    """Options of every target whose scheduler runs elsewhere; subclass it with those of one provider."""
+
+    scheduler_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        default=300,
+        description="Time after which a scheduler that does not answer is lost: its run ends in an error, and what it "
+        "has started is removed.",
+    )
+    orphan_timeout: Annotated[Duration, Field(ge=0)] = Field(
+        default=900,
+        description="Time after which the scheduler and the workers end by themselves if no client is connected, such "
+        "as after a crash of the client; 0 for never.",
     )
 
 

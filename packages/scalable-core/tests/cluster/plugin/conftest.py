@@ -73,6 +73,7 @@ def rig(host: Any, threads: Any) -> Iterator[Rig]:
         rig = Rig(host, threads, client)
         yield rig
         rig.run(threads.sweep())
+        rig.run(rig.link.close())
 
 
 @pytest.fixture

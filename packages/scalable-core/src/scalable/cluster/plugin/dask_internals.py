@@ -7,6 +7,7 @@ and documented attributes of distributed's state classes are used where they are
 from __future__ import annotations
 
 import operator
+import socket
 from collections.abc import Collection, Iterable, Mapping
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -29,11 +30,15 @@ __all__ = [
     "free_key",
     "interrupt_retirement",
     "is_holder_busy",
+    "lift_send_timeout",
+    "lift_worker_send_timeout",
     "release_tasks",
     "remove_worker",
     "send_worker_status",
+    "set_scheduler_side_status",
     "set_worker_status",
     "tasks_of_dead_worker",
+    "turn_off_worker_ttl",
     "unstarted_tasks",
 ]
 
@@ -65,6 +70,35 @@ def send_worker_status(scheduler: Scheduler, ws: WorkerState, status: Status) ->
         "stimulus_id": _stimulus_id(),
     }
     scheduler.worker_send(ws.address, message)
+
+
+def set_scheduler_side_status(scheduler: Scheduler, ws: WorkerState, status: Status) -> None:
+    """Set the status of a worker in the scheduler only."""
+    scheduler.handle_worker_status_change(status, ws, _stimulus_id())
+
+
+def turn_off_worker_ttl(scheduler: Scheduler) -> None:
+    """Let no worker be removed because its heartbeat is late."""
+    scheduler.worker_ttl = None
+    if check := scheduler.periodic_callbacks.pop("worker-ttl", None):
+        check.stop()
+
+
+def lift_send_timeout(comm: Any) -> None:
+    """Let a connection wait for as long as its other end does not read, while that is reachable.
+
+    distributed sets TCP_USER_TIMEOUT to 30 s. Linux then closes a connection whose other end acknowledges but has not
+    made room in its buffer for this long, as the process of a task that holds the GIL does not. Keepalive probes still
+    find a machine that is gone.
+    """
+    stream = getattr(comm, "stream", None)  # in-process connections have none
+    if stream is not None and stream.socket is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+
+def lift_worker_send_timeout(worker: Worker) -> None:
+    """Let a worker's connection to the scheduler wait for as long as the scheduler does not read."""
+    lift_send_timeout(worker.batched_stream.comm)
 
 
 async def remove_worker(scheduler: Scheduler, ws: WorkerState) -> None:
@@ -129,15 +163,17 @@ def release_tasks(scheduler: Scheduler, tasks: Iterable[TaskState]) -> None:
     scheduler.transitions({ts.key: "released" for ts in tasks}, stimulus_id=_stimulus_id())
 
 
-def clear_suspicion(ws: WorkerState, assigned: Collection[TaskState]) -> None:
-    """Undo Dask's suspicion of tasks that were not running when their worker died.
+def clear_suspicion(
+    ws: WorkerState, assigned: Collection[TaskState], *, of_all: bool = False
+) -> None:
+    """Undo Dask's suspicion of tasks that were not running when their worker died, or of all of them.
 
     distributed suspects every task that was assigned to a dead worker, and fails it with `KilledWorker` after some
     deaths. Tagged tasks are all assigned to workers at once, so that a few deaths would fail tasks that never ran.
     """
     queue = sorted(assigned, key=operator.attrgetter("priority"))
     # Those that may have been running: as of the last heartbeat, and the first in the worker's queue.
-    suspects = {*queue[: ws.nthreads], *ws.executing}
+    suspects = set() if of_all else {*queue[: ws.nthreads], *ws.executing}
     for ts in assigned:
         if ts not in suspects and ts.suspicious:
             ts.suspicious -= 1

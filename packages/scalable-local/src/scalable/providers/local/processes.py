@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ from scalable.cluster.port import (
     UnitState,
 )
 from scalable.errors import LaunchRefusedError
+from scalable.providers.blocking import BlockingCalls
 from scalable.providers.local.command import CommandFactory, Container, process_command
 from scalable.providers.local.exits import (
     WorkerExit,
@@ -114,6 +114,7 @@ class ProcessBackend:
         self._containers = containers or Containers(name, ())
         # Read once: a workflow may change it, and workers that start later must not differ.
         self._cwd = Path.cwd()
+        self._calls = BlockingCalls(name)
         # The backend's coroutines do their work in threads; the attributes below are read and written under the lock.
         self._lock = threading.RLock()
         self._closed = False
@@ -125,23 +126,23 @@ class ProcessBackend:
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
         """Start `n` processes; see `scalable.cluster.port.Backend`."""
-        return await asyncio.to_thread(self._launch, group, n, request_id)
+        return await self._calls.run(self._launch, group, n, request_id)
 
     async def observe(self) -> Mapping[str, UnitState]:
         """Return the state of all processes, after terminating those that use more memory than their component may."""
-        return await asyncio.to_thread(self._observe)
+        return await self._calls.run(self._observe)
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """Terminate these workers and their children, and kill what is left after the grace period."""
-        await asyncio.to_thread(self._stop, [unit.id for unit in units])
+        await self._calls.run(self._stop, [unit.id for unit in units])
 
     async def describe(self, unit: Unit) -> Explanation:
         """Return the state of a worker, or why it ended, with the last lines of its log."""
-        return await asyncio.to_thread(self._describe, unit)
+        return await self._calls.run(self._describe, unit)
 
     async def sweep(self) -> Sequence[Leftover]:
         """Terminate everything that carries the cluster's label, and remove all files except the logs of failures."""
-        return await asyncio.to_thread(self._sweep)
+        return await self._calls.run(self._sweep)
 
     def _launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
         with self._lock:

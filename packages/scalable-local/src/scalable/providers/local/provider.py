@@ -13,7 +13,13 @@ from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.units import format_memory
-from scalable.providers.base import CheckResult, ClusterHandle, DeploymentSpec, Owned
+from scalable.providers.base import (
+    CheckResult,
+    ClusterHandle,
+    DeploymentSpec,
+    Owned,
+    current_owner,
+)
 from scalable.providers.common import BaseProvider, cluster_handle, explicit_or_default
 from scalable.providers.local import runtimes
 from scalable.providers.local.containers import ContainerSetup, RunContext, command_factory
@@ -63,11 +69,11 @@ class LocalProvider(BaseProvider[LocalOptions]):
         """Check whether this machine has what containers need: runtimes, images, directories."""
         return list(preflight(spec, self.parse_options(spec)))
 
-    def list_owned(self) -> Sequence[Owned]:
-        """List this user's containers of all runs."""
-        return list(runtimes.list_containers(os.getuid()))
+    def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
+        """Return this user's containers of all runs on this machine, whatever the target's options are."""
+        return list(runtimes.list_containers(os.getuid(), current_owner()))
 
-    def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
+    def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
         """Stop and remove these containers."""
         return list(runtimes.remove_owned(owned))
 
@@ -102,6 +108,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
                 tag,
                 slots=explicit_or_default(component, "slots", options.threads_per_worker),
                 startup_timeout=options.startup_timeout,
+                unresponsive_timeout=options.unresponsive_timeout,
                 expected_boot=_EXPECTED_BOOT,
             )
             for tag, component in spec.components.items()

@@ -213,6 +213,7 @@ class SlurmCluster(GroupedCluster):
             component.name,
             component.slots,
             self.options.startup_timeout,
+            unresponsive_timeout=self.options.unresponsive_timeout,
             expected_queue=_EXPECTED_QUEUE,
             expected_boot=_EXPECTED_BOOT,
         )
