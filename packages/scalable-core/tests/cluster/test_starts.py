@@ -234,6 +234,16 @@ async def test_short_tasks_get_few_machines_that_boot_for_long() -> None:
         assert world.backend.unit_seconds() <= 1500
 
 
+@in_virtual_time
+async def test_the_first_workers_time_the_tasks_before_others_boot_for_them() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.behavior["gcam"] = UnitBehavior(boot=120)
+        await world.controller.adapt_groups({"gcam": (0, 50)})
+
+        await run_steps(world, 1, 1000, 1)
+        assert len(world.backend.units) <= 6
+
+
 @pytest.mark.parametrize(("queue", "boot"), [(600.0, 2.0), (0.0, 120.0), (600.0, 120.0)])
 @pytest.mark.parametrize("guess", [None, 120.0])
 @in_virtual_time

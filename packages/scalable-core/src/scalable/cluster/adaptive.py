@@ -6,8 +6,8 @@ follow all decisions that the user has not made by an explicit `AdaptivePolicy`:
 * A group gets another worker when there is work for it for as long as it takes to boot. So a group pays for at most
   about as much time to boot as to work, and ends soon after the time that a start and the longest task take anyway.
 * What the workers that it has will have done by the time that a new one could be there is no work for a new one.
-* A task of unknown duration is assumed to take `ASSUMED_DURATION`, until tasks of its kind have run for longer. Once
-  they have run as long as a start takes, each is worth one. Where most of a start is time in a queue, each is at once:
+* A task of unknown duration is assumed to take `ASSUMED_DURATION`, until there are workers to time some. Once tasks of
+  its kind have run as long as a start takes, it is worth one. Where most of a start is time in a queue, it is at once:
   a job that turns out not to be needed is withdrawn while it waits.
 * An idle worker is kept in proportion to what it took to get it, and the more of them there are, the shorter: of *n*
   workers, all are kept for 1/n of a start, one for the time of a whole start.
@@ -160,8 +160,11 @@ def workers_worth_a_start(
     duration = target_duration(policy, start)
     if policy.target_duration is not None:
         return target_workers(demand, slots, duration)
-    # Waiting needs no proof.
-    assumed = duration if start.mostly_waits else ASSUMED_DURATION
+    assumed = ASSUMED_DURATION
+    if start.mostly_waits:
+        assumed = duration  # waiting needs no proof
+    elif joined and start.total > CHEAP_START:
+        assumed = 0.0  # the workers are about to show how long the tasks take
     unknown = max(demand.unknown * assumed, demand.proven)
     done_meanwhile = joined * slots * start.total
     worth = _workers(demand, slots, max(0.0, demand.seconds - done_meanwhile) + unknown, duration)
