@@ -77,6 +77,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.runs": set(),
     "scalable.modules": set(),
     "scalable.cluster": set(),
+    "scalable.cluster.adaptive": set(),
     "scalable.cluster.host": set(),
     "scalable.cluster.port": set(),
     "scalable.providers.base": set(),
@@ -98,7 +99,12 @@ IMPORT_COSTS: dict[str, set[str]] = {
 }
 """Packages outside the standard library that importing a module may import. Dask, rich and SDKs are imported late."""
 
-LIGHT_ENGINE = {"scalable.cluster", "scalable.cluster.host", "scalable.cluster.port"}
+LIGHT_ENGINE = {
+    "scalable.cluster",
+    "scalable.cluster.adaptive",
+    "scalable.cluster.host",
+    "scalable.cluster.port",
+}
 """The modules of the engine that importing a provider may import: the others import Dask."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scalable.cluster import AdaptivePolicy
 from scalable.errors import ProviderNotSetUpError, ValidationFailedError
 from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, DeploymentSpec, ResourceRequest
@@ -101,7 +102,7 @@ def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
         """
         walltime: 02:00:00
         workers: {gcam: 8, fair: {minimum: 0, maximum: 40}}
-        adaptive: {minimum: 1, maximum: 4}
+        adaptive: {minimum: 1, maximum: 4, idle_timeout: 10m}
         n_workers: 2
         max_workers: 30
         """,
@@ -110,6 +111,7 @@ def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
     plan = build_plan(spec, SlurmProvider()).scale_plan
     assert plan.workers_by_tag == {"gcam": 8, "plots": 2, "fair": 0}
     assert plan.ranges_by_tag == {"plots": (1, 4), "fair": (0, 30)}
+    assert plan.policies_by_tag == {"plots": AdaptivePolicy(scale_in_delay=600)}
     assert plan.max_workers == 30
     assert plan.resources_by_tag == {
         "gcam": ResourceRequest(cpus=4, memory=2**34, walltime=7200),

@@ -10,7 +10,8 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `retry`         limits, counts and back-off of failed starts and lost workers
 `group`         the state of one group: its units and launches
 `status`        a group's counts, and why workers of it are missing
-`adaptive`      how many workers demand calls for, and how a cap is shared
+`starts`        how long the workers of a group take to start
+`adaptive`      how many workers demand is worth, for how long idle ones stay, how a cap is shared
 `targets`       the wanted count of each group, by that arithmetic
 `controller`    the turn: observe, handle ends, set targets, drain, resume, launch, publish
 `ends`          what follows from the end of a unit, and failed groups

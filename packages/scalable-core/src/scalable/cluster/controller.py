@@ -26,7 +26,14 @@ from scalable.cluster.link import Report, SchedulerLink
 from scalable.cluster.member import Observation
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.pace import Pace
-from scalable.cluster.port import Backend, Explanation, GroupSpec, GroupStatus, Leftover
+from scalable.cluster.port import (
+    Backend,
+    Explanation,
+    GroupSpec,
+    GroupStatus,
+    Leftover,
+    Reason,
+)
 from scalable.cluster.retry import RetryPolicy
 from scalable.cluster.scheduler import SchedulerCalls
 from scalable.cluster.status import group_status
@@ -63,7 +70,7 @@ class GroupController:
     max_workers : int, optional
         Cap on the units of all groups together, draining ones included.
     policy : AdaptivePolicy, optional
-        How quickly adaptive groups follow demand.
+        How quickly adaptive groups follow demand that have no policy of their own.
     retry : RetryPolicy, optional
         Retry policy for failed starts and lost workers.
     pace : Pace, optional
@@ -163,12 +170,19 @@ class GroupController:
         check_cap({**minimum_counts(self.groups), **counts}, self.max_workers)
         for tag, count in counts.items():
             group = self._group(tag)
-            group.range, group.wanted = None, count
+            group.pin(count)
             await self._failures.clear(group)
         self._request_turn()
 
-    async def adapt_groups(self, ranges: Mapping[str, tuple[int, int]]) -> None:
-        """Record ranges within which some groups follow their demand, and return."""
+    async def adapt_groups(
+        self,
+        ranges: Mapping[str, tuple[int, int]],
+        policies: Mapping[str, AdaptivePolicy] | None = None,
+    ) -> None:
+        """Record ranges within which some groups follow their demand, and how quickly, and return.
+
+        Without `policies`, each group keeps the one that it has; a group that they leave out has none of its own.
+        """
         self._check_alive()
         for tag, (minimum, maximum) in ranges.items():
             if not 0 <= minimum <= maximum:
@@ -181,9 +195,9 @@ class GroupController:
         check_cap({**minimum_counts(self.groups), **minima}, self.max_workers)
         for tag, (minimum, maximum) in ranges.items():
             group = self._group(tag)
-            group.range = (minimum, maximum)
-            group.wanted = min(max(group.wanted, minimum), maximum)
-            group.low_since = None
+            group.adapt((minimum, maximum))
+            if policies is not None:
+                group.policy = policies.get(tag)
             await self._failures.clear(group)
         self._request_turn()
 
@@ -260,6 +274,9 @@ class GroupController:
             return None
         if self._native_problem is not None:
             return self._native_problem
+        if status.reason is Reason.DEMAND:
+            remedy = "set target_duration of `adaptive` to have more workers sooner"
+            return Explanation(status.reason, status.detail, remedy=remedy)
         absent = [m for m in group.alive if m.joined_at is None and m.state is not None]
         if absent:
             detail = await self._native.describe_member(absent[0])

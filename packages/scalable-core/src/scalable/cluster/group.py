@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from scalable.cluster.adaptive import AdaptivePolicy, Peaks
 from scalable.cluster.link import Report, Stage
 from scalable.cluster.member import Member, Observation, UnitEnd, classify_end, drain_order
 from scalable.cluster.port import Explanation, GroupSpec, LaunchResult, Phase, Unit
 from scalable.cluster.retry import FailureHistory, RetryPolicy
+from scalable.cluster.starts import StartTime, StartTimes
 
 __all__ = ["Group", "Request"]
 
@@ -51,37 +53,53 @@ class Group:
         Workers that it should have now.
     range : (int, int) or None
         Minimum and maximum of an adaptive group; None where the count is fixed.
+    policy : AdaptivePolicy or None
+        How quickly it follows demand; None where it has no policy of its own.
     members : dict of str to Member
         Its units by id.
     requests : dict of str to Request
         Launches of which units are still expected, by request id.
     failure : Explanation or None
         Why the controller has given up on it.
-    low_since, blocked_since : float or None
-        Since when it has had more workers than it needs; since when it has had none, because the cap left no room.
     dismissals : deque of float
         When workers were drained because they were paused.
+    blocked_since : float or None
+        Since when it has had no worker, because the cap left no room.
+    needed, used : Peaks
+        How many workers demand has called for since it adapts; and how many demand has called for or were busy.
+    start_when_needed : StartTime
+        How long a start took when demand last called for all of its workers.
+    deferred : str
+        Why it has fewer workers than its tasks could use at once, if that is for the time that a start takes.
 
     Attributes
     ----------
     failures : FailureHistory
         Failed starts and lost workers, and when to launch again.
+    starts : StartTimes
+        How long its workers take to start.
     """
 
     spec: GroupSpec
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     wanted: int = 0
     range: tuple[int, int] | None = None
+    policy: AdaptivePolicy | None = None
     members: dict[str, Member] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
     failure: Explanation | None = None
-    low_since: float | None = None
     blocked_since: float | None = None
     dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    needed: Peaks = field(default_factory=Peaks)
+    used: Peaks = field(default_factory=Peaks)
+    start_when_needed: StartTime = field(default_factory=StartTime)
+    deferred: str = ""
     failures: FailureHistory = field(init=False)
+    starts: StartTimes = field(init=False)
 
     def __post_init__(self) -> None:
         self.failures = FailureHistory(self.retry)
+        self.starts = StartTimes(self.spec)
 
     # -- Its units
 
@@ -96,6 +114,15 @@ class Group:
         return [m for m in self.members.values() if m.draining and not m.stopped]
 
     @property
+    def staying(self) -> int:
+        """Units that take up room and will not make it soon by themselves."""
+        leaving = (Stage.MOVING, Stage.GONE)
+        return self.unnamed + sum(
+            not m.stopped and (m.leaving is None or m.leaving.stage not in leaving)
+            for m in self.members.values()
+        )
+
+    @property
     def unnamed(self) -> int:
         """Units that a launch was granted, or may have been, but whose names are not known yet."""
         return sum(request.unnamed for request in self.requests.values())
@@ -104,6 +131,11 @@ class Group:
     def lacking(self) -> int:
         """Units to launch or resume, to have the wanted count; negative where there are too many."""
         return self.wanted - len(self.alive) - self.unnamed
+
+    def start_time(self, now: float) -> StartTime:
+        """Return how long the next start will probably take."""
+        starting = (m for m in self.members.values() if m.joined_at is None and m.alive)
+        return self.starts.estimate(starting, now)
 
     def has_healthy(self, now: float) -> bool:
         """Return whether one of its workers has lived for long enough to show that they can."""
@@ -228,6 +260,7 @@ class Group:
         if member.joined_at is None and (member.worker or member.unit.id in report.removed):
             member.joined_at = now
             self.failures.record_joined()
+            self.starts.record_joined(member, now)
         if member.worker is None:
             self._mark_left(member, now)
             return
@@ -261,6 +294,17 @@ class Group:
             self.blocked_since = now
 
     # -- Scale-in
+
+    def adapt(self, bounds: tuple[int, int]) -> None:
+        """Let it follow demand within these bounds, from the workers that it should have now."""
+        low, high = self.range = bounds
+        self.wanted = min(max(self.wanted, low), high)
+        self.needed, self.used = Peaks(), Peaks()
+
+    def pin(self, count: int) -> None:
+        """Let it have a fixed number of workers."""
+        self.range, self.wanted = None, count
+        self.deferred = ""
 
     def surplus(self) -> list[Member]:
         """Return the members above the wanted count, the least useful first."""

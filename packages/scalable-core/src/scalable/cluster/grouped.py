@@ -217,13 +217,20 @@ class GroupedCluster:
         """Do the same as `scale_groups`, for coroutines."""
         await self._calls.wait_async(self._controller.scale_groups(counts))
 
-    def adapt_groups(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+    def adapt_groups(
+        self,
+        ranges: Mapping[str, tuple[int, int]],
+        policies: Mapping[str, AdaptivePolicy] | None = None,
+    ) -> None:
         """Record ranges within which some groups follow their own demand, and return.
 
         Parameters
         ----------
         ranges : mapping of str to (int, int)
             Minimum and maximum by tag.
+        policies : mapping of str to AdaptivePolicy, optional
+            How quickly each of these groups follows demand; one that is left out has the cluster's policy. By default,
+            each keeps the one that it has.
 
         Raises
         ------
@@ -232,11 +239,15 @@ class GroupedCluster:
         ValueError
             A range is empty, or the minima together exceed `max_workers`.
         """
-        self._calls.wait(self._controller.adapt_groups(ranges))
+        self._calls.wait(self._controller.adapt_groups(ranges, policies))
 
-    async def adapt_groups_async(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+    async def adapt_groups_async(
+        self,
+        ranges: Mapping[str, tuple[int, int]],
+        policies: Mapping[str, AdaptivePolicy] | None = None,
+    ) -> None:
         """Do the same as `adapt_groups`, for coroutines."""
-        await self._calls.wait_async(self._controller.adapt_groups(ranges))
+        await self._calls.wait_async(self._controller.adapt_groups(ranges, policies))
 
     def set_max_workers(self, cap: int | None) -> None:
         """Cap the units of all groups together, draining ones included; None removes the cap."""

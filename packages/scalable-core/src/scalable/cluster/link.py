@@ -63,12 +63,16 @@ class Demand:
         Slots of the tasks whose duration is not known.
     waiting : int
         Tasks whose dependencies are not finished yet.
+    proven : float
+        Slot-seconds that the tasks of unknown duration would take if each took about as long as those of its kind that
+        run now have run already.
     """
 
     slots: float = 0.0
     seconds: float = 0.0
     unknown: float = 0.0
     waiting: int = 0
+    proven: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

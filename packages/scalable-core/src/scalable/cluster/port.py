@@ -61,6 +61,8 @@ class Reason(StrEnum):
     """Its Dask worker starts no tasks, because it uses too much of its memory."""
     UNRESPONSIVE = "unresponsive"
     """Its Dask worker is connected, but has not answered for a minute or longer."""
+    DEMAND = "demand"
+    """The group adapts, and the work that is known of is not worth the start of another worker yet."""
     # Gone, or refused.
     EXITED = "exited"
     """Its process ended by itself."""
@@ -113,6 +115,12 @@ class GroupSpec:
     unresponsive_timeout : float
         Seconds for which a Dask worker may not answer while its unit runs. After them, the worker is removed, its tasks
         run again on others, and the unit is stopped. Should exceed the time for which a task may hold the GIL.
+    expected_queue : float
+        A first guess of the seconds that a unit waits for its machine. More than `expected_boot` says that jobs queue,
+        where waiting is free: an adaptive group then launches early, and withdraws what it does not need.
+    expected_boot : float or None
+        A first guess of the seconds from the phase RUNNING until the Dask worker joins. Both guesses hold until starts
+        have been measured. None where there is no guess: an adaptive group then starts a few workers first.
     """
 
     tag: str
@@ -121,6 +129,8 @@ class GroupSpec:
     handover: float = 300.0
     max_launch: int | None = None
     unresponsive_timeout: float = 3600.0
+    expected_queue: float = 0.0
+    expected_boot: float | None = None
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,10 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
         return group.failure.reason, group.failure.summary
     absent = [m for m in group.alive if m.joined_at is None]
     if not absent and group.wanted <= len(group.alive):
-        return _unavailable_reason(group)
+        reason, detail = _unavailable_reason(group)
+        if reason is None and group.deferred:
+            return Reason.DEMAND, group.deferred
+        return reason, detail
     waiting = Counter(
         (m.state.reason, m.state.detail)
         for m in absent

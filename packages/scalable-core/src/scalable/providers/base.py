@@ -31,7 +31,7 @@ from scalable.errors import UnknownTargetError
 
 if TYPE_CHECKING:
     from scalable.client import ScalableClient
-    from scalable.cluster import GroupedCluster
+    from scalable.cluster import AdaptivePolicy, GroupedCluster
     from scalable.cluster.port import Leftover
     from scalable.costing import CostEstimate
     from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
@@ -94,6 +94,8 @@ class ScalePlan:
         What each worker requires.
     ranges_by_tag : mapping of str to (int, int)
         Minimum and maximum of each adaptive group.
+    policies_by_tag : mapping of str to AdaptivePolicy
+        How quickly adaptive groups follow demand, where the target says so.
     max_workers : int or None
         Cap on the total over all groups.
     """
@@ -102,6 +104,7 @@ class ScalePlan:
     resources_by_tag: Mapping[str, ResourceRequest] = field(default_factory=dict)
     ranges_by_tag: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     max_workers: int | None = None
+    policies_by_tag: Mapping[str, AdaptivePolicy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

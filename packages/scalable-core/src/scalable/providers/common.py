@@ -133,7 +133,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
     def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
         """Record the desired counts and return.
 
-        A group that is adaptive already keeps its current size; only its range changes.
+        A group that is adaptive already keeps its current size; only its range and its policy change.
         """
         backend = cluster.backend
         adapting = {
@@ -149,7 +149,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
         if not lower:
             backend.set_max_workers(plan.max_workers)
         backend.scale_groups(counts)
-        backend.adapt_groups(plan.ranges_by_tag)
+        backend.adapt_groups(plan.ranges_by_tag, plan.policies_by_tag)
         if lower:
             backend.set_max_workers(plan.max_workers)
 

@@ -137,12 +137,22 @@ SpotCapacity = Annotated[
 
 
 class WorkerRange(FrozenModel):
-    """Bounds of an adaptive group."""
+    """Bounds of an adaptive group, and how quickly it follows its tasks."""
 
     minimum: Count = Field(
         default=0, description="Workers that are kept even when there are no tasks."
     )
     maximum: Count = Field(description="Maximum number of workers.")
+    idle_timeout: Annotated[Duration, Field(ge=0)] | None = Field(
+        default=None,
+        description="Time for which a worker without tasks is kept; at least a minute while tasks of its group "
+        "wait for others. By default, in proportion to the time that a start takes.",
+    )
+    target_duration: Annotated[Duration, Field(gt=0)] | None = Field(
+        default=None,
+        description="Time in which the workers should finish the tasks of known duration; each other task gets a "
+        "slot of its own. By default, workers are started as the tasks prove to be worth it.",
+    )
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -186,7 +196,7 @@ class TargetOptions(FrozenModel):
     workers: GroupSizes | None = Field(
         default=None,
         description="Workers: one number for each group, or by component a number or "
-        "{minimum, maximum}. Takes precedence over `adaptive` and `n_workers`.",
+        "{minimum, maximum, …} as for `adaptive`. Takes precedence over `adaptive` and `n_workers`.",
     )
     n_workers: Count | None = Field(
         default=None,

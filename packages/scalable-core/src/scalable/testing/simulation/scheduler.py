@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from scalable.cluster.link import Demand, DrainProgress, Report, Stage, WorkerInfo
+from scalable.cluster.plugin.demand import proven_duration
 from scalable.cluster.plugin.liveness import UNRESPONSIVE, UNRESPONSIVE_AFTER
 from scalable.cluster.port import Unit
 from scalable.testing.simulation.clock import sleep
@@ -193,6 +194,12 @@ class SimulatedScheduler:
         self._waiting += tasks
         self._queue_ready_tasks()
         return tasks
+
+    def withdraw(self, tasks: Iterable[SimulatedTask]) -> None:
+        """Cancel tasks that are not assigned to a worker yet."""
+        for task in tasks:
+            task.state = TaskState.CANCELLED
+            self._unplaced[task.tag].remove(task)
 
     def release(self, tasks: Iterable[SimulatedTask]) -> None:
         """Release results, which no client keeps any longer."""
@@ -390,12 +397,15 @@ class SimulatedScheduler:
         for tag in self._unplaced:
             runtimes = self._runtimes[tag]
             slots = len(queued[tag]) + len(running[tag])
-            if not runtimes:
-                demand[tag] = Demand(slots, 0.0, slots, waits[tag])
+            elapsed = [now - task.starts[-1][0] for task in running[tag]]
+            mean = statistics.fmean(runtimes) if runtimes else 0.0
+            # Dask, too, forgets a mean once a task has run for twice as long.
+            if max(elapsed, default=0.0) > 2 * mean or not runtimes:
+                proven = slots * proven_duration(elapsed, some_ended=bool(runtimes))
+                demand[tag] = Demand(slots, 0.0, slots, waits[tag], proven)
                 continue
-            mean = statistics.fmean(runtimes)
-            left = (max(0.0, mean - (now - task.starts[-1][0])) for task in running[tag])
-            demand[tag] = Demand(slots, mean * len(queued[tag]) + math.fsum(left), 0.0, waits[tag])
+            left = math.fsum(max(0.0, mean - seconds) for seconds in elapsed)
+            demand[tag] = Demand(slots, mean * len(queued[tag]) + left, 0.0, waits[tag])
         return demand
 
     # -- Tasks

@@ -109,6 +109,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
                 slots=explicit_or_default(component, "slots", options.threads_per_worker),
                 startup_timeout=options.startup_timeout,
                 unresponsive_timeout=options.unresponsive_timeout,
+                expected_boot=_EXPECTED_BOOT,
             )
             for tag, component in spec.components.items()
         ]
@@ -120,6 +121,10 @@ class LocalProvider(BaseProvider[LocalOptions]):
             raise
         cluster = GroupedCluster(host, backend, groups, name=name, max_workers=options.max_workers)
         return cluster_handle(cluster, spec)
+
+
+_EXPECTED_BOOT = 2.0
+"""Seconds that a worker takes to import Dask and join, on a laptop of 2020 or later."""
 
 
 def _without_effect(

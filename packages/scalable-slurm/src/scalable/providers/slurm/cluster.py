@@ -214,7 +214,16 @@ class SlurmCluster(GroupedCluster):
             component.slots,
             self.options.startup_timeout,
             unresponsive_timeout=self.options.unresponsive_timeout,
+            expected_queue=_EXPECTED_QUEUE,
+            expected_boot=_EXPECTED_BOOT,
         )
+
+
+_EXPECTED_QUEUE = 60.0
+"""Seconds, until starts were measured: a round of Slurm's main scheduler; its ``sched_interval`` is 60 by default."""
+
+_EXPECTED_BOOT = 10.0
+"""Seconds, until starts were measured: the interpreter and Dask, from a shared file system."""
 
 
 def _validated(model: type[BaseModel], fields: Mapping[str, Any], where: str, **given: Any) -> Any:
