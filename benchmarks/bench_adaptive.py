@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalable.cluster.pace import Pace
+from scalable.cluster.port import GroupSpec
 from scalable.testing.simulation import Simulation, UnitBehavior, run_in_virtual_time
 
 DAY = 86_400.0
@@ -66,7 +67,8 @@ class Measured:
 async def run(workload: Workload, queue: float, boot: float) -> Measured:
     """Run one workload in virtual time."""
     long = workload.seconds > 1000
-    async with Simulation("gcam", pace=Pace(tick=5.0, poll=5.0) if long else None) as world:
+    spec = GroupSpec("gcam", startup_timeout=2 * boot + 300)
+    async with Simulation(spec, pace=Pace(tick=5.0, poll=5.0) if long else None) as world:
         world.backend.behavior["gcam"] = UnitBehavior(queue=queue, boot=boot)
         await world.controller.adapt_groups({"gcam": (0, workload.maximum)})
         began = ended = world.time

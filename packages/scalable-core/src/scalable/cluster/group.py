@@ -61,8 +61,6 @@ class Group:
         Launches of which units are still expected, by request id.
     failure : Explanation or None
         Why the controller has given up on it.
-    dismissals : deque of float
-        When workers were drained because they were paused.
     blocked_since : float or None
         Since when it has had no worker, because the cap left no room.
     needed, used : Peaks
@@ -71,6 +69,8 @@ class Group:
         How long a start took when demand last called for all of its workers.
     deferred : str
         Why it has fewer workers than its tasks could use at once, if that is for the time that a start takes.
+    dismissals : deque of float
+        When workers were drained because they were paused.
 
     Attributes
     ----------
@@ -89,11 +89,11 @@ class Group:
     requests: dict[str, Request] = field(default_factory=dict)
     failure: Explanation | None = None
     blocked_since: float | None = None
-    dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     needed: Peaks = field(default_factory=Peaks)
     used: Peaks = field(default_factory=Peaks)
     start_when_needed: StartTime = field(default_factory=StartTime)
     deferred: str = ""
+    dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     failures: FailureHistory = field(init=False)
     starts: StartTimes = field(init=False)
 

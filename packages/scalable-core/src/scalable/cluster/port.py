@@ -56,13 +56,13 @@ class Reason(StrEnum):
     """It has its machine; image pull, boot or interpreter start is under way."""
     BACKOFF = "backoff"
     """The engine waits before it tries a failed start again."""
+    DEMAND = "demand"
+    """The group adapts, and the work that is known of is not worth the start of another worker yet."""
     # Joined, but of no use at present.
     PAUSED = "paused"
     """Its Dask worker starts no tasks, because it uses too much of its memory."""
     UNRESPONSIVE = "unresponsive"
     """Its Dask worker is connected, but has not answered for a minute or longer."""
-    DEMAND = "demand"
-    """The group adapts, and the work that is known of is not worth the start of another worker yet."""
     # Gone, or refused.
     EXITED = "exited"
     """Its process ended by itself."""
@@ -112,15 +112,15 @@ class GroupSpec:
         the walltime.
     max_launch : int or None
         The most units that one launch may ask for; None where the native system sets no limit.
-    unresponsive_timeout : float
-        Seconds for which a Dask worker may not answer while its unit runs. After them, the worker is removed, its tasks
-        run again on others, and the unit is stopped. Should exceed the time for which a task may hold the GIL.
     expected_queue : float
         A first guess of the seconds that a unit waits for its machine. More than `expected_boot` says that jobs queue,
         where waiting is free: an adaptive group then launches early, and withdraws what it does not need.
     expected_boot : float or None
         A first guess of the seconds from the phase RUNNING until the Dask worker joins. Both guesses hold until starts
         have been measured. None where there is no guess: an adaptive group then starts a few workers first.
+    unresponsive_timeout : float
+        Seconds for which a Dask worker may not answer while its unit runs. After them, the worker is removed, its tasks
+        run again on others, and the unit is stopped. Should exceed the time for which a task may hold the GIL.
     """
 
     tag: str
@@ -128,9 +128,9 @@ class GroupSpec:
     startup_timeout: float = 300.0
     handover: float = 300.0
     max_launch: int | None = None
-    unresponsive_timeout: float = 3600.0
     expected_queue: float = 0.0
     expected_boot: float | None = None
+    unresponsive_timeout: float = 3600.0
 
 
 @dataclass(frozen=True)
