@@ -313,6 +313,20 @@ def test_coroutine_functions_are_known() -> None:
     assert not iscoroutinefunction(abs)
 
 
+def test_an_event_loop_runs_in_a_thread_of_its_own() -> None:
+    """`distributed.utils.LoopRunner`: starts a loop in a new thread, and ends both."""
+    runner = LoopRunner(asynchronous=False)
+    runner.start()
+    try:
+        found = asyncio.run_coroutine_threadsafe(
+            asyncio.to_thread(threading.get_ident), runner.loop.asyncio_loop
+        )
+        assert found.result(30) != threading.get_ident()
+    finally:
+        runner.stop()
+    assert not runner.is_started()
+
+
 def test_logging_to_streams_is_silenced_for_a_while() -> None:
     """`distributed.utils.silence_logging_cmgr`: sets the level of stream handlers, and puts it back."""
     logger = logging.getLogger("distributed")

@@ -13,7 +13,6 @@ import pytest
 from distributed import Client, Event, LocalCluster
 
 from scalable.cluster.pace import Pace
-from scalable.cluster.plugin import liveness
 from scalable.cluster.port import Phase, Reason, UnitState
 
 if TYPE_CHECKING:
@@ -49,22 +48,16 @@ def _start_log(log: Path) -> Callable[[int], int]:
 
 
 def test_a_frozen_worker_is_shown_and_its_task_ends_once(
-    start_processes: Start,
-    processes: Processes,
-    until: Until,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    host: Any, start_processes: Start, processes: Processes, until: Until, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(liveness, "UNRESPONSIVE_AFTER", 8.0)
     cluster = start_processes("a")
+    host.scheduler.plugins["scalable-groups"].liveness.unresponsive_after = 8.0
     cluster.scale_groups({"a": 1})
     log = tmp_path / "starts"
     with Client(cluster) as client:
         gate = Event("gate", client=client)
         future = client.submit(_start_log(log), 1, resources={"a": 1})
-        until(
-            log.exists, timeout=120
-        )  # also longer than the configured timeout for tasks that wait
+        until(log.exists, timeout=120)
         ((name, pid),) = processes.running().items()
         os.kill(pid, signal.SIGSTOP)
         until(lambda: cluster.groups["a"].unavailable == 1, timeout=60)

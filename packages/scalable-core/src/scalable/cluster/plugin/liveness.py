@@ -38,10 +38,16 @@ class Liveness:
     ----------
     scheduler : Scheduler
         The scheduler that has the workers.
+
+    Attributes
+    ----------
+    unresponsive_after : float
+        Seconds of silence after which a worker gets no new tasks.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
+        self.unresponsive_after = UNRESPONSIVE_AFTER
         turn_off_worker_ttl(scheduler)
         self._ticked_at = monotonic()
         # Seconds for which this process has been awake, and their number at each worker's last heartbeat.
@@ -77,7 +83,7 @@ class Liveness:
 
     def is_unresponsive(self, ws: WorkerState) -> bool:
         """Return whether a worker has been silent for too long."""
-        return self.silence(ws) >= UNRESPONSIVE_AFTER
+        return self.silence(ws) >= self.unresponsive_after
 
     def status(self, ws: WorkerState) -> str:
         """Return a worker's status: Dask's name for it, or ``unresponsive``."""
