@@ -210,11 +210,11 @@ def test_a_call_that_has_not_begun_never_begins(monkeypatch: pytest.MonkeyPatch,
         def start(self) -> None:
             held.append(super().start)
 
+    calls = BlockingCalls("c")
     monkeypatch.setattr(threading, "Thread", Held)
     called = threading.Event()
 
     async def scenario() -> None:
-        calls = BlockingCalls("c")
         launch = asyncio.create_task(calls.run(called.set))
         await asyncio.sleep(0)
         assert len(held) == 1
@@ -273,15 +273,36 @@ def test_a_thread_that_cannot_start_is_not_under_way(monkeypatch: pytest.MonkeyP
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
+    calls = BlockingCalls("c")
     monkeypatch.setattr(threading.Thread, "start", refuse)
 
     async def scenario() -> None:
-        calls = BlockingCalls("c")
         with pytest.raises(RuntimeError, match="can't start"):
             await calls.run(len, "")
         assert await calls.settle(LONG) == []
 
     asyncio.run(scenario())
+
+
+def test_calls_are_made_when_the_interpreter_ends() -> None:
+    program = """
+import asyncio, threading
+from scalable.providers.blocking import BlockingCalls
+
+calls = BlockingCalls("c")
+
+async def end():
+    assert await asyncio.gather(*(calls.run(pow, n, 2, deadline=60) for n in range(9))) == [n * n for n in range(9)]
+    assert await calls.settle(60) == []
+    print("made")
+
+# As clusters that were left open are closed.
+threading._register_atexit(lambda: asyncio.run(end()))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "made\n", "")
 
 
 def test_a_call_that_hangs_does_not_keep_python_from_ending() -> None:

@@ -119,13 +119,21 @@ class GroupedCluster:
             pace=pace,
         )
         try:
-            self._calls.wait(self._controller.start())
+            self._calls.wait(self._start())
         except BaseException:
             with contextlib.suppress(LeftoverError):  # the cause of the failure matters more
                 self.close()
             raise
         self.status = Status.running
         _open_clusters.add(self)
+
+    async def _start(self) -> None:
+        if (3, 12) <= sys.version_info < (3, 12, 3):
+            # These start no thread once the main thread has ended (https://github.com/python/cpython/issues/113964),
+            # when clusters that were left open are closed: backends find some in `asyncio.to_thread`.
+            both = threading.Barrier(2)
+            await asyncio.gather(*(asyncio.to_thread(both.wait, 60) for _ in range(2)))
+        await self._controller.start()
 
     # -- The interface that Dask's client expects of a cluster
 

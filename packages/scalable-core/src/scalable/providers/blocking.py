@@ -33,12 +33,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 from scalable.errors import ClusterClosedError, NativeTimeoutError
@@ -48,6 +50,12 @@ __all__ = ["BlockingCalls", "CallUnderWay"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+REFUSES_THREADS_AT_EXIT = (3, 12) <= sys.version_info < (3, 12, 3)
+"""Whether Python starts no thread once its main thread has ended, when clusters that were left open are closed.
+
+Source: https://github.com/python/cpython/issues/113964
+"""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,11 @@ class BlockingCalls:
         self._closed = False
         self._calls: dict[Future[_Outcome], tuple[str, float]] = {}
         """Each call that has not returned: the function's name, and when it was called."""
+        self._reserve: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        if REFUSES_THREADS_AT_EXIT:
+            name = f"{name}/reserve"
+            args = (self._reserve,)
+            threading.Thread(target=_work_in_reserve, args=args, name=name, daemon=True).start()
 
     @property
     def under_way(self) -> list[CallUnderWay]:
@@ -161,9 +174,11 @@ class BlockingCalls:
             self._calls[call] = (name, time.monotonic())
         try:
             thread.start()
-        except BaseException:  # such as the system's limit of threads
-            self._forget(call)
-            raise
+        except BaseException as error:
+            if not (REFUSES_THREADS_AT_EXIT and "interpreter shutdown" in str(error)):
+                self._forget(call)  # such as at the system's limit of threads
+                raise
+            self._reserve.put(partial(self._work, call, work))
         return call
 
     def _work(self, call: Future[_Outcome], work: Callable[[], object]) -> None:
@@ -189,6 +204,7 @@ class BlockingCalls:
             calls = list(self._calls)
         for call in calls:
             call.cancel()
+        self._reserve.put(None)
 
     async def settle(self, limit: float) -> list[CallUnderWay]:
         """Close, wait until no call is under way, and return those that still are after `limit` seconds.
@@ -211,6 +227,12 @@ class BlockingCalls:
                 # A call goes on even so, but its end must not call a loop that may be closed by then.
                 call.cancel()
         return self.under_way
+
+
+def _work_in_reserve(queue: SimpleQueue[Callable[[], object] | None]) -> None:
+    """Do what no thread could be started for, one after another."""
+    while work := queue.get():
+        work()
 
 
 def _name_of(func: Callable[..., object]) -> str:
