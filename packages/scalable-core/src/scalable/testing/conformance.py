@@ -48,6 +48,7 @@ from scalable.providers.base import (
     ScalePlan,
 )
 from scalable.providers.registry import describe_providers, get_provider
+from scalable.providers.tls import make_credentials
 from scalable.testing.offline import modules_of_planning
 
 if TYPE_CHECKING:
@@ -266,6 +267,17 @@ class ProviderConformance:
             "alpha": (0, 0),
             "beta": (0, 0),
         }
+
+    def test_others_cannot_connect(self, running: Running) -> None:
+        # Validating and planning import no Dask.
+        from distributed import Client
+
+        address = running.backend.scheduler_address
+        if address.startswith("inproc"):
+            return  # no port: nobody outside of this process can try
+        assert not address.startswith("tcp:"), f"whoever reaches {address} can run code as its user"
+        with pytest.raises(OSError, match=r"."):
+            Client(address, security=make_credentials().security(), timeout=5)
 
     def test_tagged_tasks_run_on_workers_of_their_group(self, running: Running) -> None:
         running.scale(alpha=1, beta=1)

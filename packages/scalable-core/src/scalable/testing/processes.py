@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -36,11 +37,10 @@ from scalable.providers.base import ClusterHandle, DeploymentSpec
 from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.logs import tail
 from scalable.providers.options import RemoteTargetOptions
+from scalable.providers.tls import make_credentials, tls_arguments
 from scalable.providers.worker import worker_arguments
 
 if TYPE_CHECKING:
-    from distributed.security import Security
-
     from scalable.cluster import GroupedCluster
     from scalable.manifest.schema import ComponentConfig
 
@@ -76,24 +76,8 @@ class ProcessRun:
         self.directory = root / name
         self.directory.mkdir(mode=0o700)
         self.python = python
-        self.security = self._write_keys()
-
-    def _write_keys(self) -> Security:
-        from distributed.security import Security
-
-        security: Any = Security.temporary()
-        self.tls = {
-            "--tls-ca-file": self._write("ca.pem", security.tls_ca_file),
-            "--tls-cert": self._write("cert.pem", security.tls_scheduler_cert),
-            "--tls-key": self._write("key.pem", security.tls_scheduler_key),
-        }
-        return cast("Security", security)
-
-    def _write(self, name: str, text: str | None) -> str:
-        path = self.directory / name
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_text(text or "")
-        return str(path)
+        self.credentials = make_credentials()
+        self.files = self.credentials.write(self.directory / "tls")
 
     def start(
         self, name: str, *command: str, env: Mapping[str, str] = MappingProxyType({})
@@ -101,7 +85,7 @@ class ProcessRun:
         """Start a module of Dask's command line in a session of its own, with its log in the run's directory."""
         with self.log(name).open("wb") as log:
             process = subprocess.Popen(
-                [self.python, "-m", *command, *itertools.chain(*self.tls.items())],
+                [self.python, "-m", *command, *tls_arguments(self.files)],
                 cwd=self.directory,
                 env={**os.environ, **env},
                 stdin=subprocess.DEVNULL,
@@ -169,8 +153,7 @@ class ProcessScheduler:
 
     async def remove(self) -> Sequence[Leftover]:
         """Remove the keys."""
-        for path in self._run.directory.glob("*.pem"):
-            path.unlink()
+        shutil.rmtree(self._run.directory / "tls")
         return []
 
 
@@ -286,7 +269,13 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
         run = ProcessRun(self.root, name, options.python)
         scheduler = self.schedulers[name] = ProcessScheduler(run)
         cluster = build_remote_cluster(
-            RemoteHost(scheduler, name=name, security=run.security, start_timeout=120, poll=0.2),
+            RemoteHost(
+                scheduler,
+                name=name,
+                security=run.credentials.security(),
+                start_timeout=120,
+                poll=0.2,
+            ),
             lambda address: ProcessBackend(run, address, spec.components),
             [
                 GroupSpec(tag, component.slots, options.startup_timeout)

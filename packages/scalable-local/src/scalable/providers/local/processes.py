@@ -26,7 +26,7 @@ from scalable.cluster.port import (
 )
 from scalable.errors import LaunchRefusedError
 from scalable.providers.blocking import BlockingCalls
-from scalable.providers.local.command import CommandFactory, Container, process_command
+from scalable.providers.local.command import TLS, CommandFactory, Container, process_command
 from scalable.providers.local.exits import (
     WorkerExit,
     explain_container_exit,
@@ -49,6 +49,7 @@ from scalable.providers.logs import tail
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
+    from scalable.providers.tls import Credentials
 
 __all__ = ["ProcessBackend"]
 
@@ -92,6 +93,8 @@ class ProcessBackend:
         Returns the command of one worker of a component.
     containers : Containers, optional
         The containers that some of the commands run.
+    credentials : Credentials, optional
+        The TLS keys, if the scheduler needs them.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class ProcessBackend:
         grace_period: float = 3.0,
         make_command: CommandFactory = process_command,
         containers: Containers | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._components = components
         self._scheduler_address = scheduler_address
@@ -112,6 +116,7 @@ class ProcessBackend:
         self._grace_period = grace_period
         self._make_command = make_command
         self._containers = containers or Containers(name, ())
+        self._credentials = credentials
         # Read once: a workflow may change it, and workers that start later must not differ.
         self._cwd = Path.cwd()
         self._calls = BlockingCalls(name)
@@ -193,6 +198,8 @@ class ProcessBackend:
         # The processes of a container are left to its runtime: one of them may serve other containers, too.
         label = {} if container else {LABEL: str(scratch)}
         scratch.mkdir(parents=True)  # a directory must exist before it is mounted
+        if self._credentials is not None:
+            self._credentials.write(scratch / TLS)
         output = os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
         try:
             process = subprocess.Popen(

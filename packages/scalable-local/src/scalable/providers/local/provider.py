@@ -31,6 +31,7 @@ from scalable.providers.local.prepare import (
     prepare_containers,
 )
 from scalable.providers.local.runtimes import Containers
+from scalable.providers.tls import Credentials, make_credentials
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
@@ -113,9 +114,13 @@ class LocalProvider(BaseProvider[LocalOptions]):
             )
             for tag, component in spec.components.items()
         ]
-        host = _start_host(name, options)
+        # Others on this machine reach the scheduler's port, but not the threads of this process.
+        credentials = make_credentials() if options.processes else None
+        host = _start_host(name, options, credentials)
         try:
-            backend = _make_backend(name, spec, options, setups, host.scheduler_address)
+            backend = _make_backend(
+                name, spec, options, setups, host.scheduler_address, credentials
+            )
         except BaseException:
             host.close()
             raise
@@ -146,7 +151,7 @@ def _is_set(component: ComponentConfig, field: str) -> bool:
     return getattr(component, field) not in (default, "none")
 
 
-def _start_host(name: str, options: LocalOptions) -> Host:
+def _start_host(name: str, options: LocalOptions, credentials: Credentials | None) -> Host:
     """Start a scheduler without workers, on an event loop in its own thread."""
     from distributed import LocalCluster
 
@@ -154,7 +159,8 @@ def _start_host(name: str, options: LocalOptions) -> Host:
         name=name,
         n_workers=0,
         processes=options.processes,
-        protocol="tcp" if options.processes else "inproc",
+        protocol="tls" if credentials else "inproc",
+        security=credentials.security() if credentials else None,
         # Without an address, distributed would listen on port 8787 of all interfaces.
         dashboard_address=options.dashboard_address or "127.0.0.1:0",
         scheduler_kwargs={"dashboard": options.dashboard_address is not None},
@@ -167,6 +173,7 @@ def _make_backend(
     options: LocalOptions,
     setups: Mapping[str, ContainerSetup],
     scheduler_address: str,
+    credentials: Credentials | None,
 ) -> Backend:
     import dask
 
@@ -185,4 +192,5 @@ def _make_backend(
         parent=parent,
         make_command=command_factory(setups, context),
         containers=Containers(name, {setup.runtime.name for setup in setups.values()}),
+        credentials=credentials,
     )

@@ -20,9 +20,10 @@ from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
 from scalable.providers.slurm.output import SlurmJob
-from scalable.providers.slurm.request import Tls, job_request
+from scalable.providers.slurm.request import job_request
 from scalable.providers.slurm.rundir import RunDirectory
 from scalable.providers.slurm.watchdog import QueueWatchdog
+from scalable.providers.tls import TlsFiles
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -94,7 +95,7 @@ class SlurmCluster(GroupedCluster):
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(directory.remove_keys)
             client_security: Security | None = None
-            self._tls: Tls | None = None
+            self._tls: TlsFiles | None = None
             if security:
                 client_security, self._tls = directory.write_keys()
             self.logs_location = directory.logs
