@@ -323,3 +323,7 @@ async def test_notice_takes_precedence_over_walltime() -> None:
         assert not world.scheduler.preempted
         world.backend.announce_preemption("gcam-1", 60)
         await world.until(lambda: world.scheduler.preempted == {"gcam-1"}, within=5)
+        # The time until the preemption is not taken for the walltime.
+        assert world.controller.groups["gcam"].members["gcam-1"].lifetime == pytest.approx(
+            1000, abs=5
+        )
