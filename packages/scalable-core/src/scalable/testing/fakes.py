@@ -142,6 +142,6 @@ class FakeProvider(BaseProvider[TargetOptions]):
             max_workers=options.max_workers,
             # Tests should not have to wait.
             pace=Pace(tick=0.05, poll=0.1),
-            retry=RetryPolicy(delay=0.1),
+            retry=RetryPolicy(delay=0.1, fail_after=2.0),
         )
         return cluster_handle(cluster, spec)

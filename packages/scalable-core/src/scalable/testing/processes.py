@@ -262,7 +262,7 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
         ]
 
     def _build(self, spec: DeploymentSpec, options: ProcessOptions) -> ClusterHandle:
-        from scalable.cluster import Pace
+        from scalable.cluster import Pace, RetryPolicy
         from scalable.cluster.remote import RemoteHost, build_remote_cluster
 
         name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
@@ -282,12 +282,14 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
                 for tag, component in spec.components.items()
             ],
             max_workers=options.max_workers,
+            # Tests should not have to wait.
             pace=Pace(
                 tick=0.1,
                 poll=0.2,
                 late_after=5.0,
                 scheduler_timeout=options.scheduler_timeout,
             ),
+            retry=RetryPolicy(fail_after=2.0),
             orphan_timeout=options.orphan_timeout,
         )
         return cluster_handle(cluster, spec)
