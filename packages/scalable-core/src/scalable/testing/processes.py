@@ -34,7 +34,7 @@ from scalable.cluster.port import (
     UnitState,
 )
 from scalable.providers.base import ClusterHandle, DeploymentSpec
-from scalable.providers.common import BaseProvider, cluster_handle
+from scalable.providers.common import BaseProvider, cluster_handle, group_specs
 from scalable.providers.logs import tail
 from scalable.providers.options import RemoteTargetOptions
 from scalable.providers.tls import make_credentials, tls_arguments
@@ -277,10 +277,7 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
                 poll=0.2,
             ),
             lambda address: ProcessBackend(run, address, spec.components),
-            [
-                GroupSpec(tag, component.slots, options.startup_timeout)
-                for tag, component in spec.components.items()
-            ],
+            group_specs(spec, options),
             max_workers=options.max_workers,
             # Tests should not have to wait.
             pace=Pace(
