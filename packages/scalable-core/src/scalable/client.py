@@ -50,8 +50,9 @@ def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
     """Return whether Dask would look for keys in vain, and say so in terms of `ssl`."""
     if security is not None or not (isinstance(address, str) and address.startswith("tls://")):
         return False
-    configured = Security().tls_client_cert, dask.config.get("distributed.client.security-loader")
-    return not any(configured)
+    if dask.config.get("distributed.client.security-loader"):
+        return False
+    return Security().get_tls_config_for_role("client")["cert"] is None
 
 
 class ScalableClient(Client):

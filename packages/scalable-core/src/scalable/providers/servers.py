@@ -24,7 +24,8 @@ def stop_http_server_of(cluster: LocalCluster) -> None:
     """Stop the HTTP server of a cluster's scheduler, so that the cluster has no dashboard link. Thread-safe."""
 
     async def stop() -> None:
-        stop_http_server(cluster.scheduler)
+        if cluster.scheduler is not None:  # as Dask declares it before the start
+            stop_http_server(cluster.scheduler)
         # Where the cluster's dashboard_link comes from: what it was told when it started.
         cluster.scheduler_info["services"].pop("dashboard", None)
 
