@@ -43,6 +43,7 @@ LAYERS = (
         "scalable.providers.logs",
         "scalable.providers.blocking",
         "scalable.providers.servers",
+        "scalable.providers.scheduler",
         "scalable.providers.tls",
         "scalable.providers.worker",
     ),
