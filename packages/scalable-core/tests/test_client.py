@@ -108,11 +108,11 @@ def test_a_task_leads_to_the_workers_of_its_component(client: ScalableClient) ->
 def test_a_call_takes_its_slots(client: ScalableClient) -> None:
     one = client.submit(where, 1, tag="stitches")
     four = client.submit(where, 2, tag="stitches", n=4)
-    (mapped,) = client.map(where, [3], tag="stitches", n=2, resources={"gpu": 0})
-    client.gather([one, four])
+    (mapped,) = client.map(where, [3], tag="stitches", n=2, resources={"stitches": 2})
+    client.gather([one, four, mapped])
     assert resources(client, one) == {"stitches": 1}
     assert resources(client, four) == {"stitches": 4}
-    assert resources(client, mapped) == {"stitches": 2, "gpu": 0}
+    assert resources(client, mapped) == {"stitches": 2}
 
 
 def test_without_tag_and_task_it_is_the_client_of_dask(client: ScalableClient) -> None:
@@ -283,13 +283,13 @@ def test_an_asynchronous_client(cluster: LocalCluster) -> None:
     assert asyncio.run(use()) == ["gcam-7", "stitches", "stitches"]
 
 
-def test_an_interrupted_gather_leaves_no_exception_unretrieved(cluster: LocalCluster) -> None:
+def test_an_interrupted_gather_leaves_no_exception_unretrieved(plain: LocalCluster) -> None:
     complaints: list[dict[str, Any]] = []
 
     async def interrupt() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
-        async with ScalableClient(cluster.scheduler_address, asynchronous=True) as client:
+        async with ScalableClient(plain.scheduler_address, asynchronous=True) as client:
             never = client.map(where, range(3), resources={"nobody": 1})
             gathering = asyncio.ensure_future(client.gather(never))
             for _ in range(10):  # turns of the loop, until it waits

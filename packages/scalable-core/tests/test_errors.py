@@ -31,6 +31,8 @@ EXAMPLES = {
     "SchedulerLostError": ("c", WHY),
     "SchedulerStartError": ("c", WHY),
     "SlotsExceededError": ("gcam", 3, 2),
+    "TagConflictError": (("gcam", "fair"),),
+    "UnknownWorkerError": (("gcam-1",), {"fair": 1}),
     "UnknownProviderError": ("slrm", ["slurm"]),
     "UnknownTagError": ("gcan", ["gcam"]),
     "UnknownTargetError": ("hcp", ["hpc"]),

@@ -33,7 +33,9 @@ The tree::
     ├── SubmitError
     │   ├── UnknownTagError (KeyError)           no worker group has that tag
     │   ├── UnknownTaskError (KeyError)          the manifest has no such task
-    │   └── SlotsExceededError (ValueError)      no worker of the group has that many slots
+    │   ├── SlotsExceededError (ValueError)      no worker of the group has that many slots
+    │   ├── TagConflictError (TypeError)         a task asks for workers of two groups
+    │   └── UnknownWorkerError (ValueError)      no worker is called so, or none fits
     ├── ModulesError (ValueError)                the user's own modules cannot be sent to the workers
     └── SessionError (RuntimeError)              a session was used out of order
 
@@ -43,7 +45,7 @@ travel from the scheduler to the client as the exception of a task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
@@ -79,10 +81,12 @@ __all__ = [
     "SessionError",
     "SlotsExceededError",
     "SubmitError",
+    "TagConflictError",
     "UnknownProviderError",
     "UnknownTagError",
     "UnknownTargetError",
     "UnknownTaskError",
+    "UnknownWorkerError",
     "ValidationFailedError",
     "VersionMismatchError",
     "WalltimeError",
@@ -461,11 +465,36 @@ class UnknownTaskError(SubmitError, KeyError):
 class SlotsExceededError(SubmitError, ValueError):
     """No worker of the group has that many slots."""
 
-    def __init__(self, tag: str, n: int, slots: int) -> None:
+    def __init__(self, tag: str, n: float, slots: int) -> None:
         self.tag, self.n, self.slots = tag, n, slots
         super().__init__(
             f"n={n} of tag {tag!r} fits no worker: each has {slots} slot{'s' * (slots != 1)}; "
             f"set components.{tag}.slots to {n} or more"
+        )
+
+
+class TagConflictError(SubmitError, TypeError):
+    """A task asks for workers of two groups."""
+
+    def __init__(self, tags: Iterable[str]) -> None:
+        self.tags = tuple(tags)
+        super().__init__(
+            f"a task runs on one worker, which has the tag of one group; this asks for {_listed(self.tags)}: "
+            "keep one of tag=, resources= and dask.annotate(resources=…)"
+        )
+
+
+class UnknownWorkerError(SubmitError, ValueError):
+    """No worker that a task names is connected, or none has what it requires."""
+
+    def __init__(self, workers: Iterable[object], resources: Mapping[str, float] | None) -> None:
+        self.workers = tuple(map(str, workers))
+        self.resources = None if resources is None else dict(resources)
+        named = ", ".join(map(repr, self.workers))
+        lack = "is connected" if self.resources is None else f"has {self.resources}"
+        super().__init__(
+            f"no worker named in workers= {lack}: {named}; leave out workers, "
+            "or see client.scheduler_info()['workers'] for names and tags"
         )
 
 

@@ -8,21 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
+import traceback
 from collections.abc import Callable
 from copy import copy
 from typing import Any
 
+from dask._expr import HLGExpr, _HLGExprSequence
 from dask._task_spec import Task
+from dask.blockwise import optimize_blockwise
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
 from dask.utils import funcname
 from distributed import Client
+from distributed.cfexecutor import ClientExecutor
+from distributed.client import SourceCode
 from distributed.protocol.pickle import dumps
 from distributed.utils import iscoroutinefunction
 
 __all__ = [
+    "SourceCode",
+    "annotations_of",
+    "computation_code",
     "defer_unpickling",
+    "executor_of",
     "fail_futures",
     "function_name",
     "is_coroutine_function",
+    "keep_annotations",
     "pickle_object",
     "retrieve_gather_exceptions",
 ]
@@ -73,3 +86,67 @@ def retrieve_gather_exceptions() -> None:
         coroutine = getattr(task.get_coro(), "__qualname__", "")
         if coroutine.startswith(f"{Client._gather.__qualname__}.<locals>"):
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+
+def executor_of(client: Any, **options: Any) -> ClientExecutor:
+    """Return an executor that submits its calls with this client."""
+    return ClientExecutor(client, **options)
+
+
+def computation_code(stacklevel: int | None, nframes: int) -> tuple[SourceCode, ...]:
+    """Return the code that asked for a computation, without frames of ours.
+
+    Dask has configuration for that, which applies to the whole process.
+
+    Parameters
+    ----------
+    stacklevel : int or None
+        Return this frame only, counted from the caller's.
+    nframes : int
+        How many frames to return.
+    """
+    if stacklevel is not None:
+        return Client._get_computation_code(stacklevel + 2, nframes)
+    if nframes <= 0:
+        return ()
+    ours = [
+        frame.f_code.co_filename
+        for frame, _ in traceback.walk_stack(sys._getframe())
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "scalable"
+    ]
+    code = Client._get_computation_code(nframes=nframes + len(ours))
+    return tuple(frame for frame in code if frame.filename not in ours)[-nframes:]
+
+
+def annotations_of(expr: Any) -> list[dict[str, Any]]:
+    """Return the annotations of the parts of an expression that have any."""
+    return [
+        layer.annotations
+        for part in _graphs(expr)
+        for layer in part.hlg.layers.values()
+        if layer.annotations
+    ]
+
+
+def keep_annotations(expr: Any) -> Any:
+    """Return an expression of the same results in which no annotation is lost.
+
+    Dask's optimisation of arrays and bags fuses tasks of a graph without its layers, whose annotations are dropped.
+    This one leaves out what does not belong to the results, and fuses whole layers only, and those only if no two of
+    them are annotated differently: the fused tasks would need the resources of both.
+    """
+    parts = _graphs(expr)
+    if any(part.low_level_optimizer is None for part in parts):
+        return expr
+    annotated = annotations_of(expr)
+    graph = HighLevelGraph.merge(*(part.hlg for part in parts))
+    keys = [*flatten([part.__dask_keys__() for part in parts])]
+    if all(each == annotated[0] for each in annotated):
+        graph = optimize_blockwise(graph, keys=keys)
+    return HLGExpr(dsk=graph.cull(keys), low_level_optimizer=None, output_keys=keys)
+
+
+def _graphs(expr: Any) -> list[HLGExpr]:
+    """Return the parts of an expression that are graphs with layers; none if others are among them."""
+    parts = expr.operands if isinstance(expr, _HLGExprSequence) else [expr]
+    return list(parts) if all(isinstance(part, HLGExpr) for part in parts) else []

@@ -15,8 +15,11 @@ In reading order:
 `failed_groups`   the tasks that only failed groups could run
 `presence`        ends the cluster once nobody drives it any more
 `walltimes`       announced ends of workers, and the tasks that take longer than any worker lives
+`shuffles`        which workers take part in an all-to-all shuffle
+`nannies`         refuses what needs a nanny
 `spreading`       moves waiting tasks to workers that join later
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
+`clients`         the clients that tasks get on a worker
 `filenames`       the file names of functions that are pickled by value
 `dask_internals`  what all of them use of distributed beyond its public interface
 ================  =================================================================================

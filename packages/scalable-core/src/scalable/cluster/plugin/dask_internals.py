@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import operator
 import socket
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from time import time
 from typing import TYPE_CHECKING, Any
 
 from distributed.active_memory_manager import RetireWorker
+from distributed.client import default_client
 from distributed.core import ConnectionPool, Status
-from distributed.worker import get_data_from_worker
+from distributed.shuffle._core import barrier_key
+from distributed.utils import in_async_call
+from distributed.worker import Worker, get_data_from_worker
+from distributed.worker_state_machine import UnpauseEvent
 
 if TYPE_CHECKING:
+    from distributed import Client
     from distributed.scheduler import Scheduler, TaskState, WorkerState
-    from distributed.worker import Worker
 
 __all__ = [
     "Stealing",
+    "barrier_of_shuffle",
     "cancel_all",
     "clear_suspicion",
     "executing_tasks",
@@ -34,6 +39,8 @@ __all__ = [
     "lift_worker_send_timeout",
     "release_tasks",
     "remove_worker",
+    "replace_worker_client",
+    "return_resources",
     "send_worker_status",
     "set_scheduler_side_status",
     "set_worker_status",
@@ -222,6 +229,11 @@ class Stealing:
         self._extension.move_task_request(ts, victim, thief)
 
 
+def barrier_of_shuffle(scheduler: Scheduler, shuffle_id: Any) -> TaskState | None:
+    """Return the task of a shuffle that runs between its two halves."""
+    return scheduler.tasks.get(barrier_key(shuffle_id))
+
+
 # -- On a worker
 
 
@@ -260,3 +272,50 @@ async def is_holder_busy(worker: Worker, key: Any, holder: str) -> bool:
     finally:
         await connections.close()
     return bool(got["status"] == "busy")
+
+
+def return_resources(worker: Worker, key: Any) -> None:
+    """Let a task that has seceded hold no resources any more, and start tasks that waited for them."""
+    ts = worker.state.tasks[key]
+    for name, amount in ts.resource_restrictions.items():
+        worker.state.available_resources[name] += amount
+    if ts.resource_restrictions:
+        ts.resource_restrictions = {}  # so that none are returned again when it ends
+        worker.loop.add_callback(_start_ready_tasks, worker)
+
+
+def _start_ready_tasks(worker: Worker) -> None:
+    if worker.status == Status.running:
+        worker.handle_stimulus(UnpauseEvent(stimulus_id=_stimulus_id()))
+
+
+def replace_worker_client(worker: Worker, client_class: Callable[[], type[Client]]) -> None:
+    """Let tasks on a worker get a client of this class where Dask would make one of its own."""
+    dask_get_client = worker._get_client
+
+    def get_client(timeout: Any = None) -> Client:
+        if not worker._client and not _default_client_fits(worker):
+            limit = {} if timeout is None else {"timeout": timeout}
+            worker._client = client_class()(
+                worker.scheduler,
+                loop=worker.loop,
+                security=worker.security,
+                set_as_default=True,
+                asynchronous=in_async_call(worker.loop),
+                direct_to_workers=True,
+                name="worker",
+                **limit,
+            )
+            Worker._initialized_clients.add(worker._client)  # closed with the process
+        return dask_get_client(timeout)
+
+    worker._get_client = get_client  # type: ignore[method-assign]
+
+
+def _default_client_fits(worker: Worker) -> bool:
+    """Return whether there is a client of the worker's scheduler in this process already."""
+    try:
+        client = default_client()
+    except ValueError:
+        return False
+    return bool(client.scheduler and client.scheduler.address == worker.scheduler.address)

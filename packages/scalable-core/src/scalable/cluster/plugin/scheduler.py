@@ -16,7 +16,9 @@ from scalable.cluster.plugin.draining import Draining
 from scalable.cluster.plugin.failed_groups import FailedGroups
 from scalable.cluster.plugin.filenames import FileNames
 from scalable.cluster.plugin.liveness import Liveness
+from scalable.cluster.plugin.nannies import refuse_nanny_plugins
 from scalable.cluster.plugin.presence import Presence
+from scalable.cluster.plugin.shuffles import Shuffles
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
 from scalable.cluster.plugin.transfers import Transfers
 from scalable.cluster.plugin.walltimes import Walltimes
@@ -82,6 +84,7 @@ class GroupsPlugin(SchedulerPlugin):
             "register-worker": self.admission.register_worker,
             "heartbeat_worker": self.admission.heartbeat_worker,
             "scatter": self.draining.scatter,
+            "shuffle_get_or_create": Shuffles(scheduler).get_or_create,
             "scalable_publish": self.publish,
             "scalable_report": self.report,
             "scalable_drain": self.drain,
@@ -90,6 +93,7 @@ class GroupsPlugin(SchedulerPlugin):
             "scalable_fail": self.failed_groups.fail,
             "scalable_cancel_all": self.cancel_all,
         }
+        refuse_nanny_plugins(scheduler)
         scheduler.stream_handlers["task-erred"] = self.transfers.handle_task_erred
         await scheduler.register_worker_plugin(
             None, self.worker_plugin, name=GroupsWorkerPlugin.name, idempotent=True

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from scalable.cluster.plugin.clients import provide_client
 from scalable.cluster.plugin.dask_internals import (
     executing_tasks,
     is_holder_busy,
     lift_worker_send_timeout,
+    return_resources,
     unstarted_tasks,
 )
 from scalable.cluster.plugin.filenames import FileNames
@@ -41,12 +43,18 @@ class GroupsWorkerPlugin(WorkerPlugin):
         self.worker = worker
         self.file_names.keep()
         lift_worker_send_timeout(worker)
+        provide_client(worker)
         worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
         worker.handlers["scalable_check_transfer"] = self.check_transfer
 
     def teardown(self, worker: Worker) -> None:
         """Leave the worker's process as it was."""
         self.file_names.release()
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """Let a task that secedes give its slots back: it may wait for other tasks of its group."""
+        if finish == "long-running":
+            return_resources(self.worker, key)
 
     def unstarted_tasks(self) -> dict[str, Any]:
         """Return this worker's status, the tasks it has not started, and the number of tasks it executes."""

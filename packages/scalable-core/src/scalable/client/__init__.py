@@ -1,0 +1,13 @@
+"""`ScalableClient`: Dask's client, with tags and manifest tasks.
+
+==============  =================================================================================
+`client`        `ScalableClient`: Dask's calls, each with a tag
+`keys`          the keys of calls that carry a tag
+`requirements`  what a call requires, and whether any worker can ever have it
+`executor`      `concurrent.futures` executors for one tag
+==============  =================================================================================
+"""
+
+from scalable.client.client import ScalableClient
+
+__all__ = ["ScalableClient"]

@@ -1,0 +1,606 @@
+"""`ScalableClient`: Dask's calls, each with a tag."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import dask.config
+from dask import get_annotations
+from distributed import Client, Future
+from distributed.security import Security
+
+from scalable.client.executor import TaggedCalls
+from scalable.client.keys import key_of_call, keys_of_map
+from scalable.client.requirements import (
+    check_resources,
+    check_workers,
+    resolve_tag,
+    resources_for_tag,
+)
+from scalable.cluster import GroupedCluster
+from scalable.cluster.dask_internals import (
+    SourceCode,
+    annotations_of,
+    computation_code,
+    defer_unpickling,
+    executor_of,
+    fail_futures,
+    is_coroutine_function,
+    keep_annotations,
+    retrieve_gather_exceptions,
+)
+from scalable.cluster.plugin import TABLE_TOPIC, FileNames
+from scalable.errors import (
+    ClusterClosedError,
+    MissingKeysError,
+    NotSupportedError,
+    SchedulerLostError,
+    TagConflictError,
+)
+
+if TYPE_CHECKING:
+    from scalable.session import ScalableSession
+
+__all__ = ["ScalableClient"]
+
+TASKS_TOPIC = "scalable-tasks"
+"""Dask event topic on which a client publishes the component of each manifest task, for clients inside of tasks."""
+
+_MESSAGES_OF_THE_END = {
+    "client-releases-keys",
+    "close-client",
+    "close-stream",
+    "heartbeat-client",
+}
+"""Messages that mean nothing any more once the scheduler is lost."""
+
+
+def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
+    """Return whether Dask would look for keys in vain, and say so in terms of `ssl`."""
+    if security is not None or not (isinstance(address, str) and address.startswith("tls://")):
+        return False
+    if dask.config.get("distributed.client.security-loader"):
+        return False
+    return Security().get_tls_config_for_role("client")["cert"] is None
+
+
+class ScalableClient(Client):
+    """A ``distributed.Client`` that sends tasks to the workers made for them.
+
+    It is Dask's client, whose `submit`, `map`, `compute`, `persist`, `get` and `get_executor` also take a tag.
+
+    Parameters
+    ----------
+    address : GroupedCluster or str
+        The cluster, or the address of its scheduler.
+    tasks : mapping of str to str, optional
+        The component of each manifest task, by its name; by default those that another client has published.
+    session : ScalableSession, optional
+        The session this client belongs to.
+    **kwargs
+        As for ``distributed.Client``.
+
+    Examples
+    --------
+    Inside a session::
+
+        with ScalableSession.from_yaml() as client:
+            future = client.submit(run_gcam, "ssp2", tag="gcam")
+            runs = client.map(run_gcam, scenarios, tag="gcam")
+    """
+
+    def __init__(
+        self,
+        address: Any = None,
+        *args: Any,
+        tasks: Mapping[str, str] | None = None,
+        session: ScalableSession | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not args and _lacks_keys(address, **kwargs):
+            raise MissingKeysError(address)
+        self.session = session
+        self._tasks = None if tasks is None else dict(tasks)
+        self._slots: Mapping[str, int] | None = None  # until it is known
+        self._gathering: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._file_names = FileNames()
+        self._lost: SchedulerLostError | None = None
+        super().__init__(address, *args, **kwargs)
+
+    async def _start(self, *args: Any, **kwargs: Any) -> Any:
+        started = await super()._start(*args, **kwargs)
+        self._file_names.keep()
+        # The scheduler publishes the group table as events; a plain Dask cluster has none of them.
+        self.subscribe_topic(TABLE_TOPIC, self._update_slots)
+        await self._fetch_table()
+        if self._tasks is None:
+            self._tasks = await self._fetch_last(TASKS_TOPIC)
+        elif self._tasks:
+            await self.log_event(TASKS_TOPIC, self._tasks)
+        if isinstance(self.cluster, GroupedCluster):
+            self.cluster.on_scheduler_lost(self._on_scheduler_lost)
+        return started
+
+    def _on_scheduler_lost(self, error: SchedulerLostError) -> None:
+        # On the cluster's event loop, which may be another one.
+        if self.loop is not None:
+            self.loop.add_callback(self._lose_scheduler, error)
+
+    async def _lose_scheduler(self, error: SchedulerLostError) -> None:
+        """Let all futures, and whatever is asked of this client from now on, raise the reason."""
+        if self._lost is None and self.status != "closed":
+            self._lost = error
+            fail_futures(self, error)
+            await self._close(fast=True)
+
+    async def _reconnect(self) -> None:
+        # Dask cancels all futures at once, and names no reason. The cluster finds it out.
+        if isinstance(self.cluster, GroupedCluster):
+            self.status = "connecting"
+            try:
+                await self.cluster.wait_for_scheduler_async()
+            except SchedulerLostError as error:
+                await self._lose_scheduler(error)
+                return
+            except ClusterClosedError:
+                await self._close()
+                return
+        await super()._reconnect()
+
+    def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
+        if self._lost is None:
+            super()._send_to_scheduler(msg)
+        elif msg["op"] not in _MESSAGES_OF_THE_END:
+            raise copy(self._lost)
+
+    async def _close(self, *args: Any, **kwargs: Any) -> None:
+        self._file_names.release()
+        retrieve_gather_exceptions()
+        await super()._close(*args, **kwargs)
+
+    async def _fetch_table(self) -> None:
+        self._slots = await self._fetch_last(TABLE_TOPIC)
+
+    async def _fetch_last(self, topic: str) -> dict[str, Any]:
+        """Return what was published last under a topic."""
+        events = await self.get_events(topic)
+        found: dict[str, Any] = events[-1][1] if events else {}
+        return found
+
+    def _update_slots(self, event: tuple[float, dict[str, int]]) -> None:
+        _, self._slots = event
+
+    def submit(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        tag: str | None = None,
+        n: int | None = None,
+        task: str | None = None,
+        key: Any = None,
+        workers: Any = None,
+        resources: dict[str, float] | None = None,
+        retries: int | None = None,
+        priority: int = 0,
+        fifo_timeout: str | float = "100 ms",
+        allow_other_workers: bool = False,
+        actor: bool = False,
+        actors: bool = False,
+        pure: bool = True,
+        **kwargs: Any,
+    ) -> Future[Any]:
+        """Submit a task to a worker with the given tag.
+
+        Parameters
+        ----------
+        func : callable
+            The function to call.
+        *args
+            Its positional arguments; futures among them are resolved on the cluster.
+        tag : str, optional
+            The component whose workers may run it. Without tag or task, any worker may.
+        n : int, optional
+            Slots of the worker that it takes; 1 if a tag or task is given.
+        task : str, optional
+            A manifest task; it implies the tag of its component.
+        key, workers, resources, retries, priority, fifo_timeout, actor, actors, pure : optional
+            As for ``distributed.Client.submit``.
+        allow_other_workers : bool
+            As for ``distributed.Client.submit``, without a tag. With one it is refused.
+        **kwargs
+            Keyword arguments of `func`.
+
+        Returns
+        -------
+        distributed.Future
+            The future. The same pure call under two tags, or with two values of `n`, is two tasks.
+
+        Raises
+        ------
+        UnknownTagError
+            No worker group has that tag.
+        UnknownTaskError
+            The manifest has no such task.
+        SlotsExceededError
+            No worker of the group has `n` slots.
+        TagConflictError
+            `resources` has the tag of another group.
+        UnknownWorkerError
+            None of `workers` is connected and has the tag.
+        TypeError
+            `n` without tag or task, or a task of another component than `tag`.
+        """
+        tag = resolve_tag(tag, task, n, self._manifest_tasks)
+        actor = actor or actors
+        if tag is not None and callable(func):
+            resources = self._require(tag, n, resources, anywhere=allow_other_workers)
+            if key is None:
+                key = key_of_call(tag, resources[tag], func, args, kwargs, pure=pure and not actor)
+            if _can_defer_unpickling(func, actor):
+                func, args = operator.call, (defer_unpickling(func), *args)
+        return super().submit(
+            func,
+            *args,
+            key=key,
+            workers=workers,
+            resources=resources,
+            retries=retries,
+            priority=priority,
+            fifo_timeout=fifo_timeout,
+            allow_other_workers=allow_other_workers,
+            actor=actor,
+            pure=pure,
+            **kwargs,
+        )
+
+    def map(
+        self,
+        func: Callable[..., Any],
+        *iterables: Any,
+        tag: str | None = None,
+        n: int | None = None,
+        task: str | None = None,
+        key: Any = None,
+        workers: Any = None,
+        resources: dict[str, float] | None = None,
+        retries: int | None = None,
+        priority: int = 0,
+        fifo_timeout: str | float = "100 ms",
+        allow_other_workers: bool = False,
+        actor: bool = False,
+        actors: bool = False,
+        pure: bool = True,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> list[Future[Any]]:
+        """Submit a task for each element to workers with the given tag.
+
+        Parameters
+        ----------
+        func : callable
+            The function to call.
+        *iterables
+            Its arguments, element by element.
+        tag, n, task : optional
+            As for `submit`.
+        key, workers, resources, retries, priority, fifo_timeout, actor, actors, pure, batch_size : optional
+            As for ``distributed.Client.map``.
+        allow_other_workers : bool
+            As for ``distributed.Client.map``, without a tag. With one it is refused.
+        **kwargs
+            Keyword arguments of `func`.
+
+        Returns
+        -------
+        list of distributed.Future
+            One for each element.
+
+        Raises
+        ------
+        UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, UnknownWorkerError, TypeError
+            As for `submit`.
+        """
+        tag = resolve_tag(tag, task, n, self._manifest_tasks)
+        actor = actor or actors
+        if tag is not None and callable(func) and not _are_endless(iterables):
+            resources = self._require(tag, n, resources, anywhere=allow_other_workers)
+            iterables, calls = _zip_arguments(iterables)
+            if isinstance(key, str) or not isinstance(key, Iterable):
+                key = keys_of_map(
+                    tag, resources[tag], func, calls, kwargs, pure=pure and not actor, prefix=key
+                )
+            if _can_defer_unpickling(func, actor):
+                key = list(key)
+                func, iterables = operator.call, ([defer_unpickling(func)] * len(key), *iterables)
+        futures: list[Future[Any]] = super().map(
+            func,
+            *iterables,
+            key=key,
+            workers=workers,
+            resources=resources,
+            retries=retries,
+            priority=priority,
+            fifo_timeout=fifo_timeout,
+            allow_other_workers=allow_other_workers,
+            actor=actor,
+            pure=pure,
+            batch_size=batch_size,
+            **kwargs,
+        )
+        return futures
+
+    def compute(
+        self,
+        collections: Any,
+        *args: Any,
+        tag: str | None = None,
+        n: int | None = None,
+        task: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Compute Dask collections on workers with the given tag.
+
+        Parameters
+        ----------
+        collections : object or iterable of objects
+            The collections.
+        tag, n, task : optional
+            As for `submit`, for each task of the collections.
+        *args, **kwargs
+            As for ``distributed.Client.compute``.
+
+        Returns
+        -------
+        distributed.Future, or list of them
+            The results.
+
+        Raises
+        ------
+        UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, UnknownWorkerError, TypeError
+            As for `submit`. Parts of a collection that are annotated for another group conflict with a tag.
+        """
+        return super().compute(collections, *args, **self._with_tag(tag, task, n, kwargs))
+
+    def persist(
+        self,
+        collections: Any,
+        *args: Any,
+        tag: str | None = None,
+        n: int | None = None,
+        task: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Start to compute Dask collections on workers with the given tag, and return them as collections of futures.
+
+        Parameters
+        ----------
+        collections, tag, n, task : optional
+            As for `compute`.
+        *args, **kwargs
+            As for ``distributed.Client.persist``.
+
+        Returns
+        -------
+        collection, or list of collections
+            The same, made of futures.
+
+        Raises
+        ------
+        UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, UnknownWorkerError, TypeError
+            As for `compute`.
+        """
+        return super().persist(collections, *args, **self._with_tag(tag, task, n, kwargs))
+
+    def get(
+        self,
+        dsk: Any,
+        keys: Any,
+        *args: Any,
+        tag: str | None = None,
+        n: int | None = None,
+        task: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Compute keys of a graph on workers with the given tag.
+
+        ``x.compute(tag="gcam")`` of a Dask collection comes here, too.
+
+        Parameters
+        ----------
+        dsk : mapping or expression
+            The graph.
+        keys : object
+            The keys to compute, perhaps nested.
+        tag, n, task : optional
+            As for `submit`, for each task of the graph.
+        *args, **kwargs
+            As for ``distributed.Client.get``.
+
+        Returns
+        -------
+        object
+            The results, nested as the keys are.
+
+        Raises
+        ------
+        UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, UnknownWorkerError, TypeError
+            As for `compute`.
+        """
+        return super().get(dsk, keys, *args, **self._with_tag(tag, task, n, kwargs))
+
+    def get_executor(
+        self,
+        *,
+        tag: str | None = None,
+        n: int | None = None,
+        task: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return a `concurrent.futures.Executor` whose calls run on workers with the given tag.
+
+        Parameters
+        ----------
+        tag, n, task : optional
+            As for `submit`.
+        **kwargs
+            As for ``distributed.Client.get_executor``.
+
+        Returns
+        -------
+        concurrent.futures.Executor
+            The executor.
+
+        Raises
+        ------
+        UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, TypeError
+            As for `submit`.
+        """
+        tag = resolve_tag(tag, task, n, self._manifest_tasks)
+        if tag is None:
+            return super().get_executor(**kwargs)
+        anywhere = kwargs.get("allow_other_workers")
+        self._require(tag, n, kwargs.get("resources"), anywhere=anywhere)
+        return executor_of(TaggedCalls(self, tag, n), **kwargs)
+
+    async def _restart_workers(self, *args: Any, **kwargs: Any) -> Any:
+        if self._slots:
+            raise NotSupportedError(
+                "restart_workers() cannot restart them, because workers of a group have no nanny: "
+                "client.retire_workers() ends them, and the group gets new ones"
+            )
+        return await super()._restart_workers(*args, **kwargs)
+
+    # -- Hooks of Dask's client
+
+    def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+        """Create futures of a graph, once it is known that some worker can run it. All calls come here."""
+        annotations = get_annotations()
+        if found := annotations_of(expr):
+            self._check_annotated(found, kwargs.get("resources"))
+            expr = keep_annotations(expr)
+        resources = kwargs.get("resources") or annotations.get("resources")
+        # Workers of a plain Dask cluster, which has no table, may have any resources.
+        if resources and self._slots and not callable(resources):
+            self._check_resources(resources)
+        workers = kwargs.get("workers") or annotations.get("workers")
+        anywhere = kwargs.get("allow_other_workers") or annotations.get("allow_other_workers")
+        if workers and not callable(workers) and not anywhere:
+            self._check_workers(workers, resources)
+        return super()._graph_to_futures(expr, keys, *args, **kwargs)
+
+    @staticmethod
+    def _get_computation_code(
+        stacklevel: int | None = None, nframes: int = 1
+    ) -> tuple[SourceCode, ...]:
+        """Return the user's code that asked for a computation, without frames of ours."""
+        return computation_code(stacklevel, nframes)
+
+    def _gather(self, *args: Any, **kwargs: Any) -> Any:
+        """Gather futures; exceptions that an interrupted call leaves behind are retrieved.
+
+        This is no coroutine of its own, which would be one more frame in the tracebacks of the user's tasks.
+        """
+        gathering = super()._gather(*args, **kwargs)
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # an asynchronous client's, awaited later
+            return gathering
+        if task is None:  # a call from another thread
+            task = gathering = asyncio.ensure_future(gathering)
+        if task not in self._gathering:
+            self._gathering.add(task)
+            task.add_done_callback(_retrieve_gather_exceptions)
+        return gathering
+
+    # -- What a call requires
+
+    @property
+    def _manifest_tasks(self) -> Mapping[str, str]:
+        return self._tasks or {}
+
+    def _with_tag(
+        self, tag: str | None, task: str | None, n: int | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the options of a computation that carries a tag."""
+        tag = resolve_tag(tag, task, n, self._manifest_tasks)
+        if tag is None:
+            return options
+        anywhere = options.get("allow_other_workers")
+        resources = self._require(tag, n, options.get("resources"), anywhere=anywhere)
+        return options | {"resources": resources}
+
+    def _require(
+        self, tag: str, n: int | None, resources: Mapping[str, float] | None, *, anywhere: Any
+    ) -> dict[str, float]:
+        """Return the resources of a call that carries a tag, which a worker of its group can have."""
+        needed = resources_for_tag(tag, n, resources, anywhere=anywhere)
+        self._check_resources(needed)
+        return needed
+
+    def _check_resources(self, resources: Mapping[str, float]) -> None:
+        """Raise if no worker of any group can have these resources."""
+        if self._slots is None:
+            return  # an asynchronous client that is not connected yet
+        new = [tag for tag in resources if tag not in self._slots]
+        if new and self.status == "running" and not self.asynchronous:
+            # The event of a new group may not have arrived yet.
+            self.sync(self._fetch_table)
+        check_resources(resources, self._slots)
+
+    def _check_annotated(
+        self, annotations: Sequence[Mapping[str, Any]], resources: Mapping[str, float] | None
+    ) -> None:
+        """Raise if parts of a graph are annotated for what no worker has, or for another group than the call."""
+        for annotated in annotations:
+            own = annotated.get("resources")
+            if not own or callable(own):
+                continue
+            if self._slots:
+                self._check_resources(own)
+            if resources and {*own} != {*resources}:
+                raise TagConflictError(
+                    [*resources, *(name for name in own if name not in resources)]
+                )
+
+    def _check_workers(self, workers: Any, resources: Any) -> None:
+        """Raise if none of these workers is connected and has the resources."""
+        if self.asynchronous or self.status != "running":
+            return  # only the scheduler knows
+        if not isinstance(workers, (list, tuple, set, frozenset)):
+            workers = [workers]
+        connected = self.scheduler_info(n_workers=-1)["workers"]
+        check_workers(workers, {} if callable(resources) else resources or {}, connected)
+
+
+def _retrieve_gather_exceptions(task: asyncio.Task[Any]) -> None:
+    if task.cancelled():  # Ctrl-C
+        retrieve_gather_exceptions()
+
+
+def _are_endless(iterables: Sequence[Any]) -> bool:
+    """Return whether all arguments of a map are iterators, which may be infinite. Dask refuses that."""
+    return all(isinstance(each, Iterator) for each in iterables)
+
+
+def _zip_arguments(
+    iterables: Sequence[Iterable[Any]],
+) -> tuple[tuple[list[Any], ...], list[tuple[Any, ...]]]:
+    """Return the arguments of a map by argument and by call, reading iterators once.
+
+    Examples
+    --------
+    >>> _zip_arguments(["ab", iter(range(9))])
+    ((['a', 'b'], [0, 1]), [('a', 0), ('b', 1)])
+    """
+    calls = [*zip(*iterables, strict=False)]  # as Dask does: the shortest decides
+    return tuple([call[i] for call in calls] for i in range(len(iterables))), calls
+
+
+def _can_defer_unpickling(func: Callable[..., Any], actor: bool) -> bool:
+    # Dask inspects these functions itself.
+    return not actor and not is_coroutine_function(func)

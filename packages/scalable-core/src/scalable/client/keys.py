@@ -1,0 +1,79 @@
+"""The keys of calls that carry a tag.
+
+They are those of Dask, made of what Dask makes them of, and the tag: the same pure call under two tags is two tasks.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from dask.base import tokenize
+
+from scalable.cluster.dask_internals import function_name
+
+__all__ = ["key_of_call", "key_prefix", "keys_of_map"]
+
+
+def key_prefix(tag: str, func: Callable[..., Any]) -> str:
+    """Return a key's prefix that includes the tag, so that Dask learns durations for each tag separately.
+
+    Dask takes a key up to its first dash as its prefix. Tags contain neither colon nor dot, so none share a prefix.
+
+    Examples
+    --------
+    >>> key_prefix("gcam-7", abs)
+    'gcam:7.abs'
+    """
+    return f"{tag.replace('-', ':')}.{function_name(func)}"
+
+
+def key_of_call(
+    tag: str,
+    n: int,
+    func: Callable[..., Any],
+    args: Iterable[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    pure: bool,
+) -> str:
+    """Return the key of a call.
+
+    Examples
+    --------
+    >>> def key(tag, n, pure=True):
+    ...     return key_of_call(tag, n, abs, [-1], {}, pure=pure)
+    >>> key("gcam", 1) == key("gcam", 1)
+    True
+    >>> len({key("gcam", 1), key("gcam", 2), key("fair", 1), key("gcam", 1, pure=False)})
+    4
+    """
+    token = tokenize((tag, n), func, kwargs, *args) if pure else uuid.uuid4().hex
+    return f"{key_prefix(tag, func)}-{token}"
+
+
+def keys_of_map(
+    tag: str,
+    n: int,
+    func: Callable[..., Any],
+    calls: Iterable[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    pure: bool,
+    prefix: object = None,
+) -> list[str]:
+    """Return the keys of the calls of a map, which begin with the prefix, if there is one.
+
+    Examples
+    --------
+    >>> one, other = keys_of_map("gcam", 1, abs, [(-1,), (-2,)], {}, pure=True, prefix="year")
+    >>> one.startswith("year-"), one == other
+    (True, False)
+    """
+    prefix = prefix or key_prefix(tag, func)
+    if not pure:
+        this = uuid.uuid4().hex
+        return [f"{prefix}-{this}-{number}" for number, _ in enumerate(calls)]
+    common = tokenize((tag, n), func, kwargs)
+    return [f"{prefix}-{tokenize(common, call)}" for call in calls]

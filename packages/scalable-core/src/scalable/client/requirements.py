@@ -1,0 +1,153 @@
+"""What a call requires of its worker, and whether any worker can ever have it. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from scalable.errors import (
+    SlotsExceededError,
+    TagConflictError,
+    UnknownTagError,
+    UnknownTaskError,
+    UnknownWorkerError,
+)
+
+__all__ = ["check_resources", "check_workers", "resolve_tag", "resources_for_tag"]
+
+
+def resolve_tag(
+    tag: str | None, task: str | None, n: int | None, tasks: Mapping[str, str]
+) -> str | None:
+    """Return the tag that a call is for.
+
+    Examples
+    --------
+    >>> resolve_tag(None, "simulate", None, {"simulate": "gcam"})
+    'gcam'
+    """
+    if task is not None:
+        if task not in tasks:
+            raise UnknownTaskError(task, tasks)
+        component = tasks[task]
+        if tag not in (None, component):
+            raise TypeError(
+                f"task {task!r} runs on component {component!r}, not on tag {tag!r}; leave out tag"
+            )
+        return component
+    if tag is None and n is not None:
+        raise TypeError(
+            "n= counts slots of a tag, and there is no tag; give tag= too, "
+            "or pass an argument named n to your function by position"
+        )
+    return tag
+
+
+def resources_for_tag(
+    tag: str, n: int | None, resources: Mapping[str, float] | None, *, anywhere: Any = False
+) -> dict[str, float]:
+    """Return the Dask resources of a call that carries a tag.
+
+    Parameters
+    ----------
+    tag : str
+        The component whose workers may run it.
+    n : int or None
+        Slots that it takes; None for one.
+    resources : mapping of str to float or None
+        What it requires besides.
+    anywhere : object
+        Whether Dask may run it on other workers than those asked for.
+
+    Examples
+    --------
+    >>> resources_for_tag("gcam", 2, None)
+    {'gcam': 2}
+    """
+    need = 1 if n is None else n
+    if not need >= 1:
+        raise ValueError(f"n={need} is not a valid number of slots; give n=1 or more")
+    if anywhere:
+        # decide_worker of distributed then ignores required resources as well.
+        raise TypeError(
+            f"allow_other_workers= would let Dask run it on workers without the tag {tag!r}; leave it out"
+        )
+    if resources and resources.get(tag, need) != need:
+        raise TypeError(
+            f"resources= asks for {resources[tag]:g} slots of tag {tag!r}, and n= for {need}; leave out resources"
+        )
+    return {**(resources or {}), tag: need}
+
+
+def check_resources(resources: Mapping[str, float], slots: Mapping[str, int]) -> None:
+    """Raise if no worker of any group has these resources.
+
+    Parameters
+    ----------
+    resources : mapping of str to float
+        What a task requires.
+    slots : mapping of str to int
+        The group table: slots per worker, by tag.
+
+    Raises
+    ------
+    UnknownTagError
+        No group has a resource of that name.
+    TagConflictError
+        They are of two groups.
+    SlotsExceededError
+        They are more than a worker has.
+    """
+    for tag in resources:
+        if tag not in slots:
+            raise UnknownTagError(tag, slots)
+    if len(resources) > 1:
+        raise TagConflictError(resources)
+    for tag, need in resources.items():
+        if need > slots[tag]:
+            raise SlotsExceededError(tag, need, slots[tag])
+
+
+def check_workers(
+    wanted: Iterable[Any], resources: Mapping[str, float], workers: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise if none of the workers that a call names is connected and has its resources.
+
+    Parameters
+    ----------
+    wanted : iterable
+        Names, addresses and hosts, as Dask takes them.
+    resources : mapping of str to float
+        What the call requires.
+    workers : mapping of str to mapping
+        The connected workers, by address, as `distributed.Client.scheduler_info` returns them.
+
+    Raises
+    ------
+    UnknownWorkerError
+        None of them is connected, or none has the resources.
+
+    Examples
+    --------
+    >>> workers = {"tcp://10.0.0.1:1": {"name": "gcam-1", "host": "10.0.0.1", "resources": {"gcam": 1}}}
+    >>> check_workers(["gcam-1", "10.0.0.1"], {"gcam": 1}, workers)
+    >>> check_workers(["gcam-1"], {"fair": 1}, workers)
+    Traceback (most recent call last):
+    ...
+    scalable.errors.UnknownWorkerError: no worker named in workers= has {'fair': 1}: 'gcam-1'; leave out workers, ...
+    """
+    wanted = list(wanted)
+    if any(":" in str(name) and "://" not in str(name) for name in wanted):
+        return  # a host name and a port, which only the scheduler can resolve
+    found = [
+        facts
+        for address, facts in workers.items()
+        if {address, facts["host"], str(facts["name"])} & {str(name) for name in wanted}
+    ]
+    if not found:
+        raise UnknownWorkerError(wanted, None)
+    for facts in found:
+        has = facts.get("resources") or {}
+        if all(has.get(name, 0) >= need and name in has for name, need in resources.items()):
+            return
+    raise UnknownWorkerError(wanted, resources)

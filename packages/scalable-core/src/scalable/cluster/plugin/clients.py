@@ -1,0 +1,76 @@
+"""The clients that tasks get on a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client
+
+from scalable.cluster.plugin.dask_internals import replace_worker_client
+
+if TYPE_CHECKING:
+    from distributed.worker import Worker
+
+__all__ = ["UntaggedClient", "provide_client"]
+
+
+class UntaggedClient(Client):
+    """Dask's client, which refuses tags instead of passing them to the user's function or ignoring them."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit a task without a tag."""
+        return super().submit(*args, **_without_tag(kwargs))
+
+    def map(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit tasks without a tag."""
+        return super().map(*args, **_without_tag(kwargs))
+
+    def compute(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute collections without a tag."""
+        return super().compute(*args, **_without_tag(kwargs))
+
+    def persist(self, *args: Any, **kwargs: Any) -> Any:
+        """Persist collections without a tag."""
+        return super().persist(*args, **_without_tag(kwargs))
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute a graph without a tag."""
+        return super().get(*args, **_without_tag(kwargs))
+
+
+def provide_client(worker: Worker) -> None:
+    """Let ``get_client`` and ``worker_client`` on a worker return a client that knows tags, or refuses them."""
+    replace_worker_client(worker, _client_class)
+
+
+def _client_class() -> type[Client]:
+    try:
+        # By name, because this module is sent by value to workers whose environment may not have the package.
+        found: type[Client] = import_module("scalable.client").ScalableClient
+    except ModuleNotFoundError:
+        return UntaggedClient
+    return found
+
+
+def _without_tag(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call, which must not carry a tag.
+
+    Raises
+    ------
+    TypeError
+        It carries one.
+
+    Examples
+    --------
+    >>> _without_tag({"tag": None, "retries": 2})
+    {'retries': 2}
+    """
+    for name in ("tag", "task", "n"):
+        if options.get(name) is not None:
+            raise TypeError(
+                f"{name}= in a task needs scalable-core in the worker's environment, which lacks it; "
+                "install it there, or ask for resources={'the tag': 1}"
+            )
+    return {name: value for name, value in options.items() if name not in ("tag", "task", "n")}
