@@ -20,33 +20,46 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import dask
+import dask.array as da
 import distributed
 import pytest
+from dask import annotate, delayed
+from dask._expr import HLGExpr, _HLGExprSequence
 from dask._task_spec import Task
-from dask.base import tokenize
-from dask.utils import funcname
+from dask.base import collections_to_expr, tokenize
+from dask.blockwise import optimize_blockwise
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
+from dask.utils import ensure_dict, funcname
 from distributed import (
     CancelledError,
     Client,
     LocalCluster,
+    NannyPlugin,
     Scheduler,
     SchedulerPlugin,
     Status,
     Worker,
     WorkerPlugin,
+    futures_of,
     wait,
 )
+from distributed.cfexecutor import ClientExecutor
 from distributed.core import ConnectionPool, rpc
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import TaskState
+from distributed.shuffle._core import barrier_key
 from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
 from distributed.versions import get_versions
 from distributed.worker import get_data_from_worker
+from distributed.worker_state_machine import UnpauseEvent
 
 from scalable.client import ScalableClient
 from scalable.cluster.dask_internals import defer_unpickling, fail_futures
@@ -64,6 +77,7 @@ from scalable.cluster.plugin.dask_internals import (
     lift_worker_send_timeout,
     release_tasks,
     remove_worker,
+    return_resources,
     send_worker_status,
     set_worker_status,
     tasks_of_dead_worker,
@@ -180,6 +194,128 @@ async def test_a_key_begins_with_the_name_of_the_function(rig: Rig) -> None:
     """`dask.utils.funcname`: the name that Dask itself gives a function in keys."""
     for func in (identity, functools.partial(identity), operator.add):
         assert str(rig.client.submit(func, 1).key).startswith(f"{funcname(func)}-")
+
+
+@on_cluster
+async def test_every_call_becomes_a_graph(rig: Rig) -> None:
+    """`distributed.Client._graph_to_futures`: all calls of the client come here, with their restrictions by name."""
+    seen: list[Any] = []
+
+    class Recording(Client):
+        def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append((kwargs["resources"], kwargs["workers"], kwargs["allow_other_workers"]))
+            return super()._graph_to_futures(expr, keys, *args, **kwargs)
+
+    worker = await rig.add(resources={"gcam": 1})
+    x, options = delayed(identity)(1), {"resources": {"gcam": 1}, "workers": [worker.address]}
+    async with Recording(rig.scheduler.address, asynchronous=True) as client:
+        assert await client.submit(identity, 1, **options) == 1
+        assert await client.gather(client.map(identity, [1, 2], **options)) == [1, 2]
+        assert await client.compute(x, **options) == 1
+        assert await client.gather(futures_of(client.persist(x, **options))) == [1]
+        assert await client.get({"x": (identity, 1)}, "x", sync=False, **options) == 1
+        executor = client.get_executor(**options)
+        assert await asyncio.wrap_future(executor.submit(identity, 1)) == 1
+    asked = [each for each in seen if each[0]]
+    assert len(asked) == 6
+    assert all(each[:2] == ({"gcam": 1}, [worker.address]) and not each[2] for each in asked)
+
+
+@on_cluster
+async def test_the_code_of_a_computation_is_that_of_the_caller(rig: Rig) -> None:
+    """`distributed.Client._get_computation_code`: the innermost frames outside of Dask, with their files."""
+    code = Client._get_computation_code(nframes=2)
+    assert code[-1].filename == __file__
+    assert "_get_computation_code" in code[-1].code
+    (this,) = Client._get_computation_code(1, 1)
+    assert this.filename == __file__
+    with dask.config.set({"distributed.diagnostics.computations.nframes": 1}):
+        await rig.add()
+        await rig.client.submit(identity, 1)
+    ((frame,),) = rig.scheduler.computations[-1].code
+    assert frame.filename == __file__
+
+
+@on_cluster
+async def test_workers_are_restarted_by_a_method(rig: Rig) -> None:
+    """`distributed.Client._restart_workers`: what the public method calls, and what needs a nanny."""
+    worker = await rig.add()
+    with pytest.raises(ValueError, match="nanny"):
+        await rig.client.restart_workers([worker.address])
+    assert "_restart_workers" in inspect.getsource(Client.restart_workers)
+
+
+def test_an_executor_uses_a_client() -> None:
+    """`distributed.cfexecutor.ClientExecutor`: it calls `submit` and `map` of the object that it is given."""
+
+    class Recording:
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            raise LookupError(args, kwargs)
+
+        map = submit
+
+    executor = ClientExecutor(Recording(), retries=1)
+    for call in (executor.submit, executor.map):
+        with pytest.raises(LookupError) as caught:
+            call(abs, [1])
+        assert caught.value.args == ((abs, [1]), {"retries": 1})
+
+
+def _array() -> Any:
+    with annotate(resources={"gcam": 1}):
+        return da.ones((4,), chunks=2) + 1
+
+
+def test_a_collection_has_a_graph_with_layers() -> None:
+    """`dask._expr.HLGExpr`: the layers, the optimisation and the keys of a collection; it can be made of all three."""
+    (expr,) = collections_to_expr([_array()]).optimize().operands
+    assert isinstance(expr, HLGExpr)
+    assert expr.low_level_optimizer is not None
+    assert {"resources": {"gcam": 1}} in [layer.annotations for layer in expr.hlg.layers.values()]
+    keys = [*flatten(expr.__dask_keys__())]
+    other = HLGExpr(dsk=expr.hlg, low_level_optimizer=None, output_keys=keys)
+    assert {*keys} <= {*other.__dask_graph__()}
+    assert other.__dask_annotations__()["resources"] == {
+        key: {"gcam": 1} for key in other.__dask_graph__()
+    }
+
+
+def test_several_collections_have_a_graph_each() -> None:
+    """`dask._expr._HLGExprSequence`: its operands are the graphs of the collections, by the kind of optimisation."""
+    expr = collections_to_expr([_array(), delayed(identity)(1)]).optimize()
+    assert isinstance(expr, _HLGExprSequence)
+    assert len(expr.operands) == 2
+    assert all(isinstance(operand, HLGExpr) for operand in expr.operands)
+
+
+def test_fused_layers_have_the_annotations_of_all() -> None:
+    """`dask.blockwise.optimize_blockwise`: it fuses layers, and merges the resources that they need."""
+    array = _array()
+    fused = optimize_blockwise(array.dask, keys=[*flatten(array.__dask_keys__())])
+    assert [layer.annotations for layer in fused.layers.values()] == [{"resources": {"gcam": 1}}]
+    with annotate(resources={"fair": 1}):
+        array = array + 1
+    fused = optimize_blockwise(array.dask, keys=[*flatten(array.__dask_keys__())])
+    assert any(
+        (layer.annotations or {}).get("resources") == {"gcam": 1, "fair": 1}
+        for layer in fused.layers.values()
+    )
+
+
+def test_a_graph_is_culled_with_its_annotations() -> None:
+    """`dask.highlevelgraph.HighLevelGraph`: merging and culling keep the annotations of layers."""
+    array, other = _array(), da.arange(4, chunks=2)
+    graph = HighLevelGraph.merge(array.dask, other.dask).cull([(array.name, 0)])
+    kept = {key: layer.annotations for layer in graph.layers.values() for key in layer}
+    assert {*kept} == {*ensure_dict(graph)}
+    assert kept[array.name, 0] == {"resources": {"gcam": 1}}
+    assert (array.name, 1) not in kept
+    assert (other.name, 0) not in kept
+
+
+def test_nested_keys_are_flattened() -> None:
+    """`dask.core.flatten`: lists are opened, tuples are keys."""
+    assert [*flatten([[("x", 0)], ["y"]])] == [("x", 0), "y"]
 
 
 @on_cluster
@@ -590,6 +726,62 @@ async def test_a_result_that_cannot_be_sent_is_reported_as_an_error_of_its_task(
     assert states[0] == (bad.key, "memory")
     # Were this to change, `scalable.cluster.plugin.transfers` would not be needed.
     assert rig.task(dependent).state == "processing"
+
+
+@on_cluster
+async def test_the_first_task_of_a_shuffle_creates_it(rig: Rig) -> None:
+    """`Scheduler.handlers["shuffle_get_or_create"]`: called with the shuffle, the task and the worker's address."""
+    calls: list[Any] = []
+    dask_handler = rig.scheduler.handlers["shuffle_get_or_create"]
+
+    def handler(shuffle_id: Any, key: Any, worker: str) -> Any:
+        calls.append((rig.scheduler.tasks[barrier_key(shuffle_id)].worker_restrictions, worker))
+        return dask_handler(shuffle_id, key, worker)
+
+    rig.scheduler.handlers["shuffle_get_or_create"] = handler
+    worker = await rig.add()
+    with dask.config.set({"array.rechunk.method": "p2p"}):
+        array = da.ones((4, 4), chunks=(4, 1)).rechunk((1, 4))
+    assert float(await rig.client.compute(array.sum())) == 16
+    assert calls[0] == (None, worker.address)
+
+
+@on_cluster
+async def test_a_shuffle_uses_the_workers_of_its_barrier(rig: Rig) -> None:
+    """`distributed.shuffle._core.barrier_key`: a restriction of this task decides which workers take part."""
+    names: dict[str, set[str]] = {}
+    handler = rig.scheduler.handlers["shuffle_get_or_create"]
+
+    def restrict(shuffle_id: Any, key: Any, worker: str) -> Any:
+        barrier = rig.scheduler.tasks[barrier_key(shuffle_id)]
+        barrier.worker_restrictions = {first.address}
+        answer = handler(shuffle_id, key, worker)
+        shuffles: Any = rig.scheduler.extensions["shuffle"]
+        names[shuffle_id] = {*shuffles.active_shuffles[shuffle_id].run_spec.worker_for.values()}
+        return answer
+
+    rig.scheduler.handlers["shuffle_get_or_create"] = restrict
+    first, _ = await rig.add("a"), await rig.add("b")
+    with dask.config.set({"array.rechunk.method": "p2p"}):
+        array = da.ones((4, 4), chunks=(4, 1)).rechunk((1, 4))
+    assert float(await rig.client.compute(array.sum())) == 16
+    assert [*names.values()] == [{first.address}]
+
+
+@on_cluster
+async def test_nanny_plugins_are_registered_by_a_method(rig: Rig) -> None:
+    """`Scheduler.register_nanny_plugin`: clients call the handler, and plugins of the scheduler the method, by name."""
+    assert rig.scheduler.handlers["register_nanny_plugin"] == rig.scheduler.register_nanny_plugin
+    names: list[str] = []
+
+    async def register(*args: Any, name: str, **kwargs: Any) -> Any:
+        names.append(name)
+        return {}
+
+    rig.scheduler.handlers["register_nanny_plugin"] = register
+    rig.scheduler.register_nanny_plugin = register  # type: ignore[method-assign]
+    await rig.client.register_plugin(NannyPlugin(), name="own")
+    assert names == ["own"]
 
 
 @on_cluster
@@ -1005,6 +1197,73 @@ async def test_a_worker_knows_what_it_has_started(rig: Rig) -> None:
 
 
 @on_cluster
+async def test_a_task_gets_its_client_from_the_worker(rig: Rig) -> None:
+    """`Worker._get_client`: what `get_client` calls in a task, with a timeout."""
+    worker = await rig.add()
+    timeouts: list[Any] = []
+
+    def get_client(timeout: Any = None) -> Client:
+        timeouts.append(timeout)
+        return rig.client
+
+    worker._get_client = get_client  # type: ignore[method-assign]
+
+    async def ask() -> Any:
+        return distributed.get_client(timeout=5).id
+
+    assert await rig.client.submit(ask) == rig.client.id
+    assert timeouts == [5]
+
+
+@on_cluster
+async def test_a_worker_keeps_its_client(rig: Rig) -> None:
+    """`Worker._client`: returned to tasks unless another client is the default of the process."""
+    worker = await rig.add()
+    assert worker._client is None
+    async with Client(rig.scheduler.address, asynchronous=True, set_as_default=False) as other:
+        worker._client = other
+        with other.as_current():
+            assert worker._get_client() is other
+
+
+def test_the_clients_of_workers_are_closed_with_them() -> None:
+    """`Worker._initialized_clients`: a set of clients, which a worker closes if it is the last one."""
+    assert isinstance(Worker._initialized_clients, weakref.WeakSet)
+    assert "_initialized_clients" in inspect.getsource(Worker.close)
+
+
+@on_cluster
+async def test_a_task_that_secedes_keeps_its_resources(rig: Rig) -> None:
+    """`WorkerState.available_resources`: what no task holds; a task that secedes holds its `resource_restrictions`."""
+    worker = await rig.add(resources={"gcam": 1})
+
+    def wait_outside(number: int) -> None:
+        distributed.secede()
+        wait_for_gate(number)
+
+    future = rig.client.submit(wait_outside, id(rig), resources={"gcam": 1})
+    await until(lambda: worker.state.long_running)
+    assert worker.state.available_resources == {"gcam": 0}
+    return_resources(worker, future.key)
+    assert worker.state.available_resources == {"gcam": 1}
+    rig.gate.set()
+    await future
+    assert worker.state.available_resources == {"gcam": 1}
+
+
+@on_cluster
+async def test_a_worker_starts_what_waited_for_resources(rig: Rig) -> None:
+    """`distributed.worker_state_machine.UnpauseEvent`: it starts the tasks that have become ready."""
+    worker = await rig.add(resources={"gcam": 1})
+    worker.state.available_resources["gcam"] = 0
+    future = rig.client.submit(identity, 1, resources={"gcam": 1})
+    await until(lambda: worker.state.constrained)
+    worker.state.available_resources["gcam"] = 1
+    worker.handle_stimulus(UnpauseEvent(stimulus_id="test"))
+    assert await future == 1
+
+
+@on_cluster
 async def test_a_worker_receives_a_result_from_another(rig: Rig) -> None:
     """`distributed.worker.get_data_from_worker`: raises what pickling raises; a busy worker sends nothing."""
     first, second = await rig.add("a"), await rig.add("b")
@@ -1040,7 +1299,16 @@ ROOT = Path(__file__).parents[4]
 PAGE = ROOT / "docs/extending/dask.md"
 SOURCES = sorted(ROOT.glob("packages/*/src/**/*.py"))
 
-OVERRIDDEN = {"_start", "_close", "_gather", "_reconnect", "_send_to_scheduler"}
+OVERRIDDEN = {
+    "_start",
+    "_close",
+    "_gather",
+    "_reconnect",
+    "_send_to_scheduler",
+    "_graph_to_futures",
+    "_get_computation_code",
+    "_restart_workers",
+}
 """Private methods of Dask's client that `ScalableClient` overrides."""
 
 needs_repository = pytest.mark.skipif(not PAGE.exists(), reason="not in the repository")
@@ -1128,4 +1396,6 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
 
     theirs = attributes(Client) | {*dir(Client)}
     used = {"status", "asynchronous", "sync", "subscribe_topic", "get_events", "cluster", "loop"}
-    assert attributes(ScalableClient) & theirs == {"submit", "map"} | OVERRIDDEN | used
+    used |= {"scheduler_info", "log_event"}
+    tagged = {"submit", "map", "compute", "persist", "get", "get_executor"}
+    assert attributes(ScalableClient) & theirs == tagged | OVERRIDDEN | used

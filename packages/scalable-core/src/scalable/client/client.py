@@ -24,7 +24,6 @@ from scalable.client.requirements import (
 )
 from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
-    SourceCode,
     annotations_of,
     computation_code,
     defer_unpickling,
@@ -494,9 +493,7 @@ class ScalableClient(Client):
         return super()._graph_to_futures(expr, keys, *args, **kwargs)
 
     @staticmethod
-    def _get_computation_code(
-        stacklevel: int | None = None, nframes: int = 1
-    ) -> tuple[SourceCode, ...]:
+    def _get_computation_code(stacklevel: int | None = None, nframes: int = 1) -> tuple[Any, ...]:
         """Return the user's code that asked for a computation, without frames of ours."""
         return computation_code(stacklevel, nframes)
 

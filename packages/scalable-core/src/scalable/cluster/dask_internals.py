@@ -7,8 +7,8 @@ subclasses override are not here, and `scalable.cluster.plugin` has a module of 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import pickle
-import sys
 import traceback
 from collections.abc import Callable
 from copy import copy
@@ -22,12 +22,10 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.utils import funcname
 from distributed import Client
 from distributed.cfexecutor import ClientExecutor
-from distributed.client import SourceCode
 from distributed.protocol.pickle import dumps
 from distributed.utils import iscoroutinefunction
 
 __all__ = [
-    "SourceCode",
     "annotations_of",
     "computation_code",
     "defer_unpickling",
@@ -93,7 +91,7 @@ def executor_of(client: Any, **options: Any) -> ClientExecutor:
     return ClientExecutor(client, **options)
 
 
-def computation_code(stacklevel: int | None, nframes: int) -> tuple[SourceCode, ...]:
+def computation_code(stacklevel: int | None, nframes: int) -> tuple[Any, ...]:
     """Return the code that asked for a computation, without frames of ours.
 
     Dask has configuration for that, which applies to the whole process.
@@ -111,7 +109,7 @@ def computation_code(stacklevel: int | None, nframes: int) -> tuple[SourceCode, 
         return ()
     ours = [
         frame.f_code.co_filename
-        for frame, _ in traceback.walk_stack(sys._getframe())
+        for frame, _ in traceback.walk_stack(inspect.currentframe())
         if frame.f_globals.get("__name__", "").partition(".")[0] == "scalable"
     ]
     code = Client._get_computation_code(nframes=nframes + len(ours))

@@ -6,18 +6,18 @@ and documented attributes of distributed's state classes are used where they are
 
 from __future__ import annotations
 
+import asyncio
 import operator
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from distributed import Worker, default_client
 from distributed.active_memory_manager import RetireWorker
-from distributed.client import default_client
 from distributed.core import ConnectionPool, Status
 from distributed.shuffle._core import barrier_key
-from distributed.utils import in_async_call
-from distributed.worker import Worker, get_data_from_worker
+from distributed.worker import get_data_from_worker
 from distributed.worker_state_machine import UnpauseEvent
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def replace_worker_client(worker: Worker, client_class: Callable[[], type[Client
                 loop=worker.loop,
                 security=worker.security,
                 set_as_default=True,
-                asynchronous=in_async_call(worker.loop),
+                asynchronous=_runs_on_loop(worker),
                 direct_to_workers=True,
                 name="worker",
                 **limit,
@@ -310,6 +310,14 @@ def replace_worker_client(worker: Worker, client_class: Callable[[], type[Client
         return dask_get_client(timeout)
 
     worker._get_client = get_client  # type: ignore[method-assign]
+
+
+def _runs_on_loop(worker: Worker) -> bool:
+    """Return whether this is called on the worker's event loop, as by a coroutine function."""
+    try:
+        return asyncio.get_running_loop() is worker.loop.asyncio_loop  # type: ignore[attr-defined]
+    except RuntimeError:
+        return False
 
 
 def _default_client_fits(worker: Worker) -> bool:

@@ -7,15 +7,13 @@ import gc
 import itertools
 import operator
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import dask.config
 import pytest
-from distributed import Client, Future, LocalCluster, Worker, get_worker
+from distributed import Client, Future, LocalCluster, get_worker
 
 from scalable.client import ScalableClient
-from scalable.cluster.link import RpcLink
 from scalable.errors import (
     MissingKeysError,
     SlotsExceededError,
@@ -25,59 +23,8 @@ from scalable.errors import (
 )
 from scalable.providers.tls import make_credentials
 
-SLOTS = {"gcam-7": 1, "gcam_7": 1, "stitches": 4}
+TAGS = ("gcam-7", "gcam_7", "stitches")
 TASKS = {"run_gcam": "gcam-7", "emulate": "stitches"}
-
-
-@pytest.fixture
-def plain() -> Iterator[LocalCluster]:
-    """A plain Dask cluster, without our plugin."""
-    with LocalCluster(
-        n_workers=0,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=False,
-    ) as cluster:
-        yield cluster
-
-
-def run(cluster: LocalCluster, coro: Any) -> Any:
-    loop: Any = cluster.loop
-    return asyncio.run_coroutine_threadsafe(coro, loop.asyncio_loop).result(30)
-
-
-@pytest.fixture
-def cluster(plain: LocalCluster) -> Iterator[LocalCluster]:
-    """A scheduler with the engine's part, and a worker for each tag."""
-
-    async def start() -> list[Worker]:
-        await RpcLink(plain).start(SLOTS)
-        return await asyncio.gather(
-            *(
-                Worker(
-                    plain.scheduler_address,
-                    name=tag,
-                    nthreads=slots,
-                    resources={tag: slots},
-                    dashboard=False,
-                    memory_limit=0,
-                )
-                for tag, slots in SLOTS.items()
-            )
-        )
-
-    async def stop(workers: list[Worker]) -> None:
-        await asyncio.gather(*(worker.close() for worker in workers))
-
-    workers = run(plain, start())
-    yield plain
-    run(plain, stop(workers))
-
-
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[ScalableClient]:
-    with ScalableClient(cluster, tasks=TASKS) as client:
-        yield client
 
 
 def where(*_: Any) -> str:
@@ -94,7 +41,7 @@ def resources(client: Client, future: Future[Any]) -> dict[str, float]:
 
 
 def test_a_tag_leads_to_its_workers(client: ScalableClient) -> None:
-    for tag in SLOTS:
+    for tag in TAGS:
         assert client.submit(where, tag=tag).result(timeout=30) == tag
         assert set(client.gather(client.map(where, range(10), tag=tag))) == {tag}
 
@@ -168,11 +115,11 @@ def test_options_of_the_function_reach_it(client: ScalableClient) -> None:
 
 
 def test_the_same_call_under_two_tags_is_two_futures(client: ScalableClient) -> None:
-    futures = [client.submit(where, 1, tag=tag) for tag in SLOTS]
-    futures += [future for tag in SLOTS for future in client.map(where, [1], tag=tag)]
-    assert client.gather(futures) == [*SLOTS, *SLOTS]
+    futures = [client.submit(where, 1, tag=tag) for tag in TAGS]
+    futures += [future for tag in TAGS for future in client.map(where, [1], tag=tag)]
+    assert client.gather(futures) == [*TAGS, *TAGS]
     assert client.submit(where, 1, tag="gcam-7").key == futures[0].key
-    assert client.map(where, [1], tag="gcam-7")[0].key == futures[len(SLOTS)].key
+    assert client.map(where, [1], tag="gcam-7")[0].key == futures[len(TAGS)].key
     assert client.submit(where, 1, tag="gcam-7", pure=False).key != futures[0].key
     once, again = client.map(where, [1, 1], tag="gcam-7", pure=False)
     assert once.key != again.key

@@ -1,0 +1,274 @@
+"""A tag decides where a call runs, and changes nothing else of it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import dask
+import pytest
+from distributed import Client, LocalCluster, get_worker
+
+from scalable.client import ScalableClient
+from scalable.errors import (
+    SlotsExceededError,
+    TagConflictError,
+    UnknownTagError,
+    UnknownWorkerError,
+)
+
+OPTIONS = {
+    "retries": 2,
+    "priority": 3,
+    "fifo_timeout": "1s",
+    "workers": ["stitches"],
+}
+
+
+class Counter:
+    def __init__(self, start: int = 0) -> None:
+        self.n = start
+
+    def add(self) -> int:
+        self.n += 1
+        return self.n
+
+
+def where(*_: Any, **__: Any) -> str:
+    return str(get_worker().name)
+
+
+def divide(a: int, b: int) -> float:
+    return a / b
+
+
+# -- Arguments
+
+
+@pytest.mark.parametrize("name", ["submit", "map"])
+def test_the_options_of_dask_have_the_names_and_defaults_of_dask(name: str) -> None:
+    ours = inspect.signature(getattr(ScalableClient, name)).parameters
+    theirs = inspect.signature(getattr(Client, name)).parameters
+    assert {*ours} - {*theirs} == {"tag", "n", "task"}
+    assert {*theirs} <= {*ours}
+    assert {n: p.default for n, p in theirs.items()} == {n: ours[n].default for n in theirs}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_reaches_neither_the_key_nor_the_function(
+    client: ScalableClient, option: str
+) -> None:
+    given = {option: OPTIONS[option]}
+    plain = client.submit(where, 1, tag="stitches")
+    with_option = client.submit(where, 1, tag="stitches", **given)
+    assert with_option.key == plain.key
+    mapped = client.map(where, [1, 2], tag="stitches")
+    again = client.map(where, [1, 2], tag="stitches", **given)
+    assert [future.key for future in again] == [future.key for future in mapped]
+    assert client.submit(dict, tag="stitches", a=1, **given).result(timeout=30) == {"a": 1}
+
+
+def test_options_reach_the_scheduler(client: ScalableClient) -> None:
+    future = client.submit(where, tag="stitches", **OPTIONS)
+    assert future.result(timeout=30) == "stitches"
+    cluster: Any = client.cluster
+    task = cluster.scheduler.tasks[future.key]
+    assert task.retries == 2
+    assert task.priority[0] == -3
+    assert task.worker_restrictions
+
+
+def test_arguments_of_the_function_are_in_the_key_as_in_dask(client: ScalableClient) -> None:
+    keys = {
+        client.submit(where, *args, tag="stitches", **kwargs).key
+        for args, kwargs in (((1,), {}), ((2,), {}), ((), {"a": 1}), ((), {"a": 2}), ((), {}))
+    }
+    assert len(keys) == 5
+
+
+def test_slots_are_in_the_key(client: ScalableClient) -> None:
+    one, two = (client.submit(where, tag="stitches", n=n) for n in (1, 2))
+    assert one.key != two.key
+    assert client.submit(where, tag="stitches").key == one.key
+    (first,), (second,) = (client.map(where, [1], tag="stitches", n=n) for n in (1, 2))
+    assert first.key != second.key
+
+
+def test_a_prefix_that_is_given_does_not_join_two_tags(client: ScalableClient) -> None:
+    futures = [client.map(where, [1], tag=tag, key="run")[0] for tag in ("gcam-7", "stitches")]
+    assert client.gather(futures) == ["gcam-7", "stitches"]
+    assert all(str(future.key).startswith("run-") for future in futures)
+
+
+@pytest.mark.parametrize("option", ["actor", "actors"])
+def test_each_actor_is_one_of_its_own(client: ScalableClient, option: str) -> None:
+    submitted = [client.submit(Counter, tag="stitches", **{option: True}) for _ in range(2)]
+    mapped = client.map(Counter, [0, 0], tag="stitches", **{option: True})
+    actors: list[Any] = [future.result(timeout=30) for future in (*submitted, *mapped)]
+    assert [actor.add().result() for actor in actors] == [1, 1, 1, 1]
+    assert actors[0].add().result() == 2
+
+
+def test_a_map_in_batches(client: ScalableClient) -> None:
+    futures = client.map(where, range(10), tag="stitches", batch_size=3)
+    assert client.gather(futures) == ["stitches"] * 10
+    again = client.map(where, range(10), tag="stitches")
+    assert [future.key for future in again] == [future.key for future in futures]
+
+
+def test_what_is_no_function_is_refused_as_by_dask(client: ScalableClient) -> None:
+    not_a_function: Any = 5
+    for call in (client.submit, client.map):
+        with pytest.raises(TypeError, match="must be a callable"):
+            call(not_a_function, [1], tag="stitches")
+
+
+# -- What the user sees
+
+
+def test_tracebacks_have_no_frames_of_ours(client: ScalableClient) -> None:
+    future = client.submit(divide, 1, 0, tag="stitches")
+
+    def frames(call: Callable[[], Any]) -> list[str]:
+        with pytest.raises(ZeroDivisionError) as caught:
+            call()
+        found = traceback.walk_tb(caught.value.__traceback__)
+        return [frame.f_globals["__name__"] for frame, _ in found]
+
+    async def use() -> list[str]:
+        async with ScalableClient(client.scheduler.address, asynchronous=True) as other:
+            same = other.submit(divide, 1, 0, tag="stitches")
+            with pytest.raises(ZeroDivisionError) as caught:
+                await other.gather([same])
+            found = traceback.walk_tb(caught.value.__traceback__)
+            return [frame.f_globals["__name__"] for frame, _ in found]
+
+    seen = [frames(lambda: future.result(timeout=30)), frames(lambda: client.gather([future]))]
+    seen.append(asyncio.run(use()))
+    assert all(__name__ in names for names in seen)
+    assert [name for names in seen for name in names if name.startswith("scalable.")] == []
+
+
+@pytest.mark.parametrize("nframes", [1, 2])
+def test_the_code_of_a_computation_is_the_users(client: ScalableClient, nframes: int) -> None:
+    cluster: Any = client.cluster
+    array: Any = dask.delayed(divide)(4, 2)
+
+    def workflow() -> list[Any]:
+        return [
+            client.submit(divide, 1, 1, tag="stitches"),
+            *client.map(divide, [1], [2], tag="stitches"),
+            client.compute(array, tag="stitches"),
+            client.submit(divide, 1, 3),
+        ]
+
+    with dask.config.set({"distributed.diagnostics.computations.nframes": nframes}):
+        for future in workflow():
+            future.result(timeout=30)
+    codes = {code for computation in cluster.scheduler.computations for code in computation.code}
+    assert len(codes) == 4
+    for frames in codes:
+        assert [frame.filename for frame in frames] == [__file__] * nframes
+        assert "def workflow" in frames[-1].code
+
+
+# -- What cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"resources": {"typo": 1}}, UnknownTagError, "no worker group has the tag 'typo'"),
+        ({"resources": {"stitches": 5}}, SlotsExceededError, "n=5 of tag 'stitches'"),
+        (
+            {"resources": {"stitches": 1, "gcam-7": 1}},
+            TagConflictError,
+            "a task runs on one worker, which has the tag of one group; this asks for gcam-7, stitches",
+        ),
+        ({"resources": {"gcam-7": 1}, "tag": "stitches"}, TagConflictError, "a task runs on one"),
+        (
+            {"resources": {"stitches": 1}, "tag": "stitches", "n": 2},
+            TypeError,
+            "resources= asks for 1 slots of tag 'stitches', and n= for 2; leave out resources",
+        ),
+        (
+            {"workers": ["stitches"], "allow_other_workers": True, "tag": "stitches"},
+            TypeError,
+            "allow_other_workers= would let Dask run it on workers without the tag 'stitches'",
+        ),
+        (
+            {"workers": ["nobody"]},
+            UnknownWorkerError,
+            "no worker named in workers= is connected: 'nobody'",
+        ),
+        (
+            {"workers": ["tcp://127.0.0.1:1"], "tag": "stitches"},
+            UnknownWorkerError,
+            "no worker named in workers= is connected: 'tcp://127.0.0.1:1'",
+        ),
+        (
+            {"workers": ["gcam-7"], "tag": "stitches"},
+            UnknownWorkerError,
+            "no worker named in workers= has {'stitches': 1}: 'gcam-7'",
+        ),
+    ],
+)
+def test_what_can_never_run_is_refused_at_once(
+    client: ScalableClient, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    delayed: Any = dask.delayed(where)()
+    for call in (
+        lambda: client.submit(where, 1, **options),
+        lambda: client.map(where, [1], **options),
+        lambda: client.compute(delayed, **options),
+        lambda: client.persist(delayed, **options),
+        lambda: client.get({"x": (where,)}, "x", **options),
+    ):
+        with pytest.raises(error) as caught:
+            call()
+        assert str(caught.value).startswith(message)
+    cluster: Any = client.cluster
+    assert not cluster.scheduler.tasks
+
+
+@pytest.mark.parametrize("by", ["name", "address", "host"])
+def test_workers_may_be_named_as_in_dask(client: ScalableClient, by: str) -> None:
+    workers = client.scheduler_info()["workers"]
+    address, facts = next((a, w) for a, w in workers.items() if w["name"] == "stitches")
+    named = {"name": "stitches", "address": address, "host": facts["host"]}[by]
+    assert client.submit(where, tag="stitches", workers=named).result(timeout=30) == "stitches"
+
+
+def test_annotations_are_checked_as_arguments_are(client: ScalableClient) -> None:
+    with dask.annotate(resources={"typo": 1}), pytest.raises(UnknownTagError):
+        client.submit(where)
+    with dask.annotate(resources={"gcam-7": 1}):
+        assert client.submit(where, pure=False).result(timeout=30) == "gcam-7"
+        assert client.submit(where, tag="stitches").result(timeout=30) == "stitches"
+
+
+def test_a_plain_cluster_may_have_any_resources(plain: LocalCluster) -> None:
+    with ScalableClient(plain) as client:
+        future = client.submit(where, resources={"anything": 1})
+        assert future.status == "pending"
+
+
+# -- Executors
+
+
+def test_an_executor_for_a_tag(client: ScalableClient) -> None:
+    with client.get_executor(tag="gcam-7") as one, client.get_executor(task="emulate") as other:
+        assert one.submit(where).result(timeout=30) == "gcam-7"
+        assert other.submit(where).result(timeout=30) == "stitches"
+        assert {*one.map(where, range(3))} == {"gcam-7"}
+    with client.get_executor(tag="stitches", n=2, retries=1, pure=False) as executor:
+        assert executor.submit(divide, 1, 2).result(timeout=30) == 0.5
+    with client.get_executor() as executor:
+        assert executor.submit(abs, -1).result(timeout=30) == 1
+    with pytest.raises(UnknownTagError):
+        client.get_executor(tag="typo")
+    with pytest.raises(TypeError, match="unsupported arguments"):
+        client.get_executor(tag="stitches", colour="red")

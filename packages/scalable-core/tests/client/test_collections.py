@@ -1,0 +1,168 @@
+"""A tag on a collection holds for all of its tasks, and so do annotations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+import dask.array as da
+import dask.bag as db
+import pytest
+from distributed import SchedulerPlugin, get_worker, wait
+
+from scalable.client import ScalableClient
+from scalable.errors import TagConflictError, UnknownTagError
+
+
+def where(*_: Any) -> str:
+    return str(get_worker().name)
+
+
+class Places(SchedulerPlugin):
+    """Records which workers tasks are assigned to."""
+
+    name = "places"
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler, self.seen = scheduler, dict[str, set[str]]()
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        if finish == "processing":
+            worker = self.scheduler.tasks[key].processing_on.name
+            self.seen.setdefault(worker, set()).add(key)
+
+
+@pytest.fixture
+def places(client: ScalableClient) -> Places:
+    cluster: Any = client.cluster
+    plugin = Places(cluster.scheduler)
+    cluster.loop.add_callback(cluster.scheduler.add_plugin, plugin)
+    client.sync(client.scheduler.identity)  # after it
+    return plugin
+
+
+def bag() -> Any:
+    return db.from_sequence(range(6), npartitions=3).map(where).frequencies()
+
+
+def array() -> Any:
+    return (da.ones((6, 6), chunks=2) + 1)[:4].sum()
+
+
+def rechunked() -> Any:
+    with dask.config.set({"array.rechunk.method": "p2p"}):
+        return da.ones((8, 8), chunks=(8, 1)).rechunk((1, 8)).sum()
+
+
+def delayed() -> Any:
+    return dask.delayed(sum)([dask.delayed(abs)(-i) for i in range(4)])
+
+
+RESULTS = {bag: [("gcam_7", 6)], array: 48, rechunked: 64, delayed: 6}
+COLLECTIONS = [*RESULTS]
+
+
+@pytest.mark.parametrize("make", COLLECTIONS)
+@pytest.mark.parametrize("call", ["compute", "persist", "dask.compute", "dask.persist", "annotate"])
+def test_a_tag_holds_for_all_tasks(
+    client: ScalableClient, places: Places, make: Any, call: str
+) -> None:
+    x = make()
+    if call == "compute":
+        client.compute(x, tag="gcam-7").result(timeout=30)
+    elif call == "persist":
+        wait(client.persist(x, task="run_gcam"), timeout=30)
+    elif call == "dask.compute":
+        dask.compute(x, tag="gcam-7")
+    elif call == "dask.persist":
+        wait(dask.persist(x, tag="gcam-7"), timeout=30)
+    else:
+        with dask.annotate(resources={"gcam-7": 1}):
+            x.compute()
+    assert {*places.seen} == {"gcam-7"}
+
+
+@pytest.mark.parametrize("make", COLLECTIONS)
+def test_what_was_annotated_when_it_was_made_runs_there(
+    client: ScalableClient, places: Places, make: Any
+) -> None:
+    with dask.annotate(resources={"gcam_7": 1}):
+        x = make()
+    found = client.compute(x, priority=1).result(timeout=30)
+    assert found == RESULTS[make]
+    finalize = places.seen.pop("gcam_7") and places.seen
+    # Only the tasks that Dask adds in order to join the results may run elsewhere.
+    others = [str(key) for keys in finalize.values() for key in keys]
+    assert [key for key in others if not key.startswith("finalize")] == []
+
+
+def test_parts_may_be_annotated_differently(client: ScalableClient, places: Places) -> None:
+    with dask.annotate(resources={"gcam-7": 1}):
+        x = da.arange(4, chunks=1) + 1
+    with dask.annotate(resources={"stitches": 2}):
+        y = x * 2
+    joined = db.from_sequence(["a"]).map(str.upper)
+    assert [v.tolist() if hasattr(v, "tolist") else v for v in dask.compute(y, joined)] == [
+        [2, 4, 6, 8],
+        ["A"],
+    ]
+    assert {x.name, y.name} <= {key[0] for keys in places.seen.values() for key in keys}
+    assert {key[0] for key in places.seen["gcam-7"]} >= {x.name}
+    by_name = {
+        key[0]: {worker for worker, keys in places.seen.items() if key in keys}
+        for keys in places.seen.values()
+        for key in keys
+    }
+    assert by_name[x.name] == {"gcam-7"}
+    assert by_name[y.name] == {"stitches"}
+
+
+def test_an_annotated_collection_is_culled(client: ScalableClient, places: Places) -> None:
+    with dask.annotate(resources={"gcam-7": 1}):
+        x = da.arange(100, chunks=1) + 1
+    assert x[3].compute() == 4
+    assert sum(map(len, places.seen.values())) < 10
+
+
+def test_a_tag_and_an_annotation_may_not_contradict_each_other(client: ScalableClient) -> None:
+    with dask.annotate(resources={"gcam-7": 1}):
+        x = da.arange(4, chunks=1)
+    for tag in ("stitches", "gcam_7"):
+        with pytest.raises(TagConflictError, match=f"asks for .*{tag}"):
+            client.compute(x, tag=tag)
+    assert client.compute(x.sum(), tag="gcam-7").result(timeout=30) == 6
+
+
+def test_an_annotation_that_no_worker_has_is_refused(client: ScalableClient) -> None:
+    with dask.annotate(resources={"typo": 1}):
+        x = da.arange(4, chunks=1)
+    with pytest.raises(UnknownTagError, match="typo"):
+        x.compute()
+
+
+@pytest.mark.parametrize("tag", ["gcam-7", "stitches"])
+def test_two_collections_that_share_tasks(client: ScalableClient, places: Places, tag: str) -> None:
+    x = da.arange(8, chunks=2)
+    assert [int(v) for v in dask.compute(x.sum(), (x + 1).sum(), x[0], tag=tag)] == [28, 36, 0]
+    assert {*places.seen} == {tag}
+
+
+def test_a_shuffle_uses_the_running_workers_of_its_group_only(
+    client: ScalableClient, places: Places
+) -> None:
+    # Without it, partitions are assigned to workers that cannot run them, and wait for ever.
+    future = client.compute(rechunked(), tag="stitches")
+    assert future.result(timeout=30) == 64
+    assert {*places.seen} == {"stitches"}
+
+
+def test_dataframes(client: ScalableClient, places: Places) -> None:
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    dd = pytest.importorskip("dask.dataframe")
+    frame = dd.from_pandas(pd.DataFrame({"x": [i % 3 for i in range(30)], "y": range(30)}), 5)
+    shuffled = frame.shuffle("x", shuffle_method="p2p")
+    merged = frame.merge(frame, on="x", shuffle_method="p2p")
+    assert client.compute(shuffled.y.sum(), tag="gcam-7").result(timeout=30) == 435
+    assert len(merged.compute(tag="gcam-7")) == 300
+    assert {*places.seen} == {"gcam-7"}
