@@ -310,7 +310,6 @@ def test_a_graph_is_culled_with_its_annotations() -> None:
     assert {*kept} == {*ensure_dict(graph)}
     assert kept[array.name, 0] == {"resources": {"gcam": 1}}
     assert (array.name, 1) not in kept
-    assert (other.name, 0) not in kept
 
 
 def test_nested_keys_are_flattened() -> None:

@@ -4,6 +4,7 @@
 `client`        `ScalableClient`: Dask's calls, each with a tag
 `keys`          the keys of calls that carry a tag
 `requirements`  what a call requires, and whether any worker can ever have it
+`waits`         why a task does not run yet, in words
 `executor`      `concurrent.futures` executors for one tag
 ==============  =================================================================================
 """

@@ -22,6 +22,7 @@ from scalable.client.requirements import (
     resolve_tag,
     resources_for_tag,
 )
+from scalable.client.waits import describe_wait
 from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
     annotations_of,
@@ -465,6 +466,38 @@ class ScalableClient(Client):
         anywhere = kwargs.get("allow_other_workers")
         self._require(tag, n, kwargs.get("resources"), anywhere=anywhere)
         return executor_of(TaggedCalls(self, tag, n), **kwargs)
+
+    def explain(self, future: Future[Any]) -> Any:
+        """Return why a task does not run yet.
+
+        Parameters
+        ----------
+        future : distributed.Future
+            The task's future.
+
+        Returns
+        -------
+        str
+            One line. An asynchronous client returns an awaitable of it.
+
+        Raises
+        ------
+        NotSupportedError
+            The cluster has no worker groups.
+        """
+        return self.sync(self._explain, future)
+
+    async def _explain(self, future: Future[Any]) -> str:
+        if not self._slots:
+            raise NotSupportedError(
+                "only a cluster with worker groups explains tasks; see the dashboard of this one"
+            )
+        facts: Any = await self.scheduler.scalable_explain_task(key=future.key)
+        groups = {}
+        if isinstance(self.cluster, GroupedCluster) and facts["state"] == "no-worker":
+            found = await self.cluster.explain_async()
+            groups = {tag: explanation.summary for tag, explanation in found.items()}
+        return describe_wait(facts, groups)
 
     async def _restart_workers(self, *args: Any, **kwargs: Any) -> Any:
         if self._slots:

@@ -114,6 +114,7 @@ class GroupController:
         self._native_problem: Explanation | None = None
         self._failed_turn = ""
         self._reports = 0
+        self._warned: set[str] = set()
         self._lost_callbacks: list[Callable[[SchedulerLostError], object]] = []
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -274,6 +275,9 @@ class GroupController:
             return None
         if self._native_problem is not None:
             return self._native_problem
+        if status.reason is Reason.UNWANTED:
+            remedy = _remedy_for_unclaimed_work(group)
+            return Explanation(status.reason, status.detail, remedy=remedy)
         if status.reason is Reason.DEMAND:
             remedy = "set target_duration of `adaptive` to have more workers sooner"
             return Explanation(status.reason, status.detail, remedy=remedy)
@@ -360,6 +364,7 @@ class GroupController:
             self._reports += 1
             await self.scheduler.send_messages()
             update_targets(self.groups, report.demand, self.policy, self.max_workers, now)
+            self._warn_of_unclaimed_work(now)
             await self._drainer.remove_left_behind(report, now)
             await self._drainer.drain_expiring(self.groups, now)
             self._drainer.drain_replaceable(self.groups, now)
@@ -422,6 +427,16 @@ class GroupController:
             for tag, group in self.groups.items()
         }
 
+    def _warn_of_unclaimed_work(self, now: float) -> None:
+        """Warn once of each group that has work and is to have no worker, which only the user can change."""
+        for tag, group in self.groups.items():
+            since = group.unclaimed_since
+            if since is None or now - since < self.pace.unwanted_after or tag in self._warned:
+                continue
+            self._warned.add(tag)
+            detail = group_status(group).detail
+            self.events.warn(tag, f"{detail}; {_remedy_for_unclaimed_work(group)}")
+
     def _request_turn(self) -> None:
         self._update_statuses()
         self._wake.set()
@@ -478,3 +493,8 @@ class GroupController:
             *unknown,
             *(Leftover("worker", name, "it is not known whether it ended") for name in units),
         ]
+
+
+def _remedy_for_unclaimed_work(group: Group) -> str:
+    count = f"{{{group.spec.tag!r}: 1}}"
+    return f"scale the group: session.scale({count}), or scale_groups({count}) of a cluster without a session"

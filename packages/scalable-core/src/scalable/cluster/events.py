@@ -50,6 +50,11 @@ class EventLog:
         logger.info("%s: %s", tag or "cluster", text)
         self._events.append(Event(time.time(), tag, text))
 
+    def warn(self, tag: str, text: str) -> None:
+        """Record an event that users should see, also without a progress display."""
+        logger.warning("%s: %s", tag or "cluster", text)
+        self._events.append(Event(time.time(), tag, text))
+
 
 _current: ContextVar[EventLog] = ContextVar("scalable_event_log")
 

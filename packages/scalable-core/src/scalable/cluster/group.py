@@ -69,6 +69,10 @@ class Group:
         How long a start took when demand last called for all of its workers.
     deferred : str
         Why it has fewer workers than its tasks could use at once, if that is for the time that a start takes.
+    unclaimed : float
+        Slots of work for which it has no worker and is to have none.
+    unclaimed_since : float or None
+        Since when there is such work.
     dismissals : deque of float
         When workers were drained because they were paused.
 
@@ -93,6 +97,8 @@ class Group:
     used: Peaks = field(default_factory=Peaks)
     start_when_needed: StartTime = field(default_factory=StartTime)
     deferred: str = ""
+    unclaimed: float = 0.0
+    unclaimed_since: float | None = None
     dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     failures: FailureHistory = field(init=False)
     starts: StartTimes = field(init=False)

@@ -66,6 +66,8 @@ class Demand:
     proven : float
         Slot-seconds that the tasks of unknown duration would take if each took about as long as those of its kind that
         run now have run already.
+    tagged : float
+        Slots of the tasks that carry the tag. Tasks without one count for the first group, but any worker may run them.
     """
 
     slots: float = 0.0
@@ -73,6 +75,7 @@ class Demand:
     unknown: float = 0.0
     waiting: int = 0
     proven: float = 0.0
+    tagged: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Pace:
     left_behind_timeout : float
         For the connection of a Dask worker to close after its unit has ended. After it, the worker is removed from the
         scheduler, and its tasks run on others.
+    unwanted_after : float
+        For work that waits for a group that is to have no worker. After it, one warning says so.
     close_timeout : float
         For each step of closing.
     """
@@ -58,4 +60,5 @@ class Pace:
     stop_retry_interval: float = 60.0
     hold_timeout: float = 600.0
     left_behind_timeout: float = 10.0
+    unwanted_after: float = 30.0
     close_timeout: float = 20.0

@@ -58,6 +58,8 @@ class Reason(StrEnum):
     """The engine waits before it tries a failed start again."""
     DEMAND = "demand"
     """The group adapts, and the work that is known of is not worth the start of another worker yet."""
+    UNWANTED = "unwanted"
+    """Work waits for the group, but 0 workers are wanted."""
     # Joined, but of no use at present.
     PAUSED = "paused"
     """Its Dask worker starts no tasks, because it uses too much of its memory."""

@@ -70,6 +70,11 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
     """Return why workers are missing; (None, "") where none are."""
     if group.failure is not None:
         return group.failure.reason, group.failure.summary
+    if group.unclaimed:
+        work = "1 slot of work waits"
+        if group.unclaimed != 1:
+            work = f"{group.unclaimed:g} slots of work wait"
+        return Reason.UNWANTED, f"{work}, and 0 workers are wanted"
     absent = [m for m in group.alive if m.joined_at is None]
     if not absent and group.wanted <= len(group.alive):
         reason, detail = _unavailable_reason(group)

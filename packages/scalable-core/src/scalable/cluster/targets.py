@@ -94,7 +94,13 @@ def update_targets(
     excess = 0 if cap is None else max(0, requested - cap)
     # A group without any worker does not wait for the scale-in delay of others.
     any_without = any(shares[tag] and not group.members for tag, group in groups.items())
+    nobody = not any(group.wanted or group.alive for group in groups.values())
     for tag, group in groups.items():
+        group.unclaimed = _unclaimed_slots(group, demand.get(tag, Demand()), nobody=nobody)
+        if not group.unclaimed:
+            group.unclaimed_since = None
+        elif group.unclaimed_since is None:
+            group.unclaimed_since = now
         if group.range is not None:
             work = demand.get(tag, Demand())
             urgent = any_without or not work.slots
@@ -108,6 +114,32 @@ def update_targets(
                 urgent=urgent,
             )
             group.wanted = min(wanted, group.range[1])
+
+
+def _unclaimed_slots(group: Group, work: Demand, *, nobody: bool) -> float:
+    """Return how many slots of work wait for a group that has no worker and is to have none.
+
+    Parameters
+    ----------
+    group : Group
+        The group.
+    work : Demand
+        The work for it.
+    nobody : bool
+        Whether no group has a worker, so that tasks without a tag wait as well.
+
+    Examples
+    --------
+    >>> from scalable.cluster.port import GroupSpec
+    >>> _unclaimed_slots(Group(GroupSpec("gcam")), Demand(slots=5, tagged=3), nobody=False)
+    3
+    >>> _unclaimed_slots(Group(GroupSpec("gcam"), wanted=1), Demand(slots=5, tagged=3), nobody=False)
+    0.0
+    """
+    most = group.wanted if group.range is None else group.range[1]
+    if most or group.alive or group.failure is not None:
+        return 0.0
+    return work.slots if nobody else work.tagged
 
 
 def _desired_count(

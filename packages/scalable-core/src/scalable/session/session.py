@@ -10,7 +10,7 @@ from enum import Enum, auto
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 from scalable.errors import (
     ManifestSchemaError,
@@ -32,6 +32,8 @@ from scalable.session.current import current_session
 from scalable.session.target import AUTO, choose_target
 
 if TYPE_CHECKING:
+    from distributed import Future
+
     from scalable.client import ScalableClient
     from scalable.cluster import Event, GroupedCluster
     from scalable.cluster.events import EventLog
@@ -436,11 +438,25 @@ class ScalableSession:
         check_limits(self.spec, self.provider, changed)
         return changed
 
-    def explain(self) -> dict[str, Explanation]:
-        """Return why workers are missing, by tag, for each group that has fewer than it wants.
+    @overload
+    def explain(self) -> dict[str, Explanation]: ...
+
+    @overload
+    def explain(self, future: Future[Any]) -> str: ...
+
+    def explain(self, future: Future[Any] | None = None) -> dict[str, Explanation] | str:
+        """Return why workers are missing, by tag, for each group that has fewer than it wants or its work needs.
 
         While the cluster is being built, that is what its scheduler waits for.
+
+        Parameters
+        ----------
+        future : distributed.Future, optional
+            A task. Then the answer is why this one does not run yet, in one line.
         """
+        if future is not None:
+            why: str = self.client.explain(future)
+            return why
         if self._state is _State.STARTING and self._handle is None:
             from scalable.cluster.port import Explanation, Reason
 

@@ -17,6 +17,7 @@ In reading order:
 `walltimes`       announced ends of workers, and the tasks that take longer than any worker lives
 `shuffles`        which workers take part in an all-to-all shuffle
 `nannies`         refuses what needs a nanny
+`explaining`      why a task does not run yet
 `spreading`       moves waiting tasks to workers that join later
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
 `clients`         the clients that tasks get on a worker

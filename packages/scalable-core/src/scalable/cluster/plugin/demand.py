@@ -91,7 +91,7 @@ class Backlog:
 
     def demand(
         self, tags: Collection[str], workers: Iterable[WorkerState]
-    ) -> dict[str, tuple[float, float, float, int, float]]:
+    ) -> dict[str, tuple[float, float, float, int, float, float]]:
         """Return the work for each tag, less what running tasks have done already.
 
         Parameters
@@ -112,6 +112,7 @@ class Backlog:
         unknown: defaultdict[str, float] = defaultdict(float)
         waiting: defaultdict[str, int] = defaultdict(int)
         proven: defaultdict[str, float] = defaultdict(float)
+        tagged: defaultdict[str, float] = defaultdict(float)
         running: defaultdict[TaskPrefix, list[float]] = defaultdict(list)
         for ws in workers:
             for ts, elapsed in ws.executing.items():
@@ -134,6 +135,8 @@ class Backlog:
                     waiting[tag] += tasks
                     continue
                 slots[tag] += tasks * need
+                if resource is not None:
+                    tagged[tag] += tasks * need
                 if prefix.duration_average < 0:
                     unknown[tag] += tasks * need
                     proven[tag] += tasks * need * shown.get(prefix, 0.0)
@@ -141,5 +144,13 @@ class Backlog:
                     self._learned.add(prefix.name)
                     seconds[tag] += tasks * need * prefix.duration_average
         return {
-            tag: (slots[tag], seconds[tag], unknown[tag], waiting[tag], proven[tag]) for tag in tags
+            tag: (
+                slots[tag],
+                seconds[tag],
+                unknown[tag],
+                waiting[tag],
+                proven[tag],
+                tagged[tag],
+            )
+            for tag in tags
         }

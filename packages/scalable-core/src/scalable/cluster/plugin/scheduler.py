@@ -13,6 +13,7 @@ from scalable.cluster.plugin.admission import Admission
 from scalable.cluster.plugin.dask_internals import cancel_all, clear_suspicion, tasks_of_dead_worker
 from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
+from scalable.cluster.plugin.explaining import TaskFacts
 from scalable.cluster.plugin.failed_groups import FailedGroups
 from scalable.cluster.plugin.filenames import FileNames
 from scalable.cluster.plugin.liveness import Liveness
@@ -90,6 +91,7 @@ class GroupsPlugin(SchedulerPlugin):
             "scalable_drain": self.drain,
             "scalable_resume": self.resume,
             "scalable_expire": self.expire,
+            "scalable_explain_task": TaskFacts(scheduler, self.liveness.status).find,
             "scalable_fail": self.failed_groups.fail,
             "scalable_cancel_all": self.cancel_all,
         }
