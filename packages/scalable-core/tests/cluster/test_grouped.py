@@ -26,7 +26,7 @@ from distributed.client import FutureCancelledError
 from distributed.core import Status
 
 from scalable.client import ScalableClient
-from scalable.cluster import GroupedCluster
+from scalable.cluster import GroupedCluster, Pace
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Unit
 from scalable.errors import (
     AmbiguousScaleError,
@@ -416,7 +416,7 @@ sys.path.insert(0, sys.argv[1])
 from conftest import Processes
 from distributed import LocalCluster
 from scalable.client import ScalableClient
-from scalable.cluster import GroupedCluster
+from scalable.cluster import GroupedCluster, Pace
 from scalable.cluster.port import GroupSpec
 
 def build():
@@ -471,3 +471,30 @@ def test_however_a_program_ends_it_leaves_no_process_and_no_noise(
     pids = [int(pid) for pid in ended.stdout.split()]
     assert len(pids) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+# -- Work for which no worker is wanted
+
+
+def test_work_for_a_group_of_no_workers_is_explained_and_warned_of_once(
+    start: Start, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = start("gcam", "fair", pace=Pace(tick=0.02, poll=0.05, unwanted_after=0.1))
+    cluster.scale_groups({"fair": 1})
+    with ScalableClient(cluster) as client, caplog.at_level(logging.WARNING, "scalable.cluster"):
+        future = client.submit(abs, -1, tag="gcam")
+        until(lambda: "gcam" in cluster.explain())
+        why = cluster.explain()["gcam"]
+        assert why.summary == "1 slot of work waits, and 0 workers are wanted"
+        assert "session.scale({'gcam': 1})" in why.remedy
+        assert client.explain(future) == (
+            "no worker with the tag gcam takes tasks now: 1 slot of work waits, and 0 workers are wanted"
+        )
+        until(lambda: any("0 workers are wanted" in event.text for event in cluster.events))
+        another = client.submit(abs, -2, tag="gcam")
+        until(lambda: "2 slots" in cluster.groups["gcam"].detail)
+        cluster.scale_groups({"gcam": 1})
+        assert client.gather([future, another]) == [1, 2]
+        until(lambda: not cluster.explain())
+    warned = [r for r in caplog.records if "0 workers are wanted" in r.getMessage()]
+    assert len(warned) == 1

@@ -44,3 +44,13 @@ def test_it_shows_what_keeps_draining_workers() -> None:
 
     assert (status.running, status.draining, status.holding) == (0, 2, 3)
     assert (status.reason, status.detail) == (None, "")
+
+
+def test_it_shows_work_for_which_no_worker_is_wanted() -> None:
+    group = group_of()
+    assert group_status(group).reason is None
+    for slots, text in ((1.0, "1 slot of work waits"), (3.0, "3 slots of work wait")):
+        group.unclaimed = slots
+        status = group_status(group)
+        assert status.reason is Reason.UNWANTED
+        assert status.detail == f"{text}, and 0 workers are wanted"

@@ -65,3 +65,20 @@ def test_workers_of_a_group_without_work_make_room_although_they_seem_busy() -> 
     # What the scheduler said of its workers is older than what it said of their work.
     groups = [group("gcam", busy=3), group("stitches", busy=1)]
     assert wanted(groups, {"stitches": work(9)}, now=100.0) == [0, 4]
+
+
+def test_work_of_a_group_that_is_to_have_no_worker_is_noted() -> None:
+    gcam, fair = Group(GroupSpec("gcam")), Group(GroupSpec("fair"), wanted=1)
+    groups = {"gcam": gcam, "fair": fair}
+    # Tasks without a tag, which count for the first group, run on workers of the other.
+    update_targets(groups, {"gcam": Demand(slots=5)}, POLICY, None, 1.0)
+    assert (gcam.unclaimed, gcam.unclaimed_since) == (0, None)
+    for now in (2.0, 3.0):
+        update_targets(groups, {"gcam": Demand(slots=5, tagged=2)}, POLICY, None, now)
+        assert (gcam.unclaimed, gcam.unclaimed_since) == (2, 2.0)
+    fair.pin(0)
+    update_targets(groups, {"gcam": Demand(slots=5, tagged=2)}, POLICY, None, 4.0)
+    assert (gcam.unclaimed, gcam.unclaimed_since) == (5, 2.0)
+    gcam.range = (0, 3)
+    update_targets(groups, {"gcam": Demand(slots=5, tagged=2)}, POLICY, None, 5.0)
+    assert (gcam.unclaimed, gcam.unclaimed_since) == (0, None)
