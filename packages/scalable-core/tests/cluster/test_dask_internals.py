@@ -236,15 +236,6 @@ async def test_the_code_of_a_computation_is_that_of_the_caller(rig: Rig) -> None
     assert frame.filename == __file__
 
 
-@on_cluster
-async def test_workers_are_restarted_by_a_method(rig: Rig) -> None:
-    """`distributed.Client._restart_workers`: what the public method calls, and what needs a nanny."""
-    worker = await rig.add()
-    with pytest.raises(ValueError, match="nanny"):
-        await rig.client.restart_workers([worker.address])
-    assert "_restart_workers" in inspect.getsource(Client.restart_workers)
-
-
 def test_an_executor_uses_a_client() -> None:
     """`distributed.cfexecutor.ClientExecutor`: it calls `submit` and `map` of the object that it is given."""
 
@@ -1306,7 +1297,6 @@ OVERRIDDEN = {
     "_send_to_scheduler",
     "_graph_to_futures",
     "_get_computation_code",
-    "_restart_workers",
 }
 """Private methods of Dask's client that `ScalableClient` overrides."""
 
@@ -1395,6 +1385,6 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
 
     theirs = attributes(Client) | {*dir(Client)}
     used = {"status", "asynchronous", "sync", "subscribe_topic", "get_events", "cluster", "loop"}
-    used |= {"scheduler_info", "log_event"}
+    used |= {"scheduler_info", "log_event", "scheduler", "restart_workers"}
     tagged = {"submit", "map", "compute", "persist", "get", "get_executor"}
     assert attributes(ScalableClient) & theirs == tagged | OVERRIDDEN | used

@@ -499,13 +499,27 @@ class ScalableClient(Client):
             groups = {tag: explanation.summary for tag, explanation in found.items()}
         return describe_wait(facts, groups)
 
-    async def _restart_workers(self, *args: Any, **kwargs: Any) -> Any:
+    def restart_workers(self, workers: list[str], *args: Any, **kwargs: Any) -> Any:
+        """Refuse to restart workers of a group, which have no nanny.
+
+        Parameters
+        ----------
+        workers : list of str
+            Names or addresses of workers.
+        *args, **kwargs
+            As for ``distributed.Client.restart_workers``, which this is on a plain Dask cluster.
+
+        Raises
+        ------
+        NotSupportedError
+            The cluster has worker groups.
+        """
         if self._slots:
             raise NotSupportedError(
                 "restart_workers() cannot restart them, because workers of a group have no nanny: "
                 "client.retire_workers() ends them, and the group gets new ones"
             )
-        return await super()._restart_workers(*args, **kwargs)
+        return super().restart_workers(workers, *args, **kwargs)
 
     # -- Hooks of Dask's client
 
