@@ -10,6 +10,8 @@ from typing import Any
 
 import dask
 import pytest
+from dask.base import annotate
+from dask.delayed import delayed
 from distributed import Client, LocalCluster, get_worker
 
 from scalable.client import ScalableClient
@@ -20,7 +22,7 @@ from scalable.errors import (
     UnknownWorkerError,
 )
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "retries": 2,
     "priority": 3,
     "fifo_timeout": "1s",
@@ -61,7 +63,7 @@ def test_the_options_of_dask_have_the_names_and_defaults_of_dask(name: str) -> N
 def test_an_option_reaches_neither_the_key_nor_the_function(
     client: ScalableClient, option: str
 ) -> None:
-    given = {option: OPTIONS[option]}
+    given: dict[str, Any] = {option: OPTIONS[option]}
     plain = client.submit(where, 1, tag="stitches")
     with_option = client.submit(where, 1, tag="stitches", **given)
     assert with_option.key == plain.key
@@ -82,10 +84,14 @@ def test_options_reach_the_scheduler(client: ScalableClient) -> None:
 
 
 def test_arguments_of_the_function_are_in_the_key_as_in_dask(client: ScalableClient) -> None:
-    keys = {
-        client.submit(where, *args, tag="stitches", **kwargs).key
-        for args, kwargs in (((1,), {}), ((2,), {}), ((), {"a": 1}), ((), {"a": 2}), ((), {}))
-    }
+    calls: list[tuple[Any, Any]] = [
+        ((1,), {}),
+        ((2,), {}),
+        ((), {"a": 1}),
+        ((), {"a": 2}),
+        ((), {}),
+    ]
+    keys = {client.submit(where, *args, tag="stitches", **kw).key for args, kw in calls}
     assert len(keys) == 5
 
 
@@ -105,8 +111,9 @@ def test_a_prefix_that_is_given_does_not_join_two_tags(client: ScalableClient) -
 
 @pytest.mark.parametrize("option", ["actor", "actors"])
 def test_each_actor_is_one_of_its_own(client: ScalableClient, option: str) -> None:
-    submitted = [client.submit(Counter, tag="stitches", **{option: True}) for _ in range(2)]
-    mapped = client.map(Counter, [0, 0], tag="stitches", **{option: True})
+    given: dict[str, Any] = {option: True}
+    submitted = [client.submit(Counter, tag="stitches", **given) for _ in range(2)]
+    mapped = client.map(Counter, [0, 0], tag="stitches", **given)
     actors: list[Any] = [future.result(timeout=30) for future in (*submitted, *mapped)]
     assert [actor.add().result() for actor in actors] == [1, 1, 1, 1]
     assert actors[0].add().result() == 2
@@ -129,7 +136,7 @@ def test_what_is_no_function_is_refused_as_by_dask(client: ScalableClient) -> No
 # -- What the user sees
 
 
-def test_tracebacks_have_no_frames_of_ours(client: ScalableClient) -> None:
+def test_tracebacks_have_no_frames_of_ours(client: ScalableClient, cluster: LocalCluster) -> None:
     future = client.submit(divide, 1, 0, tag="stitches")
 
     def frames(call: Callable[[], Any]) -> list[str]:
@@ -139,7 +146,7 @@ def test_tracebacks_have_no_frames_of_ours(client: ScalableClient) -> None:
         return [frame.f_globals["__name__"] for frame, _ in found]
 
     async def use() -> list[str]:
-        async with ScalableClient(client.scheduler.address, asynchronous=True) as other:
+        async with ScalableClient(cluster.scheduler_address, asynchronous=True) as other:
             same = other.submit(divide, 1, 0, tag="stitches")
             with pytest.raises(ZeroDivisionError) as caught:
                 await other.gather([same])
@@ -155,13 +162,13 @@ def test_tracebacks_have_no_frames_of_ours(client: ScalableClient) -> None:
 @pytest.mark.parametrize("nframes", [1, 2])
 def test_the_code_of_a_computation_is_the_users(client: ScalableClient, nframes: int) -> None:
     cluster: Any = client.cluster
-    array: Any = dask.delayed(divide)(4, 2)
+    collection: Any = delayed(divide)(4, 2)
 
     def workflow() -> list[Any]:
         return [
             client.submit(divide, 1, 1, tag="stitches"),
             *client.map(divide, [1], [2], tag="stitches"),
-            client.compute(array, tag="stitches"),
+            client.compute(collection, tag="stitches"),
             client.submit(divide, 1, 3),
         ]
 
@@ -219,12 +226,12 @@ def test_the_code_of_a_computation_is_the_users(client: ScalableClient, nframes:
 def test_what_can_never_run_is_refused_at_once(
     client: ScalableClient, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    delayed: Any = dask.delayed(where)()
+    collection: Any = delayed(where)()
     for call in (
         lambda: client.submit(where, 1, **options),
         lambda: client.map(where, [1], **options),
-        lambda: client.compute(delayed, **options),
-        lambda: client.persist(delayed, **options),
+        lambda: client.compute(collection, **options),
+        lambda: client.persist(collection, **options),
         lambda: client.get({"x": (where,)}, "x", **options),
     ):
         with pytest.raises(error) as caught:
@@ -243,9 +250,9 @@ def test_workers_may_be_named_as_in_dask(client: ScalableClient, by: str) -> Non
 
 
 def test_annotations_are_checked_as_arguments_are(client: ScalableClient) -> None:
-    with dask.annotate(resources={"typo": 1}), pytest.raises(UnknownTagError):
+    with annotate(resources={"typo": 1}), pytest.raises(UnknownTagError):
         client.submit(where)
-    with dask.annotate(resources={"gcam-7": 1}):
+    with annotate(resources={"gcam-7": 1}):
         assert client.submit(where, pure=False).result(timeout=30) == "gcam-7"
         assert client.submit(where, tag="stitches").result(timeout=30) == "stitches"
 

@@ -8,6 +8,8 @@ import dask
 import dask.array as da
 import dask.bag as db
 import pytest
+from dask.base import annotate, compute, persist
+from dask.delayed import delayed as delayed_object
 from distributed import SchedulerPlugin, get_worker, wait
 
 from scalable.client import ScalableClient
@@ -37,7 +39,7 @@ def places(client: ScalableClient) -> Places:
     cluster: Any = client.cluster
     plugin = Places(cluster.scheduler)
     cluster.loop.add_callback(cluster.scheduler.add_plugin, plugin)
-    client.sync(client.scheduler.identity)  # after it
+    client.scheduler_info(n_workers=-1)  # after it
     return plugin
 
 
@@ -55,7 +57,7 @@ def rechunked() -> Any:
 
 
 def delayed() -> Any:
-    return dask.delayed(sum)([dask.delayed(abs)(-i) for i in range(4)])
+    return delayed_object(sum)([delayed_object(abs)(-i) for i in range(4)])
 
 
 RESULTS = {bag: [("gcam_7", 6)], array: 48, rechunked: 64, delayed: 6}
@@ -73,11 +75,11 @@ def test_a_tag_holds_for_all_tasks(
     elif call == "persist":
         wait(client.persist(x, task="run_gcam"), timeout=30)
     elif call == "dask.compute":
-        dask.compute(x, tag="gcam-7")
+        compute(x, tag="gcam-7")
     elif call == "dask.persist":
-        wait(dask.persist(x, tag="gcam-7"), timeout=30)
+        wait(persist(x, tag="gcam-7"), timeout=30)
     else:
-        with dask.annotate(resources={"gcam-7": 1}):
+        with annotate(resources={"gcam-7": 1}):
             x.compute()
     assert {*places.seen} == {"gcam-7"}
 
@@ -86,23 +88,23 @@ def test_a_tag_holds_for_all_tasks(
 def test_what_was_annotated_when_it_was_made_runs_there(
     client: ScalableClient, places: Places, make: Any
 ) -> None:
-    with dask.annotate(resources={"gcam_7": 1}):
+    with annotate(resources={"gcam_7": 1}):
         x = make()
     found = client.compute(x, priority=1).result(timeout=30)
     assert found == RESULTS[make]
-    finalize = places.seen.pop("gcam_7") and places.seen
+    assert places.seen.pop("gcam_7")
     # Only the tasks that Dask adds in order to join the results may run elsewhere.
-    others = [str(key) for keys in finalize.values() for key in keys]
+    others = [str(key) for keys in places.seen.values() for key in keys]
     assert [key for key in others if not key.startswith("finalize")] == []
 
 
 def test_parts_may_be_annotated_differently(client: ScalableClient, places: Places) -> None:
-    with dask.annotate(resources={"gcam-7": 1}):
+    with annotate(resources={"gcam-7": 1}):
         x = da.arange(4, chunks=1) + 1
-    with dask.annotate(resources={"stitches": 2}):
+    with annotate(resources={"stitches": 2}):
         y = x * 2
     joined = db.from_sequence(["a"]).map(str.upper)
-    assert [v.tolist() if hasattr(v, "tolist") else v for v in dask.compute(y, joined)] == [
+    assert [v.tolist() if hasattr(v, "tolist") else v for v in compute(y, joined)] == [
         [2, 4, 6, 8],
         ["A"],
     ]
@@ -118,14 +120,14 @@ def test_parts_may_be_annotated_differently(client: ScalableClient, places: Plac
 
 
 def test_an_annotated_collection_is_culled(client: ScalableClient, places: Places) -> None:
-    with dask.annotate(resources={"gcam-7": 1}):
+    with annotate(resources={"gcam-7": 1}):
         x = da.arange(100, chunks=1) + 1
     assert x[3].compute() == 4
     assert sum(map(len, places.seen.values())) < 10
 
 
 def test_a_tag_and_an_annotation_may_not_contradict_each_other(client: ScalableClient) -> None:
-    with dask.annotate(resources={"gcam-7": 1}):
+    with annotate(resources={"gcam-7": 1}):
         x = da.arange(4, chunks=1)
     for tag in ("stitches", "gcam_7"):
         with pytest.raises(TagConflictError, match=f"asks for .*{tag}"):
@@ -134,7 +136,7 @@ def test_a_tag_and_an_annotation_may_not_contradict_each_other(client: ScalableC
 
 
 def test_an_annotation_that_no_worker_has_is_refused(client: ScalableClient) -> None:
-    with dask.annotate(resources={"typo": 1}):
+    with annotate(resources={"typo": 1}):
         x = da.arange(4, chunks=1)
     with pytest.raises(UnknownTagError, match="typo"):
         x.compute()
@@ -143,7 +145,7 @@ def test_an_annotation_that_no_worker_has_is_refused(client: ScalableClient) -> 
 @pytest.mark.parametrize("tag", ["gcam-7", "stitches"])
 def test_two_collections_that_share_tasks(client: ScalableClient, places: Places, tag: str) -> None:
     x = da.arange(8, chunks=2)
-    assert [int(v) for v in dask.compute(x.sum(), (x + 1).sum(), x[0], tag=tag)] == [28, 36, 0]
+    assert [int(v) for v in compute(x.sum(), (x + 1).sum(), x[0], tag=tag)] == [28, 36, 0]
     assert {*places.seen} == {tag}
 
 

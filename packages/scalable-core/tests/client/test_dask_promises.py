@@ -15,8 +15,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import dask
 import pytest
+from dask.delayed import delayed
 from distributed import (
     Client,
     Event,
@@ -34,7 +34,7 @@ from distributed.client import FutureCancelledError
 
 from scalable.client import ScalableClient
 
-KINDS: dict[str, tuple[type[Client], dict[str, Any]]] = {
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dask": (Client, {}),
     "untagged": (ScalableClient, {}),
     "tagged": (ScalableClient, {"tag": "stitches"}),
@@ -46,7 +46,7 @@ gates: dict[str, threading.Event] = {}
 class Session:
     """A client, and the options of every call."""
 
-    def __init__(self, client: Client, options: dict[str, Any]) -> None:
+    def __init__(self, client: Any, options: dict[str, Any]) -> None:
         self.client, self.options = client, options
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:
@@ -410,7 +410,7 @@ def test_actors_are_never_shared(session: Session) -> None:
 
 
 def test_delayed_objects_are_computed(session: Session) -> None:
-    total: Any = dask.delayed(sum)([dask.delayed(add)(n) for n in range(3)])
+    total: Any = delayed(sum)([delayed(add)(n) for n in range(3)])
     assert session.compute(total).result(timeout=30) == 3
     assert session.compute(total, sync=True) == 3
     assert [future.result(timeout=30) for future in session.compute([total, total])] == [3, 3]
@@ -420,7 +420,7 @@ def test_delayed_objects_are_computed(session: Session) -> None:
 
 def test_persisted_collections_are_kept(session: Session) -> None:
     flaky = Flaky(0)
-    kept = session.persist(dask.delayed(flaky, pure=True)(1))
+    kept = session.persist(delayed(flaky, pure=True)(1))
     assert [session.compute(kept).result(timeout=30) for _ in range(2)] == [1, 1]
 
 
@@ -453,7 +453,7 @@ def test_an_asynchronous_client_is_awaited(cluster: LocalCluster, kind: str) -> 
             assert await future.result() == 1
             assert await client.gather(client.map(add, [1, 2], **options)) == [1, 2]
             assert await asyncio.create_task(client.gather([future])) == [1]
-            assert await client.compute(dask.delayed(add)(3), **options) == 3
+            assert await client.compute(delayed(add)(3), **options) == 3
             with pytest.raises(ArithmeticError):
                 await client.submit(fail, **options)
             found = [await each async for each in as_completed(client.map(add, [1, 2], **options))]

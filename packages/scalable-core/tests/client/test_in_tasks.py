@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import distributed
 import pytest
+from dask.base import compute
+from dask.delayed import delayed
 from distributed import LocalCluster, get_client, get_worker, worker_client
 from distributed.diagnostics.plugin import NannyPlugin, SchedulerPlugin, UploadDirectory
 
@@ -48,9 +50,7 @@ async def in_a_coroutine() -> Any:
 
 
 def with_collections() -> Any:
-    import dask
-
-    return dask.compute([dask.delayed(where)(number) for number in range(3)], tag="stitches")[0]
+    return compute([delayed(where)(number) for number in range(3)], tag="stitches")[0]
 
 
 @pytest.mark.parametrize(
@@ -75,16 +75,18 @@ def test_a_worker_without_the_package_refuses_tags(
     monkeypatch.setattr(clients, "import_module", missing)
 
     def use() -> list[str]:
-        client = UntaggedClient(get_worker().scheduler.address, set_as_default=False)
+        made: Any = UntaggedClient
+        client = made(get_worker().scheduler.address, set_as_default=False)
         refused = []
         with client:
-            for call in (
+            calls: list[Callable[[], Any]] = [
                 lambda: client.submit(where, tag="stitches"),
                 lambda: client.map(where, [1], task="emulate"),
                 lambda: client.compute([], n=2),
                 lambda: client.persist([], tag="stitches"),
                 lambda: client.get({}, [], tag="stitches"),
-            ):
+            ]
+            for call in calls:
                 try:
                     call()
                 except TypeError as error:

@@ -30,12 +30,12 @@ import dask
 import dask.array as da
 import distributed
 import pytest
-from dask import annotate, delayed
 from dask._expr import HLGExpr, _HLGExprSequence
 from dask._task_spec import Task
-from dask.base import collections_to_expr, tokenize
+from dask.base import annotate, collections_to_expr, tokenize
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
+from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import ensure_dict, funcname
 from distributed import (
@@ -204,11 +204,12 @@ async def test_every_call_becomes_a_graph(rig: Rig) -> None:
     class Recording(Client):
         def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
             seen.append((kwargs["resources"], kwargs["workers"], kwargs["allow_other_workers"]))
-            return super()._graph_to_futures(expr, keys, *args, **kwargs)
+            return Client._graph_to_futures(self, expr, keys, *args, **kwargs)
 
     worker = await rig.add(resources={"gcam": 1})
     x, options = delayed(identity)(1), {"resources": {"gcam": 1}, "workers": [worker.address]}
-    async with Recording(rig.scheduler.address, asynchronous=True) as client:
+    made: Any = Recording
+    async with made(rig.scheduler.address, asynchronous=True) as client:
         assert await client.submit(identity, 1, **options) == 1
         assert await client.gather(client.map(identity, [1, 2], **options)) == [1, 2]
         assert await client.compute(x, **options) == 1
@@ -245,7 +246,7 @@ def test_an_executor_uses_a_client() -> None:
 
         map = submit
 
-    executor = ClientExecutor(Recording(), retries=1)
+    executor: Any = ClientExecutor(Recording(), retries=1)
     for call in (executor.submit, executor.map):
         with pytest.raises(LookupError) as caught:
             call(abs, [1])
@@ -769,7 +770,7 @@ async def test_nanny_plugins_are_registered_by_a_method(rig: Rig) -> None:
         return {}
 
     rig.scheduler.handlers["register_nanny_plugin"] = register
-    rig.scheduler.register_nanny_plugin = register  # type: ignore[method-assign]
+    rig.scheduler.register_nanny_plugin = register  # type: ignore[method-assign,assignment]
     await rig.client.register_plugin(NannyPlugin(), name="own")
     assert names == ["own"]
 

@@ -10,7 +10,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import dask.config
-from dask import get_annotations
+from dask.base import get_annotations
 from distributed import Client, Future
 from distributed.security import Security
 
@@ -187,7 +187,7 @@ class ScalableClient(Client):
         resources: dict[str, float] | None = None,
         retries: int | None = None,
         priority: int = 0,
-        fifo_timeout: str | float = "100 ms",
+        fifo_timeout: str = "100 ms",
         allow_other_workers: bool = False,
         actor: bool = False,
         actors: bool = False,
@@ -270,7 +270,7 @@ class ScalableClient(Client):
         resources: dict[str, float] | None = None,
         retries: int | None = None,
         priority: int = 0,
-        fifo_timeout: str | float = "100 ms",
+        fifo_timeout: str = "100 ms",
         allow_other_workers: bool = False,
         actor: bool = False,
         actors: bool = False,
@@ -364,6 +364,7 @@ class ScalableClient(Client):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, UnknownWorkerError, TypeError
             As for `submit`. Parts of a collection that are annotated for another group conflict with a tag.
         """
+        __tracebackhide__ = True  # by IPython and pytest; this call may raise a task's error
         return super().compute(collections, *args, **self._with_tag(tag, task, n, kwargs))
 
     def persist(
@@ -431,6 +432,7 @@ class ScalableClient(Client):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, UnknownWorkerError, TypeError
             As for `compute`.
         """
+        __tracebackhide__ = True  # by IPython and pytest; this call may raise a task's error
         return super().get(dsk, keys, *args, **self._with_tag(tag, task, n, kwargs))
 
     def get_executor(
@@ -492,7 +494,8 @@ class ScalableClient(Client):
             raise NotSupportedError(
                 "only a cluster with worker groups explains tasks; see the dashboard of this one"
             )
-        facts: Any = await self.scheduler.scalable_explain_task(key=future.key)
+        scheduler: Any = self.scheduler
+        facts = await scheduler.scalable_explain_task(key=future.key)
         groups = {}
         if isinstance(self.cluster, GroupedCluster) and facts["state"] == "no-worker":
             found = await self.cluster.explain_async()
@@ -549,7 +552,7 @@ class ScalableClient(Client):
 
         This is no coroutine of its own, which would be one more frame in the tracebacks of the user's tasks.
         """
-        gathering = super()._gather(*args, **kwargs)
+        gathering: Any = super()._gather(*args, **kwargs)
         try:
             task = asyncio.current_task()
         except RuntimeError:  # an asynchronous client's, awaited later

@@ -31,7 +31,7 @@ def key_prefix(tag: str, func: Callable[..., Any]) -> str:
 
 def key_of_call(
     tag: str,
-    n: int,
+    n: float,
     func: Callable[..., Any],
     args: Iterable[Any],
     kwargs: Mapping[str, Any],
@@ -55,7 +55,7 @@ def key_of_call(
 
 def keys_of_map(
     tag: str,
-    n: int,
+    n: float,
     func: Callable[..., Any],
     calls: Iterable[Any],
     kwargs: Mapping[str, Any],
