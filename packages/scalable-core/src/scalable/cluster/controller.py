@@ -105,6 +105,7 @@ class GroupController:
         self._failures = GroupFailures(link, self.events, clock)
         self._ends = EndHandler(
             self._native,
+            link,
             self._failures,
             self.events,
             describe_timeout=self.pace.describe_timeout,
@@ -270,6 +271,7 @@ class GroupController:
             causes = await self._ends.describe_ends(end for _, end in ends)
             for group, end in ends:
                 await self._ends.handle_end(group, end, causes)
+            await self._ends.explain_deaths(report)
             for group in self.groups.values():
                 if seen is not None:
                     await self._ends.handle_overdue_requests(group)

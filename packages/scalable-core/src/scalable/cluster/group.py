@@ -215,20 +215,25 @@ class Group:
             member.joined_at = now
             self.failures.record_joined()
         if member.worker is None:
-            self._mark_left(member, now)
+            member.had_tasks |= member.unit.id in report.deaths
+            self._mark_left(member, now, had_finished=report.deaths.get(member.unit.id, False))
             return
         member.left_at = None
         if member.joined_at is not None and now - member.joined_at >= self.retry.healthy_after:
             self.failures.record_healthy(member.launched)
 
-    def _mark_left(self, member: Member, now: float) -> None:
+    def _mark_left(self, member: Member, now: float, *, had_finished: bool = False) -> None:
         """Record that a worker has left: it is replaced at once, unless workers keep leaving early."""
         if member.joined_at is None or member.left_at is not None:
             return
         member.left_at = now
         if member.draining or member.stopped:
             return
-        if now - member.joined_at < self.retry.healthy_after:
+        if now - member.joined_at >= self.retry.healthy_after:
+            return
+        if member.had_tasks:
+            self.failures.record_death(now, had_finished=had_finished)
+        else:
             self.failures.record_early_loss(member.unit.request_id, now)
 
     # -- Failure

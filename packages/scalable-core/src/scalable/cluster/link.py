@@ -12,9 +12,11 @@ import cloudpickle
 
 from scalable.cluster import plugin
 from scalable.cluster.dask_internals import pickle_object
+from scalable.cluster.deaths import in_one_line, may_be_task
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
+    from scalable.cluster.port import Explanation
     from scalable.errors import GroupFailedError, WalltimeError
 
 __all__ = ["Demand", "DrainProgress", "Report", "RpcLink", "SchedulerLink", "Stage", "WorkerInfo"]
@@ -65,12 +67,16 @@ class Report:
         The reason by name, for workers that were refused at registration.
     removed : collection of str
         Workers that have left since the previous report, including those that joined after it.
+    deaths : mapping of str to bool
+        Workers that have died with tasks, until `SchedulerLink.explain_deaths` says why, and whether they had finished
+        any task before.
     """
 
     workers: Mapping[str, WorkerInfo] = field(default_factory=dict)
     demand: Mapping[str, Demand] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     removed: Collection[str] = ()
+    deaths: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Stage(StrEnum):
@@ -121,6 +127,10 @@ class SchedulerLink(Protocol):
 
     async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
         """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
+        ...
+
+    async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
+        """Say why workers have died, so that their deaths can be held against tasks where these may be the cause."""
         ...
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
@@ -183,6 +193,7 @@ class RpcLink:
             demand={tag: Demand(*facts) for tag, facts in answer["demand"].items()},
             refused=answer["refused"],
             removed=answer["removed"],
+            deaths=answer["deaths"],
         )
 
     async def drain(
@@ -201,6 +212,14 @@ class RpcLink:
         """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
         message = {name: (left, pickle_object(error)) for name, (left, error) in workers.items()}
         await self._scheduler.scalable_expire(workers=message)
+
+    async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
+        """Say why workers have died, so that their deaths can be held against tasks where these may be the cause."""
+        message = {
+            name: (may_be_task(why.reason), in_one_line(why), pickle_object(why))
+            for name, why in deaths.items()
+        }
+        await self._scheduler.scalable_explain_deaths(deaths=message)
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
         """Fail the tasks that only this group could run with `error`; None ends that."""

@@ -59,6 +59,8 @@ class Member:
         When the backend was asked to stop it.
     expires : bool
         Whether its walltime is nearly up, and its drain has begun for that.
+    had_tasks : bool
+        Whether its worker died with tasks, so that the scheduler needs the reason.
     absent_since : float or None
         Since when observations do not show it.
     absences : int
@@ -77,6 +79,7 @@ class Member:
     holding_since: float | None = None
     stopped_at: float | None = None
     expires: bool = False
+    had_tasks: bool = False
     absent_since: float | None = None
     absences: int = 0
 
