@@ -36,11 +36,12 @@ LAYERS = (
     ("scalable.providers.common", "scalable.modules"),
     # How many workers each group gets, and what they may cost.
     ("scalable.planning",),
-    # Helpers that providers share: options, command lines of containers and workers, log files.
+    # Helpers that providers share: options, command lines of containers and workers, log files, blocking calls.
     (
         "scalable.providers.options",
         "scalable.providers.containers",
         "scalable.providers.logs",
+        "scalable.providers.blocking",
         "scalable.providers.worker",
     ),
     # Above the registry, because validation looks up which providers are installed.
@@ -76,6 +77,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.runs": set(),
     "scalable.modules": set(),
     "scalable.cluster": set(),
+    "scalable.cluster.adaptive": set(),
     "scalable.cluster.host": set(),
     "scalable.cluster.port": set(),
     "scalable.providers.base": set(),
@@ -97,7 +99,12 @@ IMPORT_COSTS: dict[str, set[str]] = {
 }
 """Packages outside the standard library that importing a module may import. Dask, rich and SDKs are imported late."""
 
-LIGHT_ENGINE = {"scalable.cluster", "scalable.cluster.host", "scalable.cluster.port"}
+LIGHT_ENGINE = {
+    "scalable.cluster",
+    "scalable.cluster.adaptive",
+    "scalable.cluster.host",
+    "scalable.cluster.port",
+}
 """The modules of the engine that importing a provider may import: the others import Dask."""
 
 

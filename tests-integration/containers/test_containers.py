@@ -24,7 +24,7 @@ from scalable.cluster.port import Reason
 from scalable.errors import GroupFailedError, ValidationFailedError
 from scalable.manifest import parse_manifest
 from scalable.planning import build_plan
-from scalable.providers.base import ClusterHandle, DeploymentSpec, ScalePlan
+from scalable.providers.base import ClusterHandle, DeploymentSpec, ScalePlan, current_owner
 from scalable.providers.local import LocalProvider
 from scalable.providers.local.runtimes import probe
 from scalable.session import ScalableSession
@@ -372,7 +372,10 @@ def labelled(work: Path) -> list[psutil.Process]:
 def test_what_a_client_and_its_watchdog_left_can_be_listed_and_reaped(
     site: ContainerSite, apart: None, work: Path, client: subprocess.Popen[str]
 ) -> None:
-    mine = [thing for thing in LocalProvider().list_owned() if thing.run_id.startswith(TARGET)]
+    here = spec({})
+    listed = LocalProvider().list_owned(here)
+    mine = [thing for thing in listed if thing.run_id.startswith(TARGET)]
+    assert {thing.owner for thing in mine} == {current_owner()}
     assert sorted(thing.name for thing in mine) == sorted(site.containers())
     assert {(thing.kind, thing.detail) for thing in mine} == {
         (f"{site.runtime} container", "running")
@@ -382,7 +385,7 @@ def test_what_a_client_and_its_watchdog_left_can_be_listed_and_reaped(
     client.kill()
     client.wait(60)
 
-    assert LocalProvider().reap(mine) == []
+    assert LocalProvider().reap(here, mine) == []
 
     assert site.containers() == []
     shutil.rmtree(work / "runs")  # without client and watchdog, nothing else removes its files

@@ -114,9 +114,9 @@ def test_a_notebook_may_check_and_list_and_reap(project: Path) -> None:
         provider = SlurmProvider()
         verdicts = {result.name: result.ok for result in provider.preflight(spec)}
         assert verdicts["partition"] is True
-        assert list(provider.list_owned()) == []
+        assert list(provider.list_owned(spec)) == []
         gone = Owned("Slurm job", "4711_0", "run", "me", "")
-        assert list(provider.reap([gone])) == []
+        assert list(provider.reap(spec, [gone])) == []
 
     asyncio.run(cell())
 

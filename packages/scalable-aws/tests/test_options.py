@@ -21,7 +21,7 @@ FARGATE = """
     spot: true
     environment: {OMP_NUM_THREADS: "4"}
     tags: {"cost center": climate lab, owner: me@example.org}
-    adaptive: {minimum: 1, maximum: 16}
+    adaptive: {minimum: 1, maximum: 16, idle_timeout: 10m, target_duration: 5m}
 """
 
 EC2 = """

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.cluster import AdaptivePolicy
 from scalable.costing import CostEstimate, CostLineItem
 from scalable.errors import LimitExceededError, ValidationFailedError
 from scalable.manifest.issues import ValidationReport
@@ -158,6 +159,20 @@ def test_precedence_of_counts(
     assert plan.workers_by_tag == dict(zip(("gcam", "plots"), workers, strict=True))
     assert plan.ranges_by_tag == ranges
     assert plan.max_workers == options.get("max_workers")
+    assert plan.policies_by_tag == {}
+
+
+def test_how_quickly_groups_follow_demand_is_planned_for_each_group() -> None:
+    plan = planned(
+        {
+            "workers": {"gcam": {"maximum": 8, "target_duration": 60}},
+            "adaptive": {"maximum": 4, "idle_timeout": "30m"},
+        }
+    )
+    assert plan.policies_by_tag == {
+        "gcam": AdaptivePolicy(target_duration=60),
+        "plots": AdaptivePolicy(scale_in_delay=1800),
+    }
 
 
 @pytest.mark.parametrize(
@@ -337,7 +352,15 @@ def test_a_plan_uses_the_counts_and_prices_of_the_provider() -> None:
 
 
 @pytest.mark.parametrize("provider", [PlainProvider(), PricedProvider()])
-@pytest.mark.parametrize("options", [{}, {"max_workers": 3}, {"workers": {"gcam": {"maximum": 2}}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_workers": 3},
+        {"workers": {"gcam": {"maximum": 2}}},
+        {"adaptive": {"maximum": 2, "idle_timeout": 600}},
+    ],
+)
 def test_a_plan_survives_json(provider: PlainProvider, options: dict[str, Any]) -> None:
     plan = build_plan(spec_of(options), provider)
     text = plan.to_json()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from scalable.cluster import Event
-from scalable.runs import RunRecord
+from scalable.errors import ManifestError
+from scalable.runs import RunRecord, find_records, read_open_record, recorded_spec
 from scalable.session import ScalableSession
 
 pytestmark = pytest.mark.usefixtures("demo")
@@ -33,6 +34,39 @@ def record(project: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
 def read(record: RunRecord) -> dict[str, object]:
     document: dict[str, object] = json.loads((record.directory / "record.json").read_text())
     return document
+
+
+def test_a_record_leads_to_its_target(record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables have the values of the environment that reads it."""
+    assert find_records() == [record.directory]
+    written = read_open_record(record.directory)
+    assert written is not None
+    monkeypatch.setenv("DEMO_SECRET", "12345")
+    spec = recorded_spec(written)
+    assert (spec.target_name, spec.provider_name) == ("demo", "demo")
+    assert spec.target.options == {"account": 12345}
+    assert not spec.components
+    monkeypatch.delenv("DEMO_SECRET")
+    with pytest.raises(ManifestError, match="DEMO_SECRET is not set"):
+        recorded_spec(written)
+
+
+def test_a_record_is_open_until_everything_is_removed(record: RunRecord) -> None:
+    record.end(0)
+    assert read_open_record(record.directory) is not None
+    record.end(0, everything_removed=True)
+    assert read_open_record(record.directory) is None
+
+
+def test_where_there_are_no_records_none_are_found(project: Path) -> None:
+    assert find_records() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_record_of_another_user_is_not_read(record: RunRecord) -> None:
+    os.chown(record.directory / "record.json", 65534, 65534)
+    with pytest.raises(PermissionError, match="another user"):
+        read_open_record(record.directory)
 
 
 def test_a_run_that_is_killed_stays_running(record: RunRecord) -> None:

@@ -18,7 +18,7 @@ EVERYTHING = """
     service_account: worker@climate-lab.iam.gserviceaccount.com
     spot: true
     disk_gb: 100
-    adaptive: {minimum: 1, maximum: 16}
+    adaptive: {minimum: 1, maximum: 16, idle_timeout: 10m, target_duration: 5m}
 """
 
 

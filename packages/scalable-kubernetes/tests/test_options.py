@@ -12,7 +12,7 @@ EVERYTHING = """
     context: gke_project_europe-west4_main
     image: ghcr.io/jgcri/scalable-worker:latest
     n_workers: 4
-    adaptive: {minimum: 1, maximum: 16}
+    adaptive: {minimum: 1, maximum: 16, idle_timeout: 10m, target_duration: 5m}
     worker_service_account: worker.example
     resources:
       requests: {cpu: 500m, memory: 2Gi}

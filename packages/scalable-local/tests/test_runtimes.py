@@ -132,4 +132,4 @@ def test_an_image_file_is_looked_for_and_not_fetched(install: Install, tmp_path:
 def test_without_a_daemon_there_are_no_containers(install: Install) -> None:
     install("docker", status=1, stderr="Cannot connect to the Docker daemon")
 
-    assert list(list_containers(1000)) == []
+    assert list(list_containers(1000, "ann")) == []

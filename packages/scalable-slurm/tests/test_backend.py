@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from scalable.cluster.port import GroupSpec, Phase, Reason, Unit
+from scalable.cluster.port import GroupSpec, Leftover, Phase, Reason, Unit
+from scalable.errors import LaunchRefusedError
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.request import JobRequest
@@ -48,6 +51,81 @@ def test_a_launch_that_is_repeated_submits_nothing(
     first = asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q"))
     assert asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q")) == first
     assert len(calls("sbatch")) == 1
+
+
+async def give_up_on_a_launch(backend: SlurmBackend, submitting: Path) -> None:
+    """Launch, and cancel that once ``sbatch`` runs."""
+    launch = asyncio.create_task(backend.launch(GroupSpec("gcam"), 1, "q"))
+    async with asyncio.timeout(60):
+        while not submitting.exists():
+            await asyncio.sleep(0.01)
+    launch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launch
+
+
+def test_a_launch_that_was_given_up_is_waited_for_when_it_is_repeated(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    go, submitting = tmp_path / "go", tmp_path / "submitting"
+    fake_command("sbatch", stdout="7\n", then=f": > {submitting}; cat {go} > {tmp_path}/gone")
+    os.mkfifo(go)
+
+    async def scenario() -> Sequence[Unit]:
+        await give_up_on_a_launch(backend, submitting)
+        again = asyncio.create_task(backend.launch(GroupSpec("gcam"), 1, "q"))
+        await asyncio.to_thread(go.write_text, "")
+        return await again
+
+    assert asyncio.run(scenario()) == [unit(0)]
+    assert len(calls("sbatch")) == 1
+
+
+def test_a_sweep_cancels_what_a_launch_that_was_given_up_submits(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    """Its job appears in the queue while ``sweep`` waits for sbatch, and never later."""
+    go, submitting, queue = tmp_path / "go", tmp_path / "submitting", tmp_path / "squeue.out"
+    fake_command("squeue")
+    fake_command("scancel", then=f": > {queue}")
+    submit = f"echo '7|0|PENDING|Priority|1:30||{MINE}' > {queue}"
+    fake_command(
+        "sbatch", stdout="7\n", then=f": > {submitting}; cat {go} > {tmp_path}/gone; {submit}"
+    )
+    os.mkfifo(go)
+
+    async def scenario() -> Sequence[Leftover]:
+        await give_up_on_a_launch(backend, submitting)
+        sweep = asyncio.create_task(backend.sweep())
+        await asyncio.sleep(0)
+        await asyncio.to_thread(go.write_text, "")
+        left = await sweep
+        with pytest.raises(LaunchRefusedError, match="is closed"):
+            await backend.launch(GroupSpec("gcam"), 1, "q2")
+        return left
+
+    assert asyncio.run(scenario()) == []
+    assert calls("scancel") == ["--quiet --name=scalable-r"]
+    assert queue.read_text() == ""
+
+
+def test_an_sbatch_without_an_answer_is_killed_and_named(
+    fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    backend, submitting = make_backend(tmp_path, sweep_timeout=2.0), tmp_path / "submitting"
+    fake_command("squeue")
+    fake_command("sbatch", then=f"echo $$ > {submitting}; exec sleep 600")
+
+    async def scenario() -> Sequence[Leftover]:
+        await give_up_on_a_launch(backend, submitting)
+        return await backend.sweep()
+
+    (leftover,) = asyncio.run(scenario())
+    assert str(leftover) == (
+        "sbatch of request q (no answer; if it has submitted jobs after all, `scalable reap r` cancels them)"
+    )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(submitting.read_text()), 0)
 
 
 def test_one_squeue_shows_the_state_of_every_job(

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from scalable.errors import ValidationFailedError
+from scalable.cluster import AdaptivePolicy
+from scalable.errors import ProviderNotSetUpError, ValidationFailedError
 from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, DeploymentSpec, ResourceRequest
 from scalable.providers.registry import get_provider
-from scalable.providers.slurm import SlurmProvider
+from scalable.providers.slurm import SlurmProvider, provider
+from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.testing.offline import manifest_of, modules_of_planning, spec_of
 
 
@@ -100,7 +102,7 @@ def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
         """
         walltime: 02:00:00
         workers: {gcam: 8, fair: {minimum: 0, maximum: 40}}
-        adaptive: {minimum: 1, maximum: 4}
+        adaptive: {minimum: 1, maximum: 4, idle_timeout: 10m}
         n_workers: 2
         max_workers: 30
         """,
@@ -109,6 +111,7 @@ def test_a_plan_has_counts_in_order_of_precedence_and_the_walltime() -> None:
     plan = build_plan(spec, SlurmProvider()).scale_plan
     assert plan.workers_by_tag == {"gcam": 8, "plots": 2, "fair": 0}
     assert plan.ranges_by_tag == {"plots": (1, 4), "fair": (0, 30)}
+    assert plan.policies_by_tag == {"plots": AdaptivePolicy(scale_in_delay=600)}
     assert plan.max_workers == 30
     assert plan.resources_by_tag == {
         "gcam": ResourceRequest(cpus=4, memory=2**34, walltime=7200),
@@ -129,8 +132,48 @@ def test_jobs_are_listed_for_the_user_that_slurm_sees(
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("LOGNAME", "nobody")
-    (owned,) = SlurmProvider().list_owned()
+    (owned,) = SlurmProvider().list_owned(spec_of("slurm"))
     assert (owned.name, owned.run_id, owned.owner != "nobody") == ("7_0", "r1", True)
+
+
+@pytest.mark.parametrize(
+    ("script", "missing"),
+    [
+        (None, "squeue is not on PATH"),
+        ("echo 'squeue: fatal: Could not establish a configuration source' >&2; exit 1", "fatal"),
+    ],
+)
+def test_a_machine_without_slurm_is_not_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, missing: str
+) -> None:
+    if script is not None:
+        squeue = tmp_path / "squeue"
+        squeue.write_text(f"#!/bin/sh\n{script}\n")
+        squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProviderNotSetUpError, match=missing):
+        SlurmProvider().list_owned(spec_of("slurm"))
+
+
+def test_a_listing_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\nexec sleep 600\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(provider, "_LIST_TIMEOUT", 0.5)
+    with pytest.raises(SlurmCommandError, match="squeue: no answer in"):
+        SlurmProvider().list_owned(spec_of("slurm"))
+
+
+def test_a_controller_that_does_not_answer_is_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SlurmCommandError, match="Unable to contact"):
+        SlurmProvider().list_owned(spec_of("slurm"))
 
 
 def test_invalid_options_build_nothing() -> None:

@@ -25,7 +25,7 @@ def test_keys_are_readable_by_their_user_only(tmp_path: Path) -> None:
     assert found
     assert set(found.values()) == {0o600}
     assert "PRIVATE KEY" in Path(tls.key).read_text()
-    assert tls.key != security.get_tls_config_for_role("scheduler")["key"]
+    assert security.get_tls_config_for_role("scheduler")["key"] == tls.key
     assert security.require_encryption
 
 

@@ -12,9 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scalable.providers.containers import RUNTIMES
-from scalable.providers.slurm.request import JobRequest, Tls
+from scalable.providers.slurm.request import JobRequest
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
+from scalable.providers.tls import TlsFiles
 
 # What paths and environment variables can contain: anything but NUL. Surrogates cannot be encoded.
 anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
@@ -44,7 +45,7 @@ def test_no_value_is_interpreted_by_the_shell(value: str) -> None:
         preload=value,
         interface=value,
         local_directory=value,
-        tls=Tls(value, value, value),
+        tls=TlsFiles(value, value, value),
     )
     argv = executed_argv(request, value)
     assert argv[:2] == ["load", value]
@@ -102,7 +103,7 @@ CONTAINER = JobRequest(
     mounts={"/data in": "/data", "/home/me/prepare.py": "/home/me/prepare.py"},
     gpus=1,
     preload="/home/me/prepare.py",
-    tls=Tls("/run/tls/ca", "/run/tls/cert", "/run/tls/key"),
+    tls=TlsFiles("/run/tls/ca", "/run/tls/cert", "/run/tls/key"),
 )
 
 

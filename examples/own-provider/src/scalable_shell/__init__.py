@@ -10,6 +10,7 @@ from scalable.manifest import ValidationIssue
 from scalable.providers.base import ClusterHandle, DeploymentSpec
 from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.options import OneLine, TargetOptions
+from scalable.providers.tls import make_credentials
 
 __all__ = ["ShellOptions", "ShellProvider"]
 
@@ -44,12 +45,25 @@ class ShellProvider(BaseProvider[ShellOptions]):
         from scalable_shell.backend import ShellBackend
 
         groups = [
-            GroupSpec(tag, component.slots, options.startup_timeout)
+            GroupSpec(
+                tag,
+                component.slots,
+                options.startup_timeout,
+                unresponsive_timeout=options.unresponsive_timeout,
+            )
             for tag, component in spec.components.items()
         ]
-        host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+        credentials = make_credentials()  # others on this machine reach the scheduler's port, too
+        host = LocalCluster(
+            n_workers=0,
+            protocol="tls",
+            security=credentials.security(),
+            dashboard_address="127.0.0.1:0",
+        )
         try:
-            backend = ShellBackend(spec.components, host.scheduler_address, options.launcher)
+            backend = ShellBackend(
+                spec.components, host.scheduler_address, options.launcher, credentials
+            )
             cluster = GroupedCluster(host, backend, groups, max_workers=options.max_workers)
         except BaseException:
             host.close()  # all or nothing: if this method raises, nothing is left behind

@@ -15,6 +15,7 @@ from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reaso
 from scalable.errors import LaunchRefusedError
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.logs import tail
+from scalable.providers.tls import Credentials, tls_arguments
 from scalable.providers.worker import thread_environment, worker_arguments
 
 __all__ = ["ShellBackend"]
@@ -33,6 +34,8 @@ class ShellBackend:
         The address at which workers connect to the scheduler.
     launcher : sequence of str
         Prefix of each worker's command.
+    credentials : Credentials
+        The TLS keys of the cluster.
     """
 
     def __init__(
@@ -40,11 +43,13 @@ class ShellBackend:
         components: Mapping[str, ComponentConfig],
         scheduler_address: str,
         launcher: Sequence[str],
+        credentials: Credentials,
     ) -> None:
         self._components = components
         self._scheduler_address = scheduler_address
         self._launcher = launcher
         self._directory = Path(tempfile.mkdtemp(prefix="scalable-shell-"))
+        self._tls = credentials.write(self._directory / "tls")
         self._requests: dict[str, list[Unit]] = {}
         self._running: dict[str, tuple[Unit, subprocess.Popen[bytes]]] = {}
 
@@ -73,6 +78,7 @@ class ShellBackend:
             memory=component.memory,
             directory=str(self._directory),
             preload=component.preload_script,
+            extra=tls_arguments(self._tls),
         )
         worker = [sys.executable, "-m", "distributed.cli.dask_worker", *arguments]
         with self._log(unit).open("wb") as log:

@@ -6,24 +6,41 @@ import asyncio
 import operator
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from dask.base import tokenize
 from distributed import Client, Future
 
+from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
     defer_unpickling,
+    fail_futures,
     function_name,
     is_coroutine_function,
     retrieve_gather_exceptions,
 )
 from scalable.cluster.plugin import TABLE_TOPIC, FileNames
-from scalable.errors import SlotsExceededError, UnknownTagError, UnknownTaskError
+from scalable.errors import (
+    ClusterClosedError,
+    SchedulerLostError,
+    SlotsExceededError,
+    UnknownTagError,
+    UnknownTaskError,
+)
 
 if TYPE_CHECKING:
     from scalable.session import ScalableSession
 
 __all__ = ["ScalableClient"]
+
+_MESSAGES_OF_THE_END = {
+    "client-releases-keys",
+    "close-client",
+    "close-stream",
+    "heartbeat-client",
+}
+"""Messages that mean nothing any more once the scheduler is lost."""
 
 
 class ScalableClient(Client):
@@ -63,6 +80,7 @@ class ScalableClient(Client):
         self._tasks = dict(tasks or {})
         self._slots: Mapping[str, int] = {}
         self._file_names = FileNames()
+        self._lost: SchedulerLostError | None = None
         super().__init__(address, *args, **kwargs)
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +89,41 @@ class ScalableClient(Client):
         # The scheduler publishes the group table as events; a plain Dask cluster has none of them.
         self.subscribe_topic(TABLE_TOPIC, self._update_slots)
         await self._fetch_slots()
+        if isinstance(self.cluster, GroupedCluster):
+            self.cluster.on_scheduler_lost(self._on_scheduler_lost)
         return started
+
+    def _on_scheduler_lost(self, error: SchedulerLostError) -> None:
+        # On the cluster's event loop, which may be another one.
+        if self.loop is not None:
+            self.loop.add_callback(self._lose_scheduler, error)
+
+    async def _lose_scheduler(self, error: SchedulerLostError) -> None:
+        """Let all futures, and whatever is asked of this client from now on, raise the reason."""
+        if self._lost is None and self.status != "closed":
+            self._lost = error
+            fail_futures(self, error)
+            await self._close(fast=True)
+
+    async def _reconnect(self) -> None:
+        # Dask cancels all futures at once, and names no reason. The cluster finds it out.
+        if isinstance(self.cluster, GroupedCluster):
+            self.status = "connecting"
+            try:
+                await self.cluster.wait_for_scheduler_async()
+            except SchedulerLostError as error:
+                await self._lose_scheduler(error)
+                return
+            except ClusterClosedError:
+                await self._close()
+                return
+        await super()._reconnect()
+
+    def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
+        if self._lost is None:
+            super()._send_to_scheduler(msg)
+        elif msg["op"] not in _MESSAGES_OF_THE_END:
+            raise copy(self._lost)
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         self._file_names.release()

@@ -13,12 +13,16 @@ The tree::
     │   ├── ProviderNameError (ValueError)       a provider's name is empty or taken
     │   ├── UnknownProviderError (KeyError)      no provider of that name is installed
     │   ├── ProviderConflictError (RuntimeError) two distributions claim one name
-    │   └── QuarantinedProviderError (ImportError)  a provider's distribution cannot be used
+    │   ├── QuarantinedProviderError (ImportError)  a provider's distribution cannot be used
+    │   └── ProviderNotSetUpError (RuntimeError) this machine lacks what the provider needs
     ├── LimitExceededError (ValueError)          the plan exceeds a limit of its target
     ├── ClusterError (RuntimeError)
     │   ├── LaunchError                          a launch failed, but may succeed later
     │   │   └── LaunchRefusedError               a launch was refused, and always will be
     │   ├── NativeTimeoutError (TimeoutError)    the native system did not answer a call in time
+    │   ├── SchedulerStartError                  the scheduler did not start
+    │   ├── SchedulerLostError                   the scheduler is gone, and every task with it
+    │   ├── VersionMismatchError                 client and scheduler have different versions
     │   ├── GroupFailedError                     a worker group cannot get its workers
     │   ├── GroupTimeoutError (TimeoutError)     a worker group did not have its workers in time
     │   ├── WalltimeError (TimeoutError)         a task was still running at its worker's walltime
@@ -66,8 +70,11 @@ __all__ = [
     "ProviderConflictError",
     "ProviderError",
     "ProviderNameError",
+    "ProviderNotSetUpError",
     "QuarantinedProviderError",
     "ScalableError",
+    "SchedulerLostError",
+    "SchedulerStartError",
     "SessionError",
     "SlotsExceededError",
     "SubmitError",
@@ -76,6 +83,7 @@ __all__ = [
     "UnknownTargetError",
     "UnknownTaskError",
     "ValidationFailedError",
+    "VersionMismatchError",
     "WalltimeError",
     "WorkerDiedError",
     "describe_error",
@@ -182,7 +190,7 @@ class NotSupportedError(ScalableError, NotImplementedError):
 
 
 class ProviderError(ScalableError):
-    """Something is wrong with a provider as a plugin."""
+    """A provider cannot be used."""
 
 
 class ProviderNameError(ProviderError, ValueError):
@@ -226,6 +234,29 @@ class QuarantinedProviderError(ProviderError, ImportError):
         super().__init__(f"provider {provider!r} of {origin} cannot be used: {cause}; {remedy}")
 
 
+class ProviderNotSetUpError(ProviderError, RuntimeError):
+    """A provider lacks what it needs on this machine, such as a command or credentials.
+
+    Providers raise it from ``list_owned``. ``scalable ps`` and ``scalable reap`` then say that this provider was not
+    asked, and do not fail for it.
+
+    Attributes
+    ----------
+    provider : str
+        The provider.
+    missing : str
+        What is missing.
+    remedy : str
+        What to do about it.
+    """
+
+    def __init__(self, provider: str, missing: str, remedy: str) -> None:
+        self.provider, self.missing, self.remedy = provider, missing, remedy
+        super().__init__(
+            f"provider {provider!r} is not set up on this machine: {missing}; {remedy}"
+        )
+
+
 class LimitExceededError(ScalableError, ValueError):
     """The plan exceeds a limit of its target."""
 
@@ -256,6 +287,61 @@ class NativeTimeoutError(ClusterError, TimeoutError):
 
 class LaunchRefusedError(LaunchError):
     """A launch was refused, and the same launch would be refused again."""
+
+
+class SchedulerStartError(ClusterError):
+    """The scheduler of a cluster did not start; everything is removed again.
+
+    Attributes
+    ----------
+    cluster : str
+        The cluster's name.
+    explanation : Explanation
+        Normalised reason, native detail and log tail.
+    """
+
+    def __init__(self, cluster: str, explanation: Explanation) -> None:
+        self.cluster, self.explanation = cluster, explanation
+        super().__init__(f"the scheduler of cluster {cluster!r} did not start: {explanation}")
+
+
+class SchedulerLostError(ClusterError):
+    """The scheduler is gone or does not answer, and every task and result is lost with it.
+
+    Attributes
+    ----------
+    cluster : str
+        The cluster's name.
+    explanation : Explanation
+        Normalised reason, native detail and log tail.
+    """
+
+    def __init__(self, cluster: str, explanation: Explanation) -> None:
+        self.cluster, self.explanation = cluster, explanation
+        what, *log = str(explanation).splitlines()
+        message = (
+            f"cluster {cluster!r} has lost its scheduler, and every task and result with it: {what}"
+        )
+        super().__init__("\n".join([message, *log]))
+
+
+class VersionMismatchError(ClusterError):
+    """The client and the scheduler have different versions of Python, dask or distributed.
+
+    Attributes
+    ----------
+    difference : str
+        What differs, with both versions.
+    image : str
+        An image that has the client's versions.
+    """
+
+    def __init__(self, difference: str, image: str) -> None:
+        self.difference, self.image = difference, image
+        super().__init__(
+            f"the scheduler does not fit the client: {difference}; use an image or environment with the client's "
+            f"versions for scheduler and workers, such as {image}"
+        )
 
 
 class GroupFailedError(ClusterError):

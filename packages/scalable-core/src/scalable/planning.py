@@ -13,6 +13,7 @@ from decimal import Decimal
 from math import inf
 from typing import Any, NamedTuple, Self
 
+from scalable.cluster.adaptive import AdaptivePolicy
 from scalable.costing import CostEstimate
 from scalable.errors import LimitExceededError, ValidationFailedError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
@@ -181,6 +182,7 @@ def scale_plan(
             tag: (size.minimum, size.maximum) for tag, size in sizes.items() if size.adaptive
         },
         max_workers=options.max_workers,
+        policies_by_tag={tag: size.policy for tag, size in sizes.items() if size.policy},
     )
 
 
@@ -298,6 +300,7 @@ class _GroupSize(NamedTuple):
     maximum: int
     adaptive: bool
     option_path: tuple[str, ...]
+    policy: AdaptivePolicy | None = None
 
 
 def _group_sizes(spec: DeploymentSpec, options: TargetOptions) -> dict[str, _GroupSize]:
@@ -334,7 +337,10 @@ def _adaptive(
     bounds: WorkerRange, initial: int, options: TargetOptions, option_path: tuple[str, ...]
 ) -> _GroupSize:
     cap = bounds.maximum if options.max_workers is None else options.max_workers
-    return _GroupSize(initial, bounds.minimum, min(bounds.maximum, cap), True, option_path)
+    policy = None
+    if bounds.idle_timeout is not None or bounds.target_duration is not None:
+        policy = AdaptivePolicy(bounds.target_duration, bounds.idle_timeout)
+    return _GroupSize(initial, bounds.minimum, min(bounds.maximum, cap), True, option_path, policy)
 
 
 def _read_scale_plan(data: Mapping[str, Any]) -> ScalePlan:
@@ -345,4 +351,7 @@ def _read_scale_plan(data: Mapping[str, Any]) -> ScalePlan:
         },
         ranges_by_tag={tag: (low, high) for tag, (low, high) in data["ranges_by_tag"].items()},
         max_workers=data["max_workers"],
+        policies_by_tag={
+            tag: AdaptivePolicy(**policy) for tag, policy in data["policies_by_tag"].items()
+        },
     )

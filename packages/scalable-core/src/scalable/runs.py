@@ -23,9 +23,17 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from scalable.cluster import Event
     from scalable.planning import Plan
+    from scalable.providers.base import DeploymentSpec
     from scalable.session import ScalableSession
 
-__all__ = ["RECORDS_DIRECTORY", "RunRecord", "installed_versions"]
+__all__ = [
+    "RECORDS_DIRECTORY",
+    "RunRecord",
+    "find_records",
+    "installed_versions",
+    "read_open_record",
+    "recorded_spec",
+]
 
 RECORDS_DIRECTORY = Path(".scalable") / "runs"
 """The directory of records, relative to the current directory."""
@@ -36,7 +44,8 @@ _FORMAT = 1
 class RunRecord:
     """The record of one run, written when the run begins and again when it has ended.
 
-    If a record's status is ``running`` and its process no longer exists, the process was killed.
+    If a record's status is ``running`` and its process no longer exists, the process was killed. A record whose
+    ``everything_removed`` is false leads ``scalable ps`` and ``scalable reap`` to where the run was.
 
     Attributes
     ----------
@@ -94,6 +103,7 @@ class RunRecord:
             "started": now.isoformat(timespec="seconds"),
             "ended": None,
             "exit_status": None,
+            "everything_removed": False,
             "error": None,
             "target": plan.target,
             "provider": plan.provider,
@@ -118,7 +128,12 @@ class RunRecord:
         return record
 
     def end(
-        self, exit_status: int, *, error: str | None = None, events: Iterable[Event] = ()
+        self,
+        exit_status: int,
+        *,
+        everything_removed: bool = False,
+        error: str | None = None,
+        events: Iterable[Event] = (),
     ) -> None:
         """Write how the run ended.
 
@@ -126,6 +141,8 @@ class RunRecord:
         ----------
         exit_status : int
             The exit status of the run.
+        everything_removed : bool
+            Whether nothing that it had started is left. Otherwise `read_open_record` continues to return the record.
         error : str, optional
             The error that ended it.
         events : iterable of Event
@@ -140,6 +157,7 @@ class RunRecord:
             "status": "failed" if exit_status else "finished",
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "exit_status": exit_status,
+            "everything_removed": everything_removed,
             "error": error,
             "events": [
                 {
@@ -171,6 +189,77 @@ class RunRecord:
         with os.fdopen(new, "w", encoding="utf-8") as stream:
             stream.write(self.to_json())
         os.replace("record.new", "record.json", src_dir_fd=at, dst_dir_fd=at)
+
+
+def find_records(root: Path = RECORDS_DIRECTORY) -> list[Path]:
+    """Return the directories of the runs that have a record, oldest first; empty if there are none.
+
+    Raises
+    ------
+    OSError
+        The directory of records cannot be read.
+    """
+    try:
+        return sorted(root.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def read_open_record(directory: Path) -> dict[str, Any] | None:
+    """Return the record of a run that may have left something; None if it has removed everything.
+
+    Raises
+    ------
+    OSError
+        The record cannot be read, or is another user's.
+    ValueError
+        It is not a record.
+    """
+    try:
+        at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except NotADirectoryError:  # some other file, or a link
+        return None
+    try:
+        file = os.open("record.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+    except FileNotFoundError:  # nothing is started before the record is there
+        return None
+    finally:
+        os.close(at)
+    with os.fdopen(file, encoding="utf-8") as stream:
+        if os.fstat(file).st_uid != os.geteuid():
+            message = "it belongs to another user"
+            raise PermissionError(errno.EPERM, message, str(directory / "record.json"))
+        document = json.load(stream)
+    if not isinstance(document, dict):
+        raise ValueError("it is not a record of a run")
+    return None if document.get("everything_removed") is True else document
+
+
+def recorded_spec(record: Mapping[str, Any]) -> DeploymentSpec:
+    """Return the target of a recorded run, without components, and with ``${VAR}`` expanded as the environment is now.
+
+    Raises
+    ------
+    ManifestError
+        The target cannot be used now, for example because a variable is not set.
+    ValueError
+        It is not a record of a run.
+    """
+    from scalable.manifest.parser import parse_manifest
+    from scalable.providers.base import DeploymentSpec
+
+    try:
+        name, document = record["target"], record["manifest"]["document"]
+        # An overlay has been merged already, and it may have been another one than the target's own.
+        target = {key: each for key, each in document["targets"][name].items() if key != "overlay"}
+        alone = {
+            "version": document["version"],
+            "project": document["project"],
+            "targets": {name: target},
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("it is not a record of a run") from None
+    return DeploymentSpec.from_manifest(parse_manifest(alone, target_name=name), target_name=name)
 
 
 Redact = Callable[[str], str]

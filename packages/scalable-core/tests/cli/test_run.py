@@ -92,6 +92,7 @@ def test_a_workflow_from_start_to_end(scalable: Scalable, project: Path, gone: G
 
     written = record(project)
     assert (written["status"], written["exit_status"], written["error"]) == ("finished", 0, None)
+    assert written["everything_removed"] is True
     assert (written["target"], written["provider"]) == ("demo", "demo")
     assert written["plan"]["scale_plan"]["workers_by_tag"] == {"fair": 1, "gcam": 1}
     assert written["manifest"]["lock"] == written["plan"]["manifest_lock"]
@@ -264,6 +265,8 @@ def test_leftovers_are_named(scalable: Scalable, project: Path) -> None:
     assert (fine.returncode, failed.returncode) == (1, 7)
     assert "volume scratch (it is in use)" in fine.stderr
     assert len(fine.stderr.splitlines()) == 1
+    written = [json.loads(p.read_text()) for p in (project / ".scalable/runs").glob("*/*.json")]
+    assert [each["everything_removed"] for each in written] == [False, False]
 
 
 def test_a_record_that_cannot_be_written_stops_the_run(scalable: Scalable, project: Path) -> None:

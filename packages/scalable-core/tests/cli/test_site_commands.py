@@ -1,4 +1,4 @@
-"""Commands that query a target's site: check, plan --render, ps, reap."""
+"""Commands that query a target's site: check, plan --render. For ps and reap, see `test_owned`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from scalable.cli import main
-from scalable.cluster.port import Leftover
-from scalable.errors import ClusterError
 from scalable.providers.base import (
     Artifact,
     CheckResult,
     ClusterHandle,
     DeploymentSpec,
-    Owned,
     ScalePlan,
 )
 from scalable.providers.common import BaseProvider, PlansOnly
@@ -26,37 +23,19 @@ from scalable.providers.registry import clear_registry, register_provider
 
 
 class BatchProvider(BaseProvider[TargetOptions]):
-    """A provider whose site can be checked, and has resources of runs."""
+    """A provider whose site can be checked."""
 
     name = "batch"
     options_model = TargetOptions
 
     def __init__(self) -> None:
         self.findings: list[CheckResult] = [CheckResult("auth", True, "is valid")]
-        self.owned = [
-            Owned("job", "job-1", run_id="r1", owner="ann", detail="gcam running"),
-            Owned("job", "job-2", run_id="r2", owner="ann"),
-        ]
-        self.locked: set[str] = set()
-        self.down = False
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
         return self.findings
 
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
         return [Artifact(f"{tag}.job", "text/plain", f"run {tag}\n") for tag in spec.components]
-
-    def list_owned(self) -> Sequence[Owned]:
-        if self.down:
-            raise ClusterError("the site is down; try again later")
-        return self.owned
-
-    def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
-        left = [resource for resource in owned if resource.name in self.locked]
-        self.owned = [
-            resource for resource in self.owned if resource not in owned or resource in left
-        ]
-        return [Leftover(resource.kind, resource.name, "it is locked") for resource in left]
 
     def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
         raise AssertionError("nothing here builds")
@@ -113,6 +92,17 @@ def test_an_invalid_manifest_is_not_checked_at_the_site(
     assert "did you mean 'n_workers'?" in result.stderr
 
 
+def test_check_says_which_of_several_targets_it_has_checked(
+    batch: BatchProvider, cli: Cli, project: Path
+) -> None:
+    manifest = project / "scalable.yaml"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("components:", "  other: {provider: batch}\ncomponents:"))
+    note = "note: this was target 'demo'; --target checks another: other\n"
+    assert cli("check").stderr == note
+    assert cli("check", "--target", "demo").stderr == ""
+
+
 def test_a_provider_without_checks_is_reported(demo: None, cli: Cli) -> None:
     result = cli("check")
     assert result.exit_code == 0
@@ -140,98 +130,3 @@ def test_a_plan_shows_what_would_be_sent(batch: BatchProvider, cli: Cli) -> None
     assert "--- gcam.job\nrun gcam\n" in cli("plan", "--render").stdout
     document = json.loads(cli("plan", "--render", "--json").stdout)
     assert [artifact["name"] for artifact in document["artifacts"]] == ["fair.job", "gcam.job"]
-
-
-def test_ps_lists_the_resources_of_runs(batch: BatchProvider, cli: Cli) -> None:
-    result = cli("ps", "--provider", "batch")
-    assert result.exit_code == 0
-    assert result.stdout.splitlines()[1].split() == [
-        "batch",
-        "r1",
-        "job",
-        "job-1",
-        "ann",
-        "gcam",
-        "running",
-    ]
-    assert {resource["run_id"] for resource in json.loads(cli("ps", "--json").stdout)} >= {
-        "r1",
-        "r2",
-    }
-
-
-def test_ps_reports_a_provider_that_cannot_list(batch: BatchProvider, cli: Cli) -> None:
-    batch.down = True
-    result = cli("ps", "--provider", "batch")
-    assert result.exit_code == 1
-    assert result.stderr == (
-        "error: provider 'batch' cannot list its resources: the site is down; try again later\n"
-    )
-
-
-def test_reap_removes_the_runs_that_are_named_and_no_other(batch: BatchProvider, cli: Cli) -> None:
-    result = cli("reap", "r1", "--yes", "--provider", "batch")
-    assert result.exit_code == 0
-    assert [resource.name for resource in batch.owned] == ["job-2"]
-
-
-@pytest.mark.parametrize("arguments", [[], ["r1", "--all"]])
-def test_reap_needs_runs_or_all(batch: BatchProvider, cli: Cli, arguments: list[str]) -> None:
-    result = cli("reap", *arguments)
-    assert result.exit_code == 2
-    assert len(batch.owned) == 2
-
-
-def test_reap_asks_before_it_removes(batch: BatchProvider, cli: Cli) -> None:
-    assert cli("reap", "--all", "--provider", "batch", stdin="n\n").exit_code == 1
-    assert len(batch.owned) == 2
-    assert cli("reap", "--all", "--provider", "batch", stdin="y\n").exit_code == 0
-    assert batch.owned == []
-
-
-def test_reap_names_what_could_not_be_removed(batch: BatchProvider, cli: Cli) -> None:
-    batch.locked = {"job-1"}
-    result = cli("reap", "--all", "--yes", "--provider", "batch")
-    assert result.exit_code == 1
-    assert "error: could not remove job job-1 (it is locked)" in result.stderr
-    assert [resource.name for resource in batch.owned] == ["job-1"]
-
-
-def test_reap_prints_json(batch: BatchProvider, cli: Cli) -> None:
-    batch.locked = {"job-1"}
-    result = cli("reap", "--all", "--yes", "--json", "--provider", "batch")
-    assert result.exit_code == 1
-    document = json.loads(result.stdout)
-    assert [each["name"] for each in document["removed"]] == ["job-2"]
-    assert document["left"] == [
-        {"provider": "batch", "kind": "job", "name": "job-1", "error": "it is locked"}
-    ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["r3", "r4"],
-            "there are no resources of r3 or r4 in a queue or a cloud; see `scalable ps`",
-        ),
-        (["--all"], "no run has resources in a queue or a cloud"),
-    ],
-)
-def test_reap_reports_that_there_is_nothing(
-    batch: BatchProvider, cli: Cli, arguments: list[str], message: str
-) -> None:
-    if arguments == ["--all"]:
-        batch.owned = []
-    result = cli("reap", *arguments, "--yes", "--provider", "batch")
-    assert (result.exit_code, result.stderr) == (0, f"scalable: {message}\n")
-    assert json.loads(cli("reap", *arguments, "--json", "--provider", "batch").stdout) == {
-        "removed": [],
-        "left": [],
-    }
-
-
-def test_ps_refuses_a_provider_without_resources(demo: None, cli: Cli) -> None:
-    result = cli("ps", "--provider", "demo")
-    assert result.exit_code == 2
-    assert "has no resources that could be listed" in result.stderr

@@ -16,6 +16,7 @@ import logging
 import operator
 import pickle
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -48,7 +49,7 @@ from distributed.versions import get_versions
 from distributed.worker import get_data_from_worker
 
 from scalable.client import ScalableClient
-from scalable.cluster.dask_internals import defer_unpickling
+from scalable.cluster.dask_internals import defer_unpickling, fail_futures
 from scalable.cluster.plugin.dask_internals import (
     Hold,
     Stealing,
@@ -60,6 +61,8 @@ from scalable.cluster.plugin.dask_internals import (
     has_seceded,
     interrupt_retirement,
     is_holder_busy,
+    lift_send_timeout,
+    lift_worker_send_timeout,
     release_tasks,
     remove_worker,
     replace_execute,
@@ -71,6 +74,7 @@ from scalable.cluster.plugin.dask_internals import (
     suspect,
     take_over_failures,
     tasks_of_dead_worker,
+    turn_off_worker_ttl,
     unstarted_tasks,
 )
 
@@ -256,6 +260,55 @@ async def test_a_gather_waits_in_coroutines_of_its_own(rig: Rig) -> None:
         assert len(calls) == 1
 
 
+@on_cluster
+async def test_a_client_whose_connection_broke_reconnects_by_one_coroutine(rig: Rig) -> None:
+    """`distributed.Client._reconnect`: awaited when the connection to the scheduler breaks; sets the status."""
+    awaited = []
+
+    class Ours(Client):
+        async def _reconnect(self) -> None:
+            awaited.append(self.status)
+            await self._close()
+
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        for comm in [*rig.scheduler.client_comms.values()]:
+            comm.abort()
+        await until(lambda: client.status == "closed")
+    assert awaited == ["connecting"]
+
+
+@on_cluster
+async def test_a_client_sends_all_it_submits_through_one_method(rig: Rig) -> None:
+    """`distributed.Client._send_to_scheduler`: called for each message; what it raises comes out of `submit`."""
+
+    class Ours(Client):
+        def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
+            if msg["op"] == "update-graph":
+                raise OSError("refused")
+            super()._send_to_scheduler(msg)  # type: ignore[no-untyped-call]
+
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        with pytest.raises(OSError, match="refused"):
+            client.submit(identity, 1)
+
+
+@on_cluster
+async def test_the_state_of_a_future_can_be_set_to_an_error(rig: Rig) -> None:
+    """`FutureState.set_error`: ends a future in an error, whatever its status was; others wait no longer."""
+    await rig.add()
+    done, waiting = rig.client.submit(identity, 1), rig.block()
+    await done
+    fail_futures(rig.client, OSError("lost"))
+    for future in (done, waiting):
+        with pytest.raises(OSError, match="lost"):
+            await future
+    assert not rig.client.futures
+
+
 def test_pickles_are_by_value_where_needed() -> None:
     """`distributed.protocol.pickle.dumps`: pickles what plain pickle cannot; plain pickle reads it."""
     assert pickle.loads(dumps(lambda x: x + 1))(1) == 2
@@ -270,6 +323,20 @@ def test_coroutine_functions_are_known() -> None:
     assert iscoroutinefunction(double)
     assert iscoroutinefunction(functools.partial(double, 1))
     assert not iscoroutinefunction(abs)
+
+
+def test_an_event_loop_runs_in_a_thread_of_its_own() -> None:
+    """`distributed.utils.LoopRunner`: starts a loop in a new thread, and ends both."""
+    runner = LoopRunner(asynchronous=False)
+    runner.start()
+    try:
+        found = asyncio.run_coroutine_threadsafe(
+            asyncio.to_thread(threading.get_ident), runner.loop.asyncio_loop
+        )
+        assert found.result(30) != threading.get_ident()
+    finally:
+        runner.stop()
+    assert not runner.is_started()
 
 
 def test_logging_to_streams_is_silenced_for_a_while() -> None:
@@ -593,6 +660,48 @@ async def test_a_worker_changes_its_status_when_told(rig: Rig) -> None:
 
 
 @on_cluster
+async def test_a_late_heartbeat_ends_no_worker(rig: Rig) -> None:
+    """`Scheduler.worker_ttl`: what removes workers whose heartbeat is late is a periodic callback of this name."""
+    assert rig.scheduler.worker_ttl  # Dask's default is 5 minutes
+    check = rig.scheduler.periodic_callbacks["worker-ttl"]
+    await until(check.is_running)
+    turn_off_worker_ttl(rig.scheduler)
+    assert not check.is_running()
+    assert rig.scheduler.worker_ttl is None
+
+
+@on_cluster
+async def test_the_time_of_a_heartbeat_is_known(rig: Rig) -> None:
+    """`WorkerState.last_seen`: changes with every heartbeat, and with nothing else."""
+    worker = await rig.add()
+    ws = rig.scheduler.workers[worker.address]
+    worker.periodic_callbacks["heartbeat"].stop()
+    before = ws.last_seen
+    await rig.client.submit(identity, 1)
+    assert ws.last_seen == before
+    await worker.heartbeat()
+    assert ws.last_seen > before
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
+@on_cluster
+async def test_a_connection_waits_for_a_reader_that_is_busy(rig: Rig) -> None:
+    """`Comm.stream`: its socket has a limit for unread data, which can be lifted."""
+    worker = await rig.add()
+    comm: Any = rig.scheduler.stream_comms[worker.address].comm
+
+    def limit() -> int:
+        found = comm.stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert isinstance(found, int)
+        return found
+
+    assert limit() == 30_000
+    lift_send_timeout(comm)
+    assert limit() == 0
+    assert comm.stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@on_cluster
 async def test_an_expected_removal_suspects_no_task(rig: Rig) -> None:
     """`Scheduler.remove_worker`: expected, its tasks run elsewhere without suspicion; the worker closes."""
     worker = await rig.add()
@@ -817,6 +926,8 @@ async def test_workers_know_the_annotations_of_tasks(rig: Rig) -> None:
     assert seconds_alone(worker, "unknown") is None
     rig.gate.set()
     await wait(future)
+    run_alone(ts, None)
+    assert not runs_alone(ts)
 
 
 @on_cluster
@@ -846,7 +957,11 @@ async def test_a_worker_runs_a_task_by_a_method_that_can_be_replaced(rig: Rig) -
 async def test_a_worker_sends_messages_in_order_with_its_own(rig: Rig) -> None:
     """`Worker.batched_send`: goes to `Scheduler.stream_handlers` with the worker's address."""
     messages: list[Any] = []
-    rig.scheduler.stream_handlers["test"] = lambda **message: messages.append(message)
+
+    def handle(**message: Any) -> None:
+        messages.append(message)
+
+    rig.scheduler.stream_handlers["test"] = handle
     worker = await rig.add()
     worker.batched_send({"op": "test", "key": ("tuple", 1)})
     await until(lambda: messages)
@@ -910,6 +1025,53 @@ async def test_a_waiting_task_moves_to_another_worker(rig: Rig) -> None:
     await running
 
 
+@on_cluster
+async def test_the_idle_timeout_can_be_turned_off(rig: Rig) -> None:
+    """`Scheduler.idle_timeout`: seconds, or None for never, and read anew by each check."""
+    rig.scheduler.idle_timeout = 1e-9
+    rig.scheduler.check_idle()
+    assert rig.scheduler.check_idle() is not None
+    rig.scheduler.idle_timeout = None
+    rig.scheduler.check_idle()
+    assert rig.scheduler.status is Status.running
+
+
+@on_cluster
+async def test_the_timeout_without_workers_can_be_turned_off(rig: Rig) -> None:
+    """`Scheduler.no_workers_timeout`: seconds, or None for never, and read by each check."""
+    waiting, failing = (rig.client.submit(identity, n) for n in (1, 2))
+    await until(lambda: len(rig.scheduler.tasks) == 2)
+    assert rig.scheduler.no_workers_timeout is None
+    await rig.client.cancel([waiting])
+    rig.scheduler.no_workers_timeout = 0.001
+    with pytest.raises(distributed.scheduler.NoWorkerError):
+        await failing
+
+
+@on_cluster
+async def test_connected_clients_are_known(rig: Rig) -> None:
+    """`Scheduler.client_comms`: the connections to clients, which is empty without any."""
+    assert len(rig.scheduler.client_comms) == 1
+    await rig.client.close()
+    await until(lambda: not rig.scheduler.client_comms)
+
+
+@on_cluster
+async def test_a_scheduler_tells_its_versions(rig: Rig) -> None:
+    """`Scheduler.handlers["versions"]`: as `get_versions` returns them there, to anybody who is connected."""
+    async with rpc(rig.scheduler.address) as scheduler:
+        found = await scheduler.versions()
+    assert found["host"]["python"] == get_versions()["host"]["python"]
+    assert found["packages"]["dask"] == version("dask")
+
+
+@on_cluster
+async def test_a_scheduler_tells_its_id(rig: Rig) -> None:
+    """`Scheduler.handlers["identity"]`: has the id, and the number of workers to describe may be 0."""
+    async with rpc(rig.scheduler.address) as scheduler:
+        assert (await scheduler.identity(n_workers=0))["id"] == rig.scheduler.id
+
+
 def test_versions_of_an_environment() -> None:
     """`distributed.versions.get_versions`: has Python's version and those of dask and distributed."""
     found = get_versions()
@@ -919,6 +1081,17 @@ def test_versions_of_an_environment() -> None:
 
 
 # -- In the workers
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
+@on_cluster
+async def test_a_worker_waits_for_a_scheduler_that_is_busy(rig: Rig) -> None:
+    """`Worker.batched_stream`: has the worker's connection to the scheduler."""
+    worker = await rig.add()
+    lift_worker_send_timeout(worker)
+    connection: Any = worker.batched_stream.comm
+    assert connection.peer_address == rig.scheduler.address
+    assert not connection.stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
 
 @on_cluster
@@ -970,6 +1143,9 @@ async def test_connections_of_its_own(rig: Rig) -> None:
 ROOT = Path(__file__).parents[4]
 PAGE = ROOT / "docs/extending/dask.md"
 SOURCES = sorted(ROOT.glob("packages/*/src/**/*.py"))
+
+OVERRIDDEN = {"_start", "_close", "_gather", "_reconnect", "_send_to_scheduler"}
+"""Private methods of Dask's client that `ScalableClient` overrides."""
 
 needs_repository = pytest.mark.skipif(not PAGE.exists(), reason="not in the repository")
 
@@ -1030,7 +1206,7 @@ def test_every_private_name_of_dask_is_listed() -> None:
     trees = [ast.parse(path.read_text()) for path in SOURCES]
     last_parts = {name.rpartition(".")[2] for name in listed()}
     # A subclass may define a method of Dask's anew; `super()` is what uses it.
-    ours = set().union(*map(own_names, trees)) - {"_start", "_close", "_gather"}
+    ours = set().union(*map(own_names, trees)) - OVERRIDDEN
     assert set().union(*map(private_imports, trees)) - listed() == set()
     assert set().union(*map(private_attributes, trees)) - ours - last_parts == set()
 
@@ -1055,12 +1231,5 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
         return own_names(tree) - {"__init__"}
 
     theirs = attributes(Client) | {*dir(Client)}
-    added = {
-        "submit",
-        "map",
-        "_start",
-        "_close",
-        "_gather",
-    }  # the methods that `ScalableClient` overrides
-    inherited = {"status", "asynchronous", "sync", "subscribe_topic", "get_events"}  # and uses
-    assert attributes(ScalableClient) & theirs == added | inherited
+    used = {"status", "asynchronous", "sync", "subscribe_topic", "get_events", "cluster", "loop"}
+    assert attributes(ScalableClient) & theirs == {"submit", "map"} | OVERRIDDEN | used

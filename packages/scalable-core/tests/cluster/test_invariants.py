@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalable.cluster.pace import Pace
-from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.port import GroupSpec, Phase, Reason
 from scalable.cluster.retry import RetryPolicy
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, run_in_virtual_time
@@ -95,6 +95,31 @@ def accidents(draw: st.DrawFn) -> Step:
 
 
 @st.composite
+def impairments(draw: st.DrawFn) -> Step:
+    kind = draw(st.sampled_from(["pause", "unpause", "freeze", "thaw"]))
+    which = draw(st.integers(0, 20))
+
+    async def impair(world: Simulation) -> None:
+        names = list(world.scheduler.workers)
+        if names:
+            getattr(world.scheduler, kind)(names[which % len(names)])
+
+    return draw(step(f"{kind} number {which}", impair))
+
+
+@st.composite
+def notices(draw: st.DrawFn) -> Step:
+    which, seconds = draw(st.integers(0, 20)), draw(st.sampled_from([1.0, 30.0, 120.0]))
+
+    async def announce(world: Simulation) -> None:
+        running = [made for made in world.backend.alive() if made.phase is Phase.RUNNING]
+        if running:
+            world.backend.announce_preemption(running[which % len(running)].unit.id, seconds)
+
+    return draw(step(f"preempt number {which} in {seconds} s", announce))
+
+
+@st.composite
 def behaviors(draw: st.DrawFn) -> Step:
     tag = draw(tags)
     behavior = UnitBehavior(
@@ -136,7 +161,10 @@ def disturbances(draw: st.DrawFn) -> Step:
     return draw(step(f"{call} takes {takes} s, fails {times} times; latency {latency}", disturb))
 
 
-steps = st.one_of(scalings(), adaptings(), submissions(), accidents(), behaviors(), disturbances())
+steps = st.one_of(
+    *(scalings(), adaptings(), submissions(), accidents()),
+    *(behaviors(), disturbances(), impairments(), notices()),
+)
 lives = st.lists(steps, min_size=5, max_size=30)
 
 
@@ -156,6 +184,9 @@ async def _recover(world: Simulation) -> None:
     world.backend.behavior.clear()
     world.backend.errors.clear()
     world.backend.latencies.clear()
+    for name in list(world.scheduler.workers):
+        world.scheduler.unpause(name)
+        world.scheduler.thaw(name)
     await world.run(200)  # what is under way comes to its end, and may fail a group
     # A group that is made adaptive has its minimum reset first, so that the counts do not exceed the cap.
     await world.controller.adapt_groups(dict.fromkeys(TAGS, (0, 2)))

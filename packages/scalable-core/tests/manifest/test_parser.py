@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scalable.manifest.document.limits import MAX_BYTES
 from scalable.manifest.errors import ManifestError, ManifestParseError, ManifestSchemaError
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.parser import load_manifest, parse_manifest
+from scalable.manifest.parser import load_manifest, load_targets, parse_manifest
+from scalable.manifest.schema import ManifestModel
 
 MINIMAL = "version: 1\nproject: {name: x}\n"
 
@@ -567,3 +568,45 @@ def test_the_parser_imports_neither_dask_nor_plugins() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
+
+
+def test_each_target_can_be_loaded_alone(tmp_path: Path) -> None:
+    """Whatever is wrong with the others, and with components."""
+    path = tmp_path / "scalable.yaml"
+    path.write_text(
+        """\
+version: 1
+project: {name: test}
+targets:
+  good: {provider: local, overlay: more, max_workers: 1}
+  bare: {n_workers: 1}
+  unset: {provider: local, account: "${NOT_SET}"}
+  lost: {provider: local, overlay: less}
+components: {gcam: {cpu: 1, env: {TOKEN: "${NOT_SET}"}}}
+tasks: {simulate: {component: nothing}}
+overlays:
+  more: {targets: {good: {max_workers: "${N}"}}, components: {gcam: {wrong: 1}}}
+"""
+    )
+    found = load_targets(path, env={"N": "7"})
+    assert list(found) == ["good", "bare", "unset", "lost"]
+    good = found["good"]
+    assert isinstance(good, ManifestModel)
+    assert good.targets["good"].options == {"max_workers": "7"}
+    assert list(good.targets) == ["good"]
+    assert not good.components
+    codes = {
+        name: [issue.code for issue in error.issues]
+        for name, error in found.items()
+        if isinstance(error, ManifestError)
+    }
+    assert codes == {
+        "bare": ["E_MISSING_KEY"],
+        "unset": ["E_UNSET_VARIABLE"],
+        "lost": ["E_UNKNOWN_OVERLAY"],
+    }
+
+
+def test_targets_of_a_file_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ManifestParseError, match="there is no such file"):
+        load_targets(tmp_path / "scalable.yaml")

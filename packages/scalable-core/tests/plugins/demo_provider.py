@@ -62,7 +62,12 @@ class DemoProvider(BaseProvider[DemoOptions]):
 
     def _build(self, spec: DeploymentSpec, options: DemoOptions) -> ClusterHandle:
         groups = [
-            GroupSpec(tag, component.slots, options.startup_timeout)
+            GroupSpec(
+                tag,
+                component.slots,
+                options.startup_timeout,
+                unresponsive_timeout=options.unresponsive_timeout,
+            )
             for tag, component in spec.components.items()
         ]
         host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")

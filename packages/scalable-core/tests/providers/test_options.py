@@ -41,7 +41,7 @@ def test_all_options() -> None:
         """
         workers: {gcam: 2, plots: {minimum: 1, maximum: 8}}
         n_workers: 3
-        adaptive: {maximum: 4}
+        adaptive: {maximum: 4, idle_timeout: 30m, target_duration: 00:02:00}
         max_workers: 9
         startup_timeout: 10m
         limits: {max_hourly_cost: 1.1}
@@ -51,7 +51,7 @@ def test_all_options() -> None:
     assert options == TargetOptions(
         workers={"gcam": 2, "plots": WorkerRange(minimum=1, maximum=8)},
         n_workers=3,
-        adaptive=WorkerRange(minimum=0, maximum=4),
+        adaptive=WorkerRange(maximum=4, idle_timeout=1800, target_duration=120),
         max_workers=9,
         startup_timeout=600,
         limits=Limits(max_hourly_cost=Decimal("1.1")),
@@ -81,6 +81,17 @@ def test_workers_may_be_one_number() -> None:
         ("workers: {a: {maximum: 2, max: 1}}", "workers.a.max", "unknown key"),
         ("n_workers: 1.5", "n_workers", "must be a whole number, not 1.5"),
         ("adaptive: 3", "adaptive", "must be a mapping, not 3"),
+        ("adaptive: {maximum: 1, idle_timeout: -1}", "adaptive.idle_timeout", "must be a duration"),
+        (
+            "adaptive: {maximum: 1, idle_timeout: soon}",
+            "adaptive.idle_timeout",
+            "must be a duration",
+        ),
+        (
+            "workers: {a: {maximum: 1, target_duration: 0}}",
+            "workers.a.target_duration",
+            "must be more than 0, not 0",
+        ),
         ("max_workers: 0", "max_workers", "must be at least 1, not 0"),
         ("startup_timeout: 0", "startup_timeout", "must be more than 0, not 0"),
         ("startup_timeout: soon", "startup_timeout", "must be a duration"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scalable.cluster import AdaptivePolicy
 from scalable.providers.base import ClusterHandle, DeploymentSpec, ScalePlan
 from scalable.providers.common import BaseProvider
 from scalable.providers.options import TargetOptions
@@ -60,6 +61,20 @@ def test_an_adaptive_group_can_get_other_bounds_and_be_pinned(start: Start) -> N
     assert scaled(handle, ScalePlan({"gcam": 3}, {}, {"gcam": (3, 6)}))["gcam"] == (3, 3, 6)
     assert scaled(handle, ScalePlan({"gcam": 0}, {}, {"gcam": (4, 5)}))["gcam"] == (4, 4, 5)
     assert scaled(handle, ScalePlan({"gcam": 2}))["gcam"] == (2, None, None)
+
+
+def test_an_adaptive_group_follows_demand_as_the_plan_says(start: Start) -> None:
+    handle = start()
+    patient = AdaptivePolicy(target_duration=60, scale_in_delay=1800)
+    scaled(handle, ScalePlan({"gcam": 0}, {}, {"gcam": (0, 6)}, policies_by_tag={"gcam": patient}))
+    groups = handle.backend._controller.groups
+    assert groups["gcam"].policy == patient
+    # Other bounds leave it as it is, as does a count in between.
+    handle.backend.scale_groups({"gcam": 2})
+    handle.backend.adapt_groups({"gcam": (0, 3)})
+    assert groups["gcam"].policy == patient
+    scaled(handle, ScalePlan({"gcam": 0}, {}, {"gcam": (0, 6)}))
+    assert groups["gcam"].policy is None
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 2), (2, 8), (None, 2), (2, None)])

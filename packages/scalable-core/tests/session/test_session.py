@@ -285,6 +285,16 @@ def test_a_leftover_is_an_error_of_close(project: Path) -> None:
 
     with pytest.raises(LeftoverError, match="volume scratch"):
         session.close()
+    session.close()
+    assert not session.everything_removed
+
+
+def test_a_session_knows_when_everything_is_removed(project: Path) -> None:
+    session = ScalableSession.from_yaml()
+    session.start()
+    assert not session.everything_removed
+    session.close()
+    assert session.everything_removed
 
 
 def test_a_leftover_does_not_replace_the_error_of_the_block(project: Path) -> None:

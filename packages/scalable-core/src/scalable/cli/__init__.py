@@ -15,6 +15,7 @@ that only read a manifest do not import Dask.
 `providers`     ``scalable providers``
 `schema`        ``scalable schema``
 `owned`         ``scalable ps`` and ``scalable reap``
+`asking`        which targets these two ask for resources, and their answers
 `run`           ``scalable run``, with the modules below
 `script`        running a workflow the way Python runs a script
 `progress`      progress of groups and tasks, live on a terminal or as lines

@@ -9,7 +9,14 @@ import click
 
 from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option, manifest_arguments
-from scalable.cli.output import as_table, print_json, print_problem, print_status, print_warnings
+from scalable.cli.output import (
+    as_table,
+    print_json,
+    print_note,
+    print_problem,
+    print_status,
+    print_warnings,
+)
 
 if TYPE_CHECKING:
     from scalable.manifest.issues import Severity
@@ -34,8 +41,8 @@ def check(
 ) -> None:
     """Check whether a run of MANIFEST could start on its target.
 
-    Validates first, then checks the site: tools, credentials, limits, images. Read-only. The exit status is 1 if any
-    check fails.
+    Validates first, then checks the site: tools, credentials, limits, images. Read-only. Without --target, only the
+    target is checked that a run would use, and the others are named. The exit status is 1 if any check fails.
     """
     from scalable.errors import ValidationFailedError
     from scalable.providers.base import Preflights
@@ -52,6 +59,11 @@ def check(
     else:
         print_warnings(session)
         _show(results, provider.name)
+        others = [name for name in session.manifest.targets if name != session.target]
+        if target is None and others:
+            print_note(
+                f"this was target {session.target!r}; --target checks another: {', '.join(others)}"
+            )
     if any(result.ok is False for result in results):
         context.exit(FAILED)
 

@@ -18,6 +18,7 @@ __all__ = [
     "issue_as_json",
     "print_issues",
     "print_json",
+    "print_note",
     "print_problem",
     "print_status",
     "print_warnings",
@@ -40,6 +41,11 @@ def print_problem(message: str, *, severity: Severity = "error", where: str = ""
     lead = f"{where}: " if where else ""
     label = click.style(severity, fg="red" if severity == "error" else "yellow")
     click.echo(f"{lead}{label}: {message}", err=True)
+
+
+def print_note(message: str) -> None:
+    """Print on stderr what is good to know and no problem."""
+    click.echo(f"{click.style('note', fg='cyan')}: {message}", err=True)
 
 
 def print_issues(issues: Iterable[ValidationIssue]) -> None:

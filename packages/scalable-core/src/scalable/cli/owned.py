@@ -2,58 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import as_table, print_json, print_problem, print_status
+from scalable.cli.output import as_table, print_json, print_note, print_problem, print_status
 
 if TYPE_CHECKING:
+    from scalable.cli.asking import Answer, Answers
     from scalable.cluster.port import Leftover
-    from scalable.providers.base import Owned, Reaps
+    from scalable.providers.base import Owned
 
 __all__ = ["ps", "reap"]
 
-_provider_option = click.option(
-    "--provider",
-    metavar="NAME",
-    help="Only resources of this provider; by default, of all that are installed.",
-)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _scope_options(command: F) -> F:
+    """Add the options that say which targets are asked."""
+    for add in (
+        click.option("--provider", metavar="NAME", help="Only targets of this provider."),
+        click.option(
+            "--overlay", metavar="NAME", help="Overlay to merge instead of the targets' own."
+        ),
+        click.option(
+            "-t",
+            "--target",
+            metavar="NAME",
+            help="Only this target of the manifest; by default, all of them.",
+        ),
+    ):
+        command = add(command)
+    return command
 
 
 @click.command()
-@_provider_option
+@_scope_options
+@click.argument("manifest", required=False)
 @json_option
 @debug_option
 @click.pass_context
-def ps(context: click.Context, provider: str | None, as_json: bool) -> None:
+def ps(
+    context: click.Context,
+    manifest: str | None,
+    target: str | None,
+    overlay: str | None,
+    provider: str | None,
+    as_json: bool,
+) -> None:
     """List the resources of runs in queues and clouds: jobs, pods, machines.
 
-    Everything that Scalable starts is labelled with its run's id, so this finds the resources of other sessions too.
-    The exit status is 1 if a provider cannot list its resources.
+    Everything that Scalable starts is labelled with its run's id, so this finds the resources of other sessions, and at
+    some places of other users, too. It asks each target of MANIFEST, by default $SCALABLE_MANIFEST or scalable.yaml;
+    unless MANIFEST or --target is given, also where those runs were whose record in .scalable/runs does not say that
+    everything was removed. Without a manifest, it asks every provider that needs no options.
+
+    The exit status is 1 if a target does not answer. One that this machine is not set up to ask is only noted, unless
+    --target or --provider names it.
     """
-    found = {name: _list_owned(name, reaper) for name, reaper in _reaping_providers(provider)}
+    from scalable.cli.asking import Scope, ask
+
+    answers = ask(Scope(manifest, target, overlay, provider))
+    _print_troubles(answers)
     if as_json:
-        print_json(
-            [each for name, resources in found.items() for each in _as_json(name, resources)]
-        )
+        print_json([each for answer in answers.found for each in _as_json(answer, answer.owned)])
     else:
-        _show(found)
-    if any(resources is None for resources in found.values()):
+        _show((answer, resource) for answer in answers.found for resource in answer.owned)
+        if answers.found and answers.complete and not any(a.owned for a in answers.found):
+            print_status(_nothing(answers))
+    if not answers.complete:
         context.exit(FAILED)
 
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option(
-    "--all", "all_runs", is_flag=True, help="Remove the resources of all runs, live ones too."
+    "--all", "all_runs", is_flag=True, help="Remove the resources of all your runs, live ones too."
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-@_provider_option
+@click.option(
+    "-m",
+    "--manifest",
+    metavar="FILE",
+    help="Manifest whose targets are asked; by default as for `scalable ps`.",
+)
+@_scope_options
 @json_option
 @debug_option
 @click.pass_context
@@ -62,99 +100,149 @@ def reap(
     runs: tuple[str, ...],
     all_runs: bool,
     yes: bool,
+    manifest: str | None,
+    target: str | None,
+    overlay: str | None,
     provider: str | None,
     as_json: bool,
 ) -> None:
     """Remove the resources that dead runs left in queues and clouds.
 
-    Name the RUNs, as `scalable ps` shows them, or give --all. A run that is still alive loses its workers.
+    Name the RUNs, as `scalable ps` shows them, or give --all for all of yours. A run that is still alive loses its
+    workers. What belongs to another user is never removed. The same targets are asked as by `scalable ps`.
+
+    The exit status is 1 if something could not be removed, belongs to another user although its RUN was named, or a
+    target does not answer.
     """
+    from scalable.cli.asking import Scope, ask
+
     if bool(runs) == all_runs:
         raise click.UsageError(
             "name the runs to remove, as `scalable ps` shows them, or give --all"
         )
-    failed = False
-    removed: list[dict[str, str]] = []
-    left: list[dict[str, str]] = []
-    for name, reaper in _reaping_providers(provider):
-        owned = _list_owned(name, reaper)
-        if owned is None:
-            failed = True
-            continue
-        if selected := [resource for resource in owned if all_runs or resource.run_id in runs]:
-            _show({name: selected}, err=as_json)
+    answers = ask(Scope(manifest, target, overlay, provider))
+    _print_troubles(answers)
+    removal = _Removal()
+    for answer in answers.found:
+        mine, others = _select(answer.owned, runs)
+        removal.others += others
+        if mine:
+            _show([(answer, resource) for resource in mine], err=as_json)
             if not yes:
-                click.confirm(f"Remove these {len(selected)} resources?", abort=True, err=True)
-            gone, leftovers = _remove(name, reaper, selected)
-            removed += _as_json(name, gone)
-            left += [{"provider": name, **asdict(leftover)} for leftover in leftovers]
+                click.confirm(f"Remove these {len(mine)} resources?", abort=True, err=True)
+            removal.remove(answer, mine)
+    refused = _print_others(removal.others, runs)
     if as_json:
-        print_json({"removed": removed, "left": left})
-    elif not (removed or left or failed):
-        print_status(_nothing_found(runs))
-    if failed or left:
+        print_json({"removed": removal.removed, "left": removal.left})
+    elif answers.found and answers.complete:
+        owned = [resource for answer in answers.found for resource in answer.owned]
+        if missing := [run for run in runs if run not in {each.run_id for each in owned}]:
+            names = " or ".join(missing)
+            print_status(
+                f"there are no resources of {names} in a queue or a cloud; see `scalable ps`"
+            )
+        elif not owned:
+            print_status(_nothing(answers))
+    if removal.left or refused or not answers.complete:
         context.exit(FAILED)
 
 
-def _remove(
-    name: str, provider: Reaps, selected: Sequence[Owned]
-) -> tuple[Sequence[Owned], Sequence[Leftover]]:
-    """Remove resources and print the result; return what is gone and what is left."""
-    leftovers = provider.reap(selected)
-    for leftover in leftovers:
-        print_problem(f"could not remove {leftover}")
-    not_removed = {(leftover.kind, leftover.name) for leftover in leftovers}
-    gone = [resource for resource in selected if (resource.kind, resource.name) not in not_removed]
-    print_status(f"removed {len(gone)} of provider {name!r}")
-    return gone, leftovers
+def _select(owned: Iterable[Owned], runs: Sequence[str]) -> tuple[list[Owned], list[Owned]]:
+    """Return the resources to remove, and those that were meant as well but are not this user's.
+
+    Where the owner is not known, a resource counts as this user's if its run is named, and not for ``--all``.
+    """
+    from scalable.providers.base import current_owner
+
+    removable = {current_owner(), ""} if runs else {current_owner()}
+    mine: list[Owned] = []
+    others: list[Owned] = []
+    for resource in owned:
+        if not runs or resource.run_id in runs:
+            (mine if resource.owner in removable else others).append(resource)
+    return mine, others
 
 
-def _reaping_providers(provider: str | None) -> Iterator[tuple[str, Reaps]]:
-    from scalable.providers.base import Reaps
-    from scalable.providers.registry import ProviderStatus, describe_providers, get_provider
+@dataclass
+class _Removal:
+    """What was removed, what is left, and what belongs to others; the first two as JSON values."""
 
-    if provider is not None:
-        chosen = get_provider(provider)
-        if not isinstance(chosen, Reaps):
-            raise click.UsageError(f"provider {provider!r} has no resources that could be listed")
-        yield provider, chosen
-        return
-    for info in describe_providers(load=True):
-        if info.status is ProviderStatus.USABLE:
-            known = get_provider(info.name)
-            if isinstance(known, Reaps):
-                yield info.name, known
+    removed: list[dict[str, Any]] = field(default_factory=list)
+    left: list[dict[str, Any]] = field(default_factory=list)
+    others: list[Owned] = field(default_factory=list)
+
+    def remove(self, answer: Answer, selected: Sequence[Owned]) -> None:
+        """Remove resources of one target, and print what could not be removed."""
+        leftovers = _reap(answer, selected)
+        for leftover in leftovers:
+            print_problem(f"could not remove {leftover}")
+        not_removed = {(leftover.kind, leftover.name) for leftover in leftovers}
+        gone = [each for each in selected if (each.kind, each.name) not in not_removed]
+        if gone:
+            print_status(f"removed {len(gone)} of {answer.label}")
+        self.removed += _as_json(answer, gone)
+        self.left += _as_json(answer, leftovers)
 
 
-def _list_owned(name: str, provider: Reaps) -> Sequence[Owned] | None:
-    """Return what a provider owns; print why and return None if it cannot be listed."""
-    from scalable.errors import ScalableError
+def _reap(answer: Answer, selected: Sequence[Owned]) -> Sequence[Leftover]:
+    """Remove resources; where the provider fails, none is known to be gone."""
+    from scalable.cli.asking import describe_trouble
+    from scalable.cluster.port import Leftover
 
     try:
-        return provider.list_owned()
-    except ScalableError as error:
-        print_problem(f"provider {name!r} cannot list its resources: {error}")
-        return None
+        return list(answer.provider.reap(answer.spec, selected))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - reported for each resource
+        why = describe_trouble(error, answer.spec)
+        return [Leftover(resource.kind, resource.name, why) for resource in selected]
 
 
-def _as_json(provider: str, resources: Sequence[Owned] | None) -> list[dict[str, str]]:
-    return [{"provider": provider, **asdict(resource)} for resource in resources or ()]
+def _print_troubles(answers: Answers) -> None:
+    for trouble in answers.troubles:
+        if trouble.severity == "note":
+            print_note(trouble.message)
+        else:
+            print_problem(trouble.message)
 
 
-def _show(found: dict[str, Sequence[Owned] | None], *, err: bool = False) -> None:
+def _print_others(others: Sequence[Owned], runs: Sequence[str]) -> bool:
+    """Print what was not removed because it is not this user's; return whether its run was named."""
+    if runs:
+        for run, owner in sorted({(resource.run_id, resource.owner) for resource in others}):
+            print_problem(f"run {run} belongs to {owner}, who alone may remove it")
+        return bool(others)
+    if others:
+        counts = Counter(resource.owner or "an unknown owner" for resource in others)
+        listed = ", ".join(f"{count} of {owner}" for owner, count in counts.most_common())
+        print_note(f"left out what is not yours: {listed}")
+    return False
+
+
+def _nothing(answers: Answers) -> str:
+    if answers.troubles:
+        return "no run has resources where it could be asked"
+    return "no run has resources in a queue or a cloud"
+
+
+def _as_json(
+    answer: Answer, resources: Sequence[Owned] | Sequence[Leftover]
+) -> list[dict[str, Any]]:
+    where = {"provider": answer.spec.provider_name, "target": answer.target}
+    return [{**where, **asdict(resource)} for resource in resources]
+
+
+def _show(resources: Iterable[tuple[Answer, Owned]], *, err: bool = False) -> None:
+    header = ("target", "provider", "run", "kind", "name", "owner", "state")
     rows = [
-        [name, resource.run_id, resource.kind, resource.name, resource.owner, resource.detail]
-        for name, resources in found.items()
-        for resource in resources or ()
+        [
+            answer.target or "-",
+            answer.spec.provider_name,
+            each.run_id,
+            each.kind,
+            each.name,
+            each.owner,
+            each.detail,
+        ]
+        for answer, each in resources
     ]
     if rows:
-        header = ("provider", "run", "kind", "name", "owner", "state")
         click.echo(as_table(header, rows), err=err)
-    elif all(resources is not None for resources in found.values()):
-        print_status(_nothing_found())
-
-
-def _nothing_found(runs: Sequence[str] = ()) -> str:
-    if runs:
-        return f"there are no resources of {' or '.join(runs)} in a queue or a cloud; see `scalable ps`"
-    return "no run has resources in a queue or a cloud"

@@ -30,11 +30,12 @@ _TASK_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of a run at one moment; `elapsed` is in seconds."""
+    """The state of a run at one moment; `elapsed` is in seconds, `starting` what the cluster's start waits for."""
 
     elapsed: float
     groups: Mapping[str, GroupStatus] = field(default_factory=dict)
     tasks: Mapping[str, TaskCount] = field(default_factory=dict)
+    starting: str = ""
 
 
 class View(Protocol):
@@ -63,6 +64,8 @@ class PlainView:
 
     def update(self, snapshot: Snapshot) -> None:
         """Write what has changed, at most once per interval."""
+        if snapshot.starting:
+            self._write("start", snapshot.starting, snapshot.elapsed, urgent=False)
         for tag, group in snapshot.groups.items():
             if tag not in self._started and not group.wanted:
                 continue  # a group that has never wanted workers is not worth a line
@@ -120,7 +123,8 @@ def render(snapshot: Snapshot) -> RenderableType:
         )
         lines.append(bar)
     else:
-        lines.append(Text(clock if lines else f"starting the cluster {clock}", style="dim"))
+        starting = snapshot.starting or "starting the cluster"
+        lines.append(Text(clock if lines else f"{starting} {clock}", style="dim"))
     return Group(*lines)
 
 
@@ -163,4 +167,6 @@ def _follow(session: ScalableSession, view: View, stopped: threading.Event) -> N
                 tasks = count_tasks(session.cluster)
             except Exception:  # the cluster may close at any time; the next interval tries again
                 logger.debug("cannot count tasks", exc_info=True)
-        view.update(Snapshot(elapsed, session.groups, tasks))
+        # Until there are groups, events are those of the scheduler's start.
+        starting = session.events[-1].text if session.events and not session.groups else ""
+        view.update(Snapshot(elapsed, session.groups, tasks, starting))

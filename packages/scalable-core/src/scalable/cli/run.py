@@ -244,7 +244,12 @@ def _finish_record(outcome: Outcome, record: RunRecord, session: ScalableSession
     error = outcome.error
     text = None if error is None else "".join(traceback.format_exception_only(error)).strip()
     try:
-        record.end(outcome.code, error=text, events=session.events)
+        record.end(
+            outcome.code,
+            everything_removed=session.everything_removed,
+            error=text,
+            events=session.events,
+        )
     except OSError as problem:  # such as a full disk, which does not change how the run ended
         print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
 

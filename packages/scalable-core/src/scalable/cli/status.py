@@ -44,6 +44,8 @@ def describe_group(group: GroupStatus) -> str:
     >>> from scalable.cluster.port import Reason
     >>> describe_group(GroupStatus("gcam", wanted=4, running=3, pending=1, reason=Reason.PRIORITY))
     'gcam 3/4 running, 1 pending: priority'
+    >>> describe_group(GroupStatus("gcam", wanted=2, running=1, unavailable=1, detail="gcam-2 is paused"))
+    'gcam 1/2 running, 1 unavailable: gcam-2 is paused'
     >>> describe_group(GroupStatus("fair", wanted=0, minimum=0, maximum=8))
     'fair 0/0 running of 0 to 8'
     >>> describe_group(GroupStatus("gcam", wanted=2, failed=True, reason=Reason.IMAGE, detail="no such image"))
@@ -55,6 +57,7 @@ def describe_group(group: GroupStatus) -> str:
     counted = {
         "pending": group.pending,
         "starting": group.starting,
+        "unavailable": group.unavailable,
         "draining": group.draining,
     }
     parts = [text, *(f"{count} {word}" for word, count in counted.items() if count)]

@@ -10,7 +10,8 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `retry`         limits, counts and back-off of failed starts and lost workers
 `group`         the state of one group: its units and launches
 `status`        a group's counts, and why workers of it are missing
-`adaptive`      how many workers demand calls for, and how a cap is shared
+`starts`        how long the workers of a group take to start
+`adaptive`      how many workers demand is worth, for how long idle ones stay, how a cap is shared
 `targets`       the wanted count of each group, by that arithmetic
 `controller`    the turn: observe, handle ends, set targets, drain, resume, launch, publish
 `ends`          what follows from the end of a unit, and failed groups
@@ -21,10 +22,14 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `closing`       the steps of closing, each bounded in time
 `pace`          the controller's intervals and timeouts
 `events`        what happened, for people and records
-`link`          the controller's calls to the scheduler
-`plugin`        the scheduler's side of them, a package that is sent by value
+`link`          the interface to the scheduler, and its implementation over RPC
+`health`        whether the scheduler is up, late or lost
+`scheduler`     the calls to the scheduler that are under way
+`versions`      whether client and scheduler fit each other
+`plugin`        the scheduler's side of `link`, a package that is sent by value
 `calls`         calls to the event loop, from any other thread or loop
 `grouped`       `GroupedCluster`, for users and Dask's client
+`remote`        `RemoteHost`, for a scheduler that a native system runs elsewhere
 ==============  =================================================================================
 
 What this process uses of Dask beyond its public interface is in `dask_internals`.

@@ -33,12 +33,15 @@ class ClosingSteps:
         self.timeout = timeout
         self.failures: list[Leftover] = []
 
-    async def run(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
+    async def run(
+        self, what: str, *calls: Awaitable[Any], timeout: float | None = None
+    ) -> list[Any]:
         """Await some calls, and return the results of those that succeed."""
+        limit = self.timeout if timeout is None else min(timeout, self.timeout)
         tasks = [asyncio.ensure_future(call) for call in calls]
         if not tasks:
             return []
-        _, slow = await asyncio.wait(tasks, timeout=self.timeout)
+        _, slow = await asyncio.wait(tasks, timeout=limit)
         for task in slow:
             task.cancel()
         if slow:
@@ -46,7 +49,7 @@ class ClosingSteps:
         results = []
         for task in tasks:
             if task in slow:
-                self._record(what, f"it took longer than {self.timeout:g} s")
+                self._record(what, f"it took longer than {limit:g} s")
             elif task.cancelled():
                 self._record(what, "it was cancelled")
             elif error := task.exception():

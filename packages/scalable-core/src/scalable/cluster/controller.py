@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import replace
 
 from scalable.cluster import explanations
@@ -18,27 +19,39 @@ from scalable.cluster.adaptive import AdaptivePolicy
 from scalable.cluster.closing import ClosingSteps
 from scalable.cluster.draining import Drainer
 from scalable.cluster.ends import EndHandler, GroupFailures
-from scalable.cluster.events import EventLog
+from scalable.cluster.events import current_log
 from scalable.cluster.group import Group
 from scalable.cluster.launching import Launcher
-from scalable.cluster.link import SchedulerLink
+from scalable.cluster.link import Report, SchedulerLink
 from scalable.cluster.member import Observation
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.pace import Pace
-from scalable.cluster.port import Backend, Explanation, GroupSpec, GroupStatus, Leftover
+from scalable.cluster.port import (
+    Backend,
+    Explanation,
+    GroupSpec,
+    GroupStatus,
+    Leftover,
+    Reason,
+)
 from scalable.cluster.retry import RetryPolicy
+from scalable.cluster.scheduler import SchedulerCalls
 from scalable.cluster.status import group_status
 from scalable.cluster.targets import check_cap, minimum_counts, update_targets
 from scalable.errors import (
     ClusterClosedError,
     GroupFailedError,
     GroupTimeoutError,
+    SchedulerLostError,
     UnknownTagError,
 )
 
 __all__ = ["GroupController"]
 
 logger = logging.getLogger("scalable.cluster")
+
+_CANCEL_TIMEOUT = 5.0
+"""Seconds that closing waits for the scheduler, which may be gone."""
 
 
 class GroupController:
@@ -57,7 +70,7 @@ class GroupController:
     max_workers : int, optional
         Cap on the units of all groups together, draining ones included.
     policy : AdaptivePolicy, optional
-        How quickly adaptive groups follow demand.
+        How quickly adaptive groups follow demand that have no policy of their own.
     retry : RetryPolicy, optional
         Retry policy for failed starts and lost workers.
     pace : Pace, optional
@@ -81,14 +94,13 @@ class GroupController:
     ) -> None:
         self.name = name
         self.backend = backend
-        self.link = link
         self.retry = retry or RetryPolicy()
         self.groups: Mapping[str, Group] = {spec.tag: Group(spec, self.retry) for spec in groups}
         self.max_workers = max_workers
         self.policy = policy or AdaptivePolicy()
         self.pace = pace or Pace()
         self.clock = clock
-        self.events = EventLog()
+        self.events = current_log()
         self.closed = False
         self.statuses: Mapping[str, GroupStatus] = {}
         self._native = NativeCalls(
@@ -100,18 +112,24 @@ class GroupController:
             clock=clock,
         )
         self._native_problem: Explanation | None = None
+        self._failed_turn = ""
+        self._reports = 0
+        self._lost_callbacks: list[Callable[[SchedulerLostError], object]] = []
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._failures = GroupFailures(link, self.events, clock)
+        self.scheduler = SchedulerCalls(link, name, self.events, self.pace, clock)
+        self._failures = GroupFailures(self.scheduler, self.events, clock)
         self._ends = EndHandler(
             self._native,
-            link,
+            self.scheduler,
             self._failures,
             self.events,
             describe_timeout=self.pace.describe_timeout,
             clock=clock,
         )
-        self._drainer = Drainer(link, self._native, self.events, self.pace, self._wake.set)
+        self._drainer = Drainer(
+            self.scheduler, self._native, self.events, self.pace, self._wake.set
+        )
         self._launcher = Launcher(self._native, self._failures, self.events, self.pace, clock)
         self._changed = asyncio.Condition()
         self._loop_task: asyncio.Task[None] | None = None
@@ -120,8 +138,16 @@ class GroupController:
     # -- Requests
 
     async def start(self) -> None:
-        """Install the plugin on the scheduler, and begin to take turns."""
-        await self.link.start({tag: group.spec.slots for tag, group in self.groups.items()})
+        """Install the plugin on the scheduler, and begin to take turns.
+
+        Raises
+        ------
+        VersionMismatchError
+            The scheduler has another Python, dask or distributed.
+        SchedulerStartError
+            It does not answer.
+        """
+        await self.scheduler.start({tag: group.spec.slots for tag, group in self.groups.items()})
         self._loop_task = asyncio.create_task(self._run())
 
     async def add_group(self, spec: GroupSpec) -> None:
@@ -131,10 +157,11 @@ class GroupController:
         # In a new mapping, because a turn or an `explain` may be iterating over this one, suspended at an await.
         self.groups = {**self.groups, spec.tag: Group(spec, self.retry)}
         self._request_turn()
-        await self.link.publish({tag: group.spec.slots for tag, group in self.groups.items()})
+        await self.scheduler.publish({tag: group.spec.slots for tag, group in self.groups.items()})
 
     async def scale_groups(self, counts: Mapping[str, int]) -> None:
         """Record fixed counts for some groups, and return. A failed group is tried again."""
+        self._check_alive()
         for tag, count in counts.items():
             if count < 0:
                 raise ValueError(
@@ -144,12 +171,20 @@ class GroupController:
         check_cap({**minimum_counts(self.groups), **counts}, self.max_workers)
         for tag, count in counts.items():
             group = self._group(tag)
-            group.range, group.wanted = None, count
+            group.pin(count)
             await self._failures.clear(group)
         self._request_turn()
 
-    async def adapt_groups(self, ranges: Mapping[str, tuple[int, int]]) -> None:
-        """Record ranges within which some groups follow their demand, and return."""
+    async def adapt_groups(
+        self,
+        ranges: Mapping[str, tuple[int, int]],
+        policies: Mapping[str, AdaptivePolicy] | None = None,
+    ) -> None:
+        """Record ranges within which some groups follow their demand, and how quickly, and return.
+
+        Without `policies`, each group keeps the one that it has; a group that they leave out has none of its own.
+        """
+        self._check_alive()
         for tag, (minimum, maximum) in ranges.items():
             if not 0 <= minimum <= maximum:
                 raise ValueError(
@@ -161,9 +196,9 @@ class GroupController:
         check_cap({**minimum_counts(self.groups), **minima}, self.max_workers)
         for tag, (minimum, maximum) in ranges.items():
             group = self._group(tag)
-            group.range = (minimum, maximum)
-            group.wanted = min(max(group.wanted, minimum), maximum)
-            group.low_since = None
+            group.adapt((minimum, maximum))
+            if policies is not None:
+                group.policy = policies.get(tag)
             await self._failures.clear(group)
         self._request_turn()
 
@@ -184,6 +219,8 @@ class GroupController:
             It took longer than `timeout` seconds.
         ValueError
             The group is not to have as many workers, or no longer.
+        SchedulerLostError
+            The scheduler is gone.
         ClusterClosedError
             The cluster was closed meanwhile.
         """
@@ -196,7 +233,19 @@ class GroupController:
             why = status.detail or "no reason known"
             raise GroupTimeoutError(tag, n, status.running, timeout or 0.0, why) from None
 
+    async def wait_for_scheduler(self) -> None:
+        """Return once the scheduler has answered a new question; raise SchedulerLostError if it is lost instead."""
+        reports = self._reports  # one more may have been asked for before
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.closed or self._reports > reports + 1)
+            self._check_alive()
+
+    def _check_alive(self) -> None:
+        if self.scheduler.lost is not None:
+            raise copy(self.scheduler.lost)
+
     def _has_workers(self, group: Group, n: int) -> bool:
+        self._check_alive()
         if self.statuses[group.spec.tag].running >= n:
             return True
         if group.failure is not None:
@@ -217,6 +266,8 @@ class GroupController:
         return {tag: why for tag, why in zip(groups, found, strict=True) if why is not None}
 
     async def _explain(self, group: Group) -> Explanation | None:
+        if self.scheduler.problem is not None:
+            return self.scheduler.problem
         if group.failure is not None:
             return group.failure
         status = group_status(group, self._native_problem)
@@ -224,6 +275,9 @@ class GroupController:
             return None
         if self._native_problem is not None:
             return self._native_problem
+        if status.reason is Reason.DEMAND:
+            remedy = "set target_duration of `adaptive` to have more workers sooner"
+            return Explanation(status.reason, status.detail, remedy=remedy)
         absent = [m for m in group.alive if m.joined_at is None and m.state is not None]
         if absent:
             detail = await self._native.describe_member(absent[0])
@@ -232,6 +286,10 @@ class GroupController:
                 reason=status.reason,
                 summary=f"{status.running} of {status.wanted} workers run; the others: {status.detail}",
             )
+        unavailable = [m for m in group.members.values() if m.unavailable]
+        if unavailable and group.lacking <= 0:
+            detail = await self._native.describe_member(unavailable[0])
+            return explanations.explain_unavailable(unavailable, group.spec, detail)
         return group.failures.last_problem or Explanation(status.reason, status.detail)
 
     async def logs(self, tag: str | None = None) -> dict[str, str]:
@@ -247,11 +305,10 @@ class GroupController:
         while not self.closed:
             try:
                 await self.step()
-            except Exception as error:
-                self.events.record("", f"a turn of the controller failed: {error!r}")
-                logger.warning(
-                    "a turn of the controller failed; the next one tries again", exc_info=True
-                )
+            except Exception as error:  # noqa: BLE001 - logged, and the next turn may do better
+                self._record_failed_turn(error)
+            else:
+                self._failed_turn = ""
             try:
                 async with asyncio.timeout(self.pace.tick):
                     await self._wake.wait()
@@ -259,34 +316,78 @@ class GroupController:
                 pass
             self._wake.clear()
 
+    def _record_failed_turn(self, error: Exception) -> None:
+        what = f"a turn of the controller failed, the next one tries again: {error!r}"
+        if what != self._failed_turn:  # once, not every turn
+            self.events.record("", what)
+            logger.warning("%s", what, exc_info=True)
+        self._failed_turn = what
+
     async def step(self) -> None:
         """Take one turn."""
         async with self._turn:
             if self.closed:
                 return
             seen = await self._observe()
-            report = await self.link.report()
+            report = await self.scheduler.report()
             now = self.clock()
-            ends = [(g, end) for g in self.groups.values() for end in g.update(seen, report, now)]
-            causes = await self._ends.describe_ends(end for _, end in ends)
-            for group, end in ends:
-                await self._ends.handle_end(group, end, causes)
-            await self._ends.explain_deaths(report)
-            for group in self.groups.values():
-                if seen is not None:
-                    await self._ends.handle_overdue_requests(group)
-                if group.failure is not None and group.has_healthy(now):
-                    await self._failures.clear(group)
+            await self._handle_ends(seen, report, now)
+            if self.scheduler.lost is not None:
+                await self._stop_all(self.scheduler.lost, now)
+            else:
+                await self._reconcile(report, now)
+            await self._publish()
+
+    async def _handle_ends(
+        self, seen: Observation | None, report: Report | None, now: float
+    ) -> None:
+        """Bring every group up to date, and handle the units that ended."""
+        ends = [(g, end) for g in self.groups.values() for end in g.update(seen, report, now)]
+        causes = await self._ends.describe_ends(end for _, end in ends)
+        for group, end in ends:
+            await self._ends.handle_end(group, end, causes)
+        self._drainer.note_ends(ends, now)
+        if report is None:
+            return
+        await self._ends.explain_deaths(report)
+        for group in self.groups.values():
+            if seen is not None:
+                await self._ends.handle_overdue_requests(group)
+            if group.failure is not None and group.has_healthy(now):
+                await self._failures.clear(group)
+
+    async def _reconcile(self, report: Report | None, now: float) -> None:
+        """Bring what each group has nearer to what it should have, as far as it is known now."""
+        if report is not None:
+            self._reports += 1
+            await self.scheduler.send_messages()
             update_targets(self.groups, report.demand, self.policy, self.max_workers, now)
+            await self._drainer.remove_left_behind(report, now)
             await self._drainer.drain_expiring(self.groups, now)
+            self._drainer.drain_replaceable(self.groups, now)
             self._drainer.drain_surplus(self.groups)
             await self._drainer.advance(self.groups, now)
             await self._drainer.resume(self.groups, now)
-            if not self.closed:
-                self._launcher.launch_missing(self.groups, self.max_workers, now)
-            await self._launcher.record_launches(self.groups)
-            await self._launcher.fail_blocked_groups(self.groups, self.max_workers, now)
-            await self._publish()
+        await self._drainer.stop_left(self.groups, now)
+        if not self.closed:
+            self._launcher.launch_missing(self.groups, self.max_workers, now)
+        await self._launcher.record_launches(self.groups)
+        await self._launcher.fail_blocked_groups(self.groups, self.max_workers, now)
+
+    async def _stop_all(self, lost: SchedulerLostError, now: float) -> None:
+        """Stop every unit, because the scheduler is lost, and its workers with it."""
+        await self._launcher.record_launches(self.groups)
+        await self._drainer.stop_all(self.groups, now)
+        for callback in self._lost_callbacks:
+            callback(lost)
+        self._lost_callbacks.clear()
+
+    def on_scheduler_lost(self, callback: Callable[[SchedulerLostError], object]) -> None:
+        """Call this once, on the event loop, if the scheduler is lost."""
+        if self.scheduler.lost is not None:
+            callback(self.scheduler.lost)
+        else:
+            self._lost_callbacks.append(callback)
 
     async def _observe(self) -> Observation | None:
         """Return an observation of the native system; None where none is due, or it did not answer."""
@@ -313,8 +414,15 @@ class GroupController:
             raise UnknownTagError(tag, self.groups) from None
 
     def _update_statuses(self) -> None:
-        problem = self._native_problem
-        self.statuses = {tag: group_status(group, problem) for tag, group in self.groups.items()}
+        self.statuses = {
+            tag: group_status(
+                group,
+                self._native_problem,
+                self.scheduler.problem,
+                lost=self.scheduler.lost is not None,
+            )
+            for tag, group in self.groups.items()
+        }
 
     def _request_turn(self) -> None:
         self._update_statuses()
@@ -339,7 +447,10 @@ class GroupController:
             await steps.run("the turn under way", self._loop_task)
         # The units of a launch that is still under way must not be missed.
         launched = await steps.run("native calls under way", *self._native.shut_down())
-        await steps.run("cancelling tasks", self.link.cancel_all("the cluster was closed"))
+        if self.scheduler.is_up:
+            cancelled = self.scheduler.link.cancel_all("the cluster was closed")
+            await steps.run("cancelling tasks", cancelled, timeout=_CANCEL_TIMEOUT)
+        await steps.run("closing the link", self.scheduler.close(), timeout=_CANCEL_TIMEOUT)
         units = {unit.id: unit for made in launched if made is not None for unit in made.units} | {
             m.unit.id: m.unit for group in self.groups.values() for m in group.members.values()
         }

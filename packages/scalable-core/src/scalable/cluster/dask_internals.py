@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from dask._task_spec import Task
@@ -19,6 +20,7 @@ from distributed.utils import iscoroutinefunction
 
 __all__ = [
     "defer_unpickling",
+    "fail_futures",
     "function_name",
     "is_coroutine_function",
     "pickle_object",
@@ -49,6 +51,17 @@ def defer_unpickling(func: Callable[..., Any]) -> Task:
     Otherwise a worker unpickles it while it reads the scheduler's message, and a missing module ends the worker.
     """
     return Task(None, pickle.loads, pickle_object(func))
+
+
+def fail_futures(client: Client, error: Exception) -> None:
+    """Let each future of a client raise this error, those with a result as well, because it is lost.
+
+    To be called on the client's event loop. The client forgets the futures, so that closing it does not cancel them.
+    """
+    for state in client.futures.values():
+        if state.status != "error":
+            state.set_error(copy(error), None)  # each gathers a traceback of its own
+    client.futures.clear()
 
 
 def retrieve_gather_exceptions() -> None:

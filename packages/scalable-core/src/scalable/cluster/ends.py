@@ -9,10 +9,11 @@ from scalable.cluster import explanations
 from scalable.cluster.deaths import KnownCauses
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
-from scalable.cluster.link import DrainProgress, Report, SchedulerLink, Stage
+from scalable.cluster.link import DrainProgress, Report, Stage
 from scalable.cluster.member import EndReason, Member, UnitEnd
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.port import Explanation
+from scalable.cluster.scheduler import SchedulerCalls
 from scalable.errors import GroupFailedError
 
 __all__ = ["Causes", "EndHandler", "GroupFailures"]
@@ -29,7 +30,7 @@ class GroupFailures:
 
     Parameters
     ----------
-    link : SchedulerLink
+    scheduler : SchedulerCalls
         The scheduler, which fails the tasks of a failed group.
     events : EventLog
         The log for it.
@@ -37,15 +38,17 @@ class GroupFailures:
         Seconds, monotonic.
     """
 
-    def __init__(self, link: SchedulerLink, events: EventLog, clock: Callable[[], float]) -> None:
-        self._link = link
+    def __init__(
+        self, scheduler: SchedulerCalls, events: EventLog, clock: Callable[[], float]
+    ) -> None:
+        self._scheduler = scheduler
         self._events = events
         self._clock = clock
 
     async def fail(self, group: Group, why: Explanation) -> None:
         """Give up on a group, and fail the tasks that only it could run."""
         if group.failure is None:
-            await self._link.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
+            await self._scheduler.fail(group.spec.tag, GroupFailedError(group.spec.tag, why))
             group.failure = why
             self._events.record(group.spec.tag, f"failed: {why.summary}")
         group.failures.record_failed_group(self._clock())
@@ -53,7 +56,7 @@ class GroupFailures:
     async def clear(self, group: Group) -> None:
         """Let a group try again."""
         if group.failure is not None:
-            await self._link.fail(group.spec.tag, None)
+            await self._scheduler.fail(group.spec.tag, None)
         group.reset_failures()
 
     async def record_start_failure(
@@ -77,7 +80,7 @@ class EndHandler:
     ----------
     native : NativeCalls
         The native system, for explanations.
-    link : SchedulerLink
+    scheduler : SchedulerCalls
         The scheduler, which holds deaths of workers against tasks.
     failures : GroupFailures
         For groups that fail.
@@ -92,7 +95,7 @@ class EndHandler:
     def __init__(
         self,
         native: NativeCalls,
-        link: SchedulerLink,
+        scheduler: SchedulerCalls,
         failures: GroupFailures,
         events: EventLog,
         *,
@@ -100,7 +103,7 @@ class EndHandler:
         clock: Callable[[], float],
     ) -> None:
         self._native = native
-        self._link = link
+        self._scheduler = scheduler
         self._failures = failures
         self._events = events
         self._describe_timeout = describe_timeout
@@ -110,7 +113,7 @@ class EndHandler:
     async def explain_deaths(self, report: Report) -> None:
         """Tell the scheduler why workers died that had tasks, as far as that is known."""
         if known := self._known.known(report.deaths):
-            await self._link.explain_deaths(known)
+            await self._scheduler.explain_deaths(known)
 
     async def describe_ends(self, ends: Iterable[UnitEnd]) -> Causes:
         """Explain why units ended, all at once.

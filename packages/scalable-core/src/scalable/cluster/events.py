@@ -6,9 +6,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["Event", "EventLog"]
+__all__ = ["Event", "EventLog", "current_log", "record_into"]
 
 logger = logging.getLogger("scalable.cluster")
 
@@ -47,3 +49,21 @@ class EventLog:
             return
         logger.info("%s: %s", tag or "cluster", text)
         self._events.append(Event(time.time(), tag, text))
+
+
+_current: ContextVar[EventLog] = ContextVar("scalable_event_log")
+
+
+@contextmanager
+def record_into(log: EventLog) -> Iterator[None]:
+    """Let a cluster that is built in this block record its events into `log`, those of its start included."""
+    token = _current.set(log)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_log() -> EventLog:
+    """Return the log of the enclosing `record_into`, or a new one."""
+    return _current.get(None) or EventLog()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from scalable.cluster.member import EndReason, Member, UnitEnd
@@ -10,6 +10,7 @@ from scalable.cluster.port import Explanation, GroupSpec, Reason, Unit
 from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError, describe_error
 
 __all__ = [
+    "describe_unavailable",
     "explain_blocked_by_cap",
     "explain_end",
     "explain_failed_observation",
@@ -19,6 +20,7 @@ __all__ = [
     "explain_refusal",
     "explain_shortfall",
     "explain_stop",
+    "explain_unavailable",
 ]
 
 
@@ -43,6 +45,59 @@ def explain_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanati
             or "check that the workers can reach the scheduler's address, or raise startup_timeout",
         )
     return native
+
+
+def describe_unavailable(member: Member) -> str:
+    """Return in which state a worker is that takes no tasks, as the rest of a sentence.
+
+    Examples
+    --------
+    >>> from scalable.cluster.link import WorkerInfo
+    >>> from scalable.cluster.port import Unit
+    >>> member = Member(Unit("gcam-1", "gcam", "request"), launched=0.0)
+    >>> member.update_worker(WorkerInfo("paused", memory=0.88), now=1.0)
+    >>> describe_unavailable(member)
+    'is paused, because it uses 88 % of its memory'
+    >>> member.update_worker(WorkerInfo("unresponsive", tasks=1, silence=125.0), now=1.0)
+    >>> describe_unavailable(member)
+    'has not answered for 125 s'
+    """
+    worker = member.worker
+    if worker is None:
+        return "is not connected"
+    if member.unresponsive:
+        return f"has not answered for {worker.silence:.0f} s"
+    if not member.paused:
+        return f"is {worker.status.replace('_', ' ')}"
+    if not worker.memory:
+        return "is paused"
+    return f"is paused, because it uses {100 * worker.memory:.0f} % of its memory"
+
+
+def explain_unavailable(
+    unavailable: Sequence[Member], spec: GroupSpec, native: Explanation
+) -> Explanation:
+    """Explain why workers take no tasks although they have joined, from the native explanation of the first one."""
+    first = unavailable[0]
+    summary = f"{first.unit.id} {describe_unavailable(first)}"
+    if len(unavailable) > 1:
+        summary += f"; {len(unavailable) - 1} more take no tasks"
+    if first.unresponsive:
+        reason, remedy = (
+            Reason.UNRESPONSIVE,
+            (
+                "none is needed if a task holds the GIL: the worker keeps its tasks until it answers, "
+                f"but for {spec.unresponsive_timeout:g} s at most (option unresponsive_timeout)"
+            ),
+        )
+    elif first.paused:
+        reason, remedy = (
+            Reason.PAUSED,
+            ("give the component more memory, or see what its tasks keep in memory"),
+        )
+    else:
+        reason, remedy = native.reason, native.remedy
+    return replace(native, reason=reason, summary=summary, remedy=remedy)
 
 
 def explain_refusal(end: UnitEnd) -> Explanation:

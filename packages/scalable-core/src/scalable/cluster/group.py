@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from scalable.cluster.adaptive import AdaptivePolicy, Peaks
 from scalable.cluster.link import Report, Stage
 from scalable.cluster.member import Member, Observation, UnitEnd, classify_end, drain_order
 from scalable.cluster.port import Explanation, GroupSpec, LaunchResult, Phase, Unit
 from scalable.cluster.retry import FailureHistory, RetryPolicy
+from scalable.cluster.starts import StartTime, StartTimes
 
 __all__ = ["Group", "Request"]
+
+
+_DISMISSALS_SPAN = 3600.0
+"""Seconds for which a worker that was drained because it was paused counts towards the patience with the next one."""
 
 
 @dataclass
@@ -46,34 +53,53 @@ class Group:
         Workers that it should have now.
     range : (int, int) or None
         Minimum and maximum of an adaptive group; None where the count is fixed.
+    policy : AdaptivePolicy or None
+        How quickly it follows demand; None where it has no policy of its own.
     members : dict of str to Member
         Its units by id.
     requests : dict of str to Request
         Launches of which units are still expected, by request id.
     failure : Explanation or None
         Why the controller has given up on it.
-    low_since, blocked_since : float or None
-        Since when it has had more workers than it needs; since when it has had none, because the cap left no room.
+    blocked_since : float or None
+        Since when it has had no worker, because the cap left no room.
+    needed, used : Peaks
+        How many workers demand has called for since it adapts; and how many demand has called for or were busy.
+    start_when_needed : StartTime
+        How long a start took when demand last called for all of its workers.
+    deferred : str
+        Why it has fewer workers than its tasks could use at once, if that is for the time that a start takes.
+    dismissals : deque of float
+        When workers were drained because they were paused.
 
     Attributes
     ----------
     failures : FailureHistory
         Failed starts and lost workers, and when to launch again.
+    starts : StartTimes
+        How long its workers take to start.
     """
 
     spec: GroupSpec
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     wanted: int = 0
     range: tuple[int, int] | None = None
+    policy: AdaptivePolicy | None = None
     members: dict[str, Member] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
     failure: Explanation | None = None
-    low_since: float | None = None
     blocked_since: float | None = None
+    needed: Peaks = field(default_factory=Peaks)
+    used: Peaks = field(default_factory=Peaks)
+    start_when_needed: StartTime = field(default_factory=StartTime)
+    deferred: str = ""
+    dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     failures: FailureHistory = field(init=False)
+    starts: StartTimes = field(init=False)
 
     def __post_init__(self) -> None:
         self.failures = FailureHistory(self.retry)
+        self.starts = StartTimes(self.spec)
 
     # -- Its units
 
@@ -88,6 +114,15 @@ class Group:
         return [m for m in self.members.values() if m.draining and not m.stopped]
 
     @property
+    def staying(self) -> int:
+        """Units that take up room and will not make it soon by themselves."""
+        leaving = (Stage.MOVING, Stage.GONE)
+        return self.unnamed + sum(
+            not m.stopped and (m.leaving is None or m.leaving.stage not in leaving)
+            for m in self.members.values()
+        )
+
+    @property
     def unnamed(self) -> int:
         """Units that a launch was granted, or may have been, but whose names are not known yet."""
         return sum(request.unnamed for request in self.requests.values())
@@ -96,6 +131,11 @@ class Group:
     def lacking(self) -> int:
         """Units to launch or resume, to have the wanted count; negative where there are too many."""
         return self.wanted - len(self.alive) - self.unnamed
+
+    def start_time(self, now: float) -> StartTime:
+        """Return how long the next start will probably take."""
+        starting = (m for m in self.members.values() if m.joined_at is None and m.alive)
+        return self.starts.estimate(starting, now)
 
     def has_healthy(self, now: float) -> bool:
         """Return whether one of its workers has lived for long enough to show that they can."""
@@ -170,15 +210,18 @@ class Group:
 
     # -- Observations and reports
 
-    def update(self, seen: Observation | None, report: Report, now: float) -> list[UnitEnd]:
+    def update(self, seen: Observation | None, report: Report | None, now: float) -> list[UnitEnd]:
         """Bring the members up to date; return those that ended or must be ended.
+
+        Without a report, only the ends of units that were to end are returned: whether the worker of another one had
+        joined, and what its end means, is judged with the next report.
 
         Parameters
         ----------
         seen : Observation or None
             The backend's observation; None where it was not called or did not answer.
-        report : Report
-            The scheduler's report.
+        report : Report or None
+            The scheduler's report; None where it has not answered.
         now : float
             Seconds on the controller's clock.
         """
@@ -186,8 +229,13 @@ class Group:
             self._add_observed(seen, now)
         ends = []
         for member in list(self.members.values()):
-            self._update_worker(member, report, now)
-            if seen is not None and member.update_state(seen, self.retry.absence_timeout, now):
+            if report is not None:
+                self._update_worker(member, report, now)
+            if seen is not None:
+                member.update_state(seen, self.retry.absence_timeout, now)
+            if report is not None and member.gone:
+                # Its scheduler may notice later that it has died.
+                member.had_tasks |= member.worker is not None and member.worker.tasks > 0
                 self._mark_left(member, now)
             end = classify_end(member, report, self.spec, self.retry, now)
             if end is not None:
@@ -210,10 +258,11 @@ class Group:
         self._forget_complete_requests()
 
     def _update_worker(self, member: Member, report: Report, now: float) -> None:
-        member.worker = report.workers.get(member.unit.id)
+        member.update_worker(report.workers.get(member.unit.id), now)
         if member.joined_at is None and (member.worker or member.unit.id in report.removed):
             member.joined_at = now
             self.failures.record_joined()
+            self.starts.record_joined(member, now)
         if member.worker is None:
             member.had_tasks |= member.unit.id in report.deaths
             self._mark_left(member, now, had_finished=report.deaths.get(member.unit.id, False))
@@ -253,6 +302,17 @@ class Group:
 
     # -- Scale-in
 
+    def adapt(self, bounds: tuple[int, int]) -> None:
+        """Let it follow demand within these bounds, from the workers that it should have now."""
+        low, high = self.range = bounds
+        self.wanted = min(max(self.wanted, low), high)
+        self.needed, self.used = Peaks(), Peaks()
+
+    def pin(self, count: int) -> None:
+        """Let it have a fixed number of workers."""
+        self.range, self.wanted = None, count
+        self.deferred = ""
+
     def surplus(self) -> list[Member]:
         """Return the members above the wanted count, the least useful first."""
         excess = len(self.alive) - self.wanted
@@ -267,17 +327,35 @@ class Group:
         ]
 
     def take_expiring(self, now: float) -> list[Member]:
-        """Return the members whose walltime is nearly up, each of them once."""
+        """Return the members whose end is near, by walltime or preemption, each of them once for either."""
         due = [
             member
             for member in self.members.values()
-            if not member.expires
-            and not member.stopped
+            if not member.stopped
+            and (member.preempted > member.noticed or not member.expires)
             and member.is_expiring(self.spec.handover, now)
         ]
         for member in due:
-            member.expires = True
+            member.expires, member.noticed = True, member.preempted
         return due
+
+    def take_replaceable(self, now: float) -> list[Member]:
+        """Return the members whose places others should take, each of them once."""
+        recent = sum(now - at < _DISMISSALS_SPAN for at in self.dismissals)
+        pause_timeout = min(
+            self.retry.pause_timeout * 2.0 ** min(recent // max(1, self.wanted), 60),
+            max(self.retry.pause_timeout, self.retry.max_failure_delay),
+        )
+        found = [
+            member
+            for member in self.members.values()
+            if member.is_replaceable(self.spec, pause_timeout, now)
+        ]
+        for member in found:
+            if member.paused:
+                member.dismissed = True
+                self.dismissals.append(now)
+        return found
 
     def resumable(self, now: float) -> list[Member]:
         """Return the draining members that could be taken back, the most useful first."""
@@ -288,5 +366,7 @@ class Group:
             and member.leaving
             and member.leaving.stage is not Stage.GONE
             and not member.is_expiring(self.spec.handover, now)
+            and not member.dismissed
+            and not member.unresponsive
         ]
         return sorted(candidates, key=drain_order, reverse=True)

@@ -20,10 +20,17 @@ from distributed.core import Status
 from scalable.cluster.calls import LoopCalls
 from scalable.cluster.controller import GroupController
 from scalable.cluster.events import Event
+from scalable.cluster.host import WatchedHost
 from scalable.cluster.link import RpcLink
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import Explanation, GroupSpec, GroupStatus, Leftover
-from scalable.errors import AmbiguousScaleError, ClusterClosedError, LeftoverError, describe_error
+from scalable.errors import (
+    AmbiguousScaleError,
+    ClusterClosedError,
+    LeftoverError,
+    SchedulerLostError,
+    describe_error,
+)
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -49,7 +56,8 @@ class GroupedCluster:
     Parameters
     ----------
     host : Host
-        The scheduler, without workers. The cluster owns it, and closes it at the end, or if this raises.
+        The scheduler, without workers. The cluster owns it, and closes it at the end, or if this raises (on the host's
+        own event loop, which cannot wait for it, soon after).
     backend : Backend
         Starts and stops units.
     groups : iterable of GroupSpec
@@ -60,6 +68,9 @@ class GroupedCluster:
         Cap on the units of all groups together.
     policy, retry, pace : optional
         How the controller adapts, how it retries, and its intervals and timeouts.
+    orphan_timeout : float
+        Seconds after which the scheduler closes itself, if neither this process nor any client is connected to it any
+        more; 0 for never.
     on_closed : iterable of callable, optional
         Called once workers and scheduler have ended, for instance to remove keys.
 
@@ -83,20 +94,23 @@ class GroupedCluster:
         policy: AdaptivePolicy | None = None,
         retry: RetryPolicy | None = None,
         pace: Pace | None = None,
+        orphan_timeout: float = 900.0,
         on_closed: Iterable[Callable[[], object]] = (),
     ) -> None:
         self.name = name or f"scalable-{uuid.uuid4().hex[:8]}"
         self.status = Status.created
         self._host = host
         self._calls = LoopCalls(self.name, self._asyncio_loop)
-        self._calls.refuse_on_loop()
         self._on_closed = list(on_closed)
+        if self._calls.on_loop():
+            _close_later(host)
+        self._calls.refuse_on_loop()
         self._close_timeout = (pace or Pace()).close_timeout
         self._close_lock = threading.Lock()
         self._close_task: asyncio.Task[list[Leftover]] | None = None
         self._controller = GroupController(
             backend,
-            RpcLink(host),
+            RpcLink(host, orphan_timeout),
             groups,
             name=self.name,
             max_workers=max_workers,
@@ -105,13 +119,21 @@ class GroupedCluster:
             pace=pace,
         )
         try:
-            self._calls.wait(self._controller.start())
+            self._calls.wait(self._start())
         except BaseException:
             with contextlib.suppress(LeftoverError):  # the cause of the failure matters more
                 self.close()
             raise
         self.status = Status.running
         _open_clusters.add(self)
+
+    async def _start(self) -> None:
+        if (3, 12) <= sys.version_info < (3, 12, 3):
+            # These start no thread once the main thread has ended (https://github.com/python/cpython/issues/113964),
+            # when clusters that were left open are closed: backends find some in `asyncio.to_thread`.
+            both = threading.Barrier(2)
+            await asyncio.gather(*(asyncio.to_thread(both.wait, 60) for _ in range(2)))
+        await self._controller.start()
 
     # -- The interface that Dask's client expects of a cluster
 
@@ -203,13 +225,20 @@ class GroupedCluster:
         """Do the same as `scale_groups`, for coroutines."""
         await self._calls.wait_async(self._controller.scale_groups(counts))
 
-    def adapt_groups(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+    def adapt_groups(
+        self,
+        ranges: Mapping[str, tuple[int, int]],
+        policies: Mapping[str, AdaptivePolicy] | None = None,
+    ) -> None:
         """Record ranges within which some groups follow their own demand, and return.
 
         Parameters
         ----------
         ranges : mapping of str to (int, int)
             Minimum and maximum by tag.
+        policies : mapping of str to AdaptivePolicy, optional
+            How quickly each of these groups follows demand; one that is left out has the cluster's policy. By default,
+            each keeps the one that it has.
 
         Raises
         ------
@@ -218,11 +247,15 @@ class GroupedCluster:
         ValueError
             A range is empty, or the minima together exceed `max_workers`.
         """
-        self._calls.wait(self._controller.adapt_groups(ranges))
+        self._calls.wait(self._controller.adapt_groups(ranges, policies))
 
-    async def adapt_groups_async(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+    async def adapt_groups_async(
+        self,
+        ranges: Mapping[str, tuple[int, int]],
+        policies: Mapping[str, AdaptivePolicy] | None = None,
+    ) -> None:
         """Do the same as `adapt_groups`, for coroutines."""
-        await self._calls.wait_async(self._controller.adapt_groups(ranges))
+        await self._calls.wait_async(self._controller.adapt_groups(ranges, policies))
 
     def set_max_workers(self, cap: int | None) -> None:
         """Cap the units of all groups together, draining ones included; None removes the cap."""
@@ -254,6 +287,8 @@ class GroupedCluster:
             There is no such group.
         ValueError
             The group is not to have as many workers.
+        SchedulerLostError
+            The scheduler is gone, or has not answered for too long.
         ClusterClosedError
             The cluster was closed meanwhile.
         """
@@ -264,6 +299,22 @@ class GroupedCluster:
     ) -> None:
         """Do the same as `wait_for_group`, for coroutines."""
         await self._calls.wait_async(self._controller.wait_for_group(tag, n, timeout))
+
+    async def wait_for_scheduler_async(self) -> None:
+        """Return once the scheduler has answered anew.
+
+        Raises
+        ------
+        SchedulerLostError
+            It is lost.
+        ClusterClosedError
+            The cluster was closed meanwhile.
+        """
+        await self._calls.wait_async(self._controller.wait_for_scheduler())
+
+    def on_scheduler_lost(self, callback: Callable[[SchedulerLostError], object]) -> None:
+        """Call this once, on the event loop, if the scheduler is lost."""
+        self.loop.add_callback(self._controller.on_scheduler_lost, callback)
 
     def explain(self, tag: str | None = None) -> dict[str, Explanation]:
         """Return why workers are missing: an explanation for each group (or for `tag`) that lacks some."""
@@ -323,7 +374,7 @@ class GroupedCluster:
                 # The loop is closed already, and the scheduler with it.
                 leftovers = [Leftover("cluster", self.name, describe_error(error))]
             try:
-                self._host.close(timeout or self._close_timeout)
+                leftovers += _leftovers(self._host.close(timeout or self._close_timeout))
             except Exception as error:  # noqa: BLE001 - reported as a leftover
                 leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
             self._finish_close(leftovers)
@@ -339,9 +390,12 @@ class GroupedCluster:
         self._reject_new_calls()
         leftovers = await self._stop_units()
         try:
-            closing = self._host.close()
-            if inspect.isawaitable(closing):
-                await asyncio.wait_for(closing, self._close_timeout)
+            closed = self._host.close()
+            if inspect.isawaitable(closed):
+                # A watched host limits each of its steps itself.
+                limit = None if isinstance(self._host, WatchedHost) else self._close_timeout
+                closed = await asyncio.wait_for(closed, limit)
+            leftovers += _leftovers(closed)
         except Exception as error:  # noqa: BLE001 - reported as a leftover
             leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
         self._finish_close(leftovers)
@@ -360,8 +414,15 @@ class GroupedCluster:
     async def _stop_units(self) -> list[Leftover]:
         """Stop every unit. Concurrent calls, and repeated ones after Ctrl-C, wait for the first."""
         if self._close_task is None:
-            self._close_task = asyncio.ensure_future(self._controller.close())
+            self._close_task = asyncio.ensure_future(self._close_controller())
         return list(await asyncio.shield(self._close_task))
+
+    async def _close_controller(self) -> list[Leftover]:
+        leftovers = await self._controller.close()
+        if not self._controller.scheduler.is_up:
+            # The host would try to reach the scheduler for as long as Dask's configuration says.
+            await self._host.scheduler_comm.close_rpc()
+        return leftovers
 
     def _finish_close(self, leftovers: list[Leftover]) -> None:
         if self.status is Status.closed:
@@ -394,6 +455,23 @@ class GroupedCluster:
     def _repr_html_(self) -> str:
         # Dask's client includes this in its own representation in a notebook.
         return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def _leftovers(closed: Any) -> list[Leftover]:
+    """Return what a host says that closing it has left; Dask's own clusters say nothing, or some other object."""
+    return [left for left in closed if isinstance(left, Leftover)] if closed else []
+
+
+_closing_hosts: set[asyncio.Future[Any]] = set()
+
+
+def _close_later(host: Host) -> None:
+    """Close a host on its own event loop, where nothing can wait for it."""
+    closing = host.close()
+    if inspect.isawaitable(closing):
+        task = asyncio.ensure_future(closing)
+        _closing_hosts.add(task)
+        task.add_done_callback(_closing_hosts.discard)
 
 
 _open_clusters: set[GroupedCluster] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distributed import KilledWorker
 
@@ -27,9 +27,9 @@ class KilledWorkerError(WorkerDiedError, KilledWorker):
     """
 
     # Properties of Dask's class, which find them in other arguments.
-    task = ""
-    last_worker = ""
-    allowed_failures = 0
+    task: Any = ""
+    last_worker: Any = ""
+    allowed_failures: Any = 0
 
     def __init__(
         self, task: str, deaths: Sequence[tuple[str, str]], explanation: Explanation | None = None

@@ -124,7 +124,12 @@ class Launcher:
         self, groups: Mapping[str, Group], cap: int | None, now: float
     ) -> None:
         """Fail the groups for which there is no room as long as clients keep results that draining workers hold."""
-        holders = [m for group in groups.values() for m in group.members.values() if m.holding]
+        holders = [
+            member
+            for group in groups.values()
+            for member in group.members.values()
+            if member.holding and not member.dismissed
+        ]
         for group in groups.values():
             since = group.blocked_since
             if holders and since is not None and now - since > self._pace.hold_timeout:

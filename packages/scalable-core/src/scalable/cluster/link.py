@@ -9,10 +9,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
+from distributed import rpc
 
 from scalable.cluster import plugin
 from scalable.cluster.dask_internals import pickle_object
 from scalable.cluster.deaths import in_one_line, may_be_task
+from scalable.cluster.host import SchedulerState, WatchedHost
+from scalable.cluster.versions import check_scheduler_versions
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
@@ -24,11 +27,28 @@ __all__ = ["Demand", "DrainProgress", "Report", "RpcLink", "SchedulerLink", "Sta
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A Dask worker: its status, the number of tasks assigned to it, and of results that it has."""
+    """A Dask worker, as the scheduler knows it.
+
+    Parameters
+    ----------
+    status : str
+        Dask's name for it, such as ``running`` or ``paused``; ``unresponsive`` if it has been silent for too long.
+    tasks, results : int
+        Tasks that are assigned to it, and results that it has.
+    silence : float
+        Seconds since its last heartbeat, in which the scheduler could have heard it.
+    executing : int
+        Of a paused worker, the tasks that it runs.
+    memory : float
+        Of a paused worker, the share of its memory that it uses; 0 where that is not known.
+    """
 
     status: str
     tasks: int = 0
     results: int = 0
+    silence: float = 0.0
+    executing: int = 0
+    memory: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +65,16 @@ class Demand:
         Slots of the tasks whose duration is not known.
     waiting : int
         Tasks whose dependencies are not finished yet.
+    proven : float
+        Slot-seconds that the tasks of unknown duration would take if each took about as long as those of its kind that
+        run now have run already.
     """
 
     slots: float = 0.0
     seconds: float = 0.0
     unknown: float = 0.0
     waiting: int = 0
+    proven: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +90,13 @@ class Report:
     refused : mapping of str to str
         The reason by name, for workers that were refused at registration.
     removed : collection of str
-        Workers that have left since the previous report, including those that joined after it.
+        Workers that have left since the previous report that was received, including those that joined after it.
     deaths : mapping of str to bool
         Workers that have died with tasks, until `SchedulerLink.explain_deaths` says why, and whether they had finished
         any task before.
+    since : float
+        Since when the scheduler has answered without a gap, in seconds on the controller's clock. No worker could
+        join before.
     """
 
     workers: Mapping[str, WorkerInfo] = field(default_factory=dict)
@@ -77,6 +104,7 @@ class Report:
     refused: Mapping[str, str] = field(default_factory=dict)
     removed: Collection[str] = ()
     deaths: Mapping[str, bool] = field(default_factory=dict)
+    since: float = -float("inf")
 
 
 class Stage(StrEnum):
@@ -101,10 +129,27 @@ class DrainProgress:
 
 
 class SchedulerLink(Protocol):
-    """The scheduler as the controller uses it. All methods but `start` may be called every turn."""
+    """The scheduler as the controller uses it, through `SchedulerCalls`, which limits every call.
+
+    All methods but `start` may be called every turn. Each raises OSError where the scheduler cannot be reached.
+    """
 
     async def start(self, slots: Mapping[str, int]) -> None:
-        """Install the plugin on the scheduler, with the group table: slots per worker, by tag."""
+        """Install the plugin on the scheduler, with the group table: slots per worker, by tag.
+
+        Raises
+        ------
+        VersionMismatchError
+            The scheduler could not run it.
+        """
+        ...
+
+    async def identity(self) -> str:
+        """Return the id of the scheduler that answers; another one has another."""
+        ...
+
+    async def host_state(self) -> SchedulerState | None:
+        """Return what the host says about the scheduler; None where it does not know."""
         ...
 
     async def publish(self, slots: Mapping[str, int]) -> None:
@@ -125,8 +170,12 @@ class SchedulerLink(Protocol):
         """Take draining workers back; return those that could be."""
         ...
 
-    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
-        """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError | None]]) -> None:
+        """Announce in how many seconds workers will be ended.
+
+        With it comes the error of tasks that are too long for their walltime; None for a worker that is preempted,
+        which is not the fault of its tasks.
+        """
         ...
 
     async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
@@ -141,22 +190,30 @@ class SchedulerLink(Protocol):
         """Cancel the futures of all clients."""
         ...
 
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
 
 _pickling_lock = threading.Lock()
 
 
-def pickled_plugin(slots: Mapping[str, int]) -> bytes:
+def pickled_plugin(slots: Mapping[str, int], orphan_timeout: float = 0.0) -> bytes:
     """Pickle the scheduler plugin by value, because a stock image has none of our modules."""
     with _pickling_lock:  # cloudpickle has one registry for all threads
         cloudpickle.register_pickle_by_value(plugin)
         try:
             with plugin.kept_file_names():
                 for_workers = cloudpickle.dumps(plugin.GroupsWorkerPlugin())
-                ours = plugin.GroupsPlugin(dict(slots), for_workers)
+                ours = plugin.GroupsPlugin(dict(slots), for_workers, orphan_timeout)
                 for_scheduler: bytes = cloudpickle.dumps(ours)
         finally:
             cloudpickle.unregister_pickle_by_value(plugin)
     return for_scheduler
+
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds in which a connection must be made, whatever Dask's configuration says."""
 
 
 class RpcLink:
@@ -166,20 +223,45 @@ class RpcLink:
     ----------
     host : Host
         The scheduler's host.
+    orphan_timeout : float
+        Seconds without controller and clients after which the scheduler closes itself; 0 for never.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, orphan_timeout: float = 0.0) -> None:
         self._host = host
+        self._orphan_timeout = orphan_timeout
+        self._departures = 0
+        self._rpc: Any = None
 
     @property
     def _scheduler(self) -> Any:
-        return self._host.scheduler_comm
+        # Made on first use, on the event loop. The host's own connection has the timeouts of Dask's configuration.
+        if self._rpc is None:
+            self._rpc = rpc(
+                self._host.scheduler_address,
+                timeout=CONNECT_TIMEOUT,
+                connection_args=self._host.security.get_connection_args("client"),
+            )
+        return self._rpc
 
     async def start(self, slots: Mapping[str, int]) -> None:
         """Install the plugin on the scheduler, with the group table: slots per worker, by tag."""
+        check_scheduler_versions(await self._scheduler.versions())
         await self._scheduler.register_scheduler_plugin(
-            plugin=pickled_plugin(slots), name=plugin.GroupsPlugin.name, idempotent=True
+            plugin=pickled_plugin(slots, self._orphan_timeout),
+            name=plugin.GroupsPlugin.name,
+            idempotent=True,
         )
+
+    async def identity(self) -> str:
+        """Return the id of the scheduler that answers; another one has another."""
+        return str((await self._scheduler.identity(n_workers=0))["id"])
+
+    async def host_state(self) -> SchedulerState | None:
+        """Return what the host says about the scheduler; None where it does not know."""
+        if isinstance(self._host, WatchedHost):
+            return await self._host.scheduler_state()
+        return None
 
     async def publish(self, slots: Mapping[str, int]) -> None:
         """Replace the group table."""
@@ -187,7 +269,8 @@ class RpcLink:
 
     async def report(self) -> Report:
         """Return the workers and the demand."""
-        answer = await self._scheduler.scalable_report()
+        answer = await self._scheduler.scalable_report(departures=self._departures)
+        self._departures = answer["departures"]
         return Report(
             workers={name: WorkerInfo(*facts) for name, facts in answer["workers"].items()},
             demand={tag: Demand(*facts) for tag, facts in answer["demand"].items()},
@@ -208,9 +291,12 @@ class RpcLink:
         resumed: Sequence[str] = await self._scheduler.scalable_resume(names=list(names))
         return resumed
 
-    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
-        """Announce in how many seconds workers reach their walltime, and the error of tasks too long for it."""
-        message = {name: (left, pickle_object(error)) for name, (left, error) in workers.items()}
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError | None]]) -> None:
+        """Announce in how many seconds workers will be ended, and the error of tasks too long for their walltime."""
+        message = {
+            name: (left, None if error is None else pickle_object(error))
+            for name, (left, error) in workers.items()
+        }
         await self._scheduler.scalable_expire(workers=message)
 
     async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
@@ -229,3 +315,8 @@ class RpcLink:
     async def cancel_all(self, reason: str) -> None:
         """Cancel the futures of all clients."""
         await self._scheduler.scalable_cancel_all(reason=reason)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._rpc is not None:
+            await self._rpc.close_rpc()

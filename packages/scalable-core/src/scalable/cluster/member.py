@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from scalable.cluster.link import DrainProgress, Report, Stage, WorkerInfo
-from scalable.cluster.port import GroupSpec, Phase, Unit, UnitState
+from scalable.cluster.port import GroupSpec, Phase, Reason, Unit, UnitState
 from scalable.cluster.retry import RetryPolicy
 
 __all__ = ["EndReason", "Member", "Observation", "UnitEnd", "classify_end", "drain_order"]
@@ -58,7 +58,15 @@ class Member:
     stopped_at : float or None
         When the backend was asked to stop it.
     expires : bool
-        Whether its walltime is nearly up, and its drain has begun for that.
+        Whether its walltime is nearly up or it is about to be preempted, and its drain has begun for that.
+    preempted, noticed : bool
+        Whether its native system shows that it will take its machine, and whether its drain has begun for that.
+    paused_since : float or None
+        Since when its Dask worker is paused.
+    dismissed : bool
+        Whether it drains because it was paused, so that it is not resumed.
+    resuming : bool
+        Whether it was resumed, and its Dask worker has not confirmed that yet.
     had_tasks : bool
         Whether its worker died with tasks, so that the scheduler needs the reason.
     absent_since : float or None
@@ -79,6 +87,11 @@ class Member:
     holding_since: float | None = None
     stopped_at: float | None = None
     expires: bool = False
+    preempted: bool = False
+    noticed: bool = False
+    paused_since: float | None = None
+    dismissed: bool = False
+    resuming: bool = False
     had_tasks: bool = False
     absent_since: float | None = None
     absences: int = 0
@@ -98,6 +111,28 @@ class Member:
         """Whether it counts towards its group's wanted count."""
         # Called for every unit many times a turn.
         return self.leaving is None and self.stopped_at is None and self.left_at is None
+
+    @property
+    def running(self) -> bool:
+        """Whether it counts towards its group's wanted count, and its Dask worker takes tasks."""
+        if self.worker is None or not self.alive:
+            return False
+        return self.worker.status == "running" or self.resuming
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether it counts towards its group's wanted count, but its Dask worker takes no tasks at present."""
+        return self.joined_at is not None and self.alive and not self.running
+
+    @property
+    def paused(self) -> bool:
+        """Whether its Dask worker is paused."""
+        return self.worker is not None and self.worker.status == "paused"
+
+    @property
+    def unresponsive(self) -> bool:
+        """Whether its Dask worker is connected, but has not answered for too long."""
+        return self.worker is not None and self.worker.status == "unresponsive"
 
     @property
     def starting(self) -> bool:
@@ -131,24 +166,60 @@ class Member:
         return self.expires_at - self.running_since
 
     def is_expiring(self, handover: float, now: float) -> bool:
-        """Return whether its walltime is nearly up: at most `handover` seconds, or a quarter of it, are left."""
+        """Return whether its end is near: by preemption, or in `handover` seconds or a quarter of its walltime."""
+        if self.preempted:
+            return True
         if self.expires_at is None:
             return False
         return self.expires_at - now <= min(handover, self.lifetime / 4)
+
+    def is_replaceable(self, spec: GroupSpec, pause_timeout: float, now: float) -> bool:
+        """Return whether another worker should take its place, because it does not use its slots.
+
+        A worker whose slots are all taken does what it is for, also if it takes no tasks beyond: many models use most
+        of their memory, or hold the GIL, for as long as they run.
+        """
+        if not self.alive or self.worker is None:
+            return False
+        if self.paused_since is not None:
+            return now - self.paused_since >= pause_timeout and self.worker.executing < spec.slots
+        if self.is_given_up(spec.unresponsive_timeout):
+            return True
+        # What it started after its last heartbeat is not known, but is among what is assigned to it.
+        return self.unresponsive and self.worker.tasks < spec.slots
+
+    def is_given_up(self, unresponsive_timeout: float) -> bool:
+        """Return whether its Dask worker, which does not answer, is to be removed: it has nothing, or no time left."""
+        if self.worker is None or not self.unresponsive:
+            return False
+        return (
+            not (self.worker.tasks or self.worker.results)
+            or self.worker.silence >= unresponsive_timeout
+        )
+
+    def update_worker(self, worker: WorkerInfo | None, now: float) -> None:
+        """Record what the scheduler reports of its Dask worker."""
+        self.worker = worker
+        if worker is None or worker.status != "closing_gracefully":
+            self.resuming = False
+        if not self.paused:
+            self.paused_since = None
+        elif self.paused_since is None:
+            self.paused_since = now
 
     def is_healthy(self, healthy_after: float, now: float) -> bool:
         """Return whether its worker has been there for `healthy_after` seconds."""
         return self.alive and self.joined_at is not None and now - self.joined_at >= healthy_after
 
-    def update_state(self, seen: Observation, absence_timeout: float, now: float) -> bool:
-        """Record what an observation shows of it; return whether that is its end.
+    def update_state(self, seen: Observation, absence_timeout: float, now: float) -> None:
+        """Record what an observation shows of it.
 
         Absence means its end, too, once it lasts: a listing may be cached, or not show a new unit yet.
         """
         state = seen.units.get(self.unit.id)
         if state is None:
             if not self._is_vanished(seen, absence_timeout, now):
-                return False
+                return
             state = UnitState(self.unit, Phase.GONE)
         else:
             self.absent_since, self.absences = None, 0
@@ -157,9 +228,9 @@ class Member:
             self.running_since = None  # it may be back in the queue
         elif self.running_since is None:
             self.running_since = now
-        if self.state.seconds_left is not None:
+        self.preempted = self.state.phase is Phase.RUNNING and self.state.reason is Reason.PREEMPTED
+        if self.state.seconds_left is not None and not self.preempted:
             self.expires_at = now + self.state.seconds_left
-        return self.gone
 
     def _is_vanished(self, seen: Observation, absence_timeout: float, now: float) -> bool:
         """Record one more absence; return whether it has been absent for long enough to count as gone."""
@@ -210,7 +281,7 @@ class UnitEnd:
 
 
 def classify_end(
-    member: Member, report: Report, spec: GroupSpec, retry: RetryPolicy, now: float
+    member: Member, report: Report | None, spec: GroupSpec, retry: RetryPolicy, now: float
 ) -> UnitEnd | None:
     """Return how a unit ended, or why it must be ended; None where neither is so.
 
@@ -218,8 +289,8 @@ def classify_end(
     ----------
     member : Member
         The unit, up to date.
-    report : Report
-        The scheduler's most recent report.
+    report : Report or None
+        The scheduler's report; None where it has not answered, so that only the end of a unit that was to end is clear.
     spec, retry : GroupSpec, RetryPolicy
         The startup timeout, and the time that a unit may run without its worker.
     now : float
@@ -227,6 +298,8 @@ def classify_end(
     """
     if member.draining or member.stopped:
         return UnitEnd(member, EndReason.STOPPED) if member.gone else None
+    if report is None:
+        return None
     if member.unit.id in report.refused:
         # Even if it is gone: a refused worker ends by itself, often before the next turn.
         return UnitEnd(member, EndReason.REFUSED, report.refused[member.unit.id])
@@ -237,16 +310,19 @@ def classify_end(
     if (
         member.joined_at is None
         and member.running_since is not None
-        and now - member.running_since > spec.startup_timeout
+        and now - max(member.running_since, report.since) > spec.startup_timeout
     ):
         return UnitEnd(member, EndReason.JOIN_TIMEOUT)
-    if member.left_at is not None and now - member.left_at > retry.orphan_timeout:
+    orphaned_since = max(member.left_at or now, report.since)
+    if member.left_at is not None and now - orphaned_since > retry.orphan_timeout:
         return UnitEnd(member, EndReason.ORPHANED)
     return None
 
 
-def drain_order(member: Member) -> tuple[bool, bool, int, int, float]:
+def drain_order(member: Member) -> tuple[bool, bool, int, bool, int, float]:
     """Return a sort key that puts first what is drained first: not joined, then idle, then the least busy.
+
+    Among workers that are equally busy, those that take no tasks come first.
 
     Examples
     --------
@@ -258,4 +334,8 @@ def drain_order(member: Member) -> tuple[bool, bool, int, int, float]:
     """
     tasks = member.worker.tasks if member.worker else 0
     results = member.worker.results if member.worker else 0
-    return member.joined_at is not None, member.starting, tasks, results, -member.launched
+    return (
+        *(member.joined_at is not None, member.starting),
+        *(tasks, member.running, results),
+        -member.launched,
+    )

@@ -56,6 +56,13 @@ class Reason(StrEnum):
     """It has its machine; image pull, boot or interpreter start is under way."""
     BACKOFF = "backoff"
     """The engine waits before it tries a failed start again."""
+    DEMAND = "demand"
+    """The group adapts, and the work that is known of is not worth the start of another worker yet."""
+    # Joined, but of no use at present.
+    PAUSED = "paused"
+    """Its Dask worker starts no tasks, because it uses too much of its memory."""
+    UNRESPONSIVE = "unresponsive"
+    """Its Dask worker is connected, but has not answered for a minute or longer."""
     # Gone, or refused.
     EXITED = "exited"
     """Its process ended by itself."""
@@ -80,7 +87,7 @@ class Reason(StrEnum):
     MISMATCH = "mismatch"
     """Its Python, dask or distributed version is not the scheduler's."""
     NETWORK = "network"
-    """It runs, but its Dask worker did not reach the scheduler; or the native system does not answer."""
+    """Its Dask worker did not reach the scheduler; or the scheduler, or the native system, does not answer."""
     STARTUP_TIMEOUT = "startup_timeout"
     """Its Dask worker did not join within startup_timeout."""
     UNKNOWN = "unknown"
@@ -105,6 +112,15 @@ class GroupSpec:
         the walltime.
     max_launch : int or None
         The most units that one launch may ask for; None where the native system sets no limit.
+    expected_queue : float
+        A first guess of the seconds that a unit waits for its machine. More than `expected_boot` says that jobs queue,
+        where waiting is free: an adaptive group then launches early, and withdraws what it does not need.
+    expected_boot : float or None
+        A first guess of the seconds from the phase RUNNING until the Dask worker joins. Both guesses hold until starts
+        have been measured. None where there is no guess: an adaptive group then starts a few workers first.
+    unresponsive_timeout : float
+        Seconds for which a Dask worker may not answer while its unit runs. After them, the worker is removed, its tasks
+        run again on others, and the unit is stopped. Should exceed the time for which a task may hold the GIL.
     """
 
     tag: str
@@ -112,6 +128,9 @@ class GroupSpec:
     startup_timeout: float = 300.0
     handover: float = 300.0
     max_launch: int | None = None
+    expected_queue: float = 0.0
+    expected_boot: float | None = None
+    unresponsive_timeout: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -166,11 +185,13 @@ class UnitState:
     phase : Phase
         Its phase.
     reason : Reason
-        Why it is pending or gone.
+        Why it is pending or gone. A unit that is RUNNING with the reason PREEMPTED is under notice: the native system
+        has announced that it will take its machine. Its worker is drained and replaced, and its end is nobody's
+        failure. Once shown, this should be shown until the unit is gone.
     detail : str
         The native system's own text for the reason.
     seconds_left : float or None
-        Until its walltime is up; None where it has none.
+        Until its walltime is up, or, under notice, until it is preempted; None where that is not known.
     """
 
     unit: Unit
@@ -243,6 +264,11 @@ class Backend(Protocol):
 
     All are coroutines on the engine's event loop, so blocking work belongs in a thread. All are idempotent. A backend
     stores no desired state: how many units there should be is known to the engine alone.
+
+    A call that takes too long, or is still under way some time after the cluster was closed, is cancelled. That ends
+    the coroutine, not a thread below it. The engine calls no `launch` after `sweep`, and names the launches that it
+    has cancelled; that nothing else comes into being after `sweep` has returned is for the backend to guarantee.
+    `scalable.providers.blocking.BlockingCalls` does this for an SDK that blocks.
     """
 
     async def launch(
@@ -255,8 +281,8 @@ class Backend(Protocol):
         the engine makes one where the first has not answered in time, or has raised what is not listed here, to learn
         what exists. Until then, all `n` count against the cap.
 
-        Cancelling the coroutine does not stop a thread of an SDK. Whatever such a thread may still create must be
-        removed by `sweep`, which waits for it, or be returned by it as a leftover.
+        Cancelling the coroutine does not stop a thread of an SDK. Whatever such a thread may still create is removed
+        by `sweep`, which waits for it, or is returned by `sweep` as a leftover.
 
         Returns
         -------
@@ -301,7 +327,10 @@ class Backend(Protocol):
     async def sweep(self) -> Sequence[Leftover]:
         """Remove everything native that carries this cluster's label, and return what could not be removed.
 
-        Called last at close, after `stop`; also for a cluster that was built in part.
+        Called last at close, after `stop`; also for a cluster that was built in part. First accepts no more launches,
+        and waits for those that are under way below a cancelled coroutine, so that it sees what they create. One that
+        has not returned by a limit of the backend's, well below the time that closing has, is a leftover: it may
+        create units later. `launch` creates nothing from then on.
         """
         ...
 
@@ -321,6 +350,9 @@ class GroupStatus:
     pending, starting, running, draining : int
         Units in a queue; units with a machine but without a Dask worker; Dask workers that take tasks; Dask workers
         that drain.
+    unavailable : int
+        Dask workers that have joined, do not drain, and take no tasks at present, or are not known to, because the
+        scheduler does not answer.
     holding : int
         Results that keep draining workers, because no other worker can take them.
     failed : bool
@@ -341,6 +373,7 @@ class GroupStatus:
     starting: int = 0
     running: int = 0
     draining: int = 0
+    unavailable: int = 0
     holding: int = 0
     failed: bool = False
     reason: Reason | None = None

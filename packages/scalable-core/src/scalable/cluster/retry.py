@@ -48,6 +48,9 @@ class RetryPolicy:
         How long a unit may run on after its Dask worker has left, before it is stopped.
     absence_timeout : float
         How long no observation may show a unit, before it counts as gone.
+    pause_timeout : float
+        How long a worker may be paused with a free slot, before it is drained and replaced. Doubled with each further
+        one, up to `max_failure_delay`, so that a group whose tasks fill every worker does not start new ones for ever.
     """
 
     max_start_failures: int = 3
@@ -61,6 +64,7 @@ class RetryPolicy:
     healthy_after: float = 10.0
     orphan_timeout: float = 10.0
     absence_timeout: float = 30.0
+    pause_timeout: float = 15.0
 
     def back_off(self, failures: int, longest: float | None = None) -> float:
         """Return the seconds to wait after a number of failures in a row.

@@ -10,7 +10,13 @@ from scalable.cluster.port import Explanation, GroupStatus, Phase, Reason
 __all__ = ["group_status"]
 
 
-def group_status(group: Group, native_problem: Explanation | None = None) -> GroupStatus:
+def group_status(
+    group: Group,
+    native_problem: Explanation | None = None,
+    scheduler_problem: Explanation | None = None,
+    *,
+    lost: bool = False,
+) -> GroupStatus:
     """Return the counts of a group, and why workers are missing.
 
     Parameters
@@ -19,6 +25,10 @@ def group_status(group: Group, native_problem: Explanation | None = None) -> Gro
         The group.
     native_problem : Explanation or None
         Why the counts may be out of date.
+    scheduler_problem : Explanation or None
+        Why it is not known which workers run.
+    lost : bool
+        Whether the scheduler will not come back.
 
     Examples
     --------
@@ -33,6 +43,11 @@ def group_status(group: Group, native_problem: Explanation | None = None) -> Gro
     reason, detail = _missing_reason(group)
     if native_problem is not None and group.failure is None:
         reason, detail = native_problem.reason, native_problem.summary
+    if scheduler_problem is not None:
+        reason, detail = scheduler_problem.reason, scheduler_problem.summary
+    joined = [m for m in members if m.alive and m.joined_at is not None]
+    known = scheduler_problem is None
+    running = tuple(m.unit.id for m in joined if m.running) if known else ()
     return GroupStatus(
         tag=group.spec.tag,
         wanted=group.wanted,
@@ -40,13 +55,14 @@ def group_status(group: Group, native_problem: Explanation | None = None) -> Gro
         maximum=high,
         pending=pending + group.unnamed,
         starting=sum(m.alive and m.starting for m in members),
-        running=sum(m.alive and m.joined_at is not None for m in members),
+        running=len(running),
         draining=sum(m.draining for m in members),
+        unavailable=len(joined) - len(running),
         holding=sum(m.holding for m in members),
-        failed=group.failure is not None,
+        failed=group.failure is not None or lost,
         reason=reason,
         detail=detail,
-        workers=tuple(m.unit.id for m in members if m.alive and m.joined_at is not None),
+        workers=running,
     )
 
 
@@ -56,7 +72,10 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
         return group.failure.reason, group.failure.summary
     absent = [m for m in group.alive if m.joined_at is None]
     if not absent and group.wanted <= len(group.alive):
-        return None, ""
+        reason, detail = _unavailable_reason(group)
+        if reason is None and group.deferred:
+            return Reason.DEMAND, group.deferred
+        return reason, detail
     waiting = Counter(
         (m.state.reason, m.state.detail)
         for m in absent
@@ -71,10 +90,50 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
     if (absent or group.requests) and group.unclear_request is None:
         return Reason.STARTING, "starting"
     if group.blocked_since is not None:
-        return Reason.QUOTA, "waiting for room under max_workers"
+        return Reason.QUOTA, "waiting for room under max_workers" + _dismissed(group)
     if problem is not None:
         return Reason.BACKOFF, f"to be tried again: {problem.summary}"
+    if dismissed := _dismissed(group):
+        return Reason.PAUSED, f"waiting for room{dismissed}"
     return Reason.STARTING, "about to be launched"
+
+
+def _unavailable_reason(group: Group) -> tuple[Reason | None, str]:
+    """Return why workers that have joined take no tasks; (None, "") if all do.
+
+    The text has no figures, so that it stays the same while nothing happens.
+    """
+    found = [m for m in group.members.values() if m.unavailable]
+    paused = [m.unit.id for m in found if m.paused]
+    silent = [m.unit.id for m in found if m.unresponsive]
+    texts = []
+    if silent:
+        verb = "does" if len(silent) == 1 else "do"
+        texts.append(f"{_names(silent)} {verb} not answer, and may be running tasks")
+    if paused:
+        verb = "is" if len(paused) == 1 else "are"
+        texts.append(f"{_names(paused)} {verb} paused, for too much of the memory is used")
+    if others := len(found) - len(paused) - len(silent):
+        texts.append(f"{others} about to leave")
+    reasons = [*([Reason.UNRESPONSIVE] * bool(silent)), *([Reason.PAUSED] * bool(paused))]
+    return next(iter(reasons), Reason.UNKNOWN if found else None), "; ".join(texts)
+
+
+def _dismissed(group: Group) -> str:
+    names = [m.unit.id for m in group.draining if m.dismissed]
+    return f"; {_names(names)} must leave first, which was paused" if names else ""
+
+
+def _names(names: list[str]) -> str:
+    """Return the first of some names, and how many more there are.
+
+    Examples
+    --------
+    >>> _names(["a-1"]), _names(["a-1", "a-2", "a-3"])
+    ('a-1', 'a-1 and 2 more')
+    """
+    more = len(names) - 1
+    return f"{names[0]} and {more} more" if more else names[0]
 
 
 def _reason_to_wait(problem: Explanation) -> Reason:

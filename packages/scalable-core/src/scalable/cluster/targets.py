@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from scalable.cluster.adaptive import AdaptivePolicy, share_out, target_workers
+from scalable.cluster.adaptive import (
+    CHEAP_START,
+    AdaptivePolicy,
+    share_out,
+    shortest_delay,
+    workers_to_keep,
+    workers_worth_a_start,
+)
 from scalable.cluster.group import Group
 from scalable.cluster.link import Demand
+from scalable.cluster.starts import StartTime
 
 __all__ = ["check_cap", "minimum_counts", "update_targets"]
 
@@ -72,48 +81,109 @@ def update_targets(
     desired = dict(least)
     for tag, group in groups.items():
         if group.range is not None:
-            work = demand.get(tag, Demand())
-            target = target_workers(work, group.spec.slots, policy.target_duration)
-            # A worker whose walltime is nearly up needs another one to hand its results over to.
-            successor = any(m.expires and m.holding for m in group.members.values())
-            desired[tag] = min(max(target, group.range[0], successor), group.range[1])
+            desired[tag] = _desired_count(
+                group, group.range, demand.get(tag, Demand()), group.policy or policy, now
+            )
         if group.failure is not None:
             # It gets no new workers, so the room for them is free for others.
             # Except for one at times, to see whether it could have some now.
             have = len(group.alive) + (now >= group.failures.retry_at)
             least[tag], desired[tag] = min(least[tag], have), min(desired[tag], have)
     shares = share_out(desired, least, cap)
-    requested = sum(
-        max(shares[tag], len(group.members) + group.unnamed) for tag, group in groups.items()
-    )
-    over_cap = cap is not None and requested > cap
+    requested = sum(max(shares[tag], group.staying) for tag, group in groups.items())
+    excess = 0 if cap is None else max(0, requested - cap)
     # A group without any worker does not wait for the scale-in delay of others.
     any_without = any(shares[tag] and not group.members for tag, group in groups.items())
     for tag, group in groups.items():
         if group.range is not None:
             work = demand.get(tag, Demand())
-            delay = policy.waiting_delay if work.waiting else policy.scale_in_delay
             urgent = any_without or not work.slots
             wanted = _next_count(
-                group, shares[tag], now, delay=delay, over_cap=over_cap, urgent=urgent
+                group,
+                shares[tag],
+                group.policy or policy,
+                now,
+                waiting=work.waiting > 0,
+                excess=excess,
+                urgent=urgent,
             )
             group.wanted = min(wanted, group.range[1])
 
 
-def _next_count(
-    group: Group, share: int, now: float, *, delay: float, over_cap: bool, urgent: bool
+def _desired_count(
+    group: Group, bounds: tuple[int, int], work: Demand, policy: AdaptivePolicy, now: float
 ) -> int:
-    """Return the next wanted count: grow at once; shrink after a delay, by busy workers only if others need room."""
-    have = len(group.alive) + group.unnamed
+    """Return how many workers a group should have by its work, within its bounds, and record why not more."""
+    low, high = bounds
+    slots, start = group.spec.slots, group.start_time(now)
+    alive = group.alive
+    have = len(alive) + group.unnamed
+    joined = sum(member.joined_at is not None for member in alive)
+    count = workers_worth_a_start(work, slots, policy, start, have=have, joined=joined)
+    # A worker whose walltime is nearly up needs another one to hand its results over to.
+    successor = any(m.expires and m.holding for m in group.members.values())
+    count = min(max(count, low, successor), high)
+    usable = min(math.ceil(work.slots / slots), high)
+    group.deferred = ""
+    if max(count, have) < usable and policy.target_duration is None:
+        group.deferred = _explain_deferral(start)
+    return count
+
+
+def _explain_deferral(start: StartTime) -> str:
+    """Return what a group waits for before it starts more workers, if that is for the time that a start takes.
+
+    Examples
+    --------
+    >>> _explain_deferral(StartTime(boot=120.0))
+    'more workers wait until the work is worth a start of 120 s'
+    >>> _explain_deferral(StartTime())
+    'more workers wait until the first ones show how long a start takes'
+    >>> _explain_deferral(StartTime(boot=2.0))
+    ''
+    """
+    if not start.is_known:
+        return "more workers wait until the first ones show how long a start takes"
+    if start.total <= CHEAP_START:
+        return ""
+    return f"more workers wait until the work is worth a start of {start.total:.0f} s"
+
+
+def _next_count(
+    group: Group,
+    share: int,
+    policy: AdaptivePolicy,
+    now: float,
+    *,
+    waiting: bool,
+    excess: int,
+    urgent: bool,
+) -> int:
+    """Return the next wanted count: grow at once; shrink after a delay, or at once by what others need room for."""
+    alive = group.alive
+    have = len(alive) + group.unnamed
+    idle = sum(member.idle for member in alive)
+    if not group.needed:
+        # What it had before it adapted is not surplus at once.
+        group.needed.record(have, now)
+        group.used.record(have, now)
+    group.needed.record(share, now)
+    group.used.record(max(share, len(alive) - idle), now)
     if share >= have:
-        group.low_since = None
+        group.start_when_needed = group.start_time(now)
         return share
-    if group.low_since is None:
-        group.low_since = now
-    overdue = now - group.low_since >= delay
-    if over_cap and (overdue or urgent):
-        return share
-    if overdue or over_cap:
-        idle = sum(member.idle for member in group.alive)
-        return max(share, have - idle)
-    return have
+    if excess:
+        overdue = group.needed.seconds_since(share + 1, now) >= shortest_delay(policy, waiting)
+        return max(share, have - (excess if overdue or urgent else min(excess, idle)))
+    keep = workers_to_keep(
+        share,
+        have,
+        group.needed,
+        group.used,
+        policy,
+        # Jobs that wait without need would make a start seem ever longer.
+        max(group.starts.usual, group.start_when_needed, key=lambda start: start.total),
+        waiting=waiting,
+        now=now,
+    )
+    return max(keep, have - idle)

@@ -46,7 +46,7 @@ scalable.yaml:6:15 E_UNKNOWN_COMPONENT tasks.run.component: there is no componen
 
 from scalable.manifest.errors import ManifestError, ManifestParseError, ManifestSchemaError
 from scalable.manifest.issues import Position, ValidationIssue, ValidationReport
-from scalable.manifest.parser import load_manifest, parse_manifest
+from scalable.manifest.parser import load_manifest, load_targets, parse_manifest
 from scalable.manifest.schema import (
     ComponentConfig,
     ManifestModel,
@@ -69,6 +69,7 @@ __all__ = [
     "ValidationIssue",
     "ValidationReport",
     "load_manifest",
+    "load_targets",
     "parse_manifest",
     "validate_manifest",
 ]

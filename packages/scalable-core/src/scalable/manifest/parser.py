@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from scalable.manifest.document.data import read_data
 from scalable.manifest.document.limits import MAX_BYTES
-from scalable.manifest.document.nodes import ReadResult, to_data
+from scalable.manifest.document.nodes import MappingNode, ReadResult, to_data
 from scalable.manifest.document.place import Place, Source
 from scalable.manifest.document.reader import read_text
 from scalable.manifest.environment import expand_sections, variables_in
-from scalable.manifest.errors import ManifestParseError, ManifestSchemaError
+from scalable.manifest.errors import ManifestError, ManifestParseError, ManifestSchemaError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.lock import canonical_json
 from scalable.manifest.overlays import MERGED_SECTIONS, merge_overlay
@@ -29,7 +30,7 @@ from scalable.manifest.schema import ManifestModel
 from scalable.manifest.sections import check_sections
 from scalable.manifest.selection import ChooseTarget, select
 
-__all__ = ["CheckTargets", "load_manifest", "parse_manifest"]
+__all__ = ["CheckTargets", "load_manifest", "load_targets", "parse_manifest"]
 
 CheckTargets: TypeAlias = Callable[[Place, str | None], Iterable[ValidationIssue]]
 """Finds problems of targets, given the place of the section and the name of the selected target."""
@@ -109,6 +110,40 @@ def parse_manifest(
     return _build_manifest(reading, source, env, target_name, overlay_name)
 
 
+def load_targets(
+    path: str | os.PathLike[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    overlay_name: str | None = None,
+) -> dict[str, ManifestModel | ManifestError]:
+    """Return for each target a manifest of it alone, or what is wrong with it.
+
+    Such a manifest has no components and tasks. So neither a problem of theirs nor one of another target prevents
+    asking what exists at the target.
+
+    Parameters
+    ----------
+    path, env, overlay_name
+        As for `load_manifest`.
+
+    Raises
+    ------
+    ManifestParseError
+        There is no such file, or it is not YAML that can be read.
+    """
+    file = os.fspath(path)
+    reading = read_text(_read_file(file), file)
+    if reading.root is None or reading.issues:
+        raise ManifestParseError(reading.issues)
+    found: dict[str, ManifestModel | ManifestError] = {}
+    for name, _ in Place.of_document(reading.root, Source(file)).child("targets").entries():
+        try:
+            found[name] = _build_manifest(reading, file, env, name, overlay_name, target_only=True)
+        except ManifestError as error:
+            found[name] = error
+    return found
+
+
 def _read_file(file: str) -> bytes:
     try:
         with Path(file).open("rb") as stream:
@@ -131,6 +166,7 @@ def _build_manifest(
     target_name: str | ChooseTarget | None,
     overlay_name: str | None,
     check_targets: CheckTargets | None = None,
+    target_only: bool = False,
 ) -> ManifestModel:
     if reading.root is None:
         raise ManifestParseError(reading.issues)
@@ -138,6 +174,8 @@ def _build_manifest(
     written = Place.of_document(reading.root, Source(file))
     selection = select(written, target_name, overlay_name, env)
     merged = merge_overlay(reading.root, selection.overlay)
+    if target_only:
+        merged = _without_others(merged, selection.target)
     raw = to_data(merged)
     variables = _used_variables(raw, env)
     expanded = expand_sections(merged, MERGED_SECTIONS, variables)
@@ -160,6 +198,19 @@ def _build_manifest(
     manifest._document = document
     manifest._warnings = report.warnings
     return manifest
+
+
+def _without_others(merged: MappingNode, target: str | None) -> MappingNode:
+    """Return a document, whose overlay is merged, with one target and without what targets refer to."""
+    entries = {key: each for key, each in merged.entries.items() if key in ("version", "project")}
+    targets = merged.entries["targets"]
+    if target is not None and isinstance(targets.node, MappingNode):
+        body = targets.node.entries[target]
+        if isinstance(body.node, MappingNode):
+            kept = {key: each for key, each in body.node.entries.items() if key != "overlay"}
+            body = replace(body, node=MappingNode(body.node.mark, kept))
+        entries["targets"] = replace(targets, node=MappingNode(targets.node.mark, {target: body}))
+    return MappingNode(merged.mark, entries)
 
 
 def _used_variables(raw: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:

@@ -15,11 +15,13 @@ the core's modules in it, in reading order:
 `worker`      the arguments and the thread variables of ``dask worker``
 `containers`  the command that runs a worker in a container image, and the checks before that
 `logs`        the last lines of a worker's log
+`blocking`    calls of an SDK that blocks, in threads that a backend can wait for
 ============  =======================================================================================
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -29,7 +31,7 @@ from scalable.errors import UnknownTargetError
 
 if TYPE_CHECKING:
     from scalable.client import ScalableClient
-    from scalable.cluster import GroupedCluster
+    from scalable.cluster import AdaptivePolicy, GroupedCluster
     from scalable.cluster.port import Leftover
     from scalable.costing import CostEstimate
     from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
@@ -51,6 +53,7 @@ __all__ = [
     "Renders",
     "ResourceRequest",
     "ScalePlan",
+    "current_owner",
 ]
 
 API_VERSION = 1
@@ -91,6 +94,8 @@ class ScalePlan:
         What each worker requires.
     ranges_by_tag : mapping of str to (int, int)
         Minimum and maximum of each adaptive group.
+    policies_by_tag : mapping of str to AdaptivePolicy
+        How quickly adaptive groups follow demand, where the target says so.
     max_workers : int or None
         Cap on the total over all groups.
     """
@@ -99,6 +104,7 @@ class ScalePlan:
     resources_by_tag: Mapping[str, ResourceRequest] = field(default_factory=dict)
     ranges_by_tag: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     max_workers: int | None = None
+    policies_by_tag: Mapping[str, AdaptivePolicy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -343,10 +349,15 @@ class Owned:
     ----------
     kind, name : str
         What it is, and which one: ``Slurm job``, ``4711_0``.
-    run_id, owner : str
-        The run that it belongs to, and the user who started that run.
+    run_id : str
+        The run that it belongs to.
+    owner : str
+        The user who started that run: what `current_owner` returned there. Empty if that is not known.
     detail : str
         Its state as the native system reports it.
+    place : str
+        Where it is, if a provider's targets may lead to several places: a region, a cluster and namespace. Two targets
+        that list the same kind, name and place mean the same resource.
     """
 
     kind: str
@@ -354,16 +365,44 @@ class Owned:
     run_id: str
     owner: str
     detail: str = ""
+    place: str = ""
 
 
 @runtime_checkable
 class Reaps(Protocol):
-    """Optional: the provider finds and removes what dead runs left behind."""
+    """Optional: the provider finds and removes what dead runs left behind.
 
-    def list_owned(self) -> Sequence[Owned]:
-        """List everything that carries Scalable's labels."""
+    Only the options of the target matter: its components may be absent, because it may come from the record of a run,
+    or have no options at all where there is no manifest.
+    """
+
+    def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
+        """Return everything at this target that carries Scalable's labels, of every run and of all owners.
+
+        Read-only. Called in a thread other than the main thread, at the same time as for other targets. May raise
+        anything, which is then reported for this target alone.
+
+        Raises
+        ------
+        ProviderNotSetUpError
+            This machine lacks what it takes to ask, such as a command or credentials.
+        """
         ...
 
-    def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
-        """Remove these; return what could not be removed."""
+    def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
+        """Remove these, which `list_owned` returned for the same target; return what could not be removed."""
         ...
+
+
+def current_owner() -> str:
+    """Return the name of the present user, by which a provider labels what it creates, and fills `Owned.owner`.
+
+    It is the user name of the process's user id, whatever the environment says, or that id if it has no name.
+    """
+    import pwd  # which not all platforms have
+
+    user = os.getuid()
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:  # in a container, for example
+        return str(user)

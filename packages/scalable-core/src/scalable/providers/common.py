@@ -26,7 +26,12 @@ A provider of workers on desks, complete except for its backend::
 
         def _build(self, spec, options):
             groups = [
-                GroupSpec(tag, component.slots, options.startup_timeout)
+                GroupSpec(
+                    tag,
+                    component.slots,
+                    options.startup_timeout,
+                    unresponsive_timeout=options.unresponsive_timeout,
+                )
                 for tag, component in spec.components.items()
             ]
             cluster = GroupedCluster(DeskHost(), DeskBackend(options.room), groups)
@@ -128,7 +133,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
     def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
         """Record the desired counts and return.
 
-        A group that is adaptive already keeps its current size; only its range changes.
+        A group that is adaptive already keeps its current size; only its range and its policy change.
         """
         backend = cluster.backend
         adapting = {
@@ -144,7 +149,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
         if not lower:
             backend.set_max_workers(plan.max_workers)
         backend.scale_groups(counts)
-        backend.adapt_groups(plan.ranges_by_tag)
+        backend.adapt_groups(plan.ranges_by_tag, plan.policies_by_tag)
         if lower:
             backend.set_max_workers(plan.max_workers)
 

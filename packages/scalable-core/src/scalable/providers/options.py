@@ -46,6 +46,7 @@ __all__ = [
     "Limits",
     "Matching",
     "OneLine",
+    "RemoteTargetOptions",
     "SpotCapacity",
     "TargetOptions",
     "WorkerEnvironment",
@@ -136,12 +137,22 @@ SpotCapacity = Annotated[
 
 
 class WorkerRange(FrozenModel):
-    """Bounds of an adaptive group."""
+    """Bounds of an adaptive group, and how quickly it follows its tasks."""
 
     minimum: Count = Field(
         default=0, description="Workers that are kept even when there are no tasks."
     )
     maximum: Count = Field(description="Maximum number of workers.")
+    idle_timeout: Annotated[Duration, Field(ge=0)] | None = Field(
+        default=None,
+        description="Time for which a worker without tasks is kept; at least a minute while tasks of its group "
+        "wait for others. By default, in proportion to the time that a start takes.",
+    )
+    target_duration: Annotated[Duration, Field(gt=0)] | None = Field(
+        default=None,
+        description="Time in which the workers should finish the tasks of known duration; each other task gets a "
+        "slot of its own. By default, workers are started as the tasks prove to be worth it.",
+    )
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -185,7 +196,7 @@ class TargetOptions(FrozenModel):
     workers: GroupSizes | None = Field(
         default=None,
         description="Workers: one number for each group, or by component a number or "
-        "{minimum, maximum}. Takes precedence over `adaptive` and `n_workers`.",
+        "{minimum, maximum, …} as for `adaptive`. Takes precedence over `adaptive` and `n_workers`.",
     )
     n_workers: Count | None = Field(
         default=None,
@@ -204,9 +215,29 @@ class TargetOptions(FrozenModel):
         default=300,
         description="Time within which a worker must join once its machine runs. Time in a queue does not count.",
     )
+    unresponsive_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        default=3600,
+        description="Time for which a worker may not answer while its machine runs, for example because a task holds "
+        "Python's global lock. After it, the worker is removed, and its tasks run again on others.",
+    )
     limits: Limits = Field(
         default_factory=Limits,
         description="Limits that a run must not exceed; a provider without prices rejects a limit on cost.",
+    )
+
+
+class RemoteTargetOptions(TargetOptions):
+    """Options of every target whose scheduler runs elsewhere; subclass it with those of one provider."""
+
+    scheduler_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        default=300,
+        description="Time after which a scheduler that does not answer is lost: its run ends in an error, and what it "
+        "has started is removed.",
+    )
+    orphan_timeout: Annotated[Duration, Field(ge=0)] = Field(
+        default=900,
+        description="Time after which the scheduler and the workers end by themselves if no client is connected, such "
+        "as after a crash of the client; 0 for never.",
     )
 
 

@@ -34,6 +34,7 @@ from scalable.session.target import AUTO, choose_target
 if TYPE_CHECKING:
     from scalable.client import ScalableClient
     from scalable.cluster import Event, GroupedCluster
+    from scalable.cluster.events import EventLog
     from scalable.cluster.port import Explanation, GroupStatus
     from scalable.manifest.schema import ManifestModel
     from scalable.modules import ModuleArchive
@@ -99,6 +100,13 @@ class ScalableSession:
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
+        self._everything_removed = False
+
+    @cached_property
+    def _log(self) -> EventLog:
+        from scalable.cluster.events import EventLog
+
+        return EventLog()
 
     @classmethod
     def from_yaml(
@@ -243,6 +251,7 @@ class ScalableSession:
         return self.client
 
     def _start(self) -> None:
+        from scalable.cluster.events import record_into
         from scalable.planning import check_limits
 
         provider = self.provider
@@ -250,10 +259,13 @@ class ScalableSession:
         check_limits(self.spec, provider, plan)
         modules = self._pack_modules()
         signals.register(self.close)
-        self._handle = provider.build_cluster(self.spec)
+        with record_into(self._log):
+            self._handle = provider.build_cluster(self.spec)
         if self.closed:
             # Closed by another thread or a signal, while there was no handle to close.
+            self._everything_removed = False
             provider.close(self._handle)
+            self._everything_removed = True
         self._raise_if_in(_State.CLOSED)
         if modules is not None:
             upload_modules(self.client, modules)
@@ -324,14 +336,19 @@ class ScalableSession:
         return self._state is _State.CLOSED
 
     @property
+    def everything_removed(self) -> bool:
+        """Whether the session is closed, and nothing that it had started is left."""
+        return self._everything_removed
+
+    @property
     def groups(self) -> Mapping[str, GroupStatus]:
         """The status of each worker group, by tag; empty if there is no cluster."""
         return self._handle.backend.groups if self._handle else {}
 
     @property
     def events(self) -> Sequence[Event]:
-        """What happened to the worker groups so far, oldest first; kept after the session is closed."""
-        return self._handle.backend.events if self._handle else ()
+        """What happened so far, from the start of the scheduler on, oldest first; kept after the session is closed."""
+        return tuple(self._log)
 
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.
@@ -420,7 +437,15 @@ class ScalableSession:
         return changed
 
     def explain(self) -> dict[str, Explanation]:
-        """Return why workers are missing, by tag, for each group that has fewer than it wants."""
+        """Return why workers are missing, by tag, for each group that has fewer than it wants.
+
+        While the cluster is being built, that is what its scheduler waits for.
+        """
+        if self._state is _State.STARTING and self._handle is None:
+            from scalable.cluster.port import Explanation, Reason
+
+            latest = self.events[-1].text if self.events else "the cluster is being built"
+            return dict.fromkeys(self.spec.components, Explanation(Reason.STARTING, latest))
         return self.cluster.explain()
 
     # -- The end
@@ -455,6 +480,7 @@ class ScalableSession:
         finally:
             if self._handle is not None:
                 self.provider.close(self._handle)
+            self._everything_removed = True
 
     def _close_after(self, error: BaseException) -> None:
         """Close because of an error; a problem while closing becomes a note of that error."""

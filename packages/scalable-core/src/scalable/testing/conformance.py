@@ -48,6 +48,7 @@ from scalable.providers.base import (
     ScalePlan,
 )
 from scalable.providers.registry import describe_providers, get_provider
+from scalable.providers.tls import make_credentials
 from scalable.testing.offline import modules_of_planning
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
     from scalable.providers.base import ClusterHandle
 
-__all__ = ["Limitation", "ProviderConformance"]
+__all__ = ["Limitation", "ProviderConformance", "Running", "by_value"]
 
 ABILITIES = {
     "adapt": "scale a group with its work",
@@ -152,7 +153,7 @@ class ProviderConformance:
         addresses = {info["name"]: address for address, info in _workers(client).items()}
         # From within, because the process may be on another machine. The call ends by a broken connection.
         with contextlib.suppress(OSError):
-            client.run(_by_value(_die), workers=[addresses[worker]])
+            client.run(by_value(_die), workers=[addresses[worker]])
 
     def leftovers(self) -> Sequence[str]:
         """List what closed clusters have left in the native system, which must be nothing."""
@@ -232,51 +233,62 @@ class ProviderConformance:
         from scalable.cluster.link import RpcLink
 
         async def refuse(*_: object) -> None:
-            raise OSError("the scheduler does not answer")
+            raise RuntimeError("the scheduler refuses")
 
         # The last step of a build, when the scheduler is already up.
         monkeypatch.setattr(RpcLink, "start", refuse)
-        with pytest.raises(OSError, match="does not answer"):
+        with pytest.raises(RuntimeError, match="refuses"):
             self.make_provider().build_cluster(self.spec())
         assert list(self.leftovers()) == []
 
     # -- With a cluster
 
     @contextmanager
-    def cluster(self, alpha: Mapping[str, Any] | None = None) -> Iterator[_Running]:
+    def cluster(self, alpha: Mapping[str, Any] | None = None) -> Iterator[Running]:
         """Build a cluster, and close it in any case."""
         spec = self._spec(parse_manifest(self.manifest).raw, {}, alpha)
         provider = self.make_provider()
         handle = provider.build_cluster(spec)
         try:
-            yield _Running(provider, handle, self.timeout)
+            yield Running(provider, handle, self.timeout)
         finally:
             provider.close(handle)
             assert list(self.leftovers()) == []
 
     @pytest.fixture
-    def running(self) -> Iterator[_Running]:
+    def running(self) -> Iterator[Running]:
         """Provide a cluster whose groups are still empty."""
         with self.cluster() as running:
             yield running
 
-    def test_groups_are_listed_and_empty_at_first(self, running: _Running) -> None:
+    def test_groups_are_listed_and_empty_at_first(self, running: Running) -> None:
         groups = running.backend.groups
         assert {tag: (group.wanted, group.running) for tag, group in groups.items()} == {
             "alpha": (0, 0),
             "beta": (0, 0),
         }
 
-    def test_tagged_tasks_run_on_workers_of_their_group(self, running: _Running) -> None:
+    def test_others_cannot_connect(self, running: Running) -> None:
+        # Validating and planning import no Dask.
+        from distributed import Client
+
+        address = running.backend.scheduler_address
+        if address.startswith("inproc"):
+            return  # no port: nobody outside of this process can try
+        assert not address.startswith("tcp:"), f"whoever reaches {address} can run code as its user"
+        with pytest.raises(OSError, match=r"."):
+            Client(address, security=make_credentials().security(), timeout=5)
+
+    def test_tagged_tasks_run_on_workers_of_their_group(self, running: Running) -> None:
         running.scale(alpha=1, beta=1)
         with running.client() as client:
             for tag in ("alpha", "beta"):
-                names = client.gather(client.map(_by_value(_worker_name), range(4), tag=tag))
+                names = client.gather(client.map(by_value(_worker_name), range(4), tag=tag))
                 assert set(names) == set(running.backend.groups[tag].workers)
             with pytest.raises(UnknownTagError):
-                client.submit(_by_value(_worker_name), 0, tag="omega")
+                client.submit(by_value(_worker_name), 0, tag="omega")
 
-    def test_a_worker_has_as_many_threads_as_slots(self, running: _Running) -> None:
+    def test_a_worker_has_as_many_threads_as_slots(self, running: Running) -> None:
         running.scale(alpha=1, beta=1)
         with running.client() as client:
             facts = {
@@ -296,12 +308,12 @@ class ProviderConformance:
             running.scale(alpha=1, beta=1)
             with running.client() as client:
                 values = [
-                    client.submit(_by_value(_variable), "SCALABLE_CONFORMANCE", tag=tag)
+                    client.submit(by_value(_variable), "SCALABLE_CONFORMANCE", tag=tag)
                     for tag in ("alpha", "beta")
                 ]
                 assert client.gather(values) == ["alpha", None]
 
-    def test_waiting_for_a_group_times_out(self, running: _Running) -> None:
+    def test_waiting_for_a_group_times_out(self, running: Running) -> None:
         # Without work, an adaptive group has no worker to wait for.
         running.provider.scale(running.handle, ScalePlan(ranges_by_tag={"alpha": (0, 1)}))
         with pytest.raises(GroupTimeoutError) as late:
@@ -311,7 +323,7 @@ class ProviderConformance:
         running.scale(alpha=1)
         running.backend.wait_for_group("alpha", timeout=self.timeout)
 
-    def test_groups_scale_independently(self, running: _Running) -> None:
+    def test_groups_scale_independently(self, running: Running) -> None:
         running.scale(alpha=1, beta=1)
         before = running.backend.groups["beta"].workers
         running.scale(alpha=2)
@@ -319,29 +331,29 @@ class ProviderConformance:
         assert running.backend.groups["beta"].workers == before
         assert running.backend.groups["alpha"].running == 0
 
-    def test_scaling_is_idempotent(self, running: _Running) -> None:
+    def test_scaling_is_idempotent(self, running: Running) -> None:
         running.scale(alpha=1)
         before = running.backend.groups["alpha"].workers
         running.scale(alpha=1)
         assert running.backend.groups["alpha"].workers == before
 
     def test_scale_in_reruns_no_task_and_loses_no_result(
-        self, running: _Running, tmp_path: Path
+        self, running: Running, tmp_path: Path
     ) -> None:
         running.scale(alpha=2, beta=1)
         with running.client() as client:
-            kept = client.map(_by_value(_square), range(8), tag="alpha")
+            kept = client.map(by_value(_square), range(8), tag="alpha")
             assert client.gather(kept) == [n * n for n in range(8)]
-            transitions = client.run_on_scheduler(_by_value(_count_starts))
+            transitions = client.run_on_scheduler(by_value(_count_starts))
             running.scale(alpha=1)
             running.scale(alpha=0)
             assert client.gather(kept) == [n * n for n in range(8)]
-            assert client.run_on_scheduler(_by_value(_count_starts)) == transitions
+            assert client.run_on_scheduler(by_value(_count_starts)) == transitions
 
-    def test_running_tasks_finish_before_their_worker_stops(self, running: _Running) -> None:
+    def test_running_tasks_finish_before_their_worker_stops(self, running: Running) -> None:
         running.scale(alpha=2, beta=1)
         with running.client() as client:
-            futures = client.map(_by_value(_logged_nap), [1.0] * 6, range(6), tag="alpha")
+            futures = client.map(by_value(_logged_nap), [1.0] * 6, range(6), tag="alpha")
             running.until(lambda: _starts(client), "a task is under way")
             running.scale(alpha=1)
             assert client.gather(futures) == [1.0] * 6
@@ -349,7 +361,7 @@ class ProviderConformance:
             assert sorted(_starts(client)) == list(range(6))
 
     @_ability("replace")
-    def test_a_lost_worker_is_replaced_under_a_new_name(self, running: _Running) -> None:
+    def test_a_lost_worker_is_replaced_under_a_new_name(self, running: Running) -> None:
         running.scale(alpha=1, beta=1)
         (victim,) = running.backend.groups["alpha"].workers
         with running.client() as client:
@@ -359,7 +371,7 @@ class ProviderConformance:
                 "another worker has joined",
             )
             (successor,) = running.backend.groups["alpha"].workers
-            name = client.submit(_by_value(_worker_name), 0, tag="alpha", pure=False)
+            name = client.submit(by_value(_worker_name), 0, tag="alpha", pure=False)
             assert name.result(self.timeout) == successor
 
     @_ability("explain_failed_start")
@@ -367,22 +379,22 @@ class ProviderConformance:
         with self.cluster(alpha=self.broken) as running:
             running.provider.scale(running.handle, ScalePlan({"alpha": 1, "beta": 1}))
             with running.client() as client:
-                future = client.submit(_by_value(_square), 3, tag="alpha")
+                future = client.submit(by_value(_square), 3, tag="alpha")
                 with pytest.raises(GroupFailedError) as waited:
                     running.backend.wait_for_group("alpha", timeout=self.timeout)
                 with pytest.raises(GroupFailedError):
                     future.result(self.timeout)
-                assert client.submit(_by_value(_square), 3, tag="beta").result(self.timeout) == 9
+                assert client.submit(by_value(_square), 3, tag="beta").result(self.timeout) == 9
             assert waited.value.tag == "alpha"
             assert waited.value.explanation.summary
             assert running.backend.groups["alpha"].failed
 
     @_ability("adapt")
-    def test_an_adaptive_group_scales_up_from_zero(self, running: _Running) -> None:
+    def test_an_adaptive_group_scales_up_from_zero(self, running: Running) -> None:
         plan = ScalePlan({"alpha": 0, "beta": 0}, ranges_by_tag={"alpha": (0, 2)}, max_workers=2)
         running.provider.scale(running.handle, plan)
         with running.client() as client:
-            assert client.submit(_by_value(_square), 5, tag="alpha").result(self.timeout) == 25
+            assert client.submit(by_value(_square), 5, tag="alpha").result(self.timeout) == 25
 
     def test_close_is_idempotent(self) -> None:
         with self.cluster() as running:
@@ -396,13 +408,13 @@ class ProviderConformance:
         with self.cluster() as running:
             running.scale(alpha=1)
             with running.client() as client:
-                future = client.submit(_by_value(_nap), 600.0, tag="alpha")
+                future = client.submit(by_value(_nap), 600.0, tag="alpha")
                 running.until(lambda: any(client.processing().values()), "the task is under way")
                 running.provider.close(running.handle)
                 assert future.status in ("cancelled", "lost")
 
 
-class _Running:
+class Running:
     """A cluster under test."""
 
     def __init__(self, provider: DeploymentProvider, handle: ClusterHandle, timeout: float) -> None:
@@ -444,7 +456,7 @@ def _workers(client: ScalableClient) -> Mapping[str, Any]:
     return workers
 
 
-def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
+def by_value(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a copy of a function that is pickled by value: a worker's image need not have this module."""
     assert isinstance(function, FunctionType)
     # Without this module's globals, and in a module that no worker can import, so that it is pickled by value.

@@ -10,12 +10,12 @@ A group whose units wait in a queue for two seconds, and whose first one fails t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.port import GroupSpec, Leftover, Reason
 from scalable.manifest.issues import ValidationIssue
-from scalable.providers.base import ClusterHandle, DeploymentSpec
+from scalable.providers.base import ClusterHandle, DeploymentSpec, Owned, current_owner
 from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.options import TargetOptions
 
@@ -73,6 +73,20 @@ class FakeProvider(BaseProvider[TargetOptions]):
             )
         ]
 
+    def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
+        """Return the units that exist, of all clusters that this object has built."""
+        return [
+            Owned("unit", made.unit.id, str(host.name), current_owner(), made.unit.tag)
+            for host, backend in self._built
+            for made in backend.alive()
+        ]
+
+    def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
+        """End these units; the engine of a cluster that is open replaces them."""
+        for resource in owned:
+            self.kill(resource.name, Reason.CANCELLED)
+        return []
+
     def close(self, cluster: ClusterHandle) -> None:
         """Remove everything that belongs to `cluster`.
 
@@ -116,9 +130,15 @@ class FakeProvider(BaseProvider[TargetOptions]):
             host,
             backend,
             [
-                GroupSpec(tag, component.slots, options.startup_timeout)
+                GroupSpec(
+                    tag,
+                    component.slots,
+                    options.startup_timeout,
+                    unresponsive_timeout=options.unresponsive_timeout,
+                )
                 for tag, component in spec.components.items()
             ],
+            name=str(host.name),
             max_workers=options.max_workers,
             # Tests should not have to wait.
             pace=Pace(tick=0.05, poll=0.1),

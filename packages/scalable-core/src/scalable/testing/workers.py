@@ -92,6 +92,12 @@ class InProcessWorkerPool:
         worker = scheduler.workers[address]
         return f"{len(worker.processing)} tasks and {len(worker.has_what)} results"
 
+    def freeze(self, name: str) -> None:
+        """Raise, because a worker of this process freezes only with all of it."""
+        raise NotImplementedError(
+            f"{name} is a worker of this process, which cannot be frozen alone"
+        )
+
     async def wait_closed(self) -> None:
         """Wait until all removed workers have ended, and remove their files."""
         await asyncio.gather(*self._ending, return_exceptions=True)

@@ -9,7 +9,7 @@ from distributed.core import Status
 from distributed.versions import get_versions
 
 from scalable.cluster.link import DrainProgress, Stage
-from scalable.cluster.plugin.admission import version_mismatch
+from scalable.cluster.plugin.admission import describe_version_mismatch
 
 if TYPE_CHECKING:
     from cluster.plugin.conftest import Rig
@@ -44,4 +44,6 @@ def versions(**changes: str) -> dict[str, Any]:
 )
 def test_versions_that_matter(changes: dict[str, str], problem: str) -> None:
     ours = {"python": "3.99.1.final.0", "dask": "2026.1.0", "distributed": "2026.1.0"}
-    assert version_mismatch(versions(**ours), versions(**{**ours, **changes})) == problem
+    scheduler, worker = versions(**ours), versions(**{**ours, **changes})
+    found = describe_version_mismatch({"the scheduler": scheduler, "the worker": worker})
+    assert found == problem

@@ -115,3 +115,20 @@ def test_tasks_from_before_are_counted(host: Any, rig_type: type[Rig], until: Un
         rig = rig_type(host, None, client)
         assert rig.report().demand["b-c"].slots == 2
         del future
+
+
+def test_tasks_that_run_show_how_long_others_of_their_kind_take(
+    rig: Rig, gate: Event, until: Until
+) -> None:
+    rig.add("a")
+    tasks = [
+        rig.client.submit(wait_at_gate, n, key=f"gcam-{n}", resources={"a": 1}) for n in range(3)
+    ]
+    others = rig.client.map(identity, range(2), resources={"a": 1})
+    # Three tasks, of which one has run for half a second.
+    until(lambda: rig.report().demand["a"].proven >= 3 * 0.5)
+    demand = rig.report().demand["a"]
+    assert (demand.slots, demand.unknown, demand.seconds) == (5, 5, 0)
+    gate.set()
+    rig.client.gather([*tasks, *others])
+    until(lambda: not rig.report().demand["a"].proven)

@@ -9,10 +9,12 @@ In reading order:
 `scheduler`       `GroupsPlugin`: installs the handlers, forwards events, answers the controller
 `demand`          how much work each tag has
 `admission`       which workers may register
+`liveness`        which workers answer
 `draining`        how workers leave without losing or repeating anything
 `transfers`       results that cannot be sent to some workers, and the tasks that need them there
 `failed_groups`   the tasks that only failed groups could run
-`walltimes`       the tasks that take longer than any worker lives
+`presence`        ends the cluster once nobody drives it any more
+`walltimes`       announced ends of workers, and the tasks that take longer than any worker lives
 `deaths`          the tasks that kill their workers
 `exceptions`      exceptions of classes that the scheduler does not have
 `spreading`       moves waiting tasks to workers that join later
@@ -23,6 +25,7 @@ In reading order:
 ================  =================================================================================
 """
 
+from scalable.cluster.plugin.admission import describe_version_mismatch
 from scalable.cluster.plugin.filenames import FileNames, kept_file_names
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin
 from scalable.cluster.plugin.worker import GroupsWorkerPlugin
@@ -32,5 +35,6 @@ __all__ = [
     "FileNames",
     "GroupsPlugin",
     "GroupsWorkerPlugin",
+    "describe_version_mismatch",
     "kept_file_names",
 ]

@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.versions import get_versions
 
+from scalable.cluster.plugin.dask_internals import lift_send_timeout
+
 if TYPE_CHECKING:
     from distributed.comm.core import Comm
     from distributed.scheduler import Scheduler, WorkerState
 
-__all__ = ["Admission", "version_mismatch"]
+__all__ = ["Admission", "describe_version_mismatch"]
 
 
-def version_mismatch(scheduler: dict[str, Any], worker: dict[str, Any]) -> str:
-    """Return how a worker's environment differs from the scheduler's; an empty string if it does not.
+def describe_version_mismatch(environments: dict[str, dict[str, Any]]) -> str:
+    """Return how two environments differ; an empty string if they do not.
 
     Tasks are pickled code, which another Python minor version cannot run; another dask or distributed version
     uses another protocol.
 
     Parameters
     ----------
-    scheduler, worker : dict
-        As `distributed.versions.get_versions` returns them.
+    environments : dict
+        Two environments as `distributed.versions.get_versions` returns them, each by a name for it.
     """
 
     def facts(versions: dict[str, Any]) -> dict[str, str]:
@@ -32,11 +34,13 @@ def version_mismatch(scheduler: dict[str, Any], worker: dict[str, Any]) -> str:
         packages = versions["packages"]
         return {"Python": python, "dask": packages["dask"], "distributed": packages["distributed"]}
 
-    ours, theirs = facts(scheduler), facts(worker)
+    (ours, our_facts), (theirs, their_facts) = [
+        (name, facts(versions)) for name, versions in environments.items()
+    ]
     return "; ".join(
-        f"the worker has {name} {theirs[name]}, the scheduler {ours[name]}"
-        for name in ours
-        if ours[name] != theirs[name]
+        f"{theirs} has {package} {their_facts[package]}, {ours} {our_facts[package]}"
+        for package in our_facts
+        if our_facts[package] != their_facts[package]
     )
 
 
@@ -67,7 +71,9 @@ class Admission:
     async def register_worker(self, comm: Comm, **registration: Any) -> None:
         """Register a worker, unless it is blocked or has another environment."""
         name = str(registration["name"])
-        problem = version_mismatch(self.versions, registration["versions"])
+        problem = describe_version_mismatch(
+            {"the scheduler": self.versions, "the worker": registration["versions"]}
+        )
         if problem:
             self.refused[name] = problem
         elif name in self.blocked:
@@ -75,6 +81,7 @@ class Admission:
         if problem:
             await comm.write({"status": "error", "message": problem, "time": time()})
             return
+        lift_send_timeout(comm)
         await self._dask_register_worker(comm, **registration)
 
     def heartbeat_worker(self, address: str, **heartbeat: Any) -> dict[str, Any]:

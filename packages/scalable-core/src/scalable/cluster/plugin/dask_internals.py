@@ -6,6 +6,7 @@ and documented attributes of distributed's state classes are used where they are
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import time
@@ -30,6 +31,8 @@ __all__ = [
     "has_seceded",
     "interrupt_retirement",
     "is_holder_busy",
+    "lift_send_timeout",
+    "lift_worker_send_timeout",
     "release_tasks",
     "remove_worker",
     "replace_execute",
@@ -37,10 +40,12 @@ __all__ = [
     "runs_alone",
     "seconds_alone",
     "send_worker_status",
+    "set_scheduler_side_status",
     "set_worker_status",
     "suspect",
     "take_over_failures",
     "tasks_of_dead_worker",
+    "turn_off_worker_ttl",
     "unstarted_tasks",
 ]
 
@@ -72,6 +77,35 @@ def send_worker_status(scheduler: Scheduler, ws: WorkerState, status: Status) ->
         "stimulus_id": _stimulus_id(),
     }
     scheduler.worker_send(ws.address, message)
+
+
+def set_scheduler_side_status(scheduler: Scheduler, ws: WorkerState, status: Status) -> None:
+    """Set the status of a worker in the scheduler only."""
+    scheduler.handle_worker_status_change(status, ws, _stimulus_id())
+
+
+def turn_off_worker_ttl(scheduler: Scheduler) -> None:
+    """Let no worker be removed because its heartbeat is late."""
+    scheduler.worker_ttl = None
+    if check := scheduler.periodic_callbacks.pop("worker-ttl", None):
+        check.stop()
+
+
+def lift_send_timeout(comm: Any) -> None:
+    """Let a connection wait for as long as its other end does not read, while that is reachable.
+
+    distributed sets TCP_USER_TIMEOUT to 30 s. Linux then closes a connection whose other end acknowledges but has not
+    made room in its buffer for this long, as the process of a task that holds the GIL does not. Keepalive probes still
+    find a machine that is gone.
+    """
+    stream = getattr(comm, "stream", None)  # in-process connections have none
+    if stream is not None and stream.socket is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+
+def lift_worker_send_timeout(worker: Worker) -> None:
+    """Let a worker's connection to the scheduler wait for as long as the scheduler does not read."""
+    lift_send_timeout(worker.batched_stream.comm)
 
 
 async def remove_worker(scheduler: Scheduler, ws: WorkerState) -> None:
@@ -176,9 +210,11 @@ _ALONE = "scalable-alone"
 """Annotation of a task that its worker runs alone: for how many seconds, at most."""
 
 
-def run_alone(ts: TaskState, seconds: float) -> None:
-    """Let a task run alone on its worker, from its next start on."""
-    ts.annotations = {**(ts.annotations or {}), _ALONE: seconds}
+def run_alone(ts: TaskState, seconds: float | None) -> None:
+    """Let a task run alone on its worker for that long, from its next start on; None ends that."""
+    ts.annotations = {k: v for k, v in (ts.annotations or {}).items() if k != _ALONE}
+    if seconds is not None:
+        ts.annotations[_ALONE] = seconds
 
 
 def runs_alone(ts: TaskState) -> bool:
@@ -254,7 +290,7 @@ def has_seceded(worker: Worker, key: Any) -> bool:
 def seconds_alone(worker: Worker, key: Any) -> float | None:
     """Return for how long a worker runs a task alone; None where others may run meanwhile."""
     ts = worker.state.tasks.get(key)
-    seconds: float | None = ts and (ts.annotations or {}).get(_ALONE)
+    seconds: float | None = (ts.annotations or {}).get(_ALONE) if ts else None
     return seconds
 
 

@@ -176,11 +176,19 @@ class Deaths:
     ----------
     scheduler : Scheduler
         The scheduler that has the tasks. From now on, it fails none of them because its workers die.
+
+    Attributes
+    ----------
+    max_wait : float
+        Seconds to wait for the reason of a death.
+    recording_delay : float
+        Seconds after which a worker that has not reported anything is known to have no plugin.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.allowed = take_over_failures(scheduler)
+        self.max_wait, self.recording_delay = MAX_WAIT, RECORDING_DELAY
         # By address of the worker.
         self._recording: set[str] = set()
         self._had_finished: set[str] = set()
@@ -241,8 +249,8 @@ class Deaths:
                 self._forget_run(key)
             if finish == "memory" and worker is not None:
                 self._had_finished.add(worker)
-        if finish in ("memory", "erred", "forgotten"):
-            self._suspects.pop(key, None)
+        if finish in ("memory", "erred", "forgotten") and key in self._suspects:
+            run_alone(self._suspects.pop(key).task, None)
 
     def _forget_run(self, key: Any) -> float:
         """Forget that a task is running; return for how many seconds it has been."""
@@ -251,7 +259,12 @@ class Deaths:
         return time() - since
 
     def on_worker_removed(
-        self, ws: WorkerState, joined: float, assigned: Collection[TaskState]
+        self,
+        ws: WorkerState,
+        joined: float,
+        assigned: Collection[TaskState],
+        *,
+        excused: bool = False,
     ) -> None:
         """Find out which of the tasks that were assigned to a dead worker are suspected.
 
@@ -263,10 +276,12 @@ class Deaths:
             When it joined.
         assigned : collection of TaskState
             Its tasks; none if it was removed on purpose.
+        excused : bool
+            Whether it is known already that none of them is the cause.
         """
         address = ws.address
         queue = {ts.key: ts for ts in sorted(assigned, key=operator.attrgetter("priority"))}
-        is_stock = address not in self._recording and time() - joined > RECORDING_DELAY
+        is_stock = address not in self._recording and time() - joined > self.recording_delay
         if is_stock:
             running = {ts.key for ts in ws.executing}
         else:
@@ -289,7 +304,7 @@ class Deaths:
         }
         self._recording.discard(address)
         self._had_finished.discard(address)
-        if not suspects.keys:
+        if excused or not suspects.keys:
             return
         self._unexplained[death.worker] = death
         for key in suspects.keys:
@@ -300,8 +315,9 @@ class Deaths:
         one.unexplained.append(death)
         is_new = not runs_alone(ts)
         run_alone(ts, max(MIN_ALONE, 2 * runtime))
-        # One that has been assigned again already must be assigned anew, to know that it runs alone.
-        if (is_new or self._is_at_limit(one)) and one.hold is None and not ts.actor:
+        # One that has been assigned again already must be assigned anew, for its worker to know that it runs alone.
+        must_wait = self._is_at_limit(one) or (is_new and ts.state == "processing")
+        if must_wait and one.hold is None and not ts.actor:
             one.hold = Hold(self.scheduler, ts)
 
     # -- Verdicts
@@ -341,7 +357,7 @@ class Deaths:
 
     def tick(self) -> None:
         """Fail the tasks that have had all the deaths they may have, and resume those that may have more."""
-        overdue = time() - MAX_WAIT
+        overdue = time() - self.max_wait
         for name, death in [*self._unexplained.items()]:
             if death.at < overdue:
                 why = "its connection was lost, and no reason is known"

@@ -46,6 +46,9 @@ class Draining:
         self._retirements: dict[str, asyncio.Task[None]] = {}
         self._dask_retirements: set[str] = set()
         self._resuming: set[str] = set()
+        # Names of the workers that will be ended soon, and by address, copies of the results of those that are busy.
+        self.urgent: set[str] = set()
+        self._copies: dict[str, asyncio.Task[None]] = {}
         self._dask_scatter: Callable[..., Awaitable[Any]] = scheduler.handlers["scatter"]
         self._scatters: set[object] = set()
         # By address: the scatters that may have chosen a worker before its drain started.
@@ -97,6 +100,8 @@ class Draining:
             if find_worker(self.scheduler, name) is not ws:
                 stages[name] = ("gone", 0)
             elif left and not force:
+                if name in self.urgent:
+                    self._copy_results_early(ws)
                 stages[name] = ("busy", left)
             else:
                 stages[name] = self._retire_or_hold(ws, force)
@@ -126,15 +131,21 @@ class Draining:
                 resumed.append(name)
         return resumed
 
-    def forget_worker(self, address: str) -> None:
+    def forget_worker(self, ws: WorkerState) -> None:
         """Forget a worker that has left."""
+        address = ws.address
+        self.urgent.discard(str(ws.name))
         self._resuming.discard(address)
         self._queries.pop(address, None)
         self._scatters_before_drain.pop(address, None)
 
     def close(self) -> None:
         """Cancel what is in progress."""
-        for task in (*self._queries.values(), *self._retirements.values()):
+        for task in (
+            *self._queries.values(),
+            *self._retirements.values(),
+            *self._copies.values(),
+        ):
             task.cancel()
 
     # -- The status of workers
@@ -257,13 +268,30 @@ class Draining:
         `Scheduler.retire_workers` uses running recipients only, so that two groups that shrink to nothing at once
         would each keep all of their workers; and it never ends if a result cannot be received.
         """
+        await self._copy_results(ws, unreplicated, recipients)
+        if all(ts.who_has != {ws} for ts in ws.has_what):
+            await remove_worker(self.scheduler, ws)
+
+    def _copy_results_early(self, ws: WorkerState) -> None:
+        """Begin to copy the results that only a busy worker has, because it may be ended before its tasks are done."""
+        recipients = self.scheduler.running.copy()
+        unreplicated = [
+            ts for ts in ws.has_what if not ts.actor and recipients.isdisjoint(ts.who_has or ())
+        ]
+        if unreplicated and recipients and ws.address not in self._copies:
+            copying = asyncio.ensure_future(self._copy_results(ws, unreplicated, recipients))
+            self._copies[ws.address] = copying
+            copying.add_done_callback(lambda _: self._copies.pop(ws.address, None))
+
+    async def _copy_results(
+        self, ws: WorkerState, results: list[TaskState], recipients: Collection[WorkerState]
+    ) -> None:
+        """Copy results of a worker to others."""
         moves: defaultdict[str, dict[Any, list[str]]] = defaultdict(dict)
-        for ts in unreplicated:
+        for ts in results:
             if recipient := self._choose_recipient(ts, ws, recipients):
                 moves[recipient.address][ts.key] = [ws.address]
         for address, keys in moves.items():
             for key in await self.scheduler.gather_on_worker(address, keys):
                 # A single result may have kept all others from arriving.
                 await self.transfers.check(key, address)
-        if all(ts.who_has != {ws} for ts in ws.has_what):
-            await remove_worker(self.scheduler, ws)

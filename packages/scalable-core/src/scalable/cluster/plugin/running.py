@@ -19,7 +19,7 @@ __all__ = ["RunRecord"]
 POLL = 0.1
 """Seconds between two looks at whether a task has seceded, while a suspected one waits or runs."""
 
-MAX_WAIT_FOR_OTHERS = 600.0
+MAX_WAIT_FOR_OTHERS = 3600.0
 """Seconds that a suspected task waits for those that run. Some of these may wait for it."""
 
 REPLY_TIMEOUT = 30.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
 
@@ -15,6 +16,8 @@ from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
 from scalable.cluster.plugin.failed_groups import FailedGroups
 from scalable.cluster.plugin.filenames import FileNames
+from scalable.cluster.plugin.liveness import Liveness
+from scalable.cluster.plugin.presence import Presence
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
 from scalable.cluster.plugin.transfers import Transfers
 from scalable.cluster.plugin.walltimes import Walltimes
@@ -45,15 +48,23 @@ class GroupsPlugin(SchedulerPlugin):
         The group table: slots per worker, by tag. Tasks without a tag count for the first entry.
     worker_plugin : bytes
         `GroupsWorkerPlugin`, pickled by value.
+    orphan_timeout : float
+        Seconds without controller and clients after which the scheduler closes itself; 0 for never.
     """
 
     name = "scalable-groups"
 
-    def __init__(self, slots: dict[str, int], worker_plugin: bytes) -> None:
+    def __init__(
+        self, slots: dict[str, int], worker_plugin: bytes, orphan_timeout: float = 0.0
+    ) -> None:
         self.slots = slots
         self.worker_plugin = worker_plugin
+        self.orphan_timeout = orphan_timeout
         self.members: dict[str, tuple[WorkerState, float]] = {}
-        self.removed: list[str] = []
+        # Workers that have left, by the number of their departure: the controller may ask again for those whose answer
+        # it has not received.
+        self.removed: dict[int, str] = {}
+        self.departures = 0
         self.backlog = Backlog()
         self.file_names = FileNames()
 
@@ -62,11 +73,13 @@ class GroupsPlugin(SchedulerPlugin):
         self.scheduler = scheduler
         self.file_names.keep()
         self.admission = Admission(scheduler)
+        self.liveness = Liveness(scheduler)
         self.transfers = Transfers(scheduler)
         self.draining = Draining(scheduler, self.transfers)
         self.failed_groups = FailedGroups(scheduler)
         self.walltimes = Walltimes(scheduler, self.members)
         self.deaths = Deaths(scheduler)
+        self.presence = Presence(scheduler, self.orphan_timeout)
         scheduler.handlers |= {
             "register-worker": self.admission.register_worker,
             "heartbeat_worker": self.admission.heartbeat_worker,
@@ -75,7 +88,7 @@ class GroupsPlugin(SchedulerPlugin):
             "scalable_report": self.report,
             "scalable_drain": self.drain,
             "scalable_resume": self.resume,
-            "scalable_expire": self.walltimes.expire,
+            "scalable_expire": self.expire,
             "scalable_alone": self.deaths.record_alone,
             "scalable_explain_deaths": self.deaths.explain,
             "scalable_fail": self.failed_groups.fail,
@@ -109,10 +122,12 @@ class GroupsPlugin(SchedulerPlugin):
 
     def tick(self) -> None:
         """Do what is due regularly."""
+        self.liveness.tick()
+        self.presence.check()
         self.failed_groups.fail_tasks(self.slots)
         self.walltimes.fail_tasks()
         self.deaths.tick()
-        spread_waiting_tasks(self.scheduler, self.slots)
+        spread_waiting_tasks(self.scheduler, self.slots, self.liveness.is_unresponsive)
 
     # -- Hooks that the scheduler calls
 
@@ -125,12 +140,15 @@ class GroupsPlugin(SchedulerPlugin):
     ) -> None:
         """Record that a worker has left, and which of its tasks may have killed it."""
         ws, joined = self.members.pop(worker)
-        self.removed.append(str(ws.name))
+        self.departures += 1
+        self.removed[self.departures] = str(ws.name)
         self.admission.on_worker_removed(ws)
-        self.draining.forget_worker(worker)
+        self.liveness.forget_worker(worker)
+        self.draining.forget_worker(ws)
         assigned = tasks_of_dead_worker(scheduler, worker)
+        is_preempted = self.walltimes.is_preempted(ws)
         self.walltimes.on_worker_removed(ws, joined, assigned)
-        self.deaths.on_worker_removed(ws, joined, assigned)
+        self.deaths.on_worker_removed(ws, joined, assigned, excused=is_preempted)
 
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
@@ -153,27 +171,48 @@ class GroupsPlugin(SchedulerPlugin):
         self.slots = slots
         self.scheduler.log_event(TABLE_TOPIC, slots)
 
-    def report(self) -> dict[str, Any]:
-        """Return the connected workers, those that have left or died, and the work for each tag."""
-        removed, self.removed = self.removed, []
+    def report(self, departures: int = 0) -> dict[str, Any]:
+        """Return the connected workers, those that have left or died, and the work for each tag.
+
+        Parameters
+        ----------
+        departures : int
+            How many departures of workers the controller knows of.
+        """
+        self.presence.note_controller()
+        self.removed = {n: name for n, name in self.removed.items() if n > departures}
         workers = self.scheduler.workers.values()
         # Tasks without a tag count for the first, which should be a group that can have workers.
         tags = sorted(self.slots, key=self.failed_groups.has_failed)
         return {
-            "workers": {
-                str(ws.name): (ws.status.name, len(ws.processing), len(ws.has_what))
-                for ws in workers
-            },
+            "workers": {str(ws.name): self._worker_facts(ws) for ws in workers},
             "demand": self.backlog.demand(tags, workers),
             "refused": self.admission.refused,
-            "removed": removed,
+            "removed": [*self.removed.values()],
+            "departures": self.departures,
             "deaths": self.deaths.unexplained,
         }
+
+    def _worker_facts(self, ws: WorkerState) -> tuple[str | float, ...]:
+        """Return the fields of `scalable.cluster.link.WorkerInfo`."""
+        status = self.liveness.status(ws)
+        facts = (status, len(ws.processing), len(ws.has_what), self.liveness.silence(ws))
+        if status != Status.paused.name:
+            return facts
+        executing = sum(ts not in ws.long_running for ts in ws.executing)
+        memory = ws.metrics.get("memory", 0) / ws.memory_limit if ws.memory_limit else 0.0
+        return (*facts, executing, memory)
 
     async def drain(self, names: list[str], force: bool = False) -> dict[str, tuple[str, int]]:
         """Start or continue to drain workers; return how far each is. Those that never joined may not register."""
         self.admission.blocked.update(names)
         return await self.draining.drain(names, force)
+
+    def expire(self, workers: dict[str, tuple[float, bytes | None]]) -> None:
+        """Record in how many seconds workers will be ended; the error is None where that is a preemption."""
+        self.draining.urgent.update(workers)
+        for name, (seconds, error) in workers.items():
+            self.walltimes.expire(name, seconds, error)
 
     def resume(self, names: list[str]) -> list[str]:
         """Take draining workers back; return those that could be."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
 from typing import TYPE_CHECKING
+
+from distributed.core import Status
 
 from scalable.cluster.plugin.dask_internals import Stealing
 
@@ -22,7 +24,11 @@ SAMPLE = 1000
 """Limit of tasks that a tick reads of one worker's queue; in a longer queue they stand for all."""
 
 
-def spread_waiting_tasks(scheduler: Scheduler, slots: Mapping[str, int]) -> None:
+def spread_waiting_tasks(
+    scheduler: Scheduler,
+    slots: Mapping[str, int],
+    is_silent: Callable[[WorkerState], bool] = lambda ws: False,
+) -> None:
     """Move waiting tasks from the fullest worker of a group to the emptiest while that evens their load.
 
     distributed assigns every tagged task at once, all of them to the first worker that joins. Its own stealing counts
@@ -34,23 +40,32 @@ def spread_waiting_tasks(scheduler: Scheduler, slots: Mapping[str, int]) -> None
         The scheduler that has the tasks.
     slots : mapping of str to int
         Slots per worker, by tag.
+    is_silent : callable
+        Returns whether a worker would not answer a request to give up a task.
     """
     stealing = Stealing.of(scheduler)
     if stealing is None:
         return
     members: dict[str, list[WorkerState]] = {tag: [] for tag in slots}
-    for ws in scheduler.running:
-        for tag in ws.resources:
-            if tag in members:
-                members[tag].append(ws)
+    for ws in scheduler.workers.values():
+        # A paused worker gives tasks, and takes none.
+        if ws.status in (Status.running, Status.paused) and not is_silent(ws):
+            for tag in ws.resources:
+                if tag in members:
+                    members[tag].append(ws)
     for tag, workers in members.items():
-        if len(workers) > 1:
+        thieves = [ws for ws in workers if ws in scheduler.running]
+        if len(workers) > 1 and thieves:
             load = _load(tag, workers, slots[tag], stealing)
-            _spread(tag, workers, load, stealing)
+            _spread(tag, workers, thieves, load, stealing)
 
 
 def _spread(
-    tag: str, workers: list[WorkerState], load: dict[WorkerState, float], stealing: Stealing
+    tag: str,
+    workers: list[WorkerState],
+    thieves: list[WorkerState],
+    load: dict[WorkerState, float],
+    stealing: Stealing,
 ) -> None:
     slots = {ws: float(ws.resources[tag]) for ws in workers}
 
@@ -60,9 +75,9 @@ def _spread(
         # Long queues need not be equal to a task: they are compared again before they are empty.
         return more <= 1 or less >= max(more, 1.1 * more - 1)
 
-    # Each worker is on both heaps. Its other entry is out of date once tasks move, which only costs it some moves.
+    # A worker may be on both heaps. Its other entry is out of date once tasks move, which only costs it some moves.
     fullest = [(-load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
-    emptiest = [(load[ws] / slots[ws], n, ws) for n, ws in enumerate(workers)]
+    emptiest = [(load[ws] / slots[ws], n, ws) for n, ws in enumerate(thieves)]
     heapify(fullest)
     heapify(emptiest)
     movable: dict[WorkerState, list[TaskState]] = {}
@@ -99,10 +114,14 @@ def _load(
         if slots > 1 and ws.processing:
             sample = [_need(ts, tag) for ts in islice(ws.processing, SAMPLE // 10)]
             load[ws] *= sum(sample) / len(sample)
+        if ws.status is Status.paused:
+            # What does not run on it yet has no slot there.
+            load[ws] += max(0.0, slots - sum(_need(ts, tag) for ts in ws.executing))
     for ts, info in stealing.moves.items():
+        if info["victim"] not in load:
+            continue  # it does not answer, so this may take long
         need = _need(ts, tag)
-        if info["victim"] in load:
-            load[info["victim"]] -= need
+        load[info["victim"]] -= need
         if info["thief"] in load:
             load[info["thief"]] += need
     return load

@@ -1,4 +1,4 @@
-"""The tasks that take longer than any worker lives."""
+"""The announced ends of workers, and the tasks that take longer than any worker lives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_DEADLINE = (float("inf"), b"")
 
 
 class Walltimes:
-    """Fails the tasks that take longer than any worker lives.
+    """Knows when workers will be ended, and fails the tasks that take longer than any worker lives.
 
     Parameters
     ----------
@@ -39,18 +39,31 @@ class Walltimes:
         self.scheduler = scheduler
         self.members = members
         self._deadlines: dict[str, tuple[float, bytes]] = {}
+        self._preempted: set[str] = set()
         self._interrupted: set[Any] = set()
 
-    def expire(self, workers: dict[str, tuple[float, bytes]]) -> None:
-        """Record when the walltime of workers ends.
+    def expire(self, name: str, seconds: float, error: bytes | None) -> None:
+        """Record when a worker will be ended.
 
         Parameters
         ----------
-        workers : dict of str to (float, bytes)
-            Seconds from now, and the pickled exception of tasks that are still running then.
+        name : str
+            The worker.
+        seconds : float
+            Seconds from now.
+        error : bytes or None
+            The pickled exception of tasks that are too long for their walltime; None if the worker is preempted, which
+            may happen at any time and to any task.
         """
-        for name, (seconds, error) in workers.items():
+        if error is None:
+            self._preempted.add(name)
+            self._deadlines.pop(name, None)
+        elif name not in self._preempted:
             self._deadlines[name] = time() + seconds, error
+
+    def is_preempted(self, ws: WorkerState) -> bool:
+        """Return whether it was announced that a worker is preempted."""
+        return str(ws.name) in self._preempted
 
     def fail_tasks(self) -> None:
         """Fail tasks that no worker lives long enough for, before their worker ends and the next one starts them."""
@@ -64,6 +77,7 @@ class Walltimes:
         self, ws: WorkerState, joined: float, assigned: Collection[TaskState]
     ) -> None:
         """Forget a worker. If its walltime has interrupted tasks, record or fail them."""
+        self._preempted.discard(str(ws.name))
         deadline, error = self._deadlines.pop(str(ws.name), NO_DEADLINE)
         if time() < deadline - END_TOLERANCE:
             return

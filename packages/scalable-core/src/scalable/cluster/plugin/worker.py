@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from scalable.cluster.plugin.dask_internals import executing_tasks, is_holder_busy, unstarted_tasks
+from scalable.cluster.plugin.dask_internals import (
+    executing_tasks,
+    is_holder_busy,
+    lift_worker_send_timeout,
+    unstarted_tasks,
+)
 from scalable.cluster.plugin.filenames import FileNames
 from scalable.cluster.plugin.running import RunRecord
 
@@ -37,6 +42,7 @@ class GroupsWorkerPlugin(WorkerPlugin):
         """Add the handlers to this worker."""
         self.worker = worker
         self.file_names.keep()
+        lift_worker_send_timeout(worker)
         worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
         worker.handlers["scalable_check_transfer"] = self.check_transfer
         self.record = RunRecord(worker)

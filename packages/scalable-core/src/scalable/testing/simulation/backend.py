@@ -100,6 +100,10 @@ class WorkerPool(Protocol):
         """Return what would be lost with a worker; an empty string if it is not registered."""
         ...
 
+    def freeze(self, name: str) -> None:
+        """Let a worker stay connected, and neither work nor answer."""
+        ...
+
     async def wait_closed(self) -> None:
         """Wait until all removed workers have ended."""
         ...
@@ -260,6 +264,22 @@ class SimulatedBackend:
     def kill(self, unit_id: str, reason: Reason = Reason.PREEMPTED) -> None:
         """End a unit from outside, and its worker with it."""
         self._end(self.units[unit_id], reason)
+
+    def announce_preemption(self, unit_id: str, seconds: float) -> None:
+        """Give notice that a unit will be preempted, and end it after this time."""
+        made = self.units[unit_id]
+        loop = asyncio.get_running_loop()
+        made.reason, made.deadline = Reason.PREEMPTED, loop.time() + seconds
+        loop.call_later(seconds, self._end, made, Reason.PREEMPTED)
+
+    def lose_node(self, unit_id: str) -> None:
+        """End a unit, and leave its worker connected and silent, as a machine does that loses its power."""
+        made = self.units[unit_id]
+        self.workers.freeze(unit_id)
+        made.phase, made.reason = Phase.GONE, Reason.NODE_FAILURE
+        made.ended_at = asyncio.get_running_loop().time()
+        if made.run is not None:
+            made.run.cancel()
 
     def requeue(self, unit_id: str) -> None:
         """Put a unit back into the queue, as Slurm does with preempted jobs; it starts again later."""

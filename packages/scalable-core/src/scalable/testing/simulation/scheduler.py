@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 
 from scalable.cluster.deaths import in_one_line, may_be_task
 from scalable.cluster.link import Demand, DrainProgress, Report, Stage, WorkerInfo
+from scalable.cluster.plugin.demand import proven_duration
+from scalable.cluster.plugin.liveness import UNRESPONSIVE, UNRESPONSIVE_AFTER
 from scalable.cluster.port import Explanation, Unit
 from scalable.errors import WorkerDiedError
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.invariants import InvariantChecker
 
 if TYPE_CHECKING:
+    from scalable.cluster.host import SchedulerState
     from scalable.errors import GroupFailedError, WalltimeError
 
 __all__ = ["SimulatedScheduler", "SimulatedTask", "SimulatedWorker", "TaskState"]
@@ -86,7 +89,12 @@ class SimulatedWorker:
     tag: str
     slots: int
     draining: bool = False
+    paused: bool = False
+    frozen_at: float | None = None
+    """Since when it does not answer: its process is frozen, or a task holds the GIL."""
     executing: dict[SimulatedTask, asyncio.TimerHandle] = field(default_factory=dict)
+    frozen: dict[SimulatedTask, float] = field(default_factory=dict)
+    """Seconds left of the tasks that it was executing when it was frozen."""
     backlog: list[SimulatedTask] = field(default_factory=list)
     results: set[SimulatedTask] = field(default_factory=set)
     had_finished: bool = False
@@ -95,7 +103,28 @@ class SimulatedWorker:
     @property
     def tasks(self) -> int:
         """Tasks that are assigned to it and are not done."""
-        return len(self.executing) + len(self.backlog)
+        return len(self.executing) + len(self.frozen) + len(self.backlog)
+
+    @property
+    def open(self) -> bool:
+        """Whether the scheduler gives it tasks."""
+        return not (self.draining or self.paused or self.silence >= UNRESPONSIVE_AFTER)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since when it does not answer."""
+        if self.frozen_at is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self.frozen_at
+
+    @property
+    def status(self) -> str:
+        """Its status, as the report of the scheduler has it."""
+        if self.silence >= UNRESPONSIVE_AFTER:
+            return UNRESPONSIVE
+        if self.draining:
+            return "closing_gracefully"
+        return "paused" if self.paused else "running"
 
     @property
     def fullness(self) -> float:
@@ -122,13 +151,21 @@ class SimulatedScheduler:
     tasks : list of SimulatedTask
         All tasks that were submitted.
     latency : float
-        Seconds that each call takes; 0 by default.
+        Seconds that each call takes; 0 by default, infinite for a scheduler that never answers.
     transfer : float
         Seconds that it takes to move a worker's results; 1 by default.
     deadlines : dict of str to float
-        When workers reach their walltime, as the engine has announced, by name.
+        When workers will be ended, as the engine has announced, by name.
+    preempted : set of str
+        Those of them for which it has announced a preemption.
     kill : callable
         Kills a worker's unit, given the worker's name, for tasks that do so.
+    error : Exception or None
+        The error that each call raises, as if the scheduler could not be reached.
+    id : str
+        Its id. Another one stands for another scheduler at its address.
+    state : SchedulerState or None
+        What its host says about it.
     turns : int
         The number of reports. The engine requests one a turn.
     """
@@ -136,12 +173,16 @@ class SimulatedScheduler:
     def __init__(self, invariants: InvariantChecker) -> None:
         self.invariants = invariants
         self.latency = 0.0
+        self.error: Exception | None = None
+        self.id = "scheduler-1"
+        self.state: SchedulerState | None = None
         self.transfer = 1.0
         self.workers: dict[str, SimulatedWorker] = {}
         self.tasks: list[SimulatedTask] = []
         self.refused: dict[str, str] = {}
         self.removed: list[str] = []
         self.deadlines: dict[str, float] = {}
+        self.preempted: set[str] = set()
         self.blocked: set[str] = set()
         self.failures: dict[str, GroupFailedError] = {}
         self.kill: Callable[[str], None] = self.remove_worker
@@ -175,6 +216,12 @@ class SimulatedScheduler:
         self._waiting += tasks
         self._queue_ready_tasks()
         return tasks
+
+    def withdraw(self, tasks: Iterable[SimulatedTask]) -> None:
+        """Cancel tasks that are not assigned to a worker yet."""
+        for task in tasks:
+            task.state = TaskState.CANCELLED
+            self._unplaced[task.tag].remove(task)
 
     def release(self, tasks: Iterable[SimulatedTask]) -> None:
         """Release results, which no client keeps any longer."""
@@ -210,8 +257,9 @@ class SimulatedScheduler:
             self._deaths[name] = culprits, worker.had_finished
         if worker.retirement is not None:
             worker.retirement.cancel()
-        for task, timer in worker.executing.items():
+        for timer in worker.executing.values():
             timer.cancel()
+        for task in (*worker.executing, *worker.frozen):
             task.allowed_restarts += 1
             if task.kills and not expected:
                 task.state = TaskState.WAITING  # for the reason
@@ -227,6 +275,36 @@ class SimulatedScheduler:
         for tag in self._unplaced:
             self._assign_tasks(tag)
 
+    def pause(self, name: str) -> None:
+        """Pause a worker, as one that is short of memory does: it finishes its tasks and starts no others."""
+        self.workers[name].paused = True
+
+    def unpause(self, name: str) -> None:
+        """Let a paused worker start tasks again."""
+        worker = self.workers[name]
+        worker.paused = False
+        self._assign_tasks(worker.tag)
+
+    def freeze(self, name: str) -> None:
+        """Freeze a worker: it stays connected, its tasks stand still, and it does not answer."""
+        worker = self.workers[name]
+        now = asyncio.get_running_loop().time()
+        worker.frozen_at = now
+        for task, timer in worker.executing.items():
+            timer.cancel()
+            worker.frozen[task] = timer.when() - now
+        worker.executing.clear()
+
+    def thaw(self, name: str) -> None:
+        """Let a frozen worker continue where it was."""
+        worker = self.workers[name]
+        worker.frozen_at = None
+        loop = asyncio.get_running_loop()
+        for task, left in worker.frozen.items():
+            worker.executing[task] = loop.call_later(left, self._finish, task, worker)
+        worker.frozen.clear()
+        self._assign_tasks(worker.tag)
+
     def unsaved_work(self, name: str) -> str:
         """Return what would be lost with a worker; an empty string if it is not registered."""
         worker = self.workers.get(name)
@@ -240,6 +318,18 @@ class SimulatedScheduler:
     async def start(self, slots: Mapping[str, int]) -> None:
         """Learn the groups."""
         await self.publish(slots)
+
+    async def identity(self) -> str:
+        """Return the id of the scheduler, which a test may change."""
+        await self._call()
+        return self.id
+
+    async def host_state(self) -> SchedulerState | None:
+        """Return what its host says, which a test may set, even if it does not answer itself."""
+        return self.state
+
+    async def close(self) -> None:
+        """Do nothing, because there are no connections."""
 
     async def publish(self, slots: Mapping[str, int]) -> None:
         """Learn the groups anew."""
@@ -255,9 +345,11 @@ class SimulatedScheduler:
         return Report(
             {
                 worker.name: WorkerInfo(
-                    "closing_gracefully" if worker.draining else "running",
+                    worker.status,
                     worker.tasks,
                     len(worker.results),
+                    worker.silence,
+                    len(worker.executing),
                 )
                 for worker in self.workers.values()
             },
@@ -285,11 +377,12 @@ class SimulatedScheduler:
             self._assign_tasks(worker.tag)
         return [worker.name for worker in resumed]
 
-    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError]]) -> None:
-        """Note when workers will be ended."""
+    async def expire(self, workers: Mapping[str, tuple[float, WalltimeError | None]]) -> None:
+        """Note when workers will be ended, and which of them by preemption."""
         await self._call()
         now = asyncio.get_running_loop().time()
         self.deadlines |= {name: now + seconds for name, (seconds, _) in workers.items()}
+        self.preempted |= {name for name, (_, error) in workers.items() if error is None}
 
     async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
         """Fail the tasks that have killed too many workers."""
@@ -327,9 +420,12 @@ class SimulatedScheduler:
             for timer in worker.executing.values():
                 timer.cancel()
             worker.executing.clear()
+            worker.frozen.clear()
 
     async def _call(self) -> None:
         await sleep(self.latency)
+        if self.error is not None:
+            raise self.error
 
     # -- Demand
 
@@ -339,18 +435,21 @@ class SimulatedScheduler:
         running: dict[str, list[SimulatedTask]] = {tag: [] for tag in self._unplaced}
         for worker in self.workers.values():
             queued[worker.tag] += worker.backlog
-            running[worker.tag] += worker.executing
+            running[worker.tag] += [*worker.executing, *worker.frozen]
         demand = {}
         waits = Counter(task.tag for task in self._waiting)
         for tag in self._unplaced:
             runtimes = self._runtimes[tag]
             slots = len(queued[tag]) + len(running[tag])
-            if not runtimes:
-                demand[tag] = Demand(slots, 0.0, slots, waits[tag])
+            elapsed = [now - task.starts[-1][0] for task in running[tag]]
+            mean = statistics.fmean(runtimes) if runtimes else 0.0
+            # Dask, too, forgets a mean once a task has run for twice as long.
+            if max(elapsed, default=0.0) > 2 * mean or not runtimes:
+                proven = slots * proven_duration(elapsed, some_ended=bool(runtimes))
+                demand[tag] = Demand(slots, 0.0, slots, waits[tag], proven)
                 continue
-            mean = statistics.fmean(runtimes)
-            left = (max(0.0, mean - (now - task.starts[-1][0])) for task in running[tag])
-            demand[tag] = Demand(slots, mean * len(queued[tag]) + math.fsum(left), 0.0, waits[tag])
+            left = math.fsum(max(0.0, mean - seconds) for seconds in elapsed)
+            demand[tag] = Demand(slots, mean * len(queued[tag]) + left, 0.0, waits[tag])
         return demand
 
     # -- Tasks
@@ -380,17 +479,21 @@ class SimulatedScheduler:
 
     def _assign_tasks(self, tag: str) -> None:
         """Assign every queued task of a group to a worker, balance the queues, and start what can be started."""
-        running = [w for w in self.workers.values() if w.tag == tag and not w.draining]
+        members = [w for w in self.workers.values() if w.tag == tag and not w.draining]
+        running = [worker for worker in members if worker.open]
         unplaced = self._unplaced[tag]
         if not running:
-            self._end_if_failed(tag)
+            if not members:
+                self._end_if_failed(tag)
             return
         for task in unplaced:
             min(running, key=lambda worker: worker.fullness).backlog.append(task)
         unplaced.clear()
+        # A worker gives up a task only by its own consent, so that it does not start it as well.
+        donors = [worker for worker in members if worker.frozen_at is None]
         for worker in running:
-            while len(worker.executing) < worker.slots:
-                donor = worker if worker.backlog else max(running, key=lambda w: len(w.backlog))
+            while worker.frozen_at is None and len(worker.executing) < worker.slots:
+                donor = worker if worker.backlog else max(donors, key=lambda w: len(w.backlog))
                 if not donor.backlog:
                     break
                 self._start(donor.backlog.pop(0), worker)
@@ -438,6 +541,8 @@ class SimulatedScheduler:
         if worker is None:
             return DrainProgress(Stage.GONE)
         worker.draining = True
+        if worker.frozen_at is not None and not force:
+            return DrainProgress(Stage.BUSY, max(1, worker.tasks))
         self._unplaced[worker.tag] += worker.backlog
         worker.backlog.clear()
         self._assign_tasks(worker.tag)
@@ -456,9 +561,7 @@ class SimulatedScheduler:
 
     def _recipient(self) -> SimulatedWorker:
         """Return the worker that takes results: a running one, or else the draining one that has most."""
-        return max(
-            self.workers.values(), key=lambda w: (not w.draining, bool(w.executing), len(w.results))
-        )
+        return max(self.workers.values(), key=lambda w: (w.open, bool(w.executing), len(w.results)))
 
     def _move_results(self, worker: SimulatedWorker) -> None:
         worker.retirement = None

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from scalable.providers.tls import TlsFiles, tls_arguments
 from scalable.providers.worker import thread_environment, worker_arguments
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
 
 __all__ = [
+    "TLS",
     "Command",
     "CommandFactory",
     "Container",
@@ -21,6 +23,9 @@ __all__ = [
     "process_command",
     "worker_environment",
 ]
+
+TLS = "tls"
+"""Directory of a worker's TLS files, in its own directory."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def process_command(
     scheduler_address : str
         Address of the scheduler on this machine.
     directory : Path
-        Directory for data that does not fit into memory.
+        Directory for data that does not fit into memory, and with the worker's TLS files if the scheduler needs them.
 
     Examples
     --------
@@ -137,6 +142,12 @@ def local_worker_arguments(
     preload: str | None,
 ) -> list[str]:
     """Return the arguments of ``dask worker`` on this machine, in a container or not; see `process_command`."""
+    # In the worker's own directory, which a container sees under the same path.
+    tls = (
+        tls_arguments(TlsFiles.within(directory / TLS))
+        if scheduler_address.startswith("tls")
+        else []
+    )
     return worker_arguments(
         scheduler_address,
         tag=component.name,
@@ -145,7 +156,7 @@ def local_worker_arguments(
         directory=str(directory),
         preload=preload,
         # The default is all interfaces, open to everything that reaches this machine.
-        extra=("--host", "127.0.0.1", "--name", name),
+        extra=("--host", "127.0.0.1", *tls, "--name", name),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
@@ -26,7 +25,8 @@ from scalable.cluster.port import (
     UnitState,
 )
 from scalable.errors import LaunchRefusedError
-from scalable.providers.local.command import CommandFactory, Container, process_command
+from scalable.providers.blocking import BlockingCalls
+from scalable.providers.local.command import TLS, CommandFactory, Container, process_command
 from scalable.providers.local.exits import (
     WorkerExit,
     explain_container_exit,
@@ -49,6 +49,7 @@ from scalable.providers.logs import tail
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
+    from scalable.providers.tls import Credentials
 
 __all__ = ["ProcessBackend"]
 
@@ -92,6 +93,8 @@ class ProcessBackend:
         Returns the command of one worker of a component.
     containers : Containers, optional
         The containers that some of the commands run.
+    credentials : Credentials, optional
+        The TLS keys, if the scheduler needs them.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class ProcessBackend:
         grace_period: float = 3.0,
         make_command: CommandFactory = process_command,
         containers: Containers | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._components = components
         self._scheduler_address = scheduler_address
@@ -112,8 +116,10 @@ class ProcessBackend:
         self._grace_period = grace_period
         self._make_command = make_command
         self._containers = containers or Containers(name, ())
+        self._credentials = credentials
         # Read once: a workflow may change it, and workers that start later must not differ.
         self._cwd = Path.cwd()
+        self._calls = BlockingCalls(name)
         # The backend's coroutines do their work in threads; the attributes below are read and written under the lock.
         self._lock = threading.RLock()
         self._closed = False
@@ -125,23 +131,23 @@ class ProcessBackend:
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
         """Start `n` processes; see `scalable.cluster.port.Backend`."""
-        return await asyncio.to_thread(self._launch, group, n, request_id)
+        return await self._calls.run(self._launch, group, n, request_id)
 
     async def observe(self) -> Mapping[str, UnitState]:
         """Return the state of all processes, after terminating those that use more memory than their component may."""
-        return await asyncio.to_thread(self._observe)
+        return await self._calls.run(self._observe)
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """Terminate these workers and their children, and kill what is left after the grace period."""
-        await asyncio.to_thread(self._stop, [unit.id for unit in units])
+        await self._calls.run(self._stop, [unit.id for unit in units])
 
     async def describe(self, unit: Unit) -> Explanation:
         """Return the state of a worker, or why it ended, with the last lines of its log."""
-        return await asyncio.to_thread(self._describe, unit)
+        return await self._calls.run(self._describe, unit)
 
     async def sweep(self) -> Sequence[Leftover]:
         """Terminate everything that carries the cluster's label, and remove all files except the logs of failures."""
-        return await asyncio.to_thread(self._sweep)
+        return await self._calls.run(self._sweep)
 
     def _launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
         with self._lock:
@@ -192,6 +198,8 @@ class ProcessBackend:
         # The processes of a container are left to its runtime: one of them may serve other containers, too.
         label = {} if container else {LABEL: str(scratch)}
         scratch.mkdir(parents=True)  # a directory must exist before it is mounted
+        if self._credentials is not None:
+            self._credentials.write(scratch / TLS)
         output = os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
         try:
             process = subprocess.Popen(

@@ -13,7 +13,13 @@ from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.units import format_memory
-from scalable.providers.base import CheckResult, ClusterHandle, DeploymentSpec, Owned
+from scalable.providers.base import (
+    CheckResult,
+    ClusterHandle,
+    DeploymentSpec,
+    Owned,
+    current_owner,
+)
 from scalable.providers.common import BaseProvider, cluster_handle, explicit_or_default
 from scalable.providers.local import runtimes
 from scalable.providers.local.containers import ContainerSetup, RunContext, command_factory
@@ -25,6 +31,7 @@ from scalable.providers.local.prepare import (
     prepare_containers,
 )
 from scalable.providers.local.runtimes import Containers
+from scalable.providers.tls import Credentials, make_credentials
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
@@ -63,11 +70,11 @@ class LocalProvider(BaseProvider[LocalOptions]):
         """Check whether this machine has what containers need: runtimes, images, directories."""
         return list(preflight(spec, self.parse_options(spec)))
 
-    def list_owned(self) -> Sequence[Owned]:
-        """List this user's containers of all runs."""
-        return list(runtimes.list_containers(os.getuid()))
+    def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
+        """Return this user's containers of all runs on this machine, whatever the target's options are."""
+        return list(runtimes.list_containers(os.getuid(), current_owner()))
 
-    def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
+    def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
         """Stop and remove these containers."""
         return list(runtimes.remove_owned(owned))
 
@@ -102,17 +109,27 @@ class LocalProvider(BaseProvider[LocalOptions]):
                 tag,
                 slots=explicit_or_default(component, "slots", options.threads_per_worker),
                 startup_timeout=options.startup_timeout,
+                unresponsive_timeout=options.unresponsive_timeout,
+                expected_boot=_EXPECTED_BOOT,
             )
             for tag, component in spec.components.items()
         ]
-        host = _start_host(name, options)
+        # Others on this machine reach the scheduler's port, but not the threads of this process.
+        credentials = make_credentials() if options.processes else None
+        host = _start_host(name, options, credentials)
         try:
-            backend = _make_backend(name, spec, options, setups, host.scheduler_address)
+            backend = _make_backend(
+                name, spec, options, setups, host.scheduler_address, credentials
+            )
         except BaseException:
             host.close()
             raise
         cluster = GroupedCluster(host, backend, groups, name=name, max_workers=options.max_workers)
         return cluster_handle(cluster, spec)
+
+
+_EXPECTED_BOOT = 2.0
+"""Seconds that a worker takes to import Dask and join, on a laptop of 2020 or later."""
 
 
 def _without_effect(
@@ -134,7 +151,7 @@ def _is_set(component: ComponentConfig, field: str) -> bool:
     return getattr(component, field) not in (default, "none")
 
 
-def _start_host(name: str, options: LocalOptions) -> Host:
+def _start_host(name: str, options: LocalOptions, credentials: Credentials | None) -> Host:
     """Start a scheduler without workers, on an event loop in its own thread."""
     from distributed import LocalCluster
 
@@ -142,7 +159,8 @@ def _start_host(name: str, options: LocalOptions) -> Host:
         name=name,
         n_workers=0,
         processes=options.processes,
-        protocol="tcp" if options.processes else "inproc",
+        protocol="tls" if credentials else "inproc",
+        security=credentials.security() if credentials else None,
         # Without an address, distributed would listen on port 8787 of all interfaces.
         dashboard_address=options.dashboard_address or "127.0.0.1:0",
         scheduler_kwargs={"dashboard": options.dashboard_address is not None},
@@ -155,6 +173,7 @@ def _make_backend(
     options: LocalOptions,
     setups: Mapping[str, ContainerSetup],
     scheduler_address: str,
+    credentials: Credentials | None,
 ) -> Backend:
     import dask
 
@@ -173,4 +192,5 @@ def _make_backend(
         parent=parent,
         make_command=command_factory(setups, context),
         containers=Containers(name, {setup.runtime.name for setup in setups.values()}),
+        credentials=credentials,
     )

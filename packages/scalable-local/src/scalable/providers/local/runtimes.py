@@ -188,8 +188,8 @@ class Containers:
         ]
 
 
-def list_containers(user: int) -> Iterator[Owned]:
-    """List the containers of all runs of a user, in every runtime that answers."""
+def list_containers(user: int, owner: str) -> Iterator[Owned]:
+    """List the containers of all runs of a user, whose name is `owner`, in every runtime that answers."""
     shown = (
         "{{.Name}}",
         f'{{{{index .Config.Labels "{RUN_LABEL}"}}}}',
@@ -205,7 +205,7 @@ def list_containers(user: int) -> Iterator[Owned]:
             listing = _run(runtime, "inspect", "--format=" + "\t".join(shown), *found)
             for line in listing.splitlines():
                 name, run, state = line.split("\t")
-                yield Owned(f"{runtime} container", name.removeprefix("/"), run, str(user), state)
+                yield Owned(f"{runtime} container", name.removeprefix("/"), run, owner, state)
 
 
 def remove_owned(owned: Iterable[Owned]) -> Iterator[Leftover]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
+from scalable.errors import LaunchRefusedError
+from scalable.providers.blocking import BlockingCalls
 from scalable.providers.logs import tail
 from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.providers.slurm.request import JobRequest
@@ -63,7 +66,8 @@ class SlurmBackend:
     requests : dict of str to JobRequest
         The request of a worker of each group, by tag. May grow while the cluster runs.
     sweep_timeout : float
-        Seconds that `sweep` waits for cancelled jobs to end before it reports them.
+        Seconds that `sweep` waits for an ``sbatch`` under way, and then for cancelled jobs to end, before it reports
+        them.
     """
 
     def __init__(
@@ -81,6 +85,12 @@ class SlurmBackend:
         self._run = run
         self._scheduler_address = scheduler_address
         self._sweep_timeout = sweep_timeout
+        # On file systems of the site, which may hang.
+        self._reading = BlockingCalls(run)
+        self._closed = False
+        self._submissions: dict[str, asyncio.Task[list[Unit]]] = {}
+        """By request id, those under way. They outlive the coroutine of a launch that was given up, because an
+        ``sbatch`` that is killed may have submitted its job or not."""
         self._launched: dict[str, list[Unit]] = {}
         self._units: dict[str, Unit] = {}
         self._last_seen: dict[str, SlurmJob] = {}
@@ -94,6 +104,21 @@ class SlurmBackend:
         """Submit `n` workers as one array."""
         if request_id in self._launched:
             return self._launched[request_id]
+        if self._closed:
+            raise LaunchRefusedError(f"cluster {self._run!r} is closed; build a new one")
+        submission = self._submissions.get(request_id)
+        if submission is None:
+            submission = asyncio.create_task(self._submit(group, n, request_id))
+            self._submissions[request_id] = submission
+            submission.add_done_callback(partial(self._forget_submission, request_id))
+        return await asyncio.shield(submission)
+
+    def _forget_submission(self, request_id: str, submission: asyncio.Task[list[Unit]]) -> None:
+        del self._submissions[request_id]
+        if not submission.cancelled():
+            submission.exception()  # which asyncio would complain about if nobody waits for it any more
+
+    async def _submit(self, group: GroupSpec, n: int, request_id: str) -> list[Unit]:
         request = self.requests[group.tag]
         array = await self._slurm.submit(
             sbatch_argv(
@@ -141,7 +166,7 @@ class SlurmBackend:
         last = self._last_seen.get(unit.native)
         if not state and last is not None and phase_of(last.state) is Phase.GONE:
             state = last.state
-        log_tail = await asyncio.to_thread(tail, self._log_path(unit))
+        log_tail = await self._reading.run(tail, self._log_path(unit))
         if not state:
             # Slurm has dropped the job's record, or does not answer.
             seen = f", which was {last.state} when last seen" if last else ""
@@ -162,10 +187,34 @@ class SlurmBackend:
         return _explain_end(unit, state, record, log_tail)
 
     async def sweep(self) -> Sequence[Leftover]:
-        """Cancel the run's remaining jobs, and wait until they have ended."""
+        """Wait for submissions under way, cancel the run's remaining jobs, and wait until they have ended."""
+        self._closed = True
+        started = asyncio.get_running_loop().time()
+        unanswered = await self._end_submissions(0.5 * self._sweep_timeout)
+        seconds = self._sweep_timeout - (asyncio.get_running_loop().time() - started)
+        return [*unanswered, *await self._cancel_jobs(seconds)]
+
+    async def _end_submissions(self, limit: float) -> list[Leftover]:
+        """Wait for every ``sbatch`` under way; kill and return those that have not answered by the limit."""
+        if not self._submissions:
+            return []
+        names = {submission: request for request, submission in self._submissions.items()}
+        _, slow = await asyncio.wait(names, timeout=limit)
+        for submission in slow:
+            submission.cancel()
+        if slow:
+            await asyncio.wait(slow)
+        remedy = f"if it has submitted jobs after all, `scalable reap {self._run}` cancels them"
+        return [
+            Leftover("sbatch", f"of request {names[submission]}", f"no answer; {remedy}")
+            for submission in slow
+            if submission.cancelled()
+        ]
+
+    async def _cancel_jobs(self, timeout: float) -> list[Leftover]:
         alive: list[SlurmJob] = []
         try:
-            async with asyncio.timeout(self._sweep_timeout):
+            async with asyncio.timeout(timeout):
                 alive = await self._live_jobs()
                 if alive:
                     await self._slurm.cancel_by_name(self.job_name)

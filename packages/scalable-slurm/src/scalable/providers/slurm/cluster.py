@@ -20,9 +20,10 @@ from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
 from scalable.providers.slurm.output import SlurmJob
-from scalable.providers.slurm.request import Tls, job_request
+from scalable.providers.slurm.request import job_request
 from scalable.providers.slurm.rundir import RunDirectory
 from scalable.providers.slurm.watchdog import QueueWatchdog
+from scalable.providers.tls import TlsFiles
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -94,7 +95,7 @@ class SlurmCluster(GroupedCluster):
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(directory.remove_keys)
             client_security: Security | None = None
-            self._tls: Tls | None = None
+            self._tls: TlsFiles | None = None
             if security:
                 client_security, self._tls = directory.write_keys()
             self.logs_location = directory.logs
@@ -209,7 +210,21 @@ class SlurmCluster(GroupedCluster):
         self._backend.requests.setdefault(component.name, request)
 
     def _group(self, component: ComponentConfig) -> GroupSpec:
-        return GroupSpec(component.name, component.slots, self.options.startup_timeout)
+        return GroupSpec(
+            component.name,
+            component.slots,
+            self.options.startup_timeout,
+            unresponsive_timeout=self.options.unresponsive_timeout,
+            expected_queue=_EXPECTED_QUEUE,
+            expected_boot=_EXPECTED_BOOT,
+        )
+
+
+_EXPECTED_QUEUE = 60.0
+"""Seconds, until starts were measured: a round of Slurm's main scheduler; its ``sched_interval`` is 60 by default."""
+
+_EXPECTED_BOOT = 10.0
+"""Seconds, until starts were measured: the interpreter and Dask, from a shared file system."""
 
 
 def _validated(model: type[BaseModel], fields: Mapping[str, Any], where: str, **given: Any) -> Any:

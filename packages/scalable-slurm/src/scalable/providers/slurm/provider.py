@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
 import shlex
+import shutil
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from scalable.cluster.port import Leftover
-from scalable.errors import ValidationFailedError, did_you_mean
+from scalable.errors import ProviderNotSetUpError, ValidationFailedError, did_you_mean
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import (
@@ -23,6 +22,7 @@ from scalable.providers.base import (
     Owned,
     ResourceRequest,
     ScalePlan,
+    current_owner,
 )
 from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.containers import check_container, chosen_runtime
@@ -35,6 +35,12 @@ from scalable.providers.slurm.script import job_script
 __all__ = ["SlurmProvider"]
 
 T = TypeVar("T")
+
+_LIST_TIMEOUT = 50.0
+"""Seconds after which ``squeue`` is ended; less than a provider has for its list."""
+
+_NOT_CONFIGURED = "Could not establish a configuration source"
+"""What Slurm's commands say on a machine that has them, and no ``slurm.conf``."""
 
 
 class SlurmProvider(BaseProvider[SlurmOptions]):
@@ -98,13 +104,30 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
 
-    def list_owned(self) -> Sequence[Owned]:
-        """List this user's jobs that carry Scalable's comment, of every run."""
-        from scalable.providers.slurm.commands import Slurm
+    def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
+        """Return this user's jobs of every run, in all partitions of the site, whatever the target's options are.
 
-        user = _user()
+        Raises
+        ------
+        ProviderNotSetUpError
+            Slurm's commands are not on PATH, or have no configuration.
+        """
+        from scalable.providers.slurm.commands import Slurm, SlurmCommandError
+
+        remedy = "run this where Slurm's commands work, such as a login node"
+        if shutil.which("squeue") is None:
+            raise ProviderNotSetUpError(self.name, "squeue is not on PATH", remedy)
+        try:
+            jobs = _run(asyncio.wait_for(Slurm().list_user_jobs(), _LIST_TIMEOUT))
+        except TimeoutError:
+            raise SlurmCommandError("squeue", f"no answer in {_LIST_TIMEOUT:g} s") from None
+        except SlurmCommandError as error:
+            if _NOT_CONFIGURED in error.stderr:
+                raise ProviderNotSetUpError(self.name, error.stderr, remedy) from error
+            raise
+        user = current_owner()
         found = []
-        for job in _run(Slurm().list_user_jobs()):
+        for job in jobs:
             facts = parse_comment(job.comment)
             if facts and job.state != "COMPLETING":  # already cancelled, and about to end
                 where = f" on {job.node}" if job.node else f" ({job.reason})"
@@ -112,7 +135,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
                 found.append(Owned("Slurm job", job.id, facts.get("run", ""), user, detail))
         return found
 
-    def reap(self, owned: Sequence[Owned]) -> Sequence[Leftover]:
+    def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
         """Cancel these jobs with one ``scancel``."""
         from scalable.providers.slurm.commands import Slurm, SlurmCommandError
 
@@ -146,11 +169,3 @@ def _run(coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(coroutine)
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(asyncio.run, coroutine).result()
-
-
-def _user() -> str:
-    """Return the user name that Slurm sees, whatever LOGNAME is."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # in a container, for example
-        return str(os.getuid())

@@ -9,33 +9,17 @@ from typing import TYPE_CHECKING
 
 from scalable.providers.common import explicit_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
+from scalable.providers.tls import TlsFiles
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
     from scalable.providers.slurm.options import SlurmOptions
     from scalable.providers.slurm.site import SiteDefaults
 
-__all__ = ["PREFERRED_RUNTIME", "JobRequest", "Tls", "job_request"]
+__all__ = ["PREFERRED_RUNTIME", "JobRequest", "job_request"]
 
 PREFERRED_RUNTIME = "apptainer"
 """The runtime where neither target nor component sets one. Few sites have another."""
-
-
-@dataclass(frozen=True)
-class Tls:
-    """A worker's TLS files, as paths on the shared file system.
-
-    Parameters
-    ----------
-    ca_file : str
-        The certificate of the run's own certificate authority.
-    cert, key : str
-        The worker's certificate and private key.
-    """
-
-    ca_file: str
-    cert: str
-    key: str
 
 
 @dataclass(frozen=True)
@@ -76,7 +60,7 @@ class JobRequest:
         Directory on the node for what does not fit into the worker's memory.
     log_directory : str
         Directory for logs, on the shared file system.
-    tls : Tls or None
+    tls : TlsFiles or None
         The worker's TLS files; None without TLS.
     death_timeout : int
         Seconds without a scheduler after which a worker exits.
@@ -106,7 +90,7 @@ class JobRequest:
     preload: str | None = None
     interface: str | None = None
     local_directory: str = "/tmp"  # noqa: S108 - the node's own scratch space, where the site sets no other
-    tls: Tls | None = None
+    tls: TlsFiles | None = None
     death_timeout: int = 60
 
 
@@ -116,7 +100,7 @@ def job_request(
     site: SiteDefaults,
     *,
     logs: str,
-    tls: Tls | None,
+    tls: TlsFiles | None,
 ) -> JobRequest:
     """Return the request of one worker: the component's fields, then the target's options, then the site's defaults.
 
@@ -130,7 +114,7 @@ def job_request(
         Defaults for what neither sets.
     logs : str
         Directory for the jobs' logs.
-    tls : Tls or None
+    tls : TlsFiles or None
         The workers' TLS files; None without TLS.
     """
     options = options.for_component(component.name)

@@ -14,6 +14,7 @@ from scalable.providers.containers import (
     user_flags,
 )
 from scalable.providers.slurm.request import JobRequest
+from scalable.providers.tls import tls_arguments
 from scalable.providers.worker import thread_environment, worker_arguments
 
 __all__ = ["job_environment", "job_script"]
@@ -100,14 +101,7 @@ def _worker_argv(request: JobRequest, scheduler_address: str) -> list[str]:
     if request.interface:
         extra += ["--interface", request.interface]
     if request.tls:
-        extra += [
-            "--tls-ca-file",
-            request.tls.ca_file,
-            "--tls-cert",
-            request.tls.cert,
-            "--tls-key",
-            request.tls.key,
-        ]
+        extra += tls_arguments(request.tls)
     program = (
         ["dask", "worker"]
         if request.image

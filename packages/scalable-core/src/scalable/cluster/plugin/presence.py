@@ -1,0 +1,60 @@
+"""Ends the cluster once nobody drives it any more."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+__all__ = ["Presence"]
+
+MAX_STEP = 5.0
+"""The most seconds that count between two checks: time in which the scheduler did not run proves nothing."""
+
+MIN_IDLE_TIMEOUT = 60.0
+"""Seconds that a configured idle timeout is at least, because a controller may be slow to ask."""
+
+
+class Presence:
+    """Closes the scheduler, and its workers with it, after a time without its controller or any client.
+
+    A client that was killed cannot close its cluster. Dask's own idle timeout would not do: it counts while the user
+    thinks, too.
+
+    Parameters
+    ----------
+    scheduler : Scheduler
+        The scheduler. Dask's own timeouts that could end a session in use are turned off.
+    orphan_timeout : float
+        Seconds; 0 for never. A shorter idle timeout in Dask's configuration takes its place.
+    """
+
+    def __init__(self, scheduler: Scheduler, orphan_timeout: float) -> None:
+        self.scheduler = scheduler
+        limits = [orphan_timeout] if orphan_timeout else []
+        if scheduler.idle_timeout:
+            limits.append(max(scheduler.idle_timeout, MIN_IDLE_TIMEOUT))
+        self.limit = min(limits, default=0.0)
+        scheduler.idle_timeout = None
+        scheduler.no_workers_timeout = None
+        self.silence = 0.0
+        self._checked_at = monotonic()
+
+    def note_controller(self) -> None:
+        """Record that the controller has asked something."""
+        self.silence = 0.0
+        self._checked_at = monotonic()
+
+    def check(self) -> None:
+        """Close the scheduler if its time is up."""
+        now = monotonic()
+        self.silence += min(now - self._checked_at, MAX_STEP)
+        self._checked_at = now
+        if self.scheduler.client_comms:
+            self.silence = 0.0
+        if self.limit and self.silence > self.limit:
+            self.limit = 0.0  # once
+            reason = f"nobody has driven the cluster for {self.silence:.0f} s"
+            self.scheduler.loop.add_callback(self.scheduler.close, reason=reason)

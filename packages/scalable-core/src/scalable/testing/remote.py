@@ -1,0 +1,237 @@
+"""The requirements of a provider whose scheduler runs elsewhere, beyond those of every provider.
+
+A provider runs them by a subclass, as it does with `scalable.testing.conformance.ProviderConformance`::
+
+    from scalable.testing.remote import RemoteConformance
+
+
+    class TestConformance(RemoteConformance):
+        manifest = '''
+        version: 1
+        project: {name: conformance}
+        targets: {there: {provider: shell-elsewhere}}
+        components: {alpha: {}, beta: {slots: 2}}
+        '''
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from scalable.cluster.port import Reason
+from scalable.errors import SchedulerLostError
+from scalable.testing.conformance import ProviderConformance, Running, by_value
+
+if TYPE_CHECKING:
+    from scalable.providers.base import ClusterHandle
+
+__all__ = ["RemoteConformance"]
+
+_CLIENT = """
+import runpy, sys, time
+from scalable.providers.base import ScalePlan
+
+suite = runpy.run_path(sys.argv[1])[sys.argv[2]]()
+provider = suite.make_provider()
+spec = suite.spec(orphan_timeout=int(sys.argv[3]))
+print("building", flush=True)
+handle = provider.build_cluster(spec)
+provider.scale(handle, ScalePlan({"alpha": 1, "beta": 0}))
+handle.backend.wait_for_group("alpha")
+print("up", flush=True)
+time.sleep(3600)
+"""
+
+
+class RemoteConformance(ProviderConformance):
+    """The requirements of a provider whose scheduler runs elsewhere. Subclass it and set `manifest`.
+
+    `leftovers` must be overridden, and list what clusters of other processes have left, too.
+
+    Attributes
+    ----------
+    stall : float
+        Seconds for which a scheduler that recovers does not answer.
+    orphan_timeout : int
+        Seconds after which the cluster of a client that was killed must have begun to end. The target has an option of
+        this name, that of `scalable.providers.options.RemoteTargetOptions`.
+    """
+
+    stall: ClassVar[float] = 60.0
+    orphan_timeout: ClassVar[int] = 10
+
+    # -- What a provider may override
+
+    def kill_scheduler(self, handle: ClusterHandle) -> None:
+        """End the scheduler without Scalable's knowledge, as a crash would."""
+        with contextlib.closing(handle.client_factory()) as client, contextlib.suppress(OSError):
+            client.run_on_scheduler(by_value(_die))
+
+    # -- The scheduler is late
+
+    def test_a_stalled_scheduler_is_late_and_comes_back(self, running: Running) -> None:
+        running.scale(alpha=1, beta=1)
+        workers = {tag: group.workers for tag, group in running.backend.groups.items()}
+        with running.client() as client:
+            stalled = threading.Thread(
+                target=lambda: client.run_on_scheduler(by_value(_block), seconds=self.stall)
+            )
+            stalled.start()
+            running.until(
+                lambda: all(
+                    group.reason is Reason.NETWORK and group.running == 0
+                    for group in running.backend.groups.values()
+                ),
+                "each group says that the scheduler does not answer",
+            )
+            stalled.join(self.stall + self.timeout)
+            running.until(
+                lambda: all(group.running == 1 for group in running.backend.groups.values()),
+                "the scheduler answers again",
+            )
+            # Nothing was replaced, and nothing runs twice.
+            assert {tag: g.workers for tag, g in running.backend.groups.items()} == workers
+            assert client.submit(by_value(_square), 3, tag="alpha").result(self.timeout) == 9
+
+    # -- The scheduler is lost
+
+    def test_a_killed_scheduler_is_told_to_everyone_who_waits(self) -> None:
+        with self.cluster() as running:
+            running.scale(alpha=1)
+            told: list[BaseException] = []
+            with running.client() as client:
+                future = client.submit(by_value(_nap), 600.0, tag="alpha")
+                running.until(lambda: any(client.processing().values()), "the task runs")
+                # Workers that it would have only with tasks.
+                running.backend.adapt_groups({"beta": (0, 2)})
+                waiter = threading.Thread(target=_wait, args=(running, told), daemon=True)
+                waiter.start()
+                self.kill_scheduler(running.handle)
+                with pytest.raises(SchedulerLostError):
+                    future.result(self.timeout)
+                waiter.join(self.timeout)
+                assert [type(error) for error in told] == [SchedulerLostError]
+                assert all(group.failed for group in running.backend.groups.values())
+                assert not any(group.running for group in running.backend.groups.values())
+                assert running.backend.explain()["alpha"].summary
+                with pytest.raises(SchedulerLostError):
+                    client.submit(by_value(_square), 3, tag="alpha")
+
+    # -- The client is gone
+
+    def test_the_cluster_of_a_killed_client_ends(self) -> None:
+        with self._client() as client:
+            _expect(client, "building", "up")
+            assert list(self.leftovers())
+            client.kill()
+            client.wait()
+            deadline = time.monotonic() + self.orphan_timeout + self.timeout
+            while self.leftovers():
+                assert time.monotonic() < deadline, f"these are left: {self.leftovers()}"
+                time.sleep(0.5)
+
+    def test_ctrl_c_while_it_is_built_leaves_nothing(self) -> None:
+        with self._client() as client:
+            _expect(client, "building")
+            began = time.monotonic()
+            _expect(client, "up")
+            duration = time.monotonic() - began
+            client.send_signal(signal.SIGINT)
+            client.communicate(timeout=self.timeout)
+            assert list(self.leftovers()) == []
+        for share in (0.02, 0.25, 0.5, 0.75):
+            with self._client() as client:
+                _expect(client, "building")
+                time.sleep(share * duration)
+                client.send_signal(signal.SIGINT)
+                said, errors = client.communicate(timeout=self.timeout)
+                assert client.returncode, (said, errors)
+                assert "KeyboardInterrupt" in errors
+                assert list(self.leftovers()) == []
+
+    @contextmanager
+    def _client(self) -> Iterator[subprocess.Popen[str]]:
+        """Start a process that builds a cluster with a worker, and then does nothing."""
+        suite = type(self)
+        where = (inspect.getfile(suite), suite.__name__, str(self.orphan_timeout))
+        client = subprocess.Popen(
+            [sys.executable, "-c", _CLIENT, *where],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield client
+        finally:
+            client.kill()
+            client.communicate()
+
+    # -- Others
+
+    def test_two_clusters_do_not_see_each_other(self, running: Running) -> None:
+        # Validating and planning import no Dask.
+        from distributed import Client
+
+        running.scale(alpha=1)
+        provider = self.make_provider()
+        other = Running(provider, provider.build_cluster(self.spec()), self.timeout)
+        try:
+            other.scale(alpha=1)
+            ours, theirs = running.backend, other.backend
+            assert ours.name != theirs.name
+            assert ours.scheduler_address != theirs.scheduler_address
+            with pytest.raises(OSError, match=r"trying to connect|certificate"):
+                Client(theirs.scheduler_address, security=ours.security, timeout=5)
+        finally:
+            provider.close(other.handle)
+        with running.client() as client:
+            assert client.submit(by_value(_square), 3, tag="alpha").result(self.timeout) == 9
+
+
+def _expect(client: subprocess.Popen[str], *lines: str) -> None:
+    assert client.stdout is not None
+    assert client.stderr is not None
+    for line in lines:
+        said = client.stdout.readline().strip()
+        assert said == line, f"{said!r} instead of {line!r}: {client.stderr.read()}"
+
+
+def _wait(running: Running, told: list[BaseException]) -> None:
+    try:
+        running.backend.wait_for_group("beta", 2)
+    except Exception as error:  # noqa: BLE001 - which one it is, is what the test asks
+        told.append(error)
+
+
+def _die() -> None:
+    import os
+
+    os._exit(3)
+
+
+def _block(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def _square(n: int) -> int:
+    return n * n
+
+
+def _nap(seconds: float) -> float:
+    import time
+
+    time.sleep(seconds)
+    return seconds

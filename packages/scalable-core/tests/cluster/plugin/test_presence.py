@@ -1,0 +1,99 @@
+"""A scheduler that nobody drives any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import dask
+import pytest
+from distributed import Client
+from distributed.core import Status
+
+from scalable.cluster.plugin.presence import Presence
+
+Until = Callable[..., None]
+
+
+class Clock:
+    """Time that a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = monotonic()
+        monkeypatch.setattr("scalable.cluster.plugin.presence.monotonic", lambda: self.now)
+
+    def run(self, presence: Presence, seconds: float, *, step: float = 1.0) -> None:
+        for _ in range(round(seconds / step)):
+            self.now += step
+            presence.check()
+
+
+def is_open(host: Any) -> bool:
+    return bool(host.scheduler.status is Status.running)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_scheduler_without_controller_and_clients_closes_itself(
+    host: Any, clock: Clock, until: Until
+) -> None:
+    presence = Presence(host.scheduler, orphan_timeout=900)
+    clock.run(presence, 899)
+    presence.note_controller()
+    clock.run(presence, 899)
+    assert is_open(host)
+    clock.run(presence, 3)
+    until(lambda: host.scheduler.status is Status.closed)
+
+
+def test_a_connected_client_is_enough(host: Any, clock: Clock, until: Until) -> None:
+    presence = Presence(host.scheduler, orphan_timeout=900)
+    with Client(host):
+        clock.run(presence, 5000)
+    until(lambda: not host.scheduler.client_comms)
+    clock.run(presence, 899)
+    assert presence.silence == 899
+
+
+def test_time_in_which_the_scheduler_did_not_run_does_not_count(host: Any, clock: Clock) -> None:
+    presence = Presence(host.scheduler, orphan_timeout=900)
+    clock.run(presence, 8 * 3600, step=3600)
+    assert presence.silence < 60
+
+
+def test_0_is_never(host: Any, clock: Clock) -> None:
+    clock.run(Presence(host.scheduler, orphan_timeout=0), 100_000)
+    assert host.scheduler.status is Status.running
+
+
+def test_timeouts_of_a_configuration_end_no_session_that_is_in_use(
+    host: Any, clock: Clock, until: Until
+) -> None:
+    host.scheduler.idle_timeout, host.scheduler.no_workers_timeout = 60.0, 30.0
+    presence = Presence(host.scheduler, orphan_timeout=900)
+    for _ in range(1000):
+        presence.note_controller()
+        clock.run(presence, 1)
+        host.scheduler.check_idle()
+    assert is_open(host)
+    assert host.scheduler.no_workers_timeout is None
+    # An idle timeout that is shorter counts from when nobody is there any more.
+    clock.run(presence, 61)
+    until(lambda: host.scheduler.status is Status.closed)
+
+
+def test_a_controller_keeps_its_scheduler(
+    host: Any, start: Callable[..., Any], until: Until
+) -> None:
+    host.scheduler.idle_timeout = 0.01
+    cluster = start("gcam", orphan_timeout=5)
+    presence = host.scheduler.plugins["scalable-groups"].presence
+    began = monotonic()
+    until(lambda: presence._checked_at > began + 7)
+    assert presence.silence < 5
+    assert cluster.groups["gcam"].reason is None
+    assert dask.config.get("distributed.scheduler.idle-timeout") is None
