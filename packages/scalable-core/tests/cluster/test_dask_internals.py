@@ -882,7 +882,7 @@ async def test_tasks_outlive_any_number_of_deaths(rig: Rig) -> None:
     running = rig.block()
     for _ in range(5):
         worker = await rig.add()
-        await until(lambda worker=worker: worker.state.executing)
+        await until(functools.partial(operator.attrgetter("state.executing"), worker))
         await worker.close(executor_wait=False)
     await until(lambda: not rig.scheduler.workers)
     assert rig.task(running).suspicious == 5

@@ -137,8 +137,11 @@ class Suspect:
     ----------
     task : TaskState
         The task.
-    blamed : list of (str, str)
-        The deaths that are held against it: the worker, and the reason in one line.
+    blamed : list of (Death, str)
+        The deaths that are held against it, and the reason of each in one line.
+    possible : list of (Death, str)
+        Those for which it is not known that it was running. They are held against it once no other task can be the
+        cause.
     unexplained : list of Death
         Those that will be, unless their reason lies elsewhere.
     is_culprit : bool
@@ -152,7 +155,8 @@ class Suspect:
     """
 
     task: TaskState
-    blamed: list[tuple[str, str]] = field(default_factory=list)
+    blamed: list[tuple[Death, str]] = field(default_factory=list)
+    possible: list[tuple[Death, str]] = field(default_factory=list)
     unexplained: list[Death] = field(default_factory=list)
     is_culprit: bool = False
     explanation: bytes = b""
@@ -337,6 +341,9 @@ class Deaths:
 
     def _explain(self, death: Death, may_be_task: bool, why: str, explanation: bytes) -> None:
         blamed = [key for key in death.suspects.running if key in self._suspects]
+        for key in {*death.suspects.keys}.difference(blamed) & self._suspects.keys():
+            if may_be_task:
+                self._suspects[key].possible.append((death, why))
         for one in self._suspects.values():
             if death in one.unexplained:
                 one.unexplained.remove(death)
@@ -351,9 +358,20 @@ class Deaths:
             if ts is None or ts.state in ("memory", "erred"):
                 continue
             one = self._suspects.setdefault(key, Suspect(ts))
-            one.blamed.append((death.worker, why))
+            one.blamed.append((death, why))
             one.is_culprit, one.explanation = is_culprit, explanation
             suspect(ts, 1)
+            if is_culprit:
+                self._blame_for_possible(one)
+
+    def _blame_for_possible(self, one: Suspect) -> None:
+        """Hold against a culprit the earlier deaths of which all other suspects have finished meanwhile."""
+        for death, why in one.possible[:]:
+            if not any(key in self._suspects for key in death.suspects.keys if key != one.task.key):
+                one.possible.remove((death, why))
+                one.blamed.append((death, why))
+                suspect(one.task, 1)
+        one.blamed.sort(key=lambda blamed: blamed[0].at)
 
     def tick(self) -> None:
         """Fail the tasks that have had all the deaths they may have, and resume those that may have more."""
@@ -391,5 +409,6 @@ class Deaths:
         """Fail a task, unless it waits for lost results of others and must be failed later."""
         if one.task.state in ("no-worker", "queued", "processing"):
             why = unpickled(one.explanation) if one.explanation else None
-            error = pickled_call(ERROR, str(one.task.key), (*one.blamed,), why)
+            deaths = tuple((death.worker, reason) for death, reason in one.blamed)
+            error = pickled_call(ERROR, str(one.task.key), deaths, why)
             fail_task(self.scheduler, one.task, error)

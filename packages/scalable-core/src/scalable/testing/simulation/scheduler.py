@@ -80,6 +80,11 @@ class SimulatedTask:
     killed: list[tuple[str, str]] = field(default_factory=list)
     """The workers that it has killed, and the reasons that are known for their deaths."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is done or has failed."""
+        return self.state in (TaskState.DONE, TaskState.ERRED)
+
 
 @dataclass(eq=False)
 class SimulatedWorker:
