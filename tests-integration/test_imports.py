@@ -36,12 +36,13 @@ LAYERS = (
     ("scalable.providers.common", "scalable.modules"),
     # How many workers each group gets, and what they may cost.
     ("scalable.planning",),
-    # Helpers that providers share: options, command lines of containers and workers, log files, blocking calls.
+    # Helpers that providers share: options, command lines of containers and workers, log files, blocking calls, keys.
     (
         "scalable.providers.options",
         "scalable.providers.containers",
         "scalable.providers.logs",
         "scalable.providers.blocking",
+        "scalable.providers.tls",
         "scalable.providers.worker",
     ),
     # Above the registry, because validation looks up which providers are installed.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from scalable.manifest import ValidationIssue
 from scalable.providers.base import ClusterHandle, DeploymentSpec
-from scalable.providers.common import BaseProvider, cluster_handle
+from scalable.providers.common import BaseProvider, cluster_handle, group_specs
 from scalable.providers.options import OneLine, TargetOptions
 from scalable.providers.tls import make_credentials
 
@@ -41,18 +41,8 @@ class ShellProvider(BaseProvider[ShellOptions]):
         from distributed import LocalCluster
 
         from scalable.cluster import GroupedCluster
-        from scalable.cluster.port import GroupSpec
         from scalable_shell.backend import ShellBackend
 
-        groups = [
-            GroupSpec(
-                tag,
-                component.slots,
-                options.startup_timeout,
-                unresponsive_timeout=options.unresponsive_timeout,
-            )
-            for tag, component in spec.components.items()
-        ]
         credentials = make_credentials()  # others on this machine reach the scheduler's port, too
         host = LocalCluster(
             n_workers=0,
@@ -64,7 +54,9 @@ class ShellProvider(BaseProvider[ShellOptions]):
             backend = ShellBackend(
                 spec.components, host.scheduler_address, options.launcher, credentials
             )
-            cluster = GroupedCluster(host, backend, groups, max_workers=options.max_workers)
+            cluster = GroupedCluster(
+                host, backend, group_specs(spec, options), max_workers=options.max_workers
+            )
         except BaseException:
             host.close()  # all or nothing: if this method raises, nothing is left behind
             raise

@@ -57,7 +57,7 @@ def test_a_frozen_worker_is_shown_and_its_task_ends_once(
     with Client(cluster) as client:
         gate = Event("gate", client=client)
         future = client.submit(_start_log(log), 1, resources={"a": 1})
-        until(log.exists, timeout=120)
+        until(lambda: log.exists() and log.read_text() == "1\n", timeout=120)
         ((name, pid),) = processes.running().items()
         os.kill(pid, signal.SIGSTOP)
         until(lambda: cluster.groups["a"].unavailable == 1, timeout=60)
@@ -93,7 +93,7 @@ def test_what_ran_on_a_machine_that_is_gone_runs_again(
     with Client(cluster) as client:
         gate = Event("gate", client=client)
         future: Any = client.submit(_start_log(log), 1, resources={"a": 1})
-        until(log.exists, timeout=120)
+        until(lambda: log.exists() and log.read_text() == "1\n", timeout=120)
         ((name, pid),) = processes.running().items()
         os.kill(pid, signal.SIGSTOP)
         gone.add(name)

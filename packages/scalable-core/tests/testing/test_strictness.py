@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -90,6 +91,11 @@ def test_a_provider_that_scales_other_groups_fails() -> None:
     class Clumsy(FakeProvider):
         def scale(self, cluster: ClusterHandle, plan: ScalePlan) -> None:
             cluster.backend.scale_groups(dict.fromkeys(plan.workers_by_tag, 0))
+            deadline = time.monotonic() + 60
+            # Until none is left that could be taken back.
+            while any(group.running + group.draining for group in cluster.backend.groups.values()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             super().scale(cluster, plan)
 
     suite = Suite(Clumsy())

@@ -25,15 +25,7 @@ A provider of workers on desks, complete except for its backend::
                     yield spec.component_issue(tag, "gpus", "E_NO_GPU", "desks have no GPUs")
 
         def _build(self, spec, options):
-            groups = [
-                GroupSpec(
-                    tag,
-                    component.slots,
-                    options.startup_timeout,
-                    unresponsive_timeout=options.unresponsive_timeout,
-                )
-                for tag, component in spec.components.items()
-            ]
+            groups = group_specs(spec, options)
             cluster = GroupedCluster(DeskHost(), DeskBackend(options.room), groups)
             return cluster_handle(cluster, spec)
 """
@@ -68,6 +60,7 @@ from scalable.providers.registry import get_provider
 
 if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
+    from scalable.cluster.port import GroupSpec
 
 __all__ = [
     "BaseProvider",
@@ -77,6 +70,7 @@ __all__ = [
     "dns_label",
     "explicit_or_default",
     "find_name_clashes",
+    "group_specs",
     "no_effect_warnings",
 ]
 
@@ -238,6 +232,29 @@ class PlansOnly(BaseProvider[OptionsT]):
     def _build(self, spec: DeploymentSpec, options: OptionsT) -> ClusterHandle:
         (refusal,) = self.preflight(spec)
         raise NotSupportedError(f"{refusal.detail}; {refusal.remedy}")
+
+
+def group_specs(spec: DeploymentSpec, options: TargetOptions) -> list[GroupSpec]:
+    """Return the group of each component, with what the options of every target say about groups.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    options : TargetOptions
+        Its options.
+    """
+    from scalable.cluster.port import GroupSpec  # planning needs no engine
+
+    return [
+        GroupSpec(
+            tag,
+            component.slots,
+            options.startup_timeout,
+            unresponsive_timeout=options.unresponsive_timeout,
+        )
+        for tag, component in spec.components.items()
+    ]
 
 
 def cluster_handle(

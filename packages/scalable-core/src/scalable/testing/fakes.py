@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from scalable.cluster.port import GroupSpec, Leftover, Reason
+from scalable.cluster.port import Leftover, Reason
 from scalable.manifest.issues import ValidationIssue
 from scalable.providers.base import ClusterHandle, DeploymentSpec, Owned, current_owner
-from scalable.providers.common import BaseProvider, cluster_handle
+from scalable.providers.common import BaseProvider, cluster_handle, group_specs
 from scalable.providers.options import TargetOptions
 
 if TYPE_CHECKING:
@@ -129,19 +129,11 @@ class FakeProvider(BaseProvider[TargetOptions]):
         cluster = GroupedCluster(
             host,
             backend,
-            [
-                GroupSpec(
-                    tag,
-                    component.slots,
-                    options.startup_timeout,
-                    unresponsive_timeout=options.unresponsive_timeout,
-                )
-                for tag, component in spec.components.items()
-            ],
+            group_specs(spec, options),
             name=str(host.name),
             max_workers=options.max_workers,
             # Tests should not have to wait.
             pace=Pace(tick=0.05, poll=0.1),
-            retry=RetryPolicy(delay=0.1),
+            retry=RetryPolicy(delay=0.1, fail_after=2.0),
         )
         return cluster_handle(cluster, spec)

@@ -34,7 +34,7 @@ from scalable.cluster.port import (
     UnitState,
 )
 from scalable.providers.base import ClusterHandle, DeploymentSpec
-from scalable.providers.common import BaseProvider, cluster_handle
+from scalable.providers.common import BaseProvider, cluster_handle, group_specs
 from scalable.providers.logs import tail
 from scalable.providers.options import RemoteTargetOptions
 from scalable.providers.tls import make_credentials, tls_arguments
@@ -262,7 +262,7 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
         ]
 
     def _build(self, spec: DeploymentSpec, options: ProcessOptions) -> ClusterHandle:
-        from scalable.cluster import Pace
+        from scalable.cluster import Pace, RetryPolicy
         from scalable.cluster.remote import RemoteHost, build_remote_cluster
 
         name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
@@ -277,17 +277,16 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
                 poll=0.2,
             ),
             lambda address: ProcessBackend(run, address, spec.components),
-            [
-                GroupSpec(tag, component.slots, options.startup_timeout)
-                for tag, component in spec.components.items()
-            ],
+            group_specs(spec, options),
             max_workers=options.max_workers,
+            # Tests should not have to wait.
             pace=Pace(
                 tick=0.1,
                 poll=0.2,
                 late_after=5.0,
                 scheduler_timeout=options.scheduler_timeout,
             ),
+            retry=RetryPolicy(fail_after=2.0),
             orphan_timeout=options.orphan_timeout,
         )
         return cluster_handle(cluster, spec)

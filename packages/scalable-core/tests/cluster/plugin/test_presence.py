@@ -19,9 +19,11 @@ Until = Callable[..., None]
 class Clock:
     """Time that a test sets."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = monotonic()
-        monkeypatch.setattr("scalable.cluster.plugin.presence.monotonic", lambda: self.now)
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
     def run(self, presence: Presence, seconds: float, *, step: float = 1.0) -> None:
         for _ in range(round(seconds / step)):
@@ -34,14 +36,14 @@ def is_open(host: Any) -> bool:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock() -> Clock:
+    return Clock()
 
 
 def test_a_scheduler_without_controller_and_clients_closes_itself(
     host: Any, clock: Clock, until: Until
 ) -> None:
-    presence = Presence(host.scheduler, orphan_timeout=900)
+    presence = Presence(host.scheduler, orphan_timeout=900, clock=clock)
     clock.run(presence, 899)
     presence.note_controller()
     clock.run(presence, 899)
@@ -51,7 +53,7 @@ def test_a_scheduler_without_controller_and_clients_closes_itself(
 
 
 def test_a_connected_client_is_enough(host: Any, clock: Clock, until: Until) -> None:
-    presence = Presence(host.scheduler, orphan_timeout=900)
+    presence = Presence(host.scheduler, orphan_timeout=900, clock=clock)
     with Client(host):
         clock.run(presence, 5000)
     until(lambda: not host.scheduler.client_comms)
@@ -60,13 +62,13 @@ def test_a_connected_client_is_enough(host: Any, clock: Clock, until: Until) -> 
 
 
 def test_time_in_which_the_scheduler_did_not_run_does_not_count(host: Any, clock: Clock) -> None:
-    presence = Presence(host.scheduler, orphan_timeout=900)
+    presence = Presence(host.scheduler, orphan_timeout=900, clock=clock)
     clock.run(presence, 8 * 3600, step=3600)
     assert presence.silence < 60
 
 
 def test_0_is_never(host: Any, clock: Clock) -> None:
-    clock.run(Presence(host.scheduler, orphan_timeout=0), 100_000)
+    clock.run(Presence(host.scheduler, orphan_timeout=0, clock=clock), 100_000)
     assert host.scheduler.status is Status.running
 
 
@@ -74,7 +76,7 @@ def test_timeouts_of_a_configuration_end_no_session_that_is_in_use(
     host: Any, clock: Clock, until: Until
 ) -> None:
     host.scheduler.idle_timeout, host.scheduler.no_workers_timeout = 60.0, 30.0
-    presence = Presence(host.scheduler, orphan_timeout=900)
+    presence = Presence(host.scheduler, orphan_timeout=900, clock=clock)
     for _ in range(1000):
         presence.note_controller()
         clock.run(presence, 1)

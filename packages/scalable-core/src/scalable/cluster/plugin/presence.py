@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,18 @@ class Presence:
         The scheduler. Dask's own timeouts that could end a session in use are turned off.
     orphan_timeout : float
         Seconds; 0 for never. A shorter idle timeout in Dask's configuration takes its place.
+    clock : callable
+        Seconds, monotonic.
     """
 
-    def __init__(self, scheduler: Scheduler, orphan_timeout: float) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        orphan_timeout: float,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self.scheduler = scheduler
+        self.clock = clock
         limits = [orphan_timeout] if orphan_timeout else []
         if scheduler.idle_timeout:
             limits.append(max(scheduler.idle_timeout, MIN_IDLE_TIMEOUT))
@@ -40,16 +49,16 @@ class Presence:
         scheduler.idle_timeout = None
         scheduler.no_workers_timeout = None
         self.silence = 0.0
-        self._checked_at = monotonic()
+        self._checked_at = self.clock()
 
     def note_controller(self) -> None:
         """Record that the controller has asked something."""
         self.silence = 0.0
-        self._checked_at = monotonic()
+        self._checked_at = self.clock()
 
     def check(self) -> None:
         """Close the scheduler if its time is up."""
-        now = monotonic()
+        now = self.clock()
         self.silence += min(now - self._checked_at, MAX_STEP)
         self._checked_at = now
         if self.scheduler.client_comms:
