@@ -81,6 +81,9 @@ def test_the_task_that_ran_ends_in_the_reason_and_the_others_do_not(
     rig.add("a")
     assert rig.client.gather(waiting) == [*range(5)]
     assert rig.scheduler.task_prefixes["wait_at_gate"].suspicious == 0
+    # It can be tried again, as any task that has failed.
+    rig.client.retry(running)
+    assert running.result(timeout=30) is None
 
 
 def test_a_task_that_ran_is_suspected_whatever_is_more_urgent(

@@ -254,7 +254,10 @@ class Deaths:
             if finish == "memory" and worker is not None:
                 self._had_finished.add(worker)
         if finish in ("memory", "erred", "forgotten") and key in self._suspects:
-            run_alone(self._suspects.pop(key).task, None)
+            one = self._suspects.pop(key)
+            run_alone(one.task, None)
+            if one.hold is not None:
+                one.hold.resume()  # it may be tried again
 
     def _forget_run(self, key: Any) -> float:
         """Forget that a task is running; return for how many seconds it has been."""
