@@ -63,6 +63,7 @@ from scalable.cluster.plugin.dask_internals import (
     is_holder_busy,
     lift_send_timeout,
     lift_worker_send_timeout,
+    not_executed,
     release_tasks,
     remove_worker,
     replace_execute,
@@ -76,6 +77,7 @@ from scalable.cluster.plugin.dask_internals import (
     tasks_of_dead_worker,
     turn_off_worker_ttl,
     unstarted_tasks,
+    was_taken_back,
 )
 
 
@@ -951,6 +953,35 @@ async def test_a_worker_runs_a_task_by_a_method_that_can_be_replaced(rig: Rig) -
     await wait(future)
     assert ended == [future.key]
     assert not has_seceded(worker, future.key)
+
+
+@on_cluster
+async def test_a_task_that_is_taken_back_before_it_starts_does_not_run(rig: Rig) -> None:
+    """`distributed.worker_state_machine.RescheduleEvent`: as the result of ``execute``, ends a task that was freed."""
+    worker = await rig.add(resources={"r": 1})
+    started = asyncio.Event()
+    may_start = asyncio.Event()
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        started.set()
+        await may_start.wait()
+        if was_taken_back(worker, key):
+            return not_executed(key)
+        return await original(key, stimulus_id=stimulus_id)
+
+    original = replace_execute(worker, execute)
+    future = rig.client.submit(operator.truediv, 1, 0, key="never", resources={"r": 1})
+    await started.wait()
+    assert not was_taken_back(worker, "never")
+    ts = rig.task(future)
+    hold = Hold(rig.scheduler, ts)
+    await until(lambda: was_taken_back(worker, "never"))
+    may_start.set()
+    await until(lambda: "never" not in worker.state.tasks)
+    assert ts.state == "no-worker"
+    hold.resume()
+    with pytest.raises(ZeroDivisionError):
+        await future
 
 
 @on_cluster

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from distributed import Event, Future, KilledWorker, get_client, secede
+from distributed import Event, Future, KilledWorker, get_client, get_worker, secede
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +27,15 @@ PREEMPTION = Explanation(Reason.PREEMPTED, "its node was needed")
 def wait_at_gate(x: Any = None) -> Any:
     Event("gate").wait()
     return x
+
+
+starts: list[str] = []
+"""A line for each start of `count_and_wait_at_gate`, all of them in this process."""
+
+
+def count_and_wait_at_gate() -> Any:
+    starts.append(get_worker().name)
+    return wait_at_gate()
 
 
 def secede_and_wait_at_gate() -> Any:
@@ -170,6 +179,29 @@ def test_of_several_that_ran_only_the_culprit_ends(rig: Rig, gate: Event, until:
     assert caught.value.attempts == 4
     rig.add("b-c")
     assert innocent.result(timeout=30) == 1
+
+
+def test_a_task_that_must_wait_does_not_start_on_a_free_worker(
+    rig: Rig, gate: Event, until: Until
+) -> None:
+    """Dask assigns it to another worker at once; it is taken back before that has started it."""
+    starts.clear()
+    future = rig.client.submit(count_and_wait_at_gate, key="running", resources={"a": 1})
+    for n in range(1, 5):
+        rig.add("a", "a")
+        until(rig.running)
+        until(lambda n=n: len(starts) == n)
+        name = str(rig.scheduler.tasks["running"].processing_on.name)
+        rig.close(name)
+        until(lambda: rig.report().deaths)
+        if n < 4:
+            rig.run(rig.link.explain_deaths({name: CRASH}))
+    rig.run(rig.ticks(3))
+    assert len(starts) == 4
+    rig.run(rig.link.explain_deaths({name: CRASH}))
+    with pytest.raises(WorkerDiedError):
+        future.result(timeout=30)
+    assert len(starts) == 4
 
 
 def test_a_death_without_a_record_counts_once_it_is_known_whose_it_was(

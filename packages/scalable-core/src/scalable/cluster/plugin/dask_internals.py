@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import ConnectionPool, Status
 from distributed.worker import get_data_from_worker
+from distributed.worker_state_machine import RescheduleEvent
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
@@ -33,6 +34,7 @@ __all__ = [
     "is_holder_busy",
     "lift_send_timeout",
     "lift_worker_send_timeout",
+    "not_executed",
     "release_tasks",
     "remove_worker",
     "replace_execute",
@@ -47,6 +49,7 @@ __all__ = [
     "tasks_of_dead_worker",
     "turn_off_worker_ttl",
     "unstarted_tasks",
+    "was_taken_back",
 ]
 
 
@@ -292,6 +295,17 @@ def seconds_alone(worker: Worker, key: Any) -> float | None:
     ts = worker.state.tasks.get(key)
     seconds: float | None = (ts.annotations or {}).get(_ALONE) if ts else None
     return seconds
+
+
+def was_taken_back(worker: Worker, key: Any) -> bool:
+    """Return whether the scheduler has taken back a task that a worker is about to start, or runs."""
+    ts = worker.state.tasks.get(key)
+    return ts is not None and ts.state == "cancelled"
+
+
+def not_executed(key: Any) -> RescheduleEvent:
+    """Return what `Worker.execute` returns for a task that it has not started and the scheduler has taken back."""
+    return RescheduleEvent(key=key, stimulus_id=_stimulus_id())
 
 
 def replace_execute(worker: Worker, execute: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.plugin.dask_internals import (
     has_seceded,
+    not_executed,
     replace_execute,
     seconds_alone,
+    was_taken_back,
 )
 
 if TYPE_CHECKING:
@@ -48,17 +51,24 @@ class RunRecord:
         """Let the worker run tasks as before."""
         replace_execute(self._worker, self._dask_execute)
 
-    async def execute(self, key: Any, *, stimulus_id: str) -> Any:
+    def execute(self, key: Any, *, stimulus_id: str) -> Coroutine[Any, Any, Any]:
         """Run a task, after those that were suspected and came before it."""
         seconds = seconds_alone(self._worker, key)
         if seconds is not None:
-            return await self._run_alone(key, stimulus_id, seconds)
+            return self._run_alone(key, stimulus_id, seconds)
         if self._turn.locked():
-            async with self._turn:
-                pass
+            return self._run_in_turn(key, stimulus_id)
+        return self._run(key, stimulus_id)
+
+    async def _run_in_turn(self, key: Any, stimulus_id: str) -> Any:
+        async with self._turn:
+            pass
         return await self._run(key, stimulus_id)
 
     async def _run(self, key: Any, stimulus_id: str) -> Any:
+        if was_taken_back(self._worker, key):
+            # Dask would run it, and discard the result, while it may be running elsewhere already.
+            return not_executed(key)
         self._running.add(key)
         self._worker.batched_send({"op": "scalable-started", "key": key})
         try:
@@ -68,7 +78,10 @@ class RunRecord:
 
     async def _run_alone(self, key: Any, stimulus_id: str, seconds: float) -> Any:
         async with self._turn:
-            is_alone = await self._wait_for_others() and await self._report_alone(key)
+            is_alone = await self._wait_for_others()
+            if was_taken_back(self._worker, key):
+                return not_executed(key)
+            is_alone = is_alone and await self._report_alone(key)
             run = asyncio.ensure_future(self._run(key, stimulus_id))
             try:
                 await self._wait_for(key, run, seconds)
