@@ -10,12 +10,20 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import dask.config
 import pytest
 from distributed import Client, Future, LocalCluster, Worker, get_worker
 
 from scalable.client import ScalableClient
 from scalable.cluster.link import RpcLink
-from scalable.errors import SlotsExceededError, SubmitError, UnknownTagError, UnknownTaskError
+from scalable.errors import (
+    MissingKeysError,
+    SlotsExceededError,
+    SubmitError,
+    UnknownTagError,
+    UnknownTaskError,
+)
+from scalable.providers.tls import make_credentials
 
 SLOTS = {"gcam-7": 1, "gcam_7": 1, "stitches": 4}
 TASKS = {"run_gcam": "gcam-7", "emulate": "stitches"}
@@ -293,3 +301,28 @@ def test_an_interrupted_gather_leaves_no_exception_unretrieved(cluster: LocalClu
 
     asyncio.run(interrupt())
     assert complaints == []
+
+
+def test_the_address_of_a_scheduler_under_tls_needs_keys() -> None:
+    with pytest.raises(MissingKeysError, match=r"session\.cluster\.security"):
+        ScalableClient("tls://127.0.0.1:1")
+
+
+def test_keys_may_come_from_the_configuration() -> None:
+    credentials = make_credentials()
+    configured = {
+        "distributed.comm.tls.ca-file": credentials.cert,
+        "distributed.comm.tls.client.cert": credentials.cert,
+        "distributed.comm.tls.client.key": credentials.key,
+    }
+    with (
+        LocalCluster(
+            n_workers=0,
+            protocol="tls",
+            security=credentials.security(),
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        dask.config.set(configured),
+        ScalableClient(cluster.scheduler_address) as client,
+    ):
+        assert client.scheduler_info()["address"] == cluster.scheduler_address

@@ -27,6 +27,7 @@ EXAMPLES = {
     "ProviderConflictError": ("slurm", ["a 1", "b 2"]),
     "ProviderNotSetUpError": ("slurm", "squeue is not on PATH", "use a login node"),
     "QuarantinedProviderError": ("slurm", "a", "no module", "reinstall it"),
+    "MissingKeysError": ("tls://10.0.0.1:8786",),
     "SchedulerLostError": ("c", WHY),
     "SchedulerStartError": ("c", WHY),
     "SlotsExceededError": ("gcam", 3, 2),

@@ -28,6 +28,7 @@ from distributed import Client, LocalCluster
 from scalable.cluster.port import GroupSpec
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.local.processes import ProcessBackend
+from scalable.providers.tls import make_credentials
 
 CHILD = """
 import os, pathlib, signal, sys, time
@@ -43,12 +44,17 @@ def model(directory):
     time.sleep(600)
 
 if __name__ == "__main__":
-    host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+    credentials = make_credentials()
+    security = credentials.security()
+    host = LocalCluster(
+        n_workers=0, protocol="tls", security=security, dashboard_address="127.0.0.1:0"
+    )
     backend = ProcessBackend(
         {"gcam": ComponentConfig(name="gcam")},
         scheduler_address=host.scheduler_address,
         name="test",
         parent=Path(sys.argv[2]),
+        credentials=credentials,
     )
     units = asyncio.run(backend.launch(GroupSpec("gcam"), 2, "r1"))
     client = Client(host)
@@ -89,7 +95,7 @@ def vanish(watchdog: Watchdog) -> None:
     watchdog._process.wait(60)
 
 
-def test_a_killed_client_leaves_no_worker_and_no_model(
+def test_a_killed_client_leaves_no_worker_no_model_and_no_keys(
     tmp_path: Path, eventually: Eventually
 ) -> None:
     script, pids, runs, fork = (tmp_path / name for name in ("client.py", "pids", "runs", "fork"))
@@ -101,6 +107,7 @@ def test_a_killed_client_leaves_no_worker_and_no_model(
         eventually(lambda: fork.exists() and fork.read_text())
         members = [int(path.name) for path in pids.iterdir()]
         assert len(members) == 6
+        assert list(runs.rglob("key.pem"))
         assert all(map(is_alive, members))
     finally:
         client.kill()

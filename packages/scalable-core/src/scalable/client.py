@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+import dask.config
 from dask.base import tokenize
 from distributed import Client, Future
+from distributed.security import Security
 
 from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
@@ -23,6 +25,7 @@ from scalable.cluster.dask_internals import (
 from scalable.cluster.plugin import TABLE_TOPIC, FileNames
 from scalable.errors import (
     ClusterClosedError,
+    MissingKeysError,
     SchedulerLostError,
     SlotsExceededError,
     UnknownTagError,
@@ -41,6 +44,15 @@ _MESSAGES_OF_THE_END = {
     "heartbeat-client",
 }
 """Messages that mean nothing any more once the scheduler is lost."""
+
+
+def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
+    """Return whether Dask would look for keys in vain, and say so in terms of `ssl`."""
+    if security is not None or not (isinstance(address, str) and address.startswith("tls://")):
+        return False
+    if dask.config.get("distributed.client.security-loader"):
+        return False
+    return Security().get_tls_config_for_role("client")["cert"] is None
 
 
 class ScalableClient(Client):
@@ -76,6 +88,8 @@ class ScalableClient(Client):
         session: ScalableSession | None = None,
         **kwargs: Any,
     ) -> None:
+        if not args and _lacks_keys(address, **kwargs):
+            raise MissingKeysError(address)
         self.session = session
         self._tasks = dict(tasks or {})
         self._slots: Mapping[str, int] = {}

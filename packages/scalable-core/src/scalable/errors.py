@@ -22,6 +22,7 @@ The tree::
     │   ├── NativeTimeoutError (TimeoutError)    the native system did not answer a call in time
     │   ├── SchedulerStartError                  the scheduler did not start
     │   ├── SchedulerLostError                   the scheduler is gone, and every task with it
+    │   ├── MissingKeysError (TypeError)         a client has no keys for a scheduler under TLS
     │   ├── VersionMismatchError                 client and scheduler have different versions
     │   ├── GroupFailedError                     a worker group cannot get its workers
     │   ├── GroupTimeoutError (TimeoutError)     a worker group did not have its workers in time
@@ -64,6 +65,7 @@ __all__ = [
     "ManifestError",
     "ManifestParseError",
     "ManifestSchemaError",
+    "MissingKeysError",
     "ModulesError",
     "NativeTimeoutError",
     "NotSupportedError",
@@ -323,6 +325,23 @@ class SchedulerLostError(ClusterError):
             f"cluster {cluster!r} has lost its scheduler, and every task and result with it: {what}"
         )
         super().__init__("\n".join([message, *log]))
+
+
+class MissingKeysError(ClusterError, TypeError):
+    """A client was given the address of a scheduler under TLS, and no keys.
+
+    Attributes
+    ----------
+    address : str
+        The scheduler's address.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        super().__init__(
+            f"{address} accepts only clients that have the keys of its cluster; pass the cluster instead of its "
+            "address, ScalableClient(session.cluster), or its keys, security=session.cluster.security"
+        )
 
 
 class VersionMismatchError(ClusterError):

@@ -79,6 +79,7 @@ from scalable.cluster.plugin.dask_internals import (
     unstarted_tasks,
     was_taken_back,
 )
+from scalable.providers.servers import stop_http_server
 
 
 class Rig:
@@ -444,6 +445,23 @@ async def test_a_pickled_plugin_starts_once(rig: Rig) -> None:
     plugin = rig.scheduler.plugins["recorder"]
     assert isinstance(plugin, Recorder)
     assert plugin.starts == 1
+
+
+@on_cluster
+async def test_an_http_server_can_be_stopped(rig: Rig) -> None:
+    """`Scheduler.http_server`: listens on the port that `services` names, until it is stopped."""
+    port = rig.scheduler.services["dashboard"].port
+    (await asyncio.open_connection("127.0.0.1", port))[1].close()
+    stop_http_server(rig.scheduler)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+def test_a_cluster_has_the_port_of_its_dashboard_from_its_start() -> None:
+    """`Cluster.scheduler_info`: where the link to the dashboard comes from."""
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster:
+        port = cluster.scheduler_info["services"]["dashboard"]
+        assert str(port) in cluster.dashboard_link
 
 
 @on_cluster

@@ -11,7 +11,7 @@ from scalable.providers.tls import Credentials, make_credentials
 
 
 def connect(scheduler: Credentials, client: Security) -> None:
-    """Ask a scheduler for something, as a client with these keys."""
+    """Connect to a scheduler as a client with these keys, and get its identity."""
 
     async def connect() -> None:
         async with Scheduler(

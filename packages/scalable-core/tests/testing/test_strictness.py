@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import ssl
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from distributed import LocalCluster, Security
 
 from scalable.client import ScalableClient
 from scalable.errors import ClusterClosedError
 from scalable.manifest.issues import ValidationReport
 from scalable.providers.base import ClusterHandle, DeploymentProvider, DeploymentSpec, ScalePlan
 from scalable.providers.options import TargetOptions
+from scalable.providers.tls import make_credentials
 from scalable.testing.conformance import ProviderConformance
 from scalable.testing.fakes import FakeProvider
 
@@ -136,3 +140,31 @@ def test_a_provider_that_leaves_something_behind_fails() -> None:
     with failing(), Suite(provider).cluster():
         pass
     provider.open.backend.close()
+
+
+class Lenient(Security):
+    """Encrypts, and does not ask who connects."""
+
+    def get_listen_args(self, role: str) -> Any:
+        arguments = super().get_listen_args(role)  # type: ignore[no-untyped-call]
+        arguments["ssl_context"].verify_mode = ssl.CERT_NONE
+        return arguments
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "tls"])
+def test_a_provider_that_lets_everybody_connect_fails(protocol: str) -> None:
+    credentials = make_credentials()
+    keys = {
+        f"tls_{role}_{part}": getattr(credentials, part)
+        for role in ("client", "scheduler")
+        for part in ("cert", "key")
+    }
+    lenient: Any = Lenient  # untyped in distributed
+    security = lenient(require_encryption=protocol == "tls", tls_ca_file=credentials.cert, **keys)
+    with LocalCluster(
+        n_workers=0, protocol=protocol, security=security, dashboard_address="127.0.0.1:0"
+    ) as open_to_all:
+        provider = FakeProvider()
+        running: Any = SimpleNamespace(backend=open_to_all)
+        with failing():
+            Suite(provider).test_others_cannot_connect(running)

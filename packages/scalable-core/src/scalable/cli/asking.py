@@ -128,7 +128,7 @@ class Answers:
 
 
 def ask(scope: Scope) -> Answers:
-    """Ask every target in `scope` for its resources, all at the same time.
+    """Return what every target in `scope` has, and what went wrong; all are asked at the same time.
 
     Raises
     ------

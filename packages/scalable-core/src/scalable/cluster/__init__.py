@@ -17,6 +17,7 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `ends`          what follows from the end of a unit, and failed groups
 `draining`      how workers drain, and their units are stopped
 `launching`     how groups get the units that they lack
+`limits`        calls that end in an error after a while
 `native`        the calls to the backend that are under way
 `explanations`  why units did not start or were lost, for users
 `closing`       the steps of closing, each bounded in time

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from scalable.cluster.explanations import explain_from_state
+from scalable.cluster.limits import start_limited
 from scalable.cluster.member import Member, Observation
 from scalable.cluster.port import Backend, Explanation, GroupSpec, LaunchResult, UnitState
 from scalable.errors import NativeTimeoutError
@@ -15,17 +16,6 @@ from scalable.errors import NativeTimeoutError
 __all__ = ["Launch", "NativeCalls"]
 
 T = TypeVar("T")
-
-
-async def _limited(call: Awaitable[T], limit: float) -> T:
-    """Return a call's result; raise `NativeTimeoutError` if it takes longer than `limit` seconds."""
-    try:
-        async with asyncio.timeout(limit) as timeout:
-            return await call
-    except TimeoutError as error:
-        if timeout.expired():
-            raise NativeTimeoutError(limit) from error
-        raise  # the native library's own
 
 
 @dataclass(frozen=True)
@@ -79,10 +69,7 @@ class NativeCalls:
 
     def _start_call(self, call: Awaitable[T], timeout: float | None = None) -> asyncio.Task[T]:
         limit = self.timeout if timeout is None else timeout
-        task = asyncio.ensure_future(_limited(call, limit))
-        # Closing may never fetch its error, which asyncio would complain about.
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return task
+        return start_limited(call, limit, NativeTimeoutError)
 
     async def _wait(self, *calls: asyncio.Task[Any]) -> None:
         if calls:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from scalable.cluster.events import EventLog
 from scalable.cluster.health import LinkState, SchedulerHealth
+from scalable.cluster.limits import limited, start_limited
 from scalable.cluster.link import DrainProgress, Report, SchedulerLink
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import Explanation, Phase, Reason
@@ -101,8 +102,8 @@ class SchedulerCalls:
     async def start(self, slots: Mapping[str, int]) -> None:
         """Install the plugin on the scheduler, with the group table."""
         try:
-            await _limited(self.link.start(slots), self._pace.scheduler_call_timeout)
-            self._identity = await _limited(self.link.identity(), self._pace.scheduler_call_timeout)
+            await self._limited(self.link.start(slots))
+            self._identity = await self._limited(self.link.identity())
         except OSError as error:
             problem = Explanation(Reason.NETWORK, "it does not answer", describe_error(error))
             raise SchedulerStartError(self._name, problem) from error
@@ -154,6 +155,9 @@ class SchedulerCalls:
         self._events.record("", text)
         logger.log(level, "%s", text)
 
+    async def _limited(self, call: Awaitable[T]) -> T:
+        return await limited(call, self._pace.scheduler_call_timeout, _timeout)
+
     # -- Its identity and its host, which are asked only while it does not answer
 
     def _start_probe(self) -> None:
@@ -167,12 +171,12 @@ class SchedulerCalls:
         await asyncio.gather(self._check_host(), self._check_identity(), return_exceptions=True)
 
     async def _check_host(self) -> None:
-        state = await _limited(self.link.host_state(), self._pace.scheduler_call_timeout)
+        state = await self._limited(self.link.host_state())
         if state is not None:
             self._health.record_host(state.explanation, gone=state.phase is Phase.GONE)
 
     async def _check_identity(self) -> None:
-        identity = await _limited(self.link.identity(), self._pace.scheduler_call_timeout)
+        identity = await self._limited(self.link.identity())
         if identity != self._identity:
             self._health.record_replaced()
 
@@ -202,10 +206,8 @@ class SchedulerCalls:
         """Return whether a call was answered in time, and the answer."""
         call = self._calls.get(kind)
         if call is None:
-            limited = _limited(begin(), self._pace.scheduler_call_timeout)
-            call = self._calls[kind] = asyncio.ensure_future(limited)
-            # Closing may never fetch its error, which asyncio would complain about.
-            call.add_done_callback(lambda call: call.cancelled() or call.exception())
+            limit = self._pace.scheduler_call_timeout
+            call = self._calls[kind] = start_limited(begin(), limit, _timeout)
         wait = self._pace.scheduler_wait if self.state is LinkState.UP else 0
         await asyncio.wait([call], timeout=wait)
         if not call.done():
@@ -261,11 +263,5 @@ class SchedulerCalls:
         await self.link.close()
 
 
-async def _limited(call: Awaitable[T], limit: float) -> T:
-    try:
-        async with asyncio.timeout(limit) as timeout:
-            return await call
-    except TimeoutError as error:
-        if timeout.expired():
-            raise TimeoutError(f"the scheduler has not answered for {limit:g} s") from error
-        raise
+def _timeout(seconds: float) -> TimeoutError:
+    return TimeoutError(f"the scheduler has not answered for {seconds:g} s")

@@ -18,10 +18,12 @@ The tests start real workers and use only the public interface.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -270,14 +272,18 @@ class ProviderConformance:
 
     def test_others_cannot_connect(self, running: Running) -> None:
         # Validating and planning import no Dask.
-        from distributed import Client
+        from distributed import connect
 
         address = running.backend.scheduler_address
         if address.startswith("inproc"):
             return  # no port: nobody outside of this process can try
-        assert not address.startswith("tcp:"), f"whoever reaches {address} can run code as its user"
+        owner = running.backend.security.get_connection_args("client")
+        asyncio.run(_say_hello(connect(address, timeout=self.timeout, **owner)))
+        for intruder in _intruders():
+            with pytest.raises(OSError, match=r"."):
+                asyncio.run(_say_hello(connect(address, timeout=5, **intruder)))
         with pytest.raises(OSError, match=r"."):
-            Client(address, security=make_credentials().security(), timeout=5)
+            asyncio.run(_say_hello(connect(_without_tls(address), timeout=5)))
 
     def test_tagged_tasks_run_on_workers_of_their_group(self, running: Running) -> None:
         running.scale(alpha=1, beta=1)
@@ -449,6 +455,28 @@ class Running:
                 f"not within {self.timeout:g} s: {what}; {self.backend}, {self.backend.explain()}"
             )
             time.sleep(0.1)
+
+
+async def _say_hello(connecting: Awaitable[Any]) -> None:
+    """Connect and disconnect. Both sides greet each other first, so this fails unless both accept."""
+    comm = await connecting
+    await comm.close()
+
+
+def _intruders() -> Iterator[dict[str, Any]]:
+    """Yield how others would connect: with keys of their own or with none, to whatever scheduler that is."""
+    own = make_credentials().security().get_connection_args("client")
+    own["ssl_context"].verify_mode = ssl.CERT_NONE
+    own["require_encryption"] = False
+    yield own
+    without = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    without.check_hostname = False
+    without.verify_mode = ssl.CERT_NONE
+    yield {**own, "ssl_context": without}
+
+
+def _without_tls(address: str) -> str:
+    return address.replace("tls://", "tcp://")
 
 
 def _workers(client: ScalableClient) -> Mapping[str, Any]:

@@ -107,6 +107,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
         from distributed.core import Status
 
         from scalable.cluster import GroupedCluster, Pace, RetryPolicy
+        from scalable.providers.servers import stop_http_server_of
         from scalable.testing.simulation import InvariantChecker, SimulatedBackend, UnitBehavior
         from scalable.testing.workers import InProcessWorkerPool
 
@@ -117,6 +118,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
         )
+        stop_http_server_of(host)
         workers = InProcessWorkerPool(
             host,
             {t: c.preload_script for t, c in spec.components.items() if c.preload_script},

@@ -37,6 +37,7 @@ from scalable.providers.base import ClusterHandle, DeploymentSpec
 from scalable.providers.common import BaseProvider, cluster_handle, group_specs
 from scalable.providers.logs import tail
 from scalable.providers.options import RemoteTargetOptions
+from scalable.providers.scheduler import scheduler_arguments
 from scalable.providers.tls import make_credentials, tls_arguments
 from scalable.providers.worker import worker_arguments
 
@@ -113,10 +114,13 @@ class ProcessScheduler:
     ----------
     run : ProcessRun
         The cluster's directory.
+    orphan_timeout : float
+        Seconds without a client after which it ends.
     """
 
-    def __init__(self, run: ProcessRun) -> None:
+    def __init__(self, run: ProcessRun, orphan_timeout: float) -> None:
         self._run = run
+        self._orphan_timeout = orphan_timeout
         self.port = _free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -127,10 +131,10 @@ class ProcessScheduler:
 
     async def start(self) -> None:
         """Start the process."""
-        where = ("--protocol", "tls", "--host", "127.0.0.1", "--port", str(self.port))
-        dashboard = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
-        command = ("distributed.cli.dask_scheduler", *where, *dashboard)
-        self.process = self._run.start("scheduler", *command)
+        arguments = scheduler_arguments(
+            port=self.port, orphan_timeout=self._orphan_timeout, extra=("--host", "127.0.0.1")
+        )
+        self.process = self._run.start("scheduler", "distributed.cli.dask_scheduler", *arguments)
 
     async def state(self) -> SchedulerState:
         """Return whether the process runs."""
@@ -267,7 +271,7 @@ class RemoteFakeProvider(BaseProvider[ProcessOptions]):
 
         name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
         run = ProcessRun(self.root, name, options.python)
-        scheduler = self.schedulers[name] = ProcessScheduler(run)
+        scheduler = self.schedulers[name] = ProcessScheduler(run, options.orphan_timeout)
         cluster = build_remote_cluster(
             RemoteHost(
                 scheduler,

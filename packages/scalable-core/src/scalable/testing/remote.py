@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
@@ -136,10 +136,25 @@ class RemoteConformance(ProviderConformance):
             assert list(self.leftovers())
             client.kill()
             client.wait()
-            deadline = time.monotonic() + self.orphan_timeout + self.timeout
-            while self.leftovers():
-                assert time.monotonic() < deadline, f"these are left: {self.leftovers()}"
-                time.sleep(0.5)
+            self._wait_for_the_end()
+
+    def test_the_cluster_of_a_client_that_is_killed_while_it_is_built_ends(self) -> None:
+        with self._client() as client:
+            _expect(client, "building")
+            # The first moment at which there is something, before anybody has connected to it.
+            self._wait_until(lambda: list(self.leftovers()), "its scheduler exists")
+            client.kill()
+            client.wait()
+            self._wait_for_the_end()
+
+    def _wait_for_the_end(self) -> None:
+        self._wait_until(lambda: not list(self.leftovers()), "its cluster has ended")
+
+    def _wait_until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + self.orphan_timeout + self.timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"not in time: {what}; left: {self.leftovers()}"
+            time.sleep(0.05)
 
     def test_ctrl_c_while_it_is_built_leaves_nothing(self) -> None:
         with self._client() as client:

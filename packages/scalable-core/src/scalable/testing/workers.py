@@ -12,6 +12,7 @@ from typing import Any
 from distributed import LocalCluster, Worker
 
 from scalable.cluster.port import Unit
+from scalable.providers.servers import stop_http_server
 
 __all__ = ["InProcessWorkerPool"]
 
@@ -66,10 +67,12 @@ class InProcessWorkerPool:
             memory_limit=0,
             local_directory=self._directory.name,
             dashboard=False,
+            dashboard_address="127.0.0.1:0",
         )
         self._workers[unit.id] = worker
         try:
             await worker
+            stop_http_server(worker)
         except BaseException:
             self.remove_worker(unit.id)
             raise

@@ -27,6 +27,7 @@ from scalable.cluster.port import (
 )
 from scalable.errors import LaunchRefusedError
 from scalable.providers.local.exits import launch_error
+from scalable.providers.servers import stop_http_server
 
 __all__ = ["InProcessBackend"]
 
@@ -186,6 +187,7 @@ class InProcessBackend:
 async def _start_worker(worker: _Worker) -> None:
     try:
         await worker.dask.start()
+        stop_http_server(worker.dask)
     except Exception as error:  # noqa: BLE001 - observe and describe report it
         worker.error = error
 

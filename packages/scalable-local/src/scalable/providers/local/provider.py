@@ -31,6 +31,7 @@ from scalable.providers.local.prepare import (
     prepare_containers,
 )
 from scalable.providers.local.runtimes import Containers
+from scalable.providers.servers import stop_http_server_of
 from scalable.providers.tls import Credentials, make_credentials
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _start_host(name: str, options: LocalOptions, credentials: Credentials | Non
     """Start a scheduler without workers, on an event loop in its own thread."""
     from distributed import LocalCluster
 
-    return LocalCluster(
+    host = LocalCluster(
         name=name,
         n_workers=0,
         processes=options.processes,
@@ -165,6 +166,9 @@ def _start_host(name: str, options: LocalOptions, credentials: Credentials | Non
         dashboard_address=options.dashboard_address or "127.0.0.1:0",
         scheduler_kwargs={"dashboard": options.dashboard_address is not None},
     )
+    if options.dashboard_address is None:
+        stop_http_server_of(host)
+    return host
 
 
 def _make_backend(

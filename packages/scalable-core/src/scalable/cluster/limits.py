@@ -1,0 +1,32 @@
+"""Calls to the outside that end in an error of ours after a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+__all__ = ["limited", "start_limited"]
+
+T = TypeVar("T")
+
+
+async def limited(call: Awaitable[T], seconds: float, error: Callable[[float], Exception]) -> T:
+    """Return a call's result; raise ``error(seconds)`` if it takes longer. Its own TimeoutError stays its own."""
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            return await call
+    except TimeoutError as caught:
+        if timeout.expired():
+            raise error(seconds) from caught
+        raise
+
+
+def start_limited(
+    call: Awaitable[T], seconds: float, error: Callable[[float], Exception]
+) -> asyncio.Task[T]:
+    """Start a call as a task, which is limited as by `limited`."""
+    task = asyncio.ensure_future(limited(call, seconds, error))
+    # Closing may never fetch its error, which asyncio would complain about.
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return task
