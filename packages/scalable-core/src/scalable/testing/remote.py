@@ -32,6 +32,7 @@ import pytest
 from scalable.cluster.port import Reason
 from scalable.errors import SchedulerLostError
 from scalable.testing.conformance import ProviderConformance, Running, by_value
+from scalable.testing.conformance.running import die, nap, square
 
 if TYPE_CHECKING:
     from scalable.providers.base import ClusterHandle
@@ -76,7 +77,7 @@ class RemoteConformance(ProviderConformance):
     def kill_scheduler(self, handle: ClusterHandle) -> None:
         """End the scheduler without Scalable's knowledge, as a crash would."""
         with contextlib.closing(handle.client_factory()) as client, contextlib.suppress(OSError):
-            client.run_on_scheduler(by_value(_die))
+            client.run_on_scheduler(by_value(die))
 
     # -- The scheduler is late
 
@@ -102,7 +103,7 @@ class RemoteConformance(ProviderConformance):
             )
             # Nothing was replaced, and nothing runs twice.
             assert {tag: g.workers for tag, g in running.backend.groups.items()} == workers
-            assert client.submit(by_value(_square), 3, tag="alpha").result(self.timeout) == 9
+            assert client.submit(by_value(square), 3, tag="alpha").result(self.timeout) == 9
 
     # -- The scheduler is lost
 
@@ -111,7 +112,7 @@ class RemoteConformance(ProviderConformance):
             running.scale(alpha=1)
             told: list[BaseException] = []
             with running.client() as client:
-                future = client.submit(by_value(_nap), 600.0, tag="alpha")
+                future = client.submit(by_value(nap), 600.0, tag="alpha")
                 running.until(lambda: any(client.processing().values()), "the task runs")
                 # Workers that it would have only with tasks.
                 running.backend.adapt_groups({"beta": (0, 2)})
@@ -126,7 +127,7 @@ class RemoteConformance(ProviderConformance):
                 assert not any(group.running for group in running.backend.groups.values())
                 assert running.backend.explain()["alpha"].summary
                 with pytest.raises(SchedulerLostError):
-                    client.submit(by_value(_square), 3, tag="alpha")
+                    client.submit(by_value(square), 3, tag="alpha")
 
     # -- The client is gone
 
@@ -211,7 +212,7 @@ class RemoteConformance(ProviderConformance):
         finally:
             provider.close(other.handle)
         with running.client() as client:
-            assert client.submit(by_value(_square), 3, tag="alpha").result(self.timeout) == 9
+            assert client.submit(by_value(square), 3, tag="alpha").result(self.timeout) == 9
 
 
 def _expect(client: subprocess.Popen[str], *lines: str) -> None:
@@ -229,24 +230,7 @@ def _wait(running: Running, told: list[BaseException]) -> None:
         told.append(error)
 
 
-def _die() -> None:
-    import os
-
-    os._exit(3)
-
-
 def _block(seconds: float) -> None:
     import time
 
     time.sleep(seconds)
-
-
-def _square(n: int) -> int:
-    return n * n
-
-
-def _nap(seconds: float) -> float:
-    import time
-
-    time.sleep(seconds)
-    return seconds

@@ -1,0 +1,27 @@
+"""`ProviderConformance`: all tests together."""
+
+from __future__ import annotations
+
+from scalable.testing.conformance.endings import EndingTests
+from scalable.testing.conformance.planning import PlanningTests
+from scalable.testing.conformance.workers import WorkerTests
+
+__all__ = ["ProviderConformance"]
+
+
+class ProviderConformance(PlanningTests, WorkerTests, EndingTests):
+    """The requirements of a provider, one test each. Subclass it and set `manifest`.
+
+    Attributes
+    ----------
+    manifest : str
+        A manifest whose first target is the provider's, with two components: ``alpha`` with 1 slot, ``beta`` with 2.
+        The target sets no worker counts.
+    broken : mapping of str to str
+        Fields that, added to ``alpha`` of `manifest`, keep its workers from starting.
+    cannot : mapping of str to str or Limitation
+        What the provider cannot do (``adapt``, ``explain_failed_start``, ``interrupt``, ``replace``), with the reason.
+        Its test becomes a strict expected failure: once it passes, pytest fails it and names the declaration to remove.
+    timeout : float
+        Seconds to wait for a start, a result, or any other event.
+    """
