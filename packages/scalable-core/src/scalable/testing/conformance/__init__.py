@@ -21,6 +21,7 @@ The tests start real workers and use only the public interface.
 `planning`      tests of what happens before anything starts
 `workers`       tests of workers and groups
 `endings`       tests of what is left after a failed build, and after the end
+`faults`        tests of a native system whose answers are partial, refused, late, lost or false
 `running`       a cluster under test, and what tests run on its workers
 ==============  ==============================================================================
 """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from scalable.testing.conformance.endings import EndingTests
+from scalable.testing.conformance.faults import FaultTests
 from scalable.testing.conformance.planning import PlanningTests
 from scalable.testing.conformance.workers import WorkerTests
 
 __all__ = ["ProviderConformance"]
 
 
-class ProviderConformance(PlanningTests, WorkerTests, EndingTests):
+class ProviderConformance(PlanningTests, WorkerTests, EndingTests, FaultTests):
     """The requirements of a provider, one test each. Subclass it and set `manifest`.
 
     Attributes
