@@ -22,14 +22,12 @@ def global_state() -> dict[str, Any]:
     It has Dask's configuration, environment variables, signal handlers, levels and handlers of loggers, the working
     directory, the umask, the path of modules, hooks of exceptions, and filters of warnings.
     """
-    import dask
-
     loggers = {"": logging.root, **logging.root.manager.loggerDict}
     configured = {k: v for k, v in loggers.items() if isinstance(v, logging.Logger)}
     # Each of Dask's servers adds a handler of its own to Dask's loggers, and removes it some time later.
     handlers = {k: [*v.handlers] for k, v in configured.items() if not k.startswith("distributed")}
     return {
-        "config": copy.deepcopy(dask.config.config),
+        "config": _config(),
         "environment": dict(os.environ),
         "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
         "levels": {name: logger.level for name, logger in configured.items() if logger.level},
@@ -59,6 +57,16 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
         elif old != new:
             found[str(name)] = (old, new)
     return found
+
+
+def _config() -> Any:
+    import dask
+
+    config = copy.deepcopy(dask.config.config)
+    # Without bokeh, each of Dask's schedulers adds the same route to this list (distributed.Scheduler.__init__).
+    http = config.get("distributed", {}).get("scheduler", {}).get("http", {})
+    http["routes"] = sorted(set(http.get("routes", ())))
+    return config
 
 
 def _umask() -> int:

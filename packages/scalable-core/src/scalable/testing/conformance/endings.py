@@ -79,7 +79,8 @@ class EndingTests(SuiteBase):
         before = global_state()
         during = self._use_a_cluster()
         for when, state in (("while the cluster is open", during), ("after", global_state())):
-            assert changes(before, state) == {}, when
+            changed = changes(before, state)
+            assert changed == {}, f"{when}: {changed}"
         deadline = time.monotonic() + self.timeout
         while left := [*_threads_of_a_cluster(threads)]:
             assert time.monotonic() < deadline, f"threads do not end: {left}"
