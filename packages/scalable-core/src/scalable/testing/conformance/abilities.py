@@ -35,9 +35,9 @@ class AbilityTests(SuiteBase):
                 assert item.source, f"where is this price from: {item}"
                 assert item.as_of is not None, f"of which day is this price: {item}"
                 assert item.as_of <= date.today(), f"a price of the future: {item}"
+        assert (one.hourly is None) == (two.hourly is None), "a price is known for some counts only"
         # Whatever is not known, what is known does not become less.
         assert one.known_hourly <= two.known_hourly, "more workers cost less"
-        assert (one.hourly is None) == (two.hourly is None), "a price is known for some counts only"
 
     def _estimate(self, workers: int) -> CostEstimate:
         provider, spec = self.make_provider(), self.spec(n_workers=workers)

@@ -177,7 +177,7 @@ def _check_owned(items: Iterable[Owned], others: Collection[str]) -> set[str]:
     """
     runs = {item.run_id for item in items}
     for item in items:
-        assert item.owner == current_owner(), f"{item} is ours, not {item.owner!r}'s"
+        assert item.owner == current_owner(), f"{item} is ours, not of {item.owner!r}"
         assert item.run_id, f"{item} has no run"
     assert len(runs) <= 1, f"the things of one cluster are of several runs: {sorted(runs)}"
     assert not runs & {*others}, f"{sorted(runs)} is the run of another cluster, too"
