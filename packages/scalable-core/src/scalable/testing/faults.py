@@ -37,7 +37,7 @@ from scalable.cluster.port import (
 )
 from scalable.errors import LaunchError
 
-__all__ = ["NO_CAPACITY", "FaultyBackend", "NativeCall", "faulty_backends"]
+__all__ = ["NO_CAPACITY", "BackendCall", "FaultyBackend", "faulty_backends"]
 
 NO_CAPACITY = Explanation(Reason.CAPACITY, "no machine is left in this zone")
 """Why a launch gives a part, or nothing, once `FaultyBackend.capacity` is used up."""
@@ -48,7 +48,7 @@ _BEGIN_WAIT = 0.1
 
 
 @dataclass(frozen=True)
-class NativeCall:
+class BackendCall:
     """One call to a backend.
 
     Parameters
@@ -108,7 +108,7 @@ class FaultyBackend:
         Ids of units that `observe` leaves out.
     turns : int
         The turns that the controller has taken.
-    calls : list of NativeCall
+    calls : list of BackendCall
         Every call of the engine so far, also those that failed.
     created : dict of str to (str, int)
         The tag of each launch that has created units, and how many, by request id.
@@ -126,7 +126,7 @@ class FaultyBackend:
         self.backend = backend
         self.groups = {group.tag: group for group in groups}
         self.turns = 0
-        self.calls: list[NativeCall] = []
+        self.calls: list[BackendCall] = []
         self.created: dict[str, tuple[str, int]] = {}
         self.shown: dict[str, Unit] = {}
         self.longest_launch = 0.0
@@ -167,7 +167,7 @@ class FaultyBackend:
         return {unit.id for unit in list(self.shown.values()) if unit.tag == tag}
 
     def _record(self, name: str, tag: str = "", request_id: str = "", units: int = 0) -> None:
-        self.calls.append(NativeCall(name, self.turns, tag, request_id, units))
+        self.calls.append(BackendCall(name, self.turns, tag, request_id, units))
 
     # -- `Backend`
 

@@ -17,14 +17,12 @@ A provider runs them by a subclass, as it does with `scalable.testing.conformanc
 from __future__ import annotations
 
 import contextlib
-import inspect
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
@@ -32,27 +30,13 @@ import pytest
 from scalable.cluster.port import Reason
 from scalable.errors import SchedulerLostError
 from scalable.testing.conformance import ProviderConformance, Running, by_value
+from scalable.testing.conformance.clients import client_process, expect
 from scalable.testing.conformance.running import die, nap, square
 
 if TYPE_CHECKING:
     from scalable.providers.base import ClusterHandle
 
 __all__ = ["RemoteConformance"]
-
-_CLIENT = """
-import runpy, sys, time
-from scalable.providers.base import ScalePlan
-
-suite = runpy.run_path(sys.argv[1])[sys.argv[2]]()
-provider = suite.make_provider()
-spec = suite.spec(orphan_timeout=int(sys.argv[3]))
-print("building", flush=True)
-handle = provider.build_cluster(spec)
-provider.scale(handle, ScalePlan({"alpha": 1, "beta": 0}))
-handle.backend.wait_for_group("alpha")
-print("up", flush=True)
-time.sleep(3600)
-"""
 
 
 class RemoteConformance(ProviderConformance):
@@ -133,7 +117,7 @@ class RemoteConformance(ProviderConformance):
 
     def test_the_cluster_of_a_killed_client_ends(self) -> None:
         with self._client() as client:
-            _expect(client, "building", "up")
+            expect(client, "building", "up")
             assert list(self.leftovers())
             client.kill()
             client.wait()
@@ -141,7 +125,7 @@ class RemoteConformance(ProviderConformance):
 
     def test_the_cluster_of_a_client_that_is_killed_while_it_is_built_ends(self) -> None:
         with self._client() as client:
-            _expect(client, "building")
+            expect(client, "building")
             # The first moment at which there is something, before anybody has connected to it.
             self._wait_until(lambda: list(self.leftovers()), "its scheduler exists")
             client.kill()
@@ -159,16 +143,16 @@ class RemoteConformance(ProviderConformance):
 
     def test_ctrl_c_while_it_is_built_leaves_nothing(self) -> None:
         with self._client() as client:
-            _expect(client, "building")
+            expect(client, "building")
             began = time.monotonic()
-            _expect(client, "up")
+            expect(client, "up")
             duration = time.monotonic() - began
             client.send_signal(signal.SIGINT)
             client.communicate(timeout=self.timeout)
             assert list(self.leftovers()) == []
         for share in (0.02, 0.25, 0.5, 0.75):
             with self._client() as client:
-                _expect(client, "building")
+                expect(client, "building")
                 time.sleep(share * duration)
                 client.send_signal(signal.SIGINT)
                 said, errors = client.communicate(timeout=self.timeout)
@@ -176,22 +160,8 @@ class RemoteConformance(ProviderConformance):
                 assert "KeyboardInterrupt" in errors
                 assert list(self.leftovers()) == []
 
-    @contextmanager
-    def _client(self) -> Iterator[subprocess.Popen[str]]:
-        """Start a process that builds a cluster with a worker, and then does nothing."""
-        suite = type(self)
-        where = (inspect.getfile(suite), suite.__name__, str(self.orphan_timeout))
-        client = subprocess.Popen(
-            [sys.executable, "-c", _CLIENT, *where],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield client
-        finally:
-            client.kill()
-            client.communicate()
+    def _client(self) -> AbstractContextManager[subprocess.Popen[str]]:
+        return client_process(self, {**self.client_options, "orphan_timeout": self.orphan_timeout})
 
     # -- Others
 
@@ -213,14 +183,6 @@ class RemoteConformance(ProviderConformance):
             provider.close(other.handle)
         with running.client() as client:
             assert client.submit(by_value(square), 3, tag="alpha").result(self.timeout) == 9
-
-
-def _expect(client: subprocess.Popen[str], *lines: str) -> None:
-    assert client.stdout is not None
-    assert client.stderr is not None
-    for line in lines:
-        said = client.stdout.readline().strip()
-        assert said == line, f"{said!r} instead of {line!r}: {client.stderr.read()}"
 
 
 def _wait(running: Running, told: list[BaseException]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import pytest
 from scalable.manifest.parser import parse_manifest
 from scalable.providers.base import DeploymentProvider, DeploymentSpec
 from scalable.providers.registry import get_provider
+from scalable.testing.conformance.failing import NativeCall
+from scalable.testing.conformance.local import marked_processes
 from scalable.testing.conformance.running import Running, by_value, die, worker_infos
 
 if TYPE_CHECKING:
@@ -24,12 +27,25 @@ ABILITIES = {
     "adapt": "scale a group with its work",
     "explain_failed_start": "explain why a worker cannot start",
     "interrupt": "end a worker while it runs a task",
+    "leftovers": "list what it has left",
     "replace": "replace a lost worker",
 }
 """What a provider may declare that it cannot do, with a reason."""
 
 # Marks a test of one of them; registered by `scalable.testing.plugin`.
 ability = pytest.mark.scalable_ability
+
+
+_MARK = "SCALABLE_CONFORMANCE"
+
+_NO_LEFTOVERS = """\
+{name} cannot tell whether anything is left. Add a method that asks the native system, such as
+
+    def leftovers(self) -> Sequence[str]:
+        return [job for job in my_jobs() if job.is_alive]
+
+or, for a provider of processes on this machine, `return self.local_processes()`; or say why that is impossible:
+`cannot = {{"leftovers": "..."}}`"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,8 @@ class SuiteBase:
     broken: ClassVar[Mapping[str, Any]] = {"preload_script": "/nonexistent/preload.py"}
     cannot: ClassVar[Mapping[str, str | Limitation]] = {}
     timeout: ClassVar[float] = 120.0
+    client_options: ClassVar[Mapping[str, Any]] = {}
+    other_image: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -70,6 +88,11 @@ class SuiteBase:
             raise TypeError(
                 f"{cls.__name__}.cannot names {unknown}, which no test covers; known: {sorted(ABILITIES)}"
             )
+        lists_leftovers = cls.leftovers is not SuiteBase.leftovers
+        if lists_leftovers and "leftovers" in cls.cannot:
+            raise TypeError(f"{cls.__name__} has leftovers(); remove 'leftovers' from its cannot")
+        if hasattr(cls, "manifest") and not (lists_leftovers or "leftovers" in cls.cannot):
+            raise TypeError(_NO_LEFTOVERS.format(name=cls.__name__))
 
     @pytest.fixture(autouse=True)
     def _expect_limitation(self, request: pytest.FixtureRequest) -> None:
@@ -107,10 +130,31 @@ class SuiteBase:
             client.run(by_value(die), workers=[addresses[worker]])
 
     def leftovers(self) -> Sequence[str]:
-        """List what closed clusters have left in the native system, which must be nothing."""
+        """Return what exists in the native system now, of clusters of this process and of those it has started.
+
+        Must be overridden: processes, jobs, machines, files with keys. It is called after the end of each cluster, and
+        must return nothing then.
+        """
+        return ()
+
+    def native_calls(self) -> Sequence[NativeCall]:
+        """Return functions that `build_cluster` calls, each of which is made to fail in turn.
+
+        These are in addition to those that the suite knows of: `tempfile.mkdtemp`, `Credentials.write`, and the steps
+        of Dask and of the engine.
+        """
         return ()
 
     # -- What the tests share
+
+    @pytest.fixture(autouse=True)
+    def _mark_processes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have everything that the test starts on this machine inherit a variable."""
+        monkeypatch.setenv(_MARK, uuid.uuid4().hex)
+
+    def local_processes(self) -> list[str]:
+        """Return the processes on this machine that the present test has started, and that have not ended."""
+        return marked_processes(_MARK)
 
     def spec(self, **options: Any) -> DeploymentSpec:
         """Return the spec of `manifest`, with more options for its target."""

@@ -23,8 +23,10 @@ __all__ = [
     "die",
     "logged_nap",
     "nap",
+    "pause",
     "square",
     "starts",
+    "unpause",
     "variable",
     "worker_infos",
     "worker_name",
@@ -131,6 +133,25 @@ def nap(seconds: float) -> float:
 
     time.sleep(seconds)
     return seconds
+
+
+def pause(dask_worker: Any) -> None:
+    """Pause a worker until `unpause`, whatever memory it uses."""
+    from distributed import Status
+
+    memory = dask_worker.memory_manager
+    memory.scalable_pause_fraction = memory.memory_pause_fraction
+    memory.memory_pause_fraction = False  # else it is resumed as soon as it uses less
+    dask_worker.status = Status.paused
+
+
+def unpause(dask_worker: Any) -> None:
+    """End a `pause`."""
+    from distributed import Status
+
+    memory = dask_worker.memory_manager
+    memory.memory_pause_fraction = memory.scalable_pause_fraction
+    dask_worker.status = Status.running
 
 
 def count_starts(dask_scheduler: Any) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from scalable.cluster.port import Reason
 from scalable.errors import GroupFailedError, GroupTimeoutError, UnknownTagError
 from scalable.manifest.parser import parse_manifest
 from scalable.providers.base import ScalePlan
@@ -20,8 +21,10 @@ from scalable.testing.conformance.running import (
     by_value,
     count_starts,
     logged_nap,
+    pause,
     square,
     starts,
+    unpause,
     variable,
     worker_infos,
     worker_name,
@@ -89,6 +92,23 @@ class WorkerTests(SuiteBase):
                 ]
                 assert client.gather(values) == ["alpha", None]
 
+    def test_each_component_has_its_own_image_or_validation_says_so(self) -> None:
+        alpha = {"image": self.other_image or "example.org/another:1"}
+        spec = self._spec(parse_manifest(self.manifest).raw, {}, alpha)
+        for issue in self.make_provider().validate(spec).issues:
+            if issue.path.startswith("components.alpha.image"):
+                pytest.skip(f"users are told: {issue.message}")
+        if not self.other_image:
+            pytest.skip("the suite has no other_image")
+        with self.cluster(alpha) as running:
+            running.scale(alpha=1, beta=1)
+            with running.client() as client:
+                values = [
+                    client.submit(by_value(variable), "SCALABLE_CONFORMANCE_IMAGE", tag=tag)
+                    for tag in ("alpha", "beta")
+                ]
+                assert client.gather(values) == ["other", None]
+
     def test_waiting_for_a_group_times_out(self, running: Running) -> None:
         # Without work, an adaptive group has no worker to wait for.
         running.provider.scale(running.handle, ScalePlan(ranges_by_tag={"alpha": (0, 1)}))
@@ -135,6 +155,27 @@ class WorkerTests(SuiteBase):
             assert client.gather(futures) == [1.0] * 6
             running.scale(alpha=0)
             assert sorted(starts(client)) == list(range(6))
+
+    def test_a_paused_worker_does_not_count_and_is_explained(self, running: Running) -> None:
+        running.scale(alpha=1, beta=1)
+        (name,) = running.backend.groups["alpha"].workers
+        with running.client() as client:
+            found = {info["name"]: address for address, info in worker_infos(client).items()}
+            client.run(by_value(pause), workers=[found[name]])
+            running.until(
+                lambda: running.backend.groups["alpha"].unavailable == 1, "it counts as unavailable"
+            )
+            status = running.backend.groups["alpha"]
+            why = running.backend.explain()["alpha"]
+            future = client.submit(by_value(square), 3, tag="alpha")
+            assert (status.running, status.wanted, status.failed) == (0, 1, False)
+            assert status.reason is why.reason is Reason.PAUSED
+            assert f"{name} is paused" in why.summary
+            assert client.submit(by_value(square), 3, tag="beta").result(self.timeout) == 9
+            client.run(by_value(unpause), workers=[found[name]], on_error="ignore")
+            # By this worker, or by one that replaced it if all this took long.
+            assert future.result(self.timeout) == 9
+            running.until(lambda: running.backend.groups["alpha"].running == 1, "it runs again")
 
     @ability("replace")
     def test_a_lost_worker_is_replaced_under_a_new_name(self, running: Running) -> None:
