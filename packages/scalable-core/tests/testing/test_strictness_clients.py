@@ -98,7 +98,7 @@ class Forgets(Disks):
 
 
 class Hasty(Suite):
-    timeout = 15.0  # in which a client can start
+    timeout = 10.0  # in which a client can start
 
 
 class SuiteOfForgets(Hasty):
@@ -155,7 +155,7 @@ def test_a_provider_that_leaves_something_when_its_client_exits_fails() -> None:
 
 @pytest.mark.parametrize("suite", [SuiteOfForgets, SuiteOfPretends])
 def test_a_provider_that_never_removes_what_a_killed_client_left_fails(suite: type[Suite]) -> None:
-    with pytest.raises(AssertionError, match=r"neither ended in 15 s nor reaped: .*\.disk"):
+    with pytest.raises(AssertionError, match=r"neither ended in 10 s nor reaped: .*\.disk"):
         suite().test_what_a_killed_client_leaves_ends_or_can_be_reaped()
 
 

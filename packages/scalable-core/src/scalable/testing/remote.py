@@ -19,16 +19,17 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
 from scalable.cluster.port import Reason
-from scalable.errors import SchedulerLostError
+from scalable.errors import SchedulerLostError, VersionMismatchError
 from scalable.testing.conformance import ProviderConformance, Running, by_value
 from scalable.testing.conformance.clients import client_process, expect
 from scalable.testing.conformance.running import die, nap, square
@@ -62,6 +63,20 @@ class RemoteConformance(ProviderConformance):
         """End the scheduler without Scalable's knowledge, as a crash would."""
         with contextlib.closing(handle.client_factory()) as client, contextlib.suppress(OSError):
             client.run_on_scheduler(by_value(die))
+
+    def replace_scheduler(self, running: Running) -> None:
+        """End the scheduler, and start another one at its address, which knows nothing of the cluster.
+
+        Without it, that is not tested.
+        """
+        pytest.skip("the suite has no replace_scheduler")
+
+    def another_python(self) -> Mapping[str, Any]:
+        """Return options of the target with which the scheduler has another Python than this process.
+
+        Without it, that is not tested.
+        """
+        pytest.skip("the suite has no another_python")
 
     # -- The scheduler is late
 
@@ -112,6 +127,27 @@ class RemoteConformance(ProviderConformance):
                 assert running.backend.explain()["alpha"].summary
                 with pytest.raises(SchedulerLostError):
                     client.submit(by_value(square), 3, tag="alpha")
+
+    def test_a_scheduler_that_was_replaced_is_lost(self) -> None:
+        with self.cluster() as running:
+            running.scale(alpha=1)
+            with running.client() as client:
+                future = client.submit(by_value(nap), 600.0, tag="alpha")
+                running.until(lambda: any(client.processing().values()), "the task runs")
+                self.replace_scheduler(running)
+                with pytest.raises(SchedulerLostError):
+                    future.result(self.timeout)
+                with pytest.raises(SchedulerLostError):
+                    running.backend.wait_for_group("alpha", timeout=self.timeout)
+                assert all(group.failed for group in running.backend.groups.values())
+
+    def test_a_scheduler_of_another_python_is_named_before_anything_is_sent(self) -> None:
+        spec = self.spec(**self.another_python())
+        with pytest.raises(VersionMismatchError, match=r"(?s)client.*scheduler") as mismatch:
+            self.make_provider().build_cluster(spec)
+        ours = ".".join(map(str, sys.version_info[:2]))
+        assert ours in str(mismatch.value)
+        assert list(self.leftovers()) == []
 
     # -- The client is gone
 

@@ -140,8 +140,8 @@ class SuiteBase:
     def native_calls(self) -> Sequence[NativeCall]:
         """Return functions that `build_cluster` calls, each of which is made to fail in turn.
 
-        These are in addition to those that the suite knows of: `tempfile.mkdtemp`, `Credentials.write`, and the steps
-        of Dask and of the engine.
+        These are in addition to those that the suite knows of: `tempfile.mkdtemp`, `Credentials.write`, the start of
+        the scheduler in this process or elsewhere, and the first calls to it.
         """
         return ()
 

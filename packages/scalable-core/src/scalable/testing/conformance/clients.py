@@ -28,7 +28,7 @@ if __name__ == "__main__":
     print("building", flush=True)
     handle = provider.build_cluster(spec)
     provider.scale(handle, ScalePlan({"alpha": 1, "beta": 0}))
-    handle.backend.wait_for_group("alpha")
+    handle.backend.wait_for_group("alpha", timeout=suite.timeout)
     print("up", flush=True)
     if sys.stdin.readline() != "exit\\n":
         time.sleep(3600)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -99,7 +101,7 @@ class EndingTests(SuiteBase):
     # -- The end of a client that does not close its cluster
 
     def test_a_client_that_exits_without_closing_leaves_nothing(self) -> None:
-        with client_process(self, self.client_options) as client:
+        with self._client() as client:
             expect(client, "building", "up")
             let_it_exit(client, self.timeout)
             assert list(self.leftovers()) == []
@@ -108,7 +110,7 @@ class EndingTests(SuiteBase):
         self._skip_without_leftovers()
         provider, spec = self.make_provider(), self.spec()
         before = {*provider.list_owned(spec)} if isinstance(provider, Reaps) else set()
-        with client_process(self, self.client_options) as client:
+        with self._client() as client:
             expect(client, "building", "up")
             client.kill()
             client.wait()
@@ -120,6 +122,9 @@ class EndingTests(SuiteBase):
             while (left_over := list(self.leftovers())) and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert left_over == [], f"neither ended in {self.timeout:g} s nor reaped: {left_over}"
+
+    def _client(self) -> AbstractContextManager[subprocess.Popen[str]]:
+        return client_process(self, self.client_options)
 
     def _skip_without_leftovers(self) -> None:
         """Skip a test of which nothing is left without `leftovers`."""

@@ -43,24 +43,19 @@ class NativeCall:
 def known_steps() -> Sequence[NativeCall]:
     """Return steps of a build that many providers have, and those of the engine, which all have."""
     # Validating and planning import no Dask.
-    from distributed import LocalCluster, Scheduler
+    from distributed import Scheduler
 
     from scalable.cluster import link
-    from scalable.cluster.controller import GroupController
     from scalable.cluster.remote import RemoteHost
     from scalable.providers.tls import Credentials
 
     return (
         NativeCall(tempfile, "mkdtemp"),
         NativeCall(Credentials, "write"),
-        NativeCall(Credentials, "security"),
-        NativeCall(LocalCluster, "__init__"),
-        NativeCall(Scheduler, "__init__"),
+        NativeCall(Scheduler, "__init__"),  # of a scheduler in this process
         NativeCall(RemoteHost, "start"),
-        NativeCall(GroupController, "start"),
-        NativeCall(link.RpcLink, "start"),
+        # The first call to the scheduler has been answered.
         NativeCall(link, "check_scheduler_versions"),
-        NativeCall(link, "pickled_plugin"),
     )
 
 
