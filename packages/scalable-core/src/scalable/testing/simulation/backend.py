@@ -188,7 +188,7 @@ class SimulatedBackend:
         self._requests: dict[str, list[SimulatedUnit]] = {}
         self._current: dict[str, SimulatedUnit] = {}
         """The units whose end was not observed yet."""
-        self._answers: deque[tuple[float, Mapping[str, UnitState]]] = deque()
+        self._answers: deque[tuple[float, Mapping[str, UnitState]]] = deque([(-math.inf, {})])
         """What observations found and when, from the one that is shown at present on."""
         self._launched_in: dict[str, int] = {}
         self._numbers: defaultdict[str, itertools.count[int]] = defaultdict(
