@@ -22,8 +22,11 @@ class LocalConformance(ProviderConformance):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def leftovers(self) -> Sequence[str]:
-        directories = Path(tempfile.gettempdir()).glob("scalable-*")
-        return [*self.local_processes(), *map(str, directories)]
+        files = [
+            path for path in Path(tempfile.gettempdir()).glob("scalable-*/**/*") if path.is_file()
+        ]
+        # The logs of workers that have failed are kept for users.
+        return [*self.local_processes(), *(str(path) for path in files if path.suffix != ".log")]
 
     def native_calls(self) -> Sequence[NativeCall]:
         return [NativeCall(provider, "prepare_containers"), NativeCall(provider, "_make_backend")]
