@@ -447,7 +447,9 @@ class GroupController:
             await steps.run("the turn under way", self._loop_task)
         # The units of a launch that is still under way must not be missed.
         launched = await steps.run("native calls under way", *self._native.shut_down())
-        if self.scheduler.is_up:
+        # After a start that failed, the scheduler may not have the plugin, and no client has a future.
+        has_started = self._loop_task is not None or self._reports > 0
+        if has_started and self.scheduler.is_up:
             cancelled = self.scheduler.link.cancel_all("the cluster was closed")
             await steps.run("cancelling tasks", cancelled, timeout=_CANCEL_TIMEOUT)
         await steps.run("closing the link", self.scheduler.close(), timeout=_CANCEL_TIMEOUT)

@@ -241,8 +241,9 @@ class Member:
             self.absent_since = now
         if self.worker is not None or self.absences < _MIN_ABSENCES:
             return False
-        # The end of a unit that was stopped is no surprise.
-        return self.stopped or now - self.absent_since >= absence_timeout
+        if self.stopped and self.state is not None:
+            return True  # no surprise, while one that was never shown may yet appear
+        return now - self.absent_since >= absence_timeout
 
 
 _MIN_ABSENCES = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import math
 import statistics
@@ -135,6 +136,32 @@ class SimulatedWorker:
     def fullness(self) -> float:
         """Tasks for each of its slots."""
         return self.tasks / self.slots
+
+
+class _Donors:
+    """Workers by the length of their backlogs, which may only become shorter meanwhile."""
+
+    def __init__(self, workers: Iterable[SimulatedWorker]) -> None:
+        self._workers = list(workers)
+        self._heap = [
+            (-len(worker.backlog), number)
+            for number, worker in enumerate(self._workers)
+            if worker.backlog
+        ]
+        heapq.heapify(self._heap)
+
+    def longest(self) -> SimulatedWorker | None:
+        """Return the worker with the longest backlog, the first of several; None where nobody has any."""
+        while self._heap:
+            length, number = self._heap[0]
+            worker = self._workers[number]
+            if len(worker.backlog) == -length:
+                return worker
+            if worker.backlog:
+                heapq.heapreplace(self._heap, (-len(worker.backlog), number))
+            else:
+                heapq.heappop(self._heap)
+        return None
 
 
 class SimulatedScheduler:
@@ -491,15 +518,19 @@ class SimulatedScheduler:
             if not members:
                 self._end_if_failed(tag)
             return
+        emptiest = [(worker.fullness, number) for number, worker in enumerate(running)]
+        heapq.heapify(emptiest)
         for task in unplaced:
-            min(running, key=lambda worker: worker.fullness).backlog.append(task)
+            worker = running[emptiest[0][1]]
+            worker.backlog.append(task)
+            heapq.heapreplace(emptiest, (worker.fullness, emptiest[0][1]))
         unplaced.clear()
         # A worker gives up a task only by its own consent, so that it does not start it as well.
-        donors = [worker for worker in members if worker.frozen_at is None]
+        donors = _Donors(worker for worker in members if worker.frozen_at is None)
         for worker in running:
             while worker.frozen_at is None and len(worker.executing) < worker.slots:
-                donor = worker if worker.backlog else max(donors, key=lambda w: len(w.backlog))
-                if not donor.backlog:
+                donor = worker if worker.backlog else donors.longest()
+                if donor is None:
                     break
                 self._start(donor.backlog.pop(0), worker)
 
