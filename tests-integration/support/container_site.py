@@ -18,8 +18,11 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "containers"
 
-TARGET = f"here{os.getpid()}"
-"""Name of the tests' target and so of their runs: two concurrent runs of the tests must not see each other's."""
+TARGET = os.environ.setdefault("SCALABLE_TESTS_TARGET", f"here{os.getpid()}")
+"""Name of the tests' target and so of their runs: two concurrent runs of the tests must not see each other's.
+
+Clients that the tests start in other processes inherit it.
+"""
 
 
 def provide(runtime: str, directory: Path, patch: pytest.MonkeyPatch) -> ContainerSite:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from scalable.testing.conformance import ProviderConformance
 
 
@@ -12,3 +14,6 @@ class TestConformance(ProviderConformance):
         targets: {here: {provider: shell}}
         components: {alpha: {}, beta: {slots: 2}}
     """
+
+    def leftovers(self) -> Sequence[str]:
+        return self.local_processes()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scalable.providers.base import Owned
 from scalable.providers.local.containers import Runtime
 from scalable.providers.local.runtimes import (
     RuntimeFailedError,
@@ -16,6 +17,7 @@ from scalable.providers.local.runtimes import (
     list_containers,
     probe,
     pull,
+    remove_owned,
 )
 
 if TYPE_CHECKING:
@@ -133,3 +135,22 @@ def test_without_a_daemon_there_are_no_containers(install: Install) -> None:
     install("docker", status=1, stderr="Cannot connect to the Docker daemon")
 
     assert list(list_containers(1000, "ann")) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ('Error: no container with name or ID "gcam-1" found: no such container', 0),
+        ("Error response from daemon: No such container: gcam-1", 0),
+        ("Error response from daemon: removal of container gcam-1 is already in progress", 0),
+        ("Error response from daemon: permission denied", 1),
+    ],
+)
+def test_a_container_that_another_has_removed_is_no_leftover(
+    install: Install, said: str, left: int
+) -> None:
+    install("docker", "rm", status=1, stderr=said)
+
+    found = list(remove_owned([Owned("docker container", "gcam-1", "run", "me")]))
+
+    assert len(found) == left

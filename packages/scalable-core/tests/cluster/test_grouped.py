@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import html
-import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +32,7 @@ from scalable.errors import (
     LeftoverError,
     UnknownTagError,
 )
+from scalable.testing.state import global_state
 
 Start = Callable[..., GroupedCluster]
 Until = Callable[..., None]
@@ -387,24 +385,6 @@ def test_it_cannot_be_built_on_the_loop_that_it_would_wait_for(
 
 
 # -- What it leaves alone
-
-
-def global_state() -> dict[str, Any]:
-    """Return the global state of the process."""
-    loggers = {"": logging.root, **logging.root.manager.loggerDict}
-    configured = {k: v for k, v in loggers.items() if isinstance(v, logging.Logger)}
-    # Each of Dask's servers adds a handler of its own to Dask's loggers, and removes it some time later.
-    handlers = {k: [*v.handlers] for k, v in configured.items() if not k.startswith("distributed")}
-    return {
-        "config": copy.deepcopy(dask.config.config),
-        "environment": dict(os.environ),
-        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
-        "levels": {name: logger.level for name, logger in configured.items() if logger.level},
-        "handlers": {name: found for name, found in handlers.items() if found},
-        "directory": Path.cwd(),
-        "hooks": (sys.excepthook, threading.excepthook, sys.unraisablehook),
-        "filters": [*warnings.filters],
-    }
 
 
 def test_nothing_that_belongs_to_the_process_is_touched(host: LocalCluster, threads: Any) -> None:

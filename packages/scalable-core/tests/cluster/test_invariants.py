@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +134,7 @@ def behaviors(draw: st.DrawFn) -> Step:
         walltime=draw(st.sampled_from([math.inf, math.inf, 100.0])),
         end_reason=draw(st.sampled_from([Reason.OUT_OF_MEMORY, Reason.PREEMPTED])),
         stop_delay=draw(short),
+        capacity=draw(st.sampled_from([math.inf, math.inf, 1, 2])),
     )
     error = draw(
         st.sampled_from([None, None, LaunchError("later"), LaunchRefusedError("never"), OSError()])
@@ -161,9 +163,23 @@ def disturbances(draw: st.DrawFn) -> Step:
     return draw(step(f"{call} takes {takes} s, fails {times} times; latency {latency}", disturb))
 
 
+@st.composite
+def lies(draw: st.DrawFn) -> Step:
+    # Together shorter than the absence that counts as an end: what is absent for longer may well be replaced.
+    lag, looks = draw(st.sampled_from([0.0, 0.0, 2.0, 5.0])), draw(st.integers(0, 3))
+    which = draw(st.sets(st.integers(0, 5)))
+
+    async def lie(world: Simulation) -> None:
+        world.backend.lag = lag
+        names = [made.unit.id for made in world.backend.alive()]
+        world.backend.omissions += Counter({names[n]: looks for n in which if n < len(names)})
+
+    return draw(step(f"observe is {lag} s old, and omits {sorted(which)} {looks} times", lie))
+
+
 steps = st.one_of(
     *(scalings(), adaptings(), submissions(), accidents()),
-    *(behaviors(), disturbances(), impairments(), notices()),
+    *(behaviors(), disturbances(), impairments(), notices(), lies()),
 )
 lives = st.lists(steps, min_size=5, max_size=30)
 
@@ -184,6 +200,8 @@ async def _recover(world: Simulation) -> None:
     world.backend.behavior.clear()
     world.backend.errors.clear()
     world.backend.latencies.clear()
+    world.backend.omissions.clear()
+    world.backend.lag = 0.0
     for name in list(world.scheduler.workers):
         world.scheduler.unpause(name)
         world.scheduler.thaw(name)

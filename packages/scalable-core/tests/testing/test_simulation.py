@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from scalable.cluster.port import GroupSpec, LaunchResult, Phase
+from scalable.cluster.port import GroupSpec, LaunchResult, Phase, Reason
+from scalable.errors import LaunchError
 from scalable.testing.simulation import (
     DeadlockError,
     Simulation,
@@ -150,3 +151,48 @@ async def test_a_task_may_start_again_after_its_worker_was_killed() -> None:
 
     assert [name for _, name in task.starts] == ["gcam-1", "gcam-2"]
     world.invariants.check()
+
+
+@in_virtual_time
+async def test_a_group_gets_no_more_units_than_its_capacity() -> None:
+    world = Simulation(GCAM)
+    world.backend.behavior["gcam"] = UnitBehavior(capacity=2)
+    await world.scheduler.start({"gcam": 1})
+    result = await world.backend.launch(GCAM, 3, "r1")
+
+    assert result.shortfall is not None
+    assert (len(result.units), result.shortfall.reason) == (2, Reason.CAPACITY)
+    assert await world.backend.launch(GCAM, 3, "r1") == result
+    with pytest.raises(LaunchError, match="no machine is left"):
+        await world.backend.launch(GCAM, 1, "r2")
+    world.backend.kill("gcam-1")
+    assert len((await world.backend.launch(GCAM, 1, "r3")).units) == 1
+
+
+@in_virtual_time
+async def test_observations_are_as_old_as_a_test_specifies() -> None:
+    world = Simulation(GCAM)
+    world.backend.behavior["gcam"] = UnitBehavior(boot=100)
+    await world.scheduler.start({"gcam": 1})
+    await world.backend.launch(GCAM, 1, "r1")
+    await world.run(1)
+    seen = [(await world.backend.observe())["gcam-1"].phase]
+    world.backend.lag = 3
+    world.backend.kill("gcam-1")
+    for _ in range(4):
+        seen.append((await world.backend.observe())["gcam-1"].phase)
+        await world.run(1)
+
+    assert seen == [Phase.RUNNING] * 4 + [Phase.GONE]
+    assert await world.backend.observe() == {}
+
+
+@in_virtual_time
+async def test_observations_omit_units_as_often_as_a_test_specifies() -> None:
+    world = Simulation(GCAM)
+    await world.scheduler.start({"gcam": 1})
+    await world.backend.launch(GCAM, 2, "r1")
+    world.backend.omissions["gcam-1"] = 2
+    seen = [list(await world.backend.observe()) for _ in range(3)]
+
+    assert seen == [["gcam-2"], ["gcam-2"], ["gcam-1", "gcam-2"]]

@@ -122,6 +122,7 @@ class GroupController:
         self._failures = GroupFailures(self.scheduler, self.events, clock)
         self._ends = EndHandler(
             self._native,
+            self.scheduler,
             self._failures,
             self.events,
             describe_timeout=self.pace.describe_timeout,
@@ -352,6 +353,7 @@ class GroupController:
         self._drainer.note_ends(ends, now)
         if report is None:
             return
+        await self._ends.explain_deaths(report)
         for group in self.groups.values():
             if seen is not None:
                 await self._ends.handle_overdue_requests(group)
@@ -460,7 +462,9 @@ class GroupController:
             await steps.run("the turn under way", self._loop_task)
         # The units of a launch that is still under way must not be missed.
         launched = await steps.run("native calls under way", *self._native.shut_down())
-        if self.scheduler.is_up:
+        # After a start that failed, the scheduler may not have the plugin, and no client has a future.
+        has_started = self._loop_task is not None or self._reports > 0
+        if has_started and self.scheduler.is_up:
             cancelled = self.scheduler.link.cancel_all("the cluster was closed")
             await steps.run("cancelling tasks", cancelled, timeout=_CANCEL_TIMEOUT)
         await steps.run("closing the link", self.scheduler.close(), timeout=_CANCEL_TIMEOUT)

@@ -67,6 +67,8 @@ class Member:
         Whether it drains because it was paused, so that it is not resumed.
     resuming : bool
         Whether it was resumed, and its Dask worker has not confirmed that yet.
+    had_tasks : bool
+        Whether its worker died with tasks, so that the scheduler needs the reason.
     absent_since : float or None
         Since when observations do not show it.
     absences : int
@@ -90,6 +92,7 @@ class Member:
     paused_since: float | None = None
     dismissed: bool = False
     resuming: bool = False
+    had_tasks: bool = False
     absent_since: float | None = None
     absences: int = 0
 
@@ -238,8 +241,9 @@ class Member:
             self.absent_since = now
         if self.worker is not None or self.absences < _MIN_ABSENCES:
             return False
-        # The end of a unit that was stopped is no surprise.
-        return self.stopped or now - self.absent_since >= absence_timeout
+        if self.stopped and self.state is not None:
+            return True  # no surprise, while one that was never shown may yet appear
+        return now - self.absent_since >= absence_timeout
 
 
 _MIN_ABSENCES = 2

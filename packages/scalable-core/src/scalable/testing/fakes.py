@@ -84,7 +84,9 @@ class FakeProvider(BaseProvider[TargetOptions]):
     def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
         """End these units; the engine of a cluster that is open replaces them."""
         for resource in owned:
-            self.kill(resource.name, Reason.CANCELLED)
+            for host, backend in self._built:
+                if str(host.name) == resource.run_id and host.loop is not None:
+                    host.loop.add_callback(backend.kill, resource.name, Reason.CANCELLED)
         return []
 
     def close(self, cluster: ClusterHandle) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("scalable.testing.conformance")
+pytest.register_assert_rewrite("scalable.testing.conformance", "scalable.testing.remote")
 
 
 def pytest_configure(config: pytest.Config) -> None:

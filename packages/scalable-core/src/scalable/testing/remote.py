@@ -17,41 +17,27 @@ A provider runs them by a subclass, as it does with `scalable.testing.conformanc
 from __future__ import annotations
 
 import contextlib
-import inspect
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
 from scalable.cluster.port import Reason
-from scalable.errors import SchedulerLostError
+from scalable.errors import SchedulerLostError, VersionMismatchError
 from scalable.testing.conformance import ProviderConformance, Running, by_value
+from scalable.testing.conformance.clients import client_process, expect
+from scalable.testing.conformance.running import die, nap, square
 
 if TYPE_CHECKING:
     from scalable.providers.base import ClusterHandle
 
 __all__ = ["RemoteConformance"]
-
-_CLIENT = """
-import runpy, sys, time
-from scalable.providers.base import ScalePlan
-
-suite = runpy.run_path(sys.argv[1])[sys.argv[2]]()
-provider = suite.make_provider()
-spec = suite.spec(orphan_timeout=int(sys.argv[3]))
-print("building", flush=True)
-handle = provider.build_cluster(spec)
-provider.scale(handle, ScalePlan({"alpha": 1, "beta": 0}))
-handle.backend.wait_for_group("alpha")
-print("up", flush=True)
-time.sleep(3600)
-"""
 
 
 class RemoteConformance(ProviderConformance):
@@ -76,7 +62,21 @@ class RemoteConformance(ProviderConformance):
     def kill_scheduler(self, handle: ClusterHandle) -> None:
         """End the scheduler without Scalable's knowledge, as a crash would."""
         with contextlib.closing(handle.client_factory()) as client, contextlib.suppress(OSError):
-            client.run_on_scheduler(by_value(_die))
+            client.run_on_scheduler(by_value(die))
+
+    def replace_scheduler(self, running: Running) -> None:
+        """End the scheduler, and start another one at its address, which knows nothing of the cluster.
+
+        Without it, that is not tested.
+        """
+        pytest.skip("the suite has no replace_scheduler")
+
+    def another_python(self) -> Mapping[str, Any]:
+        """Return options of the target with which the scheduler has another Python than this process.
+
+        Without it, that is not tested.
+        """
+        pytest.skip("the suite has no another_python")
 
     # -- The scheduler is late
 
@@ -102,7 +102,7 @@ class RemoteConformance(ProviderConformance):
             )
             # Nothing was replaced, and nothing runs twice.
             assert {tag: g.workers for tag, g in running.backend.groups.items()} == workers
-            assert client.submit(by_value(_square), 3, tag="alpha").result(self.timeout) == 9
+            assert client.submit(by_value(square), 3, tag="alpha").result(self.timeout) == 9
 
     # -- The scheduler is lost
 
@@ -111,7 +111,7 @@ class RemoteConformance(ProviderConformance):
             running.scale(alpha=1)
             told: list[BaseException] = []
             with running.client() as client:
-                future = client.submit(by_value(_nap), 600.0, tag="alpha")
+                future = client.submit(by_value(nap), 600.0, tag="alpha")
                 running.until(lambda: any(client.processing().values()), "the task runs")
                 # Workers that it would have only with tasks.
                 running.backend.adapt_groups({"beta": (0, 2)})
@@ -126,13 +126,34 @@ class RemoteConformance(ProviderConformance):
                 assert not any(group.running for group in running.backend.groups.values())
                 assert running.backend.explain()["alpha"].summary
                 with pytest.raises(SchedulerLostError):
-                    client.submit(by_value(_square), 3, tag="alpha")
+                    client.submit(by_value(square), 3, tag="alpha")
+
+    def test_a_scheduler_that_was_replaced_is_lost(self) -> None:
+        with self.cluster() as running:
+            running.scale(alpha=1)
+            with running.client() as client:
+                future = client.submit(by_value(nap), 600.0, tag="alpha")
+                running.until(lambda: any(client.processing().values()), "the task runs")
+                self.replace_scheduler(running)
+                with pytest.raises(SchedulerLostError):
+                    future.result(self.timeout)
+                with pytest.raises(SchedulerLostError):
+                    running.backend.wait_for_group("alpha", timeout=self.timeout)
+                assert all(group.failed for group in running.backend.groups.values())
+
+    def test_a_scheduler_of_another_python_is_named_before_anything_is_sent(self) -> None:
+        spec = self.spec(**self.another_python())
+        with pytest.raises(VersionMismatchError, match=r"(?s)client.*scheduler") as mismatch:
+            self.make_provider().build_cluster(spec)
+        ours = ".".join(map(str, sys.version_info[:2]))
+        assert ours in str(mismatch.value)
+        assert list(self.leftovers()) == []
 
     # -- The client is gone
 
     def test_the_cluster_of_a_killed_client_ends(self) -> None:
         with self._client() as client:
-            _expect(client, "building", "up")
+            expect(client, "building", "up")
             assert list(self.leftovers())
             client.kill()
             client.wait()
@@ -140,7 +161,7 @@ class RemoteConformance(ProviderConformance):
 
     def test_the_cluster_of_a_client_that_is_killed_while_it_is_built_ends(self) -> None:
         with self._client() as client:
-            _expect(client, "building")
+            expect(client, "building")
             # The first moment at which there is something, before anybody has connected to it.
             self._wait_until(lambda: list(self.leftovers()), "its scheduler exists")
             client.kill()
@@ -158,16 +179,16 @@ class RemoteConformance(ProviderConformance):
 
     def test_ctrl_c_while_it_is_built_leaves_nothing(self) -> None:
         with self._client() as client:
-            _expect(client, "building")
+            expect(client, "building")
             began = time.monotonic()
-            _expect(client, "up")
+            expect(client, "up")
             duration = time.monotonic() - began
             client.send_signal(signal.SIGINT)
             client.communicate(timeout=self.timeout)
             assert list(self.leftovers()) == []
         for share in (0.02, 0.25, 0.5, 0.75):
             with self._client() as client:
-                _expect(client, "building")
+                expect(client, "building")
                 time.sleep(share * duration)
                 client.send_signal(signal.SIGINT)
                 said, errors = client.communicate(timeout=self.timeout)
@@ -175,22 +196,8 @@ class RemoteConformance(ProviderConformance):
                 assert "KeyboardInterrupt" in errors
                 assert list(self.leftovers()) == []
 
-    @contextmanager
-    def _client(self) -> Iterator[subprocess.Popen[str]]:
-        """Start a process that builds a cluster with a worker, and then does nothing."""
-        suite = type(self)
-        where = (inspect.getfile(suite), suite.__name__, str(self.orphan_timeout))
-        client = subprocess.Popen(
-            [sys.executable, "-c", _CLIENT, *where],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield client
-        finally:
-            client.kill()
-            client.communicate()
+    def _client(self) -> AbstractContextManager[subprocess.Popen[str]]:
+        return client_process(self, {**self.client_options, "orphan_timeout": self.orphan_timeout})
 
     # -- Others
 
@@ -211,15 +218,7 @@ class RemoteConformance(ProviderConformance):
         finally:
             provider.close(other.handle)
         with running.client() as client:
-            assert client.submit(by_value(_square), 3, tag="alpha").result(self.timeout) == 9
-
-
-def _expect(client: subprocess.Popen[str], *lines: str) -> None:
-    assert client.stdout is not None
-    assert client.stderr is not None
-    for line in lines:
-        said = client.stdout.readline().strip()
-        assert said == line, f"{said!r} instead of {line!r}: {client.stderr.read()}"
+            assert client.submit(by_value(square), 3, tag="alpha").result(self.timeout) == 9
 
 
 def _wait(running: Running, told: list[BaseException]) -> None:
@@ -229,24 +228,7 @@ def _wait(running: Running, told: list[BaseException]) -> None:
         told.append(error)
 
 
-def _die() -> None:
-    import os
-
-    os._exit(3)
-
-
 def _block(seconds: float) -> None:
     import time
 
     time.sleep(seconds)
-
-
-def _square(n: int) -> int:
-    return n * n
-
-
-def _nap(seconds: float) -> float:
-    import time
-
-    time.sleep(seconds)
-    return seconds

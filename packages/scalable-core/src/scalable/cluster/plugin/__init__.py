@@ -18,9 +18,12 @@ In reading order:
 `shuffles`        which workers take part in an all-to-all shuffle
 `nannies`         refuses what needs a nanny
 `explaining`      why a task does not run yet
+`deaths`          the tasks that kill their workers
+`exceptions`      exceptions of classes that the scheduler does not have
 `spreading`       moves waiting tasks to workers that join later
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
 `clients`         the clients that tasks get on a worker
+`running`         what a worker runs, told to `deaths` and, where that is needed, alone
 `filenames`       the file names of functions that are pickled by value
 `dask_internals`  what all of them use of distributed beyond its public interface
 ================  =================================================================================

@@ -20,10 +20,13 @@ from scalable.cluster.port import (
     Unit,
     UnitState,
 )
+from scalable.errors import LaunchError
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.invariants import InvariantChecker
 
 __all__ = ["SimulatedBackend", "SimulatedUnit", "UnitBehavior", "WorkerPool"]
+
+_NO_CAPACITY = Explanation(Reason.CAPACITY, "no machine is left in this zone")
 
 
 @dataclass
@@ -56,6 +59,9 @@ class UnitBehavior:
         Why the scheduler refuses its worker, if not empty.
     stop_delay : float
         From the call of `stop` until the unit is gone.
+    capacity : float
+        Units of the group that may exist at a time. A launch of more gives a part of them, and says why; one that finds
+        no room is refused for now. The reason is CAPACITY.
     errors : deque of Exception
         The errors that the next launches raise, one each.
     """
@@ -72,6 +78,7 @@ class UnitBehavior:
     walltime: float = math.inf
     mismatch: str = ""
     stop_delay: float = 0.0
+    capacity: float = math.inf
     errors: deque[Exception] = field(default_factory=deque)
 
 
@@ -119,7 +126,6 @@ class SimulatedUnit:
     phase: Phase = Phase.PENDING
     reason: Reason = Reason.UNKNOWN
     named: bool = False
-    reported_gone: bool = False
     started_at: float | None = None
     ended_at: float | None = None
     log: str = ""
@@ -152,6 +158,10 @@ class SimulatedBackend:
         Seconds that ``"observe"``, ``"stop"``, ``"describe"`` and ``"sweep"`` take.
     errors : dict of str to deque
         The errors that the next calls of these raise, one each.
+    lag : float
+        Seconds by which the answers of `observe` are out of date.
+    omissions : Counter
+        How many of the next observations leave a unit out, by id.
     calls : Counter
         How often each coroutine of the port was called.
     units : dict of str to SimulatedUnit
@@ -169,11 +179,17 @@ class SimulatedBackend:
         self.behavior: defaultdict[str, UnitBehavior] = defaultdict(UnitBehavior)
         self.latencies: defaultdict[str, float] = defaultdict(float)
         self.errors: defaultdict[str, deque[Exception]] = defaultdict(deque)
+        self.lag = 0.0
+        self.omissions: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.units: dict[str, SimulatedUnit] = {}
         self.swept = False
         self._cap = cap
         self._requests: dict[str, list[SimulatedUnit]] = {}
+        self._current: dict[str, SimulatedUnit] = {}
+        """The units whose end was not observed yet."""
+        self._answers: deque[tuple[float, Mapping[str, UnitState]]] = deque([(-math.inf, {})])
+        """What observations found and when, from the one that is shown at present on."""
         self._launched_in: dict[str, int] = {}
         self._numbers: defaultdict[str, itertools.count[int]] = defaultdict(
             lambda: itertools.count(1)
@@ -193,23 +209,42 @@ class SimulatedBackend:
         if request_id not in self._requests:
             if behavior.errors:
                 raise behavior.errors.popleft()
-            self._requests[request_id] = self._create_units(group, n, request_id, replace(behavior))
+            given = int(min(n, behavior.capacity - len(self.alive(group.tag))))
+            if given <= 0:
+                raise LaunchError(_NO_CAPACITY.summary, _NO_CAPACITY)
+            self._requests[request_id] = self._create_units(
+                group, given, request_id, replace(behavior)
+            )
         await sleep(behavior.answer)
         made = self._requests[request_id]
         named = [one.unit for one in made if one.named]
-        return LaunchResult(named, unnamed=len(made) - len(named))
+        shortfall = _NO_CAPACITY if len(made) < n else None
+        return LaunchResult(named, unnamed=len(made) - len(named), shortfall=shortfall)
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Return the state of every unit that has a name; an end is shown once."""
+        """Return the state of every unit that has a name; an end is shown once, unless it is omitted."""
         await self._call("observe")
-        seen = {}
-        for made in self.units.values():
-            if made.named and not made.reported_gone:
-                made.reported_gone = made.phase is Phase.GONE
-                seen[made.unit.id] = UnitState(
-                    made.unit, made.phase, made.reason, made.reason, _seconds_left(made)
-                )
-        return seen
+        now = asyncio.get_running_loop().time()
+        self._answers.append((now, self._find()))
+        while len(self._answers) > 1 and self._answers[1][0] <= now - self.lag:
+            self._answers.popleft()
+        _, seen = self._answers[0]
+        omitted = +self.omissions
+        self.omissions -= Counter(dict.fromkeys(omitted, 1))
+        return {name: state for name, state in seen.items() if name not in omitted}
+
+    def _find(self) -> dict[str, UnitState]:
+        """Return the true state of every unit that has a name, and has not been returned as gone."""
+        found = {}
+        for name, made in list(self._current.items()):
+            if not made.named:
+                continue
+            found[name] = UnitState(
+                made.unit, made.phase, made.reason, made.reason, _seconds_left(made)
+            )
+            if made.phase is Phase.GONE:
+                del self._current[name]
+        return found
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """End these units, each after its behavior's `stop_delay`."""
@@ -257,7 +292,7 @@ class SimulatedBackend:
         """Return the units that are not gone, of all groups or one."""
         return [
             made
-            for made in self.units.values()
+            for made in self._current.values()
             if made.phase is not Phase.GONE and tag in (None, made.unit.tag)
         ]
 
@@ -314,6 +349,7 @@ class SimulatedBackend:
             )
         made = [self._create_unit(group, request_id, behavior) for _ in range(n)]
         self.units |= {one.unit.id: one for one in made}
+        self._current |= {one.unit.id: one for one in made}
         return made
 
     def _create_unit(

@@ -208,13 +208,19 @@ def list_containers(user: int, owner: str) -> Iterator[Owned]:
                 yield Owned(f"{runtime} container", name.removeprefix("/"), run, owner, state)
 
 
+_ALREADY_REMOVED = ("no such container", "removal of container")
+"""Podman's and Docker's words for a container that is gone, or that something else removes now."""
+
+
 def remove_owned(owned: Iterable[Owned]) -> Iterator[Leftover]:
     """Stop and remove containers that `list_containers` returned; yield those that could not be removed."""
     for item in owned:
         try:
             remove_containers(item.kind.partition(" ")[0], [item.name])
         except subprocess.CalledProcessError as error:
-            yield Leftover(item.kind, item.name, find_error_line(error.stderr))
+            # Its client's watchdog may remove it at the same time.
+            if not any(said in error.stderr.lower() for said in _ALREADY_REMOVED):
+                yield Leftover(item.kind, item.name, find_error_line(error.stderr))
         except (OSError, subprocess.TimeoutExpired) as error:
             yield Leftover(item.kind, item.name, str(error))
 

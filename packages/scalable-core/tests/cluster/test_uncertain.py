@@ -1,0 +1,57 @@
+"""A native system whose answers are not true: the engine launches nothing for that, and the cap holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from scalable.cluster.port import Reason
+from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_time
+
+
+@in_virtual_time
+async def test_answers_that_are_out_of_date_launch_nothing() -> None:
+    async with Simulation("gcam", "stitches", max_workers=4) as world:
+        world.backend.lag = 15
+        await world.scale({"gcam": 2, "stitches": 2})
+        await world.scale({"gcam": 1})
+        await world.run(60)
+
+        assert len(world.backend.units) == 4
+        assert world.groups["gcam"].running == 1
+
+
+@in_virtual_time
+async def test_workers_that_are_never_shown_are_kept_while_they_are_connected() -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 3})
+        tasks = world.scheduler.submit("gcam", 3, seconds=600)
+        world.backend.omissions = Counter({"gcam-1": 10**6, "gcam-2": 10**6})
+        await world.done(tasks)
+
+        assert [len(task.starts) for task in tasks] == [1, 1, 1]
+        assert len(world.backend.units) == 3
+
+
+@in_virtual_time
+async def test_a_unit_that_was_stopped_before_it_was_shown_takes_up_room_until_it_is_gone() -> None:
+    async with Simulation("gcam", "stitches", max_workers=1) as world:
+        world.backend.behavior["gcam"] = UnitBehavior(queue=600, stop_delay=12)
+        world.backend.lag = 8
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.backend.alive("gcam"))
+        await world.controller.scale_groups({"gcam": 0, "stitches": 1})
+        await world.until(lambda: world.groups["stitches"].running == 1)
+
+
+@in_virtual_time
+async def test_capacity_that_comes_and_goes_fails_no_group() -> None:
+    async with Simulation("gcam") as world:
+        for capacity in (3, 0, 5, 2):
+            world.backend.behavior["gcam"] = UnitBehavior(capacity=capacity)
+            await world.controller.scale_groups({"gcam": 6})
+            await world.run(300)
+            assert world.groups["gcam"].reason is Reason.CAPACITY
+            assert not world.groups["gcam"].failed
+            assert "no machine is left" in world.groups["gcam"].detail
+        world.backend.behavior["gcam"] = UnitBehavior()
+        await world.until(lambda: world.groups["gcam"].running == 6, within=120)
