@@ -257,10 +257,13 @@ def test_annotations_are_checked_as_arguments_are(client: ScalableClient) -> Non
         assert client.submit(where, tag="stitches").result(timeout=30) == "stitches"
 
 
-def test_a_plain_cluster_may_have_any_resources(plain: LocalCluster) -> None:
+def test_a_plain_cluster_may_have_any_resources_and_workers(plain: LocalCluster) -> None:
     with ScalableClient(plain) as client:
-        future = client.submit(where, resources={"anything": 1})
-        assert future.status == "pending"
+        futures = [
+            client.submit(where, resources={"anything": 1}),
+            client.submit(where, workers=["one that comes later"]),
+        ]
+        assert [future.status for future in futures] == ["pending", "pending"]
 
 
 # -- Executors

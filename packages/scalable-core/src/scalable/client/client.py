@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+import dask.base
 import dask.config
-from dask.base import get_annotations
 from distributed import Client, Future
 from distributed.security import Security
 
@@ -41,6 +41,7 @@ from scalable.errors import (
     NotSupportedError,
     SchedulerLostError,
     TagConflictError,
+    UnknownWorkerError,
 )
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class ScalableClient(Client):
         self.session = session
         self._tasks = None if tasks is None else dict(tasks)
         self._slots: Mapping[str, int] | None = None  # until it is known
+        self._connected: Mapping[str, Any] = {}  # workers, when they were last asked for
         self._gathering: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._file_names = FileNames()
         self._lost: SchedulerLostError | None = None
@@ -528,7 +530,7 @@ class ScalableClient(Client):
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         """Create futures of a graph, once it is known that some worker can run it. All calls come here."""
-        annotations = get_annotations()
+        annotations = dask.base.get_annotations()
         if found := annotations_of(expr):
             self._check_annotated(found, kwargs.get("resources"))
             expr = keep_annotations(expr)
@@ -616,12 +618,16 @@ class ScalableClient(Client):
 
     def _check_workers(self, workers: Any, resources: Any) -> None:
         """Raise if none of these workers is connected and has the resources."""
-        if self.asynchronous or self.status != "running":
-            return  # only the scheduler knows
+        if not self._slots or self.asynchronous or self.status != "running":
+            return  # a plain Dask cluster, where one may come later; or only the scheduler knows
         if not isinstance(workers, (list, tuple, set, frozenset)):
             workers = [workers]
-        connected = self.scheduler_info(n_workers=-1)["workers"]
-        check_workers(workers, {} if callable(resources) else resources or {}, connected)
+        needed = {} if callable(resources) else resources or {}
+        try:
+            check_workers(workers, needed, self._connected)
+        except UnknownWorkerError:
+            self._connected = self.scheduler_info(n_workers=-1)["workers"]
+            check_workers(workers, needed, self._connected)
 
 
 def _retrieve_gather_exceptions(task: asyncio.Task[Any]) -> None:
