@@ -23,9 +23,12 @@ class TestConformance(ProviderConformance):
           beta: {{image: "${{SCALABLE_TESTS_IMAGE}}", slots: 2}}
         """
 
+    other_image: ClassVar = "${SCALABLE_TESTS_OTHER_IMAGE}"
+
     @pytest.fixture(autouse=True)
-    def _by(self, site: ContainerSite) -> None:
+    def _by(self, site: ContainerSite, monkeypatch: pytest.MonkeyPatch) -> None:
         self.site = site
+        monkeypatch.setenv("SCALABLE_TESTS_OTHER_IMAGE", site.other_image)
 
     def leftovers(self) -> Sequence[str]:
         return self.site.containers()

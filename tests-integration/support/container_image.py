@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -41,7 +41,9 @@ sys.exit(main())
 """
 
 
-def write_image(file: Path, name: str, *, python: bool = True) -> None:
+def write_image(
+    file: Path, name: str, *, python: bool = True, env: Mapping[str, str] | None = None
+) -> None:
     """Write an image with a shell and, if wanted, this Python with distributed, at the paths that they have here.
 
     Parameters
@@ -52,6 +54,8 @@ def write_image(file: Path, name: str, *, python: bool = True) -> None:
         ``localhost/worker:1``.
     python : bool
         Whether it has a Python.
+    env : mapping, optional
+        Variables of its containers.
     """
     files = {Path("/bin/sh"): Path(shutil.which("sh") or "/bin/sh").resolve()}
     texts = {"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "/etc/group": "root:x:0:\n"}
@@ -65,7 +69,7 @@ def write_image(file: Path, name: str, *, python: bool = True) -> None:
     files |= dict(_compiled(files))
     files |= {path: path for path in _shared_libraries(files.values())}
     layer = _layer(files, links, texts)
-    _write_archive(file, name, layer, {"PATH": "/usr/bin:/bin"})
+    _write_archive(file, name, layer, {"PATH": "/usr/bin:/bin", **(env or {})})
 
 
 def facts() -> str:

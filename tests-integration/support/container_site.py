@@ -10,6 +10,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import container_image
@@ -108,6 +110,11 @@ class ContainerSite:
         self.bare = self._provide("bare", python=False)
         self.image = self._provide("worker", python=True)
 
+    @cached_property
+    def other_image(self) -> str:
+        """An image for workers that differs from `image` by a variable of its containers."""
+        return self._provide("other", python=True, env={"SCALABLE_CONFORMANCE_IMAGE": "other"})
+
     def run(self, *arguments: str) -> str:
         """Run one of the runtime's commands."""
         return subprocess.run(
@@ -155,14 +162,14 @@ class ContainerSite:
                 if any(image.is_relative_to(self._directory) for image in images):
                     process.kill()
 
-    def _provide(self, kind: str, *, python: bool) -> str:
+    def _provide(self, kind: str, *, python: bool, env: Mapping[str, str] | None = None) -> str:
         """Return the name of an image for a manifest, after building it unless an earlier run of the tests has."""
         recipe = Path(container_image.__file__).read_bytes() + container_image.facts().encode()
         name = f"localhost/scalable-tests-{kind}:{hashlib.sha256(recipe).hexdigest()[:12]}"
         if self.runtime != "apptainer" and self._has(name):
             return name
         archive = self._directory / f"{kind}.tar"
-        container_image.write_image(archive, name, python=python)
+        container_image.write_image(archive, name, python=python, env=env)
         if self.runtime == "apptainer":
             name = str(self._directory / f"{kind}.sif")
             self.run(

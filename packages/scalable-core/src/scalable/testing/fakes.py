@@ -121,11 +121,15 @@ class FakeProvider(BaseProvider[TargetOptions]):
             scheduler_kwargs={"dashboard": False},
         )
         stop_http_server_of(host)
-        workers = InProcessWorkerPool(
-            host,
-            {t: c.preload_script for t, c in spec.components.items() if c.preload_script},
-            closing=lambda: cluster.status is not Status.running,
-        )
+        try:
+            workers = InProcessWorkerPool(
+                host,
+                {t: c.preload_script for t, c in spec.components.items() if c.preload_script},
+                closing=lambda: cluster.status is not Status.running,
+            )
+        except BaseException:
+            host.close()
+            raise
         backend = SimulatedBackend(workers, InvariantChecker(), lambda: cluster.max_workers)
         self._built.append((host, backend))
         for tag in spec.components:
