@@ -17,7 +17,6 @@ import operator
 import pickle
 import re
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -41,7 +40,9 @@ from distributed import (
     WorkerPlugin,
     wait,
 )
+from distributed.cli import dask_scheduler, dask_worker
 from distributed.core import ConnectionPool, rpc
+from distributed.preloading import PreloadManager
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import TaskState
 from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
@@ -484,12 +485,39 @@ async def test_only_a_task_that_had_a_result_has_a_size(rig: Rig) -> None:
     assert rig.task(future).nbytes >= 0
 
 
-def test_the_module_of_dask_worker_runs() -> None:
-    """`distributed.cli.dask_worker`: the module behind ``dask worker``, to be run by any Python."""
-    argv = [sys.executable, "-m", "distributed.cli.dask_worker", "--help"]
-    usage = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-    for option in ("--name", "--nthreads", "--resources", "--death-timeout", "--no-nanny"):
-        assert option in usage
+def test_the_command_of_a_worker_can_be_called() -> None:
+    """`distributed.cli.dask_worker.main`: the click command behind ``dask worker``."""
+    options = {option for each in dask_worker.main.params for option in each.opts}
+    assert {"--name", "--nthreads", "--resources", "--death-timeout", "--preload"} <= options
+    assert dask_worker.main.make_context("dask worker", ["--no-nanny"]).params["nanny"] is False
+
+
+def test_the_command_of_a_scheduler_can_be_called() -> None:
+    """`distributed.cli.dask_scheduler.main`: the click command behind ``dask scheduler``."""
+    options = {option for each in dask_scheduler.main.params for option in each.opts}
+    assert {"--port", "--protocol", "--idle-timeout", "--tls-ca-file"} <= options
+
+
+@on_cluster
+async def test_a_server_starts_its_preloads_by_their_manager(rig: Rig) -> None:
+    """`distributed.preloading.PreloadManager`: the preloads of a server, whose ``start`` it awaits before it joins."""
+    seen = []
+
+    async def start(preloads: PreloadManager) -> None:
+        for each in preloads:
+            seen.append([*rig.scheduler.aliases])
+            await each.start()
+            raise OSError("no licence")
+
+    preload = "def dask_setup(worker):\n    worker.prepared = True\n"
+    worker = Worker(rig.scheduler.address, name="a", preload=[preload])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PreloadManager, "start", start)
+        with pytest.raises(RuntimeError) as caught:
+            await worker
+    assert str(caught.value.__cause__) == "no licence"
+    assert seen == [[]]
+    assert worker.prepared  # type: ignore[attr-defined]
 
 
 # -- In the scheduler: its handlers
