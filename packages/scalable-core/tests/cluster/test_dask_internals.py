@@ -13,12 +13,15 @@ import functools
 import inspect
 import io
 import logging
+import multiprocessing
 import operator
 import pickle
 import re
+import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -38,14 +41,24 @@ from distributed import (
     Status,
     Worker,
     WorkerPlugin,
+    get_client,
+    get_worker,
     wait,
 )
+from distributed._signals import wait_for_signals
 from distributed.cli import dask_scheduler, dask_worker
 from distributed.core import ConnectionPool, rpc
 from distributed.preloading import PreloadManager
-from distributed.protocol.pickle import dumps
+from distributed.protocol.pickle import dumps, loads
+from distributed.protocol.serialize import to_serialize
 from distributed.scheduler import TaskState
-from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
+from distributed.utils import (
+    LoopRunner,
+    get_traceback,
+    iscoroutinefunction,
+    silence_logging_cmgr,
+    sync,
+)
 from distributed.versions import get_versions
 from distributed.worker import get_data_from_worker
 
@@ -53,23 +66,33 @@ from scalable.client import ScalableClient
 from scalable.cluster.dask_internals import defer_unpickling, fail_futures
 from scalable.cluster.plugin.dask_internals import (
     Stealing,
+    actor_failure,
     cancel_all,
     clear_suspicion,
+    drop_unusable_traceback,
     executing_tasks,
     fail_task,
     find_worker,
+    forget_worker_and_clients,
     free_key,
+    hide_from_tracebacks,
     interrupt_retirement,
     is_holder_busy,
     lift_send_timeout,
     lift_worker_send_timeout,
+    raised_by,
     release_tasks,
     remove_worker,
+    replace_execute,
+    replaced_run_spec,
+    run_id,
     send_worker_status,
     set_worker_status,
+    task_failure,
     tasks_of_dead_worker,
     turn_off_worker_ttl,
     unstarted_tasks,
+    untransferable_error,
 )
 from scalable.providers.servers import stop_http_server
 
@@ -1060,6 +1083,207 @@ async def test_connections_of_its_own(rig: Rig) -> None:
     answer: Any = await get_data_from_worker(connections, [future.key], first.address)
     assert answer["status"] == "OK"
     await connections.close()
+
+
+@on_cluster
+async def test_a_worker_executes_a_task_by_a_method(rig: Rig) -> None:
+    """`Worker.execute`: looked up for every task, with its key; what it returns is what became of the task."""
+    worker = await rig.add()
+    keys = []
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        keys.append(key)
+        return await previous(key, stimulus_id=stimulus_id)
+
+    previous = replace_execute(worker, execute)
+    assert await rig.client.submit(identity, 1, key="a") == 1
+    replace_execute(worker, previous)
+    assert await rig.client.submit(identity, 2, key="b") == 2
+    assert keys == ["a"]
+
+
+@on_cluster
+async def test_a_failure_is_what_execute_returns(rig: Rig) -> None:
+    """`distributed.worker_state_machine.ExecuteFailureEvent`: has exception and traceback, pickled."""
+    worker = await rig.add()
+    raised: list[BaseException | None] = []
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        run = run_id(worker, key)
+        done = await previous(key, stimulus_id=stimulus_id)
+        raised.append(error := raised_by(done))
+        assert error is not None
+        return task_failure(key, run, OSError("another"), error)
+
+    previous = replace_execute(worker, execute)
+    with pytest.raises(OSError, match="another"):
+        await rig.client.submit(operator.truediv, 1, 0)
+    assert isinstance(raised[0], ZeroDivisionError)
+
+
+def recurse(n: int) -> int:
+    return recurse(n + 1) + 1
+
+
+@on_cluster
+async def test_a_traceback_that_cannot_be_pickled_is_a_text(rig: Rig) -> None:
+    """`distributed.protocol.pickle.loads`: reads a failure; for a traceback that is too deep, that is its text."""
+    worker = await rig.add()
+    tracebacks: list[Any] = []
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        done = await previous(key, stimulus_id=stimulus_id)
+        tracebacks.append(done.traceback.data)
+        drop_unusable_traceback(done)
+        tracebacks.append(done.traceback)
+        return done
+
+    previous = replace_execute(worker, execute)
+    with pytest.raises(Exception, match="recursion"):
+        await asyncio.wait_for(rig.client.submit(recurse, 0)._result(), 30)
+    first, second = tracebacks
+    # Where a later Python or distributed can pickle it, it stays.
+    assert second is None if isinstance(loads(first), str) else second.data == first
+
+
+@on_cluster
+async def test_a_worker_calls_the_specification_of_a_task(rig: Rig) -> None:
+    """`TaskState.run_spec`: of a worker's task, called with the data; read once the task is executed."""
+    worker = await rig.add()
+    called = []
+
+    def replaced(task: Any) -> Any:
+        class Replaced:
+            is_coro = False
+
+            def __call__(self, *args: Any, **kwargs: Any) -> Any:
+                called.append(threading.current_thread() is threading.main_thread())
+                return task(*args, **kwargs)
+
+        return Replaced()
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        with replaced_run_spec(worker, key, replaced):
+            return await previous(key, stimulus_id=stimulus_id)
+
+    previous = replace_execute(worker, execute)
+    assert await rig.client.submit(identity, 1) == 1
+    assert await rig.client.submit(asyncio.sleep, 0, 2) == 2  # a coroutine is none of a thread's
+    assert called == [False]
+
+
+@on_cluster
+async def test_a_worker_has_its_executors_by_name(rig: Rig) -> None:
+    """`Worker.executors`: by the name in a task's annotations; threads unless it says otherwise."""
+    worker = await rig.add()
+    assert "ThreadPoolExecutor" in str(type(worker.executors["default"]))
+
+
+def test_frames_are_left_out_by_the_name_of_their_file() -> None:
+    """`distributed.utils.get_traceback`: begins below the frames of Dask's own files."""
+
+    def find() -> list[str]:
+        try:
+            outer()
+        except ValueError:
+            return [frame.name for frame in traceback.extract_tb(get_traceback())]
+        return []
+
+    def outer() -> None:
+        inner()
+
+    def inner() -> None:
+        raise ValueError
+
+    assert find() == ["find", "outer", "inner"]
+    hide_from_tracebacks(find)
+    hide_from_tracebacks(outer)
+    assert find() == ["inner"]
+
+
+class UnsendableError(Exception):
+    def __reduce__(self) -> Any:
+        raise TypeError("it cannot be pickled")
+
+
+class Raising:
+    def method(self, name: str) -> None:
+        raise {"sent": ValueError("as it is"), "unsendable": UnsendableError()}[name]
+
+
+@on_cluster
+async def test_a_method_of_an_actor_is_a_call_of_a_handler(rig: Rig) -> None:
+    """`Worker.actor_execute`: returns the exception as an object, which `untransferable_error` finds."""
+    worker = await rig.add()
+    actor = await rig.client.submit(Raising, actor=True)
+    answers = []
+
+    async def execute(**message: Any) -> Any:
+        answers.append(answer := await worker.actor_execute(**message))
+        error = untransferable_error(answer)
+        return answer if error is None else actor_failure(OSError("another"))
+
+    worker.handlers["actor_execute"] = execute
+    with pytest.raises(ValueError, match="as it is"):
+        await actor.method("sent")
+    with pytest.raises(OSError, match="another"):
+        await actor.method("unsendable")
+    assert {answer["status"] for answer in answers} == {"error"}
+
+
+def test_what_is_sent_is_wrapped() -> None:
+    """`distributed.protocol.serialize.to_serialize`: keeps an object, as ``data``, until it is sent."""
+    error = ValueError()
+    assert to_serialize(error).data is error
+
+
+@on_cluster
+async def test_a_fork_has_no_worker(rig: Rig) -> None:
+    """`distributed.worker._worker_cvar`: where `get_worker` looks; without a value, it raises ValueError."""
+    await rig.add()
+    assert await rig.client.submit(in_fork, get_worker) == "ValueError"
+
+
+@on_cluster
+async def test_a_fork_has_no_client(rig: Rig) -> None:
+    """`distributed.client._global_clients`: where `get_client` looks once there is no worker."""
+    await rig.add()
+    assert await rig.client.submit(in_fork, get_client) == "ValueError"
+
+
+@on_cluster
+async def test_a_fork_has_no_current_client(rig: Rig) -> None:
+    """`distributed.client._current_client`: where `Client.current` looks first."""
+    with rig.client.as_current():
+        assert in_fork(Client.current) == "ValueError"
+
+
+def in_fork(function: Callable[[], Any]) -> str:
+    """Return what a function raises in a fork in which the worker and clients are forgotten."""
+    with multiprocessing.get_context("fork").Pool(1, forget_worker_and_clients) as pool:
+        return pool.apply(name_of_error, (function,))
+
+
+def name_of_error(function: Callable[[], Any]) -> str:
+    try:
+        function()
+    except Exception as error:  # noqa: BLE001 - its name is the result
+        return type(error).__name__
+    return "none"
+
+
+def test_the_handlers_of_signals_are_those_of_a_module() -> None:
+    """`distributed._signals`: the module of the handlers that ``dask worker`` sets."""
+
+    async def run() -> list[Any]:
+        waiting = asyncio.ensure_future(wait_for_signals())
+        await asyncio.sleep(0)
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        return handlers
+
+    assert [handler.__module__ for handler in asyncio.run(run())] == ["distributed._signals"] * 2
 
 
 # -- The list

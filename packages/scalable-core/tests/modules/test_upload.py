@@ -1,9 +1,9 @@
 """Modules reach a stock scheduler and stock workers: processes in which `scalable` cannot be imported."""
 
+import importlib
 import json
 import os
 import subprocess
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

@@ -70,7 +70,9 @@ def server_command(python: str, server: Literal["worker", "scheduler"]) -> list[
 def _entry() -> str:
     """Return the program of `scalable.providers.entry` without its comments and docstrings."""
     tree = ast.parse(resources.files("scalable.providers").joinpath("entry.py").read_text("utf-8"))
-    for node in (tree, *(node for node in tree.body if isinstance(node, ast.FunctionDef))):
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    documented: list[ast.Module | ast.FunctionDef] = [tree, *functions]
+    for node in documented:
         if ast.get_docstring(node) is not None:
             del node.body[0]
     return ast.unparse(tree)

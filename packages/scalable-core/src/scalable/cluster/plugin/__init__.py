@@ -17,6 +17,8 @@ In reading order:
 `walltimes`       announced ends of workers, and the tasks that take longer than any worker lives
 `spreading`       moves waiting tasks to workers that join later
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
+`isolation`       what a task does to its worker's process, and the next one must not notice
+`forks`           what a process that is forked inside a worker's process inherits
 `filenames`       the file names of functions that are pickled by value
 `dask_internals`  what all of them use of distributed beyond its public interface
 ================  =================================================================================

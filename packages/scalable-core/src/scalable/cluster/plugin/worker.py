@@ -14,6 +14,8 @@ from scalable.cluster.plugin.dask_internals import (
     unstarted_tasks,
 )
 from scalable.cluster.plugin.filenames import FileNames
+from scalable.cluster.plugin.forks import detach_forks
+from scalable.cluster.plugin.isolation import Isolation
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -43,10 +45,13 @@ class GroupsWorkerPlugin(WorkerPlugin):
         lift_worker_send_timeout(worker)
         worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
         worker.handlers["scalable_check_transfer"] = self.check_transfer
+        detach_forks(worker)
+        self.isolation = Isolation(worker)
 
     def teardown(self, worker: Worker) -> None:
         """Leave the worker's process as it was."""
         self.file_names.release()
+        self.isolation.close()
 
     def unstarted_tasks(self) -> dict[str, Any]:
         """Return this worker's status, the tasks it has not started, and the number of tasks it executes."""
