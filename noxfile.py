@@ -7,6 +7,7 @@ the versions of ``constraints.txt``, which are known to work; `upstream` takes t
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import signal
 import sys
@@ -35,6 +36,10 @@ WHEELS = DIST / "constraints.txt"
 KNOWN_GOOD = ROOT / "constraints.txt"
 """The version of everything else that sessions install. `constraints` renews it."""
 REPORTS = ROOT / ".nox" / "reports"
+
+# One more than there are cores, since most tests wait for processes that they have started.
+PARALLEL = (f"--numprocesses={min(os.cpu_count() or 1, 7) + 1}", "--dist=worksteal")
+"""pytest's options for tests that may run beside each other."""
 
 CODE = {
     "scalable-core": "scalable",
@@ -241,7 +246,7 @@ def tests(session: nox.Session, package: str) -> None:
     """Test one distribution where there is nothing but itself and the core."""
     _install(session, package, group="test")
     doctests = _site_packages(session) / CODE[package]
-    _pytest(session, "--doctest-modules", f"packages/{package}/tests", str(doctests))
+    _pytest(session, *PARALLEL, "--doctest-modules", f"packages/{package}/tests", str(doctests))
 
 
 @nox.session(python=PYTHONS, requires=["wheels"], reuse_venv=False)
@@ -250,7 +255,7 @@ def integration(session: nox.Session) -> None:
     _install(session, _everything(), *_examples(), group="test")
     session.run("scalable", "providers")
     systems = [f"--ignore=tests-integration/{system}" for system in SYSTEMS]
-    _pytest(session, "tests-integration", "examples", *systems)
+    _pytest(session, *PARALLEL, "tests-integration", "examples", *systems)
 
 
 @nox.session(python=PYTHONS, requires=["wheels"], reuse_venv=False)
@@ -274,7 +279,7 @@ def minimums(session: nox.Session) -> None:
     lowest = ("--resolution=lowest-direct", f"--constraint={WHEELS}", f"--constraint={newest}")
     session.run("uv", "pip", "install", *lowest, *ours, *direct, *_group("test"))
     for package in ours:
-        _pytest(session, f"packages/{package}/tests")
+        _pytest(session, *PARALLEL, f"packages/{package}/tests")
 
 
 @nox.session(default=False, venv_backend="none")

@@ -38,6 +38,7 @@ EXAMPLES = {
     "ValidationFailedError": (ValidationReport((ISSUE,)),),
     "VersionMismatchError": ("the scheduler has Python 3.12, the client 3.11", "an image"),
     "WalltimeError": ("gcam", "gcam-7_1", 3600.0),
+    "WorkerDiedError": ("work-1f", (("gcam-1", "it crashed with SIGSEGV"),), WHY),
     "NativeTimeoutError": (120.0,),
 }
 NAMES = [name for name in errors.__all__ if name.endswith("Error")]

@@ -23,7 +23,7 @@ from scalable.providers.local.exits import (
     [
         (0, Reason.EXITED, "exit code 0", False),
         (1, Reason.EXITED, "exit code 1", True),
-        (-signal.SIGKILL, Reason.CANCELLED, "SIGKILL", False),
+        (-signal.SIGKILL, Reason.UNKNOWN, "SIGKILL", False),
         (-signal.SIGTERM, Reason.CANCELLED, "SIGTERM", False),
         (-signal.SIGSEGV, Reason.EXITED, "SIGSEGV", True),
         (-signal.SIGABRT, Reason.EXITED, "SIGABRT", True),
@@ -65,11 +65,11 @@ FREE = Container("podman", "laptop-1f-gcam-1")
         (GCAM, 1, False, Reason.EXITED, "exit code 1"),
         (GCAM, 128 + signal.SIGSEGV, False, Reason.EXITED, "SIGSEGV"),
         (GCAM, 128 + signal.SIGTERM, False, Reason.CANCELLED, "SIGTERM"),
-        (GCAM, 128 + signal.SIGKILL, False, Reason.CANCELLED, "SIGKILL"),
+        (GCAM, 128 + signal.SIGKILL, False, Reason.UNKNOWN, "SIGKILL"),
         (GCAM, 128 + signal.SIGKILL, True, Reason.OUT_OF_MEMORY, "SIGKILL"),
-        (FREE, 128 + signal.SIGKILL, True, Reason.CANCELLED, "SIGKILL"),
+        (FREE, 128 + signal.SIGKILL, True, Reason.UNKNOWN, "SIGKILL"),
         # The client of the container, not what runs in it.
-        (GCAM, -signal.SIGKILL, False, Reason.CANCELLED, "SIGKILL"),
+        (GCAM, -signal.SIGKILL, False, Reason.UNKNOWN, "SIGKILL"),
         (GCAM, 125, False, Reason.REFUSED, "exit code 125"),
     ],
 )

@@ -21,7 +21,8 @@ MINE = "scalable run=r tag=gcam request=q"
 
 
 def make_backend(directory: Path, *, sweep_timeout: float) -> SlurmBackend:
-    requests = {"gcam": JobRequest("gcam", str(directory / "logs"))}
+    logs = str(directory / "logs")
+    requests = {"gcam": JobRequest("gcam", logs), "big": JobRequest("big", logs, memory=8 * 10**9)}
     return SlurmBackend(Slurm(), "r", "tls://10.0.0.1:8786", requests, sweep_timeout=sweep_timeout)
 
 
@@ -185,6 +186,12 @@ def test_many_units_are_cancelled_by_one_scancel(
             "",
         ),
         (
+            "JobState=FAILED Reason=RaisedSignal:11(Segmentation_fault) ExitCode=0:11 NodeList=node1",
+            Reason.EXITED,
+            "job 7_0 crashed with SIGSEGV on node1",
+            "",
+        ),
+        (
             "JobState=FAILED Reason=JobLaunchFailure ExitCode=0:53 NodeList=node1",
             Reason.EXITED,
             "job 7_0 could not be started on node1",
@@ -217,13 +224,24 @@ def test_a_job_is_explained_from_its_record(
     assert (why.reason, why.summary, why.remedy) == (reason, summary, remedy)
 
 
+def test_a_job_that_used_too_much_memory_is_told_how_much_it_had(
+    backend: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    record = "JobState=OUT_OF_MEMORY Reason=OutOfMemory ExitCode=0:125 NodeList=node1"
+    fake_command("scontrol", stdout=f"JobId=7 ArrayJobId=7 ArrayTaskId=0 {record}\n")
+    why = asyncio.run(backend.describe(Unit("big-7_0", "big", "q", "7_0")))
+    assert why.summary == "job 7_0 used more memory than its 8G on node1"
+
+
 def test_the_log_of_a_job_is_part_of_its_explanation(
     backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
 ) -> None:
     fake_command("scontrol", stdout="JobId=7 JobState=FAILED ExitCode=1:0 NodeList=node1\n")
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "7_0.log").write_text("No module named gcam\n")
-    assert asyncio.run(backend.describe(unit(0))).log_tail == "No module named gcam"
+    why = asyncio.run(backend.describe(unit(0)))
+    assert why.log_tail == "No module named gcam"
+    assert why.remedy == f"its log is {tmp_path}/logs/7_0.log"
 
 
 def test_a_job_without_a_record_ended_as_it_was_last_seen(

@@ -27,6 +27,7 @@ The tree::
     │   ├── GroupFailedError                     a worker group cannot get its workers
     │   ├── GroupTimeoutError (TimeoutError)     a worker group did not have its workers in time
     │   ├── WalltimeError (TimeoutError)         a task was still running at its worker's walltime
+    │   ├── WorkerDiedError                      a task was running each time when workers died
     │   ├── AmbiguousScaleError (TypeError)      scale(n) or adapt() was called, without a group
     │   ├── ClusterClosedError                   the cluster is closed
     │   └── LeftoverError                        something could not be removed at close
@@ -86,6 +87,7 @@ __all__ = [
     "ValidationFailedError",
     "VersionMismatchError",
     "WalltimeError",
+    "WorkerDiedError",
     "describe_error",
     "did_you_mean",
 ]
@@ -405,6 +407,46 @@ class WalltimeError(ClusterError, TimeoutError):
             f"the task was still running when worker {worker} of group {tag!r} reached its walltime, which is "
             f"{lifetime / 60:.0f} min; give the group a longer walltime, or cut the task into shorter ones"
         )
+
+
+class WorkerDiedError(ClusterError):
+    """A task was running each time when workers died, more often than `distributed.scheduler.allowed-failures`.
+
+    Tasks end in a subclass that is also `distributed.KilledWorker`, in which they would end without Scalable.
+
+    Attributes
+    ----------
+    task : str
+        The task's key.
+    attempts : int
+        How often it was started; each time, its worker died.
+    workers : tuple of str
+        These workers.
+    explanation : Explanation or None
+        Why the last of them died, with the end of its log; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        deaths: Sequence[tuple[str, str]],
+        explanation: Explanation | None = None,
+    ) -> None:
+        self.task, self.attempts = task, len(deaths)
+        self.workers = tuple(worker for worker, _ in deaths)
+        self.explanation = explanation
+        workers: dict[str, list[str]] = {}
+        for worker, why in deaths:
+            workers.setdefault(why, []).append(worker)
+        reasons = "; ".join(f"{why} ({', '.join(names)})" for why, names in workers.items())
+        each = f"on each of {len(deaths)} attempts" if len(deaths) > 1 else "on its only attempt"
+        message = f"task {task!r} was running when its worker died, {each}: {reasons}"
+        remedy = explanation.remedy if explanation else ""
+        message += f"; {remedy or 'call the function by itself to find out what ends its process'}"
+        if explanation and explanation.log_tail:
+            message += f"\nthe end of the log of {self.workers[-1]}:"
+            message += "".join(f"\n  | {line}" for line in explanation.log_tail.splitlines())
+        super().__init__(message)
 
 
 class AmbiguousScaleError(ClusterError, TypeError):

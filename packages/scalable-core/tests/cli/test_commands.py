@@ -506,7 +506,8 @@ HEAVY = {"dask", "distributed", "numpy", "rich", "tornado"}
         (["providers"], HEAVY),
         (["schema"], HEAVY),
     ],
-    ids=" ".join,
+    # A set has no order, and so no name that each process of pytest-xdist would give it.
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_command_imports_no_more_than_it_needs(
     project: Path, environment: dict[str, str], arguments: list[str], forbidden: set[str]

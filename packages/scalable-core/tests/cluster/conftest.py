@@ -220,6 +220,12 @@ def host() -> Iterator[LocalCluster]:
         n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=False
     ) as host:
         yield host
+        if host.scheduler.status is Status.closed and host.status is not Status.closed:
+            # Its cluster would try to reach it for half a minute.
+            closing = asyncio.run_coroutine_threadsafe(
+                host.scheduler_comm.close_rpc(), host.loop.asyncio_loop
+            )
+            closing.result(30)
 
 
 def _build(

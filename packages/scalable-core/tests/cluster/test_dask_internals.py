@@ -65,34 +65,42 @@ from distributed.worker import get_data_from_worker
 from scalable.client import ScalableClient
 from scalable.cluster.dask_internals import defer_unpickling, fail_futures
 from scalable.cluster.plugin.dask_internals import (
+    Hold,
     Stealing,
     actor_failure,
     cancel_all,
-    clear_suspicion,
     drop_unusable_traceback,
     executing_tasks,
     fail_task,
     find_worker,
     forget_worker_and_clients,
     free_key,
+    has_seceded,
     hide_from_tracebacks,
     interrupt_retirement,
     is_holder_busy,
     lift_send_timeout,
     lift_worker_send_timeout,
+    not_executed,
     raised_by,
     release_tasks,
     remove_worker,
     replace_execute,
     replaced_run_spec,
+    run_alone,
     run_id,
+    runs_alone,
+    seconds_alone,
     send_worker_status,
     set_worker_status,
+    suspect,
+    take_over_failures,
     task_failure,
     tasks_of_dead_worker,
     turn_off_worker_ttl,
     unstarted_tasks,
     untransferable_error,
+    was_taken_back,
 )
 from scalable.providers.servers import stop_http_server
 
@@ -133,6 +141,11 @@ gates: dict[int, threading.Event] = {}
 
 def wait_for_gate(rig: int, *_: Any) -> None:
     gates[rig].wait(30)
+
+
+def secede_and_wait_for_gate(rig: int) -> None:
+    distributed.secede()
+    wait_for_gate(rig)
 
 
 def identity(x: Any) -> Any:
@@ -921,16 +934,155 @@ async def test_tasks_of_a_dead_worker_are_suspected(rig: Rig) -> None:
     running = rig.block(key="running", priority=1)
     waiting = rig.client.submit(wait_for_gate, id(rig), key="waiting", workers=["a"])
     await until(lambda: worker.state.executing and "waiting" in worker.state.tasks)
-    ws = rig.scheduler.workers[worker.address]
     tasks = [rig.task(running), rig.task(waiting)]
     await worker.close(executor_wait=False)
     await until(lambda: not rig.scheduler.workers)
     assert [ts.suspicious for ts in tasks] == [1, 1]
     prefixes = {ts.prefix.name: ts.prefix for ts in tasks}
     assert [prefix.suspicious for prefix in prefixes.values()] == [1, 1]
-    clear_suspicion(ws, tasks)
+    suspect(tasks[1], -1)
     assert [ts.suspicious for ts in tasks] == [1, 0]
     assert [prefix.suspicious for prefix in prefixes.values()] == [1, 0]
+
+
+@on_cluster
+async def test_tasks_outlive_any_number_of_deaths(rig: Rig) -> None:
+    """`Scheduler.allowed_failures`: how many deaths of workers the scheduler allows a task; it can be raised."""
+    assert take_over_failures(rig.scheduler) == 3
+    running = rig.block()
+    for _ in range(5):
+        worker = await rig.add()
+        await until(functools.partial(operator.attrgetter("state.executing"), worker))
+        await worker.close(executor_wait=False)
+    await until(lambda: not rig.scheduler.workers)
+    assert rig.task(running).suspicious == 5
+    assert rig.task(running).state in ("no-worker", "queued")
+
+
+@on_cluster
+async def test_a_held_task_waits_until_it_is_resumed(rig: Rig) -> None:
+    """`TaskState.worker_restrictions`: a task whose workers are not there is in state ``no-worker``."""
+    first = await rig.add("a")
+    blocking = rig.block()
+    waiting = rig.client.submit(identity, 1, key="waiting")
+    await until(
+        lambda: first.state.executing and rig.task(waiting).state in ("processing", "queued")
+    )
+    ts = rig.task(waiting)
+    hold = Hold(rig.scheduler, ts)
+    assert ts.state == "no-worker"
+    second = await rig.add("b")
+    assert ts.state == "no-worker"
+    hold.resume()
+    assert await waiting == 1
+    assert ts.who_has == {rig.scheduler.workers[second.address]}
+    assert not ts.worker_restrictions
+    rig.gate.set()
+    await wait(blocking)
+
+
+@on_cluster
+async def test_workers_know_the_annotations_of_tasks(rig: Rig) -> None:
+    """`TaskState.annotations`: what is added in the scheduler reaches the worker with the task."""
+    future = rig.block(resources={"r": 1})
+    await until(lambda: future.key in rig.scheduler.tasks)
+    ts = rig.task(future)
+    assert not runs_alone(ts)
+    run_alone(ts, 5.0)
+    assert runs_alone(ts)
+    worker = await rig.add(resources={"r": 1})
+    await until(lambda: worker.state.executing)
+    assert seconds_alone(worker, future.key) == 5.0
+    assert seconds_alone(worker, "unknown") is None
+    rig.gate.set()
+    await wait(future)
+    run_alone(ts, None)
+    assert not runs_alone(ts)
+
+
+@on_cluster
+async def test_a_worker_runs_a_task_by_a_method_that_can_be_replaced(rig: Rig) -> None:
+    """`Worker.execute`: is looked up for each task, and returns when the task has ended, seceded or not."""
+    worker = await rig.add()
+    began: list[Any] = []
+    ended: list[Any] = []
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        began.append(key)
+        event = await original(key, stimulus_id=stimulus_id)
+        ended.append(key)
+        return event
+
+    original = replace_execute(worker, execute)
+    future = rig.client.submit(secede_and_wait_for_gate, id(rig))
+    await until(lambda: has_seceded(worker, future.key))
+    assert (began, ended) == ([future.key], [])
+    rig.gate.set()
+    await wait(future)
+    assert ended == [future.key]
+    assert not has_seceded(worker, future.key)
+
+
+@on_cluster
+async def test_a_task_that_is_taken_back_before_it_starts_does_not_run(rig: Rig) -> None:
+    """`distributed.worker_state_machine.RescheduleEvent`: as the result of ``execute``, ends a task that was freed."""
+    worker = await rig.add(resources={"r": 1})
+    started = asyncio.Event()
+    may_start = asyncio.Event()
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        started.set()
+        await may_start.wait()
+        if was_taken_back(worker, key):
+            return not_executed(key)
+        return await original(key, stimulus_id=stimulus_id)
+
+    original = replace_execute(worker, execute)
+    future = rig.client.submit(operator.truediv, 1, 0, key="never", resources={"r": 1})
+    await started.wait()
+    assert not was_taken_back(worker, "never")
+    ts = rig.task(future)
+    hold = Hold(rig.scheduler, ts)
+    await until(lambda: was_taken_back(worker, "never"))
+    may_start.set()
+    await until(lambda: "never" not in worker.state.tasks)
+    assert ts.state == "no-worker"
+    hold.resume()
+    with pytest.raises(ZeroDivisionError):
+        await future
+
+
+@on_cluster
+async def test_a_worker_sends_messages_in_order_with_its_own(rig: Rig) -> None:
+    """`Worker.batched_send`: goes to `Scheduler.stream_handlers` with the worker's address."""
+    messages: list[Any] = []
+
+    def handle(**message: Any) -> None:
+        messages.append(message)
+
+    rig.scheduler.stream_handlers["test"] = handle
+    worker = await rig.add()
+    worker.batched_send({"op": "test", "key": ("tuple", 1)})
+    await until(lambda: messages)
+    assert messages == [{"key": ("tuple", 1), "worker": worker.address}]
+
+
+@on_cluster
+async def test_the_scheduler_hears_of_tasks_that_secede(rig: Rig) -> None:
+    """`Scheduler.stream_handlers["long-running"]`: called with the key when a task secedes."""
+    handler, heard = rig.scheduler.stream_handlers["long-running"], []
+
+    def handle(*, key: Any, worker: str, **message: Any) -> None:
+        heard.append((key, worker))
+        handler(key=key, worker=worker, **message)
+
+    rig.scheduler.stream_handlers["long-running"] = handle
+    worker = await rig.add()
+    future = rig.client.submit(secede_and_wait_for_gate, id(rig))
+    await until(lambda: heard)
+    assert heard == [(future.key, worker.address)]
+    rig.gate.set()
+    await wait(future)
 
 
 @on_cluster
@@ -1083,23 +1235,6 @@ async def test_connections_of_its_own(rig: Rig) -> None:
     answer: Any = await get_data_from_worker(connections, [future.key], first.address)
     assert answer["status"] == "OK"
     await connections.close()
-
-
-@on_cluster
-async def test_a_worker_executes_a_task_by_a_method(rig: Rig) -> None:
-    """`Worker.execute`: looked up for every task, with its key; what it returns is what became of the task."""
-    worker = await rig.add()
-    keys = []
-
-    async def execute(key: Any, *, stimulus_id: str) -> Any:
-        keys.append(key)
-        return await previous(key, stimulus_id=stimulus_id)
-
-    previous = replace_execute(worker, execute)
-    assert await rig.client.submit(identity, 1, key="a") == 1
-    replace_execute(worker, previous)
-    assert await rig.client.submit(identity, 2, key="b") == 2
-    assert keys == ["a"]
 
 
 @on_cluster

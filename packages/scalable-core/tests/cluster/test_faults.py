@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import dask
 import pytest
-from distributed import KilledWorker, as_completed
+from distributed import KilledWorker, as_completed, get_client, secede
 
 from scalable.client import ScalableClient
 from scalable.cluster import GroupedCluster, RetryPolicy
 from scalable.cluster.port import GroupSpec
-from scalable.errors import GroupFailedError
+from scalable.errors import GroupFailedError, WorkerDiedError
 
 Start = Callable[..., GroupedCluster]
 Until = Callable[..., None]
@@ -56,19 +58,77 @@ def test_two_thousand_tasks_survive_thirty_kills(
     until(lambda: len(processes.running()) == 3)
 
 
-def test_a_task_that_kills_its_worker_each_time_is_given_up_and_its_group_is_not(
+def test_a_task_that_kills_its_worker_each_time_ends_in_the_reason_and_its_group_lives(
     start_processes: Start, until: Until
 ) -> None:
     cluster = start_processes("a")
     cluster.scale_groups({"a": 1})
     with ScalableClient(cluster) as client:
-        killer = client.submit(os._exit, 1, tag="a", priority=1)
+        killer = client.submit(os._exit, 7, tag="a", priority=1)
         waiting = client.map(abs, range(10), tag="a")
-        with pytest.raises(KilledWorker):
+        with pytest.raises(WorkerDiedError, match="status 7") as caught:
             killer.result(timeout=120)
+        assert isinstance(caught.value, KilledWorker)
+        assert caught.value.workers == ("a-1", "a-2", "a-3", "a-4")
         assert client.gather(waiting) == [*range(10)]
     until(lambda: cluster.groups["a"].running == 1)
     assert not cluster.groups["a"].failed
+
+
+def test_bad_calls_among_good_ones_on_workers_with_slots_are_told_apart(
+    start_processes: Start, until: Until
+) -> None:
+    """Each death has up to three suspects, tagged or not, that crash at once or after a while."""
+
+    def call(i: int) -> int:
+        if i % 7 == 3:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(0.05 * (i % 3))
+        if i % 7 == 5:
+            os.abort()
+        return i
+
+    cluster = start_processes(GroupSpec("a", slots=3), retry=STUBBORN)
+    cluster.scale_groups({"a": 2})
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        ScalableClient(cluster) as client,
+    ):
+        futures = [client.submit(call, i, tag="a" if i % 2 else None) for i in range(21)]
+        for i, future in enumerate(futures):
+            if i % 7 in (3, 5):
+                with pytest.raises(WorkerDiedError, match=r"status -(6|11)") as caught:
+                    future.result(timeout=240)
+                assert f"status -{11 if i % 7 == 3 else 6}" in str(caught.value)
+            else:
+                assert future.result(timeout=240) == i
+    assert not cluster.groups["a"].failed
+
+
+def test_a_task_that_submits_others_survives_those_that_kill_its_worker(
+    start_processes: Start, until: Until
+) -> None:
+    def parent() -> str:
+        client = get_client()
+        child = client.submit(os._exit, 7, key="child")
+        secede()
+        try:
+            child.result()
+        except KilledWorker as error:
+            return type(error).__name__
+        return "nothing"
+
+    cluster = start_processes("a", "b")
+    cluster.scale_groups({"a": 1, "b": 1})
+    with ScalableClient(cluster) as client:
+        future = client.submit(parent, tag="b")
+        until(lambda: future.done(), 120)
+        # On the same worker, the child dies with its parent each time, and is begun anew.
+        if future.status == "error":
+            assert isinstance(future.exception(), WorkerDiedError)
+        else:
+            assert future.result() == "KilledWorkerError"
+    assert not any(group.failed for group in cluster.groups.values())
 
 
 def test_a_function_that_a_worker_cannot_import_is_an_error_of_its_task_alone(

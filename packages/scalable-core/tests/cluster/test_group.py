@@ -326,3 +326,22 @@ def test_a_group_that_is_scaled_again_has_no_failures() -> None:
     assert group.failures.retry_at == 0.0
     assert not group.failures.record_start_failure("r4", PROBLEM, 60.0)
     assert not group_status(group).failed
+
+
+def test_an_early_death_with_tasks_is_no_early_loss() -> None:
+    reported = replace(EMPTY, deaths={unit(1).id: False}, removed=[unit(1).id])
+    assert not group_after_an_early_loss(reported).failures.record_loss(PROBLEM, LATER)
+
+
+def test_so_is_one_that_the_scheduler_has_not_noticed() -> None:
+    busy = workers(unit(1), tasks=1)
+    assert not group_after_an_early_loss(busy).failures.record_loss(PROBLEM, LATER)
+
+
+def test_the_scheduler_is_told_why_a_unit_ended_that_died_with_tasks() -> None:
+    group = group_of(unit(1), wanted=1)
+    group.update(None, workers(unit(1), tasks=1), 1.0)
+    group.update(None, replace(EMPTY, deaths={unit(1).id: True}), 2.0)
+    assert group.members[unit(1).id].had_tasks
+    # With others finished on the same worker, the next is launched without delay.
+    assert group.failures.retry_at <= 2.0

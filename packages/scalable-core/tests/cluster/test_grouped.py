@@ -252,6 +252,16 @@ def test_closing_again_and_again(start: Start) -> None:
     assert repr(cluster).endswith("closed: a 0/0>")
 
 
+def test_closing_names_no_scheduler_that_has_just_ended(start: Start, host: Any) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_group("a", timeout=30)
+    ending = asyncio.run_coroutine_threadsafe(host.scheduler.close(), asyncio_loop(cluster))
+    ending.result(30)
+    cluster.close()
+    assert cluster.status is Status.closed
+
+
 def test_closing_on_the_loop_and_from_a_thread_at_once(start: Start, threads: Any) -> None:
     cluster = start("a")
     cluster.scale_groups({"a": 1})

@@ -11,7 +11,13 @@ import pytest
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, Reason
 from scalable.cluster.retry import RetryPolicy
-from scalable.errors import GroupFailedError, GroupTimeoutError, LaunchError, LaunchRefusedError
+from scalable.errors import (
+    GroupFailedError,
+    GroupTimeoutError,
+    LaunchError,
+    LaunchRefusedError,
+    WorkerDiedError,
+)
 from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, in_virtual_time
 
 HOUR = 3600.0
@@ -539,3 +545,56 @@ async def test_a_turn_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch
             await world.controller.scale_groups({"gcam": 1})
             await world.run(5)
         await world.until(lambda: world.groups["gcam"].running == 1)
+
+
+@in_virtual_time
+async def test_tasks_that_kill_workers_end_in_errors_and_their_group_lives() -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 4})
+        bad = [
+            task
+            for _ in range(50)
+            for task in (
+                *world.scheduler.submit("gcam", 1, kills=True),
+                *world.scheduler.submit("gcam", 3),
+            )
+            if task.kills
+        ]
+        await world.until(lambda: all(task.ended for task in world.scheduler.tasks))
+
+        assert {type(task.error) for task in bad} == {WorkerDiedError}
+        assert {len(task.starts) for task in bad} == {4}
+        assert {task.state for task in world.scheduler.tasks if task not in bad} == {TaskState.DONE}
+        assert not world.groups["gcam"].failed
+
+
+@in_virtual_time
+async def test_two_hundred_tasks_that_kill_workers_at_once_do_not_launch_more_than_they_kill() -> (
+    None
+):
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 1})
+        world.scheduler.submit("gcam", 200, seconds=0.01, kills=True)
+        await world.until(lambda: all(t.ended for t in world.scheduler.tasks), within=3 * HOUR)
+
+        assert world.backend.calls["launch"] <= 1 + 4 * 200
+        assert not world.groups["gcam"].failed
+        # It backs off, as no worker ever finishes anything.
+        assert world.time >= 4 * 199 * RetryPolicy().max_task_delay
+        good = world.scheduler.submit("gcam", 1)
+        await world.done(good)
+
+
+@in_virtual_time
+async def test_workers_that_die_early_with_tasks_are_described_each_by_itself() -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 3})
+        world.scheduler.submit("gcam", 3, seconds=100)
+        await world.run(1)
+        for name in list(world.scheduler.workers):
+            world.backend.kill(name, Reason.OUT_OF_MEMORY)
+        await world.run(5)
+
+        assert world.backend.calls["describe"] == 3
+        await world.until(lambda: world.groups["gcam"].running == 3)
+        assert not (await world.scheduler.report()).deaths

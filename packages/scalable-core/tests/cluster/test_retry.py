@@ -76,3 +76,16 @@ def test_back_off_grows_up_to_its_maximum(failures: list[int]) -> None:
 
     assert waits == sorted(waits)
     assert all(0 <= wait <= 60 for wait in waits)
+
+
+def test_workers_that_die_with_tasks_back_off_and_fail_no_group() -> None:
+    policy = RetryPolicy(max_early_losses=2, delay=1.0, max_task_delay=4.0)
+    failures = FailureHistory(policy)
+    waits = []
+    for n in range(6):
+        failures.record_death(100.0 * n, had_finished=False)
+        assert not failures.record_loss(PROBLEM, 100.0 * n)
+        waits.append(failures.retry_at - 100.0 * n)
+    assert waits[1:] == [1.0, 2.0, 4.0, 4.0, 4.0]
+    failures.record_death(1000.0, had_finished=True)
+    assert failures.retry_at <= 1000.0

@@ -121,6 +121,7 @@ class GroupController:
         self._failures = GroupFailures(self.scheduler, self.events, clock)
         self._ends = EndHandler(
             self._native,
+            self.scheduler,
             self._failures,
             self.events,
             describe_timeout=self.pace.describe_timeout,
@@ -348,6 +349,7 @@ class GroupController:
         self._drainer.note_ends(ends, now)
         if report is None:
             return
+        await self._ends.explain_deaths(report)
         for group in self.groups.values():
             if seen is not None:
                 await self._ends.handle_overdue_requests(group)

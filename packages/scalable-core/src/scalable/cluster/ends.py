@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from scalable.cluster import explanations
+from scalable.cluster.deaths import KnownCauses
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
-from scalable.cluster.link import DrainProgress, Stage
+from scalable.cluster.link import DrainProgress, Report, Stage
 from scalable.cluster.member import EndReason, Member, UnitEnd
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.port import Explanation
@@ -18,7 +19,10 @@ from scalable.errors import GroupFailedError
 __all__ = ["Causes", "EndHandler", "GroupFailures"]
 
 Causes = Mapping[tuple[str, EndReason], tuple[Member, Explanation]]
-"""Why units ended, by launch and reason, and the unit that was described for all of them."""
+"""Why units ended, by launch or unit, and reason; and the unit that was described for all of them."""
+
+MAX_DESCRIBED = 20
+"""Units of one turn that are described each by itself, because they died with tasks."""
 
 
 class GroupFailures:
@@ -64,6 +68,11 @@ class GroupFailures:
             await self.fail(group, problem)
 
 
+def _cause(end: UnitEnd, causes: Causes) -> tuple[Member, Explanation]:
+    unit = end.member.unit
+    return causes.get((unit.id, end.reason)) or causes[unit.request_id, end.reason]
+
+
 class EndHandler:
     """Explains why units ended, and draws the consequences for their groups.
 
@@ -71,6 +80,8 @@ class EndHandler:
     ----------
     native : NativeCalls
         The native system, for explanations.
+    scheduler : SchedulerCalls
+        The scheduler, which holds deaths of workers against tasks.
     failures : GroupFailures
         For groups that fail.
     events : EventLog
@@ -84,6 +95,7 @@ class EndHandler:
     def __init__(
         self,
         native: NativeCalls,
+        scheduler: SchedulerCalls,
         failures: GroupFailures,
         events: EventLog,
         *,
@@ -91,21 +103,34 @@ class EndHandler:
         clock: Callable[[], float],
     ) -> None:
         self._native = native
+        self._scheduler = scheduler
         self._failures = failures
         self._events = events
         self._describe_timeout = describe_timeout
         self._clock = clock
+        self._known = KnownCauses()
+
+    async def explain_deaths(self, report: Report) -> None:
+        """Tell the scheduler why workers died that had tasks, as far as that is known."""
+        if known := self._known.known(report.deaths):
+            await self._scheduler.explain_deaths(known)
 
     async def describe_ends(self, ends: Iterable[UnitEnd]) -> Causes:
         """Explain why units ended, all at once.
 
         Each explanation may cost a native call, so units that ended for the same reason after the same launch get
-        the explanation of one of them.
+        the explanation of one of them; but workers that died with tasks may each have died of another one.
         """
         representatives: dict[tuple[str, EndReason], Member] = {}
         for end in ends:
-            if end.reason not in (EndReason.STOPPED, EndReason.REFUSED):
-                representatives.setdefault((end.member.unit.request_id, end.reason), end.member)
+            member = end.member
+            if end.reason is EndReason.REFUSED or (
+                end.reason is EndReason.STOPPED and not member.had_tasks
+            ):
+                continue
+            by_itself = member.had_tasks and len(representatives) < MAX_DESCRIBED
+            subject = member.unit.id if by_itself else member.unit.request_id
+            representatives.setdefault((subject, end.reason), member)
         found = await asyncio.gather(
             *(
                 self._native.describe_member(member, self._describe_timeout)
@@ -121,6 +146,9 @@ class EndHandler:
         """Record the end of a unit, and what it means for its group."""
         member, unit, tag = end.member, end.member.unit, group.spec.tag
         if end.reason is EndReason.STOPPED:
+            # It may have died by its task before it was stopped.
+            why = _cause(end, causes)[1] if member.had_tasks else explanations.explain_stop(unit)
+            self._known.record(unit.id, why)
             self._events.record(tag, f"{unit.id} has left")
             return
         if end.reason is EndReason.REFUSED:
@@ -130,16 +158,17 @@ class EndHandler:
                 group, unit.request_id, problem, self._clock()
             )
         else:
-            representative, native = causes[unit.request_id, end.reason]
+            representative, native = _cause(end, causes)
             problem = explanations.explain_end(end, group.spec, native)
-            why = problem.summary if member is representative else "as did others of its launch"
+            self._known.record(unit.id, problem)
+            text = problem.summary if member is representative else "as did others of its launch"
             if end.reason in (EndReason.LOST, EndReason.ORPHANED):
-                self._events.record(tag, f"lost {unit.id}: {why}")
+                self._events.record(tag, f"lost {unit.id}: {text}")
                 now = self._clock()
                 if group.failures.record_loss(problem, now, has_healthy=group.has_healthy(now)):
                     await self._failures.fail(group, problem)
             else:
-                self._events.record(tag, f"{unit.id} did not start: {why}")
+                self._events.record(tag, f"{unit.id} did not start: {text}")
                 await self._failures.record_start_failure(
                     group, unit.request_id, problem, self._clock()
                 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from scalable.cluster.member import EndReason, Member, UnitEnd
-from scalable.cluster.port import Explanation, GroupSpec, Reason
+from scalable.cluster.port import Explanation, GroupSpec, Reason, Unit
 from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError, describe_error
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "explain_never_seen",
     "explain_refusal",
     "explain_shortfall",
+    "explain_stop",
     "explain_unavailable",
 ]
 
@@ -177,6 +178,11 @@ def explain_shortfall(asked: int, created: int, native: Explanation | None) -> E
     """
     why = native or Explanation(Reason.UNKNOWN, "the native system gave no more")
     return replace(why, summary=f"launched {created} of {asked}; {why.summary}")
+
+
+def explain_stop(unit: Unit) -> Explanation:
+    """Explain that a unit ended because Scalable stopped it."""
+    return Explanation(Reason.STOPPED, f"{unit.id} was stopped")
 
 
 def explain_blocked_by_cap(cap: int | None, holders: Iterable[Member]) -> Explanation:

@@ -234,6 +234,8 @@ class Group:
             if seen is not None:
                 member.update_state(seen, self.retry.absence_timeout, now)
             if report is not None and member.gone:
+                # Its scheduler may notice later that it has died.
+                member.had_tasks |= member.worker is not None and member.worker.tasks > 0
                 self._mark_left(member, now)
             end = classify_end(member, report, self.spec, self.retry, now)
             if end is not None:
@@ -262,20 +264,25 @@ class Group:
             self.failures.record_joined()
             self.starts.record_joined(member, now)
         if member.worker is None:
-            self._mark_left(member, now)
+            member.had_tasks |= member.unit.id in report.deaths
+            self._mark_left(member, now, had_finished=report.deaths.get(member.unit.id, False))
             return
         member.left_at = None
         if member.joined_at is not None and now - member.joined_at >= self.retry.healthy_after:
             self.failures.record_healthy(member.launched)
 
-    def _mark_left(self, member: Member, now: float) -> None:
+    def _mark_left(self, member: Member, now: float, *, had_finished: bool = False) -> None:
         """Record that a worker has left: it is replaced at once, unless workers keep leaving early."""
         if member.joined_at is None or member.left_at is not None:
             return
         member.left_at = now
         if member.draining or member.stopped:
             return
-        if now - member.joined_at < self.retry.healthy_after:
+        if now - member.joined_at >= self.retry.healthy_after:
+            return
+        if member.had_tasks:
+            self.failures.record_death(now, had_finished=had_finished)
+        else:
             self.failures.record_early_loss(member.unit.request_id, now)
 
     # -- Failure

@@ -419,10 +419,18 @@ class GroupedCluster:
 
     async def _close_controller(self) -> list[Leftover]:
         leftovers = await self._controller.close()
-        if not self._controller.scheduler.is_up:
+        if not self._controller.scheduler.is_up or not await self._does_scheduler_answer():
             # The host would try to reach the scheduler for as long as Dask's configuration says.
             await self._host.scheduler_comm.close_rpc()
         return leftovers
+
+    async def _does_scheduler_answer(self) -> bool:
+        """Return whether the scheduler answers now: it may have ended after its last answer."""
+        try:
+            await asyncio.wait_for(self._host.scheduler_comm.echo(data=0), _MAX_ECHO)
+        except (OSError, TimeoutError):
+            return False
+        return True
 
     def _finish_close(self, leftovers: list[Leftover]) -> None:
         if self.status is Status.closed:
@@ -461,6 +469,9 @@ def _leftovers(closed: Any) -> list[Leftover]:
     """Return what a host says that closing it has left; Dask's own clusters say nothing, or some other object."""
     return [left for left in closed if isinstance(left, Leftover)] if closed else []
 
+
+_MAX_ECHO = 5.0
+"""Seconds that a scheduler may take to answer when its cluster is closed."""
 
 _closing_hosts: set[asyncio.Future[Any]] = set()
 

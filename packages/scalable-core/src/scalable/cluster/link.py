@@ -13,11 +13,13 @@ from distributed import rpc
 
 from scalable.cluster import plugin
 from scalable.cluster.dask_internals import pickle_object
+from scalable.cluster.deaths import in_one_line, may_be_task
 from scalable.cluster.host import SchedulerState, WatchedHost
 from scalable.cluster.versions import check_scheduler_versions
 
 if TYPE_CHECKING:
     from scalable.cluster.host import Host
+    from scalable.cluster.port import Explanation
     from scalable.errors import GroupFailedError, WalltimeError
 
 __all__ = ["Demand", "DrainProgress", "Report", "RpcLink", "SchedulerLink", "Stage", "WorkerInfo"]
@@ -89,6 +91,9 @@ class Report:
         The reason by name, for workers that were refused at registration.
     removed : collection of str
         Workers that have left since the previous report that was received, including those that joined after it.
+    deaths : mapping of str to bool
+        Workers that have died with tasks, until `SchedulerLink.explain_deaths` says why, and whether they had finished
+        any task before.
     since : float
         Since when the scheduler has answered without a gap, in seconds on the controller's clock. No worker could
         join before.
@@ -98,6 +103,7 @@ class Report:
     demand: Mapping[str, Demand] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     removed: Collection[str] = ()
+    deaths: Mapping[str, bool] = field(default_factory=dict)
     since: float = -float("inf")
 
 
@@ -170,6 +176,10 @@ class SchedulerLink(Protocol):
         With it comes the error of tasks that are too long for their walltime; None for a worker that is preempted,
         which is not the fault of its tasks.
         """
+        ...
+
+    async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
+        """Say why workers have died, so that their deaths can be held against tasks where these may be the cause."""
         ...
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
@@ -266,6 +276,7 @@ class RpcLink:
             demand={tag: Demand(*facts) for tag, facts in answer["demand"].items()},
             refused=answer["refused"],
             removed=answer["removed"],
+            deaths=answer["deaths"],
         )
 
     async def drain(
@@ -287,6 +298,14 @@ class RpcLink:
             for name, (left, error) in workers.items()
         }
         await self._scheduler.scalable_expire(workers=message)
+
+    async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
+        """Say why workers have died, so that their deaths can be held against tasks where these may be the cause."""
+        message = {
+            name: (may_be_task(why.reason), in_one_line(why), pickle_object(why))
+            for name, why in deaths.items()
+        }
+        await self._scheduler.scalable_explain_deaths(deaths=message)
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
         """Fail the tasks that only this group could run with `error`; None ends that."""

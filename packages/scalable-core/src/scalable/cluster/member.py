@@ -67,6 +67,8 @@ class Member:
         Whether it drains because it was paused, so that it is not resumed.
     resuming : bool
         Whether it was resumed, and its Dask worker has not confirmed that yet.
+    had_tasks : bool
+        Whether its worker died with tasks, so that the scheduler needs the reason.
     absent_since : float or None
         Since when observations do not show it.
     absences : int
@@ -90,6 +92,7 @@ class Member:
     paused_since: float | None = None
     dismissed: bool = False
     resuming: bool = False
+    had_tasks: bool = False
     absent_since: float | None = None
     absences: int = 0
 

@@ -30,7 +30,7 @@ class RetryPolicy:
         Failed launches in a row after which the group has failed, if it has no healthy worker.
     max_early_losses : int
         Launches in a row that lost workers before these were healthy, after which the group has failed, if it has no
-        healthy worker. Should exceed the workers that one task can kill before Dask gives it up, which is 4.
+        healthy worker. Workers that died with tasks do not count, because these may have killed them.
     fail_after : float
         How long failures must have lasted before the group has failed, so that a short disturbance fails none.
     retry_failed_after : float
@@ -40,6 +40,8 @@ class RetryPolicy:
         Back-off after the first failure, doubled with each further one.
     max_delay, max_failure_delay : float
         The longest back-off while the native system accepts no launch, and after workers that failed or were lost.
+    max_task_delay : float
+        The longest back-off after workers that died with tasks, one after another, without having finished any.
     healthy_after : float
         A worker that lived this long is healthy, and is replaced at once when it is lost.
     orphan_timeout : float
@@ -58,6 +60,7 @@ class RetryPolicy:
     delay: float = 0.5
     max_delay: float = 60.0
     max_failure_delay: float = 300.0
+    max_task_delay: float = 5.0
     healthy_after: float = 10.0
     orphan_timeout: float = 10.0
     absence_timeout: float = 30.0
@@ -97,6 +100,7 @@ class FailureHistory:
     _failing_since: float | None = None
     _failed_launches: set[str] = field(default_factory=set)
     _early_losses: set[str] = field(default_factory=set)
+    _deaths: int = 0
     _last_loss_at: float = 0.0
     _postponed_launches: int = 0
     _probes: int = 0
@@ -149,6 +153,16 @@ class FailureHistory:
         self._last_loss_at = now
         self._record_failure(len(self._early_losses) - 1, now)
 
+    def record_death(self, now: float, *, had_finished: bool) -> None:
+        """Record that a worker died early with tasks, which may have killed it: each may do so a few times.
+
+        Where workers die that have finished other tasks, there is no reason to wait.
+        """
+        self._deaths = 0 if had_finished else self._deaths + 1
+        self._back_off(
+            self.policy.back_off(max(0, self._deaths - 1), self.policy.max_task_delay), now
+        )
+
     def record_loss(self, problem: Explanation, now: float, *, has_healthy: bool = False) -> bool:
         """Record why a worker was lost; return whether the group has failed."""
         self.last_problem = problem
@@ -167,7 +181,7 @@ class FailureHistory:
         if launched >= self._last_loss_at:
             self._early_losses.clear()
             self._failing_since = None
-            self._probes = 0
+            self._deaths = self._probes = 0
 
     def record_failed_group(self, now: float) -> None:
         """Set when a group that has failed tries one worker again."""
@@ -185,7 +199,7 @@ class FailureHistory:
         self._failing_since = None
         self._failed_launches.clear()
         self._early_losses.clear()
-        self._postponed_launches = self._probes = 0
+        self._postponed_launches = self._deaths = self._probes = 0
 
     def _record_failure(self, failures: int, now: float) -> None:
         if self._failing_since is None:

@@ -198,6 +198,10 @@ class SchedulerCalls:
         answered, resumed = await self._call("resume workers", lambda: self.link.resume(names))
         return [name for name in resumed if name in names] if answered else []
 
+    async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
+        """Say why workers have died. Reports list them until that has arrived."""
+        await self._call("take reasons of deaths", lambda: self.link.explain_deaths(deaths))
+
     async def _call(self, kind: str, begin: Callable[[], Awaitable[T]]) -> tuple[bool, Any]:
         """Return whether a call was answered in time, and the answer."""
         call = self._calls.get(kind)

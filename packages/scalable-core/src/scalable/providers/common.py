@@ -258,7 +258,11 @@ def group_specs(spec: DeploymentSpec, options: TargetOptions) -> list[GroupSpec]
 
 
 def cluster_handle(
-    cluster: GroupedCluster, spec: DeploymentSpec, metadata: Mapping[str, Any] | None = None
+    cluster: GroupedCluster,
+    spec: DeploymentSpec,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    workers_are_near: bool = False,
 ) -> ClusterHandle:
     """Return the handle of a cluster, whose clients know the manifest's tasks.
 
@@ -270,11 +274,17 @@ def cluster_handle(
         The target that it was built for.
     metadata : mapping, optional
         Further facts about it, for display.
+    workers_are_near : bool
+        Whether every client can connect to the workers. Results then need not pass through the scheduler.
     """
     from scalable.client import ScalableClient  # a cluster that was built has imported Dask already
 
-    tasks = spec.components_by_task
-    return ClusterHandle(cluster, lambda: ScalableClient(cluster, tasks=tasks), metadata or {})
+    def connect() -> ScalableClient:
+        # False would keep clients that run beside the workers from connecting to them.
+        near = True if workers_are_near else None
+        return ScalableClient(cluster, tasks=spec.components_by_task, direct_to_workers=near)
+
+    return ClusterHandle(cluster, connect, metadata or {})
 
 
 def check_options(targets: Place, selected: str | None) -> Iterator[ValidationIssue]:

@@ -29,6 +29,25 @@ class Rig:
     def scheduler(self) -> Any:
         return self.host.scheduler
 
+    @property
+    def plugin(self) -> Any:
+        """The plugin on the scheduler."""
+        return self.scheduler.plugins["scalable-groups"]
+
+    async def ticks(self, n: int) -> None:
+        """Let the plugin do `n` times what it does regularly."""
+        for _ in range(n):
+            self.plugin.tick()
+            await asyncio.sleep(0)
+
+    def running(self) -> set[Any]:
+        """Return the keys of the tasks that workers have reported to run."""
+        return {*self.plugin.deaths._running}
+
+    def executing(self, name: str) -> Any:
+        """Return what a worker executes, as of its last heartbeat."""
+        return self.scheduler.workers[self.scheduler.aliases[name]].executing
+
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coro, self.host.loop.asyncio_loop).result(30)
 

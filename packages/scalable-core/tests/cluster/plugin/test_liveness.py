@@ -10,6 +10,7 @@ from distributed import Event, Status
 
 from scalable.cluster.link import Stage
 from scalable.cluster.plugin import liveness
+from scalable.cluster.port import Explanation, Reason
 
 if TYPE_CHECKING:
     from cluster.plugin.conftest import Rig
@@ -145,5 +146,7 @@ def test_a_preemption_is_not_held_against_tasks(
         rig.run(rig.link.expire({name: (60.0, None)}))
     rig.close(name)
     until(lambda: not rig.report().workers)
+    assert rig.report().deaths == ({} if preempted else {name: False})
+    rig.run(rig.link.explain_deaths({name: Explanation(Reason.EXITED, "it crashed")}))
     assert rig.scheduler.tasks[future.key].suspicious == (0 if preempted else 1)
     gate.set()

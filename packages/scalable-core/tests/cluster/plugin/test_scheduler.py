@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from distributed import CancelledError, Client, Event, KilledWorker
+from distributed import CancelledError, Client
 
 if TYPE_CHECKING:
     from cluster.plugin.conftest import Rig
@@ -15,47 +15,8 @@ if TYPE_CHECKING:
 Until = Callable[..., None]
 
 
-def wait_at_gate(x: Any = None) -> Any:
-    Event("gate").wait()
-    return x
-
-
 def identity(x: Any) -> Any:
     return x
-
-
-def test_tasks_that_only_waited_are_not_suspected(rig: Rig, gate: Event, until: Until) -> None:
-    running = rig.client.submit(wait_at_gate, key="running", resources={"a": 1}, priority=1)
-    waiting = rig.client.map(wait_at_gate, range(5), resources={"a": 1})
-    deaths = rig.scheduler.allowed_failures + 1
-    for _ in range(deaths):
-        (name,) = rig.add("a")
-        until(lambda name=name: rig.report().workers[name].tasks >= 5)
-        until(lambda name=name: rig.worker(name).state.executing)
-        rig.close(name)
-    with pytest.raises(KilledWorker):
-        running.result(timeout=30)
-    gate.set()
-    rig.add("a")
-    assert rig.client.gather(waiting) == [*range(5)]
-    assert rig.scheduler.task_prefixes["wait_at_gate"].suspicious == 0
-
-
-def test_a_task_that_ran_is_suspected_whatever_is_more_urgent(
-    rig: Rig, gate: Event, until: Until
-) -> None:
-    (name,) = rig.add("a")
-    running = rig.client.submit(wait_at_gate, key="running", resources={"a": 1})
-    (ws,) = rig.scheduler.workers.values()
-    until(lambda: ws.executing)
-    urgent = rig.client.map(wait_at_gate, range(5), resources={"a": 1}, priority=10)
-    until(lambda: rig.report().workers[name].tasks == 6)
-    rig.close(name)
-    until(lambda: not rig.report().workers)
-    assert rig.scheduler.tasks["running"].suspicious == 1
-    gate.set()
-    rig.add("a")
-    rig.client.gather([running, *urgent])
 
 
 def test_workers_that_have_left_are_reported_once(rig: Rig, until: Until) -> None:

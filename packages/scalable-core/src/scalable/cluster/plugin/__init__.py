@@ -15,10 +15,13 @@ In reading order:
 `failed_groups`   the tasks that only failed groups could run
 `presence`        ends the cluster once nobody drives it any more
 `walltimes`       announced ends of workers, and the tasks that take longer than any worker lives
+`deaths`          the tasks that kill their workers
+`exceptions`      exceptions of classes that the scheduler does not have
 `spreading`       moves waiting tasks to workers that join later
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
 `isolation`       what a task does to its worker's process, and the next one must not notice
 `forks`           what a process that is forked inside a worker's process inherits
+`running`         what a worker runs, told to `deaths` and, where that is needed, alone
 `filenames`       the file names of functions that are pickled by value
 `dask_internals`  what all of them use of distributed beyond its public interface
 ================  =================================================================================

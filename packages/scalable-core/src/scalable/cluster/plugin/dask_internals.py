@@ -6,10 +6,10 @@ and documented attributes of distributed's state classes are used where they are
 
 from __future__ import annotations
 
-import operator
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import time
@@ -22,17 +22,17 @@ from distributed.core import ConnectionPool, Status
 from distributed.protocol.pickle import dumps, loads
 from distributed.protocol.serialize import to_serialize
 from distributed.worker import get_data_from_worker
-from distributed.worker_state_machine import ExecuteFailureEvent
+from distributed.worker_state_machine import ExecuteFailureEvent, RescheduleEvent
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
     from distributed.worker import Worker
 
 __all__ = [
+    "Hold",
     "Stealing",
     "actor_failure",
     "cancel_all",
-    "clear_suspicion",
     "close_connection",
     "drop_unusable_traceback",
     "executing_tasks",
@@ -40,25 +40,33 @@ __all__ = [
     "find_worker",
     "forget_worker_and_clients",
     "free_key",
+    "has_seceded",
     "hide_from_tracebacks",
     "interrupt_retirement",
     "is_holder_busy",
     "lift_send_timeout",
     "lift_worker_send_timeout",
+    "not_executed",
     "raised_by",
     "release_tasks",
     "remove_worker",
     "replace_execute",
     "replaced_run_spec",
+    "run_alone",
     "run_id",
+    "runs_alone",
+    "seconds_alone",
     "send_worker_status",
     "set_scheduler_side_status",
     "set_worker_status",
+    "suspect",
+    "take_over_failures",
     "task_failure",
     "tasks_of_dead_worker",
     "turn_off_worker_ttl",
     "unstarted_tasks",
     "untransferable_error",
+    "was_taken_back",
 ]
 
 
@@ -182,21 +190,56 @@ def release_tasks(scheduler: Scheduler, tasks: Iterable[TaskState]) -> None:
     scheduler.transitions({ts.key: "released" for ts in tasks}, stimulus_id=_stimulus_id())
 
 
-def clear_suspicion(
-    ws: WorkerState, assigned: Collection[TaskState], *, of_all: bool = False
-) -> None:
-    """Undo Dask's suspicion of tasks that were not running when their worker died, or of all of them.
+def take_over_failures(scheduler: Scheduler) -> int:
+    """Keep the scheduler from failing tasks whose workers die; return how many deaths it would have allowed."""
+    allowed: int = scheduler.allowed_failures
+    scheduler.allowed_failures = sys.maxsize
+    return allowed
 
-    distributed suspects every task that was assigned to a dead worker, and fails it with `KilledWorker` after some
-    deaths. Tagged tasks are all assigned to workers at once, so that a few deaths would fail tasks that never ran.
-    """
-    queue = sorted(assigned, key=operator.attrgetter("priority"))
-    # Those that may have been running: as of the last heartbeat, and the first in the worker's queue.
-    suspects = set() if of_all else {*queue[: ws.nthreads], *ws.executing}
-    for ts in assigned:
-        if ts not in suspects and ts.suspicious:
-            ts.suspicious -= 1
-            ts.prefix.suspicious -= 1
+
+def suspect(ts: TaskState, deaths: int) -> None:
+    """Count deaths of workers against a task, or fewer where `deaths` is negative."""
+    change = max(deaths, -ts.suspicious)
+    ts.suspicious += change
+    ts.prefix.suspicious += change
+
+
+class Hold:
+    """Keeps a task from being assigned to a worker, until it is resumed or failed."""
+
+    # No worker has this address, so that the task is in state ``no-worker`` and not ``queued``.
+    _NOWHERE = "scalable://held"
+
+    def __init__(self, scheduler: Scheduler, ts: TaskState) -> None:
+        self._scheduler = scheduler
+        self._task = ts
+        self._restrictions = ts.worker_restrictions, ts.loose_restrictions
+        ts.worker_restrictions, ts.loose_restrictions = {self._NOWHERE}, False
+        if ts.state in ("processing", "queued"):
+            release_tasks(scheduler, [ts])
+
+    def resume(self) -> None:
+        """Let the task be assigned again."""
+        ts = self._task
+        ts.worker_restrictions, ts.loose_restrictions = self._restrictions
+        if ts.state == "no-worker":
+            self._scheduler.transitions({ts.key: "processing"}, stimulus_id=_stimulus_id())
+
+
+_ALONE = "scalable-alone"
+"""Annotation of a task that its worker runs alone: for how many seconds, at most."""
+
+
+def run_alone(ts: TaskState, seconds: float | None) -> None:
+    """Let a task run alone on its worker for that long, from its next start on; None ends that."""
+    ts.annotations = {k: v for k, v in (ts.annotations or {}).items() if k != _ALONE}
+    if seconds is not None:
+        ts.annotations[_ALONE] = seconds
+
+
+def runs_alone(ts: TaskState) -> bool:
+    """Return whether a task is to run alone on its worker."""
+    return _ALONE in (ts.annotations or {})
 
 
 def cancel_all(scheduler: Scheduler, reason: str) -> None:
@@ -256,6 +299,30 @@ def unstarted_tasks(worker: Worker) -> list[Any]:
 def executing_tasks(worker: Worker) -> int:
     """Return how many tasks a worker runs, those that have seceded included."""
     return len(worker.state.executing) + len(worker.state.long_running)
+
+
+def has_seceded(worker: Worker, key: Any) -> bool:
+    """Return whether a task that a worker runs has seceded."""
+    ts = worker.state.tasks.get(key)
+    return ts is not None and ts in worker.state.long_running
+
+
+def seconds_alone(worker: Worker, key: Any) -> float | None:
+    """Return for how long a worker runs a task alone; None where others may run meanwhile."""
+    ts = worker.state.tasks.get(key)
+    seconds: float | None = (ts.annotations or {}).get(_ALONE) if ts else None
+    return seconds
+
+
+def was_taken_back(worker: Worker, key: Any) -> bool:
+    """Return whether the scheduler has taken back a task that a worker is about to start, or runs."""
+    ts = worker.state.tasks.get(key)
+    return ts is not None and ts.state == "cancelled"
+
+
+def not_executed(key: Any) -> RescheduleEvent:
+    """Return what `Worker.execute` returns for a task that it has not started and the scheduler has taken back."""
+    return RescheduleEvent(key=key, stimulus_id=_stimulus_id())
 
 
 def replace_execute(worker: Worker, execute: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:

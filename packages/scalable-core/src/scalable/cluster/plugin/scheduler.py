@@ -10,7 +10,8 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
 
 from scalable.cluster.plugin.admission import Admission
-from scalable.cluster.plugin.dask_internals import cancel_all, clear_suspicion, tasks_of_dead_worker
+from scalable.cluster.plugin.dask_internals import cancel_all, tasks_of_dead_worker
+from scalable.cluster.plugin.deaths import Deaths
 from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
 from scalable.cluster.plugin.failed_groups import FailedGroups
@@ -38,8 +39,8 @@ class GroupsPlugin(SchedulerPlugin):
     """The scheduler's part of the engine.
 
     It counts demand per tag, drains workers without losing or repeating anything, refuses workers of another
-    environment, fails the tasks of failed groups and those whose inputs cannot be sent to them, spreads waiting tasks
-    over workers that join later, and publishes the group table.
+    environment, fails the tasks of failed groups, those that kill workers and those whose inputs cannot be sent to
+    them, spreads waiting tasks over workers that join later, and publishes the group table.
 
     Parameters
     ----------
@@ -77,6 +78,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.draining = Draining(scheduler, self.transfers)
         self.failed_groups = FailedGroups(scheduler)
         self.walltimes = Walltimes(scheduler, self.members)
+        self.deaths = Deaths(scheduler)
         self.presence = Presence(scheduler, self.orphan_timeout)
         scheduler.handlers |= {
             "register-worker": self.admission.register_worker,
@@ -87,10 +89,17 @@ class GroupsPlugin(SchedulerPlugin):
             "scalable_drain": self.drain,
             "scalable_resume": self.resume,
             "scalable_expire": self.expire,
+            "scalable_alone": self.deaths.record_alone,
+            "scalable_explain_deaths": self.deaths.explain,
             "scalable_fail": self.failed_groups.fail,
             "scalable_cancel_all": self.cancel_all,
         }
-        scheduler.stream_handlers["task-erred"] = self.transfers.handle_task_erred
+        scheduler.stream_handlers |= {
+            "task-erred": self.transfers.handle_task_erred,
+            "long-running": self.deaths.handle_long_running,
+            "scalable-recording": self.deaths.record_recording,
+            "scalable-started": self.deaths.record_started,
+        }
         await scheduler.register_worker_plugin(
             None, self.worker_plugin, name=GroupsWorkerPlugin.name, idempotent=True
         )
@@ -109,6 +118,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.file_names.release()
         self.draining.close()
         self.transfers.close()
+        self.deaths.close()
 
     def tick(self) -> None:
         """Do what is due regularly."""
@@ -116,6 +126,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.presence.check()
         self.failed_groups.fail_tasks(self.slots)
         self.walltimes.fail_tasks()
+        self.deaths.tick()
         spread_waiting_tasks(self.scheduler, self.slots, self.liveness.is_unresponsive)
 
     # -- Hooks that the scheduler calls
@@ -127,7 +138,7 @@ class GroupsPlugin(SchedulerPlugin):
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Correct the suspicion counts of a dead worker's tasks, and record that it has left."""
+        """Record that a worker has left, and which of its tasks may have killed it."""
         ws, joined = self.members.pop(worker)
         self.departures += 1
         self.removed[self.departures] = str(ws.name)
@@ -135,8 +146,9 @@ class GroupsPlugin(SchedulerPlugin):
         self.liveness.forget_worker(worker)
         self.draining.forget_worker(ws)
         assigned = tasks_of_dead_worker(scheduler, worker)
-        clear_suspicion(ws, assigned, of_all=self.walltimes.is_preempted(ws))
+        is_preempted = self.walltimes.is_preempted(ws)
         self.walltimes.on_worker_removed(ws, joined, assigned)
+        self.deaths.on_worker_removed(ws, joined, assigned, excused=is_preempted)
 
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
@@ -148,6 +160,7 @@ class GroupsPlugin(SchedulerPlugin):
             self.transfers.forget_result(key)
         if finish in ("memory", "erred", "forgotten"):
             self.walltimes.forget_task(key)
+        self.deaths.on_transition(key, start, finish, kwargs.get("worker"))
         if finish in Backlog.STATES:
             self.backlog.add(self.scheduler.tasks[key])
 
@@ -159,7 +172,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.scheduler.log_event(TABLE_TOPIC, slots)
 
     def report(self, departures: int = 0) -> dict[str, Any]:
-        """Return the connected workers, those that have left, and the work for each tag.
+        """Return the connected workers, those that have left or died, and the work for each tag.
 
         Parameters
         ----------
@@ -177,6 +190,7 @@ class GroupsPlugin(SchedulerPlugin):
             "refused": self.admission.refused,
             "removed": [*self.removed.values()],
             "departures": self.departures,
+            "deaths": self.deaths.unexplained,
         }
 
     def _worker_facts(self, ws: WorkerState) -> tuple[str | float, ...]:

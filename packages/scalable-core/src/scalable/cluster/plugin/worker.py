@@ -16,6 +16,7 @@ from scalable.cluster.plugin.dask_internals import (
 from scalable.cluster.plugin.filenames import FileNames
 from scalable.cluster.plugin.forks import detach_forks
 from scalable.cluster.plugin.isolation import Isolation
+from scalable.cluster.plugin.running import RunRecord
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -27,10 +28,11 @@ RETRY_DELAY = 0.15
 
 
 class GroupsWorkerPlugin(WorkerPlugin):
-    """Adds handlers to a worker: which tasks it has not started, and whether it can receive a result.
+    """Lets a worker record what it runs, and adds handlers: what it has not started, what it can receive.
 
-    The scheduler cannot know the first, because its view of executing tasks is as old as the last heartbeat, and a
-    draining worker keeps in its queue what was sent to it before. It does not learn the second at all.
+    The scheduler cannot know what it has not started, because its view of executing tasks is as old as the last
+    heartbeat, and a draining worker keeps in its queue what was sent to it before. It does not learn at all which
+    results it cannot receive.
     """
 
     name = "scalable-groups-worker"
@@ -47,10 +49,12 @@ class GroupsWorkerPlugin(WorkerPlugin):
         worker.handlers["scalable_check_transfer"] = self.check_transfer
         detach_forks(worker)
         self.isolation = Isolation(worker)
+        self.record = RunRecord(worker)
 
     def teardown(self, worker: Worker) -> None:
         """Leave the worker's process as it was."""
         self.file_names.release()
+        self.record.close()
         self.isolation.close()
 
     def unstarted_tasks(self) -> dict[str, Any]:

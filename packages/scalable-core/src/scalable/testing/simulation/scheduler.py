@@ -7,15 +7,17 @@ import itertools
 import math
 import statistics
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from scalable.cluster.deaths import in_one_line, may_be_task
 from scalable.cluster.link import Demand, DrainProgress, Report, Stage, WorkerInfo
 from scalable.cluster.plugin.demand import proven_duration
 from scalable.cluster.plugin.liveness import UNRESPONSIVE, UNRESPONSIVE_AFTER
-from scalable.cluster.port import Unit
+from scalable.cluster.port import Explanation, Unit
+from scalable.errors import WorkerDiedError
 from scalable.testing.simulation.clock import sleep
 from scalable.testing.simulation.invariants import InvariantChecker
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from scalable.errors import GroupFailedError, WalltimeError
 
 __all__ = ["SimulatedScheduler", "SimulatedTask", "SimulatedWorker", "TaskState"]
+
+ALLOWED_DEATHS = 3
+"""Workers that a task may kill before it is failed with the next; Dask's default."""
 
 
 class TaskState(StrEnum):
@@ -69,7 +74,16 @@ class SimulatedTask:
     holders: set[SimulatedWorker] = field(default_factory=set)
     """Workers that have its result."""
     ended_at: float | None = None
-    error: GroupFailedError | None = None
+    error: GroupFailedError | WorkerDiedError | None = None
+    kills: bool = False
+    """Whether it kills its worker instead of finishing."""
+    killed: list[tuple[str, str]] = field(default_factory=list)
+    """The workers that it has killed, and the reasons that are known for their deaths."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is done or has failed."""
+        return self.state in (TaskState.DONE, TaskState.ERRED)
 
 
 @dataclass(eq=False)
@@ -88,6 +102,7 @@ class SimulatedWorker:
     """Seconds left of the tasks that it was executing when it was frozen."""
     backlog: list[SimulatedTask] = field(default_factory=list)
     results: set[SimulatedTask] = field(default_factory=set)
+    had_finished: bool = False
     retirement: asyncio.TimerHandle | None = None
 
     @property
@@ -148,6 +163,8 @@ class SimulatedScheduler:
         When workers will be ended, as the engine has announced, by name.
     preempted : set of str
         Those of them for which it has announced a preemption.
+    kill : callable
+        Kills a worker's unit, given the worker's name, for tasks that do so.
     error : Exception or None
         The error that each call raises, as if the scheduler could not be reached.
     id : str
@@ -173,10 +190,13 @@ class SimulatedScheduler:
         self.preempted: set[str] = set()
         self.blocked: set[str] = set()
         self.failures: dict[str, GroupFailedError] = {}
+        self.kill: Callable[[str], None] = self.remove_worker
         self.turns = 0
         self.closing = False
         self._unplaced: dict[str, list[SimulatedTask]] = {}
         self._waiting: list[SimulatedTask] = []
+        # By name, workers that have died with tasks: those that killed them, and whether they had finished any.
+        self._deaths: dict[str, tuple[list[SimulatedTask], bool]] = {}
         # Dask forgets, too, because its mean is a moving average.
         self._runtimes: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))
         self._numbers = itertools.count(1)
@@ -184,11 +204,18 @@ class SimulatedScheduler:
     # -- Clients
 
     def submit(
-        self, tag: str, n: int = 1, *, seconds: float = 1.0, after: Sequence[SimulatedTask] = ()
+        self,
+        tag: str,
+        n: int = 1,
+        *,
+        seconds: float = 1.0,
+        after: Sequence[SimulatedTask] = (),
+        kills: bool = False,
     ) -> list[SimulatedTask]:
-        """Submit `n` tasks, and keep their results."""
+        """Submit `n` tasks, and keep their results. With `kills`, each kills its worker after `seconds`."""
         tasks = [
-            SimulatedTask(f"{tag}-{next(self._numbers)}", tag, seconds, after) for _ in range(n)
+            SimulatedTask(f"{tag}-{next(self._numbers)}", tag, seconds, after, kills=kills)
+            for _ in range(n)
         ]
         self.tasks += tasks
         self._waiting += tasks
@@ -224,19 +251,25 @@ class SimulatedScheduler:
         self._assign_tasks(tag)
         return True
 
-    def remove_worker(self, name: str) -> None:
-        """Remove a worker that has died, with its tasks and results."""
+    def remove_worker(self, name: str, *, expected: bool = False) -> None:
+        """Remove a worker that has died, or was expected to leave, with its tasks and results."""
         worker = self.workers.pop(name, None)
         if worker is None:
             return
         self.removed.append(name)
+        if worker.tasks and not expected:
+            culprits = [task for task in worker.executing if task.kills]
+            self._deaths[name] = culprits, worker.had_finished
         if worker.retirement is not None:
             worker.retirement.cancel()
         for timer in worker.executing.values():
             timer.cancel()
         for task in (*worker.executing, *worker.frozen):
             task.allowed_restarts += 1
-            self._queue(task)
+            if task.kills and not expected:
+                task.state = TaskState.WAITING  # for the reason
+            else:
+                self._queue(task)
         for task in worker.backlog:
             self._queue(task)
         for task in worker.results:
@@ -328,6 +361,7 @@ class SimulatedScheduler:
             self._demand(),
             self.refused,
             removed,
+            {name: had_finished for name, (_, had_finished) in self._deaths.items()},
         )
 
     async def drain(
@@ -354,6 +388,21 @@ class SimulatedScheduler:
         now = asyncio.get_running_loop().time()
         self.deadlines |= {name: now + seconds for name, (seconds, _) in workers.items()}
         self.preempted |= {name for name, (_, error) in workers.items() if error is None}
+
+    async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
+        """Fail the tasks that have killed too many workers."""
+        await self._call()
+        for name, why in deaths.items():
+            culprits, _ = self._deaths.pop(name, ((), False))
+            for task in culprits:
+                if may_be_task(why.reason):
+                    task.killed.append((name, in_one_line(why)))
+                if len(task.killed) > ALLOWED_DEATHS:
+                    task.state = TaskState.ERRED
+                    task.error = WorkerDiedError(task.key, task.killed, why)
+                elif task.state is TaskState.WAITING:
+                    self._queue(task)
+                    self._assign_tasks(task.tag)
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
         """End the tasks that only this group could run in `error`; None lifts that."""
@@ -472,7 +521,11 @@ class SimulatedScheduler:
         worker.executing[task] = loop.call_later(task.seconds, self._finish, task, worker)
 
     def _finish(self, task: SimulatedTask, worker: SimulatedWorker) -> None:
+        if task.kills:
+            self.kill(worker.name)
+            return
         del worker.executing[task]
+        worker.had_finished = True
         task.state = TaskState.DONE
         task.ended_at = asyncio.get_running_loop().time()
         self._runtimes[task.tag].append(task.seconds)
@@ -502,7 +555,7 @@ class SimulatedScheduler:
             return DrainProgress(Stage.BUSY, len(worker.executing))
         results = len(worker.results)
         if force:
-            self.remove_worker(name)
+            self.remove_worker(name, expected=True)
         elif worker.retirement is None:
             recipient = self._recipient()
             if recipient is worker and results:

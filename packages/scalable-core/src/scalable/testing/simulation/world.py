@@ -10,7 +10,7 @@ from typing import Self
 from scalable.cluster.adaptive import AdaptivePolicy
 from scalable.cluster.controller import GroupController
 from scalable.cluster.pace import Pace
-from scalable.cluster.port import GroupSpec, GroupStatus, Leftover
+from scalable.cluster.port import GroupSpec, GroupStatus, Leftover, Reason
 from scalable.cluster.retry import RetryPolicy
 from scalable.testing.simulation.backend import SimulatedBackend
 from scalable.testing.simulation.clock import sleep
@@ -56,6 +56,7 @@ class Simulation:
         self.backend = SimulatedBackend(
             self.scheduler, self.invariants, lambda: self.controller.max_workers
         )
+        self.scheduler.kill = lambda name: self.backend.kill(name, Reason.EXITED)
         self.controller = GroupController(
             self.backend,
             self.scheduler,

@@ -36,10 +36,9 @@ _REFUSALS = frozenset(
     }
 )
 
-# Signals that people, service managers and the kernel's out-of-memory killer send; any other signal is a crash.
-_TERMINATING_SIGNALS = frozenset(
-    {signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGQUIT, signal.SIGTERM}
-)
+# Signals that people and service managers send. SIGKILL may also be the kernel's, for want of memory; any other signal
+# is a crash.
+_TERMINATING_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 
 # How an init (catatonit, tini) or runc reports that it cannot start a program of the image.
 _NO_PROGRAM = re.compile(r"exec (pid1|dask) failed|failed to exec pid1|executable file not found")
@@ -77,8 +76,10 @@ def explain_exit(status: int) -> WorkerExit:
     --------
     >>> explain_exit(1).summary
     'its process ended with exit code 1'
+    >>> explain_exit(-15).reason, explain_exit(-15).summary
+    (<Reason.CANCELLED: 'cancelled'>, 'its process was ended from outside by SIGTERM')
     >>> explain_exit(-9).reason, explain_exit(-9).summary
-    (<Reason.CANCELLED: 'cancelled'>, 'its process was ended from outside by SIGKILL')
+    (<Reason.UNKNOWN: 'unknown'>, 'its process was ended by SIGKILL')
     >>> explain_exit(-11).reason, explain_exit(-11).summary
     (<Reason.EXITED: 'exited'>, 'its process crashed with SIGSEGV')
     """
@@ -90,13 +91,20 @@ def explain_exit(status: int) -> WorkerExit:
             log_is_useful=status != 0,
         )
     name = _signal_name(-status)
+    if -status == signal.SIGKILL:
+        # Nothing says who has sent it, so it must not count as an end from outside, which is nobody's fault: a task
+        # that needs more memory than the machine has would be tried forever.
+        return WorkerExit(
+            Reason.UNKNOWN,
+            f"its process was ended by {name}",
+            native=name,
+            remedy="if nobody killed it, the machine ran out of memory: run fewer workers at a time",
+            log_is_useful=False,
+        )
     if -status not in _TERMINATING_SIGNALS:
         return WorkerExit(Reason.EXITED, f"its process crashed with {name}", native=name)
-    remedy = ""
-    if -status == signal.SIGKILL:
-        remedy = "if nobody killed it, the machine ran out of memory: run fewer workers at a time"
     summary = f"its process was ended from outside by {name}"
-    return WorkerExit(Reason.CANCELLED, summary, native=name, remedy=remedy, log_is_useful=False)
+    return WorkerExit(Reason.CANCELLED, summary, native=name, log_is_useful=False)
 
 
 def explain_container_exit(
@@ -122,7 +130,7 @@ def explain_container_exit(
     --------
     >>> gcam = Container("podman", "laptop-1f-gcam-1", memory=8 * 10**9)
     >>> explain_container_exit("gcam", gcam, 137, killed=True, log="").summary
-    'its container used more memory than the 8G of its component'
+    'its container used more memory than its 8G'
     >>> log = "Error: statfs /data: no such file or directory"
     >>> explain_container_exit("gcam", gcam, 125, killed=False, log=log).summary
     'podman could not start its container: statfs /data: no such file or directory'
@@ -136,13 +144,9 @@ def explain_container_exit(
         remedy = "install dask and distributed in the image"
         return WorkerExit(Reason.IMAGE, summary, native=f"exit code {status}", remedy=remedy)
     if killed and container.memory is not None:
-        summary = (
-            "its container used more memory than the "
-            f"{format_memory(container.memory)} of its component"
-        )
         return WorkerExit(
             Reason.OUT_OF_MEMORY,
-            summary,
+            f"its container used more memory than its {format_memory(container.memory)}",
             native="SIGKILL",
             remedy=f"raise components.{tag}.memory",
         )
@@ -167,12 +171,11 @@ def explain_out_of_memory(tag: str, used: int, limit: int) -> WorkerExit:
     Examples
     --------
     >>> explain_out_of_memory("gcam", 8_400_000_000, 8_000_000_000).summary
-    'its processes used 8.4 GB of memory, more than the 8G of its component'
+    'it used more memory than its 8G: 8.4 GB'
     """
     return WorkerExit(
         Reason.OUT_OF_MEMORY,
-        f"its processes used {used / 1e9:.3g} GB of memory, "
-        f"more than the {format_memory(limit)} of its component",
+        f"it used more memory than its {format_memory(limit)}: {used / 1e9:.3g} GB",
         remedy=f"raise components.{tag}.memory",
     )
 

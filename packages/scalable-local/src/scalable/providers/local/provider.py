@@ -126,7 +126,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
             host.close()
             raise
         cluster = GroupedCluster(host, backend, groups, name=name, max_workers=options.max_workers)
-        return cluster_handle(cluster, spec)
+        return cluster_handle(cluster, spec, workers_are_near=True)
 
 
 _EXPECTED_BOOT = 2.0

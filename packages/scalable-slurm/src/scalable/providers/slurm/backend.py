@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
 from scalable.errors import LaunchRefusedError
+from scalable.manifest.units import format_memory
 from scalable.providers.blocking import BlockingCalls
 from scalable.providers.logs import tail
 from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
-from scalable.providers.slurm.states import end_reason, pending_reason, phase_of
+from scalable.providers.slurm.states import describe_exit, end_reason, pending_reason, phase_of
 
 if TYPE_CHECKING:
     from scalable.providers.slurm.commands import Slurm
@@ -184,7 +185,8 @@ class SlurmBackend:
                 native=state,
                 log_tail=log_tail,
             )
-        return _explain_end(unit, state, record, log_tail)
+        memory = self.requests[unit.tag].memory
+        return _explain_end(unit, state, record, memory, self._log_path(unit), log_tail)
 
     async def sweep(self) -> Sequence[Leftover]:
         """Wait for submissions under way, cancel the run's remaining jobs, and wait until they have ended."""
@@ -257,20 +259,19 @@ def _unit_state(unit: Unit, job: SlurmJob) -> UnitState:
     return UnitState(unit, phase, end_reason(job.state), job.state)
 
 
-def _explain_end(unit: Unit, state: str, record: Mapping[str, str], log_tail: str) -> Explanation:
+def _explain_end(
+    unit: Unit, state: str, record: Mapping[str, str], memory: int | None, log: Path, log_tail: str
+) -> Explanation:
     reason = end_reason(state)
+    requested = "it requested" if memory is None else f"its {format_memory(memory)}"
     where = f" on {record['NodeList']}" if record.get("NodeList") else ""
-    code, _, signal = record.get("ExitCode", "").partition(":")
     how = {
         Reason.WALLTIME: "reached its walltime",
-        Reason.OUT_OF_MEMORY: "used more memory than it requested",
+        Reason.OUT_OF_MEMORY: f"used more memory than {requested}",
         Reason.NODE_FAILURE: "lost its node",
         Reason.PREEMPTED: "was preempted",
         Reason.CANCELLED: "was cancelled",
-    }.get(
-        reason,
-        f"ended with exit code {code}" + (f", signal {signal}" if signal not in ("", "0") else ""),
-    )
+    }.get(reason, describe_exit(record.get("ExitCode", "")))
     remedy = {
         Reason.WALLTIME: "request a longer walltime",
         Reason.OUT_OF_MEMORY: "give the component more memory",
@@ -279,6 +280,8 @@ def _explain_end(unit: Unit, state: str, record: Mapping[str, str], log_tail: st
         # Slurm could not open the log, usually because the node does not see its directory.
         how = "could not be started"
         remedy = "check that logs_location is on a file system that the nodes share"
+    if log_tail:
+        remedy = "; ".join(filter(None, (remedy, f"its log is {log}")))
     return Explanation(
         reason, f"job {unit.native} {how}{where}", native=state, log_tail=log_tail, remedy=remedy
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 from scalable.cluster.port import Phase, Reason
 
-__all__ = ["end_reason", "pending_reason", "phase_of"]
+__all__ = ["describe_exit", "end_reason", "pending_reason", "phase_of"]
 
 # https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES, in the long form of squeue's %T.
 _PENDING = frozenset(
@@ -102,3 +104,24 @@ def end_reason(state: str) -> Reason:
     ['walltime', 'cancelled', 'exited']
     """
     return _ENDED.get(state.split(" ")[0].rstrip("+"), Reason.UNKNOWN)
+
+
+def describe_exit(exit_code: str) -> str:
+    """Return how a job ended, from its ExitCode: status and signal, of which the shell adds 128 to the signal.
+
+    Examples
+    --------
+    >>> [describe_exit(code) for code in ("3:0", "0:11", "139:0", "0:9", "")]
+    ['ended with exit code 3', 'crashed with SIGSEGV', 'crashed with SIGSEGV', 'was ended by SIGKILL', 'has ended']
+    """
+    code, _, number = exit_code.partition(":")
+    status = int(code) if code.isdigit() else 0
+    by = int(number) if number.isdigit() and int(number) else max(0, status - 128)
+    try:
+        name = signal.Signals(by).name
+    except ValueError:
+        if not code:
+            return "has ended"
+        return f"ended with exit code {code}" + (f", signal {number}" if int(number or 0) else "")
+    outside = by in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return f"was ended by {name}" if outside else f"crashed with {name}"

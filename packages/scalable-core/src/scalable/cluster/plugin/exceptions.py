@@ -1,0 +1,55 @@
+"""Exceptions of classes that the scheduler does not have."""
+
+from __future__ import annotations
+
+import operator
+import pickle
+import pkgutil
+from typing import Any
+
+__all__ = ["pickled_call", "unpickled"]
+
+
+class _Imported:
+    """Stands for an object of a module that only the reader of the pickle has."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __reduce__(self) -> Any:
+        return pkgutil.resolve_name, (self._name,)
+
+
+class _Call:
+    """Stands for the result of a call that the reader of the pickle makes."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self._args = function, *args
+
+    def __reduce__(self) -> Any:
+        return operator.call, self._args
+
+
+def unpickled(pickled: bytes) -> object:
+    """Return a placeholder, for `pickled_call`, for an object that is pickled already."""
+    return _Call(pickle.loads, pickled)
+
+
+def pickled_call(name: str, *args: object) -> bytes:
+    """Return a pickle that is read as the result of a call.
+
+    Parameters
+    ----------
+    name : str
+        The class or function, as ``module:name``. It is imported where the pickle is read.
+    *args : object
+        Its arguments.
+
+    Examples
+    --------
+    >>> pickle.loads(pickled_call("fractions:Fraction", 3, 4))
+    Fraction(3, 4)
+    >>> pickle.loads(pickled_call("builtins:str", unpickled(pickle.dumps(OSError("no route")))))
+    'no route'
+    """
+    return pickle.dumps(_Call(_Imported(name), *args))
