@@ -46,6 +46,7 @@ LAYERS = (
         "scalable.providers.scheduler",
         "scalable.providers.tls",
         "scalable.providers.worker",
+        "scalable.providers.entry",
     ),
     # Above the registry, because validation looks up which providers are installed.
     ("scalable.manifest",),
@@ -66,6 +67,8 @@ FORBIDDEN = {
     # Pickled by value, because the image of the scheduler or a worker may have none of our packages.
     "scalable.cluster.plugin": {"scalable"},
     "scalable.modules.plugins": {"scalable"},
+    # Passed to a Python as text, for the same reason.
+    "scalable.providers.entry": {"scalable"},
     # Programs that read manifests need neither the engine nor the command.
     "scalable.manifest": {"click", "dask", "distributed"},
     # The contract between a provider and the engine is plain Python.

@@ -18,6 +18,7 @@ EXAMPLES = {
     "AmbiguousScaleError": ("scale(n)", "scale_groups"),
     "GroupFailedError": ("gcam", WHY),
     "GroupTimeoutError": ("gcam", 2, 1, 3.0, "Priority"),
+    "IncompleteClusterError": ("mine", "LocalCluster", ["groups", "scale_groups"]),
     "LaunchError": ("no machine", WHY),
     "LaunchRefusedError": ("no such partition", WHY),
     "LeftoverError": ("c", [Leftover("job", "7_1", "busy")]),

@@ -21,7 +21,7 @@ def command(component: ComponentConfig) -> Command:
 
 def parsed(built: Command) -> dict[str, object]:
     """Parse with the worker's own command line its arguments."""
-    arguments = list(built.argv[built.argv.index("distributed.cli.dask_worker") + 1 :])
+    arguments = list(built.argv[built.argv.index("worker") + 1 :])
     return dict(dask_worker.main.make_context("dask worker", arguments).params)
 
 

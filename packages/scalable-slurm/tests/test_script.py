@@ -117,7 +117,7 @@ def test_a_container_sees_its_mounts_its_scratch_and_its_keys() -> None:
         "/run/tls:/run/tls",
     ]
     image = argv.index("/images/g cam.sif")
-    assert argv[image + 1 : image + 3] == ["dask", "worker"]
+    assert argv[image + 1 : image + 3] == ["python3", "-P"]
 
 
 @pytest.mark.parametrize("runtime", ["podman", "docker"])
@@ -174,7 +174,7 @@ def started_by_its_client(*command: str) -> subprocess.Popen[bytes]:
     """Start what the script starts in a container, with the test as the client that holds its standard input."""
     argv = executed_argv(replace(CONTAINER, runtime="podman"))
     shell = argv.index("sh")
-    below = argv[shell : argv.index("dask")]
+    below = argv[shell : argv.index("python3")]
     return subprocess.Popen([*below, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 

@@ -16,7 +16,7 @@ from scalable.errors import LaunchRefusedError
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.logs import tail
 from scalable.providers.tls import Credentials, tls_arguments
-from scalable.providers.worker import thread_environment, worker_arguments
+from scalable.providers.worker import server_command, thread_environment, worker_arguments
 
 __all__ = ["ShellBackend"]
 
@@ -80,7 +80,7 @@ class ShellBackend:
             preload=component.preload_script,
             extra=tls_arguments(self._tls),
         )
-        worker = [sys.executable, "-m", "distributed.cli.dask_worker", *arguments]
+        worker = [*server_command(sys.executable, "worker"), *arguments]
         with self._log(unit).open("wb") as log:
             return subprocess.Popen(
                 [*self._launcher, *worker, "--name", unit.id],

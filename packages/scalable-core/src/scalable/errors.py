@@ -14,7 +14,8 @@ The tree::
     │   ├── UnknownProviderError (KeyError)      no provider of that name is installed
     │   ├── ProviderConflictError (RuntimeError) two distributions claim one name
     │   ├── QuarantinedProviderError (ImportError)  a provider's distribution cannot be used
-    │   └── ProviderNotSetUpError (RuntimeError) this machine lacks what the provider needs
+    │   ├── ProviderNotSetUpError (RuntimeError) this machine lacks what the provider needs
+    │   └── IncompleteClusterError (TypeError)   a provider has built a cluster without groups
     ├── LimitExceededError (ValueError)          the plan exceeds a limit of its target
     ├── ClusterError (RuntimeError)
     │   ├── LaunchError                          a launch failed, but may succeed later
@@ -60,6 +61,7 @@ __all__ = [
     "ClusterError",
     "GroupFailedError",
     "GroupTimeoutError",
+    "IncompleteClusterError",
     "LaunchError",
     "LaunchRefusedError",
     "LeftoverError",
@@ -260,6 +262,26 @@ class ProviderNotSetUpError(ProviderError, RuntimeError):
         self.provider, self.missing, self.remedy = provider, missing, remedy
         super().__init__(
             f"provider {provider!r} is not set up on this machine: {missing}; {remedy}"
+        )
+
+
+class IncompleteClusterError(ProviderError, TypeError):
+    """A provider has built a cluster that cannot do what the engine's can, such as one of Dask's own.
+
+    Attributes
+    ----------
+    provider, cluster : str
+        The provider, and the class of what it has built.
+    missing : tuple of str
+        Attributes that it lacks.
+    """
+
+    def __init__(self, provider: str, cluster: str, missing: Iterable[str]) -> None:
+        self.provider, self.cluster, self.missing = provider, cluster, tuple(missing)
+        super().__init__(
+            f"provider {provider!r} has built a {cluster}, which has no groups of workers: it lacks "
+            f"{', '.join(self.missing)}; build a scalable.cluster.GroupedCluster with it as the host, and a backend "
+            "that starts workers"
         )
 
 

@@ -13,13 +13,15 @@ import functools
 import inspect
 import io
 import logging
+import multiprocessing
 import operator
 import pickle
 import re
+import signal
 import socket
-import subprocess
 import sys
 import threading
+import traceback
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.metadata import version
@@ -49,14 +51,26 @@ from distributed import (
     Worker,
     WorkerPlugin,
     futures_of,
+    get_client,
+    get_worker,
     wait,
 )
+from distributed._signals import wait_for_signals
 from distributed.cfexecutor import ClientExecutor
+from distributed.cli import dask_scheduler, dask_worker
 from distributed.core import ConnectionPool, rpc
-from distributed.protocol.pickle import dumps
+from distributed.preloading import PreloadManager
+from distributed.protocol.pickle import dumps, loads
+from distributed.protocol.serialize import to_serialize
 from distributed.scheduler import TaskState
 from distributed.shuffle._core import barrier_key
-from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
+from distributed.utils import (
+    LoopRunner,
+    get_traceback,
+    iscoroutinefunction,
+    silence_logging_cmgr,
+    sync,
+)
 from distributed.versions import get_versions
 from distributed.worker import get_data_from_worker
 from distributed.worker_state_machine import UnpauseEvent
@@ -66,31 +80,40 @@ from scalable.cluster.dask_internals import defer_unpickling, fail_futures
 from scalable.cluster.plugin.dask_internals import (
     Hold,
     Stealing,
+    actor_failure,
     cancel_all,
+    drop_unusable_traceback,
     executing_tasks,
     fail_task,
     find_worker,
+    forget_worker_and_clients,
     free_key,
     has_seceded,
+    hide_from_tracebacks,
     interrupt_retirement,
     is_holder_busy,
     lift_send_timeout,
     lift_worker_send_timeout,
     not_executed,
+    raised_by,
     release_tasks,
     remove_worker,
     replace_execute,
+    replaced_run_spec,
     return_resources,
     run_alone,
+    run_id,
     runs_alone,
     seconds_alone,
     send_worker_status,
     set_worker_status,
     suspect,
     take_over_failures,
+    task_failure,
     tasks_of_dead_worker,
     turn_off_worker_ttl,
     unstarted_tasks,
+    untransferable_error,
     was_taken_back,
 )
 from scalable.providers.servers import stop_http_server
@@ -625,12 +648,39 @@ async def test_only_a_task_that_had_a_result_has_a_size(rig: Rig) -> None:
     assert rig.task(future).nbytes >= 0
 
 
-def test_the_module_of_dask_worker_runs() -> None:
-    """`distributed.cli.dask_worker`: the module behind ``dask worker``, to be run by any Python."""
-    argv = [sys.executable, "-m", "distributed.cli.dask_worker", "--help"]
-    usage = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-    for option in ("--name", "--nthreads", "--resources", "--death-timeout", "--no-nanny"):
-        assert option in usage
+def test_the_command_of_a_worker_can_be_called() -> None:
+    """`distributed.cli.dask_worker.main`: the click command behind ``dask worker``."""
+    options = {option for each in dask_worker.main.params for option in each.opts}
+    assert {"--name", "--nthreads", "--resources", "--death-timeout", "--preload"} <= options
+    assert dask_worker.main.make_context("dask worker", ["--no-nanny"]).params["nanny"] is False
+
+
+def test_the_command_of_a_scheduler_can_be_called() -> None:
+    """`distributed.cli.dask_scheduler.main`: the click command behind ``dask scheduler``."""
+    options = {option for each in dask_scheduler.main.params for option in each.opts}
+    assert {"--port", "--protocol", "--idle-timeout", "--tls-ca-file"} <= options
+
+
+@on_cluster
+async def test_a_server_starts_its_preloads_by_their_manager(rig: Rig) -> None:
+    """`distributed.preloading.PreloadManager`: the preloads of a server, whose ``start`` it awaits before it joins."""
+    seen = []
+
+    async def start(preloads: PreloadManager) -> None:
+        for each in preloads:
+            seen.append([*rig.scheduler.aliases])
+            await each.start()
+            raise OSError("no licence")
+
+    preload = "def dask_setup(worker):\n    worker.prepared = True\n"
+    worker = Worker(rig.scheduler.address, name="a", preload=[preload])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PreloadManager, "start", start)
+        with pytest.raises(RuntimeError) as caught:
+            await worker
+    assert str(caught.value.__cause__) == "no licence"
+    assert seen == [[]]
+    assert worker.prepared  # type: ignore[attr-defined]
 
 
 # -- In the scheduler: its handlers
@@ -1435,6 +1485,190 @@ async def test_connections_of_its_own(rig: Rig) -> None:
     answer: Any = await get_data_from_worker(connections, [future.key], first.address)
     assert answer["status"] == "OK"
     await connections.close()
+
+
+@on_cluster
+async def test_a_failure_is_what_execute_returns(rig: Rig) -> None:
+    """`distributed.worker_state_machine.ExecuteFailureEvent`: has exception and traceback, pickled."""
+    worker = await rig.add()
+    raised: list[BaseException | None] = []
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        run = run_id(worker, key)
+        done = await previous(key, stimulus_id=stimulus_id)
+        raised.append(error := raised_by(done))
+        assert error is not None
+        return task_failure(key, run, OSError("another"), error)
+
+    previous = replace_execute(worker, execute)
+    with pytest.raises(OSError, match="another"):
+        await rig.client.submit(operator.truediv, 1, 0)
+    assert isinstance(raised[0], ZeroDivisionError)
+
+
+def recurse(n: int) -> int:
+    return recurse(n + 1) + 1
+
+
+@on_cluster
+async def test_a_traceback_that_cannot_be_pickled_is_a_text(rig: Rig) -> None:
+    """`distributed.protocol.pickle.loads`: reads a failure; for a traceback that is too deep, that is its text."""
+    worker = await rig.add()
+    tracebacks: list[Any] = []
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        done = await previous(key, stimulus_id=stimulus_id)
+        tracebacks.append(done.traceback.data)
+        drop_unusable_traceback(done)
+        tracebacks.append(done.traceback)
+        return done
+
+    previous = replace_execute(worker, execute)
+    with pytest.raises(Exception, match="recursion"):
+        await asyncio.wait_for(rig.client.submit(recurse, 0)._result(), 30)
+    first, second = tracebacks
+    # Where a later Python or distributed can pickle it, it stays.
+    assert second is None if isinstance(loads(first), str) else second.data == first
+
+
+@on_cluster
+async def test_a_worker_calls_the_specification_of_a_task(rig: Rig) -> None:
+    """`TaskState.run_spec`: of a worker's task, called with the data; read once the task is executed."""
+    worker = await rig.add()
+    called = []
+
+    def replaced(task: Any) -> Any:
+        class Replaced:
+            is_coro = False
+
+            def __call__(self, *args: Any, **kwargs: Any) -> Any:
+                called.append(threading.current_thread() is threading.main_thread())
+                return task(*args, **kwargs)
+
+        return Replaced()
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        with replaced_run_spec(worker, key, replaced):
+            return await previous(key, stimulus_id=stimulus_id)
+
+    previous = replace_execute(worker, execute)
+    assert await rig.client.submit(identity, 1) == 1
+    assert await rig.client.submit(asyncio.sleep, 0, 2) == 2  # a coroutine is none of a thread's
+    assert called == [False]
+
+
+@on_cluster
+async def test_a_worker_has_its_executors_by_name(rig: Rig) -> None:
+    """`Worker.executors`: by the name in a task's annotations; threads unless it says otherwise."""
+    worker = await rig.add()
+    assert "ThreadPoolExecutor" in str(type(worker.executors["default"]))
+
+
+def test_frames_are_left_out_by_the_name_of_their_file() -> None:
+    """`distributed.utils.get_traceback`: begins below the frames of Dask's own files."""
+
+    def find() -> list[str]:
+        try:
+            outer()
+        except ValueError:
+            return [frame.name for frame in traceback.extract_tb(get_traceback())]
+        return []
+
+    def outer() -> None:
+        inner()
+
+    def inner() -> None:
+        raise ValueError
+
+    assert find() == ["find", "outer", "inner"]
+    hide_from_tracebacks(find)
+    hide_from_tracebacks(outer)
+    assert find() == ["inner"]
+
+
+class UnsendableError(Exception):
+    def __reduce__(self) -> Any:
+        raise TypeError("it cannot be pickled")
+
+
+class Raising:
+    def method(self, name: str) -> None:
+        raise {"sent": ValueError("as it is"), "unsendable": UnsendableError()}[name]
+
+
+@on_cluster
+async def test_a_method_of_an_actor_is_a_call_of_a_handler(rig: Rig) -> None:
+    """`Worker.actor_execute`: returns the exception as an object, which `untransferable_error` finds."""
+    worker = await rig.add()
+    actor = await rig.client.submit(Raising, actor=True)
+    answers = []
+
+    async def execute(**message: Any) -> Any:
+        answers.append(answer := await worker.actor_execute(**message))
+        error = untransferable_error(answer)
+        return answer if error is None else actor_failure(OSError("another"))
+
+    worker.handlers["actor_execute"] = execute
+    with pytest.raises(ValueError, match="as it is"):
+        await actor.method("sent")
+    with pytest.raises(OSError, match="another"):
+        await actor.method("unsendable")
+    assert {answer["status"] for answer in answers} == {"error"}
+
+
+def test_what_is_sent_is_wrapped() -> None:
+    """`distributed.protocol.serialize.to_serialize`: keeps an object, as ``data``, until it is sent."""
+    error = ValueError()
+    assert to_serialize(error).data is error
+
+
+@on_cluster
+async def test_a_fork_has_no_worker(rig: Rig) -> None:
+    """`distributed.worker._worker_cvar`: where `get_worker` looks; without a value, it raises ValueError."""
+    await rig.add()
+    assert await rig.client.submit(in_fork, get_worker) == "ValueError"
+
+
+@on_cluster
+async def test_a_fork_has_no_client(rig: Rig) -> None:
+    """`distributed.client._global_clients`: where `get_client` looks once there is no worker."""
+    await rig.add()
+    assert await rig.client.submit(in_fork, get_client) == "ValueError"
+
+
+@on_cluster
+async def test_a_fork_has_no_current_client(rig: Rig) -> None:
+    """`distributed.client._current_client`: where `Client.current` looks first."""
+    with rig.client.as_current():
+        assert in_fork(Client.current) == "ValueError"
+
+
+def in_fork(function: Callable[[], Any]) -> str:
+    """Return what a function raises in a fork in which the worker and clients are forgotten."""
+    with multiprocessing.get_context("fork").Pool(1, forget_worker_and_clients) as pool:
+        return pool.apply(name_of_error, (function,))
+
+
+def name_of_error(function: Callable[[], Any]) -> str:
+    try:
+        function()
+    except Exception as error:  # noqa: BLE001 - its name is the result
+        return type(error).__name__
+    return "none"
+
+
+def test_the_handlers_of_signals_are_those_of_a_module() -> None:
+    """`distributed._signals`: the module of the handlers that ``dask worker`` sets."""
+
+    async def run() -> list[Any]:
+        waiting = asyncio.ensure_future(wait_for_signals())
+        await asyncio.sleep(0)
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        return handlers
+
+    assert [handler.__module__ for handler in asyncio.run(run())] == ["distributed._signals"] * 2
 
 
 # -- The list

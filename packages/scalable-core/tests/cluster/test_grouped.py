@@ -7,6 +7,7 @@ import html
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from distributed.core import Status
 
 from scalable.client import ScalableClient
 from scalable.cluster import GroupedCluster, Pace
+from scalable.cluster.dashboard import link_that_opens
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Unit
 from scalable.errors import (
     AmbiguousScaleError,
@@ -164,7 +166,7 @@ def test_it_says_why_workers_are_missing(start: Start) -> None:
 def test_a_notebook_shows_a_client_with_its_cluster(start: Start) -> None:
     cluster = start("a")
     with Client(cluster) as client:
-        assert html.escape(repr(cluster)) in client._repr_html_()
+        assert cluster._repr_html_() in client._repr_html_()
 
 
 def test_a_tag_is_known_as_soon_as_its_group_is_added(start: Start) -> None:
@@ -489,3 +491,102 @@ def test_work_for_a_group_of_no_workers_is_explained_and_warned_of_once(
         until(lambda: not cluster.explain())
     warned = [r for r in caplog.records if "0 workers are wanted" in r.getMessage()]
     assert len(warned) == 1
+
+
+# -- The names of Dask's clusters
+
+
+def test_a_client_of_the_cluster_takes_tags_and_is_made_once(start: Start) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+    with cluster.get_client() as client:
+        assert isinstance(client, ScalableClient)
+        assert cluster.get_client() is client
+        assert client.submit(abs, -1, tag="a").result(timeout=30) == 1
+
+
+def test_workers_of_all_groups_are_waited_for(start: Start) -> None:
+    cluster = start("a", "b")
+    cluster.scale_groups({"a": 1, "b": 1})
+    cluster.wait_for_workers(2, timeout=30)
+    assert sum(alive(cluster).values()) == 2
+    workers = cluster.scheduler_info["workers"].values()
+    assert {worker["name"] for worker in workers} == {
+        name for group in cluster.groups.values() for name in group.workers
+    }
+    with pytest.raises(TimeoutError, match=r"3 workers are not there after 0\.2 s"):
+        cluster.wait_for_workers(3, timeout=0.2)
+    with pytest.raises(ValueError, match="positive"):
+        cluster.wait_for_workers(0)
+
+
+def test_logs_are_named_as_those_of_dask(start: Start) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_workers(1, timeout=30)
+    logs = cluster.get_logs()
+    assert {"Cluster", "Scheduler"} | cluster.logs().keys() == logs.keys()
+    assert "a: " in logs["Cluster"]
+    assert "Scheduler at:" in logs["Scheduler"]
+    assert [*cluster.get_logs(cluster=False, workers=False)] == ["Scheduler"]
+
+
+def test_a_coroutine_function_is_run_on_the_clusters_loop(start: Start) -> None:
+    cluster = start("a")
+
+    async def which() -> tuple[bool, bool]:
+        nested = await cluster.sync(asyncio.sleep, 0, True)
+        return cluster.asynchronous, nested
+
+    assert not cluster.asynchronous
+    assert cluster.sync(which) == (True, True)
+
+
+def test_a_block_of_a_coroutine_closes_the_cluster(start: Start) -> None:
+    cluster = start("a")
+
+    async def use() -> None:
+        async with cluster as same:
+            assert same is cluster
+            await cluster.scale_groups_async({"a": 1})
+            await cluster.wait_for_group_async("a", timeout=30)
+
+    asyncio.run(use())
+    assert cluster.status is Status.closed
+
+
+def test_a_notebook_shows_groups_and_addresses_escaped(start: Start) -> None:
+    cluster = start("a", name="<b>me</b>")
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_workers(1, timeout=30)
+    shown = cluster._repr_html_()
+    assert "&lt;b&gt;me&lt;/b&gt;" in shown
+    assert "<b>" not in shown
+    assert cluster.scheduler_address in shown
+    assert "<td>a</td><td>1 of 1</td>" in shown
+    assert html.escape(cluster.dashboard_link or cluster.dashboard_problem) in shown
+
+
+def test_the_link_to_the_dashboard_is_one_that_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        elsewhere = f"http://127.0.0.2:{port}/status"
+        assert link_that_opens(elsewhere, "tcp://127.0.0.2:1") == ""
+        listening.listen()
+        # As Dask names the dashboard of a scheduler that listens on an interface of its own.
+        here = f"http://127.0.0.1:{port}/status"
+        assert link_that_opens(elsewhere, "tcp://127.0.0.2:1") == here
+        assert link_that_opens(here, "inproc://127.0.0.1/1/2") == here
+    proxied = "https://hub.example/user/me/proxy/8787/status"
+    assert link_that_opens(proxied, "tcp://127.0.0.1:1") == proxied
+
+
+def test_without_bokeh_there_is_no_link_and_the_reason_is_said(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = start("a")
+    monkeypatch.setattr("scalable.cluster.grouped.has_dashboard", lambda: False)
+    assert cluster.dashboard_link == ""
+    assert "scalable-core[dashboard]" in cluster.dashboard_problem
+    assert html.escape(cluster.dashboard_problem) in cluster._repr_html_()

@@ -1,5 +1,6 @@
 """Modules reach a stock scheduler and stock workers: processes in which `scalable` cannot be imported."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -128,6 +129,29 @@ def test_modules_replace_those_of_an_earlier_upload_in_a_new_worker(
         client.wait_for_workers(1, timeout=30)
 
         assert client.submit(climate_helpers.simulate, 1).result(timeout=30) == "changed"
+
+
+def test_a_module_of_the_workflow_replaces_no_installed_one(
+    start: Start, address: str, tmp_path: Path
+) -> None:
+    workflow = tmp_path / "workflow"
+    workflow.mkdir()
+    for name in ("wave", "pytest", "climate_helpers"):
+        (workflow / f"{name}.py").write_text("side_effects = []\n")
+    archive = pack_workflow(workflow)
+    assert archive is not None
+
+    def place(name: str) -> str:
+        return str(Path(importlib.import_module(name).__file__ or "").parent)
+
+    start(*worker(address, "a"))
+    with Client(address) as client:
+        upload_modules(client, archive)
+        found = [client.submit(place, name) for name in ("wave", "pytest", "climate_helpers")]
+        places = client.gather(found)
+
+    assert places[:2] == [place("wave"), place("pytest")]
+    assert "modules-" in places[2]
 
 
 def test_workers_inside_this_process_are_left_alone(archive: ModuleArchive) -> None:

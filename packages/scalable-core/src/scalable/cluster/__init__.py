@@ -30,6 +30,7 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `plugin`        the scheduler's side of `link`, a package that is sent by value
 `calls`         calls to the event loop, from any other thread or loop
 `grouped`       `GroupedCluster`, for users and Dask's client
+`dashboard`     the link to Dask's dashboard: one that opens, or none
 `remote`        `RemoteHost`, for a scheduler that a native system runs elsewhere
 ==============  =================================================================================
 

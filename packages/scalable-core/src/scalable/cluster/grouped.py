@@ -8,6 +8,7 @@ import contextlib
 import html
 import inspect
 import os
+import pkgutil
 import sys
 import threading
 import uuid
@@ -19,6 +20,7 @@ from distributed.core import Status
 
 from scalable.cluster.calls import LoopCalls
 from scalable.cluster.controller import GroupController
+from scalable.cluster.dashboard import INSTALL, has_dashboard, link_that_opens
 from scalable.cluster.events import Event
 from scalable.cluster.host import WatchedHost
 from scalable.cluster.link import RpcLink
@@ -33,6 +35,7 @@ from scalable.errors import (
 )
 
 if TYPE_CHECKING:
+    from distributed import Client
     from distributed.security import Security
     from tornado.ioloop import IOLoop
 
@@ -149,8 +152,21 @@ class GroupedCluster:
 
     @property
     def dashboard_link(self) -> str:
-        """The URL of the dashboard; empty where there is none."""
-        return self._host.dashboard_link
+        """The URL of the dashboard; empty where there is none, which `dashboard_problem` explains."""
+        link = self._host.dashboard_link
+        if isinstance(self._host, WatchedHost):
+            return link
+        return link_that_opens(link, self.scheduler_address) if has_dashboard() else ""
+
+    @property
+    def dashboard_problem(self) -> str:
+        """Why there is no dashboard, and what to do; empty where there is one."""
+        link = self._host.dashboard_link
+        if not link:
+            return "it is switched off, or this provider has none"
+        if isinstance(self._host, WatchedHost) or self.dashboard_link:
+            return ""
+        return f"nothing listens at {link}" if has_dashboard() else INSTALL
 
     @property
     def scheduler_comm(self) -> Any:
@@ -168,6 +184,107 @@ class GroupedCluster:
     def _asyncio_loop(self) -> asyncio.AbstractEventLoop:
         loop: asyncio.AbstractEventLoop = self.loop.asyncio_loop  # type: ignore[attr-defined] # IOLoop's subclass has it
         return loop
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether this is the event loop's own thread, on which methods cannot wait."""
+        return self._calls.on_loop()
+
+    def sync(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a coroutine function on `loop`, and return its result; on the loop's own thread, return the coroutine."""
+        coro = func(*args, **kwargs)
+        return coro if self.asynchronous else self._calls.wait(coro)
+
+    @property
+    def scheduler_info(self) -> dict[str, Any]:
+        """What the scheduler says of itself and of its workers, by address: now, not as of some earlier message.
+
+        Not to be used on the event loop's own thread.
+        """
+        info: dict[str, Any] = self._calls.wait(self._identity())
+        return info
+
+    async def _identity(self) -> Any:
+        return await self.scheduler_comm.identity(n_workers=-1)
+
+    def get_client(self) -> Client:
+        """Return the current client, if it is one of this cluster, else a new `ScalableClient`."""
+        from distributed import Client
+
+        try:
+            current: Client | None = Client.current()
+        except ValueError:
+            current = None
+        if current is not None and current.cluster is self:
+            return current
+        # By its name, because it is made for clusters, and not the other way around.
+        made: Client = pkgutil.resolve_name("scalable.client:ScalableClient")(self)
+        return made
+
+    def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> None:
+        """Return when all groups together have `n_workers` that take tasks; `wait_for_group` waits for one group.
+
+        Parameters
+        ----------
+        n_workers : int
+            Workers.
+        timeout : float, optional
+            Seconds; None waits until the workers are there, or the cluster is closed.
+
+        Raises
+        ------
+        TimeoutError
+            It took longer. The error says what the groups wait for.
+        ValueError
+            The number is not positive.
+        """
+        if n_workers < 1:
+            raise ValueError(f"n_workers is a positive number, not {n_workers}")
+        self._calls.wait(self._wait_for_workers(n_workers, timeout))
+
+    async def _wait_for_workers(self, n_workers: int, timeout: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                while sum(status.running for status in self.groups.values()) < n_workers:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            missing = [
+                f"{tag}: {why.summary}" for tag, why in (await self._controller.explain()).items()
+            ]
+            raise TimeoutError(
+                f"{n_workers} workers are not there after {timeout:g} s; {'; '.join(missing)}"
+            ) from None
+
+    def get_logs(
+        self, cluster: bool = True, scheduler: bool = True, workers: bool = True
+    ) -> dict[str, str]:
+        """Return logs by name, as Dask's clusters do: ``Cluster``, ``Scheduler``, and each worker's.
+
+        Parameters
+        ----------
+        cluster, scheduler, workers : bool
+            Which ones. Those of workers are the tails of their logs, as `logs` returns them.
+        """
+        found: dict[str, str] = {}
+        if cluster:
+            found["Cluster"] = "\n".join(f"{e.tag or 'cluster'}: {e.text}" for e in self.events)
+        if scheduler:
+            found["Scheduler"] = self._calls.wait(self._scheduler_log())
+        return {**found, **self.logs()} if workers else found
+
+    async def _scheduler_log(self) -> str:
+        return "\n".join(line for _, line in await self.scheduler_comm.get_logs())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close_async()
 
     def __await__(self) -> Generator[Any, Any, Self]:
         # distributed.Client awaits its cluster before it connects.
@@ -462,7 +579,35 @@ class GroupedCluster:
 
     def _repr_html_(self) -> str:
         # Dask's client includes this in its own representation in a notebook.
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        link = self.dashboard_link
+        shown = html.escape(link)
+        facts = [
+            ("Status", html.escape(self.status.name)),
+            ("Scheduler", html.escape(self.scheduler_address)),
+            (
+                "Dashboard",
+                f'<a href="{shown}" target="_blank">{shown}</a>'
+                if link
+                else f"none: {html.escape(self.dashboard_problem)}",
+            ),
+        ]
+        head = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts)
+        return (
+            f"<div><h3>GroupedCluster {html.escape(self.name)}</h3><table>{head}</table>"
+            "<table><thead><tr><th>Group</th><th>Workers</th><th>State</th></tr></thead><tbody>"
+            f"{''.join(_row(tag, status) for tag, status in self.groups.items())}</tbody></table></div>"
+        )
+
+
+def _row(tag: str, status: GroupStatus) -> str:
+    """Return a group's row in the table of a cluster."""
+    state = "failed" if status.failed else status.reason.value if status.reason else ""
+    cells = (
+        tag,
+        f"{status.running} of {status.wanted}",
+        ": ".join(filter(None, (state, status.detail))),
+    )
+    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def _leftovers(closed: Any) -> list[Leftover]:

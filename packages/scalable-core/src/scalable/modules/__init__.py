@@ -2,8 +2,8 @@
 
 A function defined in the workflow itself travels with its task. What it imports from beside the workflow
 (``from helpers import simulate``) does not: a pickled task names the module, and a worker on another machine has no
-such file. So a session packs these modules, and the scheduler and every worker unpack them and put them first on
-``sys.path``.
+such file. So a session packs these modules, and the scheduler and every worker unpack them and put them on
+``sys.path``, after the installed packages.
 
 The archive has what ``import`` finds beside the workflow: ``*.py`` files, packages with all their files, and
 directories of ``*.py`` files. ``project.modules`` in the manifest names other files and directories instead.

@@ -42,7 +42,10 @@ class _ModulesPlugin:
         self.data, self.digest, self.process_id = data, digest, process_id
 
     async def unpack(self, scratch: str) -> None:
-        """Unpack below the server's scratch directory, and put that directory first on ``sys.path``.
+        """Unpack below the server's scratch directory, and put that directory on ``sys.path``.
+
+        It comes after the standard library and the installed packages, because Dask imports some of them late: a
+        ``queue.py`` of the workflow's must not take their place. It comes before what was unpacked earlier.
 
         The modules are not imported from the zip file, because they look for data beside ``__file__`` and
         tracebacks look for their source.
@@ -54,7 +57,8 @@ class _ModulesPlugin:
             return
         directory = Path(scratch) / f"modules-{self.digest[:16]}"
         await asyncio.to_thread(self._extract, directory)
-        sys.path.insert(0, str(directory))
+        earlier = (n for n, entry in enumerate(sys.path) if Path(entry).parent == directory.parent)
+        sys.path.insert(next(earlier, len(sys.path)), str(directory))
         importlib.invalidate_caches()
 
     def _extract(self, directory: Path) -> None:

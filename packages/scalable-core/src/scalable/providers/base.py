@@ -12,7 +12,7 @@ the core's modules in it, in reading order:
 `registry`    the providers that are installed or registered, by name
 `options`     the options that every target has, and the types of field to build further ones from
 `common`      `BaseProvider`, which reads and validates options, plans, scales and closes
-`worker`      the arguments and the thread variables of ``dask worker``
+`worker`      the command line and the thread variables of a worker
 `containers`  the command that runs a worker in a container image, and the checks before that
 `logs`        the last lines of a worker's log
 `blocking`    calls of an SDK that blocks, in threads that a backend can wait for

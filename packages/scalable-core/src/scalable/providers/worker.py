@@ -1,10 +1,14 @@
-"""Arguments and environment of one Dask worker, wherever it runs. Pure functions."""
+"""Command line and environment of one Dask worker, wherever it runs."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Literal
 
-__all__ = ["thread_environment", "worker_arguments"]
+__all__ = ["server_command", "thread_environment", "worker_arguments"]
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -37,6 +41,43 @@ def thread_environment(cpus: int, slots: int = 1) -> dict[str, str]:
     return dict.fromkeys(_THREAD_VARIABLES, str(max(1, cpus // slots)))
 
 
+def server_command(python: str, server: Literal["worker", "scheduler"]) -> list[str]:
+    """Return the command that starts Dask's worker or scheduler, up to its arguments.
+
+    It does as ``dask worker`` and ``dask scheduler`` do, except that files of the current directory replace no module,
+    whatever they are called, and that a preload that fails ends the process with its traceback. Output is not
+    buffered, and a crash in compiled code leaves a Python traceback, so that the end of the log explains a failure.
+
+    Parameters
+    ----------
+    python : str
+        The Python that runs it, 3.11 or later, by its path or by its name on the ``PATH`` of the machine or the image.
+        It needs distributed and nothing of Scalable.
+    server : {"worker", "scheduler"}
+        What is started.
+
+    Examples
+    --------
+    >>> command = server_command("python3", "worker")
+    >>> command[:6], command[7:]
+    (['python3', '-P', '-u', '-X', 'faulthandler', '-c'], ['worker'])
+    """
+    # Processes that a task starts by multiprocessing inherit -P; a variable would reach all others, too.
+    return [python, "-P", "-u", "-X", "faulthandler", "-c", _entry(), server]
+
+
+@cache
+def _entry() -> str:
+    """Return the program of `scalable.providers.entry` without its comments and docstrings."""
+    tree = ast.parse(resources.files("scalable.providers").joinpath("entry.py").read_text("utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    documented: list[ast.Module | ast.FunctionDef] = [tree, *functions]
+    for node in documented:
+        if ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.unparse(tree)
+
+
 def worker_arguments(
     scheduler_address: str,
     *,
@@ -49,6 +90,8 @@ def worker_arguments(
     extra: Sequence[str] = (),
 ) -> list[str]:
     """Return the arguments of ``dask worker`` for one worker of a group; the backend adds ``--name``.
+
+    They follow `server_command`.
 
     Parameters
     ----------

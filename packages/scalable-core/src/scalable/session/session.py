@@ -13,6 +13,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from scalable.errors import (
+    IncompleteClusterError,
     ManifestSchemaError,
     ProviderError,
     ScalableError,
@@ -263,6 +264,7 @@ class ScalableSession:
         signals.register(self.close)
         with record_into(self._log):
             self._handle = provider.build_cluster(self.spec)
+        _check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
         if self.closed:
             # Closed by another thread or a signal, while there was no handle to close.
             self._everything_removed = False
@@ -549,3 +551,12 @@ class ScalableSession:
         if self._state is _State.CLOSED:
             raise SessionError("the session is closed; make a new one with from_yaml()")
         raise SessionError("the session is being started by another thread; wait for its start()")
+
+
+_USED = ("adapt_groups", "events", "explain", "groups", "scale_groups", "wait_for_group")
+
+
+def _check_cluster(provider: str, cluster: object) -> None:
+    """Raise IncompleteClusterError for a cluster without groups, before it is used."""
+    if missing := [name for name in _USED if not hasattr(cluster, name)]:
+        raise IncompleteClusterError(provider, type(cluster).__name__, missing)

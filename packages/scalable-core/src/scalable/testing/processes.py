@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -39,7 +39,7 @@ from scalable.providers.logs import tail
 from scalable.providers.options import RemoteTargetOptions
 from scalable.providers.scheduler import scheduler_arguments
 from scalable.providers.tls import make_credentials, tls_arguments
-from scalable.providers.worker import worker_arguments
+from scalable.providers.worker import server_command, worker_arguments
 
 if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
@@ -81,12 +81,16 @@ class ProcessRun:
         self.files = self.credentials.write(self.directory / "tls")
 
     def start(
-        self, name: str, *command: str, env: Mapping[str, str] = MappingProxyType({})
+        self,
+        name: str,
+        server: Literal["worker", "scheduler"],
+        *arguments: str,
+        env: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.Popen[bytes]:
-        """Start a module of Dask's command line in a session of its own, with its log in the run's directory."""
+        """Start a server of Dask in a session of its own, with its log in the run's directory."""
         with self.log(name).open("wb") as log:
             process = subprocess.Popen(
-                [self.python, "-m", *command, *tls_arguments(self.files)],
+                [*server_command(self.python, server), *arguments, *tls_arguments(self.files)],
                 cwd=self.directory,
                 env={**os.environ, **env},
                 stdin=subprocess.DEVNULL,
@@ -134,7 +138,7 @@ class ProcessScheduler:
         arguments = scheduler_arguments(
             port=self.port, orphan_timeout=self._orphan_timeout, extra=("--host", "127.0.0.1")
         )
-        self.process = self._run.start("scheduler", "distributed.cli.dask_scheduler", *arguments)
+        self.process = self._run.start("scheduler", "scheduler", *arguments)
 
     async def state(self) -> SchedulerState:
         """Return whether the process runs."""
@@ -203,8 +207,7 @@ class ProcessBackend:
             preload=component.preload_script,
             extra=("--host", "127.0.0.1", "--protocol", "tls", "--name", unit.id),
         )
-        command = ("distributed.cli.dask_worker", *arguments)
-        process = self._run.start(unit.id, *command, env=component.env)
+        process = self._run.start(unit.id, "worker", *arguments, env=component.env)
         self._units[unit.id] = unit, process
         return unit
 

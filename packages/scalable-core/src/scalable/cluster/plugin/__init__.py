@@ -23,6 +23,8 @@ In reading order:
 `spreading`       moves waiting tasks to workers that join later
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
 `clients`         the clients that tasks get on a worker
+`isolation`       what a task does to its worker's process, and the next one must not notice
+`forks`           what a process that is forked inside a worker's process inherits
 `running`         what a worker runs, told to `deaths` and, where that is needed, alone
 `filenames`       the file names of functions that are pickled by value
 `dask_internals`  what all of them use of distributed beyond its public interface

@@ -7,18 +7,25 @@ and documented attributes of distributed's state classes are used where they are
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from time import time
 from typing import TYPE_CHECKING, Any
 
+import distributed.client
+import distributed.worker
 from distributed import Worker, default_client
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import ConnectionPool, Status
+from distributed.protocol.pickle import dumps, loads
+from distributed.protocol.serialize import to_serialize
 from distributed.shuffle._core import barrier_key
 from distributed.worker import get_data_from_worker
-from distributed.worker_state_machine import RescheduleEvent, UnpauseEvent
+from distributed.worker_state_machine import ExecuteFailureEvent, RescheduleEvent, UnpauseEvent
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -27,24 +34,32 @@ if TYPE_CHECKING:
 __all__ = [
     "Hold",
     "Stealing",
+    "actor_failure",
     "barrier_of_shuffle",
     "cancel_all",
+    "close_connection",
+    "drop_unusable_traceback",
     "executing_tasks",
     "fail_task",
     "find_worker",
+    "forget_worker_and_clients",
     "free_key",
     "has_seceded",
+    "hide_from_tracebacks",
     "interrupt_retirement",
     "is_holder_busy",
     "lift_send_timeout",
     "lift_worker_send_timeout",
     "not_executed",
+    "raised_by",
     "release_tasks",
     "remove_worker",
     "replace_execute",
     "replace_worker_client",
+    "replaced_run_spec",
     "return_resources",
     "run_alone",
+    "run_id",
     "runs_alone",
     "seconds_alone",
     "send_worker_status",
@@ -52,9 +67,11 @@ __all__ = [
     "set_worker_status",
     "suspect",
     "take_over_failures",
+    "task_failure",
     "tasks_of_dead_worker",
     "turn_off_worker_ttl",
     "unstarted_tasks",
+    "untransferable_error",
     "was_taken_back",
 ]
 
@@ -324,6 +341,112 @@ def replace_execute(worker: Worker, execute: Callable[..., Awaitable[Any]]) -> C
     previous = worker.execute
     setattr(worker, "execute", execute)  # noqa: B010 - a method, as mypy sees it
     return previous
+
+
+def run_id(worker: Worker, key: Any) -> int:
+    """Return the number that the scheduler gave to this run of a task."""
+    ts = worker.state.tasks.get(key)
+    return ts.run_id if ts else -1
+
+
+@contextmanager
+def replaced_run_spec(worker: Worker, key: Any, replace: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the block, let a worker call `replace(task)` in place of a task, if a thread calls it."""
+    ts = worker.state.tasks.get(key)
+    if ts is None or ts.run_spec is None or not _is_run_by_thread(worker, ts):
+        yield
+        return
+    original = ts.run_spec
+    replaced = ts.run_spec = replace(original)
+    try:
+        yield
+    finally:
+        if ts.run_spec is replaced:
+            ts.run_spec = original
+
+
+def _is_run_by_thread(worker: Worker, ts: Any) -> bool:
+    executor = worker.executors.get((ts.annotations or {}).get("executor", "default"))
+    # As `Worker.execute` decides it. Other executors may pickle the task.
+    return "ThreadPoolExecutor" in str(type(executor)) and not ts.run_spec.is_coro
+
+
+def raised_by(done: Any) -> BaseException | None:
+    """Return what a task has raised, from what `Worker.execute` returned; None if it has not failed."""
+    if not isinstance(done, ExecuteFailureEvent):
+        return None
+    error = done.exception.data
+    if isinstance(error, bytes):
+        error = loads(error)
+    return error if isinstance(error, BaseException) else None
+
+
+def drop_unusable_traceback(done: Any) -> None:
+    """Remove the traceback from what `Worker.execute` returned, if it is one that the client fails on, and waits.
+
+    distributed sends the text of a traceback that it cannot pickle, for instance after 1,000 calls of a recursion.
+    """
+    if isinstance(done, ExecuteFailureEvent) and done.traceback is not None:
+        pickled = done.traceback.data
+        if isinstance(pickled, bytes) and isinstance(loads(pickled), str):
+            done.traceback = None
+
+
+def task_failure(key: Any, run: int, error: Exception, cause: BaseException) -> ExecuteFailureEvent:
+    """Return what `Worker.execute` returns for a task that fails with `error`, with the traceback of its cause.
+
+    It must not be called while an exception is handled.
+    """
+    try:
+        raise error.with_traceback(cause.__traceback__)
+    except Exception as raised:  # noqa: BLE001 - with a traceback, where Dask looks for it
+        failure = ExecuteFailureEvent.from_exception(
+            raised, key=key, run_id=run, stimulus_id=_stimulus_id()
+        )
+    drop_unusable_traceback(failure)
+    return failure
+
+
+def actor_failure(error: Exception) -> dict[str, Any]:
+    """Return what `Worker.actor_execute` returns for a call that has raised `error`."""
+    return {"status": "error", "exception": to_serialize(error)}
+
+
+def untransferable_error(answer: Any) -> BaseException | None:
+    """Return the exception in the answer of a handler that cannot be pickled, unpickled or raised by who asked.
+
+    Of tasks, distributed checks that; the caller of an actor's method would wait for ever.
+    """
+    sent = answer.get("exception") if isinstance(answer, dict) else None
+    error = getattr(sent, "data", None)
+    if not isinstance(error, BaseException):
+        return None
+    try:
+        copy = loads(dumps(error))
+    except BaseException:  # noqa: BLE001 - its class may raise anything there
+        return error
+    return None if isinstance(copy, Exception) and not isinstance(copy, StopIteration) else error
+
+
+def hide_from_tracebacks(function: Any) -> None:
+    """Let Dask leave out this function's frame above that of a task, as it leaves out its own."""
+    # `distributed.utils.get_traceback` goes by the name of the file.
+    name = os.path.join("distributed", "worker.py")  # noqa: PTH118 - a text that is compared
+    function.__code__ = function.__code__.replace(co_filename=name)
+
+
+def close_connection(worker: Worker) -> None:
+    """In a fork of a worker's process, close its copy of the connection to the scheduler."""
+    stream = getattr(worker.batched_stream and worker.batched_stream.comm, "stream", None)
+    if stream is not None and stream.socket is not None:
+        stream.socket.close()
+
+
+def forget_worker_and_clients() -> None:
+    """In a fork, let Dask find no worker and no client there: `get_worker` and `get_client` raise ValueError."""
+    distributed.worker._worker_cvar = ContextVar("_worker_cvar")
+    distributed.client._global_clients.clear()
+    distributed.client._current_client.set(None)
 
 
 async def is_holder_busy(worker: Worker, key: Any, holder: str) -> bool:

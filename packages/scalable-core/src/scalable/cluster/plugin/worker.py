@@ -16,6 +16,8 @@ from scalable.cluster.plugin.dask_internals import (
     unstarted_tasks,
 )
 from scalable.cluster.plugin.filenames import FileNames
+from scalable.cluster.plugin.forks import detach_forks
+from scalable.cluster.plugin.isolation import Isolation
 from scalable.cluster.plugin.running import RunRecord
 
 if TYPE_CHECKING:
@@ -48,12 +50,15 @@ class GroupsWorkerPlugin(WorkerPlugin):
         provide_client(worker)
         worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
         worker.handlers["scalable_check_transfer"] = self.check_transfer
+        detach_forks(worker)
+        self.isolation = Isolation(worker)
         self.record = RunRecord(worker)
 
     def teardown(self, worker: Worker) -> None:
         """Leave the worker's process as it was."""
         self.file_names.release()
         self.record.close()
+        self.isolation.close()
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Let a task that secedes give its slots back: it may wait for other tasks of its group."""

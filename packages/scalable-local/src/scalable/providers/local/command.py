@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from scalable.providers.tls import TlsFiles, tls_arguments
-from scalable.providers.worker import thread_environment, worker_arguments
+from scalable.providers.worker import server_command, thread_environment, worker_arguments
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
@@ -112,8 +112,8 @@ def process_command(
     >>> command = process_command(
     ...     gcam, name="gcam-1", slots=2, scheduler_address="tcp://127.0.0.1:8786", directory=Path("/run/x")
     ... )
-    >>> " ".join(command.argv[5:])  # doctest: +NORMALIZE_WHITESPACE
-    'distributed.cli.dask_worker tcp://127.0.0.1:8786 --nthreads 2 --resources gcam=2 --memory-limit 8000000000
+    >>> " ".join(command.argv[7:])  # doctest: +NORMALIZE_WHITESPACE
+    'worker tcp://127.0.0.1:8786 --nthreads 2 --resources gcam=2 --memory-limit 8000000000
      --local-directory /run/x --no-dashboard --dashboard-address 127.0.0.1:0 --no-nanny --nworkers 1
      --death-timeout 60 --host 127.0.0.1 --name gcam-1'
     >>> command.env["GCAM_HOME"], command.env["OMP_NUM_THREADS"]
@@ -127,9 +127,8 @@ def process_command(
         directory=directory,
         preload=component.preload_script,
     )
-    # Unbuffered, and with the Python stack of a crash in compiled code: the end of the log has to explain a failure.
-    python = (sys.executable, "-u", "-X", "faulthandler", "-m", "distributed.cli.dask_worker")
-    return Command((*python, *arguments), worker_environment(component, slots))
+    command = server_command(sys.executable, "worker")
+    return Command((*command, *arguments), worker_environment(component, slots))
 
 
 def local_worker_arguments(

@@ -23,6 +23,7 @@ from scalable.providers.local.command import (
     worker_environment,
 )
 from scalable.providers.local.reaper import LABEL
+from scalable.providers.worker import server_command
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
@@ -136,23 +137,17 @@ def container_command(
     ...     gcam, setup, RunContext("laptop-1f", uid=0, gid=0, cores=8),
     ...     name="gcam-1", slots=1, scheduler_address="tcp://127.0.0.1:8786", directory=Path("/run/x"),
     ... )
-    >>> " ".join(command.argv)  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
-    'podman run --name=laptop-1f-gcam-1 --label=scalable.run=laptop-1f --label=scalable.user=0 --pull=never
+    >>> print(*command.argv)  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
+    podman run --name=laptop-1f-gcam-1 --label=scalable.run=laptop-1f --label=scalable.user=0 --pull=never
      --stop-timeout=0 --user=0:0 --memory=8000000000 --memory-swap=8000000000 --cpus=2 --init --log-driver=none
      --security-opt=label=disable --shm-size=8000000000 --network=host --entrypoint= ... --env TOKEN
      --mount type=bind,source=/data,target=/in --mount type=bind,source=/run/x,target=/run/x gcam:7
-     dask worker tcp://127.0.0.1:8786 ... --name gcam-1'
+     python3 -P -u ... worker tcp://127.0.0.1:8786 ... --name gcam-1
     """
-    environment = {
-        # In place of the interpreter's options on the command line of a plain worker.
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-        **worker_environment(component, slots),
-    }
+    environment = worker_environment(component, slots)
     runtime = setup.runtime
     worker = [
-        "dask",
-        "worker",
+        *server_command("python3", "worker"),
         *local_worker_arguments(
             component,
             name=name,

@@ -15,7 +15,7 @@ from scalable.providers.containers import (
 )
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.tls import tls_arguments
-from scalable.providers.worker import thread_environment, worker_arguments
+from scalable.providers.worker import server_command, thread_environment, worker_arguments
 
 __all__ = ["job_environment", "job_script"]
 
@@ -47,7 +47,7 @@ def job_script(request: JobRequest, scheduler_address: str) -> str:
     set -e
     module load gcc/13
     ulimit -s unlimited
-    exec python3 -u -m distributed.cli.dask_worker ... --name gcam-"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
+    exec python3 -P -u -X faulthandler -c ... --name gcam-"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
     <BLANKLINE>
     """
     name = shlex.quote(f"{request.tag}-") + '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
@@ -102,13 +102,8 @@ def _worker_argv(request: JobRequest, scheduler_address: str) -> list[str]:
         extra += ["--interface", request.interface]
     if request.tls:
         extra += tls_arguments(request.tls)
-    program = (
-        ["dask", "worker"]
-        if request.image
-        else [request.python, "-u", "-m", "distributed.cli.dask_worker"]
-    )
     return [
-        *program,
+        *server_command("python3" if request.image else request.python, "worker"),
         *worker_arguments(
             scheduler_address,
             tag=request.tag,
@@ -179,6 +174,4 @@ def job_environment(request: JobRequest) -> dict[str, str]:
 
 
 def _variables(request: JobRequest) -> dict[str, str]:
-    # Without a container, the interpreter is started with -u.
-    unbuffered = {"PYTHONUNBUFFERED": "1"} if request.image else {}
-    return {**unbuffered, **thread_environment(request.cpus, request.slots), **request.env}
+    return {**thread_environment(request.cpus, request.slots), **request.env}

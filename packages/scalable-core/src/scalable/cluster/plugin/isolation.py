@@ -1,0 +1,221 @@
+"""What a task does to its worker's process, and the next task must not notice.
+
+* Whatever a task raises fails that task, and nothing else. `SystemExit` and `KeyboardInterrupt` would end the worker,
+  and clients cannot raise what is not an `Exception`.
+* Each task starts in the worker's directory, with the worker's umask. Where Linux allows it, each thread has its own,
+  so that tasks that run at the same time do not notice either.
+* A fork of a task ends where the task ends, and does not go on as a worker.
+
+Variables of the environment stay as a task leaves them, and so does the state of modules: libraries rely on that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from scalable.cluster.plugin.dask_internals import (
+    actor_failure,
+    drop_unusable_traceback,
+    hide_from_tracebacks,
+    raised_by,
+    replace_execute,
+    replaced_run_spec,
+    run_id,
+    task_failure,
+    untransferable_error,
+)
+from scalable.cluster.plugin.forks import end_fork
+
+if TYPE_CHECKING:
+    from distributed.worker import Worker
+
+__all__ = ["Isolation"]
+
+_CLONE_FS = 0x200
+"""Working directory, root and umask, as in Linux's ``sched.h``."""
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+_HANDLERS: dict[str, Callable[[Exception], Any]] = {
+    "run": _raise,
+    "actor_execute": actor_failure,
+}
+"""The handlers of a worker that call the user's code besides tasks, and how they fail."""
+
+
+class Isolation:
+    """Runs the tasks of a worker so that they do not reach each other."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        # Other workers are threads of their client, whose directory is its own business.
+        self._owns_process = threading.current_thread() is threading.main_thread()
+        self._home = _Home()
+        self._threads = threading.local()
+        self._dask_execute = replace_execute(worker, self.execute)
+        hide_from_tracebacks(_IsolatedTask.__call__)
+        self._handlers = {op: worker.handlers[op] for op in _HANDLERS}
+        for op, fail in _HANDLERS.items():
+            worker.handlers[op] = _contained(worker.handlers[op], fail)
+
+    def close(self) -> None:
+        """Let the worker run tasks as before."""
+        replace_execute(self._worker, self._dask_execute)
+        self._worker.handlers.update(self._handlers)
+
+    async def execute(self, key: Any, *, stimulus_id: str) -> Any:
+        """Run a task, and return what Dask's `Worker.execute` returns."""
+        run = run_id(self._worker, key)
+        if self._owns_process:
+            self._home.enter()  # for tasks that are coroutines, which run on this thread
+        try:
+            with replaced_run_spec(self._worker, key, self._isolated):
+                done = await self._dask_execute(key, stimulus_id=stimulus_id)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it would end the worker, or the event loop
+            failure = error
+        else:
+            drop_unusable_traceback(done)
+            raised = raised_by(done)
+            if raised is None or _can_be_passed_on(raised):
+                return done
+            failure = raised
+        # Not while the error is handled: as the context of the new one, it would be pickled.
+        return task_failure(key, run, _ordinary(failure), failure)
+
+    def _isolated(self, task: Any) -> _IsolatedTask:
+        return _IsolatedTask(task, self._enter)
+
+    def _enter(self) -> None:
+        """Prepare this thread for a task."""
+        if not hasattr(self._threads, "own"):
+            self._threads.own = _leave_shared_directory()
+        if self._threads.own or self._owns_process:
+            self._home.enter()
+
+
+class _IsolatedTask:
+    """A task that a thread calls, as Dask calls it."""
+
+    def __init__(self, task: Any, enter: Callable[[], None]) -> None:
+        self._task = task
+        self._enter = enter
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._enter()
+        process = os.getpid()
+        try:
+            result = self._task(*args, **kwargs)
+        except BaseException as error:
+            if os.getpid() != process:
+                end_fork(error)
+            raise
+        if os.getpid() != process:
+            end_fork(None)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def __repr__(self) -> str:
+        return repr(self._task)
+
+
+class _Home:
+    """The directory and the umask of a worker when it was set up."""
+
+    def __init__(self) -> None:
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+        self._descriptor: int | None = None
+        try:
+            self._path = os.getcwd()  # noqa: PTH109 - compared for every task
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            self._path = ""  # it is gone, or may not be read: there is no way back to it
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def enter(self) -> None:
+        """Make them those of this thread, or of the process."""
+        os.umask(self._umask)
+        if self._descriptor is None:
+            return
+        try:
+            if os.getcwd() == self._path:  # noqa: PTH109
+                return
+        except FileNotFoundError:
+            pass
+        try:
+            os.chdir(self._path)
+        except OSError:
+            # It was removed. Relative paths have to fail, and not to lead to where another task was.
+            os.fchdir(self._descriptor)
+
+
+def _leave_shared_directory() -> bool:
+    """Give this thread a working directory and a umask of its own, and return whether that was possible.
+
+    Linux has them for each thread. Seccomp, as in Docker's default profile, may forbid it.
+    """
+    try:
+        return int(ctypes.CDLL(None).unshare(_CLONE_FS)) == 0
+    except (AttributeError, OSError):
+        return False
+
+
+def _contained(handler: Callable[..., Any], fail: Callable[[Exception], Any]) -> Any:
+    """Return a handler that ends in `fail(error)` where the user's code raises what the caller would not get."""
+
+    @functools.wraps(handler)
+    async def contained(*args: Any, **kwargs: Any) -> Any:
+        try:
+            answer = handler(*args, **kwargs)
+            answer = await answer if inspect.isawaitable(answer) else answer
+            failure = untransferable_error(answer)
+            if failure is None:
+                return answer
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = error
+        return fail(_ordinary(failure))
+
+    return contained
+
+
+def _can_be_passed_on(error: BaseException) -> bool:
+    """Return whether a client can raise an exception, which it does in a coroutine."""
+    return isinstance(error, Exception) and not isinstance(error, StopIteration)
+
+
+def _ordinary(error: BaseException) -> Exception:
+    """Return an exception that a client can raise for what a task has raised.
+
+    Examples
+    --------
+    >>> _ordinary(SystemExit(3))
+    RuntimeError('the task raised SystemExit: 3, which cannot be passed on; raise another exception')
+    """
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - its class may raise anything there
+        text = "its text cannot be shown"
+    what = f"{name}: {text}" if text else name
+    return RuntimeError(
+        f"the task raised {what}, which cannot be passed on; raise another exception"
+    )

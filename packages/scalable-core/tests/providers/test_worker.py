@@ -1,0 +1,106 @@
+"""The program that starts workers and schedulers, as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scalable.providers.worker import server_command, worker_arguments
+
+NOWHERE = "tcp://127.0.0.1:1"
+"""No scheduler listens there; a worker that gets that far waits for it."""
+
+OF_DASK = {
+    *("dask", "distributed", "click", "tornado", "yaml", "tlz", "toolz", "cloudpickle", "msgpack"),
+    *("zict", "sortedcontainers", "tblib", "psutil", "locket", "partd", "packaging", "jinja2"),
+    # What Dask imports if it is there.
+    *("bokeh", "cupy", "lz4", "numpy", "numba", "pandas", "setproctitle", "snappy", "uvloop"),
+    *("zstandard", "netCDF4", "h5py", "jupyter_server_proxy", "scalable"),
+}
+FOR_STARTUP = {"sitecustomize", "usercustomize", "encodings", "codecs", "io", "abc", "zipimport"}
+"""Python imports these before it runs any program."""
+
+
+@pytest.mark.parametrize("server", ["worker", "scheduler"])
+@pytest.mark.parametrize("search_path", [None, ":/opt/model", "."])
+def test_no_file_of_the_current_directory_replaces_a_module(
+    tmp_path: Path, server: str, search_path: str | None
+) -> None:
+    names = {*sys.stdlib_module_names, *OF_DASK} - FOR_STARTUP
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(f"raise BaseException('the {name} of the user')")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if search_path is not None:
+        environment["PYTHONPATH"] = search_path
+
+    done = subprocess.run(
+        [*server_command(sys.executable, server), "--help"],  # type: ignore[arg-type]
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Usage: dask {server}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("def dask_setup(worker):\n    raise RuntimeError('no licence')", "no licence"),
+        ("async def dask_setup(worker):\n    raise RuntimeError('no licence')", "no licence"),
+        ("def dask_setup(worker):\n    raise SystemExit(0)", "SystemExit: 0"),
+        ("def dask_setup(worker):\n    raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("def dask_setup():\n    pass", "dask_setup() takes 0 positional arguments"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+        ("import sys\nsys.exit()", "SystemExit"),
+        ("import sys\nsys.exit('no licence')", "no licence"),
+        ("def dask_setup(worker:", "SyntaxError"),
+    ],
+)
+def test_a_preload_that_fails_ends_its_worker_with_the_reason(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    preload = tmp_path / "prepare_for_test_worker.py"
+    preload.write_text(text)
+
+    done = started_with(str(preload), tmp_path)
+
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("the worker could not start: ")
+    assert reason in last
+    assert "Traceback" in done.stderr
+    assert "prepare_for_test_worker.py" in done.stderr
+
+
+def test_a_preload_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = started_with(str(tmp_path / "missing.py"), tmp_path)
+
+    assert done.returncode == 1
+    assert "missing" in done.stderr.splitlines()[-1]
+
+
+def started_with(preload: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a worker with a preload until it ends."""
+    arguments = worker_arguments(
+        NOWHERE,
+        tag="a",
+        slots=1,
+        memory=None,
+        directory=str(directory),
+        preload=preload,
+        extra=("--host", "127.0.0.1"),
+    )
+    return subprocess.run(
+        [*server_command(sys.executable, "worker"), *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
