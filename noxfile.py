@@ -313,7 +313,8 @@ def constraints(session: nox.Session) -> None:
     _install(session, group="installer")
     groups = [f"--group={ROOT / 'pyproject.toml'}:{name}" for name in TOOLS["dependency-groups"]]
     inputs = [DIST / "everything.in", *ROOT.glob("examples/*/requirements.txt")]
-    inputs[0].write_text(_everything())
+    dashboard = f"scalable-core[dashboard] @ {_wheel('scalable-core').as_uri()}"
+    inputs[0].write_text(f"{_everything()}\n{dashboard}\n")
     found = session.run(
         *("uv", "pip", "compile", "--quiet", "--no-config", "--universal", "--upgrade"),
         # One file for all: where Pythons or systems need different versions, markers say so.
