@@ -405,3 +405,22 @@ def test_tasks_at_the_same_time_have_their_own_directories(
         for first in (True, False)
     ]
     assert client.gather(futures) == [True, True]
+
+
+def test_a_fork_of_the_clients_process_that_is_not_a_tasks_is_left_alone(
+    client: ScalableClient,
+) -> None:
+    handler = signal.signal(signal.SIGTERM, asyncio.sleep)  # as of Dask's own modules
+    reading, writing = os.pipe()
+    try:
+        child = os.fork()
+        if child == 0:
+            kept = signal.getsignal(signal.SIGTERM) is asyncio.sleep
+            os.write(writing, str((kept, get_client() is client)).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert os.read(reading, 100) == b"(True, True)"
+    os.close(reading)
+    os.close(writing)

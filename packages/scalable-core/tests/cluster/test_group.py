@@ -134,6 +134,7 @@ def test_a_unit_is_gone_when_it_is_absent_for_long_enough_and_its_worker_is_not_
 
 def test_a_unit_that_was_stopped_is_gone_when_two_observations_do_not_show_it() -> None:
     group = group_of(unit(1))
+    group.update(seen(1.0, *running(unit(1))), EMPTY, 1.0)
     group.members["gcam-1"].stopped_at = 1.0
     assert group.update(seen(2.0), EMPTY, 2.0) == []
     assert end_reasons(group.update(seen(3.0), EMPTY, 3.0)) == [EndReason.STOPPED]

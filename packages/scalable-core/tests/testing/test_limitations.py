@@ -30,6 +30,9 @@ class Replaces(ProviderConformance):
     def kill_worker(self, client, worker):
         self.provider.kill(worker)
 
+    def leftovers(self):
+        return self.provider.leftovers()
+
 
 class NeverReplaces(Replaces):
     timeout = 8.0

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,29 +31,44 @@ _DEFAULT_HANDLERS: dict[int, Any] = {
 }
 
 
-def detach_forks(worker: Worker) -> None:
-    """From now on, let forks of this process inherit nothing of this worker."""
-    _Forks(worker)
+def detach_forks(worker: Worker, is_forking: Callable[[], bool]) -> None:
+    """From now on, let forks of this process inherit nothing of this worker.
+
+    Parameters
+    ----------
+    worker : Worker
+        The worker.
+    is_forking : callable
+        Returns whether a fork by the present thread is the worker's, which may be a part of its client's process.
+    """
+    _Forks(worker, is_forking)
 
 
 class _Forks:
     """Calls before and after each fork of a worker's process. There is no way to take them back."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, is_forking: Callable[[], bool]) -> None:
         self._worker = weakref.ref(worker)
+        self._is_forking = is_forking
         self._thread = threading.local()
         os.register_at_fork(
             before=self._before, after_in_parent=self._after, after_in_child=self._after_in_child
         )
 
     def _before(self) -> None:
+        self._thread.mask = None
+        if not self._is_forking():
+            return
         # A signal that came before the child has its own handlers would be lost, and who sent it would wait for ever.
         self._thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _DEFAULT_HANDLERS)
 
     def _after(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._thread.mask)
+        if self._thread.mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._thread.mask)
 
     def _after_in_child(self) -> None:
+        if self._thread.mask is None:
+            return
         try:
             for number, default in _DEFAULT_HANDLERS.items():
                 if _module(signal.getsignal(number)).partition(".")[0] in (

@@ -54,14 +54,22 @@ _HANDLERS: dict[str, Callable[[Exception], Any]] = {
 
 
 class Isolation:
-    """Runs the tasks of a worker so that they do not reach each other."""
+    """Runs the tasks of a worker so that they do not reach each other.
+
+    Attributes
+    ----------
+    is_forking : callable
+        Returns whether a fork by the present thread is one of the worker's or its tasks', and not of their client.
+    """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        # Other workers are threads of their client, whose directory is its own business.
+        # Other workers are threads of their client, whose directory and whose forks are its own business.
         self._owns_process = threading.current_thread() is threading.main_thread()
         self._home = _Home()
-        self._threads = threading.local()
+        self._threads = _Thread()
+        # Without a reference to the worker, since it is called as long as the process lives.
+        self.is_forking = functools.partial(_is_forking, self._threads, self._owns_process)
         self._dask_execute = replace_execute(worker, self.execute)
         hide_from_tracebacks(_IsolatedTask.__call__)
         self._handlers = {op: worker.handlers[op] for op in _HANDLERS}
@@ -79,7 +87,7 @@ class Isolation:
         if self._owns_process:
             self._home.enter()  # for tasks that are coroutines, which run on this thread
         try:
-            with replaced_run_spec(self._worker, key, self._isolated):
+            with replaced_run_spec(self._worker, key, lambda task: _IsolatedTask(task, self)):
                 done = await self._dask_execute(key, stimulus_id=stimulus_id)
         except asyncio.CancelledError:
             raise
@@ -94,26 +102,39 @@ class Isolation:
         # Not while the error is handled: as the context of the new one, it would be pickled.
         return task_failure(key, run, _ordinary(failure), failure)
 
-    def _isolated(self, task: Any) -> _IsolatedTask:
-        return _IsolatedTask(task, self._enter)
+    def leave(self) -> None:
+        """Record that this thread's task has ended."""
+        self._threads.runs_task = False
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
         """Prepare this thread for a task."""
-        if not hasattr(self._threads, "own"):
-            self._threads.own = _leave_shared_directory()
-        if self._threads.own or self._owns_process:
+        self._threads.runs_task = True
+        if self._threads.has_own_directory is None:
+            self._threads.has_own_directory = _leave_shared_directory()
+        if self._threads.has_own_directory or self._owns_process:
             self._home.enter()
+
+
+class _Thread(threading.local):
+    """What is known of the present thread."""
+
+    runs_task = False
+    has_own_directory: bool | None = None
+
+
+def _is_forking(thread: _Thread, owns_process: bool) -> bool:
+    return owns_process or thread.runs_task
 
 
 class _IsolatedTask:
     """A task that a thread calls, as Dask calls it."""
 
-    def __init__(self, task: Any, enter: Callable[[], None]) -> None:
+    def __init__(self, task: Any, isolation: Isolation) -> None:
         self._task = task
-        self._enter = enter
+        self._isolation = isolation
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._enter()
+        self._isolation.enter()
         process = os.getpid()
         try:
             result = self._task(*args, **kwargs)
@@ -121,6 +142,8 @@ class _IsolatedTask:
             if os.getpid() != process:
                 end_fork(error)
             raise
+        finally:
+            self._isolation.leave()
         if os.getpid() != process:
             end_fork(None)
         return result

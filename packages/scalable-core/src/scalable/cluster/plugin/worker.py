@@ -50,8 +50,8 @@ class GroupsWorkerPlugin(WorkerPlugin):
         provide_client(worker)
         worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
         worker.handlers["scalable_check_transfer"] = self.check_transfer
-        detach_forks(worker)
         self.isolation = Isolation(worker)
+        detach_forks(worker, self.isolation.is_forking)
         self.record = RunRecord(worker)
 
     def teardown(self, worker: Worker) -> None:
