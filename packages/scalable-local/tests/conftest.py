@@ -38,6 +38,14 @@ def eventually() -> Eventually:
     return wait
 
 
+@pytest.fixture(autouse=True)
+def _functions_of_tests_can_be_imported(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let workers import the tests' modules by the names that pytest gives them, which begin with ``packages``."""
+    monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
+
+
 @pytest.fixture
 def host() -> Iterator[LocalCluster]:
     """A scheduler without workers."""

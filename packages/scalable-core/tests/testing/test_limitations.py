@@ -120,5 +120,5 @@ class TestLiar(Replaces):
     cannot: ClassVar = {"fly": "no wings"}
 """)
     result.assert_outcomes(errors=1)
-    known = "*'adapt', 'explain_failed_start', 'interrupt', 'replace'*"
+    known = "*'adapt', 'explain_failed_start', 'interrupt', 'leftovers', 'replace'*"
     result.stdout.fnmatch_lines(["*ERROR collecting*", f"*TestLiar.cannot names *'fly'{known}"])
