@@ -33,12 +33,6 @@ _DIRECTORIES = {
     "tmp": 0o1777,
     "var/tmp": 0o1777,
 }
-_DASK = f"""#!/usr/bin/python3
-import sys
-sys.path.insert(0, {PACKAGES!r})
-from dask.__main__ import main
-sys.exit(main())
-"""
 
 
 def write_image(
@@ -65,11 +59,11 @@ def write_image(
         files |= {path: path for path in (interpreter.resolve(), *_standard_library())}
         files |= dict(_distributions("distributed"))
         links = {"/usr/bin/python3": str(interpreter.resolve())}
-        texts["/usr/bin/dask"] = _DASK
     files |= dict(_compiled(files))
     files |= {path: path for path in _shared_libraries(files.values())}
     layer = _layer(files, links, texts)
-    _write_archive(file, name, layer, {"PATH": "/usr/bin:/bin", **(env or {})})
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": PACKAGES, **(env or {})}
+    _write_archive(file, name, layer, environment)
 
 
 def facts() -> str:

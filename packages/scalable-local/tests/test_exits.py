@@ -95,8 +95,9 @@ def test_a_killed_container_hints_at_its_own_memory_or_else_at_the_machine_s() -
     ("status", "log"),
     [
         (1, "ERROR (catatonit:6): failed to exec pid1: No such file or directory"),
-        (127, "[FATAL tini (7)] exec dask failed: No such file or directory"),
-        (127, 'Error: runc: exec: "dask": executable file not found in $PATH: OCI runtime'),
+        (127, "[FATAL tini (7)] exec python3 failed: No such file or directory"),
+        (127, 'Error: runc: exec: "python3": executable file not found in $PATH: OCI runtime'),
+        (1, "ModuleNotFoundError: No module named 'distributed'"),
     ],
 )
 def test_an_image_without_dask(status: int, log: str) -> None:
@@ -105,8 +106,8 @@ def test_an_image_without_dask(status: int, log: str) -> None:
     )
 
     assert worker_exit.reason is Reason.IMAGE
-    assert "dask" in worker_exit.summary
-    assert "install" in worker_exit.remedy
+    assert "python3" in worker_exit.summary
+    assert "install dask" in worker_exit.remedy
 
 
 def test_a_model_s_missing_program_is_not_an_image_error() -> None:

@@ -40,8 +40,12 @@ _REFUSALS = frozenset(
 # is a crash.
 _TERMINATING_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 
+_NEEDS_DASK = "install dask and distributed in the image, for the python3 on its PATH"
+_NO_DASK = re.compile(r"^ModuleNotFoundError: No module named '(dask|distributed)'", re.MULTILINE)
 # How an init (catatonit, tini) or runc reports that it cannot start a program of the image.
-_NO_PROGRAM = re.compile(r"exec (pid1|dask) failed|failed to exec pid1|executable file not found")
+_NO_PROGRAM = re.compile(
+    r"exec (pid1|python3) failed|failed to exec pid1|executable file not found"
+)
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,11 @@ def explain_container_exit(
         remedy = "install catatonit" if "catatonit" in log else ""
         return WorkerExit(Reason.REFUSED, summary, native="exit code 125", remedy=remedy)
     if status in (1, 126, 127) and _NO_PROGRAM.search(log):
-        summary = "its image has no program named dask"
-        remedy = "install dask and distributed in the image"
-        return WorkerExit(Reason.IMAGE, summary, native=f"exit code {status}", remedy=remedy)
+        summary = "its image has no program named python3"
+        return WorkerExit(Reason.IMAGE, summary, native=f"exit code {status}", remedy=_NEEDS_DASK)
+    if status == 1 and _NO_DASK.search(log):
+        summary = "the python3 of its image lacks dask or distributed"
+        return WorkerExit(Reason.IMAGE, summary, native=f"exit code {status}", remedy=_NEEDS_DASK)
     if killed and container.memory is not None:
         return WorkerExit(
             Reason.OUT_OF_MEMORY,
