@@ -215,14 +215,23 @@ _ALREADY_REMOVED = ("no such container", "removal of container")
 def remove_owned(owned: Iterable[Owned]) -> Iterator[Leftover]:
     """Stop and remove containers that `list_containers` returned; yield those that could not be removed."""
     for item in owned:
-        try:
-            remove_containers(item.kind.partition(" ")[0], [item.name])
-        except subprocess.CalledProcessError as error:
-            # Its client's watchdog may remove it at the same time.
-            if not any(said in error.stderr.lower() for said in _ALREADY_REMOVED):
-                yield Leftover(item.kind, item.name, find_error_line(error.stderr))
-        except (OSError, subprocess.TimeoutExpired) as error:
-            yield Leftover(item.kind, item.name, str(error))
+        # Podman fails if the container's program ends at the moment at which it is killed, and can remove it then.
+        if _remove(item) and (error := _remove(item)):
+            yield Leftover(item.kind, item.name, error)
+
+
+def _remove(item: Owned) -> str:
+    """Stop and remove a container; return why it could not be removed, or nothing."""
+    try:
+        remove_containers(item.kind.partition(" ")[0], [item.name])
+    except subprocess.CalledProcessError as error:
+        # Its client's watchdog may remove it at the same time.
+        if any(said in error.stderr.lower() for said in _ALREADY_REMOVED):
+            return ""
+        return find_error_line(error.stderr) or f"status {error.returncode}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return ""
 
 
 def _daemon_runtimes() -> Iterator[str]:
