@@ -88,8 +88,9 @@ class AbilityTests(SuiteBase):
             pytest.skip("this provider checks nothing")
         results = [*provider.preflight(spec)]
         # Trouble is a result: here, none of the system's commands is found.
-        monkeypatch.setenv("PATH", "/nonexistent")
-        results += provider.preflight(spec)
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", "/nonexistent")
+            results += provider.preflight(spec)
         for result in results:
             assert result.name, f"what was checked: {result}"
             assert result.detail, f"what was found: {result}"
