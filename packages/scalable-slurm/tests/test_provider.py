@@ -155,6 +155,26 @@ def test_a_machine_without_slurm_is_not_set_up(
         SlurmProvider().list_owned(spec_of("slurm"))
 
 
+def test_the_keys_of_a_run_go_with_its_last_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that was killed has left them."""
+    lines = [
+        f"{job}|0|RUNNING|None|1:30|node1|scalable run={run} tag=gcam request=f00"
+        for job, run in ((7, "r1"), (8, "r2"), (9, "r2"))
+    ]
+    for name, body in (("squeue", "".join(f"echo '{line}'\n" for line in lines)), ("scancel", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}")
+        (tmp_path / name).chmod(0o755)
+    for run in ("r1", "r2"):
+        (tmp_path / "logs" / run / "tls").mkdir(parents=True)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    spec = spec_of("slurm", f"logs_location: {tmp_path}/logs")
+    one, two, _ = SlurmProvider().list_owned(spec)
+    assert list(SlurmProvider().reap(spec, [one, two])) == []
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["r2"]
+
+
 def test_a_listing_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     squeue = tmp_path / "squeue"
     squeue.write_text("#!/bin/sh\nexec sleep 600\n")

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import shlex
 import shutil
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from scalable.cluster.port import Leftover
-from scalable.errors import ProviderNotSetUpError, ValidationFailedError, did_you_mean
+from scalable.errors import (
+    ProviderNotSetUpError,
+    ValidationFailedError,
+    describe_error,
+    did_you_mean,
+)
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import (
@@ -136,16 +142,29 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         return found
 
     def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
-        """Cancel these jobs with one ``scancel``."""
+        """Cancel these jobs with one ``scancel``, and remove the keys of runs that have no others."""
         from scalable.providers.slurm.commands import Slurm, SlurmCommandError
 
         if not owned:
             return []
+        names = [job.name for job in owned]
         try:
-            _run(Slurm().cancel([job.name for job in owned]))
+            kept = {job.run_id for job in self.list_owned(spec) if job.name not in names}
+            _run(Slurm().cancel(names))
         except SlurmCommandError as error:
             return [Leftover(job.kind, job.name, error.stderr) for job in owned]
-        return []
+        runs = {job.run_id for job in owned if Path(job.run_id).name == job.run_id}
+        return [*self._remove_keys(spec, sorted(runs - kept))]
+
+    def _remove_keys(self, spec: DeploymentSpec, runs: Iterable[str]) -> Iterator[Leftover]:
+        from scalable.providers.slurm.rundir import remove_keys
+
+        for run in runs:
+            directory = Path(self.parse_options(spec).logs_location).absolute() / run
+            try:
+                remove_keys(directory)
+            except OSError as error:
+                yield Leftover("keys", str(directory), describe_error(error))
 
     def _build(self, spec: DeploymentSpec, options: SlurmOptions) -> ClusterHandle:
         from scalable.providers.slurm.cluster import SlurmCluster

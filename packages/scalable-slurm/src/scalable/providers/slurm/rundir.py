@@ -12,7 +12,7 @@ from scalable.providers.tls import TlsFiles, make_credentials
 if TYPE_CHECKING:
     from distributed.security import Security
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "remove_keys"]
 
 
 class RunDirectory:
@@ -54,7 +54,12 @@ class RunDirectory:
 
     def remove_keys(self) -> None:
         """Remove the keys, and the directory if it has no logs. Idempotent."""
-        if (self.path / "tls").exists():
-            shutil.rmtree(self.path / "tls")
-        if self.path.exists() and not any(self.path.iterdir()):
-            self.path.rmdir()
+        remove_keys(self.path)
+
+
+def remove_keys(path: Path) -> None:
+    """Remove the keys in a run's directory, and the directory if it has no logs. Idempotent."""
+    if (path / "tls").exists():
+        shutil.rmtree(path / "tls")
+    if path.exists() and not any(path.iterdir()):
+        path.rmdir()
