@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,17 +54,20 @@ def write_image(
     """
     files = {Path("/bin/sh"): Path(shutil.which("sh") or "/bin/sh").resolve()}
     texts = {"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "/etc/group": "root:x:0:\n"}
-    links = {}
     if python:
         interpreter = Path(sys.base_prefix, f"bin/python{sysconfig.get_python_version()}")
         files |= {path: path for path in (interpreter.resolve(), *_standard_library())}
         files |= dict(_distributions("distributed"))
-        links = {"/usr/bin/python3": str(interpreter.resolve())}
+        # Not beside the interpreter, where Apptainer may mount a home directory that has another one.
+        texts["/usr/bin/python3"] = (
+            "#!/bin/sh\n"
+            f"export PYTHONPATH={PACKAGES}${{PYTHONPATH:+:$PYTHONPATH}}\n"
+            f'exec {shlex.quote(str(interpreter.resolve()))} "$@"\n'
+        )
     files |= dict(_compiled(files))
     files |= {path: path for path in _shared_libraries(files.values())}
-    layer = _layer(files, links, texts)
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": PACKAGES, **(env or {})}
-    _write_archive(file, name, layer, environment)
+    layer = _layer(files, texts)
+    _write_archive(file, name, layer, {"PATH": "/usr/bin:/bin", **(env or {})})
 
 
 def facts() -> str:
@@ -107,7 +111,7 @@ def _shared_libraries(files: Iterable[Path]) -> set[Path]:
     return {Path(path) for path in re.findall(r"(/\S+) \(0x", listing)}
 
 
-def _layer(files: dict[Path, Path], links: dict[str, str], texts: dict[str, str]) -> bytes:
+def _layer(files: dict[Path, Path], texts: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for directory, mode in _DIRECTORIES.items():
@@ -124,10 +128,6 @@ def _layer(files: dict[Path, Path], links: dict[str, str], texts: dict[str, str]
             )  # byte code is checked by both
             with here.open("rb") as content:
                 tar.addfile(info, content)
-        for path, target in links.items():
-            info = tarfile.TarInfo(path)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            tar.addfile(info)
         for path, text in texts.items():
             info = tarfile.TarInfo(path)
             info.mode, info.size = 0o755, len(text)
