@@ -11,6 +11,7 @@ from scalable.client import ScalableClient
 from scalable.manifest import parse_manifest
 from scalable.planning import build_plan
 from scalable.providers.base import ClusterHandle, DeploymentSpec
+from scalable.testing.conformance import by_value
 from scalable_shell import ShellProvider
 
 MANIFEST = """
@@ -40,7 +41,10 @@ def cluster() -> Iterator[ClusterHandle]:
         yield handle
 
 
+@by_value  # workers do not import the modules of tests
 def describe_worker(_: int) -> tuple[str, str, int]:
+    import os
+
     return os.environ["KIND"], os.environ["OMP_NUM_THREADS"], os.nice(0)
 
 
