@@ -111,7 +111,7 @@ class EndHandler:
         self._known = KnownCauses()
 
     async def explain_deaths(self, report: Report) -> None:
-        """Tell the scheduler why workers died that had tasks, as far as that is known."""
+        """Report to the scheduler why workers died that had tasks, as far as that is known."""
         if known := self._known.known(report.deaths):
             await self._scheduler.explain_deaths(known)
 

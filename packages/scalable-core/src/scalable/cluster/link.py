@@ -182,7 +182,7 @@ class SchedulerLink(Protocol):
         ...
 
     async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
-        """Say why workers have died, so that their deaths can be held against tasks where these may be the cause."""
+        """Report why workers have died, so that their deaths can be held against tasks where these may be the cause."""
         ...
 
     async def fail(self, tag: str, error: GroupFailedError | None) -> None:
@@ -303,7 +303,7 @@ class RpcLink:
         await self._scheduler.scalable_expire(workers=message)
 
     async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
-        """Say why workers have died, so that their deaths can be held against tasks where these may be the cause."""
+        """Report why workers have died, so that their deaths can be held against tasks where these may be the cause."""
         message = {
             name: (may_be_task(why.reason), in_one_line(why), pickle_object(why))
             for name, why in deaths.items()

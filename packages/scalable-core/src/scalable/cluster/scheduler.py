@@ -199,7 +199,7 @@ class SchedulerCalls:
         return [name for name in resumed if name in names] if answered else []
 
     async def explain_deaths(self, deaths: Mapping[str, Explanation]) -> None:
-        """Say why workers have died. Reports list them until that has arrived."""
+        """Report why workers have died. The reports of the scheduler list them until this has arrived."""
         await self._call("take reasons of deaths", lambda: self.link.explain_deaths(deaths))
 
     async def _call(self, kind: str, begin: Callable[[], Awaitable[T]]) -> tuple[bool, Any]:

@@ -112,7 +112,7 @@ class RunRecord:
             await asyncio.wait({run}, timeout=min(POLL, left))
 
     async def _report_alone(self, key: Any) -> bool:
-        """Tell the scheduler which task runs alone, or that none does; return whether it has confirmed that."""
+        """Report to the scheduler which task runs alone, or that none does; return whether it has confirmed that."""
         call = self._worker.scheduler.scalable_alone(worker=self._worker.name, key=key)
         try:
             await asyncio.wait_for(call, REPLY_TIMEOUT)
