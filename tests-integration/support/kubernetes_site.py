@@ -1,0 +1,261 @@
+"""A real Kubernetes for tests: as its users see it, and what its administrator can do to it.
+
+``python kubernetes_site.py DIRECTORY`` writes the tests' images as archives, to be loaded into a cluster that tests are
+to use by ``KUBECONFIG``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import container_image
+import pytest
+import yaml
+from slurm_site import wait_until
+
+SCRIPTS = Path(__file__).parents[1] / "kubernetes"
+
+IMAGES: dict[str, Mapping[str, str]] = {
+    "worker": {},
+    "other": {"SCALABLE_CONFORMANCE_IMAGE": "other"},
+}
+"""Images with this Python and Dask: of each, the variables of its containers."""
+
+OURS = "app.kubernetes.io/managed-by=scalable"
+KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
+
+
+def image(kind: str) -> str:
+    """Return the name of one of the `IMAGES` of this state of the tests."""
+    recipe = Path(container_image.__file__).read_bytes() + container_image.facts().encode()
+    return f"localhost/scalable-tests-{kind}:{hashlib.sha256(recipe).hexdigest()[:12]}"
+
+
+def write_images(directory: Path) -> list[Path]:
+    """Write all `IMAGES` as archives."""
+    archives = [directory / f"{kind}.tar" for kind in IMAGES]
+    for kind, archive in zip(IMAGES, archives, strict=True):
+        container_image.write_image(archive, image(kind), env=IMAGES[kind])
+    return archives
+
+
+class KubernetesSite:
+    """A cluster with the Dask operator, by ``kubectl``.
+
+    Parameters
+    ----------
+    kubeconfig : Path
+        Of an administrator.
+    """
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+
+    def kubectl(self, *arguments: str, given: str = "") -> str:
+        """Run one of its commands; return what it prints."""
+        done = subprocess.run(
+            [*self._nearby(), "kubectl", f"--kubeconfig={self.kubeconfig}", *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """Create or change objects."""
+        self.kubectl("apply", "--filename=-", given=yaml.safe_dump_all(objects))
+
+    def get(self, kind: str, namespace: str, selector: str = "") -> list[dict[str, Any]]:
+        """Return the objects of a kind, or of several with commas between."""
+        options = [f"--selector={selector}"] if selector else []
+        text = self.kubectl("get", kind, f"--namespace={namespace}", "--output=json", *options)
+        items: list[dict[str, Any]] = json.loads(text)["items"]
+        return items
+
+    def names(self, kind: str, namespace: str, selector: str = "") -> list[str]:
+        """Return the names of the objects of a kind."""
+        return [item["metadata"]["name"] for item in self.get(kind, namespace, selector)]
+
+    def leftovers(self, namespace: str, selector: str = OURS) -> list[str]:
+        """Return what exists of clusters of Scalable, as ``kind/name``."""
+        return [
+            f"{item['kind'].lower()}/{item['metadata']['name']}"
+            for item in self.get(",".join(KINDS), namespace, selector)
+        ]
+
+    @contextlib.contextmanager
+    def namespace(self) -> Iterator[str]:
+        """Provide a namespace, and remove it with all that is in it."""
+        name = f"scalable-tests-{uuid.uuid4().hex[:8]}"
+        self.kubectl("create", "namespace", name)
+        wait_until(lambda: self.names("serviceaccounts", name), "it has its service account")
+        try:
+            yield name
+        finally:
+            self.kubectl("delete", "namespace", name, "--wait=false")
+
+    @contextlib.contextmanager
+    def stopped_operator(self) -> Iterator[None]:
+        """Stop the operator for a while."""
+        pytest.skip("the operator of this cluster is not the tests' to stop")
+        yield
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[None]:
+        """Lose what the client sends to the cluster for a while, and what it would receive, in silence."""
+        pytest.skip("the network of this cluster is not the tests' to cut")
+        yield
+
+    def enter(self, *, inside: bool) -> Sequence[str]:
+        """Return the words before a command that run it inside of the cluster's network, or outside."""
+        if inside:
+            pytest.skip("this process is outside of the cluster")
+        return ()
+
+    def _nearby(self) -> Sequence[str]:
+        """Return the words before a command that make it reach the API server, even if the client does not."""
+        return ()
+
+
+class Node(KubernetesSite):
+    """A cluster of one node on this machine, which the tests have brought up.
+
+    Parameters
+    ----------
+    root : Path
+        Its directory: see ``up.sh``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root / "kubeconfig")
+        self._root = root
+
+    def load(self, archive: Path) -> None:
+        """Import an image."""
+        command = ["ctr", "--namespace=k8s.io", "images", "import", str(archive)]
+        subprocess.run([*self.enter(inside=True), *command], check=True, stdout=subprocess.DEVNULL)
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Have this thread, and all that it starts, in the network of a client outside of the cluster."""
+        with Path("/proc/self/ns/net").open() as before, self._network("client").open() as network:
+            _enter(network.fileno())
+            try:
+                yield
+            finally:
+                _enter(before.fileno())
+
+    @contextlib.contextmanager
+    def stopped_operator(self) -> Iterator[None]:
+        self._signal("operator", "STOP")
+        try:
+            yield
+        finally:
+            self._signal("operator", "CONT")
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[None]:
+        client = ["nsenter", "--target", self._pid("client"), "--net", "iptables"]
+        drops = [["INPUT", "!", "-i", "lo"], ["OUTPUT", "!", "-o", "lo"]]
+        for chain, *packets in drops:
+            subprocess.run([*client, "-I", chain, *packets, "-j", "DROP"], check=True)
+        try:
+            yield
+        finally:
+            for chain, *packets in drops:
+                subprocess.run([*client, "-D", chain, *packets, "-j", "DROP"], check=True)
+
+    def enter(self, *, inside: bool) -> Sequence[str]:
+        if inside:
+            mounts = ("--mount", f"--wd={Path.cwd()}")
+            return ("nsenter", "--target", self._pid("node"), "--net", *mounts)
+        return ("nsenter", "--target", self._pid("client"), "--net")
+
+    def _nearby(self) -> Sequence[str]:
+        return self.enter(inside=True)
+
+    def _signal(self, program: str, signal: str) -> None:
+        command = ["kill", f"-{signal}", (self._root / f"{program}.pid").read_text().strip()]
+        node = ["nsenter", "--target", self._pid("node"), "--pid"]
+        subprocess.run([*node, *command], check=True)
+
+    def _pid(self, name: str) -> str:
+        return (self._root / f"{name}.pid").read_text().strip()
+
+    def _network(self, name: str) -> Path:
+        return Path(f"/proc/{self._pid(name)}/ns/net")
+
+
+@contextlib.contextmanager
+def provide(directory: Path, patch: pytest.MonkeyPatch) -> Iterator[KubernetesSite]:
+    """Provide the cluster that ``KUBECONFIG`` names, or one of one node; skip with the reason if there is none.
+
+    While it is provided, this thread is outside of the cluster: of it, only the API server is reached.
+
+    Parameters
+    ----------
+    directory : Path
+        For files that stay as long as the tests run.
+    patch : pytest.MonkeyPatch
+        Changes the environment.
+    """
+    if kubeconfig := os.environ.get("KUBECONFIG"):
+        if shutil.which("kubectl") is None:
+            pytest.skip("KUBECONFIG names a cluster, but there is no kubectl")
+        yield KubernetesSite(Path(kubeconfig))
+        return
+    programs = _call(SCRIPTS / "build.sh")
+    patch.setenv("PATH", programs, prepend=os.pathsep)
+    root = directory / "node"
+    kopf = Path(sysconfig.get_path("scripts"), "kopf")
+    up = subprocess.Popen([SCRIPTS / "up.sh", root, kopf], stdout=subprocess.DEVNULL)
+    try:
+        archives = write_images(directory)
+        assert up.wait() == 0, "the node does not come up"
+        node = Node(root)
+        for archive in archives:
+            node.load(archive)
+            archive.unlink()
+        patch.setenv("KUBECONFIG", str(node.kubeconfig))
+        with node.outside():
+            yield node
+    finally:
+        up.wait()
+        subprocess.run([SCRIPTS / "down.sh", root], check=True)
+
+
+def _call(script: Path) -> str:
+    done = subprocess.run([script], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    return done.stdout.strip()
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _enter(namespace: int) -> None:
+    """Do what `os.setns` does, which Python has from 3.12 on."""
+    if _libc().setns(namespace, 0):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+if __name__ == "__main__":
+    print(*write_images(Path(sys.argv[1])), sep="\n")
