@@ -326,7 +326,10 @@ def _unit_state(unit: Unit, state: PodState) -> UnitState:
 
 def _launch_error(tag: str, said: str) -> LaunchError:
     if not said:
-        summary = f"the Dask operator has not acted on a worker group of {tag} for {OPERATOR_PATIENCE:g} s; is it running?"
+        summary = (
+            f"the Dask operator has not acted on a worker group of {tag} for {OPERATOR_PATIENCE:g} s; "
+            "is it running?"
+        )
         return LaunchError(summary, Explanation(Reason.NETWORK, summary))
     summary = f"the Dask operator cannot start workers of {tag}: {said}"
     if is_invalid(said):
