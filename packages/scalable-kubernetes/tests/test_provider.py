@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from scalable.errors import NotSupportedError
+from scalable.errors import ProviderNotSetUpError
 from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, ResourceRequest
 from scalable.providers.kubernetes import KubernetesProvider
@@ -42,8 +44,11 @@ def test_a_limit_without_a_request_is_the_request() -> None:
     }
 
 
-def test_building_is_not_supported() -> None:
-    with pytest.raises(NotSupportedError, match="provider 'kubernetes' cannot build clusters"):
+def test_building_without_credentials_says_where_they_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(ProviderNotSetUpError, match="set KUBECONFIG"):
         KubernetesProvider().build_cluster(spec_of("kubernetes"))
 
 

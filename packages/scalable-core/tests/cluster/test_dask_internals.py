@@ -12,6 +12,7 @@ import contextlib
 import functools
 import inspect
 import io
+import json
 import logging
 import multiprocessing
 import operator
@@ -74,6 +75,7 @@ from distributed.utils import (
 from distributed.versions import get_versions
 from distributed.worker import get_data_from_worker
 from distributed.worker_state_machine import UnpauseEvent
+from tornado.httpclient import AsyncHTTPClient
 
 from scalable.client import ScalableClient
 from scalable.cluster.dask_internals import defer_unpickling, fail_futures
@@ -1328,6 +1330,23 @@ async def test_the_timeout_without_workers_can_be_turned_off(rig: Rig) -> None:
     rig.scheduler.no_workers_timeout = 0.001
     with pytest.raises(distributed.scheduler.NoWorkerError):
         await failing
+
+
+async def _idle_since_over_http() -> float:
+    routes = {"distributed.scheduler.http.routes": ["distributed.http.scheduler.api"]}
+    with dask.config.set(routes):
+        async with Scheduler(  # type: ignore[no-untyped-call]
+            host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0"
+        ) as scheduler:
+            setattr(scheduler, "check_idle", lambda: 12.5)  # noqa: B010 - a method, as mypy sees it
+            url = f"http://127.0.0.1:{scheduler.http_server.port}/api/v1/check_idle"
+            answer = await AsyncHTTPClient().fetch(url)
+            return float(json.loads(answer.body)["idle_since"])
+
+
+def test_whoever_asks_by_http_whether_it_is_idle_calls_one_method() -> None:
+    """`Scheduler.check_idle`: what ``distributed.http.scheduler.api`` answers with, which the Dask operator asks."""
+    assert asyncio.run(_idle_since_over_http()) == 12.5
 
 
 @on_cluster

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import dask
@@ -99,3 +99,15 @@ def test_a_controller_keeps_its_scheduler(
     assert presence.silence < 5
     assert cluster.groups["gcam"].reason is None
     assert dask.config.get("distributed.scheduler.idle-timeout") is None
+
+
+def test_who_asks_whether_it_is_idle_learns_since_when_nobody_drives_it(
+    host: Any, clock: Clock
+) -> None:
+    presence = Presence(host.scheduler, orphan_timeout=900, clock=clock)
+    began = time()
+    clock.run(presence, 300)
+    silent_since = host.scheduler.check_idle()
+    assert began - 301 <= silent_since <= time() - 300
+    presence.note_controller()
+    assert began <= host.scheduler.check_idle() <= time()

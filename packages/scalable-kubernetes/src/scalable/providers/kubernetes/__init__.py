@@ -5,7 +5,19 @@ Importing it imports neither a client of Kubernetes nor Dask; validating and pla
 ============  =======================================================
 `options`     the options of a target
 `quantities`  amounts of CPU as Kubernetes writes them
-`provider`    the provider, which validates and plans in this version
+`provider`    the steps of a provider: validate, render, build, list, reap
+`request`     what one worker requests and runs: component and target merged
+`mounts`      a component's mounts as volumes
+`template`    the user's template of a pod: its problems, and its merge with ours
+`names`       names and labels of what a run creates
+`objects`     DaskCluster, worker groups and Secret of a run
+`scheduler`   the scheduler as a DaskCluster
+`backend`     the engine's port: launch, observe, stop, describe, sweep
+`pods`        states of pods, and what the operator says, as phases and reasons
+`refusals`    refusals of the API server, explained
+`removal`     the removal of a run, with a limit
+`forward`     a port of this machine that leads to one of a pod
+`api`         the only module that talks to the API server
 ============  =======================================================
 
 Examples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,11 +15,11 @@ from scalable.providers.options import (
     DaskImage,
     Matching,
     OneLine,
-    TargetOptions,
+    RemoteTargetOptions,
     WorkerEnvironment,
 )
 
-__all__ = ["Amounts", "KubernetesOptions", "Resources", "Toleration"]
+__all__ = ["Amounts", "KubernetesOptions", "Resources", "Toleration", "WorkerOptions"]
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
 Label = Annotated[
@@ -120,17 +120,23 @@ class Toleration(FrozenModel):
             )
         return self
 
+    def as_object(self) -> dict[str, str | int]:
+        """Return it as Kubernetes has it.
 
-class KubernetesOptions(TargetOptions):
-    """Options of a target on Kubernetes."""
+        Examples
+        --------
+        >>> Toleration(operator="Exists", effect="NoExecute", tolerationSeconds=60).as_object()
+        {'operator': 'Exists', 'effect': 'NoExecute', 'tolerationSeconds': 60}
+        """
+        found = self.model_dump(exclude_none=True)
+        if "seconds" in found:
+            found["tolerationSeconds"] = found.pop("seconds")
+        return found
 
-    namespace: Label | None = Field(
-        default=None, description="Namespace. By default the one of the kubeconfig."
-    )
-    context: OneLine | None = Field(
-        default=None, description="Context of the kubeconfig. By default the current one."
-    )
-    image: DaskImage = None
+
+class WorkerOptions(FrozenModel):
+    """Options of workers, for a whole target or for single components of it."""
+
     worker_service_account: Subdomain | None = Field(
         default=None, description="Service account of the workers."
     )
@@ -138,12 +144,67 @@ class KubernetesOptions(TargetOptions):
         default_factory=Resources,
         description="Resources of workers whose component does not set cpus or memory.",
     )
-    env: WorkerEnvironment = Field(default_factory=dict)
+    gpu_resource: LabelKey = Field(
+        default="nvidia.com/gpu", description="The resource that a component's gpus request."
+    )
     tolerations: tuple[Toleration, ...] = Field(
         default=(), description="Taints of nodes that workers tolerate."
     )
     node_selector: Mapping[LabelKey, LabelValue] = Field(
         default_factory=dict, description="Labels that a worker's node must have."
     )
+    queue: Subdomain | None = Field(
+        default=None, description="Kueue's local queue that admits the workers."
+    )
+    pod_template: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="Anything else of a worker's pod, as `metadata` and `spec` of Kubernetes: mappings are merged, "
+        "items of lists by their names. The worker's container is called `worker`.",
+    )
+
+
+class KubernetesOptions(WorkerOptions, RemoteTargetOptions):
+    """Options of a target on Kubernetes."""
+
+    components: Mapping[str, WorkerOptions] = Field(
+        default_factory=dict,
+        description="Options for the workers of single components, by component: "
+        "any of the options from worker_service_account to pod_template.",
+    )
+    namespace: Label | None = Field(
+        default=None, description="Namespace. By default the one of the kubeconfig."
+    )
+    context: OneLine | None = Field(
+        default=None, description="Context of the kubeconfig. By default the current one."
+    )
+    image: DaskImage = None
+    image_pull_secrets: tuple[Subdomain, ...] = Field(
+        default=(), description="Secrets of the namespace with which images are pulled."
+    )
+    env: WorkerEnvironment = Field(default_factory=dict)
+    python: OneLine = Field(
+        default="python3",
+        description="Python in the images, by its path or by its name on the PATH.",
+    )
+    local_directory: Annotated[
+        str, Matching("/[^\\x00-\\x1f\\x7f]*", "an absolute path in the container")
+    ] = Field(
+        default="/tmp",  # noqa: S108 - of a container that nobody else uses
+        description="Directory in the container for what does not fit into a worker's memory.",
+    )
     scheduler_cpu: Millicores = Field(default=1000, description="Cores of Dask's scheduler.")
     scheduler_memory: Memory = Field(default=2 * 2**30, description="Memory of Dask's scheduler.")
+
+    def for_component(self, component: str) -> KubernetesOptions:
+        """Return the options for one component: its own where set, otherwise the target's.
+
+        Examples
+        --------
+        >>> options = KubernetesOptions(queue="short", components={"gcam": WorkerOptions(queue="long")})
+        >>> options.for_component("gcam").queue, options.for_component("plots").queue
+        ('long', 'short')
+        """
+        own = self.components.get(component)
+        if own is None:
+            return self
+        return self.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})

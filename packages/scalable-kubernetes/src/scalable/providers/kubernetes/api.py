@@ -1,0 +1,285 @@
+"""The only module that talks to the API server: requests, the streams of forwarded ports, and their errors.
+
+kr8s finds the server and the credentials (kubeconfig, commands that issue tokens, a pod's service account), and renews
+them. Everything else is plain HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import httpx_ws
+
+from scalable.errors import ProviderNotSetUpError, describe_error
+
+if TYPE_CHECKING:
+    from httpx_ws import AsyncWebSocketSession
+
+__all__ = ["ApiError", "ApiUnreachableError", "KubernetesApi"]
+
+HOMES = {
+    "daskclusters": "apis/kubernetes.dask.org/v1",
+    "daskworkergroups": "apis/kubernetes.dask.org/v1",
+    "deployments": "apis/apps/v1",
+    "workloads": "apis/kueue.x-k8s.io/v1beta1",
+}
+"""The API that a kind of object belongs to, if not the core's."""
+
+_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+
+_PING_PATIENCE = 300.0
+"""Seconds for the answer to a ping of a stream. A laptop that sleeps or changes its network is back before that."""
+
+_PAGE = 500
+"""Objects in one answer to a list, as kubectl's."""
+
+
+class ApiError(Exception):
+    """The API server has refused a request.
+
+    Parameters
+    ----------
+    code : int
+        The status of its answer.
+    text : str
+        Its message.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+class ApiUnreachableError(OSError):
+    """The API server does not answer."""
+
+
+class KubernetesApi:
+    """Requests to the API server, in one namespace. All on one event loop.
+
+    Parameters
+    ----------
+    context : str or None
+        The context of the kubeconfig; None for the current one.
+    namespace : str or None
+        The namespace; None for the kubeconfig's, or that of the pod in which this runs.
+    """
+
+    def __init__(self, context: str | None, namespace: str | None) -> None:
+        self.namespace = namespace or "default"
+        self.server = ""
+        self._context, self._wanted = context, namespace
+        self._auth: Any = None
+        self._client: httpx.AsyncClient | None = None
+        self._opening = asyncio.Lock()
+        self._creating: set[asyncio.Task[Any]] = set()
+
+    def for_another_loop(self) -> KubernetesApi:
+        """Return the same, not opened yet, to be used on another event loop."""
+        return KubernetesApi(self._context, self._wanted)
+
+    # -- Credentials
+
+    async def open(self) -> None:
+        """Read the credentials. Nothing is sent.
+
+        Raises
+        ------
+        ProviderNotSetUpError
+            There are none, or not those of the context.
+        """
+        async with self._opening:
+            if self._client is None:
+                await self._open()
+
+    async def _open(self) -> None:
+        from kr8s.asyncio import Api
+
+        # Not by kr8s.asyncio.api(), whose objects are shared and which warns of versions that it was not tested with.
+        auth: Any = Api(bypass_factory=True, context=self._context, namespace=self._wanted).auth
+        try:
+            await auth
+        except Exception as error:  # kr8s raises what it meets: ValueError, KeyError, OSError
+            where = f"context {self._context!r}" if self._context else "no credentials"
+            remedy = "set KUBECONFIG, or the target's context to one that `kubectl config get-contexts` lists"
+            detail = f"{where}: {describe_error(error)}"
+            raise ProviderNotSetUpError("kubernetes", detail, remedy) from error
+        self._auth = auth
+        self.server = str(auth.server)
+        self.namespace = self._wanted or auth.namespace
+        self._client = await self._make_client()
+
+    async def _make_client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self._auth.server,
+            verify=await self._auth.ssl_context(),
+            proxy=self._auth.proxy,
+            timeout=_TIMEOUT,
+            # A connection for each that goes through a forwarded port.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        )
+
+    def _credentials(self) -> dict[str, Any]:
+        """Return what each request needs beside its content."""
+        token, name = self._auth.token, self._auth.tls_server_name
+        return {
+            "headers": {"Authorization": f"Bearer {token}"} if token else {},
+            "extensions": {"sni_hostname": name} if name else {},
+        }
+
+    async def close(self) -> None:
+        """Close all connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    # -- Requests
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> httpx.Response:
+        """Send a request, and return its answer, which is not an error.
+
+        Raises
+        ------
+        ApiError
+            The server refuses it.
+        ApiUnreachableError
+            The server does not answer.
+        """
+        answer = await self._send(method, path, body, params)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            await self._renew()
+            answer = await self._send(method, path, body, params)
+        if answer.is_error:
+            raise ApiError(answer.status_code, _message(answer))
+        return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        params: Mapping[str, Any] | None,
+    ) -> httpx.Response:
+        if self._client is None:
+            raise ApiUnreachableError("the connection to the API server is closed")
+        sent = self._credentials()
+        if method == "PATCH":
+            sent["headers"]["Content-Type"] = "application/merge-patch+json"
+        try:
+            return await self._client.request(method, path, json=body, params=params, **sent)
+        except httpx.HTTPError as error:
+            why = str(error) or type(error).__name__
+            message = f"the API server {self.server} does not answer: {why}"
+            raise ApiUnreachableError(message) from error
+
+    async def _renew(self) -> None:
+        """Read the credentials again, because they have expired."""
+        await self._auth.reauthenticate()
+        client, self._client = self._client, await self._make_client()
+        if client is not None:
+            await client.aclose()
+
+    def _path(self, kind: str, name: str = "") -> str:
+        home = HOMES.get(kind, "api/v1")
+        return f"/{home}/namespaces/{self.namespace}/{kind}" + (f"/{name}" if name else "")
+
+    async def get(self, kind: str, name: str) -> dict[str, Any]:
+        """Return an object."""
+        found: dict[str, Any] = (await self.request("GET", self._path(kind, name))).json()
+        return found
+
+    async def list(self, kind: str, selector: str = "", **params: str) -> list[dict[str, Any]]:
+        """Return the objects of a kind that have these labels."""
+        found: list[dict[str, Any]] = []
+        wanted: dict[str, Any] = {**params, "limit": _PAGE}
+        if selector:
+            wanted["labelSelector"] = selector
+        while True:
+            answer = (await self.request("GET", self._path(kind), params=wanted)).json()
+            found += answer["items"]
+            token = answer["metadata"].get("continue")
+            if not token:
+                return found
+            wanted["continue"] = token
+
+    async def create(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object and return it. If this is cancelled, the request goes on, and `settle` waits for it."""
+        sending = asyncio.ensure_future(self.request("POST", self._path(kind), body=body))
+        self._creating.add(sending)
+        sending.add_done_callback(self._created)
+        made: dict[str, Any] = (await asyncio.shield(sending)).json()
+        return made
+
+    def _created(self, sending: asyncio.Task[Any]) -> None:
+        self._creating.discard(sending)
+        if not sending.cancelled():
+            sending.exception()  # of which asyncio would complain if nobody waits for it any more
+
+    async def settle(self) -> None:
+        """Wait until no object is being created; each request has a limit of its own."""
+        while self._creating:
+            await asyncio.wait([*self._creating])
+
+    async def patch(self, kind: str, name: str, body: Mapping[str, Any]) -> None:
+        """Change an object by a merge patch."""
+        await self.request("PATCH", self._path(kind, name), body=body)
+
+    async def delete(self, kind: str, name: str) -> None:
+        """Delete an object, and all that it owns thereafter; one that does not exist is not an error."""
+        body = {"propagationPolicy": "Background"}
+        try:
+            await self.request("DELETE", self._path(kind, name), body=body)
+        except ApiError as error:
+            if error.code != httpx.codes.NOT_FOUND:
+                raise
+
+    async def log(self, pod: str, container: str, *, previous: bool, lines: int = 20) -> str:
+        """Return the last lines of a container's log; empty if there is none."""
+        params = {"container": container, "previous": str(previous).lower(), "tailLines": lines}
+        try:
+            answer = await self.request("GET", self._path("pods", f"{pod}/log"), params=params)
+        except ApiError:  # the log is only an addition to what is known of a container
+            return ""
+        return answer.text.strip()
+
+    # -- Streams
+
+    @asynccontextmanager
+    async def stream(self, pod: str, port: int) -> AsyncIterator[AsyncWebSocketSession]:
+        """Open a stream to a port of a pod, as a websocket.
+
+        Each message begins with the number of a channel: 0 for data, 1 for an error. The first of each channel has the
+        port's number and nothing else.
+        """
+        if self._client is None:
+            raise ApiUnreachableError("the connection to the API server is closed")
+        path = self._path("pods", f"{pod}/portforward")
+        async with httpx_ws.aconnect_ws(
+            path,
+            self._client,
+            params={"ports": str(port)},
+            subprotocols=["v4.channel.k8s.io"],
+            keepalive_ping_timeout_seconds=_PING_PATIENCE,
+            **self._credentials(),
+        ) as session:
+            yield session
+
+
+def _message(answer: httpx.Response) -> str:
+    """Return the message of an error of the API server, in one line."""
+    text = ""
+    with contextlib.suppress(ValueError, AttributeError):
+        text = str(answer.json().get("message", ""))
+    return " ".join((text or answer.text or answer.reason_phrase).split())

@@ -1,0 +1,346 @@
+"""The Dask operator's worker groups as a backend of the engine. A unit is one worker's Deployment.
+
+Each launch is a DaskWorkerGroup of its own, whose replicas never change, because a change of them is all that the
+operator acts on, and a lower number ends workers of any group. So the request is the object: creating it twice is
+refused by its name, and undoing it is one deletion.
+
+A Deployment starts again what has ended, and so does the engine. Only the first container of the first pod is a unit:
+once it has ended, the unit is gone, with its reason and its log, and the Deployment is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scalable.cluster.port import (
+    Explanation,
+    GroupSpec,
+    LaunchResult,
+    Leftover,
+    Phase,
+    Reason,
+    Unit,
+    UnitState,
+)
+from scalable.errors import LaunchError, LaunchRefusedError
+from scalable.providers.kubernetes.api import ApiError
+from scalable.providers.kubernetes.names import (
+    DASK_COMPONENT,
+    REQUEST,
+    RUN,
+    group_name,
+    selector,
+)
+from scalable.providers.kubernetes.objects import Run, worker_group
+from scalable.providers.kubernetes.pods import (
+    PULLING,
+    PodState,
+    first_pod,
+    has_ended,
+    is_invalid,
+    operator_complaint,
+    pod_state,
+    replica_failure,
+    worker_name,
+)
+from scalable.providers.kubernetes.refusals import explain_refusal, is_lasting
+from scalable.providers.kubernetes.removal import remove_workers
+from scalable.providers.kubernetes.request import WorkerRequest
+
+if TYPE_CHECKING:
+    from scalable.providers.kubernetes.api import KubernetesApi
+
+__all__ = ["KubernetesBackend"]
+
+OPERATOR_PATIENCE = 15.0
+"""Seconds in which the operator must make a launch's Deployments; it usually takes one."""
+
+PULL_PATIENCE = 30.0
+"""Seconds for which the kubelet may try to pull an image in vain."""
+
+SHOWN_AFTER_THE_END = 120.0
+"""Seconds for which a unit that has ended is shown as gone, because an answer may be lost."""
+
+_POLL = 0.1
+
+
+@dataclass
+class _Ended:
+    """A unit that has ended: its last state, its explanation, and when that was."""
+
+    state: UnitState
+    explanation: Explanation
+    at: float
+
+
+class KubernetesBackend:
+    """Runs workers as worker groups of the operator: one POST per launch, two lists per observation.
+
+    Parameters
+    ----------
+    api : KubernetesApi
+        The API server, opened.
+    run : Run
+        The run.
+    requests : mapping of str to WorkerRequest
+        What the workers of each group are, by tag.
+    owner : mapping or None
+        The reference to the run's DaskCluster.
+    close_timeout : float
+        Seconds for the removal of all workers.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        run: Run,
+        requests: Mapping[str, WorkerRequest],
+        owner: Mapping[str, Any] | None,
+        *,
+        close_timeout: float,
+    ) -> None:
+        self._api = api
+        self._run = run
+        self._requests = requests
+        self._owner = owner
+        self._close_timeout = close_timeout
+        self._closed = False
+        self._numbers: defaultdict[str, int] = defaultdict(int)
+        self._groups: dict[str, str] = {}
+        """The worker group of each launch, by request id."""
+        self._tags: dict[str, str] = {}
+        """The tag of each worker group."""
+        self._launched: dict[str, LaunchResult] = {}
+        self._members: defaultdict[str, set[str]] = defaultdict(set)
+        """The units of each worker group that are not known to be gone."""
+        self._units: dict[str, tuple[Unit, str]] = {}
+        """Each unit, and its worker group."""
+        self._pods: dict[str, Mapping[str, Any]] = {}
+        """The first pod of each unit, as it was last seen."""
+        self._pulling_since: dict[str, float] = {}
+        self._ended: dict[str, _Ended] = {}
+        self._stopped: set[str] = set()
+
+    # -- Launch
+
+    async def launch(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
+        """Create a worker group of `n` workers, and return once the operator has made their Deployments."""
+        if request_id in self._launched:
+            return self._launched[request_id]
+        if self._closed:
+            raise LaunchRefusedError(f"cluster {self._run.name!r} is closed; build a new one")
+        name = self._groups.get(request_id)
+        if name is None:
+            self._numbers[group.tag] += 1
+            number = self._numbers[group.tag]
+            name = group_name(self._run.name, group.tag, number)
+            self._groups[request_id], self._tags[name] = name, group.tag
+        await self._create(name, group.tag, n, request_id)
+        result = await self._wait_for_operator(name, n)
+        self._launched[request_id] = result
+        return result
+
+    async def _create(self, name: str, tag: str, n: int, request_id: str) -> None:
+        made = worker_group(
+            self._run,
+            self._requests[tag],
+            number=int(name.rpartition("-")[2]),
+            replicas=n,
+            request_id=request_id,
+            owner=self._owner,
+        )
+        try:
+            await self._api.create("daskworkergroups", made)
+        except ApiError as error:
+            if error.code == 409:  # an earlier call of this launch has made it
+                return
+            problem = explain_refusal(error, self._api.namespace)
+            kind = LaunchRefusedError if is_lasting(problem) else LaunchError
+            message = f"Kubernetes refuses a worker group of {tag}: {problem}"
+            raise kind(message, problem) from error
+
+    async def _wait_for_operator(self, name: str, n: int) -> LaunchResult:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + OPERATOR_PATIENCE
+        mine = selector({"dask.org/workergroup-name": name})
+        while True:
+            made = await self._api.list("deployments", mine)
+            units = [self._unit(each) for each in made]
+            if len(units) >= n:
+                return LaunchResult(units)
+            group = await self._api.get("daskworkergroups", name)
+            said = operator_complaint(group)
+            if said or loop.time() > deadline:
+                await self._undo(name, mine)
+                raise _launch_error(self._tags[name], said)
+            await asyncio.sleep(_POLL)
+
+    async def _undo(self, name: str, mine: str) -> None:
+        """Delete a launch's worker group, with what the operator has made of it or is still making."""
+        await self._api.delete("daskworkergroups", name)
+        for deployment in await self._api.list("deployments", mine):
+            await self._api.delete("deployments", deployment["metadata"]["name"])
+        self._groups = {request: each for request, each in self._groups.items() if each != name}
+
+    def _unit(self, deployment: Mapping[str, Any]) -> Unit:
+        """Return the unit of a Deployment."""
+        metadata = deployment["metadata"]
+        name = metadata["name"]
+        if name not in self._units:
+            group = metadata["labels"]["dask.org/workergroup-name"]
+            unit = Unit(
+                name, self._tags[group], metadata["labels"].get(REQUEST, ""), f"Deployment {name}"
+            )
+            self._units[name] = unit, group
+            self._members[group].add(name)
+        return self._units[name][0]
+
+    # -- Observe
+
+    async def observe(self) -> Mapping[str, UnitState]:
+        """Return the state of every unit, from a list of Deployments and one of pods."""
+        mine = selector({RUN: self._run.name, DASK_COMPONENT: "worker"})
+        deployments, pods = await asyncio.gather(
+            self._api.list("deployments", mine), self._api.list("pods", mine)
+        )
+        of_unit: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for pod in pods:
+            of_unit[worker_name(pod)].append(pod)
+        states: dict[str, UnitState] = {}
+        for deployment in deployments:
+            if (
+                deployment["metadata"]["labels"].get("dask.org/workergroup-name") in self._tags
+                and "deletionTimestamp" not in deployment["metadata"]
+            ):
+                unit = self._unit(deployment)
+                states[unit.id] = self._state(unit, deployment, of_unit[unit.id])
+        for name in of_unit.keys() - states.keys() & self._units.keys():
+            # A Deployment goes before its pod, in which the worker may still run.
+            running = [pod for pod in of_unit[name] if not has_ended(pod)]
+            if running and name not in self._ended:
+                text = f"ending: pod {running[0]['metadata']['name']}"
+                states[name] = UnitState(self._units[name][0], Phase.RUNNING, Reason.STOPPED, text)
+        await self._bury([s for s in states.values() if s.phase is Phase.GONE])
+        now = _now()
+        recent = {
+            name: ended.state
+            for name, ended in self._ended.items()
+            if now - ended.at < SHOWN_AFTER_THE_END
+        }
+        return {**states, **recent}
+
+    def _state(
+        self, unit: Unit, deployment: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]
+    ) -> UnitState:
+        known, pod = self._pods.get(unit.id), first_pod(pods)
+        if pod is None and known is None:
+            reason, text = replica_failure(deployment) or (Reason.STARTING, "has no pod yet")
+            return UnitState(unit, Phase.PENDING, reason, text)
+        if known is not None and (pod is None or _uid(pod) != _uid(known)):
+            # What is known of its end is what the last sight of it has shown.
+            before = pod_state(known, "worker")
+            if before.phase is Phase.GONE:
+                return _unit_state(unit, before)
+            name = known["metadata"]["name"]
+            return UnitState(unit, Phase.GONE, Reason.CANCELLED, f"pod {name} was deleted")
+        assert pod is not None  # noqa: S101 - or there is neither
+        self._pods[unit.id] = pod
+        state = pod_state(pod, "worker")
+        if self._pulls_in_vain(unit, state):
+            return UnitState(unit, Phase.GONE, Reason.IMAGE, state.detail)
+        return _unit_state(unit, state)
+
+    def _pulls_in_vain(self, unit: Unit, state: PodState) -> bool:
+        if state.waiting not in PULLING:
+            self._pulling_since.pop(unit.id, None)
+            return False
+        return _now() - self._pulling_since.setdefault(unit.id, _now()) > PULL_PATIENCE
+
+    async def _bury(self, states: Sequence[UnitState]) -> None:
+        """Keep what is known of units that have ended, and remove their Deployments."""
+        if not states:
+            return
+        logs = await asyncio.gather(*(self._log(state.unit) for state in states))
+        for state, log in zip(states, logs, strict=True):
+            unit = state.unit
+            summary = f"{unit.id} ended: {state.detail}"
+            why = Explanation(state.reason, summary, native=state.detail, log_tail=log)
+            self._ended[unit.id] = _Ended(state, why, _now())
+        await self._remove([state.unit for state in states])
+
+    # -- Stop
+
+    async def stop(self, units: Sequence[Unit]) -> None:
+        """Delete the Deployments of these units, and the worker groups that have no others."""
+        await self._remove(units)
+
+    async def _remove(self, units: Sequence[Unit]) -> None:
+        await asyncio.gather(*(self._api.delete("deployments", unit.id) for unit in units))
+        for unit in units:
+            if unit.id in self._units:
+                self._members[self._units[unit.id][1]].discard(unit.id)
+        empty = [name for name, members in self._members.items() if not members]
+        await asyncio.gather(*(self._api.delete("daskworkergroups", name) for name in empty))
+        for name in empty:
+            del self._members[name]
+
+    # -- Describe
+
+    async def describe(self, unit: Unit) -> Explanation:
+        """Explain a unit: why it has ended, or its present state, with the end of its log."""
+        if unit.id not in self._ended:
+            state = (await self.observe()).get(unit.id)
+            if state is not None and unit.id not in self._ended:
+                log = await self._log(unit)
+                summary = f"{unit.id}: {state.detail}"
+                return Explanation(state.reason, summary, native=state.detail, log_tail=log)
+        if unit.id in self._ended:
+            return self._ended[unit.id].explanation
+        return Explanation(Reason.UNKNOWN, f"Kubernetes has no Deployment {unit.id}")
+
+    async def _log(self, unit: Unit) -> str:
+        pod = self._pods.get(unit.id)
+        if pod is None:
+            return ""
+        restarted = any(
+            each.get("restartCount") for each in pod["status"].get("containerStatuses", [])
+        )
+        return await self._api.log(pod["metadata"]["name"], "worker", previous=restarted)
+
+    # -- The end
+
+    async def sweep(self) -> Sequence[Leftover]:
+        """Accept no more launches, and remove all worker groups and workers."""
+        self._closed = True
+        await self._api.settle()
+        return await remove_workers(self._api, self._run.name, self._close_timeout)
+
+
+def _unit_state(unit: Unit, state: PodState) -> UnitState:
+    return UnitState(unit, state.phase, state.reason, state.detail)
+
+
+def _launch_error(tag: str, said: str) -> LaunchError:
+    if not said:
+        summary = (
+            f"the Dask operator has not acted on a worker group of {tag} for {OPERATOR_PATIENCE:g} s; "
+            "is it running?"
+        )
+        return LaunchError(summary, Explanation(Reason.NETWORK, summary))
+    summary = f"the Dask operator cannot start workers of {tag}: {said}"
+    if is_invalid(said):
+        return LaunchRefusedError(summary, Explanation(Reason.REFUSED, summary, native=said))
+    reason = Reason.QUOTA if "exceeded quota" in said else Reason.UNKNOWN
+    return LaunchError(summary, Explanation(reason, summary, native=said))
+
+
+def _uid(pod: Mapping[str, Any]) -> str:
+    return str(pod["metadata"]["uid"])
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,122 @@
+"""Removing the objects of a run, with a limit, and without the operator if need be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scalable.cluster.port import Leftover
+from scalable.errors import describe_error
+from scalable.providers.kubernetes.api import ApiError, ApiUnreachableError
+from scalable.providers.kubernetes.names import DASK_COMPONENT, RUN, selector
+from scalable.providers.kubernetes.pods import has_ended
+
+if TYPE_CHECKING:
+    from scalable.providers.kubernetes.api import KubernetesApi
+
+__all__ = ["remove_run", "remove_workers"]
+
+_ALL_KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
+_SINGULAR = {
+    "daskclusters": "DaskCluster",
+    "daskworkergroups": "DaskWorkerGroup",
+    "deployments": "Deployment",
+    "services": "Service",
+    "secrets": "Secret",
+    "pods": "Pod",
+}
+
+_POLL = 0.25
+_OPERATOR_PATIENCE = 10.0
+"""Seconds after which the operator's finalizer of a DaskCluster is removed in its place."""
+
+Found = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+async def remove_workers(api: KubernetesApi, run: str, limit: float) -> list[Leftover]:
+    """Remove the worker groups of a run and their workers; return what is left after `limit` seconds.
+
+    Its scheduler stays.
+    """
+    workers = {
+        "daskworkergroups": selector({RUN: run}),
+        "deployments": selector({RUN: run, DASK_COMPONENT: "worker"}),
+        "pods": selector({RUN: run, DASK_COMPONENT: "worker"}),
+    }
+    return await _remove(api, run, workers, limit)
+
+
+async def remove_run(api: KubernetesApi, run: str, limit: float) -> list[Leftover]:
+    """Remove everything that belongs to a run; return what is left after `limit` seconds."""
+    return await _remove(api, run, dict.fromkeys(_ALL_KINDS, selector({RUN: run})), limit)
+
+
+async def _remove(
+    api: KubernetesApi, run: str, selectors: Mapping[str, str], limit: float
+) -> list[Leftover]:
+    """Delete what is found of these kinds, again and again, until nothing is found."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    found: Found = {}
+    problem = ""
+    deleted: set[tuple[str, str]] = set()
+    while True:
+        try:
+            found = await _find(api, selectors)
+            if not any(found.values()):
+                return []
+            await _delete(api, found, deleted)
+            if loop.time() - began > _OPERATOR_PATIENCE:
+                await _remove_finalizers(api, found.get("daskclusters", ()))
+            problem = ""
+        except (ApiError, ApiUnreachableError) as error:
+            problem = describe_error(error)
+        if loop.time() - began > limit:
+            return [*_leftovers(run, found, problem)]
+        await asyncio.sleep(_POLL)
+
+
+async def _find(api: KubernetesApi, selectors: Mapping[str, str]) -> Found:
+    lists = await asyncio.gather(*(api.list(kind, labels) for kind, labels in selectors.items()))
+    found = dict(zip(selectors, lists, strict=True))
+    found["pods"] = [pod for pod in found["pods"] if not has_ended(pod)]
+    return found
+
+
+async def _delete(api: KubernetesApi, found: Found, deleted: set[tuple[str, str]]) -> None:
+    """Delete each object once; pods go with their Deployments."""
+    todo = [
+        (kind, each["metadata"]["name"], each["metadata"]["uid"])
+        for kind, objects in found.items()
+        if kind != "pods"
+        for each in objects
+        if (kind, each["metadata"]["uid"]) not in deleted
+    ]
+    await asyncio.gather(*(api.delete(kind, name) for kind, name, _ in todo))
+    deleted.update((kind, uid) for kind, _, uid in todo)
+
+
+async def _remove_finalizers(api: KubernetesApi, clusters: Iterable[Mapping[str, Any]]) -> None:
+    for cluster in clusters:
+        metadata = cluster["metadata"]
+        if "deletionTimestamp" in metadata and metadata.get("finalizers"):
+            try:
+                await api.patch(
+                    "daskclusters", metadata["name"], {"metadata": {"finalizers": None}}
+                )
+            except ApiError as error:
+                if error.code != 404:  # it has gone meanwhile
+                    raise
+
+
+def _leftovers(run: str, found: Found, problem: str) -> Iterable[Leftover]:
+    remedy = f"`scalable reap {run}` removes it later"
+    why = f"{problem or 'Kubernetes has not removed it yet'}; {remedy}"
+    named = [
+        (_SINGULAR[kind], each["metadata"]["name"])
+        for kind, objects in found.items()
+        for each in objects
+    ]
+    for kind, name in named or [("objects labelled", selector({RUN: run}))]:
+        yield Leftover(kind, name, why)

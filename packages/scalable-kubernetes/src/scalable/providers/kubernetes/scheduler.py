@@ -1,0 +1,220 @@
+"""The scheduler as a DaskCluster of the operator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from scalable.cluster.host import SchedulerState
+from scalable.cluster.port import Explanation, Leftover, Phase, Reason
+from scalable.errors import SchedulerStartError
+from scalable.providers.kubernetes.api import ApiError, KubernetesApi
+from scalable.providers.kubernetes.forward import Forwarder
+from scalable.providers.kubernetes.names import (
+    DASK_COMPONENT,
+    RUN,
+    scheduler_name,
+    selector,
+)
+from scalable.providers.kubernetes.objects import PORT, Run, keys_secret, owner_reference
+from scalable.providers.kubernetes.pods import (
+    PULLING,
+    PodState,
+    first_pod,
+    operator_complaint,
+    pod_state,
+    replica_failure,
+)
+from scalable.providers.kubernetes.refusals import explain_refusal
+from scalable.providers.kubernetes.removal import remove_run
+
+if TYPE_CHECKING:
+    from scalable.providers.kubernetes.forward import Stream
+    from scalable.providers.tls import Credentials
+
+__all__ = ["KubernetesScheduler"]
+
+OPERATOR_PATIENCE = 15.0
+"""Seconds without an action of the operator after which it is mentioned; it usually acts within one."""
+
+PULL_PATIENCE = 30.0
+"""Seconds for which the kubelet may try to pull an image in vain."""
+
+_CONNECT_TIMEOUT = 3.0
+"""Seconds in which a service is reached directly by whoever is in the cluster."""
+
+
+class KubernetesScheduler:
+    """A `RemoteScheduler` in a pod, which is reached through a forwarded port, or directly from inside the cluster.
+
+    Parameters
+    ----------
+    api : KubernetesApi
+        The API server; opened by `start`, and closed by `remove`.
+    run : Run
+        The run.
+    cluster : mapping
+        The DaskCluster to create.
+    credentials : Credentials
+        The run's keys.
+    close_timeout : float
+        Seconds for the removal.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        run: Run,
+        cluster: Mapping[str, Any],
+        credentials: Credentials,
+        *,
+        close_timeout: float,
+    ) -> None:
+        self.owner: dict[str, Any] | None = None
+        self._api = api
+        self._run = run
+        self._cluster = cluster
+        self._credentials = credentials
+        self._close_timeout = close_timeout
+        self._forwarder: Forwarder | None = None
+        self._port = 0
+        self._requested_at = 0.0
+        self._pulling_since: float | None = None
+        self._pod: Mapping[str, Any] | None = None
+        """The first pod that was seen. Another one is another scheduler."""
+
+    # -- Start
+
+    async def start(self) -> None:
+        """Create the DaskCluster, and the Secret with the run's keys."""
+        await self._api.open()
+        self._requested_at = _now()
+        try:
+            made = await self._api.create("daskclusters", self._cluster)
+            self.owner = owner_reference(made)
+            secret = keys_secret(self._run, self._credentials, self.owner)
+            await self._api.create("secrets", secret)
+        except ApiError as error:
+            problem = explain_refusal(error, self._api.namespace)
+            raise SchedulerStartError(self._run.name, problem) from error
+
+    async def connect(self) -> str:
+        """Return the address of the scheduler, directly or through a port that is forwarded to its pod."""
+        direct = f"{scheduler_name(self._run.name)}.{self._api.namespace}.svc"
+        if "KUBERNETES_SERVICE_HOST" in os.environ and await _reaches(direct, PORT):
+            return f"tls://{direct}:{PORT}"
+        if self._forwarder is None:
+            api = self._api.for_another_loop()
+            self._forwarder = Forwarder(
+                f"{self._run.name}/forward", lambda: self._stream(api), api.close
+            )
+            self._port = await self._forwarder.start()
+        return f"tls://127.0.0.1:{self._port}"
+
+    @asynccontextmanager
+    async def _stream(self, api: KubernetesApi) -> AsyncIterator[Stream]:
+        if self._pod is None:
+            raise ConnectionError("the scheduler's pod is not known")
+        await api.open()
+        async with api.stream(self._pod["metadata"]["name"], PORT) as stream:
+            yield stream
+
+    # -- State
+
+    async def state(self) -> SchedulerState:
+        """Return the state of the scheduler's pod, or why there is none."""
+        mine = selector({RUN: self._run.name, DASK_COMPONENT: "scheduler"})
+        pod = first_pod(await self._api.list("pods", mine))
+        if self._pod is None:
+            self._pod = pod
+        if self._pod is None:
+            return await self._state_without_pod(mine)
+        name = self._pod["metadata"]["name"]
+        if pod is None or pod["metadata"]["uid"] != self._pod["metadata"]["uid"]:
+            return _gone(Reason.CANCELLED, f"its pod {name} was deleted")
+        state = pod_state(pod, "scheduler")
+        if state.phase is Phase.GONE:
+            restarted = any(
+                each.get("restartCount") for each in pod["status"].get("containerStatuses", [])
+            )
+            log = await self._api.log(name, "scheduler", previous=restarted)
+            return _gone(state.reason, state.detail, log)
+        if self._pulls_in_vain(state):
+            return _gone(Reason.IMAGE, state.detail)
+        if state.ready:
+            return SchedulerState(
+                Phase.RUNNING, Explanation(Reason.STARTING, f"its pod runs {state.detail}")
+            )
+        return SchedulerState(Phase.PENDING, Explanation(state.reason, state.detail))
+
+    def _pulls_in_vain(self, state: PodState) -> bool:
+        if state.waiting not in PULLING:
+            self._pulling_since = None
+            return False
+        if self._pulling_since is None:
+            self._pulling_since = _now()
+        return _now() - self._pulling_since > PULL_PATIENCE
+
+    async def _state_without_pod(self, mine: str) -> SchedulerState:
+        try:
+            cluster = await self._api.get("daskclusters", self._run.name)
+        except ApiError as error:
+            if error.code == 404:
+                return _gone(Reason.CANCELLED, "its DaskCluster was deleted")
+            raise
+        for deployment in await self._api.list("deployments", mine):
+            failure = replica_failure(deployment)
+            if failure:
+                return SchedulerState(Phase.PENDING, Explanation(*failure))
+        said = operator_complaint(cluster)
+        if said:
+            problem = Explanation(Reason.REFUSED, f"the Dask operator could not start it: {said}")
+            return SchedulerState(Phase.PENDING, problem)
+        acted = cluster.get("status", {}).get("phase")
+        if not acted and _now() - self._requested_at > OPERATOR_PATIENCE:
+            summary = (
+                f"the Dask operator has not acted for {OPERATOR_PATIENCE:g} s; "
+                "is it running, and does it watch this namespace?"
+            )
+            return SchedulerState(Phase.PENDING, Explanation(Reason.NETWORK, summary))
+        return SchedulerState(Phase.PENDING, Explanation(Reason.STARTING, "it has no pod yet"))
+
+    # -- End
+
+    async def stop(self) -> Sequence[Leftover]:
+        """Remove the DaskCluster, and with it all that belongs to the run."""
+        if self._forwarder is not None:
+            self._forwarder.stop()
+        if not self._api.server:  # nothing was ever sent
+            return []
+        await self._api.settle()
+        return await remove_run(self._api, self._run.name, self._close_timeout)
+
+    async def remove(self) -> Sequence[Leftover]:
+        """Close the connections to the API server."""
+        await self._api.close()
+        return []
+
+
+def _gone(reason: Reason, summary: str, log: str = "") -> SchedulerState:
+    return SchedulerState(Phase.GONE, Explanation(reason, summary, log_tail=log))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _reaches(host: str, port: int) -> bool:
+    """Return whether something listens there."""
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True

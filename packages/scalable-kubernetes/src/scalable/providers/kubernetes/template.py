@@ -1,0 +1,168 @@
+"""The user's template of a worker's pod: what it may not contain, and its merge with ours. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
+
+__all__ = ["merge_template", "template_problems"]
+
+_NAMED_LISTS = frozenset(
+    {"containers", "initContainers", "volumes", "env", "imagePullSecrets", "hostAliases", "ports"}
+)
+"""Lists whose items are merged by name."""
+
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity
+_QUANTITY = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
+
+_OURS_IN_CONTAINER = {
+    "command": "starts the worker",
+    "args": "would follow the command that starts the worker",
+    "image": "is the image of the component or of the target",
+    "livenessProbe": "would end workers whose tasks hold Python's global lock",
+}
+_OURS_IN_SPEC = {
+    "restartPolicy": "must be that of Deployments",
+    "nodeName": "would bypass the scheduler of Kubernetes; use node_selector",
+}
+_OURS_IN_METADATA = ("name", "generateName", "namespace", "ownerReferences", "finalizers")
+_OUR_PREFIXES = ("scalable/", "dask.org/", "app.kubernetes.io/managed-by", "kopf.zalando.org/")
+
+
+def merge_template(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pod template with what the user's adds.
+
+    Mappings are merged. Items of lists that have names are merged by name; other lists are joined. Anything else of
+    the user's replaces ours, which `template_problems` allows only where nothing depends on it.
+
+    Examples
+    --------
+    >>> ours = {"spec": {"containers": [{"name": "worker", "image": "a"}], "tolerations": []}}
+    >>> theirs = {"spec": {"containers": [{"name": "worker", "tty": True}], "priorityClassName": "low"}}
+    >>> merge_template(ours, theirs)["spec"]["containers"]
+    [{'name': 'worker', 'image': 'a', 'tty': True}]
+    """
+    return _merged(ours, theirs)
+
+
+def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(ours)
+    for key, value in theirs.items():
+        present = result.get(key)
+        if isinstance(value, Mapping) and isinstance(present, Mapping):
+            result[key] = _merged(present, value)
+        elif _is_list(value) and _is_list(present):
+            named = key in _NAMED_LISTS
+            result[key] = _by_name(present, value) if named else [*present, *value]
+        else:
+            result[key] = value
+    return result
+
+
+def _by_name(ours: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
+    result = {item["name"]: item for item in ours}
+    for item in theirs:
+        known = result.get(item["name"])
+        result[item["name"]] = _merged(known, item) if known else item
+    return list(result.values())
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+Problem = tuple[tuple[str | int, ...], str]
+"""Where something is wrong in a template, and what."""
+
+
+def template_problems(template: Mapping[str, Any]) -> Iterator[Problem]:
+    """Find what a template must not contain, because it would replace what a worker needs or no API server takes it.
+
+    Yields
+    ------
+    tuple
+        The path in the template, and the message.
+
+    Examples
+    --------
+    >>> list(template_problems({"spec": {"nodeName": "n1"}}))
+    [(('spec', 'nodeName'), 'would bypass the scheduler of Kubernetes; use node_selector')]
+    """
+    for key in template.keys() - {"metadata", "spec"}:
+        yield (key,), "a pod template has `metadata` and `spec` only"
+    for key in ("metadata", "spec"):
+        if not isinstance(template.get(key, {}), Mapping):
+            yield (key,), "must be a mapping"
+            return
+    yield from _metadata_problems(template.get("metadata", {}))
+    yield from _spec_problems(template.get("spec", {}))
+
+
+def _metadata_problems(metadata: Mapping[str, Any]) -> Iterator[Problem]:
+    for key in metadata:
+        if key in _OURS_IN_METADATA:
+            yield ("metadata", key), "is set by the Dask operator; remove it"
+    for kind in ("labels", "annotations"):
+        values = metadata.get(kind, {})
+        if not isinstance(values, Mapping):
+            yield ("metadata", kind), "must be a mapping"
+            continue
+        for key, value in values.items():
+            if key.startswith(_OUR_PREFIXES):
+                yield ("metadata", kind, key), "is set by Scalable or the Dask operator; remove it"
+            if not isinstance(value, str):
+                yield ("metadata", kind, key), "must be text; write it in quotes"
+
+
+def _spec_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
+    for key, why in _OURS_IN_SPEC.items():
+        if key in spec:
+            yield ("spec", key), why
+    for key in ("containers", "initContainers", "volumes"):
+        items = spec.get(key, [])
+        if not _is_list(items) or not all(isinstance(each, Mapping) for each in items):
+            yield ("spec", key), "must be a list of mappings"
+            continue
+        for number, item in enumerate(items):
+            where = ("spec", key, number)
+            if not isinstance(item.get("name"), str):
+                yield (
+                    where,
+                    "needs a name, by which it is merged; that of the worker's container is `worker`",
+                )
+            elif item["name"].startswith("scalable-"):
+                yield (
+                    (*where, "name"),
+                    "is the name of a volume that a worker needs; choose another",
+                )
+            elif key != "volumes":
+                yield from _container_problems(where, item)
+
+
+def _container_problems(
+    where: tuple[str | int, ...], container: Mapping[str, Any]
+) -> Iterator[Problem]:
+    if container["name"] == "worker" and "initContainers" not in where:
+        for key, why in _OURS_IN_CONTAINER.items():
+            if key in container:
+                yield (*where, key), why
+    env = container.get("env", [])
+    for number, item in enumerate(env if _is_list(env) else []):
+        name = str(item.get("name", "")) if isinstance(item, Mapping) else ""
+        if not name:
+            yield (*where, "env", number), "needs a name and a value"
+        elif name in ("DASK_WORKER_NAME", "DASK_SCHEDULER_ADDRESS"):
+            yield (*where, "env", number), "replaces what connects a worker with its scheduler"
+    resources = container.get("resources", {})
+    for part in ("requests", "limits"):
+        amounts = resources.get(part, {}) if isinstance(resources, Mapping) else None
+        if not isinstance(amounts, Mapping):
+            yield (*where, "resources"), "must be a mapping of `requests` and `limits`"
+            return
+        for name, amount in amounts.items():
+            if not isinstance(amount, str) or not _QUANTITY.fullmatch(amount):
+                yield (
+                    (*where, "resources", part, name),
+                    'must be a quantity of Kubernetes as text, such as "500m", "500M" or "2Gi"',
+                )
