@@ -37,7 +37,12 @@ _DIRECTORIES = {
 
 
 def write_image(
-    file: Path, name: str, *, python: bool = True, env: Mapping[str, str] | None = None
+    file: Path,
+    name: str,
+    *,
+    python: bool = True,
+    env: Mapping[str, str] | None = None,
+    scripts: Mapping[str, str] | None = None,
 ) -> None:
     """Write an image with a shell and, if wanted, this Python with distributed, at the paths that they have here.
 
@@ -51,9 +56,11 @@ def write_image(
         Whether it has a Python.
     env : mapping, optional
         Variables of its containers.
+    scripts : mapping, optional
+        Contents of more files, by their paths.
     """
     files = {Path("/bin/sh"): Path(shutil.which("sh") or "/bin/sh").resolve()}
-    texts = {"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "/etc/group": "root:x:0:\n"}
+    texts = {"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "/etc/group": "root:x:0:\n", **(scripts or {})}
     if python:
         interpreter = Path(sys.base_prefix, f"bin/python{sysconfig.get_python_version()}")
         files |= {path: path for path in (interpreter.resolve(), *_standard_library())}

@@ -34,13 +34,41 @@ IMAGES: dict[str, Mapping[str, str]] = {
 }
 """Images with this Python and Dask: of each, the variables of its containers."""
 
+ANOTHER_PYTHON = "/opt/another/python"
+"""In each image, this Python, whose schedulers report another version and behave accordingly."""
+_ANOTHER_PYTHON = {
+    ANOTHER_PYTHON: """#!/bin/sh
+PYTHONPATH=/opt/another exec python3 "$@"
+""",
+    "/opt/another/sitecustomize.py": """
+import os
+import distributed
+from distributed import versions
+
+facts = versions.get_system_info
+
+
+def get_system_info():
+    return {**facts(), "python": "3.9.1.final.0"}
+
+
+async def crash(*_, **__):
+    os._exit(139)  # as another Python does that is sent byte code
+
+
+versions.get_system_info = get_system_info
+distributed.Scheduler.register_scheduler_plugin = crash
+""",
+}
+
 OURS = "app.kubernetes.io/managed-by=scalable"
 KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
 
 
 def image(kind: str) -> str:
     """Return the name of one of the `IMAGES` of this state of the tests."""
-    recipe = Path(container_image.__file__).read_bytes() + container_image.facts().encode()
+    files = Path(container_image.__file__).read_bytes() + Path(__file__).read_bytes()
+    recipe = files + container_image.facts().encode()
     return f"localhost/scalable-tests-{kind}:{hashlib.sha256(recipe).hexdigest()[:12]}"
 
 
@@ -48,7 +76,7 @@ def write_images(directory: Path) -> list[Path]:
     """Write all `IMAGES` as archives."""
     archives = [directory / f"{kind}.tar" for kind in IMAGES]
     for kind, archive in zip(IMAGES, archives, strict=True):
-        container_image.write_image(archive, image(kind), env=IMAGES[kind])
+        container_image.write_image(archive, image(kind), env=IMAGES[kind], scripts=_ANOTHER_PYTHON)
     return archives
 
 
@@ -92,10 +120,11 @@ class KubernetesSite:
         return [item["metadata"]["name"] for item in self.get(kind, namespace, selector)]
 
     def leftovers(self, namespace: str, selector: str = OURS) -> list[str]:
-        """Return what exists of clusters of Scalable, as ``kind/name``."""
+        """Return what exists of clusters of Scalable, as ``kind/name``; pods as long as a container of them runs."""
         return [
             f"{item['kind'].lower()}/{item['metadata']['name']}"
             for item in self.get(",".join(KINDS), namespace, selector)
+            if not _has_ended(item)
         ]
 
     @contextlib.contextmanager
@@ -237,6 +266,17 @@ def provide(directory: Path, patch: pytest.MonkeyPatch) -> Iterator[KubernetesSi
     finally:
         up.wait()
         subprocess.run([SCRIPTS / "down.sh", root], check=True)
+
+
+def _has_ended(item: Mapping[str, Any]) -> bool:
+    """Return whether it is a pod of which no container runs or will run."""
+    # The kubelet keeps some for a minute before it removes them.
+    if item["kind"] != "Pod":
+        return False
+    status = item["status"]
+    containers = status.get("containerStatuses", [])
+    gone = "deletionTimestamp" in item["metadata"] or status["phase"] in ("Succeeded", "Failed")
+    return gone and bool(containers) and all("terminated" in c["state"] for c in containers)
 
 
 def _call(script: Path) -> str:
