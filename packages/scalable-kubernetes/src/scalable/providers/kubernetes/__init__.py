@@ -15,6 +15,9 @@ Importing it imports neither a client of Kubernetes nor Dask; validating and pla
 `backend`     the engine's port: launch, observe, stop, describe, sweep
 `pods`        states of pods, and what the operator says, as phases and reasons
 `refusals`    refusals of the API server, explained
+`owned`       what runs have left at a target, and its removal
+`preflight`   the checks of ``scalable check``
+`render`      objects as text
 `removal`     the removal of a run, with a limit
 `forward`     a port of this machine that leads to one of a pod
 `api`         the only module that talks to the API server

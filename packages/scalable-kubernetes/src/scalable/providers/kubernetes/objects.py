@@ -104,7 +104,7 @@ def dask_cluster(run: Run, image: str, options: KubernetesOptions) -> dict[str, 
         "name": "scheduler",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": [*server_command(options.python, "scheduler"), *arguments],
+        "command": [*server_command(_literal(options.python), "scheduler"), *arguments],
         "env": _env({"DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES": str(_ROUTES)}),
         "resources": {
             "requests": {"cpu": f"{options.scheduler_cpu}m", "memory": memory},
@@ -155,9 +155,24 @@ def dask_cluster(run: Run, image: str, options: KubernetesOptions) -> dict[str, 
     }
 
 
-def keys_secret(run: Run, credentials: Credentials, owner: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the Secret with the run's keys, which goes with its DaskCluster."""
+def keys_secret(
+    run: Run, credentials: Credentials | None, owner: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the Secret with the run's keys, which goes with its DaskCluster.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    credentials : Credentials or None
+        The keys; None leaves them out, for showing the object.
+    owner : mapping or None
+        The reference to the DaskCluster; None where there is none yet.
+    """
     files = TlsFiles.within(_KEYS)
+    keys = {}
+    if credentials is not None:
+        keys = {Path(files.cert).name: credentials.cert, Path(files.key).name: credentials.key}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -165,12 +180,9 @@ def keys_secret(run: Run, credentials: Credentials, owner: Mapping[str, Any]) ->
             "name": secret_name(run.name),
             "labels": labels(run.name),
             "annotations": {OWNER: run.owner},
-            "ownerReferences": [owner],
+            **({"ownerReferences": [owner]} if owner else {}),
         },
-        "stringData": {
-            Path(files.cert).name: credentials.cert,
-            Path(files.key).name: credentials.key,
-        },
+        "stringData": keys,
     }
 
 
@@ -248,15 +260,15 @@ def _worker_pod(run: Run, request: WorkerRequest) -> dict[str, Any]:
         tag=request.tag,
         slots=request.slots,
         memory=request.memory_limit,
-        directory=options.local_directory,
-        preload=request.preload,
+        directory=_literal(options.local_directory),
+        preload=_literal(request.preload) if request.preload else None,
         extra=(
             *("--protocol", "tls", *tls_arguments(TlsFiles.within(_KEYS))),
             # The operator's name of the worker's Deployment.
             *("--name", "$(DASK_WORKER_NAME)"),
         ),
     )
-    command = [*server_command(options.python, "worker"), *arguments]
+    command = [*server_command(_literal(options.python), "worker"), *arguments]
     env = {
         **thread_environment(request.cpus, request.slots),
         **options.env,
@@ -309,5 +321,9 @@ def _once_mount() -> dict[str, Any]:
 
 
 def _env(env: Mapping[str, str]) -> list[dict[str, str]]:
-    # A dollar sign would begin the reference to another variable.
-    return [{"name": key, "value": value.replace("$", "$$")} for key, value in env.items()]
+    return [{"name": key, "value": _literal(value)} for key, value in env.items()]
+
+
+def _literal(text: str) -> str:
+    """Return a text that Kubernetes leaves as it is: a dollar sign would begin the reference to a variable."""
+    return text.replace("$", "$$")

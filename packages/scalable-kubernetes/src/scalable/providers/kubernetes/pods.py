@@ -141,7 +141,7 @@ def pod_state(pod: Mapping[str, Any], container: str) -> PodState:
                 return PodState(Phase.GONE, _REFUSED_WAITS[why], text, why, node=node)
             reason = Reason.IMAGE if why in PULLING else Reason.STARTING
             return PodState(Phase.RUNNING, reason, text, why, node=node)
-        if each.get("state", {}).get("running"):
+        if "running" in each.get("state", {}):
             ready = bool(each.get("ready"))
             return PodState(Phase.RUNNING, Reason.STARTING, f"on {node}", ready=ready, node=node)
     text = f"on {node}, creating its container"

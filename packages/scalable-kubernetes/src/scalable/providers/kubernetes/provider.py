@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
+from scalable.cluster.port import Leftover
 from scalable.errors import did_you_mean
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
-from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest, current_owner
+from scalable.providers.base import (
+    Artifact,
+    CheckResult,
+    ClusterHandle,
+    DeploymentSpec,
+    Owned,
+    ResourceRequest,
+    ScalePlan,
+    current_owner,
+)
 from scalable.providers.common import (
     BaseProvider,
     cluster_handle,
@@ -21,12 +34,22 @@ from scalable.providers.common import (
 )
 from scalable.providers.kubernetes.mounts import volume
 from scalable.providers.kubernetes.names import run_prefix
+from scalable.providers.kubernetes.objects import Run, dask_cluster, keys_secret, worker_group
 from scalable.providers.kubernetes.options import KubernetesOptions, WorkerOptions
+from scalable.providers.kubernetes.request import WorkerRequest, worker_request
 from scalable.providers.kubernetes.template import template_problems
+
+if TYPE_CHECKING:
+    from scalable.providers.kubernetes.api import KubernetesApi
 
 __all__ = ["KubernetesProvider"]
 
-_CLOSE_TIMEOUT = 60.0
+T = TypeVar("T")
+
+_OPERATOR_DELAY = 60.0
+"""Seconds after `orphan_timeout` in which the operator should have removed a cluster that nobody drives."""
+
+_CLOSE_TIMEOUT = 90.0
 """Seconds for each of the two removals at the end: of the workers, and of everything else."""
 
 
@@ -60,31 +83,80 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
             memory=explicit_or_default(component, "memory", requests.memory or limits.memory),
         )
 
+    def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
+        """Check whether a start would work: API server, operator, namespace, permissions, quotas, and what is named."""
+        from scalable.providers.kubernetes.preflight import preflight
+
+        options = self.parse_options(spec)
+        requests = _worker_requests(spec, options)
+        counts = self.plan_scale(spec).workers_by_tag
+        plan = {tag: (request, counts.get(tag, 0)) for tag, request in requests.items()}
+        return _ask(options, lambda api: preflight(api, options, plan))
+
+    def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
+        """Return the objects of a run, one of them for each component, without the keys.
+
+        A name stands for that of the run. Values that the manifest takes from the environment are shown as ``${VAR}``.
+        """
+        from scalable.providers.kubernetes.render import rendered
+
+        options = self.parse_options(spec)
+        run = Run(f"{run_prefix(spec.target_name)}-000000", current_owner())
+        requests = _worker_requests(spec, options)
+        objects = {
+            "cluster": dask_cluster(run, _scheduler_image(spec, options), options),
+            "keys": keys_secret(run, None, None),
+            **{
+                tag: worker_group(
+                    run,
+                    request,
+                    number=1,
+                    replicas=plan.workers_by_tag.get(tag, 0),
+                    request_id="0",
+                    owner=None,
+                )
+                for tag, request in requests.items()
+            },
+        }
+        return [
+            Artifact(f"{name}.yaml", "application/yaml", rendered(made, spec.manifest.redact))
+            for name, made in objects.items()
+        ]
+
+    def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
+        """Return what the runs of all users have left in the target's namespace.
+
+        Raises
+        ------
+        ProviderNotSetUpError
+            This machine has no credentials for the cluster.
+        """
+        from scalable.providers.kubernetes.owned import list_owned
+
+        return _ask(self.parse_options(spec), list_owned)
+
+    def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
+        """Remove these; with a DaskCluster, everything of its run."""
+        from scalable.providers.kubernetes.owned import reap
+
+        return _ask(self.parse_options(spec), lambda api: reap(api, owned)) if owned else []
+
     def _build(self, spec: DeploymentSpec, options: KubernetesOptions) -> ClusterHandle:
         from scalable.cluster import Pace
         from scalable.cluster.remote import RemoteHost, build_remote_cluster
-        from scalable.cluster.versions import matching_image
         from scalable.providers.kubernetes.api import KubernetesApi
         from scalable.providers.kubernetes.backend import KubernetesBackend
-        from scalable.providers.kubernetes.objects import Run, dask_cluster
-        from scalable.providers.kubernetes.request import worker_request
         from scalable.providers.kubernetes.scheduler import KubernetesScheduler
         from scalable.providers.tls import make_credentials
 
         run = Run(f"{run_prefix(spec.target_name)}-{uuid.uuid4().hex[:6]}", current_owner())
-        requests = {
-            tag: worker_request(component, options, matching_image())
-            for tag, component in spec.components.items()
-        }
-        image = options.image or next(
-            (each.image for each in spec.components.values() if each.image), matching_image()
-        )
+        requests = _worker_requests(spec, options)
         api = KubernetesApi(options.context, options.namespace)
         credentials = make_credentials()
         scheduler = KubernetesScheduler(
             api,
             run,
-            dask_cluster(run, image, options),
+            dask_cluster(run, _scheduler_image(spec, options), options),
             credentials,
             close_timeout=_CLOSE_TIMEOUT,
         )
@@ -106,9 +178,50 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
             pace=Pace(
                 close_timeout=_CLOSE_TIMEOUT + 30, scheduler_timeout=options.scheduler_timeout
             ),
-            orphan_timeout=options.orphan_timeout,
+            orphan_timeout=_own_orphan_timeout(options.orphan_timeout),
         )
         return cluster_handle(cluster, spec, {"run": run.name, "namespace": api.namespace})
+
+
+def _own_orphan_timeout(orphan_timeout: float) -> float:
+    """Return when a scheduler that nobody drives ends by itself, if the operator has not removed it by then."""
+    return orphan_timeout + _OPERATOR_DELAY if orphan_timeout else 0.0
+
+
+def _worker_requests(spec: DeploymentSpec, options: KubernetesOptions) -> dict[str, WorkerRequest]:
+    from scalable.cluster.versions import matching_image  # imports Dask
+
+    return {
+        tag: worker_request(component, options, matching_image())
+        for tag, component in spec.components.items()
+    }
+
+
+def _scheduler_image(spec: DeploymentSpec, options: KubernetesOptions) -> str:
+    """Return the image of the scheduler: the target's, else that of the first component that has one."""
+    from scalable.cluster.versions import matching_image
+
+    images = (component.image for component in spec.components.values())
+    return options.image or next(filter(None, images), matching_image())
+
+
+def _ask(options: KubernetesOptions, question: Callable[[KubernetesApi], Awaitable[T]]) -> T:
+    """Ask the target's API server, also on a thread whose event loop is running, such as a notebook's."""
+    from scalable.providers.kubernetes.api import KubernetesApi
+
+    async def ask() -> T:
+        api = KubernetesApi(options.context, options.namespace)
+        try:
+            return await question(api)
+        finally:
+            await api.close()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(ask())
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(lambda: asyncio.run(ask())).result()
 
 
 def _template_issues(

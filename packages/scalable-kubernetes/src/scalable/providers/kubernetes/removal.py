@@ -15,10 +15,10 @@ from scalable.providers.kubernetes.pods import has_ended
 if TYPE_CHECKING:
     from scalable.providers.kubernetes.api import KubernetesApi
 
-__all__ = ["remove_run", "remove_workers"]
+__all__ = ["SINGULAR", "remove_run", "remove_workers"]
 
 _ALL_KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
-_SINGULAR = {
+SINGULAR = {
     "daskclusters": "DaskCluster",
     "daskworkergroups": "DaskWorkerGroup",
     "deployments": "Deployment",
@@ -114,7 +114,7 @@ def _leftovers(run: str, found: Found, problem: str) -> Iterable[Leftover]:
     remedy = f"`scalable reap {run}` removes it later"
     why = f"{problem or 'Kubernetes has not removed it yet'}; {remedy}"
     named = [
-        (_SINGULAR[kind], each["metadata"]["name"])
+        (SINGULAR[kind], each["metadata"]["name"])
         for kind, objects in found.items()
         for each in objects
     ]

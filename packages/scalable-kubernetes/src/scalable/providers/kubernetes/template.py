@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
+
+from scalable.providers.kubernetes.quantities import is_quantity
 
 __all__ = ["merge_template", "template_problems"]
 
@@ -12,9 +13,6 @@ _NAMED_LISTS = frozenset(
     {"containers", "initContainers", "volumes", "env", "imagePullSecrets", "hostAliases", "ports"}
 )
 """Lists whose items are merged by name."""
-
-# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity
-_QUANTITY = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
 
 _OURS_IN_CONTAINER = {
     "command": "starts the worker",
@@ -161,7 +159,7 @@ def _container_problems(
             yield (*where, "resources"), "must be a mapping of `requests` and `limits`"
             return
         for name, amount in amounts.items():
-            if not isinstance(amount, str) or not _QUANTITY.fullmatch(amount):
+            if not is_quantity(amount):
                 yield (
                     (*where, "resources", part, name),
                     'must be a quantity of Kubernetes as text, such as "500m", "500M" or "2Gi"',
