@@ -51,7 +51,11 @@ CODE = {
 }
 """Each distribution that has code, and where in the namespace it keeps it."""
 
-SYSTEMS = {"containers": "scalable-local", "slurm": "scalable-slurm"}
+SYSTEMS = {
+    "containers": "scalable-local",
+    "slurm": "scalable-slurm",
+    "kubernetes": "scalable-kubernetes",
+}
 """What ``tests-integration/<system>`` brings up for real, and whose provider it tests on it."""
 
 PACKAGES = (*CODE, "scalable")
@@ -72,9 +76,11 @@ nox.options.sessions = [
     "types",
     "docs",
     f"tests-{HERE}",
-    f"systems-{HERE}",
+    *(f"systems-{HERE}({system})" for system in SYSTEMS if system != "kubernetes"),
     "integration",
     "minimums",
+    # Last, since its programs may still be under construction: see .ci/run.
+    f"systems-{HERE}(kubernetes)",
 ]
 
 
@@ -262,8 +268,21 @@ def integration(session: nox.Session) -> None:
 @nox.parametrize("system", list(SYSTEMS), ids=list(SYSTEMS))
 def systems(session: nox.Session, system: str) -> None:
     """Test one provider on the system that it is for, brought up on this machine."""
-    _install(session, SYSTEMS[system], *_examples(), group="test")
-    _pytest(session, f"tests-integration/{system}")
+    _install_system(session, system)
+    matrices = f"--ignore=tests-integration/{system}/matrices"
+    _pytest(session, f"tests-integration/{system}", matrices)
+
+
+@nox.session(requires=["wheels"], default=False, reuse_venv=False)
+def matrices(session: nox.Session) -> None:
+    """Test on Kubernetes what takes long: many clusters, many ends, long faults."""
+    _install_system(session, "kubernetes")
+    _pytest(session, "tests-integration/kubernetes/matrices")
+
+
+def _install_system(session: nox.Session, system: str) -> None:
+    needed = [*_examples(), *(_group("operator") if system == "kubernetes" else ())]
+    _install(session, SYSTEMS[system], *needed, group="test")
 
 
 @nox.session(python=SUPPORTED[0], requires=["wheels"], reuse_venv=False)

@@ -60,7 +60,11 @@ def write_image(
         Contents of more files, by their paths.
     """
     files = {Path("/bin/sh"): Path(shutil.which("sh") or "/bin/sh").resolve()}
-    texts = {"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "/etc/group": "root:x:0:\n", **(scripts or {})}
+    texts = {
+        "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+        "/etc/group": "root:x:0:\n",
+        **(scripts or {}),
+    }
     if python:
         interpreter = Path(sys.base_prefix, f"bin/python{sysconfig.get_python_version()}")
         files |= {path: path for path in (interpreter.resolve(), *_standard_library())}

@@ -67,13 +67,14 @@ KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets
 
 def image(kind: str) -> str:
     """Return the name of one of the `IMAGES` of this state of the tests."""
-    files = Path(container_image.__file__).read_bytes() + Path(__file__).read_bytes()
-    recipe = files + container_image.facts().encode()
+    program = Path(container_image.__file__).read_text(encoding="utf-8")
+    recipe = repr((program, container_image.facts(), IMAGES[kind], _ANOTHER_PYTHON)).encode()
     return f"localhost/scalable-tests-{kind}:{hashlib.sha256(recipe).hexdigest()[:12]}"
 
 
 def write_images(directory: Path) -> list[Path]:
-    """Write all `IMAGES` as archives."""
+    """Write all `IMAGES` as archives into a directory, which need not exist."""
+    directory.mkdir(parents=True, exist_ok=True)
     archives = [directory / f"{kind}.tar" for kind in IMAGES]
     for kind, archive in zip(IMAGES, archives, strict=True):
         container_image.write_image(archive, image(kind), env=IMAGES[kind], scripts=_ANOTHER_PYTHON)

@@ -1,0 +1,155 @@
+"""What goes wrong with workers and schedulers is told within seconds, in the words of Kubernetes, and stays apart."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import kubernetes_clusters
+import pytest
+from kubernetes_clusters import spec
+from kubernetes_site import KubernetesSite
+
+from scalable.cluster.port import Reason
+from scalable.errors import SchedulerStartError
+from scalable.providers.base import ScalePlan
+from scalable.providers.registry import get_provider
+from scalable.testing.conformance import Running, by_value
+from scalable.testing.conformance.running import square
+
+SECONDS = 30.0
+"""Within which each reason is told; the kubelet alone takes up to 12 of them to find that there is no image."""
+
+# An image need not have all packages of the client.
+pytestmark = pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning")
+
+Options = Mapping[str, Any]
+
+# Component, options of the target for it, reason, and the words of Kubernetes.
+FAILURES: dict[str, tuple[Options, Options, Reason, str]] = {
+    "no-image": ({"image": "localhost/absent:1"}, {}, Reason.IMAGE, "localhost/absent:1"),
+    "huge": ({"memory": "900Gi"}, {}, Reason.UNSCHEDULABLE, "Insufficient memory"),
+    "elsewhere": (
+        {},
+        {"node_selector": {"disk": "tape"}},
+        Reason.UNSCHEDULABLE,
+        "node selector|affinity",
+    ),
+    "tiny": ({"memory": "16Mi"}, {}, Reason.OUT_OF_MEMORY, "OOMKilled"),
+    "no-account": (
+        {},
+        {"worker_service_account": "absent"},
+        Reason.REFUSED,
+        'serviceaccount "absent" not found',
+    ),
+    "no-key": (
+        {},
+        {
+            "pod_template": {
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "worker",
+                            "env": [
+                                {
+                                    "name": "KEY",
+                                    "valueFrom": {"secretKeyRef": {"name": "absent", "key": "k"}},
+                                }
+                            ],
+                        }
+                    ]
+                }
+            }
+        },
+        Reason.REFUSED,
+        'secret "absent" not found',
+    ),
+    "malformed": (
+        {},
+        {"pod_template": {"spec": {"dnsPolicy": "Nowhere"}}},
+        Reason.REFUSED,
+        "Nowhere",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def place(site: KubernetesSite) -> Iterator[str]:
+    with site.namespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture(scope="module")
+def running(place: str) -> Iterator[Running]:
+    """A cluster with a group for each failure, and one without."""
+    components = {"fine": {}, **{name: component for name, (component, *_) in FAILURES.items()}}
+    options = {name: own for name, (_, own, *_) in FAILURES.items() if own}
+    with kubernetes_clusters.cluster(place, components, **{"components": options}) as running:
+        running.scale(fine=1)
+        yield running
+
+
+def tell(running: Running, tag: str, reason: Reason) -> str:
+    """Wait until a group has the reason; return the words of its explanation, and of what is shown meanwhile."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        group, explanation = running.backend.groups[tag], running.backend.explain(tag)[tag]
+        if group.reason is explanation.reason is reason:
+            return f"{group.detail}\n{explanation}\n{explanation.native}"
+        assert time.monotonic() < deadline, (reason, group, explanation)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("tag", FAILURES)
+def test_why_a_worker_does_not_start(running: Running, tag: str) -> None:
+    *_, reason, words = FAILURES[tag]
+    wanted = {name: group.wanted for name, group in running.backend.groups.items()}
+    running.provider.scale(running.handle, ScalePlan({**wanted, tag: 1}))
+    try:
+        assert re.search(words, tell(running, tag, reason))
+        # The other groups go on.
+        with running.client() as client:
+            assert client.submit(by_value(square), 3, tag="fine", pure=False).result(30) == 9
+        assert running.backend.groups["fine"].running == 1
+    finally:
+        running.provider.scale(running.handle, ScalePlan(wanted))
+
+
+def test_a_quota(running: Running, site: KubernetesSite, place: str) -> None:
+    pods = len(site.get("pods", place))
+    site.kubectl("create", "quota", "small", f"--hard=pods={pods}", f"--namespace={place}")
+    try:
+        running.provider.scale(running.handle, ScalePlan({"fine": 2}))
+        assert "exceeded quota: small" in tell(running, "fine", Reason.QUOTA)
+        assert running.backend.groups["fine"].running == 1
+    finally:
+        site.kubectl("delete", "quota", "small", f"--namespace={place}")
+        running.provider.scale(running.handle, ScalePlan({"fine": 1}))
+
+
+# -- The scheduler's own pod, and what must be there before it
+
+SCHEDULERS: dict[str, tuple[Options, str]] = {
+    "image": ({"image": "localhost/absent:1"}, "localhost/absent:1"),
+    "unschedulable": ({"scheduler_memory": "900Gi"}, "Insufficient memory"),
+    "crash": ({"python": "/nonexistent/python"}, "/nonexistent/python"),
+}
+
+
+@pytest.mark.parametrize("fault", SCHEDULERS)
+def test_why_a_scheduler_does_not_start(site: KubernetesSite, namespace: str, fault: str) -> None:
+    options, words = SCHEDULERS[fault]
+    began = time.monotonic()
+    wanted = spec(namespace, {"fine": {}}, startup_timeout="60s", **options)
+    with pytest.raises(SchedulerStartError, match=words):
+        get_provider("kubernetes").build_cluster(wanted)
+    assert time.monotonic() - began < 60 + SECONDS
+    assert site.leftovers(namespace) == []
+
+
+def test_a_namespace_that_is_missing(site: KubernetesSite) -> None:
+    with pytest.raises(Exception, match="scalable-tests-absent") as told:
+        get_provider("kubernetes").build_cluster(spec("scalable-tests-absent", {"fine": {}}))
+    assert "create the namespace" in str(told.value)
