@@ -254,6 +254,12 @@ class KubernetesApi:
             return ""
         return answer.text.strip()
 
+    async def first_log(self, pod: str, container: str) -> str:
+        """Return the last lines of a container's first run, which may have been followed by another."""
+        return await self.log(pod, container, previous=True) or await self.log(
+            pod, container, previous=False
+        )
+
     # -- Streams
 
     @asynccontextmanager
