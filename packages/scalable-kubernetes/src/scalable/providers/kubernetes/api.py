@@ -256,9 +256,12 @@ class KubernetesApi:
 
     async def first_log(self, pod: str, container: str) -> str:
         """Return the last lines of a container's first run, which may have been followed by another."""
-        return await self.log(pod, container, previous=True) or await self.log(
-            pod, container, previous=False
-        )
+        # While it is started again, the kubelet may know of no previous run, and of the new one, which says nothing.
+        for previous in (True, False, True):
+            text = await self.log(pod, container, previous=previous)
+            if text:
+                return text
+        return ""
 
     # -- Streams
 
