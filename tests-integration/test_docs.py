@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 
 from scalable.manifest import parse_manifest, validate_manifest
 from scalable.providers.base import DeploymentSpec
+from scalable.providers.kubernetes.preflight import PERMISSIONS
 from scalable.providers.registry import get_provider
 
 ROOT = Path(__file__).parents[1]
@@ -85,3 +87,18 @@ def test_links_between_pages_exist() -> None:
         if not (page.parent / link).exists()
     ]
     assert broken == []
+
+
+def test_the_role_for_kubernetes_has_the_permissions_that_are_checked() -> None:
+    (role,) = (
+        yaml.safe_load(block.text)
+        for block in BLOCKS
+        if block.language == "yaml" and "kind: Role\n" in block.text
+    )
+    given = {
+        ((group, resource), tuple(rule["verbs"]))
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert given == set(PERMISSIONS.items())

@@ -63,11 +63,11 @@ UNSCHEDULABLE = {
         (
             waiting("ErrImagePull", "not found"),
             "node1",
-            Phase.RUNNING,
+            Phase.PENDING,
             Reason.IMAGE,
             "ErrImagePull: not found",
         ),
-        (waiting("ImagePullBackOff"), "node1", Phase.RUNNING, Reason.IMAGE, "ImagePullBackOff"),
+        (waiting("ImagePullBackOff"), "node1", Phase.PENDING, Reason.IMAGE, "ImagePullBackOff"),
         (waiting("InvalidImageName", "bad"), "node1", Phase.GONE, Reason.IMAGE, "bad"),
         (waiting("ErrImageNeverPull"), "node1", Phase.GONE, Reason.IMAGE, "ErrImageNeverPull"),
         (

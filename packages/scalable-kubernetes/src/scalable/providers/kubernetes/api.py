@@ -254,6 +254,15 @@ class KubernetesApi:
             return ""
         return answer.text.strip()
 
+    async def first_log(self, pod: str, container: str) -> str:
+        """Return the last lines of a container's first run, which may have been followed by another."""
+        # While it is started again, the kubelet may know of no previous run, and of the new one, which says nothing.
+        for previous in (True, False, True):
+            text = await self.log(pod, container, previous=previous)
+            if text:
+                return text
+        return ""
+
     # -- Streams
 
     @asynccontextmanager

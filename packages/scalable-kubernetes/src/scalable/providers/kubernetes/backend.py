@@ -11,6 +11,7 @@ once it has ended, the unit is gone, with its reason and its log, and the Deploy
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,13 @@ from scalable.providers.kubernetes.names import (
 )
 from scalable.providers.kubernetes.objects import Run, worker_group
 from scalable.providers.kubernetes.pods import (
+    CREATING,
     PULLING,
     PodState,
     first_pod,
     has_ended,
     is_invalid,
+    mount_failure,
     operator_complaint,
     pod_state,
     replica_failure,
@@ -61,6 +64,12 @@ OPERATOR_PATIENCE = 15.0
 
 PULL_PATIENCE = 30.0
 """Seconds for which the kubelet may try to pull an image in vain."""
+
+CREATION_PATIENCE = 10.0
+"""Seconds after which it is asked why a container is not created."""
+
+EVENTS_INTERVAL = 10.0
+"""Seconds between two such questions."""
 
 SHOWN_AFTER_THE_END = 120.0
 """Seconds for which a unit that has ended is shown as gone, because an answer may be lost."""
@@ -122,8 +131,10 @@ class KubernetesBackend:
         self._pods: dict[str, Mapping[str, Any]] = {}
         """The first pod of each unit, as it was last seen."""
         self._pulling_since: dict[str, float] = {}
+        self._creating_since: dict[str, float] = {}
+        self._events: list[dict[str, Any]] = []
+        self._events_at = -EVENTS_INTERVAL
         self._ended: dict[str, _Ended] = {}
-        self._stopped: set[str] = set()
 
     # -- Launch
 
@@ -224,6 +235,7 @@ class KubernetesBackend:
             if running and name not in self._ended:
                 text = f"ending: pod {running[0]['metadata']['name']}"
                 states[name] = UnitState(self._units[name][0], Phase.RUNNING, Reason.STOPPED, text)
+        await self._explain_creation(states)
         await self._bury([s for s in states.values() if s.phase is Phase.GONE])
         now = _now()
         recent = {
@@ -259,6 +271,29 @@ class KubernetesBackend:
             self._pulling_since.pop(unit.id, None)
             return False
         return _now() - self._pulling_since.setdefault(unit.id, _now()) > PULL_PATIENCE
+
+    async def _explain_creation(self, states: dict[str, UnitState]) -> None:
+        """Find out why containers are not created, in one call, once that takes longer than it usually does."""
+        now, slow = _now(), []
+        for name, state in states.items():
+            pod = self._pods.get(name)
+            creating = state.phase is Phase.RUNNING and pod is not None and _is_creating(pod)
+            if not creating:
+                self._creating_since.pop(name, None)
+            elif now - self._creating_since.setdefault(name, now) > CREATION_PATIENCE:
+                slow.append(name)
+        if not slow:
+            return
+        if now - self._events_at > EVENTS_INTERVAL:
+            self._events_at = now
+            with contextlib.suppress(ApiError):  # a Role may not allow it
+                only = "involvedObject.kind=Pod,type=Warning"
+                self._events = await self._api.list("events", fieldSelector=only)
+        for name in slow:
+            why = mount_failure(self._events, self._pods[name])
+            if why:
+                unit = states[name].unit
+                states[name] = UnitState(unit, Phase.PENDING, Reason.RESOURCES, why)
 
     async def _bury(self, states: Sequence[UnitState]) -> None:
         """Keep what is known of units that have ended, and remove their Deployments."""
@@ -304,12 +339,7 @@ class KubernetesBackend:
 
     async def _log(self, unit: Unit) -> str:
         pod = self._pods.get(unit.id)
-        if pod is None:
-            return ""
-        restarted = any(
-            each.get("restartCount") for each in pod["status"].get("containerStatuses", [])
-        )
-        return await self._api.log(pod["metadata"]["name"], "worker", previous=restarted)
+        return "" if pod is None else await self._api.first_log(pod["metadata"]["name"], "worker")
 
     # -- The end
 
@@ -318,6 +348,10 @@ class KubernetesBackend:
         self._closed = True
         await self._api.settle()
         return await remove_workers(self._api, self._run.name, self._close_timeout)
+
+
+def _is_creating(pod: Mapping[str, Any]) -> bool:
+    return pod_state(pod, "worker").waiting == CREATING
 
 
 def _unit_state(unit: Unit, state: PodState) -> UnitState:

@@ -10,11 +10,13 @@ from typing import Any
 from scalable.cluster.port import Phase, Reason
 
 __all__ = [
+    "CREATING",
     "PULLING",
     "PodState",
     "first_pod",
     "has_ended",
     "is_invalid",
+    "mount_failure",
     "operator_complaint",
     "pod_state",
     "replica_failure",
@@ -32,6 +34,9 @@ _REFUSED_WAITS = {
 
 PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
 """Why a container waits for its image, where the kubelet tries again."""
+
+CREATING = "ContainerCreating"
+"""What a container waits for whose volumes are mounted, whose image is pulled, and so on."""
 
 _EVICTIONS = {
     "Evicted": Reason.PREEMPTED,
@@ -134,18 +139,19 @@ def pod_state(pod: Mapping[str, Any], container: str) -> PodState:
         return _unscheduled(status)
     for each in _containers(status, container):
         waiting = each.get("state", {}).get("waiting")
-        if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+        if waiting and waiting.get("reason") not in (None, CREATING, "PodInitializing"):
             why = waiting["reason"]
             text = _join(why, waiting.get("message", ""))
             if why in _REFUSED_WAITS:
                 return PodState(Phase.GONE, _REFUSED_WAITS[why], text, why, node=node)
-            reason = Reason.IMAGE if why in PULLING else Reason.STARTING
-            return PodState(Phase.RUNNING, reason, text, why, node=node)
+            if why in PULLING:  # not yet RUNNING, whose time is limited: the kubelet tries again
+                return PodState(Phase.PENDING, Reason.IMAGE, text, why, node=node)
+            return PodState(Phase.RUNNING, Reason.STARTING, text, why, node=node)
         if "running" in each.get("state", {}):
             ready = bool(each.get("ready"))
             return PodState(Phase.RUNNING, Reason.STARTING, f"on {node}", ready=ready, node=node)
     text = f"on {node}, creating its container"
-    return PodState(Phase.RUNNING, Reason.STARTING, text, "ContainerCreating", node=node)
+    return PodState(Phase.RUNNING, Reason.STARTING, text, CREATING, node=node)
 
 
 def _containers(status: Mapping[str, Any], container: str) -> list[Mapping[str, Any]]:
@@ -207,6 +213,23 @@ def _unscheduled(status: Mapping[str, Any]) -> PodState:
                 Phase.PENDING, Reason.UNSCHEDULABLE, _join(condition.get("reason", ""), text)
             )
     return PodState(Phase.PENDING, Reason.RESOURCES, "has no node yet")
+
+
+def mount_failure(events: Iterable[Mapping[str, Any]], pod: Mapping[str, Any]) -> str:
+    """Return why a volume of a pod cannot be mounted, by the kubelet's latest event; empty if it does not say so.
+
+    Examples
+    --------
+    >>> event = {"involvedObject": {"uid": "u"}, "reason": "FailedMount", "message": 'secret "s" not found'}
+    >>> mount_failure([event], {"metadata": {"uid": "u"}})
+    'FailedMount: secret "s" not found'
+    """
+    text = ""
+    for event in events:
+        mine = event["involvedObject"].get("uid") == pod["metadata"]["uid"]
+        if mine and event.get("reason") in ("FailedMount", "FailedAttachVolume"):
+            text = _join(event["reason"], event.get("message", ""))
+    return text
 
 
 def replica_failure(deployment: Mapping[str, Any]) -> tuple[Reason, str] | None:

@@ -28,6 +28,7 @@ PERMISSIONS: Mapping[tuple[str, str], Sequence[str]] = {
     (_DASK, "daskworkergroups"): ("get", "list", "create", "delete"),
     ("apps", "deployments"): ("list", "delete"),
     ("", "pods"): ("list",),
+    ("", "events"): ("list",),
     ("", "pods/log"): ("get",),
     ("", "pods/portforward"): ("get", "create"),
     ("", "services"): ("list", "delete"),

@@ -137,10 +137,7 @@ class KubernetesScheduler:
             return _gone(Reason.CANCELLED, f"its pod {name} was deleted")
         state = pod_state(pod, "scheduler")
         if state.phase is Phase.GONE:
-            restarted = any(
-                each.get("restartCount") for each in pod["status"].get("containerStatuses", [])
-            )
-            log = await self._api.log(name, "scheduler", previous=restarted)
+            log = await self._api.first_log(name, "scheduler")
             return _gone(state.reason, state.detail, log)
         if self._pulls_in_vain(state):
             return _gone(Reason.IMAGE, state.detail)
