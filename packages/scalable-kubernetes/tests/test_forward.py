@@ -146,3 +146,32 @@ def test_an_api_server_that_does_not_answer_ends_the_connection_and_not_the_forw
     assert [r.getMessage() for r in caplog.records] == [
         "a connection to the scheduler has ended: the API server does not answer"
     ]
+
+
+def test_a_stream_that_is_closed_as_intended_and_what_is_repeated_say_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Closed(Kubelet):
+        async def receive_bytes(self) -> bytes:
+            raise EOFError
+
+    kinds: list[Callable[[], Kubelet]] = [Closed, lambda: Kubelet("lost"), lambda: Kubelet("lost")]
+    left = list(kinds)
+
+    async def use() -> None:
+        forwarded = forwarder(lambda: left.pop(0)())
+        try:
+            port = await forwarded.start()
+            for _ in kinds:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+                writer.close()
+        finally:
+            forwarded.stop()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(use())
+    assert [r.getMessage() for r in caplog.records] == [
+        "a connection to the scheduler has ended: lost"
+    ]

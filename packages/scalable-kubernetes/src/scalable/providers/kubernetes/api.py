@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from scalable.errors import ProviderNotSetUpError, describe_error
 if TYPE_CHECKING:
     from httpx_ws import AsyncWebSocketSession
 
-__all__ = ["ApiError", "ApiUnreachableError", "KubernetesApi"]
+__all__ = ["ApiError", "ApiUnreachableError", "KubernetesApi", "PodStream"]
 
 HOMES = {
     "daskclusters": "apis/kubernetes.dask.org/v1",
@@ -34,6 +34,9 @@ _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 _PING_PATIENCE = 300.0
 """Seconds for the answer to a ping of a stream. A laptop that sleeps or changes its network is back before that."""
+
+_NORMAL_CLOSURE = 1000
+"""The code of a websocket that was closed as intended (RFC 6455)."""
 
 _PAGE = 500
 """Objects in one answer to a list, as kubectl's."""
@@ -266,24 +269,82 @@ class KubernetesApi:
     # -- Streams
 
     @asynccontextmanager
-    async def stream(self, pod: str, port: int) -> AsyncIterator[AsyncWebSocketSession]:
-        """Open a stream to a port of a pod, as a websocket.
+    async def stream(self, pod: str, port: int) -> AsyncIterator[PodStream]:
+        """Open a stream to a port of a pod.
 
-        Each message begins with the number of a channel: 0 for data, 1 for an error. The first of each channel has the
-        port's number and nothing else.
+        Raises
+        ------
+        ApiError
+            The API server, or the kubelet behind it, refuses it.
         """
         if self._client is None:
             raise ApiUnreachableError("the connection to the API server is closed")
-        path = self._path("pods", f"{pod}/portforward")
-        async with httpx_ws.aconnect_ws(
-            path,
-            self._client,
-            params={"ports": str(port)},
-            subprotocols=["v4.channel.k8s.io"],
-            keepalive_ping_timeout_seconds=_PING_PATIENCE,
-            **self._credentials(),
-        ) as session:
-            yield session
+        try:
+            async with httpx_ws.aconnect_ws(
+                self._path("pods", f"{pod}/portforward"),
+                self._client,
+                params={"ports": str(port)},
+                subprotocols=["v4.channel.k8s.io"],
+                keepalive_ping_timeout_seconds=_PING_PATIENCE,
+                **self._credentials(),
+            ) as session:
+                yield PodStream(session)
+        except httpx_ws.WebSocketUpgradeError as error:
+            code = error.response.status_code
+            if code == httpx.codes.UNAUTHORIZED:
+                await self._renew()  # for the next one, because who is connected tries again
+            raise ApiError(code, f"the API server answers {code}; is pod {pod} there?") from error
+
+
+class PodStream:
+    """Messages to and from a port of a pod.
+
+    Each begins with the number of a channel: 0 for data, 1 for an error. The first of each channel has the port's
+    number and nothing else.
+
+    Parameters
+    ----------
+    session : AsyncWebSocketSession
+        The websocket.
+    """
+
+    def __init__(self, session: AsyncWebSocketSession) -> None:
+        self._session = session
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send a message.
+
+        Raises
+        ------
+        EOFError
+            The other end has closed the stream.
+        """
+        with _end_as_eof():
+            await self._session.send_bytes(data)
+
+    async def receive_bytes(self) -> bytes:
+        """Return the next message.
+
+        Raises
+        ------
+        EOFError
+            The other end has closed the stream.
+        """
+        with _end_as_eof():
+            return await self._session.receive_bytes()
+
+
+@contextlib.contextmanager
+def _end_as_eof() -> Iterator[None]:
+    try:
+        yield
+    except httpx_ws.WebSocketDisconnect as error:
+        if error.code == _NORMAL_CLOSURE:
+            raise EOFError from error
+        why = error.reason or f"code {error.code}"
+        raise ConnectionError(f"the API server has closed the stream: {why}") from error
+    except httpx_ws.WebSocketNetworkError as error:
+        raise ConnectionError("the connection to the API server is broken") from error
 
 
 def _message(answer: httpx.Response) -> str:

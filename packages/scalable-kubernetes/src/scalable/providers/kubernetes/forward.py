@@ -27,11 +27,11 @@ class Stream(Protocol):
     """A stream of messages to a port of a pod; see `KubernetesApi.stream`."""
 
     async def send_bytes(self, data: bytes) -> None:
-        """Send a message."""
+        """Send a message; raises EOFError if the other end has closed the stream."""
         ...
 
     async def receive_bytes(self) -> bytes:
-        """Return the next message."""
+        """Return the next message; raises EOFError if the other end has closed the stream."""
         ...
 
 
@@ -58,6 +58,7 @@ class Forwarder:
     ) -> None:
         self._open_stream = open_stream
         self._on_end = on_end
+        self._reported = ""
         self._port: Future[int] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Event | None = None
@@ -110,9 +111,15 @@ class Forwarder:
             # By `_serve`, at the end. A task that is cancelled would be reported as an error (asyncio.streams of 3.11).
             pass
         except Exception as error:  # noqa: BLE001 - whoever is connected sees the end of the connection
-            logger.warning("a connection to the scheduler has ended: %s", _cause(error))
+            self._report(_cause(error))
         finally:
             writer.transport.abort()
+
+    def _report(self, cause: str) -> None:
+        """Log why a connection has ended, once for each cause: as long as it lasts, Dask tries again."""
+        level = logging.DEBUG if cause == self._reported else logging.WARNING
+        self._reported = cause
+        logger.log(level, "a connection to the scheduler has ended: %s", cause)
 
 
 async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: Stream) -> None:
@@ -122,9 +129,10 @@ async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stre
         asyncio.ensure_future(_download(stream, writer)),
     ]
     try:
-        done, _ = await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        with suppress(EOFError):
+            done, _ = await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
     finally:
         for task in copying:
             task.cancel()

@@ -72,6 +72,8 @@ async def _remove(
             problem = ""
         except (ApiError, ApiUnreachableError) as error:
             problem = describe_error(error)
+            if isinstance(error, ApiError) and error.code == 403:  # forbidden, now and later
+                return [*_leftovers(run, found, problem)]
         if loop.time() - began > limit:
             return [*_leftovers(run, found, problem)]
         await asyncio.sleep(_POLL)

@@ -82,6 +82,7 @@ class KubernetesScheduler:
         self._forwarder: Forwarder | None = None
         self._port = 0
         self._requested_at = 0.0
+        self._may_exist = False
         self._pulling_since: float | None = None
         self._pod: Mapping[str, Any] | None = None
         """The first pod that was seen. Another one is another scheduler."""
@@ -92,12 +93,14 @@ class KubernetesScheduler:
         """Create the DaskCluster, and the Secret with the run's keys."""
         await self._api.open()
         self._requested_at = _now()
+        self._may_exist = True
         try:
             made = await self._api.create("daskclusters", self._cluster)
             self.owner = owner_reference(made)
             secret = keys_secret(self._run, self._credentials, self.owner)
             await self._api.create("secrets", secret)
         except ApiError as error:
+            self._may_exist = self.owner is not None  # else even the first object was refused
             problem = explain_refusal(error, self._api.namespace)
             raise SchedulerStartError(self._run.name, problem) from error
 
@@ -185,7 +188,7 @@ class KubernetesScheduler:
         """Remove the DaskCluster, and with it all that belongs to the run."""
         if self._forwarder is not None:
             self._forwarder.stop()
-        if not self._api.server:  # nothing was ever sent
+        if not self._may_exist:
             return []
         await self._api.settle()
         return await remove_run(self._api, self._run.name, self._close_timeout)
