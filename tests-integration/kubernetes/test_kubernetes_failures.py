@@ -86,7 +86,7 @@ def running(place: str) -> Iterator[Running]:
     """A cluster with a group for each failure, and one without."""
     components = {"fine": {}, **{name: component for name, (component, *_) in FAILURES.items()}}
     options = {name: own for name, (_, own, *_) in FAILURES.items() if own}
-    with kubernetes_clusters.cluster(place, components, **{"components": options}) as running:
+    with kubernetes_clusters.cluster(place, components, {"components": options}) as running:
         running.scale(fine=1)
         yield running
 
@@ -142,7 +142,7 @@ SCHEDULERS: dict[str, tuple[Options, str]] = {
 def test_why_a_scheduler_does_not_start(site: KubernetesSite, namespace: str, fault: str) -> None:
     options, words = SCHEDULERS[fault]
     began = time.monotonic()
-    wanted = spec(namespace, {"fine": {}}, startup_timeout="60s", **options)
+    wanted = spec(namespace, {"fine": {}}, {"startup_timeout": "60s", **options})
     with pytest.raises(SchedulerStartError, match=words):
         get_provider("kubernetes").build_cluster(wanted)
     assert time.monotonic() - began < 60 + SECONDS

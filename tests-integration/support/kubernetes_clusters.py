@@ -25,10 +25,13 @@ SMALL = {
 
 
 def spec(
-    namespace: str, components: Mapping[str, Mapping[str, Any]], **options: Any
+    namespace: str,
+    components: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Any] | None = None,
 ) -> DeploymentSpec:
     """Return the spec of a target with these options."""
-    target = {**SMALL, "namespace": namespace, "image": kubernetes_site.image("worker"), **options}
+    image = kubernetes_site.image("worker")
+    target = {**SMALL, "namespace": namespace, "image": image, **(options or {})}
     document = {
         "version": 1,
         "project": {"name": "tests"},
@@ -40,10 +43,12 @@ def spec(
 
 @contextmanager
 def cluster(
-    namespace: str, components: Mapping[str, Mapping[str, Any]], **options: Any
+    namespace: str,
+    components: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Any] | None = None,
 ) -> Iterator[Running]:
     """Build a cluster whose groups are empty, and close it."""
-    wanted = spec(namespace, components, **options)
+    wanted = spec(namespace, components, options)
     provider = get_provider("kubernetes")
     handle = provider.build_cluster(wanted)
     try:
