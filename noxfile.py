@@ -269,8 +269,10 @@ def integration(session: nox.Session) -> None:
 def systems(session: nox.Session, system: str) -> None:
     """Test one provider on the system that it is for, brought up on this machine."""
     _install_system(session, system)
+    # On Kubernetes, each test has a namespace of its own, and mostly waits.
+    beside = ("--numprocesses=4", "--dist=worksteal") if system == "kubernetes" else ()
     matrices = f"--ignore=tests-integration/{system}/matrices"
-    _pytest(session, f"tests-integration/{system}", matrices)
+    _pytest(session, f"tests-integration/{system}", matrices, *beside)
 
 
 @nox.session(requires=["wheels"], default=False, reuse_venv=False)

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import kubernetes_site
 import pytest
 from kubernetes_site import KubernetesSite
 from slurm_site import wait_until
+
+_stacks = pytest.StashKey[ExitStack]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Provide one cluster for all processes of pytest-xdist, which ``KUBECONFIG`` then names."""
+    parallel = getattr(session.config.option, "numprocesses", None)
+    if not parallel or "PYTEST_XDIST_WORKER" in os.environ or session.config.option.collectonly:
+        return
+    stack = session.config.stash[_stacks] = ExitStack()
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kubernetes-")))
+    with contextlib.suppress(
+        pytest.skip.Exception
+    ):  # each process skips its tests, with the reason
+        stack.enter_context(kubernetes_site.provide(directory, patch))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take it down."""
+    session.config.stash.get(_stacks, ExitStack()).close()
 
 
 @pytest.fixture(scope="session")

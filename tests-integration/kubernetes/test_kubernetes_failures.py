@@ -96,7 +96,7 @@ def tell(running: Running, tag: str, reason: Reason) -> str:
     deadline = time.monotonic() + SECONDS
     while True:
         group, explanation = running.backend.groups[tag], running.backend.explain(tag)[tag]
-        if group.reason is explanation.reason is reason:
+        if explanation.reason is reason:
             return f"{group.detail}\n{explanation}\n{explanation.native}"
         assert time.monotonic() < deadline, (reason, group, explanation)
         time.sleep(0.1)

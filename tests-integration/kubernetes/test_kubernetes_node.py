@@ -83,20 +83,3 @@ def test_what_runs_inside_of_the_cluster_knows_its_services(node: Node) -> None:
     code = "import socket; print(socket.gethostbyname('kubernetes.default'))"
     inside = [*node.enter(inside=True), sys.executable, "-c", code]
     assert subprocess.run(inside, capture_output=True, text=True).stdout == "10.77.0.1\n"
-
-
-def test_the_network_can_be_cut_and_mended(node: Node) -> None:
-    with node.cut():
-        assert not reaches("10.90.0.1", 6443)
-        assert node.names("namespaces", "")
-    assert reaches("10.90.0.1", 6443)
-
-
-def test_the_operator_can_be_stopped_and_goes_on(node: Node, namespace: str) -> None:
-    definition = CLUSTER.format(image=kubernetes_site.image("worker"))
-    with node.stopped_operator():
-        node.kubectl("apply", f"--namespace={namespace}", "--filename=-", given=definition)
-        with pytest.raises(AssertionError):
-            wait_until(lambda: node.get("deployments", namespace), "nobody creates them", 3)
-    wait_until(lambda: node.get("deployments", namespace), "they are created")
-    node.kubectl("delete", "daskcluster", "plain", f"--namespace={namespace}", "--timeout=120s")

@@ -61,6 +61,9 @@ distributed.Scheduler.register_scheduler_plugin = crash
 """,
 }
 
+INSIDE = "SCALABLE_TESTS_INSIDE"
+"""Set for tests that run inside of the cluster's network."""
+
 OURS = "app.kubernetes.io/managed-by=scalable"
 KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
 
@@ -173,7 +176,19 @@ class Node(KubernetesSite):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root / "kubeconfig")
-        self._root = root
+        self.root = root
+
+    def is_up(self) -> bool:
+        """Return whether ``up.sh`` has brought it up."""
+        return (self.root / "client.pid").exists()
+
+    def has(self, images: set[str]) -> bool:
+        """Return whether it has all of these images."""
+        command = ["ctr", "--namespace=k8s.io", "images", "list", "--quiet"]
+        done = subprocess.run(
+            [*self.enter(inside=True), *command], check=True, stdout=subprocess.PIPE, text=True
+        )
+        return images <= {*done.stdout.split()}
 
     def load(self, archive: Path) -> None:
         """Import an image."""
@@ -212,20 +227,22 @@ class Node(KubernetesSite):
 
     def enter(self, *, inside: bool) -> Sequence[str]:
         if inside:
-            mounts = ("--mount", f"--wd={Path.cwd()}")
-            return ("nsenter", "--target", self._pid("node"), "--net", *mounts)
+            if INSIDE in os.environ:
+                return ()
+            namespaces = ("--net", "--mount", "--pid", f"--wd={Path.cwd()}")
+            return ("nsenter", "--target", self._pid("node"), *namespaces)
         return ("nsenter", "--target", self._pid("client"), "--net")
 
     def _nearby(self) -> Sequence[str]:
         return self.enter(inside=True)
 
     def _signal(self, program: str, signal: str) -> None:
-        command = ["kill", f"-{signal}", (self._root / f"{program}.pid").read_text().strip()]
+        command = ["kill", f"-{signal}", (self.root / f"{program}.pid").read_text().strip()]
         node = ["nsenter", "--target", self._pid("node"), "--pid"]
         subprocess.run([*node, *command], check=True)
 
     def _pid(self, name: str) -> str:
-        return (self._root / f"{name}.pid").read_text().strip()
+        return (self.root / f"{name}.pid").read_text().strip()
 
     def _network(self, name: str) -> Path:
         return Path(f"/proc/{self._pid(name)}/ns/net")
@@ -234,6 +251,8 @@ class Node(KubernetesSite):
 @contextlib.contextmanager
 def provide(directory: Path, patch: pytest.MonkeyPatch) -> Iterator[KubernetesSite]:
     """Provide the cluster that ``KUBECONFIG`` names, or one of one node; skip with the reason if there is none.
+
+    A node that was brought up by hand, which ``KUBECONFIG`` then names, stays up.
 
     While it is provided, this thread is outside of the cluster: of it, only the API server is reached.
 
@@ -247,26 +266,38 @@ def provide(directory: Path, patch: pytest.MonkeyPatch) -> Iterator[KubernetesSi
     if kubeconfig := os.environ.get("KUBECONFIG"):
         if shutil.which("kubectl") is None:
             pytest.skip("KUBECONFIG names a cluster, but there is no kubectl")
-        yield KubernetesSite(Path(kubeconfig))
+        node = Node(Path(kubeconfig).parent)
+        if not node.is_up():
+            yield KubernetesSite(Path(kubeconfig))
+            return
+        if INSIDE in os.environ:
+            yield node
+            return
+        load_images(node, directory)
+        with node.outside():
+            yield node
         return
     programs = _call(SCRIPTS / "build.sh")
     patch.setenv("PATH", programs, prepend=os.pathsep)
-    root = directory / "node"
+    node = Node(directory / "node")
     kopf = Path(sysconfig.get_path("scripts"), "kopf")
-    up = subprocess.Popen([SCRIPTS / "up.sh", root, kopf], stdout=subprocess.DEVNULL)
     try:
-        archives = write_images(directory)
-        assert up.wait() == 0, "the node does not come up"
-        node = Node(root)
-        for archive in archives:
-            node.load(archive)
-            archive.unlink()
+        subprocess.run([SCRIPTS / "up.sh", node.root, kopf], stdout=subprocess.DEVNULL, check=True)
+        load_images(node, directory)
         patch.setenv("KUBECONFIG", str(node.kubeconfig))
         with node.outside():
             yield node
     finally:
-        up.wait()
-        subprocess.run([SCRIPTS / "down.sh", root], check=True)
+        subprocess.run([SCRIPTS / "down.sh", node.root], check=True)
+
+
+def load_images(node: Node, directory: Path) -> None:
+    """Import all `IMAGES`, unless they are there."""
+    if node.has({image(kind) for kind in IMAGES}):
+        return
+    for archive in write_images(directory):
+        node.load(archive)
+        archive.unlink()
 
 
 def _has_ended(item: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -59,3 +60,30 @@ def test_two_nodes_at_once_and_nothing_is_left_of_one(site: KubernetesSite, tmp_
     wait_until(lambda: not processes(root), "its processes are gone")
     assert cgroups(ids) == []
     assert site.names("nodes", "") == ["node"]
+
+
+def test_the_network_can_be_cut_and_mended(site: KubernetesSite) -> None:
+    with site.cut(), pytest.raises(OSError, match="timed out"):
+        socket.create_connection(("10.90.0.1", 6443), timeout=2)
+    socket.create_connection(("10.90.0.1", 6443), timeout=10).close()
+
+
+def test_the_operator_can_be_stopped_and_goes_on(site: KubernetesSite, namespace: str) -> None:
+    metadata = {"name": "plain", "namespace": namespace}
+    containers = [{"name": "nothing", "image": "localhost/pause:1"}]
+    ports = [{"name": "tcp-comm", "port": 8786}]
+    definition = {
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskCluster",
+        "metadata": metadata,
+        "spec": {
+            "scheduler": {"spec": {"containers": containers}, "service": {"ports": ports}},
+            "worker": {"replicas": 0, "spec": {"containers": containers}},
+        },
+    }
+    with site.stopped_operator():
+        site.apply(definition)
+        with pytest.raises(AssertionError):
+            wait_until(lambda: site.get("deployments", namespace), "nobody creates any", 3)
+    wait_until(lambda: site.get("deployments", namespace), "they are created")
+    site.kubectl("delete", "daskcluster", "plain", f"--namespace={namespace}", "--timeout=120s")
