@@ -79,8 +79,6 @@ nox.options.sessions = [
     *(f"systems-{HERE}({system})" for system in SYSTEMS if system != "kubernetes"),
     "integration",
     "minimums",
-    # Last, since its programs may still be under construction: see .ci/run.
-    f"systems-{HERE}(kubernetes)",
 ]
 
 
