@@ -151,7 +151,7 @@ def test_a_module_of_the_workflow_replaces_no_installed_one(
         places = client.gather(found)
 
     assert places[:2] == [place("wave"), place("pytest")]
-    assert "modules-" in places[2]
+    assert places[2] == str(workflow)
 
 
 def test_workers_inside_this_process_are_left_alone(archive: ModuleArchive) -> None:
