@@ -546,7 +546,6 @@ class ScalableClient(Client):
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         """Create futures of a graph, once it is known that some worker can run it. All calls come here."""
-        self._update_modules()
         annotations = dask.base.get_annotations()
         if found := annotations_of(expr):
             self._check_annotated(found, kwargs.get("resources"))
@@ -601,7 +600,8 @@ class ScalableClient(Client):
     def _with_tag(
         self, tag: str | None, task: str | None, n: int | None, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the options of a computation that carries a tag."""
+        """Return the options of a computation, which may carry a tag, once workers have the user's modules."""
+        self._update_modules()
         tag = resolve_tag(tag, task, n, self._manifest_tasks)
         if tag is None:
             return options
