@@ -164,9 +164,14 @@ def test_other_directories_that_are_too_large_are_left_out(
 
 def test_calls_in_bursts_look_seldom(workflow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = UserModules(workflow)
-    looks = []
+    looks: list[int] = []
+
+    def look() -> bool:
+        looks.append(1)
+        return False
+
     monkeypatch.setattr(tracking, "BURST", 60.0)
-    monkeypatch.setattr(found, "_is_edited", lambda: bool(looks.append(1)))
+    monkeypatch.setattr(found, "_is_edited", look)
     found.changed()
     found._cost = 60.0
     for _ in range(100):
