@@ -175,6 +175,7 @@ def test_calls_in_bursts_look_seldom(workflow: Path, monkeypatch: pytest.MonkeyP
     found.changed()
     found._cost = 60.0
     for _ in range(100):
+        found.end_call()
         found.changed()
     assert len(looks) == 1
     monkeypatch.setattr(tracking, "BURST", 0.0)

@@ -558,7 +558,10 @@ class ScalableClient(Client):
         anywhere = kwargs.get("allow_other_workers") or annotations.get("allow_other_workers")
         if workers and not callable(workers) and not anywhere:
             self._check_workers(workers, resources)
-        return super()._graph_to_futures(expr, keys, *args, **kwargs)
+        futures = super()._graph_to_futures(expr, keys, *args, **kwargs)
+        if self.modules is not None:
+            self.modules.end_call()
+        return futures
 
     @staticmethod
     def _get_computation_code(stacklevel: int | None = None, nframes: int = 1) -> tuple[Any, ...]:

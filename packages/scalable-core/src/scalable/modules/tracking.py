@@ -41,7 +41,7 @@ __all__ = ["UserModules"]
 BOUNDS = (MAX_BYTES, MAX_FILES)
 
 BURST = 50e-6
-"""Seconds between two calls in which nobody edits a file."""
+"""Seconds from the end of a call to the next one, in which nobody edits a file."""
 
 MANY = 500
 """Files that take about a millisecond to look at."""
@@ -91,6 +91,10 @@ class UserModules:
         changed = self.changed()
         return None if changed is None else update_message(changed)
 
+    def end_call(self) -> None:
+        """Record that a call of the client has ended: from now on, the user may edit a file."""
+        self._last_call = time.perf_counter()
+
     def changed(self) -> ModuleArchive | None:
         """Return the archive if the user's modules are others than at the last call, else None.
 
@@ -102,20 +106,16 @@ class UserModules:
         with self.lock:
             start = time.perf_counter()
             in_burst = start - self._last_call < BURST
-            self._last_call = start
             if (in_burst or len(self._files) > MANY) and (
                 start - self._looked < PAUSE[in_burst] * self._cost
             ):
                 return None
             edited = self._is_edited()
-            self._looked = self._last_call = time.perf_counter()
+            self._looked = time.perf_counter()
             self._cost = self._looked - start
             if not edited and (len(sys.modules) == self._count or not self._has_imported()):
                 return None
-            try:
-                return self._repacked()
-            finally:
-                self._last_call = time.perf_counter()
+            return self._repacked()
 
     def _is_edited(self) -> bool:
         """Return whether a file is not as it was."""
