@@ -1344,7 +1344,7 @@ async def test_the_timeout_without_workers_can_be_turned_off(rig: Rig) -> None:
 async def _idle_since_over_http() -> float:
     routes = {"distributed.scheduler.http.routes": ["distributed.http.scheduler.api"]}
     with dask.config.set(routes):
-        async with Scheduler(  # type: ignore[no-untyped-call]
+        async with Scheduler(
             host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0"
         ) as scheduler:
             setattr(scheduler, "check_idle", lambda: 12.5)  # noqa: B010 - a method, as mypy sees it
