@@ -173,6 +173,15 @@ def test_a_pod_has_ended_with_its_containers() -> None:
     assert has_ended(pod_of({"phase": "Succeeded"}))
     assert not has_ended(pod_of(container(ended("Error", 1))))  # it is started again
     assert not has_ended(pod_of({}, **deleted))
+    # Of a kubelet that has lost sight of the container, as it is for a minute.
+    lost = container(
+        {"waiting": {"reason": "ContainerCreating"}},
+        lastState=ended("ContainerStatusUnknown", 137, "The container could not be located"),
+    )
+    assert has_ended(pod_of({**lost, "phase": "Running"}, **deleted))
+    # Of one that was started again.
+    again = container({"running": {}}, lastState=ended("Error", 1))
+    assert not has_ended(pod_of({**again, "phase": "Running"}, **deleted))
 
 
 def test_the_first_pod_is_the_oldest() -> None:

@@ -195,6 +195,10 @@ class BaseProvider(ABC, Generic[OptionsT]):
         """Return what one worker of a component requires, including defaults of the target."""
         return component_request(component)
 
+    def knows_prices(self, spec: DeploymentSpec) -> bool:
+        """Return whether there are prices for this target; by default, whether the provider has any at all."""
+        return isinstance(self, EstimatesCost)
+
     @abstractmethod
     def _build(self, spec: DeploymentSpec, options: OptionsT) -> ClusterHandle:
         """Build the cluster of a valid `spec`; if this raises, everything that it had created has been removed."""
@@ -207,7 +211,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
         self, spec: DeploymentSpec, options: TargetOptions
     ) -> Iterator[ValidationIssue]:
         limited = options.limits.max_hourly_cost is not None
-        if limited and not isinstance(self, EstimatesCost):
+        if limited and not self.knows_prices(spec):
             yield spec.option_issue(
                 ("limits", "max_hourly_cost"),
                 "E_NOT_SUPPORTED",

@@ -18,6 +18,7 @@ Importing it imports neither a client of Kubernetes nor Dask; validating and pla
 `owned`       what runs have left at a target, and its removal
 `preflight`   the checks of ``scalable check``
 `render`      objects as text
+`costs`       what a plan costs, by the prices that its target names
 `removal`     the removal of a run, with a limit
 `forward`     a port of this machine that leads to one of a pod
 `api`         the only module that talks to the API server

@@ -293,7 +293,11 @@ class KubernetesApi:
             code = error.response.status_code
             if code == httpx.codes.UNAUTHORIZED:
                 await self._renew()  # for the next one, because who is connected tries again
-            raise ApiError(code, f"the API server answers {code}; is pod {pod} there?") from error
+            if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+                text = f"pods/portforward is forbidden in namespace {self.namespace!r}"
+            else:
+                text = f"no port can be forwarded to pod {pod}"
+            raise ApiError(code, f"{text}: the API server answers {code}") from error
 
 
 class PodStream:

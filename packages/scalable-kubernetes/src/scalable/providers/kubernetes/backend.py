@@ -267,8 +267,8 @@ class KubernetesBackend:
         return _unit_state(unit, state)
 
     def _pulls_in_vain(self, unit: Unit, state: PodState) -> bool:
+        # While the kubelet tries again, it says that it creates the container.
         if state.waiting not in PULLING:
-            self._pulling_since.pop(unit.id, None)
             return False
         return _now() - self._pulling_since.setdefault(unit.id, _now()) > PULL_PATIENCE
 
@@ -320,8 +320,8 @@ class KubernetesBackend:
                 self._members[self._units[unit.id][1]].discard(unit.id)
         empty = [name for name, members in self._members.items() if not members]
         await asyncio.gather(*(self._api.delete("daskworkergroups", name) for name in empty))
-        for name in empty:
-            del self._members[name]
+        for name in empty:  # another call may have done so meanwhile
+            self._members.pop(name, None)
 
     # -- Describe
 

@@ -10,8 +10,6 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Protocol
 
-from scalable.errors import describe_error
-
 __all__ = ["Forwarder", "Stream"]
 
 logger = logging.getLogger("scalable.providers.kubernetes")
@@ -48,6 +46,11 @@ class Forwarder:
         Opens a stream to the pod, on the thread's event loop; called for each connection.
     on_end : callable, optional
         Coroutine function that closes what the streams stood on, called last on that loop.
+
+    Attributes
+    ----------
+    last_error : BaseException or None
+        Why the most recent connection has ended, if that was an error.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Forwarder:
     ) -> None:
         self._open_stream = open_stream
         self._on_end = on_end
+        self.last_error: BaseException | None = None
         self._reported = ""
         self._port: Future[int] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -106,12 +110,14 @@ class Forwarder:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with self._open_stream() as stream:
+                self.last_error = None
                 await _join(reader, writer, stream)
         except asyncio.CancelledError:
             # By `_serve`, at the end. A task that is cancelled would be reported as an error (asyncio.streams of 3.11).
             pass
         except Exception as error:  # noqa: BLE001 - whoever is connected sees the end of the connection
-            self._report(_cause(error))
+            self.last_error = _first(error)
+            self._report(str(self.last_error) or type(self.last_error).__name__)
         finally:
             writer.transport.abort()
 
@@ -163,8 +169,8 @@ async def _download(stream: Stream, writer: asyncio.StreamWriter) -> None:
                 return
 
 
-def _cause(error: BaseException) -> str:
-    """Return an error in one line; of a group, its first."""
+def _first(error: BaseException) -> BaseException:
+    """Return an error, or the first one of a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return describe_error(error) if str(error) else type(error).__name__
+    return error

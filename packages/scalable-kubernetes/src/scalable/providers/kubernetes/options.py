@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,7 +21,7 @@ from scalable.providers.options import (
     WorkerEnvironment,
 )
 
-__all__ = ["Amounts", "KubernetesOptions", "Resources", "Toleration", "WorkerOptions"]
+__all__ = ["Amounts", "KubernetesOptions", "Prices", "Resources", "Toleration", "WorkerOptions"]
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
 Label = Annotated[
@@ -134,6 +136,22 @@ class Toleration(FrozenModel):
         return found
 
 
+class Prices(FrozenModel):
+    """What a cluster's resources cost, where somebody knows it. What has no price is unknown, not free."""
+
+    cpu_hour: Annotated[Decimal, Field(gt=0)] | None = Field(
+        default=None, description="Price of one requested core for one hour."
+    )
+    gb_hour: Annotated[Decimal, Field(gt=0)] | None = Field(
+        default=None, description="Price of one requested GB (10^9 bytes) of memory for one hour."
+    )
+    currency: Annotated[str, Matching("[A-Z]{3}", "a currency such as USD")] = Field(
+        default="USD", description="Currency of the prices."
+    )
+    as_of: date = Field(description="Day of the prices, such as 2026-11-01.")
+    source: OneLine = Field(description="Where the prices are from.")
+
+
 class WorkerOptions(FrozenModel):
     """Options of workers, for a whole target or for single components of it."""
 
@@ -191,6 +209,10 @@ class KubernetesOptions(WorkerOptions, RemoteTargetOptions):
     ] = Field(
         default="/tmp",  # noqa: S108 - of a container that nobody else uses
         description="Directory in the container for what does not fit into a worker's memory.",
+    )
+    prices: Prices | None = Field(
+        default=None,
+        description="Prices, from which `scalable plan` estimates costs. Unknown by default.",
     )
     scheduler_cpu: Millicores = Field(default=1000, description="Cores of Dask's scheduler.")
     scheduler_memory: Memory = Field(default=2 * 2**30, description="Memory of Dask's scheduler.")

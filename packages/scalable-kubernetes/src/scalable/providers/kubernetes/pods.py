@@ -102,12 +102,15 @@ def has_ended(pod: Mapping[str, Any]) -> bool:
     if status.get("phase") in ("Succeeded", "Failed"):
         return True
     containers = status.get("containerStatuses", [])
+    # In a pod that was deleted, nothing is started any more. The kubelet may keep it for a minute although it finds no
+    # container of it; that is then said to wait, and to have ended before.
     deleted = "deletionTimestamp" in pod["metadata"]
-    return (
-        deleted
-        and all("terminated" in each.get("state", {}) for each in containers)
-        and bool(containers)
-    )
+    return bool(deleted and containers) and all(map(_has_stopped, containers))
+
+
+def _has_stopped(container: Mapping[str, Any]) -> bool:
+    state, last = container.get("state", {}), container.get("lastState", {})
+    return "terminated" in state or ("running" not in state and "terminated" in last)
 
 
 def pod_state(pod: Mapping[str, Any], container: str) -> PodState:

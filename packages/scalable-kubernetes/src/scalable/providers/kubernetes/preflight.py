@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scalable.providers.kubernetes.options import KubernetesOptions
     from scalable.providers.kubernetes.request import WorkerRequest
 
-__all__ = ["PERMISSIONS", "preflight", "wanted_amounts"]
+__all__ = ["PERMISSIONS", "over_quota", "preflight", "wanted_amounts"]
 
 _DASK = "kubernetes.dask.org"
 
@@ -189,7 +189,7 @@ async def _check_quotas(api: KubernetesApi, options: KubernetesOptions, plan: Pl
     if not quotas:
         return CheckResult("quota", True, "the namespace has none")
     wanted = wanted_amounts(options, plan)
-    problems = [problem for quota in quotas for problem in _over_quota(quota, wanted)]
+    problems = [problem for quota in quotas for problem in over_quota(quota, wanted)]
     if problems:
         remedy = "start fewer or smaller workers, or ask for a larger quota"
         return CheckResult("quota", False, "; ".join(problems), remedy)
@@ -214,7 +214,8 @@ def wanted_amounts(options: KubernetesOptions, plan: Plan) -> dict[str, Decimal]
     return wanted
 
 
-def _over_quota(quota: Mapping[str, Any], wanted: Mapping[str, Decimal]) -> Iterable[str]:
+def over_quota(quota: Mapping[str, Any], wanted: Mapping[str, Decimal]) -> Iterable[str]:
+    """Yield what is wanted beyond what a quota leaves, in words."""
     status = quota.get("status", {})
     for name, hard in status.get("hard", {}).items():
         left = parse_quantity(hard) - parse_quantity(status.get("used", {}).get(name, "0"))

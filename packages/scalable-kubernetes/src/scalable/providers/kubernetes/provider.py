@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from scalable.cluster.port import Leftover
+from scalable.costing import CostEstimate
 from scalable.errors import did_you_mean
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
@@ -32,6 +33,7 @@ from scalable.providers.common import (
     find_name_clashes,
     group_specs,
 )
+from scalable.providers.kubernetes.costs import estimate
 from scalable.providers.kubernetes.mounts import volume
 from scalable.providers.kubernetes.names import run_prefix
 from scalable.providers.kubernetes.objects import Run, dask_cluster, keys_secret, worker_group
@@ -82,6 +84,20 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
             cpus=explicit_or_default(component, "cpus", cpus),
             memory=explicit_or_default(component, "memory", requests.memory or limits.memory),
         )
+
+    def knows_prices(self, spec: DeploymentSpec) -> bool:
+        """Return whether the target names prices."""
+        return spec.target.options.get("prices") is not None
+
+    def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
+        """Return what the plan costs by the prices that the target names; None where it names none."""
+        options = self.parse_options(spec)
+        # The image is no part of what is paid for.
+        requests = {
+            tag: worker_request(component, options, "")
+            for tag, component in spec.components.items()
+        }
+        return estimate(options, requests, plan.workers_by_tag)
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
         """Check whether a start would work: API server, operator, namespace, permissions, quotas, and what is named."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scalable.cluster.host import SchedulerState
 from scalable.cluster.port import Explanation, Leftover, Phase, Reason
 from scalable.errors import SchedulerStartError
-from scalable.providers.kubernetes.api import ApiError, KubernetesApi
+from scalable.providers.kubernetes.api import ApiError, ApiUnreachableError, KubernetesApi
 from scalable.providers.kubernetes.forward import Forwarder
 from scalable.providers.kubernetes.names import (
     DASK_COMPONENT,
@@ -42,6 +42,9 @@ OPERATOR_PATIENCE = 15.0
 
 PULL_PATIENCE = 30.0
 """Seconds for which the kubelet may try to pull an image in vain."""
+
+FORBIDDEN = (401, 403)
+"""Answers of an API server that does not allow a request."""
 
 _CONNECT_TIMEOUT = 3.0
 """Seconds in which a service is reached directly by whoever is in the cluster."""
@@ -83,6 +86,7 @@ class KubernetesScheduler:
         self._port = 0
         self._requested_at = 0.0
         self._may_exist = False
+        self._was_reached = False
         self._pulling_since: float | None = None
         self._pod: Mapping[str, Any] | None = None
         """The first pod that was seen. Another one is another scheduler."""
@@ -108,6 +112,7 @@ class KubernetesScheduler:
         """Return the address of the scheduler, directly or through a port that is forwarded to its pod."""
         direct = f"{scheduler_name(self._run.name)}.{self._api.namespace}.svc"
         if "KUBERNETES_SERVICE_HOST" in os.environ and await _reaches(direct, PORT):
+            self._was_reached = True
             return f"tls://{direct}:{PORT}"
         if self._forwarder is None:
             api = self._api.for_another_loop()
@@ -123,12 +128,29 @@ class KubernetesScheduler:
             raise ConnectionError("the scheduler's pod is not known")
         await api.open()
         async with api.stream(self._pod["metadata"]["name"], PORT) as stream:
+            self._was_reached = True
             yield stream
 
     # -- State
 
     async def state(self) -> SchedulerState:
         """Return the state of the scheduler's pod, or why there is none."""
+        refusal = None if self._was_reached else self._refusal_to_connect()
+        if refusal is None:
+            try:
+                return await self._state()
+            except ApiError as error:
+                if self._was_reached or error.code not in FORBIDDEN:
+                    raise
+                refusal = error
+        return SchedulerState(Phase.GONE, explain_refusal(refusal, self._api.namespace))
+
+    def _refusal_to_connect(self) -> ApiError | None:
+        """Return why no port may be forwarded, if that is so."""
+        error = self._forwarder and self._forwarder.last_error
+        return error if isinstance(error, ApiError) and error.code in FORBIDDEN else None
+
+    async def _state(self) -> SchedulerState:
         mine = selector({RUN: self._run.name, DASK_COMPONENT: "scheduler"})
         pod = first_pod(await self._api.list("pods", mine))
         if self._pod is None:
@@ -151,8 +173,8 @@ class KubernetesScheduler:
         return SchedulerState(Phase.PENDING, Explanation(state.reason, state.detail))
 
     def _pulls_in_vain(self, state: PodState) -> bool:
+        # While the kubelet tries again, it says that it creates the container.
         if state.waiting not in PULLING:
-            self._pulling_since = None
             return False
         if self._pulling_since is None:
             self._pulling_since = _now()
@@ -191,6 +213,8 @@ class KubernetesScheduler:
         if not self._may_exist:
             return []
         await self._api.settle()
+        with suppress(ApiError, ApiUnreachableError):  # also where nothing may be listed
+            await self._api.delete("daskclusters", self._run.name)
         return await remove_run(self._api, self._run.name, self._close_timeout)
 
     async def remove(self) -> Sequence[Leftover]:
