@@ -22,6 +22,7 @@ from scalable.client.requirements import (
     resolve_tag,
     resources_for_tag,
 )
+from scalable.client.results import ReceivedResults
 from scalable.client.waits import describe_wait
 from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
@@ -30,11 +31,18 @@ from scalable.cluster.dask_internals import (
     defer_unpickling,
     executor_of,
     fail_futures,
+    has_own_deserializers,
     is_coroutine_function,
     keep_annotations,
     retrieve_gather_exceptions,
+    take_from_gather,
 )
-from scalable.cluster.plugin import TABLE_TOPIC, FileNames
+from scalable.cluster.plugin import (
+    RESULT_MESSAGE,
+    TABLE_TOPIC,
+    FileNames,
+    send_at_once,
+)
 from scalable.errors import (
     ClusterClosedError,
     MissingKeysError,
@@ -112,9 +120,11 @@ class ScalableClient(Client):
         self._gathering: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._file_names = FileNames()
         self._lost: SchedulerLostError | None = None
+        self._results = ReceivedResults()
         super().__init__(address, *args, **kwargs)
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
+        self._stream_handlers[RESULT_MESSAGE] = self._handle_result
         started = await super()._start(*args, **kwargs)
         self._file_names.keep()
         # The scheduler publishes the group table as events; a plain Dask cluster has none of them.
@@ -140,6 +150,18 @@ class ScalableClient(Client):
             fail_futures(self, error)
             await self._close(fast=True)
 
+    async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
+        await super()._ensure_connected(*args, **kwargs)
+        if self.scheduler_comm is not None:
+            send_at_once(self.scheduler_comm)
+        if self._slots:  # it is connected again
+            self._receive_results()
+
+    def _receive_results(self) -> None:
+        """Ask the scheduler to send small results with the messages that their tasks have finished."""
+        if not has_own_deserializers(self):
+            self._send_to_scheduler({"op": "scalable-receive-results"})
+
     async def _reconnect(self) -> None:
         # Dask cancels all futures at once, and names no reason. The cluster finds it out.
         if isinstance(self.cluster, GroupedCluster):
@@ -164,9 +186,10 @@ class ScalableClient(Client):
         self._file_names.release()
         retrieve_gather_exceptions()
         await super()._close(*args, **kwargs)
+        self._results.clear()
 
     async def _fetch_table(self) -> None:
-        self._slots = await self._fetch_last(TABLE_TOPIC)
+        self._set_slots(await self._fetch_last(TABLE_TOPIC))
 
     async def _fetch_last(self, topic: str) -> dict[str, Any]:
         """Return what was published last under a topic."""
@@ -175,7 +198,12 @@ class ScalableClient(Client):
         return found
 
     def _update_slots(self, event: tuple[float, dict[str, int]]) -> None:
-        _, self._slots = event
+        self._set_slots(event[1])
+
+    def _set_slots(self, slots: Mapping[str, int]) -> None:
+        is_first, self._slots = not self._slots, slots
+        if is_first and slots:  # a plain Dask cluster has none
+            self._receive_results()
 
     def submit(
         self,
@@ -565,6 +593,34 @@ class ScalableClient(Client):
             self._gathering.add(task)
             task.add_done_callback(_retrieve_gather_exceptions)
         return gathering
+
+    def _handle_key_in_memory(self, key: Any = None, **message: Any) -> None:
+        """Record that a task has finished. Perhaps it ran again, so that an earlier result is not this one."""
+        self._results.discard(key)
+        super()._handle_key_in_memory(key=key, **message)
+
+    def _handle_result(self, key: Any, result: bytes) -> None:
+        """Keep a small result, which follows the message that its task has finished."""
+        if key in self.futures:
+            self._results.add(key, result)
+
+    def _release_key(self, key: Any) -> None:
+        self._results.discard(key)
+        super()._release_key(key)
+
+    def _handle_restart(self) -> None:
+        self._results.clear()
+        super()._handle_restart()
+
+    async def _gather_remote(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Gather what has not come already."""
+        here, is_all = take_from_gather(self, self._results.take)
+        response: dict[str, Any] = {"status": "OK", "data": {}}
+        if not is_all:
+            response = await super()._gather_remote(*args, **kwargs)
+        if response["status"] == "OK":
+            response["data"] |= here
+        return response
 
     # -- What a call requires
 
