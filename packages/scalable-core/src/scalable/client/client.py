@@ -35,13 +35,14 @@ from scalable.cluster.dask_internals import (
     is_coroutine_function,
     keep_annotations,
     retrieve_gather_exceptions,
+    send_with_next,
     take_from_gather,
 )
 from scalable.cluster.plugin import (
     RESULT_MESSAGE,
     TABLE_TOPIC,
     FileNames,
-    send_at_once,
+    send_sooner,
 )
 from scalable.errors import (
     ClusterClosedError,
@@ -59,6 +60,9 @@ __all__ = ["ScalableClient"]
 
 TASKS_TOPIC = "scalable-tasks"
 """Dask event topic on which a client publishes the component of each manifest task, for clients inside of tasks."""
+
+RELEASE_DELAY = 0.01
+"""Seconds that a message may wait for the next one, if it says only that results are no longer needed. As in Dask."""
 
 _MESSAGES_OF_THE_END = {
     "client-releases-keys",
@@ -153,7 +157,7 @@ class ScalableClient(Client):
     async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
         await super()._ensure_connected(*args, **kwargs)
         if self.scheduler_comm is not None:
-            send_at_once(self.scheduler_comm)
+            send_sooner(self.scheduler_comm)
         if self._slots:  # it is connected again
             self._receive_results()
 
@@ -181,6 +185,13 @@ class ScalableClient(Client):
             super()._send_to_scheduler(msg)
         elif msg["op"] not in _MESSAGES_OF_THE_END:
             raise copy(self._lost)
+
+    def _send_to_scheduler_safe(self, msg: dict[str, Any]) -> None:
+        # Calls one after the other release a result and submit the next task. Nobody waits for the release.
+        if msg["op"] == "client-releases-keys" and self.status == "running":
+            send_with_next(self, msg, RELEASE_DELAY)
+        else:
+            super()._send_to_scheduler_safe(msg)
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         self._file_names.release()

@@ -37,6 +37,7 @@ __all__ = [
     "keep_annotations",
     "pickle_object",
     "retrieve_gather_exceptions",
+    "send_with_next",
     "take_from_gather",
 ]
 
@@ -80,6 +81,14 @@ def fail_futures(client: Client, error: Exception) -> None:
 def has_own_deserializers(client: Client) -> bool:
     """Return whether a client was told how to read what it receives."""
     return client._deserializers is not None
+
+
+def send_with_next(client: Client, message: dict[str, Any], seconds: float) -> None:
+    """Let a client send a message to the scheduler in one batch with its next one, or after so many seconds."""
+    batched = client.scheduler_comm
+    if not batched.buffer:
+        client.loop.call_later(seconds, batched.waker.set)
+    batched.buffer.append(message)
 
 
 def take_from_gather(

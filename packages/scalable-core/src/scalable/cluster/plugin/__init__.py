@@ -33,7 +33,7 @@ In reading order:
 """
 
 from scalable.cluster.plugin.admission import describe_version_mismatch
-from scalable.cluster.plugin.dask_internals import send_at_once
+from scalable.cluster.plugin.dask_internals import send_sooner
 from scalable.cluster.plugin.filenames import FileNames, kept_file_names
 from scalable.cluster.plugin.results import RESULT_MESSAGE
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin
@@ -47,5 +47,5 @@ __all__ = [
     "GroupsWorkerPlugin",
     "describe_version_mismatch",
     "kept_file_names",
-    "send_at_once",
+    "send_sooner",
 ]

@@ -35,6 +35,7 @@ __all__ = [
     "Hold",
     "Stealing",
     "actor_failure",
+    "adjust_batches",
     "barrier_of_shuffle",
     "cancel_all",
     "close_connection",
@@ -64,7 +65,7 @@ __all__ = [
     "runs_alone",
     "runs_here",
     "seconds_alone",
-    "send_at_once",
+    "send_sooner",
     "send_to_clients",
     "send_worker_status",
     "set_scheduler_side_status",
@@ -80,8 +81,8 @@ __all__ = [
 ]
 
 
-BATCH_INTERVAL = 0.001
-"""Seconds between two batches of messages on one connection, where Dask has 0.002 to 0.01."""
+BATCH_INTERVAL = 0.002
+"""Seconds between two batches of messages on one connection, as from Dask's workers and to its clients."""
 
 
 def _stimulus_id() -> str:
@@ -142,12 +143,18 @@ def lift_worker_send_timeout(worker: Worker) -> None:
     lift_send_timeout(worker.batched_stream.comm)
 
 
-def send_at_once(batched: Any) -> None:
-    """Let a connection for batches send a message at once, where Dask lets it wait for others for some milliseconds.
-
-    Messages that come while the event loop is busy still go in one batch.
-    """
+def send_sooner(batched: Any) -> None:
+    """Let a connection send its next batch of messages after 2 ms, where Dask waits for 5 or 10 ms."""
     batched.interval = BATCH_INTERVAL
+
+
+def adjust_batches(worker: Worker) -> None:
+    """Let a worker send messages to the scheduler at once, or in batches while it has more tasks to run.
+
+    Nobody may have anything to do but wait for the only task, whose start has been sent just before its end.
+    """
+    has_more = worker.state.ready or worker.state.constrained
+    worker.batched_stream.interval = BATCH_INTERVAL if has_more else 0.0
 
 
 async def remove_worker(scheduler: Scheduler, ws: WorkerState) -> None:
@@ -215,9 +222,7 @@ def runs_here(scheduler: Scheduler, key: Any, address: str, run_id: int) -> bool
     return ts.run_id == run_id
 
 
-def send_to_clients(
-    scheduler: Scheduler, clients: Iterable[str], message: dict[str, Any]
-) -> None:
+def send_to_clients(scheduler: Scheduler, clients: Iterable[str], message: dict[str, Any]) -> None:
     """Send a message to some clients, after what has been sent to them before."""
     scheduler.send_all({client: [message] for client in clients}, {})
 

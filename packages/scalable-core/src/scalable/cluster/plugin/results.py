@@ -15,9 +15,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.plugin.dask_internals import (
+    adjust_batches,
     replace_batched_send,
     runs_here,
-    send_at_once,
     send_to_clients,
 )
 
@@ -91,7 +91,6 @@ class SmallResults:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._dask_send = replace_batched_send(worker, self.send)
-        send_at_once(worker.batched_stream)
 
     def close(self) -> None:
         """Let the worker send its messages as before."""
@@ -104,6 +103,7 @@ class SmallResults:
             value = self._worker.data.get(message["key"], self)
             if (packed := pack_small_result(value)) is not None:
                 message[_FIELD] = packed
+        adjust_batches(self._worker)
         self._dask_send(message)
 
 
@@ -118,14 +118,18 @@ class ResultForwarding:
     def add_client(self, client: str) -> None:
         """From now on, send results to this client with the messages that their tasks have finished."""
         self._clients.add(client)
-        send_at_once(self._scheduler.client_comms[client])
 
     def remove_client(self, client: str) -> None:
         """Forget a client."""
         self._clients.discard(client)
 
     def handle_task_finished(
-        self, key: Any, worker: str, run_id: int, scalable_result: bytes | None = None, **message: Any
+        self,
+        key: Any,
+        worker: str,
+        run_id: int,
+        scalable_result: bytes | None = None,
+        **message: Any,
     ) -> None:
         """Let Dask record that a task has finished, and pass its result on."""
         is_news = scalable_result is not None and runs_here(self._scheduler, key, worker, run_id)
@@ -133,7 +137,9 @@ class ResultForwarding:
         ts = self._scheduler.tasks.get(key)
         if not is_news or ts is None or ts.state != "memory":
             return
-        clients = [each.client_key for each in ts.who_wants or () if each.client_key in self._clients]
+        clients = [
+            each.client_key for each in ts.who_wants or () if each.client_key in self._clients
+        ]
         # After Dask's own message, in one batch with it: a client drops an earlier result when that comes.
         send_to_clients(
             self._scheduler,

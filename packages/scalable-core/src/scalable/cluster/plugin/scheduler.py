@@ -12,7 +12,7 @@ from tornado.ioloop import PeriodicCallback
 from scalable.cluster.plugin.admission import Admission
 from scalable.cluster.plugin.dask_internals import (
     cancel_all,
-    send_at_once,
+    send_sooner,
     tasks_of_dead_worker,
 )
 from scalable.cluster.plugin.deaths import Deaths
@@ -149,7 +149,7 @@ class GroupsPlugin(SchedulerPlugin):
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Record when a worker joined, and its state, which the scheduler drops once the worker is gone."""
         self.members[worker] = scheduler.workers[worker], time()
-        send_at_once(scheduler.stream_comms[worker])
+        send_sooner(scheduler.stream_comms[worker])
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
