@@ -75,6 +75,19 @@ def test_every_issue_code_is_documented() -> None:
     assert {code for code in documented if CODE.fullmatch(code)} == used
 
 
+def test_each_promise_of_dask_that_is_documented_is_tested() -> None:
+    """A test's name is the sentence of the page."""
+    tested = {
+        node.name.removeprefix("test_").replace("_", " ")
+        for source in ROOT.glob("packages/scalable-core/tests/client/promises/test_*.py")
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+    page = (ROOT / "docs/promises.md").read_text(encoding="utf-8")
+    documented = [match[1].lower() for match in re.finditer(r"^\* (.*)\.$", page, re.MULTILINE)]
+    assert sorted(documented) == sorted(tested)
+
+
 def test_links_between_pages_exist() -> None:
     # Sphinx checks only the links in docs/.
     broken = [

@@ -186,7 +186,10 @@ def actor_class() -> Callable[[], Any]:
     return Actor
 
 
-@pytest.mark.parametrize("text", ["SystemExit: 0", "KeyboardInterrupt", "a handle", "no licence"])
+@pytest.mark.parametrize(
+    "text",
+    ["SystemExit: 0", "KeyboardInterrupt", "StopIteration: 3", "a handle", "no licence"],
+)
 def test_methods_of_actors_fail_as_tasks_do(client: ScalableClient, text: str) -> None:
     before = run(client, worker_address)
     number = [text for _, text in ERRORS].index(text)

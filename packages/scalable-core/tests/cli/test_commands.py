@@ -246,6 +246,18 @@ def test_targets_that_are_not_selected_are_checked_too(cli: Cli, project: Path) 
     assert selected["ok"]
 
 
+def test_a_provider_that_is_not_installed_is_named_once(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "scalable.yaml").write_text(OTHERS)
+    monkeypatch.setenv("SCALABLE_TARGET", "missing")  # so that the others are checked, too
+
+    issues = json.loads(cli("validate", "--json").stdout)["issues"]
+
+    found = [issue["code"] for issue in issues if issue["path"] == "targets.missing.provider"]
+    assert found == ["E_UNKNOWN_PROVIDER"]
+
+
 BAD = {
     "a missing file": None,
     "an empty file": b"",

@@ -7,7 +7,10 @@ from typing import Any
 import dask
 import dask.array as da
 import dask.bag as db
+import dask.dataframe as dd
+import pandas as pd
 import pytest
+import xarray as xr
 from dask.base import annotate, compute, persist
 from dask.delayed import delayed as delayed_object
 from distributed import SchedulerPlugin, get_worker, wait
@@ -159,12 +162,18 @@ def test_a_shuffle_uses_the_running_workers_of_its_group_only(
 
 
 def test_dataframes(client: ScalableClient, places: Places) -> None:
-    pd = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    dd = pytest.importorskip("dask.dataframe")
     frame = dd.from_pandas(pd.DataFrame({"x": [i % 3 for i in range(30)], "y": range(30)}), 5)
     shuffled = frame.shuffle("x", shuffle_method="p2p")
     merged = frame.merge(frame, on="x", shuffle_method="p2p")
-    assert client.compute(shuffled.y.sum(), tag="gcam-7").result(timeout=30) == 435
+    assert client.compute(shuffled.y.sum(), tag="gcam-7").result(timeout=60) == 435
     assert len(merged.compute(tag="gcam-7")) == 300
+    assert {*places.seen} == {"gcam-7"}
+
+
+def test_xarray_datasets(client: ScalableClient, places: Places) -> None:
+    values = xr.DataArray(da.ones((4, 6), chunks=2), dims=("year", "region"))
+    yearly = xr.Dataset({"warming": values, "twice": 2 * values}).sum("region")
+    assert yearly.twice.compute(tag="gcam-7").values.tolist() == [12, 12, 12, 12]
+    kept = client.persist(yearly, tag="gcam-7")
+    assert client.compute(kept.warming, tag="gcam-7").result(timeout=60).values.tolist() == [6] * 4
     assert {*places.seen} == {"gcam-7"}

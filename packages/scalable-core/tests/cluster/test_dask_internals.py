@@ -87,6 +87,7 @@ from scalable.cluster.dask_internals import (
 from scalable.cluster.plugin.dask_internals import (
     Hold,
     Stealing,
+    actor_executor,
     actor_failure,
     adjust_batches,
     cancel_all,
@@ -1898,6 +1899,7 @@ async def test_a_worker_has_its_executors_by_name(rig: Rig) -> None:
     """`Worker.executors`: by the name in a task's annotations; threads unless it says otherwise."""
     worker = await rig.add()
     assert "ThreadPoolExecutor" in str(type(worker.executors["default"]))
+    assert "ThreadPoolExecutor" in str(type(actor_executor(worker)))
 
 
 def test_frames_are_left_out_by_the_name_of_their_file() -> None:

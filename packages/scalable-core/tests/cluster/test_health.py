@@ -53,11 +53,11 @@ def test_time_in_which_this_process_did_not_run_proves_nothing() -> None:
 
 def test_a_port_that_refuses_connections_for_long_has_no_scheduler() -> None:
     scheduler = health()
-    scheduler.record_error(refused(), 10)
-    scheduler.record_error(refused(), 10 + REFUSED_TIMEOUT - 1)
+    scheduler.record_error(refused(), 0, 10)
+    scheduler.record_error(refused(), 11, REFUSED_TIMEOUT - 1)
     assert scheduler.update(9) is LinkState.UP
-    scheduler.record_error(refused(), 10 + REFUSED_TIMEOUT)
-    assert scheduler.update(10 + REFUSED_TIMEOUT) is LinkState.LOST
+    scheduler.record_error(refused(), 11, REFUSED_TIMEOUT)
+    assert scheduler.update(REFUSED_TIMEOUT) is LinkState.LOST
     assert scheduler.explanation.reason is Reason.EXITED
     assert "nothing listens" in scheduler.explanation.summary
 
@@ -65,12 +65,12 @@ def test_a_port_that_refuses_connections_for_long_has_no_scheduler() -> None:
 @pytest.mark.parametrize("other", [OSError("no route to host"), TimeoutError(), None])
 def test_refusals_with_something_else_between_prove_nothing(other: OSError | None) -> None:
     scheduler = health()
-    scheduler.record_error(refused(), 0)
+    scheduler.record_error(refused(), 0, 0)
     if other is None:
         scheduler.record_answer()
     else:
-        scheduler.record_error(other, 10)
-    scheduler.record_error(refused(), REFUSED_TIMEOUT + 5)
+        scheduler.record_error(other, 10, 10)
+    scheduler.record_error(refused(), REFUSED_TIMEOUT + 5, REFUSED_TIMEOUT + 5)
     assert scheduler.update(1) is LinkState.UP
 
 

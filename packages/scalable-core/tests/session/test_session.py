@@ -10,11 +10,14 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from distributed import LocalCluster
 
 from scalable.errors import (
     GroupFailedError,
+    IncompleteClusterError,
     LeftoverError,
     LimitExceededError,
     ManifestError,
@@ -23,6 +26,9 @@ from scalable.errors import (
     UnknownTagError,
     ValidationFailedError,
 )
+from scalable.manifest.validate import ValidationReport
+from scalable.providers.base import DeploymentSpec, ScalePlan
+from scalable.providers.registry import register_provider
 from scalable.session import ScalableSession, set_current_session
 
 Eventually = Callable[[Callable[[], bool]], bool]
@@ -276,6 +282,39 @@ def test_a_group_that_fails_ends_the_start_and_everything_with_it(
 
     assert repr(session) == "<ScalableSession on 'demo', closed>"
     assert eventually(lambda: threads() <= before)
+
+
+class PlainProvider:
+    """A provider of a third party, whose cluster is one of Dask's."""
+
+    api_version = 1
+    name = "plain"
+    closed = False
+
+    def validate(self, spec: DeploymentSpec) -> ValidationReport:
+        return ValidationReport()
+
+    def build_cluster(self, spec: DeploymentSpec) -> Any:
+        return LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+
+    def scale(self, cluster: Any, plan: ScalePlan) -> None:
+        raise AssertionError("a cluster without groups was scaled")
+
+    def close(self, cluster: Any) -> None:
+        PlainProvider.closed = True
+        cluster.close()
+
+
+def test_a_provider_that_builds_a_plain_dask_cluster_is_told_what_it_lacks(project: Path) -> None:
+    register_provider("plain", PlainProvider)
+    text = "version: 1\nproject: {name: test}\ntargets: {there: {provider: plain}}\n"
+    (project / "scalable.yaml").write_text(f"{text}components: {{fair: {{}}}}\n")
+
+    with pytest.raises(IncompleteClusterError, match=r"LocalCluster.*scale_groups") as caught:
+        ScalableSession.from_yaml().start()
+
+    assert "wait_for_group" in caught.value.missing
+    assert PlainProvider.closed
 
 
 def test_a_leftover_is_an_error_of_close(project: Path) -> None:

@@ -72,13 +72,13 @@ class SchedulerHealth:
             self.state, self.silence = LinkState.UP, 0.0
             self._error = self._refused_since = self._host_says = None
 
-    def record_error(self, error: BaseException, now: float) -> None:
-        """Record that a call has failed."""
+    def record_error(self, error: BaseException, began: float, now: float) -> None:
+        """Record that a call has failed, which began to try at one time and gave up at another."""
         self._error = error
         if not is_refused(error):
             self._refused_since = None
         elif self._refused_since is None:
-            self._refused_since = now
+            self._refused_since = began
         elif now - self._refused_since >= REFUSED_TIMEOUT:
             summary = "nothing listens at its address any more"
             self._lose(Explanation(Reason.EXITED, summary, describe_error(error)))

@@ -77,6 +77,7 @@ class SchedulerCalls:
         self._sending = asyncio.Lock()
         self._failed_reports = 0
         self._retry_at = self._probe_at = -float("inf")
+        self._report_began = 0.0
         self._identity = ""
         self._logged = LinkState.UP
         self._up_since = 0.0
@@ -113,6 +114,8 @@ class SchedulerCalls:
         """Return a new report; None where there is none yet, or the scheduler is lost."""
         report: Report | None = None
         if "report" in self._calls or self._clock() >= self._retry_at:
+            if "report" not in self._calls:
+                self._report_began = self._clock()
             answered, answer = await self._call("report", self.link.report)
             if answered:
                 report = answer
@@ -130,7 +133,7 @@ class SchedulerCalls:
         now = self._clock()
         self._retry_at = now + min(0.5 * 2.0 ** min(self._failed_reports, 10), MAX_RETRY_DELAY)
         self._failed_reports += 1
-        self._health.record_error(error, now)
+        self._health.record_error(error, self._report_began, now)
 
     def _update(self) -> None:
         """Bring the link's state up to date, and log each change of it once."""

@@ -450,6 +450,11 @@ def task_failure(key: Any, run: int, error: Exception, cause: BaseException) -> 
     return failure
 
 
+def actor_executor(worker: Worker) -> Any:
+    """Return the executor that calls methods of actors."""
+    return worker.executors["actor"]
+
+
 def actor_failure(error: Exception) -> dict[str, Any]:
     """Return what `Worker.actor_execute` returns for a call that has raised `error`."""
     return {"status": "error", "exception": to_serialize(error)}

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalable.cluster.plugin.dask_internals import (
+    actor_executor,
     actor_failure,
     drop_unusable_traceback,
     hide_from_tracebacks,
@@ -72,6 +73,8 @@ class Isolation:
         self.is_forking = functools.partial(_is_forking, self._threads, self._owns_process)
         self._dask_execute = replace_execute(worker, self.execute)
         hide_from_tracebacks(_IsolatedTask.__call__)
+        self._actor_thread = actor_executor(worker)
+        self._actor_thread.submit = functools.partial(self._actor_thread.submit, _call)
         self._handlers = {op: worker.handlers[op] for op in _HANDLERS}
         for op, fail in _HANDLERS.items():
             worker.handlers[op] = _contained(worker.handlers[op], fail)
@@ -80,6 +83,7 @@ class Isolation:
         """Let the worker run tasks as before."""
         replace_execute(self._worker, self._dask_execute)
         self._worker.handlers.update(self._handlers)
+        del self._actor_thread.submit
 
     async def execute(self, key: Any, *, stimulus_id: str) -> Any:
         """Run a task, and return what Dask's `Worker.execute` returns."""
@@ -218,6 +222,15 @@ def _contained(handler: Callable[..., Any], fail: Callable[[Exception], Any]) ->
         return fail(_ordinary(failure))
 
     return contained
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in an executor; before Python 3.12, who awaits a `StopIteration` waits for ever."""
+    try:
+        return function(*args)
+    except StopIteration as error:
+        failure = error
+    raise _ordinary(failure)
 
 
 def _can_be_passed_on(error: BaseException) -> bool:
