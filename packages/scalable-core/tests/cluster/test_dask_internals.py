@@ -481,26 +481,28 @@ async def test_a_client_connects_by_one_coroutine(rig: Rig) -> None:
 @on_cluster
 async def test_a_client_has_one_connection_for_its_messages(rig: Rig) -> None:
     """`distributed.Client.scheduler_comm`: what it submits goes this way."""
-    sent: Any = rig.client.scheduler_comm.message_count
+    batched: Any = rig.client.scheduler_comm
+    sent = batched.message_count
     rig.client.submit(identity, 1)
-    await until(lambda: rig.client.scheduler_comm.message_count > sent)
+    await until(lambda: batched.message_count > sent)
 
 
 @on_cluster
 async def test_a_connection_for_batches_waits_between_them(rig: Rig) -> None:
     """`BatchedSend.interval`: seconds between two batches, of each connection by itself."""
     worker = await rig.add()
-    scheduler = rig.scheduler
+    scheduler, batched = rig.scheduler, rig.client.scheduler_comm
+    connections: list[Any] = [batched, worker.batched_stream]
     found = [
-        rig.client.scheduler_comm.interval,
+        connections[0].interval,
         scheduler.stream_comms[worker.address].interval,
         scheduler.client_comms[rig.client.id].interval,
         worker.batched_stream.interval,
     ]
     assert found == [0.01, 0.005, 0.002, 0.002]
-    for batched in (rig.client.scheduler_comm, worker.batched_stream):
-        send_sooner(batched)
-        assert batched.interval == 0.002
+    for each in connections:
+        send_sooner(each)
+        assert each.interval == 0.002
 
 
 @on_cluster
@@ -508,11 +510,11 @@ async def test_a_message_can_wait_for_the_next_one(rig: Rig) -> None:
     """`BatchedSend.buffer`: the messages of the next batch, in their order."""
     heard = []
     rig.scheduler.stream_handlers["test"] = lambda n, **_: heard.append(n)
-    batched = rig.client.scheduler_comm
+    batched: Any = rig.client.scheduler_comm
     batches = batched.batch_count
     send_with_next(rig.client, {"op": "test", "n": 1}, seconds=3600)
     assert batched.buffer == [{"op": "test", "n": 1}]
-    rig.client.scheduler_comm.send({"op": "test", "n": 2})
+    batched.send({"op": "test", "n": 2})
     await until(lambda: len(heard) == 2)
     assert heard == [1, 2]
     assert batched.batch_count == batches + 1
@@ -564,9 +566,9 @@ async def test_a_client_hears_that_a_task_has_finished(rig: Rig) -> None:
     heard = []
 
     class Ours(Client):
-        def _handle_key_in_memory(self, key: Any = None, **message: Any) -> None:
+        def _handle_key_in_memory(self, key: Any = None, *args: Any, **kwargs: Any) -> None:
             heard.append(key)
-            super()._handle_key_in_memory(key=key, **message)  # type: ignore[no-untyped-call]
+            super()._handle_key_in_memory(key, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     await rig.add()
     async with Ours(  # type: ignore[no-untyped-call]
@@ -626,7 +628,7 @@ async def test_a_gather_asks_for_all_keys_by_one_coroutine(rig: Rig) -> None:
 
     class Ours(Client):
         async def _gather_remote(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-            asked.append({*self._gather_keys})
+            asked.append(set(self._gather_keys or ()))
             response: dict[str, Any] = await super()._gather_remote(*args, **kwargs)
             return {**response, "data": {**response["data"], "n-2": "ours"}}
 
@@ -685,7 +687,7 @@ async def test_a_client_knows_whether_it_was_told_how_to_read(rig: Rig) -> None:
     assert not has_own_deserializers(rig.client)
     options: list[dict[str, Any]] = [{"serializers": ["msgpack"]}, {"deserializers": ["msgpack"]}]
     for told in options:
-        async with Client(  # type: ignore[no-untyped-call]
+        async with Client(
             rig.scheduler.address, asynchronous=True, set_as_default=False, **told
         ) as client:
             assert has_own_deserializers(client)

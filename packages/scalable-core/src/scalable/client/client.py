@@ -605,10 +605,10 @@ class ScalableClient(Client):
             task.add_done_callback(_retrieve_gather_exceptions)
         return gathering
 
-    def _handle_key_in_memory(self, key: Any = None, **message: Any) -> None:
+    def _handle_key_in_memory(self, key: Any = None, *args: Any, **kwargs: Any) -> None:
         """Record that a task has finished. Perhaps it ran again, so that an earlier result is not this one."""
         self._results.discard(key)
-        super()._handle_key_in_memory(key=key, **message)
+        super()._handle_key_in_memory(key, *args, **kwargs)
 
     def _handle_result(self, key: Any, result: bytes) -> None:
         """Keep a small result, which follows the message that its task has finished."""

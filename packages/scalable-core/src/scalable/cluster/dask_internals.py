@@ -85,9 +85,10 @@ def has_own_deserializers(client: Client) -> bool:
 
 def send_with_next(client: Client, message: dict[str, Any], seconds: float) -> None:
     """Let a client send a message to the scheduler in one batch with its next one, or after so many seconds."""
-    batched = client.scheduler_comm
+    batched: Any = client.scheduler_comm
+    loop: Any = client.loop
     if not batched.buffer:
-        client.loop.call_later(seconds, batched.waker.set)
+        loop.call_later(seconds, batched.waker.set)
     batched.buffer.append(message)
 
 
@@ -108,9 +109,10 @@ def take_from_gather(
     tuple of dict and bool
         The results, and whether these are all. If not, the client is to gather the others.
     """
-    here = take(client._gather_keys)
-    client._gather_keys -= here.keys()
-    if client._gather_keys:
+    keys: Any = client._gather_keys
+    here = take(keys)
+    keys -= here.keys()
+    if keys:
         return here, False
     client._gather_keys = client._gather_future = None
     return here, True

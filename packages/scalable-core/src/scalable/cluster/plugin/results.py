@@ -54,7 +54,7 @@ def pack_small_result(value: object) -> bytes | None:
 
 def _is_small_and_plain(value: object) -> bool:
     room = MAX_BYTES
-    todo = [value]
+    todo: list[Any] = [value]
     while todo:
         each = todo.pop()
         room -= sys.getsizeof(each)
@@ -64,10 +64,10 @@ def _is_small_and_plain(value: object) -> bool:
         if kind in _ATOMS:
             continue
         if kind in _CONTAINERS:
-            todo += each  # type: ignore[misc]
+            todo += each
         elif kind is dict:
-            todo += each  # type: ignore[misc]
-            todo += each.values()  # type: ignore[attr-defined]
+            todo += each
+            todo += each.values()
         elif not _is_plain_array(each):
             return False
     return True
