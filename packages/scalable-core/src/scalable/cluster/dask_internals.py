@@ -111,7 +111,7 @@ def take_from_gather(
     """
     keys: Any = client._gather_keys
     here = take(keys)
-    keys -= here.keys()
+    keys.difference_update(here)
     if keys:
         return here, False
     client._gather_keys = client._gather_future = None
