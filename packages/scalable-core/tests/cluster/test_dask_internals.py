@@ -28,6 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
 import dask.array as da
 import distributed
@@ -59,10 +60,15 @@ from distributed._signals import wait_for_signals
 from distributed.batched import BatchedSend
 from distributed.cfexecutor import ClientExecutor
 from distributed.cli import dask_scheduler, dask_worker
+from distributed.comm.tcp import TCP, TLS
+from distributed.comm.utils import from_frames
+from distributed.comm.ws import WS
 from distributed.core import ConnectionPool, rpc
 from distributed.preloading import PreloadManager
+from distributed.protocol.core import dumps as protocol_dumps
+from distributed.protocol.core import loads as protocol_loads
 from distributed.protocol.pickle import dumps, loads
-from distributed.protocol.serialize import to_serialize
+from distributed.protocol.serialize import ToPickle, to_serialize
 from distributed.scheduler import TaskState
 from distributed.shuffle._core import barrier_key
 from distributed.utils import (
@@ -105,6 +111,7 @@ from scalable.cluster.plugin.dask_internals import (
     lift_worker_send_timeout,
     not_executed,
     raised_by,
+    read_unreadable_tasks,
     release_tasks,
     remove_worker,
     replace_batched_send,
@@ -123,6 +130,7 @@ from scalable.cluster.plugin.dask_internals import (
     suspect,
     take_over_failures,
     task_failure,
+    task_that_raises,
     tasks_of_dead_worker,
     turn_off_worker_ttl,
     unstarted_tasks,
@@ -1680,6 +1688,114 @@ async def test_a_worker_waits_for_a_scheduler_that_is_busy(rig: Rig) -> None:
     connection: Any = worker.batched_stream.comm
     assert connection.peer_address == rig.scheduler.address
     assert not connection.stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+
+class Unarmed:
+    """An argument that the scheduler can unpickle, and the worker cannot."""
+
+    def __reduce__(self) -> Any:
+        return Armed, ()
+
+
+class Armed:
+    def __reduce__(self) -> Any:
+        return pickle.loads, (b"cno_such_module\nfunction\n.",)
+
+
+@on_cluster
+async def test_a_worker_reads_on_after_a_task_that_it_cannot_unpickle(rig: Rig) -> None:
+    """`Comm.read`: calls `from_frames`, a global name, as each comm that sends bytes does."""
+    worker = await rig.add()
+    read_unreadable_tasks(worker, task_that_raises)
+    assert await rig.client.submit(identity, 1) == 1  # read as before, because that had begun
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        await rig.client.submit(identity, Unarmed())
+    assert await rig.client.submit(identity, 2) == 2
+    assert [*rig.scheduler.aliases] == ["a"]
+
+
+def test_messages_are_read_by_a_function_of_the_protocol() -> None:
+    """`distributed.comm.utils.from_frames`: calls `protocol.loads`, a global name."""
+    assert {"from_frames"} <= {*TCP.read.__globals__} & {*TLS.read.__globals__} & {
+        *WS.read.__globals__
+    }
+    assert from_frames.__globals__["protocol"].loads is protocol_loads
+    assert asyncio.run(from_frames(protocol_dumps({"x": ToPickle(1)}))) == {"x": 1}
+
+
+def test_the_protocol_unpickles_by_a_function_of_the_module_pickle() -> None:
+    """`distributed.protocol.core.loads`: calls `pickle.loads`, a global name, for what is wrapped to be pickled."""
+    assert protocol_loads.__globals__["pickle"].loads is loads
+    assert protocol_loads(protocol_dumps(ToPickle(Armed))) is Armed
+
+
+def test_parts_of_a_message_are_unpickled_while_it_is_read() -> None:
+    """`distributed.protocol.serialize.ToPickle`: parts of messages that are read together are unpickled in turn."""
+    read: list[int] = []
+    UNPICKLED["read"] = read.append
+    protocol_loads(protocol_dumps([{"part": ToPickle(Part(number))} for number in range(9)]))
+    assert read == [*range(9)]
+
+
+UNPICKLED: dict[str, Callable[[int], None]] = {}
+
+
+class Part:
+    """Says when it is unpickled."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return note_unpickled, (self.number,)
+
+
+def note_unpickled(number: int) -> None:
+    UNPICKLED["read"](number)
+
+
+@on_cluster
+async def test_a_worker_has_handlers_for_messages_of_the_scheduler(rig: Rig) -> None:
+    """`Worker.stream_handlers`: by the operation, called with the rest of the message."""
+    worker = await rig.add()
+    received: list[int] = []
+    worker.stream_handlers["scalable-test"] = lambda number: received.append(number)
+    rig.scheduler.worker_send(worker.address, {"op": "scalable-test", "number": 7})
+    await until(lambda: received == [7])
+
+
+@on_cluster
+async def test_a_client_reaches_handlers_of_the_scheduler(rig: Rig) -> None:
+    """`Scheduler.stream_handlers`: called with the message of a client and its name, before what is sent later."""
+    received: list[tuple[int, str]] = []
+
+    def receive(number: int, client: str) -> None:
+        received.append((number, client))
+
+    rig.scheduler.stream_handlers["scalable-test"] = receive
+    rig.client._send_to_scheduler({"op": "scalable-test", "number": 7})
+    await rig.add()
+    await rig.client.submit(identity, 1)
+    assert received == [(7, rig.client.id)]
+
+
+@on_cluster
+async def test_the_scheduler_has_the_plugins_of_workers_that_join_later(rig: Rig) -> None:
+    """`Scheduler.worker_plugins`: pickled, by name."""
+
+    class Named(WorkerPlugin):
+        name = "scalable-test"
+
+    rig.scheduler.worker_plugins["scalable-test"] = cloudpickle.dumps(Named())
+    worker = await rig.add()
+    assert type(worker.plugins["scalable-test"]).__name__ == "Named"
+
+
+@on_cluster
+async def test_the_scheduler_has_a_stream_to_each_worker(rig: Rig) -> None:
+    """`Scheduler.stream_comms`: by address, from before a worker learns which plugins it is to have."""
+    worker = await rig.add()
+    assert [*rig.scheduler.stream_comms] == [worker.address]
 
 
 @on_cluster

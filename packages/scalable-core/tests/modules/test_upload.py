@@ -1,18 +1,24 @@
 """Modules reach a stock scheduler and stock workers: processes in which `scalable` cannot be imported."""
 
 import importlib
+import io
 import json
 import os
 import subprocess
 import sys
+import traceback
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from operator import call as apply
 from pathlib import Path
 
 import pytest
 from distributed import Client, LocalCluster
 
 from scalable.modules import ModuleArchive, pack_workflow, upload_modules
+from scalable.modules.upload import update_message
 
 STOCK = """\
 import runpy, sys
@@ -92,6 +98,19 @@ def forget_modules() -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
+def pack(workflow: Path) -> ModuleArchive:
+    archive = pack_workflow(workflow)
+    assert archive is not None
+    return archive
+
+
+def zipped(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr(name, "")
+    return buffer.getvalue()
+
+
 def worker(address: str, name: str) -> tuple[str, ...]:
     return ("dask_worker", address, "--no-nanny", "--no-dashboard", "--name", name)
 
@@ -131,6 +150,121 @@ def test_modules_replace_those_of_an_earlier_upload_in_a_new_worker(
         assert client.submit(climate_helpers.simulate, 1).result(timeout=30) == "changed"
 
 
+def elsewhere(archive: ModuleArchive) -> ModuleArchive:
+    """Return the archive as on a machine that has none of the originals."""
+    origins = {
+        name: origin._replace(path=f"/laptop/{name}") for name, origin in archive.origins.items()
+    }
+    return replace(archive, origins=origins, directories=())
+
+
+def frames(error: BaseException) -> list[tuple[str, int | None]]:
+    """List the files and lines of a traceback."""
+    return [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+
+
+def test_tracebacks_name_the_users_own_file(
+    start: Start, address: str, archive: ModuleArchive
+) -> None:
+    import climate_helpers
+
+    start(*worker(address, "a"))
+    with Client(address) as client:
+        upload_modules(client, elsewhere(archive))
+        future = client.submit(climate_helpers.fail)
+        with pytest.raises(ValueError, match="no such scenario") as caught:
+            future.result(timeout=30)
+        assert frames(caught.value)[-1] == ("/laptop/climate_helpers.py", 5)
+
+        def text() -> str:
+            try:
+                climate_helpers.fail()
+            except ValueError:
+                return traceback.format_exc()
+            return ""
+
+        # On the worker, the source is that of the copy.
+        shown = client.submit(text).result(timeout=30)
+        assert "raise ValueError('no such scenario')" in shown
+
+
+def test_originals_are_used_where_they_are_unchanged(
+    start: Start, address: str, archive: ModuleArchive, tmp_path: Path
+) -> None:
+    import climate_helpers
+
+    def places() -> tuple[str, str]:
+        import climate_package  # type: ignore[import-not-found]  # written by the fixture
+
+        return climate_helpers.__file__, climate_package.__file__
+
+    (tmp_path / "workflow" / "climate_helpers.py").touch()  # changed, as far as the worker can tell
+    start(*worker(address, "a"))
+    with Client(address) as client:
+        upload_modules(client, archive)
+        copied, original = client.submit(places).result(timeout=30)
+    assert "modules-" in copied
+    assert original == str(tmp_path / "workflow" / "climate_package" / "__init__.py")
+
+
+def test_changed_modules_are_used_by_every_task_that_is_submitted_later(
+    start: Start, address: str, archive: ModuleArchive, tmp_path: Path
+) -> None:
+    import climate_helpers
+
+    def state() -> tuple[list[str], list[str]]:
+        import climate_package
+
+        return climate_helpers.side_effects, climate_package.table()
+
+    workflow = tmp_path / "workflow"
+    start(*worker(address, "present"))
+    with Client(address) as client:
+        upload_modules(client, elsewhere(archive))
+        assert client.submit(climate_helpers.simulate, 1).result(timeout=30) == (2, "1,2,3")
+        client.submit(lambda: climate_helpers.side_effects.append("used")).result(timeout=30)
+
+        (workflow / "unused.py").touch()
+        client._send_to_scheduler(update_message(elsewhere(pack(workflow))))
+        assert client.submit(state, pure=False).result(timeout=30) == (["used"], "1,2,3")
+
+        for text in ("4", "5", "6"):
+            # The module that is called is not edited, and imports another one.
+            (workflow / "climate_package" / "__init__.py").write_text(
+                f"def table(): return {text!r}"
+            )
+            client._send_to_scheduler(update_message(elsewhere(pack(workflow))))
+            # In one message with the update, and unpickled as an argument.
+            future = client.submit(apply, climate_helpers.simulate, 1, pure=False)
+            assert future.result(timeout=30) == (2, text)
+            assert client.submit(state, pure=False).result(timeout=30) == ([], text)
+
+        start(*worker(address, "future"))
+        client.wait_for_workers(2, timeout=30)
+        late = client.submit(climate_helpers.simulate, 1, workers="future", pure=False)
+        assert late.result(timeout=30) == (2, "6")
+
+
+def test_a_preferred_module_takes_the_place_of_an_installed_one(
+    start: Start, address: str, archive: ModuleArchive
+) -> None:
+    def place() -> str:
+        return str(importlib.import_module("wave").__file__)
+
+    names = {"wave.py": archive.origins["climate_helpers.py"]}
+    preferring = replace(
+        archive,
+        data=zipped("wave.py"),
+        digest="0" * 64,
+        origins=names,
+        preferred=frozenset({"wave"}),
+    )
+    start(*worker(address, "a"))
+    with Client(address) as client:
+        upload_modules(client, elsewhere(preferring))
+        assert "modules-" in client.submit(place).result(timeout=30)
+
+
 def test_a_module_of_the_workflow_replaces_no_installed_one(
     start: Start, address: str, tmp_path: Path
 ) -> None:
@@ -151,7 +285,7 @@ def test_a_module_of_the_workflow_replaces_no_installed_one(
         places = client.gather(found)
 
     assert places[:2] == [place("wave"), place("pytest")]
-    assert "modules-" in places[2]
+    assert places[2] == str(workflow)
 
 
 def test_workers_inside_this_process_are_left_alone(archive: ModuleArchive) -> None:

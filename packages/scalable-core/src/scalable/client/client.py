@@ -54,6 +54,7 @@ from scalable.errors import (
 )
 
 if TYPE_CHECKING:
+    from scalable.modules import UserModules
     from scalable.session import ScalableSession
 
 __all__ = ["ScalableClient"]
@@ -118,6 +119,7 @@ class ScalableClient(Client):
         if not args and _lacks_keys(address, **kwargs):
             raise MissingKeysError(address)
         self.session = session
+        self.modules: UserModules | None = None
         self._tasks = None if tasks is None else dict(tasks)
         self._slots: Mapping[str, int] | None = None  # until it is known
         self._connected: Mapping[str, Any] = {}  # workers, when they were last asked for
@@ -278,12 +280,19 @@ class ScalableClient(Client):
         """
         tag = resolve_tag(tag, task, n, self._manifest_tasks)
         actor = actor or actors
+        version = self._update_modules()
         if tag is not None and callable(func):
             resources = self._require(tag, n, resources, anywhere=allow_other_workers)
             if key is None:
-                key = key_of_call(tag, resources[tag], func, args, kwargs, pure=pure and not actor)
+                key = key_of_call(
+                    *(tag, resources[tag], func, args, kwargs),
+                    pure=pure and not actor,
+                    version=version,
+                )
             if _can_defer_unpickling(func, actor):
                 func, args = operator.call, (defer_unpickling(func), *args)
+        elif version and key is None and pure and not actor and callable(func):
+            key = key_of_call(None, 1, func, args, kwargs, pure=True, version=version)
         return super().submit(
             func,
             *args,
@@ -348,16 +357,23 @@ class ScalableClient(Client):
         """
         tag = resolve_tag(tag, task, n, self._manifest_tasks)
         actor = actor or actors
+        version = self._update_modules()
         if tag is not None and callable(func) and not _are_endless(iterables):
             resources = self._require(tag, n, resources, anywhere=allow_other_workers)
             iterables, calls = _zip_arguments(iterables)
             if isinstance(key, str) or not isinstance(key, Iterable):
                 key = keys_of_map(
-                    tag, resources[tag], func, calls, kwargs, pure=pure and not actor, prefix=key
+                    *(tag, resources[tag], func, calls, kwargs),
+                    pure=pure and not actor,
+                    prefix=key,
+                    version=version,
                 )
             if _can_defer_unpickling(func, actor):
                 key = list(key)
                 func, iterables = operator.call, ([defer_unpickling(func)] * len(key), *iterables)
+        elif version and key is None and pure and not actor and not _are_endless(iterables):
+            iterables, calls = _zip_arguments(iterables)
+            key = keys_of_map(None, 1, func, calls, kwargs, pure=True, version=version)
         futures: list[Future[Any]] = super().map(
             func,
             *iterables,
@@ -581,7 +597,10 @@ class ScalableClient(Client):
         anywhere = kwargs.get("allow_other_workers") or annotations.get("allow_other_workers")
         if workers and not callable(workers) and not anywhere:
             self._check_workers(workers, resources)
-        return super()._graph_to_futures(expr, keys, *args, **kwargs)
+        futures = super()._graph_to_futures(expr, keys, *args, **kwargs)
+        if self.modules is not None:
+            self.modules.end_call()
+        return futures
 
     @staticmethod
     def _get_computation_code(stacklevel: int | None = None, nframes: int = 1) -> tuple[Any, ...]:
@@ -633,6 +652,15 @@ class ScalableClient(Client):
             response["data"] |= here
         return response
 
+    def _update_modules(self) -> str:
+        """Send the user's modules if they were changed, and return what identifies the changes."""
+        if self.modules is None:
+            return ""
+        with self.modules.lock:
+            if (message := self.modules.update()) is not None:
+                self._send_to_scheduler(message)
+            return self.modules.version
+
     # -- What a call requires
 
     @property
@@ -642,7 +670,8 @@ class ScalableClient(Client):
     def _with_tag(
         self, tag: str | None, task: str | None, n: int | None, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the options of a computation that carries a tag."""
+        """Return the options of a computation, which may carry a tag, once workers have the user's modules."""
+        self._update_modules()
         tag = resolve_tag(tag, task, n, self._manifest_tasks)
         if tag is None:
             return options

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from scalable.errors import ModulesError
 
@@ -34,6 +35,31 @@ Selector = Callable[[Path], "Selector | None"]
 """Returns None for a directory's entry that is left out, else the selector for what is inside that entry."""
 
 
+class Origin(NamedTuple):
+    """The file that a member of an archive is a copy of.
+
+    Attributes
+    ----------
+    path : str
+        Its absolute path.
+    size : int
+        Its size, in bytes.
+    changed : int
+        When it was changed last, in nanoseconds since the epoch.
+    digest : str
+        Hexadecimal digest of its content.
+    """
+
+    path: str
+    size: int
+    changed: int
+    digest: str
+
+
+Directory = tuple[str, int, int]
+"""A directory's path, and the device and the number of its inode, which tell whether another process has it too."""
+
+
 @dataclass(frozen=True)
 class ModuleArchive:
     """Modules as one zip file.
@@ -46,11 +72,25 @@ class ModuleArchive:
         Hexadecimal SHA-256 of the names and contents of its files.
     names : tuple of str
         Its files, sorted, as paths from the directory that goes on ``sys.path``.
+    origins : mapping of str to Origin
+        Where each of them comes from.
+    preferred : frozenset of str
+        The top-level names that mean these modules, also where a worker has others of that name installed.
+    directories : tuple of Directory
+        The user's directories on ``sys.path``. Where a worker has the very same ones, it searches them too.
     """
 
     data: bytes = field(repr=False)
     digest: str
     names: tuple[str, ...]
+    origins: Mapping[str, Origin] = field(repr=False, compare=False, default_factory=dict)
+    preferred: frozenset[str] = frozenset()
+    directories: tuple[Directory, ...] = ()
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """A digest of the content of each file."""
+        return {name: origin.digest for name, origin in self.origins.items()}
 
 
 def pack_workflow(
@@ -60,7 +100,7 @@ def pack_workflow(
 
     See `pack_modules` for the bounds, the result and the errors.
     """
-    return _pack(_list_importable(directory), max_bytes, max_files)
+    return _pack(list_importable(directory), max_bytes, max_files)
 
 
 def pack_modules(
@@ -87,17 +127,17 @@ def pack_modules(
     ModulesError
         A path does not exist, cannot be read or has nothing to import, or a bound is exceeded.
     """
-    return _pack(chain.from_iterable(map(_list_entry, paths)), max_bytes, max_files)
+    return _pack(chain.from_iterable(map(list_entry, paths)), max_bytes, max_files)
 
 
-def _list_entry(path: Path) -> Iterator[Member]:
+def list_entry(path: Path) -> Iterator[Member]:
     """Yield the files of one entry of ``project.modules``."""
     if path.is_file() and path.suffix == ".py":
         yield PurePosixPath(path.name), path
     elif (path / "__init__.py").is_file():
         yield from _walk(path, PurePosixPath(path.resolve().name), _select_all)
     elif path.is_dir():
-        yield from _list_importable(path)
+        yield from list_importable(path)
     elif path.exists():
         raise ModulesError(
             f"project.modules names {path}, which is neither a .py file nor a directory; "
@@ -110,8 +150,14 @@ def _list_entry(path: Path) -> Iterator[Member]:
         )
 
 
-def _list_importable(directory: Path) -> Iterator[Member]:
+def list_importable(directory: Path) -> Iterator[Member]:
+    """Yield the files of the modules that ``import`` finds in a directory."""
     return _walk(directory, PurePosixPath(), _select_importable)
+
+
+def list_package(directory: Path, name: PurePosixPath) -> Iterator[Member]:
+    """Yield the files of a package."""
+    return _walk(directory, name, _select_all)
 
 
 def _walk(
@@ -159,19 +205,32 @@ def _select_importable(entry: Path) -> Selector | None:
 
 def _pack(members: Iterable[Member], max_bytes: int, max_files: int) -> ModuleArchive | None:
     try:
-        files = _check_bounds(members, max_bytes, max_files)
-        contents = {str(name): files[name].read_bytes() for name in sorted(files)}
+        files = check_bounds(members, max_bytes, max_files)
+        return build_archive(files) if files else None
     except OSError as error:
-        raise ModulesError(
-            f"cannot read {error.filename} to send it to the workers: {error.strerror}; "
-            "list what workers need under project.modules"
-        ) from error
-    return _build_archive(contents) if contents else None
+        raise unreadable_error(error) from error
 
 
-def _check_bounds(
+def unreadable_error(error: OSError) -> ModulesError:
+    """Return the error for a file that cannot be read."""
+    return ModulesError(
+        f"cannot read {error.filename} to send it to the workers: {error.strerror}; "
+        "list what workers need under project.modules"
+    )
+
+
+def check_bounds(
     members: Iterable[Member], max_bytes: int, max_files: int
 ) -> dict[PurePosixPath, Path]:
+    """Return the files by their names in the archive.
+
+    Raises
+    ------
+    ModulesError
+        They are too many or too large.
+    OSError
+        One cannot be read.
+    """
     files: dict[PurePosixPath, Path] = {}
     for name, file in members:
         files.setdefault(name, file)
@@ -194,17 +253,37 @@ def _check_bounds(
     return files
 
 
-def _build_archive(contents: dict[str, bytes]) -> ModuleArchive:
+def build_archive(files: Mapping[PurePosixPath, Path]) -> ModuleArchive:
+    """Return the archive of these files.
+
+    Parameters
+    ----------
+    files : mapping of PurePosixPath to Path
+        The files, by their names in the archive.
+
+    Raises
+    ------
+    OSError
+        One cannot be read.
+    """
     digest = hashlib.sha256()
     buffer = io.BytesIO()
+    origins = {}
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in contents.items():
+        for member in sorted(files):
+            name, file = str(member), files[member]
+            status = (
+                file.stat()
+            )  # before it is read: if it is changed meanwhile, that is seen later
+            content = file.read_bytes()
             # With their lengths, because different names and contents may be the same bytes when concatenated.
             digest.update(f"{len(name.encode())} {len(content)} {name}".encode() + content)
+            own = hashlib.sha256(content).hexdigest()[:32]
+            origins[name] = Origin(str(file.absolute()), status.st_size, status.st_mtime_ns, own)
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
-    return ModuleArchive(buffer.getvalue(), digest.hexdigest(), tuple(contents))
+    return ModuleArchive(buffer.getvalue(), digest.hexdigest(), tuple(origins), origins)
 
 
 def _format_size(size: int) -> str:

@@ -24,7 +24,7 @@ from scalable.errors import (
 )
 from scalable.manifest.parser import load_manifest
 from scalable.manifest.validate import ValidationReport, validate_manifest
-from scalable.modules import pack_modules, pack_workflow, upload_modules, workflow_directory
+from scalable.modules import UserModules, upload_modules, workflow_directory
 from scalable.providers.base import DeploymentSpec, ScalePlan
 from scalable.providers.common import check_options
 from scalable.providers.registry import get_provider
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from scalable.cluster.events import EventLog
     from scalable.cluster.port import Explanation, GroupStatus
     from scalable.manifest.schema import ManifestModel
-    from scalable.modules import ModuleArchive
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
 
@@ -103,6 +102,7 @@ class ScalableSession:
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
+        self._modules: UserModules | None = None
         self._everything_removed = False
 
     @cached_property
@@ -260,7 +260,7 @@ class ScalableSession:
         provider = self.provider
         plan = self.plan().scale_plan
         check_limits(self.spec, provider, plan)
-        modules = self._pack_modules()
+        modules = self._find_modules()
         signals.register(self.close)
         with record_into(self._log):
             self._handle = provider.build_cluster(self.spec)
@@ -271,8 +271,8 @@ class ScalableSession:
             provider.close(self._handle)
             self._everything_removed = True
         self._raise_if_in(_State.CLOSED)
-        if modules is not None:
-            upload_modules(self.client, modules)
+        upload_modules(self.client, modules.archive)
+        self._modules = self.client.modules = modules
         provider.scale(self._handle, plan)
         self._scale_plan = plan
         self.client.sync(self._wait_for_first_workers, plan)
@@ -280,13 +280,12 @@ class ScalableSession:
             self._raise_if_in(_State.CLOSED)
             self._state = _State.RUNNING
 
-    def _pack_modules(self) -> ModuleArchive | None:
+    def _find_modules(self) -> UserModules:
         listed = self.manifest.project.modules
-        if listed is not None:
-            base = self._manifest_path.parent if self._manifest_path else Path.cwd()
-            return pack_modules([base / path for path in listed])
-        directory = self._workflow or workflow_directory()
-        return pack_workflow(directory) if directory else None
+        if listed is None:
+            return UserModules(self._workflow or workflow_directory())
+        base = self._manifest_path.parent if self._manifest_path else Path.cwd()
+        return UserModules(None, [base / path for path in listed])
 
     async def _wait_for_first_workers(self, plan: ScalePlan) -> None:
         """Wait for the first worker of each group that wants one at all times."""
@@ -332,6 +331,7 @@ class ScalableSession:
         if self._client is None or self._client.status == "closed":
             self._client = running.client_factory()
             self._client.session = self
+            self._client.modules = self._modules
         return self._client
 
     @property

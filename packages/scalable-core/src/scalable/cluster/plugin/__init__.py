@@ -24,6 +24,7 @@ In reading order:
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`
 `clients`         the clients that tasks get on a worker
 `isolation`       what a task does to its worker's process, and the next one must not notice
+`missing`         modules that a worker does not have
 `forks`           what a process that is forked inside a worker's process inherits
 `results`         small results, sent to clients with the news that their tasks have finished
 `running`         what a worker runs, told to `deaths` and, where that is needed, alone

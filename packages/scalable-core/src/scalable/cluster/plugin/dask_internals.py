@@ -14,10 +14,14 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import time
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import distributed.client
+import distributed.comm.utils
+import distributed.protocol.core
 import distributed.worker
+from dask._task_spec import Task
 from distributed import Worker, default_client
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import ConnectionPool, Status
@@ -53,10 +57,12 @@ __all__ = [
     "lift_worker_send_timeout",
     "not_executed",
     "raised_by",
+    "read_unreadable_tasks",
     "release_tasks",
     "remove_worker",
     "replace_batched_send",
     "replace_execute",
+    "replace_raised",
     "replace_worker_client",
     "replaced_run_spec",
     "return_resources",
@@ -73,6 +79,7 @@ __all__ = [
     "suspect",
     "take_over_failures",
     "task_failure",
+    "task_that_raises",
     "tasks_of_dead_worker",
     "turn_off_worker_ttl",
     "unstarted_tasks",
@@ -412,6 +419,57 @@ def _is_run_by_thread(worker: Worker, ts: Any) -> bool:
     executor = worker.executors.get((ts.annotations or {}).get("executor", "default"))
     # As `Worker.execute` decides it. Other executors may pickle the task.
     return "ThreadPoolExecutor" in str(type(executor)) and not ts.run_spec.is_coro
+
+
+def read_unreadable_tasks(worker: Worker, replace: Callable[[Exception], Any]) -> None:
+    """Let a worker go on if it cannot unpickle a task that the scheduler sends; `replace(error)` takes its place.
+
+    The message is lost otherwise, and with it the worker, since nobody knows any more which task it was.
+    """
+    comm: Any = worker.batched_stream.comm
+    read = type(comm).read
+    if "from_frames" not in read.__globals__:
+        return  # within one process, nothing is pickled
+
+    def loads_task(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return loads(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - unpickling may raise anything
+            return replace(error)
+
+    hide_from_tracebacks(loads_task)
+    hide_from_tracebacks(_raise)
+    # Copies of distributed's functions, which call this one where distributed's call `pickle.loads`.
+    pickling = SimpleNamespace(loads=loads_task, dumps=dumps)
+    protocol_loads = _with_globals(distributed.protocol.core.loads, pickle=pickling)
+    protocol = SimpleNamespace(loads=protocol_loads)
+    from_frames = _with_globals(distributed.comm.utils.from_frames, protocol=protocol)
+    comm.read = MethodType(_with_globals(read, from_frames=from_frames), comm)
+
+
+def _with_globals(function: Any, **changed: Any) -> Any:
+    """Return a copy of a function that finds other objects under some global names."""
+    names = function.__globals__ | changed
+    copy = FunctionType(
+        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def task_that_raises(error: Exception) -> Any:
+    """Return a task that raises an error."""
+    return Task(None, _raise, error)
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def replace_raised(done: Any, error: Exception) -> None:
+    """Replace the exception in what `Worker.execute` returned for a task that has failed."""
+    done.exception = to_serialize(dumps(error))
+    done.exception_text = repr(error)
 
 
 def raised_by(done: Any) -> BaseException | None:

@@ -4,6 +4,7 @@
   and clients cannot raise what is not an `Exception`.
 * Each task starts in the worker's directory, with the worker's umask. Where Linux allows it, each thread has its own,
   so that tasks that run at the same time do not notice either.
+* A task that cannot be unpickled fails, and names the module that is missing; the worker goes on.
 * A fork of a task ends where the task ends, and does not go on as a worker.
 
 Variables of the environment stay as a task leaves them, and so does the state of modules: libraries rely on that.
@@ -26,13 +27,17 @@ from scalable.cluster.plugin.dask_internals import (
     drop_unusable_traceback,
     hide_from_tracebacks,
     raised_by,
+    read_unreadable_tasks,
     replace_execute,
+    replace_raised,
     replaced_run_spec,
     run_id,
     task_failure,
+    task_that_raises,
     untransferable_error,
 )
 from scalable.cluster.plugin.forks import end_fork
+from scalable.cluster.plugin.missing import explained
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -73,6 +78,7 @@ class Isolation:
         self.is_forking = functools.partial(_is_forking, self._threads, self._owns_process)
         self._dask_execute = replace_execute(worker, self.execute)
         hide_from_tracebacks(_IsolatedTask.__call__)
+        read_unreadable_tasks(worker, task_that_raises)
         self._actor_thread = actor_executor(worker)
         self._actor_thread.submit = functools.partial(self._actor_thread.submit, _call)
         self._handlers = {op: worker.handlers[op] for op in _HANDLERS}
@@ -101,10 +107,18 @@ class Isolation:
             drop_unusable_traceback(done)
             raised = raised_by(done)
             if raised is None or _can_be_passed_on(raised):
+                self._explain_missing_module(done, raised)
                 return done
             failure = raised
         # Not while the error is handled: as the context of the new one, it would be pickled.
         return task_failure(key, run, _ordinary(failure), failure)
+
+    def _explain_missing_module(self, done: Any, raised: BaseException | None) -> None:
+        worker = self._worker
+        if not isinstance(raised, (ImportError, SyntaxError)):
+            return
+        if error := explained(raised, str(worker.name), worker.state.total_resources):
+            replace_raised(done, error)
 
     def leave(self) -> None:
         """Record that this thread's task has ended."""
