@@ -1035,7 +1035,7 @@ async def test_runs_of_a_task_have_numbers(rig: Rig) -> None:
 
 @on_cluster
 async def test_the_connections_to_workers_are_known_once_they_have_joined(rig: Rig) -> None:
-    """`Scheduler.stream_comms`: by address, when plugins hear of the worker."""
+    """They are there when plugins hear of the worker, too: see `Scheduler.stream_comms` below."""
     found = []
 
     class Plugin(SchedulerPlugin):
