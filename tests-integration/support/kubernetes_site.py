@@ -308,7 +308,15 @@ def _has_ended(item: Mapping[str, Any]) -> bool:
     status = item["status"]
     containers = status.get("containerStatuses", [])
     gone = "deletionTimestamp" in item["metadata"] or status["phase"] in ("Succeeded", "Failed")
-    return gone and bool(containers) and all("terminated" in c["state"] for c in containers)
+    return gone and bool(containers) and all(map(_has_stopped, containers))
+
+
+def _has_stopped(container: Mapping[str, Any]) -> bool:
+    # Of a container that it finds no more, the kubelet says that it waits, and how it ended before.
+    state = container["state"]
+    return "terminated" in state or (
+        "running" not in state and "terminated" in container.get("lastState", {})
+    )
 
 
 def _call(script: Path) -> str:
