@@ -58,6 +58,7 @@ from distributed import (
     wait,
 )
 from distributed._signals import wait_for_signals
+from distributed.batched import BatchedSend
 from distributed.cfexecutor import ClientExecutor
 from distributed.cli import dask_scheduler, dask_worker
 from distributed.comm.tcp import TCP, TLS
@@ -84,12 +85,19 @@ from distributed.worker_state_machine import UnpauseEvent
 from tornado.httpclient import AsyncHTTPClient
 
 from scalable.client import ScalableClient
-from scalable.cluster.dask_internals import defer_unpickling, fail_futures
+from scalable.cluster.dask_internals import (
+    defer_unpickling,
+    fail_futures,
+    has_own_deserializers,
+    send_with_next,
+    take_from_gather,
+)
 from scalable.cluster.plugin.dask_internals import (
     Hold,
     Stealing,
     actor_executor,
     actor_failure,
+    adjust_batches,
     cancel_all,
     drop_unusable_traceback,
     executing_tasks,
@@ -108,13 +116,17 @@ from scalable.cluster.plugin.dask_internals import (
     read_unreadable_tasks,
     release_tasks,
     remove_worker,
+    replace_batched_send,
     replace_execute,
     replaced_run_spec,
     return_resources,
     run_alone,
     run_id,
     runs_alone,
+    runs_here,
     seconds_alone,
+    send_sooner,
+    send_to_clients,
     send_worker_status,
     set_worker_status,
     suspect,
@@ -461,6 +473,237 @@ async def test_a_client_sends_all_it_submits_through_one_method(rig: Rig) -> Non
 
 
 @on_cluster
+async def test_a_client_connects_by_one_coroutine(rig: Rig) -> None:
+    """`distributed.Client._ensure_connected`: awaited at the start; then there is a connection for batches."""
+    connections = []
+
+    class Ours(Client):
+        async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
+            await super()._ensure_connected(*args, **kwargs)  # type: ignore[no-untyped-call]
+            connections.append(self.scheduler_comm)
+
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ):
+        assert [type(each) for each in connections] == [BatchedSend]
+
+
+@on_cluster
+async def test_a_client_has_one_connection_for_its_messages(rig: Rig) -> None:
+    """`distributed.Client.scheduler_comm`: what it submits goes this way."""
+    batched: Any = rig.client.scheduler_comm
+    sent = batched.message_count
+    rig.client.submit(identity, 1)
+    await until(lambda: batched.message_count > sent)
+
+
+@on_cluster
+async def test_a_connection_for_batches_waits_between_them(rig: Rig) -> None:
+    """`BatchedSend.interval`: seconds between two batches, of each connection by itself."""
+    worker = await rig.add()
+    scheduler, batched = rig.scheduler, rig.client.scheduler_comm
+    connections: list[Any] = [batched, worker.batched_stream]
+    found = [
+        connections[0].interval,
+        scheduler.stream_comms[worker.address].interval,
+        scheduler.client_comms[rig.client.id].interval,
+        worker.batched_stream.interval,
+    ]
+    assert found == [0.01, 0.005, 0.002, 0.002]
+    for each in connections:
+        send_sooner(each)
+        assert each.interval == 0.002
+
+
+@on_cluster
+async def test_a_message_can_wait_for_the_next_one(rig: Rig) -> None:
+    """`BatchedSend.buffer`: the messages of the next batch, in their order."""
+    heard = []
+    rig.scheduler.stream_handlers["test"] = lambda n, **_: heard.append(n)
+    batched: Any = rig.client.scheduler_comm
+    batches = batched.batch_count
+    send_with_next(rig.client, {"op": "test", "n": 1}, seconds=3600)
+    assert batched.buffer == [{"op": "test", "n": 1}]
+    batched.send({"op": "test", "n": 2})
+    await until(lambda: len(heard) == 2)
+    assert heard == [1, 2]
+    assert batched.batch_count == batches + 1
+
+
+@on_cluster
+async def test_a_message_that_waits_is_sent_after_a_while(rig: Rig) -> None:
+    """`BatchedSend.waker`: an event that lets the next batch be sent."""
+    heard = []
+    rig.scheduler.stream_handlers["test"] = lambda **_: heard.append(1)
+    send_with_next(rig.client, {"op": "test"}, seconds=0.01)
+    await until(lambda: heard)
+
+
+@on_cluster
+async def test_a_client_sends_its_messages_on_its_loop(rig: Rig) -> None:
+    """`distributed.Client._send_to_scheduler_safe`: called on the event loop with each message, in their order."""
+    sent = []
+
+    class Ours(Client):
+        def _send_to_scheduler_safe(self, msg: dict[str, Any]) -> None:
+            sent.append(msg["op"])
+            super()._send_to_scheduler_safe(msg)  # type: ignore[no-untyped-call]
+
+    await rig.add()
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        future = client.submit(identity, 1)
+        assert await future == 1
+        del future
+        await until(lambda: "client-releases-keys" in sent)
+        assert sent.index("update-graph") < sent.index("client-releases-keys")
+
+
+@on_cluster
+async def test_a_client_handles_messages_by_their_operation(rig: Rig) -> None:
+    """`distributed.Client._stream_handlers`: called with the fields of a message from the scheduler."""
+    heard = []
+    rig.client._stream_handlers["test"] = lambda key: heard.append(key)
+    send_to_clients(rig.scheduler, [rig.client.id], {"op": "test", "key": ("x", 1)})
+    await until(lambda: heard)
+    assert heard == [("x", 1)]
+
+
+@on_cluster
+async def test_a_client_hears_that_a_task_has_finished(rig: Rig) -> None:
+    """`distributed.Client._handle_key_in_memory`: called with the key whenever the task has finished."""
+    heard = []
+
+    class Ours(Client):
+        def _handle_key_in_memory(self, key: Any = None, *args: Any, **kwargs: Any) -> None:
+            heard.append(key)
+            super()._handle_key_in_memory(key, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    await rig.add()
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        future = client.submit(identity, 1)
+        assert await future == 1
+        assert heard == [future.key]
+
+
+@on_cluster
+async def test_a_client_releases_what_no_future_has(rig: Rig) -> None:
+    """`distributed.Client._release_key`: called when the last future of a key is gone, and when the client closes."""
+    released = []
+
+    class Ours(Client):
+        def _release_key(self, key: Any) -> None:
+            released.append(key)
+            super()._release_key(key)  # type: ignore[no-untyped-call]
+
+    await rig.add()
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        one, other = (client.submit(identity, n, key=f"n-{n}") for n in (1, 2))
+        await wait([one, other])
+        one.release()
+        await until(lambda: released == ["n-1"])
+    assert released == ["n-1", "n-2"]
+
+
+@on_cluster
+async def test_a_restart_drops_all_futures(rig: Rig) -> None:
+    """`distributed.Client._handle_restart`: called when the scheduler is restarted, without `_release_key`."""
+    called = []
+
+    class Ours(Client):
+        def _handle_restart(self) -> None:
+            called.append({*self.futures})
+            super()._handle_restart()  # type: ignore[no-untyped-call]
+            called.append({*self.futures})
+
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        future = client.submit(identity, 1, key="n-1")
+        await until(lambda: future.key in rig.scheduler.tasks)
+        await rig.scheduler.restart(stimulus_id="test", wait_for_workers=False)
+        await until(lambda: called)
+    assert called == [{"n-1"}, set()]
+
+
+@on_cluster
+async def test_a_gather_asks_for_all_keys_by_one_coroutine(rig: Rig) -> None:
+    """`distributed.Client._gather_remote`: returns the results of all keys that are not here, by their key."""
+    asked = []
+
+    class Ours(Client):
+        async def _gather_remote(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            asked.append(set(self._gather_keys or ()))
+            response: dict[str, Any] = await super()._gather_remote(*args, **kwargs)
+            return {**response, "data": {**response["data"], "n-2": "ours"}}
+
+    await rig.add()
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        futures = [client.submit(identity, n, key=f"n-{n}") for n in (1, 2)]
+        assert await client.gather(futures) == [1, "ours"]
+    assert asked == [{"n-1", "n-2"}]
+
+
+@on_cluster
+async def test_the_keys_of_a_gather_can_be_taken_from_it(rig: Rig) -> None:
+    """`distributed.Client._gather_keys`: a set of the keys to ask for, or None."""
+
+    class Ours(Client):
+        async def _gather_remote(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            here, is_all = take_from_gather(self, lambda keys: {"n-2": "ours"})
+            assert not is_all
+            response: dict[str, Any] = await super()._gather_remote(*args, **kwargs)
+            assert {*response["data"]} == {"n-1"}
+            response["data"] |= here
+            return response
+
+    await rig.add()
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        futures = [client.submit(identity, n, key=f"n-{n}") for n in (1, 2)]
+        assert await client.gather(futures) == [1, "ours"]
+
+
+@on_cluster
+async def test_a_gather_that_is_answered_is_over(rig: Rig) -> None:
+    """`distributed.Client._gather_future`: the gather under way, which later ones join until it is None."""
+
+    class Ours(Client):
+        async def _gather_remote(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            here, is_all = take_from_gather(self, lambda keys: dict.fromkeys(keys, "ours"))
+            assert is_all
+            return {"status": "OK", "data": here}
+
+    await rig.add()
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        for n in (1, 2):
+            assert await client.gather([client.submit(identity, n)]) == ["ours"]
+            assert client._gather_future is None
+
+
+@on_cluster
+async def test_a_client_knows_whether_it_was_told_how_to_read(rig: Rig) -> None:
+    """`distributed.Client._deserializers`: None unless serializers or deserializers were given."""
+    assert not has_own_deserializers(rig.client)
+    options: list[dict[str, Any]] = [{"serializers": ["msgpack"]}, {"deserializers": ["msgpack"]}]
+    for told in options:
+        async with Client(
+            rig.scheduler.address, asynchronous=True, set_as_default=False, **told
+        ) as client:
+            assert has_own_deserializers(client)
+
+
+@on_cluster
 async def test_the_state_of_a_future_can_be_set_to_an_error(rig: Rig) -> None:
     """`FutureState.set_error`: ends a future in an error, whatever its status was; others wait no longer."""
     await rig.add()
@@ -753,6 +996,68 @@ async def test_a_scatter_ends_when_workers_have_the_data(rig: Rig) -> None:
     await rig.add()
     assert await (await rig.client.scatter(7)) == 7
     assert done == [[1]]
+
+
+@on_cluster
+async def test_the_end_of_a_task_is_a_message_of_its_worker(rig: Rig) -> None:
+    """`Scheduler.stream_handlers["task-finished"]`: called with key, worker, run, and what else was sent."""
+    handler, heard = rig.scheduler.stream_handlers["task-finished"], []
+
+    def handle(*, key: Any, worker: str, run_id: int, **message: Any) -> None:
+        heard.append((key, worker, run_id, rig.scheduler.tasks[key].run_id, message.pop("extra")))
+        handler(key=key, worker=worker, run_id=run_id, **message)
+
+    rig.scheduler.stream_handlers["task-finished"] = handle
+    worker = await rig.add()
+
+    def send(message: dict[str, Any]) -> None:
+        dask_send(message | ({"extra": 7} if message["op"] == "task-finished" else {}))
+
+    dask_send = replace_batched_send(worker, send)
+    future = rig.client.submit(identity, 1)
+    assert await future == 1
+    ((key, address, run, expected, extra),) = heard
+    assert (key, address, run, extra) == (future.key, worker.address, expected, 7)
+
+
+@on_cluster
+async def test_runs_of_a_task_have_numbers(rig: Rig) -> None:
+    """`TaskState.run_id`: that of the run which counts."""
+    worker = await rig.add()
+    future = rig.block()
+    await until(lambda: worker.state.executing)
+    run = run_id(worker, future.key)
+    assert runs_here(rig.scheduler, future.key, worker.address, run)
+    assert not runs_here(rig.scheduler, future.key, worker.address, run + 1)
+    assert not runs_here(rig.scheduler, future.key, "tcp://127.0.0.1:1", run)
+    rig.gate.set()
+    await wait([future])
+    assert not runs_here(rig.scheduler, future.key, worker.address, run)
+
+
+@on_cluster
+async def test_the_connections_to_workers_are_known_once_they_have_joined(rig: Rig) -> None:
+    """They are there when plugins hear of the worker, too: see `Scheduler.stream_comms` below."""
+    found = []
+
+    class Plugin(SchedulerPlugin):
+        def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+            found.append(type(scheduler.stream_comms[worker]))
+
+    rig.scheduler.add_plugin(Plugin(), name="test")
+    await rig.add()
+    assert found == [BatchedSend]
+
+
+@on_cluster
+async def test_messages_to_clients_keep_their_order(rig: Rig) -> None:
+    """`Scheduler.send_all`: sends to clients by name, after what was sent before, and to none that has left."""
+    heard: list[int] = []
+    rig.client._stream_handlers["test"] = lambda n: heard.append(n)
+    for n in range(3):
+        send_to_clients(rig.scheduler, [rig.client.id, "gone"], {"op": "test", "n": n})
+    await until(lambda: len(heard) == 3)
+    assert heard == [0, 1, 2]
 
 
 @on_cluster
@@ -1527,6 +1832,39 @@ async def test_a_worker_knows_what_it_has_started(rig: Rig) -> None:
 
 
 @on_cluster
+async def test_a_worker_knows_which_tasks_are_ready(rig: Rig) -> None:
+    """`WorkerState.ready`: what it starts next of the tasks without resources."""
+    worker = await rig.add()
+    running = rig.block()
+    await until(lambda: worker.state.executing)
+    adjust_batches(worker)
+    assert worker.batched_stream.interval == 0.0
+    waiting = rig.client.submit(identity, 1, workers=["a"])
+    await until(lambda: worker.state.ready)
+    adjust_batches(worker)
+    assert worker.batched_stream.interval == 0.002
+    rig.gate.set()
+    await wait([running, waiting])
+
+
+@on_cluster
+async def test_a_worker_knows_which_tasks_wait_for_resources(rig: Rig) -> None:
+    """`WorkerState.constrained`: what it starts next of the tasks with resources."""
+    worker = await rig.add(resources={"gcam": 1})
+    running = rig.block(resources={"gcam": 1})
+    await until(lambda: worker.state.executing)
+    waiting = rig.client.submit(identity, 1, resources={"gcam": 1})
+    await until(lambda: worker.state.constrained)
+    adjust_batches(worker)
+    assert worker.batched_stream.interval == 0.002
+    rig.gate.set()
+    await wait([running, waiting])
+    assert not worker.state.constrained
+    adjust_batches(worker)
+    assert worker.batched_stream.interval == 0.0
+
+
+@on_cluster
 async def test_a_task_gets_its_client_from_the_worker(rig: Rig) -> None:
     """`Worker._get_client`: what `get_client` calls in a task, with a timeout."""
     worker = await rig.add()
@@ -1817,7 +2155,13 @@ SOURCES = sorted(ROOT.glob("packages/*/src/**/*.py"))
 OVERRIDDEN = {
     "_start",
     "_close",
+    "_ensure_connected",
     "_gather",
+    "_gather_remote",
+    "_handle_key_in_memory",
+    "_handle_restart",
+    "_release_key",
+    "_send_to_scheduler_safe",
     "_reconnect",
     "_send_to_scheduler",
     "_graph_to_futures",
@@ -1910,6 +2254,7 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
 
     theirs = attributes(Client) | {*dir(Client)}
     used = {"status", "asynchronous", "sync", "subscribe_topic", "get_events", "cluster", "loop"}
+    used |= {"_stream_handlers", "scheduler_comm", "futures"}
     used |= {"scheduler_info", "log_event", "scheduler", "restart_workers"}
     tagged = {"submit", "map", "compute", "persist", "get", "get_executor"}
     assert attributes(ScalableClient) & theirs == tagged | OVERRIDDEN | used

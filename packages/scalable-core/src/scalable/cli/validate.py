@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["validate"]
 
-_SELECTED_TARGET_CODES = frozenset(
-    {"E_UNSET_VARIABLE", "E_UNKNOWN_PROVIDER", "W_UNKNOWN_PROVIDER"}
-)
+_SELECTED_TARGET_CODES = frozenset({"E_UNSET_VARIABLE", "E_UNKNOWN_PROVIDER", "W_UNKNOWN_PROVIDER"})
 """Problems of a target that matter only if it is selected; the report of the selected target warns about others."""
 
 

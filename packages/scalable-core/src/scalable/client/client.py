@@ -22,6 +22,7 @@ from scalable.client.requirements import (
     resolve_tag,
     resources_for_tag,
 )
+from scalable.client.results import ReceivedResults
 from scalable.client.waits import describe_wait
 from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
@@ -30,11 +31,19 @@ from scalable.cluster.dask_internals import (
     defer_unpickling,
     executor_of,
     fail_futures,
+    has_own_deserializers,
     is_coroutine_function,
     keep_annotations,
     retrieve_gather_exceptions,
+    send_with_next,
+    take_from_gather,
 )
-from scalable.cluster.plugin import TABLE_TOPIC, FileNames
+from scalable.cluster.plugin import (
+    RESULT_MESSAGE,
+    TABLE_TOPIC,
+    FileNames,
+    send_sooner,
+)
 from scalable.errors import (
     ClusterClosedError,
     MissingKeysError,
@@ -52,6 +61,9 @@ __all__ = ["ScalableClient"]
 
 TASKS_TOPIC = "scalable-tasks"
 """Dask event topic on which a client publishes the component of each manifest task, for clients inside of tasks."""
+
+RELEASE_DELAY = 0.01
+"""Seconds that a message may wait for the next one, if it says only that results are no longer needed. As in Dask."""
 
 _MESSAGES_OF_THE_END = {
     "client-releases-keys",
@@ -114,9 +126,11 @@ class ScalableClient(Client):
         self._gathering: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._file_names = FileNames()
         self._lost: SchedulerLostError | None = None
+        self._results = ReceivedResults()
         super().__init__(address, *args, **kwargs)
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
+        self._stream_handlers[RESULT_MESSAGE] = self._handle_result
         started = await super()._start(*args, **kwargs)
         self._file_names.keep()
         # The scheduler publishes the group table as events; a plain Dask cluster has none of them.
@@ -142,6 +156,18 @@ class ScalableClient(Client):
             fail_futures(self, error)
             await self._close(fast=True)
 
+    async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
+        await super()._ensure_connected(*args, **kwargs)
+        if self.scheduler_comm is not None:
+            send_sooner(self.scheduler_comm)
+        if self._slots:  # it is connected again
+            self._receive_results()
+
+    def _receive_results(self) -> None:
+        """Ask the scheduler to send small results with the messages that their tasks have finished."""
+        if not has_own_deserializers(self):
+            self._send_to_scheduler({"op": "scalable-receive-results"})
+
     async def _reconnect(self) -> None:
         # Dask cancels all futures at once, and names no reason. The cluster finds it out.
         if isinstance(self.cluster, GroupedCluster):
@@ -162,13 +188,21 @@ class ScalableClient(Client):
         elif msg["op"] not in _MESSAGES_OF_THE_END:
             raise copy(self._lost)
 
+    def _send_to_scheduler_safe(self, msg: dict[str, Any]) -> None:
+        # Calls one after the other release a result and submit the next task. Nobody waits for the release.
+        if msg["op"] == "client-releases-keys" and self.status == "running":
+            send_with_next(self, msg, RELEASE_DELAY)
+        else:
+            super()._send_to_scheduler_safe(msg)
+
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         self._file_names.release()
         retrieve_gather_exceptions()
         await super()._close(*args, **kwargs)
+        self._results.clear()
 
     async def _fetch_table(self) -> None:
-        self._slots = await self._fetch_last(TABLE_TOPIC)
+        self._set_slots(await self._fetch_last(TABLE_TOPIC))
 
     async def _fetch_last(self, topic: str) -> dict[str, Any]:
         """Return what was published last under a topic."""
@@ -177,7 +211,12 @@ class ScalableClient(Client):
         return found
 
     def _update_slots(self, event: tuple[float, dict[str, int]]) -> None:
-        _, self._slots = event
+        self._set_slots(event[1])
+
+    def _set_slots(self, slots: Mapping[str, int]) -> None:
+        is_first, self._slots = not self._slots, slots
+        if is_first and slots:  # a plain Dask cluster has none
+            self._receive_results()
 
     def submit(
         self,
@@ -584,6 +623,34 @@ class ScalableClient(Client):
             self._gathering.add(task)
             task.add_done_callback(_retrieve_gather_exceptions)
         return gathering
+
+    def _handle_key_in_memory(self, key: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Record that a task has finished. Perhaps it ran again, so that an earlier result is not this one."""
+        self._results.discard(key)
+        super()._handle_key_in_memory(key, *args, **kwargs)
+
+    def _handle_result(self, key: Any, result: bytes) -> None:
+        """Keep a small result, which follows the message that its task has finished."""
+        if key in self.futures:
+            self._results.add(key, result)
+
+    def _release_key(self, key: Any) -> None:
+        self._results.discard(key)
+        super()._release_key(key)
+
+    def _handle_restart(self) -> None:
+        self._results.clear()
+        super()._handle_restart()
+
+    async def _gather_remote(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Gather what has not come already."""
+        here, is_all = take_from_gather(self, self._results.take)
+        response: dict[str, Any] = {"status": "OK", "data": {}}
+        if not is_all:
+            response = await super()._gather_remote(*args, **kwargs)
+        if response["status"] == "OK":
+            response["data"] |= here
+        return response
 
     def _update_modules(self) -> str:
         """Send the user's modules if they were changed, and return what identifies the changes."""

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from typing import Any
 
@@ -32,10 +32,13 @@ __all__ = [
     "executor_of",
     "fail_futures",
     "function_name",
+    "has_own_deserializers",
     "is_coroutine_function",
     "keep_annotations",
     "pickle_object",
     "retrieve_gather_exceptions",
+    "send_with_next",
+    "take_from_gather",
 ]
 
 
@@ -73,6 +76,46 @@ def fail_futures(client: Client, error: Exception) -> None:
         if state.status != "error":
             state.set_error(copy(error), None)  # each gathers a traceback of its own
     client.futures.clear()
+
+
+def has_own_deserializers(client: Client) -> bool:
+    """Return whether a client was told how to read what it receives."""
+    return client._deserializers is not None
+
+
+def send_with_next(client: Client, message: dict[str, Any], seconds: float) -> None:
+    """Let a client send a message to the scheduler in one batch with its next one, or after so many seconds."""
+    batched: Any = client.scheduler_comm
+    loop: Any = client.loop
+    if not batched.buffer:
+        loop.call_later(seconds, batched.waker.set)
+    batched.buffer.append(message)
+
+
+def take_from_gather(
+    client: Client, take: Callable[[Iterable[Any]], dict[Any, Any]]
+) -> tuple[dict[Any, Any], bool]:
+    """Answer the gather that a client is about to make, as far as the results are here.
+
+    Parameters
+    ----------
+    client : Client
+        The client, in its `_gather_remote`, before anything was awaited.
+    take : callable
+        Returns the results that are here, of the keys that it is called with.
+
+    Returns
+    -------
+    tuple of dict and bool
+        The results, and whether these are all. If not, the client is to gather the others.
+    """
+    keys: Any = client._gather_keys
+    here = take(keys)
+    keys.difference_update(here)
+    if keys:
+        return here, False
+    client._gather_keys = client._gather_future = None
+    return here, True
 
 
 def retrieve_gather_exceptions() -> None:

@@ -109,7 +109,6 @@ class Member:
     @property
     def alive(self) -> bool:
         """Whether it counts towards its group's wanted count."""
-        # Called for every unit many times a turn.
         return self.leaving is None and self.stopped_at is None and self.left_at is None
 
     @property
@@ -179,7 +178,7 @@ class Member:
         A worker whose slots are all taken does what it is for, also if it takes no tasks beyond: many models use most
         of their memory, or hold the GIL, for as long as they run.
         """
-        if not self.alive or self.worker is None:
+        if self.worker is None or self.worker.status == "running" or not self.alive:
             return False
         if self.paused_since is not None:
             return now - self.paused_since >= pause_timeout and self.worker.executing < spec.slots
@@ -297,7 +296,7 @@ def classify_end(
     now : float
         Seconds on the controller's clock.
     """
-    if member.draining or member.stopped:
+    if member.leaving is not None or member.stopped_at is not None:
         return UnitEnd(member, EndReason.STOPPED) if member.gone else None
     if report is None:
         return None

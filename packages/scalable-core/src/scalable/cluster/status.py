@@ -37,15 +37,15 @@ def group_status(
     >>> status.wanted, status.running, status.detail
     (2, 0, 'about to be launched')
     """
-    members = group.members.values()
-    pending = sum(m.alive and m.joined_at is None and not m.starting for m in members)
+    alive, draining = group.alive, [m for m in group.members.values() if m.leaving is not None]
+    joined = [m for m in alive if m.joined_at is not None]
+    starting = sum(m.starting for m in alive) if len(joined) < len(alive) else 0
     low, high = group.range or (None, None)
     reason, detail = _missing_reason(group)
     if native_problem is not None and group.failure is None:
         reason, detail = native_problem.reason, native_problem.summary
     if scheduler_problem is not None:
         reason, detail = scheduler_problem.reason, scheduler_problem.summary
-    joined = [m for m in members if m.alive and m.joined_at is not None]
     known = scheduler_problem is None
     running = tuple(m.unit.id for m in joined if m.running) if known else ()
     return GroupStatus(
@@ -53,12 +53,12 @@ def group_status(
         wanted=group.wanted,
         minimum=low,
         maximum=high,
-        pending=pending + group.unnamed,
-        starting=sum(m.alive and m.starting for m in members),
+        pending=len(alive) - len(joined) - starting + group.unnamed,
+        starting=starting,
         running=len(running),
-        draining=sum(m.draining for m in members),
+        draining=len(draining),
         unavailable=len(joined) - len(running),
-        holding=sum(m.holding for m in members),
+        holding=sum(m.holding for m in draining),
         failed=group.failure is not None or lost,
         reason=reason,
         detail=detail,
@@ -75,8 +75,9 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
         if group.unclaimed != 1:
             work = f"{group.unclaimed:g} slots of work wait"
         return Reason.UNWANTED, f"{work}, and 0 workers are wanted"
-    absent = [m for m in group.alive if m.joined_at is None]
-    if not absent and group.wanted <= len(group.alive):
+    alive = group.alive
+    absent = [m for m in alive if m.joined_at is None]
+    if not absent and group.wanted <= len(alive):
         reason, detail = _unavailable_reason(group)
         if reason is None and group.deferred:
             return Reason.DEMAND, group.deferred

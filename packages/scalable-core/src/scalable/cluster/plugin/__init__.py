@@ -26,6 +26,7 @@ In reading order:
 `isolation`       what a task does to its worker's process, and the next one must not notice
 `missing`         modules that a worker does not have
 `forks`           what a process that is forked inside a worker's process inherits
+`results`         small results, sent to clients with the news that their tasks have finished
 `running`         what a worker runs, told to `deaths` and, where that is needed, alone
 `filenames`       the file names of functions that are pickled by value
 `dask_internals`  what all of them use of distributed beyond its public interface
@@ -33,15 +34,19 @@ In reading order:
 """
 
 from scalable.cluster.plugin.admission import describe_version_mismatch
+from scalable.cluster.plugin.dask_internals import send_sooner
 from scalable.cluster.plugin.filenames import FileNames, kept_file_names
+from scalable.cluster.plugin.results import RESULT_MESSAGE
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin
 from scalable.cluster.plugin.worker import GroupsWorkerPlugin
 
 __all__ = [
+    "RESULT_MESSAGE",
     "TABLE_TOPIC",
     "FileNames",
     "GroupsPlugin",
     "GroupsWorkerPlugin",
     "describe_version_mismatch",
     "kept_file_names",
+    "send_sooner",
 ]

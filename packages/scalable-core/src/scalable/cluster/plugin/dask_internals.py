@@ -39,6 +39,7 @@ __all__ = [
     "Hold",
     "Stealing",
     "actor_failure",
+    "adjust_batches",
     "barrier_of_shuffle",
     "cancel_all",
     "close_connection",
@@ -59,6 +60,7 @@ __all__ = [
     "read_unreadable_tasks",
     "release_tasks",
     "remove_worker",
+    "replace_batched_send",
     "replace_execute",
     "replace_raised",
     "replace_worker_client",
@@ -67,7 +69,10 @@ __all__ = [
     "run_alone",
     "run_id",
     "runs_alone",
+    "runs_here",
     "seconds_alone",
+    "send_sooner",
+    "send_to_clients",
     "send_worker_status",
     "set_scheduler_side_status",
     "set_worker_status",
@@ -81,6 +86,10 @@ __all__ = [
     "untransferable_error",
     "was_taken_back",
 ]
+
+
+BATCH_INTERVAL = 0.002
+"""Seconds between two batches of messages on one connection, as from Dask's workers and to its clients."""
 
 
 def _stimulus_id() -> str:
@@ -141,6 +150,20 @@ def lift_worker_send_timeout(worker: Worker) -> None:
     lift_send_timeout(worker.batched_stream.comm)
 
 
+def send_sooner(batched: Any) -> None:
+    """Let a connection send its next batch of messages after 2 ms, where Dask waits for 5 or 10 ms."""
+    batched.interval = BATCH_INTERVAL
+
+
+def adjust_batches(worker: Worker) -> None:
+    """Let a worker send messages to the scheduler at once, or in batches while it has more tasks to run.
+
+    Nobody may have anything to do but wait for the only task, whose start has been sent just before its end.
+    """
+    has_more = worker.state.ready or worker.state.constrained
+    worker.batched_stream.interval = BATCH_INTERVAL if has_more else 0.0
+
+
 async def remove_worker(scheduler: Scheduler, ws: WorkerState) -> None:
     """Remove and close a worker at once; its tasks run elsewhere, and none is suspected."""
     await scheduler.remove_worker(ws.address, expected=True, close=True, stimulus_id=_stimulus_id())
@@ -196,6 +219,19 @@ def free_key(scheduler: Scheduler, address: str, key: Any) -> None:
     """Let a worker forget a task: it does not start it, or drops its result or its failure."""
     message = {"op": "free-keys", "keys": [key], "stimulus_id": _stimulus_id()}
     scheduler.worker_send(address, message)
+
+
+def runs_here(scheduler: Scheduler, key: Any, address: str, run_id: int) -> bool:
+    """Return whether a task runs on this worker, and this run of it is the one that counts."""
+    ts = scheduler.tasks.get(key)
+    if ts is None or ts.processing_on is None or ts.processing_on.address != address:
+        return False
+    return ts.run_id == run_id
+
+
+def send_to_clients(scheduler: Scheduler, clients: Iterable[str], message: dict[str, Any]) -> None:
+    """Send a message to some clients, after what has been sent to them before."""
+    scheduler.send_all({client: [message] for client in clients}, {})
 
 
 def release_tasks(scheduler: Scheduler, tasks: Iterable[TaskState]) -> None:
@@ -347,6 +383,13 @@ def replace_execute(worker: Worker, execute: Callable[..., Awaitable[Any]]) -> C
     """Let a worker call `execute` to run a task; return what it has called so far."""
     previous = worker.execute
     setattr(worker, "execute", execute)  # noqa: B010 - a method, as mypy sees it
+    return previous
+
+
+def replace_batched_send(worker: Worker, send: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Let a worker call `send` with its messages to the scheduler; return what it has called so far."""
+    previous = worker.batched_send
+    setattr(worker, "batched_send", send)  # noqa: B010 - a method, as mypy sees it
     return previous
 
 

@@ -10,7 +10,11 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
 
 from scalable.cluster.plugin.admission import Admission
-from scalable.cluster.plugin.dask_internals import cancel_all, tasks_of_dead_worker
+from scalable.cluster.plugin.dask_internals import (
+    cancel_all,
+    send_sooner,
+    tasks_of_dead_worker,
+)
 from scalable.cluster.plugin.deaths import Deaths
 from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
@@ -20,6 +24,7 @@ from scalable.cluster.plugin.filenames import FileNames
 from scalable.cluster.plugin.liveness import Liveness
 from scalable.cluster.plugin.nannies import refuse_nanny_plugins
 from scalable.cluster.plugin.presence import Presence
+from scalable.cluster.plugin.results import ResultForwarding
 from scalable.cluster.plugin.shuffles import Shuffles
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
 from scalable.cluster.plugin.transfers import Transfers
@@ -83,6 +88,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.walltimes = Walltimes(scheduler, self.members)
         self.deaths = Deaths(scheduler)
         self.presence = Presence(scheduler, self.orphan_timeout)
+        self.results = ResultForwarding(scheduler)
         scheduler.handlers |= {
             "register-worker": self.admission.register_worker,
             "heartbeat_worker": self.admission.heartbeat_worker,
@@ -101,6 +107,8 @@ class GroupsPlugin(SchedulerPlugin):
         }
         refuse_nanny_plugins(scheduler)
         scheduler.stream_handlers |= {
+            "task-finished": self.results.handle_task_finished,
+            "scalable-receive-results": self.results.add_client,
             "task-erred": self.transfers.handle_task_erred,
             "long-running": self.deaths.handle_long_running,
             "scalable-recording": self.deaths.record_recording,
@@ -110,7 +118,8 @@ class GroupsPlugin(SchedulerPlugin):
             None, self.worker_plugin, name=GroupsWorkerPlugin.name, idempotent=True
         )
         # Nothing may be awaited from here on: the scheduler reports changes to a plugin once this has returned.
-        self.members |= {address: (ws, time()) for address, ws in scheduler.workers.items()}
+        for address in scheduler.workers:
+            self.add_worker(scheduler, address)
         for ts in scheduler.tasks.values():
             if ts.state in Backlog.STATES:
                 self.backlog.add(ts)
@@ -140,6 +149,7 @@ class GroupsPlugin(SchedulerPlugin):
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Record when a worker joined, and its state, which the scheduler drops once the worker is gone."""
         self.members[worker] = scheduler.workers[worker], time()
+        send_sooner(scheduler.stream_comms[worker])
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
@@ -155,6 +165,10 @@ class GroupsPlugin(SchedulerPlugin):
         is_preempted = self.walltimes.is_preempted(ws)
         self.walltimes.on_worker_removed(ws, joined, assigned)
         self.deaths.on_worker_removed(ws, joined, assigned, excused=is_preempted)
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """Send no more results to a client."""
+        self.results.remove_client(client)
 
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any

@@ -18,6 +18,7 @@ from scalable.cluster.plugin.dask_internals import (
 from scalable.cluster.plugin.filenames import FileNames
 from scalable.cluster.plugin.forks import detach_forks
 from scalable.cluster.plugin.isolation import Isolation
+from scalable.cluster.plugin.results import SmallResults
 from scalable.cluster.plugin.running import RunRecord
 
 if TYPE_CHECKING:
@@ -52,12 +53,14 @@ class GroupsWorkerPlugin(WorkerPlugin):
         worker.handlers["scalable_check_transfer"] = self.check_transfer
         self.isolation = Isolation(worker)
         detach_forks(worker, self.isolation.is_forking)
+        self.results = SmallResults(worker)
         self.record = RunRecord(worker)
 
     def teardown(self, worker: Worker) -> None:
         """Leave the worker's process as it was."""
         self.file_names.release()
         self.record.close()
+        self.results.close()
         self.isolation.close()
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:

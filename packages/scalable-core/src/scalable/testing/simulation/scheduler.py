@@ -114,7 +114,7 @@ class SimulatedWorker:
     @property
     def open(self) -> bool:
         """Whether the scheduler gives it tasks."""
-        return not (self.draining or self.paused or self.silence >= UNRESPONSIVE_AFTER)
+        return not (self.draining or self.paused or self.unresponsive)
 
     @property
     def silence(self) -> float:
@@ -124,9 +124,14 @@ class SimulatedWorker:
         return asyncio.get_running_loop().time() - self.frozen_at
 
     @property
+    def unresponsive(self) -> bool:
+        """Whether it has not answered for too long."""
+        return self.frozen_at is not None and self.silence >= UNRESPONSIVE_AFTER
+
+    @property
     def status(self) -> str:
         """Its status, as the report of the scheduler has it."""
-        if self.silence >= UNRESPONSIVE_AFTER:
+        if self.unresponsive:
             return UNRESPONSIVE
         if self.draining:
             return "closing_gracefully"
@@ -588,8 +593,7 @@ class SimulatedScheduler:
         if force:
             self.remove_worker(name, expected=True)
         elif worker.retirement is None:
-            recipient = self._recipient()
-            if recipient is worker and results:
+            if results and self._recipient() is worker:
                 return DrainProgress(Stage.HOLDING, results)
             loop = asyncio.get_running_loop()
             worker.retirement = loop.call_later(self.transfer, self._move_results, worker)
@@ -601,9 +605,10 @@ class SimulatedScheduler:
 
     def _move_results(self, worker: SimulatedWorker) -> None:
         worker.retirement = None
-        recipient = self._recipient()
-        if recipient is worker and worker.results:
-            return
-        for task in worker.results:
-            self._store_result(task, recipient)
+        if worker.results:
+            recipient = self._recipient()
+            if recipient is worker:
+                return
+            for task in worker.results:
+                self._store_result(task, recipient)
         self.remove_worker(worker.name)
