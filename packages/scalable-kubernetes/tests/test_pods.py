@@ -179,6 +179,8 @@ def test_a_pod_has_ended_with_its_containers() -> None:
         lastState=ended("ContainerStatusUnknown", 137, "The container could not be located"),
     )
     assert has_ended(pod_of({**lost, "phase": "Running"}, **deleted))
+    assert has_ended(pod_of(waiting("ImagePullBackOff"), **deleted))
+    assert not has_ended(pod_of(waiting("ContainerCreating"), **deleted))
     # Of one that was started again.
     again = container({"running": {}}, lastState=ended("Error", 1))
     assert not has_ended(pod_of({**again, "phase": "Running"}, **deleted))

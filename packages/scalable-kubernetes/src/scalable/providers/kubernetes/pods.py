@@ -110,7 +110,11 @@ def has_ended(pod: Mapping[str, Any]) -> bool:
 
 def _has_stopped(container: Mapping[str, Any]) -> bool:
     state, last = container.get("state", {}), container.get("lastState", {})
-    return "terminated" in state or ("running" not in state and "terminated" in last)
+    waits_for = state.get("waiting", {}).get("reason")
+    never_started = waits_for in PULLING or waits_for in _REFUSED_WAITS
+    return (
+        "terminated" in state or never_started or ("running" not in state and "terminated" in last)
+    )
 
 
 def pod_state(pod: Mapping[str, Any], container: str) -> PodState:
