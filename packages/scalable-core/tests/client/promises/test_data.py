@@ -26,8 +26,7 @@ def test_scattered_data_is_an_argument(session: Session) -> None:
 def test_data_can_be_scattered_to_all_workers(session: Session) -> None:
     (everywhere,) = session.client.scatter([{"a": 1}], broadcast=True)
     assert session.submit(len, everywhere).result(timeout=60) == 1
-    (holders,) = session.client.who_has([everywhere]).values()
-    assert len(holders) == 2
+    session.until(lambda: len(session.client.who_has([everywhere])[everywhere.key]) == 2)
 
 
 def test_data_can_be_scattered_to_named_workers(session: Session) -> None:
@@ -49,8 +48,7 @@ def test_results_can_be_copied_to_more_workers(session: Session) -> None:
     future = session.submit(add, 1)
     wait(future, timeout=60)
     session.client.replicate([future], n=2)
-    (holders,) = session.client.who_has([future]).values()
-    assert len(holders) == 2
+    session.until(lambda: len(session.client.who_has([future])[future.key]) == 2)
 
 
 def test_a_published_dataset_is_found_by_name(session: Session, name: str) -> None:
