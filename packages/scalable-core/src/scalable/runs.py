@@ -20,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from scalable.providers.registry import ENTRY_POINT_GROUP
+
 if TYPE_CHECKING:
     from scalable.cluster import Event
     from scalable.planning import Plan
@@ -269,12 +271,14 @@ _NEVER_REDACTED = frozenset({"format", "id", "started", "ended", "manifest", "pl
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of Python, the platform, Dask, and every distribution of Scalable's namespace."""
+    """Return the versions of Python, the platform, Dask, the core, and every distribution with a provider."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for distribution in metadata.distributions():
-        name = distribution.name.lower()
-        if name in ("dask", "distributed") or name.startswith("scalable-"):
-            versions[name] = distribution.version
+    for name in ("dask", "distributed", "scalable-core"):
+        versions[name] = metadata.version(name)
+    # Not of all distributions, which would read the descriptions of hundreds.
+    for provider in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        if provider.dist is not None:
+            versions[provider.dist.name.lower()] = provider.dist.version
     return dict(sorted(versions.items()))
 
 
