@@ -593,11 +593,14 @@ class SimulatedScheduler:
         if force:
             self.remove_worker(name, expected=True)
         elif worker.retirement is None:
-            if results and self._recipient() is worker:
+            if results and not self._has_open_worker() and self._recipient() is worker:
                 return DrainProgress(Stage.HOLDING, results)
             loop = asyncio.get_running_loop()
             worker.retirement = loop.call_later(self.transfer, self._move_results, worker)
         return DrainProgress(Stage.MOVING, results)
+
+    def _has_open_worker(self) -> bool:
+        return any(worker.open for worker in self.workers.values())
 
     def _recipient(self) -> SimulatedWorker:
         """Return the worker that takes results: a running one, or else the draining one that has most."""
