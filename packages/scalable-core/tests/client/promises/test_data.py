@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from distributed import Event, Lock, Queue, Semaphore, Variable, get_worker, wait
 from promised_session import Session
 from task_functions import add
+
+
+@pytest.fixture
+def kept_copies(session: Session) -> Iterator[None]:
+    """For as long as a test runs, Dask's active memory manager drops no copies of results."""
+    session.client.amm.stop()
+    yield
+    session.client.amm.start()
 
 
 @pytest.fixture
@@ -23,6 +32,7 @@ def test_scattered_data_is_an_argument(session: Session) -> None:
     assert session.submit(add, named["a"]).result(timeout=60) == 1
 
 
+@pytest.mark.usefixtures("kept_copies")
 def test_data_can_be_scattered_to_all_workers(session: Session) -> None:
     (everywhere,) = session.client.scatter([{"a": 1}], broadcast=True)
     assert session.submit(len, everywhere).result(timeout=60) == 1
@@ -44,6 +54,7 @@ def test_it_is_known_who_has_what(session: Session) -> None:
     assert future.key in session.client.has_what()[holders[0]]
 
 
+@pytest.mark.usefixtures("kept_copies")
 def test_results_can_be_copied_to_more_workers(session: Session) -> None:
     future = session.submit(add, 1)
     wait(future, timeout=60)
