@@ -114,7 +114,11 @@ CONF
 find_mirror() {
     local mirror
     mirror=$(apt-get indextargets --format '$(SITE)' 'Origin: Debian' 'Label: Debian' 'Created-By: Packages' | head -n 1)
-    echo "${mirror:-http://deb.debian.org/debian}"
+    if [ -z "$mirror" ]; then
+        echo "apt knows no mirror of Debian; add one to /etc/apt/sources.list.d, and run apt-get update" >&2
+        return 1
+    fi
+    echo "$mirror"
 }
 
 build() {

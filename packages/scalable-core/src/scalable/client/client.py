@@ -164,7 +164,7 @@ class ScalableClient(Client):
             self._receive_results()
 
     def _receive_results(self) -> None:
-        """Ask the scheduler to send small results with the messages that their tasks have finished."""
+        """Request small results with the messages that their tasks have finished."""
         if not has_own_deserializers(self):
             self._send_to_scheduler({"op": "scalable-receive-results"})
 

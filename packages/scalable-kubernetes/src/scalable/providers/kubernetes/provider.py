@@ -222,7 +222,7 @@ def _scheduler_image(spec: DeploymentSpec, options: KubernetesOptions) -> str:
 
 
 def _ask(options: KubernetesOptions, question: Callable[[KubernetesApi], Awaitable[T]]) -> T:
-    """Ask the target's API server, also on a thread whose event loop is running, such as a notebook's."""
+    """Return the target's answer, also on a thread whose event loop is running, such as a notebook's."""
     from scalable.providers.kubernetes.api import KubernetesApi
 
     async def ask() -> T:
