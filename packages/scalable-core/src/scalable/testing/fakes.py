@@ -59,8 +59,8 @@ class FakeProvider(BaseProvider[TargetOptions]):
     def kill(self, worker: str, reason: Reason = Reason.PREEMPTED) -> None:
         """End a unit from outside, and its worker with it."""
         for host, backend in self._built:
-            if worker in backend.units and host.loop is not None:
-                host.loop.add_callback(backend.kill, worker, reason)
+            if worker in backend.units:
+                _kill(host, backend, worker, reason)
 
     def leftovers(self) -> list[str]:
         """Return the names of units and schedulers that still exist, of all clusters."""
@@ -85,8 +85,8 @@ class FakeProvider(BaseProvider[TargetOptions]):
         """End these units; the engine of a cluster that is open replaces them."""
         for resource in owned:
             for host, backend in self._built:
-                if str(host.name) == resource.run_id and host.loop is not None:
-                    host.loop.add_callback(backend.kill, resource.name, Reason.CANCELLED)
+                if str(host.name) == resource.run_id:
+                    _kill(host, backend, resource.name, Reason.CANCELLED)
         return []
 
     def close(self, cluster: ClusterHandle) -> None:
@@ -145,3 +145,13 @@ class FakeProvider(BaseProvider[TargetOptions]):
             retry=RetryPolicy(delay=0.1, fail_after=2.0),
         )
         return cluster_handle(cluster, spec)
+
+
+def _kill(host: LocalCluster, backend: SimulatedBackend, unit: str, reason: Reason) -> None:
+    """End a unit of a cluster that is open, and return once it has ended."""
+
+    async def kill() -> None:
+        backend.kill(unit, reason)
+
+    if host.status.name == "running":
+        host.sync(kill)

@@ -112,7 +112,7 @@ class SlurmCluster(GroupedCluster):
             self._backend = SlurmBackend(
                 Slurm(), run, host.scheduler_address, {}, sweep_timeout=sweep_timeout
             )
-            watchdog = QueueWatchdog(self._backend.job_name)
+            watchdog = QueueWatchdog(self._backend.job_name, directory.path)
             cleanup.callback(watchdog.stop)
             for component in first:
                 self._add_request(component, self.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,8 +59,13 @@ class RunDirectory:
 
 
 def remove_keys(path: Path) -> None:
-    """Remove the keys in a run's directory, and the directory if it has no logs. Idempotent."""
-    if (path / "tls").exists():
-        shutil.rmtree(path / "tls")
-    if path.exists() and not any(path.iterdir()):
-        path.rmdir()
+    """Remove the keys in a run's directory, and the directory if it has no logs. Idempotent.
+
+    The watchdog of a client that was killed may do the same at the same time.
+    """
+    while (path / "tls").exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path / "tls")
+    with contextlib.suppress(FileNotFoundError):
+        if not any(path.iterdir()):
+            path.rmdir()
