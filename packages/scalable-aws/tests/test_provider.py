@@ -61,9 +61,9 @@ def test_a_target_without_options_does_not_change_a_component() -> None:
     assert plan.resources_by_tag == {"plots": ResourceRequest(cpus=1)}
 
 
-def test_building_is_not_supported() -> None:
-    with pytest.raises(NotSupportedError, match="provider 'aws' cannot build clusters"):
-        AWSBatchProvider().build_cluster(spec_of("aws"))
+def test_ec2_cannot_be_built_yet() -> None:
+    with pytest.raises(NotSupportedError, match="use cluster_type: fargate"):
+        AWSBatchProvider().build_cluster(spec_of("aws", "cluster_type: ec2"))
 
 
 def test_neither_finding_nor_validating_nor_planning_imports_dask_or_an_sdk() -> None:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["LARGEST_TASK", "MEMORY_BY_CPU", "TaskSize", "describe_memory", "next_memory"]
+__all__ = [
+    "LARGEST_TASK",
+    "MEMORY_BY_CPU",
+    "UNITS_PER_VCPU",
+    "TaskSize",
+    "describe_memory",
+    "next_memory",
+    "task_size",
+]
+
+UNITS_PER_VCPU = 1024
+"""CPU units of one vCPU."""
 
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-tasks-services.html, Linux.
 MEMORY_BY_CPU: Mapping[int, Sequence[int]] = MappingProxyType(
@@ -38,6 +50,19 @@ class TaskSize(NamedTuple):
     cpu: int
     memory: int
 
+    @property
+    def vcpus(self) -> Decimal:
+        """Its vCPUs."""
+        return Decimal(self.cpu) / UNITS_PER_VCPU
+
+    @property
+    def gb(self) -> Decimal:
+        """Its memory in GB, as Fargate counts them: 1024 MiB."""
+        return Decimal(self.memory) / 1024
+
+    def __str__(self) -> str:
+        return f"{self.vcpus:f} vCPU, {self.gb:f} GB"
+
 
 LARGEST_TASK = TaskSize(max(MEMORY_BY_CPU), MEMORY_BY_CPU[max(MEMORY_BY_CPU)][-1])
 """The largest task that Fargate has."""
@@ -57,6 +82,28 @@ def next_memory(mib: int) -> int:
     (2048, 5120, 249856)
     """
     return min(amount for amounts in MEMORY_BY_CPU.values() for amount in amounts if amount >= mib)
+
+
+def task_size(cpu: int, memory: int) -> TaskSize | None:
+    """Return the smallest size of task with at least this many CPU units and MiB; None if none is large enough.
+
+    The fewest CPU units count first, because they cost more than memory.
+
+    Examples
+    --------
+    >>> task_size(1024, 0), task_size(1024, 9000), task_size(32768, 249857)
+    (TaskSize(cpu=1024, memory=2048), TaskSize(cpu=2048, memory=9216), None)
+    """
+    return next(
+        (
+            TaskSize(units, amount)
+            for units, amounts in MEMORY_BY_CPU.items()
+            if units >= cpu
+            for amount in amounts
+            if amount >= memory
+        ),
+        None,
+    )
 
 
 def describe_memory(cpu: int) -> str:

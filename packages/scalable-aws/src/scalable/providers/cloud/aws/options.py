@@ -10,8 +10,9 @@ from pydantic import Field
 from scalable.providers.options import (
     DaskImage,
     Matching,
+    OneLine,
+    RemoteTargetOptions,
     SpotCapacity,
-    TargetOptions,
     WorkerEnvironment,
 )
 
@@ -33,6 +34,15 @@ RoleArn = Annotated[
 InstanceType = Annotated[
     str, Matching(r"[a-z][a-z0-9-]*\.[a-z0-9-]+", "an instance type such as c6i.large")
 ]
+Cidr = Annotated[
+    str,
+    Matching(
+        r"([0-9]{1,3}\.){3}[0-9]{1,3}/([1-9]|[12][0-9]|3[0-2])",
+        "a range of IPv4 addresses such as 203.0.113.7/32; /0, which is everybody, is refused",
+    ),
+]
+CpuUnits = Literal[256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
+MiB = Annotated[int, Field(ge=512, le=249856)]
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-using-tags.html#tag-restrictions
 TagKey = Annotated[
     str,
@@ -50,7 +60,7 @@ TagValue = Annotated[
 ]
 
 
-class AWSOptions(TargetOptions):
+class AWSOptions(RemoteTargetOptions):
     """Options of a target on AWS."""
 
     region: Region | None = Field(
@@ -60,12 +70,12 @@ class AWSOptions(TargetOptions):
         default="fargate", description="Whether workers are Fargate tasks or EC2 instances."
     )
     image: DaskImage = None
-    worker_cpu: Literal[256, 512, 1024, 2048, 4096, 8192, 16384, 32768] | None = Field(
+    worker_cpu: CpuUnits | None = Field(
         default=None,
         description="CPU units, of which 1024 are one vCPU, of a Fargate worker whose component "
         "does not set cpus.",
     )
-    worker_mem: Annotated[int, Field(ge=512, le=249856)] | None = Field(
+    worker_mem: MiB | None = Field(
         default=None,
         description="Memory in MiB of a Fargate worker whose component does not set memory.",
     )
@@ -90,6 +100,25 @@ class AWSOptions(TargetOptions):
     task_role_arn: RoleArn | None = Field(
         default=None,
         description="Role with which the workers themselves call AWS. By default none.",
+    )
+    public_ip: bool = Field(
+        default=True,
+        description="Whether scheduler and workers have public addresses. Without them, the subnets need a NAT "
+        "gateway or VPC endpoints, and this machine must reach the VPC's own addresses.",
+    )
+    client_cidr: Cidr | None = Field(
+        default=None,
+        description="Addresses from which the scheduler may be reached. By default this machine's alone.",
+    )
+    scheduler_cpu: CpuUnits = Field(
+        default=1024, description="CPU units of the scheduler's Fargate task."
+    )
+    scheduler_mem: MiB = Field(
+        default=4096, description="Memory in MiB of the scheduler's Fargate task."
+    )
+    python: OneLine = Field(
+        default="python3",
+        description="Python in the images, by its path or by its name on the PATH.",
     )
     spot: SpotCapacity = False
     environment: WorkerEnvironment = Field(default_factory=dict)

@@ -4,25 +4,75 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
+from scalable.cluster.port import Leftover
+from scalable.costing import CostEstimate
+from scalable.errors import NotSupportedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
-from scalable.providers.base import DeploymentSpec, ResourceRequest
+from scalable.providers.base import (
+    Artifact,
+    CheckResult,
+    ClusterHandle,
+    DeploymentSpec,
+    Owned,
+    ResourceRequest,
+    ScalePlan,
+    current_owner,
+)
+from scalable.providers.cloud.aws.costs import estimate_fargate
 from scalable.providers.cloud.aws.fargate import (
     LARGEST_TASK,
     MEMORY_BY_CPU,
+    UNITS_PER_VCPU,
     describe_memory,
     next_memory,
 )
-from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.common import PlansOnly, explicit_or_default, no_effect_warnings
+from scalable.providers.cloud.aws.foundation import (
+    allow_ingress,
+    create_cluster,
+    create_log_group,
+    create_role,
+    create_security_group,
+    put_key,
+    put_role_policy,
+)
+from scalable.providers.cloud.aws.names import Run, run_prefix
+from scalable.providers.cloud.aws.options import AWSOptions, TagKey, TagValue
+from scalable.providers.cloud.aws.prices import FARGATE
+from scalable.providers.cloud.aws.request import WorkerRequest, worker_request
+from scalable.providers.cloud.aws.tasks import (
+    PORT,
+    Place,
+    Request,
+    batches,
+    run_scheduler,
+    run_workers,
+    scheduler_definition,
+    worker_definition,
+)
+from scalable.providers.common import (
+    BaseProvider,
+    cluster_handle,
+    explicit_or_default,
+    group_specs,
+    no_effect_warnings,
+)
+
+if TYPE_CHECKING:
+    from scalable.providers.cloud.aws.api import AwsApi
 
 __all__ = ["AWSBatchProvider"]
 
-_UNITS_PER_VCPU = 1024
+T = TypeVar("T")
+
 _MIB = 2**20
 
 _ONLY_FOR = MappingProxyType(
@@ -31,6 +81,8 @@ _ONLY_FOR = MappingProxyType(
         "task_role_arn": "fargate",
         "worker_cpu": "fargate",
         "worker_mem": "fargate",
+        "scheduler_cpu": "fargate",
+        "scheduler_mem": "fargate",
         "instance_type": "ec2",
     }
 )
@@ -39,9 +91,21 @@ _ONLY_FOR = MappingProxyType(
 # https://docs.aws.amazon.com/ec2/latest/instancetypes/ac.html: families g and p, and gr with more memory.
 _WITH_GPU = re.compile(r"(g|gr|p)[0-9]")
 
+_CLOSE_TIMEOUT = 300.0
+"""Seconds for each of the removals at the end. Network interfaces go up to some minutes after their tasks."""
 
-class AWSBatchProvider(PlansOnly[AWSOptions]):
-    """Runs each worker as a Fargate task or on an EC2 instance of its own."""
+_MAX_LAUNCH = 100
+"""Tasks that Fargate starts of an account at once, beyond which it takes 20 per second:
+https://docs.aws.amazon.com/AmazonECS/latest/developerguide/service-quotas.html."""
+
+_MAX_TAGS = 50
+_OUR_TAGS = 4
+
+_TAGS: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[TagKey, TagValue])
+
+
+class AWSBatchProvider(BaseProvider[AWSOptions]):
+    """Runs each worker as a Fargate task."""
 
     name = "aws"
     options_model = AWSOptions
@@ -55,6 +119,7 @@ class AWSBatchProvider(PlansOnly[AWSOptions]):
         yield from no_effect_warnings(
             spec, "mounts", "machines of AWS do not have your directories"
         )
+        yield from _check_labels(spec, options)
         if options.cluster_type == "fargate":
             yield from _check_fargate(spec, options)
         elif options.instance_type and not _WITH_GPU.match(options.instance_type):
@@ -67,7 +132,7 @@ class AWSBatchProvider(PlansOnly[AWSOptions]):
 
     def request(self, component: ComponentConfig, options: AWSOptions) -> ResourceRequest:
         """Return the component's own request, completed by the target's options for its workers."""
-        cpus = options.worker_cpu and math.ceil(options.worker_cpu / _UNITS_PER_VCPU)
+        cpus = options.worker_cpu and math.ceil(options.worker_cpu / UNITS_PER_VCPU)
         memory = options.worker_mem and options.worker_mem * _MIB
         return replace(
             super().request(component, options),
@@ -75,19 +140,222 @@ class AWSBatchProvider(PlansOnly[AWSOptions]):
             memory=explicit_or_default(component, "memory", memory),
         )
 
+    def knows_prices(self, spec: DeploymentSpec) -> bool:
+        """Return whether there is a price for every task of the target."""
+        given = spec.target.options
+        on_demand = given.get("cluster_type", "fargate") == "fargate" and not given.get("spot")
+        return on_demand and given.get("region") in FARGATE
+
+    def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
+        """Return what the plan costs by the tables of prices; what is in none of them is unknown."""
+        options = self.parse_options(spec)
+        if options.cluster_type != "fargate":
+            return None
+        # The image is no part of what is paid for.
+        requests = {
+            tag: worker_request(component, options, "")
+            for tag, component in spec.components.items()
+        }
+        return estimate_fargate(options, requests, plan.workers_by_tag)
+
+    def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
+        """Check whether a start would work: credentials, network, roles, images, quotas."""
+        options = self.parse_options(spec)
+        if options.cluster_type != "fargate":
+            return [CheckResult("build", False, _NO_EC2, "use cluster_type: fargate")]
+        from scalable.providers.cloud.aws.preflight import preflight
+
+        requests = _worker_requests(spec, options)
+        counts = self.plan_scale(spec).workers_by_tag
+        image = _scheduler_image(spec, options)
+        return _ask(options, lambda api: preflight(api, options, image, requests, counts))
+
+    def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
+        """Return the requests of a run in the order in which they are sent, without the key.
+
+        Names in parentheses stand for what only AWS knows. Values that the manifest takes from the environment are
+        shown as ``${VAR}``.
+        """
+        from scalable.providers.cloud.aws.render import rendered
+
+        options = self.parse_options(spec)
+        if options.cluster_type != "fargate":
+            raise NotSupportedError(f"{_NO_EC2}; use cluster_type: fargate")
+        return [
+            Artifact(
+                f"{number:02}-{request.operation}-{what}.json"
+                if what
+                else f"{number:02}-{request.operation}.json",
+                "application/json",
+                rendered(request, spec.manifest.redact),
+            )
+            for number, (what, request) in enumerate(_shown_requests(spec, options, plan), 1)
+        ]
+
+    def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
+        """Return what the runs of all users have left in the target's region.
+
+        Raises
+        ------
+        ProviderNotSetUpError
+            This machine has no credentials, or no region.
+        """
+        from scalable.providers.cloud.aws.owned import list_owned
+
+        return _ask(self.parse_options(spec), list_owned)
+
+    def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
+        """Remove everything of the runs of these."""
+        from scalable.providers.cloud.aws.owned import reap
+
+        return _ask(self.parse_options(spec), lambda api: reap(api, owned)) if owned else []
+
+    def _build(self, spec: DeploymentSpec, options: AWSOptions) -> ClusterHandle:
+        if options.cluster_type != "fargate":
+            raise NotSupportedError(f"{_NO_EC2}; use cluster_type: fargate")
+        from scalable.cluster import Pace
+        from scalable.cluster.remote import RemoteHost, build_remote_cluster
+        from scalable.providers.cloud.aws.api import AwsApi
+        from scalable.providers.cloud.aws.backend import FargateBackend
+        from scalable.providers.cloud.aws.scheduler import FargateScheduler
+        from scalable.providers.tls import make_credentials
+
+        name = f"{run_prefix(spec.target_name)}-{uuid.uuid4().hex[:8]}"
+        run = Run(name, current_owner(), options.tags)
+        requests = _worker_requests(spec, options)
+        image = _scheduler_image(spec, options)
+        api = AwsApi(run.name, options.region)
+        credentials = make_credentials()
+        scheduler = FargateScheduler(
+            api,
+            run,
+            options,
+            credentials,
+            lambda place: scheduler_definition(run, place, image, options),
+            close_timeout=_CLOSE_TIMEOUT,
+        )
+        host = RemoteHost(
+            scheduler,
+            name=run.name,
+            security=credentials.security(),
+            start_timeout=options.startup_timeout,
+            close_timeout=_CLOSE_TIMEOUT + 60,
+            poll=1.0,
+        )
+
+        def make_backend(_: str) -> FargateBackend:
+            assert scheduler.place is not None  # noqa: S101 - it has been started
+            return FargateBackend(
+                api,
+                run,
+                options,
+                scheduler.place,
+                requests,
+                scheduler=scheduler.address,
+                scheduler_task=scheduler.task,
+                close_timeout=_CLOSE_TIMEOUT,
+            )
+
+        cluster = build_remote_cluster(
+            host,
+            make_backend,
+            [replace(group, max_launch=_MAX_LAUNCH) for group in group_specs(spec, options)],
+            max_workers=options.max_workers,
+            pace=Pace(
+                poll=2.0,
+                close_timeout=_CLOSE_TIMEOUT + 60,
+                scheduler_timeout=options.scheduler_timeout,
+            ),
+            orphan_timeout=options.orphan_timeout,
+        )
+        return cluster_handle(cluster, spec, {"run": run.name, "region": api.region})
+
+
+_NO_EC2 = "provider 'aws' builds no clusters of EC2 instances in this version"
+
+
+def _worker_requests(spec: DeploymentSpec, options: AWSOptions) -> dict[str, WorkerRequest]:
+    from scalable.cluster.versions import matching_image  # imports Dask
+
+    return {
+        tag: worker_request(component, options, matching_image())
+        for tag, component in spec.components.items()
+    }
+
+
+def _scheduler_image(spec: DeploymentSpec, options: AWSOptions) -> str:
+    """Return the image of the scheduler: the target's, else that of the first component that has one."""
+    from scalable.cluster.versions import matching_image
+
+    images = (component.image for component in spec.components.values())
+    return options.image or next(filter(None, images), matching_image())
+
+
+def _ask(options: AWSOptions, question: Callable[[AwsApi], Awaitable[T]]) -> T:
+    from scalable.providers.cloud.aws.api import AwsApi, run_now
+
+    return run_now(lambda: question(AwsApi("scalable", options.region)))
+
+
+def _shown_requests(
+    spec: DeploymentSpec, options: AWSOptions, plan: ScalePlan
+) -> Iterator[tuple[str, Request]]:
+    """Yield the requests of a run, each with what it is for where there are several of its kind."""
+    from scalable.providers.cloud.aws.render import KEY
+
+    run = Run(f"{run_prefix(spec.target_name)}-00000000", current_owner(), options.tags)
+    region, partition, account = options.region or "(region)", "aws", "(account)"
+    group = "(security group)"
+    place = Place(
+        region=region,
+        vpc=options.vpc or "(VPC)",
+        subnets=options.subnets or ["(subnets)"],
+        security_groups=options.security_groups or [group],
+        execution_role=options.execution_role_arn or f"arn:aws:iam::{account}:role/(role)",
+        key=f"(ARN of {KEY})",
+        certificate="(the run's certificate)",
+    )
+    yield "", create_cluster(run)
+    yield "", create_log_group(run)
+    yield "", put_key(run, KEY)
+    if options.execution_role_arn is None:
+        yield "", create_role(run)
+        yield "", put_role_policy(run, region, partition, account)
+    if not options.security_groups:
+        yield "", create_security_group(run, place.vpc)
+        yield "", allow_ingress(group, [options.client_cidr or "(this machine's address)"])
+    yield "scheduler", scheduler_definition(run, place, _scheduler_image(spec, options), options)
+    yield "scheduler", run_scheduler(run, place, options)
+    address = f"tls://(the scheduler's address):{PORT}"
+    for tag, request in _worker_requests(spec, options).items():
+        yield tag, worker_definition(run, place, request, options, address)
+        for batch in batches("(request)", plan.workers_by_tag.get(tag, 0)):
+            yield tag, run_workers(run, place, options, request, batch, "(request)")
+
+
+def _check_labels(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:
+    """Find labels of components that AWS does not accept as tags, and more tags than it takes."""
+    for name, component in spec.components.items():
+        try:
+            _TAGS.validate_python(dict(component.tags))
+        except ValidationError:
+            message = (
+                "AWS takes 128 letters, digits, blanks and _.:/=+@- as the key of a tag, which must not begin with "
+                "aws:, and 256 as its value"
+            )
+            yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)
+        n = len({*options.tags, *component.tags}) + _OUR_TAGS
+        if n > _MAX_TAGS:
+            message = f"makes {n} tags with those of the target and of Scalable, and AWS takes {_MAX_TAGS}; use fewer"
+            yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)
+
 
 def _check_fargate(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:
-    memory = options.worker_mem
-    if memory is not None and options.worker_cpu is not None:
-        if memory not in MEMORY_BY_CPU[options.worker_cpu]:
-            fitting = describe_memory(options.worker_cpu)
-            message = f"does not go with this worker_cpu in Fargate; choose {fitting}"
-            yield spec.option_issue("worker_mem", "E_FARGATE_SIZE", message)
-    elif memory is not None and memory != next_memory(memory):
-        message = f"is not an amount that Fargate has; the next larger one is {next_memory(memory)}"
-        yield spec.option_issue("worker_mem", "E_FARGATE_SIZE", message)
-
-    vcpus, gib = LARGEST_TASK.cpu // _UNITS_PER_VCPU, LARGEST_TASK.memory // 1024
+    yield from _check_size(spec, "worker_cpu", options.worker_cpu, "worker_mem", options.worker_mem)
+    yield from _check_size(
+        spec, "scheduler_cpu", options.scheduler_cpu, "scheduler_mem", options.scheduler_mem
+    )
+    vcpus, gib = LARGEST_TASK.cpu // UNITS_PER_VCPU, LARGEST_TASK.memory // 1024
     for name, component in spec.components.items():
         if component.cpus > vcpus:
             message = f"is more than a Fargate task has, {vcpus} vCPUs; use cluster_type: ec2"
@@ -98,3 +366,19 @@ def _check_fargate(spec: DeploymentSpec, options: AWSOptions) -> Iterator[Valida
         if component.gpus:
             message = "Fargate has no GPUs; use cluster_type: ec2"
             yield spec.component_issue(name, "gpus", "E_NOT_SUPPORTED", message)
+
+
+def _check_size(
+    spec: DeploymentSpec, cpu_option: str, cpu: int | None, memory_option: str, memory: int | None
+) -> Iterator[ValidationIssue]:
+    if memory is None:
+        return
+    if cpu is not None:
+        if memory not in MEMORY_BY_CPU[cpu]:
+            message = (
+                f"does not go with this {cpu_option} in Fargate; choose {describe_memory(cpu)}"
+            )
+            yield spec.option_issue(memory_option, "E_FARGATE_SIZE", message)
+    elif memory != next_memory(memory):
+        message = f"is not an amount that Fargate has; the next larger one is {next_memory(memory)}"
+        yield spec.option_issue(memory_option, "E_FARGATE_SIZE", message)

@@ -1,0 +1,256 @@
+"""The only module that talks to AWS: calls through boto3, in threads, and their errors."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import boto3
+from botocore import xform_name
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+)
+from botocore.exceptions import ConnectionError as BrokenConnectionError
+
+from scalable.errors import ProviderNotSetUpError, describe_error
+from scalable.providers.blocking import BlockingCalls, CallUnderWay
+from scalable.providers.cloud.aws.tasks import Request
+
+__all__ = ["AwsApi", "AwsError", "AwsUnreachableError", "run_now"]
+
+T = TypeVar("T")
+
+_CONFIG = Config(
+    connect_timeout=10,
+    read_timeout=60,
+    max_pool_connections=50,
+    # Throttling, answers of a server in trouble and broken connections are tried again with growing, random pauses:
+    # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+    retries={"mode": "standard", "total_max_attempts": 6},
+    user_agent_extra="scalable",
+)
+_DEADLINE = 110.0
+"""Seconds for one call with its retries; below the limit of the engine, so that it learns the reason."""
+
+_WHO_AM_I = "https://checkip.amazonaws.com"
+"""Answers with the public address of whoever asks."""
+
+_REMEDY = "run `aws configure` or `aws sso login`, or set AWS_PROFILE; `aws sts get-caller-identity` must work"
+
+
+class AwsError(Exception):
+    """AWS has refused a call.
+
+    Parameters
+    ----------
+    operation : str
+        The call: ``RunTask``.
+    code : str
+        Its code: ``AccessDeniedException``.
+    text : str
+        Its message.
+    status : int
+        The status of its answer.
+    """
+
+    def __init__(self, operation: str, code: str, text: str, status: int = 400) -> None:
+        self.operation, self.code, self.text, self.status = operation, code, text, status
+        super().__init__(f"{operation}: {code}: {text}")
+
+
+class AwsUnreachableError(OSError):
+    """AWS does not answer."""
+
+
+class AwsApi:
+    """Calls of AWS in one region, from coroutines of any event loop.
+
+    Parameters
+    ----------
+    name : str
+        What the threads are called: the run's name.
+    region : str or None
+        The region; None for the one of the AWS configuration.
+    """
+
+    def __init__(self, name: str, region: str | None) -> None:
+        self._wanted = region
+        self._lock = threading.Lock()
+        self._creating = BlockingCalls(name, deadline=_DEADLINE)
+        self._calls = BlockingCalls(name, deadline=_DEADLINE)
+
+    # -- Credentials
+
+    @functools.cached_property
+    def _session(self) -> boto3.Session:
+        # botocore reads AWS_DEFAULT_REGION; AWS's other tools AWS_REGION.
+        region = self._wanted or os.environ.get("AWS_REGION") or None
+        try:
+            return boto3.Session(region_name=region)
+        except BotoCoreError as error:  # a profile that does not exist
+            raise ProviderNotSetUpError("aws", describe_error(error), _REMEDY) from error
+
+    @property
+    def region(self) -> str:
+        """The region.
+
+        Raises
+        ------
+        ProviderNotSetUpError
+            Neither the target nor the AWS configuration names one.
+        """
+        with self._lock:
+            region = self._session.region_name
+        if not region:
+            remedy = "set the target's region, or AWS_DEFAULT_REGION"
+            raise ProviderNotSetUpError("aws", "no region is set", remedy)
+        return str(region)
+
+    @functools.cache  # noqa: B019 - as long as the object
+    def _made_client(self, service: str, region: str | None) -> Any:
+        return self._session.client(service, region_name=region, config=_CONFIG)  # type: ignore[call-overload]
+
+    def _client(self, service: str, region: str | None) -> Any:
+        with self._lock:  # a session is not thread-safe, a client is
+            return self._made_client(service, region)
+
+    async def check_credentials(self) -> None:
+        """Find credentials, perhaps by asking the machine's own metadata.
+
+        Raises
+        ------
+        ProviderNotSetUpError
+            There are none.
+        """
+        await self._calls.run(self._find_credentials)
+
+    def _find_credentials(self) -> None:
+        with self._lock:
+            session = self._session
+        try:
+            found = session.get_credentials()
+        except BotoCoreError as error:
+            raise ProviderNotSetUpError("aws", describe_error(error), _REMEDY) from error
+        if found is None:
+            raise ProviderNotSetUpError("aws", "no credentials were found", _REMEDY)
+
+    # -- Calls
+
+    async def create(self, request: Request) -> dict[str, Any]:
+        """Make a call that creates something, for which `settle` waits also if nobody else does any more."""
+        return await self._creating.run(self._ask, request, None)
+
+    async def call(self, service: str, operation: str, **params: Any) -> dict[str, Any]:
+        """Make a call that creates nothing.
+
+        Raises
+        ------
+        AwsError
+            AWS refuses it.
+        AwsUnreachableError
+            AWS does not answer.
+        """
+        return await self._calls.run(self._ask, Request(service, operation, params), None)
+
+    async def call_in(
+        self, region: str, service: str, operation: str, **params: Any
+    ) -> dict[str, Any]:
+        """Make a call in another region, in which a service is that others do not have."""
+        return await self._calls.run(self._ask, Request(service, operation, params), region)
+
+    async def pages(self, service: str, operation: str, key: str, **params: Any) -> list[Any]:
+        """Return the items of all pages of a list."""
+        return await self._calls.run(self._list, Request(service, operation, params), key)
+
+    async def settle(self, limit: float) -> Sequence[CallUnderWay]:
+        """Create nothing from now on; wait for what is being created, and return what is not answered by then."""
+        return await self._creating.settle(limit)
+
+    async def public_address(self) -> str:
+        """Return the address by which this machine is known outside of its own network.
+
+        Raises
+        ------
+        AwsUnreachableError
+            It cannot be learnt.
+        """
+        return await self._calls.run(_ask_for_address)
+
+    def _ask(self, request: Request, region: str | None) -> dict[str, Any]:
+        try:
+            client = self._client(request.service, region or self.region)
+            answer: dict[str, Any] = getattr(client, xform_name(request.operation))(
+                **request.params
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise _translated(error, request.operation, self._wanted) from error
+        return answer
+
+    def _list(self, request: Request, key: str) -> list[Any]:
+        try:
+            client = self._client(request.service, self.region)
+            pages = client.get_paginator(xform_name(request.operation)).paginate(**request.params)
+            return [item for page in pages for item in page.get(key, ())]
+        except (ClientError, BotoCoreError) as error:
+            raise _translated(error, request.operation, self._wanted) from error
+
+
+def _translated(
+    error: ClientError | BotoCoreError, operation: str, region: str | None
+) -> Exception:
+    """Return an error of botocore as ours."""
+    if isinstance(error, ClientError):
+        details: Mapping[str, Any] = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+        text = " ".join(str(details.get("Message", "")).split())
+        return AwsError(operation, str(details.get("Code", "Unknown")), text, status)
+    text = " ".join(str(error).split())
+    if isinstance(error, EndpointConnectionError):
+        hint = f"; is there a region {region!r}?" if region else ""
+        return AwsUnreachableError(f"{operation}: {text}{hint}")
+    if isinstance(error, BrokenConnectionError | HTTPClientError):
+        return AwsUnreachableError(f"{operation}: {text}")
+    if isinstance(error, NoRegionError):
+        return ProviderNotSetUpError("aws", text, "set the target's region")
+    if isinstance(error, NoCredentialsError) or "SSO" in type(error).__name__ or _is_token(error):
+        return AwsError(operation, "ExpiredToken", f"{text}; {_REMEDY}")
+    # A parameter that AWS would refuse, for example.
+    return AwsError(operation, type(error).__name__, text)
+
+
+def _is_token(error: BotoCoreError) -> bool:
+    return "Token" in type(error).__name__ or "Credential" in type(error).__name__
+
+
+def _ask_for_address() -> str:
+    try:
+        with urllib.request.urlopen(_WHO_AM_I, timeout=10) as answer:
+            return str(answer.read(100).decode().strip())
+    except OSError as error:
+        raise AwsUnreachableError(f"{_WHO_AM_I}: {describe_error(error)}") from error
+
+
+def run_now(question: Callable[[], Awaitable[T]]) -> T:
+    """Return an answer of AWS, also on a thread whose event loop is running, such as a notebook's."""
+
+    async def ask() -> T:
+        return await question()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(ask())
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(lambda: asyncio.run(ask())).result()

@@ -1,0 +1,63 @@
+"""What a plan costs, by the tables of prices. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+from scalable.costing import CostEstimate, CostLineItem
+from scalable.providers.cloud.aws.fargate import TaskSize
+from scalable.providers.cloud.aws.options import AWSOptions
+from scalable.providers.cloud.aws.prices import FARGATE, PUBLIC_ADDRESS, Price
+from scalable.providers.cloud.aws.request import WorkerRequest
+
+__all__ = ["estimate_fargate"]
+
+_NOTES = (
+    "included: scheduler, workers, public addresses; left out: logs, data transfer, NAT gateways, VPC endpoints, "
+    "storage of images",
+    "tasks are paid for by the second, from the pull of their image on, a minute at least",
+)
+_SPOT_NOTE = "prices of Fargate Spot change, and are not known here; the scheduler is on demand"
+
+
+def estimate_fargate(
+    options: AWSOptions, requests: Mapping[str, WorkerRequest], counts: Mapping[str, int]
+) -> CostEstimate:
+    """Return what scheduler and workers cost as Fargate tasks of the sizes that are chosen for them.
+
+    Parameters
+    ----------
+    options : AWSOptions
+        The target's options. Without a region, nothing has a known price.
+    requests : mapping of str to WorkerRequest
+        The workers of each group.
+    counts : mapping of str to int
+        How many there are.
+    """
+    size = TaskSize(options.scheduler_cpu, options.scheduler_mem)
+    items = [*_task_items("scheduler", size, 1, options.region, spot=False)]
+    for tag, request in requests.items():
+        if request.task is not None:
+            n = counts.get(tag, 0)
+            items += _task_items(tag, request.task, n, options.region, spot=options.spot)
+    if options.public_ip:
+        n = 1 + sum(counts.get(tag, 0) for tag in requests)
+        items.append(_item("public addresses", Decimal(n), "IPv4 address", PUBLIC_ADDRESS))
+    return CostEstimate(tuple(items), (*_NOTES, *((_SPOT_NOTE,) if options.spot else ())))
+
+
+def _task_items(
+    what: str, size: TaskSize, n: int, region: str | None, *, spot: bool
+) -> Iterator[CostLineItem]:
+    price = None if spot else FARGATE.get(region or "")
+    kind = "Fargate Spot" if spot else "Fargate"
+    what = f"{what} ({n} × {size})"  # noqa: RUF001 - as people write it
+    yield _item(f"{what}, vCPU", n * size.vcpus, f"vCPU of {kind}", price and price.vcpu)
+    yield _item(f"{what}, memory", n * size.gb, f"GB of {kind}", price and price.gb)
+
+
+def _item(what: str, quantity: Decimal, unit: str, price: Price | None) -> CostLineItem:
+    if price is None:
+        return CostLineItem(what, quantity, unit)
+    return CostLineItem(what, quantity, unit, price.usd, source=price.source, as_of=price.as_of)

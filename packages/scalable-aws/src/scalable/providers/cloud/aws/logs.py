@@ -1,0 +1,55 @@
+"""The end of a task's log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from scalable.errors import NativeTimeoutError
+from scalable.providers.cloud.aws.api import AwsError, AwsUnreachableError
+from scalable.providers.cloud.aws.names import log_group
+from scalable.providers.cloud.aws.tasks import log_stream
+
+if TYPE_CHECKING:
+    from scalable.providers.cloud.aws.api import AwsApi
+
+__all__ = ["log_tail"]
+
+_LINES = 20
+_PAUSES = (0.5, 1.0, 2.0)
+"""Seconds between the attempts to read a log, which reaches CloudWatch some seconds after it was written."""
+
+
+async def log_tail(api: AwsApi, run: str, part: str, task: str) -> str:
+    """Return the last lines of a task's log; empty if there is none, or it cannot be read.
+
+    Parameters
+    ----------
+    api : AwsApi
+        AWS.
+    run, part : str
+        The run; the component, or what stands for the scheduler.
+    task : str
+        The ARN of the task.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            answer = await api.call(
+                "logs",
+                "GetLogEvents",
+                logGroupName=log_group(run),
+                logStreamName=log_stream(part, task),
+                limit=_LINES,
+                startFromHead=False,
+            )
+        except AwsError as error:
+            if error.code != "ResourceNotFoundException":
+                return ""  # the log is only an addition to what is known of a task
+        except (AwsUnreachableError, NativeTimeoutError):
+            return ""
+        else:
+            if answer["events"]:
+                return "\n".join(event["message"].rstrip() for event in answer["events"])
+        if pause is not None:
+            await asyncio.sleep(pause)
+    return ""

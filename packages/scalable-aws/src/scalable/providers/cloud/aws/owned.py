@@ -1,0 +1,64 @@
+"""What runs have left at a target, and its removal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scalable.cluster.port import Leftover
+from scalable.providers.base import Owned
+from scalable.providers.cloud.aws.names import OWNER, RUN, run_of
+from scalable.providers.cloud.aws.removal import remove_run
+
+if TYPE_CHECKING:
+    from scalable.providers.cloud.aws.api import AwsApi
+
+__all__ = ["CLUSTER", "list_owned", "reap"]
+
+CLUSTER = "ECS cluster"
+
+_REAP_TIMEOUT = 300.0
+_DESCRIBED_AT_ONCE = 100
+
+
+async def list_owned(api: AwsApi) -> list[Owned]:
+    """Return the ECS clusters of all runs; each stands for everything that its run has made.
+
+    Raises
+    ------
+    ProviderNotSetUpError
+        There are no credentials, or no region.
+    AwsError, AwsUnreachableError
+        AWS refuses the request, or does not answer.
+    """
+    await api.check_credentials()
+    arns = await api.pages("ecs", "ListClusters", "clusterArns")
+    ours = [arn for arn in arns if run_of(arn.rpartition("/")[2])]
+    found: list[Mapping[str, Any]] = []
+    for start in range(0, len(ours), _DESCRIBED_AT_ONCE):
+        some = ours[start : start + _DESCRIBED_AT_ONCE]
+        found += (await api.call("ecs", "DescribeClusters", clusters=some, include=["TAGS"]))[
+            "clusters"
+        ]
+    return [*_owned(found)]
+
+
+def _owned(clusters: Iterable[Mapping[str, Any]]) -> Iterable[Owned]:
+    for each in clusters:
+        tags = {tag["key"]: tag["value"] for tag in each.get("tags", ())}
+        name = each["clusterName"]
+        # Not the name alone, which people may use, too.
+        if tags.get(RUN) != run_of(name) or each["status"] == "INACTIVE":
+            continue
+        running, pending = each.get("runningTasksCount", 0), each.get("pendingTasksCount", 0)
+        detail = f"{running} tasks run" + (f", {pending} start" if pending else "")
+        _, _, _, region, account, _ = each["clusterArn"].split(":", 5)
+        yield Owned(CLUSTER, name, tags[RUN], tags.get(OWNER, ""), detail, f"{account} {region}")
+
+
+async def reap(api: AwsApi, owned: Sequence[Owned]) -> list[Leftover]:
+    """Remove everything of the runs of these; return what could not be removed."""
+    left: list[Leftover] = []
+    for run in dict.fromkeys(each.run_id for each in owned):
+        left += await remove_run(api, run, _REAP_TIMEOUT)
+    return left

@@ -1,0 +1,215 @@
+"""Removing what a run has made, by its names, with a limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scalable.cluster.port import Leftover
+from scalable.errors import NativeTimeoutError, describe_error
+from scalable.providers.cloud.aws.api import AwsError, AwsUnreachableError
+from scalable.providers.cloud.aws.foundation import POLICY_NAME
+from scalable.providers.cloud.aws.names import (
+    RUN,
+    family,
+    key_parameter,
+    log_group,
+    resource_name,
+    role_name,
+)
+from scalable.providers.cloud.aws.refusals import explain_refusal, is_missing, is_transient
+from scalable.providers.cloud.aws.states import STOP_REASON, task_id
+
+if TYPE_CHECKING:
+    from scalable.providers.cloud.aws.api import AwsApi
+
+__all__ = ["list_tasks", "remove_run", "stop_run", "stop_tasks"]
+
+_POLL = 1.0
+_STOPS_AT_ONCE = 20
+"""StopTask takes one task; more at once would be throttled."""
+
+_BUSY = frozenset(
+    {"DependencyViolation", "ClusterContainsTasksException", "UpdateInProgressException"}
+)
+"""Codes of what is still in use: network interfaces go up to some minutes after their tasks."""
+
+
+async def list_tasks(api: AwsApi, run: str) -> list[str]:
+    """Return the ARNs of the tasks of a run that are to run."""
+    return await api.pages(
+        "ecs", "ListTasks", "taskArns", cluster=resource_name(run), desiredStatus="RUNNING"
+    )
+
+
+async def stop_tasks(api: AwsApi, run: str, tasks: Collection[str]) -> None:
+    """Stop tasks of a run, some of them at a time; one that has ended is not an error.
+
+    Raises
+    ------
+    AwsError, AwsUnreachableError
+        One could not be stopped; all others were tried.
+    """
+    some = asyncio.Semaphore(_STOPS_AT_ONCE)
+
+    async def stop(task: str) -> None:
+        async with some:
+            try:
+                await api.call(
+                    "ecs", "StopTask", cluster=resource_name(run), task=task, reason=STOP_REASON
+                )
+            except AwsError as error:
+                if not (is_missing(error) or error.code == "InvalidParameterException"):
+                    raise  # AWS says of a task that ended long ago that it was not found
+
+    failed = await asyncio.gather(*map(stop, tasks), return_exceptions=True)
+    for each in failed:
+        if isinstance(each, BaseException):
+            raise each
+
+
+async def stop_run(
+    api: AwsApi, run: str, limit: float, *, but: Collection[str] = ()
+) -> list[Leftover]:
+    """Stop the tasks of a run, but for some; return those that still run after `limit` seconds."""
+    deadline = _now() + limit
+    left: list[str] = []
+    while True:
+        try:
+            left = [task for task in await list_tasks(api, run) if task not in but]
+            if not left:
+                return []
+            await stop_tasks(api, run, left)
+            problem, lasting = "it still runs", False
+        except AwsError as error:
+            if is_missing(error):
+                return []
+            problem, lasting = str(explain_refusal(error)), not is_transient(error)
+        except (AwsUnreachableError, NativeTimeoutError) as error:
+            problem, lasting = describe_error(error), False
+        if lasting or _now() > deadline:
+            why = f"{problem}; {_remedy(run)}"
+            if not left:
+                return [Leftover("tasks of ECS cluster", resource_name(run), why)]
+            return [Leftover("Fargate task", task_id(task), why) for task in left]
+        await asyncio.sleep(_POLL)
+
+
+async def remove_run(api: AwsApi, run: str, limit: float) -> list[Leftover]:
+    """Remove everything that belongs to a run; return what is left after `limit` seconds.
+
+    The rest is removed even if a part of it cannot be. The ECS cluster goes last, and stays with a rest, so that it
+    shows there is one.
+    """
+    deadline = _now() + limit
+    left = await stop_run(api, run, limit)
+    steps: list[tuple[str, str, Callable[[], Awaitable[None]]]] = [
+        ("task definitions", family(run, "*"), lambda: _remove_definitions(api, run)),
+        ("IAM role", role_name(run), lambda: _remove_role(api, run)),
+        ("parameter", key_parameter(run), lambda: _remove_parameter(api, run)),
+        ("security group", resource_name(run), lambda: _remove_groups(api, run)),
+        ("log group", log_group(run), lambda: _remove_logs(api, run)),
+    ]
+    found = await asyncio.gather(
+        *(_until_done(kind, name, run, step, deadline) for kind, name, step in steps)
+    )
+    left += [each for some in found for each in some]
+    if not left:
+        name = resource_name(run)
+        left += await _until_done(
+            "ECS cluster", name, run, lambda: _remove_cluster(api, run), deadline
+        )
+    return left
+
+
+async def _until_done(
+    kind: str, name: str, run: str, step: Callable[[], Awaitable[None]], deadline: float
+) -> Sequence[Leftover]:
+    """Repeat a step until nothing is left for it to remove, or it cannot succeed."""
+    while True:
+        try:
+            await step()
+        except AwsError as error:
+            if is_missing(error):
+                return []
+            problem = str(explain_refusal(error)) if error.code not in _BUSY else str(error)
+            lasting = error.code not in _BUSY and not is_transient(error)
+        except (AwsUnreachableError, NativeTimeoutError) as error:
+            problem, lasting = describe_error(error), False
+        else:
+            return []
+        if lasting or _now() > deadline:
+            return [Leftover(kind, name, f"{problem}; {_remedy(run)}")]
+        await asyncio.sleep(_POLL)
+
+
+async def _remove_definitions(api: AwsApi, run: str) -> None:
+    for status in ("ACTIVE", "INACTIVE"):
+        families = await api.pages(
+            "ecs",
+            "ListTaskDefinitionFamilies",
+            "families",
+            familyPrefix=family(run, ""),
+            status=status,
+        )
+        for each in families:
+            await _remove_family(api, each)
+
+
+async def _remove_family(api: AwsApi, name: str) -> None:
+    active, inactive = [
+        await api.pages(
+            "ecs", "ListTaskDefinitions", "taskDefinitionArns", familyPrefix=name, status=status
+        )
+        for status in ("ACTIVE", "INACTIVE")
+    ]
+    for arn in active:
+        await api.call("ecs", "DeregisterTaskDefinition", taskDefinition=arn)
+    # Ten at a time is the limit of AWS, and there are rarely two.
+    arns = [*active, *inactive]
+    for start in range(0, len(arns), 10):
+        some = arns[start : start + 10]
+        await api.call("ecs", "DeleteTaskDefinitions", taskDefinitions=some)
+
+
+async def _remove_role(api: AwsApi, run: str) -> None:
+    name = role_name(run)
+    await _if_there(api.call("iam", "DeleteRolePolicy", RoleName=name, PolicyName=POLICY_NAME))
+    await api.call("iam", "DeleteRole", RoleName=name)
+
+
+async def _if_there(call: Awaitable[Any]) -> None:
+    try:
+        await call
+    except AwsError as error:
+        if not is_missing(error):
+            raise
+
+
+async def _remove_parameter(api: AwsApi, run: str) -> None:
+    await api.call("ssm", "DeleteParameter", Name=key_parameter(run))
+
+
+async def _remove_logs(api: AwsApi, run: str) -> None:
+    await api.call("logs", "DeleteLogGroup", logGroupName=log_group(run))
+
+
+async def _remove_groups(api: AwsApi, run: str) -> None:
+    # Not by the name, which people may use, too.
+    only = [{"Name": f"tag:{RUN}", "Values": [run]}]
+    groups = await api.pages("ec2", "DescribeSecurityGroups", "SecurityGroups", Filters=only)
+    for group in groups:
+        await _if_there(api.call("ec2", "DeleteSecurityGroup", GroupId=group["GroupId"]))
+
+
+async def _remove_cluster(api: AwsApi, run: str) -> None:
+    await api.call("ecs", "DeleteCluster", cluster=resource_name(run))
+
+
+def _remedy(run: str) -> str:
+    return f"`scalable reap {run}` removes it later"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

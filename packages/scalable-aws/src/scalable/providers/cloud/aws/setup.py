@@ -1,0 +1,189 @@
+"""Making what a run's scheduler and workers stand on, in the network that the target names."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scalable.cluster.port import Explanation, Reason
+from scalable.providers.cloud.aws.api import AwsApi, AwsError, AwsUnreachableError
+from scalable.providers.cloud.aws.foundation import (
+    allow_ingress,
+    create_cluster,
+    create_log_group,
+    create_role,
+    create_security_group,
+    key_arn,
+    put_key,
+    put_role_policy,
+    role_arn,
+)
+from scalable.providers.cloud.aws.names import Run, resource_name
+from scalable.providers.cloud.aws.options import AWSOptions
+from scalable.providers.cloud.aws.refusals import is_there_already
+from scalable.providers.cloud.aws.tasks import Place, Request
+
+if TYPE_CHECKING:
+    from scalable.providers.tls import Credentials
+
+__all__ = ["Network", "SetupError", "find_network", "make_place"]
+
+
+class SetupError(Exception):
+    """The account or the target has not what a run needs.
+
+    Parameters
+    ----------
+    explanation : Explanation
+        What is missing, and what to do.
+    """
+
+    def __init__(self, explanation: Explanation) -> None:
+        self.explanation = explanation
+        super().__init__(str(explanation))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A VPC and those of its subnets that a run uses, as DescribeSubnets has them."""
+
+    vpc: str
+    subnets: tuple[Mapping[str, Any], ...]
+
+    @property
+    def subnet_ids(self) -> list[str]:
+        """The ids of the subnets."""
+        return [each["SubnetId"] for each in self.subnets]
+
+
+async def find_network(api: AwsApi, options: AWSOptions) -> Network:
+    """Return the target's VPC and subnets: those that it names, else the default VPC and all of its subnets.
+
+    Raises
+    ------
+    SetupError
+        There are none, or they do not belong together, or have no free addresses.
+    """
+    vpc = options.vpc
+    if options.subnets:
+        found = await api.call("ec2", "DescribeSubnets", SubnetIds=[*options.subnets])
+        subnets = found["Subnets"]
+        vpc = vpc or subnets[0]["VpcId"]
+        elsewhere = [each["SubnetId"] for each in subnets if each["VpcId"] != vpc]
+        if elsewhere:
+            raise _missing(
+                f"subnets of another VPC than {vpc}: {', '.join(elsewhere)}",
+                "let the target's vpc and subnets belong together",
+            )
+    else:
+        vpc = vpc or await _default_vpc(api)
+        only = [{"Name": "vpc-id", "Values": [vpc]}]
+        subnets = await api.pages("ec2", "DescribeSubnets", "Subnets", Filters=only)
+        if not subnets:
+            raise _missing(f"VPC {vpc} has no subnets", "set the target's vpc and subnets")
+    free = tuple(each for each in subnets if each.get("AvailableIpAddressCount", 1) > 0)
+    if not free:
+        names = ", ".join(each["SubnetId"] for each in subnets)
+        raise _missing(f"no free addresses in {names}", "set the target's subnets to others")
+    return Network(vpc, free)
+
+
+async def _default_vpc(api: AwsApi) -> str:
+    only = [{"Name": "is-default", "Values": ["true"]}]
+    found = (await api.call("ec2", "DescribeVpcs", Filters=only))["Vpcs"]
+    if not found:
+        raise _missing(
+            f"region {api.region} has no default VPC", "set the target's vpc and subnets"
+        )
+    return str(found[0]["VpcId"])
+
+
+async def make_place(api: AwsApi, run: Run, options: AWSOptions, credentials: Credentials) -> Place:
+    """Make what scheduler and workers stand on, and return it.
+
+    Whatever interrupts it, `removal.remove_run` removes what was made, by its name.
+
+    Raises
+    ------
+    AwsError, AwsUnreachableError
+        AWS refuses a call, or does not answer.
+    SetupError
+        The account has not what a run needs.
+    """
+    network = await find_network(api, options)
+    clients = [] if options.security_groups else [await _client_range(api, network, options)]
+    arn = (await api.create(create_cluster(run)))["cluster"]["clusterArn"]
+    _, partition, _, region, account, _ = arn.split(":", 5)
+    await _make(api, create_log_group(run))
+    await _make(api, put_key(run, credentials.key))
+    execution_role = options.execution_role_arn
+    if execution_role is None:
+        execution_role = role_arn(run, partition, account)
+        await _make(api, create_role(run))
+        await _make(api, put_role_policy(run, region, partition, account))
+    groups = [*options.security_groups]
+    if not groups:
+        groups = [await _make_group(api, run, network.vpc)]
+        await _make(api, allow_ingress(groups[0], clients))
+    return Place(
+        region=region,
+        vpc=network.vpc,
+        subnets=network.subnet_ids,
+        security_groups=groups,
+        execution_role=execution_role,
+        key=key_arn(run, region, partition, account),
+        certificate=credentials.cert,
+    )
+
+
+async def _make(api: AwsApi, request: Request) -> None:
+    """Create something whose name nobody else has; that it exists shows that an answer was lost."""
+    try:
+        await api.create(request)
+    except AwsError as error:
+        if not is_there_already(error):
+            raise
+
+
+async def _make_group(api: AwsApi, run: Run, vpc: str) -> str:
+    try:
+        return str((await api.create(create_security_group(run, vpc)))["GroupId"])
+    except AwsError as error:
+        if not is_there_already(error):
+            raise
+    found = await api.call(
+        "ec2",
+        "DescribeSecurityGroups",
+        Filters=[
+            {"Name": "group-name", "Values": [resource_name(run.name)]},
+            {"Name": "vpc-id", "Values": [vpc]},
+        ],
+    )
+    return str(found["SecurityGroups"][0]["GroupId"])
+
+
+async def _client_range(api: AwsApi, network: Network, options: AWSOptions) -> str:
+    """Return the addresses from which the scheduler may be reached: those of the target, or this machine's."""
+    if options.client_cidr:
+        return options.client_cidr
+    if not options.public_ip:
+        return f"{_address_towards(network.subnets[0]['CidrBlock'].partition('/')[0])}/32"
+    try:
+        return f"{await api.public_address()}/32"
+    except AwsUnreachableError as error:
+        summary = f"the public address of this machine is not known: {error}"
+        remedy = "set the target's client_cidr to the addresses from which you reach AWS"
+        raise SetupError(Explanation(Reason.NETWORK, summary, remedy=remedy)) from error
+
+
+def _address_towards(address: str) -> str:
+    """Return the address of this machine that another one would see. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))
+        return str(probe.getsockname()[0])
+
+
+def _missing(summary: str, remedy: str) -> SetupError:
+    return SetupError(Explanation(Reason.REFUSED, summary, remedy=remedy))
