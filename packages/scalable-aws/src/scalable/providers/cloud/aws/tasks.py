@@ -240,6 +240,9 @@ def _definition(
         "name": _CONTAINER,
         "image": image,
         "essential": True,
+        # It has all of its task.
+        "cpu": size.cpu,
+        "memory": size.memory,
         # Without it, an image's own entry point would get the command, and may expect anything.
         "entryPoint": ["env"],
         "command": [*command],
