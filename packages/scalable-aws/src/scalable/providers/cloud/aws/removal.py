@@ -145,32 +145,23 @@ async def _until_done(
 
 
 async def _remove_definitions(api: AwsApi, run: str) -> None:
-    for status in ("ACTIVE", "INACTIVE"):
-        families = await api.pages(
-            "ecs",
-            "ListTaskDefinitionFamilies",
-            "families",
-            familyPrefix=family(run, ""),
-            status=status,
-        )
-        for each in families:
-            await _remove_family(api, each)
-
-
-async def _remove_family(api: AwsApi, name: str) -> None:
-    active, inactive = [
-        await api.pages(
-            "ecs", "ListTaskDefinitions", "taskDefinitionArns", familyPrefix=name, status=status
-        )
-        for status in ("ACTIVE", "INACTIVE")
-    ]
-    for arn in active:
-        await api.call("ecs", "DeregisterTaskDefinition", taskDefinition=arn)
-    # Ten at a time is the limit of AWS, and there are rarely two.
-    arns = [*active, *inactive]
-    for start in range(0, len(arns), 10):
-        some = arns[start : start + 10]
-        await api.call("ecs", "DeleteTaskDefinitions", taskDefinitions=some)
+    families = await api.pages(
+        "ecs", "ListTaskDefinitionFamilies", "families", familyPrefix=family(run, ""), status="ALL"
+    )
+    for each in families:
+        active, inactive = [
+            await api.pages(
+                "ecs", "ListTaskDefinitions", "taskDefinitionArns", familyPrefix=each, status=status
+            )
+            for status in ("ACTIVE", "INACTIVE")
+        ]
+        for arn in active:
+            await api.call("ecs", "DeregisterTaskDefinition", taskDefinition=arn)
+        # Ten at a time is the limit of AWS, and there are rarely two.
+        arns = [*active, *inactive]
+        for start in range(0, len(arns), 10):
+            some = arns[start : start + 10]
+            await api.call("ecs", "DeleteTaskDefinitions", taskDefinitions=some)
 
 
 async def _remove_role(api: AwsApi, run: str) -> None:
