@@ -30,7 +30,7 @@ def test_a_plan_is_priced_by_the_sizes_of_its_tasks() -> None:
 def test_the_plan_names_the_chosen_size_and_its_price() -> None:
     lines = estimate("region: us-east-1\nworkers: 3", "gcam: {cpus: 3, memory: 9G}").lines()
     assert any(
-        line.startswith("gcam (3 × 4 vCPU, 9 GB), vCPU: 12 vCPU of Fargate at 0.04048 USD/h")
+        line.startswith("gcam (3 of 4 vCPU, 9 GB), vCPU: 12 vCPU of Fargate at 0.04048 USD/h")
         for line in lines
     )
 

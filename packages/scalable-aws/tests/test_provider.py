@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from scalable.errors import NotSupportedError
 from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, ResourceRequest
 from scalable.providers.cloud.aws import AWSBatchProvider
@@ -59,11 +58,6 @@ def test_a_component_takes_precedence_over_its_target() -> None:
 def test_a_target_without_options_does_not_change_a_component() -> None:
     plan = build_plan(spec_of("aws", components="plots: {}"), AWSBatchProvider()).scale_plan
     assert plan.resources_by_tag == {"plots": ResourceRequest(cpus=1)}
-
-
-def test_ec2_cannot_be_built_yet() -> None:
-    with pytest.raises(NotSupportedError, match="use cluster_type: fargate"):
-        AWSBatchProvider().build_cluster(spec_of("aws", "cluster_type: ec2"))
 
 
 def test_neither_finding_nor_validating_nor_planning_imports_dask_or_an_sdk() -> None:

@@ -144,6 +144,8 @@ class RemoteHost:
         except TimeoutError as error:
             problem = Explanation(Reason.NETWORK, "the native system does not answer")
             raise SchedulerStartError(self.name, problem) from error
+        # Once, because Dask writes the keys to a directory each time.
+        connection_args = self.security.get_connection_args("client")
         waited = 0.0
         while True:
             asked_at = asyncio.get_running_loop().time()
@@ -152,7 +154,7 @@ class RemoteHost:
                 raise SchedulerStartError(self.name, state.explanation)
             if state.phase is Phase.RUNNING:
                 try:
-                    await asyncio.wait_for(self._connect(), CONNECT_TIMEOUT)
+                    await asyncio.wait_for(self._connect(connection_args), CONNECT_TIMEOUT)
                 except OSError as error:
                     summary = f"it runs, but does not answer yet: {describe_error(error)}"
                     state = replace(state, explanation=Explanation(Reason.NETWORK, summary))
@@ -175,9 +177,8 @@ class RemoteHost:
             summary = f"its state is not known: {describe_error(error)}"
             return SchedulerState(Phase.PENDING, Explanation(Reason.NETWORK, summary))
 
-    async def _connect(self) -> None:
+    async def _connect(self, connection_args: dict[str, Any]) -> None:
         address = await self._scheduler.connect()
-        connection_args = self.security.get_connection_args("client")
         async with rpc(address, timeout=CONNECT_TIMEOUT, connection_args=connection_args) as way:
             await way.identity(n_workers=0)
         self.scheduler_address = address

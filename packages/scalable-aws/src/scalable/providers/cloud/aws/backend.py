@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.port import (
@@ -30,6 +30,7 @@ from scalable.providers.cloud.aws.tasks import (
     Batch,
     Place,
     batches,
+    log_stream,
     run_workers,
     worker_definition,
 )
@@ -163,8 +164,19 @@ class FargateBackend:
         self._defined.add(tag)
 
     async def _start(self, tag: str, batch: Batch, request_id: str) -> _Answer:
+        answer = await self._run_tasks(tag, batch, request_id, spot=self._options.spot)
+        short = answer.shortfall
+        if short is None or not (self._options.spot and self._options.spot_fallback):
+            return answer
+        if short.reason is not Reason.CAPACITY:
+            return answer
+        rest = Batch(f"{batch.token}-d", batch.n - len(answer.tasks))
+        more = await self._run_tasks(tag, rest, request_id, spot=False)
+        return replace(more, tasks=[*answer.tasks, *more.tasks])
+
+    async def _run_tasks(self, tag: str, batch: Batch, request_id: str, *, spot: bool) -> _Answer:
         request = run_workers(
-            self._run, self._place, self._options, self._requests[tag], batch, request_id
+            self._run, self._place, self._options, self._requests[tag], batch, request_id, spot=spot
         )
         try:
             answer = await self._api.create(request)
@@ -249,7 +261,7 @@ class FargateBackend:
     async def describe(self, unit: Unit) -> Explanation:
         """Explain a unit: what AWS says of its task, with the end of its log."""
         found = await self._describe_tasks([unit.native])
-        log = await log_tail(self._api, self._run.name, unit.tag, unit.native)
+        log = await log_tail(self._api, self._run.name, log_stream(unit.tag, unit.native))
         if found:
             state = task_state(found[0])
             reason, detail = state.reason, state.detail

@@ -8,15 +8,25 @@ from decimal import Decimal
 from scalable.costing import CostEstimate, CostLineItem
 from scalable.providers.cloud.aws.fargate import TaskSize
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.cloud.aws.prices import FARGATE, PUBLIC_ADDRESS, Price
+from scalable.providers.cloud.aws.prices import (
+    FARGATE,
+    PUBLIC_ADDRESS,
+    VOLUME,
+    Price,
+    instance_price,
+)
 from scalable.providers.cloud.aws.request import WorkerRequest
 
-__all__ = ["estimate_fargate"]
+__all__ = ["estimate_ec2", "estimate_fargate"]
 
 _NOTES = (
     "included: scheduler, workers, public addresses; left out: logs, data transfer, NAT gateways, VPC endpoints, "
     "storage of images",
     "tasks are paid for by the second, from the pull of their image on, a minute at least",
+)
+_EC2_NOTES = (
+    "included: scheduler, workers, volumes, public addresses; left out: logs, data transfer, NAT gateways, "
+    "VPC endpoints, storage of images",
 )
 _SPOT_NOTE = "prices of Fargate Spot change, and are not known here; the scheduler is on demand"
 
@@ -47,12 +57,40 @@ def estimate_fargate(
     return CostEstimate(tuple(items), (*_NOTES, *((_SPOT_NOTE,) if options.spot else ())))
 
 
+def estimate_ec2(
+    options: AWSOptions, machines: Mapping[str, str], counts: Mapping[str, int]
+) -> CostEstimate:
+    """Return what scheduler and workers cost as EC2 instances with their volumes.
+
+    Parameters
+    ----------
+    options : AWSOptions
+        The target's options. Without a region, only addresses have a known price.
+    machines : mapping of str to str
+        The type of instance of each group.
+    counts : mapping of str to int
+        How many there are.
+    """
+    region, scheduler = options.region, options.scheduler_instance_type
+    items = [_item("scheduler", Decimal(1), scheduler, instance_price(scheduler, region))]
+    for tag, machine in machines.items():
+        price = None if options.spot else instance_price(machine, region)
+        unit = f"{machine} (Spot)" if options.spot else machine
+        items.append(_item(tag, Decimal(counts.get(tag, 0)), unit, price))
+    n = 1 + sum(counts.get(tag, 0) for tag in machines)
+    volume = VOLUME.get(region or "")
+    items.append(_item("volumes", Decimal(n * options.volume_size), "GB", volume))
+    if options.public_ip:
+        items.append(_item("public addresses", Decimal(n), "IPv4 address", PUBLIC_ADDRESS))
+    return CostEstimate(tuple(items), _EC2_NOTES)
+
+
 def _task_items(
     what: str, size: TaskSize, n: int, region: str | None, *, spot: bool
 ) -> Iterator[CostLineItem]:
     price = None if spot else FARGATE.get(region or "")
     kind = "Fargate Spot" if spot else "Fargate"
-    what = f"{what} ({n} × {size})"  # noqa: RUF001 - as people write it
+    what = f"{what} ({n} of {size})"
     yield _item(f"{what}, vCPU", n * size.vcpus, f"vCPU of {kind}", price and price.vcpu)
     yield _item(f"{what}, memory", n * size.gb, f"GB of {kind}", price and price.gb)
 

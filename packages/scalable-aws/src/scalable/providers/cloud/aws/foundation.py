@@ -1,18 +1,21 @@
 """What a run's scheduler and workers stand on, as requests. Pure functions.
 
-The ECS cluster is made first and deleted last, so that whatever is left of a run is found by it.
+The first that is made and the last that is deleted is the ECS cluster, or, with instances of EC2, the log group:
+whatever is left of a run is found by it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 from scalable.providers.cloud.aws.names import (
     Run,
     key_parameter,
     log_group,
     lower_tags,
+    profile_name,
     resource_name,
     role_name,
     upper_tags,
@@ -24,8 +27,10 @@ __all__ = [
     "allow_ingress",
     "create_cluster",
     "create_log_group",
+    "create_profile",
     "create_role",
     "create_security_group",
+    "fill_profile",
     "key_arn",
     "put_key",
     "put_role_policy",
@@ -33,17 +38,6 @@ __all__ = [
 ]
 
 POLICY_NAME = "run"
-
-_ASSUMED_BY_TASKS = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Action": "sts:AssumeRole",
-            "Principal": {"Service": "ecs-tasks.amazonaws.com"},
-        }
-    ],
-}
 
 
 def create_cluster(run: Run) -> Request:
@@ -80,23 +74,59 @@ def key_arn(run: Run, region: str, partition: str, account: str) -> str:
 
 
 def role_arn(run: Run, partition: str, account: str) -> str:
-    """Return the ARN of the run's role."""
+    """Return the ARN of the role of the run's tasks."""
     return f"arn:{partition}:iam::{account}:role/{role_name(run.name)}"
 
 
-def create_role(run: Run) -> Request:
-    """Return the request for the role with which Fargate pulls images, writes logs and reads the key."""
+def create_role(run: Run, name: str, service: Literal["ecs-tasks", "ec2"]) -> Request:
+    """Return the request for the role with which tasks or instances pull images, write logs and read the key.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    name : str
+        The role's name.
+    service : {"ecs-tasks", "ec2"}
+        Who may take it.
+    """
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": "sts:AssumeRole",
+                "Principal": {"Service": f"{service}.amazonaws.com"},
+            }
+        ],
+    }
     params = {
-        "RoleName": role_name(run.name),
-        "Description": "Execution role of the tasks of a run of Scalable",
-        "AssumeRolePolicyDocument": json.dumps(_ASSUMED_BY_TASKS),
+        "RoleName": name,
+        "Description": "Role of a run of Scalable",
+        "AssumeRolePolicyDocument": json.dumps(trust),
         "Tags": upper_tags(run.all_tags),
     }
     return Request("iam", "CreateRole", params)
 
 
-def put_role_policy(run: Run, region: str, partition: str, account: str) -> Request:
-    """Return the request for what that role may do, which is all that these tasks need of it."""
+def create_profile(run: Run) -> Request:
+    """Return the request for the instance profile of a run."""
+    params = {
+        "InstanceProfileName": profile_name(run.name),
+        "Tags": upper_tags(run.all_tags),
+    }
+    return Request("iam", "CreateInstanceProfile", params)
+
+
+def fill_profile(run: Run) -> Request:
+    """Return the request that puts the role into the instance profile."""
+    name = profile_name(run.name)
+    params = {"InstanceProfileName": name, "RoleName": name}
+    return Request("iam", "AddRoleToInstanceProfile", params)
+
+
+def put_role_policy(run: Run, name: str, region: str, partition: str, account: str) -> Request:
+    """Return the request for what that role may do, which is all that is needed of it."""
     pull = [
         "ecr:GetAuthorizationToken",
         "ecr:BatchCheckLayerAvailability",
@@ -117,7 +147,7 @@ def put_role_policy(run: Run, region: str, partition: str, account: str) -> Requ
         ],
     }
     params = {
-        "RoleName": role_name(run.name),
+        "RoleName": name,
         "PolicyName": POLICY_NAME,
         "PolicyDocument": json.dumps(policy),
     }

@@ -1,4 +1,4 @@
-"""The end of a task's log."""
+"""The end of the log of a task or an instance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from scalable.errors import NativeTimeoutError
 from scalable.providers.cloud.aws.api import AwsError, AwsUnreachableError
 from scalable.providers.cloud.aws.names import log_group
-from scalable.providers.cloud.aws.tasks import log_stream
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
@@ -20,17 +19,15 @@ _PAUSES = (0.5, 1.0, 2.0)
 """Seconds between the attempts to read a log, which reaches CloudWatch some seconds after it was written."""
 
 
-async def log_tail(api: AwsApi, run: str, part: str, task: str) -> str:
-    """Return the last lines of a task's log; empty if there is none, or it cannot be read.
+async def log_tail(api: AwsApi, run: str, stream: str) -> str:
+    """Return the last lines of a log; empty if there is none, or it cannot be read.
 
     Parameters
     ----------
     api : AwsApi
         AWS.
-    run, part : str
-        The run; the component, or what stands for the scheduler.
-    task : str
-        The ARN of the task.
+    run, stream : str
+        The run, and the log stream of a task or instance.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -38,7 +35,7 @@ async def log_tail(api: AwsApi, run: str, part: str, task: str) -> str:
                 "logs",
                 "GetLogEvents",
                 logGroupName=log_group(run),
-                logStreamName=log_stream(part, task),
+                logStreamName=stream,
                 limit=_LINES,
                 startFromHead=False,
             )

@@ -22,6 +22,7 @@ __all__ = [
     "log_group",
     "lower_tags",
     "parameter_path",
+    "profile_name",
     "resource_name",
     "role_name",
     "run_of",
@@ -98,6 +99,11 @@ def run_of(resource: str) -> str | None:
 def role_name(run: str) -> str:
     """Return the name of a run's role: with it, Fargate pulls images, writes logs and reads the key."""
     return resource_name(run) + "-execution"
+
+
+def profile_name(run: str) -> str:
+    """Return the name of a run's instance profile, and of the role in it."""
+    return resource_name(run) + "-instance"
 
 
 def log_group(run: str) -> str:

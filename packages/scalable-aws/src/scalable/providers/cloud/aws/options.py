@@ -43,6 +43,12 @@ Cidr = Annotated[
 ]
 CpuUnits = Literal[256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
 MiB = Annotated[int, Field(ge=512, le=249856)]
+AmiId = Annotated[
+    str, Matching("ami-[0-9a-f]{8,17}", "the id of a machine image such as ami-0a1b2c3d")
+]
+InstanceProfile = Annotated[
+    str, Matching(r"[\w+=,.@-]{1,128}", "the name of an instance profile, which is no ARN")
+]
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-using-tags.html#tag-restrictions
 TagKey = Annotated[
     str,
@@ -120,7 +126,27 @@ class AWSOptions(RemoteTargetOptions):
         default="python3",
         description="Python in the images, by its path or by its name on the PATH.",
     )
+    scheduler_instance_type: InstanceType = Field(
+        default="t3.medium", description="Instance type of the scheduler with cluster_type: ec2."
+    )
+    ami: AmiId | None = Field(
+        default=None,
+        description="Machine image of EC2 instances: cloud-init, curl, the AWS command line, and Docker or dnf. "
+        "By default Amazon Linux 2023, or, for GPUs, AWS's base image with NVIDIA's driver.",
+    )
+    volume_size: Annotated[int, Field(ge=8, le=16384)] = Field(
+        default=50, description="Size in GiB of the volume of an EC2 instance."
+    )
+    instance_profile: InstanceProfile | None = Field(
+        default=None,
+        description="Instance profile with whose role EC2 instances read the key, write logs and pull images, and "
+        "workers call AWS. By default one is created for the run.",
+    )
     spot: SpotCapacity = False
+    spot_fallback: bool = Field(
+        default=False,
+        description="Whether workers for which there is no spare capacity are started on demand.",
+    )
     environment: WorkerEnvironment = Field(default_factory=dict)
     # 50 is the limit of AWS; some are reserved for the labels of Scalable itself.
     tags: Annotated[Mapping[TagKey, TagValue], Field(max_length=40)] = Field(

@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.port import Leftover
 from scalable.providers.base import Owned
-from scalable.providers.cloud.aws.names import OWNER, RUN, run_of
+from scalable.providers.cloud.aws.names import OWNER, RUN, log_group, run_of
 from scalable.providers.cloud.aws.removal import remove_run
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
 
-__all__ = ["CLUSTER", "list_owned", "reap"]
+__all__ = ["CLUSTER", "LOG_GROUP", "list_owned", "reap"]
 
 CLUSTER = "ECS cluster"
+LOG_GROUP = "log group"
 
 _REAP_TIMEOUT = 300.0
 _DESCRIBED_AT_ONCE = 100
 
 
 async def list_owned(api: AwsApi) -> list[Owned]:
-    """Return the ECS clusters of all runs; each stands for everything that its run has made.
+    """Return the ECS clusters of all runs, and the log groups of those on EC2: each stands for everything of its run.
 
     Raises
     ------
@@ -40,7 +41,27 @@ async def list_owned(api: AwsApi) -> list[Owned]:
         found += (await api.call("ecs", "DescribeClusters", clusters=some, include=["TAGS"]))[
             "clusters"
         ]
-    return [*_owned(found)]
+    clusters = [*_owned(found)]
+    runs = {each.run_id for each in clusters}
+    return [*clusters, *(each for each in await _log_groups(api) if each.run_id not in runs)]
+
+
+async def _log_groups(api: AwsApi) -> list[Owned]:
+    """Return the log groups of runs."""
+    groups = await api.pages(
+        "logs", "DescribeLogGroups", "logGroups", logGroupNamePrefix=log_group("")
+    )
+    found = []
+    for each in groups:
+        arn = each["arn"].removesuffix(":*")
+        tags = (await api.call("logs", "ListTagsForResource", resourceArn=arn))["tags"]
+        name = each["logGroupName"]
+        # Not the name alone, which people may use, too.
+        if name == log_group(tags.get(RUN, "")):
+            _, _, _, region, account, _ = arn.split(":", 5)
+            place = f"{account} {region}"
+            found.append(Owned(LOG_GROUP, name, tags[RUN], tags.get(OWNER, ""), place=place))
+    return found
 
 
 def _owned(clusters: Iterable[Mapping[str, Any]]) -> Iterable[Owned]:
@@ -59,6 +80,7 @@ def _owned(clusters: Iterable[Mapping[str, Any]]) -> Iterable[Owned]:
 async def reap(api: AwsApi, owned: Sequence[Owned]) -> list[Leftover]:
     """Remove everything of the runs of these; return what could not be removed."""
     left: list[Leftover] = []
-    for run in dict.fromkeys(each.run_id for each in owned):
-        left += await remove_run(api, run, _REAP_TIMEOUT)
+    kinds = {each.run_id: each.kind for each in owned}
+    for run, kind in kinds.items():
+        left += await remove_run(api, run, _REAP_TIMEOUT, "fargate" if kind == CLUSTER else "ec2")
     return left

@@ -38,9 +38,10 @@ async def preflight(
     options: AWSOptions,
     image: str,
     requests: Mapping[str, WorkerRequest],
+    machines: Mapping[str, str],
     counts: Mapping[str, int],
 ) -> list[CheckResult]:
-    """Check credentials, network, security groups, roles, images, and the quota of vCPUs.
+    """Check credentials, network, security groups, roles, images, instance types, and the quota of vCPUs.
 
     Parameters
     ----------
@@ -52,13 +53,17 @@ async def preflight(
         The scheduler's image.
     requests : mapping of str to WorkerRequest
         The workers of each group, by tag.
+    machines : mapping of str to str
+        The type of instance of each group; empty with Fargate.
     counts : mapping of str to int
         How many a run starts with.
     """
     first = await _check_credentials(api)
     if not first.ok:
         return [first]
-    results = [first, *_check_sizes(options, requests)]
+    results = [first]
+    if not machines:
+        results += _check_sizes(requests)
     try:
         network = await find_network(api, options)
     except SetupError as error:
@@ -69,6 +74,8 @@ async def preflight(
     else:
         results.append(_check_addresses(network, counts))
         results.append(await _ask("route", _check_route, api, network, options))
+        for machine in sorted({*machines.values(), *_scheduler_machines(options)}):
+            results.append(await _ask(f"type {machine}", _check_machine, api, network, machine))
         for group in options.security_groups:
             results.append(await _ask(f"group {group}", _check_group, api, network, group))
     for what, role in (
@@ -81,8 +88,32 @@ async def preflight(
     results += await asyncio.gather(
         *(_ask(f"image {each}", _check_image, api, each) for each in sorted(images))
     )
-    results.append(await _ask("quota", _check_quota, api, options, requests, counts))
+    if not machines:
+        results.append(await _ask("quota", _check_quota, api, options, requests, counts))
     return results
+
+
+def _scheduler_machines(options: AWSOptions) -> list[str]:
+    return [options.scheduler_instance_type] if options.cluster_type == "ec2" else []
+
+
+async def _check_machine(api: AwsApi, network: Network, machine: str) -> CheckResult:
+    """Find out in which of the zones a type of instance is offered."""
+    name = f"type {machine}"
+    zones = {each["AvailabilityZone"] for each in network.subnets}
+    offered = await api.pages(
+        "ec2",
+        "DescribeInstanceTypeOfferings",
+        "InstanceTypeOfferings",
+        LocationType="availability-zone",
+        Filters=[{"Name": "instance-type", "Values": [machine]}],
+    )
+    there = zones & {each["Location"] for each in offered}
+    if not there:
+        detail = f"is not offered in {', '.join(sorted(zones))}"
+        remedy = "choose another instance_type, or subnets in other zones"
+        return CheckResult(name, False, detail, remedy)
+    return CheckResult(name, True, f"is offered in {', '.join(sorted(there))}")
 
 
 async def _ask(
@@ -116,9 +147,7 @@ async def _check_credentials(api: AwsApi) -> CheckResult:
     return CheckResult("credentials", True, f"{found['Arn']} in {region}")
 
 
-def _check_sizes(
-    options: AWSOptions, requests: Mapping[str, WorkerRequest]
-) -> Iterator[CheckResult]:
+def _check_sizes(requests: Mapping[str, WorkerRequest]) -> Iterator[CheckResult]:
     for tag, request in requests.items():
         if request.task is not None:
             yield CheckResult(f"size of {tag}", True, f"a Fargate task of {request.task}")

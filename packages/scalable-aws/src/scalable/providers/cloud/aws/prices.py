@@ -11,7 +11,15 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["FARGATE", "PUBLIC_ADDRESS", "FargatePrice", "Price"]
+__all__ = [
+    "FARGATE",
+    "HOURS_OF_A_MONTH",
+    "PUBLIC_ADDRESS",
+    "VOLUME",
+    "FargatePrice",
+    "Price",
+    "instance_price",
+]
 
 
 class Price(NamedTuple):
@@ -59,3 +67,54 @@ FARGATE: Mapping[str, FargatePrice] = MappingProxyType(
 
 PUBLIC_ADDRESS = Price(Decimal("0.005"), "a bill of July 2026", _AS_OF)
 """Price of a public IPv4 address, which is the same everywhere."""
+
+_SKYPILOT = "SkyPilot's catalogue of AWS's price list"
+_TABLES = "public tables that agree"
+
+# The price of a size is proportional to its vCPUs; `large` has two.
+_LARGE: Mapping[str, Mapping[str, Price]] = MappingProxyType(
+    {
+        family: MappingProxyType(
+            {
+                region: Price(Decimal(usd), source, _AS_OF)
+                for region, usd in zip(("us-east-1", "us-west-2", "eu-west-1"), prices, strict=True)
+            }
+        )
+        for family, prices, source in (
+            ("c6i", ("0.085", "0.085", "0.0912"), _SKYPILOT),
+            ("m6i", ("0.096", "0.096", "0.107"), _TABLES),
+            ("r5", ("0.126", "0.126", "0.141"), _TABLES),
+            ("t3", ("0.0832", "0.0832", "0.0912"), _TABLES),
+        )
+    }
+)
+
+HOURS_OF_A_MONTH = 730
+
+VOLUME: Mapping[str, Price] = MappingProxyType(
+    {
+        region: Price(Decimal(usd) / HOURS_OF_A_MONTH, _TABLES, _AS_OF)
+        for region, usd in (("us-east-1", "0.08"), ("us-west-2", "0.08"), ("eu-west-1", "0.088"))
+    }
+)
+"""Prices of one GB of a gp3 volume for one hour, by region."""
+
+_OF_LARGE = {"medium": Decimal("0.5"), "large": Decimal(1), "xlarge": Decimal(2)}
+
+
+def instance_price(machine: str, region: str | None) -> Price | None:
+    """Return the price of a type of instance on demand; None if it is not known.
+
+    Examples
+    --------
+    >>> instance_price("c6i.4xlarge", "us-east-1").usd, instance_price("p5.48xlarge", "us-east-1")
+    (Decimal('0.680'), None)
+    """
+    family, _, size = machine.partition(".")
+    large = _LARGE.get(family, {}).get(region or "")
+    times = _OF_LARGE.get(size)
+    if times is None and size.endswith("xlarge") and size.removesuffix("xlarge").isdecimal():
+        times = Decimal(size.removesuffix("xlarge")) * 2
+    if large is None or times is None:
+        return None
+    return large._replace(usd=large.usd * times)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from scalable.cluster.port import Leftover
+from scalable.cluster.port import Backend, Leftover
 from scalable.costing import CostEstimate
-from scalable.errors import NotSupportedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import (
@@ -27,7 +26,7 @@ from scalable.providers.base import (
     ScalePlan,
     current_owner,
 )
-from scalable.providers.cloud.aws.costs import estimate_fargate
+from scalable.providers.cloud.aws.costs import estimate_ec2, estimate_fargate
 from scalable.providers.cloud.aws.fargate import (
     LARGEST_TASK,
     MEMORY_BY_CPU,
@@ -39,14 +38,24 @@ from scalable.providers.cloud.aws.foundation import (
     allow_ingress,
     create_cluster,
     create_log_group,
+    create_profile,
     create_role,
     create_security_group,
+    fill_profile,
     put_key,
     put_role_policy,
+    role_arn,
 )
-from scalable.providers.cloud.aws.names import Run, run_prefix
+from scalable.providers.cloud.aws.instances import (
+    run_scheduler_instance,
+    run_worker_instances,
+    scheduler_script,
+    worker_script,
+)
+from scalable.providers.cloud.aws.machines import machine_named, smallest_machine
+from scalable.providers.cloud.aws.names import Run, profile_name, role_name, run_prefix
 from scalable.providers.cloud.aws.options import AWSOptions, TagKey, TagValue
-from scalable.providers.cloud.aws.prices import FARGATE
+from scalable.providers.cloud.aws.prices import FARGATE, VOLUME
 from scalable.providers.cloud.aws.request import WorkerRequest, worker_request
 from scalable.providers.cloud.aws.tasks import (
     PORT,
@@ -84,6 +93,10 @@ _ONLY_FOR = MappingProxyType(
         "scheduler_cpu": "fargate",
         "scheduler_mem": "fargate",
         "instance_type": "ec2",
+        "scheduler_instance_type": "ec2",
+        "ami": "ec2",
+        "volume_size": "ec2",
+        "instance_profile": "ec2",
     }
 )
 """Options that are valid for one `cluster_type` only."""
@@ -105,7 +118,7 @@ _TAGS: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[TagKey, TagValue])
 
 
 class AWSBatchProvider(BaseProvider[AWSOptions]):
-    """Runs each worker as a Fargate task."""
+    """Runs each worker as a Fargate task or on an EC2 instance of its own."""
 
     name = "aws"
     options_model = AWSOptions
@@ -122,13 +135,11 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         yield from _check_labels(spec, options)
         if options.cluster_type == "fargate":
             yield from _check_fargate(spec, options)
-        elif options.instance_type and not _WITH_GPU.match(options.instance_type):
-            for name, component in spec.components.items():
-                if component.gpus:
-                    message = (
-                        "the target's instance_type has no GPU; choose a type of family g or p"
-                    )
-                    yield spec.component_issue(name, "gpus", "E_NOT_SUPPORTED", message)
+        else:
+            yield from _check_machines(spec, options)
+        if options.spot_fallback and not options.spot:
+            message = "has no effect without spot: true"
+            yield spec.option_issue("spot_fallback", "W_NO_EFFECT", message, "warning")
 
     def request(self, component: ComponentConfig, options: AWSOptions) -> ResourceRequest:
         """Return the component's own request, completed by the target's options for its workers."""
@@ -143,32 +154,32 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
     def knows_prices(self, spec: DeploymentSpec) -> bool:
         """Return whether there is a price for every task of the target."""
         given = spec.target.options
-        on_demand = given.get("cluster_type", "fargate") == "fargate" and not given.get("spot")
-        return on_demand and given.get("region") in FARGATE
+        region = given.get("region")
+        fargate = given.get("cluster_type", "fargate") == "fargate"
+        return not given.get("spot") and region in (FARGATE if fargate else VOLUME)
 
     def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
         """Return what the plan costs by the tables of prices; what is in none of them is unknown."""
         options = self.parse_options(spec)
-        if options.cluster_type != "fargate":
-            return None
         # The image is no part of what is paid for.
         requests = {
             tag: worker_request(component, options, "")
             for tag, component in spec.components.items()
         }
-        return estimate_fargate(options, requests, plan.workers_by_tag)
+        if options.cluster_type == "fargate":
+            return estimate_fargate(options, requests, plan.workers_by_tag)
+        return estimate_ec2(options, _machines(options, requests), plan.workers_by_tag)
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
-        """Check whether a start would work: credentials, network, roles, images, quotas."""
-        options = self.parse_options(spec)
-        if options.cluster_type != "fargate":
-            return [CheckResult("build", False, _NO_EC2, "use cluster_type: fargate")]
+        """Check whether a start would work: credentials, network, roles, images, machines, quotas."""
         from scalable.providers.cloud.aws.preflight import preflight
 
+        options = self.parse_options(spec)
         requests = _worker_requests(spec, options)
+        machines = {} if options.cluster_type == "fargate" else _machines(options, requests)
         counts = self.plan_scale(spec).workers_by_tag
         image = _scheduler_image(spec, options)
-        return _ask(options, lambda api: preflight(api, options, image, requests, counts))
+        return _ask(options, lambda api: preflight(api, options, image, requests, machines, counts))
 
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
         """Return the requests of a run in the order in which they are sent, without the key.
@@ -179,8 +190,6 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         from scalable.providers.cloud.aws.render import rendered
 
         options = self.parse_options(spec)
-        if options.cluster_type != "fargate":
-            raise NotSupportedError(f"{_NO_EC2}; use cluster_type: fargate")
         return [
             Artifact(
                 f"{number:02}-{request.operation}-{what}.json"
@@ -211,27 +220,27 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         return _ask(self.parse_options(spec), lambda api: reap(api, owned)) if owned else []
 
     def _build(self, spec: DeploymentSpec, options: AWSOptions) -> ClusterHandle:
-        if options.cluster_type != "fargate":
-            raise NotSupportedError(f"{_NO_EC2}; use cluster_type: fargate")
         from scalable.cluster import Pace
         from scalable.cluster.remote import RemoteHost, build_remote_cluster
         from scalable.providers.cloud.aws.api import AwsApi
         from scalable.providers.cloud.aws.backend import FargateBackend
-        from scalable.providers.cloud.aws.scheduler import FargateScheduler
+        from scalable.providers.cloud.aws.ec2_backend import Ec2Backend
+        from scalable.providers.cloud.aws.scheduler import Ec2Scheduler, FargateScheduler
         from scalable.providers.tls import make_credentials
 
         name = f"{run_prefix(spec.target_name)}-{uuid.uuid4().hex[:8]}"
         run = Run(name, current_owner(), options.tags)
         requests = _worker_requests(spec, options)
-        image = _scheduler_image(spec, options)
+        fargate = options.cluster_type == "fargate"
         api = AwsApi(run.name, options.region)
         credentials = make_credentials()
-        scheduler = FargateScheduler(
+        scheduler = (FargateScheduler if fargate else Ec2Scheduler)(
             api,
             run,
             options,
             credentials,
-            lambda place: scheduler_definition(run, place, image, options),
+            _scheduler_image(spec, options),
+            gpus=any(request.gpus for request in requests.values()),
             close_timeout=_CLOSE_TIMEOUT,
         )
         host = RemoteHost(
@@ -243,23 +252,31 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
             poll=1.0,
         )
 
-        def make_backend(_: str) -> FargateBackend:
+        def make_backend(_: str) -> Backend:
             assert scheduler.place is not None  # noqa: S101 - it has been started
-            return FargateBackend(
-                api,
-                run,
-                options,
-                scheduler.place,
-                requests,
+            common = (api, run, options, scheduler.place, requests)
+            if fargate:
+                return FargateBackend(
+                    *common,
+                    scheduler=scheduler.address,
+                    scheduler_task=scheduler.native,
+                    close_timeout=_CLOSE_TIMEOUT,
+                )
+            return Ec2Backend(
+                *common,
+                _machines(options, requests),
                 scheduler=scheduler.address,
-                scheduler_task=scheduler.task,
+                scheduler_instance=scheduler.native,
                 close_timeout=_CLOSE_TIMEOUT,
             )
 
         cluster = build_remote_cluster(
             host,
             make_backend,
-            [replace(group, max_launch=_MAX_LAUNCH) for group in group_specs(spec, options)],
+            [
+                replace(group, max_launch=_MAX_LAUNCH if fargate else None)
+                for group in group_specs(spec, options)
+            ],
             max_workers=options.max_workers,
             pace=Pace(
                 poll=2.0,
@@ -271,7 +288,15 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         return cluster_handle(cluster, spec, {"run": run.name, "region": api.region})
 
 
-_NO_EC2 = "provider 'aws' builds no clusters of EC2 instances in this version"
+def _machines(options: AWSOptions, requests: Mapping[str, WorkerRequest]) -> dict[str, str]:
+    """Return the type of instance of each component: the one that the target names, else the smallest that fits."""
+    found = {}
+    for tag, request in requests.items():
+        machine = smallest_machine(request.cpus, request.memory or 0, request.gpus)
+        name = options.instance_type or (machine and machine.name)
+        if name is not None:  # else refused by `AWSBatchProvider.check`
+            found[tag] = name
+    return found
 
 
 def _worker_requests(spec: DeploymentSpec, options: AWSOptions) -> dict[str, WorkerRequest]:
@@ -311,26 +336,102 @@ def _shown_requests(
         vpc=options.vpc or "(VPC)",
         subnets=options.subnets or ["(subnets)"],
         security_groups=options.security_groups or [group],
-        execution_role=options.execution_role_arn or f"arn:aws:iam::{account}:role/(role)",
+        execution_role=options.execution_role_arn or role_arn(run, partition, account),
+        profile=options.instance_profile or profile_name(run.name),
+        ami=options.ami or "(the newest Amazon Linux 2023)",
+        gpu_ami=options.ami or "(the newest image with NVIDIA's driver)",
+        root_device="(root device)",
         key=f"(ARN of {KEY})",
         certificate="(the run's certificate)",
     )
-    yield "", create_cluster(run)
+    fargate = options.cluster_type == "fargate"
+    own_role = options.execution_role_arn if fargate else options.instance_profile
+    if fargate:
+        yield "", create_cluster(run)
     yield "", create_log_group(run)
     yield "", put_key(run, KEY)
-    if options.execution_role_arn is None:
-        yield "", create_role(run)
-        yield "", put_role_policy(run, region, partition, account)
     if not options.security_groups:
         yield "", create_security_group(run, place.vpc)
         yield "", allow_ingress(group, [options.client_cidr or "(this machine's address)"])
+    if own_role is None:
+        name = role_name(run.name) if fargate else profile_name(run.name)
+        yield "", create_role(run, name, "ecs-tasks" if fargate else "ec2")
+        yield "", put_role_policy(run, name, region, partition, account)
+    if fargate:
+        yield from _shown_tasks(spec, options, plan, run, place)
+        return
+    if own_role is None:
+        yield "", create_profile(run)
+        yield "", fill_profile(run)
+    yield from _shown_instances(spec, options, plan, run, place)
+
+
+_SHOWN_ADDRESS = f"tls://(the scheduler's address):{PORT}"
+
+
+def _shown_tasks(
+    spec: DeploymentSpec, options: AWSOptions, plan: ScalePlan, run: Run, place: Place
+) -> Iterator[tuple[str, Request]]:
     yield "scheduler", scheduler_definition(run, place, _scheduler_image(spec, options), options)
     yield "scheduler", run_scheduler(run, place, options)
-    address = f"tls://(the scheduler's address):{PORT}"
     for tag, request in _worker_requests(spec, options).items():
-        yield tag, worker_definition(run, place, request, options, address)
+        yield tag, worker_definition(run, place, request, options, _SHOWN_ADDRESS)
         for batch in batches("(request)", plan.workers_by_tag.get(tag, 0)):
-            yield tag, run_workers(run, place, options, request, batch, "(request)")
+            yield (
+                tag,
+                run_workers(run, place, options, request, batch, "(request)", spot=options.spot),
+            )
+
+
+def _shown_instances(
+    spec: DeploymentSpec, options: AWSOptions, plan: ScalePlan, run: Run, place: Place
+) -> Iterator[tuple[str, Request]]:
+    subnet = place.subnets[0]
+    script = scheduler_script(run, place, _scheduler_image(spec, options), options)
+    yield "scheduler", run_scheduler_instance(run, place, options, subnet, script)
+    requests = _worker_requests(spec, options)
+    machines = _machines(options, requests)
+    for tag, request in requests.items():
+        if not plan.workers_by_tag.get(tag):
+            continue
+        machine = machine_named(machines[tag])
+        memory = request.memory or (machine.usable if machine else 0)
+        yield (
+            tag,
+            run_worker_instances(
+                run,
+                place,
+                options,
+                request,
+                machine=machines[tag],
+                subnet=subnet,
+                token="(request)-0",  # noqa: S106 - of a call, and no secret
+                n=plan.workers_by_tag[tag],
+                request_id="(request)",
+                script=worker_script(run, place, request, options, _SHOWN_ADDRESS, memory),
+                spot=options.spot,
+            ),
+        )
+
+
+def _check_machines(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:
+    named = machine_named(options.instance_type or "")
+    for name, component in spec.components.items():
+        memory = component.memory or 0
+        if options.instance_type and component.gpus and not _WITH_GPU.match(options.instance_type):
+            message = "the target's instance_type has no GPU; choose a type of family g or p"
+            yield spec.component_issue(name, "gpus", "E_NOT_SUPPORTED", message)
+        if options.instance_type is None:
+            if smallest_machine(component.cpus, memory, component.gpus) is None:
+                message = "no instance type that is known here has these cpus, memory and gpus; set instance_type"
+                yield spec.component_issue(name, "cpus", "E_NO_MACHINE", message)
+        elif named and component.cpus > named.vcpus:
+            message = f"is more than the target's instance_type has ({named}); choose a larger one"
+            yield spec.component_issue(name, "cpus", "E_NO_MACHINE", message)
+        elif named and memory > named.usable:
+            usable = named.usable // 2**20
+            message = f"is more than the target's instance_type leaves to a worker, {usable}Mi; choose a larger one"
+            yield spec.component_issue(name, "memory", "E_NO_MACHINE", message)
 
 
 def _check_labels(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:

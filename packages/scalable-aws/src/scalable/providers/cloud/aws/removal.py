@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scalable.cluster.port import Leftover
 from scalable.errors import NativeTimeoutError, describe_error
@@ -15,6 +15,7 @@ from scalable.providers.cloud.aws.names import (
     family,
     key_parameter,
     log_group,
+    profile_name,
     resource_name,
     role_name,
 )
@@ -24,7 +25,18 @@ from scalable.providers.cloud.aws.states import STOP_REASON, task_id
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
 
-__all__ = ["list_tasks", "remove_run", "stop_run", "stop_tasks"]
+__all__ = [
+    "list_instances",
+    "list_tasks",
+    "remove_run",
+    "stop_run",
+    "stop_tasks",
+    "terminate",
+    "terminate_run",
+]
+
+Step = tuple[str, str, Callable[[], Awaitable[None]]]
+"""What is removed: its kind, its name, and how."""
 
 _POLL = 1.0
 _STOPS_AT_ONCE = 20
@@ -96,40 +108,92 @@ async def stop_run(
         await asyncio.sleep(_POLL)
 
 
-async def remove_run(api: AwsApi, run: str, limit: float) -> list[Leftover]:
+async def list_instances(api: AwsApi, run: str) -> list[dict[str, Any]]:
+    """Return the instances of a run, also those that were terminated within the last hour."""
+    reservations = await api.pages(
+        "ec2",
+        "DescribeInstances",
+        "Reservations",
+        Filters=[{"Name": f"tag:{RUN}", "Values": [run]}],
+    )
+    return [each for reservation in reservations for each in reservation["Instances"]]
+
+
+async def terminate(api: AwsApi, instances: Collection[str]) -> None:
+    """Terminate instances, in one call; one that is gone is not an error."""
+    if instances:
+        await _if_there(api.call("ec2", "TerminateInstances", InstanceIds=[*instances]))
+
+
+async def terminate_run(
+    api: AwsApi, run: str, limit: float, *, but: Collection[str] = ()
+) -> list[Leftover]:
+    """Terminate the instances of a run, but for some; return those that exist after `limit` seconds."""
+    deadline = _now() + limit
+    left: list[str] = []
+    asked: set[str] = set()
+    while True:
+        try:
+            left = [
+                each["InstanceId"]
+                for each in await list_instances(api, run)
+                if each["State"]["Name"] != "terminated" and each["InstanceId"] not in but
+            ]
+            if not left:
+                return []
+            await terminate(api, {*left} - asked)
+            asked.update(left)
+            problem, lasting = "it is shutting down", False
+        except AwsError as error:
+            problem, lasting = str(explain_refusal(error)), not is_transient(error)
+        except (AwsUnreachableError, NativeTimeoutError) as error:
+            problem, lasting = describe_error(error), False
+        if lasting or _now() > deadline:
+            why = f"{problem}; {_remedy(run)}"
+            if not left:
+                return [Leftover("instances tagged", f"{RUN}={run}", why)]
+            return [Leftover("EC2 instance", each, why) for each in left]
+        await asyncio.sleep(_POLL)
+
+
+async def remove_run(
+    api: AwsApi, run: str, limit: float, kind: Literal["fargate", "ec2"]
+) -> list[Leftover]:
     """Remove everything that belongs to a run; return what is left after `limit` seconds.
 
-    The rest is removed even if a part of it cannot be. The ECS cluster goes last, and stays with a rest, so that it
-    shows there is one.
+    The rest is removed even if a part of it cannot be. What a run is found by goes last, and stays with a rest: its
+    ECS cluster, or its log group.
     """
     deadline = _now() + limit
-    left = await stop_run(api, run, limit)
-    steps: list[tuple[str, str, Callable[[], Awaitable[None]]]] = [
-        ("task definitions", family(run, "*"), lambda: _remove_definitions(api, run)),
-        ("IAM role", role_name(run), lambda: _remove_role(api, run)),
+    cluster: Step = "ECS cluster", resource_name(run), lambda: _remove_cluster(api, run)
+    logs: Step = "log group", log_group(run), lambda: _remove_logs(api, run)
+    steps: list[Step] = [
         ("parameter", key_parameter(run), lambda: _remove_parameter(api, run)),
         ("security group", resource_name(run), lambda: _remove_groups(api, run)),
-        ("log group", log_group(run), lambda: _remove_logs(api, run)),
     ]
-    found = await asyncio.gather(
-        *(_until_done(kind, name, run, step, deadline) for kind, name, step in steps)
-    )
+    if kind == "fargate":
+        left = await stop_run(api, run, limit)
+        steps += [
+            ("task definitions", family(run, "*"), lambda: _remove_definitions(api, run)),
+            ("IAM role", role_name(run), lambda: _remove_role(api, role_name(run))),
+            logs,
+        ]
+    else:
+        left = await terminate_run(api, run, limit)
+        steps.append(("instance profile", profile_name(run), lambda: _remove_profile(api, run)))
+    found = await asyncio.gather(*(_until_done(step, run, deadline) for step in steps))
     left += [each for some in found for each in some]
     if not left:
-        name = resource_name(run)
-        left += await _until_done(
-            "ECS cluster", name, run, lambda: _remove_cluster(api, run), deadline
-        )
+        left += await _until_done(cluster if kind == "fargate" else logs, run, deadline)
     return left
 
 
-async def _until_done(
-    kind: str, name: str, run: str, step: Callable[[], Awaitable[None]], deadline: float
-) -> Sequence[Leftover]:
+async def _until_done(step: Step, run: str, deadline: float) -> Sequence[Leftover]:
     """Repeat a step until nothing is left for it to remove, or it cannot succeed."""
+    kind, name, remove = step
     while True:
         try:
-            await step()
+            await remove()
         except AwsError as error:
             if is_missing(error):
                 return []
@@ -164,10 +228,18 @@ async def _remove_definitions(api: AwsApi, run: str) -> None:
             await api.call("ecs", "DeleteTaskDefinitions", taskDefinitions=some)
 
 
-async def _remove_role(api: AwsApi, run: str) -> None:
-    name = role_name(run)
+async def _remove_role(api: AwsApi, name: str) -> None:
     await _if_there(api.call("iam", "DeleteRolePolicy", RoleName=name, PolicyName=POLICY_NAME))
-    await api.call("iam", "DeleteRole", RoleName=name)
+    await _if_there(api.call("iam", "DeleteRole", RoleName=name))
+
+
+async def _remove_profile(api: AwsApi, run: str) -> None:
+    name = profile_name(run)
+    await _if_there(
+        api.call("iam", "RemoveRoleFromInstanceProfile", InstanceProfileName=name, RoleName=name)
+    )
+    await _if_there(api.call("iam", "DeleteInstanceProfile", InstanceProfileName=name))
+    await _remove_role(api, name)
 
 
 async def _if_there(call: Awaitable[Any]) -> None:

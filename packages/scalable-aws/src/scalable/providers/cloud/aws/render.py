@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ KEY = "(the run's private key)"
 
 
 def rendered(request: Request, redact: Callable[[str], str]) -> str:
-    """Return the parameters of a request as JSON, without the values of variables.
+    """Return the parameters of a request as JSON, without the values of variables, and user data as text.
 
     Parameters
     ----------
@@ -28,6 +29,8 @@ def rendered(request: Request, redact: Callable[[str], str]) -> str:
 
 
 def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, bytes):
+        value = gzip.decompress(value).decode()
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):

@@ -1,34 +1,53 @@
-"""The scheduler as a Fargate task."""
+"""The scheduler as a Fargate task or an EC2 instance, with everything that its run stands on."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.host import SchedulerState
 from scalable.cluster.port import Explanation, Leftover, Phase, Reason
 from scalable.errors import SchedulerStartError
 from scalable.providers.cloud.aws.api import AwsApi, AwsError, AwsUnreachableError
+from scalable.providers.cloud.aws.instances import (
+    instance_log_stream,
+    run_scheduler_instance,
+    scheduler_script,
+)
 from scalable.providers.cloud.aws.logs import log_tail
 from scalable.providers.cloud.aws.names import Run, resource_name
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.cloud.aws.refusals import explain_refusal, explain_shortfall
-from scalable.providers.cloud.aws.removal import remove_run, stop_run
+from scalable.providers.cloud.aws.refusals import (
+    explain_refusal,
+    explain_shortfall,
+    is_lasting,
+    is_missing,
+)
+from scalable.providers.cloud.aws.removal import remove_run, stop_run, terminate_run
 from scalable.providers.cloud.aws.setup import SetupError, make_place
-from scalable.providers.cloud.aws.states import address, interface, task_state
+from scalable.providers.cloud.aws.states import (
+    NativeState,
+    address,
+    instance_state,
+    interface,
+    task_state,
+)
 from scalable.providers.cloud.aws.tasks import (
     PORT,
     SCHEDULER,
     Place,
     Request,
+    log_stream,
     run_scheduler,
+    scheduler_definition,
 )
 
 if TYPE_CHECKING:
     from scalable.providers.tls import Credentials
 
-__all__ = ["FargateScheduler"]
+__all__ = ["AwsScheduler", "Ec2Scheduler", "FargateScheduler"]
 
 _ROLE_PATIENCE = 60.0
 """Seconds in which a new role becomes known in all of AWS; it usually takes ten."""
@@ -37,8 +56,8 @@ _SETTLE_LIMIT = 30.0
 """Seconds for calls under way that nobody waits for any more."""
 
 
-class FargateScheduler:
-    """A `RemoteScheduler` in a Fargate task, with everything that the run stands on.
+class AwsScheduler(ABC):
+    """A `RemoteScheduler` on AWS, with everything that the run stands on.
 
     Parameters
     ----------
@@ -50,8 +69,10 @@ class FargateScheduler:
         The target's options.
     credentials : Credentials
         The run's keys.
-    definition : callable
-        Returns the request for the scheduler's task definition, from the place.
+    image : str
+        The scheduler's image.
+    gpus : bool
+        Whether workers need GPUs.
     close_timeout : float
         Seconds for the removal.
     """
@@ -62,20 +83,22 @@ class FargateScheduler:
         run: Run,
         options: AWSOptions,
         credentials: Credentials,
-        definition: Callable[[Place], Request],
+        image: str,
         *,
+        gpus: bool,
         close_timeout: float,
     ) -> None:
         self.place: Place | None = None
-        self.task = ""
-        """The ARN of its task."""
+        self.native = ""
+        """The ARN of its task, or the id of its instance."""
         self.address = ""
         """Its address for workers."""
         self._api = api
         self._run = run
         self._options = options
         self._credentials = credentials
-        self._definition = definition
+        self._image = image
+        self._gpus = gpus
         self._close_timeout = close_timeout
         self._may_exist = False
         self._seen: Mapping[str, Any] = {}
@@ -83,13 +106,14 @@ class FargateScheduler:
     # -- Start
 
     async def start(self) -> None:
-        """Make what the run stands on, and request the scheduler's task."""
+        """Make what the run stands on, and request the scheduler."""
         await self._api.check_credentials()
         self._may_exist = True
         try:
-            self.place = await make_place(self._api, self._run, self._options, self._credentials)
-            await self._api.create(self._definition(self.place))
-            await self._run_task(self.place)
+            self.place = await make_place(
+                self._api, self._run, self._options, self._credentials, gpus=self._gpus
+            )
+            self.native = await self._launch(self.place)
         except SetupError as error:
             raise SchedulerStartError(self._run.name, error.explanation) from error
         except AwsError as error:
@@ -98,77 +122,100 @@ class FargateScheduler:
             problem = Explanation(Reason.NETWORK, str(error))
             raise SchedulerStartError(self._run.name, problem) from error
 
-    async def _run_task(self, place: Place) -> None:
+    @abstractmethod
+    async def _launch(self, place: Place) -> str:
+        """Start the scheduler, and return its task or instance."""
+
+    async def _create(self, request: Request, role_is_unknown: str) -> dict[str, Any]:
+        """Create what uses a new role, which may not be known everywhere for some seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _ROLE_PATIENCE
         while True:
             try:
-                answer = await self._api.create(run_scheduler(self._run, place, self._options))
+                return await self._api.create(request)
             except AwsError as error:
                 # IAM is eventually consistent: https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot.html
-                if "assume the role" not in error.text or loop.time() > deadline:
+                if role_is_unknown not in error.text or loop.time() > deadline:
                     raise
                 await asyncio.sleep(2.0)
-                continue
-            if answer["tasks"]:
-                self.task = answer["tasks"][0]["taskArn"]
-                return
-            failure = (answer["failures"] or [{}])[0]
-            why = explain_shortfall(failure.get("reason", "no task"), failure.get("detail", ""))
-            raise SetupError(why)
-
-    async def connect(self) -> str:
-        """Return the scheduler's address for this machine: the public one where it has one."""
-        if not self._options.public_ip:
-            return f"tls://{address(self._seen)}:{PORT}"
-        card = interface(self._seen)
-        if card is None:
-            raise ConnectionError("its task has no network interface yet")
-        found = await self._api.call("ec2", "DescribeNetworkInterfaces", NetworkInterfaceIds=[card])
-        public = found["NetworkInterfaces"][0].get("Association", {}).get("PublicIp")
-        if public is None:
-            raise ConnectionError("its task has no public address; set public_ip: false")
-        return f"tls://{public}:{PORT}"
 
     # -- State
 
     async def state(self) -> SchedulerState:
-        """Return the state of the scheduler's task."""
-        found = await self._api.call(
-            "ecs",
-            "DescribeTasks",
-            cluster=resource_name(self._run.name),
-            tasks=[self.task],
-            include=["TAGS"],
-        )
-        if not found["tasks"]:
-            if not self._seen:  # a task that is new may not be shown yet
-                return SchedulerState(
-                    Phase.PENDING, Explanation(Reason.STARTING, "its task is not shown yet")
-                )
-            why = "AWS no longer knows its task"
-            return SchedulerState(Phase.GONE, Explanation(Reason.CANCELLED, why))
-        self._seen = task = found["tasks"][0]
-        state = task_state(task)
-        if state.phase is Phase.GONE:
-            log = await log_tail(self._api, self._run.name, SCHEDULER, self.task)
+        """Return the state of the scheduler's task or instance."""
+        try:
+            found = await self._look()
+        except AwsError as error:
+            if self._seen or not is_lasting(error):
+                raise
+            return SchedulerState(Phase.GONE, explain_refusal(error))
+        if found is None:
+            if not self._seen:  # what is new may not be shown yet
+                why = Explanation(Reason.STARTING, "AWS does not show it yet")
+                return SchedulerState(Phase.PENDING, why)
             return SchedulerState(
-                Phase.GONE, Explanation(state.reason, f"its task: {state.detail}", log_tail=log)
+                Phase.GONE, Explanation(Reason.CANCELLED, "AWS no longer knows it")
             )
-        where = address(task)
+        self._seen, state = found, self._state_of(found)
+        if state.phase is Phase.GONE:
+            log = await log_tail(self._api, self._run.name, self._log_stream())
+            return SchedulerState(Phase.GONE, Explanation(state.reason, state.detail, log_tail=log))
+        where = self._private_address()
         if state.phase is Phase.RUNNING and where is not None:
             self.address = f"tls://{where}:{PORT}"
             return SchedulerState(Phase.RUNNING, Explanation(state.reason, state.detail))
-        return SchedulerState(Phase.PENDING, Explanation(state.reason, f"its task: {state.detail}"))
+        return SchedulerState(Phase.PENDING, Explanation(state.reason, state.detail))
+
+    @abstractmethod
+    async def _look(self) -> Mapping[str, Any] | None:
+        """Return the scheduler's task or instance as AWS shows it now; None where it does not."""
+
+    @abstractmethod
+    def _state_of(self, found: Mapping[str, Any]) -> NativeState:
+        """Return its state."""
+
+    @abstractmethod
+    def _log_stream(self) -> str:
+        """Return the name of its log stream."""
+
+    @abstractmethod
+    def _private_address(self) -> str | None:
+        """Return its address in the VPC, by what was seen last."""
+
+    @abstractmethod
+    async def _public_address(self) -> str | None:
+        """Return its public address."""
+
+    async def connect(self) -> str:
+        """Return the scheduler's address for this machine: the public one where it has one.
+
+        Raises
+        ------
+        OSError
+            Not yet.
+        SchedulerStartError
+            AWS will not tell.
+        """
+        if not self._options.public_ip:
+            return self.address
+        try:
+            public = await self._public_address()
+        except AwsError as error:
+            if is_lasting(error):
+                raise SchedulerStartError(self._run.name, explain_refusal(error)) from error
+            raise ConnectionError(str(error)) from error
+        if public is None:
+            raise ConnectionError("it has no public address yet")
+        return f"tls://{public}:{PORT}"
 
     # -- End
 
     async def stop(self) -> Sequence[Leftover]:
-        """Stop the scheduler's task, and all others of the run."""
+        """Stop the scheduler, and all else of the run that costs money."""
         if not self._may_exist:
             return []
         unanswered = await self._api.settle(_SETTLE_LIMIT)
-        left = await stop_run(self._api, self._run.name, self._close_timeout)
+        left = await self._stop_all()
         return [
             *left,
             *(
@@ -177,8 +224,98 @@ class FargateScheduler:
             ),
         ]
 
+    @abstractmethod
+    async def _stop_all(self) -> Sequence[Leftover]:
+        """Stop all tasks or instances of the run."""
+
     async def remove(self) -> Sequence[Leftover]:
         """Remove everything that the run stood on."""
         if not self._may_exist:
             return []
-        return await remove_run(self._api, self._run.name, self._close_timeout)
+        return await remove_run(
+            self._api, self._run.name, self._close_timeout, self._options.cluster_type
+        )
+
+
+class FargateScheduler(AwsScheduler):
+    """The scheduler as a Fargate task."""
+
+    async def _launch(self, place: Place) -> str:
+        await self._api.create(scheduler_definition(self._run, place, self._image, self._options))
+        request = run_scheduler(self._run, place, self._options)
+        answer = await self._create(request, "assume the role")
+        if not answer["tasks"]:
+            failure = (answer["failures"] or [{}])[0]
+            why = explain_shortfall(failure.get("reason", "no task"), failure.get("detail", ""))
+            raise SetupError(why)
+        return str(answer["tasks"][0]["taskArn"])
+
+    async def _look(self) -> Mapping[str, Any] | None:
+        cluster = resource_name(self._run.name)
+        found = await self._api.call(
+            "ecs", "DescribeTasks", cluster=cluster, tasks=[self.native], include=["TAGS"]
+        )
+        return found["tasks"][0] if found["tasks"] else None
+
+    def _state_of(self, found: Mapping[str, Any]) -> NativeState:
+        return task_state(found)
+
+    def _log_stream(self) -> str:
+        return log_stream(SCHEDULER, self.native)
+
+    def _private_address(self) -> str | None:
+        return address(self._seen)
+
+    async def _public_address(self) -> str | None:
+        card = interface(self._seen)
+        if card is None:
+            return None
+        found = await self._api.call("ec2", "DescribeNetworkInterfaces", NetworkInterfaceIds=[card])
+        public = found["NetworkInterfaces"][0].get("Association", {}).get("PublicIp")
+        return None if public is None else str(public)
+
+    async def _stop_all(self) -> Sequence[Leftover]:
+        return await stop_run(self._api, self._run.name, self._close_timeout)
+
+
+class Ec2Scheduler(AwsScheduler):
+    """The scheduler as an EC2 instance."""
+
+    async def _launch(self, place: Place) -> str:
+        script = scheduler_script(self._run, place, self._image, self._options)
+        for subnet in place.subnets:
+            request = run_scheduler_instance(self._run, place, self._options, subnet, script)
+            try:
+                answer = await self._create(request, "Invalid IAM Instance Profile")
+            except AwsError as error:
+                # Another zone may have room.
+                no_room = explain_refusal(error).reason is Reason.CAPACITY
+                if not no_room or subnet == place.subnets[-1]:
+                    raise
+            else:
+                return str(answer["Instances"][0]["InstanceId"])
+        raise ValueError("a place has a subnet at least")
+
+    async def _look(self) -> Mapping[str, Any] | None:
+        try:
+            found = await self._api.call("ec2", "DescribeInstances", InstanceIds=[self.native])
+        except AwsError as error:
+            if is_missing(error):
+                return None
+            raise
+        return next((each for some in found["Reservations"] for each in some["Instances"]), None)
+
+    def _state_of(self, found: Mapping[str, Any]) -> NativeState:
+        return instance_state(found)
+
+    def _log_stream(self) -> str:
+        return instance_log_stream(SCHEDULER, self.native)
+
+    def _private_address(self) -> str | None:
+        return self._seen.get("PrivateIpAddress")
+
+    async def _public_address(self) -> str | None:
+        return self._seen.get("PublicIpAddress")
+
+    async def _stop_all(self) -> Sequence[Leftover]:
+        return await terminate_run(self._api, self._run.name, self._close_timeout)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from scalable.cluster.port import Explanation, Reason
 from scalable.providers.cloud.aws.api import AwsApi, AwsError, AwsUnreachableError
@@ -13,14 +13,16 @@ from scalable.providers.cloud.aws.foundation import (
     allow_ingress,
     create_cluster,
     create_log_group,
+    create_profile,
     create_role,
     create_security_group,
+    fill_profile,
     key_arn,
     put_key,
     put_role_policy,
     role_arn,
 )
-from scalable.providers.cloud.aws.names import Run, resource_name
+from scalable.providers.cloud.aws.names import Run, profile_name, resource_name, role_name
 from scalable.providers.cloud.aws.options import AWSOptions
 from scalable.providers.cloud.aws.refusals import is_there_already
 from scalable.providers.cloud.aws.tasks import Place, Request
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
     from scalable.providers.tls import Credentials
 
 __all__ = ["Network", "SetupError", "find_network", "make_place"]
+
+
+# https://docs.aws.amazon.com/linux/al2023/ug/ec2.html, https://docs.aws.amazon.com/dlami/latest/devguide/find-dlami-id.html
+_AMI = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+_GPU_AMI = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
+"""The public parameters with the newest machine images of AWS."""
 
 
 class SetupError(Exception):
@@ -100,7 +108,9 @@ async def _default_vpc(api: AwsApi) -> str:
     return str(found[0]["VpcId"])
 
 
-async def make_place(api: AwsApi, run: Run, options: AWSOptions, credentials: Credentials) -> Place:
+async def make_place(
+    api: AwsApi, run: Run, options: AWSOptions, credentials: Credentials, *, gpus: bool = False
+) -> Place:
     """Make what scheduler and workers stand on, and return it.
 
     Whatever interrupts it, `removal.remove_run` removes what was made, by its name.
@@ -114,28 +124,65 @@ async def make_place(api: AwsApi, run: Run, options: AWSOptions, credentials: Cr
     """
     network = await find_network(api, options)
     clients = [] if options.security_groups else [await _client_range(api, network, options)]
-    arn = (await api.create(create_cluster(run)))["cluster"]["clusterArn"]
-    _, partition, _, region, account, _ = arn.split(":", 5)
+    if options.cluster_type == "fargate":
+        arn = (await api.create(create_cluster(run)))["cluster"]["clusterArn"]
+    else:
+        arn = (await api.call("sts", "GetCallerIdentity"))["Arn"]
+    _, partition, _, _, account, _ = arn.split(":", 5)
     await _make(api, create_log_group(run))
     await _make(api, put_key(run, credentials.key))
-    execution_role = options.execution_role_arn
-    if execution_role is None:
-        execution_role = role_arn(run, partition, account)
-        await _make(api, create_role(run))
-        await _make(api, put_role_policy(run, region, partition, account))
     groups = [*options.security_groups]
     if not groups:
         groups = [await _make_group(api, run, network.vpc)]
         await _make(api, allow_ingress(groups[0], clients))
-    return Place(
-        region=region,
+    place = Place(
+        region=api.region,
         vpc=network.vpc,
         subnets=network.subnet_ids,
         security_groups=groups,
-        execution_role=execution_role,
-        key=key_arn(run, region, partition, account),
+        key=key_arn(run, api.region, partition, account),
         certificate=credentials.cert,
     )
+    if options.cluster_type == "fargate":
+        own = options.execution_role_arn
+        if own is None:
+            await _make_role(api, run, role_name(run.name), "ecs-tasks", partition, account)
+        return replace(place, execution_role=own or role_arn(run, partition, account))
+    own = options.instance_profile
+    if own is None:
+        name = profile_name(run.name)
+        await _make_role(api, run, name, "ec2", partition, account)
+        await _make(api, create_profile(run))
+        await _make(api, fill_profile(run))
+    return await _with_images(api, replace(place, profile=own or name), options, gpus)
+
+
+async def _make_role(
+    api: AwsApi,
+    run: Run,
+    name: str,
+    service: Literal["ecs-tasks", "ec2"],
+    partition: str,
+    account: str,
+) -> None:
+    await _make(api, create_role(run, name, service))
+    await _make(api, put_role_policy(run, name, api.region, partition, account))
+
+
+async def _with_images(api: AwsApi, place: Place, options: AWSOptions, gpus: bool) -> Place:
+    """Return the place with the machine images of its instances, and the name of their root device."""
+    found = {
+        "ami": options.ami or await _newest(api, _AMI),
+        "gpu_ami": (options.ami or await _newest(api, _GPU_AMI)) if gpus else "",
+    }
+    images = (await api.call("ec2", "DescribeImages", ImageIds=[found["ami"]]))["Images"]
+    if not images:
+        raise _missing(f"there is no machine image {found['ami']}", "set the target's ami")
+    return replace(place, **found, root_device=images[0].get("RootDeviceName", "/dev/xvda"))
+
+
+async def _newest(api: AwsApi, parameter: str) -> str:
+    return str((await api.call("ssm", "GetParameter", Name=parameter))["Parameter"]["Value"])
 
 
 async def _make(api: AwsApi, request: Request) -> None:

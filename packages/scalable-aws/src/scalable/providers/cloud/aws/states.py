@@ -1,4 +1,4 @@
-"""States of Fargate tasks, as phases and reasons. Pure functions."""
+"""States of Fargate tasks and EC2 instances, as phases and reasons. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 from scalable.cluster.port import Phase, Reason
 
-__all__ = ["STOP_REASON", "TaskState", "address", "interface", "task_id", "task_state"]
+__all__ = [
+    "STOP_REASON",
+    "NativeState",
+    "address",
+    "instance_state",
+    "interface",
+    "task_id",
+    "task_state",
+]
 
 STOP_REASON = "scalable: no longer wanted"
 """What a task that we stop says of its end."""
@@ -39,8 +47,8 @@ _REASONS = (
 )
 
 
-class TaskState(NamedTuple):
-    """The state of a task, and what AWS says of it."""
+class NativeState(NamedTuple):
+    """The state of a task or an instance, and what AWS says of it."""
 
     phase: Phase
     reason: Reason
@@ -53,7 +61,7 @@ def task_id(arn: str) -> str:
     return arn.rpartition("/")[2]
 
 
-def task_state(task: Mapping[str, Any]) -> TaskState:
+def task_state(task: Mapping[str, Any]) -> NativeState:
     """Return the state of a task, as DescribeTasks has it.
 
     Examples
@@ -63,21 +71,21 @@ def task_state(task: Mapping[str, Any]) -> TaskState:
     >>> container = {"exitCode": 137, "reason": "OutOfMemoryError: Container killed due to memory usage"}
     >>> task_state({"lastStatus": "STOPPED", "stoppedReason": "Essential container in task exited",
     ...             "containers": [container]})  # doctest: +NORMALIZE_WHITESPACE
-    TaskState(phase=<Phase.GONE: 'gone'>, reason=<Reason.OUT_OF_MEMORY: 'out_of_memory'>,
+    NativeState(phase=<Phase.GONE: 'gone'>, reason=<Reason.OUT_OF_MEMORY: 'out_of_memory'>,
               detail='Essential container in task exited; exit code 137; OutOfMemoryError: Container killed due to
               memory usage', seconds_left=None)
     """
     status = task["lastStatus"]
     said = "; ".join(_said(task))
     if status in ("STOPPED", "DELETED"):
-        return TaskState(Phase.GONE, _reason(task, said), said or "AWS gives no reason")
+        return NativeState(Phase.GONE, _reason(task, said), said or "AWS gives no reason")
     if task.get("desiredStatus") == "STOPPED":
         if task.get("stopCode") == "SpotInterruption" or "Spot" in said:
-            return TaskState(Phase.RUNNING, Reason.PREEMPTED, said or "Spot", _SPOT_NOTICE)
-        return TaskState(Phase.RUNNING, Reason.STOPPED, f"ending: {said or status.lower()}")
+            return NativeState(Phase.RUNNING, Reason.PREEMPTED, said or "Spot", _SPOT_NOTICE)
+        return NativeState(Phase.RUNNING, Reason.STOPPED, f"ending: {said or status.lower()}")
     if status in _STARTING:
-        return TaskState(Phase.PENDING, Reason.STARTING, status.lower())
-    return TaskState(Phase.RUNNING, Reason.STARTING, "its task runs")
+        return NativeState(Phase.PENDING, Reason.STARTING, status.lower())
+    return NativeState(Phase.RUNNING, Reason.STARTING, "its task runs")
 
 
 def _said(task: Mapping[str, Any]) -> Iterator[str]:
@@ -111,3 +119,41 @@ def address(task: Mapping[str, Any]) -> str | None:
 def interface(task: Mapping[str, Any]) -> str | None:
     """Return the id of a task's network interface; None if it has none yet."""
     return _details(task).get("networkInterfaceId")
+
+
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
+_INSTANCE_REASONS = (
+    ("Spot", Reason.PREEMPTED),
+    ("InsufficientInstanceCapacity", Reason.CAPACITY),
+    ("VolumeLimitExceeded", Reason.QUOTA),
+    ("InternalError", Reason.NODE_FAILURE),
+    ("Server.", Reason.NODE_FAILURE),
+    ("InstanceInitiatedShutdown", Reason.EXITED),
+    ("UserInitiatedShutdown", Reason.CANCELLED),
+    ("User initiated", Reason.CANCELLED),
+)
+
+
+def instance_state(instance: Mapping[str, Any]) -> NativeState:
+    """Return the state of an instance, as DescribeInstances has it.
+
+    Examples
+    --------
+    >>> instance_state({"State": {"Name": "running"}}).phase
+    <Phase.RUNNING: 'running'>
+    >>> instance_state({"State": {"Name": "terminated"},
+    ...                 "StateReason": {"Code": "Server.SpotInstanceTermination", "Message": "..."}}).reason
+    <Reason.PREEMPTED: 'preempted'>
+    """
+    status = instance["State"]["Name"]
+    reason = instance.get("StateReason", {})
+    said = reason.get("Message") or instance.get("StateTransitionReason", "")
+    if status in ("terminated", "stopped"):
+        text = f"{reason.get('Code', '')} {said}"
+        found = next((each for words, each in _INSTANCE_REASONS if words in text), Reason.UNKNOWN)
+        return NativeState(Phase.GONE, found, said or "AWS gives no reason")
+    if status == "pending":
+        return NativeState(Phase.PENDING, Reason.STARTING, "its instance is pending")
+    if status == "running":
+        return NativeState(Phase.RUNNING, Reason.STARTING, "its instance boots or runs")
+    return NativeState(Phase.RUNNING, Reason.STOPPED, f"ending: {said or status}")

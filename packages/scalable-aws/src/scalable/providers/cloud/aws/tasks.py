@@ -114,21 +114,29 @@ class Place:
         Region and VPC.
     subnets, security_groups : sequence of str
         Their ids.
-    execution_role : str
-        ARN of the role with which Fargate pulls images, writes logs and reads the key.
     key : str
         ARN of the parameter with the run's private key.
     certificate : str
         The run's certificate, which is no secret.
+    execution_role : str
+        ARN of the role with which Fargate pulls images, writes logs and reads the key.
+    profile : str
+        Name of the instance profile with whose role EC2 instances do the same.
+    ami, gpu_ami, root_device : str
+        Machine images of instances without and with GPUs, and the name of their root device.
     """
 
     region: str
     vpc: str
     subnets: Sequence[str]
     security_groups: Sequence[str]
-    execution_role: str
     key: str
     certificate: str
+    execution_role: str = ""
+    profile: str = ""
+    ami: str = ""
+    gpu_ami: str = ""
+    root_device: str = ""
 
 
 def batches(request_id: str, n: int) -> Iterator[Batch]:
@@ -290,10 +298,12 @@ def run_workers(
     request: WorkerRequest,
     batch: Batch,
     request_id: str,
+    *,
+    spot: bool,
 ) -> Request:
     """Return the request for tasks of a component's workers."""
-    spot = {"capacityProviderStrategy": [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]}
-    capacity = spot if options.spot else {"launchType": "FARGATE"}
+    spare = {"capacityProviderStrategy": [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]}
+    capacity = spare if spot else {"launchType": "FARGATE"}
     tags = {**request.labels, **run.all_tags, COMPONENT: request.tag, REQUEST: request_id}
     return _run(run, place, options, batch, request.tag, tags, capacity)
 
