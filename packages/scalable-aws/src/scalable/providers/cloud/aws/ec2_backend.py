@@ -26,7 +26,7 @@ from scalable.providers.cloud.aws.instances import (
     user_data,
     worker_script,
 )
-from scalable.providers.cloud.aws.logs import log_tail
+from scalable.providers.cloud.aws.logs import console_tail, log_tail
 from scalable.providers.cloud.aws.machines import machine_named
 from scalable.providers.cloud.aws.names import COMPONENT, REQUEST, Run
 from scalable.providers.cloud.aws.options import AWSOptions
@@ -237,6 +237,7 @@ class Ec2Backend:
         await self.observe()
         stream = instance_log_stream(unit.tag, unit.native)
         log = await log_tail(self._api, self._run.name, stream)
+        log = log or await console_tail(self._api, unit.native)
         state = self._last.get(unit.native)
         if state is None:
             return Explanation(

@@ -137,7 +137,7 @@ def put_role_policy(run: Run, name: str, region: str, partition: str, account: s
     allowed: list[tuple[list[str], str]] = [
         (pull, "*"),
         (["logs:CreateLogStream", "logs:PutLogEvents"], group),
-        (["ssm:GetParameters"], key_arn(run, region, partition, account)),
+        (["ssm:GetParameter", "ssm:GetParameters"], key_arn(run, region, partition, account)),
     ]
     policy = {
         "Version": "2012-10-17",

@@ -108,8 +108,8 @@ def boot_script(
             f'STREAM={quoted(part)}/"$INSTANCE"',
             "command -v docker > /dev/null || dnf install -y -q docker",
             "systemctl start docker",
-            f"KEY=$(aws ssm get-parameters --names {quoted(key_parameter(run.name))} --with-decryption "
-            "--query 'Parameters[0].Value' --output text)",
+            f"KEY=$(aws ssm get-parameter --name {quoted(key_parameter(run.name))} --with-decryption "
+            "--query Parameter.Value --output text)",
             "export " + " ".join(f'{name}="$KEY"' for name in KEY_VARIABLES),
             login,
             f"docker run {' '.join(options)} {quoted(image)} {' '.join(words)}",

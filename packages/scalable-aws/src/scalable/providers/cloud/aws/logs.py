@@ -12,7 +12,7 @@ from scalable.providers.cloud.aws.names import log_group
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
 
-__all__ = ["log_tail"]
+__all__ = ["console_tail", "log_tail"]
 
 _LINES = 20
 _PAUSES = (0.5, 1.0, 2.0)
@@ -50,3 +50,12 @@ async def log_tail(api: AwsApi, run: str, stream: str) -> str:
         if pause is not None:
             await asyncio.sleep(pause)
     return ""
+
+
+async def console_tail(api: AwsApi, instance: str) -> str:
+    """Return the last lines of an instance's console: why its container has not started, and so has no log."""
+    try:
+        answer = await api.call("ec2", "GetConsoleOutput", InstanceId=instance)
+    except (AwsError, AwsUnreachableError, NativeTimeoutError):
+        return ""  # as above
+    return "\n".join(answer.get("Output", "").splitlines()[-_LINES:])

@@ -16,7 +16,7 @@ from scalable.providers.cloud.aws.instances import (
     run_scheduler_instance,
     scheduler_script,
 )
-from scalable.providers.cloud.aws.logs import log_tail
+from scalable.providers.cloud.aws.logs import console_tail, log_tail
 from scalable.providers.cloud.aws.names import Run, resource_name
 from scalable.providers.cloud.aws.options import AWSOptions
 from scalable.providers.cloud.aws.refusals import (
@@ -158,7 +158,7 @@ class AwsScheduler(ABC):
             )
         self._seen, state = found, self._state_of(found)
         if state.phase is Phase.GONE:
-            log = await log_tail(self._api, self._run.name, self._log_stream())
+            log = await self._log()
             return SchedulerState(Phase.GONE, Explanation(state.reason, state.detail, log_tail=log))
         where = self._private_address()
         if state.phase is Phase.RUNNING and where is not None:
@@ -175,8 +175,8 @@ class AwsScheduler(ABC):
         """Return its state."""
 
     @abstractmethod
-    def _log_stream(self) -> str:
-        """Return the name of its log stream."""
+    async def _log(self) -> str:
+        """Return the end of its log."""
 
     @abstractmethod
     def _private_address(self) -> str | None:
@@ -260,8 +260,8 @@ class FargateScheduler(AwsScheduler):
     def _state_of(self, found: Mapping[str, Any]) -> NativeState:
         return task_state(found)
 
-    def _log_stream(self) -> str:
-        return log_stream(SCHEDULER, self.native)
+    async def _log(self) -> str:
+        return await log_tail(self._api, self._run.name, log_stream(SCHEDULER, self.native))
 
     def _private_address(self) -> str | None:
         return address(self._seen)
@@ -308,8 +308,10 @@ class Ec2Scheduler(AwsScheduler):
     def _state_of(self, found: Mapping[str, Any]) -> NativeState:
         return instance_state(found)
 
-    def _log_stream(self) -> str:
-        return instance_log_stream(SCHEDULER, self.native)
+    async def _log(self) -> str:
+        stream = instance_log_stream(SCHEDULER, self.native)
+        log = await log_tail(self._api, self._run.name, stream)
+        return log or await console_tail(self._api, self.native)
 
     def _private_address(self) -> str | None:
         return self._seen.get("PrivateIpAddress")
