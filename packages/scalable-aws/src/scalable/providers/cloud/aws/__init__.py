@@ -1,21 +1,24 @@
-"""Scalable's provider for AWS: workers as Fargate tasks.
+"""Scalable's provider for AWS: workers as Fargate tasks or EC2 instances.
 
 Importing it imports neither an SDK nor Dask; validating and planning work offline and read no credentials.
 
 ============  ==================================================================
 `options`     the options of a target
 `fargate`     the sizes of Fargate tasks
+`machines`    types of EC2 instances
 `provider`    the steps of a provider: validate, render, build, list, reap
 `request`     what one worker requires and runs: component and target merged
 `names`       names and tags of what a run creates
 `foundation`  what a run stands on, as requests: cluster, role, key, security group
 `tasks`       task definitions and tasks, as requests
+`instances`   instances and what they do when they boot, as requests
 `setup`       the network that the target names, and the making of the foundation
-`scheduler`   the scheduler as a Fargate task
-`backend`     the engine's port: launch, observe, stop, describe, sweep
-`states`      states of tasks as phases and reasons
+`scheduler`   the scheduler as a task or an instance
+`backend`     the engine's port on Fargate: launch, observe, stop, describe, sweep
+`ec2_backend` the same on EC2
+`states`      states of tasks and instances as phases and reasons
 `refusals`    refusals of AWS, explained
-`logs`        the end of a task's log
+`logs`        the end of a log
 `removal`     the removal of a run, with a limit
 `owned`       what runs have left at a target, and its removal
 `preflight`   the checks of ``scalable check``
