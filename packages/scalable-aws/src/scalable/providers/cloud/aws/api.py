@@ -23,6 +23,7 @@ from botocore.exceptions import (
     NoRegionError,
 )
 from botocore.exceptions import ConnectionError as BrokenConnectionError
+from botocore.parsers import ResponseParserError
 
 from scalable.errors import ProviderNotSetUpError, describe_error
 from scalable.providers.blocking import BlockingCalls, CallUnderWay
@@ -194,7 +195,7 @@ class AwsApi:
             answer: dict[str, Any] = getattr(client, xform_name(request.operation))(
                 **request.params
             )
-        except (ClientError, BotoCoreError) as error:
+        except _ERRORS as error:
             raise _translated(error, request.operation, self._wanted) from error
         return answer
 
@@ -203,12 +204,16 @@ class AwsApi:
             client = self._client(request.service, self.region)
             pages = client.get_paginator(xform_name(request.operation)).paginate(**request.params)
             return [item for page in pages for item in page.get(key, ())]
-        except (ClientError, BotoCoreError) as error:
+        except _ERRORS as error:
             raise _translated(error, request.operation, self._wanted) from error
 
 
+_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
+"""What boto3 raises. The last one is none of the others: an answer that is not of AWS, but of a proxy on the way."""
+
+
 def _translated(
-    error: ClientError | BotoCoreError, operation: str, region: str | None
+    error: ClientError | BotoCoreError | ResponseParserError, operation: str, region: str | None
 ) -> Exception:
     """Return an error of botocore as ours."""
     if isinstance(error, ClientError):
@@ -220,7 +225,7 @@ def _translated(
     if isinstance(error, EndpointConnectionError):
         hint = f"; is there a region {region!r}?" if region else ""
         return AwsUnreachableError(f"{operation}: {text}{hint}")
-    if isinstance(error, BrokenConnectionError | HTTPClientError):
+    if isinstance(error, BrokenConnectionError | HTTPClientError | ResponseParserError):
         return AwsUnreachableError(f"{operation}: {text}")
     if isinstance(error, NoRegionError):
         return ProviderNotSetUpError("aws", text, "set the target's region")
