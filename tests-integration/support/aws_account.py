@@ -59,26 +59,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import aws_rules
 import boto3
 import pytest
-from aws_conditions import Conditions, Image
-from aws_gateway import Answer, Call, Fault, Gateway, Refusal
+from aws_conditions import REGION, Conditions, Image
+from aws_gateway import Answer, Call, Fault, Gateway, Page, RefusedError
+from aws_identity import Identity
 from aws_instances import Instance, Instances
 from aws_machines import Machines
 from aws_tasks import Task, Tasks
 from slurm_site import wait_until
 
-__all__ = ["AwsAccount", "Image", "Refusal", "provide"]
-
-REGION = "us-east-1"
-ACCOUNT = "123456789012"
+__all__ = ["AwsAccount", "Image", "RefusedError", "provide"]
 
 _CLIENT, _OWN = "TESTSCLIENT", "TESTSOWN"
 """The access keys of the client and of the account's own tools."""
 
 _SWITCHES = {
-    "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
     "MOTO_ENABLE_AMI_VALIDATION": "true",
     "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
@@ -103,28 +99,26 @@ class AwsAccount:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="aws")
         self._machines = Machines(self._exited)
-        self._tasks = Tasks(self.conditions, self._machines, self._moto, self._pool, directory)
-        self._instances = Instances(
-            self.conditions, self._machines, self._moto, self._pool, directory
-        )
+        self._identity = Identity(self.conditions, self._moto)
+        parts = (self.conditions, self._identity, self._machines, self._moto, self._pool, directory)
+        self._tasks, self._instances = Tasks(*parts), Instances(*parts)
         rules = {
+            **self._identity.rules,
             **self._tasks.rules,
             **self._instances.rules,
             "DeleteSecurityGroup": self._delete_security_group,
+            "GetLogEvents": self._get_log,
         }
-        pages = {"/v4/": self._tasks.metadata, "/imds/": self._instances.metadata}
+        pages: Mapping[str, Page] = {
+            "/v4/": self._tasks.metadata,
+            "/imds/": self._instances.metadata,
+        }
         regions = frozenset(boto3.Session().get_available_regions("ecs"))
         self.gateway = Gateway(rules, pages, regions)
-        self.gateway.is_other = self._is_other
+        self.gateway.is_other = lambda call: call.key == _OWN
         self.url = self.gateway.url
         self._tasks.metadata_url = f"{self.url}/v4/"
         self._instances.metadata_url = f"{self.url}/imds/"
-        self._instances.environment = {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_DEFAULT_REGION": REGION,
-            "NO_PROXY": "*",
-            "no_proxy": "*",
-        }
         self._server_log = (directory / "moto.log").open("wb")
         self._server = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("aws_moto.py")],
@@ -157,7 +151,10 @@ class AwsAccount:
     def environment(self) -> dict[str, str]:
         """Return the variables by which boto3 reaches it."""
         return {
-            **self._instances.environment,
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_DEFAULT_REGION": REGION,
+            "NO_PROXY": "*",
+            "no_proxy": "*",
             "AWS_ACCESS_KEY_ID": _CLIENT,
             "AWS_SECRET_ACCESS_KEY": "tests",
             "AWS_CONFIG_FILE": os.devnull,
@@ -177,6 +174,7 @@ class AwsAccount:
             setattr(self.conditions, name, getattr(fresh, name))
         self._ask_moto("POST", "/moto-api/reset")
         self._ask_moto("POST", "/moto-api/seed?a=1")
+        self._identity.renew()
         self._tasks.renew()
         self._instances.renew()
         self._make_network()
@@ -241,7 +239,11 @@ class AwsAccount:
         left += [f"volume {each['VolumeId']}" for each in _all(ec2, "describe_volumes")]
         left += [f"key pair {each['KeyName']}" for each in ec2.describe_key_pairs()["KeyPairs"]]
         parameters = _all(self.client("ssm"), "describe_parameters")
-        left += [f"parameter {each['Name']}" for each in parameters]
+        left += [
+            f"parameter {each['Name']}"
+            for each in parameters
+            if not each["Name"].startswith("/aws/")
+        ]
         return left
 
     # -- What may go wrong
@@ -405,29 +407,18 @@ class AwsAccount:
         elif (instance := self._instances.by_id.get(key)) is not None:
             self._instances.exited(instance)
 
-    def _is_other(self, call: Call) -> bool:
-        if call.key == _OWN:
-            return True
-        for instance in self.instances:
-            if call.key == self._instances.key(instance):
-                self._check_instance(instance, call)
-                return True
-        return False
-
-    def _check_instance(self, instance: Instance, call: Call) -> None:
-        policies = self._tasks.policies(self._instances.role(instance))
-        names = [*call.params.get("Names", []), call.params.get("Name", "")]
-        for name in filter(None, names):
-            path = name if name.startswith("/") else f"/{name}"
-            arn = f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter{path}"
-            if not aws_rules.allows(policies, call.action, arn):
-                text = f"An instance's role is not authorized to perform: {call.action} on resource: {arn}"
-                raise Refusal("AccessDeniedException", text)
+    def _get_log(self, call: Call, forward: Callable[[], Answer]) -> Answer:
+        name = str(call.params.get("logStreamName", "")).rpartition("/")[2]
+        if (task := self._tasks.by_id.get(name)) is not None:
+            self._tasks.ship(task)
+        elif (instance := self._instances.by_id.get(name)) is not None:
+            self._instances.ship(instance)
+        return forward()
 
     def _delete_security_group(self, call: Call, forward: Callable[[], Answer]) -> Answer:
         group = call.params.get("GroupId", "")
         if self._tasks.uses(group) or self._instances.uses(group):
-            raise Refusal("DependencyViolation", f"resource {group} has a dependent object")
+            raise RefusedError("DependencyViolation", f"resource {group} has a dependent object")
         return forward()
 
 

@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,15 +28,23 @@ DOES_NOTHING = (
     *("dnf", "nvidia-smi", "service", "snap", "systemctl", "usermod", "yum"),
 )
 ENDS = ("halt", "poweroff", "reboot", "shutdown")
-PROGRAMS = ("aws", "docker", "sudo", *ENDS, *DOES_NOTHING)
+PROGRAMS = ("aws", "curl", "docker", "sudo", *ENDS, *DOES_NOTHING)
+
+LOG, LOG_OPTIONS = "container.log", "container.log.json"
+"""Files of an instance: what its container writes, and the group and stream of that in CloudWatch."""
 
 _ROOTS = re.compile(r"(?<![\w.$}/-])/(run|opt|root|var|mnt|etc/scalable)(?=/|\b)")
 """Directories of root's, which an instance has below its own."""
 
 _VALUED = frozenset(
-    "-e --env --env-file -v --volume --mount --name --shm-size -w --workdir --network --net --gpus --memory -m --cpus "
-    "--ulimit --entrypoint -u --user --log-driver --log-opt --restart --pull --hostname -h --tmpfs --label -l".split()
+    {
+        *("-e", "--env", "--env-file", "-v", "--volume", "--mount", "--name", "--shm-size", "-w"),
+        *("--workdir", "--network", "--net", "--gpus", "--memory", "-m", "--cpus", "--ulimit"),
+        *("--entrypoint", "-u", "--user", "--log-driver", "--log-opt", "--restart", "--pull"),
+        *("--hostname", "-h", "--tmpfs", "--label", "-l"),
+    }
 )
+"""Options of ``docker run`` with a value."""
 
 
 def boot_script(user_data: bytes, root: Path, metadata: str) -> str:
@@ -99,7 +108,7 @@ def write_programs(directory: Path) -> None:
     directory.mkdir()
     for name in PROGRAMS:
         program = directory / name
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {name} "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {__file__} {name} "$@"\n')
         program.chmod(0o755)
 
 
@@ -114,7 +123,7 @@ def _docker(arguments: Sequence[str]) -> int:
         return _pull(arguments[-1], images)
     if arguments[:1] != ["run"]:
         return 0
-    env, entry, detached = dict[str, str](), "", False
+    env, entry, detached, logs = dict[str, str](), "", False, dict[str, str]()
     i = 1
     while arguments[i].startswith("-"):
         option, has_value, value = arguments[i].partition("=")
@@ -130,6 +139,8 @@ def _docker(arguments: Sequence[str]) -> int:
             env.update(line.split("=", 1) for line in lines if "=" in line and line[:1] != "#")  # type: ignore[misc]
         elif option == "--entrypoint":
             entry = value
+        elif option == "--log-opt":
+            key, _, logs[key] = value.partition("=")
         elif option in ("-d", "--detach"):
             detached = True
         i += 1
@@ -142,10 +153,13 @@ def _docker(arguments: Sequence[str]) -> int:
     whole = known.get("command") or [*([entry] if entry else []), *arguments[i + 1 :]]
     command = bound(whole, os.environ[f"{BED}ADDRESS"])
     inside = {**container_environment(Path.cwd()), **known.get("env", {}), **env}
-    if detached:
-        print(subprocess.Popen(command, env=inside).pid)
-        return 0
-    return subprocess.run(command, env=inside, check=False).returncode
+    if "awslogs-stream" in logs:
+        options = json.dumps([logs["awslogs-group"], logs["awslogs-stream"]])
+        Path(LOG_OPTIONS).write_text(options, "utf-8")
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(Path(LOG).open("wb")) if logs else None
+        process = subprocess.Popen(command, env=inside, stdout=output, stderr=output)
+    return 0 if detached else process.wait()
 
 
 def _pull(image: str, images: Mapping[str, Mapping[str, Any]]) -> int:
@@ -157,40 +171,64 @@ def _pull(image: str, images: Mapping[str, Mapping[str, Any]]) -> int:
 
 def _aws(arguments: Sequence[str]) -> int:
     """Do ``aws ssm get-parameter --name NAME --with-decryption --query Parameter.Value --output text``."""
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    if arguments[:2] != ["ssm", "get-parameter"]:
+    if arguments[:2] == ["ecr", "get-login-password"]:
+        print("password")
+        return 0
+    if arguments[:2] != ["ssm", "get-parameter"] or "--with-decryption" not in arguments:
         print(f"aws {' '.join(arguments)}: tests do not know this", file=sys.stderr)
         return 2
-    name = arguments[arguments.index("--name") + 1]
-    try:
-        ssm = boto3.client("ssm")
-        found = ssm.get_parameter(Name=name, WithDecryption="--with-decryption" in arguments)
-    except (BotoCoreError, ClientError) as error:
-        print(error, file=sys.stderr)
-        return 254
-    print(found["Parameter"]["Value"])
+    status, text = _ask("GET", f"program/parameter{arguments[arguments.index('--name') + 1]}")
+    print(text, file=sys.stdout if status == 200 else sys.stderr)
+    return 0 if status == 200 else 254
+
+
+def _curl(arguments: Sequence[str]) -> int:
+    """Do ``curl -sf [-X VERB] [-H HEADER] URL``."""
+    verb, headers, url = "GET", dict[str, str](), ""
+    rest = iter(arguments)
+    for word in rest:
+        if word in ("-X", "--request"):
+            verb = next(rest)
+        elif word in ("-H", "--header"):
+            key, _, value = next(rest).partition(":")
+            headers[key] = value.strip()
+        elif word in ("--retry", "--max-time", "-m", "--connect-timeout"):
+            next(rest)
+        elif not word.startswith("-"):
+            url = word
+    status, text = _fetch(verb, url, headers)
+    if status != 200:
+        print(f"curl: (22) The requested URL returned error: {status}", file=sys.stderr)
+        return 22
+    print(text, end="")
     return 0
 
 
-def _end() -> int:
-    request = urllib.request.Request(os.environ[f"{BED}END"], method="PUT", data=b"")
+def _ask(verb: str, path: str) -> tuple[int, str]:
+    return _fetch(verb, f"{os.environ[f'{BED}SELF']}/{path}", {})
+
+
+def _fetch(verb: str, url: str, headers: Mapping[str, str]) -> tuple[int, str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with contextlib.suppress(OSError):
-        opener.open(request).close()
-    return 0
+    request = urllib.request.Request(url, method=verb, headers={**headers})
+    try:
+        with opener.open(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
     """Do what a program of this name does."""
     if name == "docker":
         return _docker(arguments)
-    if name == "aws":
-        return _aws(arguments)
+    if name in ("aws", "curl"):
+        return {"aws": _aws, "curl": _curl}[name](arguments)
     if name == "sudo":
         os.execvp(arguments[0], arguments)
-    return _end() if name in ENDS else 0
+    if name in ENDS:
+        _ask("PUT", "program/end")
+    return 0
 
 
 if __name__ == "__main__":

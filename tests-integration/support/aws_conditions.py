@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+REGION = "us-east-1"
+ACCOUNT = "123456789012"
+
 CAPACITY = "Capacity is unavailable at this time. Please try again later or in a different availability zone"
 
 

@@ -1,4 +1,4 @@
-"""What stands between clients and moto's server: it names each call, records it, refuses it, loses answers, applies rules.
+"""What stands between clients and moto's server: it names, records and refuses calls, loses answers, applies rules.
 
 It knows nothing of tasks or instances: see `aws_account`.
 """
@@ -98,7 +98,7 @@ class Call:
         return [str(value) for key, value in self.params.items() if pattern.fullmatch(key)]
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """An error that AWS answers.
 
     Parameters
@@ -114,7 +114,7 @@ class Refusal(Exception):
         super().__init__(f"{code}: {text}")
 
 
-class Lost(Exception):
+class LostAnswerError(Exception):
     """An answer that never arrives."""
 
 
@@ -143,11 +143,18 @@ class Fault:
 
     def error(self) -> Exception:
         """Return what the client gets."""
-        return Lost() if self.code is None else Refusal(self.code, self.text, self.status)
+        return (
+            LostAnswerError()
+            if self.code is None
+            else RefusedError(self.code, self.text, self.status)
+        )
 
 
 Rule = Callable[[Call, Callable[[], Answer]], Answer]
 """Answers a call, mostly by what moto answers, which it gets by calling its second argument."""
+
+Page = Callable[[str, str, Mapping[str, str]], Answer]
+"""Answers a request for metadata, from its verb, the rest of its path, and its headers."""
 
 
 class Gateway:
@@ -166,7 +173,7 @@ class Gateway:
     def __init__(
         self,
         rules: Mapping[str, Rule],
-        pages: Mapping[str, Callable[[str, str, Mapping[str, str]], Answer]],
+        pages: Mapping[str, Page],
         regions: frozenset[str],
     ) -> None:
         self.upstream_port = 0
@@ -175,8 +182,7 @@ class Gateway:
         self.denied: set[str] = set()
         """Actions that the caller may not do: ``ecs:RunTask``."""
         self.is_other: Callable[[Call], bool] = lambda call: False
-        """Returns whether a call is another's than the client's, such as an instance's; raises `Refusal` if that one
-        may not do it. Those calls are not in the log, and have no faults."""
+        """Returns whether a call is another's than the client's. Those are not in the log, and have no faults."""
         self._rules, self._pages, self._regions = rules, pages, regions
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -194,7 +200,7 @@ class Gateway:
                 headers = {key.lower(): value for key, value in self.headers.items()}
                 try:
                     answer = gateway.answer(self.command, self.path, headers, raw)
-                except Lost:
+                except LostAnswerError:
                     self.close_connection = True
                     return
                 with contextlib.suppress(OSError):  # nobody waits any more
@@ -247,7 +253,7 @@ class Gateway:
                 self.log.append(call)
                 struck = next((each for each in self.faults if each.strikes(call)), None)
             answer = self._answer(call, struck)
-        except Refusal as refusal:
+        except RefusedError as refusal:
             answer = refused(call, refusal)
         call.status = answer.status
         return answer
@@ -287,7 +293,7 @@ class Gateway:
 
     def _answer(self, call: Call, struck: Fault | None) -> Answer:
         if call.region not in self._regions:
-            raise Lost  # such a host does not exist
+            raise LostAnswerError  # such a host does not exist
         if struck is not None and struck.before is not None:
             struck.before()
         if struck is not None and not struck.after:
@@ -295,7 +301,7 @@ class Gateway:
         if call.action in self.denied:
             text = f"User: {CALLER} is not authorized to perform: {call.action}"
             text += f" because no identity-based policy allows the {call.action} action"
-            raise Refusal(_DENIED.get(call.service, "AccessDeniedException"), text, 403)
+            raise RefusedError(_DENIED.get(call.service, "AccessDeniedException"), text, 403)
         answer = self._passed(call)
         if struck is not None and answer.status < 400:
             raise struck.error()
@@ -306,7 +312,7 @@ class Gateway:
         return rule(call, lambda: self.forward(call)) if rule else self.forward(call)
 
 
-def refused(call: Call, refusal: Refusal) -> Answer:
+def refused(call: Call, refusal: RefusedError) -> Answer:
     """Return an error as the call's service puts it."""
     code, text = refusal.code, refusal.text
     if call.is_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 import time
@@ -15,9 +16,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import aws_rules
-from aws_boot import BED, boot_script, write_programs
-from aws_conditions import Conditions, container_environment
-from aws_gateway import Answer, Call, Refusal, Rule
+from aws_boot import BED, LOG, LOG_OPTIONS, boot_script, write_programs
+from aws_conditions import ACCOUNT, REGION, Conditions, container_environment
+from aws_gateway import Answer, Call, RefusedError, Rule
+from aws_identity import Identity
 from aws_machines import Machines
 
 _STATES = {"pending": "0", "running": "16", "shutting-down": "32", "terminated": "48"}
@@ -45,6 +47,7 @@ class Instance:
     reason: tuple[str, str] | None = None
     ended: float | None = None
     notice_until: float | None = None
+    shipped: int = 0
     tokens: set[str] = field(default_factory=set)
     waking: threading.Event = field(default_factory=threading.Event)
 
@@ -66,6 +69,7 @@ class Instances:
     def __init__(
         self,
         conditions: Conditions,
+        identity: Identity,
         machines: Machines,
         moto: Callable[[str], Any],
         pool: Executor,
@@ -73,9 +77,8 @@ class Instances:
     ) -> None:
         self.by_id: dict[str, Instance] = {}
         self.metadata_url = ""
-        self.environment: Mapping[str, str] = {}
-        """By which programs of an instance reach AWS."""
-        self._conditions, self._machines, self._moto, self._pool = conditions, machines, moto, pool
+        self._conditions, self._identity = conditions, identity
+        self._machines, self._moto, self._pool = machines, moto, pool
         self._directory = directory
         self._lock = threading.RLock()
         self._tokens: dict[str, tuple[Mapping[str, str], Answer]] = {}
@@ -139,11 +142,10 @@ class Instances:
                 name: {"env": {**i.env}, "command": [*i.command], "is_missing": i.is_missing}
                 for name, i in self._conditions.images.items()
             }
-            env = {**container_environment(home), **self.environment}
+            env = container_environment(home)
             env["PATH"] = f"{self._programs}:{env['PATH']}"
-            env["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = base
             env[f"{BED}IMAGES"], env[f"{BED}ADDRESS"] = json.dumps(images), instance.address
-            env[f"{BED}END"] = f"{base}/end"
+            env[f"{BED}SELF"] = base
             # An instance whose user data have been run stays.
             whole = ["sh", "-c", 'sh "$1"; exec sleep infinity', "sh", str(home / "boot")]
             with self._lock:
@@ -170,24 +172,24 @@ class Instances:
         asked = call.params
         least, most = int(asked["MinCount"]), int(asked["MaxCount"])
         if not 1 <= least <= most:
-            raise Refusal(
+            raise RefusedError(
                 "InvalidParameterValue", f"MinCount {least} and MaxCount {most} do not fit"
             )
-        self._check(call)
+        self._check_run(call)
         token = asked.get("ClientToken")
         if token is not None and len(token) > aws_rules.TOKEN_LIMIT:
-            raise Refusal("InvalidParameterValue", "ClientToken: up to 64 ASCII characters")
+            raise RefusedError("InvalidParameterValue", "ClientToken: up to 64 ASCII characters")
         with self._lock:
             if token and token in self._tokens:
                 before, answer = self._tokens[token]
                 if before != asked:
-                    text = "Arguments on this idempotent request are inconsistent with arguments used in previous request(s)."
-                    raise Refusal("IdempotentParameterMismatch", text)
+                    text = "Arguments on this idempotent request are inconsistent with those of previous requests."
+                    raise RefusedError("IdempotentParameterMismatch", text)
                 return answer
             given = self._conditions.take(most, least=least)
             if not given:
                 zone = "We currently do not have sufficient capacity in the Availability Zone you requested."
-                raise Refusal("InsufficientInstanceCapacity", zone, 500)
+                raise RefusedError("InsufficientInstanceCapacity", zone, 500)
             call.params = {**asked, "MinCount": f"{given}", "MaxCount": f"{given}"}
             try:
                 answer = forward()
@@ -204,17 +206,17 @@ class Instances:
             self._pool.submit(self._boot, each)
         return answer
 
-    def _check(self, call: Call) -> None:
+    def _check_run(self, call: Call) -> None:
         asked = call.params
         data = base64.b64decode(asked.get("UserData", ""))
         if len(data) > aws_rules.USER_DATA_LIMIT:
             text = f"User data is limited to {aws_rules.USER_DATA_LIMIT} bytes"
-            raise Refusal("InvalidParameterValue", text)
+            raise RefusedError("InvalidParameterValue", text)
         for i in range(1, 10):
             tags = [key for key in asked if key.startswith(f"TagSpecification.{i}.Tag.")]
             if sum(key.endswith(".Key") for key in tags) > aws_rules.TAGS_LIMIT:
                 text = "The maximum number of tags on a resource is 50"
-                raise Refusal("TagLimitExceeded", text)
+                raise RefusedError("TagLimitExceeded", text)
         groups = [
             *call.values("SecurityGroupId"),
             *call.values("NetworkInterface.1.SecurityGroupId"),
@@ -225,10 +227,14 @@ class Instances:
                 ec2.describe_security_groups(GroupIds=groups)
             except ec2.exceptions.ClientError as error:
                 problem = error.response["Error"]
-                raise Refusal(problem["Code"], problem["Message"]) from error
+                raise RefusedError(problem["Code"], problem["Message"]) from error
+        profile = asked.get("IamInstanceProfile.Name", "")
+        if profile and not self._identity.is_known(profile):
+            text = f"Value ({profile}) for parameter iamInstanceProfile.name is invalid."
+            raise RefusedError("InvalidParameterValue", text)
 
     def _made(self, answer: Answer, asked: Mapping[str, str]) -> list[Instance]:
-        root = ElementTree.fromstring(answer.body)  # noqa: S314 - moto's
+        root = ElementTree.fromstring(answer.body)
         ids = [each.text for each in root.iter() if _name(each) == "instanceId"]
         found = self._moto("ec2").describe_instances(InstanceIds=ids)["Reservations"]
         return [
@@ -243,7 +249,7 @@ class Instances:
 
     def _told(self, answer: Answer) -> Answer:
         """Return an answer with the states and reasons that we know."""
-        root = ElementTree.fromstring(answer.body)  # noqa: S314 - moto's
+        root = ElementTree.fromstring(answer.body)
         for item in [each for each in root.iter() if _name(each) == "item"]:
             parts = {_name(each): each for each in item}
             known = self.by_id.get(
@@ -270,12 +276,10 @@ class Instances:
             ElementTree.SubElement(found, name).text = text
 
     def _terminate(self, call: Call, forward: Callable[[], Answer]) -> Answer:
-        known = [self.by_id[each] for each in call.values("InstanceId") if each in self.by_id]
-        ids = [each for each in call.values("InstanceId") if each not in self.by_id]
-        if ids or len(known) > 1000:
-            forward_error = forward()
-            if forward_error.status >= 400:
-                return forward_error
+        ids = call.values("InstanceId")
+        known = [self.by_id[each] for each in ids if each in self.by_id]
+        if len(known) < len(ids):
+            return forward()  # an error, and nothing is terminated
         before = {each.id: each.state for each in known}
         for each in known:
             text = "Client.UserInitiatedShutdown: User initiated shutdown"
@@ -296,7 +300,7 @@ class Instances:
             return answer
         file = self._log_file(known)
         output = base64.b64encode(file.read_bytes()[-65536:] if file.exists() else b"").decode()
-        root = ElementTree.fromstring(answer.body)  # noqa: S314 - moto's
+        root = ElementTree.fromstring(answer.body)
         for each in root:
             if _name(each) == "output":
                 each.text = output
@@ -304,29 +308,14 @@ class Instances:
 
     # -- Metadata
 
-    def role(self, instance: Instance) -> str:
-        """Return the name of the role of an instance, empty if it has none."""
-        if not instance.profile:
-            return ""
-        iam = self._moto("iam")
-        profile = iam.get_instance_profile(InstanceProfileName=instance.profile)["InstanceProfile"]
-        return str(profile["Roles"][0]["RoleName"]) if profile["Roles"] else ""
-
-    def key(self, instance: Instance) -> str:
-        """Return the access key of an instance."""
-        return f"ASIA{instance.id.upper().replace('-', '')}"
-
     def metadata(self, verb: str, path: str, headers: Mapping[str, str]) -> Answer:
         """Answer an instance that asks for its metadata: version 2, and 1 unless the instance forbids it."""
         name, _, rest = path.partition("/")
         instance = self.by_id.get(name)
         if instance is None:
             return Answer(404, {}, b"")
-        if verb == "PUT" and rest == "end":
-            text = "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
-            if instance.asked.get("InstanceInitiatedShutdownBehavior") == "terminate":
-                self.end(instance, ("Client.InstanceInitiatedShutdown", text))
-            return Answer(200, {}, b"")
+        if rest.startswith("program/"):
+            return self._serve_program(instance, rest.removeprefix("program/"))
         rest = rest.removeprefix("latest/").rstrip("/")
         if verb == "PUT" and rest == "api/token":
             if "x-aws-ec2-metadata-token-ttl-seconds" not in headers:
@@ -344,6 +333,54 @@ class Instances:
         if text is None:
             return Answer(404, {}, b"")
         return Answer(200, {"Content-Type": "text/plain"}, text.encode())
+
+    def _serve_program(self, instance: Instance, request: str) -> Answer:
+        """Answer one of the programs of `aws_boot`."""
+        if request == "end":
+            text = "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
+            if instance.asked.get("InstanceInitiatedShutdownBehavior") == "terminate":
+                self.end(instance, ("Client.InstanceInitiatedShutdown", text))
+            return Answer(200, {}, b"")
+        name = request.removeprefix("parameter")
+        try:
+            self._check(instance, "ssm:GetParameter", f"ssm:{REGION}:{ACCOUNT}:parameter{name}")
+            found = self._moto("ssm").get_parameters(Names=[name], WithDecryption=True)
+            if not found["Parameters"]:
+                raise RefusedError("", f"ParameterNotFound: {name}")
+        except RefusedError as refusal:
+            return Answer(400, {}, refusal.text.encode())
+        return Answer(200, {}, str(found["Parameters"][0]["Value"]).encode())
+
+    def _check(self, instance: Instance, action: str, resource: str) -> None:
+        role = self._identity.role_of(instance.profile) if instance.profile else ""
+        self._identity.check(role, action, f"arn:aws:{resource}")
+
+    def ship(self, instance: Instance) -> None:
+        """Send CloudWatch what the instance's container has written since the last time."""
+        home = self._directory / instance.id
+        where = home / LOG_OPTIONS
+        if not where.exists():
+            return
+        group, stream = json.loads(where.read_text("utf-8"))
+        arn = f"logs:{REGION}:{ACCOUNT}:log-group:{group}:log-stream:{stream}"
+        logs = self._moto("logs")
+        with self._lock:
+            data = (home / LOG).read_bytes()[instance.shipped :]
+            lines = data[: data.rfind(b"\n") + 1].decode(errors="replace").splitlines()
+            now = int(time.time() * 1000)
+            events = [{"timestamp": now, "message": line or " "} for line in lines]
+            with contextlib.suppress(
+                RefusedError,  # it may not
+                logs.exceptions.ResourceNotFoundException,  # the group is gone
+            ):
+                self._check(instance, "logs:PutLogEvents", arn)
+                if not instance.shipped:
+                    logs.create_log_stream(logGroupName=group, logStreamName=stream)
+                if events:
+                    logs.put_log_events(
+                        logGroupName=group, logStreamName=stream, logEvents=events[-5000:]
+                    )
+                instance.shipped += data.rfind(b"\n") + 1
 
     def _fact(self, instance: Instance, path: str) -> str | None:
         shown = instance.shown
@@ -367,13 +404,14 @@ class Instances:
             facts["meta-data/spot/instance-action"] = json.dumps(
                 {"action": "terminate", "time": when}
             )
-        if path.startswith("meta-data/iam/security-credentials") and (role := self.role(instance)):
+        role = self._identity.role_of(instance.profile) if instance.profile else ""
+        if role:
             facts["meta-data/iam/security-credentials"] = role
             facts[f"meta-data/iam/security-credentials/{role}"] = json.dumps(
                 {
                     "Code": "Success",
                     "Type": "AWS-HMAC",
-                    "AccessKeyId": self.key(instance),
+                    "AccessKeyId": "ASIATESTS",
                     "SecretAccessKey": "secret",
                     "Token": "token",
                     "LastUpdated": "2026-01-01T00:00:00Z",

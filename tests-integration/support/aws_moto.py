@@ -3,7 +3,7 @@
 It prints its port and ends when its standard input is closed, so that it outlives nobody.
 
 Some of moto 5.2 is replaced. The network interfaces of tasks have addresses of their subnet, which is a part of
-127.0.0.0/8, and, with ``assignPublicIp``, the same as their public one. So have instances. What was terminated may be terminated again.
+127.0.0.0/8; the public address of a task or an instance is the same. What was terminated may be terminated again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import Any
 
+import moto.ec2.models.amis as images
 import moto.ec2.models.elastic_network_interfaces as interfaces
 import moto.ec2.models.instances as instances
 import moto.ecs.models as ecs
@@ -61,6 +62,17 @@ def _terminate(instance: Any) -> Any:
 _moto_terminate = instances.Instance.terminate
 
 
+def _load_fewer(path: str) -> Any:
+    if (
+        "/ecs/" in path
+    ):  # a thousand machine images, which take a second each time that moto forgets all
+        raise FileNotFoundError(path)
+    return _moto_load(path)
+
+
+_moto_load = images.load_resource
+
+
 class _Silent(WSGIRequestHandler):
     """A handler that logs no requests."""
 
@@ -76,6 +88,7 @@ def main() -> None:
         (ecs, "random_private_ip", _address_of_a_task),
         (ecs, "Task", _Task),
         (instances.Instance, "terminate", _terminate),
+        (images, "load_resource", _load_fewer),
         (interfaces.NetworkInterface, "check_auto_public_ip", _use_own_address),
     ]
     for where, name, new in replaced:

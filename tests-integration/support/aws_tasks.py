@@ -5,6 +5,7 @@ moto has clusters, definitions and network interfaces. All that is said of a tas
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -16,7 +17,8 @@ from typing import Any
 
 import aws_rules
 from aws_conditions import CAPACITY, Conditions, bound, container_environment
-from aws_gateway import Answer, Call, Refusal, Rule, paged
+from aws_gateway import Answer, Call, RefusedError, Rule, paged
+from aws_identity import Identity
 from aws_machines import Machines
 
 _JSON = {"Content-Type": "application/x-amz-json-1.1"}
@@ -140,6 +142,8 @@ class Tasks:
     ----------
     conditions : Conditions
         The circumstances.
+    identity : Identity
+        The account's roles.
     machines : Machines
         Runs their processes.
     moto : callable
@@ -153,6 +157,7 @@ class Tasks:
     def __init__(
         self,
         conditions: Conditions,
+        identity: Identity,
         machines: Machines,
         moto: Callable[[str], Any],
         pool: Executor,
@@ -160,12 +165,12 @@ class Tasks:
     ) -> None:
         self.by_id: dict[str, Task] = {}
         self.metadata_url = ""
-        self._conditions, self._machines, self._moto, self._pool = conditions, machines, moto, pool
+        self._conditions, self._identity = conditions, identity
+        self._machines, self._moto, self._pool = machines, moto, pool
         self._directory = directory
         self._lock = threading.RLock()
         self._tokens: dict[tuple[str, str], tuple[Mapping[str, Any], Answer]] = {}
         self._clusters: set[str] = set()
-        self._roles_since: dict[str, float] = {}
 
     @property
     def rules(self) -> Mapping[str, Rule]:
@@ -183,8 +188,6 @@ class Tasks:
             "ListTasks": self._list,
             "DescribeTasks": self._describe,
             "StopTask": self._stop,
-            "CreateRole": self._create_role,
-            "GetLogEvents": self._get_log,
         }
 
     # -- What is done to them, other than by calls
@@ -235,7 +238,6 @@ class Tasks:
             self.by_id.clear()
             self._tokens.clear()
             self._clusters.clear()
-            self._roles_since.clear()
 
     def _is_detached(self, task: Task) -> bool:
         return (
@@ -251,7 +253,7 @@ class Tasks:
             task.status = "PENDING"
             try:
                 env = self._environment(task)
-            except Refusal as refusal:
+            except RefusedError as refusal:
                 with self._lock:
                     if not task.stop_code:
                         task.desired = "STOPPED"
@@ -280,24 +282,23 @@ class Tasks:
 
         Raises
         ------
-        Refusal
+        RefusedError
             With the reason why it cannot start.
         """
         image = self._conditions.image(task.container["image"])
         if image.is_missing:
             name = task.container["image"]
-            raise Refusal(
+            raise RefusedError(
                 "", f"CannotPullContainerError: pull image manifest has been retried 1 time(s): "
                 f"failed to resolve ref {name}: {name}: not found"
             )  # fmt: skip
-        role = task.definition.get("executionRoleArn", "")
-        policies = self.policies(role.rpartition("/")[2]) if role else []
+        role = str(task.definition.get("executionRoleArn", "")).rpartition("/")[2]
         if task.log_options:
-            self._create_stream(task, policies)
+            self._create_stream(task, role)
         override = self._override(task)
         pairs = [*task.container.get("environment", []), *override.get("environment", [])]
         secrets = {
-            each["name"]: self._secret(each["valueFrom"], policies)
+            each["name"]: self._secret(each["valueFrom"], role)
             for each in task.container.get("secrets", [])
         }
         return {
@@ -308,55 +309,37 @@ class Tasks:
             "AWS_EXECUTION_ENV": "AWS_ECS_FARGATE",
         }
 
-    def _create_stream(self, task: Task, policies: Sequence[Mapping[str, Any]]) -> None:
+    def _create_stream(self, task: Task, role: str) -> None:
         group = task.log_options["awslogs-group"]
         _, partition, _, region, account, _ = task.arn.split(":", 5)
         arn = f"arn:{partition}:logs:{region}:{account}:log-group:{group}:log-stream:{task.stream}"
         start = "ResourceInitializationError: failed to validate logger args: create stream: "
-        for action in ("logs:CreateLogStream", "logs:PutLogEvents"):
-            if not aws_rules.allows(policies, action, arn):
-                raise Refusal(
-                    "", f"{start}AccessDeniedException: not authorized: {action} on {arn}"
-                )
+        logs = self._moto("logs")
         try:
-            self._moto("logs").create_log_stream(logGroupName=group, logStreamName=task.stream)
-        except self._moto("logs").exceptions.ResourceNotFoundException as error:
+            for action in ("logs:CreateLogStream", "logs:PutLogEvents"):
+                self._identity.check(role, action, arn)
+            logs.create_log_stream(logGroupName=group, logStreamName=task.stream)
+        except RefusedError as refusal:
+            raise RefusedError(refusal.code, start + refusal.text) from refusal
+        except logs.exceptions.ResourceNotFoundException as error:
             why = f"{start}ResourceNotFoundException: The specified log group does not exist."
-            raise Refusal("", why) from error
+            raise RefusedError("", why) from error
 
-    def _secret(self, arn: str, policies: Sequence[Mapping[str, Any]]) -> str:
+    def _secret(self, arn: str, role: str) -> str:
         start = (
             "ResourceInitializationError: unable to pull secrets or registry auth: execution resource "
             "retrieval failed: unable to retrieve secrets from ssm: "
         )
-        if not aws_rules.allows(policies, "ssm:GetParameters", arn):
-            raise Refusal(
-                "", f"{start}AccessDeniedException: not authorized: ssm:GetParameters on {arn}"
-            )
+        try:
+            self._identity.check(role, "ssm:GetParameters", arn)
+        except RefusedError as refusal:
+            raise RefusedError(refusal.code, start + refusal.text) from refusal
         name = arn.partition(":parameter")[2] or arn
         ssm = self._moto("ssm")
         found = ssm.get_parameters(Names=[name], WithDecryption=True)["Parameters"]
         if not found:
-            raise Refusal("", f"{start}invalid parameters: {name}")
+            raise RefusedError("", f"{start}invalid parameters: {name}")
         return str(found[0]["Value"])
-
-    def policies(self, role: str) -> list[Mapping[str, Any]]:
-        """Return the policies of a role; none if there is no such role."""
-        iam = self._moto("iam")
-        try:
-            names = iam.list_role_policies(RoleName=role)["PolicyNames"]
-            managed = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
-        except iam.exceptions.NoSuchEntityException:
-            return []
-        found = [
-            iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in names
-        ]
-        for each in managed:
-            arn = each["PolicyArn"]
-            version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
-            answer = iam.get_policy_version(PolicyArn=arn, VersionId=version)
-            found.append(answer["PolicyVersion"]["Document"])
-        return found
 
     def _override(self, task: Task) -> Mapping[str, Any]:
         overrides = task.request.get("overrides", {}).get("containerOverrides", [])
@@ -381,7 +364,8 @@ class Tasks:
 
     def _detach(self, task: Task) -> None:
         ec2 = self._moto("ec2")
-        ec2.delete_network_interface(NetworkInterfaceId=task.details["networkInterfaceId"])
+        with contextlib.suppress(ec2.exceptions.ClientError):  # of an account that was renewed
+            ec2.delete_network_interface(NetworkInterfaceId=task.details["networkInterfaceId"])
 
     def ship(self, task: Task) -> None:
         """Send CloudWatch what a task has written since the last time."""
@@ -421,14 +405,16 @@ class Tasks:
         name = self._cluster(call)
         if any(task.ended is None for task in self._of(name)):
             text = "The Cluster cannot be deleted while Tasks are active."
-            raise Refusal("ClusterContainsTasksException", text)
+            raise RefusedError("ClusterContainsTasksException", text)
         answer = forward()
         self._clusters.discard(name)
         return answer
 
     def _describe_clusters(self, call: Call, forward: Callable[[], Answer]) -> Answer:
         if len(call.params.get("clusters", ())) > 100:
-            raise Refusal("InvalidParameterException", "Clusters cannot be more than 100 elements")
+            raise RefusedError(
+                "InvalidParameterException", "Clusters cannot be more than 100 elements"
+            )
         answer = forward()
         if answer.status >= 400:
             return answer
@@ -453,43 +439,47 @@ class Tasks:
     def _cluster(self, call: Call) -> str:
         name = str(call.params.get("cluster", "default")).rpartition("/")[2]
         if name not in self._clusters:
-            raise Refusal("ClusterNotFoundException", "Cluster not found.")
+            raise RefusedError("ClusterNotFoundException", "Cluster not found.")
         return name
 
     def _of(self, cluster: str) -> list[Task]:
         with self._lock:
             return [task for task in self.by_id.values() if task.cluster == cluster]
 
-    # -- Calls of definitions and roles
+    # -- Calls of definitions
 
     def _register(self, call: Call, forward: Callable[[], Answer]) -> Answer:
         asked = call.params
         _check_tags(asked.get("tags", []))
         if len(json.dumps(asked)) > aws_rules.DEFINITION_LIMIT:
-            raise Refusal("ClientException", "Actual length: the task definition exceeds 64 KiB.")
+            raise RefusedError(
+                "ClientException", "Actual length: the task definition exceeds 64 KiB."
+            )
         containers = asked["containerDefinitions"]
         if "FARGATE" in asked.get("requiresCompatibilities", ()):
             cpu, memory = asked.get("cpu"), asked.get("memory")
             if not aws_rules.is_fargate_size(cpu, memory):
                 text = f"No Fargate configuration exists for given values: {cpu} CPU, {memory} memory. "
-                raise Refusal(
+                raise RefusedError(
                     "ClientException",
                     f"{text}See the Amazon ECS documentation for the valid values.",
                 )
             if asked.get("networkMode") != "awsvpc":
                 text = "Fargate only supports network mode ‘awsvpc’."  # noqa: RUF001 - their words
-                raise Refusal("ClientException", text)
+                raise RefusedError("ClientException", text)
             if any(each.get("resourceRequirements") for each in containers):
                 text = (
                     "Tasks using the Fargate launch type do not support GPU resource requirements."
                 )
-                raise Refusal("ClientException", text)
+                raise RefusedError("ClientException", text)
         secret = any(each.get("secrets") for each in containers)
         if secret and not asked.get("executionRoleArn"):
             text = "When you are specifying container secrets, you must also specify a value for 'executionRoleArn'."
-            raise Refusal("ClientException", text)
+            raise RefusedError("ClientException", text)
         if any(each.get("stopTimeout", 0) > 120 for each in containers):
-            raise Refusal("ClientException", "Container stop timeout must be at most 120 seconds.")
+            raise RefusedError(
+                "ClientException", "Container stop timeout must be at most 120 seconds."
+            )
         for each in containers:  # without which moto starts no task
             each.setdefault("memory", int(asked.get("memory", 512)))
         return forward()
@@ -497,14 +487,8 @@ class Tasks:
     def _delete_definitions(self, call: Call, forward: Callable[[], Answer]) -> Answer:
         if not 1 <= len(call.params["taskDefinitions"]) <= 10:
             text = "You must specify 1 to 10 task definitions."
-            raise Refusal("InvalidParameterException", text)
+            raise RefusedError("InvalidParameterException", text)
         return forward()
-
-    def _create_role(self, call: Call, forward: Callable[[], Answer]) -> Answer:
-        answer = forward()
-        if answer.status < 400:
-            self._roles_since[call.params["RoleName"]] = time.monotonic()
-        return answer
 
     # -- Calls of tasks
 
@@ -519,13 +503,13 @@ class Tasks:
                 before, answer = self._tokens[cluster, token]
                 if before != asked:
                     text = "The parameters differ from those of an earlier request with this client token."
-                    raise Refusal("ConflictException", text)
+                    raise RefusedError("ConflictException", text)
                 return answer
             definition = self._definition(asked["taskDefinition"])
             self._check_place(asked, definition)
             given = self._conditions.take(n)
             if not given:
-                raise Refusal("ClientException", CAPACITY)
+                raise RefusedError("ClientException", CAPACITY)
             call.params = {**asked, "count": given}
             try:
                 answer = forward()
@@ -551,15 +535,17 @@ class Tasks:
     def _check_run(self, asked: Mapping[str, Any], n: int) -> None:
         _check_tags(asked.get("tags", []))
         if not 1 <= n <= aws_rules.TASKS_OF_A_CALL:
-            raise Refusal("InvalidParameterException", f"count must be from 1 to 10, is {n}")
+            raise RefusedError("InvalidParameterException", f"count must be from 1 to 10, is {n}")
         if len(json.dumps(asked.get("overrides", {}))) > aws_rules.OVERRIDES_LIMIT:
             text = f"Container Overrides length must be at most {aws_rules.OVERRIDES_LIMIT}"
-            raise Refusal("InvalidParameterException", text)
+            raise RefusedError("InvalidParameterException", text)
         token = asked.get("clientToken", "")
         if len(token) > aws_rules.TOKEN_LIMIT or not token.isascii():
-            raise Refusal("InvalidParameterException", "clientToken: up to 64 ASCII characters")
+            raise RefusedError(
+                "InvalidParameterException", "clientToken: up to 64 ASCII characters"
+            )
         if len(asked.get("startedBy", "")) > 128:
-            raise Refusal("InvalidParameterException", "startedBy: up to 128 characters")
+            raise RefusedError("InvalidParameterException", "startedBy: up to 128 characters")
 
     def _definition(self, name: str) -> Mapping[str, Any]:
         ecs = self._moto("ecs")
@@ -568,9 +554,9 @@ class Tasks:
                 "taskDefinition"
             ]
         except ecs.exceptions.ClientException as error:
-            raise Refusal("ClientException", "TaskDefinition not found.") from error
+            raise RefusedError("ClientException", "TaskDefinition not found.") from error
         if found.get("status") not in (None, "ACTIVE"):
-            raise Refusal("ClientException", "TaskDefinition is inactive")
+            raise RefusedError("ClientException", "TaskDefinition is inactive")
         return found
 
     def _check_place(self, asked: Mapping[str, Any], definition: Mapping[str, Any]) -> None:
@@ -585,14 +571,14 @@ class Tasks:
                 found = getattr(ec2, f"describe_{kind}s")(**{name: ids})[key] if ids else []
             except ec2.exceptions.ClientError as error:
                 text = error.response["Error"]["Message"]
-                raise Refusal(
+                raise RefusedError(
                     "InvalidParameterException", f"Error retrieving {kind}: {text}"
                 ) from error
             vpcs |= {each["VpcId"] for each in found}
         if not network.get("subnets"):
-            raise Refusal("InvalidParameterException", "subnets can not be empty.")
+            raise RefusedError("InvalidParameterException", "subnets can not be empty.")
         if len(vpcs) > 1:
-            raise Refusal(
+            raise RefusedError(
                 "InvalidParameterException", f"Subnets and groups of several VPCs: {vpcs}"
             )
         for key in ("executionRoleArn", "taskRoleArn"):
@@ -600,18 +586,12 @@ class Tasks:
                 self._check_role(arn)
 
     def _check_role(self, arn: str) -> None:
-        name = arn.rpartition("/")[2]
-        iam = self._moto("iam")
-        try:
-            document = iam.get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]
-            good = aws_rules.may_be_assumed(document, "ecs-tasks.amazonaws.com")
-        except iam.exceptions.NoSuchEntityException:
-            good = False
-        age = time.monotonic() - self._roles_since.get(name, float("-inf"))
-        if not good or age < self._conditions.roles_take:
+        if not self._identity.may_be_assumed(arn.rpartition("/")[2], "ecs-tasks.amazonaws.com"):
             text = f"ECS was unable to assume the role '{arn}' that was provided for this task. Please verify "
             text += "that the role being passed has the proper trust relationship and permissions and that your "
-            raise Refusal("ClientException", f"{text}IAM user has permissions to pass this role.")
+            raise RefusedError(
+                "ClientException", f"{text}IAM user has permissions to pass this role."
+            )
 
     def _list(self, call: Call, _: Callable[[], Answer]) -> Answer:
         cluster, asked = self._cluster(call), call.params
@@ -639,9 +619,11 @@ class Tasks:
     def _describe(self, call: Call, _: Callable[[], Answer]) -> Answer:
         cluster, asked = self._cluster(call), call.params.get("tasks", [])
         if not asked:
-            raise Refusal("InvalidParameterException", "Tasks cannot be empty.")
+            raise RefusedError("InvalidParameterException", "Tasks cannot be empty.")
         if len(asked) > aws_rules.TASKS_DESCRIBED_AT_ONCE:
-            raise Refusal("InvalidParameterException", "Tasks cannot be more than 100 elements.")
+            raise RefusedError(
+                "InvalidParameterException", "Tasks cannot be more than 100 elements."
+            )
         tags = "TAGS" in call.params.get("include", ())
         tasks, failures = [], []
         with self._lock:
@@ -657,15 +639,10 @@ class Tasks:
         cluster = self._cluster(call)
         task = self.by_id.get(str(call.params.get("task", "")).rpartition("/")[2])
         if task is None or task.cluster != cluster:
-            raise Refusal("InvalidParameterException", "The referenced task was not found.")
+            raise RefusedError("InvalidParameterException", "The referenced task was not found.")
         reason = call.params.get("reason") or "Task stopped by user"
         self.end(task, "UserInitiated", reason)
         return _answer({"task": task.view(tags=False)})
-
-    def _get_log(self, call: Call, forward: Callable[[], Answer]) -> Answer:
-        if task := self.by_id.get(str(call.params.get("logStreamName", "")).rpartition("/")[2]):
-            self.ship(task)
-        return forward()
 
     # -- Metadata
 
@@ -700,10 +677,10 @@ def _answer(data: Mapping[str, Any]) -> Answer:
 
 def _check_tags(tags: Sequence[Mapping[str, str]]) -> None:
     if len(tags) > aws_rules.TAGS_LIMIT:
-        raise Refusal("InvalidParameterException", "Tags can not have more than 50 elements.")
+        raise RefusedError("InvalidParameterException", "Tags can not have more than 50 elements.")
     for tag in tags:
         key, value = tag["key"], tag.get("value", "")
         if not 1 <= len(key) <= 128 or len(value) > 256 or key.lower().startswith("aws:"):
-            raise Refusal("InvalidParameterException", f"Invalid tag {key!r}: {value!r}")
+            raise RefusedError("InvalidParameterException", f"Invalid tag {key!r}: {value!r}")
     if len({tag["key"] for tag in tags}) < len(tags):
-        raise Refusal("InvalidParameterException", "Duplicate tag keys found.")
+        raise RefusedError("InvalidParameterException", "Duplicate tag keys found.")
