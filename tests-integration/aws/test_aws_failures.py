@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import time
+import uuid
 
 import aws_account
 import dask
@@ -53,7 +54,7 @@ CREATES = {
 
 def scheduler_in(account: AwsAccount, kind: str) -> AwsScheduler:
     options = AWSOptions(**account.target, cluster_type=kind)
-    run = Run("here-0123abcd", "me")
+    run = Run(f"here-{uuid.uuid4().hex[:8]}", "me")
     cls = FargateScheduler if kind == "fargate" else Ec2Scheduler
     return cls(
         AwsApi(run.name, "us-east-1"),

@@ -3,7 +3,8 @@
 It prints its port and ends when its standard input is closed, so that it outlives nobody.
 
 Some of moto 5.2 is replaced. The network interfaces of tasks have addresses of their subnet, which is a part of
-127.0.0.0/8; the public address of a task or an instance is the same. What was terminated may be terminated again.
+127.0.0.0/8; the public address of a task or an instance is the same. What was terminated may be terminated again,
+and a role that is in no instance profile is not found there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import moto.ec2.models.amis as images
 import moto.ec2.models.elastic_network_interfaces as interfaces
 import moto.ec2.models.instances as instances
 import moto.ecs.models as ecs
+import moto.iam.models as iam
 from moto.core import DEFAULT_ACCOUNT_ID
+from moto.iam.exceptions import NotFoundException
 from moto.moto_api import state_manager
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -73,6 +76,16 @@ def _load_fewer(path: str) -> Any:
 _moto_load = images.load_resource
 
 
+def _remove_role(backend: Any, profile_name: str, role_name: str) -> None:
+    if backend.get_role(role_name) not in backend.get_instance_profile(profile_name).roles:
+        text = f"Role {role_name} is not in the instance profile {profile_name}."
+        raise NotFoundException(text)
+    _moto_remove_role(backend, profile_name, role_name)
+
+
+_moto_remove_role = iam.IAMBackend.remove_role_from_instance_profile
+
+
 class _Silent(WSGIRequestHandler):
     """A handler that logs no requests."""
 
@@ -88,6 +101,7 @@ def main() -> None:
         (ecs, "random_private_ip", _address_of_a_task),
         (ecs, "Task", _Task),
         (instances.Instance, "terminate", _terminate),
+        (iam.IAMBackend, "remove_role_from_instance_profile", _remove_role),
         (images, "load_resource", _load_fewer),
         (interfaces.NetworkInterface, "check_auto_public_ip", _use_own_address),
     ]

@@ -71,7 +71,9 @@ def is_missing(error: AwsError) -> bool:
 
 def is_there_already(error: AwsError) -> bool:
     """Return whether what a call was to create exists already, such as from a call whose answer was lost."""
-    return error.code in _THERE
+    # An instance profile takes one role, and a second call is refused as one too many.
+    filled = error.operation == "AddRoleToInstanceProfile" and error.code == "LimitExceeded"
+    return filled or error.code in _THERE
 
 
 def is_transient(error: AwsError) -> bool:
