@@ -76,7 +76,9 @@ def task_state(task: Mapping[str, Any]) -> NativeState:
               memory usage', seconds_left=None)
     """
     status = task["lastStatus"]
-    said = "; ".join(_said(task))
+    said = "; ".join(
+        dict.fromkeys(_said(task))
+    )  # the reason of a container may be that of its task
     if status in ("STOPPED", "DELETED"):
         return NativeState(Phase.GONE, _reason(task, said), said or "AWS gives no reason")
     if task.get("desiredStatus") == "STOPPED":
