@@ -56,8 +56,16 @@ SYSTEMS = {
     "containers": "scalable-local",
     "slurm": "scalable-slurm",
     "kubernetes": "scalable-kubernetes",
+    "aws": "scalable-aws",
 }
 """What ``tests-integration/<system>`` brings up for real, and whose provider it tests on it."""
+
+SYSTEM_GROUPS = {"kubernetes": "operator", "aws": "aws-account"}
+"""The group of what a system is brought up with, where that is from PyPI."""
+
+SYSTEM_PROCESSES = {"kubernetes": 4, "aws": 2}
+"""Where tests may run beside each other, in how many processes: on Kubernetes, each has a namespace, and mostly waits;
+on AWS, each process has an account."""
 
 PACKAGES = (*CODE, "scalable")
 NAMESPACE = ("scalable", "scalable/providers", "scalable/providers/cloud")
@@ -268,8 +276,8 @@ def integration(session: nox.Session) -> None:
 def systems(session: nox.Session, system: str) -> None:
     """Test one provider on the system that it is for, brought up on this machine."""
     _install_system(session, system)
-    # On Kubernetes, each test has a namespace of its own, and mostly waits.
-    beside = ("--numprocesses=4", "--dist=worksteal") if system == "kubernetes" else ()
+    processes = SYSTEM_PROCESSES.get(system, 0)
+    beside = (f"--numprocesses={processes}", "--dist=worksteal") if processes else ()
     matrices = f"--ignore=tests-integration/{system}/matrices"
     _pytest(session, f"tests-integration/{system}", matrices, *beside)
 
@@ -282,8 +290,8 @@ def matrices(session: nox.Session) -> None:
 
 
 def _install_system(session: nox.Session, system: str) -> None:
-    needed = [*_examples(), *(_group("operator") if system == "kubernetes" else ())]
-    _install(session, SYSTEMS[system], *needed, group="test")
+    brought_up_with = _group(SYSTEM_GROUPS[system]) if system in SYSTEM_GROUPS else []
+    _install(session, SYSTEMS[system], *_examples(), *brought_up_with, group="test")
 
 
 @nox.session(python=SUPPORTED[0], requires=["wheels"], reuse_venv=False)

@@ -225,7 +225,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     if name in ("aws", "curl"):
         return {"aws": _aws, "curl": _curl}[name](arguments)
     if name == "sudo":
-        os.execvp(arguments[0], arguments)
+        os.execvp(arguments[0], [*arguments])
     if name in ENDS:
         _ask("PUT", "program/end")
     return 0

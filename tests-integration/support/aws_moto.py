@@ -20,10 +20,12 @@ import moto.ec2.models.elastic_network_interfaces as interfaces
 import moto.ec2.models.instances as instances
 import moto.ecs.models as ecs
 import moto.iam.models as iam
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.ec2.models import ec2_backends
 from moto.iam.exceptions import NotFoundException
 from moto.moto_api import state_manager
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.utilities.utils import load_resource
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 _current = threading.local()
@@ -36,12 +38,13 @@ class _Task(ecs.Task):
     __module__ = "moto.ecs.models"  # moto reads the name of the service from here
 
     def __init__(self, cluster: Any, *args: Any, **kwargs: Any) -> None:
-        backend = ecs.ec2_backends[DEFAULT_ACCOUNT_ID][cluster.region_name]
-        network = (kwargs.get("networking_configuration") or {}).get("awsvpcConfiguration", {})
+        backend: Any = ec2_backends[DEFAULT_ACCOUNT_ID][cluster.region_name]
+        network: Any = (kwargs.get("networking_configuration") or {}).get("awsvpcConfiguration", {})
         _current.subnet = backend.get_subnet(network["subnets"][0])
         super().__init__(cluster, *args, **kwargs)
         if network.get("assignPublicIp") == "ENABLED":
-            details = {each["name"]: each["value"] for each in self.attachments[0]["details"]}
+            attachments: Any = self.attachments
+            details = {each["name"]: each["value"] for each in attachments[0]["details"]}
             card = backend.enis[details["networkInterfaceId"]]
             card.public_ip = card.private_ip_address
 
@@ -70,10 +73,7 @@ def _load_fewer(path: str) -> Any:
         "/ecs/" in path
     ):  # a thousand machine images, which take a second each time that moto forgets all
         raise FileNotFoundError(path)
-    return _moto_load(path)
-
-
-_moto_load = images.load_resource
+    return load_resource(path)
 
 
 def _remove_role(backend: Any, profile_name: str, role_name: str) -> None:

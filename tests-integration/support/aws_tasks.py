@@ -100,7 +100,7 @@ class Task:
         (card,) = self.shown["attachments"]
         known = self.status != "PROVISIONING"
         details = [each for each in card["details"] if known or each["name"] == "subnetId"]
-        container = {
+        container: dict[str, Any] = {
             "name": self.container["name"],
             "image": self.container["image"],
             "taskArn": self.arn,
@@ -646,13 +646,13 @@ class Tasks:
 
     # -- Metadata
 
-    def metadata(self, verb: str, path: str, _: Mapping[str, str]) -> Answer:
+    def metadata(self, verb: str, path: str, headers: Mapping[str, str]) -> Answer:
         """Answer a container that asks for its own metadata, or those of its task."""
         name, _, rest = path.partition("/")
         task = self.by_id.get(name)
         if task is None or verb != "GET" or rest not in ("", "task"):
             return Answer(404, {}, b"")
-        container = {
+        container: dict[str, Any] = {
             "DockerId": f"{task.id}-1",
             "Name": task.container["name"],
             "Image": task.container["image"],

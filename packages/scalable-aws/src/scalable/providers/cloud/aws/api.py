@@ -89,6 +89,7 @@ class AwsApi:
     def __init__(self, name: str, region: str | None) -> None:
         self._wanted = region
         self._lock = threading.Lock()
+        self._clients: dict[tuple[str, str], Any] = {}
         self._creating = BlockingCalls(name, deadline=_DEADLINE)
         self._calls = BlockingCalls(name, deadline=_DEADLINE)
 
@@ -119,13 +120,20 @@ class AwsApi:
             raise ProviderNotSetUpError("aws", "no region is set", remedy)
         return str(region)
 
-    @functools.cache  # noqa: B019 - as long as the object
-    def _made_client(self, service: str, region: str | None) -> Any:
-        return self._session.client(service, region_name=region, config=_CONFIG)  # type: ignore[call-overload]
-
-    def _client(self, service: str, region: str | None) -> Any:
+    def _client(self, service: str, region: str) -> Any:
         with self._lock:  # a session is not thread-safe, a client is
-            return self._made_client(service, region)
+            if (service, region) not in self._clients:
+                make: Callable[..., Any] = self._session.client
+                made = make(service, region_name=region, config=_CONFIG)
+                self._clients[service, region] = made
+            return self._clients[service, region]
+
+    async def close(self) -> None:
+        """Close all connections. A further call opens new ones."""
+        with self._lock:
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
 
     async def check_credentials(self) -> None:
         """Find credentials, perhaps by asking the machine's own metadata.

@@ -319,7 +319,14 @@ def _scheduler_image(spec: DeploymentSpec, options: AWSOptions) -> str:
 def _ask(options: AWSOptions, question: Callable[[AwsApi], Awaitable[T]]) -> T:
     from scalable.providers.cloud.aws.api import AwsApi, run_now
 
-    return run_now(lambda: question(AwsApi("scalable", options.region)))
+    async def ask() -> T:
+        api = AwsApi("scalable", options.region)
+        try:
+            return await question(api)
+        finally:
+            await api.close()
+
+    return run_now(ask)
 
 
 def _shown_requests(

@@ -229,12 +229,15 @@ class AwsScheduler(ABC):
         """Stop all tasks or instances of the run."""
 
     async def remove(self) -> Sequence[Leftover]:
-        """Remove everything that the run stood on."""
-        if not self._may_exist:
-            return []
-        return await remove_run(
-            self._api, self._run.name, self._close_timeout, self._options.cluster_type
-        )
+        """Remove everything that the run stood on, and close the connections to AWS."""
+        try:
+            if not self._may_exist:
+                return []
+            return await remove_run(
+                self._api, self._run.name, self._close_timeout, self._options.cluster_type
+            )
+        finally:
+            await self._api.close()
 
 
 class FargateScheduler(AwsScheduler):
