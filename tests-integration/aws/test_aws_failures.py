@@ -53,7 +53,7 @@ CREATES = {
 
 
 def scheduler_in(account: AwsAccount, kind: str) -> AwsScheduler:
-    options = AWSOptions(**account.target, cluster_type=kind)
+    options = AWSOptions.model_validate({**account.target, "cluster_type": kind})
     run = Run(f"here-{uuid.uuid4().hex[:8]}", "me")
     cls = FargateScheduler if kind == "fargate" else Ec2Scheduler
     return cls(
