@@ -122,6 +122,8 @@ def test_a_new_role_takes_time(account: AwsAccount) -> None:
 
 
 def test_ten_tasks_for_each_call_and_nothing_global_changes(account: AwsAccount) -> None:
+    import distributed  # noqa: F401 - which adds its own defaults to Dask's configuration
+
     before = os.environ.copy(), dask.config.config.copy()
     with cluster(account, {"gcam": {}, "plots": {}}) as handle:
         started = account.calls("RunTask")
