@@ -101,7 +101,7 @@ CONF
 }
 
 # cgroupsPerQOS: the kubelet would move processes between cgroups of this machine. evictionHard: a disk that is rather
-# full would make the node unfit.
+# full would make the node unfit. volumeStatsAggPeriod: by default, a volume that is too full is noticed after a minute.
 write_kubelet_configuration() {
     cat >"$root/kubelet.yaml" <<CONF
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -118,6 +118,7 @@ resolvConf: $root/resolv.conf
 failSwapOn: false
 evictionHard: {}
 imageGCHighThresholdPercent: 100
+volumeStatsAggPeriod: 5s
 CONF
 }
 

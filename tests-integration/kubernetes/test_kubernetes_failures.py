@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_clusters
 import pytest
 from kubernetes_clusters import spec
-from kubernetes_site import KubernetesSite
+from kubernetes_site import OURS, KubernetesSite
 
 from scalable.cluster.port import Reason
 from scalable.errors import SchedulerStartError
@@ -127,6 +127,48 @@ def test_a_quota(running: Running, site: KubernetesSite, place: str) -> None:
     finally:
         site.kubectl("delete", "quota", "small", f"--namespace={place}")
         running.provider.scale(running.handle, ScalePlan({"fine": 1}))
+
+
+def test_a_quota_that_leaves_room_for_a_part_of_a_launch(
+    site: KubernetesSite, namespace: str
+) -> None:
+    with kubernetes_clusters.cluster(namespace, {"fine": {}}) as running:
+        running.scale(fine=1)
+        limit = ("--hard=count/deployments.apps=3", f"--namespace={namespace}")
+        site.kubectl("create", "quota", "few", *limit)
+        running.until(
+            lambda: site.get("resourcequotas", namespace)[0]["status"].get("used"),
+            "the quota is in force",
+        )
+        running.provider.scale(running.handle, ScalePlan({"fine": 4}))
+        assert "exceeded quota: few" in tell(running, "fine", Reason.QUOTA)
+        running.backend.wait_for_group("fine", 2, timeout=SECONDS)
+        assert not running.backend.groups["fine"].failed
+        site.kubectl("delete", "quota", "few", f"--namespace={namespace}")
+        running.backend.wait_for_group("fine", 4, timeout=running.timeout)
+        workers = f"{OURS},dask.org/component=worker"
+        assert len(site.names("deployments", namespace, workers)) == 4
+
+
+def test_a_worker_that_is_evicted(site: KubernetesSite, namespace: str) -> None:
+    # The kubelet evicts a pod that fills a volume beyond its size.
+    component = {"mounts": {"emptyDir:2Mi": "/full"}}
+    with kubernetes_clusters.cluster(namespace, {"full": component}) as running:
+        running.scale(full=1)
+        (evicted,) = running.backend.groups["full"].workers
+        with running.client() as client:
+            client.submit(by_value(fill), "/full/file", tag="full").result(60)
+            running.until(lambda: evicted not in running.backend.groups["full"].workers, "it ends")
+        said = "\n".join(event.text for event in running.backend.events)
+        assert "Evicted" in said
+        assert "exceeds the limit" in said
+        running.backend.wait_for_group("full", 1, timeout=running.timeout)
+
+
+def fill(path: str) -> None:
+    from pathlib import Path
+
+    Path(path).write_bytes(bytes(8 * 2**20))
 
 
 # -- The scheduler's own pod, and what must be there before it

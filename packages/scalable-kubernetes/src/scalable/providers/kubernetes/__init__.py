@@ -4,6 +4,7 @@ Importing it imports neither a client of Kubernetes nor Dask; validating and pla
 
 ============  =======================================================
 `options`     the options of a target
+`labels`      labels as Kubernetes accepts them
 `quantities`  amounts of CPU as Kubernetes writes them
 `provider`    the steps of a provider: validate, render, build, list, reap
 `request`     what one worker requests and runs: component and target merged

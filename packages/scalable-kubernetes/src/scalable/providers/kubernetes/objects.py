@@ -216,7 +216,7 @@ def worker_group(
     number : int
         The launch, counted for each component.
     replicas : int
-        Workers. This is never changed: the operator would end workers of any group.
+        Workers. A lower number later would end workers of any group.
     request_id : str
         The launch's id.
     owner : mapping or None

@@ -12,6 +12,12 @@ from pydantic_core import PydanticCustomError
 
 from scalable.manifest.schema import FrozenModel
 from scalable.manifest.units import Memory
+from scalable.providers.kubernetes.labels import (
+    A_LABEL_KEY,
+    A_LABEL_VALUE,
+    LABEL_KEY,
+    LABEL_VALUE,
+)
 from scalable.providers.kubernetes.quantities import Millicores
 from scalable.providers.options import (
     DaskImage,
@@ -42,21 +48,8 @@ Subdomain = Annotated[
     ),
 ]
 
-# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
-LabelKey = Annotated[
-    str,
-    Matching(
-        r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?",
-        "the key of a label such as topology.kubernetes.io/zone",
-    ),
-]
-LabelValue = Annotated[
-    str,
-    Matching(
-        r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?",
-        "the value of a label: letters, digits, -, _ and ., 63 characters at most",
-    ),
-]
+LabelKey = Annotated[str, Matching(LABEL_KEY, A_LABEL_KEY)]
+LabelValue = Annotated[str, Matching(LABEL_VALUE, A_LABEL_VALUE)]
 
 
 class Amounts(FrozenModel):

@@ -34,12 +34,13 @@ from scalable.providers.common import (
     group_specs,
 )
 from scalable.providers.kubernetes.costs import estimate
+from scalable.providers.kubernetes.labels import label_problem
 from scalable.providers.kubernetes.mounts import volume
 from scalable.providers.kubernetes.names import run_prefix
 from scalable.providers.kubernetes.objects import Run, dask_cluster, keys_secret, worker_group
 from scalable.providers.kubernetes.options import KubernetesOptions, WorkerOptions
 from scalable.providers.kubernetes.request import WorkerRequest, worker_request
-from scalable.providers.kubernetes.template import template_problems
+from scalable.providers.kubernetes.template import is_our_mount, template_problems
 
 if TYPE_CHECKING:
     from scalable.providers.kubernetes.api import KubernetesApi
@@ -72,6 +73,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
             yield from _template_issues(spec, ("components", name), own)
         for name, component in spec.components.items():
             yield from _mount_issues(spec, name, component)
+            yield from _label_issues(spec, name, component)
 
     def request(self, component: ComponentConfig, options: KubernetesOptions) -> ResourceRequest:
         """Return the component's own request, completed by the target's resources."""
@@ -250,10 +252,22 @@ def _template_issues(
 def _mount_issues(
     spec: DeploymentSpec, name: str, component: ComponentConfig
 ) -> Iterator[ValidationIssue]:
-    for source in component.mounts:
+    for source, path in component.mounts.items():
         try:
             volume(source)
         except ValueError as error:
             yield spec.component_issue(
                 name, "mounts", "E_BAD_VALUE", f"{source!r}: the source of a mount {error}"
             )
+        if is_our_mount(path):
+            message = f"{path!r} would hide what a worker needs; choose another path"
+            yield spec.component_issue(name, "mounts", "E_BAD_VALUE", message)
+
+
+def _label_issues(
+    spec: DeploymentSpec, name: str, component: ComponentConfig
+) -> Iterator[ValidationIssue]:
+    for key, value in component.tags.items():
+        problem = label_problem(key, value)
+        if problem:
+            yield spec.manifest.issue(("components", name, "tags", key), "E_BAD_VALUE", problem)
