@@ -83,14 +83,11 @@ def test_the_ensemble_as_a_job_inside(
 ) -> None:
     files = [f"--from-file={path}" for path in (manifest, *(ensemble / name for name in FILES))]
     site.kubectl("create", "configmap", "ensemble", f"--namespace={namespace}", *files)
-    objects = documented_objects(root, "Role", "ServiceAccount", "RoleBinding", "Job")
-    assert len(objects) == 4
-    for made in objects:
-        made["metadata"]["namespace"] = namespace
-        for subject in made.get("subjects", ()):
-            subject["namespace"] = namespace
-    adapt(objects[-1]["spec"]["template"]["spec"], images["analysis"], work)
-    site.apply(*objects)
+    give_role(site, root, namespace)
+    (job,) = documented_objects(root, "Job")
+    job["metadata"]["namespace"] = namespace
+    adapt(job["spec"]["template"]["spec"], images["analysis"], work)
+    site.apply(job)
 
     def ended() -> str:
         (job,) = site.get("jobs", namespace)
@@ -104,6 +101,49 @@ def test_the_ensemble_as_a_job_inside(
     assert table in log
     assert (work / "chart.png").read_bytes() == chart
     assert site.leftovers(namespace) == []
+
+
+def test_the_ensemble_by_scalable_run_in_the_cluster(
+    site: KubernetesSite,
+    namespace: str,
+    root: Path,
+    ensemble: Path,
+    images: Mapping[str, str],
+    manifest: Path,
+    expected: tuple[str, bytes],
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    give_role(site, root, namespace)
+    document = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+    document["targets"]["gke"]["workflow"] = {
+        "image": "${TESTS_IMAGE}",
+        "cpu": "50m",
+        "memory": "512Mi",
+        "mounts": {os.fspath(work): "/results"},
+    }
+    manifest.write_text(yaml.safe_dump(document), encoding="utf-8")
+    monkeypatch.setenv("TESTS_IMAGE", images["analysis"])
+    options = ("--target=gke", f"--workflow={ensemble / 'workflow.py'}", "--in-cluster")
+    arguments = ("--samples", str(SAMPLES), "--out", "/results/chart.png")
+    command = [str(SCALABLE), "run", str(manifest), *options, "--", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table, chart = expected
+    assert table in done.stdout
+    assert (work / "chart.png").read_bytes() == chart
+    assert site.leftovers(namespace) == []
+
+
+def give_role(site: KubernetesSite, root: Path, namespace: str) -> None:
+    """Create the account of a workflow in the cluster, as the documentation does."""
+    objects = documented_objects(root, "Role", "ServiceAccount", "RoleBinding")
+    assert len(objects) == 3
+    for made in objects:
+        made["metadata"]["namespace"] = namespace
+        for subject in made.get("subjects", ()):
+            subject["namespace"] = namespace
+    site.apply(*objects)
 
 
 def adapt(pod: dict[str, Any], image: str, results: Path) -> None:

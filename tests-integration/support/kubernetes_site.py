@@ -69,7 +69,7 @@ INSIDE = "SCALABLE_TESTS_INSIDE"
 """Set for tests that run inside of the cluster's network."""
 
 OURS = "app.kubernetes.io/managed-by=scalable"
-KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
+KINDS = ("jobs", "daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
 
 
 def image(kind: str) -> str:

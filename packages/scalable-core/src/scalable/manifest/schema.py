@@ -250,3 +250,8 @@ class ManifestModel(FrozenModel):
     def redact(self, text: str) -> str:
         """Return a text with ``${VAR}`` wherever it shows the value of a variable."""
         return self._document.source.redact(text)
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The variables that it takes from the environment, with their values, which may be secrets."""
+        return self._document.source.variables

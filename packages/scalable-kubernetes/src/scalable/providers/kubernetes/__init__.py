@@ -12,6 +12,8 @@ Importing it imports neither a client of Kubernetes nor Dask; validating and pla
 `template`    the user's template of a pod: its problems, and its merge with ours
 `names`       names and labels of what a run creates
 `objects`     DaskCluster, worker groups and Secret of a run
+`workflow`    Job and Secret of a workflow that runs inside the cluster
+`inside`      that Job, from its creation to the exit status
 `scheduler`   the scheduler as a DaskCluster
 `backend`     the engine's port: launch, observe, stop, describe, sweep
 `pods`        states of pods, and what the operator says, as phases and reasons

@@ -26,11 +26,15 @@ HOMES = {
     "daskclusters": "apis/kubernetes.dask.org/v1",
     "daskworkergroups": "apis/kubernetes.dask.org/v1",
     "deployments": "apis/apps/v1",
+    "jobs": "apis/batch/v1",
     "workloads": "apis/kueue.x-k8s.io/v1beta1",
 }
 """The API that a kind of object belongs to, if not the core's."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+
+_LOG_PATIENCE = 30.0
+"""Seconds without a line of a log after which it is asked for again, because a connection may be cut in silence."""
 
 _PING_PATIENCE = 300.0
 """Seconds for the answer to a ping of a stream. A laptop that sleeps or changes its network is back before that."""
@@ -265,6 +269,46 @@ class KubernetesApi:
             if text:
                 return text
         return ""
+
+    async def follow_log(self, pod: str, container: str, *, since: str = "") -> AsyncIterator[str]:
+        """Yield the lines of a container's log, each after its time, until the container ends or the server ends it.
+
+        Parameters
+        ----------
+        pod, container : str
+            The container, which has started.
+        since : str
+            The time of a line, by which lines before its second are left out; empty for all lines.
+
+        Raises
+        ------
+        ApiError
+            The server refuses it.
+        ApiUnreachableError
+            The server does not answer, or the connection breaks.
+        """
+        if self._client is None:
+            raise ApiUnreachableError("the connection to the API server is closed")
+        params = {"container": container, "follow": "true", "timestamps": "true"}
+        if since:
+            params["sinceTime"] = since.partition(".")[0].rstrip("Z") + "Z"
+        path = self._path("pods", f"{pod}/log")
+        limits = httpx.Timeout(_TIMEOUT, read=_LOG_PATIENCE)
+        try:
+            async with self._client.stream(
+                "GET", path, params=params, timeout=limits, **self._credentials()
+            ) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    raise ApiError(answer.status_code, _message(answer))
+                async for line in answer.aiter_lines():
+                    yield line
+        except httpx.ReadTimeout:  # nothing was written; whoever follows asks again
+            return
+        except httpx.HTTPError as error:
+            why = str(error) or type(error).__name__
+            message = f"the API server {self.server} does not answer: {why}"
+            raise ApiUnreachableError(message) from error
 
     # -- Streams
 

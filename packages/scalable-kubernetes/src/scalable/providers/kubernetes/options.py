@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from scalable.manifest.schema import FrozenModel
+from scalable.manifest.schema import ContainerPath, FrozenModel
 from scalable.manifest.units import Memory
 from scalable.providers.kubernetes.labels import (
     A_LABEL_KEY,
@@ -27,7 +27,15 @@ from scalable.providers.options import (
     WorkerEnvironment,
 )
 
-__all__ = ["Amounts", "KubernetesOptions", "Prices", "Resources", "Toleration", "WorkerOptions"]
+__all__ = [
+    "Amounts",
+    "KubernetesOptions",
+    "Prices",
+    "Resources",
+    "Toleration",
+    "WorkerOptions",
+    "WorkflowOptions",
+]
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
 Label = Annotated[
@@ -174,6 +182,25 @@ class WorkerOptions(FrozenModel):
     )
 
 
+class WorkflowOptions(FrozenModel):
+    """The pod of a workflow that runs inside the cluster."""
+
+    image: DaskImage = Field(
+        default=None,
+        description="Image, which has scalable-core, scalable-kubernetes and what the workflow imports. "
+        "By default the target's image.",
+    )
+    service_account: Subdomain = Field(
+        default="scalable", description="Service account, which has the Role of a run."
+    )
+    cpu: Millicores = Field(default=1000, description="Cores: 2, 0.5 or 500m.")
+    memory: Memory = Field(default=2 * 2**30, description="Memory: 8G or 8Gi.")
+    mounts: Mapping[str, ContainerPath] = Field(
+        default_factory=dict,
+        description="Mounts, as those of a component. What the workflow writes elsewhere goes with its pod.",
+    )
+
+
 class KubernetesOptions(WorkerOptions, RemoteTargetOptions):
     """Options of a target on Kubernetes."""
 
@@ -206,6 +233,10 @@ class KubernetesOptions(WorkerOptions, RemoteTargetOptions):
     prices: Prices | None = Field(
         default=None,
         description="Prices, from which `scalable plan` estimates costs. Unknown by default.",
+    )
+    workflow: WorkflowOptions = Field(
+        default_factory=WorkflowOptions,
+        description="The pod of the workflow, for `scalable run --in-cluster`.",
     )
     scheduler_cpu: Millicores = Field(default=1000, description="Cores of Dask's scheduler.")
     scheduler_memory: Memory = Field(default=2 * 2**30, description="Memory of Dask's scheduler.")
