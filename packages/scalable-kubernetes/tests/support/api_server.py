@@ -22,6 +22,8 @@ class ApiServer:
 
     Attributes
     ----------
+    logs : dict
+        The logs of pods, by name.
     room : int or None
         Deployments that a quota allows; None for any number.
     has_operator : bool
@@ -31,6 +33,7 @@ class ApiServer:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
         self.requests: list[tuple[str, str]] = []
+        self.logs: dict[str, str] = {}
         self.room: int | None = None
         self.has_operator = True
         self._numbers = itertools.count(1)
@@ -79,7 +82,7 @@ class ApiServer:
             if found is None:
                 return 404, {"message": f'{kind} "{name}" not found'}
             if part == "log":
-                return 200, f"the log of {name}"
+                return 200, self.logs.get(name, f"the log of {name}")
             if method == "PATCH":
                 return self._patch(kind, found, body)
             if method == "DELETE":

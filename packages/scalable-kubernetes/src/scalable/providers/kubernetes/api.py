@@ -33,9 +33,6 @@ HOMES = {
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
-_LOG_PATIENCE = 30.0
-"""Seconds without a line of a log after which it is asked for again, because a connection may be cut in silence."""
-
 _PING_PATIENCE = 300.0
 """Seconds for the answer to a ping of a stream. A laptop that sleeps or changes its network is back before that."""
 
@@ -293,17 +290,18 @@ class KubernetesApi:
         if since:
             params["sinceTime"] = since.partition(".")[0].rstrip("Z") + "Z"
         path = self._path("pods", f"{pod}/log")
-        limits = httpx.Timeout(_TIMEOUT, read=_LOG_PATIENCE)
         try:
             async with self._client.stream(
-                "GET", path, params=params, timeout=limits, **self._credentials()
+                "GET", path, params=params, **self._credentials()
             ) as answer:
                 if answer.is_error:
                     await answer.aread()
                     raise ApiError(answer.status_code, _message(answer))
                 async for line in answer.aiter_lines():
                     yield line
-        except httpx.ReadTimeout:  # nothing was written; whoever follows asks again
+        except (
+            httpx.ReadTimeout
+        ):  # nothing was written, or the connection is cut: asked again, it shows
             return
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
