@@ -43,11 +43,17 @@ def images(site: KubernetesSite, tmp_path_factory: pytest.TempPathFactory) -> Ma
 def manifest(ensemble: Path, images: Mapping[str, str], work: Path, namespace: str) -> Path:
     """The manifest of the example, for this cluster."""
     document = yaml.safe_load((ensemble / "scalable.yaml").read_text(encoding="utf-8"))
-    target = {**SMALL, "namespace": namespace, "workers": {"fair": 2, "analysis": 1}}
+    # A share of the node beside what other tests run there.
+    requests = {"cpu": "200m", "memory": "512Mi"}
+    target = {
+        **SMALL,
+        "namespace": namespace,
+        "workers": {"fair": 2, "analysis": 1},
+        "resources": {"requests": requests},
+    }
     document["targets"] = {"gke": target}
     for name, image in images.items():
-        # As much as a small node has.
-        document["components"][name] = {"image": image, "memory": "512Mi"}
+        document["components"][name] = {"image": image}
     file = work / "scalable.yaml"
     file.write_text(yaml.safe_dump(document), encoding="utf-8")
     return file
@@ -118,7 +124,7 @@ def test_the_ensemble_by_scalable_run_in_the_cluster(
     document = yaml.safe_load(manifest.read_text(encoding="utf-8"))
     document["targets"]["gke"]["workflow"] = {
         "image": "${TESTS_IMAGE}",
-        "cpu": "50m",
+        "cpu": "200m",
         "memory": "512Mi",
         "mounts": {os.fspath(work): "/results"},
     }
@@ -150,7 +156,7 @@ def adapt(pod: dict[str, Any], image: str, results: Path) -> None:
     """Have the Job of the documentation find room here, and write its files into a directory of this machine."""
     (container,) = pod["containers"]
     container |= {"image": image, "args": [*ARGUMENTS]}
-    container["resources"] = {"requests": {"cpu": "50m", "memory": "512Mi"}}
+    container["resources"] = {"requests": {"cpu": "200m", "memory": "512Mi"}}
     (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "results")
     del volume["persistentVolumeClaim"]
     volume["hostPath"] = {"path": os.fspath(results)}

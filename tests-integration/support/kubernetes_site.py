@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import json
@@ -213,14 +214,22 @@ class Node(KubernetesSite):
         return images <= {*done.stdout.split()}
 
     def load_ensemble(self, directory: Path) -> dict[str, str]:
-        # Under new names each time, because what is installed from a source tree may have changed.
-        tag = uuid.uuid4().hex[:12]
-        images = {name: f"localhost/scalable-tests-{name}:{tag}" for name in ("fair", "analysis")}
-        archive = directory / "ensemble.tar"
-        variables = {image: {"SCALABLE_TESTS_IMAGE": name} for name, image in images.items()}
-        container_image.write_images(archive, variables, packages=ENSEMBLE)
-        self.load(archive)
-        archive.unlink()
+        # Once for all processes of pytest-xdist. Under new names each time that the tests run, because what is
+        # installed from a source tree may have changed.
+        session = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)[:12]
+        images = {
+            name: f"localhost/scalable-tests-{name}:{session}" for name in ("fair", "analysis")
+        }
+        with (self.root / "ensemble.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.has({*images.values()}):
+                archive = directory / "ensemble.tar"
+                variables = {
+                    image: {"SCALABLE_TESTS_IMAGE": name} for name, image in images.items()
+                }
+                container_image.write_images(archive, variables, packages=ENSEMBLE)
+                self.load(archive)
+                archive.unlink()
         return images
 
     def load(self, archive: Path) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "NAME_PATTERN",
     "NAME_RULE",
     "ComponentConfig",
+    "ContainerPath",
     "FrozenModel",
     "ManifestModel",
     "Name",
@@ -123,6 +124,7 @@ def _require_absolute(path: str) -> str:
 
 
 ContainerPath = Annotated[str, AfterValidator(_require_absolute)]
+"""An absolute path inside of a container."""
 
 
 class ProjectConfig(FrozenModel):
