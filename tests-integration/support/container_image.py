@@ -26,7 +26,7 @@ from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
 
-PACKAGES = "/opt/packages"
+PACKAGES = "/opt/site-packages"  # a name by which it is known to have what is installed
 _NOT_NEEDED = {"__pycache__", "ensurepip", "idlelib", "site-packages", "test", "tkinter"}
 _DIRECTORIES = {
     "dev": 0o755,
