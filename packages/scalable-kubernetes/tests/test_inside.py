@@ -151,6 +151,30 @@ def test_its_log_is_written_once_and_its_exit_status_returned(
     assert server.objects == {}
 
 
+def test_it_goes_on_while_the_api_server_has_a_problem(server: ApiServer) -> None:
+    ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+    playing = play(server, container({"running": {}}), container(ended), log=LOG)
+
+    def fail() -> None:
+        while ("pods", "p") not in server.objects:
+            time.sleep(0.01)
+        server.refusals += [(503, "etcd has no leader")] * 2
+
+    threading.Thread(target=fail, daemon=True).start()
+    written: list[str] = []
+    assert run_inside(server, written) == 0
+    playing.join()
+    assert any("etcd has no leader" in line for line in written)
+    assert written[-3:] == ["one", "two", "three"]
+
+
+def test_a_permission_that_is_missing_is_named(server: ApiServer) -> None:
+    server.refusals = [(403, 'jobs.batch is forbidden: User "me" cannot create resource "jobs"')]
+    with pytest.raises(SessionError, match='cannot create resource "jobs"'):
+        run_inside(server, [])
+    assert server.objects == {}
+
+
 def test_why_it_does_not_start(server: ApiServer) -> None:
     waiting = {"waiting": {"reason": "InvalidImageName", "message": "no such name"}}
     play(server, container(waiting))

@@ -22,6 +22,8 @@ class ApiServer:
 
     Attributes
     ----------
+    refusals : list of (int, str)
+        Answers to the next requests, instead of what they ask for.
     logs : dict
         The logs of pods, by name.
     room : int or None
@@ -33,6 +35,7 @@ class ApiServer:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
         self.requests: list[tuple[str, str]] = []
+        self.refusals: list[tuple[int, str]] = []
         self.logs: dict[str, str] = {}
         self.room: int | None = None
         self.has_operator = True
@@ -71,6 +74,9 @@ class ApiServer:
         name, _, part = rest.partition("/")
         with self._lock:
             self.requests.append((method, kind))
+            if self.refusals:
+                code, message = self.refusals.pop(0)
+                return code, {"message": message}
             if method == "POST":
                 return self._create(kind, body)
             if not name:

@@ -32,6 +32,9 @@ _POLL = 1.0
 _REMOVAL_TIMEOUT = 180.0
 """Seconds for the end of the pod, which removes its cluster first."""
 
+_SERVER_ERRORS = 500
+"""The first of the answers by which an API server says that it has a problem itself."""
+
 _BATCH = "batch/v1"
 
 
@@ -120,6 +123,11 @@ class _Follower:
                     return status
             except ApiUnreachableError as error:
                 self._say(f"{error}; the workflow goes on, and its output is shown later")
+            except ApiError as error:
+                if error.code < _SERVER_ERRORS:
+                    problem = explain_refusal(error, self._api.namespace)
+                    raise SessionError(f"the workflow cannot be followed: {problem}") from error
+                self._say(f"{error}; the workflow goes on, and its output is shown later")
             await asyncio.sleep(_POLL)
 
     async def _turn(self) -> int | None:
@@ -158,11 +166,14 @@ class _Follower:
     async def _write_log(self, pod: str) -> None:
         """Write the lines of the log that have not been written, until it ends or the connection breaks."""
         written = _moment(self._last)
-        async for line in self._api.follow_log(pod, CONTAINER, since=self._last):
-            time, _, text = line.partition(" ")
-            if _moment(time) > written:
-                self._last = time
-                self._write(text)
+        try:
+            async for line in self._api.follow_log(pod, CONTAINER, since=self._last):
+                time, _, text = line.partition(" ")
+                if _moment(time) > written:
+                    self._last = time
+                    self._write(text)
+        except ApiError as error:  # such as of a node that has gone
+            self._say(f"the log of pod {pod} cannot be read: {error}")
 
     def _say(self, text: str) -> None:
         if text != self._said:
