@@ -95,8 +95,8 @@ def tell(running: Running, tag: str, reason: Reason) -> str:
     """Wait until a group has the reason; return the words of its explanation, and of what is shown meanwhile."""
     deadline = time.monotonic() + SECONDS
     while True:
-        group, explanation = running.backend.groups[tag], running.backend.explain(tag)[tag]
-        if explanation.reason is reason:
+        group, explanation = running.backend.groups[tag], running.backend.explain(tag).get(tag)
+        if explanation is not None and explanation.reason is reason:
             return f"{group.detail}\n{explanation}\n{explanation.native}"
         assert time.monotonic() < deadline, (reason, group, explanation)
         time.sleep(0.1)
@@ -159,9 +159,13 @@ def test_a_worker_that_is_evicted(site: KubernetesSite, namespace: str) -> None:
         with running.client() as client:
             client.submit(by_value(fill), "/full/file", tag="full").result(60)
             running.until(lambda: evicted not in running.backend.groups["full"].workers, "it ends")
-        said = "\n".join(event.text for event in running.backend.events)
-        assert "Evicted" in said
-        assert "exceeds the limit" in said
+
+            def said() -> list[str]:
+                return [event.text for event in running.backend.events if "Evicted" in event.text]
+
+            running.until(said, "why is told")
+        assert evicted in said()[0]
+        assert "exceeds the limit" in said()[0]
         running.backend.wait_for_group("full", 1, timeout=running.timeout)
 
 

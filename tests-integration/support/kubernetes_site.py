@@ -355,9 +355,13 @@ def _has_ended(item: Mapping[str, Any]) -> bool:
 
 def _has_stopped(container: Mapping[str, Any]) -> bool:
     # Of a container that it finds no more, the kubelet says that it waits, and how it ended before.
+    # One that waits for an image that cannot be pulled has never run.
     state = container["state"]
-    return "terminated" in state or (
-        "running" not in state and "terminated" in container.get("lastState", {})
+    waits_for = state.get("waiting", {}).get("reason")
+    return (
+        "terminated" in state
+        or waits_for in ("ErrImagePull", "ImagePullBackOff")
+        or ("running" not in state and "terminated" in container.get("lastState", {}))
     )
 
 

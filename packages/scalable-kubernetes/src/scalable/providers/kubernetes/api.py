@@ -336,7 +336,8 @@ class KubernetesApi:
             if code == httpx.codes.UNAUTHORIZED:
                 await self._renew()  # for the next one, because who is connected tries again
             if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-                text = f"pods/portforward is forbidden in namespace {self.namespace!r}"
+                # Which of these verbs is checked depends on the release of Kubernetes.
+                text = f"get and create of pods/portforward are forbidden in namespace {self.namespace!r}"
             else:
                 text = f"no port can be forwarded to pod {pod}"
             raise ApiError(code, f"{text}: the API server answers {code}") from error
