@@ -338,7 +338,8 @@ def signals_of_program() -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_program_is_started_without_blocked_signals(client: ScalableClient) -> None:
     masks = [int(line.split()[1], 16) for line in run(client, signals_of_program).splitlines()]
-    assert masks == [0, 0]
+    # glibc's posix_spawn, which Python 3.13 uses, leaves its own signals 32 and 33 ignored.
+    assert [mask & ~(0b11 << 31) for mask in masks] == [0, 0]
 
 
 # -- Directories

@@ -22,7 +22,9 @@ OF_DASK = {
     *("zstandard", "netCDF4", "h5py", "jupyter_server_proxy", "scalable"),
 }
 FOR_STARTUP = {"sitecustomize", "usercustomize", "encodings", "codecs", "io", "abc", "zipimport"}
-"""Python imports these before it runs any program."""
+if sys.version_info >= (3, 13):
+    FOR_STARTUP.add("linecache")
+"""Python imports these before it runs any program, and from 3.13 `linecache` for one given by ``-c``."""
 
 
 @pytest.mark.parametrize("server", ["worker", "scheduler"])

@@ -50,7 +50,7 @@ OUTCOME = (AssertionError, pytest.fail.Exception)
 
 class Suite(ProviderConformance):
     __test__ = False
-    timeout: ClassVar = 3.0
+    timeout: ClassVar = 5.0
     manifest = """
         version: 1
         project: {name: conformance}

@@ -244,6 +244,30 @@ def test_a_worker_that_does_not_reply_is_busy_and_delays_no_other(rig: Rig, unti
     until(lambda: rig.drain(unresponsive, force=True)[unresponsive].stage is Stage.GONE)
 
 
+def test_a_worker_that_is_resumed_while_others_are_asked_stays(rig: Rig) -> None:
+    """The controller does not wait for a drain that takes long, and may take workers back meanwhile."""
+    name, unresponsive = rig.add("a", "b-c")
+    address = rig.worker(name).address
+
+    async def never_reply() -> None:
+        await asyncio.Event().wait()
+
+    rig.worker(unresponsive).handlers["scalable_unstarted_tasks"] = never_reply
+
+    async def resume_meanwhile() -> tuple[str, int]:
+        drain = asyncio.ensure_future(rig.plugin.drain([name, unresponsive]))
+        queries = rig.plugin.draining._queries
+        while address not in queries or not queries[address].done():
+            await asyncio.sleep(0)
+        assert rig.plugin.resume([name]) == [name]
+        stages: dict[str, tuple[str, int]] = await drain
+        return stages[name]
+
+    assert rig.run(resume_meanwhile()) == ("busy", 1)
+    assert rig.client.submit(identity, 1, resources={"a": 1}).result(timeout=30) == 1
+    assert name in rig.report().workers
+
+
 def test_a_worker_that_has_not_got_its_plugin_yet_is_busy(rig: Rig, until: Until) -> None:
     (name,) = rig.add("a")
     handler = rig.worker(name).handlers.pop("scalable_unstarted_tasks")

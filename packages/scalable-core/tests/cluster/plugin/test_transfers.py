@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,25 @@ class Unreadable:
         return _fail_to_load, ()
 
 
+class EndsItsSender:
+    """Raises what would end the worker that pickles it."""
+
+    def __reduce__(self) -> Any:
+        sys.exit("it stays where it is")
+
+
+class EndsItsReader:
+    """Raises what would end whoever unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return sys.exit, ("it stays where it is",)
+
+
 def _fail_to_load() -> None:
     raise ModuleNotFoundError("it stays where it is")
 
 
-@pytest.mark.parametrize("kind", [Unsendable, Unreadable])
+@pytest.mark.parametrize("kind", [Unsendable, Unreadable, EndsItsSender, EndsItsReader])
 def test_a_task_whose_input_cannot_be_sent_ends_and_no_other_does(rig: Rig, kind: type) -> None:
     rig.add("a", "b-c")
     good = rig.client.map(identity, range(10), resources={"a": 1})

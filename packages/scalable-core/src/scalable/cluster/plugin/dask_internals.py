@@ -29,7 +29,12 @@ from distributed.protocol.pickle import dumps, loads
 from distributed.protocol.serialize import to_serialize
 from distributed.shuffle._core import barrier_key
 from distributed.worker import get_data_from_worker
-from distributed.worker_state_machine import ExecuteFailureEvent, RescheduleEvent, UnpauseEvent
+from distributed.worker_state_machine import (
+    ExecuteFailureEvent,
+    GatherDepFailureEvent,
+    RescheduleEvent,
+    UnpauseEvent,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -49,6 +54,7 @@ __all__ = [
     "find_worker",
     "forget_worker_and_clients",
     "free_key",
+    "gather_failure",
     "has_seceded",
     "hide_from_tracebacks",
     "interrupt_retirement",
@@ -62,6 +68,7 @@ __all__ = [
     "remove_worker",
     "replace_batched_send",
     "replace_execute",
+    "replace_gather",
     "replace_raised",
     "replace_worker_client",
     "replaced_run_spec",
@@ -384,6 +391,20 @@ def replace_execute(worker: Worker, execute: Callable[..., Awaitable[Any]]) -> C
     previous = worker.execute
     setattr(worker, "execute", execute)  # noqa: B010 - a method, as mypy sees it
     return previous
+
+
+def replace_gather(worker: Worker, gather: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    """Let a worker call `gather` to receive results of another; return what it has called so far."""
+    previous = worker.gather_dep
+    setattr(worker, "gather_dep", gather)  # noqa: B010 - a method, as mypy sees it
+    return previous
+
+
+def gather_failure(holder: str, nbytes: int, error: Exception) -> GatherDepFailureEvent:
+    """Return what `Worker.gather_dep` returns where results of a worker cannot be received."""
+    return GatherDepFailureEvent.from_exception(
+        error, worker=holder, total_nbytes=nbytes, stimulus_id=_stimulus_id()
+    )
 
 
 def replace_batched_send(worker: Worker, send: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -99,6 +99,9 @@ class Draining:
             name = str(ws.name)
             if find_worker(self.scheduler, name) is not ws:
                 stages[name] = ("gone", 0)
+            elif self._is_resuming(ws) or ws.status is not Status.closing_gracefully:
+                # Resumed while this waited for the others' replies: its own says nothing about what it starts now.
+                stages[name] = ("busy", max(1, len(ws.processing)))
             elif left and not force:
                 if name in self.urgent:
                     self._copy_results_early(ws)

@@ -1,4 +1,4 @@
-"""Exceptions of classes that the scheduler does not have."""
+"""Exceptions of classes that the scheduler does not have, and of those that would end whoever gets them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pickle
 import pkgutil
 from typing import Any
 
-__all__ = ["pickled_call", "unpickled"]
+__all__ = ["ordinary", "pickled_call", "unpickled"]
 
 
 class _Imported:
@@ -53,3 +53,32 @@ def pickled_call(name: str, *args: object) -> bytes:
     'no route'
     """
     return pickle.dumps(_Call(_Imported(name), *args))
+
+
+def ordinary(error: BaseException, source: str = "the task") -> Exception:
+    """Return an exception that can be passed on for what users' code has raised.
+
+    `SystemExit` and `KeyboardInterrupt` end the event loop that they reach, and a coroutine cannot raise
+    `StopIteration`.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised.
+    source : str
+        What raised it.
+
+    Examples
+    --------
+    >>> ordinary(SystemExit(3))
+    RuntimeError('the task raised SystemExit: 3, which cannot be passed on; raise another exception')
+    """
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - its class may raise anything there
+        text = "its text cannot be shown"
+    what = f"{name}: {text}" if text else name
+    return RuntimeError(
+        f"{source} raised {what}, which cannot be passed on; raise another exception"
+    )

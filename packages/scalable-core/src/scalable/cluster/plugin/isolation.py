@@ -1,7 +1,8 @@
 """What a task does to its worker's process, and the next task must not notice.
 
 * Whatever a task raises fails that task, and nothing else. `SystemExit` and `KeyboardInterrupt` would end the worker,
-  and clients cannot raise what is not an `Exception`.
+  and clients cannot raise what is not an `Exception`. The same holds for a result that raises while it is pickled or
+  unpickled.
 * Each task starts in the worker's directory, with the worker's umask. Where Linux allows it, each thread has its own,
   so that tasks that run at the same time do not notice either.
 * A task that cannot be unpickled fails, and names the module that is missing; the worker goes on.
@@ -18,17 +19,19 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalable.cluster.plugin.dask_internals import (
     actor_executor,
     actor_failure,
     drop_unusable_traceback,
+    gather_failure,
     hide_from_tracebacks,
     raised_by,
     read_unreadable_tasks,
     replace_execute,
+    replace_gather,
     replace_raised,
     replaced_run_spec,
     run_id,
@@ -36,6 +39,7 @@ from scalable.cluster.plugin.dask_internals import (
     task_that_raises,
     untransferable_error,
 )
+from scalable.cluster.plugin.exceptions import ordinary
 from scalable.cluster.plugin.forks import end_fork
 from scalable.cluster.plugin.missing import explained
 
@@ -52,11 +56,12 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-_HANDLERS: dict[str, Callable[[Exception], Any]] = {
-    "run": _raise,
-    "actor_execute": actor_failure,
+_HANDLERS: dict[str, tuple[str, Callable[[Exception], Any]]] = {
+    "run": ("the task", _raise),
+    "actor_execute": ("the task", actor_failure),
+    "get_data": ("pickling a result", _raise),
 }
-"""The handlers of a worker that call the user's code besides tasks, and how they fail."""
+"""The handlers of a worker that call the user's code besides tasks: what they call, and how they fail."""
 
 
 class Isolation:
@@ -77,17 +82,19 @@ class Isolation:
         # Without a reference to the worker, since it is called as long as the process lives.
         self.is_forking = functools.partial(_is_forking, self._threads, self._owns_process)
         self._dask_execute = replace_execute(worker, self.execute)
+        self._dask_gather = replace_gather(worker, self.gather)
         hide_from_tracebacks(_IsolatedTask.__call__)
         read_unreadable_tasks(worker, task_that_raises)
         self._actor_thread = actor_executor(worker)
         self._actor_thread.submit = functools.partial(self._actor_thread.submit, _call)
         self._handlers = {op: worker.handlers[op] for op in _HANDLERS}
-        for op, fail in _HANDLERS.items():
-            worker.handlers[op] = _contained(worker.handlers[op], fail)
+        for op, (source, fail) in _HANDLERS.items():
+            worker.handlers[op] = _contained(worker.handlers[op], source, fail)
 
     def close(self) -> None:
         """Let the worker run tasks as before."""
         replace_execute(self._worker, self._dask_execute)
+        replace_gather(self._worker, self._dask_gather)
         self._worker.handlers.update(self._handlers)
         del self._actor_thread.submit
 
@@ -111,7 +118,19 @@ class Isolation:
                 return done
             failure = raised
         # Not while the error is handled: as the context of the new one, it would be pickled.
-        return task_failure(key, run, _ordinary(failure), failure)
+        return task_failure(key, run, ordinary(failure), failure)
+
+    async def gather(
+        self, worker: str, to_gather: Collection[Any], total_nbytes: int, *, stimulus_id: str
+    ) -> Any:
+        """Receive results from another worker, and return what Dask's `Worker.gather_dep` returns."""
+        try:
+            return await self._dask_gather(worker, to_gather, total_nbytes, stimulus_id=stimulus_id)
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - it would end the worker, or the event loop
+            failure = error
+        return gather_failure(worker, total_nbytes, ordinary(failure, "unpickling a result"))
 
     def _explain_missing_module(self, done: Any, raised: BaseException | None) -> None:
         worker = self._worker
@@ -218,7 +237,7 @@ def _leave_shared_directory() -> bool:
         return False
 
 
-def _contained(handler: Callable[..., Any], fail: Callable[[Exception], Any]) -> Any:
+def _contained(handler: Callable[..., Any], source: str, fail: Callable[[Exception], Any]) -> Any:
     """Return a handler that ends in `fail(error)` where the user's code raises what the caller would not get."""
 
     @functools.wraps(handler)
@@ -233,7 +252,7 @@ def _contained(handler: Callable[..., Any], fail: Callable[[Exception], Any]) ->
             raise
         except BaseException as error:  # noqa: BLE001 - see above
             failure = error
-        return fail(_ordinary(failure))
+        return fail(ordinary(failure, source))
 
     return contained
 
@@ -244,28 +263,9 @@ def _call(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except StopIteration as error:
         failure = error
-    raise _ordinary(failure)
+    raise ordinary(failure)
 
 
 def _can_be_passed_on(error: BaseException) -> bool:
     """Return whether a client can raise an exception, which it does in a coroutine."""
     return isinstance(error, Exception) and not isinstance(error, StopIteration)
-
-
-def _ordinary(error: BaseException) -> Exception:
-    """Return an exception that a client can raise for what a task has raised.
-
-    Examples
-    --------
-    >>> _ordinary(SystemExit(3))
-    RuntimeError('the task raised SystemExit: 3, which cannot be passed on; raise another exception')
-    """
-    name = type(error).__name__
-    try:
-        text = str(error)
-    except BaseException:  # noqa: BLE001 - its class may raise anything there
-        text = "its text cannot be shown"
-    what = f"{name}: {text}" if text else name
-    return RuntimeError(
-        f"the task raised {what}, which cannot be passed on; raise another exception"
-    )

@@ -84,13 +84,15 @@ class GroupsWorkerPlugin(WorkerPlugin):
                     await asyncio.sleep(RETRY_DELAY)
             except OSError:
                 continue  # the holder is at fault, not the result
-            except Exception as error:  # noqa: BLE001 - unpickling may raise anything, and that is the reason
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - unpickling may raise anything, and that is the reason
                 return _in_one_line(error)
             return None
         return None
 
 
-def _in_one_line(error: Exception) -> str:
+def _in_one_line(error: BaseException) -> str:
     r"""Describe an error of pickling in one line; distributed's own includes the traceback of its cause.
 
     Examples
