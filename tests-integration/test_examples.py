@@ -9,10 +9,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import ensemble_result
 import pytest
+from ensemble_result import SAMPLES
 
 SCALABLE = Path(sysconfig.get_path("scripts")) / "scalable"
-SAMPLES = 12
 
 
 def run(*command: str | Path, cwd: Path, **env: str) -> str:
@@ -39,16 +40,7 @@ def ensemble(root: Path) -> Path:
 @pytest.fixture(scope="module")
 def expected(ensemble: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
     """Table and chart of the ensemble, computed in one process without a cluster."""
-    directory = tmp_path_factory.mktemp("expected")
-    code = (
-        "from pathlib import Path; from chart import fan_chart; from ensemble import *; "
-        "from workflow import table; "
-        f"climates = draw_climates({SAMPLES}, seed=42); "
-        "projections = {s: project([simulate(s, climates)]) for s in SCENARIOS}; "
-        "Path('expected.png').write_bytes(fan_chart(projections)); print(table(projections))"
-    )
-    table = run(sys.executable, "-c", code, cwd=directory, PYTHONPATH=str(ensemble))
-    return table, (directory / "expected.png").read_bytes()
+    return ensemble_result.compute(ensemble, tmp_path_factory.mktemp("expected"))
 
 
 def test_the_ensemble_by_scalable_run(

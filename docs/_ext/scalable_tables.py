@@ -32,7 +32,7 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from scalable.providers.base import EstimatesCost, Preflights, Reaps, Renders
+from scalable.providers.base import EstimatesCost, Preflights, Reaps, Renders, RunsInside
 from scalable.providers.common import BaseProvider
 from scalable.providers.options import TargetOptions
 from scalable.providers.registry import get_provider
@@ -114,6 +114,7 @@ ABILITIES = {
     "`scalable check`: check online whether a run would work": Preflights,
     "`scalable plan --render`: show the scripts and requests of a run": Renders,
     "`scalable ps`, `scalable reap`: find and remove what dead runs left behind": Reaps,
+    "`scalable run --in-cluster`: run the workflow at the target, too": RunsInside,
     "prices in plans, `limits.max_hourly_cost`": EstimatesCost,
 }
 

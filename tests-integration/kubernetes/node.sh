@@ -101,7 +101,7 @@ CONF
 }
 
 # cgroupsPerQOS: the kubelet would move processes between cgroups of this machine. evictionHard: a disk that is rather
-# full would make the node unfit.
+# full would make the node unfit. volumeStatsAggPeriod: by default, a volume that is too full is noticed after a minute.
 write_kubelet_configuration() {
     cat >"$root/kubelet.yaml" <<CONF
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -118,6 +118,7 @@ resolvConf: $root/resolv.conf
 failSwapOn: false
 evictionHard: {}
 imageGCHighThresholdPercent: 100
+volumeStatsAggPeriod: 5s
 CONF
 }
 
@@ -168,6 +169,14 @@ start_controllers() {
     run dns python3 "$here/dns.py" "$api" "$root/certificates/apiserver.crt" "$token" $address
 }
 
+# Of a busy machine, all containers together would get no more than one process outside of them. down.sh removes it.
+make_cgroup() {
+    if [ -e /sys/fs/cgroup/cpu/cpu.shares ]; then
+        mkdir -p /sys/fs/cgroup/cpu/k8s.io
+        echo 8192 >/sys/fs/cgroup/cpu/k8s.io/cpu.shares
+    fi
+}
+
 import_pause() {
     await "containerd answers" ctr version
     ctr --namespace k8s.io images import "$programs/pause.tar"
@@ -193,6 +202,7 @@ write_kubeconfig
 make_service_account_key
 write_containerd_configuration
 write_kubelet_configuration
+make_cgroup
 run containerd containerd --config "$root/containerd.toml"
 start_control_plane
 import_pause

@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_clusters
 import pytest
 from kubernetes_clusters import spec
-from kubernetes_site import KubernetesSite
+from kubernetes_site import OURS, KubernetesSite
 
 from scalable.cluster.port import Reason
 from scalable.errors import SchedulerStartError
@@ -95,8 +95,8 @@ def tell(running: Running, tag: str, reason: Reason) -> str:
     """Wait until a group has the reason; return the words of its explanation, and of what is shown meanwhile."""
     deadline = time.monotonic() + SECONDS
     while True:
-        group, explanation = running.backend.groups[tag], running.backend.explain(tag)[tag]
-        if explanation.reason is reason:
+        group, explanation = running.backend.groups[tag], running.backend.explain(tag).get(tag)
+        if explanation is not None and explanation.reason is reason:
             return f"{group.detail}\n{explanation}\n{explanation.native}"
         assert time.monotonic() < deadline, (reason, group, explanation)
         time.sleep(0.1)
@@ -118,15 +118,65 @@ def test_why_a_worker_does_not_start(running: Running, tag: str) -> None:
 
 
 def test_a_quota(running: Running, site: KubernetesSite, place: str) -> None:
-    pods = len(site.get("pods", place))
-    site.kubectl("create", "quota", "small", f"--hard=pods={pods}", f"--namespace={place}")
+    # The scheduler and the worker that there is; pods of other groups may still go.
+    site.kubectl("create", "quota", "small", "--hard=pods=2", f"--namespace={place}")
     try:
+        running.until(
+            lambda: site.get("resourcequotas", place)[0]["status"].get("used"),
+            "the quota is in force",
+        )
         running.provider.scale(running.handle, ScalePlan({"fine": 2}))
         assert "exceeded quota: small" in tell(running, "fine", Reason.QUOTA)
         assert running.backend.groups["fine"].running == 1
     finally:
         site.kubectl("delete", "quota", "small", f"--namespace={place}")
         running.provider.scale(running.handle, ScalePlan({"fine": 1}))
+
+
+def test_a_quota_that_leaves_room_for_a_part_of_a_launch(
+    site: KubernetesSite, namespace: str
+) -> None:
+    with kubernetes_clusters.cluster(namespace, {"fine": {}}) as running:
+        running.scale(fine=1)
+        limit = ("--hard=count/deployments.apps=3", f"--namespace={namespace}")
+        site.kubectl("create", "quota", "few", *limit)
+        running.until(
+            lambda: site.get("resourcequotas", namespace)[0]["status"].get("used"),
+            "the quota is in force",
+        )
+        running.provider.scale(running.handle, ScalePlan({"fine": 4}))
+        assert "exceeded quota: few" in tell(running, "fine", Reason.QUOTA)
+        running.backend.wait_for_group("fine", 2, timeout=SECONDS)
+        assert not running.backend.groups["fine"].failed
+        site.kubectl("delete", "quota", "few", f"--namespace={namespace}")
+        running.backend.wait_for_group("fine", 4, timeout=running.timeout)
+        workers = f"{OURS},dask.org/component=worker"
+        assert len(site.names("deployments", namespace, workers)) == 4
+
+
+def test_a_worker_that_is_evicted(site: KubernetesSite, namespace: str) -> None:
+    # The kubelet evicts a pod that fills a volume beyond its size.
+    component = {"mounts": {"emptyDir:2Mi": "/full"}}
+    with kubernetes_clusters.cluster(namespace, {"full": component}) as running:
+        running.scale(full=1)
+        (evicted,) = running.backend.groups["full"].workers
+        with running.client() as client:
+            client.submit(by_value(fill), "/full/file", tag="full").result(60)
+            running.until(lambda: evicted not in running.backend.groups["full"].workers, "it ends")
+
+            def said() -> list[str]:
+                return [event.text for event in running.backend.events if "Evicted" in event.text]
+
+            running.until(said, "why is told")
+        assert evicted in said()[0]
+        assert "exceeds the limit" in said()[0]
+        running.backend.wait_for_group("full", 1, timeout=running.timeout)
+
+
+def fill(path: str) -> None:
+    from pathlib import Path
+
+    Path(path).write_bytes(bytes(8 * 2**20))
 
 
 # -- The scheduler's own pod, and what must be there before it

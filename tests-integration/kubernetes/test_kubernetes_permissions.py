@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes_clusters import cluster, spec
-from kubernetes_site import KubernetesSite
+from kubernetes_site import KubernetesSite, documented_objects
 from slurm_site import wait_until
 
 from scalable.providers.registry import get_provider
@@ -24,9 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::distributed.versions.VersionMis
 @pytest.fixture
 def role(root: Path) -> dict[str, Any]:
     """The Role of the documentation."""
-    text = (root / "docs/providers/kubernetes.md").read_text(encoding="utf-8")
-    (block,) = (b for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "kind: Role" in b)
-    found: dict[str, Any] = yaml.safe_load(block)
+    (found,) = documented_objects(root, "Role")
     return found
 
 

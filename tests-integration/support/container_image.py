@@ -18,13 +18,15 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import cache_from_source
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
 
-PACKAGES = "/opt/packages"
+PACKAGES = "/opt/site-packages"  # a name by which it is known to have what is installed
 _NOT_NEEDED = {"__pycache__", "ensurepip", "idlelib", "site-packages", "test", "tkinter"}
 _DIRECTORIES = {
     "dev": 0o755,
@@ -59,16 +61,40 @@ def write_image(
     scripts : mapping, optional
         Contents of more files, by their paths.
     """
+    packages = ("distributed",) if python else ()
+    write_images(file, {name: env or {}}, packages=packages, scripts=scripts)
+
+
+def write_images(
+    file: Path,
+    images: Mapping[str, Mapping[str, str]],
+    *,
+    packages: Sequence[str] = ("distributed",),
+    scripts: Mapping[str, str] | None = None,
+) -> None:
+    """Write images that have the same files.
+
+    Parameters
+    ----------
+    file : Path
+        Where the docker-archive goes.
+    images : mapping
+        The variables of their containers, by their names.
+    packages : sequence of str
+        The distributions that they have, with what these require; if there are any, they have a Python, too.
+    scripts : mapping, optional
+        Contents of more files, by their paths.
+    """
     files = {Path("/bin/sh"): Path(shutil.which("sh") or "/bin/sh").resolve()}
     texts = {
         "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
         "/etc/group": "root:x:0:\n",
         **(scripts or {}),
     }
-    if python:
+    if packages:
         interpreter = Path(sys.base_prefix, f"bin/python{sysconfig.get_python_version()}")
         files |= {path: path for path in (interpreter.resolve(), *_standard_library())}
-        files |= dict(_distributions("distributed"))
+        files |= dict(_distributions(packages))
         # Not beside the interpreter, where Apptainer may mount a home directory that has another one.
         texts["/usr/bin/python3"] = (
             "#!/bin/sh\n"
@@ -77,13 +103,14 @@ def write_image(
         )
     files |= dict(_compiled(files))
     files |= {path: path for path in _shared_libraries(files.values())}
-    layer = _layer(files, texts)
-    _write_archive(file, name, layer, {"PATH": "/usr/bin:/bin", **(env or {})})
+    variables = {name: {"PATH": "/usr/bin:/bin", **env} for name, env in images.items()}
+    _write_archive(file, _layer(files, texts), variables)
 
 
-def facts() -> str:
-    """Return what an image depends on beside this file."""
-    return f"{sys.version} {sys.base_prefix} {importlib.metadata.version('distributed')}"
+def facts(packages: Sequence[str] = ("distributed",)) -> str:
+    """Return what an image depends on beside this file: as far as they are released, its distributions."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    return f"{sys.version} {sys.base_prefix} {versions}"
 
 
 def _standard_library() -> Iterator[Path]:
@@ -92,9 +119,9 @@ def _standard_library() -> Iterator[Path]:
         yield from (Path(directory, name) for name in names if not name.endswith(".a"))
 
 
-def _distributions(name: str) -> Iterator[tuple[Path, Path]]:
-    """Yield the files of a distribution and of its dependencies: the path in the image, and on this machine."""
-    todo, found = [name], set()
+def _distributions(names: Iterable[str]) -> Iterator[tuple[Path, Path]]:
+    """Yield the files of distributions and of their dependencies: the path in the image, and on this machine."""
+    todo, found = [*names], set()
     while todo:
         distribution = importlib.metadata.distribution(todo.pop())
         if distribution.name in found:
@@ -107,6 +134,18 @@ def _distributions(name: str) -> Iterator[tuple[Path, Path]]:
         for file in distribution.files or ():
             if ".." not in file.parts and "__pycache__" not in file.parts:
                 yield Path(PACKAGES, file), Path(str(file.locate()))
+        yield from _source_tree(distribution)
+
+
+def _source_tree(distribution: importlib.metadata.Distribution) -> Iterator[tuple[Path, Path]]:
+    """Yield the files of a distribution that is installed from its source tree, which it only refers to."""
+    # https://packaging.python.org/en/latest/specifications/direct-url
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        sources = Path(url2pathname(urlsplit(origin["url"]).path), "src")
+        for path in sorted(sources.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield Path(PACKAGES, path.relative_to(sources)), path
 
 
 def _compiled(files: dict[Path, Path]) -> Iterator[tuple[Path, Path]]:
@@ -146,26 +185,30 @@ def _layer(files: dict[Path, Path], texts: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_archive(file: Path, name: str, layer: bytes, env: dict[str, str]) -> None:
-    """Write what ``docker save`` writes: layers, a configuration, a manifest."""
+def _write_archive(file: Path, layer: bytes, images: Mapping[str, Mapping[str, str]]) -> None:
+    """Write what ``docker save`` writes: layers, configurations, a manifest."""
     digest = hashlib.sha256(layer).hexdigest()
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    config = {
-        "architecture": machine,
-        "os": "linux",
-        "config": {"Env": [f"{key}={value}" for key, value in env.items()]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-        "history": [{"created_by": "container_image.py"}],
-    }
-    written = json.dumps(config).encode()
-    config_name = f"{hashlib.sha256(written).hexdigest()}.json"
-    manifest = [{"Config": config_name, "RepoTags": [name], "Layers": [f"{digest}/layer.tar"]}]
+    members, manifest = {f"{digest}/layer.tar": layer}, []
+    for name, env in images.items():
+        config = {
+            "architecture": machine,
+            "os": "linux",
+            "config": {"Env": [f"{key}={value}" for key, value in env.items()]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+            "history": [{"created_by": "container_image.py"}],
+        }
+        written = json.dumps(config).encode()
+        described = {
+            "Config": f"{hashlib.sha256(written).hexdigest()}.json",
+            "RepoTags": [name],
+            "Layers": [f"{digest}/layer.tar"],
+        }
+        members[str(described["Config"])] = written
+        manifest.append(described)
+    members["manifest.json"] = json.dumps(manifest).encode()
     with tarfile.open(file, "w") as tar:
-        for path, data in (
-            (config_name, written),
-            (f"{digest}/layer.tar", layer),
-            ("manifest.json", json.dumps(manifest).encode()),
-        ):
+        for path, data in members.items():
             info = tarfile.TarInfo(path)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))

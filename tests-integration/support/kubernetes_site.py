@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +35,9 @@ IMAGES: dict[str, Mapping[str, str]] = {
     "other": {"SCALABLE_CONFORMANCE_IMAGE": "other"},
 }
 """Images with this Python and Dask: of each, the variables of its containers."""
+
+ENSEMBLE = ("scalable-kubernetes", "fair", "matplotlib")
+"""What the images of examples/climate-ensemble have: as a workflow in the cluster needs it, and its workers."""
 
 ANOTHER_PYTHON = "/opt/another/python"
 """In each image, this Python, whose schedulers report another version and behave accordingly."""
@@ -65,7 +70,7 @@ INSIDE = "SCALABLE_TESTS_INSIDE"
 """Set for tests that run inside of the cluster's network."""
 
 OURS = "app.kubernetes.io/managed-by=scalable"
-KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
+KINDS = ("jobs", "daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
 
 
 def image(kind: str) -> str:
@@ -73,6 +78,14 @@ def image(kind: str) -> str:
     program = Path(container_image.__file__).read_text(encoding="utf-8")
     recipe = repr((program, container_image.facts(), IMAGES[kind], _ANOTHER_PYTHON)).encode()
     return f"localhost/scalable-tests-{kind}:{hashlib.sha256(recipe).hexdigest()[:12]}"
+
+
+def documented_objects(root: Path, *kinds: str) -> list[dict[str, Any]]:
+    """Return the objects of these kinds that the provider's page of the documentation shows, in that order."""
+    text = (root / "docs/providers/kubernetes.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found = [o for block in blocks if "kind:" in block for o in yaml.safe_load_all(block)]
+    return [o for o in found if o.get("kind") in kinds]
 
 
 def write_images(directory: Path) -> list[Path]:
@@ -160,6 +173,16 @@ class KubernetesSite:
             pytest.skip("this process is outside of the cluster")
         return ()
 
+    def load_ensemble(self, directory: Path) -> dict[str, str]:
+        """Provide images with what `ENSEMBLE` requires, and return their names by those of its components.
+
+        Parameters
+        ----------
+        directory : Path
+            For a file of half a gigabyte, which is removed again.
+        """
+        pytest.skip("images of the ensemble are loaded into the tests' own cluster only")
+
     def _nearby(self) -> Sequence[str]:
         """Return the words before a command that make it reach the API server, even if the client does not."""
         return ()
@@ -189,6 +212,25 @@ class Node(KubernetesSite):
             [*self.enter(inside=True), *command], check=True, stdout=subprocess.PIPE, text=True
         )
         return images <= {*done.stdout.split()}
+
+    def load_ensemble(self, directory: Path) -> dict[str, str]:
+        # Once for all processes of pytest-xdist. Under new names each time that the tests run, because what is
+        # installed from a source tree may have changed.
+        session = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)[:12]
+        images = {
+            name: f"localhost/scalable-tests-{name}:{session}" for name in ("fair", "analysis")
+        }
+        with (self.root / "ensemble.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.has({*images.values()}):
+                archive = directory / "ensemble.tar"
+                variables = {
+                    image: {"SCALABLE_TESTS_IMAGE": name} for name, image in images.items()
+                }
+                container_image.write_images(archive, variables, packages=ENSEMBLE)
+                self.load(archive)
+                archive.unlink()
+        return images
 
     def load(self, archive: Path) -> None:
         """Import an image."""
@@ -313,9 +355,13 @@ def _has_ended(item: Mapping[str, Any]) -> bool:
 
 def _has_stopped(container: Mapping[str, Any]) -> bool:
     # Of a container that it finds no more, the kubelet says that it waits, and how it ended before.
+    # One that waits for an image that cannot be pulled has never run.
     state = container["state"]
-    return "terminated" in state or (
-        "running" not in state and "terminated" in container.get("lastState", {})
+    waits_for = state.get("waiting", {}).get("reason")
+    return (
+        "terminated" in state
+        or waits_for in ("ErrImagePull", "ImagePullBackOff")
+        or ("running" not in state and "terminated" in container.get("lastState", {}))
     )
 
 

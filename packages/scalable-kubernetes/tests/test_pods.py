@@ -12,6 +12,7 @@ from scalable.providers.kubernetes.pods import (
     has_ended,
     operator_complaint,
     pod_state,
+    queue_state,
     worker_name,
 )
 
@@ -216,3 +217,78 @@ def test_what_the_operator_says() -> None:
         == "Deployment is invalid: cpu"
     )
     assert operator_complaint({"metadata": {}}) == ""
+
+
+GATED = {
+    "conditions": [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+        }
+    ]
+}
+
+
+def workload(uid: str, *conditions: dict[str, str]) -> dict[str, Any]:
+    """Return a Workload of Kueue, as its documentation shows them."""
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid}
+    return {
+        "metadata": {"name": "pod-p-1", "ownerReferences": [owner]},
+        "status": {"conditions": [*conditions]},
+    }
+
+
+NO_QUOTA = {
+    "type": "QuotaReserved",
+    "status": "False",
+    "reason": "Pending",
+    "message": "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor a, 3 more needed",
+}
+INADMISSIBLE = {**NO_QUOTA, "reason": "Inadmissible", "message": "LocalQueue main doesn't exist"}
+RESERVED = {"type": "QuotaReserved", "status": "True", "reason": "QuotaReserved", "message": ""}
+UNCHECKED = {"type": "Admitted", "status": "False", "reason": "NoChecks", "message": "not ready"}
+
+
+def test_a_pod_that_a_queue_has_not_admitted_waits() -> None:
+    state = pod_state(pod_of(GATED, node=""), "worker")
+    assert (state.phase, state.reason) == (Phase.PENDING, Reason.PRIORITY)
+    assert "SchedulingGated: Scheduling is blocked" in state.detail
+
+
+@pytest.mark.parametrize(
+    ("workloads", "said"),
+    [
+        ([], None),
+        ([workload("other", NO_QUOTA)], None),
+        ([workload("u")], None),
+        ([workload("u", RESERVED)], None),
+        (
+            [workload("other", RESERVED), workload("u", NO_QUOTA)],
+            (Reason.QUOTA, f"Kueue: Pending: {NO_QUOTA['message']}"),
+        ),
+        (
+            [workload("u", INADMISSIBLE)],
+            (Reason.QUOTA, "Kueue: Inadmissible: LocalQueue main doesn't exist"),
+        ),
+        ([workload("u", RESERVED, UNCHECKED)], (Reason.PRIORITY, "Kueue: NoChecks: not ready")),
+    ],
+)
+def test_the_conditions_of_a_workload_are_its_reasons(
+    workloads: list[dict[str, Any]], said: tuple[Reason, str] | None
+) -> None:
+    assert queue_state(workloads, pod_of(GATED, node="")) == said
+
+
+def test_a_worker_that_kueue_has_stopped_was_preempted() -> None:
+    condition = {
+        "type": "TerminationTarget",
+        "status": "True",
+        "reason": "StoppedByKueue",
+        "message": "Preempted to accommodate a higher priority Workload",
+    }
+    pod = pod_of({"conditions": [condition]}, deletionTimestamp="2026-11-28T14:01:00Z")
+    state = pod_state(pod, "worker")
+    assert (state.phase, state.reason) == (Phase.GONE, Reason.PREEMPTED)
+    assert "higher priority" in state.detail

@@ -50,6 +50,28 @@ IN_WORKER = "pod_template.spec.containers[0]"
             "quantity of Kubernetes",
         ),
         (
+            "pod_template: {metadata: {labels: {team: a b}}}",
+            "pod_template.metadata.labels.team",
+            "the value of a label",
+        ),
+        (
+            "pod_template: {spec: {volumes: [{name: a, emptyDir: {sizeLimit: 500MB}}]}}",
+            "pod_template.spec.volumes[0].emptyDir.sizeLimit",
+            "quantity of Kubernetes",
+        ),
+        (
+            "pod_template: {spec: {initContainers: [{name: a, resources: {limits: {cpu: lots}}}]}}",
+            "pod_template.spec.initContainers[0].resources.limits.cpu",
+            "quantity of Kubernetes",
+        ),
+        (WORKER % "env: {A: b}", f"{IN_WORKER}.env", "list of mappings"),
+        (WORKER % "env: [{name: A, value: 1}]", f"{IN_WORKER}.env[0]", "write it in quotes"),
+        (
+            WORKER % "volumeMounts: [{name: a, mountPath: /etc/scalable-tls}]",
+            f"{IN_WORKER}.volumeMounts[0]",
+            "a worker needs",
+        ),
+        (
             WORKER % "resources: {limits: {ephemeral-storage: 5}}",
             f"{IN_WORKER}.resources.limits.ephemeral-storage",
             "as text",
@@ -76,13 +98,41 @@ def test_a_template_may_have_other_containers_with_commands() -> None:
     assert KubernetesProvider().validate(spec_of("kubernetes", template)).ok
 
 
-@pytest.mark.parametrize("source", ["data", "pvc:", "gs:bucket", "nfs:host", "nfs:host:path"])
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("team: climate & energy", "the value of a label"),
+        (f"team: {'a' * 64}", "63 characters at most"),
+        ("-team: a", "the key of a label"),
+        (f"{'a' * 64}: a", "63 characters at most"),
+        ("scalable/run: a", "is set by"),
+        ("dask.org/component: a", "is set by"),
+    ],
+)
+def test_tags_that_cannot_be_labels(tag: str, message: str) -> None:
+    spec = spec_of("kubernetes", "", f"gcam:\n  tags:\n    {tag}")
+    (issue,) = KubernetesProvider().validate(spec).errors
+    assert issue.path.startswith("components.gcam.tags.")
+    assert issue.line == 10
+    assert message in issue.message
+
+
+def test_a_mount_that_would_hide_what_a_worker_needs() -> None:
+    spec = spec_of("kubernetes", "", "gcam: {mounts: {'pvc:a': /scalable}}")
+    (issue,) = KubernetesProvider().validate(spec).errors
+    assert (issue.path, issue.line) == ("components.gcam.mounts", 8)
+    assert "choose another path" in issue.message
+
+
+@pytest.mark.parametrize(
+    "source", ["data", "pvc:", "gs:bucket", "nfs:host", "nfs:host:path", "emptyDir:500MB"]
+)
 def test_unknown_kinds_of_mounts(source: str) -> None:
     spec = spec_of("kubernetes", "", f"gcam: {{mounts: {{'{source}': /data}}}}")
     (issue,) = KubernetesProvider().validate(spec).errors
     assert (issue.path, issue.line) == ("components.gcam.mounts", 8)
     assert source in issue.message
-    assert "pvc:CLAIM" in issue.message
+    assert ("emptyDir:2Gi" if source.startswith("emptyDir") else "pvc:CLAIM") in issue.message
 
 
 def test_a_component_that_does_not_exist() -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+from kubernetes_clusters import spec
 from kubernetes_site import SCRIPTS, KubernetesSite, Node
 from slurm_site import wait_until
+
+from scalable.errors import SchedulerStartError
+from scalable.providers.registry import get_provider
 
 
 def settings() -> dict[str, str]:
@@ -35,6 +40,23 @@ def cgroups(ids: list[str]) -> list[Path]:
     return [path for path in found if path.name in ids]
 
 
+def build_without_operator(node: Node, namespace: str) -> None:
+    """Try to build a cluster where there is no operator: nobody has installed its definitions."""
+    with pytest.MonkeyPatch.context() as patch, node.outside():
+        patch.setenv("KUBECONFIG", str(node.kubeconfig))
+        began = time.monotonic()
+        with pytest.raises(SchedulerStartError, match="helm install"):
+            get_provider("kubernetes").build_cluster(spec(namespace, {"alpha": {}}))
+        assert time.monotonic() - began < 30
+        (check,) = (
+            each
+            for each in get_provider("kubernetes").preflight(spec(namespace, {"alpha": {}}))  # type: ignore[attr-defined]
+            if each.name == "operator"
+        )
+        assert check.ok is False
+        assert "helm install" in check.remedy
+
+
 def test_two_nodes_at_once_and_nothing_is_left_of_one(site: KubernetesSite, tmp_path: Path) -> None:
     if not isinstance(site, Node):
         pytest.skip("the cluster is not the tests' own")
@@ -52,6 +74,7 @@ def test_two_nodes_at_once_and_nothing_is_left_of_one(site: KubernetesSite, tmp_
             ids = containers(root)
             assert cgroups(ids)
             assert processes(root)
+            build_without_operator(second, namespace)
     finally:
         subprocess.run([SCRIPTS / "down.sh", root], check=True)
     assert not root.exists()

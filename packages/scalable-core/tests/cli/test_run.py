@@ -280,6 +280,88 @@ def test_a_record_that_cannot_be_written_stops_the_run(scalable: Scalable, proje
     assert done.stdout == ""
 
 
+# -- At the target
+
+INSIDE = """\
+import subprocess, sys, tempfile
+from pathlib import Path
+from demo_provider import DemoProvider
+
+class InsideProvider(DemoProvider):
+    name = "inside"
+
+    def run_inside(self, spec, submission, write):
+        assert "hunter2" not in repr(submission)
+        assert all(b"hunter2" not in content for content in submission.files.values())
+        with tempfile.TemporaryDirectory() as directory:
+            for name, content in submission.files.items():
+                Path(directory, name).write_bytes(content)
+            done = subprocess.run(
+                [sys.executable, "-m", "scalable.cli", *submission.arguments],
+                cwd=directory,
+                env={**__import__("os").environ, **submission.variables},
+                capture_output=True,
+                text=True,
+            )
+        for line in done.stdout.splitlines():
+            write(line)
+        return done.returncode
+"""
+
+
+@pytest.fixture
+def inside(project: Path, environment: dict[str, str], install: Install, workflow: Path) -> None:
+    """Have a provider that runs workflows at its target, which is another directory of this machine."""
+    plugins = project.parent / "plugins"
+    plugins.mkdir()
+    (plugins / "inside_provider.py").write_text(INSIDE)
+    install("inside", "inside_provider:InsideProvider")
+    environment["PYTHONPATH"] += os.pathsep + str(plugins)
+    manifest = project / "scalable.yaml"
+    manifest.write_text(manifest.read_text().replace("provider: demo", "provider: inside"))
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_workflow_at_its_target(scalable: Scalable, project: Path, gone: Gone) -> None:
+    options = ("-w", "workflow.py", "--in-cluster", "--", "fine")
+    done = scalable("run", *options, DEMO_SECRET="hunter2hunter2")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["90"]
+    assert gone(pids(done.stdout))
+    written = record(project)
+    assert (written["status"], written["everything_removed"]) == ("finished", True)
+    assert "hunter2" not in json.dumps(written)
+
+
+@pytest.mark.usefixtures("inside")
+def test_the_status_of_a_workflow_at_its_target(scalable: Scalable, project: Path) -> None:
+    done = scalable("run", "-w", "workflow.py", "--in-cluster", "--", "exit", "7")
+    assert done.returncode == 7
+    assert (record(project)["status"], record(project)["exit_status"]) == ("failed", 7)
+
+
+def test_a_provider_that_cannot_run_workflows_at_its_target(scalable: Scalable) -> None:
+    done = scalable("run", "-w", "workflow.py", "--in-cluster", "--", "fine")
+    assert done.returncode == 2
+    assert (
+        "provider 'demo' cannot run a workflow at its target; leave out --in-cluster" in done.stderr
+    )
+    assert done.stdout == ""
+
+
+@pytest.mark.usefixtures("inside")
+def test_modules_that_are_elsewhere_are_not_sent_to_a_target(
+    scalable: Scalable, project: Path
+) -> None:
+    manifest = project / "scalable.yaml"
+    listed = "project: {name: test, modules: [helpers.py]}"
+    manifest.write_text(manifest.read_text().replace("project: {name: test}", listed))
+    done = scalable("run", "-w", "workflow.py", "--in-cluster", "--", "fine")
+    assert done.returncode == 2
+    assert "remove project.modules" in done.stderr
+
+
 Start = Callable[..., subprocess.Popen[str]]
 
 

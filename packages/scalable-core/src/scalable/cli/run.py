@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, report_error
+from scalable.cli.inside import run_inside, submission
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
 from scalable.cli.output import print_problem, print_status, print_warnings
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
@@ -62,6 +63,11 @@ class _WithArguments(click.Command):
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
     help="The Python script to run, with ARGS as its arguments.",
 )
+@click.option(
+    "--in-cluster",
+    is_flag=True,
+    help="Run the workflow at the target too, beside the scheduler: it needs no connection to this machine.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show only problems, no progress.")
 @json_option
 @debug_option
@@ -72,6 +78,7 @@ def run(
     target: str | None,
     overlay: str | None,
     workflow: Path,
+    in_cluster: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -94,17 +101,23 @@ def run(
     print_warnings(session)
     _check_requested_target(context, workflow, session)
     arguments = context.meta[_ARGUMENTS]
+    inside = submission(session, workflow, arguments) if in_cluster else None
     record = _begin_record(session, plan, workflow, arguments)
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
+    removed = False
     try:
         if not debug:
             _silence_dask(context)
         with _redirect_stdout() if as_json and sys.stdout else nullcontext():
-            with nullcontext() if quiet else _progress(session):
-                session.start()
-                with set_current_session(session):
-                    outcome = run_script(code, workflow, arguments)
+            if inside is not None:
+                outcome = Outcome(run_inside(session, inside, click.echo))
+            else:
+                with nullcontext() if quiet else _progress(session):
+                    session.start()
+                    with set_current_session(session):
+                        outcome = run_script(code, workflow, arguments)
             _show_error(outcome, debug=debug)
+            removed = outcome.code == 0
     except Exception as error:  # noqa: BLE001 - of the start; the script's own is its outcome
         outcome = Outcome(exit_status(error), error)
         failure = report_error(error, as_json=False, debug=debug)
@@ -117,7 +130,8 @@ def run(
         raise
     finally:
         outcome = _close(session, outcome)
-        _finish_record(outcome, record, session)
+        removed = session.everything_removed if inside is None else removed
+        _finish_record(outcome, record, session, everything_removed=removed)
         if as_json:
             click.echo(record.to_json(), nl=False)
         elif not quiet:
@@ -240,13 +254,15 @@ def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _finish_record(outcome: Outcome, record: RunRecord, session: ScalableSession) -> None:
+def _finish_record(
+    outcome: Outcome, record: RunRecord, session: ScalableSession, *, everything_removed: bool
+) -> None:
     error = outcome.error
     text = None if error is None else "".join(traceback.format_exception_only(error)).strip()
     try:
         record.end(
             outcome.code,
-            everything_removed=session.everything_removed,
+            everything_removed=everything_removed,
             error=text,
             events=session.events,
         )

@@ -29,6 +29,7 @@ __all__ = [
     "NAME_PATTERN",
     "NAME_RULE",
     "ComponentConfig",
+    "ContainerPath",
     "FrozenModel",
     "ManifestModel",
     "Name",
@@ -123,6 +124,7 @@ def _require_absolute(path: str) -> str:
 
 
 ContainerPath = Annotated[str, AfterValidator(_require_absolute)]
+"""An absolute path inside of a container."""
 
 
 class ProjectConfig(FrozenModel):
@@ -250,3 +252,8 @@ class ManifestModel(FrozenModel):
     def redact(self, text: str) -> str:
         """Return a text with ``${VAR}`` wherever it shows the value of a variable."""
         return self._document.source.redact(text)
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The variables that it takes from the environment, with their values, which may be secrets."""
+        return self._document.source.variables

@@ -52,7 +52,9 @@ __all__ = [
     "Reaps",
     "Renders",
     "ResourceRequest",
+    "RunsInside",
     "ScalePlan",
+    "Submission",
     "current_owner",
 ]
 
@@ -338,6 +340,54 @@ class Renders(Protocol):
 
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
         """Render every native artefact, offline and deterministically."""
+        ...
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A workflow that is to run at its target, instead of on the user's machine.
+
+    Parameters
+    ----------
+    files : mapping of str to bytes
+        The manifest, the workflow and its modules, by their paths in one directory.
+    arguments : sequence of str
+        The arguments of ``scalable`` in that directory.
+    variables : mapping of str to str
+        The variables that the manifest takes from the environment. They may be secrets.
+    """
+
+    files: Mapping[str, bytes] = field(repr=False)
+    arguments: Sequence[str]
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@runtime_checkable
+class RunsInside(Protocol):
+    """Optional: the provider can run a workflow at its target, beside the scheduler."""
+
+    def run_inside(
+        self, spec: DeploymentSpec, submission: Submission, write: Callable[[str], object]
+    ) -> int:
+        """Run ``scalable`` there, and return its exit status once it has ended and nothing of it is left.
+
+        The run does not depend on this machine: it goes on while the connection is broken, or this process is gone.
+        KeyboardInterrupt ends it.
+
+        Parameters
+        ----------
+        spec : DeploymentSpec
+            The target.
+        submission : Submission
+            What to run.
+        write : callable
+            Takes each line of its output, and of what there is to say about it.
+
+        Raises
+        ------
+        SessionError
+            It cannot be started there, or was removed by somebody else.
+        """
         ...
 
 

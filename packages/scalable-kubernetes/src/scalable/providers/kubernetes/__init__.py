@@ -4,6 +4,7 @@ Importing it imports neither a client of Kubernetes nor Dask; validating and pla
 
 ============  =======================================================
 `options`     the options of a target
+`labels`      labels as Kubernetes accepts them
 `quantities`  amounts of CPU as Kubernetes writes them
 `provider`    the steps of a provider: validate, render, build, list, reap
 `request`     what one worker requests and runs: component and target merged
@@ -11,6 +12,8 @@ Importing it imports neither a client of Kubernetes nor Dask; validating and pla
 `template`    the user's template of a pod: its problems, and its merge with ours
 `names`       names and labels of what a run creates
 `objects`     DaskCluster, worker groups and Secret of a run
+`workflow`    Job and Secret of a workflow that runs inside the cluster
+`inside`      that Job, from its creation to the exit status
 `scheduler`   the scheduler as a DaskCluster
 `backend`     the engine's port: launch, observe, stop, describe, sweep
 `pods`        states of pods, and what the operator says, as phases and reasons

@@ -26,6 +26,7 @@ HOMES = {
     "daskclusters": "apis/kubernetes.dask.org/v1",
     "daskworkergroups": "apis/kubernetes.dask.org/v1",
     "deployments": "apis/apps/v1",
+    "jobs": "apis/batch/v1",
     "workloads": "apis/kueue.x-k8s.io/v1beta1",
 }
 """The API that a kind of object belongs to, if not the core's."""
@@ -266,6 +267,47 @@ class KubernetesApi:
                 return text
         return ""
 
+    async def follow_log(self, pod: str, container: str, *, since: str = "") -> AsyncIterator[str]:
+        """Yield the lines of a container's log, each after its time, until the container ends or the server ends it.
+
+        Parameters
+        ----------
+        pod, container : str
+            The container, which has started.
+        since : str
+            The time of a line, by which lines before its second are left out; empty for all lines.
+
+        Raises
+        ------
+        ApiError
+            The server refuses it.
+        ApiUnreachableError
+            The server does not answer, or the connection breaks.
+        """
+        if self._client is None:
+            raise ApiUnreachableError("the connection to the API server is closed")
+        params = {"container": container, "follow": "true", "timestamps": "true"}
+        if since:
+            params["sinceTime"] = since.partition(".")[0].rstrip("Z") + "Z"
+        path = self._path("pods", f"{pod}/log")
+        try:
+            async with self._client.stream(
+                "GET", path, params=params, **self._credentials()
+            ) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    raise ApiError(answer.status_code, _message(answer))
+                async for line in answer.aiter_lines():
+                    yield line
+        except (
+            httpx.ReadTimeout
+        ):  # nothing was written, or the connection is cut: asked again, it shows
+            return
+        except httpx.HTTPError as error:
+            why = str(error) or type(error).__name__
+            message = f"the API server {self.server} does not answer: {why}"
+            raise ApiUnreachableError(message) from error
+
     # -- Streams
 
     @asynccontextmanager
@@ -294,7 +336,8 @@ class KubernetesApi:
             if code == httpx.codes.UNAUTHORIZED:
                 await self._renew()  # for the next one, because who is connected tries again
             if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-                text = f"pods/portforward is forbidden in namespace {self.namespace!r}"
+                # Which of these verbs is checked depends on the release of Kubernetes.
+                text = f"get and create of pods/portforward are forbidden in namespace {self.namespace!r}"
             else:
                 text = f"no port can be forwarded to pod {pod}"
             raise ApiError(code, f"{text}: the API server answers {code}") from error

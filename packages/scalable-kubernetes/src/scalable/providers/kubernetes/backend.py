@@ -2,7 +2,8 @@
 
 Each launch is a DaskWorkerGroup of its own, whose replicas never change, because a change of them is all that the
 operator acts on, and a lower number ends workers of any group. So the request is the object: creating it twice is
-refused by its name, and undoing it is one deletion.
+refused by its name, and undoing it is one deletion. Where the operator could make a part of a launch only, its replicas
+become the number that there are, so that it makes no others later.
 
 A Deployment starts again what has ended, and so does the engine. Only the first container of the first pod is a unit:
 once it has ended, the unit is gone, with its reason and its log, and the Deployment is deleted.
@@ -39,14 +40,17 @@ from scalable.providers.kubernetes.names import (
 from scalable.providers.kubernetes.objects import Run, worker_group
 from scalable.providers.kubernetes.pods import (
     CREATING,
+    GATED,
     PULLING,
     PodState,
     first_pod,
     has_ended,
+    is_batch,
     is_invalid,
     mount_failure,
     operator_complaint,
     pod_state,
+    queue_state,
     replica_failure,
     worker_name,
 )
@@ -69,7 +73,7 @@ CREATION_PATIENCE = 10.0
 """Seconds after which it is asked why a container is not created."""
 
 EVENTS_INTERVAL = 10.0
-"""Seconds between two such questions."""
+"""Seconds between two such questions, and between two about what a queue has said."""
 
 SHOWN_AFTER_THE_END = 120.0
 """Seconds for which a unit that has ended is shown as gone, because an answer may be lost."""
@@ -124,6 +128,8 @@ class KubernetesBackend:
         self._tags: dict[str, str] = {}
         """The tag of each worker group."""
         self._launched: dict[str, LaunchResult] = {}
+        self._complete: set[str] = set()
+        """The worker groups that get no more units."""
         self._members: defaultdict[str, set[str]] = defaultdict(set)
         """The units of each worker group that are not known to be gone."""
         self._units: dict[str, tuple[Unit, str]] = {}
@@ -134,12 +140,14 @@ class KubernetesBackend:
         self._creating_since: dict[str, float] = {}
         self._events: list[dict[str, Any]] = []
         self._events_at = -EVENTS_INTERVAL
+        self._workloads: list[dict[str, Any]] = []
+        self._workloads_at = -EVENTS_INTERVAL
         self._ended: dict[str, _Ended] = {}
 
     # -- Launch
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
-        """Create a worker group of `n` workers, and return once the operator has made their Deployments."""
+        """Create a worker group of `n` workers, and return once the operator has made their Deployments, or a part."""
         if request_id in self._launched:
             return self._launched[request_id]
         if self._closed:
@@ -153,6 +161,7 @@ class KubernetesBackend:
         await self._create(name, group.tag, n, request_id)
         result = await self._wait_for_operator(name, n)
         self._launched[request_id] = result
+        self._complete.add(name)
         return result
 
     async def _create(self, name: str, tag: str, n: int, request_id: str) -> None:
@@ -178,17 +187,40 @@ class KubernetesBackend:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + OPERATOR_PATIENCE
         mine = selector({"dask.org/workergroup-name": name})
+        seen = 0
         while True:
-            made = await self._api.list("deployments", mine)
-            units = [self._unit(each) for each in made]
+            units = await self._units_made(mine)
             if len(units) >= n:
                 return LaunchResult(units)
             group = await self._api.get("daskworkergroups", name)
             said = operator_complaint(group)
-            if said or loop.time() > deadline:
+            if len(units) > seen or is_batch(said):
+                seen, deadline = len(units), loop.time() + OPERATOR_PATIENCE
+            elif said or loop.time() > deadline:
+                # Listed again, because what it says may be newer than the list.
+                part = await self._units_made(mine) if said and not is_invalid(said) else []
+                if part and await self._keep_part(group, len(part)):
+                    return LaunchResult(part, shortfall=_complaint(self._tags[name], said))
                 await self._undo(name, mine)
                 raise _launch_error(self._tags[name], said)
             await asyncio.sleep(_POLL)
+
+    async def _units_made(self, mine: str) -> list[Unit]:
+        return [self._unit(each) for each in await self._api.list("deployments", mine)]
+
+    async def _keep_part(self, group: Mapping[str, Any], n: int) -> bool:
+        """Have the operator make no more than the `n` workers that there are; return whether that is certain."""
+        # It tries again after a minute (kopf, "Error handling"), and finds as many as are wanted. If it does so at this
+        # moment, the object is another version, and the change is refused.
+        version = group["metadata"]["resourceVersion"]
+        change = {"metadata": {"resourceVersion": version}, "spec": {"worker": {"replicas": n}}}
+        try:
+            await self._api.patch("daskworkergroups", group["metadata"]["name"], change)
+        except (
+            ApiError
+        ):  # the version, or a Role without this verb: the launch is undone and tried again
+            return False
+        return True
 
     async def _undo(self, name: str, mine: str) -> None:
         """Delete a launch's worker group, with what the operator has made of it or is still making."""
@@ -199,13 +231,10 @@ class KubernetesBackend:
 
     def _unit(self, deployment: Mapping[str, Any]) -> Unit:
         """Return the unit of a Deployment."""
-        metadata = deployment["metadata"]
-        name = metadata["name"]
+        name, group = _identity(deployment)
         if name not in self._units:
-            group = metadata["labels"]["dask.org/workergroup-name"]
-            unit = Unit(
-                name, self._tags[group], metadata["labels"].get(REQUEST, ""), f"Deployment {name}"
-            )
+            request = deployment["metadata"]["labels"].get(REQUEST, "")
+            unit = Unit(name, self._tags[group], request, f"Deployment {name}")
             self._units[name] = unit, group
             self._members[group].add(name)
         return self._units[name][0]
@@ -223,12 +252,15 @@ class KubernetesBackend:
             of_unit[worker_name(pod)].append(pod)
         states: dict[str, UnitState] = {}
         for deployment in deployments:
-            if (
-                deployment["metadata"]["labels"].get("dask.org/workergroup-name") in self._tags
-                and "deletionTimestamp" not in deployment["metadata"]
-            ):
-                unit = self._unit(deployment)
-                states[unit.id] = self._state(unit, deployment, of_unit[unit.id])
+            name, group = _identity(deployment)
+            if group not in self._tags or "deletionTimestamp" in deployment["metadata"]:
+                continue
+            if group in self._complete and name not in self._units:
+                # The operator has replaced one of a launch of which it could make a part only.
+                await self._api.delete("deployments", name)
+                continue
+            unit = self._unit(deployment)
+            states[unit.id] = self._state(unit, deployment, of_unit[unit.id])
         for name in of_unit.keys() - states.keys() & self._units.keys():
             # A Deployment goes before its pod, in which the worker may still run.
             running = [pod for pod in of_unit[name] if not has_ended(pod)]
@@ -236,6 +268,7 @@ class KubernetesBackend:
                 text = f"ending: pod {running[0]['metadata']['name']}"
                 states[name] = UnitState(self._units[name][0], Phase.RUNNING, Reason.STOPPED, text)
         await self._explain_creation(states)
+        await self._explain_queues(states)
         await self._bury([s for s in states.values() if s.phase is Phase.GONE])
         now = _now()
         recent = {
@@ -294,6 +327,27 @@ class KubernetesBackend:
             if why:
                 unit = states[name].unit
                 states[name] = UnitState(unit, Phase.PENDING, Reason.RESOURCES, why)
+
+    async def _explain_queues(self, states: dict[str, UnitState]) -> None:
+        """Say of pods that Kueue has not admitted why that is, in its words."""
+        waiting = [
+            name
+            for name, state in states.items()
+            if state.phase is Phase.PENDING
+            and self._requests[state.unit.tag].options.queue
+            and (pod := self._pods.get(name))
+            and pod_state(pod, "worker").waiting == GATED
+        ]
+        if not waiting:
+            return
+        if _now() - self._workloads_at > EVENTS_INTERVAL:
+            self._workloads_at = _now()
+            with contextlib.suppress(ApiError):  # a Role may not allow it
+                self._workloads = await self._api.list("workloads")
+        for name in waiting:
+            said = queue_state(self._workloads, self._pods[name])
+            if said:
+                states[name] = UnitState(states[name].unit, Phase.PENDING, *said)
 
     async def _bury(self, states: Sequence[UnitState]) -> None:
         """Keep what is known of units that have ended, and remove their Deployments."""
@@ -365,11 +419,23 @@ def _launch_error(tag: str, said: str) -> LaunchError:
             "is it running?"
         )
         return LaunchError(summary, Explanation(Reason.NETWORK, summary))
+    problem = _complaint(tag, said)
+    kind = LaunchRefusedError if is_invalid(said) else LaunchError
+    return kind(problem.summary, problem)
+
+
+def _complaint(tag: str, said: str) -> Explanation:
     summary = f"the Dask operator cannot start workers of {tag}: {said}"
-    if is_invalid(said):
-        return LaunchRefusedError(summary, Explanation(Reason.REFUSED, summary, native=said))
     reason = Reason.QUOTA if "exceeded quota" in said else Reason.UNKNOWN
-    return LaunchError(summary, Explanation(reason, summary, native=said))
+    if is_invalid(said):
+        reason = Reason.REFUSED
+    return Explanation(reason, summary, native=said)
+
+
+def _identity(deployment: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the name of a worker's Deployment, and that of its worker group."""
+    metadata = deployment["metadata"]
+    return metadata["name"], metadata["labels"].get("dask.org/workergroup-name", "")
 
 
 def _uid(pod: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from scalable.providers.kubernetes.quantities import is_quantity
+
 __all__ = ["KINDS", "mounted", "volume"]
 
 KINDS = (
@@ -22,7 +24,7 @@ def volume(source: str) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        There is no such kind of volume.
+        There is no such kind of volume, or no such size.
 
     Examples
     --------
@@ -34,7 +36,7 @@ def volume(source: str) -> dict[str, Any]:
     if source.startswith("/"):
         return {"hostPath": {"path": source}}
     kind, _, name = source.partition(":")
-    if kind == "emptyDir":
+    if kind == "emptyDir" and (not name or is_quantity(name)):
         return {"emptyDir": {"sizeLimit": name} if name else {}}
     if kind == "pvc" and name:
         return {"persistentVolumeClaim": {"claimName": name}}
@@ -45,6 +47,8 @@ def volume(source: str) -> dict[str, Any]:
     server, _, path = name.partition(":")
     if kind == "nfs" and server and path.startswith("/"):
         return {"nfs": {"server": server, "path": path}}
+    if kind == "emptyDir":
+        raise ValueError("must have a size of Kubernetes, such as emptyDir:500M or emptyDir:2Gi")
     raise ValueError(f"must be {KINDS}")
 
 

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from scalable.providers.kubernetes.options import KubernetesOptions
     from scalable.providers.tls import Credentials
 
-__all__ = ["API_VERSION", "Run", "dask_cluster", "keys_secret", "owner_reference", "worker_group"]
+__all__ = [
+    "API_VERSION",
+    "STAY",
+    "Run",
+    "dask_cluster",
+    "keys_secret",
+    "literal",
+    "owner_reference",
+    "worker_group",
+]
 
 API_VERSION = "kubernetes.dask.org/v1"
 PORT, HTTP_PORT = 8786, 8787
@@ -61,7 +70,7 @@ set -C
 if {{ true > {_ONCE_DIRECTORY}/started; }} 2> /dev/null; then exec "$@"; fi
 exec "$1" -c 'import signal; signal.signal(15, lambda *_: exit()); signal.pause()'"""
 
-_STAY = {
+STAY = {
     "karpenter.sh/do-not-disrupt": "true",
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
 }
@@ -104,7 +113,7 @@ def dask_cluster(run: Run, image: str, options: KubernetesOptions) -> dict[str, 
         "name": "scheduler",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": [*server_command(_literal(options.python), "scheduler"), *arguments],
+        "command": [*server_command(literal(options.python), "scheduler"), *arguments],
         "env": _env({"DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES": str(_ROUTES)}),
         "resources": {
             "requests": {"cpu": f"{options.scheduler_cpu}m", "memory": memory},
@@ -135,7 +144,7 @@ def dask_cluster(run: Run, image: str, options: KubernetesOptions) -> dict[str, 
         "spec": {
             **(idle if options.orphan_timeout else {}),
             "scheduler": {
-                "metadata": {"annotations": _STAY},
+                "metadata": {"annotations": STAY},
                 "spec": pod,
                 "service": {
                     "type": "ClusterIP",
@@ -216,7 +225,7 @@ def worker_group(
     number : int
         The launch, counted for each component.
     replicas : int
-        Workers. This is never changed: the operator would end workers of any group.
+        Workers. A lower number later would end workers of any group.
     request_id : str
         The launch's id.
     owner : mapping or None
@@ -242,7 +251,7 @@ def worker_group(
                 "metadata": {
                     # These reach the workers' Deployments and pods.
                     "labels": {**request.labels, **pod_metadata.get("labels", {}), **own},
-                    "annotations": {**pod_metadata.get("annotations", {}), **_STAY},
+                    "annotations": {**pod_metadata.get("annotations", {}), **STAY},
                 },
                 "spec": template["spec"],
             },
@@ -260,15 +269,15 @@ def _worker_pod(run: Run, request: WorkerRequest) -> dict[str, Any]:
         tag=request.tag,
         slots=request.slots,
         memory=request.memory_limit,
-        directory=_literal(options.local_directory),
-        preload=_literal(request.preload) if request.preload else None,
+        directory=literal(options.local_directory),
+        preload=literal(request.preload) if request.preload else None,
         extra=(
             *("--protocol", "tls", *tls_arguments(TlsFiles.within(_KEYS))),
             # The operator's name of the worker's Deployment.
             *("--name", "$(DASK_WORKER_NAME)"),
         ),
     )
-    command = [*server_command(_literal(options.python), "worker"), *arguments]
+    command = [*server_command(literal(options.python), "worker"), *arguments]
     env = {
         **thread_environment(request.cpus, request.slots),
         **options.env,
@@ -321,9 +330,9 @@ def _once_mount() -> dict[str, Any]:
 
 
 def _env(env: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"name": key, "value": _literal(value)} for key, value in env.items()]
+    return [{"name": key, "value": literal(value)} for key, value in env.items()]
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Return a text that Kubernetes leaves as it is: a dollar sign would begin the reference to a variable."""
     return text.replace("$", "$$")

@@ -10,8 +10,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from scalable.manifest.schema import FrozenModel
+from scalable.manifest.schema import ContainerPath, FrozenModel
 from scalable.manifest.units import Memory
+from scalable.providers.kubernetes.labels import (
+    A_LABEL_KEY,
+    A_LABEL_VALUE,
+    LABEL_KEY,
+    LABEL_VALUE,
+)
 from scalable.providers.kubernetes.quantities import Millicores
 from scalable.providers.options import (
     DaskImage,
@@ -21,7 +27,15 @@ from scalable.providers.options import (
     WorkerEnvironment,
 )
 
-__all__ = ["Amounts", "KubernetesOptions", "Prices", "Resources", "Toleration", "WorkerOptions"]
+__all__ = [
+    "Amounts",
+    "KubernetesOptions",
+    "Prices",
+    "Resources",
+    "Toleration",
+    "WorkerOptions",
+    "WorkflowOptions",
+]
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
 Label = Annotated[
@@ -42,21 +56,8 @@ Subdomain = Annotated[
     ),
 ]
 
-# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
-LabelKey = Annotated[
-    str,
-    Matching(
-        r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?",
-        "the key of a label such as topology.kubernetes.io/zone",
-    ),
-]
-LabelValue = Annotated[
-    str,
-    Matching(
-        r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?",
-        "the value of a label: letters, digits, -, _ and ., 63 characters at most",
-    ),
-]
+LabelKey = Annotated[str, Matching(LABEL_KEY, A_LABEL_KEY)]
+LabelValue = Annotated[str, Matching(LABEL_VALUE, A_LABEL_VALUE)]
 
 
 class Amounts(FrozenModel):
@@ -181,6 +182,25 @@ class WorkerOptions(FrozenModel):
     )
 
 
+class WorkflowOptions(FrozenModel):
+    """The pod of a workflow that runs inside the cluster."""
+
+    image: DaskImage = Field(
+        default=None,
+        description="Image, which has scalable-core, scalable-kubernetes and what the workflow imports. "
+        "By default the target's image.",
+    )
+    service_account: Subdomain = Field(
+        default="scalable", description="Service account, which has the Role of a run."
+    )
+    cpu: Millicores = Field(default=1000, description="Cores: 2, 0.5 or 500m.")
+    memory: Memory = Field(default=2 * 2**30, description="Memory: 8G or 8Gi.")
+    mounts: Mapping[str, ContainerPath] = Field(
+        default_factory=dict,
+        description="Mounts, as those of a component. What the workflow writes elsewhere goes with its pod.",
+    )
+
+
 class KubernetesOptions(WorkerOptions, RemoteTargetOptions):
     """Options of a target on Kubernetes."""
 
@@ -213,6 +233,10 @@ class KubernetesOptions(WorkerOptions, RemoteTargetOptions):
     prices: Prices | None = Field(
         default=None,
         description="Prices, from which `scalable plan` estimates costs. Unknown by default.",
+    )
+    workflow: WorkflowOptions = Field(
+        default_factory=WorkflowOptions,
+        description="The pod of the workflow, for `scalable run --in-cluster`.",
     )
     scheduler_cpu: Millicores = Field(default=1000, description="Cores of Dask's scheduler.")
     scheduler_memory: Memory = Field(default=2 * 2**30, description="Memory of Dask's scheduler.")

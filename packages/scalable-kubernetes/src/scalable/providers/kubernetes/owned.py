@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["list_owned", "reap"]
 
-_KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets")
+_KINDS = ("jobs", "daskclusters", "daskworkergroups", "deployments", "services", "secrets")
+_ALWAYS = ("jobs", "daskclusters", "daskworkergroups")
+"""Kinds that are listed one by one; what else there is goes with its run."""
+
 _PLURAL = {name: kind for kind, name in SINGULAR.items()}
 
 _REAP_TIMEOUT = 60.0
 
 
 async def list_owned(api: KubernetesApi) -> list[Owned]:
-    """Return the DaskClusters of all runs, their worker groups, and what is left of runs without a DaskCluster.
+    """Return the Jobs and DaskClusters of all runs, their worker groups, and what is left of runs without either.
 
     Raises
     ------
@@ -35,12 +38,12 @@ async def list_owned(api: KubernetesApi) -> list[Owned]:
     """
     await api.open()
     found = {kind: await _list(api, kind) for kind in _KINDS}
-    complete = {_run_of(each) for each in found["daskclusters"]}
+    complete = {_run_of(each) for kind in ("jobs", "daskclusters") for each in found[kind]}
     return [
         _owned(kind, each, f"{api.server} {api.namespace}")
         for kind, objects in found.items()
         for each in objects
-        if kind in ("daskclusters", "daskworkergroups") or _run_of(each) not in complete
+        if kind in _ALWAYS or _run_of(each) not in complete
     ]
 
 
@@ -49,6 +52,8 @@ async def _list(api: KubernetesApi, kind: str) -> list[dict[str, Any]]:
         found = await api.list(kind, selector(MANAGED))
     except ApiError as error:
         if error.code == 404:  # without the operator's definitions, there are no such objects
+            return []
+        if kind == "jobs" and error.code == 403:  # a Role for workflows outside of the cluster
             return []
         raise
     return [each for each in found if "deletionTimestamp" not in each["metadata"]]
@@ -69,6 +74,8 @@ def _detail(kind: str, made: Mapping[str, Any]) -> str:
         replicas = made["spec"]["worker"].get("replicas", 0)
         component = made["metadata"]["labels"].get(COMPONENT, "default")
         return f"{component}, {replicas} workers when launched"
+    if kind == "jobs":
+        return f"a workflow, since {made['metadata']['creationTimestamp']}"
     if kind == "daskclusters":
         since = made["metadata"]["creationTimestamp"]
         return f"{made.get('status', {}).get('phase', 'not acted on')}, since {since}"

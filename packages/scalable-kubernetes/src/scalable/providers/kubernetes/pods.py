@@ -11,14 +11,17 @@ from scalable.cluster.port import Phase, Reason
 
 __all__ = [
     "CREATING",
+    "GATED",
     "PULLING",
     "PodState",
     "first_pod",
     "has_ended",
+    "is_batch",
     "is_invalid",
     "mount_failure",
     "operator_complaint",
     "pod_state",
+    "queue_state",
     "replica_failure",
     "worker_name",
 ]
@@ -38,6 +41,9 @@ PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
 CREATING = "ContainerCreating"
 """What a container waits for whose volumes are mounted, whose image is pulled, and so on."""
 
+GATED = "SchedulingGated"
+"""What a pod waits for that a queue has not admitted."""
+
 _EVICTIONS = {
     "Evicted": Reason.PREEMPTED,
     "Preempting": Reason.PREEMPTED,
@@ -48,6 +54,10 @@ _EVICTIONS = {
     "NodeAffinity": Reason.REFUSED,
 }
 """Why a pod as a whole has ended."""
+
+
+# https://kubernetes.io/docs/concepts/workloads/pods/disruptions, and pkg/controller/jobs/pod of Kueue
+_DISRUPTIONS = ("DisruptionTarget", "TerminationTarget")
 
 
 @dataclass(frozen=True)
@@ -201,9 +211,9 @@ def _end_text(ended: Mapping[str, Any]) -> str:
 
 
 def _disruption(status: Mapping[str, Any]) -> tuple[Reason, str] | None:
-    """Return why Kubernetes itself has deleted a pod, if it says so (since 1.26)."""
+    """Return why Kubernetes itself has deleted a pod, if it says so (since 1.26), or why Kueue has."""
     for condition in status.get("conditions", []):
-        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+        if condition["type"] in _DISRUPTIONS and condition["status"] == "True":
             why = condition.get("reason", "")
             node = Reason.NODE_FAILURE if "Node" in why else Reason.PREEMPTED
             return node, _join(why, condition.get("message", ""))
@@ -214,8 +224,8 @@ def _unscheduled(status: Mapping[str, Any]) -> PodState:
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             text = condition.get("message", "")
-            if condition.get("reason") == "SchedulingGated":
-                return PodState(Phase.PENDING, Reason.PRIORITY, _join("SchedulingGated", text))
+            if condition.get("reason") == GATED:
+                return PodState(Phase.PENDING, Reason.PRIORITY, _join(GATED, text), GATED)
             return PodState(
                 Phase.PENDING, Reason.UNSCHEDULABLE, _join(condition.get("reason", ""), text)
             )
@@ -237,6 +247,33 @@ def mount_failure(events: Iterable[Mapping[str, Any]], pod: Mapping[str, Any]) -
         if mine and event.get("reason") in ("FailedMount", "FailedAttachVolume"):
             text = _join(event["reason"], event.get("message", ""))
     return text
+
+
+def queue_state(
+    workloads: Iterable[Mapping[str, Any]], pod: Mapping[str, Any]
+) -> tuple[Reason, str] | None:
+    """Return why Kueue has not admitted a pod, by the conditions of its Workload; None if it does not say.
+
+    Examples
+    --------
+    >>> condition = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": "no quota for cpu"}
+    >>> workload = {"metadata": {"ownerReferences": [{"uid": "u"}]}, "status": {"conditions": [condition]}}
+    >>> queue_state([workload], {"metadata": {"uid": "u"}})
+    (<Reason.QUOTA: 'quota'>, 'Kueue: Pending: no quota for cpu')
+    """
+    uid = pod["metadata"]["uid"]
+    for workload in workloads:
+        if any(o["uid"] == uid for o in workload["metadata"].get("ownerReferences", [])):
+            # https://kueue.sigs.k8s.io/docs/concepts/workload
+            conditions = {c["type"]: c for c in workload.get("status", {}).get("conditions", [])}
+            for kind, reason in (
+                ("QuotaReserved", Reason.QUOTA),
+                ("Admitted", Reason.PRIORITY),  # admission checks are left
+            ):
+                said = conditions.get(kind)
+                if said is not None and said["status"] == "False":
+                    return reason, _join(f"Kueue: {said['reason']}", said.get("message", ""))
+    return None
 
 
 def replica_failure(deployment: Mapping[str, Any]) -> tuple[Reason, str] | None:
@@ -269,6 +306,18 @@ def operator_complaint(made: Mapping[str, Any]) -> str:
             if isinstance(said, dict) and said.get("message"):
                 return " ".join(str(said["message"]).split())
     return ""
+
+
+def is_batch(complaint: str) -> bool:
+    """Return whether the operator says that it makes the workers of a group in batches, and goes on with the next.
+
+    Examples
+    --------
+    >>> is_batch("Added maximum number of workers for this batch but still need to create more workers")
+    True
+    """
+    # dask_kubernetes.operator.controller.controller.daskworkergroup_replica_update
+    return complaint.startswith("Added maximum number of workers for this batch")
 
 
 def is_invalid(complaint: str) -> bool:

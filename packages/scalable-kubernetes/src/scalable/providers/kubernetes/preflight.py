@@ -25,7 +25,7 @@ _DASK = "kubernetes.dask.org"
 
 PERMISSIONS: Mapping[tuple[str, str], Sequence[str]] = {
     (_DASK, "daskclusters"): ("get", "list", "create", "patch", "delete"),
-    (_DASK, "daskworkergroups"): ("get", "list", "create", "delete"),
+    (_DASK, "daskworkergroups"): ("get", "list", "create", "patch", "delete"),
     ("apps", "deployments"): ("list", "delete"),
     ("", "pods"): ("list",),
     ("", "events"): ("list",),
@@ -35,6 +35,11 @@ PERMISSIONS: Mapping[tuple[str, str], Sequence[str]] = {
     ("", "secrets"): ("list", "create", "delete"),
 }
 """The verbs that a run needs, by API group and resource. The Role in the documentation has them."""
+
+QUEUE_PERMISSIONS: Mapping[tuple[str, str], Sequence[str]] = {
+    ("kueue.x-k8s.io", "workloads"): ("list",)
+}
+"""What a run needs beside these where the target names a queue."""
 
 _REMEDY_PERMISSIONS = "ask for the Role that docs/providers/kubernetes.md shows, and a RoleBinding"
 
@@ -69,7 +74,7 @@ async def preflight(
     results += await asyncio.gather(
         _ask("operator", _check_operator, api),
         _ask("namespace", _check_namespace, api),
-        _ask("permissions", _check_permissions, api),
+        _ask("permissions", _check_permissions, api, _needed(plan)),
     )
     results += await asyncio.gather(
         *(
@@ -120,10 +125,17 @@ async def _check_namespace(api: KubernetesApi) -> CheckResult:
     return CheckResult("namespace", True, f"{name!r} exists")
 
 
-async def _check_permissions(api: KubernetesApi) -> CheckResult:
+def _needed(plan: Plan) -> Mapping[tuple[str, str], Sequence[str]]:
+    queued = any(request.options.queue for request, _ in plan.values())
+    return {**PERMISSIONS, **(QUEUE_PERMISSIONS if queued else {})}
+
+
+async def _check_permissions(
+    api: KubernetesApi, permissions: Mapping[tuple[str, str], Sequence[str]]
+) -> CheckResult:
     asked = [
         (group, resource, verb)
-        for (group, resource), verbs in PERMISSIONS.items()
+        for (group, resource), verbs in permissions.items()
         for verb in verbs
     ]
     allowed = await asyncio.gather(*(_is_allowed(api, *each) for each in asked))

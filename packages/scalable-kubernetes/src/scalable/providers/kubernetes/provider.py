@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +23,7 @@ from scalable.providers.base import (
     Owned,
     ResourceRequest,
     ScalePlan,
+    Submission,
     current_owner,
 )
 from scalable.providers.common import (
@@ -34,12 +35,13 @@ from scalable.providers.common import (
     group_specs,
 )
 from scalable.providers.kubernetes.costs import estimate
+from scalable.providers.kubernetes.labels import label_problem
 from scalable.providers.kubernetes.mounts import volume
 from scalable.providers.kubernetes.names import run_prefix
 from scalable.providers.kubernetes.objects import Run, dask_cluster, keys_secret, worker_group
 from scalable.providers.kubernetes.options import KubernetesOptions, WorkerOptions
 from scalable.providers.kubernetes.request import WorkerRequest, worker_request
-from scalable.providers.kubernetes.template import template_problems
+from scalable.providers.kubernetes.template import is_our_mount, template_problems
 
 if TYPE_CHECKING:
     from scalable.providers.kubernetes.api import KubernetesApi
@@ -70,8 +72,13 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
         yield from _template_issues(spec, (), options)
         for name, own in options.components.items():
             yield from _template_issues(spec, ("components", name), own)
+        for source, problem in _mount_problems(options.workflow.mounts, hidden=False):
+            where = ("workflow", "mounts", source)
+            yield spec.option_issue(where, "E_BAD_VALUE", problem)
         for name, component in spec.components.items():
-            yield from _mount_issues(spec, name, component)
+            for _, problem in _mount_problems(component.mounts):
+                yield spec.component_issue(name, "mounts", "E_BAD_VALUE", problem)
+            yield from _label_issues(spec, name, component)
 
     def request(self, component: ComponentConfig, options: KubernetesOptions) -> ResourceRequest:
         """Return the component's own request, completed by the target's resources."""
@@ -156,6 +163,23 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
         from scalable.providers.kubernetes.owned import reap
 
         return _ask(self.parse_options(spec), lambda api: reap(api, owned)) if owned else []
+
+    def run_inside(
+        self, spec: DeploymentSpec, submission: Submission, write: Callable[[str], object]
+    ) -> int:
+        """Run a workflow as a Job beside the scheduler, and return its exit status.
+
+        Raises
+        ------
+        SessionError
+            It cannot be started there, or was removed by somebody else.
+        """
+        from scalable.providers.kubernetes.inside import run_inside
+
+        options = self.parse_options(spec)
+        run = Run(f"{run_prefix(spec.target_name)}-{uuid.uuid4().hex[:6]}", current_owner())
+        image = options.workflow.image or _scheduler_image(spec, options)
+        return _ask(options, lambda api: run_inside(api, run, submission, image, options, write))
 
     def _build(self, spec: DeploymentSpec, options: KubernetesOptions) -> ClusterHandle:
         from scalable.cluster import Pace
@@ -247,13 +271,21 @@ def _template_issues(
         yield spec.option_issue((*where, "pod_template", *path), "E_BAD_VALUE", message)
 
 
-def _mount_issues(
-    spec: DeploymentSpec, name: str, component: ComponentConfig
-) -> Iterator[ValidationIssue]:
-    for source in component.mounts:
+def _mount_problems(mounts: Mapping[str, str], *, hidden: bool = True) -> Iterator[tuple[str, str]]:
+    """Yield the sources of mounts that are none, or that would hide what a worker needs, and what is wrong."""
+    for source, path in mounts.items():
         try:
             volume(source)
         except ValueError as error:
-            yield spec.component_issue(
-                name, "mounts", "E_BAD_VALUE", f"{source!r}: the source of a mount {error}"
-            )
+            yield source, f"{source!r}: the source of a mount {error}"
+        if hidden and is_our_mount(path):
+            yield source, f"{path!r} would hide what a worker needs; choose another path"
+
+
+def _label_issues(
+    spec: DeploymentSpec, name: str, component: ComponentConfig
+) -> Iterator[ValidationIssue]:
+    for key, value in component.tags.items():
+        problem = label_problem(key, value)
+        if problem:
+            yield spec.manifest.issue(("components", name, "tags", key), "E_BAD_VALUE", problem)

@@ -19,6 +19,7 @@ __all__ = ["SINGULAR", "remove_run", "remove_workers"]
 
 _ALL_KINDS = ("daskclusters", "daskworkergroups", "deployments", "services", "secrets", "pods")
 SINGULAR = {
+    "jobs": "Job",
     "daskclusters": "DaskCluster",
     "daskworkergroups": "DaskWorkerGroup",
     "deployments": "Deployment",

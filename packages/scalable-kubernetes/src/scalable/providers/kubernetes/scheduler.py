@@ -187,7 +187,8 @@ class KubernetesScheduler:
             if error.code == 404:
                 return _gone(Reason.CANCELLED, "its DaskCluster was deleted")
             raise
-        for deployment in await self._api.list("deployments", mine):
+        deployments = await self._api.list("deployments", mine)
+        for deployment in deployments:
             failure = replica_failure(deployment)
             if failure:
                 return SchedulerState(Phase.PENDING, Explanation(*failure))
@@ -195,14 +196,20 @@ class KubernetesScheduler:
         if said:
             problem = Explanation(Reason.REFUSED, f"the Dask operator could not start it: {said}")
             return SchedulerState(Phase.PENDING, problem)
-        acted = cluster.get("status", {}).get("phase")
-        if not acted and _now() - self._requested_at > OPERATOR_PATIENCE:
+        phase = cluster.get("status", {}).get("phase")
+        if not deployments and _now() - self._requested_at > OPERATOR_PATIENCE:
             summary = (
                 f"the Dask operator has not acted for {OPERATOR_PATIENCE:g} s; "
                 "is it running, and does it watch this namespace?"
             )
+            if phase:
+                summary = (
+                    f"the Dask operator has made no scheduler for {OPERATOR_PATIENCE:g} s, "
+                    f"although the phase of the DaskCluster is {phase}; its log may say why"
+                )
             return SchedulerState(Phase.PENDING, Explanation(Reason.NETWORK, summary))
-        return SchedulerState(Phase.PENDING, Explanation(Reason.STARTING, "it has no pod yet"))
+        text = "its Deployment has no pod yet" if deployments else "it has no Deployment yet"
+        return SchedulerState(Phase.PENDING, Explanation(Reason.STARTING, text))
 
     # -- End
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
+from scalable.providers.kubernetes.labels import is_ours, label_problem
 from scalable.providers.kubernetes.quantities import is_quantity
 
-__all__ = ["merge_template", "template_problems"]
+__all__ = ["is_our_mount", "merge_template", "template_problems"]
 
 _NAMED_LISTS = frozenset(
     {"containers", "initContainers", "volumes", "env", "imagePullSecrets", "hostAliases", "ports"}
@@ -25,7 +27,8 @@ _OURS_IN_SPEC = {
     "nodeName": "would bypass the scheduler of Kubernetes; use node_selector",
 }
 _OURS_IN_METADATA = ("name", "generateName", "namespace", "ownerReferences", "finalizers")
-_OUR_PREFIXES = ("scalable/", "dask.org/", "app.kubernetes.io/managed-by", "kopf.zalando.org/")
+_OUR_FILES = ("/etc/scalable-tls", "/scalable/started")
+"""Where a worker's container has the keys of the run, and the note that it has started."""
 
 
 def merge_template(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,10 +110,13 @@ def _metadata_problems(metadata: Mapping[str, Any]) -> Iterator[Problem]:
             yield ("metadata", kind), "must be a mapping"
             continue
         for key, value in values.items():
-            if key.startswith(_OUR_PREFIXES):
-                yield ("metadata", kind, key), "is set by Scalable or the Dask operator; remove it"
+            where = ("metadata", kind, key)
             if not isinstance(value, str):
-                yield ("metadata", kind, key), "must be text; write it in quotes"
+                yield where, "must be text; write it in quotes"
+            elif kind == "labels" and (problem := label_problem(key, value)):
+                yield where, problem
+            elif is_ours(key):
+                yield where, "is set by Scalable or the Dask operator; remove it"
 
 
 def _spec_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
@@ -136,6 +142,17 @@ def _spec_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
                 )
             elif key != "volumes":
                 yield from _container_problems(where, item)
+            elif not _has_size(item):
+                yield (
+                    (*where, "emptyDir", "sizeLimit"),
+                    'must be a quantity of Kubernetes as text, such as "500M" or "2Gi"',
+                )
+
+
+def _has_size(volume: Mapping[str, Any]) -> bool:
+    """Return whether the size of a volume is one of Kubernetes, or not given."""
+    empty = volume.get("emptyDir")
+    return not isinstance(empty, Mapping) or is_quantity(empty.get("sizeLimit", "0"))
 
 
 def _container_problems(
@@ -145,14 +162,50 @@ def _container_problems(
         for key, why in _OURS_IN_CONTAINER.items():
             if key in container:
                 yield (*where, key), why
-    env = container.get("env", [])
-    for number, item in enumerate(env if _is_list(env) else []):
+        yield from _mount_problems(where, container.get("volumeMounts", []))
+    yield from _env_problems(where, container.get("env", []))
+    yield from _resource_problems(where, container.get("resources", {}))
+
+
+def _mount_problems(where: tuple[str | int, ...], mounts: object) -> Iterator[Problem]:
+    if not _is_list(mounts):
+        yield (*where, "volumeMounts"), "must be a list of mappings"
+        return
+    for number, item in enumerate(mounts):
+        if isinstance(item, Mapping) and is_our_mount(str(item.get("mountPath", ""))):
+            yield (
+                (*where, "volumeMounts", number),
+                "would hide what a worker needs; choose another path",
+            )
+
+
+def is_our_mount(path: str) -> bool:
+    """Return whether something mounted there would hide what a worker needs.
+
+    Examples
+    --------
+    >>> [is_our_mount(path) for path in ("/scalable/", "/etc/scalable-tls/a", "/scalable/data", "/etc")]
+    [True, True, False, False]
+    """
+    wanted = PurePosixPath(path)
+    return wanted == PurePosixPath("/scalable") or any(map(wanted.is_relative_to, _OUR_FILES))
+
+
+def _env_problems(where: tuple[str | int, ...], env: object) -> Iterator[Problem]:
+    if not _is_list(env):
+        yield (*where, "env"), "must be a list of mappings with `name` and `value`"
+        return
+    for number, item in enumerate(env):
         name = str(item.get("name", "")) if isinstance(item, Mapping) else ""
         if not name:
             yield (*where, "env", number), "needs a name and a value"
         elif name in ("DASK_WORKER_NAME", "DASK_SCHEDULER_ADDRESS"):
             yield (*where, "env", number), "replaces what connects a worker with its scheduler"
-    resources = container.get("resources", {})
+        elif not isinstance(item.get("value", ""), str):
+            yield (*where, "env", number), "needs text as its value; write it in quotes"
+
+
+def _resource_problems(where: tuple[str | int, ...], resources: object) -> Iterator[Problem]:
     for part in ("requests", "limits"):
         amounts = resources.get(part, {}) if isinstance(resources, Mapping) else None
         if not isinstance(amounts, Mapping):

@@ -1,0 +1,201 @@
+"""A workflow inside the cluster, from its Job to its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from scalable.cluster.port import Phase
+from scalable.errors import SessionError
+from scalable.providers.kubernetes.api import ApiError, ApiUnreachableError
+from scalable.providers.kubernetes.names import RUN, selector
+from scalable.providers.kubernetes.pods import first_pod, has_ended, pod_state
+from scalable.providers.kubernetes.refusals import explain_refusal
+from scalable.providers.kubernetes.workflow import (
+    CONTAINER,
+    workflow_job,
+    workflow_name,
+    workflow_secret,
+)
+
+if TYPE_CHECKING:
+    from scalable.providers.base import Submission
+    from scalable.providers.kubernetes.api import KubernetesApi
+    from scalable.providers.kubernetes.objects import Run
+    from scalable.providers.kubernetes.options import KubernetesOptions
+
+__all__ = ["run_inside"]
+
+_POLL = 1.0
+_REMOVAL_TIMEOUT = 180.0
+"""Seconds for the end of the pod, which removes its cluster first."""
+
+_SERVER_ERRORS = 500
+"""The first of the answers by which an API server says that it has a problem itself."""
+
+_BATCH = "batch/v1"
+
+
+async def run_inside(
+    api: KubernetesApi,
+    run: Run,
+    submission: Submission,
+    image: str,
+    options: KubernetesOptions,
+    write: Callable[[str], object],
+) -> int:
+    """Run a workflow as a Job, write its log, and return its exit status. Whatever happens, the Job is removed.
+
+    Raises
+    ------
+    SessionError
+        It cannot be started, or was removed by somebody else.
+    """
+    await api.open()
+    job = workflow_job(run, submission, image, options)
+    workflow_secret(run, submission, {})  # which may be too large
+    name = workflow_name(run.name)
+    try:
+        await _create(api, run, job, submission)
+        write(f"the workflow runs as Job {name} in namespace {api.namespace}")
+        return await _Follower(api, run, write).follow()
+    except asyncio.CancelledError:  # by Ctrl-C
+        write(f"ending Job {name}, which removes its cluster")
+        raise
+    finally:
+        await asyncio.shield(asyncio.ensure_future(_remove(api, run)))
+
+
+async def _create(
+    api: KubernetesApi, run: Run, job: Mapping[str, Any], submission: Submission
+) -> None:
+    try:
+        made = await api.create("jobs", job)
+        owner = {
+            "apiVersion": _BATCH,
+            "kind": "Job",
+            "name": made["metadata"]["name"],
+            "uid": made["metadata"]["uid"],
+        }
+        await api.create("secrets", workflow_secret(run, submission, owner))
+    except ApiError as error:
+        problem = explain_refusal(error, api.namespace)
+        raise SessionError(f"the workflow cannot run inside the cluster: {problem}") from error
+
+
+async def _remove(api: KubernetesApi, run: Run) -> None:
+    """Remove the Job, and wait for the end of its pod: until then, it removes its cluster."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _REMOVAL_TIMEOUT
+    name = workflow_name(run.name)
+    await api.settle()
+    while True:
+        with contextlib.suppress(ApiUnreachableError):
+            await api.delete("jobs", name)
+            pods = await api.list("pods", selector({RUN: run.name}))
+            if all(map(has_ended, pods)):
+                return
+        if loop.time() > deadline:
+            raise SessionError(
+                f"Job {name} does not end, not within {_REMOVAL_TIMEOUT:g} s; "
+                f"`scalable reap {run.name}` removes it later"
+            )
+        await asyncio.sleep(_POLL)
+
+
+class _Follower:
+    """Follows the pod of a workflow until it has ended, across broken connections."""
+
+    def __init__(self, api: KubernetesApi, run: Run, write: Callable[[str], object]) -> None:
+        self._api, self._run, self._write = api, run, write
+        self._said = ""
+        self._last = ""
+        """The time of the last line of the log that was written."""
+
+    async def follow(self) -> int:
+        """Write the log, and return the exit status."""
+        while True:
+            try:
+                status = await self._turn()
+                if status is not None:
+                    return status
+            except ApiUnreachableError as error:
+                self._say(f"{error}; the workflow goes on, and its output is shown later")
+            except ApiError as error:
+                if error.code < _SERVER_ERRORS:
+                    problem = explain_refusal(error, self._api.namespace)
+                    raise SessionError(f"the workflow cannot be followed: {problem}") from error
+                self._say(f"{error}; the workflow goes on, and its output is shown later")
+            await asyncio.sleep(_POLL)
+
+    async def _turn(self) -> int | None:
+        """Write what there is; return the exit status once the pod has ended."""
+        pod = first_pod(await self._api.list("pods", selector({RUN: self._run.name})))
+        if pod is None:
+            await self._raise_if_removed()
+            return None
+        state, name = pod_state(pod, CONTAINER), pod["metadata"]["name"]
+        ended = _ended(pod)
+        if ended is not None or (state.phase is Phase.RUNNING and not state.waiting):
+            await self._write_log(name)
+        if ended is not None:
+            if ended.get("reason") not in (None, "Completed", "Error"):
+                self._write(f"the workflow has ended: {state.detail}")
+            return int(ended["exitCode"])
+        if state.phase is Phase.GONE:
+            raise SessionError(f"the workflow has not run, or not to its end: {state.detail}")
+        if state.phase is Phase.PENDING or state.waiting:
+            self._say(f"the workflow waits: {state.detail}")
+        return None
+
+    async def _raise_if_removed(self) -> None:
+        name = workflow_name(self._run.name)
+        try:
+            job = await self._api.get("jobs", name)
+        except ApiError as error:
+            if error.code == 404:
+                raise SessionError(f"Job {name} was removed by somebody else") from error
+            raise
+        for condition in job.get("status", {}).get("conditions", []):
+            if condition["type"] == "Failed" and condition["status"] == "True":
+                why = condition.get("message", condition.get("reason", ""))
+                raise SessionError(f"Job {name} has failed: {why}")
+
+    async def _write_log(self, pod: str) -> None:
+        """Write the lines of the log that have not been written, until it ends or the connection breaks."""
+        written = _moment(self._last)
+        try:
+            async for line in self._api.follow_log(pod, CONTAINER, since=self._last):
+                time, _, text = line.partition(" ")
+                if _moment(time) > written:
+                    self._last = time
+                    self._write(text)
+        except ApiError as error:  # such as of a node that has gone
+            self._say(f"the log of pod {pod} cannot be read: {error}")
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._write(text)
+
+
+def _moment(time: str) -> str:
+    """Return the time of a line as text that can be compared: some kubelets leave out zeros at its end.
+
+    Examples
+    --------
+    >>> _moment("2026-11-28T14:00:00.12Z") < _moment("2026-11-28T14:00:00.123Z")
+    True
+    """
+    return time.rstrip("Z").ljust(30, "0") if time else ""
+
+
+def _ended(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return how the container of the workflow has ended."""
+    for container in pod.get("status", {}).get("containerStatuses", []):
+        if container["name"] == CONTAINER:
+            ended: Mapping[str, Any] | None = container["state"].get("terminated")
+            return ended
+    return None

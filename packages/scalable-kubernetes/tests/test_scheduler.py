@@ -1,0 +1,165 @@
+"""The scheduler of a run on a server that keeps objects as Kubernetes does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import ApiServer, serving
+
+from scalable.cluster.port import Phase, Reason
+from scalable.errors import SchedulerStartError
+from scalable.providers.kubernetes import KubernetesProvider, scheduler
+from scalable.providers.kubernetes.api import KubernetesApi
+from scalable.providers.kubernetes.objects import Run, dask_cluster
+from scalable.providers.kubernetes.scheduler import KubernetesScheduler
+from scalable.providers.tls import make_credentials
+from scalable.testing.offline import spec_of
+
+RUN = Run("here-123456", "me")
+MINE = {"scalable/run": RUN.name, "dask.org/component": "scheduler"}
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    with serving(tmp_path) as (server, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        yield server
+
+
+def drive(use: Callable[[KubernetesScheduler], Awaitable[None]]) -> None:
+    options = KubernetesProvider().parse_options(spec_of("kubernetes"))
+
+    async def main() -> None:
+        made = KubernetesScheduler(
+            KubernetesApi(None, "models"),
+            RUN,
+            dask_cluster(RUN, "image", options),
+            make_credentials(),
+            close_timeout=5,
+        )
+        try:
+            await use(made)
+        finally:
+            await made.remove()
+
+    asyncio.run(main())
+
+
+def add_pod(server: ApiServer, name: str, **status: Any) -> None:
+    spec = {"containers": [{"name": "scheduler"}], "nodeName": "node"}
+    metadata = {"name": name, "labels": MINE}
+    server.put("pods", {"metadata": metadata, "spec": spec, "status": status})
+
+
+def container(state: dict[str, Any], *, ready: bool = False) -> list[dict[str, Any]]:
+    return [{"name": "scheduler", "ready": ready, "state": state}]
+
+
+def test_the_keys_of_a_run_go_with_its_cluster(server: ApiServer) -> None:
+    async def use(scheduler: KubernetesScheduler) -> None:
+        await scheduler.start()
+        (cluster,) = server.of_kind("daskclusters").values()
+        (secret,) = server.of_kind("secrets").values()
+        (owner,) = secret["metadata"]["ownerReferences"]
+        assert owner["uid"] == cluster["metadata"]["uid"]
+        assert await scheduler.stop() == []
+        assert server.objects == {}
+
+    drive(use)
+
+
+def test_a_start_that_is_refused_leaves_nothing(server: ApiServer) -> None:
+    async def use(scheduler: KubernetesScheduler) -> None:
+        server.refusals = [(404, "404 page not found")]
+        with pytest.raises(SchedulerStartError, match="helm install"):
+            await scheduler.start()
+        assert await scheduler.stop() == []
+        assert server.objects == {}
+
+    drive(use)
+
+
+def test_a_start_that_is_refused_in_its_middle_leaves_nothing(server: ApiServer) -> None:
+    async def use(scheduler: KubernetesScheduler) -> None:
+        create = server._create
+
+        def refuse(kind: str, made: dict[str, Any]) -> tuple[int, Any]:
+            return (403, {"message": "no"}) if kind == "secrets" else create(kind, made)
+
+        server._create = refuse  # type: ignore[method-assign]
+        with pytest.raises(SchedulerStartError, match="no"):
+            await scheduler.start()
+        assert await scheduler.stop() == []
+        assert server.objects == {}
+
+    drive(use)
+
+
+def test_from_its_pod_to_its_end(server: ApiServer) -> None:
+    async def use(scheduler: KubernetesScheduler) -> None:
+        await scheduler.start()
+        assert (await scheduler.state()).phase is Phase.PENDING
+        add_pod(server, "p", containerStatuses=container({"running": {}}))
+        assert (await scheduler.state()).phase is Phase.PENDING
+        server.change(
+            "pods", "p", status={"containerStatuses": container({"running": {}}, ready=True)}
+        )
+        assert (await scheduler.state()).phase is Phase.RUNNING
+        # Its Deployment replaces it. That is another scheduler, which knows nothing of the run.
+        server.delete("pods", "p")
+        add_pod(server, "q", containerStatuses=container({"running": {}}, ready=True))
+        state = await scheduler.state()
+        assert state.phase is Phase.GONE
+        assert "its pod p was deleted" in state.explanation.summary
+
+    drive(use)
+
+
+def test_its_end_has_the_words_of_kubernetes_and_its_log(server: ApiServer) -> None:
+    async def use(scheduler: KubernetesScheduler) -> None:
+        await scheduler.start()
+        ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+        add_pod(server, "p", containerStatuses=container(ended))
+        state = await scheduler.state()
+        assert state.explanation.reason is Reason.OUT_OF_MEMORY
+        assert "the log of p" in state.explanation.log_tail
+
+    drive(use)
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ("", "is it running, and does it watch"),
+        ("Created", "the phase of the DaskCluster is Created"),
+    ],
+)
+def test_an_operator_that_does_nothing_is_named(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch, phase: str, words: str
+) -> None:
+    monkeypatch.setattr(scheduler, "OPERATOR_PATIENCE", 0.05)
+
+    async def use(scheduler: KubernetesScheduler) -> None:
+        await scheduler.start()
+        if phase:
+            server.change("daskclusters", RUN.name, status={"phase": phase})
+        await asyncio.sleep(0.1)
+        state = await scheduler.state()
+        assert (state.phase, state.explanation.reason) == (Phase.PENDING, Reason.NETWORK)
+        assert words in state.explanation.summary
+
+    drive(use)
+
+
+def test_a_cluster_that_somebody_deletes_is_gone(server: ApiServer) -> None:
+    async def use(scheduler: KubernetesScheduler) -> None:
+        await scheduler.start()
+        server.delete("daskclusters", RUN.name)
+        state = await scheduler.state()
+        assert (state.phase, state.explanation.reason) == (Phase.GONE, Reason.CANCELLED)
+
+    drive(use)
