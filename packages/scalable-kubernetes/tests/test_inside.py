@@ -169,10 +169,24 @@ def test_it_goes_on_while_the_api_server_has_a_problem(server: ApiServer) -> Non
 
 
 def test_a_permission_that_is_missing_is_named(server: ApiServer) -> None:
-    server.refusals = [(403, 'jobs.batch is forbidden: User "me" cannot create resource "jobs"')]
+    server.refusals = [
+        (403, f'jobs.batch is forbidden: User "me" cannot {verb} resource "jobs"')
+        for verb in ("create", "delete")
+    ]
     with pytest.raises(SessionError, match='cannot create resource "jobs"'):
         run_inside(server, [])
     assert server.objects == {}
+
+
+def test_a_job_that_may_not_be_removed_is_named(server: ApiServer) -> None:
+    play(server, container({"terminated": {"exitCode": 0}}), log=LOG)
+
+    def write(line: str) -> None:
+        if line == "three":  # then the pod has ended, and its Job is removed
+            server.refusals = [(403, 'User "me" cannot delete resource "jobs"')]
+
+    with pytest.raises(SessionError, match=r'cannot delete resource "jobs".*kubectl delete job '):
+        KubernetesProvider().run_inside(spec_of("kubernetes", OPTIONS), SUBMISSION, write)
 
 
 def test_why_it_does_not_start(server: ApiServer) -> None:

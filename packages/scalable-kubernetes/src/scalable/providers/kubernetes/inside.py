@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,32 +56,43 @@ async def run_inside(
     job = workflow_job(run, submission, image, options)
     workflow_secret(run, submission, {})  # which may be too large
     name = workflow_name(run.name)
+    refused = False
     try:
-        await _create(api, run, job, submission)
+        try:
+            made = await api.create("jobs", job)
+        except ApiError as error:
+            refused = error.code < _SERVER_ERRORS
+            raise _cannot_run(error, api) from error
+        await _create_secret(api, run, made, submission)
         write(f"the workflow runs as Job {name} in namespace {api.namespace}")
         return await _Follower(api, run, write).follow()
     except asyncio.CancelledError:  # by Ctrl-C
         write(f"ending Job {name}, which removes its cluster")
         raise
     finally:
-        await asyncio.shield(asyncio.ensure_future(_remove(api, run)))
+        if not refused:  # else there is nothing to remove, and that might be refused as well
+            await asyncio.shield(asyncio.ensure_future(_remove(api, run)))
 
 
-async def _create(
+async def _create_secret(
     api: KubernetesApi, run: Run, job: Mapping[str, Any], submission: Submission
 ) -> None:
+    """Create the Secret that the Job's pod waits for; it goes with the Job."""
+    owner = {
+        "apiVersion": _BATCH,
+        "kind": "Job",
+        "name": job["metadata"]["name"],
+        "uid": job["metadata"]["uid"],
+    }
     try:
-        made = await api.create("jobs", job)
-        owner = {
-            "apiVersion": _BATCH,
-            "kind": "Job",
-            "name": made["metadata"]["name"],
-            "uid": made["metadata"]["uid"],
-        }
         await api.create("secrets", workflow_secret(run, submission, owner))
     except ApiError as error:
-        problem = explain_refusal(error, api.namespace)
-        raise SessionError(f"the workflow cannot run inside the cluster: {problem}") from error
+        raise _cannot_run(error, api) from error
+
+
+def _cannot_run(error: ApiError, api: KubernetesApi) -> SessionError:
+    problem = explain_refusal(error, api.namespace)
+    return SessionError(f"the workflow cannot run inside the cluster: {problem}")
 
 
 async def _remove(api: KubernetesApi, run: Run) -> None:
@@ -92,11 +102,19 @@ async def _remove(api: KubernetesApi, run: Run) -> None:
     name = workflow_name(run.name)
     await api.settle()
     while True:
-        with contextlib.suppress(ApiUnreachableError):
+        try:
             await api.delete("jobs", name)
             pods = await api.list("pods", selector({RUN: run.name}))
             if all(map(has_ended, pods)):
                 return
+        except ApiUnreachableError:
+            pass  # asked again
+        except ApiError as error:
+            if error.code < _SERVER_ERRORS:
+                problem = explain_refusal(error, api.namespace)
+                raise SessionError(
+                    f"Job {name} may be left: {problem}; remove it by `kubectl delete job {name}`"
+                ) from error
         if loop.time() > deadline:
             raise SessionError(
                 f"Job {name} does not end, not within {_REMOVAL_TIMEOUT:g} s; "
