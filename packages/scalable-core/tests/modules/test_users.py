@@ -7,7 +7,14 @@ from types import ModuleType
 
 import pytest
 
-from scalable.modules.users import find_loaded, find_preferred, is_own, own_directories
+from scalable.modules.archive import list_importable
+from scalable.modules.users import (
+    find_loaded,
+    find_preferred,
+    installed_into,
+    is_own,
+    own_directories,
+)
 
 SITE = sysconfig.get_path("purelib")
 STDLIB = sysconfig.get_path("stdlib")
@@ -107,3 +114,30 @@ def test_a_name_is_preferred_unless_it_means_something_else_here(tmp_path: Path)
     assert find_preferred(names, modules, path) == {"helpers", "yaml", "tests"}
     assert importlib.util.find_spec("queue") is not None
     assert "queue" in sys.stdlib_module_names
+
+
+def install(directory: Path, *files: str) -> None:
+    """Leave files and their record, as ``pip install --target`` does."""
+    write(*(directory / file for file in files))
+    information = directory / "climate_tools-1.0.dist-info"
+    write(information / "METADATA")
+    rows = [*files, "climate_tools-1.0.dist-info/METADATA", "../../bin/climate-tools"]
+    (information / "RECORD").write_text("".join(f"{row},sha256=abc,12\n" for row in rows))
+
+
+def test_what_is_installed_beside_the_users_modules_is_not_sent(tmp_path: Path) -> None:
+    install(tmp_path, "climate/__init__.py", "climate/grid.py", "_native.cpython-313.so", "six.py")
+    write(tmp_path / "model.py", tmp_path / "own" / "__init__.py")
+    assert installed_into(str(tmp_path)) == {"climate", "_native", "six"}
+    modules = {
+        name: module(name, tmp_path / file)
+        for name, file in {
+            "climate": "climate/__init__.py",
+            "climate.grid": "climate/grid.py",
+            "six": "six.py",
+            "model": "model.py",
+            "own": "own/__init__.py",
+        }.items()
+    }
+    assert {each.name for each in find_loaded(modules, modules)} == {"model", "own"}
+    assert [str(name) for name, _ in list_importable(tmp_path)] == ["model.py", "own/__init__.py"]

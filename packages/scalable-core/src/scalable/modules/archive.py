@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from scalable.errors import ModulesError
+from scalable.modules.users import installed_into
 
 __all__ = ["MAX_BYTES", "MAX_FILES", "ModuleArchive", "pack_modules", "pack_workflow"]
 
@@ -151,8 +152,13 @@ def list_entry(path: Path) -> Iterator[Member]:
 
 
 def list_importable(directory: Path) -> Iterator[Member]:
-    """Yield the files of the modules that ``import`` finds in a directory."""
-    return _walk(directory, PurePosixPath(), _select_importable)
+    """Yield the files of the modules that ``import`` finds in a directory, without what is installed into it."""
+    installed = installed_into(str(directory))
+
+    def select(entry: Path) -> Selector | None:
+        return None if entry.name.partition(".")[0] in installed else _select_importable(entry)
+
+    return _walk(directory, PurePosixPath(), select)
 
 
 def list_package(directory: Path, name: PurePosixPath) -> Iterator[Member]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 import sysconfig
@@ -12,7 +13,14 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import NamedTuple
 
-__all__ = ["LoadedModule", "find_loaded", "find_preferred", "is_own", "own_directories"]
+__all__ = [
+    "LoadedModule",
+    "find_loaded",
+    "find_preferred",
+    "installed_into",
+    "is_own",
+    "own_directories",
+]
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
@@ -70,6 +78,25 @@ def _real(path: str) -> str:
     return os.path.realpath(path)
 
 
+@lru_cache(maxsize=1_000)
+def installed_into(directory: str) -> frozenset[str]:
+    """Return the top-level names of what is installed into a directory, as ``pip install --target`` does.
+
+    Such a directory is on the ``PYTHONPATH``, and may have modules of the user's beside. Each distribution lists its
+    files: https://packaging.python.org/en/latest/specifications/recording-installed-packages/.
+    """
+    names = set()
+    for record in Path(directory).glob("*.dist-info/RECORD"):
+        try:
+            rows = record.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue  # then its files count as the user's
+        for row in csv.reader(rows):
+            top = PurePosixPath(row[0]).parts[0]
+            names.add(top.partition(".")[0] if "/" not in row[0] else top)
+    return frozenset(name for name in names if name.isidentifier() and name != "__pycache__")
+
+
 def own_directories(path: Sequence[str]) -> list[Path]:
     """Return the directories of the user's own among the entries of ``sys.path``, in their order."""
     found = (Path(os.path.realpath(entry)) for entry in path if is_own(str(Path(entry).absolute())))
@@ -103,8 +130,16 @@ def find_loaded(
         if not is_own(os.path.dirname(file)):  # noqa: PTH120 - called for every module
             continue
         path = Path(file).absolute()
-        if path.is_file():
-            yield LoadedModule(name, path, path.name == "__init__.py" and parts[-1] != "__init__")
+        is_package = path.name == "__init__.py" and parts[-1] != "__init__"
+        module = LoadedModule(name, path, is_package)
+        if path.is_file() and parts[0] not in installed_into(_root(module)):
+            yield module
+
+
+def _root(module: LoadedModule) -> str:
+    """Return the directory in which ``import`` has found a module's top-level package."""
+    depth = len(module.member.parts)
+    return str(module.file.parents[min(depth, len(module.file.parents)) - 1])
 
 
 def find_preferred(
