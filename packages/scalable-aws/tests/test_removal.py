@@ -9,6 +9,7 @@ from aws_stubs import StubbedApi
 from scalable.providers.cloud.aws import removal
 from scalable.providers.cloud.aws.api import AwsError
 from scalable.providers.cloud.aws.removal import remove_run, stop_run, terminate, terminate_run
+from scalable.providers.cloud.aws.states import STOP_REASON
 
 NOT_FOUND = "InvalidInstanceID.NotFound"
 
@@ -75,7 +76,7 @@ def test_a_task_that_appears_while_its_cluster_is_deleted_is_stopped() -> None:
     api.refuse("iam", "delete_role", "NoSuchEntity")
     api.refuse("ecs", "delete_cluster", "ClusterContainsTasksException")
     api.answer("ecs", "list_tasks", {"taskArns": ["late"]})
-    stopped = {"cluster": "scalable-r", "task": "late", "reason": removal.STOP_REASON}
+    stopped = {"cluster": "scalable-r", "task": "late", "reason": STOP_REASON}
     api.answer("ecs", "stop_task", {}, stopped)
     api.answer("ecs", "delete_cluster", {})
     assert asyncio.run(remove_run(api, "r", 20, "fargate")) == []

@@ -112,7 +112,8 @@ _MAX_LAUNCH = 100
 https://docs.aws.amazon.com/AmazonECS/latest/developerguide/service-quotas.html."""
 
 _MAX_TAGS = 50
-_OUR_TAGS = 4
+_OUR_TAGS = {"fargate": 4, "ec2": 5}
+"""Tags of a worker that are Scalable's; an instance also has a name."""
 
 _TAGS: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[TagKey, TagValue])
 
@@ -452,7 +453,7 @@ def _check_labels(spec: DeploymentSpec, options: AWSOptions) -> Iterator[Validat
                 "aws:, and 256 as its value"
             )
             yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)
-        n = len({*options.tags, *component.tags}) + _OUR_TAGS
+        n = len({*options.tags, *component.tags}) + _OUR_TAGS[options.cluster_type]
         if n > _MAX_TAGS:
             message = f"makes {n} tags with those of the target and of Scalable, and AWS takes {_MAX_TAGS}; use fewer"
             yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)

@@ -26,7 +26,7 @@ from scalable.providers.cloud.aws.refusals import (
     is_missing,
 )
 from scalable.providers.cloud.aws.removal import remove_run, stop_run, terminate_run
-from scalable.providers.cloud.aws.setup import SetupError, make_place
+from scalable.providers.cloud.aws.setup import SetupError, create_when_known, make_place
 from scalable.providers.cloud.aws.states import (
     NativeState,
     address,
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from scalable.providers.tls import Credentials
 
 __all__ = ["AwsScheduler", "Ec2Scheduler", "FargateScheduler"]
-
-_ROLE_PATIENCE = 60.0
-"""Seconds in which a new role becomes known in all of AWS; it usually takes ten."""
 
 _SHOWN_WITHIN = 60.0
 """Seconds for which what AWS has shown before may be missing in its answers, which are not all of the same time."""
@@ -131,17 +128,13 @@ class AwsScheduler(ABC):
         """Start the scheduler, and return its task or instance."""
 
     async def _create(self, request: Request, role_is_unknown: str) -> dict[str, Any]:
-        """Create what uses a new role, which may not be known everywhere for some seconds."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _ROLE_PATIENCE
-        while True:
-            try:
-                return await self._api.create(request)
-            except AwsError as error:
-                # IAM is eventually consistent: https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot.html
-                if role_is_unknown not in error.text or loop.time() > deadline:
-                    raise
-                await asyncio.sleep(2.0)
+        """Create what uses a new role and a new security group."""
+        new = [] if self._options.security_groups or not self.place else self.place.security_groups
+
+        def is_early(error: AwsError) -> bool:
+            return role_is_unknown in error.text or any(group in error.text for group in new)
+
+        return await create_when_known(self._api, request, is_early)
 
     # -- State
 

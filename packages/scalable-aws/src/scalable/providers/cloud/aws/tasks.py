@@ -88,6 +88,10 @@ class Request(NamedTuple):
     operation: str
     params: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        """Return its name, without the parameters, which may be secrets."""
+        return f"Request({self.service!r}, {self.operation!r})"
+
 
 class Batch(NamedTuple):
     """Tasks of a launch that one RunTask call starts.
