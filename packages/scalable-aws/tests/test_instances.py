@@ -18,9 +18,7 @@ from scalable.providers.cloud.aws.tasks import Place
 from scalable.providers.tls import make_credentials
 from scalable.testing.offline import spec_of
 
-PLACE = Place(
-    "us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "arn:key", "CERT\nIFICATE", profile="p", ami="a"
-)
+PLACE = Place("us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "arn:key", "CERT\nIFICATE", profile="p")
 
 
 def artifacts(options: str, components: str = "gcam: {}") -> dict[str, Any]:

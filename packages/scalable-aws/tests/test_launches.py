@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
+import threading
 from typing import Any
 
 import pytest
@@ -9,11 +11,11 @@ from aws_stubs import StubbedApi
 from scalable.cluster.port import GroupSpec, Reason
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.cloud.aws import AWSBatchProvider, provider
-from scalable.providers.cloud.aws.api import AwsError
+from scalable.providers.cloud.aws.api import AwsApi, AwsError
 from scalable.providers.cloud.aws.backend import FargateBackend
 from scalable.providers.cloud.aws.ec2_backend import Ec2Backend
 from scalable.providers.cloud.aws.names import Run
-from scalable.providers.cloud.aws.tasks import Place
+from scalable.providers.cloud.aws.tasks import MachineImage, Place
 from scalable.testing.offline import spec_of
 
 PLACE = Place(
@@ -25,18 +27,18 @@ PLACE = Place(
     "CERT",
     execution_role="role",
     profile="p",
-    ami="ami-1",
-    root_device="/dev/xvda",
+    ami=MachineImage("ami-1"),
 )
 GROUP = GroupSpec("gcam")
 
 
-def backend_of(api: StubbedApi, options: str) -> Any:
+def backend_of(api: AwsApi, options: str) -> Any:
     spec = spec_of("aws", options, "gcam: {}")
     parsed = AWSBatchProvider().parse_options(spec)
     requests = provider._worker_requests(spec, parsed)
     common = (api, Run("r", "me"), parsed, PLACE, requests)
     if parsed.cluster_type == "fargate":
+        assert isinstance(api, StubbedApi)
         api.answer("ecs", "register_task_definition", {"taskDefinition": {}})
         return FargateBackend(*common, scheduler="tls://s", scheduler_task="s", close_timeout=5)
     machines = {"gcam": "c6i.large"}
@@ -174,3 +176,44 @@ def test_stopping_an_instance_that_aws_does_not_show_yet_is_tried_again() -> Non
 
     asyncio.run(scenario())
     api.check()
+
+
+class _Ec2(http.server.BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        code = "<Code>InsufficientInstanceCapacity</Code><Message>none</Message>"
+        body = f"<Response><Errors><Error>{code}</Error></Errors></Response>".encode()
+        self.send_response(500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_a_zone_without_capacity_is_asked_once_and_not_six_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Ec2)
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        api = AwsApi("test", "us-east-1")
+        backend = backend_of(api, "region: us-east-1\ncluster_type: ec2")
+
+        async def scenario() -> None:
+            with pytest.raises(LaunchError) as error:
+                await backend.launch(GROUP, 1, "f00")
+            assert error.value.explanation is not None
+            assert error.value.explanation.reason is Reason.CAPACITY
+            await api.close()
+
+        asyncio.run(scenario())
+        server.shutdown()
+    assert _Ec2.asked == len(PLACE.subnets)

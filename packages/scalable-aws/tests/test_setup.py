@@ -13,10 +13,12 @@ from scalable.cluster.port import Phase, Reason
 from scalable.providers.cloud.aws import AWSOptions, scheduler, setup
 from scalable.providers.cloud.aws.api import AwsApi, AwsError, AwsUnreachableError
 from scalable.providers.cloud.aws.foundation import put_key, put_role_policy
+from scalable.providers.cloud.aws.instances import run_worker_instances
 from scalable.providers.cloud.aws.names import Run
 from scalable.providers.cloud.aws.refusals import explain_refusal, is_lasting
 from scalable.providers.cloud.aws.request import WorkerRequest
 from scalable.providers.cloud.aws.scheduler import Ec2Scheduler, FargateScheduler
+from scalable.providers.cloud.aws.tasks import Place
 from scalable.providers.tls import make_credentials
 
 RUN = Run("r", "me")
@@ -180,3 +182,42 @@ def test_an_account_that_is_still_verified_is_asked_again() -> None:
     error = AwsError("RunInstances", "PendingVerification", "within minutes")
     assert explain_refusal(error).reason is Reason.QUOTA
     assert not is_lasting(error)
+
+
+def test_a_volume_is_at_least_as_large_as_its_machine_image() -> None:
+    api = StubbedApi()
+    names = ("ami-0a1b2c3d", "ami-0a1b2c3e")
+    for name in names:
+        api.answer("ssm", "get_parameter", {"Parameter": {"Value": name}})
+    images = [
+        {
+            "ImageId": name,
+            "RootDeviceName": device,
+            "BlockDeviceMappings": [{"DeviceName": device, "Ebs": {"VolumeSize": gib}}],
+        }
+        for name, device, gib in zip(names, ("/dev/xvda", "/dev/sda1"), (8, 75), strict=True)
+    ]
+    api.answer("ec2", "describe_images", {"Images": images}, {"ImageIds": [*names]})
+    options = AWSOptions(cluster_type="ec2")
+    place = Place("us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "key", "cert", profile="p")
+    place = asyncio.run(setup._with_images(api, place, options, True))
+    found = []
+    for gpus in (0, 1):
+        worker = WorkerRequest("ml", "image", 1, 1024, gpus=gpus)
+        asked = run_worker_instances(
+            RUN,
+            place,
+            options,
+            worker,
+            machine="g5.xlarge",
+            subnet="subnet-1",
+            token="t",
+            n=1,
+            request_id="f00",
+            script="exit 0",
+            spot=False,
+        )
+        (volume,) = asked.params["BlockDeviceMappings"]
+        found.append((asked.params["ImageId"], volume["DeviceName"], volume["Ebs"]["VolumeSize"]))
+    assert found == [("ami-0a1b2c3d", "/dev/xvda", 50), ("ami-0a1b2c3e", "/dev/sda1", 75)]
+    api.check()

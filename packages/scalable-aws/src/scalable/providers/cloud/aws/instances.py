@@ -23,6 +23,7 @@ from scalable.providers.cloud.aws.tasks import (
     KEY_VARIABLES,
     PORT,
     SCHEDULER,
+    MachineImage,
     Place,
     Request,
     dask_environment,
@@ -268,7 +269,7 @@ def _instances(
     options: AWSOptions,
     *,
     machine: str,
-    ami: str,
+    ami: MachineImage,
     subnet: str,
     token: str,
     n: int,
@@ -276,16 +277,16 @@ def _instances(
     tags: Mapping[str, str],
 ) -> dict[str, Any]:
     volume = {
-        "DeviceName": place.root_device,
+        "DeviceName": ami.root_device,
         "Ebs": {
-            "VolumeSize": options.volume_size,
+            "VolumeSize": max(options.volume_size, ami.gib),
             "VolumeType": "gp3",
             "Encrypted": True,
             "DeleteOnTermination": True,
         },
     }
     return {
-        "ImageId": ami,
+        "ImageId": ami.id,
         "InstanceType": machine,
         "MinCount": 1,
         "MaxCount": n,

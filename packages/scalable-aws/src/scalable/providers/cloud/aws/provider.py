@@ -59,6 +59,7 @@ from scalable.providers.cloud.aws.prices import FARGATE, VOLUME
 from scalable.providers.cloud.aws.request import WorkerRequest, worker_request
 from scalable.providers.cloud.aws.tasks import (
     PORT,
+    MachineImage,
     Place,
     Request,
     batches,
@@ -346,9 +347,10 @@ def _shown_requests(
         security_groups=options.security_groups or [group],
         execution_role=options.execution_role_arn or role_arn(run, partition, account),
         profile=options.instance_profile or profile_name(run.name),
-        ami=options.ami or "(the newest Amazon Linux 2023)",
-        gpu_ami=options.ami or "(the newest image with NVIDIA's driver)",
-        root_device="(root device)",
+        ami=MachineImage(options.ami or "(the newest Amazon Linux 2023)", "(root device)"),
+        gpu_ami=MachineImage(
+            options.ami or "(the newest image with NVIDIA's driver)", "(root device)"
+        ),
         key=f"(ARN of {KEY})",
         certificate="(the run's certificate)",
     )

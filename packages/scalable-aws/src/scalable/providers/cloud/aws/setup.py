@@ -26,7 +26,7 @@ from scalable.providers.cloud.aws.foundation import (
 from scalable.providers.cloud.aws.names import Run, profile_name, resource_name, role_name
 from scalable.providers.cloud.aws.options import AWSOptions
 from scalable.providers.cloud.aws.refusals import is_missing, is_there_already
-from scalable.providers.cloud.aws.tasks import Place, Request
+from scalable.providers.cloud.aws.tasks import MachineImage, Place, Request
 
 if TYPE_CHECKING:
     from scalable.providers.tls import Credentials
@@ -194,15 +194,25 @@ async def _make_role(
 
 
 async def _with_images(api: AwsApi, place: Place, options: AWSOptions, gpus: bool) -> Place:
-    """Return the place with the machine images of its instances, and the name of their root device."""
-    found = {
-        "ami": options.ami or await _newest(api, _AMI),
-        "gpu_ami": (options.ami or await _newest(api, _GPU_AMI)) if gpus else "",
-    }
-    images = (await api.call("ec2", "DescribeImages", ImageIds=[found["ami"]]))["Images"]
-    if not images:
-        raise _missing(f"there is no machine image {found['ami']}", "set the target's ami")
-    return replace(place, **found, root_device=images[0].get("RootDeviceName", "/dev/xvda"))
+    """Return the place with the machine images of its instances."""
+    ami = options.ami or await _newest(api, _AMI)
+    gpu_ami = (options.ami or await _newest(api, _GPU_AMI)) if gpus else ami
+    answer = await api.call("ec2", "DescribeImages", ImageIds=sorted({ami, gpu_ami}))
+    images = {each["ImageId"]: _machine_image(each) for each in answer["Images"]}
+    for each in (ami, gpu_ami):
+        if each not in images:
+            raise _missing(f"there is no machine image {each}", "set the target's ami")
+    return replace(place, ami=images[ami], gpu_ami=images[gpu_ami])
+
+
+def _machine_image(image: Mapping[str, Any]) -> MachineImage:
+    root = image.get("RootDeviceName", "/dev/xvda")
+    sizes = (
+        each.get("Ebs", {}).get("VolumeSize", 0)
+        for each in image.get("BlockDeviceMappings", ())
+        if each.get("DeviceName") == root
+    )
+    return MachineImage(image["ImageId"], root, next(sizes, 0))
 
 
 async def _newest(api: AwsApi, parameter: str) -> str:
