@@ -101,6 +101,7 @@ def test_a_scheduler_is_gone_when_it_is_not_shown_for_a_while(
             await it.state()
         show()
         await it.state()
+        assert it._absent_since is None
         for _ in range(2):
             hide()
             with pytest.raises(LookupError):
