@@ -18,9 +18,7 @@ from scalable.providers.cloud.aws.tasks import Place
 from scalable.providers.tls import make_credentials
 from scalable.testing.offline import spec_of
 
-PLACE = Place(
-    "us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "arn:key", "CERT\nIFICATE", profile="p", ami="a"
-)
+PLACE = Place("us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "arn:key", "CERT\nIFICATE", profile="p")
 
 
 def artifacts(options: str, components: str = "gcam: {}") -> dict[str, Any]:
@@ -143,6 +141,26 @@ def test_an_instance_shuts_down_however_its_script_ends(
     assert (tmp_path / "shutdown.log").exists()
 
 
+def test_an_instance_that_boots_again_shuts_down(tmp_path: Path) -> None:
+    config = json.loads(gzip.decompress(user_data("exit 0")).decode().partition("\n")[2])
+    (first,) = config["bootcmd"]
+    here = tmp_path / "instance"
+    here.mkdir()
+    script = first.replace("/var/lib/cloud/instance", str(here))
+    assert script != first
+    boot(tmp_path, script)
+    assert not (tmp_path / "shutdown.log").exists()
+    shutil.rmtree(tmp_path / "programs")
+    boot(tmp_path, script)
+    assert (tmp_path / "shutdown.log").exists()
+
+
+def test_the_password_of_a_registry_is_of_its_region(tmp_path: Path) -> None:
+    image = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/gcam:7"
+    script = boot_script(Run("r", "me"), PLACE, part="gcam", image=image, command=["x"], env={})
+    assert "aws ecr get-login-password --region eu-west-1 |" in script
+
+
 @pytest.mark.parametrize(
     ("cpus", "memory", "gpus", "name"),
     [
@@ -174,6 +192,11 @@ def test_what_no_type_has() -> None:
         ("instance_type: c6i.large", "memory: 4Gi", "components.gcam.memory"),
         ("", "cpus: 500", "components.gcam.cpus"),
         ("instance_type: c6i.large", "gpus: 1", "components.gcam.gpus"),
+        (
+            "",
+            f"tags: {{{', '.join(f'k{i}: v' for i in range(46))}}}",
+            "components.gcam.tags",
+        ),
     ],
 )
 def test_components_that_are_too_large(options: str, component: str, issue: str) -> None:

@@ -16,6 +16,7 @@ Importing it imports neither an SDK nor Dask; validating and planning work offli
 `scheduler`    the scheduler as a task or an instance
 `backend`      the engine's port on Fargate: launch, observe, stop, describe, sweep
 `ec2_backend`  the same on EC2
+`launches`     calls that start workers, none of which has its effect twice
 `states`       states of tasks and instances as phases and reasons
 `refusals`     refusals of AWS, explained
 `logs`         the end of a log

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import http.client
+import ipaddress
 import os
+import re
 import threading
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,6 +30,7 @@ from botocore.parsers import ResponseParserError
 
 from scalable.errors import ProviderNotSetUpError, describe_error
 from scalable.providers.blocking import BlockingCalls, CallUnderWay
+from scalable.providers.cloud.aws.refusals import is_expired
 from scalable.providers.cloud.aws.tasks import Request
 
 __all__ = ["AwsApi", "AwsError", "AwsUnreachableError", "run_now"]
@@ -42,11 +46,15 @@ _CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 6},
     user_agent_extra="scalable",
 )
+_ONE_ATTEMPT = _CONFIG.merge(Config(retries={"total_max_attempts": 1}))
 _DEADLINE = 110.0
 """Seconds for one call with its retries; below the limit of the engine, so that it learns the reason."""
 
 _WHO_AM_I = "https://checkip.amazonaws.com"
 """Answers with the public address of whoever asks."""
+
+_ENCODED = re.compile(r"\s*Encoded authorization failure message: \S+")
+"""What EC2 adds for administrators to the message of a denied call: hundreds of characters."""
 
 _REMEDY = "run `aws configure` or `aws sso login`, or set AWS_PROFILE; `aws sts get-caller-identity` must work"
 
@@ -89,7 +97,7 @@ class AwsApi:
     def __init__(self, name: str, region: str | None) -> None:
         self._wanted = region
         self._lock = threading.Lock()
-        self._clients: dict[tuple[str, str], Any] = {}
+        self._clients: dict[tuple[str, str, bool], Any] = {}
         self._creating = BlockingCalls(name, deadline=_DEADLINE)
         self._calls = BlockingCalls(name, deadline=_DEADLINE)
 
@@ -120,13 +128,15 @@ class AwsApi:
             raise ProviderNotSetUpError("aws", "no region is set", remedy)
         return str(region)
 
-    def _client(self, service: str, region: str) -> Any:
+    def _client(self, service: str, region: str, *, once: bool = False) -> Any:
         with self._lock:  # a session is not thread-safe, a client is
-            if (service, region) not in self._clients:
+            if (service, region, once) not in self._clients:
                 make: Callable[..., Any] = self._session.client
-                made = make(service, region_name=region, config=_CONFIG)
-                self._clients[service, region] = made
-            return self._clients[service, region]
+                config = _ONE_ATTEMPT if once else _CONFIG
+                self._clients[service, region, once] = make(
+                    service, region_name=region, config=config
+                )
+            return self._clients[service, region, once]
 
     async def close(self) -> None:
         """Close all connections. A further call opens new ones."""
@@ -157,9 +167,17 @@ class AwsApi:
 
     # -- Calls
 
-    async def create(self, request: Request) -> dict[str, Any]:
-        """Make a call that creates something, for which `settle` waits also if nobody else does any more."""
-        return await self._creating.run(self._ask, request, None)
+    async def create(self, request: Request, *, once: bool = False) -> dict[str, Any]:
+        """Make a call that creates something, for which `settle` waits also if nobody else does any more.
+
+        Parameters
+        ----------
+        request : Request
+            The call.
+        once : bool
+            Whether it is made once only, whatever comes of it, so that an error is that of this one attempt.
+        """
+        return await self._creating.run(self._ask, request, None, once=once)
 
     async def call(self, service: str, operation: str, **params: Any) -> dict[str, Any]:
         """Make a call that creates nothing.
@@ -197,14 +215,14 @@ class AwsApi:
         """
         return await self._calls.run(_ask_for_address)
 
-    def _ask(self, request: Request, region: str | None) -> dict[str, Any]:
+    def _ask(self, request: Request, region: str | None, *, once: bool = False) -> dict[str, Any]:
         try:
-            client = self._client(request.service, region or self.region)
+            client = self._client(request.service, region or self.region, once=once)
             answer: dict[str, Any] = getattr(client, xform_name(request.operation))(
                 **request.params
             )
         except _ERRORS as error:
-            raise _translated(error, request.operation, self._wanted) from error
+            raise self._error(error, request.operation) from error
         return answer
 
     def _list(self, request: Request, key: str) -> list[Any]:
@@ -213,7 +231,21 @@ class AwsApi:
             pages = client.get_paginator(xform_name(request.operation)).paginate(**request.params)
             return [item for page in pages for item in page.get(key, ())]
         except _ERRORS as error:
-            raise _translated(error, request.operation, self._wanted) from error
+            raise self._error(error, request.operation) from error
+
+    def _error(
+        self, error: ClientError | BotoCoreError | ResponseParserError, operation: str
+    ) -> Exception:
+        """Return an error of botocore as ours; if credentials have expired, the next call looks for new ones.
+
+        botocore reads credentials that are in a file once only.
+        """
+        found = _translated(error, operation, self._wanted)
+        if isinstance(found, AwsError) and is_expired(found):
+            with self._lock:
+                self._clients = {}
+                self.__dict__.pop("_session", None)
+        return found
 
 
 _ERRORS = (ClientError, BotoCoreError, ResponseParserError)
@@ -227,7 +259,7 @@ def _translated(
     if isinstance(error, ClientError):
         details: Mapping[str, Any] = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
-        text = " ".join(str(details.get("Message", "")).split())
+        text = " ".join(_ENCODED.sub("", str(details.get("Message", ""))).split())
         return AwsError(operation, str(details.get("Code", "Unknown")), text, status)
     text = " ".join(str(error).split())
     if isinstance(error, EndpointConnectionError):
@@ -237,21 +269,22 @@ def _translated(
         return AwsUnreachableError(f"{operation}: {text}")
     if isinstance(error, NoRegionError):
         return ProviderNotSetUpError("aws", text, "set the target's region")
-    if isinstance(error, NoCredentialsError) or "SSO" in type(error).__name__ or _is_token(error):
+    if isinstance(error, NoCredentialsError) or _LOGGED_OUT.search(type(error).__name__):
         return AwsError(operation, "ExpiredToken", f"{text}; {_REMEDY}")
     # A parameter that AWS would refuse, for example.
     return AwsError(operation, type(error).__name__, text)
 
 
-def _is_token(error: BotoCoreError) -> bool:
-    return "Token" in type(error).__name__ or "Credential" in type(error).__name__
+_LOGGED_OUT = re.compile("SSO|Token|Credential|Login")
+"""In the names of botocore's errors about credentials that are not there, or have to be renewed."""
 
 
 def _ask_for_address() -> str:
     try:
         with urllib.request.urlopen(_WHO_AM_I, timeout=10) as answer:
-            return str(answer.read(100).decode().strip())
-    except OSError as error:
+            # Not whatever a proxy may answer instead.
+            return str(ipaddress.IPv4Address(answer.read(100).decode().strip()))
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise AwsUnreachableError(f"{_WHO_AM_I}: {describe_error(error)}") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from scalable.cluster.port import (
 )
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.cloud.aws.api import AwsApi, AwsError
+from scalable.providers.cloud.aws.launches import LaunchCalls
 from scalable.providers.cloud.aws.logs import log_tail
 from scalable.providers.cloud.aws.names import COMPONENT, REQUEST, Run, resource_name
 from scalable.providers.cloud.aws.options import AWSOptions
@@ -114,8 +114,7 @@ class FargateBackend:
         self._closed = False
         self._defined: set[str] = set()
         """The tags whose task definition exists."""
-        self._answers: defaultdict[str, dict[str, _Answer]] = defaultdict(dict)
-        """The RunTask calls of each launch that were answered, by token."""
+        self._calls = LaunchCalls(api)
         self._units: dict[str, Unit] = {}
         """The unit of each task that is not known to have ended, by ARN."""
         self._ended: dict[str, _Ended] = {}
@@ -126,30 +125,29 @@ class FargateBackend:
         """Start `n` tasks, ten with each call. A call that AWS has answered is not repeated."""
         if self._closed:
             raise LaunchRefusedError(f"cluster {self._run.name!r} is closed; build a new one")
-        answers = self._answers[request_id]
         try:
             await self._define(group.tag)
         except AwsError as error:
             raise _launch_error(group.tag, explain_refusal(error), is_lasting(error)) from error
         some = asyncio.Semaphore(LAUNCHES_AT_ONCE)
 
-        async def start(batch: Batch) -> None:
+        async def start(batch: Batch) -> _Answer:
             async with some:
-                answers[batch.token] = await self._start(group.tag, batch, request_id)
+                return await self._start(group.tag, batch, request_id)
 
-        # What raises here is not known to have started nothing: the engine asks again, and the token tells AWS.
-        asked = [batch for batch in batches(request_id, n) if batch.token not in answers]
-        for failed in await asyncio.gather(*map(start, asked), return_exceptions=True):
-            if isinstance(failed, BaseException):
-                raise failed
+        answers: list[_Answer] = []
+        calls = map(start, batches(request_id, n))
+        for found in await asyncio.gather(*calls, return_exceptions=True):
+            # It is not known to have started nothing: the engine asks again, and the token tells AWS.
+            if isinstance(found, BaseException):
+                raise found
+            answers.append(found)
         units = [
-            self._unit(group.tag, task, request_id)
-            for answer in answers.values()
-            for task in answer.tasks
+            self._unit(group.tag, task, request_id) for answer in answers for task in answer.tasks
         ]
-        short = next((each for each in answers.values() if each.shortfall), _Answer())
+        short = next((each for each in answers if each.shortfall), _Answer())
         if not units and short.shortfall is not None:
-            del self._answers[request_id]
+            self._calls.forget(request_id)
             raise _launch_error(group.tag, short.shortfall, short.lasting)
         return LaunchResult(units, shortfall=short.shortfall)
 
@@ -178,18 +176,14 @@ class FargateBackend:
         request = run_workers(
             self._run, self._place, self._options, self._requests[tag], batch, request_id, spot=spot
         )
-        try:
-            answer = await self._api.create(request)
-        except AwsError as error:
-            if error.status >= 500:
-                raise
-            return _Answer((), explain_refusal(error), is_lasting(error))
-        tasks = [each["taskArn"] for each in answer["tasks"]]
-        failures = answer.get("failures", [])
+        answer = await self._calls.make(request_id, batch.token, request)
+        if isinstance(answer, AwsError):
+            return _Answer((), explain_refusal(answer), is_lasting(answer))
+        tasks, failure = answer
         if len(tasks) >= batch.n:
             return _Answer(tasks)
-        first = failures[0] if failures else {"reason": "AWS gives no reason"}
-        return _Answer(tasks, explain_shortfall(first["reason"], first.get("detail", "")))
+        why = failure.get("reason", "AWS gives no reason")
+        return _Answer(tasks, explain_shortfall(why, failure.get("detail", "")))
 
     def _unit(self, tag: str, task: str, request_id: str) -> Unit:
         """Return the unit of a task, whose worker has the same name by the task's metadata."""
@@ -281,7 +275,11 @@ class FargateBackend:
         self._closed = True
         unanswered = await self._api.settle(_SETTLE_LIMIT)
         left = await stop_run(
-            self._api, self._run.name, self._close_timeout, but=[self._scheduler_task]
+            self._api,
+            self._run.name,
+            self._close_timeout,
+            known=self._units,
+            but=[self._scheduler_task],
         )
         return [
             *left,

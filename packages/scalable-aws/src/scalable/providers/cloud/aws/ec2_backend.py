@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from scalable.providers.cloud.aws.instances import (
     user_data,
     worker_script,
 )
+from scalable.providers.cloud.aws.launches import LaunchCalls, Started
 from scalable.providers.cloud.aws.logs import console_tail, log_tail
 from scalable.providers.cloud.aws.machines import machine_named
 from scalable.providers.cloud.aws.names import COMPONENT, REQUEST, Run
@@ -101,8 +101,9 @@ class Ec2Backend:
         self._scheduler, self._scheduler_instance = scheduler, scheduler_instance
         self._close_timeout = close_timeout
         self._closed = False
-        self._answers: defaultdict[str, dict[str, list[str] | AwsError]] = defaultdict(dict)
-        """What the calls of each launch were answered with, by token: instances, or a refusal."""
+        self._calls = LaunchCalls(api)
+        self._unlisted: set[str] = set()
+        """Instances that were started, and that no list has shown yet."""
         self._stopped: set[str] = set()
         """Instances that we have terminated."""
         self._last: dict[str, NativeState] = {}
@@ -113,20 +114,17 @@ class Ec2Backend:
         """Start up to `n` instances. A call that AWS has answered is not repeated."""
         if self._closed:
             raise LaunchRefusedError(f"cluster {self._run.name!r} is closed; build a new one")
-        answers = self._answers[request_id]
         started: list[str] = []
         refusal: AwsError | None = None
         for number, (subnet, spot) in enumerate(self._places()):
             attempt = _Attempt(subnet, n - len(started), spot, f"{request_id}-{number}")
-            if attempt.token not in answers:
-                answers[attempt.token] = await self._attempt(group.tag, attempt, request_id)
-            answer = answers[attempt.token]
+            answer = await self._attempt(group.tag, attempt, request_id)
             if isinstance(answer, AwsError):
                 refusal = answer
                 if explain_refusal(answer).reason is not Reason.CAPACITY:
                     break
             else:
-                started += answer
+                started += answer.names
             if len(started) >= n:
                 break
         shortfall = None
@@ -137,9 +135,10 @@ class Ec2Backend:
                 else Explanation(Reason.CAPACITY, "AWS has started fewer instances than asked for")
             )
         if not started and refusal is not None and shortfall is not None:
-            del self._answers[request_id]
+            self._calls.forget(request_id)
             kind = LaunchRefusedError if is_lasting(refusal) else LaunchError
             raise kind(f"AWS starts no workers of {group.tag}: {shortfall}", shortfall)
+        self._unlisted.update({*started} - self._last.keys())
         units = [_unit(group.tag, each, request_id) for each in started]
         return LaunchResult(units, shortfall=shortfall)
 
@@ -149,7 +148,7 @@ class Ec2Backend:
         kinds = [True, False] if spot and self._options.spot_fallback else [spot]
         return [(subnet, kind) for kind in kinds for subnet in self._place.subnets]
 
-    async def _attempt(self, tag: str, attempt: _Attempt, request_id: str) -> list[str] | AwsError:
+    async def _attempt(self, tag: str, attempt: _Attempt, request_id: str) -> Started | AwsError:
         worker = self._requests[tag]
         machine = machine_named(self._machines[tag])
         memory = worker.memory or (machine.usable if machine else 0)
@@ -173,14 +172,7 @@ class Ec2Backend:
             script=script,
             spot=attempt.spot,
         )
-        try:
-            answer = await self._api.create(request)
-        except AwsError as error:
-            # Capacity that is lacking is a server's error in EC2: InsufficientInstanceCapacity has status 500.
-            if error.status >= 500 and explain_refusal(error).reason is Reason.NETWORK:
-                raise
-            return error
-        return [each["InstanceId"] for each in answer["Instances"]]
+        return await self._calls.make(request_id, attempt.token, request)
 
     # -- Observe
 
@@ -197,6 +189,7 @@ class Ec2Backend:
             unit = _unit(tag, each["InstanceId"], request_id)
             state = self._state(each, noticed)
             self._last[unit.native] = state
+            self._unlisted.discard(unit.native)
             states[unit.id] = UnitState(
                 unit, state.phase, state.reason, state.detail, state.seconds_left
             )
@@ -228,7 +221,8 @@ class Ec2Backend:
         """Terminate the instances of these units, in one call."""
         names = [unit.native for unit in units]
         self._stopped.update(names)
-        await terminate(self._api, names)
+        if early := self._unlisted.intersection(await terminate(self._api, names)):
+            raise LookupError(f"AWS does not know {', '.join(sorted(early))} yet")
 
     # -- Describe
 
@@ -254,7 +248,11 @@ class Ec2Backend:
         self._closed = True
         unanswered = await self._api.settle(_SETTLE_LIMIT)
         left = await terminate_run(
-            self._api, self._run.name, self._close_timeout, but=[self._scheduler_instance]
+            self._api,
+            self._run.name,
+            self._close_timeout,
+            known=self._unlisted,
+            but=[self._scheduler_instance],
         )
         return [
             *left,

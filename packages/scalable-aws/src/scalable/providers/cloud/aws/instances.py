@@ -23,6 +23,7 @@ from scalable.providers.cloud.aws.tasks import (
     KEY_VARIABLES,
     PORT,
     SCHEDULER,
+    MachineImage,
     Place,
     Request,
     dask_environment,
@@ -43,6 +44,16 @@ __all__ = [
 
 MAX_USER_DATA = 16384
 """Bytes: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html."""
+
+_BOOT_LIMIT = 3600
+"""Seconds for each step of booting that depends on others, such as the pull of an image."""
+
+# The script runs at the first boot of an instance only. After another one, such as that by which AWS recovers an
+# instance whose host has failed, nothing would end it: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-recover.html.
+_END_AT_SECOND_BOOT = (
+    "if [ -e /var/lib/cloud/instance/scalable ]; then shutdown -h now; "
+    "else touch /var/lib/cloud/instance/scalable; fi"
+)
 
 _METADATA = "http://169.254.169.254/latest"
 
@@ -92,26 +103,29 @@ def boot_script(
         "--entrypoint=env",
     ]
     words = ['"$ID"' if word == "$ID" else quoted(word) for word in command]
-    login = (
-        f"aws ecr get-login-password | docker login --username AWS --password-stdin {quoted(registry)}"
-        if ".dkr.ecr." in registry
-        else ":"
-    )
+    login = ":"
+    if ".dkr.ecr." in registry:
+        # A password is valid in the region of the registry only.
+        password = f"aws ecr get-login-password --region {quoted(registry.split('.')[3])}"
+        login = f"{password} | docker login --username AWS --password-stdin {quoted(registry)}"
     return "\n".join(
         [
             "trap 'shutdown -h now' EXIT",
             "set -eu",
             f"export AWS_DEFAULT_REGION={quoted(place.region)}",
+            # All instances of a launch read the key at once.
+            "export AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10",
             f"TOKEN=$(curl -sf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 600' {_METADATA}/api/token)",
             f'INSTANCE=$(curl -sf -H "X-aws-ec2-metadata-token: $TOKEN" {_METADATA}/meta-data/instance-id)',
             f'ID={quoted(part)}-"$INSTANCE"',
             f'STREAM={quoted(part)}/"$INSTANCE"',
-            "command -v docker > /dev/null || dnf install -y -q docker",
+            f"command -v docker > /dev/null || timeout {_BOOT_LIMIT} dnf install -y -q docker",
             "systemctl start docker",
             f"KEY=$(aws ssm get-parameter --name {quoted(key_parameter(run.name))} --with-decryption "
             "--query Parameter.Value --output text)",
             "export " + " ".join(f'{name}="$KEY"' for name in KEY_VARIABLES),
             login,
+            f"timeout {_BOOT_LIMIT} docker pull -q {quoted(image)}",
             f"docker run {' '.join(options)} {quoted(image)} {' '.join(words)}",
         ]
     )
@@ -119,7 +133,8 @@ def boot_script(
 
 def user_data(script: str) -> bytes:
     """Return a boot script as cloud-init takes it, which unpacks it by itself."""
-    text = "#cloud-config\n" + json.dumps({"runcmd": [script]})
+    config = {"bootcmd": [_END_AT_SECOND_BOOT], "runcmd": [script]}
+    text = "#cloud-config\n" + json.dumps(config)
     return gzip.compress(text.encode(), mtime=0)
 
 
@@ -254,7 +269,7 @@ def _instances(
     options: AWSOptions,
     *,
     machine: str,
-    ami: str,
+    ami: MachineImage,
     subnet: str,
     token: str,
     n: int,
@@ -262,16 +277,16 @@ def _instances(
     tags: Mapping[str, str],
 ) -> dict[str, Any]:
     volume = {
-        "DeviceName": place.root_device,
+        "DeviceName": ami.root_device,
         "Ebs": {
-            "VolumeSize": options.volume_size,
+            "VolumeSize": max(options.volume_size, ami.gib),
             "VolumeType": "gp3",
             "Encrypted": True,
             "DeleteOnTermination": True,
         },
     }
     return {
-        "ImageId": ami,
+        "ImageId": ami.id,
         "InstanceType": machine,
         "MinCount": 1,
         "MaxCount": n,

@@ -135,7 +135,8 @@ class AWSOptions(RemoteTargetOptions):
         "By default Amazon Linux 2023, or, for GPUs, AWS's base image with NVIDIA's driver.",
     )
     volume_size: Annotated[int, Field(ge=8, le=16384)] = Field(
-        default=50, description="Size in GiB of the volume of an EC2 instance."
+        default=50,
+        description="Size in GiB of the volume of an EC2 instance; that of its machine image if that is larger.",
     )
     instance_profile: InstanceProfile | None = Field(
         default=None,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.port import Leftover
 from scalable.providers.base import Owned
+from scalable.providers.cloud.aws.api import AwsError
 from scalable.providers.cloud.aws.names import OWNER, RUN, log_group, run_of
+from scalable.providers.cloud.aws.refusals import is_missing
 from scalable.providers.cloud.aws.removal import remove_run
 
 if TYPE_CHECKING:
@@ -54,7 +56,12 @@ async def _log_groups(api: AwsApi) -> list[Owned]:
     found = []
     for each in groups:
         arn = each["arn"].removesuffix(":*")
-        tags = (await api.call("logs", "ListTagsForResource", resourceArn=arn))["tags"]
+        try:
+            tags = (await api.call("logs", "ListTagsForResource", resourceArn=arn))["tags"]
+        except AwsError as error:
+            if is_missing(error):  # its run has ended meanwhile
+                continue
+            raise
         name = each["logGroupName"]
         # Not the name alone, which people may use, too.
         if name == log_group(tags.get(RUN, "")):

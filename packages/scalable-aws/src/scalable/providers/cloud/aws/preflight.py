@@ -187,6 +187,7 @@ def _leads_out(tables: list[Mapping[str, Any]], subnet: str, options: AWSOptions
     kind = "GatewayId" if options.public_ip else "NatGatewayId"
     return any(
         route.get("DestinationCidrBlock") == "0.0.0.0/0"
+        and route.get("State") != "blackhole"
         and (route.get(kind) or route.get("TransitGatewayId"))
         for table in own or main
         for route in table["Routes"]

@@ -59,6 +59,7 @@ from scalable.providers.cloud.aws.prices import FARGATE, VOLUME
 from scalable.providers.cloud.aws.request import WorkerRequest, worker_request
 from scalable.providers.cloud.aws.tasks import (
     PORT,
+    MachineImage,
     Place,
     Request,
     batches,
@@ -112,7 +113,8 @@ _MAX_LAUNCH = 100
 https://docs.aws.amazon.com/AmazonECS/latest/developerguide/service-quotas.html."""
 
 _MAX_TAGS = 50
-_OUR_TAGS = 4
+_OUR_TAGS = {"fargate": 4, "ec2": 5}
+"""Tags of a worker that are Scalable's; an instance also has a name."""
 
 _TAGS: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[TagKey, TagValue])
 
@@ -345,9 +347,10 @@ def _shown_requests(
         security_groups=options.security_groups or [group],
         execution_role=options.execution_role_arn or role_arn(run, partition, account),
         profile=options.instance_profile or profile_name(run.name),
-        ami=options.ami or "(the newest Amazon Linux 2023)",
-        gpu_ami=options.ami or "(the newest image with NVIDIA's driver)",
-        root_device="(root device)",
+        ami=MachineImage(options.ami or "(the newest Amazon Linux 2023)", "(root device)"),
+        gpu_ami=MachineImage(
+            options.ami or "(the newest image with NVIDIA's driver)", "(root device)"
+        ),
         key=f"(ARN of {KEY})",
         certificate="(the run's certificate)",
     )
@@ -452,7 +455,7 @@ def _check_labels(spec: DeploymentSpec, options: AWSOptions) -> Iterator[Validat
                 "aws:, and 256 as its value"
             )
             yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)
-        n = len({*options.tags, *component.tags}) + _OUR_TAGS
+        n = len({*options.tags, *component.tags}) + _OUR_TAGS[options.cluster_type]
         if n > _MAX_TAGS:
             message = f"makes {n} tags with those of the target and of Scalable, and AWS takes {_MAX_TAGS}; use fewer"
             yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = [
     "explain_refusal",
     "explain_shortfall",
+    "is_expired",
     "is_lasting",
     "is_missing",
     "is_there_already",
@@ -24,10 +25,17 @@ _THROTTLED = frozenset(
     {
         *("Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded"),
         *("TooManyRequestsException", "RequestThrottled", "RequestThrottledException"),
-        *("LimitExceededException", "ResourceCountExceeded"),
+        *("LimitExceededException", "ResourceCountExceeded", "EC2ThrottledException"),
+        *("PriorRequestNotComplete", "SlowDown", "TooManyUpdates"),
     }
 )
-_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+_DENIED = frozenset(
+    {
+        *("AccessDenied", "AccessDeniedException", "UnauthorizedOperation"),
+        # Of the role that EC2 needs for spare capacity, on its first use in an account.
+        "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
+    }
+)
 _NOT_ACCEPTED = frozenset(
     {
         *("ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure"),
@@ -40,6 +48,7 @@ _CAPACITY = frozenset(
     {
         *("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity"),
         *("InsufficientReservedInstanceCapacity", "InsufficientFreeAddressesInSubnet"),
+        *("InsufficientVolumeCapacity", "InsufficientAddressCapacity"),
         *("SpotMaxPriceTooLow", "Unsupported"),
     }
 )
@@ -48,6 +57,7 @@ _QUOTA = frozenset(
         *("VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"),
         *("VolumeLimitExceeded", "SecurityGroupLimitExceeded", "LimitExceeded"),
         *("RulesPerSecurityGroupLimitExceeded", "ParameterLimitExceeded"),
+        *("NetworkInterfaceLimitExceeded", "PendingVerification"),
     }
 )
 _THERE = frozenset(
@@ -59,9 +69,12 @@ _THERE = frozenset(
 _MISSING = frozenset(
     {
         *("NoSuchEntity", "ResourceNotFoundException", "ClusterNotFoundException"),
-        *("ParameterNotFound", "InvalidGroup.NotFound", "InvalidInstanceID.NotFound"),
+        *("ParameterNotFound", "InvalidGroup.NotFound", "InvalidSecurityGroupID.NotFound"),
+        *("InvalidInstanceID.NotFound", "InvalidNetworkInterfaceID.NotFound"),
     }
 )
+_ENDED = "IdempotentInstanceTerminated"
+"""The code of a call to start instances that is repeated when these have ended."""
 
 
 def is_missing(error: AwsError) -> bool:
@@ -74,6 +87,11 @@ def is_there_already(error: AwsError) -> bool:
     # An instance profile takes one role, and a second call is refused as one too many.
     filled = error.operation == "AddRoleToInstanceProfile" and error.code == "LimitExceeded"
     return filled or error.code in _THERE
+
+
+def is_expired(error: AwsError) -> bool:
+    """Return whether credentials have to be renewed."""
+    return error.code in _EXPIRED
 
 
 def is_transient(error: AwsError) -> bool:
@@ -102,6 +120,8 @@ def explain_refusal(error: AwsError) -> Explanation:
     if code in _NOT_ACCEPTED:
         remedy = "check credentials and region: `aws sts get-caller-identity`"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
+    if code == _ENDED:
+        return Explanation(Reason.EXITED, text)
     if code in _CAPACITY or "apacity is unavailable" in text:
         return Explanation(Reason.CAPACITY, text)
     if code in _THROTTLED:

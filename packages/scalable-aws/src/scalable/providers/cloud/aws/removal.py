@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,9 +44,18 @@ _STOPS_AT_ONCE = 20
 """StopTask takes one task; more at once would be throttled."""
 
 _BUSY = frozenset(
-    {"DependencyViolation", "ClusterContainsTasksException", "UpdateInProgressException"}
+    {
+        *("DependencyViolation", "InvalidGroup.InUse", "ClusterContainsTasksException"),
+        *("UpdateInProgressException", "OperationAbortedException", "DeleteConflict"),
+        *("ConcurrentModification", "ConcurrentModificationException"),
+    }
 )
-"""Codes of what is still in use: network interfaces go up to some minutes after their tasks."""
+"""Codes of what is still in use: network interfaces go up to some minutes after their tasks. IAM may not know yet that
+what a role or profile had in it is gone."""
+
+_SHOWN_WITHIN = 30.0
+"""Seconds after which every list has what was started:
+https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html."""
 
 
 async def list_tasks(api: AwsApi, run: str) -> list[str]:
@@ -82,17 +92,27 @@ async def stop_tasks(api: AwsApi, run: str, tasks: Collection[str]) -> None:
 
 
 async def stop_run(
-    api: AwsApi, run: str, limit: float, *, but: Collection[str] = ()
+    api: AwsApi,
+    run: str,
+    limit: float,
+    *,
+    known: Collection[str] = (),
+    but: Collection[str] = (),
 ) -> list[Leftover]:
-    """Stop the tasks of a run, but for some; return those that still run after `limit` seconds."""
+    """Stop the tasks of a run, but for some; return those that still run after `limit` seconds.
+
+    Tasks that are `known` are stopped even if the list does not show them yet.
+    """
     deadline = _now() + limit
     left: list[str] = []
+    unlisted = {*known}
     while True:
         try:
-            left = [task for task in await list_tasks(api, run) if task not in but]
+            left = [task for task in {*await list_tasks(api, run), *unlisted} if task not in but]
             if not left:
                 return []
             await stop_tasks(api, run, left)
+            unlisted.clear()
             problem, lasting = "it still runs", False
         except AwsError as error:
             if is_missing(error):
@@ -119,30 +139,57 @@ async def list_instances(api: AwsApi, run: str) -> list[dict[str, Any]]:
     return [each for reservation in reservations for each in reservation["Instances"]]
 
 
-async def terminate(api: AwsApi, instances: Collection[str]) -> None:
-    """Terminate instances, in one call; one that is gone is not an error."""
-    if instances:
-        await _if_there(api.call("ec2", "TerminateInstances", InstanceIds=[*instances]))
+async def terminate(api: AwsApi, instances: Collection[str]) -> set[str]:
+    """Terminate instances, in one call; return those that AWS does not know: no longer, or not yet.
+
+    A call that names one of those terminates none of the others, which therefore takes a second call.
+    """
+    rest, unknown = {*instances}, set[str]()
+    while rest:
+        try:
+            await api.call("ec2", "TerminateInstances", InstanceIds=sorted(rest))
+        except AwsError as error:
+            named = rest.intersection(_INSTANCE.findall(error.text))
+            if not is_missing(error) or not named:
+                raise
+            unknown |= named
+            rest -= named
+        else:
+            break
+    return unknown
+
+
+_INSTANCE = re.compile(r"\bi-[0-9a-f]+")
 
 
 async def terminate_run(
-    api: AwsApi, run: str, limit: float, *, but: Collection[str] = ()
+    api: AwsApi,
+    run: str,
+    limit: float,
+    *,
+    known: Collection[str] = (),
+    but: Collection[str] = (),
 ) -> list[Leftover]:
-    """Terminate the instances of a run, but for some; return those that exist after `limit` seconds."""
-    deadline = _now() + limit
+    """Terminate the instances of a run, but for some; return those that exist after `limit` seconds.
+
+    Instances that are `known` are terminated even if the list does not show them yet.
+    """
+    began = _now()
+    deadline = began + limit
     left: list[str] = []
     asked: set[str] = set()
     while True:
         try:
-            left = [
-                each["InstanceId"]
-                for each in await list_instances(api, run)
-                if each["State"]["Name"] != "terminated" and each["InstanceId"] not in but
-            ]
+            states = {
+                each["InstanceId"]: each["State"]["Name"] for each in await list_instances(api, run)
+            }
+            unlisted = {*known} - states.keys() - asked if _now() - began < _SHOWN_WITHIN else set()
+            exist = {name for name, state in states.items() if state != "terminated"}
+            left = sorted((exist | unlisted) - {*but})
             if not left:
                 return []
-            await terminate(api, {*left} - asked)
-            asked.update(left)
+            new = {*left} - asked
+            asked |= new - await terminate(api, new)
             problem, lasting = "it is shutting down", False
         except AwsError as error:
             problem, lasting = str(explain_refusal(error)), not is_transient(error)
@@ -169,7 +216,7 @@ async def remove_run(
     logs: Step = "log group", log_group(run), lambda: _remove_logs(api, run)
     steps: list[Step] = [
         ("parameter", key_parameter(run), lambda: _remove_parameter(api, run)),
-        ("security group", resource_name(run), lambda: _remove_groups(api, run)),
+        ("security group", resource_name(run), lambda: _remove_groups(api, run, kind)),
     ]
     if kind == "fargate":
         left = await stop_run(api, run, limit)
@@ -183,6 +230,8 @@ async def remove_run(
         steps.append(("instance profile", profile_name(run), lambda: _remove_profile(api, run)))
     found = await asyncio.gather(*(_until_done(step, run, deadline) for step in steps))
     left += [each for some in found for each in some]
+    if not left and kind == "ec2":  # what was started by a call whose answer nobody has seen
+        left += await terminate_run(api, run, deadline - _now())
     if not left:
         left += await _until_done(cluster if kind == "fargate" else logs, run, deadline)
     return left
@@ -258,16 +307,38 @@ async def _remove_logs(api: AwsApi, run: str) -> None:
     await api.call("logs", "DeleteLogGroup", logGroupName=log_group(run))
 
 
-async def _remove_groups(api: AwsApi, run: str) -> None:
+async def _remove_groups(api: AwsApi, run: str, kind: Literal["fargate", "ec2"]) -> None:
     # Not by the name, which people may use, too.
     only = [{"Name": f"tag:{RUN}", "Values": [run]}]
     groups = await api.pages("ec2", "DescribeSecurityGroups", "SecurityGroups", Filters=only)
     for group in groups:
-        await _if_there(api.call("ec2", "DeleteSecurityGroup", GroupId=group["GroupId"]))
+        try:
+            await _if_there(api.call("ec2", "DeleteSecurityGroup", GroupId=group["GroupId"]))
+        except AwsError as error:
+            if error.code in _BUSY:
+                await _stop_again(api, run, kind)
+            raise
 
 
 async def _remove_cluster(api: AwsApi, run: str) -> None:
-    await api.call("ecs", "DeleteCluster", cluster=resource_name(run))
+    try:
+        await api.call("ecs", "DeleteCluster", cluster=resource_name(run))
+    except AwsError as error:
+        if error.code in _BUSY:
+            await _stop_again(api, run, "fargate")
+        raise
+
+
+async def _stop_again(api: AwsApi, run: str, kind: Literal["fargate", "ec2"]) -> None:
+    """Stop what the list has not shown before, such as what a call has started whose answer nobody has seen."""
+    if kind == "fargate":
+        await stop_tasks(api, run, await list_tasks(api, run))
+        return
+    instances = await list_instances(api, run)
+    ending = ("shutting-down", "terminated")
+    await terminate(
+        api, [each["InstanceId"] for each in instances if each["State"]["Name"] not in ending]
+    )
 
 
 def _remedy(run: str) -> str:

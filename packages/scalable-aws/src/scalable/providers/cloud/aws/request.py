@@ -44,7 +44,7 @@ class WorkerRequest:
     cpu_units: int
     memory: int | None = None
     gpus: int = 0
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
     preload: str | None = None
 

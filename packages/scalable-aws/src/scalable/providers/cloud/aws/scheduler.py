@@ -26,7 +26,7 @@ from scalable.providers.cloud.aws.refusals import (
     is_missing,
 )
 from scalable.providers.cloud.aws.removal import remove_run, stop_run, terminate_run
-from scalable.providers.cloud.aws.setup import SetupError, make_place
+from scalable.providers.cloud.aws.setup import SetupError, create_when_known, make_place
 from scalable.providers.cloud.aws.states import (
     NativeState,
     address,
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AwsScheduler", "Ec2Scheduler", "FargateScheduler"]
 
-_ROLE_PATIENCE = 60.0
-"""Seconds in which a new role becomes known in all of AWS; it usually takes ten."""
+_SHOWN_WITHIN = 60.0
+"""Seconds for which what AWS has shown before may be missing in its answers, which are not all of the same time."""
 
 _SETTLE_LIMIT = 30.0
 """Seconds for calls under way that nobody waits for any more."""
@@ -102,6 +102,7 @@ class AwsScheduler(ABC):
         self._close_timeout = close_timeout
         self._may_exist = False
         self._seen: Mapping[str, Any] = {}
+        self._absent_since: float | None = None
 
     # -- Start
 
@@ -127,17 +128,13 @@ class AwsScheduler(ABC):
         """Start the scheduler, and return its task or instance."""
 
     async def _create(self, request: Request, role_is_unknown: str) -> dict[str, Any]:
-        """Create what uses a new role, which may not be known everywhere for some seconds."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _ROLE_PATIENCE
-        while True:
-            try:
-                return await self._api.create(request)
-            except AwsError as error:
-                # IAM is eventually consistent: https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot.html
-                if role_is_unknown not in error.text or loop.time() > deadline:
-                    raise
-                await asyncio.sleep(2.0)
+        """Create what uses a new role and a new security group."""
+        new = [] if self._options.security_groups or not self.place else self.place.security_groups
+
+        def is_early(error: AwsError) -> bool:
+            return role_is_unknown in error.text or any(group in error.text for group in new)
+
+        return await create_when_known(self._api, request, is_early)
 
     # -- State
 
@@ -153,9 +150,15 @@ class AwsScheduler(ABC):
             if not self._seen:  # what is new may not be shown yet
                 why = Explanation(Reason.STARTING, "AWS does not show it yet")
                 return SchedulerState(Phase.PENDING, why)
+            now = asyncio.get_running_loop().time()
+            if self._absent_since is None:
+                self._absent_since = now
+            if now - self._absent_since < _SHOWN_WITHIN:
+                raise LookupError("AWS does not show it at present")
             return SchedulerState(
                 Phase.GONE, Explanation(Reason.CANCELLED, "AWS no longer knows it")
             )
+        self._absent_since = None
         self._seen, state = found, self._state_of(found)
         if state.phase is Phase.GONE:
             log = await self._log()
@@ -273,12 +276,20 @@ class FargateScheduler(AwsScheduler):
         card = interface(self._seen)
         if card is None:
             return None
-        found = await self._api.call("ec2", "DescribeNetworkInterfaces", NetworkInterfaceIds=[card])
+        try:
+            found = await self._api.call(
+                "ec2", "DescribeNetworkInterfaces", NetworkInterfaceIds=[card]
+            )
+        except AwsError as error:
+            if is_missing(error):  # what is new may not be shown yet
+                return None
+            raise
         public = found["NetworkInterfaces"][0].get("Association", {}).get("PublicIp")
         return None if public is None else str(public)
 
     async def _stop_all(self) -> Sequence[Leftover]:
-        return await stop_run(self._api, self._run.name, self._close_timeout)
+        known = [self.native] if self.native else []
+        return await stop_run(self._api, self._run.name, self._close_timeout, known=known)
 
 
 class Ec2Scheduler(AwsScheduler):
@@ -323,4 +334,5 @@ class Ec2Scheduler(AwsScheduler):
         return self._seen.get("PublicIpAddress")
 
     async def _stop_all(self) -> Sequence[Leftover]:
-        return await terminate_run(self._api, self._run.name, self._close_timeout)
+        known = [self.native] if self.native else []
+        return await terminate_run(self._api, self._run.name, self._close_timeout, known=known)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,14 +25,22 @@ from scalable.providers.cloud.aws.foundation import (
 )
 from scalable.providers.cloud.aws.names import Run, profile_name, resource_name, role_name
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.cloud.aws.refusals import is_there_already
-from scalable.providers.cloud.aws.tasks import Place, Request
+from scalable.providers.cloud.aws.refusals import is_missing, is_there_already
+from scalable.providers.cloud.aws.tasks import MachineImage, Place, Request
 
 if TYPE_CHECKING:
     from scalable.providers.tls import Credentials
 
-__all__ = ["Network", "SetupError", "find_network", "make_place"]
+__all__ = ["Network", "SetupError", "create_when_known", "find_network", "make_place"]
 
+_PATIENCE = 60.0
+"""Seconds in which what is new becomes known in all of AWS; it usually takes ten."""
+
+_POLL = 2.0
+
+_MAX_SUBNETS = 16
+"""Subnets of a Fargate task:
+https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_AwsVpcConfiguration.html."""
 
 # https://docs.aws.amazon.com/linux/al2023/ug/ec2.html, https://docs.aws.amazon.com/dlami/latest/devguide/find-dlami-id.html
 _AMI = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
@@ -64,6 +73,13 @@ class Network:
     def subnet_ids(self) -> list[str]:
         """The ids of the subnets."""
         return [each["SubnetId"] for each in self.subnets]
+
+    def roomiest(self, n: int) -> list[str]:
+        """Return the ids of the `n` subnets with the most free addresses."""
+        ordered = sorted(
+            self.subnets, key=lambda each: each.get("AvailableIpAddressCount", 0), reverse=True
+        )
+        return [each["SubnetId"] for each in ordered[:n]]
 
 
 async def find_network(api: AwsApi, options: AWSOptions) -> Network:
@@ -125,7 +141,11 @@ async def make_place(
     network = await find_network(api, options)
     clients = [] if options.security_groups else [await _client_range(api, network, options)]
     if options.cluster_type == "fargate":
-        arn = (await api.create(create_cluster(run)))["cluster"]["clusterArn"]
+        # The first one of an account also creates a role of AWS's own, which ECS may not know at once.
+        made = await create_when_known(
+            api, create_cluster(run), lambda error: "service linked role" in error.text
+        )
+        arn = made["cluster"]["clusterArn"]
     else:
         arn = (await api.call("sts", "GetCallerIdentity"))["Arn"]
     _, partition, _, _, account, _ = arn.split(":", 5)
@@ -138,7 +158,11 @@ async def make_place(
     place = Place(
         region=api.region,
         vpc=network.vpc,
-        subnets=network.subnet_ids,
+        subnets=(
+            network.roomiest(_MAX_SUBNETS)
+            if options.cluster_type == "fargate" and len(network.subnets) > _MAX_SUBNETS
+            else network.subnet_ids
+        ),
         security_groups=groups,
         key=key_arn(run, api.region, partition, account),
         certificate=credentials.cert,
@@ -170,15 +194,25 @@ async def _make_role(
 
 
 async def _with_images(api: AwsApi, place: Place, options: AWSOptions, gpus: bool) -> Place:
-    """Return the place with the machine images of its instances, and the name of their root device."""
-    found = {
-        "ami": options.ami or await _newest(api, _AMI),
-        "gpu_ami": (options.ami or await _newest(api, _GPU_AMI)) if gpus else "",
-    }
-    images = (await api.call("ec2", "DescribeImages", ImageIds=[found["ami"]]))["Images"]
-    if not images:
-        raise _missing(f"there is no machine image {found['ami']}", "set the target's ami")
-    return replace(place, **found, root_device=images[0].get("RootDeviceName", "/dev/xvda"))
+    """Return the place with the machine images of its instances."""
+    ami = options.ami or await _newest(api, _AMI)
+    gpu_ami = (options.ami or await _newest(api, _GPU_AMI)) if gpus else ami
+    answer = await api.call("ec2", "DescribeImages", ImageIds=sorted({ami, gpu_ami}))
+    images = {each["ImageId"]: _machine_image(each) for each in answer["Images"]}
+    for each in (ami, gpu_ami):
+        if each not in images:
+            raise _missing(f"there is no machine image {each}", "set the target's ami")
+    return replace(place, ami=images[ami], gpu_ami=images[gpu_ami])
+
+
+def _machine_image(image: Mapping[str, Any]) -> MachineImage:
+    root = image.get("RootDeviceName", "/dev/xvda")
+    sizes = (
+        each.get("Ebs", {}).get("VolumeSize", 0)
+        for each in image.get("BlockDeviceMappings", ())
+        if each.get("DeviceName") == root
+    )
+    return MachineImage(image["ImageId"], root, next(sizes, 0))
 
 
 async def _newest(api: AwsApi, parameter: str) -> str:
@@ -188,10 +222,37 @@ async def _newest(api: AwsApi, parameter: str) -> str:
 async def _make(api: AwsApi, request: Request) -> None:
     """Create something whose name nobody else has; that it exists shows that an answer was lost."""
     try:
-        await api.create(request)
+        await create_when_known(api, request, is_missing)
     except AwsError as error:
         if not is_there_already(error):
             raise
+
+
+async def create_when_known(
+    api: AwsApi, request: Request, is_early: Callable[[AwsError], bool]
+) -> dict[str, Any]:
+    """Create something that refers to what is new, which may not be known everywhere for some seconds.
+
+    Parameters
+    ----------
+    api : AwsApi
+        AWS.
+    request : Request
+        The call.
+    is_early : callable
+        Returns whether a refusal says so.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _PATIENCE
+    while True:
+        try:
+            return await api.create(request)
+        except AwsError as error:
+            # https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot.html,
+            # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
+            if not is_early(error) or loop.time() > deadline:
+                raise
+            await asyncio.sleep(_POLL)
 
 
 async def _make_group(api: AwsApi, run: Run, vpc: str) -> str:
@@ -200,15 +261,17 @@ async def _make_group(api: AwsApi, run: Run, vpc: str) -> str:
     except AwsError as error:
         if not is_there_already(error):
             raise
-    found = await api.call(
-        "ec2",
-        "DescribeSecurityGroups",
-        Filters=[
-            {"Name": "group-name", "Values": [resource_name(run.name)]},
-            {"Name": "vpc-id", "Values": [vpc]},
-        ],
-    )
-    return str(found["SecurityGroups"][0]["GroupId"])
+    filters = [
+        {"Name": "group-name", "Values": [resource_name(run.name)]},
+        {"Name": "vpc-id", "Values": [vpc]},
+    ]
+    deadline = asyncio.get_running_loop().time() + _PATIENCE
+    while asyncio.get_running_loop().time() < deadline:
+        found = await api.call("ec2", "DescribeSecurityGroups", Filters=filters)
+        if found["SecurityGroups"]:
+            return str(found["SecurityGroups"][0]["GroupId"])
+        await asyncio.sleep(_POLL)
+    raise _missing(f"AWS does not show security group {resource_name(run.name)}", "try again")
 
 
 async def _client_range(api: AwsApi, network: Network, options: AWSOptions) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "PORT",
     "SCHEDULER",
     "Batch",
+    "MachineImage",
     "Place",
     "Request",
     "batches",
@@ -88,6 +89,10 @@ class Request(NamedTuple):
     operation: str
     params: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        """Return its name, without the parameters, which may be secrets."""
+        return f"Request({self.service!r}, {self.operation!r})"
+
 
 class Batch(NamedTuple):
     """Tasks of a launch that one RunTask call starts.
@@ -102,6 +107,27 @@ class Batch(NamedTuple):
 
     token: str
     n: int
+
+
+class MachineImage(NamedTuple):
+    """What instances boot.
+
+    Parameters
+    ----------
+    id : str
+        Its id.
+    root_device : str
+        The name of its root device.
+    gib : int
+        Size of that device in GiB, below which AWS refuses a volume.
+    """
+
+    id: str
+    root_device: str = "/dev/xvda"
+    gib: int = 0
+
+
+_NO_IMAGE = MachineImage("")  # with Fargate
 
 
 @dataclass(frozen=True)
@@ -122,8 +148,8 @@ class Place:
         ARN of the role with which Fargate pulls images, writes logs and reads the key.
     profile : str
         Name of the instance profile with whose role EC2 instances do the same.
-    ami, gpu_ami, root_device : str
-        Machine images of instances without and with GPUs, and the name of their root device.
+    ami, gpu_ami : MachineImage
+        Machine images of instances without and with GPUs.
     """
 
     region: str
@@ -134,9 +160,8 @@ class Place:
     certificate: str
     execution_role: str = ""
     profile: str = ""
-    ami: str = ""
-    gpu_ami: str = ""
-    root_device: str = ""
+    ami: MachineImage = _NO_IMAGE
+    gpu_ami: MachineImage = _NO_IMAGE
 
 
 def batches(request_id: str, n: int) -> Iterator[Batch]:

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aws_stubs import StubbedApi
+
+from scalable.providers.cloud.aws import removal
+from scalable.providers.cloud.aws.api import AwsError
+from scalable.providers.cloud.aws.removal import remove_run, stop_run, terminate, terminate_run
+from scalable.providers.cloud.aws.states import STOP_REASON
+
+NOT_FOUND = "InvalidInstanceID.NotFound"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "_POLL", 0.0)
+
+
+def shown(**states: str) -> dict[str, Any]:
+    found = [{"InstanceId": f"i-{k}", "State": {"Name": state}} for k, state in states.items()]
+    return {"Reservations": [{"Instances": found}]}
+
+
+def test_an_instance_that_is_unknown_keeps_no_other_one_alive() -> None:
+    api = StubbedApi()
+    text = "The instance IDs 'i-a1, i-b1' do not exist"
+    everyone = {"InstanceIds": ["i-a1", "i-b1", "i-c1"]}
+    api._stub("ec2")[1].add_client_error(
+        "terminate_instances", NOT_FOUND, text, expected_params=everyone
+    )
+    api.answer("ec2", "terminate_instances", {}, {"InstanceIds": ["i-c1"]})
+    assert asyncio.run(terminate(api, ["i-a1", "i-b1", "i-c1"])) == {"i-a1", "i-b1"}
+    api.check()
+    api.refuse("ec2", "terminate_instances", NOT_FOUND, "which one is not said")
+    with pytest.raises(AwsError):
+        asyncio.run(terminate(api, ["i-a1"]))
+
+
+def test_an_instance_that_no_list_shows_yet_is_terminated() -> None:
+    api = StubbedApi()
+    api.answer("ec2", "describe_instances", shown())
+    api.refuse("ec2", "terminate_instances", NOT_FOUND, "The instance ID 'i-a1' does not exist")
+    api.answer("ec2", "describe_instances", shown(a1="pending"))
+    api.answer("ec2", "terminate_instances", {}, {"InstanceIds": ["i-a1"]})
+    api.answer("ec2", "describe_instances", shown(a1="shutting-down"))
+    api.answer("ec2", "describe_instances", shown(a1="terminated"))
+    assert asyncio.run(terminate_run(api, "r", 20, known=["i-a1"])) == []
+    api.check()
+
+
+def test_a_task_that_no_list_shows_yet_is_stopped_and_another_one_is_left() -> None:
+    api = StubbedApi()
+    api.answer("ecs", "list_tasks", {"taskArns": ["b"]})
+    api.answer("ecs", "stop_task", {})
+    api.answer("ecs", "list_tasks", {"taskArns": ["b"]})
+    assert asyncio.run(stop_run(api, "r", 20, known=["a"], but=["b"])) == []
+    api.check()
+
+
+def nothing_else(api: StubbedApi) -> None:
+    """Expect the removal of a run on Fargate of which there is but its cluster."""
+    api.refuse("ssm", "delete_parameter", "ParameterNotFound")
+    api.answer("ec2", "describe_security_groups", {"SecurityGroups": []})
+    api.answer("ecs", "list_task_definition_families", {"families": []})
+    api.refuse("iam", "delete_role_policy", "NoSuchEntity")
+    api.refuse("logs", "delete_log_group", "ResourceNotFoundException")
+
+
+def test_a_task_that_appears_while_its_cluster_is_deleted_is_stopped() -> None:
+    api = StubbedApi()
+    api.answer("ecs", "list_tasks", {"taskArns": []})
+    nothing_else(api)
+    api.refuse("iam", "delete_role", "NoSuchEntity")
+    api.refuse("ecs", "delete_cluster", "ClusterContainsTasksException")
+    api.answer("ecs", "list_tasks", {"taskArns": ["late"]})
+    stopped = {"cluster": "scalable-r", "task": "late", "reason": STOP_REASON}
+    api.answer("ecs", "stop_task", {}, stopped)
+    api.answer("ecs", "delete_cluster", {})
+    assert asyncio.run(remove_run(api, "r", 20, "fargate")) == []
+    api.check()
+
+
+def test_a_role_whose_policy_is_deleted_but_not_everywhere_yet_is_asked_for_again() -> None:
+    api = StubbedApi()
+    api.answer("ecs", "list_tasks", {"taskArns": []})
+    nothing_else(api)
+    api.refuse("iam", "delete_role", "DeleteConflict", "must delete policies first", 409)
+    api.refuse("iam", "delete_role_policy", "NoSuchEntity")
+    api.answer("iam", "delete_role", {})
+    api.answer("ecs", "delete_cluster", {})
+    assert asyncio.run(remove_run(api, "r", 20, "fargate")) == []
+    api.check()
+
+
+def test_an_instance_that_appears_during_the_removal_is_terminated() -> None:
+    api = StubbedApi()
+    api.answer("ec2", "describe_instances", shown())
+    api.refuse("ssm", "delete_parameter", "ParameterNotFound")
+    groups = {"SecurityGroups": [{"GroupId": "sg-1"}]}
+    api.answer("ec2", "describe_security_groups", groups)
+    api.refuse("ec2", "delete_security_group", "DependencyViolation")
+    api.answer("ec2", "describe_instances", shown(a1="running"))
+    api.answer("ec2", "terminate_instances", {}, {"InstanceIds": ["i-a1"]})
+    api.answer("ec2", "describe_security_groups", groups)
+    api.answer("ec2", "delete_security_group", {})
+    for method in ("remove_role_from_instance_profile", "delete_instance_profile"):
+        api.refuse("iam", method, "NoSuchEntity")
+    for method in ("delete_role_policy", "delete_role"):
+        api.refuse("iam", method, "NoSuchEntity")
+    api.answer("ec2", "describe_instances", shown(a1="shutting-down"))
+    api.answer("ec2", "terminate_instances", {}, {"InstanceIds": ["i-a1"]})
+    api.answer("ec2", "describe_instances", shown(a1="terminated"))
+    api.answer("logs", "delete_log_group", {})
+    assert asyncio.run(remove_run(api, "r", 20, "ec2")) == []
+    api.check()
