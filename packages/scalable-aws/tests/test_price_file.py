@@ -15,7 +15,6 @@ from scalable.costing import CostEstimate, CostLineItem
 from scalable.errors import ProviderNotSetUpError
 from scalable.planning import build_plan
 from scalable.providers.cloud.aws import AWSBatchProvider
-from scalable.providers.cloud.aws import price_file as module
 from scalable.providers.cloud.aws.price_file import price_path, read_prices, save_prices
 from scalable.providers.cloud.aws.prices import ADDRESS, GB, PUBLIC_ADDRESS, VCPU, Price
 from scalable.testing.offline import manifest_of, modules_of_planning, spec_of
@@ -70,7 +69,7 @@ def test_a_save_that_fails_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) 
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.json, "dump", full)
+        patch.setattr("scalable.providers.cloud.aws.price_file.json.dump", full)
         with pytest.raises(OSError, match="No space left"):
             save_prices(["us-east-1"], {("us-east-1", VCPU): price("2")})
     assert path.read_bytes() == before
