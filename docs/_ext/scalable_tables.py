@@ -32,7 +32,14 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from scalable.providers.base import EstimatesCost, Preflights, Reaps, Renders, RunsInside
+from scalable.providers.base import (
+    EstimatesCost,
+    Preflights,
+    Reaps,
+    RefreshesPrices,
+    Renders,
+    RunsInside,
+)
 from scalable.providers.common import BaseProvider
 from scalable.providers.options import TargetOptions
 from scalable.providers.registry import get_provider
@@ -116,6 +123,7 @@ ABILITIES = {
     "`scalable ps`, `scalable reap`: find and remove what dead runs left behind": Reaps,
     "`scalable run --in-cluster`: run the workflow at the target, too": RunsInside,
     "prices in plans, `limits.max_hourly_cost`": EstimatesCost,
+    "`scalable prices refresh`: ask for the present prices": RefreshesPrices,
 }
 
 

@@ -1,7 +1,8 @@
 """How many workers each group gets, as a plan that is made before anything is started.
 
 Everything here depends on the manifest alone: no clock, no environment, no network. The same manifest gives the same
-plan, byte for byte, and a plan has none of the values that the manifest has from the environment.
+plan, byte for byte, and a plan has none of the values that the manifest has from the environment. Prices are those that
+the provider has on this machine; each names its source and date.
 """
 
 from __future__ import annotations

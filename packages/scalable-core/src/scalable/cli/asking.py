@@ -2,6 +2,8 @@
 
 By default: all targets of the manifest that there is, and the targets of runs whose record does not say that everything
 was removed. Without a manifest, each installed provider is asked as well, at a target without options.
+
+`targets_of` finds the targets of one provider, for ``scalable prices``.
 """
 
 from __future__ import annotations
@@ -30,7 +32,16 @@ if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
     from scalable.providers.base import DeploymentSpec, Owned, Reaps
 
-__all__ = ["Answer", "Answers", "Scope", "Trouble", "ask", "describe_trouble"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "Scope",
+    "Trouble",
+    "ask",
+    "describe_trouble",
+    "spec_without_manifest",
+    "targets_of",
+]
 
 DEADLINE = 60.0
 """Seconds in which a provider must have listed its resources."""
@@ -163,6 +174,34 @@ def ask(scope: Scope) -> Answers:
     return answers
 
 
+def targets_of(provider: str, manifest: str | None) -> tuple[list[DeploymentSpec], list[Trouble]]:
+    """Return the targets of a provider in the manifest, else one without options; and which could not be read.
+
+    Parameters
+    ----------
+    provider : str
+        The provider.
+    manifest : str or None
+        The manifest; None for the one that there is.
+
+    Raises
+    ------
+    ManifestError
+        The manifest cannot be read at all.
+    """
+    scope = Scope(manifest, provider=provider)
+    path = _manifest_path(scope)
+    specs: list[DeploymentSpec] = []
+    troubles: list[Trouble] = []
+    for candidate in _of_manifest(path, scope) if path else ():
+        if isinstance(candidate.spec, Exception):
+            message = f"{candidate.label} is left out: {_why_unusable(candidate.spec)}"
+            troubles.append(Trouble(message, "note"))
+        elif scope.includes(candidate.spec.provider_name):
+            specs.append(candidate.spec)
+    return specs or [spec_without_manifest(provider)], troubles
+
+
 def describe_trouble(error: BaseException, spec: DeploymentSpec) -> str:
     """Return an exception of a provider, of whatever library, as one line without values from the environment."""
     if isinstance(error, ValidationFailedError):
@@ -276,16 +315,21 @@ def _other_providers(scope: Scope, has_manifest: bool, troubles: list[Trouble]) 
 
 
 def _without_options(provider: str) -> _Candidate:
+    name = _normal(provider)
+    return _Candidate(f"provider {name!r}", None, name, spec_without_manifest(name))
+
+
+def spec_without_manifest(provider: str, **options: str) -> DeploymentSpec:
+    """Return a target of a provider that has these options alone."""
     from scalable.manifest.parser import parse_manifest
     from scalable.providers.base import DeploymentSpec
 
     name = _normal(provider)
+    target = {"provider": name, **options}
     manifest = parse_manifest(
-        {"version": 1, "project": {"name": name}, "targets": {"none": {"provider": name}}},
-        target_name="none",
+        {"version": 1, "project": {"name": name}, "targets": {"none": target}}, target_name="none"
     )
-    spec = DeploymentSpec.from_manifest(manifest, target_name="none")
-    return _Candidate(f"provider {name!r}", None, name, spec)
+    return DeploymentSpec.from_manifest(manifest, target_name="none")
 
 
 # -- Whether they can be asked
@@ -301,7 +345,7 @@ def _find_provider(candidate: _Candidate, scope: Scope, troubles: list[Trouble])
     if isinstance(spec, Exception):
         issues = spec.issues if isinstance(spec, ManifestError) else ()
         unset = bool(issues) and all(issue.code == "E_UNSET_VARIABLE" for issue in issues)
-        message = f"{candidate.label} was not asked: {_first_issue(issues) or spec}"
+        message = f"{candidate.label} was not asked: {_why_unusable(spec)}"
         troubles.append(_trouble(message, scope, candidate.hint, is_note=unset))
         return None
     try:
@@ -379,6 +423,10 @@ def _list_trouble(asked: Answer, error: BaseException, scope: Scope) -> Trouble:
         return _trouble(f"{where}{why}", scope, asked.hint, is_note=True)
     message = f"{asked.label} cannot list its resources: {why}"
     return _trouble(message, scope, asked.hint, is_note=False)
+
+
+def _why_unusable(error: Exception) -> str:
+    return _first_issue(error.issues if isinstance(error, ManifestError) else ()) or str(error)
 
 
 def _first_issue(issues: Sequence[ValidationIssue]) -> str:

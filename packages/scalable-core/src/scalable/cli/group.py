@@ -13,6 +13,7 @@ from scalable.cli.init import init
 from scalable.cli.options import debug_option, wants_debug, wants_json
 from scalable.cli.owned import ps, reap
 from scalable.cli.plan import plan
+from scalable.cli.prices import prices
 from scalable.cli.providers import providers
 from scalable.cli.run import run
 from scalable.cli.schema import schema
@@ -75,5 +76,5 @@ def main() -> None:
     """
 
 
-for command in (init, validate, plan, check, run, ps, reap, providers, schema):
+for command in (init, validate, plan, check, run, ps, reap, prices, providers, schema):
     main.add_command(command)

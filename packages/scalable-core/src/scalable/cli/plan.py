@@ -33,7 +33,8 @@ def plan(
 ) -> None:
     """Show what a run of MANIFEST would start, and what that costs.
 
-    The same manifest gives the same plan, byte for byte. Works offline; nothing is started.
+    The same manifest gives the same plan, byte for byte, until `scalable prices refresh` brings other prices. Works
+    offline; nothing is started.
     """
     from scalable.planning import check_limits
     from scalable.session import ScalableSession

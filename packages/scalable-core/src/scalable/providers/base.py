@@ -24,6 +24,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -46,10 +49,13 @@ __all__ = [
     "DeploymentSpec",
     "DescribesOptions",
     "EstimatesCost",
+    "ListedPrice",
     "Owned",
     "PlansScale",
     "Preflights",
     "Reaps",
+    "RefreshedPrices",
+    "RefreshesPrices",
     "Renders",
     "ResourceRequest",
     "RunsInside",
@@ -263,6 +269,76 @@ class EstimatesCost(Protocol):
 
     def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
         """Return the itemised cost of `plan`; None where nothing in it has a price."""
+        ...
+
+
+@dataclass(frozen=True)
+class ListedPrice:
+    """The price of one unit for one hour at one place, as a provider's list has it.
+
+    Parameters
+    ----------
+    place : str
+        Where it holds: ``us-east-1``.
+    unit : str
+        What is paid for: ``c6i.large``.
+    price : Decimal or None
+        The price; None if the list has none.
+    currency : str
+        ISO 4217 code.
+    source : str
+        The list; empty without a price.
+    as_of : date or None
+        The day on which it was asked; None without a price.
+    """
+
+    place: str
+    unit: str
+    price: Decimal | None = None
+    currency: str = "USD"
+    source: str = ""
+    as_of: date | None = None
+
+
+@dataclass(frozen=True)
+class RefreshedPrices:
+    """What a provider has learnt about its prices.
+
+    Parameters
+    ----------
+    path : Path
+        The file in which this user's prices are from now on.
+    prices : sequence of ListedPrice
+        What was asked for, including what has no price.
+    """
+
+    path: Path
+    prices: Sequence[ListedPrice]
+
+
+@runtime_checkable
+class RefreshesPrices(Protocol):
+    """Optional: the provider can ask for its present prices, and keep them for later estimates of this user."""
+
+    def refresh_prices(self, specs: Sequence[DeploymentSpec]) -> RefreshedPrices:
+        """Ask for the prices that estimates of these targets need, and save them.
+
+        Estimates stay offline: they read what was saved, and give each price its own source and date. If this raises,
+        the prices are as they were.
+
+        Parameters
+        ----------
+        specs : sequence of DeploymentSpec
+            The targets, whose options say for which places. Their components may be absent. There is always one: where
+            there is no manifest, one without options, or with a ``region`` alone.
+
+        Raises
+        ------
+        ProviderNotSetUpError
+            This machine lacks what it takes to ask, such as credentials.
+        ProviderError
+            The prices cannot be learnt.
+        """
         ...
 
 

@@ -199,7 +199,14 @@ class AwsApi:
 
     async def pages(self, service: str, operation: str, key: str, **params: Any) -> list[Any]:
         """Return the items of all pages of a list."""
-        return await self._calls.run(self._list, Request(service, operation, params), key)
+        return await self._calls.run(self._list, Request(service, operation, params), key, None)
+
+    async def pages_in(
+        self, region: str, service: str, operation: str, key: str, **params: Any
+    ) -> list[Any]:
+        """Return the items of all pages of a list of another region, as `call_in` does for one answer."""
+        request = Request(service, operation, params)
+        return await self._calls.run(self._list, request, key, region)
 
     async def settle(self, limit: float) -> Sequence[CallUnderWay]:
         """Create nothing from now on; wait for what is being created, and return what is not answered by then."""
@@ -225,9 +232,9 @@ class AwsApi:
             raise self._error(error, request.operation) from error
         return answer
 
-    def _list(self, request: Request, key: str) -> list[Any]:
+    def _list(self, request: Request, key: str, region: str | None) -> list[Any]:
         try:
-            client = self._client(request.service, self.region)
+            client = self._client(request.service, region or self.region)
             pages = client.get_paginator(xform_name(request.operation)).paginate(**request.params)
             return [item for page in pages for item in page.get(key, ())]
         except _ERRORS as error:

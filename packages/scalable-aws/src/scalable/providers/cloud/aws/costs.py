@@ -1,4 +1,4 @@
-"""What a plan costs, by the tables of prices. Pure functions."""
+"""What a plan costs, by the prices that are known. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from decimal import Decimal
 from scalable.costing import CostEstimate, CostLineItem
 from scalable.providers.cloud.aws.fargate import TaskSize
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.cloud.aws.prices import (
-    FARGATE,
-    PUBLIC_ADDRESS,
-    VOLUME,
-    Price,
-    instance_price,
-)
+from scalable.providers.cloud.aws.prices import ADDRESS, GB, VCPU, VOLUME_GB, Price, Prices
 from scalable.providers.cloud.aws.request import WorkerRequest
 
 __all__ = ["estimate_ec2", "estimate_fargate"]
@@ -32,7 +26,10 @@ _SPOT_NOTE = "prices of Fargate Spot change, and are not known here; the schedul
 
 
 def estimate_fargate(
-    options: AWSOptions, requests: Mapping[str, WorkerRequest], counts: Mapping[str, int]
+    options: AWSOptions,
+    requests: Mapping[str, WorkerRequest],
+    counts: Mapping[str, int],
+    prices: Prices,
 ) -> CostEstimate:
     """Return what scheduler and workers cost as Fargate tasks of the sizes that are chosen for them.
 
@@ -44,21 +41,25 @@ def estimate_fargate(
         The workers of each group.
     counts : mapping of str to int
         How many there are.
+    prices : Prices
+        The prices that are known.
     """
     size = TaskSize(options.scheduler_cpu, options.scheduler_mem)
-    items = [*_task_items("scheduler", size, 1, options.region, spot=False)]
+    region = options.region
+    items = [*_task_items("scheduler", size, 1, region, prices, spot=False)]
     for tag, request in requests.items():
         if request.task is not None:
             n = counts.get(tag, 0)
-            items += _task_items(tag, request.task, n, options.region, spot=options.spot)
+            items += _task_items(tag, request.task, n, region, prices, spot=options.spot)
     if options.public_ip:
         n = 1 + sum(counts.get(tag, 0) for tag in requests)
-        items.append(_item("public addresses", Decimal(n), "IPv4 address", PUBLIC_ADDRESS))
+        address = prices.find(region, ADDRESS)
+        items.append(_item("public addresses", Decimal(n), ADDRESS, address))
     return CostEstimate(tuple(items), (*_NOTES, *((_SPOT_NOTE,) if options.spot else ())))
 
 
 def estimate_ec2(
-    options: AWSOptions, machines: Mapping[str, str], counts: Mapping[str, int]
+    options: AWSOptions, machines: Mapping[str, str], counts: Mapping[str, int], prices: Prices
 ) -> CostEstimate:
     """Return what scheduler and workers cost as EC2 instances with their volumes.
 
@@ -70,29 +71,32 @@ def estimate_ec2(
         The type of instance of each group.
     counts : mapping of str to int
         How many there are.
+    prices : Prices
+        The prices that are known.
     """
     region, scheduler = options.region, options.scheduler_instance_type
-    items = [_item("scheduler", Decimal(1), scheduler, instance_price(scheduler, region))]
+    items = [_item("scheduler", Decimal(1), scheduler, prices.find(region, scheduler))]
     for tag, machine in machines.items():
-        price = None if options.spot else instance_price(machine, region)
+        price = None if options.spot else prices.find(region, machine)
         unit = f"{machine} (Spot)" if options.spot else machine
         items.append(_item(tag, Decimal(counts.get(tag, 0)), unit, price))
     n = 1 + sum(counts.get(tag, 0) for tag in machines)
-    volume = VOLUME.get(region or "")
+    volume = prices.find(region, VOLUME_GB)
     items.append(_item("volumes", Decimal(n * options.volume_size), "GB", volume))
     if options.public_ip:
-        items.append(_item("public addresses", Decimal(n), "IPv4 address", PUBLIC_ADDRESS))
+        address = prices.find(region, ADDRESS)
+        items.append(_item("public addresses", Decimal(n), ADDRESS, address))
     return CostEstimate(tuple(items), _EC2_NOTES)
 
 
 def _task_items(
-    what: str, size: TaskSize, n: int, region: str | None, *, spot: bool
+    what: str, size: TaskSize, n: int, region: str | None, prices: Prices, *, spot: bool
 ) -> Iterator[CostLineItem]:
-    price = None if spot else FARGATE.get(region or "")
-    kind = "Fargate Spot" if spot else "Fargate"
     what = f"{what} ({n} of {size})"
-    yield _item(f"{what}, vCPU", n * size.vcpus, f"vCPU of {kind}", price and price.vcpu)
-    yield _item(f"{what}, memory", n * size.gb, f"GB of {kind}", price and price.gb)
+    for part, quantity, unit in (("vCPU", size.vcpus, VCPU), ("memory", size.gb, GB)):
+        price = None if spot else prices.find(region, unit)
+        shown = f"{unit} Spot" if spot else unit
+        yield _item(f"{what}, {part}", n * quantity, shown, price)
 
 
 def _item(what: str, quantity: Decimal, unit: str, price: Price | None) -> CostLineItem:

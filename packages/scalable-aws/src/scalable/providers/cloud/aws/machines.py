@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-__all__ = ["MACHINES", "Machine", "machine_named", "smallest_machine"]
+__all__ = ["MACHINES", "OTHERS", "Machine", "machine_named", "smallest_machine"]
 
 
 class Machine(NamedTuple):
@@ -78,17 +78,18 @@ def _general() -> Iterator[Machine]:
 MACHINES: tuple[Machine, ...] = (*_general(), *_WITH_GPUS)
 """The types among which one is chosen, the smallest first."""
 
-_OTHERS = (
+OTHERS = (
     Machine("t3.medium", 2, 4),
     Machine("t3.large", 2, 8),
     Machine("t3.xlarge", 4, 16),
     Machine("t3.2xlarge", 8, 32),
 )
+"""Types that are known, and never chosen."""
 
 
 def machine_named(name: str) -> Machine | None:
     """Return a type of instance that is known here; AWS has many more."""
-    return next((each for each in (*MACHINES, *_OTHERS) if each.name == name), None)
+    return next((each for each in (*MACHINES, *OTHERS) if each.name == name), None)
 
 
 def smallest_machine(cpus: int, memory: int, gpus: int) -> Machine | None:

@@ -1,4 +1,4 @@
-"""Prices on demand, in USD per hour, with their sources. Nothing here is computed or guessed.
+"""Prices on demand, in USD per hour, with their sources. Nothing here is guessed.
 
 A region without an entry has no known price. Prices on spare capacity change by the hour, and are in no table.
 """
@@ -6,20 +6,31 @@ A region without an entry has no known price. Prices on spare capacity change by
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from types import MappingProxyType
 from typing import NamedTuple
 
 __all__ = [
+    "ADDRESS",
     "FARGATE",
+    "GB",
     "HOURS_OF_A_MONTH",
     "PUBLIC_ADDRESS",
+    "VCPU",
     "VOLUME",
+    "VOLUME_GB",
     "FargatePrice",
     "Price",
+    "Prices",
     "instance_price",
 ]
+
+VCPU, GB = "vCPU of Fargate", "GB of Fargate"
+VOLUME_GB = "GB of gp3"
+ADDRESS = "IPv4 address"
+"""Units that have a price. Types of instances are the others, by their names."""
 
 
 class Price(NamedTuple):
@@ -118,3 +129,41 @@ def instance_price(machine: str, region: str | None) -> Price | None:
     if large is None or times is None:
         return None
     return large._replace(usd=large.usd * times)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The prices of this version, and those that the user has refreshed.
+
+    Parameters
+    ----------
+    refreshed : mapping of (str, str) to Price
+        Prices by region and unit. The table's price counts only where it is newer.
+
+    Examples
+    --------
+    >>> Prices().find("us-east-1", VCPU).usd, Prices().find("us-east-1", "p5.48xlarge")
+    (Decimal('0.04048'), None)
+    >>> asked = Price(Decimal("0.05"), "AWS's Price List API", date(2027, 1, 1))
+    >>> Prices({("us-east-1", VCPU): asked}).find("us-east-1", VCPU).usd
+    Decimal('0.05')
+    """
+
+    refreshed: Mapping[tuple[str, str], Price] = field(default_factory=dict)
+
+    def find(self, region: str | None, unit: str) -> Price | None:
+        """Return the price of a unit in a region; None if it is not known."""
+        known = (self.refreshed.get((region or "", unit)), _price_of_table(region, unit))
+        # Of two of the same day, `max` returns the first.
+        return max((each for each in known if each), key=lambda each: each.as_of, default=None)
+
+
+def _price_of_table(region: str | None, unit: str) -> Price | None:
+    if unit == ADDRESS:
+        return PUBLIC_ADDRESS
+    if unit == VOLUME_GB:
+        return VOLUME.get(region or "")
+    if unit in (VCPU, GB):
+        fargate = FARGATE.get(region or "")
+        return fargate and (fargate.vcpu if unit == VCPU else fargate.gb)
+    return instance_price(unit, region)

@@ -22,6 +22,7 @@ from scalable.providers.base import (
     ClusterHandle,
     DeploymentSpec,
     Owned,
+    RefreshedPrices,
     ResourceRequest,
     ScalePlan,
     current_owner,
@@ -55,7 +56,8 @@ from scalable.providers.cloud.aws.instances import (
 from scalable.providers.cloud.aws.machines import machine_named, smallest_machine
 from scalable.providers.cloud.aws.names import Run, profile_name, role_name, run_prefix
 from scalable.providers.cloud.aws.options import AWSOptions, TagKey, TagValue
-from scalable.providers.cloud.aws.prices import FARGATE, VOLUME
+from scalable.providers.cloud.aws.price_file import read_prices
+from scalable.providers.cloud.aws.prices import VCPU, VOLUME_GB
 from scalable.providers.cloud.aws.request import WorkerRequest, worker_request
 from scalable.providers.cloud.aws.tasks import (
     PORT,
@@ -142,6 +144,8 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         if options.spot_fallback and not options.spot:
             message = "has no effect without spot: true"
             yield spec.option_issue("spot_fallback", "W_NO_EFFECT", message, "warning")
+        if problem := read_prices().problem:
+            yield spec.option_issue((), "W_PRICES", problem, "warning")
 
     def request(self, component: ComponentConfig, options: AWSOptions) -> ResourceRequest:
         """Return the component's own request, completed by the target's options for its workers."""
@@ -157,11 +161,17 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         """Return whether there is a price for every task of the target."""
         given = spec.target.options
         region = given.get("region")
+        if given.get("spot") or not isinstance(region, str):
+            return False
         fargate = given.get("cluster_type", "fargate") == "fargate"
-        return not given.get("spot") and region in (FARGATE if fargate else VOLUME)
+        return read_prices().prices.find(region, VCPU if fargate else VOLUME_GB) is not None
 
     def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
-        """Return what the plan costs by the tables of prices; what is in none of them is unknown."""
+        """Return what the plan costs by the prices of this version or newer ones that the user has refreshed.
+
+        What is in neither is unknown.
+        """
+        prices = read_prices().prices
         options = self.parse_options(spec)
         # The image is no part of what is paid for.
         requests = {
@@ -169,8 +179,23 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
             for tag, component in spec.components.items()
         }
         if options.cluster_type == "fargate":
-            return estimate_fargate(options, requests, plan.workers_by_tag)
-        return estimate_ec2(options, _machines(options, requests), plan.workers_by_tag)
+            return estimate_fargate(options, requests, plan.workers_by_tag, prices)
+        return estimate_ec2(options, _machines(options, requests), plan.workers_by_tag, prices)
+
+    def refresh_prices(self, specs: Sequence[DeploymentSpec]) -> RefreshedPrices:
+        """Ask AWS for the prices of the regions of these targets, and save them for this user.
+
+        Raises
+        ------
+        ProviderNotSetUpError
+            This machine has no credentials, or no region.
+        ProviderError
+            AWS does not tell; the prices are as they were.
+        """
+        from scalable.providers.cloud.aws.refresh import refresh_prices
+
+        targets = [self.parse_options(spec) for spec in specs]
+        return _ask(AWSOptions(), lambda api: refresh_prices(api, targets))
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
         """Check whether a start would work: credentials, network, roles, images, machines, quotas."""
