@@ -219,7 +219,7 @@ class Gateway:
             request_queue_size = 200
 
             def handle_error(self, *_: Any) -> None:
-                """Say nothing of clients that were killed."""
+                """Print nothing for clients that were killed."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"

@@ -12,8 +12,8 @@ from scalable.cluster.port import GroupSpec, Reason
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.cloud.aws import AWSBatchProvider, provider
 from scalable.providers.cloud.aws.api import AwsApi, AwsError
-from scalable.providers.cloud.aws.backend import FargateBackend
 from scalable.providers.cloud.aws.ec2_backend import Ec2Backend
+from scalable.providers.cloud.aws.fargate_backend import FargateBackend
 from scalable.providers.cloud.aws.names import Run
 from scalable.providers.cloud.aws.tasks import MachineImage, Place
 from scalable.testing.offline import spec_of

@@ -36,7 +36,7 @@ def prices() -> None:
 @json_option
 @debug_option
 def refresh(manifest: str | None, provider: str, regions: tuple[str, ...], as_json: bool) -> None:
-    """Ask a provider for its present prices, and save them for your plans.
+    """Fetch the present prices of a provider, and save them for your plans.
 
     They are saved for you alone, each with its source and the day. `scalable plan`, and limits on cost, use them where
     they are not older than those that Scalable comes with, and ask nobody. MANIFEST is by default $SCALABLE_MANIFEST,

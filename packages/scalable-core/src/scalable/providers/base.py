@@ -321,7 +321,7 @@ class RefreshesPrices(Protocol):
     """Optional: the provider can ask for its present prices, and keep them for later estimates of this user."""
 
     def refresh_prices(self, specs: Sequence[DeploymentSpec]) -> RefreshedPrices:
-        """Ask for the prices that estimates of these targets need, and save them.
+        """Fetch the prices that estimates of these targets need, and save them.
 
         Estimates stay offline: they read what was saved, and give each price its own source and date. If this raises,
         the prices are as they were.

@@ -22,10 +22,7 @@ Two of them, one for what creates and one for everything else, because ``sweep``
             unanswered = await self._creating.settle(20)
             for name in await self._calls.run(self._api.list):
                 await self._calls.run(self._api.delete, name)
-            return [
-                Leftover("call", call.name, f"has not returned for {call.seconds:.0f} s")
-                for call in unanswered
-            ]
+            return [call.leftover for call in unanswered]
 """
 
 from __future__ import annotations
@@ -39,10 +36,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
+from scalable.cluster.port import Leftover
 from scalable.errors import ClusterClosedError, NativeTimeoutError
 
 __all__ = ["BlockingCalls", "CallUnderWay"]
@@ -56,6 +54,9 @@ REFUSES_THREADS_AT_EXIT = (3, 12) <= sys.version_info < (3, 12, 3)
 
 Source: https://github.com/python/cpython/issues/113964
 """
+
+_RESERVE_THREADS = 4
+"""So many calls may hang while others are still made."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class CallUnderWay:
 
     name: str
     seconds: float
+
+    @property
+    def leftover(self) -> Leftover:
+        """The call as what is left when a cluster is closed: it may still make something."""
+        return Leftover("call", self.name, f"has not returned for {self.seconds:.0f} s")
 
 
 @dataclass(frozen=True)
@@ -102,11 +108,8 @@ class BlockingCalls:
         self._closed = False
         self._calls: dict[Future[_Outcome], tuple[str, float]] = {}
         """Each call that has not returned: the function's name, and when it was called."""
-        self._reserve: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         if REFUSES_THREADS_AT_EXIT:
-            name = f"{name}/reserve"
-            args = (self._reserve,)
-            threading.Thread(target=_work_in_reserve, args=args, name=name, daemon=True).start()
+            _reserve()
 
     @property
     def under_way(self) -> list[CallUnderWay]:
@@ -178,7 +181,7 @@ class BlockingCalls:
             if not (REFUSES_THREADS_AT_EXIT and "interpreter shutdown" in str(error)):
                 self._forget(call)  # such as at the system's limit of threads
                 raise
-            self._reserve.put(partial(self._work, call, work))
+            _reserve().put(partial(self._work, call, work))
         return call
 
     def _work(self, call: Future[_Outcome], work: Callable[[], object]) -> None:
@@ -204,7 +207,6 @@ class BlockingCalls:
             calls = list(self._calls)
         for call in calls:
             call.cancel()
-        self._reserve.put(None)
 
     async def settle(self, limit: float) -> list[CallUnderWay]:
         """Close, wait until no call is under way, and return those that still are after `limit` seconds.
@@ -229,10 +231,21 @@ class BlockingCalls:
         return self.under_way
 
 
-def _work_in_reserve(queue: SimpleQueue[Callable[[], object] | None]) -> None:
-    """Do what no thread could be started for, one after another."""
-    while work := queue.get():
-        work()
+@lru_cache
+def _reserve() -> SimpleQueue[Callable[[], object]]:
+    """Return the queue of threads that exist already, for calls of all clusters for which none can be started."""
+    queue: SimpleQueue[Callable[[], object]] = SimpleQueue()
+    for _ in range(_RESERVE_THREADS):
+        args = (queue,)
+        threading.Thread(
+            target=_work_in_reserve, args=args, name="scalable-reserve", daemon=True
+        ).start()
+    return queue
+
+
+def _work_in_reserve(queue: SimpleQueue[Callable[[], object]]) -> None:
+    while True:
+        queue.get()()
 
 
 def _name_of(func: Callable[..., object]) -> str:

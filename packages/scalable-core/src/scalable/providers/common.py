@@ -32,8 +32,10 @@ A provider of workers on desks, complete except for its backend::
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from scalable.errors import (
@@ -72,6 +74,8 @@ __all__ = [
     "find_name_clashes",
     "group_specs",
     "no_effect_warnings",
+    "run_now",
+    "scheduler_image",
 ]
 
 _CORE_KEYS = frozenset({"provider", "overlay"})
@@ -381,3 +385,29 @@ def dns_label(component: str) -> str:
     ('gcam-core', 'plots')
     """
     return component.lower().replace("_", "-").rstrip("-")
+
+
+def scheduler_image(spec: DeploymentSpec, image: str | None) -> str:
+    """Return the image of a scheduler elsewhere: the target's, else that of the first component that has one.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    image : str or None
+        What the target says.
+    """
+    from scalable.cluster.versions import matching_image  # imports Dask
+
+    images = (component.image for component in spec.components.values())
+    return image or next(filter(None, images), matching_image())
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also on a thread whose event loop is running, such as a notebook's."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()

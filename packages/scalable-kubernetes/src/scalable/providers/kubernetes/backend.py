@@ -329,7 +329,7 @@ class KubernetesBackend:
                 states[name] = UnitState(unit, Phase.PENDING, Reason.RESOURCES, why)
 
     async def _explain_queues(self, states: dict[str, UnitState]) -> None:
-        """Say of pods that Kueue has not admitted why that is, in its words."""
+        """Add to pods that Kueue has not admitted why that is, in its words."""
         waiting = [
             name
             for name, state in states.items()

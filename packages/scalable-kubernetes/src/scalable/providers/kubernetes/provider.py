@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,6 +31,8 @@ from scalable.providers.common import (
     explicit_or_default,
     find_name_clashes,
     group_specs,
+    run_now,
+    scheduler_image,
 )
 from scalable.providers.kubernetes.costs import estimate
 from scalable.providers.kubernetes.labels import label_problem
@@ -127,7 +127,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
         run = Run(f"{run_prefix(spec.target_name)}-000000", current_owner())
         requests = _worker_requests(spec, options)
         objects = {
-            "cluster": dask_cluster(run, _scheduler_image(spec, options), options),
+            "cluster": dask_cluster(run, scheduler_image(spec, options.image), options),
             "keys": keys_secret(run, None, None),
             **{
                 tag: worker_group(
@@ -178,7 +178,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
 
         options = self.parse_options(spec)
         run = Run(f"{run_prefix(spec.target_name)}-{uuid.uuid4().hex[:6]}", current_owner())
-        image = options.workflow.image or _scheduler_image(spec, options)
+        image = options.workflow.image or scheduler_image(spec, options.image)
         return _ask(options, lambda api: run_inside(api, run, submission, image, options, write))
 
     def _build(self, spec: DeploymentSpec, options: KubernetesOptions) -> ClusterHandle:
@@ -196,7 +196,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
         scheduler = KubernetesScheduler(
             api,
             run,
-            dask_cluster(run, _scheduler_image(spec, options), options),
+            dask_cluster(run, scheduler_image(spec, options.image), options),
             credentials,
             close_timeout=_CLOSE_TIMEOUT,
         )
@@ -237,14 +237,6 @@ def _worker_requests(spec: DeploymentSpec, options: KubernetesOptions) -> dict[s
     }
 
 
-def _scheduler_image(spec: DeploymentSpec, options: KubernetesOptions) -> str:
-    """Return the image of the scheduler: the target's, else that of the first component that has one."""
-    from scalable.cluster.versions import matching_image
-
-    images = (component.image for component in spec.components.values())
-    return options.image or next(filter(None, images), matching_image())
-
-
 def _ask(options: KubernetesOptions, question: Callable[[KubernetesApi], Awaitable[T]]) -> T:
     """Return the target's answer, also on a thread whose event loop is running, such as a notebook's."""
     from scalable.providers.kubernetes.api import KubernetesApi
@@ -256,12 +248,7 @@ def _ask(options: KubernetesOptions, question: Callable[[KubernetesApi], Awaitab
         finally:
             await api.close()
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(ask())
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(lambda: asyncio.run(ask())).result()
+    return run_now(ask())
 
 
 def _template_issues(

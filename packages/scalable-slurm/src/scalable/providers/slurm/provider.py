@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import shlex
 import shutil
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from scalable.cluster.port import Leftover
 from scalable.errors import (
@@ -30,7 +29,7 @@ from scalable.providers.base import (
     ScalePlan,
     current_owner,
 )
-from scalable.providers.common import BaseProvider, cluster_handle
+from scalable.providers.common import BaseProvider, cluster_handle, run_now
 from scalable.providers.containers import check_container, chosen_runtime
 from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.options import SlurmOptions
@@ -86,7 +85,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         from scalable.providers.slurm.preflight import preflight
 
         options = self.parse_options(spec)
-        return _run(preflight(Slurm(), options, spec.components, site_defaults()))
+        return run_now(preflight(Slurm(), options, spec.components, site_defaults()))
 
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
         """Return, for each component, the ``sbatch`` command line and the job script that a run would submit.
@@ -124,7 +123,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         if shutil.which("squeue") is None:
             raise ProviderNotSetUpError(self.name, "squeue is not on PATH", remedy)
         try:
-            jobs = _run(asyncio.wait_for(Slurm().list_user_jobs(), _LIST_TIMEOUT))
+            jobs = run_now(asyncio.wait_for(Slurm().list_user_jobs(), _LIST_TIMEOUT))
         except TimeoutError:
             raise SlurmCommandError("squeue", f"no answer in {_LIST_TIMEOUT:g} s") from None
         except SlurmCommandError as error:
@@ -150,7 +149,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         names = [job.name for job in owned]
         try:
             kept = {job.run_id for job in self.list_owned(spec) if job.name not in names}
-            _run(Slurm().cancel(names))
+            run_now(Slurm().cancel(names))
         except SlurmCommandError as error:
             return [Leftover(job.kind, job.name, error.stderr) for job in owned]
         runs = {job.run_id for job in owned if Path(job.run_id).name == job.run_id}
@@ -178,13 +177,3 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             raise ValidationFailedError(ValidationReport.of([issue]))
         cluster = SlurmCluster(options, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
-
-
-def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, also on a thread whose event loop is running, such as a notebook's."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, coroutine).result()

@@ -2,32 +2,32 @@
 
 Importing it imports neither an SDK nor Dask; validating and planning work offline and read no credentials.
 
-=============  ==================================================================
-`options`      the options of a target
-`fargate`      the sizes of Fargate tasks
-`machines`     types of EC2 instances
-`provider`     the steps of a provider: validate, render, build, list, reap
-`request`      what one worker requires and runs: component and target merged
-`names`        names and tags of what a run creates
-`foundation`   what a run stands on, as requests: cluster, role, key, security group
-`tasks`        task definitions and tasks, as requests
-`instances`    instances and what they do when they boot, as requests
-`setup`        the network that the target names, and the making of the foundation
-`scheduler`    the scheduler as a task or an instance
-`backend`      the engine's port on Fargate: launch, observe, stop, describe, sweep
-`ec2_backend`  the same on EC2
-`launches`     calls that start workers, none of which has its effect twice
-`states`       states of tasks and instances as phases and reasons
-`refusals`     refusals of AWS, explained
-`logs`         the end of a log
-`removal`      the removal of a run, with a limit
-`owned`        what runs have left at a target, and its removal
-`preflight`    the checks of ``scalable check``
-`render`       requests as text
-`prices`       prices on demand, with their sources
-`costs`        what a plan costs
-`api`          the only module that talks to AWS
-=============  ==================================================================
+=================  ======================================================================
+`options`          the options of a target
+`fargate`          the sizes of Fargate tasks
+`machines`         types of EC2 instances
+`provider`         the steps of a provider: validate, render, build, list, reap
+`request`          what one worker requires and runs: component and target merged
+`names`            names and tags of what a run creates
+`foundation`       what a run stands on, as requests: cluster, role, key, security group
+`tasks`            task definitions and tasks, as requests
+`instances`        instances and what they do when they boot, as requests
+`setup`            the network that the target names, and the making of the foundation
+`scheduler`        the scheduler as a task or an instance
+`fargate_backend`  the engine's port on Fargate: launch, observe, stop, describe, sweep
+`ec2_backend`      the same on EC2
+`launches`         calls that start workers, none of which has its effect twice
+`states`           states of tasks and instances as phases and reasons
+`refusals`         refusals of AWS, explained
+`logs`             the end of a log
+`removal`          the removal of a run, with a limit
+`owned`            what runs have left at a target, and its removal
+`preflight`        the checks of ``scalable check``
+`render`           requests as text
+`prices`           prices on demand, with their sources
+`costs`            what a plan costs
+`api`              the only module that talks to AWS
+=================  ======================================================================
 
 dask-cloudprovider's clusters are not used: a scheduler elsewhere is the engine's own (`scalable.cluster.remote`), and
 what else they do, creating and deleting what a run stands on, is here in the hands of `setup` and `removal`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import http.client
 import ipaddress
@@ -10,8 +9,7 @@ import os
 import re
 import threading
 import urllib.request
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import boto3
@@ -28,12 +26,13 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BrokenConnectionError
 from botocore.parsers import ResponseParserError
 
+from scalable.cluster.port import Leftover
 from scalable.errors import ProviderNotSetUpError, describe_error
-from scalable.providers.blocking import BlockingCalls, CallUnderWay
+from scalable.providers.blocking import BlockingCalls
 from scalable.providers.cloud.aws.refusals import is_expired
 from scalable.providers.cloud.aws.tasks import Request
 
-__all__ = ["AwsApi", "AwsError", "AwsUnreachableError", "run_now"]
+__all__ = ["AwsApi", "AwsError", "AwsUnreachableError"]
 
 T = TypeVar("T")
 
@@ -49,6 +48,9 @@ _CONFIG = Config(
 _ONE_ATTEMPT = _CONFIG.merge(Config(retries={"total_max_attempts": 1}))
 _DEADLINE = 110.0
 """Seconds for one call with its retries; below the limit of the engine, so that it learns the reason."""
+
+_SETTLE_LIMIT = 30.0
+"""Seconds for calls under way that nobody waits for any more."""
 
 _WHO_AM_I = "https://checkip.amazonaws.com"
 """Answers with the public address of whoever asks."""
@@ -208,9 +210,9 @@ class AwsApi:
         request = Request(service, operation, params)
         return await self._calls.run(self._list, request, key, region)
 
-    async def settle(self, limit: float) -> Sequence[CallUnderWay]:
-        """Create nothing from now on; wait for what is being created, and return what is not answered by then."""
-        return await self._creating.settle(limit)
+    async def settle(self) -> list[Leftover]:
+        """Create nothing from now on; wait for what is being created, and return what is not answered in time."""
+        return [call.leftover for call in await self._creating.settle(_SETTLE_LIMIT)]
 
     async def public_address(self) -> str:
         """Return the address by which this machine is known outside of its own network.
@@ -293,17 +295,3 @@ def _ask_for_address() -> str:
             return str(ipaddress.IPv4Address(answer.read(100).decode().strip()))
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise AwsUnreachableError(f"{_WHO_AM_I}: {describe_error(error)}") from error
-
-
-def run_now(question: Callable[[], Awaitable[T]]) -> T:
-    """Return an answer of AWS, also on a thread whose event loop is running, such as a notebook's."""
-
-    async def ask() -> T:
-        return await question()
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(ask())
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(lambda: asyncio.run(ask())).result()

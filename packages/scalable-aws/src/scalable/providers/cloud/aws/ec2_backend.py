@@ -16,7 +16,7 @@ from scalable.cluster.port import (
     Unit,
     UnitState,
 )
-from scalable.errors import LaunchError, LaunchRefusedError
+from scalable.errors import LaunchRefusedError
 from scalable.providers.cloud.aws.api import AwsApi, AwsError
 from scalable.providers.cloud.aws.instances import (
     MAX_USER_DATA,
@@ -25,7 +25,7 @@ from scalable.providers.cloud.aws.instances import (
     user_data,
     worker_script,
 )
-from scalable.providers.cloud.aws.launches import LaunchCalls, Started
+from scalable.providers.cloud.aws.launches import LaunchCalls, Started, launch_error
 from scalable.providers.cloud.aws.logs import console_tail, log_tail
 from scalable.providers.cloud.aws.machines import machine_named
 from scalable.providers.cloud.aws.names import COMPONENT, REQUEST, Run
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["Ec2Backend"]
 
 _SPOT_NOTICE = 120.0
-_SETTLE_LIMIT = 30.0
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,7 @@ class Ec2Backend:
             )
         if not started and refusal is not None and shortfall is not None:
             self._calls.forget(request_id)
-            kind = LaunchRefusedError if is_lasting(refusal) else LaunchError
-            raise kind(f"AWS starts no workers of {group.tag}: {shortfall}", shortfall)
+            raise launch_error(group.tag, shortfall, is_lasting(refusal))
         self._unlisted.update({*started} - self._last.keys())
         units = [_unit(group.tag, each, request_id) for each in started]
         return LaunchResult(units, shortfall=shortfall)
@@ -246,7 +244,7 @@ class Ec2Backend:
     async def sweep(self) -> Sequence[Leftover]:
         """Accept no more launches, and terminate all instances but the scheduler's."""
         self._closed = True
-        unanswered = await self._api.settle(_SETTLE_LIMIT)
+        unanswered = await self._api.settle()
         left = await terminate_run(
             self._api,
             self._run.name,
@@ -254,13 +252,7 @@ class Ec2Backend:
             known=self._unlisted,
             but=[self._scheduler_instance],
         )
-        return [
-            *left,
-            *(
-                Leftover("call", call.name, f"has not returned for {call.seconds:.0f} s")
-                for call in unanswered
-            ),
-        ]
+        return [*left, *unanswered]
 
 
 def _unit(tag: str, instance: str, request_id: str) -> Unit:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scalable.cluster.port import Reason
+from scalable.cluster.port import Explanation, Reason
+from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.cloud.aws.api import AwsError
 from scalable.providers.cloud.aws.refusals import explain_refusal, is_transient
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
     from scalable.providers.cloud.aws.tasks import Request
 
-__all__ = ["LaunchCalls", "Started"]
+__all__ = ["LaunchCalls", "Started", "launch_error"]
 
 
 class Started(NamedTuple):
@@ -110,3 +111,9 @@ def _started(answer: Mapping[str, Any]) -> Started:
         return Started([each["InstanceId"] for each in answer["Instances"]])
     failures = answer.get("failures") or [{}]
     return Started([each["taskArn"] for each in answer["tasks"]], failures[0])
+
+
+def launch_error(tag: str, why: Explanation, lasting: bool) -> LaunchError:
+    """Return the error of a launch of which nothing was started."""
+    kind = LaunchRefusedError if lasting else LaunchError
+    return kind(f"AWS starts no workers of {tag}: {why}", why)

@@ -76,6 +76,8 @@ from scalable.providers.common import (
     explicit_or_default,
     group_specs,
     no_effect_warnings,
+    run_now,
+    scheduler_image,
 )
 
 if TYPE_CHECKING:
@@ -183,7 +185,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         return estimate_ec2(options, _machines(options, requests), plan.workers_by_tag, prices)
 
     def refresh_prices(self, specs: Sequence[DeploymentSpec]) -> RefreshedPrices:
-        """Ask AWS for the prices of the regions of these targets, and save them for this user.
+        """Fetch the prices of the regions of these targets from AWS, and save them for this user.
 
         Raises
         ------
@@ -205,7 +207,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         requests = _worker_requests(spec, options)
         machines = {} if options.cluster_type == "fargate" else _machines(options, requests)
         counts = self.plan_scale(spec).workers_by_tag
-        image = _scheduler_image(spec, options)
+        image = scheduler_image(spec, options.image)
         return _ask(options, lambda api: preflight(api, options, image, requests, machines, counts))
 
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
@@ -250,8 +252,8 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         from scalable.cluster import Pace
         from scalable.cluster.remote import RemoteHost, build_remote_cluster
         from scalable.providers.cloud.aws.api import AwsApi
-        from scalable.providers.cloud.aws.backend import FargateBackend
         from scalable.providers.cloud.aws.ec2_backend import Ec2Backend
+        from scalable.providers.cloud.aws.fargate_backend import FargateBackend
         from scalable.providers.cloud.aws.scheduler import Ec2Scheduler, FargateScheduler
         from scalable.providers.tls import make_credentials
 
@@ -266,7 +268,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
             run,
             options,
             credentials,
-            _scheduler_image(spec, options),
+            scheduler_image(spec, options.image),
             gpus=any(request.gpus for request in requests.values()),
             close_timeout=_CLOSE_TIMEOUT,
         )
@@ -335,16 +337,8 @@ def _worker_requests(spec: DeploymentSpec, options: AWSOptions) -> dict[str, Wor
     }
 
 
-def _scheduler_image(spec: DeploymentSpec, options: AWSOptions) -> str:
-    """Return the image of the scheduler: the target's, else that of the first component that has one."""
-    from scalable.cluster.versions import matching_image
-
-    images = (component.image for component in spec.components.values())
-    return options.image or next(filter(None, images), matching_image())
-
-
 def _ask(options: AWSOptions, question: Callable[[AwsApi], Awaitable[T]]) -> T:
-    from scalable.providers.cloud.aws.api import AwsApi, run_now
+    from scalable.providers.cloud.aws.api import AwsApi
 
     async def ask() -> T:
         api = AwsApi("scalable", options.region)
@@ -353,7 +347,7 @@ def _ask(options: AWSOptions, question: Callable[[AwsApi], Awaitable[T]]) -> T:
         finally:
             await api.close()
 
-    return run_now(ask)
+    return run_now(ask())
 
 
 def _shown_requests(
@@ -407,7 +401,10 @@ _SHOWN_ADDRESS = f"tls://(the scheduler's address):{PORT}"
 def _shown_tasks(
     spec: DeploymentSpec, options: AWSOptions, plan: ScalePlan, run: Run, place: Place
 ) -> Iterator[tuple[str, Request]]:
-    yield "scheduler", scheduler_definition(run, place, _scheduler_image(spec, options), options)
+    yield (
+        "scheduler",
+        scheduler_definition(run, place, scheduler_image(spec, options.image), options),
+    )
     yield "scheduler", run_scheduler(run, place, options)
     for tag, request in _worker_requests(spec, options).items():
         yield tag, worker_definition(run, place, request, options, _SHOWN_ADDRESS)
@@ -422,7 +419,7 @@ def _shown_instances(
     spec: DeploymentSpec, options: AWSOptions, plan: ScalePlan, run: Run, place: Place
 ) -> Iterator[tuple[str, Request]]:
     subnet = place.subnets[0]
-    script = scheduler_script(run, place, _scheduler_image(spec, options), options)
+    script = scheduler_script(run, place, scheduler_image(spec, options.image), options)
     yield "scheduler", run_scheduler_instance(run, place, options, subnet, script)
     requests = _worker_requests(spec, options)
     machines = _machines(options, requests)

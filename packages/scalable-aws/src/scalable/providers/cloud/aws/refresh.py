@@ -72,7 +72,7 @@ _REGION = re.compile(r"^[A-Z0-9]+-")
 
 
 async def refresh_prices(api: AwsApi, targets: Sequence[AWSOptions]) -> RefreshedPrices:
-    """Ask AWS for the prices of the targets' regions, and save them for this user.
+    """Fetch the prices of the targets' regions from AWS, and save them for this user.
 
     Raises
     ------

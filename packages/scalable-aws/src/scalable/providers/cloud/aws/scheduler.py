@@ -52,9 +52,6 @@ __all__ = ["AwsScheduler", "Ec2Scheduler", "FargateScheduler"]
 _SHOWN_WITHIN = 60.0
 """Seconds for which what AWS has shown before may be missing in its answers, which are not all of the same time."""
 
-_SETTLE_LIMIT = 30.0
-"""Seconds for calls under way that nobody waits for any more."""
-
 
 class AwsScheduler(ABC):
     """A `RemoteScheduler` on AWS, with everything that the run stands on.
@@ -217,15 +214,9 @@ class AwsScheduler(ABC):
         """Stop the scheduler, and all else of the run that costs money."""
         if not self._may_exist:
             return []
-        unanswered = await self._api.settle(_SETTLE_LIMIT)
+        unanswered = await self._api.settle()
         left = await self._stop_all()
-        return [
-            *left,
-            *(
-                Leftover("call", call.name, f"has not returned for {call.seconds:.0f} s")
-                for call in unanswered
-            ),
-        ]
+        return [*left, *unanswered]
 
     @abstractmethod
     async def _stop_all(self) -> Sequence[Leftover]:

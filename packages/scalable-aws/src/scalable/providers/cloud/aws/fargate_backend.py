@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,9 @@ from scalable.cluster.port import (
     Unit,
     UnitState,
 )
-from scalable.errors import LaunchError, LaunchRefusedError
+from scalable.errors import LaunchRefusedError
 from scalable.providers.cloud.aws.api import AwsApi, AwsError
-from scalable.providers.cloud.aws.launches import LaunchCalls
+from scalable.providers.cloud.aws.launches import LaunchCalls, launch_error
 from scalable.providers.cloud.aws.logs import log_tail
 from scalable.providers.cloud.aws.names import COMPONENT, REQUEST, Run, resource_name
 from scalable.providers.cloud.aws.options import AWSOptions
@@ -48,8 +48,6 @@ LAUNCHES_AT_ONCE = 5
 
 SHOWN_AFTER_THE_END = 120.0
 """Seconds for which a task that has ended is shown as gone, because an answer may be lost."""
-
-_SETTLE_LIMIT = 30.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class FargateBackend:
         try:
             await self._define(group.tag)
         except AwsError as error:
-            raise _launch_error(group.tag, explain_refusal(error), is_lasting(error)) from error
+            raise launch_error(group.tag, explain_refusal(error), is_lasting(error)) from error
         some = asyncio.Semaphore(LAUNCHES_AT_ONCE)
 
         async def start(batch: Batch) -> _Answer:
@@ -148,7 +146,7 @@ class FargateBackend:
         short = next((each for each in answers if each.shortfall), _Answer())
         if not units and short.shortfall is not None:
             self._calls.forget(request_id)
-            raise _launch_error(group.tag, short.shortfall, short.lasting)
+            raise launch_error(group.tag, short.shortfall, short.lasting)
         return LaunchResult(units, shortfall=short.shortfall)
 
     async def _define(self, tag: str) -> None:
@@ -248,7 +246,7 @@ class FargateBackend:
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """Stop the tasks of these units."""
-        await stop_tasks(self._api, self._run.name, _natives(units))
+        await stop_tasks(self._api, self._run.name, [unit.native for unit in units])
 
     # -- Describe
 
@@ -273,7 +271,7 @@ class FargateBackend:
     async def sweep(self) -> Sequence[Leftover]:
         """Accept no more launches, and stop all tasks but the scheduler's."""
         self._closed = True
-        unanswered = await self._api.settle(_SETTLE_LIMIT)
+        unanswered = await self._api.settle()
         left = await stop_run(
             self._api,
             self._run.name,
@@ -281,19 +279,4 @@ class FargateBackend:
             known=self._units,
             but=[self._scheduler_task],
         )
-        return [
-            *left,
-            *(
-                Leftover("call", call.name, f"has not returned for {call.seconds:.0f} s")
-                for call in unanswered
-            ),
-        ]
-
-
-def _natives(units: Iterable[Unit]) -> Collection[str]:
-    return [unit.native for unit in units]
-
-
-def _launch_error(tag: str, why: Explanation, lasting: bool) -> LaunchError:
-    kind = LaunchRefusedError if lasting else LaunchError
-    return kind(f"AWS starts no workers of {tag}: {why}", why)
+        return [*left, *unanswered]
