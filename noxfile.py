@@ -63,9 +63,9 @@ SYSTEMS = {
 SYSTEM_GROUPS = {"kubernetes": "operator", "aws": "aws-account"}
 """The group of what a system is brought up with, where that is from PyPI."""
 
-SYSTEM_PROCESSES = {"kubernetes": 4, "aws": 2}
+SYSTEM_PROCESSES = {"kubernetes": 4, "aws": 4}
 """Where tests may run beside each other, in how many processes: on Kubernetes, each has a namespace, and mostly waits;
-on AWS, each process has an account."""
+on AWS, each process has an account, and half of the time is waiting, too."""
 
 PACKAGES = (*CODE, "scalable")
 NAMESPACE = ("scalable", "scalable/providers", "scalable/providers/cloud")
