@@ -32,10 +32,8 @@ A provider of workers on desks, complete except for its backend::
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from scalable.errors import (
@@ -405,6 +403,10 @@ def scheduler_image(spec: DeploymentSpec, image: str | None) -> str:
 
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, also on a thread whose event loop is running, such as a notebook's."""
+    # Validating and planning need neither.
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
