@@ -196,6 +196,17 @@ def test_a_worker_that_joins_resets_the_count_of_failed_starts() -> None:
     assert not group.failures.record_start_failure("r10", PROBLEM, 2.0)
 
 
+def test_a_worker_that_is_about_to_confirm_its_registration_still_starts() -> None:
+    group = group_of(unit(1))
+    running = seen(1.0, UnitState(unit(1), Phase.RUNNING))
+    group.update(running, Report(workers={"gcam-1": WorkerInfo("init")}), 1.0)
+    status = group_status(group)
+    assert (status.starting, status.running, status.unavailable) == (1, 0, 0)
+
+    group.update(None, workers(unit(1)), 2.0)
+    assert group_status(group).running == 1
+
+
 def test_a_failure_never_shortens_the_back_off_of_another() -> None:
     group = group_of(unit(1))
     group.update(None, workers(unit(1)), 1.0)

@@ -60,13 +60,13 @@ def test_a_frozen_worker_is_shown_and_its_task_ends_once(
         until(lambda: log.exists() and log.read_text() == "1\n", timeout=120)
         ((name, pid),) = processes.running().items()
         os.kill(pid, signal.SIGSTOP)
-        until(lambda: cluster.groups["a"].unavailable == 1, timeout=60)
+        until(lambda: cluster.groups["a"].reason is Reason.UNRESPONSIVE, timeout=60)
         status = cluster.groups["a"]
         gate.set()
         os.kill(pid, signal.SIGCONT)
         assert future.result(timeout=60) == 1
         until(lambda: cluster.groups["a"].running == 1, timeout=60)
-    assert (status.running, status.reason) == (0, Reason.UNRESPONSIVE)
+    assert (status.running, status.unavailable) == (0, 1)
     assert log.read_text() == "1\n"
     assert list(processes.running()) == [name]
 

@@ -270,7 +270,8 @@ class Group:
 
     def _update_worker(self, member: Member, report: Report, now: float) -> None:
         member.update_worker(report.workers.get(member.unit.id), now)
-        if member.joined_at is None and (member.worker or member.unit.id in report.removed):
+        has_joined = member.worker is not None and not member.worker.is_registering
+        if member.joined_at is None and (has_joined or member.unit.id in report.removed):
             member.joined_at = now
             self.failures.record_joined()
             self.starts.record_joined(member, now)

@@ -50,6 +50,11 @@ class WorkerInfo:
     executing: int = 0
     memory: float = 0.0
 
+    @property
+    def is_registering(self) -> bool:
+        """Whether the scheduler has it, but it has not confirmed that yet, so that it gets no tasks."""
+        return self.status == "init"
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:

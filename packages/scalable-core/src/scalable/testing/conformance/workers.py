@@ -163,13 +163,15 @@ class WorkerTests(SuiteBase):
             found = {info["name"]: address for address, info in worker_infos(client).items()}
             client.run(by_value(pause), workers=[found[name]])
             running.until(
-                lambda: running.backend.groups["alpha"].unavailable == 1, "it counts as unavailable"
+                lambda: running.backend.groups["alpha"].reason is Reason.PAUSED,
+                "it shows as paused",
             )
             status = running.backend.groups["alpha"]
             why = running.backend.explain()["alpha"]
             future = client.submit(by_value(square), 3, tag="alpha")
-            assert (status.running, status.wanted, status.failed) == (0, 1, False)
-            assert status.reason is why.reason is Reason.PAUSED
+            assert (status.running, status.unavailable, status.wanted) == (0, 1, 1)
+            assert not status.failed
+            assert why.reason is Reason.PAUSED
             assert f"{name} is paused" in why.summary
             assert client.submit(by_value(square), 3, tag="beta").result(self.timeout) == 9
             client.run(by_value(unpause), workers=[found[name]], on_error="ignore")
