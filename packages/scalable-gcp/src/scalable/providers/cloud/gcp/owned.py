@@ -22,9 +22,7 @@ _REAP_TIMEOUT = 300.0
 async def list_owned(api: GceApi, options: GCPOptions) -> list[Owned]:
     """Return the machines of all runs in the target's region, or in the whole project if it names none."""
     project = await api.check_credentials()
-    scopes = await api.call(
-        "Instances", "aggregated_list", filter=f"labels.{RUN}:*", return_partial_success=True
-    )
+    scopes = await api.call("Instances", "aggregated_list", filter=f"labels.{RUN}:*")
     found = []
     for name, scope in scopes:
         zone = name.rpartition("/")[2]
