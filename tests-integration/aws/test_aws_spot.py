@@ -51,6 +51,12 @@ def started(log: Path) -> list[int]:
     return sorted(int(line) for line in log.read_text().splitlines()) if log.exists() else []
 
 
+def exists(account: AwsAccount, worker: str) -> bool:
+    """Return whether the task or instance of a worker of ``gcam`` has not ended."""
+    machines = {task.id for task in account.tasks} | {each.id for each in account.instances}
+    return worker.removeprefix("gcam-") in machines
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_a_notice_results_move_before_the_end(
     account: AwsAccount, kind: str, tmp_path: Path
@@ -73,16 +79,8 @@ def test_after_a_notice_results_move_before_the_end(
                 "another worker has its place",
                 120,
             )
-            running = {each.id for each in (*account.tasks, *account.instances)}
             assert client.gather(futures) == [n * n for n in range(8)]
-            wait_until(
-                lambda: (
-                    taken.removeprefix("gcam-")
-                    not in {each.id for each in (*account.tasks, *account.instances)}
-                ),
-                f"it has ended, of {running}",
-                120,
-            )
+            wait_until(lambda: not exists(account, taken), "it has ended", 120)
             assert client.gather(futures) == [n * n for n in range(8)]
         assert started(log) == [*range(8)]
         assert backend.groups["plots"].workers == others
