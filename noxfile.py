@@ -67,6 +67,9 @@ SYSTEM_PROCESSES = {"kubernetes": 4, "aws": 4}
 """Where tests may run beside each other, in how many processes: on Kubernetes, each has a namespace, and mostly waits;
 on AWS, each process has an account, and half of the time is waiting, too."""
 
+MATRICES = ("kubernetes", "aws")
+"""The systems whose ``matrices`` take too long to run each time."""
+
 PACKAGES = (*CODE, "scalable")
 NAMESPACE = ("scalable", "scalable/providers", "scalable/providers/cloud")
 
@@ -284,10 +287,11 @@ def systems(session: nox.Session, system: str) -> None:
 
 
 @nox.session(requires=["wheels"], default=False, reuse_venv=False)
-def matrices(session: nox.Session) -> None:
-    """Test on Kubernetes what takes long: many clusters, many ends, long faults."""
-    _install_system(session, "kubernetes")
-    _pytest(session, "tests-integration/kubernetes/matrices")
+@nox.parametrize("system", MATRICES, ids=MATRICES)
+def matrices(session: nox.Session, system: str) -> None:
+    """Test on one system what takes long: many clusters, many ends, long faults."""
+    _install_system(session, system)
+    _pytest(session, f"tests-integration/{system}/matrices")
 
 
 def _install_system(session: nox.Session, system: str) -> None:

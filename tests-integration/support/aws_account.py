@@ -18,8 +18,8 @@ with its packages, unless ``images`` says otherwise. What may go wrong:
     A call fails; without an error its answer is lost; with ``after``, once AWS has done it.
 ``deny(*actions)``
     The caller may not do what these name: ``ecs:RunTask``.
-``capacity``
-    How many more tasks and instances start; None for any number.
+``capacity``, ``conditions.spare``
+    How many more tasks and instances start, on demand and on spare capacity; None for any number.
 ``provisioning``
     Seconds until a task or an instance runs.
 ``interfaces_linger``
@@ -170,7 +170,14 @@ class AwsAccount:
         self.gateway.faults.clear()
         self.gateway.denied.clear()
         fresh = Conditions()
-        for name in ("capacity", "provisioning", "interfaces_linger", "roles_take", "images"):
+        for name in (
+            "capacity",
+            "spare",
+            "provisioning",
+            "interfaces_linger",
+            "roles_take",
+            "images",
+        ):
             setattr(self.conditions, name, getattr(fresh, name))
         self._ask_moto("POST", "/moto-api/reset")
         self._ask_moto("POST", "/moto-api/seed?a=1")

@@ -39,21 +39,24 @@ class Conditions:
     """The circumstances. A test may set each; see `aws_account.AwsAccount`."""
 
     capacity: int | None = None
+    spare: int | None = None
     provisioning: float = 0.0
     interfaces_linger: float = 0.0
     roles_take: float = 0.0
     images: dict[str, Image] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def take(self, n: int, *, least: int = 1) -> int:
+    def take(self, n: int, *, least: int = 1, spare: bool = False) -> int:
         """Return how many of `n` there is capacity for, which is gone then; 0 if it is less than `least`."""
+        name = "spare" if spare else "capacity"
         with self._lock:
-            if self.capacity is None:
+            there: int | None = getattr(self, name)
+            if there is None:
                 return n
-            given = min(n, self.capacity)
+            given = min(n, there)
             if given < least:
                 return 0
-            self.capacity -= given
+            setattr(self, name, there - given)
             return given
 
     def image(self, name: str) -> Image:

@@ -93,6 +93,7 @@ class Instances:
             "DescribeInstances": self._describe,
             "TerminateInstances": self._terminate,
             "GetConsoleOutput": self._console,
+            "DescribeSpotInstanceRequests": self._describe_spot,
         }
 
     # -- What is done to them, other than by calls
@@ -106,7 +107,7 @@ class Instances:
             instance.state, instance.reason = "shutting-down", instance.reason or reason
         instance.waking.set()
         if was_up:
-            self._machines.stop(instance.id, grace)
+            self._machines.stop(instance.id, grace, whole=True)
         else:
             self.exited(instance)
 
@@ -186,7 +187,8 @@ class Instances:
                     text = "Arguments on this idempotent request are inconsistent with those of previous requests."
                     raise RefusedError("IdempotentParameterMismatch", text)
                 return answer
-            given = self._conditions.take(most, least=least)
+            spare = asked.get("InstanceMarketOptions.MarketType") == "spot"
+            given = self._conditions.take(most, least=least, spare=spare)
             if not given:
                 zone = "We currently do not have sufficient capacity in the Availability Zone you requested."
                 raise RefusedError("InsufficientInstanceCapacity", zone, 500)
@@ -291,6 +293,24 @@ class Instances:
         )
         xml = "<TerminateInstancesResponse xmlns='http://ec2.amazonaws.com/doc/2016-11-15/'>"
         xml += f"<requestId>1</requestId><instancesSet>{items}</instancesSet></TerminateInstancesResponse>"
+        return Answer(200, {"Content-Type": "text/xml"}, xml.encode())
+
+    def _describe_spot(self, call: Call, _: Callable[[], Answer]) -> Answer:
+        """Answer with the requests whose instances will be taken: the only ones that can be asked for here."""
+        asked = {key: text for key, text in call.params.items() if key.startswith("Filter.")}
+        wanted = {"Filter.1.Name": "status-code", "Filter.1.Value.1": "marked-for-termination"}
+        if asked != wanted:
+            raise RefusedError("InvalidParameterValue", f"tests do not know these filters: {asked}")
+        items = "".join(
+            f"<item><spotInstanceRequestId>sir-{each.id[2:10]}</spotInstanceRequestId>"
+            f"<instanceId>{each.id}</instanceId><state>active</state>"
+            "<status><code>marked-for-termination</code></status></item>"
+            for each in [*self.by_id.values()]
+            if each.notice_until is not None and each.state == "running"
+        )
+        xml = "<DescribeSpotInstanceRequestsResponse xmlns='http://ec2.amazonaws.com/doc/2016-11-15/'>"
+        xml += f"<requestId>1</requestId><spotInstanceRequestSet>{items}</spotInstanceRequestSet>"
+        xml += "</DescribeSpotInstanceRequestsResponse>"
         return Answer(200, {"Content-Type": "text/xml"}, xml.encode())
 
     def _console(self, call: Call, forward: Callable[[], Answer]) -> Answer:

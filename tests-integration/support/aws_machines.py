@@ -58,9 +58,19 @@ class Machines:
             do="start", key=key, argv=[*argv], env={**env}, directory=f"{directory}", log=f"{log}"
         )
 
-    def stop(self, key: str, grace: float) -> None:
-        """Send a process SIGTERM, and SIGKILL after `grace` seconds, to it and all that it has started."""
-        self._order(do="stop", key=key, grace=grace)
+    def stop(self, key: str, grace: float, *, whole: bool = False) -> None:
+        """Send a process SIGTERM, and SIGKILL after `grace` seconds, to it and all that it has started.
+
+        Parameters
+        ----------
+        key : str
+            The process.
+        grace : float
+            Seconds.
+        whole : bool
+            Whether all that it has started get SIGTERM, too: so does a system that shuts down, and no container.
+        """
+        self._order(do="stop", key=key, grace=grace, whole=whole)
 
     def close(self) -> None:
         """Kill all that run, and return when they have ended."""
@@ -124,10 +134,13 @@ class _Room:
         self._processes[key] = process
         threading.Thread(target=self._watch, args=(key, process), daemon=True).start()
 
-    def stop(self, key: str, grace: float) -> None:
+    def stop(self, key: str, grace: float, whole: bool) -> None:
         """End a process, unless it has ended."""
         if (process := self._processes.get(key)) is not None:
-            _signal(process, signal.SIGTERM if grace else signal.SIGKILL)
+            if whole or not grace:
+                _signal(process, signal.SIGTERM if grace else signal.SIGKILL)
+            else:
+                process.terminate()
             threading.Thread(target=_kill_after, args=(process, grace), daemon=True).start()
 
     def _watch(self, key: str, process: subprocess.Popen[bytes]) -> None:

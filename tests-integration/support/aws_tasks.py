@@ -507,7 +507,9 @@ class Tasks:
                 return answer
             definition = self._definition(asked["taskDefinition"])
             self._check_place(asked, definition)
-            given = self._conditions.take(n)
+            providers = asked.get("capacityProviderStrategy", ())
+            spare = any(each["capacityProvider"] == "FARGATE_SPOT" for each in providers)
+            given = self._conditions.take(n, spare=spare)
             if not given:
                 raise RefusedError("ClientException", CAPACITY)
             call.params = {**asked, "count": given}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from scalable.manifest.validate import ValidationReport
@@ -126,6 +128,16 @@ def test_sizes_of_fargate_tasks(lines: list[str], problem: str | None) -> None:
 def test_options_of_the_other_cluster_type(cluster_type: str, option: str, value: object) -> None:
     [issue] = report_of(f"cluster_type: {cluster_type}\n{option}: {value}").issues
     assert (issue.path, issue.code, issue.line) == (f"targets.here.{option}", "E_NOT_SUPPORTED", 7)
+
+
+def test_user_data_that_are_too_large() -> None:
+    # Text that gzip cannot make much smaller.
+    noise = random.Random(1).randbytes(32000).hex()
+    components = f"gcam: {{env: {{NOISE: {noise}}}}}\nplots: {{env: {{SHORT: a}}}}"
+    options = "region: us-east-1\ncluster_type: ec2"
+    [issue] = AWSBatchProvider().validate(spec_of("aws", options, components)).errors
+    assert (issue.path, issue.code) == ("components.gcam.env", "E_TOO_LARGE")
+    assert "16384" in issue.message
 
 
 def test_every_problem_is_found_at_once_and_located() -> None:

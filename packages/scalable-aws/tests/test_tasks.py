@@ -3,9 +3,12 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from scalable.planning import build_plan
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.aws import AWSBatchProvider, provider
 from scalable.providers.cloud.aws.names import Run
-from scalable.providers.cloud.aws.tasks import Place, batches, worker_definition
+from scalable.providers.cloud.aws.tasks import PORT, Place, batches, worker_definition
 from scalable.providers.worker import server_command
 from scalable.testing.offline import manifest_of, spec_of
 
@@ -105,6 +108,7 @@ def test_options_of_tasks() -> None:
     found = artifacts(spec_of("aws", options, "gcam: {}"))
     definition = json.loads(found["06-RegisterTaskDefinition-gcam.json"])
     assert definition["taskRoleArn"] == role
+    assert definition["containerDefinitions"][0]["stopTimeout"] == 120
     run = json.loads(found["07-RunTask-gcam.json"])
     assert run["capacityProviderStrategy"] == [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]
     assert "launchType" not in run
@@ -134,30 +138,84 @@ class _Metadata(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_task_learns_its_name_from_its_metadata() -> None:
-    spec = spec_of("aws", "region: us-east-1", "gcam: {}")
-    aws = AWSBatchProvider()
-    options = aws.parse_options(spec)
-    (request,) = provider._worker_requests(spec, options).values()
-    place = Place("us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "role", "key", "certificate")
-    definition = worker_definition(Run("r", "me"), place, request, options, "tls://10.0.0.1:8786")
-    (container,) = definition.params["containerDefinitions"]
-    command = container["command"]
-    end = command.index("gcam") + 1
-    show = [sys.executable, "-c", "import sys; print(sys.argv[1:])", "--memory-limit", "1"]
+@pytest.fixture
+def metadata() -> Iterator[dict[str, str]]:
+    """The variables of a task whose metadata can be asked for."""
+    _Metadata.asked = 0
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Metadata)
     with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/v4/0123abc"
-        env = {"ECS_CONTAINER_METADATA_URI_V4": url, "HTTP_PROXY": "http://127.0.0.1:9"}
-        output = subprocess.run(
-            [sys.executable, *command[1:end], *show],
-            env={**os.environ, **env},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        ).stdout
+        yield {
+            **os.environ,
+            "ECS_CONTAINER_METADATA_URI_V4": url,
+            "HTTP_PROXY": "http://127.0.0.1:9",
+        }
         server.shutdown()
-    assert output.strip() == "['--memory-limit', '1', '--name', 'gcam-0123abc']"
+
+
+def starting(options: str = "") -> list[str]:
+    """Return what a task of Fargate runs, without the command of Dask's worker."""
+    spec = spec_of("aws", f"region: us-east-1\n{options}", "gcam: {}")
+    aws = AWSBatchProvider()
+    parsed = aws.parse_options(spec)
+    (request,) = provider._worker_requests(spec, parsed).values()
+    place = Place("us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "role", "key", "certificate")
+    definition = worker_definition(Run("r", "me"), place, request, parsed, "tls://10.0.0.1:8786")
+    (container,) = definition.params["containerDefinitions"]
+    command: list[str] = container["command"]
+    return [sys.executable, *command[1 : command.index("gcam") + 1]]
+
+
+@pytest.mark.parametrize("options", ["", "spot: true"])
+def test_a_task_learns_its_name_from_its_metadata(metadata: dict[str, str], options: str) -> None:
+    show = [sys.executable, "-c", "import sys; print(sys.argv[1:]); sys.exit(3)", "--memory-limit"]
+    done = subprocess.run(
+        [*starting(options), *show],
+        env=metadata,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "['--memory-limit', '--name', 'gcam-0123abc']"
+    assert done.returncode == 3
     assert _Metadata.asked == 2
+
+
+def test_a_worker_on_spare_capacity_that_has_not_joined_ends_when_it_is_told_to(
+    metadata: dict[str, str],
+) -> None:
+    wait = [sys.executable, "-c", "print('up', flush=True); import time; time.sleep(600)"]
+    with subprocess.Popen(
+        [*starting("spot: true"), *wait], env=metadata, stdout=subprocess.PIPE
+    ) as task:
+        assert task.stdout is not None
+        assert task.stdout.readline() == b"up\n"
+        task.terminate()
+        assert task.wait(60) == 128 + signal.SIGTERM
+
+
+def test_one_that_has_joined_is_left_to_be_drained(metadata: dict[str, str]) -> None:
+    code = """
+import socket, sys
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+print("up", flush=True)
+input()
+"""
+    with socket.create_server(("127.0.0.1", 0)) as scheduler:
+        port = str(scheduler.getsockname()[1])
+        program = [word.replace(str(PORT), port) for word in starting("spot: true")]
+        with subprocess.Popen(
+            [*program, sys.executable, "-c", code.strip(), port],
+            env=metadata,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as task:
+            assert task.stdout is not None
+            assert task.stdout.readline() == b"up\n"
+            task.terminate()
+            with pytest.raises(subprocess.TimeoutExpired):
+                task.wait(3)
+            task.communicate(b"drained\n", timeout=60)
+            assert task.returncode == 0

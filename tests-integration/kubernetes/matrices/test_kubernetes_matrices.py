@@ -13,6 +13,7 @@ import pytest
 from kubernetes_clusters import cluster, spec
 from kubernetes_site import OURS, KubernetesSite
 
+from scalable.cluster.retry import RetryPolicy
 from scalable.providers.base import ScalePlan
 from scalable.providers.registry import get_provider
 from scalable.testing.conformance import Running, by_value
@@ -113,6 +114,13 @@ def test_twenty_kills_in_a_row(site: KubernetesSite, namespace: str) -> None:
                 return victim not in group.workers and group.running == 2
 
             running.until(is_healed, "a kill is healed")
+            # One that ends sooner after its start counts as a failure, and the next is started with a growing pause.
+            healthy_at = time.monotonic() + RetryPolicy().healthy_after
+
+            def is_healthy(at: float = healthy_at) -> bool:
+                return time.monotonic() > at
+
+            running.until(is_healthy, "the worker is healthy")
         deployments = f"{OURS},dask.org/component=worker"
         running.until(
             lambda: len(site.names("deployments", namespace, deployments)) == 3,

@@ -6,6 +6,7 @@ Importing it imports neither an SDK nor Dask; validating and planning work offli
 `options`          the options of a target
 `fargate`          the sizes of Fargate tasks
 `machines`         types of EC2 instances
+`checks`           what is wrong with a target and its components, offline
 `provider`         the steps of a provider: validate, render, build, list, reap
 `request`          what one worker requires and runs: component and target merged
 `names`            names and tags of what a run creates

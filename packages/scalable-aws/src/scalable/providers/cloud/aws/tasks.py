@@ -50,6 +50,9 @@ MAX_TASKS = 10
 _CONTAINER = "dask"
 _STOP_SECONDS = 5
 """Seconds between SIGTERM and SIGKILL for a container that is stopped; its worker has been drained before."""
+_SPOT_STOP_SECONDS = 120
+"""The same with spare capacity, whose end SIGTERM announces: the most that Fargate allows.
+https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-capacity-providers.html"""
 
 _LATEST = "LATEST"
 
@@ -68,7 +71,30 @@ for pause in (1, 2, 4, 8, None):
         if pause is None:
             raise
         time.sleep(pause)
-os.execvp(sys.argv[2], [*sys.argv[2:], "--name", sys.argv[1] + "-" + task])
+command = [*sys.argv[2:], "--name", sys.argv[1] + "-" + task]
+"""
+_IN_ITS_PLACE = "os.execvp(command[0], command)\n"
+
+# With spare capacity, SIGTERM comes when the end is announced, and a Dask worker that gets it leaves with its tasks and
+# results. So it does not get it, and has the time until the end: the engine sees the announcement, and drains it. One
+# that has not joined has nothing to drain, and would keep a task that is no longer wanted.
+_BESIDE = f"""\
+import psutil, signal, subprocess
+worker = subprocess.Popen(command)
+def has_joined():
+    family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+    found = [each for process in family for each in process.net_connections("tcp")]
+    return any(each.status == "ESTABLISHED" and each.raddr.port == {PORT} for each in found)
+def end(*_):
+    try:
+        joined = has_joined()
+    except psutil.Error:
+        joined = False
+    if not joined:
+        worker.terminate()
+signal.signal(signal.SIGTERM, end)
+status = worker.wait()
+sys.exit(status if status >= 0 else 128 - status)
 """
 
 
@@ -220,7 +246,8 @@ def worker_definition(
         preload=request.preload,
         extra=("--protocol", "tls"),
     )
-    naming = [options.python, "-P", "-c", _NAMED, request.tag]
+    program = _NAMED + (_BESIDE if options.spot else _IN_ITS_PLACE)
+    naming = [options.python, "-P", "-c", program, request.tag]
     return _definition(
         run,
         place,
@@ -231,6 +258,7 @@ def worker_definition(
         command=[*naming, *server_command(options.python, "worker"), *arguments],
         env={**thread_environment(request.cpus, request.slots), **request.env},
         tags={**request.labels, **run.all_tags, COMPONENT: request.tag},
+        stop_seconds=_SPOT_STOP_SECONDS if options.spot else _STOP_SECONDS,
     )
 
 
@@ -252,6 +280,7 @@ def _definition(
     command: Sequence[str],
     env: Mapping[str, str],
     tags: Mapping[str, str],
+    stop_seconds: int = _STOP_SECONDS,
 ) -> Request:
     everything = {**env, **dask_environment(place.certificate)}
     container = {
@@ -266,7 +295,7 @@ def _definition(
         "command": [*command],
         "environment": [{"name": key, "value": value} for key, value in everything.items()],
         "secrets": [{"name": name, "valueFrom": place.key} for name in KEY_VARIABLES],
-        "stopTimeout": _STOP_SECONDS,
+        "stopTimeout": stop_seconds,
         "logConfiguration": {
             "logDriver": "awslogs",
             "options": {
