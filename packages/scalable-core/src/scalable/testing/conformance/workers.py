@@ -164,7 +164,7 @@ class WorkerTests(SuiteBase):
             client.run(by_value(pause), workers=[found[name]])
             running.until(
                 lambda: running.backend.groups["alpha"].reason is Reason.PAUSED,
-                "it shows as paused",
+                "it is unavailable, since it is paused",
             )
             status = running.backend.groups["alpha"]
             why = running.backend.explain()["alpha"]
