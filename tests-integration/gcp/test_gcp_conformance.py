@@ -37,11 +37,13 @@ class TestGcp(RemoteConformance):
         return self.project.inventory()
 
     def _wait_for_the_end(self) -> None:
-        """What costs money ends by itself, and the rest is reaped."""
-        self._wait_until(
-            lambda: not any(each.status == "RUNNING" for each in self.project.instances),
-            "nothing runs any more",
-        )
+        """All machines end by themselves, and are reaped then."""
         provider, spec = GCPProvider(), self.spec()
-        assert not provider.reap(spec, provider.list_owned(spec))
-        super()._wait_for_the_end()
+
+        def is_over() -> bool:
+            if any(each.status != "TERMINATED" for each in self.project.instances.values()):
+                return False
+            assert not provider.reap(spec, provider.list_owned(spec))
+            return not self.leftovers()
+
+        self._wait_until(is_over, "all machines have ended, and could be reaped")

@@ -159,7 +159,8 @@ class RemoteHost:
                 # as a forwarder does whose other end does not answer yet.
                 except (OSError, ValueError) as error:
                     summary = f"it runs, but does not answer yet: {describe_error(error)}"
-                    state = replace(state, explanation=Explanation(Reason.NETWORK, summary))
+                    why = replace(state.explanation, reason=Reason.NETWORK, summary=summary)
+                    state = replace(state, explanation=why)
                 else:
                     self._events.record("", "the scheduler answers")
                     return

@@ -185,8 +185,8 @@ class GceScheduler:
             why = Explanation(end.reason, end.detail, log_tail=console_tail(console))
             return SchedulerState(Phase.GONE, why)
         self.address = f"tls://{found.network_interfaces[0].network_i_p}:{PORT}"
-        detail = f"{state.detail}; if it does not answer, the firewall may not let tcp:{PORT} in"
-        why = Explanation(state.reason, detail, log_tail=console_tail(console))
+        remedy = f"see whether the firewall lets tcp:{PORT} in, by `scalable check`"
+        why = Explanation(state.reason, state.detail, remedy=remedy, log_tail=console_tail(console))
         return SchedulerState(Phase.RUNNING, why)
 
     def _absent(self) -> SchedulerState:
