@@ -215,44 +215,50 @@ class GceBackend:
 
     async def _advance(self) -> None:
         """Learn what has come of the creations under way, and try the next zone for what one has not."""
-        under_way = [each for each in self._creations.values() if each.operation]
+        # The engine repeats a launch that it has no answer to.
+        under_way = [self._creations[each] for each in self._launched if each in self._creations]
         await asyncio.gather(*(self._advance_one(each) for each in under_way))
 
     async def _advance_one(self, creation: _Creation) -> None:
+        why: Explanation | None = None
+        if creation.operation:
+            why = await self._shortfall(creation)
+            if why is None:
+                return
+            if why.reason is not Reason.CAPACITY or not self._next_zone(creation):
+                self._give_up(creation, why)
+                return
+        # Or the request in this zone was not answered before.
+        try:
+            why = await self._request(creation)
+        except GceError as error:
+            why = explain_refusal(error)
+        if why is not None:
+            self._give_up(creation, why)
+            return
+        for name in creation.names:
+            self._machines[name].zone = self._place.zones[creation.zone]
+
+    async def _shortfall(self, creation: _Creation) -> Explanation | None:
+        """Return why a zone has not made all machines; None where it has, or is not done."""
         zone = self._place.zones[creation.zone]
         operation = await self._api.call(
             "ZoneOperations", "get", zone=zone, operation=creation.operation
         )
         if operation.status.name != "DONE":
-            return
+            return None
         made, problems = await self._outcome(creation, zone, operation)
-        withdrawn = []
         for name in made:
             self._machines[name].is_creating = False
-            if self._machines[name].is_stopped:
-                withdrawn.append(name)
-        creation.names = [name for name in creation.names if name not in made]
+        withdrawn = [name for name in made if self._machines[name].is_stopped]
         await asyncio.gather(*(self._api.delete(zone, name) for name in withdrawn))
-        creation.names = [
-            n for n in creation.names if not self._machines[n].is_stopped or self._end(n)
-        ]
-        if not creation.names:
-            self._creations.pop(creation.request_id, None)
-            self._shortages.pop(creation.tag, None)
-            return
-        why = _explain(problems)
-        try:
-            if why.reason is Reason.CAPACITY and self._next_zone(creation):
-                again = await self._request(creation)
-                if again is None:
-                    for name in creation.names:
-                        self._machines[name].zone = self._place.zones[creation.zone]
-                    return
-                why = again
-        except GceError as error:
-            why = explain_refusal(error)
+        missing = [name for name in creation.names if name not in made]
+        creation.names = [n for n in missing if not self._machines[n].is_stopped or self._end(n)]
+        if creation.names:
+            return _explain(problems)
         self._creations.pop(creation.request_id, None)
-        self._give_up(creation, why)
+        self._shortages.pop(creation.tag, None)
+        return None
 
     def _end(self, name: str) -> bool:
         """Note that a machine which was stopped was never made; return whether it is still wanted."""
@@ -262,6 +268,7 @@ class GceBackend:
 
     def _give_up(self, creation: _Creation, why: Explanation) -> None:
         """Note that machines are not to be had. They are shown as waiting for a while, which grows."""
+        self._creations.pop(creation.request_id, None)
         count = self._shortages[creation.tag] = self._shortages.get(creation.tag, 0) + 1
         pause = min(2.0 ** (count - 1), _LONGEST_PAUSE) if count > 1 else 0.0
         for name in creation.names:
