@@ -57,15 +57,16 @@ SYSTEMS = {
     "slurm": "scalable-slurm",
     "kubernetes": "scalable-kubernetes",
     "aws": "scalable-aws",
+    "gcp": "scalable-gcp",
 }
 """What ``tests-integration/<system>`` brings up for real, and whose provider it tests on it."""
 
 SYSTEM_GROUPS = {"kubernetes": "operator", "aws": "aws-account"}
 """The group of what a system is brought up with, where that is from PyPI."""
 
-SYSTEM_PROCESSES = {"kubernetes": 4, "aws": 4}
+SYSTEM_PROCESSES = {"kubernetes": 4, "aws": 4, "gcp": 4}
 """Where tests may run beside each other, in how many processes: on Kubernetes, each has a namespace, and mostly waits;
-on AWS, each process has an account, and half of the time is waiting, too."""
+on AWS and Google Cloud, each process has an account or project, and half of the time is waiting, too."""
 
 MATRICES = ("kubernetes", "aws")
 """The systems whose ``matrices`` take too long to run each time."""
@@ -89,7 +90,7 @@ nox.options.sessions = [
     "docs",
     f"tests-{HERE}",
     # Without those that take longer than the rest together may: run them by name.
-    *(f"systems-{HERE}({system})" for system in SYSTEMS if system not in ("kubernetes", "aws")),
+    *(f"systems-{HERE}({system})" for system in SYSTEMS if system in ("containers", "slurm")),
     "integration",
     "minimums",
 ]

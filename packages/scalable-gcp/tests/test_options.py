@@ -9,7 +9,7 @@ from scalable.testing.offline import spec_of
 EVERYTHING = """
     project_id: climate-lab
     region: europe-west4
-    zone: europe-west4-a
+    zones: [europe-west4-a, europe-west4-b]
     machine_type: n2-standard-4
     image: europe-west4-docker.pkg.dev/climate-lab/models/gcam:7.1
     n_workers: 4
@@ -18,6 +18,13 @@ EVERYTHING = """
     service_account: worker@climate-lab.iam.gserviceaccount.com
     spot: true
     disk_gb: 100
+    network_project: host-project
+    external_ips: false
+    lifetime: 12:00:00
+    boot_image: projects/debian-cloud/global/images/family/debian-12
+    labels: {cost-center: climate}
+    scheduler_machine_type: e2-standard-4
+    environment: {LICENSE: abc}
     adaptive: {minimum: 1, maximum: 16, idle_timeout: 10m, target_duration: 5m}
 """
 
@@ -58,6 +65,13 @@ def test_a_machine_type_has_two_names() -> None:
         ("spot: maybe", "spot", "must be true or false"),
         ("disk_gb: 5", "disk_gb", "must be at least 10"),
         ("disk_gb: 50G", "disk_gb", "must be a whole number"),
+        ("zones: [europe-west4]", "zones[0]", "must be a zone such as europe-west4-a"),
+        ("boot_image: debian-12", "boot_image", "must be a machine image such as projects/"),
+        ("labels: {Lab: a}", "labels.Lab", "lower-case letters"),
+        ("labels: {scalable-run: a}", "labels.scalable-run", "not with goog or scalable-"),
+        ("labels: {lab: A}", "labels.lab", "must be the value of a label"),
+        ("lifetime: 1m", "lifetime", "must be at least"),
+        ("gpu_type: nvidia-v100", "gpu_type", "nvidia-l4"),
         ("preemptible: true", "preemptible", "unknown key"),
         ("projectid: x", "projectid", "did you mean 'project_id'?"),
     ],

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from scalable.errors import NotSupportedError
 from scalable.providers.base import DeploymentProvider
 from scalable.providers.cloud.gcp import GCPProvider
 from scalable.providers.registry import get_provider
@@ -41,8 +40,9 @@ def test_options_that_conflict(options: str, issues: list[tuple[str, str]]) -> N
 
 @pytest.mark.parametrize("option", ["machine_type", "instance_type"])
 def test_components_that_are_too_large_for_the_machine(option: str) -> None:
-    components = "a: {cpus: 4, memory: 8Gi}\nb: {cpus: 5, memory: 9Gi, gpus: 1}"
-    assert issues_of(components, f"zone: us-east1-b\n{option}: n2-custom-4-8192") == [
+    components = "a: {cpus: 4, memory: 7Gi}\nb: {cpus: 5, memory: 9Gi, gpus: 1}"
+    driver = "boot_image: projects/lab/global/images/with-driver"
+    assert issues_of(components, f"zone: us-east1-b\n{driver}\n{option}: n2-custom-4-8192") == [
         ("components.b.cpus", "E_MACHINE_TOO_SMALL"),
         ("components.b.memory", "E_MACHINE_TOO_SMALL"),
         ("components.b.gpus", "E_NOT_SUPPORTED"),
@@ -50,8 +50,13 @@ def test_components_that_are_too_large_for_the_machine(option: str) -> None:
 
 
 def test_gpus_are_valid_if_the_machine_has_some_or_is_not_chosen_yet() -> None:
-    assert issues_of("ml: {gpus: 1}", "zone: us-east1-b\nmachine_type: g2-standard-4") == []
-    assert issues_of("ml: {gpus: 1}", "zone: us-east1-b") == []
+    driver = "boot_image: projects/lab/global/images/family/with-driver"
+    options = f"zone: us-east1-b\n{driver}"
+    assert issues_of("ml: {gpus: 1}", f"{options}\nmachine_type: g2-standard-4") == []
+    assert issues_of("ml: {gpus: 1}", options) == []
+    assert issues_of("ml: {gpus: 1}", "zone: us-east1-b") == [
+        ("targets.here.boot_image", "E_MISSING_KEY")
+    ]
 
 
 def test_mounts_have_no_effect() -> None:
@@ -64,9 +69,16 @@ def test_components_whose_machines_would_have_one_name() -> None:
     assert issues == [("components.GCAM-a", "E_NAME_CLASH")]
 
 
-def test_building_is_not_supported() -> None:
-    with pytest.raises(NotSupportedError, match="provider 'gcp' cannot build clusters"):
-        GCPProvider().build_cluster(spec_of("gcp", "zone: us-central1-a"))
+def test_labels_that_compute_engine_does_not_take() -> None:
+    issues = issues_of("a: {tags: {Model: GCAM}}\nb: {tags: {model: gcam}}", "zone: us-east1-b")
+    assert issues == [("components.a.tags", "E_BAD_VALUE")]
+
+
+def test_zones() -> None:
+    assert issues_of("a: {}", "zones: [us-east1-b, us-west1-a, us-east1-b]") == [
+        ("targets.here.zones[1]", "E_OUTSIDE_REGION"),
+        ("targets.here.zones[2]", "E_DUPLICATE_KEY"),
+    ]
 
 
 def test_neither_finding_nor_validating_nor_planning_imports_dask_or_an_sdk() -> None:

@@ -155,9 +155,12 @@ class RemoteHost:
             if state.phase is Phase.RUNNING:
                 try:
                     await asyncio.wait_for(self._connect(connection_args), CONNECT_TIMEOUT)
-                except OSError as error:
+                # Tornado raises ValueError where whoever has accepted a connection breaks it before TLS begins,
+                # as a forwarder does whose other end does not answer yet.
+                except (OSError, ValueError) as error:
                     summary = f"it runs, but does not answer yet: {describe_error(error)}"
-                    state = replace(state, explanation=Explanation(Reason.NETWORK, summary))
+                    why = replace(state.explanation, reason=Reason.NETWORK, summary=summary)
+                    state = replace(state, explanation=why)
                 else:
                     self._events.record("", "the scheduler answers")
                     return

@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from distributed.security import Security
 
-__all__ = ["Credentials", "TlsFiles", "make_credentials", "tls_arguments"]
+__all__ = [
+    "KEY_VARIABLES",
+    "Credentials",
+    "TlsFiles",
+    "dask_environment",
+    "make_credentials",
+    "tls_arguments",
+]
 
 _ROLES = ("scheduler", "worker", "client")
+KEY_VARIABLES = tuple(f"DASK_DISTRIBUTED__COMM__TLS__{role.upper()}__KEY" for role in _ROLES)
+"""The variables from which Dask takes the private key, as PEM text."""
 _LIFETIME = timedelta(days=3650)
 _CLOCK_SKEW = timedelta(days=1)
 """Machines of one cluster may not agree on the time."""
@@ -116,6 +125,22 @@ def tls_arguments(files: TlsFiles) -> list[str]:
     ['--tls-ca-file', '/run/ca.pem', '--tls-cert', '/run/cert.pem', '--tls-key', '/run/key.pem']
     """
     return ["--tls-ca-file", files.ca_file, "--tls-cert", files.cert, "--tls-key", files.key]
+
+
+def dask_environment(certificate: str) -> dict[str, str]:
+    """Return the variables by which Dask requires TLS, without those of the private key, `KEY_VARIABLES`.
+
+    Parameters
+    ----------
+    certificate : str
+        The certificate, as PEM text.
+    """
+    own = {f"DASK_DISTRIBUTED__COMM__TLS__{role.upper()}__CERT": certificate for role in _ROLES}
+    return {
+        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
+        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": certificate,
+        **own,
+    }
 
 
 def _security(cert: str, key: str) -> Security:

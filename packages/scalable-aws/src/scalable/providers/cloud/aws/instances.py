@@ -20,15 +20,14 @@ from scalable.providers.cloud.aws.names import (
 from scalable.providers.cloud.aws.options import AWSOptions
 from scalable.providers.cloud.aws.request import WorkerRequest
 from scalable.providers.cloud.aws.tasks import (
-    KEY_VARIABLES,
     PORT,
     SCHEDULER,
     MachineImage,
     Place,
     Request,
-    dask_environment,
 )
 from scalable.providers.scheduler import scheduler_arguments
+from scalable.providers.tls import KEY_VARIABLES, dask_environment
 from scalable.providers.worker import server_command, thread_environment, worker_arguments
 
 __all__ = [

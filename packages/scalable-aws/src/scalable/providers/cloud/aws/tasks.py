@@ -19,6 +19,7 @@ from scalable.providers.cloud.aws.names import (
 from scalable.providers.cloud.aws.options import AWSOptions
 from scalable.providers.cloud.aws.request import WorkerRequest
 from scalable.providers.scheduler import scheduler_arguments
+from scalable.providers.tls import KEY_VARIABLES, dask_environment
 from scalable.providers.worker import server_command, thread_environment, worker_arguments
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     "Place",
     "Request",
     "batches",
-    "dask_environment",
     "log_stream",
     "run_scheduler",
     "run_workers",
@@ -200,21 +200,6 @@ def batches(request_id: str, n: int) -> Iterator[Batch]:
     """
     for start in range(0, n, MAX_TASKS):
         yield Batch(f"{request_id}-{start}", min(MAX_TASKS, n - start))
-
-
-def dask_environment(certificate: str) -> dict[str, str]:
-    """Return the variables by which Dask requires TLS, without those of the private key."""
-    own = {f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT": certificate for role in _ROLES}
-    return {
-        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
-        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": certificate,
-        **own,
-    }
-
-
-_ROLES = ("SCHEDULER", "WORKER", "CLIENT")
-KEY_VARIABLES = tuple(f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY" for role in _ROLES)
-"""The variables from which Dask takes the private key, as PEM text."""
 
 
 def scheduler_definition(run: Run, place: Place, image: str, options: AWSOptions) -> Request:

@@ -1,11 +1,90 @@
-"""The size of a machine, from the name of its machine type."""
+"""Machine types of Compute Engine, and the choice of one for a worker. Pure functions."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from decimal import Decimal
 from typing import NamedTuple
 
-__all__ = ["Machine", "read_machine_type"]
+from scalable.providers.cloud.gcp.prices import hourly_rate
+
+__all__ = ["MACHINES", "Machine", "attached_gpus", "cheapest_machine", "machine_named"]
+
+_GIB = 2**30
+
+
+class Machine(NamedTuple):
+    """A machine, as far as its type is known here.
+
+    Parameters
+    ----------
+    name : str
+        ``n2-standard-4``.
+    vcpus : int or None
+        vCPUs; None if they are not known.
+    memory : int or None
+        Bytes; None if they are not known.
+    gpus : int or None
+        GPUs that the type comes with; None if it comes with some, and it is not known how many.
+    gpu_type : str
+        Which; empty without GPUs, or where it is not known.
+    """
+
+    name: str
+    vcpus: int | None
+    memory: int | None
+    gpus: int | None = 0
+    gpu_type: str = ""
+
+    @property
+    def series(self) -> str:
+        """Its series: ``n2``."""
+        return self.name.partition("-")[0]
+
+    @property
+    def usable(self) -> int | None:
+        """Bytes that a worker can use, next to the system and Docker; None if they are not known."""
+        return None if self.memory is None else self.memory * 93 // 100
+
+
+# https://cloud.google.com/compute/docs/general-purpose-machines
+_SIZES = {
+    ("e2", "highcpu", 1): (2, 4, 8, 16, 32),
+    ("e2", "standard", 4): (2, 4, 8, 16, 32),
+    ("e2", "highmem", 8): (2, 4, 8, 16),
+    ("n1", "standard", 3.75): (1, 2, 4, 8, 16, 32, 64, 96),
+    ("n1", "highmem", 6.5): (2, 4, 8, 16, 32, 64, 96),
+    ("n1", "highcpu", 0.9): (2, 4, 8, 16, 32, 64, 96),
+    ("n2", "highcpu", 1): (2, 4, 8, 16, 32, 48, 64, 80, 96),
+    ("n2", "standard", 4): (2, 4, 8, 16, 32, 48, 64, 80, 96, 128),
+    ("n2", "highmem", 8): (2, 4, 8, 16, 32, 48, 64, 80, 96),
+    ("n2d", "highcpu", 1): (2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 224),
+    ("n2d", "standard", 4): (2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 224),
+    ("n2d", "highmem", 8): (2, 4, 8, 16, 32, 48, 64, 80, 96),
+    ("c2", "standard", 4): (4, 8, 16, 30, 60),
+    ("t2d", "standard", 4): (1, 2, 4, 8, 16, 32, 48, 60),
+}
+# https://cloud.google.com/compute/docs/gpus: vCPUs, GiB, GPUs.
+_WITH_GPUS = {
+    "g2-standard-4": (4, 16, 1),
+    "g2-standard-8": (8, 32, 1),
+    "g2-standard-12": (12, 48, 1),
+    "g2-standard-16": (16, 64, 1),
+    "g2-standard-24": (24, 96, 2),
+    "g2-standard-32": (32, 128, 1),
+    "g2-standard-48": (48, 192, 4),
+    "g2-standard-96": (96, 384, 8),
+    "a2-highgpu-1g": (12, 85, 1),
+    "a2-highgpu-2g": (24, 170, 2),
+    "a2-highgpu-4g": (48, 340, 4),
+    "a2-highgpu-8g": (96, 680, 8),
+}
+_GPU_OF = {"g2": "nvidia-l4", "a2": "nvidia-tesla-a100"}
+_CHOSEN = ("e2", "n2", "n2d")
+"""The series from which one is chosen, where a component needs no GPU."""
+# https://cloud.google.com/compute/docs/gpus#t4-gpus: at most so many vCPUs with so many GPUs.
+_T4_VCPUS = {1: 48, 2: 48, 4: 96}
 
 # https://cloud.google.com/compute/docs/machine-resource#naming_convention
 _PREDEFINED = re.compile(
@@ -13,41 +92,76 @@ _PREDEFINED = re.compile(
 )
 _CUSTOM = re.compile(r"(?:[a-z0-9]+-)?custom-([0-9]+)-([0-9]+)(?:-ext)?")
 # https://cloud.google.com/compute/docs/gpus: the series that come with GPUs.
-_WITH_GPU = re.compile(r"(?:a[234]x?|g[24])-.+")
+_GPU_SERIES = re.compile(r"(?:a[234]x?|g[24])-.+")
 
 
-class Machine(NamedTuple):
-    """A machine, as far as the name of its type describes it.
-
-    Parameters
-    ----------
-    vcpus : int or None
-        vCPUs; None if they are not in the name.
-    memory : int or None
-        Bytes; None if it is not in the name.
-    has_gpu : bool
-        Whether the type comes with GPUs.
-    """
-
-    vcpus: int | None
-    memory: int | None
-    has_gpu: bool
+def _all() -> Iterator[Machine]:
+    for (series, kind, gib), sizes in _SIZES.items():
+        for vcpus in sizes:
+            memory = int(Decimal(str(gib)) * vcpus * _GIB)
+            yield Machine(f"{series}-{kind}-{vcpus}", vcpus, memory)
+    for name, (vcpus, gib, gpus) in _WITH_GPUS.items():
+        yield Machine(name, vcpus, gib * _GIB, gpus, _GPU_OF[name[:2]])
 
 
-def read_machine_type(name: str) -> Machine:
-    """Return the machine that the name of a machine type describes.
+MACHINES: dict[str, Machine] = {machine.name: machine for machine in _all()}
+"""The types that are known here, by name; Compute Engine has more."""
+
+
+def machine_named(name: str) -> Machine:
+    """Return the machine of a type, as far as it is known here, or its name tells.
 
     Examples
     --------
-    >>> read_machine_type("n2-standard-4")
-    Machine(vcpus=4, memory=None, has_gpu=False)
-    >>> read_machine_type("n2-custom-6-20480")
-    Machine(vcpus=6, memory=21474836480, has_gpu=False)
-    >>> read_machine_type("a2-highgpu-1g")
-    Machine(vcpus=None, memory=None, has_gpu=True)
+    >>> machine_named("n2-standard-4").memory // 2**30
+    16
+    >>> machine_named("n2-custom-6-20480")
+    Machine(name='n2-custom-6-20480', vcpus=6, memory=21474836480, gpus=0, gpu_type='')
+    >>> machine_named("c4-standard-8").vcpus, machine_named("a3-highgpu-8g").gpus
+    (8, None)
     """
-    has_gpu = _WITH_GPU.fullmatch(name) is not None
+    if known := MACHINES.get(name):
+        return known
+    gpus = None if _GPU_SERIES.fullmatch(name) else 0
     if custom := _CUSTOM.fullmatch(name):
-        return Machine(int(custom[1]), int(custom[2]) * 2**20, has_gpu)
+        return Machine(name, int(custom[1]), int(custom[2]) * 2**20, gpus)
     predefined = _PREDEFINED.fullmatch(name)
-    return Machine(int(predefined[1]) if predefined else None, None, has_gpu)
+    return Machine(name, int(predefined[1]) if predefined else None, None, gpus)
+
+
+def attached_gpus(vcpus: int, gpus: int) -> int | None:
+    """Return how many T4 are attached to a machine of series n1 for this many GPUs; None if it takes so many not."""
+    return next((n for n, most in _T4_VCPUS.items() if n >= gpus and vcpus <= most), None)
+
+
+def cheapest_machine(
+    cpus: int, memory: int, gpus: int = 0, gpu_type: str | None = None
+) -> Machine | None:
+    """Return the cheapest type that has this many cores, bytes and GPUs; None if none of them has.
+
+    The prices are those of us-central1; those of other regions are in nearly the same proportion.
+
+    Examples
+    --------
+    >>> cheapest_machine(2, 0).name, cheapest_machine(2, 8 * 10**9).name, cheapest_machine(48, 0).name
+    ('e2-highcpu-2', 'e2-highmem-2', 'n2d-highcpu-48')
+    >>> cheapest_machine(4, 0, 1).name, cheapest_machine(4, 0, 1, "nvidia-tesla-t4").name
+    ('g2-standard-4', 'n1-highcpu-4')
+    """
+    wanted = (gpu_type or "nvidia-l4") if gpus else ""
+
+    def fits(machine: Machine) -> bool:
+        vcpus, usable = machine.vcpus or 0, machine.usable or 0
+        if vcpus < cpus or usable < memory:
+            return False
+        if wanted == "nvidia-tesla-t4":
+            return machine.series == "n1" and attached_gpus(vcpus, gpus) is not None
+        if wanted:
+            return machine.gpu_type == wanted and (machine.gpus or 0) >= gpus
+        return machine.series in _CHOSEN
+
+    def price(machine: Machine) -> tuple[Decimal, int]:
+        rate = hourly_rate("us-central1", machine.series, machine.vcpus, machine.memory)
+        return (rate or Decimal(0), machine.vcpus or 0)  # without a price, the smallest
+
+    return min(filter(fits, MACHINES.values()), key=price, default=None)

@@ -1,0 +1,210 @@
+"""The checks of ``scalable check``: read-only questions to Google Cloud."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from scalable.errors import NativeTimeoutError, ProviderNotSetUpError
+from scalable.providers.base import CheckResult
+from scalable.providers.cloud.gcp.api import GceApi, GceError, GceUnreachableError
+from scalable.providers.cloud.gcp.instances import PORT, boot_image, subnetwork
+from scalable.providers.cloud.gcp.refusals import explain_refusal
+
+if TYPE_CHECKING:
+    from scalable.providers.cloud.gcp.options import GCPOptions
+    from scalable.providers.cloud.gcp.request import WorkerRequest
+
+__all__ = ["preflight"]
+
+
+async def preflight(
+    api: GceApi,
+    options: GCPOptions,
+    requests: Mapping[str, WorkerRequest],
+    counts: Mapping[str, int],
+) -> list[CheckResult]:
+    """Check credentials, project, zones, machine types, machine image, subnetwork, firewall, and the quota of vCPUs.
+
+    Parameters
+    ----------
+    api : GceApi
+        Compute Engine.
+    options : GCPOptions
+        The target's options.
+    requests : mapping of str to WorkerRequest
+        The workers of each group, by tag.
+    counts : mapping of str to int
+        How many a run starts with.
+    """
+    first = await _check_credentials(api)
+    if not first.ok:
+        return [first]
+    results = [first]
+    zones = await _ask("zones", _check_zones, api, options)
+    results.append(zones)
+    if zones.ok:
+        names = options.own_zones or await api.zones(options.own_region)
+        for request in requests.values():
+            name = f"machine of {request.tag}"
+            results.append(await _ask(name, _check_machine, api, name, request, names))
+    results.append(await _ask("machine image", _check_image, api, options))
+    results.append(await _ask("subnetwork", _check_subnetwork, api, options))
+    results.append(await _ask("firewall", _check_firewall, api, options))
+    results.append(await _ask("quota", _check_quota, api, options, requests, counts))
+    return results
+
+
+async def _ask(
+    name: str, check: Callable[..., Awaitable[CheckResult]], *args: object
+) -> CheckResult:
+    """Return the result of a check, or that it could not be made."""
+    try:
+        return await check(*args)
+    except (GceError, GceUnreachableError, NativeTimeoutError) as error:
+        if isinstance(error, GceError) and error.status in (400, 404):
+            return CheckResult(name, False, str(error), "correct it, or create it")
+        return CheckResult(name, None, f"not checked: {error}")
+
+
+async def _check_credentials(api: GceApi) -> CheckResult:
+    try:
+        project = await api.check_credentials()
+        await api.call("Projects", "get")
+    except ProviderNotSetUpError as error:
+        return CheckResult("credentials", False, error.missing, error.remedy)
+    except GceError as error:
+        remedy = explain_refusal(error).remedy
+        return CheckResult("credentials", False, str(error), remedy)
+    except (GceUnreachableError, NativeTimeoutError) as error:
+        return CheckResult("credentials", False, str(error), "check the network")
+    return CheckResult("credentials", True, f"project {project}")
+
+
+async def _check_zones(api: GceApi, options: GCPOptions) -> CheckResult:
+    all_zones = [zone.name for zone in await api.call("Zones", "list")]
+    region = options.own_region
+    if not options.own_zones:
+        there = [zone for zone in all_zones if zone.startswith(f"{region}-")]
+        if there:
+            return CheckResult("zones", True, ", ".join(there))
+        regions = sorted({zone.rpartition("-")[0] for zone in all_zones})
+        return CheckResult("zones", False, f"there is no region {region}", _near(region, regions))
+    for zone in options.own_zones:
+        if zone not in all_zones:
+            return CheckResult("zones", False, f"there is no zone {zone}", _near(zone, all_zones))
+    return CheckResult("zones", True, ", ".join(options.own_zones))
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    found = difflib.get_close_matches(name, names, 3)
+    return f"did you mean {' or '.join(found)}?" if found else "correct it"
+
+
+async def _check_machine(
+    api: GceApi, name: str, request: WorkerRequest, zones: Sequence[str]
+) -> CheckResult:
+    """Find out in which of the zones a machine type is offered, and whether it holds a worker."""
+    kind = request.machine.name
+    there = []
+    for zone in zones:
+        try:
+            found = await api.call("MachineTypes", "get", zone=zone, machine_type=kind)
+        except GceError as error:
+            if error.status != 404:
+                raise
+            continue
+        there.append(zone)
+        usable = found.memory_mb * 2**20 * 93 // 100
+        if found.guest_cpus < request.cpus or usable < (request.memory or 0):
+            detail = (
+                f"{kind} has {found.guest_cpus} vCPUs and leaves {usable // 2**20}Mi to a worker"
+            )
+            return CheckResult(name, False, detail, "choose a larger machine_type")
+    if not there:
+        detail = f"{kind} is not offered in {', '.join(zones)}"
+        return CheckResult(name, False, detail, "choose another machine_type, or other zones")
+    return CheckResult(name, True, f"{kind} is offered in {', '.join(there)}")
+
+
+async def _check_image(api: GceApi, options: GCPOptions) -> CheckResult:
+    path = boot_image(options)
+    _, project, _, _, *rest = path.split("/")
+    if len(rest) == 2:
+        found = await api.call("Images", "get_from_family", project=project, family=rest[1])
+    else:
+        found = await api.call("Images", "get", project=project, image=rest[0])
+    if found.disk_size_gb > options.disk_gb:
+        detail = f"{path} needs a disk of {found.disk_size_gb} GB"
+        return CheckResult("machine image", False, detail, "set disk_gb to more")
+    return CheckResult("machine image", True, path)
+
+
+async def _check_subnetwork(api: GceApi, options: GCPOptions) -> CheckResult:
+    path = subnetwork(options, api.project, options.own_region)
+    _, project, _, region, _, name = path.split("/")
+    found = await api.call("Subnetworks", "get", project=project, region=region, subnetwork=name)
+    if region != options.own_region:
+        detail = f"{path} is in another region than the target's, {options.own_region}"
+        return CheckResult("subnetwork", False, detail, "choose one of this region")
+    if not options.external_ips and not found.private_ip_google_access:
+        command = f"gcloud compute networks subnets update {name} --region {region} --enable-private-ip-google-access"
+        detail = f"{path} has no Private Google Access, and machines have no external addresses"
+        return CheckResult("subnetwork", False, detail, f"run `{command}`")
+    return CheckResult("subnetwork", True, path)
+
+
+async def _check_firewall(api: GceApi, options: GCPOptions) -> CheckResult:
+    project = options.network_project or api.project
+    network = options.network.rpartition("/")[2]
+    rules = await api.call("Firewalls", "list", project=project)
+    for rule in rules:
+        if (
+            rule.network.rpartition("/")[2] == network
+            and rule.direction == "INGRESS"
+            and not rule.disabled
+            and any(_lets_in(each) for each in rule.allowed)
+        ):
+            detail = f"rule {rule.name} lets tcp:{PORT} in from {', '.join(rule.source_ranges) or 'some machines'}"
+            return CheckResult("firewall", True, detail)
+    command = (
+        f"gcloud compute firewall-rules create scalable --project {project} --network {network} "
+        f"--allow tcp:{PORT} --target-tags scalable --source-ranges YOUR_ADDRESS/32"
+    )
+    return CheckResult("firewall", False, f"no rule lets tcp:{PORT} in", f"run `{command}`")
+
+
+def _lets_in(allowed: object) -> bool:
+    if getattr(allowed, "I_p_protocol") not in ("tcp", "all", "6"):  # noqa: B009 - untyped
+        return False
+    ports: Sequence[str] = getattr(allowed, "ports")  # noqa: B009
+    bounds = [port.partition("-") for port in ports]
+    return not ports or any(int(a) <= PORT <= int(b or a) for a, _, b in bounds)
+
+
+async def _check_quota(
+    api: GceApi,
+    options: GCPOptions,
+    requests: Mapping[str, WorkerRequest],
+    counts: Mapping[str, int],
+) -> CheckResult:
+    """Compare vCPUs with the quotas of the region that have one for the series."""
+    region = await api.call("Regions", "get", region=options.own_region)
+    quotas = {each.metric: each for each in region.quotas}
+    wanted: dict[str, int] = {}
+    for tag, request in requests.items():
+        own = f"{request.machine.series.upper()}_CPUS"
+        metric = "PREEMPTIBLE_CPUS" if options.spot else own if own in quotas else "CPUS"
+        vcpus = counts.get(tag, 0) * (request.machine.vcpus or 0)
+        wanted[metric] = wanted.get(metric, 0) + vcpus
+    details = []
+    for metric, n in wanted.items():
+        if metric not in quotas:
+            continue
+        free = int(quotas[metric].limit - quotas[metric].usage)
+        details.append(f"{n} of {metric} are wanted, and {free} are free")
+        if n > free:
+            remedy = "ask for a larger quota in the console (IAM & Admin, Quotas), or start fewer workers"
+            return CheckResult("quota", False, details[-1], remedy)
+    return CheckResult("quota", True if details else None, "; ".join(details) or "not known")

@@ -1,0 +1,68 @@
+"""Refusals of Compute Engine, explained. Pure functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scalable.cluster.port import Explanation, Reason
+
+if TYPE_CHECKING:
+    from scalable.providers.cloud.gcp.api import GceError
+
+__all__ = ["explain_refusal", "is_lasting", "is_transient"]
+
+# https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-vm-creation
+_CAPACITY = (
+    "RESOURCE_POOL_EXHAUSTED",
+    "RESOURCE_AVAILABILITY",
+    "resource_availability",
+    "STOCKOUT",
+)
+_QUOTA = ("QUOTA", "quotaExceeded", "RATE_LIMIT", "rateLimitExceeded")
+_DISABLED = ("accessNotConfigured", "SERVICE_DISABLED", "has not been used in project")
+
+
+def is_transient(error: GceError) -> bool:
+    """Return whether it lies in the present state of Compute Engine: it is busy, or in trouble."""
+    return error.status == 429 or error.status >= 500
+
+
+def explain_refusal(error: GceError) -> Explanation:
+    """Return why Compute Engine has refused a call, and what to do.
+
+    Examples
+    --------
+    >>> from scalable.providers.cloud.gcp.api import GceError
+    >>> explain_refusal(GceError("Instances.bulk_insert", "ZONE_RESOURCE_POOL_EXHAUSTED", "...", 503)).reason
+    <Reason.CAPACITY: 'capacity'>
+    """
+    text = str(error)
+    if any(word in error.code for word in _CAPACITY):
+        return Explanation(Reason.CAPACITY, text)
+    if any(word in text for word in _DISABLED):
+        remedy = "run `gcloud services enable compute.googleapis.com`"
+        return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
+    if any(word in error.code for word in _QUOTA) or error.status == 429:
+        remedy = (
+            "ask for a larger quota in the console (IAM & Admin, Quotas), or start fewer workers"
+        )
+        return Explanation(Reason.QUOTA, text, remedy="" if is_transient(error) else remedy)
+    if error.status == 401:
+        remedy = "run `gcloud auth application-default login`"
+        return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
+    if error.status == 403:
+        remedy = (
+            "you need roles/compute.instanceAdmin.v1, and roles/iam.serviceAccountUser on the "
+            "machines' service account"
+        )
+        return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
+    if is_transient(error):
+        return Explanation(Reason.NETWORK, text)
+    return Explanation(Reason.REFUSED, text, remedy="correct the target's options")
+
+
+def is_lasting(error: GceError) -> bool:
+    """Return whether the same call would be refused again, whatever time passes."""
+    # Credentials that have expired are renewed while a run goes on.
+    reason = explain_refusal(error).reason
+    return reason in (Reason.REFUSED, Reason.CREDENTIALS) and error.status != 401

@@ -1,0 +1,93 @@
+"""The removal of a run's machines, with a limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TYPE_CHECKING
+
+from scalable.cluster.port import Leftover
+from scalable.errors import NativeTimeoutError, describe_error
+from scalable.providers.cloud.gcp.api import GceError, GceUnreachableError
+from scalable.providers.cloud.gcp.names import RUN
+from scalable.providers.cloud.gcp.refusals import explain_refusal, is_transient
+
+if TYPE_CHECKING:
+    from scalable.providers.cloud.gcp.api import GceApi
+
+__all__ = ["delete_run", "unfinished_creations"]
+
+_POLL = 1.0
+_ASK_AGAIN = 60.0
+"""Seconds after which the deletion of a machine is requested again."""
+
+
+async def _none() -> bool:
+    return False
+
+
+async def delete_run(
+    api: GceApi,
+    zones: Sequence[str],
+    run: str,
+    limit: float,
+    *,
+    but: Collection[str] = (),
+    is_creating: Callable[[], Awaitable[bool]] = _none,
+) -> list[Leftover]:
+    """Delete the machines of a run, but for some; return those that exist after `limit` seconds.
+
+    Parameters
+    ----------
+    api, zones, run : GceApi, sequence of str, str
+        Compute Engine, the zones in which machines may be, and the run.
+    limit : float
+        Seconds.
+    but : collection of str
+        Names of machines that stay.
+    is_creating : callable
+        Returns whether machines may still come into being.
+    """
+    now = asyncio.get_running_loop().time
+    deadline = now() + limit
+    asked: dict[str, float] = {}
+    left: list[str] = []
+    while True:
+        try:
+            more = await is_creating()  # asked first: what it has made is in the list then
+            found = {each.name: each for each in await api.instances(zones, RUN, run)}
+            left = sorted(found.keys() - {*but})
+            if not left and not more:
+                return []
+            new = [name for name in left if now() - asked.get(name, -_ASK_AGAIN) >= _ASK_AGAIN]
+            asked |= dict.fromkeys(new, now())
+            await asyncio.gather(
+                *(api.delete(found[name].zone.rpartition("/")[2], name) for name in new)
+            )
+            problem, lasting = "it is being deleted", False
+        except GceError as error:
+            problem, lasting = str(explain_refusal(error)), not is_transient(error)
+        except (GceUnreachableError, NativeTimeoutError) as error:
+            problem, lasting = describe_error(error), False
+        if lasting or now() > deadline:
+            why = f"{problem}; `scalable reap {run}` removes it later"
+            if not left:
+                return [Leftover("machines labelled", f"{RUN}={run}", why)]
+            return [Leftover("machine", name, why) for name in left]
+        await asyncio.sleep(_POLL)
+
+
+async def unfinished_creations(api: GceApi, zones: Sequence[str]) -> bool:
+    """Return whether machines are being created in any of the zones, for whichever run."""
+    lists = await asyncio.gather(
+        *(
+            api.call(
+                "ZoneOperations",
+                "list",
+                zone=zone,
+                filter='(operationType = "bulkInsert") AND (status != "DONE")',
+            )
+            for zone in zones
+        )
+    )
+    return any(lists)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+from google.cloud import compute_v1
+
+from scalable.cluster.port import GroupSpec, Phase, Reason
+from scalable.providers.cloud.gcp.api import GceApi, GceError
+from scalable.providers.cloud.gcp.backend import GceBackend
+from scalable.providers.cloud.gcp.machines import machine_named
+from scalable.providers.cloud.gcp.names import Run
+from scalable.providers.cloud.gcp.options import GCPOptions
+from scalable.providers.cloud.gcp.request import WorkerRequest
+from scalable.providers.cloud.gcp.scheduler import Place
+
+ZONES = ("us-east1-b", "us-east1-c")
+BUSY = GceError("Instances.bulk_insert", "backendError", "busy", 503)
+FULL = "ZONE_RESOURCE_POOL_EXHAUSTED"
+
+
+class Project:
+    """Compute Engine as far as launches use it: each creation is done at once, as a test says.
+
+    Parameters
+    ----------
+    answers : list
+        What comes of each creation: its machines are made, there is no room for them, or an error of the call.
+    """
+
+    def __init__(self, *answers: bool | GceError) -> None:
+        self.answers = [*answers]
+        self.requests: list[tuple[str, str]] = []
+        self.machines: list[compute_v1.Instance] = []
+        self.operations: dict[str, compute_v1.Operation] = {}
+
+    async def create(self, zone: str, body: Mapping[str, Any], request_id: str) -> Any:
+        self.requests.append((zone, request_id))
+        answer = self.answers.pop(0)
+        if isinstance(answer, GceError):
+            raise answer
+        name = f"operation-{len(self.operations)}"
+        done = compute_v1.Operation(name=name, status="DONE", operation_group_id=name)
+        if answer:
+            for each in body["perInstanceProperties"]:
+                labels = body["instanceProperties"]["labels"]
+                machine = compute_v1.Instance(name=each, zone=zone, status="RUNNING", labels=labels)
+                self.machines.append(machine)
+        else:
+            done.error = compute_v1.Error(errors=[compute_v1.Errors(code=FULL, message="full")])
+        self.operations[name] = done
+        return done
+
+    async def call(self, service: str, method: str, **request: Any) -> Any:
+        assert service == "ZoneOperations"
+        return self.operations[request["operation"]] if method == "get" else []
+
+    async def instances(self, zones: list[str], label: str, value: str) -> list[Any]:
+        return [each for each in self.machines if each.labels[label] == value]
+
+    async def console(self, zone: str, name: str) -> str:
+        return ""
+
+
+def backend_on(project: Project) -> GceBackend:
+    place = Place(Run("gcp-0", "me"), GCPOptions(zones=ZONES), ZONES, "subnetwork", ("cert", "key"))
+    worker = WorkerRequest("gcam", "gcam:7", 1, 2, machine_named("e2-standard-2"))
+    return GceBackend(
+        cast("GceApi", project),
+        place,
+        {"gcam": worker},
+        scheduler="tls://10.0.0.2:8786",
+        scheduler_machine="gcp-0-scheduler",
+        close_timeout=1,
+    )
+
+
+def test_a_zone_without_room_is_followed_by_the_next() -> None:
+    async def run() -> None:
+        project = Project(False, True)
+        backend = backend_on(project)
+        units = (await backend.launch(GroupSpec("gcam"), 2, "0abc")).units
+        states = await backend.observe()
+        assert [zone for zone, _ in project.requests] == [*ZONES]
+        assert [states[unit.id].phase for unit in units] == [Phase.RUNNING] * 2
+
+    asyncio.run(run())
+
+
+def test_no_zone_has_room() -> None:
+    async def run() -> None:
+        backend = backend_on(Project(False, False))
+        await backend.launch(GroupSpec("gcam"), 1, "0abc")
+        await backend.observe()
+        (state,) = (await backend.observe()).values()
+        assert (state.phase, state.reason) == (Phase.GONE, Reason.CAPACITY)
+        assert FULL in state.detail
+
+    asyncio.run(run())
+
+
+def test_a_launch_that_is_not_answered_is_repeated_under_the_same_id() -> None:
+    async def run() -> None:
+        project = Project(BUSY, True)
+        backend = backend_on(project)
+        with pytest.raises(ConnectionError, match="busy"):
+            await backend.launch(GroupSpec("gcam"), 1, "0abc")
+        first = await backend.launch(GroupSpec("gcam"), 1, "0abc")
+        assert await backend.launch(GroupSpec("gcam"), 1, "0abc") == first
+        assert len(project.requests) == 2
+        assert len(set(project.requests)) == 1
+
+    asyncio.run(run())
+
+
+def test_the_next_zone_is_asked_again_where_it_does_not_answer() -> None:
+    async def run() -> None:
+        project = Project(False, BUSY, True)
+        backend = backend_on(project)
+        await backend.launch(GroupSpec("gcam"), 1, "0abc")
+        with pytest.raises(ConnectionError, match="busy"):
+            await backend.observe()
+        await backend.observe()
+        (state,) = (await backend.observe()).values()
+        assert state.phase is Phase.RUNNING
+        assert [zone for zone, _ in project.requests] == [ZONES[0], ZONES[1], ZONES[1]]
+        assert project.requests[1] == project.requests[2]
+
+    asyncio.run(run())
