@@ -45,7 +45,7 @@ def estimate(
             items.append(_item(f"{tag} GPUs", Decimal(n * count), kind, None))
     n = 1 + sum(counts.get(tag, 0) for tag in requests)
     disk = disk_rate(region)
-    price = None if disk is None else disk / HOURS_PER_MONTH
+    price = None if disk is None else round(disk / HOURS_PER_MONTH, 8)
     items.append(_item("disks", Decimal(n * options.disk_gb), "GB", price))
     if options.external_ips:
         items.append(_item("external addresses", Decimal(n), "address", ADDRESS))
