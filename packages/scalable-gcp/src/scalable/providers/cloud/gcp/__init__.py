@@ -2,7 +2,7 @@
 
 Importing it imports neither an SDK nor Dask; validating and planning work offline and read no credentials.
 
-===========  =================================================================
+===========  ==================================================================
 `options`    the options of a target
 `machines`   machine types, and the choice of the cheapest one
 `prices`     prices, with their source and day
