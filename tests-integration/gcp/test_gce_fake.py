@@ -362,7 +362,7 @@ curl -sf -H "Metadata-Flavor: Google" $url & wait $!; wait; echo; echo "after"; 
 """
     api.done(api.bulk("a", metadata=script(text)))
     wait_until(lambda: "waiting" in api.console("a"), "it waits", 30)
-    used_project.preempt("a", notice=3)
+    used_project.preempt("a", notice=15)
     assert api.get("a").status == "STOPPING"
     wait_until(lambda: "told" in api.console("a"), "its processes are told", 30)
     wait_until(lambda: api.get("a").status == "TERMINATED", "it is over", 30)
