@@ -248,7 +248,7 @@ class Instances:
             if instance.metadata is not None:
                 instance.metadata.change("instance/preempted", "TRUE")
                 if notice:
-                    self._machines.stop(instance.key, notice)
+                    self._machines.stop(instance.key, notice, whole=True)
 
         def end() -> None:
             if action == "DELETE":
