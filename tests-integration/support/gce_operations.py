@@ -104,6 +104,8 @@ class Operations:
             What must be the same in a repetition.
         """
         operation = self._new(kind, zone, target, "")
+        if request_id is not None:
+            operation["clientOperationId"] = request_id
         answer = dict(operation)
         if request_id is not None:
             with self._lock:

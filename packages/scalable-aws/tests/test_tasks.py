@@ -15,13 +15,11 @@ from typing import Any
 import pytest
 
 from scalable.manifest.parser import parse_manifest
-from scalable.planning import build_plan
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.aws import AWSBatchProvider, provider
 from scalable.providers.cloud.aws.names import Run
 from scalable.providers.cloud.aws.tasks import PORT, Place, batches, worker_definition
-from scalable.providers.worker import server_command
-from scalable.testing.offline import manifest_of, spec_of
+from scalable.testing.offline import compare_rendered, manifest_of, rendered, spec_of
 
 RENDERED = Path(__file__).parent / "rendered"
 
@@ -46,9 +44,7 @@ plots: {slots: 2}
 
 
 def artifacts(spec: DeploymentSpec) -> dict[str, str]:
-    aws = AWSBatchProvider()
-    plan = build_plan(spec, aws).scale_plan
-    return {each.name: each.content for each in aws.render(spec, plan)}
+    return rendered(AWSBatchProvider(), spec)
 
 
 @pytest.fixture
@@ -64,14 +60,7 @@ def spec(monkeypatch: pytest.MonkeyPatch) -> DeploymentSpec:
 
 
 def test_the_requests_of_a_run(spec: DeploymentSpec) -> None:
-    """`RENDERED` has them; after a change that is meant, write them again: ``SCALABLE_TESTS_WRITE=1 pytest …``."""
-    entry = json.dumps(server_command("", "worker")[-2])[1:-1]
-    found = {name: text.replace(entry, "(entry)") for name, text in artifacts(spec).items()}
-    if os.environ.get("SCALABLE_TESTS_WRITE"):
-        for name, text in found.items():
-            (RENDERED / name).write_text(text, encoding="utf-8")
-    expected = {path.name: path.read_text(encoding="utf-8") for path in RENDERED.iterdir()}
-    assert found == expected
+    compare_rendered(artifacts(spec), RENDERED)
 
 
 def test_no_rendered_request_has_a_secret(spec: DeploymentSpec) -> None:

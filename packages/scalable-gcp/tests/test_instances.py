@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ import pytest
 from google.cloud import compute_v1
 
 from scalable.manifest.parser import parse_manifest
-from scalable.planning import build_plan
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.gcp import GCPProvider, provider
-from scalable.providers.worker import server_command
-from scalable.testing.offline import manifest_of, spec_of
+from scalable.testing.offline import compare_rendered, manifest_of, rendered, spec_of
 
 RENDERED = Path(__file__).parent / "rendered"
 
@@ -39,9 +36,7 @@ plots: {slots: 2}
 
 
 def artifacts(spec: DeploymentSpec) -> dict[str, str]:
-    gcp = GCPProvider()
-    plan = build_plan(spec, gcp).scale_plan
-    return {each.name: each.content for each in gcp.render(spec, plan)}
+    return rendered(GCPProvider(), spec)
 
 
 def properties_of(options: str, components: str = "gcam: {}") -> dict[str, Any]:
@@ -61,14 +56,7 @@ def spec(monkeypatch: pytest.MonkeyPatch) -> DeploymentSpec:
 
 
 def test_the_requests_of_a_run(spec: DeploymentSpec) -> None:
-    """`RENDERED` has them; after a change that is meant, write them again: ``SCALABLE_TESTS_WRITE=1 pytest …``."""
-    entry = json.dumps(server_command("", "worker")[-2])[1:-1]
-    found = {name: text.replace(entry, "(entry)") for name, text in artifacts(spec).items()}
-    if os.environ.get("SCALABLE_TESTS_WRITE"):
-        for name, text in found.items():
-            (RENDERED / name).write_text(text, encoding="utf-8")
-    expected = {path.name: path.read_text(encoding="utf-8") for path in RENDERED.iterdir()}
-    assert found == expected
+    compare_rendered(artifacts(spec), RENDERED)
 
 
 def test_google_knows_every_field(spec: DeploymentSpec) -> None:

@@ -33,8 +33,8 @@ A provider of workers on desks, complete except for its backend::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from scalable.errors import (
     NotSupportedError,
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseProvider",
     "PlansOnly",
+    "ask",
     "check_options",
     "cluster_handle",
     "dns_label",
@@ -399,6 +400,34 @@ def scheduler_image(spec: DeploymentSpec, image: str | None) -> str:
 
     images = (component.image for component in spec.components.values())
     return image or next(filter(None, images), matching_image())
+
+
+class _Api(Protocol):
+    async def close(self) -> None: ...
+
+
+A = TypeVar("A", bound=_Api)
+
+
+def ask(connect: Callable[[], A], question: Callable[[A], Awaitable[T]]) -> T:
+    """Return the answer to a question that a native system is asked once.
+
+    Parameters
+    ----------
+    connect : callable
+        Returns what asks it, which is closed then.
+    question : callable
+        Asks it.
+    """
+
+    async def answer() -> T:
+        api = connect()
+        try:
+            return await question(api)
+        finally:
+            await api.close()
+
+    return run_now(answer())
 
 
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:

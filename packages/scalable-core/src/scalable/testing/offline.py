@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from textwrap import dedent, indent
 
 from scalable.manifest.parser import parse_manifest
-from scalable.providers.base import DeploymentSpec
+from scalable.planning import build_plan
+from scalable.providers.base import DeploymentProvider, DeploymentSpec, Renders
+from scalable.providers.worker import server_command
 
-__all__ = ["manifest_of", "modules_of_planning", "spec_of"]
+__all__ = ["compare_rendered", "manifest_of", "modules_of_planning", "rendered", "spec_of"]
 
 _MANIFEST = """\
 version: 1
@@ -97,3 +103,37 @@ def modules_of_planning(manifest: str) -> frozenset[str]:
 
 def _block(lines: str, margin: str) -> str:
     return indent(dedent(lines).strip("\n"), margin)
+
+
+def rendered(provider: DeploymentProvider, spec: DeploymentSpec) -> dict[str, str]:
+    """Return what a provider renders of a target with its first counts of workers, by name."""
+    assert isinstance(provider, Renders)
+    plan = build_plan(spec, provider).scale_plan
+    return {each.name: each.content for each in provider.render(spec, plan)}
+
+
+def compare_rendered(found: Mapping[str, str], directory: Path) -> None:
+    """Compare what a provider renders with the files of a directory.
+
+    With ``SCALABLE_TESTS_WRITE=1`` it is written there, for a change that is meant. The program that starts Dask's
+    servers is left out, as ``(entry)``.
+
+    Parameters
+    ----------
+    found : mapping of str to str
+        What is rendered, by name.
+    directory : Path
+        The files.
+
+    Raises
+    ------
+    AssertionError
+        They differ.
+    """
+    entry = json.dumps(server_command("", "worker")[-2])[1:-1]
+    texts = {name: text.replace(entry, "(entry)") for name, text in found.items()}
+    if os.environ.get("SCALABLE_TESTS_WRITE"):
+        for name, text in texts.items():
+            (directory / name).write_text(text, encoding="utf-8")
+    expected = {path.name: path.read_text(encoding="utf-8") for path in directory.iterdir()}
+    assert texts == expected

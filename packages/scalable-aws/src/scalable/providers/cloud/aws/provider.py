@@ -71,11 +71,11 @@ from scalable.providers.cloud.aws.tasks import (
 )
 from scalable.providers.common import (
     BaseProvider,
+    ask,
     cluster_handle,
     explicit_or_default,
     group_specs,
     no_effect_warnings,
-    run_now,
     scheduler_image,
 )
 
@@ -311,14 +311,7 @@ def _worker_requests(spec: DeploymentSpec, options: AWSOptions) -> dict[str, Wor
 def _ask(options: AWSOptions, question: Callable[[AwsApi], Awaitable[T]]) -> T:
     from scalable.providers.cloud.aws.api import AwsApi
 
-    async def ask() -> T:
-        api = AwsApi("scalable", options.region)
-        try:
-            return await question(api)
-        finally:
-            await api.close()
-
-    return run_now(ask())
+    return ask(lambda: AwsApi("scalable", options.region), question)
 
 
 def _shown_requests(

@@ -106,6 +106,8 @@ class GceApi:
         self._creating = BlockingCalls(name, deadline=_DEADLINE)
         self._calls = BlockingCalls(name, deadline=_DEADLINE)
         self._deletions = asyncio.Semaphore(_MAX_DELETIONS)
+        self._requested: set[str] = set()
+        """The ids of the requests that create machines."""
 
     # -- Credentials
 
@@ -146,6 +148,7 @@ class GceApi:
         GceUnreachableError
             It is not known what has come of it.
         """
+        self._requested.add(request_id)
         resource = compute_v1.BulkInsertInstanceResource.from_json(json.dumps(body))
         request = {
             "zone": zone,
@@ -186,6 +189,16 @@ class GceApi:
         except (GceError, GceUnreachableError):
             return ""  # refused unless the machine runs
         return str(found.contents)
+
+    async def is_creating(self, zones: Sequence[str]) -> bool:
+        """Return whether machines that were requested here are still being created, also if no answer told so."""
+        if not self._requested:
+            return False
+        only = '(operationType = "bulkInsert") AND (status != "DONE")'
+        lists = await asyncio.gather(
+            *(self.call("ZoneOperations", "list", zone=zone, filter=only) for zone in zones)
+        )
+        return any(each.client_operation_id in self._requested for some in lists for each in some)
 
     async def zones(self, region: str) -> list[str]:
         """Return the zones of a region."""

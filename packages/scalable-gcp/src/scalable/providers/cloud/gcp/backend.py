@@ -23,7 +23,7 @@ from scalable.providers.cloud.gcp.api import GceError
 from scalable.providers.cloud.gcp.instances import MAX_METADATA, worker_body
 from scalable.providers.cloud.gcp.names import REQUEST, RUN, TAG, native_request, worker_names
 from scalable.providers.cloud.gcp.refusals import explain_refusal, is_lasting
-from scalable.providers.cloud.gcp.removal import delete_run, unfinished_creations
+from scalable.providers.cloud.gcp.removal import delete_run
 from scalable.providers.cloud.gcp.states import (
     NativeState,
     console_tail,
@@ -60,8 +60,6 @@ class _Creation:
         The zone that is tried, by its number.
     operation : str
         The operation of bulkInsert in this zone; empty before it is accepted.
-    is_unclear : bool
-        Whether it has been requested in this zone, and not answered.
     """
 
     tag: str
@@ -69,7 +67,6 @@ class _Creation:
     names: list[str]
     zone: int = 0
     operation: str = ""
-    is_unclear: bool = False
 
 
 @dataclass
@@ -83,6 +80,8 @@ class _Machine:
     is_stopped: bool = False
     has_joined: bool = False
     console: str = ""
+    read_at: float = 0.0
+    """When its console was read last."""
     shown_from: float = 0.0
     """When its end is shown as such."""
     end: NativeState | None = field(default=None)
@@ -167,20 +166,17 @@ class GceBackend:
         while True:
             zone = self._place.zones[creation.zone]
             request_id = native_request(creation.request_id, zone)
-            creation.is_unclear = True
             try:
                 operation = await self._api.create(zone, self._body(creation), request_id)
             except GceError as error:
                 why = explain_refusal(error)
                 if why.reason is Reason.NETWORK:  # asked for again with the same id
                     raise ConnectionError(str(error)) from error
-                creation.is_unclear = False
                 if why.reason is not Reason.CAPACITY:
                     raise
                 if not self._next_zone(creation):
                     return why
             else:
-                creation.is_unclear = False
                 creation.operation = operation.name
                 return None
 
@@ -391,17 +387,17 @@ class GceBackend:
             if machine and machine.end is None and not (machine.has_joined or machine.is_stopped):
                 # Each in its turn.
                 first = unread.setdefault(machine.unit.tag, machine)
-                if machine.shown_from < first.shown_from:
+                if machine.read_at < first.read_at:
                     unread[machine.unit.tag] = machine
         await asyncio.gather(*map(self._read_console, unread.values()))
 
     async def _read_console(self, machine: _Machine) -> None:
-        machine.shown_from = time.monotonic()
+        machine.read_at = time.monotonic()
         console = await self._api.console(machine.zone, machine.unit.id)
         machine.console = console_tail(console) or machine.console
         machine.has_joined = _JOINED in console
         if (end := end_in_console(console)) is not None:
-            machine.end, machine.shown_from = end, 0.0
+            machine.end = end
 
     async def _delete_ended(self, found: Mapping[str, Any]) -> None:
         """Delete what has ended: its disk would be paid for."""
@@ -466,14 +462,8 @@ class GceBackend:
             self._place.run.name,
             self._close_timeout,
             but=[self._scheduler_machine],
-            is_creating=self._is_creating,
         )
         return [*left, *unanswered]
-
-    async def _is_creating(self) -> bool:
-        if not self._creations:
-            return False
-        return await unfinished_creations(self._api, self._place.zones)
 
 
 _ALIVE = ("PROVISIONING", "STAGING", "REPAIRING", "RUNNING")

@@ -29,12 +29,12 @@ from scalable.providers.cloud.gcp.prices import has_rates
 from scalable.providers.cloud.gcp.request import WorkerRequest, worker_request
 from scalable.providers.common import (
     BaseProvider,
+    ask,
     cluster_handle,
     dns_label,
     find_name_clashes,
     group_specs,
     no_effect_warnings,
-    run_now,
     scheduler_image,
 )
 
@@ -240,14 +240,7 @@ def _requests(
 def _ask(options: GCPOptions, question: Callable[[GceApi], Awaitable[T]]) -> T:
     from scalable.providers.cloud.gcp.api import GceApi
 
-    async def ask() -> T:
-        api = GceApi("scalable", options.project_id)
-        try:
-            return await question(api)
-        finally:
-            await api.close()
-
-    return run_now(ask())
+    return ask(lambda: GceApi("scalable", options.project_id), question)
 
 
 def _check_zones(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Leftover
@@ -15,15 +15,11 @@ from scalable.providers.cloud.gcp.refusals import explain_refusal, is_transient
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceApi
 
-__all__ = ["delete_run", "unfinished_creations"]
+__all__ = ["delete_run"]
 
 _POLL = 1.0
 _ASK_AGAIN = 60.0
 """Seconds after which the deletion of a machine is requested again."""
-
-
-async def _none() -> bool:
-    return False
 
 
 async def delete_run(
@@ -33,7 +29,6 @@ async def delete_run(
     limit: float,
     *,
     but: Collection[str] = (),
-    is_creating: Callable[[], Awaitable[bool]] = _none,
 ) -> list[Leftover]:
     """Delete the machines of a run, but for some; return those that exist after `limit` seconds.
 
@@ -45,8 +40,6 @@ async def delete_run(
         Seconds.
     but : collection of str
         Names of machines that stay.
-    is_creating : callable
-        Returns whether machines may still come into being.
     """
     now = asyncio.get_running_loop().time
     deadline = now() + limit
@@ -54,7 +47,7 @@ async def delete_run(
     left: list[str] = []
     while True:
         try:
-            more = await is_creating()  # asked first: what it has made is in the list then
+            more = await api.is_creating(zones)  # asked first: what it has made is in the list then
             found = {each.name: each for each in await api.instances(zones, RUN, run)}
             left = sorted(found.keys() - {*but})
             if not left and not more:
@@ -75,19 +68,3 @@ async def delete_run(
                 return [Leftover("machines labelled", f"{RUN}={run}", why)]
             return [Leftover("machine", name, why) for name in left]
         await asyncio.sleep(_POLL)
-
-
-async def unfinished_creations(api: GceApi, zones: Sequence[str]) -> bool:
-    """Return whether machines are being created in any of the zones, for whichever run."""
-    lists = await asyncio.gather(
-        *(
-            api.call(
-                "ZoneOperations",
-                "list",
-                zone=zone,
-                filter='(operationType = "bulkInsert") AND (status != "DONE")',
-            )
-            for zone in zones
-        )
-    )
-    return any(lists)

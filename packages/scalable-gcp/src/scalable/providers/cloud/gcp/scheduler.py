@@ -15,7 +15,7 @@ from scalable.providers.cloud.gcp.instances import PORT, scheduler_body, subnetw
 from scalable.providers.cloud.gcp.names import Run, native_request, scheduler_name
 from scalable.providers.cloud.gcp.options import GCPOptions
 from scalable.providers.cloud.gcp.refusals import explain_refusal, is_lasting
-from scalable.providers.cloud.gcp.removal import delete_run, unfinished_creations
+from scalable.providers.cloud.gcp.removal import delete_run
 from scalable.providers.cloud.gcp.states import console_tail, end_in_console, machine_state
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ class GceScheduler:
         self._image = image
         self._close_timeout = close_timeout
         self._may_exist = False
-        self._operation = ""
         self._zone = ""
         self._seen: Any = None
         self._absent_since: float | None = None
@@ -121,18 +120,18 @@ class GceScheduler:
         for zone in place.zones:
             try:
                 request = native_request(place.run.name, zone)
-                operation = await self._create(zone, body, request)
+                await self._create(zone, body, request)
             except GceError as error:
                 # Another zone may have room.
                 no_room = explain_refusal(error).reason is Reason.CAPACITY
                 if not no_room or zone == place.zones[-1]:
                     raise
             else:
-                self._zone, self._operation = zone, operation
+                self._zone = zone
                 return
 
-    async def _create(self, zone: str, body: dict[str, Any], request: str) -> str:
-        """Create the machine, and wait until that is done; return its operation."""
+    async def _create(self, zone: str, body: dict[str, Any], request: str) -> None:
+        """Create the machine, and wait until that is done."""
         for attempt in range(4):
             try:
                 operation = await self._api.create(zone, body, request)
@@ -159,7 +158,6 @@ class GceScheduler:
             for problem in each.error.errors:
                 text = " ".join(problem.message.split())
                 raise GceError("Instances.bulkInsert", problem.code, text)
-        return str(operation.name)
 
     # -- State
 
@@ -226,15 +224,8 @@ class GceScheduler:
             self.place.zones,
             self.place.run.name,
             self._close_timeout,
-            is_creating=self._is_creating,
         )
         return [*left, *unanswered]
-
-    async def _is_creating(self) -> bool:
-        # Its own operation is done where it is known.
-        if self._operation:
-            return False
-        return await unfinished_creations(self._api, self.place.zones)
 
     async def remove(self) -> Sequence[Leftover]:
         """Close the connections. Nothing else was created."""
