@@ -68,7 +68,7 @@ SYSTEM_PROCESSES = {"kubernetes": 4, "aws": 4, "gcp": 4}
 """Where tests may run beside each other, in how many processes: on Kubernetes, each has a namespace, and mostly waits;
 on AWS and Google Cloud, each process has an account or project, and half of the time is waiting, too."""
 
-MATRICES = ("kubernetes", "aws")
+MATRICES = ("kubernetes", "aws", "gcp")
 """The systems whose ``matrices`` take too long to run each time."""
 
 PACKAGES = (*CODE, "scalable")

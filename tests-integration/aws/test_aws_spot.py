@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from aws_account import AwsAccount
 from aws_clusters import cluster
+from clusters import start
 from slurm_site import wait_until
-
-from scalable.cluster import GroupedCluster
+from start_log import logged, started
 
 KINDS = ("fargate", "ec2")
-
-
-def logged(log: Path) -> Callable[[int], int]:
-    """Return a function for tasks, which are pickled by value: it logs that it starts."""
-
-    def square(number: int) -> int:
-        with log.open("a") as file:
-            file.write(f"{number}\n")
-        return number * number
-
-    return square
-
-
-def held(log: Path, gate: Path) -> Callable[[int], int]:
-    """Return the same, which ends when a file is there."""
-
-    def square(number: int) -> int:
-        import time
-
-        with log.open("a") as file:
-            file.write(f"{number}\n")
-        while not gate.exists():
-            time.sleep(0.05)
-        return number * number
-
-    return square
-
-
-def start(backend: GroupedCluster, **counts: int) -> None:
-    backend.scale_groups(counts)
-    for tag, n in counts.items():
-        backend.wait_for_group(tag, n, timeout=120)
-
-
-def started(log: Path) -> list[int]:
-    return sorted(int(line) for line in log.read_text().splitlines()) if log.exists() else []
 
 
 def exists(account: AwsAccount, worker: str) -> bool:
@@ -96,7 +59,7 @@ def test_without_a_notice_its_work_is_done_once_more(
         start(backend, gcam=1, plots=1)
         others = backend.groups["plots"].workers
         with handle.client_factory() as client:
-            future = client.submit(held(log, gate), 3, tag="gcam")
+            future = client.submit(logged(log, gate), 3, tag="gcam")
             wait_until(lambda: started(log) == [3], "the task runs", 60)
             (taken,) = backend.groups["gcam"].workers
             account.interrupt(taken.removeprefix("gcam-"), notice=0)

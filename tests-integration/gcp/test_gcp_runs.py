@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import gce_project
+import gce_clusters
 import pytest
+from clusters import start
+from gce_clusters import cluster, spec_in
 from gce_project import GceProject, Image
 from slurm_site import wait_until
+from start_log import logged, started
 
 from scalable.cluster.port import Reason
 from scalable.errors import GroupFailedError, SchedulerStartError
-from scalable.manifest.parser import parse_manifest
-from scalable.providers.base import ClusterHandle, DeploymentSpec
 from scalable.providers.cloud.gcp import GCPProvider
 
 ZONES = ("us-central1-a", "us-central1-b")
@@ -32,40 +28,9 @@ DENIED = {
 """Calls of a start, and the permission that each needs."""
 
 
-def spec_in(project: GceProject, components: Any = None, **options: Any) -> DeploymentSpec:
-    target = {**project.target, "external_ips": False, **options}
-    text = gce_project.manifest(target, components=components or {"gcam": {}})
-    return DeploymentSpec.from_manifest(parse_manifest(text), target_name="here")
-
-
-@contextmanager
-def cluster(project: GceProject, components: Any = None, **options: Any) -> Iterator[ClusterHandle]:
-    provider = GCPProvider()
-    handle = provider.build_cluster(spec_in(project, components, **options))
-    try:
-        yield handle
-    finally:
-        provider.close(handle)
-
-
 def workers(project: GceProject) -> list[str]:
     """Return the names of the machines of workers."""
     return [name for name in project.instances if not name.endswith("-scheduler")]
-
-
-def logged(log: Path, gate: Path) -> Callable[[int], int]:
-    """Return a function for tasks: it logs that it starts, and ends when a file is there."""
-
-    def square(number: int) -> int:
-        import time
-
-        with log.open("a") as file:
-            file.write(f"{number}\n")
-        while not gate.exists():
-            time.sleep(0.05)
-        return number * number
-
-    return square
 
 
 def test_machines_that_a_zone_lacks_come_from_the_next_one(project: GceProject) -> None:
@@ -93,23 +58,36 @@ def test_where_no_zone_has_machines_the_group_waits(project: GceProject) -> None
         assert backend.groups["plots"].workers == others
 
 
-@pytest.mark.parametrize("notice", [0.0, 30.0])
-def test_the_work_of_a_preempted_machine_is_done_elsewhere(
-    project: GceProject, tmp_path: Path, notice: float
-) -> None:
+def test_after_a_notice_results_move_before_the_end(project: GceProject, tmp_path: Path) -> None:
+    log = tmp_path / "starts"
+    with cluster(project, {"gcam": {}, "plots": {}}, spot=True) as handle:
+        backend = handle.backend
+        start(backend, gcam=2, plots=1)
+        others = backend.groups["plots"].workers
+        with handle.client_factory() as client:
+            futures = client.map(logged(log), range(8), tag="gcam")
+            client.gather(futures)
+            taken = backend.groups["gcam"].workers[0]
+            project.preempt(taken, notice=30)
+            wait_until(lambda: taken not in project.instances, "its machine is deleted", 120)
+            wait_until(lambda: backend.groups["gcam"].running == 2, "another has its place", 120)
+            assert client.gather(futures) == [n * n for n in range(8)]
+        assert started(log) == [*range(8)]
+        assert backend.groups["plots"].workers == others
+
+
+def test_without_a_notice_its_work_is_done_once_more(project: GceProject, tmp_path: Path) -> None:
     log, gate = tmp_path / "starts", tmp_path / "gate"
     with cluster(project, {"gcam": {}, "plots": {}}, spot=True) as handle:
         backend = handle.backend
-        backend.scale_groups({"gcam": 1, "plots": 1})
-        for tag in ("gcam", "plots"):
-            backend.wait_for_group(tag, timeout=120)
+        start(backend, gcam=1, plots=1)
         others = backend.groups["plots"].workers
         (taken,) = backend.groups["gcam"].workers
         with handle.client_factory() as client:
             future = client.submit(logged(log, gate), 3, tag="gcam")
-            wait_until(log.exists, "the task runs", 60)
-            project.preempt(taken, notice=notice)
-            wait_until(lambda: log.read_text() == "3\n3\n", "it runs elsewhere", 120)
+            wait_until(lambda: started(log) == [3], "the task runs", 60)
+            project.preempt(taken, notice=0)
+            wait_until(lambda: started(log) == [3, 3], "it runs elsewhere", 120)
             gate.touch()
             assert future.result(120) == 9
         assert backend.groups["plots"].workers == others
@@ -152,18 +130,7 @@ def test_a_call_whose_answer_is_lost_creates_nothing_twice(project: GceProject) 
 
 
 def test_nothing_is_made_after_close(project: GceProject) -> None:
-    seed = random.Random(1)
-    for _ in range(5):
-        fault = project.fault("instances.bulkInsert", 503, times=math.inf, skip=1)
-        with cluster(project) as handle:
-            handle.backend.scale_groups({"gcam": 3})
-            threading.Event().wait(seed.uniform(0, 3))
-        project.traffic.faults.remove(fault)
-        assert project.inventory() == []
-        before = project.calls("instances.bulkInsert")
-        threading.Event().wait(2)
-        assert project.calls("instances.bulkInsert") == before
-        assert project.inventory() == []
+    gce_clusters.close_while_requesting(project, times=5, seed=1)
 
 
 def test_two_groups_of_150(project: GceProject) -> None:

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import aws_account
+import clusters
 from aws_account import AwsAccount
 
-from scalable.manifest.parser import parse_manifest
 from scalable.providers.base import ClusterHandle, DeploymentSpec
-from scalable.providers.cloud.aws import AWSBatchProvider
 
 
 def spec_in(account: AwsAccount, components: Any = None, **options: Any) -> DeploymentSpec:
-    text = aws_account.manifest(
-        {**account.target, **options}, components=components or {"gcam": {}}
-    )
-    return DeploymentSpec.from_manifest(parse_manifest(text), target_name="here")
+    target = {**account.target, **options}
+    return clusters.spec_of(aws_account.manifest(target, components=components or {"gcam": {}}))
 
 
-@contextmanager
-def cluster(account: AwsAccount, components: Any = None, **options: Any) -> Iterator[ClusterHandle]:
-    provider = AWSBatchProvider()
-    handle = provider.build_cluster(spec_in(account, components, **options))
-    try:
-        yield handle
-    finally:
-        provider.close(handle)
+def cluster(
+    account: AwsAccount, components: Any = None, **options: Any
+) -> AbstractContextManager[ClusterHandle]:
+    return clusters.built(spec_in(account, components, **options))

@@ -17,6 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+CONTAINER = "SCALABLE_TESTS_CONTAINER"
+"""The variable that all processes of a container have, and nothing else."""
+
 
 class Machines:
     """Starts and ends processes, each with those that it has started itself.
@@ -68,7 +71,8 @@ class Machines:
         grace : float
             Seconds.
         whole : bool
-            Whether all that it has started get SIGTERM, too: so does a system that shuts down, and no container.
+            Whether all that it has started get SIGTERM, too: so does a system that shuts down. Of a container, which is
+            what has `CONTAINER` in its environment, the first process alone gets it.
         """
         self._order(do="stop", key=key, grace=grace, whole=whole)
 
@@ -137,8 +141,10 @@ class _Room:
     def stop(self, key: str, grace: float, whole: bool) -> None:
         """End a process, unless it has ended."""
         if (process := self._processes.get(key)) is not None:
-            if whole or not grace:
-                _signal(process, signal.SIGTERM if grace else signal.SIGKILL)
+            if not grace:
+                _signal(process, signal.SIGKILL)
+            elif whole:
+                _shut_down(process.pid)
             else:
                 process.terminate()
             threading.Thread(target=_kill_after, args=(process, grace), daemon=True).start()
@@ -159,6 +165,23 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         if process.returncode is None:
             os.killpg(process.pid, number)
+
+
+def _shut_down(group: int) -> None:
+    """Send SIGTERM to all processes of a group but those that a container's first process has started."""
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # proc(5): what follows the name of the program begins with state, parent and group.
+            _, parent, of = (each / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(of) == group and not _is_in_container(Path("/proc", parent)):
+                os.kill(int(each.name), signal.SIGTERM)
+
+
+def _is_in_container(process: Path) -> bool:
+    return any(
+        variable.startswith(f"{CONTAINER}=".encode())
+        for variable in (process / "environ").read_bytes().split(b"\0")
+    )
 
 
 def _kill_after(process: subprocess.Popen[bytes], grace: float) -> None:

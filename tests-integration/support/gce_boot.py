@@ -123,12 +123,14 @@ def _docker(arguments: Sequence[str]) -> int:
         return 125
     sys.path.insert(0, str(Path(__file__).parent))
     from aws_conditions import bound, container_environment
+    from aws_machines import CONTAINER
 
     known = images.get(image, {})
     whole = known.get("command") or [*([entry] if entry else []), *arguments[i + 1 :]]
     command = bound(whole, os.environ[f"{BED}ADDRESS"])
     host = {"GCE_METADATA_HOST": os.environ["GCE_METADATA_HOST"]}  # what DNS would do
     inside = {**container_environment(Path.cwd()), **host, **known.get("env", {}), **env}
+    inside[CONTAINER] = image
     try:
         os.execvpe(command[0], command, inside)
     except OSError as error:

@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import aws_account
+import killed_clients
 import pytest
 from aws_account import AwsAccount
+from killed_clients import ORPHAN_TIMEOUT
 from slurm_site import wait_until
-
-SCALABLE = Path(sysconfig.get_path("scripts"), "scalable")
-ORPHAN_TIMEOUT = 10
-
-CLIENT = """
-import sys
-from scalable.manifest import load_manifest
-from scalable.providers.base import DeploymentSpec
-from scalable.providers.cloud.aws import AWSBatchProvider
-
-provider = AWSBatchProvider()
-spec = DeploymentSpec.from_manifest(load_manifest(sys.argv[1]), target_name="here")
-handle = provider.build_cluster(spec)
-handle.backend.scale_groups({"gcam": 1})
-handle.backend.wait_for_group("gcam", timeout=240)
-provider.close(handle)
-"""
-
-
-def start(manifest: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", CLIENT, manifest], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-
-
-def finish(client: subprocess.Popen[bytes]) -> None:
-    _, errors = client.communicate(timeout=300)
-    assert client.returncode in (0, -signal.SIGKILL), errors.decode()
 
 
 def kill_at(account: AwsAccount, manifest: Path, operation: str) -> None:
     """Kill a client at its first call of this name, which AWS answers all the same."""
-    clients: list[subprocess.Popen[bytes]] = []
-    fault = account.fault(
-        operation, after=True, before=lambda: os.kill(clients[0].pid, signal.SIGKILL)
-    )
-    clients.append(start(manifest))
-    finish(clients[0])
-    account.gateway.faults.remove(fault)
-    assert clients[0].returncode == -signal.SIGKILL, f"{operation} was not called"
+
+    def arrange(kill: Callable[[], None]) -> object:
+        return account.fault(operation, after=True, before=kill)
+
+    killed = killed_clients.run_until_killed(manifest, arrange, account.gateway.faults.remove)
+    assert killed, f"{operation} was not called"
 
 
 @pytest.mark.parametrize("kind", ["fargate", "ec2"])
@@ -63,7 +30,7 @@ def test_what_a_killed_client_has_made_ends_or_is_reaped(
     target = {**account.target, "cluster_type": kind, "orphan_timeout": ORPHAN_TIMEOUT}
     manifest = tmp_path / "scalable.yaml"
     manifest.write_text(aws_account.manifest(target, components={"gcam": {}}), encoding="utf-8")
-    finish(start(manifest))
+    killed_clients.run(manifest)
     operations = [*dict.fromkeys(call.operation for call in account.log)]
     assert len(operations) >= 20
     for operation in operations:
@@ -73,15 +40,6 @@ def test_what_a_killed_client_has_made_ends_or_is_reaped(
         "all tasks and instances have ended by themselves",
         ORPHAN_TIMEOUT + 240,
     )
-    listed = subprocess.run(
-        [SCALABLE, "ps", manifest, "--json"], capture_output=True, text=True, check=False
-    )
-    print(f"{len(operations)} kills; what was left: {len(json.loads(listed.stdout))}")
-    reaped = subprocess.run(
-        [SCALABLE, "reap", "--all", "--yes", "--manifest", manifest],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert reaped.returncode == 0, reaped.stdout + reaped.stderr
+    left = killed_clients.reap(manifest)
+    print(f"{len(operations)} kills; what was left: {left}")
     assert account.inventory() == []

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-__all__ = ["server_command", "thread_environment", "worker_arguments"]
+__all__ = ["server_command", "thread_environment", "worker_arguments", "worker_through_notice"]
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -64,6 +64,48 @@ def server_command(python: str, server: Literal["worker", "scheduler"]) -> list[
     """
     # Processes that a task starts by multiprocessing inherit -P; a variable would reach all others, too.
     return [python, "-P", "-u", "-X", "faulthandler", "-c", _entry(), server]
+
+
+def worker_through_notice(port: int) -> str:
+    """Return a program that runs a worker on spare capacity, which goes on after the notice of its end.
+
+    With the notice, containers get SIGTERM, and a Dask worker that gets it leaves with its tasks and results. The
+    engine sees the same notice and drains the worker, which has the time until the end for that. One that has not
+    joined has nothing to drain, and would keep a task or machine that is no longer wanted: it gets the signal.
+
+    Parameters
+    ----------
+    port : int
+        The scheduler's port; whoever has a connection to it has joined.
+
+    Returns
+    -------
+    str
+        The source of the program. It runs what is called ``command`` before it, a list, and ends as that does.
+
+    Examples
+    --------
+    >>> "raddr.port == 8786" in worker_through_notice(8786)
+    True
+    """
+    return f"""\
+import psutil, signal, subprocess, sys
+worker = subprocess.Popen(command)
+def has_joined():
+    family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+    found = [each for process in family for each in process.net_connections("tcp")]
+    return any(each.status == "ESTABLISHED" and each.raddr.port == {port} for each in found)
+def end(*_):
+    try:
+        joined = has_joined()
+    except psutil.Error:
+        joined = False
+    if not joined:
+        worker.terminate()
+signal.signal(signal.SIGTERM, end)
+status = worker.wait()
+sys.exit(status if status >= 0 else 128 - status)
+"""
 
 
 @cache

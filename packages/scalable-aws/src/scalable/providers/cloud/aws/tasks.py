@@ -20,7 +20,12 @@ from scalable.providers.cloud.aws.options import AWSOptions
 from scalable.providers.cloud.aws.request import WorkerRequest
 from scalable.providers.scheduler import scheduler_arguments
 from scalable.providers.tls import KEY_VARIABLES, dask_environment
-from scalable.providers.worker import server_command, thread_environment, worker_arguments
+from scalable.providers.worker import (
+    server_command,
+    thread_environment,
+    worker_arguments,
+    worker_through_notice,
+)
 
 __all__ = [
     "MAX_TASKS",
@@ -74,28 +79,6 @@ for pause in (1, 2, 4, 8, None):
 command = [*sys.argv[2:], "--name", sys.argv[1] + "-" + task]
 """
 _IN_ITS_PLACE = "os.execvp(command[0], command)\n"
-
-# With spare capacity, SIGTERM comes when the end is announced, and a Dask worker that gets it leaves with its tasks and
-# results. So it does not get it, and has the time until the end: the engine sees the announcement, and drains it. One
-# that has not joined has nothing to drain, and would keep a task that is no longer wanted.
-_BESIDE = f"""\
-import psutil, signal, subprocess
-worker = subprocess.Popen(command)
-def has_joined():
-    family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
-    found = [each for process in family for each in process.net_connections("tcp")]
-    return any(each.status == "ESTABLISHED" and each.raddr.port == {PORT} for each in found)
-def end(*_):
-    try:
-        joined = has_joined()
-    except psutil.Error:
-        joined = False
-    if not joined:
-        worker.terminate()
-signal.signal(signal.SIGTERM, end)
-status = worker.wait()
-sys.exit(status if status >= 0 else 128 - status)
-"""
 
 
 class Request(NamedTuple):
@@ -246,7 +229,7 @@ def worker_definition(
         preload=request.preload,
         extra=("--protocol", "tls"),
     )
-    program = _NAMED + (_BESIDE if options.spot else _IN_ITS_PLACE)
+    program = _NAMED + (worker_through_notice(PORT) if options.spot else _IN_ITS_PLACE)
     naming = [options.python, "-P", "-c", program, request.tag]
     return _definition(
         run,

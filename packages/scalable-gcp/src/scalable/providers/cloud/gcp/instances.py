@@ -15,7 +15,12 @@ from scalable.providers.cloud.gcp.request import WorkerRequest
 from scalable.providers.common import dns_label
 from scalable.providers.scheduler import scheduler_arguments
 from scalable.providers.tls import KEY_VARIABLES, dask_environment
-from scalable.providers.worker import server_command, thread_environment, worker_arguments
+from scalable.providers.worker import (
+    server_command,
+    thread_environment,
+    worker_arguments,
+    worker_through_notice,
+)
 
 __all__ = [
     "ENDED",
@@ -42,6 +47,9 @@ _LINGER = 60
 """Seconds for which a machine whose container has failed stays, because a console is readable as long as it runs."""
 _BOOT_LIMIT = 3600
 """Seconds for the pull of an image."""
+_NOTICED_STOP = 30
+"""Seconds between SIGTERM and SIGKILL for a container on spare capacity, instead of Docker's 10: all that there are
+from the notice to the end. https://cloud.google.com/compute/docs/instances/preemptible#preemption-process"""
 
 # https://cloud.google.com/compute/docs/disks/hyperdisks: these take no disk of type pd-balanced.
 _ONLY_HYPERDISK = frozenset({"a4", "a4x", "c4", "c4a", "c4d", "n4", "n4a", "n4d", "x4"})
@@ -53,7 +61,13 @@ _ASK = (
 
 
 def _script(
-    *, image: str, command: Sequence[str], env: Mapping[str, str], certificate: str, gpus: int = 0
+    *,
+    image: str,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    certificate: str,
+    gpus: int = 0,
+    spot: bool = False,
 ) -> str:
     """Return what a machine runs as it boots: it starts a container, and shuts down when that has ended.
 
@@ -65,6 +79,7 @@ def _script(
     options = [
         *("--rm", "--network=host"),
         *(("--gpus=all",) if gpus else ()),
+        *((f"--stop-timeout={_NOTICED_STOP}",) if spot else ()),
         *(f"-e {quoted(f'{name}={value}')}" for name, value in everything.items()),
         *(f"-e {name}" for name in KEY_VARIABLES),
         "--entrypoint=env",
@@ -82,6 +97,8 @@ def _script(
             # Such as an image that cannot be pulled; see `_LINGER`.
             f'end() {{ s=$?; echo "{ENDED} $s"; [ $s = 0 ] || sleep {_LINGER}; shutdown -h now; }}',
             "trap end EXIT",
+            # A system that shuts down tells all that runs, and bash would not wait for the container.
+            "trap : TERM",
             "set -eu -o pipefail",
             "HOME=$(mktemp -d); export HOME; NAME=$(ask name)",
             f"KEY=$(ask attributes/{_KEY})",
@@ -176,12 +193,17 @@ def worker_body(
         preload=request.preload,
         extra=("--protocol", "tls"),
     )
+    program = f"import sys\ncommand = sys.argv[1:]\n{worker_through_notice(PORT)}"
     script = _script(
         image=request.image,
-        command=[*server_command(options.python, "worker"), *arguments, "--name", "$NAME"],
+        command=[
+            *([options.python, "-P", "-c", program] if options.spot else ()),
+            *(*server_command(options.python, "worker"), *arguments, "--name", "$NAME"),
+        ],
         env={**thread_environment(request.cpus, request.slots), **request.env},
         certificate=keys[0],
         gpus=request.gpus,
+        spot=options.spot,
     )
     labels = {
         **request.labels,
