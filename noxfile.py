@@ -89,10 +89,11 @@ nox.options.sessions = [
     "types",
     "docs",
     f"tests-{HERE}",
-    # Without those that take longer than the rest together may: run them by name.
     *(f"systems-{HERE}({system})" for system in SYSTEMS if system in ("containers", "slurm")),
     "integration",
-    "minimums",
+    # Last, because `.ci/run` builds its programs meanwhile. The other systems, and `minimums`, would make a run longer
+    # than an hour: the workflows run them, and whoever changes what they test does by name.
+    f"systems-{HERE}(kubernetes)",
 ]
 
 
@@ -300,7 +301,7 @@ def _install_system(session: nox.Session, system: str) -> None:
     _install(session, SYSTEMS[system], *_examples(), *brought_up_with, group="test")
 
 
-@nox.session(python=SUPPORTED[0], requires=["wheels"], reuse_venv=False)
+@nox.session(python=SUPPORTED[0], requires=["wheels"], default=False, reuse_venv=False)
 def minimums(session: nox.Session) -> None:
     """Test the core and the providers that run on the oldest dependencies that they accept."""
     _install(session, group="installer")
