@@ -35,6 +35,8 @@ class Conditions:
         How many more instances a zone has; any number where it is not named.
     cpu_quota : int
         vCPUs that the region's instances may have together.
+    quotas : dict of str to int
+        What other quotas of the region, and of the project, allow that are not as large as this one.
     booting : float
         Seconds from the creation of instances to their start.
     is_stub : bool
@@ -47,6 +49,7 @@ class Conditions:
 
     stock: dict[str, int] = field(default_factory=dict)
     cpu_quota: int = 2000
+    quotas: dict[str, int] = field(default_factory=dict)
     booting: float = 0.1
     is_stub: bool = False
     images: dict[str, Image] = field(default_factory=dict)

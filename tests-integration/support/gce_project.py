@@ -272,14 +272,20 @@ class GceProject:
     def _get_region(self, request: Request) -> Mapping[str, Any]:
         if request.name not in self.catalogue.regions:
             raise _not_found(f"projects/{PROJECT}/regions/{request.name}")
-        metrics = ("CPUS", "N2_CPUS", "N2D_CPUS", "C2_CPUS", "PREEMPTIBLE_CPUS", "IN_USE_ADDRESSES")
+        metrics = (
+            *("CPUS", "N2_CPUS", "N2D_CPUS", "C2_CPUS", "PREEMPTIBLE_CPUS"),
+            *("INSTANCES", "IN_USE_ADDRESSES", "SSD_TOTAL_GB"),
+        )
         zones = [z for z in self.catalogue.zones if gce_rules.region_of(z) == request.name]
         links = [f"{BASE}projects/{PROJECT}/zones/{zone}" for zone in zones]
         return {"name": request.name, "zones": links, "quotas": self._quotas(*metrics)}
 
     def _quotas(self, *metrics: str) -> list[dict[str, Any]]:
-        limit, usage = float(self.conditions.cpu_quota), float(self._instances.cpus)
-        return [{"metric": metric, "limit": limit, "usage": usage} for metric in metrics]
+        limits = dict.fromkeys(metrics, self.conditions.cpu_quota) | self.conditions.quotas
+        usage = float(self._instances.cpus)
+        return [
+            {"metric": metric, "limit": float(limits[metric]), "usage": usage} for metric in metrics
+        ]
 
     def _bulk_insert(self, request: Request) -> Mapping[str, Any]:
         request_id = request.query.get("requestId")

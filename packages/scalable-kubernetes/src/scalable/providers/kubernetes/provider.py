@@ -13,6 +13,7 @@ from scalable.costing import CostEstimate
 from scalable.errors import did_you_mean
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
+from scalable.planning import most_expensive_plan
 from scalable.providers.base import (
     Artifact,
     CheckResult,
@@ -112,7 +113,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
 
         options = self.parse_options(spec)
         requests = _worker_requests(spec, options)
-        counts = self.plan_scale(spec).workers_by_tag
+        counts = most_expensive_plan(spec, self, self.plan_scale(spec)).workers_by_tag
         plan = {tag: (request, counts.get(tag, 0)) for tag, request in requests.items()}
         return _ask(options, lambda api: preflight(api, options, plan))
 

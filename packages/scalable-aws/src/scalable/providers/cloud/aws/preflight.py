@@ -56,7 +56,7 @@ async def preflight(
     machines : mapping of str to str
         The type of instance of each group; empty with Fargate.
     counts : mapping of str to int
-        How many a run starts with.
+        How many a run has at most.
     """
     first = await _check_credentials(api)
     if not first.ok:

@@ -12,6 +12,7 @@ from scalable.cluster.port import Backend, Leftover
 from scalable.costing import CostEstimate
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
+from scalable.planning import most_expensive_plan
 from scalable.providers.base import (
     Artifact,
     CheckResult,
@@ -177,7 +178,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         options = self.parse_options(spec)
         requests = _worker_requests(spec, options)
         machines = {} if options.cluster_type == "fargate" else _machines(options, requests)
-        counts = self.plan_scale(spec).workers_by_tag
+        counts = most_expensive_plan(spec, self, self.plan_scale(spec)).workers_by_tag
         image = scheduler_image(spec, options.image)
         return _ask(options, lambda api: preflight(api, options, image, requests, machines, counts))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import ipaddress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from scalable.errors import NativeTimeoutError, ProviderNotSetUpError
 from scalable.providers.base import CheckResult
 from scalable.providers.cloud.gcp.api import GceApi, GceError, GceUnreachableError
 from scalable.providers.cloud.gcp.instances import PORT, boot_image, subnetwork
+from scalable.providers.cloud.gcp.machines import machine_named
 from scalable.providers.cloud.gcp.refusals import explain_refusal
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ async def preflight(
     requests: Mapping[str, WorkerRequest],
     counts: Mapping[str, int],
 ) -> list[CheckResult]:
-    """Check credentials, project, zones, machine types, machine image, subnetwork, firewall, and the quota of vCPUs.
+    """Check credentials, project, zones, machine types, machine image, subnetwork, firewall and quotas.
 
     Parameters
     ----------
@@ -36,7 +39,7 @@ async def preflight(
     requests : mapping of str to WorkerRequest
         The workers of each group, by tag.
     counts : mapping of str to int
-        How many a run starts with.
+        How many a run has at most.
     """
     first = await _check_credentials(api)
     if not first.ok:
@@ -97,9 +100,9 @@ async def _check_zones(api: GceApi, options: GCPOptions) -> CheckResult:
     return CheckResult("zones", True, ", ".join(options.own_zones))
 
 
-def _near(name: str, names: Sequence[str]) -> str:
+def _near(name: str, names: Sequence[str], otherwise: str = "correct it") -> str:
     found = difflib.get_close_matches(name, names, 3)
-    return f"did you mean {' or '.join(found)}?" if found else "correct it"
+    return f"did you mean {' or '.join(found)}?" if found else otherwise
 
 
 async def _check_machine(
@@ -124,7 +127,8 @@ async def _check_machine(
             return CheckResult(name, False, detail, "choose a larger machine_type")
     if not there:
         detail = f"{kind} is not offered in {', '.join(zones)}"
-        return CheckResult(name, False, detail, "choose another machine_type, or other zones")
+        offered = [each.name for each in await api.call("MachineTypes", "list", zone=zones[0])]
+        return CheckResult(name, False, detail, _near(kind, offered, "choose other zones"))
     return CheckResult(name, True, f"{kind} is offered in {', '.join(there)}")
 
 
@@ -156,23 +160,34 @@ async def _check_subnetwork(api: GceApi, options: GCPOptions) -> CheckResult:
 
 
 async def _check_firewall(api: GceApi, options: GCPOptions) -> CheckResult:
+    """Find a rule that lets clients in. Clients in the network have private addresses, as have the workers."""
     project = options.network_project or api.project
     network = options.network.rpartition("/")[2]
-    rules = await api.call("Firewalls", "list", project=project)
-    for rule in rules:
-        if (
-            rule.network.rpartition("/")[2] == network
-            and rule.direction == "INGRESS"
-            and not rule.disabled
-            and any(_lets_in(each) for each in rule.allowed)
-        ):
-            detail = f"rule {rule.name} lets tcp:{PORT} in from {', '.join(rule.source_ranges) or 'some machines'}"
-            return CheckResult("firewall", True, detail)
+    rules = [
+        rule
+        for rule in await api.call("Firewalls", "list", project=project)
+        if rule.network.rpartition("/")[2] == network
+        and rule.direction == "INGRESS"
+        and not rule.disabled
+        and any(_lets_in(each) for each in rule.allowed)
+    ]
     command = (
         f"gcloud compute firewall-rules create scalable --project {project} --network {network} "
         f"--allow tcp:{PORT} --target-tags scalable --source-ranges YOUR_ADDRESS/32"
     )
-    return CheckResult("firewall", False, f"no rule lets tcp:{PORT} in", f"run `{command}`")
+    if not rules:
+        return CheckResult("firewall", False, f"no rule lets tcp:{PORT} in", f"run `{command}`")
+    # Of several, one that lets the most in.
+    rule = max(rules, key=lambda each: any(map(_is_public, each.source_ranges)))
+    detail = f"rule {rule.name} lets tcp:{PORT} in from {', '.join(rule.source_ranges) or 'some machines'}"
+    if options.external_ips and not any(map(_is_public, rule.source_ranges)):
+        remedy = f"for a client outside of the network, run `{command}`"
+        return CheckResult("firewall", None, f"{detail} alone", remedy)
+    return CheckResult("firewall", True, detail)
+
+
+def _is_public(addresses: str) -> bool:
+    return not ipaddress.ip_network(addresses, strict=False).is_private
 
 
 def _lets_in(allowed: object) -> bool:
@@ -189,22 +204,45 @@ async def _check_quota(
     requests: Mapping[str, WorkerRequest],
     counts: Mapping[str, int],
 ) -> CheckResult:
-    """Compare vCPUs with the quotas of the region that have one for the series."""
+    """Compare what a run has at most with the quotas of the region that there are for it."""
     region = await api.call("Regions", "get", region=options.own_region)
     quotas = {each.metric: each for each in region.quotas}
-    wanted: dict[str, int] = {}
-    for tag, request in requests.items():
-        own = f"{request.machine.series.upper()}_CPUS"
-        metric = "PREEMPTIBLE_CPUS" if options.spot else own if own in quotas else "CPUS"
-        vcpus = counts.get(tag, 0) * (request.machine.vcpus or 0)
-        wanted[metric] = wanted.get(metric, 0) + vcpus
-    details = []
-    for metric, n in wanted.items():
-        if metric not in quotas:
-            continue
-        free = int(quotas[metric].limit - quotas[metric].usage)
-        details.append(f"{n} of {metric} are wanted, and {free} are free")
-        if n > free:
-            remedy = "ask for a larger quota in the console (IAM & Admin, Quotas), or start fewer workers"
-            return CheckResult("quota", False, details[-1], remedy)
-    return CheckResult("quota", True if details else None, "; ".join(details) or "not known")
+    wanted = _wanted(options, requests, counts, {*quotas})
+    free = {metric: int(quotas[metric].limit - quotas[metric].usage) for metric in wanted}
+    short = [metric for metric, n in wanted.items() if n > free[metric]]
+    told = short or wanted
+    detail = "; ".join(f"{wanted[m]} of {m} are wanted, and {free[m]} are free" for m in told)
+    if short:
+        remedy = (
+            "ask for a larger quota in the console (IAM & Admin, Quotas), or start fewer workers"
+        )
+        return CheckResult("quota", False, detail, remedy)
+    return CheckResult("quota", True if wanted else None, detail or "not known")
+
+
+def _wanted(
+    options: GCPOptions,
+    requests: Mapping[str, WorkerRequest],
+    counts: Mapping[str, int],
+    metrics: Set[str],
+) -> dict[str, int]:
+    """Return what scheduler and workers take of each quota.
+
+    A series may have one of its own for vCPUs: https://cloud.google.com/compute/resource-usage.
+    """
+    scheduler = machine_named(options.scheduler_machine_type)
+    machines = [(scheduler, 1, False)]
+    machines += [(each.machine, counts.get(t, 0), options.spot) for t, each in requests.items()]
+    wanted: Counter[str] = Counter()
+    for machine, n, spot in machines:
+        own = f"{machine.series.upper()}_CPUS"
+        metric = own if own in metrics else "CPUS"
+        if spot and "PREEMPTIBLE_CPUS" in metrics:
+            metric = "PREEMPTIBLE_CPUS"
+        wanted[metric] += n * (machine.vcpus or 0)
+    total = sum(n for _, n, _ in machines)
+    wanted["INSTANCES"] = total
+    wanted["SSD_TOTAL_GB"] = total * options.disk_gb  # pd-balanced counts among them
+    if options.external_ips:
+        wanted["IN_USE_ADDRESSES"] = total
+    return {metric: n for metric, n in wanted.items() if metric in metrics}

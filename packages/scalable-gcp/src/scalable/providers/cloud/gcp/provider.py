@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from scalable.cluster.port import Backend, Leftover
 from scalable.costing import CostEstimate
 from scalable.manifest.issues import ValidationIssue
+from scalable.planning import most_expensive_plan
 from scalable.providers.base import (
     Artifact,
     CheckResult,
@@ -108,7 +109,7 @@ class GCPProvider(BaseProvider[GCPOptions]):
 
         options = self.parse_options(spec)
         requests = _requests(spec, options, "")
-        counts = self.plan_scale(spec).workers_by_tag
+        counts = most_expensive_plan(spec, self, self.plan_scale(spec)).workers_by_tag
         return _ask(options, lambda api: preflight(api, options, requests, counts))
 
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
