@@ -1,13 +1,19 @@
-"""What the climate ensemble gives, computed without a cluster."""
+"""What the climate ensemble gives on a cluster, and computed without one."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["SAMPLES", "compute"]
+import pytest
+import yaml
+
+__all__ = ["SAMPLES", "check_on", "compute"]
 
 SAMPLES = 12
 """Climates in each scenario."""
@@ -44,3 +50,36 @@ def compute(ensemble: Path, directory: Path) -> tuple[str, bytes]:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, (directory / "expected.png").read_bytes()
+
+
+def check_on(target: Mapping[str, Any], directory: Path) -> None:
+    """Run the example by ``scalable run``, and compare its result with that of one process.
+
+    Parameters
+    ----------
+    target : mapping
+        The target, with the name of its provider.
+    directory : Path
+        For its files.
+    """
+    pytest.importorskip("fair", reason="examples/climate-ensemble/requirements.txt")
+    ensemble = Path(__file__).parents[2] / "examples/climate-ensemble"
+    document = yaml.safe_load((ensemble / "scalable.yaml").read_text(encoding="utf-8"))
+    document["targets"] = {"cloud": {**target, "workers": {"fair": 2, "analysis": 1}}}
+    manifest = directory / "scalable.yaml"
+    manifest.write_text(yaml.safe_dump(document), encoding="utf-8")
+    table, chart = compute(ensemble, directory)
+    done = subprocess.run(
+        [
+            *(Path(sysconfig.get_path("scripts"), "scalable"), "run", manifest),
+            *("--workflow", ensemble / "workflow.py"),
+            *("--", "--samples", f"{SAMPLES}", "--out", "chart.png"),
+        ],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert table in done.stdout
+    assert (directory / "chart.png").read_bytes() == chart
