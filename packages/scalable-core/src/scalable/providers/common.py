@@ -330,14 +330,14 @@ def _with_owners(issues: Iterable[ValidationIssue], name: str) -> Iterator[Valid
     """Add to each unknown option which installed providers know it."""
     for issue in issues:
         path = parse_path(issue.path)
-        if issue.message == "unknown key" and len(path) == 3 and path[0] == "targets":
-            if owners := _owners(str(path[-1]), name):
-                listed = " and ".join(owners)
-                issue = replace(
-                    issue,
-                    message=f"unknown key: {name!r} has no such option, {listed} has; remove it",
-                )
-        yield issue
+        is_option = len(path) == 3 and path[0] == "targets"
+        if not is_option or issue.message != "unknown key":
+            yield issue
+        elif owners := _owners(str(path[-1]), name):
+            why = f"{name!r} has no such option, {' and '.join(owners)} has; remove it"
+            yield replace(issue, message=f"unknown key: {why}")
+        else:
+            yield issue
 
 
 def _owners(option: str, other_than: str) -> list[str]:

@@ -104,11 +104,11 @@ def _describe(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None]
 
 
 def _is_python(text: str) -> bool:
-    """Return whether a text that is no manifest is a Python program.
+    r"""Return whether a text that is no manifest is a Python program.
 
     Examples
     --------
-    >>> _is_python("import sys\\nprint(sys.argv)\\n"), _is_python("version: 1\\nproject\\n"), _is_python("climate")
+    >>> _is_python("import sys\nprint(sys.argv)\n"), _is_python("version: 1\nproject\n"), _is_python("climate")
     (True, False, False)
     """
     if not re.search(r"^(from|import|def|class|with|if|for|print\()", text, re.MULTILINE):
