@@ -492,12 +492,23 @@ class ClusterClosedError(ClusterError):
 
 
 class LeftoverError(ClusterError):
-    """Something that belongs to the cluster could not be removed at close."""
+    """Something that belongs to the cluster could not be removed at close.
 
-    def __init__(self, cluster: str, leftovers: Sequence[Leftover]) -> None:
-        self.cluster, self.leftovers = cluster, tuple(leftovers)
+    Attributes
+    ----------
+    cluster : str
+        The cluster's name.
+    leftovers : tuple of Leftover
+        What is left, and why.
+    command : str
+        The command that removes it later; empty if there is none.
+    """
+
+    def __init__(self, cluster: str, leftovers: Sequence[Leftover], command: str = "") -> None:
+        self.cluster, self.leftovers, self.command = cluster, tuple(leftovers), command
         listed = "; ".join(str(leftover) for leftover in self.leftovers)
-        super().__init__(f"cluster {cluster!r} left behind: {listed}")
+        remedy = f"; later, remove it with: {command}" if command else ""
+        super().__init__(f"cluster {cluster!r} left behind: {listed}{remedy}")
 
 
 class SubmitError(ScalableError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -84,13 +85,14 @@ def run(
 ) -> None:
     """Run a workflow on a target of MANIFEST.
 
-    Validates, plans and checks limits before anything is started; then starts the workers, runs the script as Python
-    would, removes the workers whatever happens, and exits with the script's own status. ScalableSession.from_yaml()
-    returns the running session in the script. Progress goes to stderr. Stdout is for the script's output, or with
+    Validates, plans and checks limits, then runs the script as Python would. ScalableSession.from_yaml() returns the
+    run's session in it, and nothing is started before the script needs workers. They are removed whatever happens, and
+    the exit status is the script's own. Progress goes to stderr. Stdout is for the script's output, or with
     --json for the record of the run, which is also kept in .scalable/runs.
     """
     from scalable.planning import check_limits
-    from scalable.session import ScalableSession, set_current_session
+    from scalable.session import ScalableSession
+    from scalable.session.ending import RunEnd
 
     code = _compile(workflow)
     session = ScalableSession.from_yaml(
@@ -105,33 +107,13 @@ def run(
     record = _begin_record(session, plan, workflow, arguments)
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     removed = False
-    try:
-        if not debug:
-            _silence_dask(context)
-        with _redirect_stdout() if as_json and sys.stdout else nullcontext():
-            if inside is not None:
-                outcome = Outcome(run_inside(session, inside, click.echo))
-            else:
-                with nullcontext() if quiet else _progress(session):
-                    session.start()
-                    with set_current_session(session):
-                        outcome = run_script(code, workflow, arguments)
-            _show_error(outcome, debug=debug)
-            removed = outcome.code == 0
-    except Exception as error:  # noqa: BLE001 - of the start; the script's own is its outcome
-        outcome = Outcome(exit_status(error), error)
-        failure = report_error(error, as_json=False, debug=debug)
-        Failure(session.manifest.redact(failure.message), outcome.code).show()
-    except KeyboardInterrupt as error:  # while it starts
-        outcome = Outcome(exit_status(error), error)
-        _show_error(outcome, debug=debug)
-    except BaseException as error:
-        outcome = Outcome(exit_status(error), error)
-        raise
-    finally:
+
+    def finish() -> None:
+        nonlocal outcome
+        session.note_signals(end.received)
         outcome = _close(session, outcome)
-        removed = session.everything_removed if inside is None else removed
-        _finish_record(outcome, record, session, everything_removed=removed)
+        everything_removed = session.everything_removed if inside is None else removed
+        _finish_record(outcome, record, session, everything_removed=everything_removed)
         if as_json:
             click.echo(record.to_json(), nl=False)
         elif not quiet:
@@ -139,7 +121,55 @@ def run(
             print_status(
                 f"{_describe_exit(outcome.code)} after {seconds:.1f} s; record in {record.directory}"
             )
+
+    def end_now(number: int) -> None:
+        nonlocal outcome
+        print_status(f"the workflow goes on after {signal.Signals(number).name}; ending it")
+        outcome = Outcome(128 + number, KeyboardInterrupt())
+        finish()
+        sys.stdout.flush()
+        os._exit(outcome.code)
+
+    end = RunEnd(end_now)
+    with end.watching():
+        try:
+            if not debug:
+                _silence_dask(context)
+            with _redirect_stdout() if as_json and sys.stdout else nullcontext(), end.workflow():
+                if inside is not None:
+                    outcome = Outcome(run_inside(session, inside, click.echo))
+                else:
+                    with nullcontext() if quiet else _progress(session), _offered(session):
+                        outcome = run_script(code, workflow, arguments)
+            removed = outcome.code == 0
+            _show_error(outcome, session, debug=debug)
+        except Exception as error:  # noqa: BLE001 - of --in-cluster; the script's own is its outcome
+            outcome = Outcome(exit_status(error), error)
+            _show_failure(error, session, debug=debug)
+        except KeyboardInterrupt as error:
+            outcome = Outcome(exit_status(error), error)
+            _show_error(outcome, session, debug=debug)
+        except BaseException as error:
+            outcome = Outcome(exit_status(error), error)
+            raise
+        finally:
+            finish()
     context.exit(outcome.code)
+
+
+@contextmanager
+def _offered(session: ScalableSession) -> Iterator[None]:
+    """Offer a session to the script, which starts it at its first need of workers: as a session or Dask's client."""
+    from scalable.cluster.dask_internals import when_client_is_missing
+    from scalable.session import set_current_session, signals
+
+    def start() -> None:
+        if session.is_new:
+            session.start()
+
+    with set_current_session(session), when_client_is_missing(start):
+        signals.register(session.close)
+        yield
 
 
 @contextmanager
@@ -165,6 +195,12 @@ def _silence_dask(context: click.Context) -> None:
 
 
 def _compile(workflow: Path) -> CodeType:
+    if workflow.suffix in (".yaml", ".yml"):
+        raise Failure(
+            f"{workflow} is a manifest, not a Python program; a run takes both, each in its place: "
+            f"`scalable run {workflow} --workflow workflow.py`",
+            USAGE,
+        )
     try:
         return compile_script(workflow)
     except (SyntaxError, ValueError) as error:
@@ -221,8 +257,8 @@ def _progress(session: ScalableSession) -> Iterator[None]:
         yield
 
 
-def _show_error(outcome: Outcome, *, debug: bool) -> None:
-    """Show the error that ended the script: wrong use of Scalable as one line, anything else as Python would."""
+def _show_error(outcome: Outcome, session: ScalableSession, *, debug: bool) -> None:
+    """Show the error that ended the script: one of Scalable's own as a line, anything else as Python would."""
     error = outcome.error
     if error is None:
         return
@@ -230,10 +266,26 @@ def _show_error(outcome: Outcome, *, debug: bool) -> None:
         trim_tracebacks(error)
     if isinstance(error, KeyboardInterrupt):
         print_status("interrupted; closing the cluster")
+        _print_notes(error, session)
+    elif isinstance(error, Exception) and error is session.start_error:
+        _show_failure(error, session, debug=debug)
     elif outcome.code == USAGE and not debug:
         print_problem(str(error), where=_last_location(error.__traceback__))
+        _print_notes(error, session)
     else:
         sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _show_failure(error: Exception, session: ScalableSession, *, debug: bool) -> None:
+    """Show an error of Scalable's own, in lines without values of the environment."""
+    failure = report_error(error, as_json=False, debug=debug)
+    Failure(session.manifest.redact(failure.message), failure.exit_code).show()
+    _print_notes(error, session)
+
+
+def _print_notes(error: BaseException, session: ScalableSession) -> None:
+    for note in getattr(error, "__notes__", ()):
+        print_problem(session.manifest.redact(note))
 
 
 def _last_location(tb: TracebackType | None) -> str:

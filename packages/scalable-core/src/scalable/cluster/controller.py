@@ -102,6 +102,7 @@ class GroupController:
         self.clock = clock
         self.events = current_log()
         self.closed = False
+        self.closing = ClosingSteps(self.pace.close_timeout)
         self.statuses: Mapping[str, GroupStatus] = {}
         self._native = NativeCalls(
             backend,
@@ -457,7 +458,7 @@ class GroupController:
         """
         self.closed = True
         self._wake.set()
-        steps = ClosingSteps(self.pace.close_timeout)
+        steps = self.closing
         if self._loop_task is not None:
             await steps.run("the turn under way", self._loop_task)
         # The units of a launch that is still under way must not be missed.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,10 +13,11 @@ from enum import Enum, auto
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from scalable.errors import (
     IncompleteClusterError,
+    LeftoverError,
     ManifestSchemaError,
     ProviderError,
     ScalableError,
@@ -104,6 +108,8 @@ class ScalableSession:
         self._client: ScalableClient | None = None
         self._modules: UserModules | None = None
         self._everything_removed = False
+        self._signals_before_close = 0
+        self._start_error: BaseException | None = None
 
     @cached_property
     def _log(self) -> EventLog:
@@ -249,6 +255,7 @@ class ScalableSession:
             try:
                 self._start()
             except BaseException as error:
+                self._start_error = error
                 self._close_after(error)
                 raise
         return self.client
@@ -314,6 +321,8 @@ class ScalableSession:
     @property
     def _open_handle(self) -> ClusterHandle:
         self._raise_if_in(_State.CLOSED)
+        if self._state is _State.NEW and current_session() is self:
+            self.start()  # the workflow of `scalable run` needs workers for the first time
         if self._handle is None:
             raise SessionError("the session is not started; call start(), or enter it with `with`")
         return self._handle
@@ -338,6 +347,20 @@ class ScalableSession:
     def closed(self) -> bool:
         """Whether the session is closed or closing."""
         return self._state is _State.CLOSED
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the start has not begun."""
+        return self._state is _State.NEW
+
+    def note_signals(self, received: int) -> None:
+        """Take into account that so many signals have asked for the end before `close` is called."""
+        self._signals_before_close = received
+
+    @property
+    def start_error(self) -> BaseException | None:
+        """The error that ended the start, if one did."""
+        return self._start_error
 
     @property
     def everything_removed(self) -> bool:
@@ -471,19 +494,54 @@ class ScalableSession:
     def close(self) -> None:
         """Close the client and remove the cluster with everything that belongs to it.
 
-        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP are deferred until it is done. In a fork of the
-        process that created the session, the cluster stays as it is.
+        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP are deferred until it is done; a second Ctrl-C or
+        SIGTERM lets it hurry, and a third one ends the process. In a fork of the process that created the session,
+        the cluster stays as it is.
 
         Raises
         ------
         LeftoverError
             Something could not be removed; the error names it.
         """
+        # The first one has come already, if it is what closes the session.
+        first = sys.exc_info()[0] in (KeyboardInterrupt, SystemExit)
+        received = max(self._signals_before_close, int(first))
+
+        def hurry(number: int) -> None:
+            nonlocal received
+            received += number != signal.SIGHUP
+            if received == 2:
+                self._say("closing in a hurry; once more ends this process at once")
+                if self._handle is not None:
+                    getattr(self._handle.backend, "hurry", lambda: None)()
+            elif received > 2:
+                self._end_process(number)
+
         try:
-            with signals.deferred_signals():
+            with signals.deferred_signals(hurry):
                 self._close()
         finally:
             signals.unregister(self.close)
+
+    def _end_process(self, number: int) -> NoReturn:
+        """End the process at once, saying what may be left."""
+        name = getattr(getattr(self._handle, "backend", None), "name", "")
+        if name:
+            remedy = f"; remove it with: {command}" if (command := self._reap_command()) else ""
+            self._say(f"cluster {name!r} was not closed, and what belongs to it may be left{remedy}")
+        os._exit(128 + number)
+
+    def _say(self, text: str) -> None:
+        print(f"scalable: {self.manifest.redact(text)}", file=sys.stderr, flush=True)
+
+    def _reap_command(self) -> str:
+        """Return the command that removes what a close has left; empty if the provider cannot."""
+        from scalable.providers.base import Reaps
+
+        if not isinstance(self.provider, Reaps) or self._manifest_path is None:
+            return ""
+        where = ["--manifest", str(self._manifest_path), "--target", self.target]
+        return shlex.join(["scalable", "reap", *where])
 
     def _close(self) -> None:
         with self._lock:
@@ -497,7 +555,12 @@ class ScalableSession:
                 self._client.close()
         finally:
             if self._handle is not None:
-                self.provider.close(self._handle)
+                try:
+                    self.provider.close(self._handle)
+                except LeftoverError as error:
+                    if error.command or not (command := self._reap_command()):
+                        raise
+                    raise LeftoverError(error.cluster, error.leftovers, command) from None
             self._everything_removed = True
 
     def _close_after(self, error: BaseException) -> None:
@@ -506,6 +569,8 @@ class ScalableSession:
             self.close()
         except ScalableError as close_error:
             error.add_note(str(close_error))
+            for note in getattr(close_error, "__notes__", ()):
+                error.add_note(note)
 
     def __enter__(self) -> ScalableClient:
         return self.start()
