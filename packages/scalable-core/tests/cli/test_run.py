@@ -42,6 +42,27 @@ with ScalableSession.from_yaml() as client:
         print(sum(client.gather(client.map(double, range(10), task="simulate"))))
     elif how == "wait":
         time.sleep(120)
+    elif how == "drop":
+        while True:
+            try:
+                time.sleep(0.01)
+            except:
+                pass
+    elif how == "finalizers":
+        class Slow:
+            def __del__(self):
+                for _ in range(20_000):
+                    pass
+        while True:
+            Slow()
+    elif how == "clean up":
+        try:
+            print("ready", flush=True)
+            time.sleep(120)
+        except BaseException as error:
+            time.sleep(2)
+            print("cleaned up", type(error).__name__, flush=True)
+            raise
     elif how == "exit":
         sys.exit(int(rest[0]))
     elif how == "task":
@@ -437,6 +458,81 @@ def test_a_signal_while_it_starts_leaves_no_process(
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith(f"scalable: ended with exit status {status}")
     assert record(project)["exit_status"] == status
+
+
+@pytest.mark.parametrize("how", ["drop", "finalizers"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_workflow_that_drops_its_exception(
+    process: Start, project: Path, gone: Gone, number: int, status: int, how: str
+) -> None:
+    running = process("--", how)
+    assert running.stdout is not None
+    workers = pids(running.stdout.readline())
+
+    running.send_signal(number)
+    _, stderr = running.communicate(timeout=90)
+
+    assert running.returncode == status
+    assert gone(workers)
+    assert "Exception ignored" not in stderr
+    assert record(project)["exit_status"] == status
+    assert record(project)["everything_removed"]
+
+
+def test_a_workflow_may_take_its_time_to_clean_up(process: Start, gone: Gone) -> None:
+    running = process("--", "clean up")
+    assert running.stdout is not None
+    workers = pids(running.stdout.readline())
+    assert running.stdout.readline() == "ready\n"
+
+    running.send_signal(signal.SIGINT)
+    stdout, _ = running.communicate(timeout=60)
+
+    assert (running.returncode, stdout) == (130, "cleaned up KeyboardInterrupt\n")
+    assert gone(workers)
+
+
+def test_a_workflow_that_needs_no_workers_starts_none(scalable: Scalable, project: Path) -> None:
+    (project / "workflow.py").write_text(
+        "import argparse\nargparse.ArgumentParser().parse_args()\n"
+    )
+
+    fine, wrong = (
+        scalable("run", "-w", "workflow.py"),
+        scalable("run", "-w", "workflow.py", "--", "x"),
+    )
+
+    assert (fine.returncode, wrong.returncode) == (0, 2)
+    assert "unrecognized arguments: x" in wrong.stderr
+    documents = [json.loads(p.read_text()) for p in (project / ".scalable/runs").glob("*/*.json")]
+    assert [each["events"] for each in documents] == [[], []]
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        "import dask\nprint(dask.delayed(sum)([1, 2]).compute())\nprint(*session.groups)",
+        "from distributed import get_client\nprint(get_client().submit(sum, [1, 2]).result())\nprint(*session.groups)",
+        "print(session.client.submit(sum, [1, 2]).result())\nprint(*session.groups)",
+        "session.cluster.wait_for_group('fair')\nprint(3)\nprint(*session.groups)",
+    ],
+)
+def test_whatever_needs_workers_first_starts_them(
+    scalable: Scalable, project: Path, workflow: str
+) -> None:
+    head = "from scalable.session import ScalableSession\nsession = ScalableSession.from_yaml()\n"
+    (project / "workflow.py").write_text(head + workflow)
+
+    assert scalable("run", "-q", "-w", "workflow.py").stdout.splitlines() == ["3", "fair gcam"]
+
+
+def test_manifest_and_workflow_in_each_others_place(scalable: Scalable) -> None:
+    swapped = scalable("run", "workflow.py", "-w", "scalable.yaml")
+    alone = scalable("run", "workflow.py", "-w", "workflow.py")
+
+    assert (swapped.returncode, alone.returncode) == (2, 2)
+    assert "scalable.yaml is a manifest" in swapped.stderr
+    assert "workflow.py:1:1: error: this is a Python program" in alone.stderr
 
 
 def test_ctrl_c_on_a_terminal_reaches_all_and_leaves_nothing(

@@ -63,7 +63,12 @@ class RunEnd:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         signals.mark_handled()
-        if signals.was_raised_again(number):
+        again = signals.was_raised_again(number)
+        self.received += not again and number != signal.SIGHUP
+        if signals.is_inside_hook(frame):
+            signals.raise_again(number)  # an exception would be lost here, too
+            return
+        if again:
             if not self._in_workflow:
                 return
             if self._is_handled():
@@ -75,8 +80,6 @@ class RunEnd:
                 self._dropped += 1
             if self._dropped >= MAX_DROPPED:
                 self._end_now(number)
-        else:
-            self.received += number != signal.SIGHUP
         error: BaseException = (
             KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         )

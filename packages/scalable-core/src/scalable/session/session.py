@@ -528,7 +528,9 @@ class ScalableSession:
         name = getattr(getattr(self._handle, "backend", None), "name", "")
         if name:
             remedy = f"; remove it with: {command}" if (command := self._reap_command()) else ""
-            self._say(f"cluster {name!r} was not closed, and what belongs to it may be left{remedy}")
+            self._say(
+                f"cluster {name!r} was not closed, and what belongs to it may be left{remedy}"
+            )
         os._exit(128 + number)
 
     def _say(self, text: str) -> None:

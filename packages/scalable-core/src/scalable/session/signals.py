@@ -21,7 +21,17 @@ from typing import Any
 
 from scalable.session.forwarder import SignalForwarder
 
-__all__ = ["END_SIGNALS", "deferred_signals", "handled_by", "mark_handled", "raise_again", "register", "unregister", "was_raised_again"]
+__all__ = [
+    "END_SIGNALS",
+    "deferred_signals",
+    "handled_by",
+    "is_inside_hook",
+    "mark_handled",
+    "raise_again",
+    "register",
+    "unregister",
+    "was_raised_again",
+]
 
 _TERMINATION_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -137,6 +147,15 @@ def _catch_lost(unraisable: Any) -> None:
         _previous_hook(unraisable)
 
 
+def is_inside_hook(frame: FrameType | None) -> bool:
+    """Return whether a frame is one of what raises lost exceptions again, or is called by it."""
+    while frame is not None:
+        if frame.f_code is _catch_lost.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _signal_of(error: BaseException | None) -> int | None:
     if isinstance(error, KeyboardInterrupt):
         return signal.SIGINT
@@ -187,6 +206,9 @@ def mark_handled() -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     mark_handled()
     was_raised_again(number)
+    if is_inside_hook(frame):
+        raise_again(number)  # an exception would be lost here, too
+        return
     previous = _previous[number]
     if callable(previous):
         try:
