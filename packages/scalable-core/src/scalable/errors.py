@@ -21,6 +21,7 @@ The tree::
     │   ├── LaunchError                          a launch failed, but may succeed later
     │   │   └── LaunchRefusedError               a launch was refused, and always will be
     │   ├── NativeTimeoutError (TimeoutError)    the native system did not answer a call in time
+    │   ├── DaskConfigurationError               the scheduler did not start with Dask's configuration
     │   ├── SchedulerStartError                  the scheduler did not start
     │   ├── SchedulerLostError                   the scheduler is gone, and every task with it
     │   ├── MissingKeysError (TypeError)         a client has no keys for a scheduler under TLS
@@ -59,6 +60,7 @@ __all__ = [
     "AmbiguousScaleError",
     "ClusterClosedError",
     "ClusterError",
+    "DaskConfigurationError",
     "GroupFailedError",
     "GroupTimeoutError",
     "IncompleteClusterError",
@@ -315,6 +317,25 @@ class NativeTimeoutError(ClusterError, TimeoutError):
 
 class LaunchRefusedError(LaunchError):
     """A launch was refused, and the same launch would be refused again."""
+
+
+class DaskConfigurationError(ClusterError):
+    """The scheduler did not start, and Dask's configuration of this user or site may be why.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        What that configuration sets, the likeliest cause first.
+    """
+
+    def __init__(self, keys: Iterable[str], cause: BaseException | str) -> None:
+        self.keys = tuple(keys)
+        self.cause = cause if isinstance(cause, str) else " ".join(describe_error(cause).split())
+        super().__init__(
+            f"the scheduler did not start: {self.cause}; Dask's configuration here sets {', '.join(self.keys)}: "
+            "check it in the files that `python -c 'import dask.config; print(dask.config.paths)'` lists, "
+            "and in variables that begin with DASK_"
+        )
 
 
 class SchedulerStartError(ClusterError):

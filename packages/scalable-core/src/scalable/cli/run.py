@@ -19,6 +19,7 @@ from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, report_er
 from scalable.cli.inside import run_inside, submission
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
 from scalable.cli.output import print_problem, print_status, print_warnings
+from scalable.cli.plan import describe
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
 from scalable.cli.script import (
     Outcome,
@@ -69,6 +70,7 @@ class _WithArguments(click.Command):
     is_flag=True,
     help="Run the workflow at the target too, beside the scheduler: it needs no connection to this machine.",
 )
+@click.option("--dry-run", is_flag=True, help="Show the plan, and run nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only problems, no progress.")
 @json_option
 @debug_option
@@ -80,6 +82,7 @@ def run(
     overlay: str | None,
     workflow: Path,
     in_cluster: bool,
+    dry_run: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -102,6 +105,9 @@ def run(
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
     _check_requested_target(context, workflow, session)
+    if dry_run:
+        click.echo(plan.to_json() if as_json else describe(plan), nl=not as_json)
+        return
     arguments = context.meta[_ARGUMENTS]
     inside = submission(session, workflow, arguments) if in_cluster else None
     record = _begin_record(session, plan, workflow, arguments)

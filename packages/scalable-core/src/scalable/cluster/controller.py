@@ -488,6 +488,11 @@ class GroupController:
             group.requests.clear()
             group.wanted, group.range = 0, None
         await self._publish()
+        if not (units or unknown or launched or any(g.created for g in self.groups.values())):
+            # Nothing was ever launched: that this cannot be asked of the native system is no leftover.
+            for problem in (*steps.failures, *(swept[0] if swept else ())):
+                self.events.record("", f"{problem.kind}: {problem.name}: {problem.error}")
+            return []
         # Where sweep has answered, it knows what is left, and the failures of other steps are events only.
         if swept:
             for problem in steps.failures:

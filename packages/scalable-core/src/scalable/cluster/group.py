@@ -69,6 +69,8 @@ class Group:
         How long a start took when demand last called for all of its workers.
     deferred : str
         Why it has fewer workers than its tasks could use at once, if that is for the time that a start takes.
+    created : bool
+        Whether the native system may ever have had a unit of it.
     unclaimed : float
         Slots of work for which it has no worker and is to have none.
     unclaimed_since : float or None
@@ -97,6 +99,7 @@ class Group:
     used: Peaks = field(default_factory=Peaks)
     start_when_needed: StartTime = field(default_factory=StartTime)
     deferred: str = ""
+    created: bool = False
     unclaimed: float = 0.0
     unclaimed_since: float | None = None
     dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
@@ -238,6 +241,7 @@ class Group:
         """
         if seen is not None:
             self._add_observed(seen, now)
+        self.created |= bool(self.members)
         ends = []
         for member in list(self.members.values()):
             if report is not None:

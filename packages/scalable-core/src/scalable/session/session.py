@@ -7,8 +7,10 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from enum import Enum, auto
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from scalable.errors import (
+    DaskConfigurationError,
     IncompleteClusterError,
     LeftoverError,
     ManifestSchemaError,
@@ -172,6 +175,11 @@ class ScalableSession:
             raise ManifestSchemaError([manifest.issue("targets", "E_NO_TARGET", nowhere)])
         return cls(manifest, target=manifest.selected_target, workflow=workflow)
 
+    @classmethod
+    def open_sessions(cls) -> list[ScalableSession]:
+        """Return the sessions of this process that are started and not closed, oldest first."""
+        return [session for session in _open_sessions if session._process == os.getpid()]
+
     # -- Before the start
 
     @property
@@ -183,6 +191,11 @@ class ScalableSession:
     def target(self) -> str:
         """The target's name."""
         return self.spec.target_name
+
+    @property
+    def target_name(self) -> str:
+        """The target's name, by the word of earlier versions."""
+        return self.target
 
     @cached_property
     def provider(self) -> DeploymentProvider:
@@ -211,8 +224,13 @@ class ScalableSession:
             issue = self.manifest.issue(where, "E_PROVIDER", str(error))
             return report + ValidationReport((issue,))
 
-    def plan(self) -> Plan:
+    def plan(self, *, dry_run: bool = True) -> Plan:
         """Return what a start would request, and what that costs: offline, without side effects.
+
+        Parameters
+        ----------
+        dry_run : bool
+            Must be true, as it is by default: a plan never starts anything. Earlier versions asked for it.
 
         Raises
         ------
@@ -221,6 +239,8 @@ class ScalableSession:
         """
         from scalable.planning import build_plan
 
+        if not dry_run:
+            raise ValueError("a plan never starts anything; leave out dry_run, and call start()")
         report = self.validate()
         if not report.ok:
             raise ValidationFailedError(report)
@@ -228,10 +248,15 @@ class ScalableSession:
 
     # -- While it runs
 
-    def start(self) -> ScalableClient:
+    def start(self, plan: Plan | None = None) -> ScalableClient:
         """Start the cluster, and return the client when each group that wants workers has one.
 
         Returns the client immediately if the session is running already.
+
+        Parameters
+        ----------
+        plan : Plan, optional
+            The plan that is to be started. The session plans anew, and refuses to start anything else.
 
         Raises
         ------
@@ -244,13 +269,18 @@ class ScalableSession:
         GroupFailedError
             A group's workers cannot be started. Everything is closed again.
         SessionError
-            The session is closed.
+            The session is closed, or would start something else than `plan`.
         """
+        if plan is not None:
+            self._check_is_current(plan)
+        if self._state is _State.NEW:
+            _warn_of_another(self)
         with self._lock:
             self._raise_if_in(_State.STARTING, _State.CLOSED)
             new = self._state is _State.NEW
             if new:
                 self._state = _State.STARTING
+                _open_sessions.append(self)
         if new:
             try:
                 self._start()
@@ -259,6 +289,22 @@ class ScalableSession:
                 self._close_after(error)
                 raise
         return self.client
+
+    def _check_is_current(self, plan: Plan) -> None:
+        """Raise SessionError for a plan that is not what this session would start."""
+        if not hasattr(plan, "manifest_lock"):
+            raise TypeError(f"start() takes a plan from plan(), not {type(plan).__name__}")
+        current = self.plan()
+        if plan.to_json() != current.to_json():
+            changed = ", ".join(
+                field.name
+                for field in fields(plan)
+                if getattr(plan, field.name) != getattr(current, field.name)
+            )
+            raise SessionError(
+                f"the plan is not what this session would start now: {changed} differ; "
+                "look at plan(), and start that, or leave the plan out"
+            )
 
     def _start(self) -> None:
         from scalable.cluster.events import record_into
@@ -269,7 +315,7 @@ class ScalableSession:
         check_limits(self.spec, provider, plan)
         modules = self._find_modules()
         signals.register(self.close)
-        with record_into(self._log):
+        with record_into(self._log), _naming_configuration():
             self._handle = provider.build_cluster(self.spec)
         _check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
         if self.closed:
@@ -550,6 +596,8 @@ class ScalableSession:
             if self.closed:
                 return
             self._state = _State.CLOSED
+            if self in _open_sessions:
+                _open_sessions.remove(self)
         if self._process != os.getpid():
             return
         try:
@@ -618,6 +666,37 @@ class ScalableSession:
         if self._state is _State.CLOSED:
             raise SessionError("the session is closed; make a new one with from_yaml()")
         raise SessionError("the session is being started by another thread; wait for its start()")
+
+
+@contextmanager
+def _naming_configuration() -> Iterator[None]:
+    """Turn an error of Dask's while a cluster is built into one that names the configuration which may cause it."""
+    try:
+        yield
+    except (ScalableError, OSError):
+        raise
+    except Exception as error:
+        from scalable.cluster.configuration import configured_keys
+
+        keys = configured_keys(error)
+        if not keys:
+            raise
+        raise DaskConfigurationError(keys, error) from error
+
+
+_open_sessions: list[ScalableSession] = []
+
+
+def _warn_of_another(session: ScalableSession) -> None:
+    """Warn if a session on the same target is open: as when a cell of a notebook is run again."""
+    for other in ScalableSession.open_sessions():
+        if (other._manifest_path, other.target) == (session._manifest_path, session.target):
+            warnings.warn(
+                f"another session on target {session.target!r} is open, and keeps its own workers until it is closed; "
+                "close it with ScalableSession.open_sessions()[0].close(), if you do not use both",
+                stacklevel=3,
+            )
+            return
 
 
 _USED = ("adapt_groups", "events", "explain", "groups", "scale_groups", "wait_for_group")
