@@ -34,6 +34,7 @@ __all__ = [
     "find_records",
     "installed_versions",
     "read_open_record",
+    "read_record",
     "recorded_spec",
 ]
 
@@ -136,6 +137,7 @@ class RunRecord:
         everything_removed: bool = False,
         error: str | None = None,
         events: Iterable[Event] = (),
+        summary: Mapping[str, Any] | None = None,
     ) -> None:
         """Write how the run ended.
 
@@ -149,6 +151,8 @@ class RunRecord:
             The error that ended it.
         events : iterable of Event
             What happened to its worker groups.
+        summary : mapping, optional
+            What became of its tasks, and what it took, as JSON values.
 
         Raises
         ------
@@ -171,6 +175,7 @@ class RunRecord:
                 }
                 for event in events
             ],
+            "summary": dict(summary or {}),
         }
         self._write()
 
@@ -212,6 +217,20 @@ def read_open_record(directory: Path) -> dict[str, Any] | None:
 
     Raises
     ------
+    OSError, ValueError
+        As for `read_record`.
+    """
+    document = read_record(directory)
+    if document is None or document.get("everything_removed") is True:
+        return None
+    return document
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """Return the record of a run; None where there is none.
+
+    Raises
+    ------
     OSError
         The record cannot be read, or is another user's.
     ValueError
@@ -234,7 +253,7 @@ def read_open_record(directory: Path) -> dict[str, Any] | None:
         document = json.load(stream)
     if not isinstance(document, dict):
         raise ValueError("it is not a record of a run")
-    return None if document.get("everything_removed") is True else document
+    return document
 
 
 def recorded_spec(record: Mapping[str, Any]) -> DeploymentSpec:

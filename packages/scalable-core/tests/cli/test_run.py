@@ -30,6 +30,11 @@ from helpers import double
 def tell():
     return os.getpid(), os.environ["DEMO_WORKER"]
 
+def some(number):
+    if number in (3, 4):
+        raise ValueError("no data in " + os.environ.get("DEMO_SECRET", "nobody"))
+    return number
+
 def fail():
     raise ValueError("no such scenario")
 
@@ -42,6 +47,10 @@ with ScalableSession.from_yaml() as client:
         print(sum(client.gather(client.map(double, range(10), task="simulate"))))
     elif how == "wait":
         time.sleep(120)
+    elif how == "some":
+        futures = client.map(some, range(10), tag="fair", retries=1) + [client.submit(double, 1, tag="gcam")]
+        rest = client.submit(sum, futures[:10], tag="gcam")
+        print(sum(future.exception() is None for future in futures), rest.exception() is None)
     elif how == "drop":
         while True:
             try:
@@ -245,7 +254,7 @@ def test_a_workflow_for_another_target_costs_nothing(
 
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("workflow.py:11: error: the workflow asks for target 'other'")
+    assert line.startswith("workflow.py:16: error: the workflow asks for target 'other'")
     assert not (project / ".scalable").exists()
 
 
@@ -490,6 +499,38 @@ def test_a_workflow_may_take_its_time_to_clean_up(process: Start, gone: Gone) ->
 
     assert (running.returncode, stdout) == (130, "cleaned up KeyboardInterrupt\n")
     assert gone(workers)
+
+
+def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> None:
+    done = scalable("run", "-w", "workflow.py", "--", "some", DEMO_SECRET="hunter2hunter2")
+
+    assert done.stdout.splitlines()[-1] == "9 False"
+    said = [line.removeprefix("scalable: ") for line in done.stderr.splitlines()]
+    assert "tasks: 11 of 14 done, 2 failed, 1 cancelled" in said
+    assert "  some (fair): 8 of 10 done, 2 failed" in said
+    assert "  sum (gcam): 0 of 1 done, 1 cancelled" in said
+    (reason,) = [line for line in said if "such as" in line]
+    assert reason.startswith("  2 of some failed: ValueError('no data in ${DEMO_SECRET}')")
+    assert any(line.startswith("worker-hours: ") for line in said)
+    summary = record(project)["summary"]
+    assert {
+        "name": "some",
+        "component": "fair",
+        "done": 8,
+        "failed": 2,
+        "left": 0,
+        "cancelled": 0,
+    } in (summary["tasks"])
+    assert [each["count"] for each in summary["failures"]] == [2]
+    assert "hunter2" not in done.stderr + json.dumps(record(project))
+
+    listed, shown = scalable("runs").stdout, scalable("runs", "show").stdout
+    assert listed.splitlines()[1].startswith(record(project)["id"])
+    assert "tasks: 11 of 14 done, 2 failed, 1 cancelled" in shown
+    assert json.loads(scalable("runs", "show", record(project)["id"][:9], "--json").stdout) == (
+        record(project)
+    )
+    assert scalable("runs", "show", "nothing").returncode == 2
 
 
 def test_a_workflow_that_needs_no_workers_starts_none(scalable: Scalable, project: Path) -> None:

@@ -356,6 +356,54 @@ def test_modules_that_are_listed_start_from_the_manifest(project: Path) -> None:
         ScalableSession.from_yaml(path).start()
 
 
+def test_a_second_session_on_a_target_warns(project: Path) -> None:
+    first = ScalableSession.from_yaml()
+    first.start()
+    try:
+        assert ScalableSession.open_sessions() == [first]
+        second = ScalableSession.from_yaml()
+        with pytest.warns(UserWarning, match=r"another session on target 'demo' is open.*close"):
+            second.start()
+        assert ScalableSession.open_sessions() == [first, second]
+        second.close()
+    finally:
+        first.close()
+    assert ScalableSession.open_sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("configuration", "key"),
+    [
+        ("distributed: {scheduler: {preload: [no_such_module_here]}}", "scheduler.preload"),
+        ("distributed: {admin: {event-loop: nonsense}}", "distributed.admin.event-loop"),
+    ],
+)
+def test_configuration_that_keeps_a_scheduler_from_starting_is_named(
+    configuration: str, key: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "site").mkdir()
+    (project / "site" / "site.yaml").write_text(configuration)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from scalable.providers.registry import register_provider\n"
+        "from demo_provider import DemoProvider\n"
+        "from scalable.session import ScalableSession\n"
+        "register_provider('demo', DemoProvider)\n"
+        "try: ScalableSession.from_yaml().start()\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(Path(__file__).parents[1] / "plugins")],
+        env={**os.environ, "DASK_CONFIG": str(project / "site")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith("DaskConfigurationError the scheduler did not start: ")
+    assert key in done.stdout
+
+
 def test_closing_from_another_thread_ends_a_start_that_waits(
     project: Path, eventually: Eventually
 ) -> None:

@@ -16,6 +16,7 @@ from scalable.cli.plan import plan
 from scalable.cli.prices import prices
 from scalable.cli.providers import providers
 from scalable.cli.run import run
+from scalable.cli.runs import runs
 from scalable.cli.schema import schema
 from scalable.cli.validate import validate
 
@@ -28,6 +29,7 @@ EARLIER_COMMANDS = {
     "diagnose": "`scalable check` looks before a run, and session.explain() in it",
     "explain": "session.explain() says why workers are missing, and client.explain(future) why a task waits",
     "init-component": "write it under `components` in the manifest; `scalable schema` has every key",
+    "report": "`scalable runs show` describes the latest run, and `scalable runs` lists them",
     "migrate": "write the cluster as a target, and each container as a component; `scalable validate` checks them",
 }
 """Commands of earlier versions, and what takes their place."""
@@ -94,5 +96,5 @@ def main() -> None:
     """
 
 
-for command in (init, validate, plan, check, run, ps, reap, prices, providers, schema):
+for command in (init, validate, plan, check, run, runs, ps, reap, prices, providers, schema):
     main.add_command(command)

@@ -7,11 +7,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,6 +34,8 @@ from scalable.errors import ScalableError, SessionError
 if TYPE_CHECKING:
     from types import CodeType, TracebackType
 
+    from scalable.cli.tally import Tally
+    from scalable.cluster import GroupedCluster
     from scalable.planning import Plan
     from scalable.runs import RunRecord
     from scalable.session import ScalableSession
@@ -111,22 +113,24 @@ def run(
     arguments = context.meta[_ARGUMENTS]
     inside = submission(session, workflow, arguments) if in_cluster else None
     record = _begin_record(session, plan, workflow, arguments)
+    session.run_directory = record.directory.absolute()
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     removed = False
 
     def finish() -> None:
         nonlocal outcome
         session.note_signals(end.received)
+        tally = _read_tally(session)
         outcome = _close(session, outcome)
         everything_removed = session.everything_removed if inside is None else removed
-        _finish_record(outcome, record, session, everything_removed=everything_removed)
+        summary = _summarize(session, tally, time.monotonic() - started)
+        _finish_record(
+            outcome, record, session, everything_removed=everything_removed, summary=summary
+        )
         if as_json:
             click.echo(record.to_json(), nl=False)
         elif not quiet:
-            seconds = time.monotonic() - started
-            print_status(
-                f"{_describe_exit(outcome.code)} after {seconds:.1f} s; record in {record.directory}"
-            )
+            _print_summary(outcome, record, session, tally, summary)
 
     def end_now(number: int) -> None:
         nonlocal outcome
@@ -175,6 +179,7 @@ def _offered(session: ScalableSession) -> Iterator[None]:
 
     with set_current_session(session), when_client_is_missing(start):
         signals.register(session.close)
+        session.on_built = _begin_tally
         yield
 
 
@@ -313,7 +318,12 @@ def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
 
 
 def _finish_record(
-    outcome: Outcome, record: RunRecord, session: ScalableSession, *, everything_removed: bool
+    outcome: Outcome,
+    record: RunRecord,
+    session: ScalableSession,
+    *,
+    everything_removed: bool,
+    summary: Mapping[str, Any],
 ) -> None:
     error = outcome.error
     text = None if error is None else "".join(traceback.format_exception_only(error)).strip()
@@ -323,9 +333,58 @@ def _finish_record(
             everything_removed=everything_removed,
             error=text,
             events=session.events,
+            summary=summary,
         )
     except OSError as problem:  # such as a full disk, which does not change how the run ended
         print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
+
+
+def _begin_tally(cluster: GroupedCluster) -> None:
+    from scalable.cli.tally import begin_tally
+
+    try:
+        begin_tally(cluster)
+    except (OSError, RuntimeError) as error:
+        print_problem(f"tasks are not counted: {error}", severity="warning")
+
+
+def _read_tally(session: ScalableSession) -> Tally:
+    """Return what became of the tasks; nothing if the session has not started, or its scheduler is gone."""
+    from scalable.cli.tally import Tally, read_tally
+
+    if session.is_new or session.closed:
+        return Tally({}, [])
+    try:
+        return read_tally(session.cluster)
+    except (OSError, RuntimeError) as error:
+        print_problem(f"tasks were not counted: {error}", severity="warning")
+        return Tally({}, [])
+
+
+def _summarize(session: ScalableSession, tally: Tally, seconds: float) -> dict[str, Any]:
+    hours = {tag: round(each, 6) for tag, each in session.worker_hours.items()}
+    return {**tally.to_dict(), "worker_hours": hours, "seconds": round(seconds, 3)}
+
+
+def _print_summary(
+    outcome: Outcome,
+    record: RunRecord,
+    session: ScalableSession,
+    tally: Tally,
+    summary: Mapping[str, Any],
+) -> None:
+    for line in tally.lines():
+        print_status(session.manifest.redact(line))
+    used = {tag: hours for tag, hours in summary["worker_hours"].items() if hours}
+    if used:
+        each = ", ".join(f"{tag} {hours:.3g}" for tag, hours in used.items())
+        print_status(f"worker-hours: {sum(used.values()):.3g} ({each})")
+    logs = record.directory / "logs"
+    if logs.is_dir():
+        print_status(f"logs of workers in {logs}")
+    print_status(
+        f"{_describe_exit(outcome.code)} after {summary['seconds']:.1f} s; record in {record.directory}"
+    )
 
 
 def _describe_exit(code: int) -> str:

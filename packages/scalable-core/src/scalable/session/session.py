@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from enum import Enum, auto
@@ -34,6 +34,7 @@ from scalable.manifest.validate import ValidationReport, validate_manifest
 from scalable.modules import UserModules, upload_modules, workflow_directory
 from scalable.providers.base import DeploymentSpec, ScalePlan
 from scalable.providers.common import check_options
+from scalable.providers.logs import keep_logs_in, tidy_logs
 from scalable.providers.registry import get_provider
 from scalable.session import signals
 from scalable.session.current import current_session
@@ -79,6 +80,13 @@ class ScalableSession:
         The directory whose modules workers need; by default that of the running script, or the current one in a
         notebook. ``project.modules`` in the manifest takes precedence.
 
+    Attributes
+    ----------
+    run_directory : Path or None
+        Where the logs of workers are kept, in ``logs``; set before the start, as ``scalable run`` does.
+    on_built : callable or None
+        Called with the cluster before it has workers; set before the start.
+
     Raises
     ------
     UnknownTargetError
@@ -112,7 +120,10 @@ class ScalableSession:
         self._modules: UserModules | None = None
         self._everything_removed = False
         self._signals_before_close = 0
+        self.run_directory: Path | None = None
+        self.on_built: Callable[[GroupedCluster], object] | None = None
         self._start_error: BaseException | None = None
+        self._worker_hours: Mapping[str, float] = {}
 
     @cached_property
     def _log(self) -> EventLog:
@@ -315,7 +326,8 @@ class ScalableSession:
         check_limits(self.spec, provider, plan)
         modules = self._find_modules()
         signals.register(self.close)
-        with record_into(self._log), _naming_configuration():
+        logs = self.run_directory / "logs" if self.run_directory else None
+        with record_into(self._log), keep_logs_in(logs), _naming_configuration():
             self._handle = provider.build_cluster(self.spec)
         _check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
         if self.closed:
@@ -326,6 +338,8 @@ class ScalableSession:
         self._raise_if_in(_State.CLOSED)
         upload_modules(self.client, modules.archive)
         self._modules = self.client.modules = modules
+        if self.on_built is not None:
+            self.on_built(self.cluster)
         provider.scale(self._handle, plan)
         self._scale_plan = plan
         self.client.sync(self._wait_for_first_workers, plan)
@@ -422,6 +436,13 @@ class ScalableSession:
     def events(self) -> Sequence[Event]:
         """What happened so far, from the start of the scheduler on, oldest first; kept after the session is closed."""
         return tuple(self._log)
+
+    @property
+    def worker_hours(self) -> Mapping[str, float]:
+        """How many hours the workers of each group have had machines, together; kept after the session is closed."""
+        if self.closed or self._handle is None:
+            return dict(self._worker_hours)
+        return dict(self.cluster.worker_hours)
 
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.
@@ -605,12 +626,16 @@ class ScalableSession:
                 self._client.close()
         finally:
             if self._handle is not None:
+                self._worker_hours = getattr(self._handle.backend, "worker_hours", {})
                 try:
                     self.provider.close(self._handle)
                 except LeftoverError as error:
                     if error.command or not (command := self._reap_command()):
                         raise
                     raise LeftoverError(error.cluster, error.leftovers, command) from None
+                finally:
+                    if self.run_directory is not None:
+                        tidy_logs(self.run_directory / "logs", self.manifest.redact)
             self._everything_removed = True
 
     def _close_after(self, error: BaseException) -> None:

@@ -31,6 +31,7 @@ from scalable.providers.local.prepare import (
     prepare_containers,
 )
 from scalable.providers.local.runtimes import Containers
+from scalable.providers.logs import kept_logs
 from scalable.providers.servers import stop_http_server_of
 from scalable.providers.tls import Credentials, make_credentials
 
@@ -213,4 +214,5 @@ def _make_backend(
         make_command=command_factory(setups, context),
         containers=Containers(name, {setup.runtime.name for setup in setups.values()}),
         credentials=credentials,
+        logs=kept_logs(),
     )
