@@ -1,7 +1,8 @@
 """Records of runs: what ran, where, with which versions, and how it ended.
 
-A run has a directory ``.scalable/runs/<id>/`` in the current directory, and in it ``record.json``. Only their owner
-can read them. A record shows ``${VAR}`` in the place of each value that the manifest has from the environment.
+A run has a directory ``.scalable/runs/<id>/`` in the current directory, and in it ``record.json``. The variable
+``SCALABLE_RUNS_DIR`` names another directory than ``.scalable/runs``. Only their owner can read them. A record shows
+``${VAR}`` in the place of each value that the manifest has from the environment.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = [
     "read_open_record",
     "read_record",
     "recorded_spec",
+    "records_directory",
 ]
 
 RECORDS_DIRECTORY = Path(".scalable") / "runs"
@@ -73,9 +75,9 @@ class RunRecord:
         session: ScalableSession,
         plan: Plan,
         *,
-        workflow: Path,
+        workflow: Path | None,
         arguments: Sequence[str],
-        root: Path = RECORDS_DIRECTORY,
+        root: Path | None = None,
     ) -> Self:
         """Create the run's directory and write the record of a run that begins.
 
@@ -85,12 +87,12 @@ class RunRecord:
             The session of the run.
         plan : Plan
             What the session will start.
-        workflow : Path
-            The script.
+        workflow : Path or None
+            The script; None in a notebook or an interpreter.
         arguments : sequence of str
             Its command-line arguments.
-        root : Path
-            The directory of records.
+        root : Path, optional
+            The directory of records; by default `records_directory`.
 
         Raises
         ------
@@ -117,14 +119,14 @@ class RunRecord:
             },
             "plan": json.loads(plan.to_json()),
             "workflow": {
-                "path": str(workflow),
-                "sha256": hashlib.sha256(workflow.read_bytes()).hexdigest(),
+                "path": None if workflow is None else str(workflow),
+                "sha256": workflow and hashlib.sha256(workflow.read_bytes()).hexdigest(),
                 "arguments": list(arguments),
             },
             "versions": installed_versions(),
             "events": [],
         }
-        directory = root / run_id
+        directory = (root or records_directory()) / run_id
         descriptor = _create_private(directory)
         record = cls(directory, descriptor, document, session.manifest.redact)
         record._write()
@@ -198,7 +200,13 @@ class RunRecord:
         os.replace("record.new", "record.json", src_dir_fd=at, dst_dir_fd=at)
 
 
-def find_records(root: Path = RECORDS_DIRECTORY) -> list[Path]:
+def records_directory() -> Path:
+    """Return the directory of records: ``SCALABLE_RUNS_DIR``, or ``.scalable/runs`` in the current directory."""
+    named = os.environ.get("SCALABLE_RUNS_DIR")
+    return Path(named).expanduser() if named else RECORDS_DIRECTORY
+
+
+def find_records(root: Path | None = None) -> list[Path]:
     """Return the directories of the runs that have a record, oldest first; empty if there are none.
 
     Raises
@@ -207,7 +215,7 @@ def find_records(root: Path = RECORDS_DIRECTORY) -> list[Path]:
         The directory of records cannot be read.
     """
     try:
-        return sorted(root.iterdir())
+        return sorted((root or records_directory()).iterdir())
     except FileNotFoundError:
         return []
 

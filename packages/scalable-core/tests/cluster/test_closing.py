@@ -160,7 +160,7 @@ async def test_what_was_never_launched_is_not_left() -> None:
         return [Leftover("jobs named", "x", "no squeue"), Leftover("volume", "v", "in use")]
 
     async with Simulation("gcam") as world:
-        refused = deque([LaunchRefusedError("there is no sbatch")] * 50)
+        refused: deque[Exception] = deque([LaunchRefusedError("there is no sbatch")] * 50)
         world.backend.behavior["gcam"] = UnitBehavior(errors=refused)
         await world.controller.scale_groups({"gcam": 2})
         await world.run(10)

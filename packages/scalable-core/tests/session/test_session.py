@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from scalable.errors import (
 from scalable.manifest.validate import ValidationReport
 from scalable.providers.base import DeploymentSpec, ScalePlan
 from scalable.providers.registry import register_provider
+from scalable.runs import find_records
 from scalable.session import ScalableSession, set_current_session
 
 Eventually = Callable[[Callable[[], bool]], bool]
@@ -610,3 +612,37 @@ def test_a_signal_while_it_starts_ends_the_start(script: Script, pids: Pids, pro
 
 def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if not thread.daemon}
+
+
+def test_a_session_in_plain_python_keeps_a_record(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALABLE_RUNS_DIR", str(project / "kept"))
+    with ScalableSession.from_yaml() as client:
+        (running,) = find_records()
+        assert json.loads((running / "record.json").read_text())["status"] == "running"
+        client.submit(abs, -1, tag="fair").result(timeout=60)
+    with pytest.raises(ZeroDivisionError), ScalableSession.from_yaml():
+        raise ZeroDivisionError("of the user")
+
+    first, second = (
+        json.loads((each / "record.json").read_text())
+        for each in sorted(find_records(), key=lambda each: each.stat().st_mtime)
+    )
+    assert (first["status"], first["everything_removed"], first["error"]) == (
+        "finished",
+        True,
+        None,
+    )
+    assert first["summary"]["worker_hours"]["fair"] > 0
+    assert (second["status"], second["error"]) == ("failed", "ZeroDivisionError: of the user")
+    assert not (project / ".scalable").exists()
+
+
+def test_a_session_without_a_place_for_its_record_goes_on(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (project / ".scalable").write_text("in the way")
+    with ScalableSession.from_yaml() as client:
+        assert client.submit(abs, -1, tag="fair").result(timeout=60) == 1
+    assert "no record is kept" in caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,7 +26,7 @@ def runs(context: click.Context, as_json: bool) -> None:
         print_json(documents)
         return
     if not documents:
-        click.echo("there are no runs in .scalable/runs; `scalable run` makes one")
+        click.echo(_no_runs())
         return
     header = ("run", "status", "started", "seconds", "target", "tasks", "failed", "workflow")
     click.echo(as_table(header, map(_row, documents)))
@@ -75,7 +74,7 @@ def _find(run: str | None) -> dict[str, Any]:
 
     by_id = {str(document.get("id")): document for document in _read_all()}
     if not by_id:
-        raise Failure("there are no runs in .scalable/runs; `scalable run` makes one", USAGE)
+        raise Failure(_no_runs(), USAGE)
     if run is None:
         return [*by_id.values()][-1]
     found = [each for each in by_id if each.startswith(run)]
@@ -86,6 +85,12 @@ def _find(run: str | None) -> dict[str, Any]:
     raise Failure(
         f"there is no run {run!r}{did_you_mean(run, by_id)}; `scalable runs` lists them", USAGE
     )
+
+
+def _no_runs() -> str:
+    from scalable.runs import records_directory
+
+    return f"there are no runs in {records_directory()}; `scalable run` makes one"
 
 
 def _row(document: dict[str, Any]) -> list[object]:
@@ -99,7 +104,7 @@ def _row(document: dict[str, Any]) -> list[object]:
         document.get("target"),
         sum(task["done"] + task["failed"] + task["left"] + task["cancelled"] for task in tasks),
         sum(task["failed"] for task in tasks),
-        (document.get("workflow") or {}).get("path"),
+        (document.get("workflow") or {}).get("path") or "-",
     ]
 
 
@@ -117,6 +122,7 @@ def describe(document: dict[str, Any]) -> list[str]:
     """
     from scalable.cli.status import TaskCount
     from scalable.cli.tally import Tally, TaskFailures
+    from scalable.runs import records_directory
 
     summary = document.get("summary") or {}
     status = f", exit status {document['exit_status']}" if document.get("exit_status") else ""
@@ -125,7 +131,7 @@ def describe(document: dict[str, Any]) -> list[str]:
         f"target {document['target']} ({document['provider']})",
         f"from {document['started']} to {document['ended'] or 'now, or it was killed'}",
     ]
-    if document.get("workflow"):
+    if (document.get("workflow") or {}).get("path"):
         lines.append(f"workflow {document['workflow']['path']}")
     if document.get("error"):
         lines.append(f"error: {document['error']}")
@@ -143,7 +149,7 @@ def describe(document: dict[str, Any]) -> list[str]:
         lines.append(
             f"worker-hours: {', '.join(f'{tag} {hours:.3g}' for tag, hours in used.items())}"
         )
-    logs = Path(".scalable") / "runs" / str(document["id"]) / "logs"
+    logs = records_directory() / str(document["id"]) / "logs"
     if logs.is_dir():
         lines.append(f"logs of workers in {logs}")
     lines += [

@@ -119,8 +119,8 @@ def begin_tally(cluster: GroupedCluster) -> None:
     def begin(dask_scheduler: Scheduler) -> None:
         from collections import Counter
 
+        from dask.utils import key_split
         from distributed.diagnostics.plugin import SchedulerPlugin
-        from distributed.utils import key_split
 
         max_reasons, max_text = 100, 300
 

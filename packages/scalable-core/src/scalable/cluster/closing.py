@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from scalable.cluster.port import Leftover
@@ -66,10 +66,10 @@ class ClosingSteps:
         """Give the step under way and all further ones two seconds each."""
         self._hurried.set()
 
-    async def _wait(self, tasks: list[asyncio.Future[Any]], limit: float) -> set[Any]:
+    async def _wait(self, tasks: Sequence[asyncio.Future[Any]], limit: float) -> set[Any]:
         """Wait for all of these, for as long as there is time, and return those that are not done."""
-        hurried = asyncio.ensure_future(self._hurried.wait())
-        done = asyncio.gather(*tasks, return_exceptions=True)
+        hurried: asyncio.Future[Any] = asyncio.ensure_future(self._hurried.wait())
+        done: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
         try:
             await asyncio.wait([done, hurried], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if hurried.done() and not done.done():

@@ -201,9 +201,10 @@ def when_client_is_missing(start: Callable[[], object]) -> Iterator[None]:
 
     Collections are computed by that client, and `get_client` returns it.
     """
-    original = Client.__dict__["current"]
+    original: Any = Client.__dict__["current"]
+    client: Any = Client
 
-    def current(cls: type[Client], allow_global: bool = True) -> Client:
+    def current(cls: type[Client], allow_global: bool = True) -> Any:
         find = original.__get__(None, cls)
         try:
             return find(allow_global)
@@ -213,8 +214,8 @@ def when_client_is_missing(start: Callable[[], object]) -> Iterator[None]:
         start()
         return find(allow_global)
 
-    Client.current = classmethod(current)
+    client.current = classmethod(current)
     try:
         yield
     finally:
-        Client.current = original
+        client.current = original

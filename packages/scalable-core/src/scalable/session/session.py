@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import shlex
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,8 +53,11 @@ if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
+    from scalable.runs import RunRecord
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
+
+logger = logging.getLogger("scalable.session")
 
 DEFAULT_MANIFEST = "scalable.yaml"
 """The manifest that is read if neither the caller nor ``SCALABLE_MANIFEST`` names one."""
@@ -83,7 +89,8 @@ class ScalableSession:
     Attributes
     ----------
     run_directory : Path or None
-        Where the logs of workers are kept, in ``logs``; set before the start, as ``scalable run`` does.
+        The directory of the run's record, with the logs of workers. ``scalable run`` sets it before the start;
+        otherwise the start makes one.
     on_built : callable or None
         Called with the cluster before it has workers; set before the start.
 
@@ -121,6 +128,7 @@ class ScalableSession:
         self._everything_removed = False
         self._signals_before_close = 0
         self.run_directory: Path | None = None
+        self._record: RunRecord | None = None
         self.on_built: Callable[[GroupedCluster], object] | None = None
         self._start_error: BaseException | None = None
         self._worker_hours: Mapping[str, float] = {}
@@ -325,6 +333,8 @@ class ScalableSession:
         plan = self.plan().scale_plan
         check_limits(self.spec, provider, plan)
         modules = self._find_modules()
+        if self.run_directory is None:
+            self._begin_record()
         signals.register(self.close)
         logs = self.run_directory / "logs" if self.run_directory else None
         with record_into(self._log), keep_logs_in(logs), _naming_configuration():
@@ -346,6 +356,39 @@ class ScalableSession:
         with self._lock:
             self._raise_if_in(_State.CLOSED)
             self._state = _State.RUNNING
+
+    def _begin_record(self) -> None:
+        """Begin a record of this session, where ``scalable run`` has not; without one, the session goes on."""
+        from scalable.runs import RunRecord
+
+        main = getattr(sys.modules["__main__"], "__file__", None)
+        workflow = Path(main) if main and Path(main).is_file() else None
+        try:
+            arguments = sys.argv[1:] if workflow else []
+            record = RunRecord.begin(self, self.plan(), workflow=workflow, arguments=arguments)
+        except OSError as error:
+            logger.warning("no record is kept: %s: %s", error.filename, error.strerror)
+            return
+        self._record, self.run_directory = record, record.directory.absolute()
+        # After the record has registered what closes its directory, so that this is called before.
+        atexit.register(self._end_record)
+
+    def _end_record(self, error: BaseException | None = None) -> None:
+        record, self._record = self._record, None
+        if record is None or self._process != os.getpid():
+            return
+        atexit.unregister(self._end_record)
+        hours = {tag: round(each, 6) for tag, each in self.worker_hours.items()}
+        try:
+            record.end(
+                int(error is not None),
+                everything_removed=self.everything_removed,
+                error=None if error is None else _one_line(error),
+                events=self.events,
+                summary={"worker_hours": hours},
+            )
+        except OSError as problem:
+            logger.warning("the record is not complete: %s", problem)
 
     def _find_modules(self) -> UserModules:
         listed = self.manifest.project.modules
@@ -580,7 +623,7 @@ class ScalableSession:
             if received == 2:
                 self._say("closing in a hurry; once more ends this process at once")
                 if self._handle is not None:
-                    getattr(self._handle.backend, "hurry", lambda: None)()
+                    getattr(getattr(self._handle, "backend", None), "hurry", lambda: None)()
             elif received > 2:
                 self._end_process(number)
 
@@ -588,6 +631,7 @@ class ScalableSession:
             with signals.deferred_signals(hurry):
                 self._close()
         finally:
+            self._end_record(sys.exc_info()[1])
             signals.unregister(self.close)
 
     def _end_process(self, number: int) -> NoReturn:
@@ -626,7 +670,9 @@ class ScalableSession:
                 self._client.close()
         finally:
             if self._handle is not None:
-                self._worker_hours = getattr(self._handle.backend, "worker_hours", {})
+                self._worker_hours = getattr(
+                    getattr(self._handle, "backend", None), "worker_hours", {}
+                )
                 try:
                     self.provider.close(self._handle)
                 except LeftoverError as error:
@@ -710,6 +756,10 @@ def _naming_configuration() -> Iterator[None]:
 
 
 _open_sessions: list[ScalableSession] = []
+
+
+def _one_line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 def _warn_of_another(session: ScalableSession) -> None:

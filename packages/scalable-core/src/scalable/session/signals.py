@@ -234,7 +234,7 @@ def deferred_signals(arrived: Callable[[int], object] | None = None) -> Iterator
         yield
         return
     received: list[int] = []
-    before = {number: signal.getsignal(number) for number in END_SIGNALS}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in END_SIGNALS}
     # None: a handler that was not set from Python could not be put back.
     before = {number: handler for number, handler in before.items() if handler is not None}
 
