@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RECORDS_DIRECTORY",
     "RunRecord",
+    "event_as_json",
     "find_records",
     "installed_versions",
     "read_open_record",
@@ -167,19 +168,33 @@ class RunRecord:
             "exit_status": exit_status,
             "everything_removed": everything_removed,
             "error": error,
-            "events": [
-                {
-                    "time": datetime.fromtimestamp(event.time, UTC).isoformat(
-                        timespec="milliseconds"
-                    ),
-                    "group": event.tag,
-                    "text": event.text,
-                }
-                for event in events
-            ],
+            "events": [event_as_json(event) for event in events],
             "summary": dict(summary or {}),
         }
         self._write()
+
+    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to a file of the record, a line of JSON for each.
+
+        Parameters
+        ----------
+        name : str
+            The file's name: ``tasks.jsonl``.
+        rows : iterable of mapping
+            The rows, as JSON values. Values of the environment are replaced.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        lines = [json.dumps(_map_text(dict(row), self._redact), ensure_ascii=False) for row in rows]
+        if not lines:
+            return
+        how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        file = os.open(name, how, 0o600, dir_fd=self._descriptor)
+        with os.fdopen(file, "w", encoding="utf-8") as stream:
+            stream.write("".join(f"{line}\n" for line in lines))
 
     def to_json(self) -> str:
         """Return the record as text, without the values that the manifest has from the environment."""
@@ -198,6 +213,12 @@ class RunRecord:
         with os.fdopen(new, "w", encoding="utf-8") as stream:
             stream.write(self.to_json())
         os.replace("record.new", "record.json", src_dir_fd=at, dst_dir_fd=at)
+
+
+def event_as_json(event: Event) -> dict[str, Any]:
+    """Return an event as JSON values."""
+    when = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="milliseconds")
+    return {"time": when, "group": event.tag, "text": event.text}
 
 
 def records_directory() -> Path:

@@ -524,6 +524,16 @@ def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> 
     assert [each["count"] for each in summary["failures"]] == [2]
     assert "hunter2" not in done.stderr + json.dumps(record(project))
 
+    (path,) = (project / ".scalable" / "runs").glob("*")
+    assert {file.stat().st_mode & 0o777 for file in path.glob("*.json*")} == {0o600}
+    tasks = [json.loads(line) for line in (path / "tasks.jsonl").read_text().splitlines()]
+    ends = [(task["component"], task["status"]) for task in tasks if ".some-" in task["task"]]
+    assert sorted(ends) == [("fair", "done")] * 8 + [("fair", "failed")] * 2
+    assert all(task["worker"].startswith(task["component"]) for task in tasks)
+    assert all(task["started"] <= task["ended"] for task in tasks if task["status"] == "done")
+    events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    assert events == record(project)["events"]
+
     listed, shown = scalable("runs").stdout, scalable("runs", "show").stdout
     assert listed.splitlines()[1].startswith(record(project)["id"])
     assert "tasks: 11 of 14 done, 2 failed, 1 cancelled" in shown

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, report_error
+from scalable.cli.following import Following, follow
 from scalable.cli.inside import run_inside, submission
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
 from scalable.cli.output import print_problem, print_status, print_warnings
@@ -116,12 +117,15 @@ def run(
     session.run_directory = record.directory.absolute()
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     removed = False
+    following = Following(session, record)
 
     def finish() -> None:
         nonlocal outcome
         session.note_signals(end.received)
         tally = _read_tally(session)
+        following.write(warn=True)
         outcome = _close(session, outcome)
+        following.write(warn=True)  # the events of the end
         everything_removed = session.everything_removed if inside is None else removed
         summary = _summarize(session, tally, time.monotonic() - started)
         _finish_record(
@@ -149,7 +153,8 @@ def run(
                 if inside is not None:
                     outcome = Outcome(run_inside(session, inside, click.echo))
                 else:
-                    with nullcontext() if quiet else _progress(session), _offered(session):
+                    shown = nullcontext() if quiet else _progress(session)
+                    with shown, follow(following), _offered(session):
                         outcome = run_script(code, workflow, arguments)
             removed = outcome.code == 0
             _show_error(outcome, session, debug=debug)

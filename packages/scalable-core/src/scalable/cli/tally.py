@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from scalable.cluster import GroupedCluster
 
-__all__ = ["Tally", "TaskFailures", "begin_tally", "read_tally"]
+__all__ = ["Tally", "TaskFailures", "begin_tally", "read_tally", "take_ends"]
 
 _TIMEOUT = 5.0
 
@@ -117,12 +117,12 @@ def begin_tally(cluster: GroupedCluster) -> None:
 
     # A nested function, because it is pickled by value: the scheduler may have none of our packages.
     def begin(dask_scheduler: Scheduler) -> None:
-        from collections import Counter
+        from collections import Counter, deque
 
         from dask.utils import key_split
         from distributed.diagnostics.plugin import SchedulerPlugin
 
-        max_reasons, max_text = 100, 300
+        max_reasons, max_text, max_rows = 100, 300, 100_000
 
         class Tally(SchedulerPlugin):
             """Counts how tasks end."""
@@ -135,10 +135,13 @@ def begin_tally(cluster: GroupedCluster) -> None:
                 self.counts: Counter[tuple[str, str]] = Counter()
                 self.reasons: dict[tuple[str, str], list[Any]] = {}
                 self.tags: dict[str, str] = {}
+                self.rows: deque[tuple[Any, ...]] = deque(maxlen=max_rows)
 
             def transition(
                 self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
             ) -> None:
+                if start == "processing" and finish in ("memory", "erred"):
+                    self.note_end(key, finish, kwargs)
                 if finish == "memory" and key not in self.done:
                     self.done.add(key)
                     prefix = key_split(key)
@@ -154,6 +157,18 @@ def begin_tally(cluster: GroupedCluster) -> None:
                         self.counts[key_split(key), "cancelled"] += 1
                     self.done.discard(key)
                     self.failed.discard(key)
+
+            def note_end(self, key: Any, finish: str, facts: dict[str, Any]) -> None:
+                worker = dask_scheduler.workers.get(str(facts.get("worker")))
+                times = [
+                    each for each in facts.get("startstops") or () if each["action"] == "compute"
+                ]
+                begin, end = (times[-1]["start"], times[-1]["stop"]) if times else (None, None)
+                task = dask_scheduler.tasks.get(key)
+                tag = next(iter(task.resource_restrictions or ()), None) if task else None
+                name = None if worker is None else str(worker.name)
+                status = "done" if finish == "memory" else "failed"
+                self.rows.append((str(key), tag, name, begin, end, status))
 
             def note_tag(self, prefix: str, task: Any) -> None:
                 if prefix not in self.tags and task is not None and task.resource_restrictions:
@@ -226,6 +241,25 @@ def read_tally(cluster: GroupedCluster) -> Tally:
         ),
         tags,
     )
+
+
+def take_ends(cluster: GroupedCluster) -> list[dict[str, Any]]:
+    """Return the tasks that have ended since the last call, each as a mapping; at most 100,000 of them.
+
+    Raises
+    ------
+    OSError, RuntimeError, TimeoutError
+        The scheduler does not answer, or does not count.
+    """
+
+    def take(dask_scheduler: Scheduler) -> list[Any]:
+        tally: Any = dask_scheduler.plugins["scalable-tally"]
+        rows = list(tally.rows)
+        tally.rows.clear()
+        return rows
+
+    names = ("task", "component", "worker", "started", "ended", "status")
+    return [dict(zip(names, row, strict=True)) for row in _call(cluster, take)]
 
 
 def _call(cluster: GroupedCluster, function: Any) -> Any:
