@@ -59,7 +59,7 @@ from scalable.providers.base import (
     ScalePlan,
 )
 from scalable.providers.options import TargetOptions, common_options
-from scalable.providers.registry import get_provider, iter_provider_names
+from scalable.providers.registry import get_provider, install_hint, iter_provider_names
 
 if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
@@ -343,6 +343,8 @@ def _with_owners(issues: Iterable[ValidationIssue], name: str) -> Iterator[Valid
 def _owners(option: str, other_than: str) -> list[str]:
     owners = []
     for name in sorted(iter_provider_names()):
+        if install_hint(name) is None:
+            continue  # nobody's plugin is imported for a hint
         try:
             provider = get_provider(name) if name != other_than else None
         except ProviderError:
