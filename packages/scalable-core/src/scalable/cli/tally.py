@@ -209,7 +209,9 @@ def read_tally(cluster: GroupedCluster) -> Tally:
     """
 
     def read(dask_scheduler: Scheduler) -> Any:
-        tally: Any = dask_scheduler.plugins["scalable-tally"]
+        tally: Any = dask_scheduler.plugins.get("scalable-tally")
+        if tally is None:  # it does not count yet
+            return {}, {}, {}, {}
         left = {
             prefix.name: sum(
                 count
@@ -253,7 +255,9 @@ def take_ends(cluster: GroupedCluster) -> list[dict[str, Any]]:
     """
 
     def take(dask_scheduler: Scheduler) -> list[Any]:
-        tally: Any = dask_scheduler.plugins["scalable-tally"]
+        tally: Any = dask_scheduler.plugins.get("scalable-tally")
+        if tally is None:  # it does not count yet
+            return []
         rows = list(tally.rows)
         tally.rows.clear()
         return rows
