@@ -30,8 +30,9 @@ PACKAGES = Path(__file__).parents[1] / "packages"
 LAYERS = (
     # The command, and the conformance suite with which providers are tested.
     ("scalable.cli", "scalable.testing"),
-    # One run of a manifest's target, and its record.
-    ("scalable.session", "scalable.runs"),
+    # One run of a manifest's target, and below it its record.
+    ("scalable.session",),
+    ("scalable.runs",),
     # The base class of providers, and the upload of the workflow's modules.
     ("scalable.providers.common", "scalable.modules"),
     # How many workers each group gets, and what they may cost.

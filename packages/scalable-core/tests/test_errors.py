@@ -21,6 +21,7 @@ EXAMPLES = {
     "IncompleteClusterError": ("mine", "LocalCluster", ["groups", "scale_groups"]),
     "LaunchError": ("no machine", WHY),
     "LaunchRefusedError": ("no such partition", WHY),
+    "DaskConfigurationError": (["distributed.scheduler.preload"], "no module named preload"),
     "LeftoverError": ("c", [Leftover("job", "7_1", "busy")]),
     "ManifestError": ([ISSUE],),
     "ManifestParseError": ([ISSUE],),

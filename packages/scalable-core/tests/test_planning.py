@@ -259,7 +259,7 @@ def test_a_component_that_only_the_overlay_of_a_target_has_is_known() -> None:
             "project": {"name": "test"},
             "targets": {"here": {"provider": "demo", "overlay": "big", "workers": {"ml": 2}}},
             "components": COMPONENTS,
-            "overlays": {"big": {"components": {"ml": {}}}},
+            "overlays": {"big": {"components": {"ml": {"new": True}}}},
         }
     )
     spec = DeploymentSpec.from_manifest(manifest, target_name="here")

@@ -22,6 +22,7 @@ from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.local.command import Command
 from scalable.providers.local.processes import ProcessBackend
+from scalable.providers.logs import tidy_logs
 
 if TYPE_CHECKING:
     from conftest import Eventually
@@ -308,6 +309,31 @@ def test_logs_are_private_and_those_of_failures_survive(
 
     assert [path for path in run.rglob("*") if path.is_file()] == [logs[bad.id]]
     assert not is_alive(pid_of(good))
+
+
+def test_the_logs_of_a_run_are_kept_and_show_no_secrets(
+    make: Make, eventually: Eventually, tmp_path: Path
+) -> None:
+    logs = tmp_path / "run" / "logs"
+    cluster = make(
+        ComponentConfig(name="good"),
+        ComponentConfig(name="bad", preload_script="/nowhere.py"),
+        logs=logs,
+    )
+    (good,), (bad,) = cluster.launch("good"), cluster.launch("bad", request="r2")
+    eventually(lambda: cluster.state(bad) is Phase.GONE)
+    assert str(logs) in cluster.describe(bad).remedy
+
+    assert cluster.sweep() == []
+
+    assert {path.stem for path in logs.iterdir()} == {good.id, bad.id}
+    assert stat.S_IMODE(logs.stat().st_mode) == 0o700
+    (logs / f"{good.id}.log").write_text("x" * 10_000_000 + "hunter2\n")
+    tidy_logs(logs, lambda text: text.replace("hunter2", "${KEY}"))
+    kept = (logs / f"{good.id}.log").read_text()
+    assert kept.endswith("x${KEY}\n")
+    assert len(kept) < 10_000_100
+    assert kept.startswith("[the first 8 bytes are not kept]")
 
 
 def test_sweep_leaves_nothing_and_can_be_repeated(

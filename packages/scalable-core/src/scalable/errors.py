@@ -21,6 +21,7 @@ The tree::
     │   ├── LaunchError                          a launch failed, but may succeed later
     │   │   └── LaunchRefusedError               a launch was refused, and always will be
     │   ├── NativeTimeoutError (TimeoutError)    the native system did not answer a call in time
+    │   ├── DaskConfigurationError               the scheduler did not start with Dask's configuration
     │   ├── SchedulerStartError                  the scheduler did not start
     │   ├── SchedulerLostError                   the scheduler is gone, and every task with it
     │   ├── MissingKeysError (TypeError)         a client has no keys for a scheduler under TLS
@@ -59,6 +60,7 @@ __all__ = [
     "AmbiguousScaleError",
     "ClusterClosedError",
     "ClusterError",
+    "DaskConfigurationError",
     "GroupFailedError",
     "GroupTimeoutError",
     "IncompleteClusterError",
@@ -317,6 +319,25 @@ class LaunchRefusedError(LaunchError):
     """A launch was refused, and the same launch would be refused again."""
 
 
+class DaskConfigurationError(ClusterError):
+    """The scheduler did not start, and Dask's configuration of this user or site may be why.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        What that configuration sets, the likeliest cause first.
+    """
+
+    def __init__(self, keys: Iterable[str], cause: BaseException | str) -> None:
+        self.keys = tuple(keys)
+        self.cause = cause if isinstance(cause, str) else " ".join(describe_error(cause).split())
+        super().__init__(
+            f"the scheduler did not start: {self.cause}; Dask's configuration here sets {', '.join(self.keys)}: "
+            "check it in the files that `python -c 'import dask.config; print(dask.config.paths)'` lists, "
+            "and in variables that begin with DASK_"
+        )
+
+
 class SchedulerStartError(ClusterError):
     """The scheduler of a cluster did not start; everything is removed again.
 
@@ -492,12 +513,23 @@ class ClusterClosedError(ClusterError):
 
 
 class LeftoverError(ClusterError):
-    """Something that belongs to the cluster could not be removed at close."""
+    """Something that belongs to the cluster could not be removed at close.
 
-    def __init__(self, cluster: str, leftovers: Sequence[Leftover]) -> None:
-        self.cluster, self.leftovers = cluster, tuple(leftovers)
+    Attributes
+    ----------
+    cluster : str
+        The cluster's name.
+    leftovers : tuple of Leftover
+        What is left, and why.
+    command : str
+        The command that removes it later; empty if there is none.
+    """
+
+    def __init__(self, cluster: str, leftovers: Sequence[Leftover], command: str = "") -> None:
+        self.cluster, self.leftovers, self.command = cluster, tuple(leftovers), command
         listed = "; ".join(str(leftover) for leftover in self.leftovers)
-        super().__init__(f"cluster {cluster!r} left behind: {listed}")
+        remedy = f"; later, remove it with: {command}" if command else ""
+        super().__init__(f"cluster {cluster!r} left behind: {listed}{remedy}")
 
 
 class SubmitError(ScalableError):

@@ -1,7 +1,8 @@
 """Records of runs: what ran, where, with which versions, and how it ended.
 
-A run has a directory ``.scalable/runs/<id>/`` in the current directory, and in it ``record.json``. Only their owner
-can read them. A record shows ``${VAR}`` in the place of each value that the manifest has from the environment.
+A run has a directory ``.scalable/runs/<id>/`` in the current directory, and in it ``record.json``. The variable
+``SCALABLE_RUNS_DIR`` names another directory than ``.scalable/runs``. Only their owner can read them. A record shows
+``${VAR}`` in the place of each value that the manifest has from the environment.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 __all__ = [
     "RECORDS_DIRECTORY",
     "RunRecord",
+    "event_as_json",
     "find_records",
     "installed_versions",
     "read_open_record",
+    "read_record",
     "recorded_spec",
+    "records_directory",
 ]
 
 RECORDS_DIRECTORY = Path(".scalable") / "runs"
@@ -72,9 +76,9 @@ class RunRecord:
         session: ScalableSession,
         plan: Plan,
         *,
-        workflow: Path,
+        workflow: Path | None,
         arguments: Sequence[str],
-        root: Path = RECORDS_DIRECTORY,
+        root: Path | None = None,
     ) -> Self:
         """Create the run's directory and write the record of a run that begins.
 
@@ -84,12 +88,12 @@ class RunRecord:
             The session of the run.
         plan : Plan
             What the session will start.
-        workflow : Path
-            The script.
+        workflow : Path or None
+            The script; None in a notebook or an interpreter.
         arguments : sequence of str
             Its command-line arguments.
-        root : Path
-            The directory of records.
+        root : Path, optional
+            The directory of records; by default `records_directory`.
 
         Raises
         ------
@@ -116,14 +120,14 @@ class RunRecord:
             },
             "plan": json.loads(plan.to_json()),
             "workflow": {
-                "path": str(workflow),
-                "sha256": hashlib.sha256(workflow.read_bytes()).hexdigest(),
+                "path": None if workflow is None else str(workflow),
+                "sha256": workflow and hashlib.sha256(workflow.read_bytes()).hexdigest(),
                 "arguments": list(arguments),
             },
             "versions": installed_versions(),
             "events": [],
         }
-        directory = root / run_id
+        directory = (root or records_directory()) / run_id
         descriptor = _create_private(directory)
         record = cls(directory, descriptor, document, session.manifest.redact)
         record._write()
@@ -136,6 +140,7 @@ class RunRecord:
         everything_removed: bool = False,
         error: str | None = None,
         events: Iterable[Event] = (),
+        summary: Mapping[str, Any] | None = None,
     ) -> None:
         """Write how the run ended.
 
@@ -149,6 +154,8 @@ class RunRecord:
             The error that ended it.
         events : iterable of Event
             What happened to its worker groups.
+        summary : mapping, optional
+            What became of its tasks, and what it took, as JSON values.
 
         Raises
         ------
@@ -161,18 +168,33 @@ class RunRecord:
             "exit_status": exit_status,
             "everything_removed": everything_removed,
             "error": error,
-            "events": [
-                {
-                    "time": datetime.fromtimestamp(event.time, UTC).isoformat(
-                        timespec="milliseconds"
-                    ),
-                    "group": event.tag,
-                    "text": event.text,
-                }
-                for event in events
-            ],
+            "events": [event_as_json(event) for event in events],
+            "summary": dict(summary or {}),
         }
         self._write()
+
+    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to a file of the record, a line of JSON for each.
+
+        Parameters
+        ----------
+        name : str
+            The file's name: ``tasks.jsonl``.
+        rows : iterable of mapping
+            The rows, as JSON values. Values of the environment are replaced.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        lines = [json.dumps(_map_text(dict(row), self._redact), ensure_ascii=False) for row in rows]
+        if not lines:
+            return
+        how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        file = os.open(name, how, 0o600, dir_fd=self._descriptor)
+        with os.fdopen(file, "w", encoding="utf-8") as stream:
+            stream.write("".join(f"{line}\n" for line in lines))
 
     def to_json(self) -> str:
         """Return the record as text, without the values that the manifest has from the environment."""
@@ -193,7 +215,19 @@ class RunRecord:
         os.replace("record.new", "record.json", src_dir_fd=at, dst_dir_fd=at)
 
 
-def find_records(root: Path = RECORDS_DIRECTORY) -> list[Path]:
+def event_as_json(event: Event) -> dict[str, Any]:
+    """Return an event as JSON values."""
+    when = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="milliseconds")
+    return {"time": when, "group": event.tag, "text": event.text}
+
+
+def records_directory() -> Path:
+    """Return the directory of records: ``SCALABLE_RUNS_DIR``, or ``.scalable/runs`` in the current directory."""
+    named = os.environ.get("SCALABLE_RUNS_DIR")
+    return Path(named).expanduser() if named else RECORDS_DIRECTORY
+
+
+def find_records(root: Path | None = None) -> list[Path]:
     """Return the directories of the runs that have a record, oldest first; empty if there are none.
 
     Raises
@@ -202,13 +236,27 @@ def find_records(root: Path = RECORDS_DIRECTORY) -> list[Path]:
         The directory of records cannot be read.
     """
     try:
-        return sorted(root.iterdir())
+        return sorted((root or records_directory()).iterdir())
     except FileNotFoundError:
         return []
 
 
 def read_open_record(directory: Path) -> dict[str, Any] | None:
     """Return the record of a run that may have left something; None if it has removed everything.
+
+    Raises
+    ------
+    OSError, ValueError
+        As for `read_record`.
+    """
+    document = read_record(directory)
+    if document is None or document.get("everything_removed") is True:
+        return None
+    return document
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """Return the record of a run; None where there is none.
 
     Raises
     ------
@@ -234,7 +282,7 @@ def read_open_record(directory: Path) -> dict[str, Any] | None:
         document = json.load(stream)
     if not isinstance(document, dict):
         raise ValueError("it is not a record of a run")
-    return None if document.get("everything_removed") is True else document
+    return document
 
 
 def recorded_spec(record: Mapping[str, Any]) -> DeploymentSpec:

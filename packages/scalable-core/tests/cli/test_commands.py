@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from scalable.cli import main
+from scalable.cli.init import write_targets
 from scalable.cli.plan import describe
 from scalable.planning import Plan
 from scalable.providers.base import ResourceRequest, ScalePlan
@@ -411,6 +413,13 @@ def test_what_init_writes_is_valid_and_a_workflow(cli: Cli, project: Path) -> No
     manifest.write_text(text)
     assert cli("validate", str(manifest)).exit_code == 0
     compile((project / "new" / "workflow.py").read_text(), "workflow.py", "exec")
+
+
+@pytest.mark.parametrize("name", ["local", "slurm", "kubernetes", "aws", "gcp"])
+def test_the_first_target_of_a_new_manifest_is_of_an_installed_provider(name: str) -> None:
+    targets = yaml.safe_load(write_targets([name, "of-somebody-else"]))
+    assert [target["provider"] for target in targets.values()] == [name]
+    assert "# pip install scalable-" in write_targets([name])
 
 
 @pytest.mark.parametrize("name", ["scalable.yaml", "workflow.py"])

@@ -30,6 +30,11 @@ from helpers import double
 def tell():
     return os.getpid(), os.environ["DEMO_WORKER"]
 
+def some(number):
+    if number in (3, 4):
+        raise ValueError("no data in " + os.environ.get("DEMO_SECRET", "nobody"))
+    return number
+
 def fail():
     raise ValueError("no such scenario")
 
@@ -42,6 +47,31 @@ with ScalableSession.from_yaml() as client:
         print(sum(client.gather(client.map(double, range(10), task="simulate"))))
     elif how == "wait":
         time.sleep(120)
+    elif how == "some":
+        futures = client.map(some, range(10), tag="fair", retries=1) + [client.submit(double, 1, tag="gcam")]
+        rest = client.submit(sum, futures[:10], tag="gcam")
+        print(sum(future.exception() is None for future in futures), rest.exception() is None)
+    elif how == "drop":
+        while True:
+            try:
+                time.sleep(0.01)
+            except:
+                pass
+    elif how == "finalizers":
+        class Slow:
+            def __del__(self):
+                for _ in range(20_000):
+                    pass
+        while True:
+            Slow()
+    elif how == "clean up":
+        try:
+            print("ready", flush=True)
+            time.sleep(120)
+        except BaseException as error:
+            time.sleep(2)
+            print("cleaned up", type(error).__name__, flush=True)
+            raise
     elif how == "exit":
         sys.exit(int(rest[0]))
     elif how == "task":
@@ -224,7 +254,7 @@ def test_a_workflow_for_another_target_costs_nothing(
 
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("workflow.py:11: error: the workflow asks for target 'other'")
+    assert line.startswith("workflow.py:16: error: the workflow asks for target 'other'")
     assert not (project / ".scalable").exists()
 
 
@@ -437,6 +467,123 @@ def test_a_signal_while_it_starts_leaves_no_process(
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith(f"scalable: ended with exit status {status}")
     assert record(project)["exit_status"] == status
+
+
+@pytest.mark.parametrize("how", ["drop", "finalizers"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_workflow_that_drops_its_exception(
+    process: Start, project: Path, gone: Gone, number: int, status: int, how: str
+) -> None:
+    running = process("--", how)
+    assert running.stdout is not None
+    workers = pids(running.stdout.readline())
+
+    running.send_signal(number)
+    _, stderr = running.communicate(timeout=90)
+
+    assert running.returncode == status
+    assert gone(workers)
+    assert "Exception ignored" not in stderr
+    assert record(project)["exit_status"] == status
+    assert record(project)["everything_removed"]
+
+
+def test_a_workflow_may_take_its_time_to_clean_up(process: Start, gone: Gone) -> None:
+    running = process("--", "clean up")
+    assert running.stdout is not None
+    workers = pids(running.stdout.readline())
+    assert running.stdout.readline() == "ready\n"
+
+    running.send_signal(signal.SIGINT)
+    stdout, _ = running.communicate(timeout=60)
+
+    assert (running.returncode, stdout) == (130, "cleaned up KeyboardInterrupt\n")
+    assert gone(workers)
+
+
+def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> None:
+    done = scalable("run", "-w", "workflow.py", "--", "some", DEMO_SECRET="hunter2hunter2")
+
+    assert done.stdout.splitlines()[-1] == "9 False"
+    said = [line.removeprefix("scalable: ") for line in done.stderr.splitlines()]
+    assert "tasks: 11 of 14 done, 2 failed, 1 cancelled" in said
+    assert "  some (fair): 8 of 10 done, 2 failed" in said
+    assert "  sum (gcam): 0 of 1 done, 1 cancelled" in said
+    (reason,) = [line for line in said if "such as" in line]
+    assert reason.startswith("  2 of some failed: ValueError('no data in ${DEMO_SECRET}')")
+    assert any(line.startswith("worker-hours: ") for line in said)
+    summary = record(project)["summary"]
+    assert {
+        "name": "some",
+        "component": "fair",
+        "done": 8,
+        "failed": 2,
+        "left": 0,
+        "cancelled": 0,
+    } in (summary["tasks"])
+    assert [each["count"] for each in summary["failures"]] == [2]
+    assert "hunter2" not in done.stderr + json.dumps(record(project))
+
+    (path,) = (project / ".scalable" / "runs").glob("*")
+    assert {file.stat().st_mode & 0o777 for file in path.glob("*.json*")} == {0o600}
+    tasks = [json.loads(line) for line in (path / "tasks.jsonl").read_text().splitlines()]
+    ends = [(task["component"], task["status"]) for task in tasks if ".some-" in task["task"]]
+    assert sorted(ends) == [("fair", "done")] * 8 + [("fair", "failed")] * 2
+    assert all(task["worker"].startswith(task["component"]) for task in tasks)
+    assert all(task["started"] <= task["ended"] for task in tasks if task["status"] == "done")
+    events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    assert events == record(project)["events"]
+
+    listed, shown = scalable("runs").stdout, scalable("runs", "show").stdout
+    assert listed.splitlines()[1].startswith(record(project)["id"])
+    assert "tasks: 11 of 14 done, 2 failed, 1 cancelled" in shown
+    assert json.loads(scalable("runs", "show", record(project)["id"][:9], "--json").stdout) == (
+        record(project)
+    )
+    assert scalable("runs", "show", "nothing").returncode == 2
+
+
+def test_a_workflow_that_needs_no_workers_starts_none(scalable: Scalable, project: Path) -> None:
+    (project / "workflow.py").write_text(
+        "import argparse\nargparse.ArgumentParser().parse_args()\n"
+    )
+
+    fine, wrong = (
+        scalable("run", "-w", "workflow.py"),
+        scalable("run", "-w", "workflow.py", "--", "x"),
+    )
+
+    assert (fine.returncode, wrong.returncode) == (0, 2)
+    assert "unrecognized arguments: x" in wrong.stderr
+    documents = [json.loads(p.read_text()) for p in (project / ".scalable/runs").glob("*/*.json")]
+    assert [each["events"] for each in documents] == [[], []]
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        "import dask\nprint(dask.delayed(sum)([1, 2]).compute())\nprint(*session.groups)",
+        "from distributed import get_client\nprint(get_client().submit(sum, [1, 2]).result())\nprint(*session.groups)",
+        "print(session.client.submit(sum, [1, 2]).result())\nprint(*session.groups)",
+        "session.cluster.wait_for_group('fair')\nprint(3)\nprint(*session.groups)",
+    ],
+)
+def test_whatever_needs_workers_first_starts_them(
+    scalable: Scalable, project: Path, workflow: str
+) -> None:
+    head = "from scalable.session import ScalableSession\nsession = ScalableSession.from_yaml()\n"
+    (project / "workflow.py").write_text(head + workflow)
+
+    assert scalable("run", "-q", "-w", "workflow.py").stdout.splitlines() == ["3", "fair gcam"]
+
+
+def test_manifest_and_workflow_in_each_others_place(scalable: Scalable) -> None:
+    swapped = scalable("run", "workflow.py", "-w", "scalable.yaml")
+    alone = scalable("run", "workflow.py", "-w", "workflow.py")
+
+    assert (swapped.returncode, alone.returncode) == (2, 2)
+    assert "scalable.yaml is a manifest" in swapped.stderr
+    assert "workflow.py:1:1: error: this is a Python program" in alone.stderr
 
 
 def test_ctrl_c_on_a_terminal_reaches_all_and_leaves_nothing(

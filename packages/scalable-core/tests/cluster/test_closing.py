@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from scalable.cluster.pace import Pace
-from scalable.cluster.port import GroupSpec
-from scalable.errors import ClusterClosedError
+from scalable.cluster.port import GroupSpec, Leftover
+from scalable.errors import ClusterClosedError, LaunchRefusedError
 from scalable.testing.simulation import (
     Simulation,
     TaskState,
@@ -151,6 +152,39 @@ async def test_possible_leftovers_are_named_when_nothing_can_be_known(
             ("worker", "gcam-1"),
             ("worker", "gcam-2"),
         ]
+
+
+@in_virtual_time
+async def test_what_was_never_launched_is_not_left() -> None:
+    async def sweep() -> list[Leftover]:
+        return [Leftover("jobs named", "x", "no squeue"), Leftover("volume", "v", "in use")]
+
+    async with Simulation("gcam") as world:
+        refused: deque[Exception] = deque([LaunchRefusedError("there is no sbatch")] * 50)
+        world.backend.behavior["gcam"] = UnitBehavior(errors=refused)
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(10)
+        world.backend.sweep = sweep  # type: ignore[method-assign]
+        assert [leftover.name for leftover in await world.close()] == ["v"]
+
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(10)
+        world.backend.sweep = sweep  # type: ignore[method-assign]
+        assert [leftover.name for leftover in await world.close()] == ["x", "v"]
+
+
+@in_virtual_time
+async def test_closing_in_a_hurry_gives_each_step_two_seconds() -> None:
+    async with Simulation("gcam") as world:
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(10)
+        for call in ("stop", "sweep"):
+            await _hang(world, call)
+        began = world.time
+        world.controller.closing.hurry()
+        assert [leftover.kind for leftover in await world.close()][-1] == "worker"
+        assert world.time - began < 15
 
 
 @in_virtual_time

@@ -91,6 +91,7 @@ from scalable.cluster.dask_internals import (
     has_own_deserializers,
     send_with_next,
     take_from_gather,
+    when_client_is_missing,
 )
 from scalable.cluster.plugin.dask_internals import (
     Hold,
@@ -903,6 +904,49 @@ async def test_only_a_task_that_had_a_result_has_a_size(rig: Rig) -> None:
     await worker.close()
     await until(lambda: rig.task(future).state in ("no-worker", "queued"))
     assert rig.task(future).nbytes >= 0
+
+
+@on_cluster
+async def test_a_task_that_failed_has_its_text_and_who_is_to_blame(rig: Rig) -> None:
+    """`TaskState.exception_blame`: the task that raised, also of those that depend on it."""
+    await rig.add()
+    failed = rig.client.submit(operator.truediv, 1, 0)
+    dependent = rig.client.submit(identity, failed)
+    await wait(dependent)
+    assert rig.task(failed).exception_blame is rig.task(failed)
+    assert rig.task(dependent).exception_blame is rig.task(failed)
+
+
+@on_cluster
+async def test_a_task_that_failed_has_its_exception_as_text(rig: Rig) -> None:
+    """`TaskState.exception_text`: the repr of what was raised."""
+    await rig.add()
+    failed = rig.client.submit(operator.truediv, 1, 0)
+    await wait(failed)
+    assert rig.task(failed).exception_text == "ZeroDivisionError('division by zero')"
+
+
+def test_dask_asks_for_the_current_client() -> None:
+    """`distributed.Client.current`: asked by `get_client` and where a collection is computed."""
+    asked = []
+
+    def start() -> None:
+        asked.append(True)
+
+    with when_client_is_missing(start):
+        with pytest.raises(ValueError, match="No clients found"):
+            Client.current()
+        with pytest.raises(ValueError, match="No global client"):
+            get_client()
+        assert delayed(operator.add)(1, 2).compute(scheduler=None) == 3
+        with pytest.raises(ValueError, match="as_current"):
+            Client.current(allow_global=False)
+    assert len(asked) == 3
+
+
+def test_the_prefix_of_a_key_is_the_name_of_its_function() -> None:
+    """`dask.utils.key_split`: the name of a task's prefix."""
+    assert dask.utils.key_split("gcam.run-1f2e3d4c5b6a79880f1e2d3c4b5a6978") == "gcam.run"
 
 
 def test_the_command_of_a_worker_can_be_called() -> None:

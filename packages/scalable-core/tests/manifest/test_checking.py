@@ -147,7 +147,10 @@ def test_what_is_right_is_made() -> None:
         ("count: 7", "E_BAD_VALUE targets.t.count: must not be 7 (got 7)"),
         ("ratio: 0", "E_BAD_VALUE targets.t.ratio: must be more than 0, not 0"),
         ("ratio: x", "E_BAD_VALUE targets.t.ratio: must be a number, not 'x'"),
-        ("spot: yes", "E_BAD_VALUE targets.t.spot: must be true or false, not 'yes'"),
+        (
+            "spot: yes",
+            "E_BAD_VALUE targets.t.spot: must be true or false, not 'yes', which YAML 1.2 reads as text; write true",
+        ),
         (
             "queue: true",
             "E_BAD_VALUE targets.t.queue: must be text, not true; write it in quotes",

@@ -144,11 +144,12 @@ RIGHT = [
     HEAD + "targets: {t: {provider: a/b~c, left: {left: {kind: elm}}}}\n",
     HEAD + "targets: {t: {provider: other, anything: [1, {a: b}]}}\n",
     HEAD + "components: {a: {}, b: {cpus: 2, memory: 8Gi, gpus: 0, slots: 2, image: i}}\n",
+    HEAD + "components: {a: , b: {env: , mounts: }}\n",
     HEAD + "components: {a: {cpus: '${N}', memory: '${M}', runtime: '${R}'}}\n",
     HEAD + "components: {a: {memory: 1000000, env: {A: b, N: 4}, mounts: {/a: /b}, tags: [x]}}\n",
     HEAD + "components: {a: {memory: null, image: null, tags: {x: y}, x-note: [1]}}\n",
     HEAD + "components: {a: {}}\ntasks: {t: {component: a, cache: false, outputs: []}}\n",
-    HEAD + "overlays: {o: {components: {a: {cpus: 2}}, tasks: {t: {}}, targets: {t: {a: 1}}}}\n",
+    HEAD + "overlays: {o: {components: {a: {new: true, cpus: 2}}}}\n",
     "version: 1\nproject: {name: x, modules: [a], x-b: 1, local_cache: null}\n",
 ]
 WRONG = [
@@ -169,7 +170,7 @@ WRONG = [
     HEAD + "targets: {t: {provider: a/b~c, left: {left: {kind: pine}}}}\n",
     HEAD + "targets: {1a: {provider: other}}\n",
     HEAD + "components: {a b: {}}\n",
-    HEAD + "components: {a: }\n",
+    HEAD + "targets: {t: }\n",
     HEAD + "components: {a: {cpus: 0}}\n",
     HEAD + "components: {a: {cpus: '2'}}\n",
     HEAD + "components: {a: {memory: 8X}}\n",

@@ -131,9 +131,9 @@ def test_provider_options_may_have_any_key() -> None:
         ("target: {}", "3:1 E_UNKNOWN_KEY target: unknown key (did you mean 'targets'?)"),
         (
             "targets: []",
-            "3:1 E_BAD_VALUE targets: must be a mapping; write {} for one without keys",
+            "3:1 E_BAD_VALUE targets: must be a mapping; write each entry under its name, such as `local",
         ),
-        ("targets: {t: }", "3:11 E_BAD_VALUE targets.t: must be a mapping; write {} for one"),
+        ("targets: {t: }", "3:11 E_MISSING_KEY targets.t.provider: this key is required"),
         ("targets: {t: {}}", "3:11 E_MISSING_KEY targets.t.provider: this key is required"),
         ("targets: {t: {provider: ''}}", "3:15 E_BAD_VALUE targets.t.provider: must be text of 1"),
         ("targets: {t: {provider: [a]}}", "3:15 E_BAD_VALUE targets.t.provider: must be text, not"),
@@ -144,6 +144,23 @@ def test_provider_options_may_have_any_key() -> None:
             f"3:11 E_BAD_NAME targets.{'a' * 41}: a name",
         ),
         ("overlays: {a.b: {}}", '3:12 E_BAD_NAME overlays."a.b": a name begins with a letter'),
+        (
+            "components: [{name: b}]",
+            "3:1 E_BAD_VALUE components: must be a mapping; write each entry under its name, such as `b: {cpus: 1}`",
+        ),
+        (
+            "components: {a: img}",
+            "3:14 E_BAD_VALUE components.a: must be a mapping; write `a: {image: img}`",
+        ),
+        ("tasks: {t: a}", "3:9 E_BAD_VALUE tasks.t: must be a mapping; write `t: {component: a}`"),
+        (
+            "targets: {t: local}",
+            "3:11 E_BAD_VALUE targets.t: must be a mapping; write `t: {provider: local}`",
+        ),
+        (
+            "components: {a: {component: b}}",
+            "3:18 E_UNKNOWN_KEY components.a.component: unknown key: it is a key of a task",
+        ),
         ("components: {a: {name: b}}", "3:18 E_UNKNOWN_KEY components.a.name: unknown key"),
         ("components: {a: {cpus: 0}}", "3:18 E_BAD_VALUE components.a.cpus: must be at least 1"),
         ("components: {a: {gpus: -1}}", "3:18 E_BAD_VALUE components.a.gpus: must be at least 0"),
@@ -363,7 +380,7 @@ overlays:
   big:
     components:
       gcam: {cpus: 16, env: {B: big, C: c}, tags: [z]}
-      helper: {}
+      helper: {new: true}
     targets:
       hpc: {queue: long}
   null-memory: {components: {gcam: {memory: null, image: }}}
@@ -426,6 +443,13 @@ def test_a_target_can_be_chosen_once_the_document_is_read() -> None:
     assert parse_manifest(OVERLAYS, env={}, target_name=choose).components["gcam"].cpus == 16
 
 
+ENTRIES = """\
+components: {a: {}}
+tasks: {t: {component: a}}
+targets: {t: {provider: p}}
+"""
+
+
 @pytest.mark.parametrize(
     ("overlay", "issue"),
     [
@@ -445,13 +469,70 @@ def test_a_target_can_be_chosen_once_the_document_is_read() -> None:
 def test_an_overlay_is_checked_although_nothing_selects_it(
     overlay: str, issue: str, problems: Any
 ) -> None:
-    (line,) = problems(f"{MINIMAL}overlays:\n  o: {overlay}\n")
+    (line,) = problems(f"{MINIMAL}{ENTRIES}overlays:\n  o: {overlay}\n")
     assert line.partition(" ")[2].startswith(issue)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "issue"),
+    [
+        (
+            "components: {gcma: {}}",
+            "E_UNKNOWN_COMPONENT overlays.o.components.gcma: there is no component 'gcma' to change "
+            "(did you mean 'gcam'?)",
+        ),
+        (
+            "tasks: {runn: {}}",
+            "E_UNKNOWN_TASK overlays.o.tasks.runn: there is no task 'runn' to change (did you mean 'run'?)",
+        ),
+        (
+            "targets: {moon: {}}",
+            "E_UNKNOWN_TARGET overlays.o.targets.moon: there is no target 'moon' to change; write",
+        ),
+        (
+            "components: {gcam: {new: true}}",
+            "E_BAD_VALUE overlays.o.components.gcam.new: there is 'gcam' already; remove `new`",
+        ),
+        (
+            "components: {other: {new: maybe}}",
+            "E_BAD_VALUE overlays.o.components.other.new: must be true, or left out",
+        ),
+    ],
+)
+@pytest.mark.parametrize("merged", [None, "o"])
+def test_an_overlay_changes_what_there_is(
+    overlay: str, issue: str, merged: str | None, problems: Any
+) -> None:
+    base = (
+        "components: {gcam: {}}\ntasks: {run: {component: gcam}}\ntargets: {hpc: {provider: p}}\n"
+    )
+    found = problems(f"{MINIMAL}{base}overlays:\n  o: {{{overlay}}}\n", overlay_name=merged)
+    assert any(line.partition(" ")[2].startswith(issue) for line in found)
+
+
+def test_an_overlay_adds_what_it_says_is_new() -> None:
+    overlay = "{o: {components: {b: {new: true, cpus: 3}}, tasks: {t: {new: true, component: b}}}}"
+    manifest = parse_manifest(f"{MINIMAL}overlays: {overlay}\n", overlay_name="o", env={})
+    assert manifest.components["b"].cpus == 3
+    assert "new" not in manifest.raw["components"]["b"]
+
+
+def test_lines_of_tabs_and_keys_with_nothing_behind_them_have_their_plain_meaning() -> None:
+    text = "components:\n  a:\n    cpus: 2\n\t\n \t # why\n    env:\n    tags:\n    memory: 16e9\n  b:\n"
+    components = parse_manifest(MINIMAL + text, env={}).components
+    assert (components["a"].memory, components["a"].env, components["b"].cpus) == (
+        16 * 10**9,
+        {},
+        1,
+    )
 
 
 def test_an_overlay_needs_nothing_and_its_variables_are_not_known_yet() -> None:
     overlay = "{components: {a: {cpus: '${N}', x-a: 1}}, tasks: {t: {}}, targets: {t: {}}, x-b: 2}"
-    manifest = parse_manifest(f"{MINIMAL}overlays: {{o: {overlay}}}\n", env={})
+    manifest = parse_manifest(
+        f"{MINIMAL}{ENTRIES}overlays: {{o: {overlay}}}\n",
+        env={},
+    )
     assert manifest.overlays["o"]["components"]["a"]["cpus"] == "${N}"
 
 

@@ -20,7 +20,7 @@ components:
 tasks:
   run: {component: gcam}
 overlays:
-  big: {components: {helper: {}}}
+  big: {components: {helper: {new: true}}}
 """
 
 

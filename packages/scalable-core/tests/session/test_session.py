@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,7 +22,6 @@ from scalable.errors import (
     LeftoverError,
     LimitExceededError,
     ManifestError,
-    ModulesError,
     SessionError,
     UnknownTagError,
     ValidationFailedError,
@@ -29,6 +29,7 @@ from scalable.errors import (
 from scalable.manifest.validate import ValidationReport
 from scalable.providers.base import DeploymentSpec, ScalePlan
 from scalable.providers.registry import register_provider
+from scalable.runs import find_records
 from scalable.session import ScalableSession, set_current_session
 
 Eventually = Callable[[Callable[[], bool]], bool]
@@ -353,8 +354,56 @@ def test_modules_that_are_listed_start_from_the_manifest(project: Path) -> None:
         path.read_text().replace("{name: test}", "{name: test, modules: [lib/gone.py]}")
     )
 
-    with pytest.raises(ModulesError, match=r"conf/lib/gone\.py.*does not exist"):
+    with pytest.raises(ValidationFailedError, match=r"there is no .lib/gone\.py. in the directory"):
         ScalableSession.from_yaml(path).start()
+
+
+def test_a_second_session_on_a_target_warns(project: Path) -> None:
+    first = ScalableSession.from_yaml()
+    first.start()
+    try:
+        assert ScalableSession.open_sessions() == [first]
+        second = ScalableSession.from_yaml()
+        with pytest.warns(UserWarning, match=r"another session on target 'demo' is open.*close"):
+            second.start()
+        assert ScalableSession.open_sessions() == [first, second]
+        second.close()
+    finally:
+        first.close()
+    assert ScalableSession.open_sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("configuration", "key"),
+    [
+        ("distributed: {scheduler: {preload: [no_such_module_here]}}", "scheduler.preload"),
+        ("distributed: {admin: {event-loop: nonsense}}", "distributed.admin.event-loop"),
+    ],
+)
+def test_configuration_that_keeps_a_scheduler_from_starting_is_named(
+    configuration: str, key: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "site").mkdir()
+    (project / "site" / "site.yaml").write_text(configuration)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from scalable.providers.registry import register_provider\n"
+        "from demo_provider import DemoProvider\n"
+        "from scalable.session import ScalableSession\n"
+        "register_provider('demo', DemoProvider)\n"
+        "try: ScalableSession.from_yaml().start()\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(Path(__file__).parents[1] / "plugins")],
+        env={**os.environ, "DASK_CONFIG": str(project / "site")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith("DaskConfigurationError the scheduler did not start: ")
+    assert key in done.stdout
 
 
 def test_closing_from_another_thread_ends_a_start_that_waits(
@@ -563,3 +612,37 @@ def test_a_signal_while_it_starts_ends_the_start(script: Script, pids: Pids, pro
 
 def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if not thread.daemon}
+
+
+def test_a_session_in_plain_python_keeps_a_record(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALABLE_RUNS_DIR", str(project / "kept"))
+    with ScalableSession.from_yaml() as client:
+        (running,) = find_records()
+        assert json.loads((running / "record.json").read_text())["status"] == "running"
+        client.submit(abs, -1, tag="fair").result(timeout=60)
+    with pytest.raises(ZeroDivisionError), ScalableSession.from_yaml():
+        raise ZeroDivisionError("of the user")
+
+    first, second = (
+        json.loads((each / "record.json").read_text())
+        for each in sorted(find_records(), key=lambda each: each.stat().st_mtime)
+    )
+    assert (first["status"], first["everything_removed"], first["error"]) == (
+        "finished",
+        True,
+        None,
+    )
+    assert first["summary"]["worker_hours"]["fair"] > 0
+    assert (second["status"], second["error"]) == ("failed", "ZeroDivisionError: of the user")
+    assert not (project / ".scalable").exists()
+
+
+def test_a_session_without_a_place_for_its_record_goes_on(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (project / ".scalable").write_text("in the way")
+    with ScalableSession.from_yaml() as client:
+        assert client.submit(abs, -1, tag="fair").result(timeout=60) == 1
+    assert "no record is kept" in caplog.text

@@ -272,12 +272,12 @@ def _spec_of(manifest: ManifestModel | ManifestError, target: str) -> Deployment
 
 
 def _of_records(troubles: list[Trouble]) -> Iterator[_Candidate]:
-    from scalable.runs import RECORDS_DIRECTORY, find_records, read_open_record, recorded_spec
+    from scalable.runs import find_records, read_open_record, recorded_spec, records_directory
 
     try:
         directories = find_records()
     except OSError as error:
-        troubles.append(Trouble(f"{RECORDS_DIRECTORY}: {error.strerror}"))
+        troubles.append(Trouble(f"{records_directory()}: {error.strerror}"))
         return
     for directory in directories:
         hint = f"if nothing can be left of this run, remove {directory}"

@@ -16,10 +16,23 @@ from scalable.cli.plan import plan
 from scalable.cli.prices import prices
 from scalable.cli.providers import providers
 from scalable.cli.run import run
+from scalable.cli.runs import runs
 from scalable.cli.schema import schema
 from scalable.cli.validate import validate
 
 __all__ = ["main"]
+
+
+EARLIER_COMMANDS = {
+    "advise": "`adaptive` in a target sizes its groups while they run, and `scalable plan` shows sizes and cost",
+    "compose": "`scalable init` writes a manifest and a workflow to start from",
+    "diagnose": "`scalable check` looks before a run, and session.explain() in it",
+    "explain": "session.explain() says why workers are missing, and client.explain(future) why a task waits",
+    "init-component": "write it under `components` in the manifest; `scalable schema` has every key",
+    "report": "`scalable runs show` describes the latest run, and `scalable runs` lists them",
+    "migrate": "write the cluster as a target, and each container as a component; `scalable validate` checks them",
+}
+"""Commands of earlier versions, and what takes their place."""
 
 
 class _Commands(click.Group):
@@ -42,6 +55,13 @@ class _Commands(click.Group):
             if not given:  # the error is the help text
                 raise
             raise _usage(error) from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if (instead := EARLIER_COMMANDS.get(args[0])) and args[0] not in self.commands:
+            raise click.UsageError(f"there is no {args[0]!r} any more: {instead}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -76,5 +96,5 @@ def main() -> None:
     """
 
 
-for command in (init, validate, plan, check, run, ps, reap, prices, providers, schema):
+for command in (init, validate, plan, check, run, runs, ps, reap, prices, providers, schema):
     main.add_command(command)

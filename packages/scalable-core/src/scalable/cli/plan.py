@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from scalable.cli.options import debug_option, json_option, manifest_arguments
-from scalable.cli.output import as_table, print_json, print_warnings
+from scalable.cli.output import as_table, print_json, print_status, print_warnings
 
 if TYPE_CHECKING:
     from scalable.costing import CostEstimate
@@ -26,10 +27,24 @@ __all__ = ["describe", "describe_count", "plan"]
 @click.option(
     "--render", is_flag=True, help="Also show the scripts or requests that a run would send."
 )
+@click.option("--dry-run", is_flag=True, hidden=True, help="What a plan is anyway.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the plan to FILE, as JSON.",
+)
 @json_option
 @debug_option
 def plan(
-    manifest: str | None, target: str | None, overlay: str | None, render: bool, as_json: bool
+    manifest: str | None,
+    target: str | None,
+    overlay: str | None,
+    render: bool,
+    dry_run: bool,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     """Show what a run of MANIFEST would start, and what that costs.
 
@@ -48,6 +63,9 @@ def plan(
         for artifact in artifacts:
             click.echo(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")
     check_limits(session.spec, session.provider, result.scale_plan)
+    if output is not None:
+        output.write_text(result.to_json(), encoding="utf-8")
+        print_status(f"wrote {output}")
     if as_json:  # only now, because a program reads one document: the plan, or the error
         document = json.loads(result.to_json())
         if render:

@@ -160,6 +160,8 @@ def _follow(session: ScalableSession, view: View, stopped: threading.Event) -> N
         last = stopped.wait(_INTERVAL)
         if session.closed:  # the teardown is not progress
             return
+        if session.is_new:
+            continue
         elapsed = time.monotonic() - started
         if session.groups and (last or elapsed - counted_at >= _TASK_INTERVAL):
             counted_at = elapsed

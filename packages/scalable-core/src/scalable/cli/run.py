@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, report_error
+from scalable.cli.following import Following, follow
 from scalable.cli.inside import run_inside, submission
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
 from scalable.cli.output import print_problem, print_status, print_warnings
+from scalable.cli.plan import describe
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
 from scalable.cli.script import (
     Outcome,
@@ -32,6 +35,8 @@ from scalable.errors import ScalableError, SessionError
 if TYPE_CHECKING:
     from types import CodeType, TracebackType
 
+    from scalable.cli.tally import Tally
+    from scalable.cluster import GroupedCluster
     from scalable.planning import Plan
     from scalable.runs import RunRecord
     from scalable.session import ScalableSession
@@ -68,6 +73,7 @@ class _WithArguments(click.Command):
     is_flag=True,
     help="Run the workflow at the target too, beside the scheduler: it needs no connection to this machine.",
 )
+@click.option("--dry-run", is_flag=True, help="Show the plan, and run nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only problems, no progress.")
 @json_option
 @debug_option
@@ -79,18 +85,20 @@ def run(
     overlay: str | None,
     workflow: Path,
     in_cluster: bool,
+    dry_run: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Run a workflow on a target of MANIFEST.
 
-    Validates, plans and checks limits before anything is started; then starts the workers, runs the script as Python
-    would, removes the workers whatever happens, and exits with the script's own status. ScalableSession.from_yaml()
-    returns the running session in the script. Progress goes to stderr. Stdout is for the script's output, or with
+    Validates, plans and checks limits, then runs the script as Python would. ScalableSession.from_yaml() returns the
+    run's session in it, and nothing is started before the script needs workers. They are removed whatever happens, and
+    the exit status is the script's own. Progress goes to stderr. Stdout is for the script's output, or with
     --json for the record of the run, which is also kept in .scalable/runs.
     """
     from scalable.planning import check_limits
-    from scalable.session import ScalableSession, set_current_session
+    from scalable.session import ScalableSession
+    from scalable.session.ending import RunEnd
 
     code = _compile(workflow)
     session = ScalableSession.from_yaml(
@@ -100,46 +108,84 @@ def run(
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
     _check_requested_target(context, workflow, session)
+    if dry_run:
+        click.echo(plan.to_json() if as_json else describe(plan), nl=not as_json)
+        return
     arguments = context.meta[_ARGUMENTS]
     inside = submission(session, workflow, arguments) if in_cluster else None
     record = _begin_record(session, plan, workflow, arguments)
+    session.run_directory = record.directory.absolute()
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     removed = False
-    try:
-        if not debug:
-            _silence_dask(context)
-        with _redirect_stdout() if as_json and sys.stdout else nullcontext():
-            if inside is not None:
-                outcome = Outcome(run_inside(session, inside, click.echo))
-            else:
-                with nullcontext() if quiet else _progress(session):
-                    session.start()
-                    with set_current_session(session):
-                        outcome = run_script(code, workflow, arguments)
-            _show_error(outcome, debug=debug)
-            removed = outcome.code == 0
-    except Exception as error:  # noqa: BLE001 - of the start; the script's own is its outcome
-        outcome = Outcome(exit_status(error), error)
-        failure = report_error(error, as_json=False, debug=debug)
-        Failure(session.manifest.redact(failure.message), outcome.code).show()
-    except KeyboardInterrupt as error:  # while it starts
-        outcome = Outcome(exit_status(error), error)
-        _show_error(outcome, debug=debug)
-    except BaseException as error:
-        outcome = Outcome(exit_status(error), error)
-        raise
-    finally:
+    following = Following(session, record)
+
+    def finish() -> None:
+        nonlocal outcome
+        session.note_signals(end.received)
+        tally = _read_tally(session)
+        following.write(warn=True)
         outcome = _close(session, outcome)
-        removed = session.everything_removed if inside is None else removed
-        _finish_record(outcome, record, session, everything_removed=removed)
+        following.write(warn=True)  # the events of the end
+        everything_removed = session.everything_removed if inside is None else removed
+        summary = _summarize(session, tally, time.monotonic() - started)
+        _finish_record(
+            outcome, record, session, everything_removed=everything_removed, summary=summary
+        )
         if as_json:
             click.echo(record.to_json(), nl=False)
         elif not quiet:
-            seconds = time.monotonic() - started
-            print_status(
-                f"{_describe_exit(outcome.code)} after {seconds:.1f} s; record in {record.directory}"
-            )
+            _print_summary(outcome, record, session, tally, summary)
+
+    def end_now(number: int) -> None:
+        nonlocal outcome
+        print_status(f"the workflow goes on after {signal.Signals(number).name}; ending it")
+        outcome = Outcome(128 + number, KeyboardInterrupt())
+        finish()
+        sys.stdout.flush()
+        os._exit(outcome.code)
+
+    end = RunEnd(end_now)
+    with end.watching():
+        try:
+            if not debug:
+                _silence_dask(context)
+            with _redirect_stdout() if as_json and sys.stdout else nullcontext(), end.workflow():
+                if inside is not None:
+                    outcome = Outcome(run_inside(session, inside, click.echo))
+                else:
+                    shown = nullcontext() if quiet else _progress(session)
+                    with shown, follow(following), _offered(session):
+                        outcome = run_script(code, workflow, arguments)
+            removed = outcome.code == 0
+            _show_error(outcome, session, debug=debug)
+        except Exception as error:  # noqa: BLE001 - of --in-cluster; the script's own is its outcome
+            outcome = Outcome(exit_status(error), error)
+            _show_failure(error, session, debug=debug)
+        except KeyboardInterrupt as error:
+            outcome = Outcome(exit_status(error), error)
+            _show_error(outcome, session, debug=debug)
+        except BaseException as error:
+            outcome = Outcome(exit_status(error), error)
+            raise
+        finally:
+            finish()
     context.exit(outcome.code)
+
+
+@contextmanager
+def _offered(session: ScalableSession) -> Iterator[None]:
+    """Offer a session to the script, which starts it at its first need of workers: as a session or Dask's client."""
+    from scalable.cluster.dask_internals import when_client_is_missing
+    from scalable.session import set_current_session, signals
+
+    def start() -> None:
+        if session.is_new:
+            session.start()
+
+    with set_current_session(session), when_client_is_missing(start):
+        signals.register(session.close)
+        session.on_built = _begin_tally
+        yield
 
 
 @contextmanager
@@ -165,6 +211,12 @@ def _silence_dask(context: click.Context) -> None:
 
 
 def _compile(workflow: Path) -> CodeType:
+    if workflow.suffix in (".yaml", ".yml"):
+        raise Failure(
+            f"{workflow} is a manifest, not a Python program; a run takes both, each in its place: "
+            f"`scalable run {workflow} --workflow workflow.py`",
+            USAGE,
+        )
     try:
         return compile_script(workflow)
     except (SyntaxError, ValueError) as error:
@@ -221,8 +273,8 @@ def _progress(session: ScalableSession) -> Iterator[None]:
         yield
 
 
-def _show_error(outcome: Outcome, *, debug: bool) -> None:
-    """Show the error that ended the script: wrong use of Scalable as one line, anything else as Python would."""
+def _show_error(outcome: Outcome, session: ScalableSession, *, debug: bool) -> None:
+    """Show the error that ended the script: one of Scalable's own as a line, anything else as Python would."""
     error = outcome.error
     if error is None:
         return
@@ -230,10 +282,26 @@ def _show_error(outcome: Outcome, *, debug: bool) -> None:
         trim_tracebacks(error)
     if isinstance(error, KeyboardInterrupt):
         print_status("interrupted; closing the cluster")
+        _print_notes(error, session)
+    elif isinstance(error, Exception) and error is session.start_error:
+        _show_failure(error, session, debug=debug)
     elif outcome.code == USAGE and not debug:
         print_problem(str(error), where=_last_location(error.__traceback__))
+        _print_notes(error, session)
     else:
         sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _show_failure(error: Exception, session: ScalableSession, *, debug: bool) -> None:
+    """Show an error of Scalable's own, in lines without values of the environment."""
+    failure = report_error(error, as_json=False, debug=debug)
+    Failure(session.manifest.redact(failure.message), failure.exit_code).show()
+    _print_notes(error, session)
+
+
+def _print_notes(error: BaseException, session: ScalableSession) -> None:
+    for note in getattr(error, "__notes__", ()):
+        print_problem(session.manifest.redact(note))
 
 
 def _last_location(tb: TracebackType | None) -> str:
@@ -255,7 +323,12 @@ def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
 
 
 def _finish_record(
-    outcome: Outcome, record: RunRecord, session: ScalableSession, *, everything_removed: bool
+    outcome: Outcome,
+    record: RunRecord,
+    session: ScalableSession,
+    *,
+    everything_removed: bool,
+    summary: Mapping[str, Any],
 ) -> None:
     error = outcome.error
     text = None if error is None else "".join(traceback.format_exception_only(error)).strip()
@@ -265,9 +338,58 @@ def _finish_record(
             everything_removed=everything_removed,
             error=text,
             events=session.events,
+            summary=summary,
         )
     except OSError as problem:  # such as a full disk, which does not change how the run ended
         print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
+
+
+def _begin_tally(cluster: GroupedCluster) -> None:
+    from scalable.cli.tally import begin_tally
+
+    try:
+        begin_tally(cluster)
+    except (OSError, RuntimeError) as error:
+        print_problem(f"tasks are not counted: {error}", severity="warning")
+
+
+def _read_tally(session: ScalableSession) -> Tally:
+    """Return what became of the tasks; nothing if the session has not started, or its scheduler is gone."""
+    from scalable.cli.tally import Tally, read_tally
+
+    if session.is_new or session.closed:
+        return Tally({}, [])
+    try:
+        return read_tally(session.cluster)
+    except (OSError, RuntimeError) as error:
+        print_problem(f"tasks were not counted: {error}", severity="warning")
+        return Tally({}, [])
+
+
+def _summarize(session: ScalableSession, tally: Tally, seconds: float) -> dict[str, Any]:
+    hours = {tag: round(each, 6) for tag, each in session.worker_hours.items()}
+    return {**tally.to_dict(), "worker_hours": hours, "seconds": round(seconds, 3)}
+
+
+def _print_summary(
+    outcome: Outcome,
+    record: RunRecord,
+    session: ScalableSession,
+    tally: Tally,
+    summary: Mapping[str, Any],
+) -> None:
+    for line in tally.lines():
+        print_status(session.manifest.redact(line))
+    used = {tag: hours for tag, hours in summary["worker_hours"].items() if hours}
+    if used:
+        each = ", ".join(f"{tag} {hours:.3g}" for tag, hours in used.items())
+        print_status(f"worker-hours: {sum(used.values()):.3g} ({each})")
+    logs = record.directory / "logs"
+    if logs.is_dir():
+        print_status(f"logs of workers in {logs}")
+    print_status(
+        f"{_describe_exit(outcome.code)} after {summary['seconds']:.1f} s; record in {record.directory}"
+    )
 
 
 def _describe_exit(code: int) -> str:

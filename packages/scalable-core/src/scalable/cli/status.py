@@ -16,19 +16,25 @@ _MAX_NAMED = 4
 
 @dataclass(frozen=True)
 class TaskCount:
-    """Tasks of one kind: how many are done, have failed, and are left to do."""
+    """Tasks of one kind: how many are done, have failed, are left to do, and were given up."""
 
     done: int = 0
     failed: int = 0
     left: int = 0
+    cancelled: int = 0
 
     @property
     def all(self) -> int:
         """The number of all tasks of this kind."""
-        return self.done + self.failed + self.left
+        return self.done + self.failed + self.left + self.cancelled
 
     def __add__(self, other: TaskCount) -> TaskCount:
-        return TaskCount(self.done + other.done, self.failed + other.failed, self.left + other.left)
+        return TaskCount(
+            self.done + other.done,
+            self.failed + other.failed,
+            self.left + other.left,
+            self.cancelled + other.cancelled,
+        )
 
 
 def total(counts: Iterable[TaskCount]) -> TaskCount:
@@ -81,6 +87,8 @@ def describe_tasks(counts: Mapping[str, TaskCount]) -> str:
     text = f"{sums.done}/{_count(sums.all, 'task')} done"
     if sums.failed:
         text += f", {sums.failed} failed"
+    if sums.cancelled:
+        text += f", {sums.cancelled} cancelled"
     if len(counts) > 1:
         most = sorted(counts, key=lambda name: counts[name].left, reverse=True)[:_MAX_NAMED]
         # In a fixed order, so that the names in the line do not change places.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from scalable.cluster.port import Leftover
 from scalable.errors import describe_error
 
 __all__ = ["ClosingSteps"]
+
+HURRIED = 2.0
+"""Seconds for each step, once closing is to hurry."""
 
 UNWIND = 1.0
 """Seconds that a step has to end after it was cancelled, because it took too long."""
@@ -31,6 +34,7 @@ class ClosingSteps:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
+        self._hurried = asyncio.Event()
         self.failures: list[Leftover] = []
 
     async def run(
@@ -41,7 +45,7 @@ class ClosingSteps:
         tasks = [asyncio.ensure_future(call) for call in calls]
         if not tasks:
             return []
-        _, slow = await asyncio.wait(tasks, timeout=limit)
+        slow = await self._wait(tasks, limit)
         for task in slow:
             task.cancel()
         if slow:
@@ -57,6 +61,22 @@ class ClosingSteps:
             else:
                 results.append(task.result())
         return results
+
+    def hurry(self) -> None:
+        """Give the step under way and all further ones two seconds each."""
+        self._hurried.set()
+
+    async def _wait(self, tasks: Sequence[asyncio.Future[Any]], limit: float) -> set[Any]:
+        """Wait for all of these, for as long as there is time, and return those that are not done."""
+        hurried: asyncio.Future[Any] = asyncio.ensure_future(self._hurried.wait())
+        done: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.wait([done, hurried], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if hurried.done() and not done.done():
+                await asyncio.wait([done], timeout=min(limit, HURRIED))
+        finally:
+            hurried.cancel()
+        return {task for task in tasks if not task.done()}
 
     def _record(self, what: str, error: str) -> None:
         self.failures.append(Leftover("step of closing", what, error))

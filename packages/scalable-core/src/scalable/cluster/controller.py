@@ -102,6 +102,7 @@ class GroupController:
         self.clock = clock
         self.events = current_log()
         self.closed = False
+        self.closing = ClosingSteps(self.pace.close_timeout)
         self.statuses: Mapping[str, GroupStatus] = {}
         self._native = NativeCalls(
             backend,
@@ -297,11 +298,16 @@ class GroupController:
         return group.failures.last_problem or Explanation(status.reason, status.detail)
 
     async def logs(self, tag: str | None = None) -> dict[str, str]:
-        """Return the tail of each unit's log, by unit id."""
+        """Return the tail of each unit's log, by unit id; of units that have ended, of the latest that have one."""
         groups = self.groups.values() if tag is None else [self._group(tag)]
-        members = [member for group in groups for member in group.members.values()]
-        described = await asyncio.gather(*map(self._native.describe_member, members))
-        return {m.unit.id: text.log_tail for m, text in zip(members, described, strict=True)}
+        ended = [member for group in groups for member in group.ended]
+        living = [member for group in groups for member in group.members.values()]
+        described = await asyncio.gather(*map(self._native.describe_member, [*ended, *living]))
+        tails = [each.log_tail for each in described]
+        found = {m.unit.id: text for m, text in zip(ended, tails, strict=False) if text}
+        return found | {
+            m.unit.id: text for m, text in zip(living, tails[len(ended) :], strict=True)
+        }
 
     # -- Turns
 
@@ -457,7 +463,7 @@ class GroupController:
         """
         self.closed = True
         self._wake.set()
-        steps = ClosingSteps(self.pace.close_timeout)
+        steps = self.closing
         if self._loop_task is not None:
             await steps.run("the turn under way", self._loop_task)
         # The units of a launch that is still under way must not be missed.
@@ -487,6 +493,13 @@ class GroupController:
             group.requests.clear()
             group.wanted, group.range = 0, None
         await self._publish()
+        if not (units or unknown or launched or any(g.created for g in self.groups.values())):
+            # Nothing was ever launched: that the native system cannot be asked is no leftover.
+            certain = [left for left in (swept[0] if swept else ()) if left.is_certain]
+            uncertain = [left for left in (swept[0] if swept else ()) if not left.is_certain]
+            for problem in (*steps.failures, *uncertain):
+                self.events.record("", f"{problem.kind}: {problem.name}: {problem.error}")
+            return certain
         # Where sweep has answered, it knows what is left, and the failures of other steps are events only.
         if swept:
             for problem in steps.failures:

@@ -10,7 +10,8 @@ import asyncio
 import inspect
 import pickle
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -39,6 +40,7 @@ __all__ = [
     "retrieve_gather_exceptions",
     "send_with_next",
     "take_from_gather",
+    "when_client_is_missing",
 ]
 
 
@@ -191,3 +193,29 @@ def _graphs(expr: Any) -> list[HLGExpr]:
     """Return the parts of an expression that are graphs with layers; none if others are among them."""
     parts = expr.operands if isinstance(expr, _HLGExprSequence) else [expr]
     return list(parts) if all(isinstance(part, HLGExpr) for part in parts) else []
+
+
+@contextmanager
+def when_client_is_missing(start: Callable[[], object]) -> Iterator[None]:
+    """Call `start` where Dask looks for its default client and there is none, until the block is left.
+
+    Collections are computed by that client, and `get_client` returns it.
+    """
+    original: Any = Client.__dict__["current"]
+    client: Any = Client
+
+    def current(cls: type[Client], allow_global: bool = True) -> Any:
+        find = original.__get__(None, cls)
+        try:
+            return find(allow_global)
+        except ValueError:
+            if not allow_global:
+                raise
+        start()
+        return find(allow_global)
+
+    client.current = classmethod(current)
+    try:
+        yield
+    finally:
+        client.current = original

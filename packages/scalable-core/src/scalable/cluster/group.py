@@ -20,6 +20,10 @@ _DISMISSALS_SPAN = 3600.0
 """Seconds for which a worker that was drained because it was paused counts towards the patience with the next one."""
 
 
+MAX_ENDED = 20
+"""Units of a group that are remembered after their end, for their logs."""
+
+
 @dataclass
 class Request:
     """A launch: the number of units it asked for, the time of the answer, and the units known so far.
@@ -69,6 +73,12 @@ class Group:
         How long a start took when demand last called for all of its workers.
     deferred : str
         Why it has fewer workers than its tasks could use at once, if that is for the time that a start takes.
+    ended : deque of Member
+        The latest of its units that have ended.
+    created : bool
+        Whether the native system may ever have had a unit of it.
+    ended_seconds : float
+        The time for which its units that have ended had machines, together.
     unclaimed : float
         Slots of work for which it has no worker and is to have none.
     unclaimed_since : float or None
@@ -97,6 +107,9 @@ class Group:
     used: Peaks = field(default_factory=Peaks)
     start_when_needed: StartTime = field(default_factory=StartTime)
     deferred: str = ""
+    created: bool = False
+    ended_seconds: float = 0.0
+    ended: deque[Member] = field(default_factory=lambda: deque(maxlen=MAX_ENDED))
     unclaimed: float = 0.0
     unclaimed_since: float | None = None
     dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
@@ -219,6 +232,10 @@ class Group:
         for request_id in complete:
             self.forget_request(request_id)
 
+    def worker_seconds(self, now: float) -> float:
+        """Return the time for which its units have had machines so far, together."""
+        return self.ended_seconds + sum(member.seconds(now) for member in self.members.values())
+
     # -- Observations and reports
 
     def update(self, seen: Observation | None, report: Report | None, now: float) -> list[UnitEnd]:
@@ -238,6 +255,7 @@ class Group:
         """
         if seen is not None:
             self._add_observed(seen, now)
+        self.created |= bool(self.members)
         ends = []
         for member in list(self.members.values()):
             if report is not None:
@@ -252,7 +270,8 @@ class Group:
             if end is not None:
                 ends.append(end)
                 if end.reason.is_over:
-                    del self.members[member.unit.id]
+                    self.ended.append(self.members.pop(member.unit.id))
+                    self.ended_seconds += member.seconds(now)
         return ends
 
     def _add_observed(self, seen: Observation, now: float) -> None:

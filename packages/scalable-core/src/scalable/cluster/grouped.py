@@ -497,6 +497,17 @@ class GroupedCluster:
             self._finish_close(leftovers)
         return None
 
+    @property
+    def worker_hours(self) -> dict[str, float]:
+        """How many hours the workers of each group have had machines, together."""
+        now = self._controller.clock()
+        groups = self._controller.groups
+        return {tag: group.worker_seconds(now) / 3600 for tag, group in groups.items()}
+
+    def hurry(self) -> None:
+        """Let a close that is under way take little time for each of its steps; returns at once."""
+        self.loop.add_callback(self._controller.closing.hurry)
+
     async def close_async(self) -> None:
         """Do the same as `close`, for coroutines."""
         if not self._calls.on_loop():

@@ -88,7 +88,7 @@ class Launcher:
         tag, n, now = group.spec.tag, launch.n, self._clock()
         try:
             result = launch.call.result()
-        except LaunchError as error:
+        except LaunchError as error:  # which creates nothing
             group.forget_request(launch.request_id)
             problem = explanations.explain_launch_error(error)
             self._events.record(tag, problem.summary)
@@ -98,11 +98,13 @@ class Launcher:
                 self._postpone(group, problem, now)
         except Exception as error:  # noqa: BLE001 - shown as the group's reason, and to all who wait for it
             # It is not known what exists: the same request is made again, which creates nothing twice.
+            group.created = True
             problem = explanations.explain_launch_error(error)
             self._events.record(tag, problem.summary)
             attempt = group.record_lost_answer(launch.request_id)
             await self._failures.record_start_failure(group, attempt, problem, now)
         else:
+            group.created = True
             group.record_answer(launch.request_id, result, now)
             created = len(result.units) + result.unnamed
             if created >= n:

@@ -111,6 +111,11 @@ class Member:
         """Whether it counts towards its group's wanted count."""
         return self.leaving is None and self.stopped_at is None and self.left_at is None
 
+    def seconds(self, now: float) -> float:
+        """Return for how long it has had a machine."""
+        since = self.joined_at if self.running_since is None else self.running_since
+        return 0.0 if since is None else max(0.0, now - since)
+
     @property
     def running(self) -> bool:
         """Whether it counts towards its group's wanted count, and its Dask worker takes tasks."""

@@ -245,7 +245,8 @@ class Leftover:
     Parameters
     ----------
     kind : str
-        Its kind: ``Slurm job``, ``process``, ``directory``.
+        Its kind: ``Slurm job``, ``process``, ``directory``. Where the native system could not be asked what is left,
+        one that ends in ``named``, as in ``jobs named``, and the name of whatever there may be.
     name : str
         Its name in the native system.
     error : str
@@ -255,6 +256,11 @@ class Leftover:
     kind: str
     name: str
     error: str
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it is known that this exists. If nothing was ever launched, nothing else is reported."""
+        return not self.kind.endswith(" named")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} ({self.error})"

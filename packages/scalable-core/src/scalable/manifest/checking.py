@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -90,7 +90,11 @@ def check_model(
     problems = [_with_severity(problem, unset) for problem in place.unexpanded()]
     unread = {problem.place.path for problem in problems}
     problems += _find_clashes(model, data, place, given)
-    document = {key: value for key, value in data.items() if not key.startswith("x-")}
+    document = {
+        key: value
+        for key, value in data.items()
+        if not (key.startswith("x-") or (value is None and _is_collection(model, key)))
+    }
     made, errors = _validate(model, {**document, **given}, place)
     if errors:
         # A given field is not in the document: a bad name is a problem of the part as a whole.
@@ -109,6 +113,22 @@ def check_model(
         return None, issues
     _show_written(made, place.node)
     return made, issues
+
+
+def _is_collection(model: type[BaseModel], key: str) -> bool:
+    """Return whether a field is a list or a mapping, of which ``key:`` with nothing behind it is an empty one."""
+    for name, field in model.model_fields.items():
+        if key in (name, field.validation_alias):
+            return get_origin(field.annotation) in (
+                Mapping,
+                Sequence,
+                dict,
+                frozenset,
+                list,
+                set,
+                tuple,
+            )
+    return False
 
 
 def is_undecided(place: Place, code: str) -> bool:

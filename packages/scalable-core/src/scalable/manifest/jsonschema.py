@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from scalable.manifest.overlays import NEW
 from scalable.manifest.schema import (
     NAME_PATTERN,
     ComponentConfig,
@@ -61,7 +62,7 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
             {
                 "description": "A part of a manifest, merged into it when the selected target names it.",
                 "properties": {
-                    "project": _partial(project),
+                    "project": {key: value for key, value in project.items() if key != "required"},
                     "targets": _section_schema({"type": "object"}),
                     "components": _section_schema(_partial(component)),
                     "tasks": _section_schema(_partial(task)),
@@ -81,8 +82,11 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
                     "project": {"$ref": "#/$defs/project"},
                     **{
                         section: _section_schema({"$ref": f"#/$defs/{section.removesuffix('s')}"})
-                        for section in ("targets", "components", "tasks", "overlays")
+                        for section in ("targets", "tasks", "overlays")
                     },
+                    "components": _section_schema(
+                        {"anyOf": [{"$ref": "#/$defs/component"}, {"type": "null"}]}
+                    ),
                 },
                 "required": ["version", "project"],
             }
@@ -116,11 +120,24 @@ def _model_schema(model: type[FrozenModel]) -> Schema:
     if model is not ProjectConfig:
         schema["properties"].pop("name")
         schema["required"] = [key for key in schema.get("required", ()) if key != "name"]
+    schema["properties"] = _with_empty_collections(schema["properties"])
     return schema
 
 
+def _with_empty_collections(properties: Schema) -> Schema:
+    """Return the schemas of keys, of which a list or a mapping may have nothing behind it."""
+    return {
+        key: {**each, "type": [each["type"], "null"]}
+        if each.get("type") in ("array", "object")
+        else each
+        for key, each in properties.items()
+    }
+
+
 def _partial(schema: Schema) -> Schema:
-    return {key: value for key, value in schema.items() if key != "required"}
+    """Return the schema of an entry of an overlay, which may say that it is new."""
+    partial = {key: value for key, value in schema.items() if key != "required"}
+    return {**partial, "properties": {**schema["properties"], NEW: {"const": True}}}
 
 
 def _target_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
@@ -153,7 +170,10 @@ def _options_schema(name: str, schema: Mapping[str, Any], target: Schema) -> Sch
     moved = as_written(_relocate_references(options, f"#/$defs/{_pointer(name)}"))
     return {
         **moved,
-        "properties": {**target["properties"], **moved.get("properties", {})},
+        "properties": {
+            **target["properties"],
+            **_with_empty_collections(moved.get("properties", {})),
+        },
         "required": ["provider", *moved.get("required", ())],
     }
 

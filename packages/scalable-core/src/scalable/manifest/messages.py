@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -18,7 +18,13 @@ from scalable.errors import did_you_mean
 from scalable.manifest.document.nodes import ListNode, MappingNode, Node, ScalarNode
 from scalable.manifest.document.place import Place, Problem
 from scalable.manifest.document.scalars import resolve
-from scalable.manifest.schema import NAME_PATTERN, NAME_RULE
+from scalable.manifest.schema import (
+    NAME_PATTERN,
+    NAME_RULE,
+    ComponentConfig,
+    ProjectConfig,
+    TaskConfig,
+)
 
 __all__ = ["describe_errors", "field_names"]
 
@@ -58,6 +64,12 @@ _EXPECTED = {
 
 _MAX_QUOTE = 60
 
+_WORDS = {
+    **dict.fromkeys(("yes", "y", "on"), "true"),
+    **dict.fromkeys(("no", "n", "off"), "false"),
+}
+"""Booleans of YAML 1.1."""
+
 
 def describe_errors(
     model: type[BaseModel],
@@ -79,10 +91,26 @@ def describe_errors(
         if group[0]["type"] == "extra_forbidden":
             location = group[0]["loc"][:-1]
             known = _names_at(model, location) if location else field_names(model) - {*given}
-            near = did_you_mean(str(place.path[-1]), known)
+            key = str(place.path[-1])
+            near = did_you_mean(key, known) or ("" if location else _belongs(key, model))
             yield Problem(place, "E_UNKNOWN_KEY", f"unknown key{near}")
         else:
             yield Problem(place, *_describe(group, place.node))
+
+
+def _belongs(key: str, model: type[BaseModel]) -> str:
+    """Return a hint for a key of another section."""
+    for other, where in _SECTIONS.items():
+        if model is not other and key in other.model_fields and key != "name":
+            return f": it is a key of {where}"
+    return ""
+
+
+_SECTIONS: Mapping[type[BaseModel], str] = {
+    ComponentConfig: "a component; write it in `components`",
+    TaskConfig: "a task; write it in `tasks`",
+    ProjectConfig: "the project; write it in `project`",
+}
 
 
 def _describe(problems: Sequence[ErrorDetails], node: Node | None) -> tuple[str, str]:
@@ -113,6 +141,9 @@ def _describe_mismatch(problems: Sequence[ErrorDetails], node: Node | None) -> s
         return message
     if "expected" in (context := problems[0].get("ctx", {})):
         return message + did_you_mean(node.written, re.findall(r"'([^']*)'", context["expected"]))
+    word = node.written.lower()
+    if [*expected] == ["true or false"] and word in _WORDS:
+        return f"{message}, which YAML 1.2 reads as text; write {_WORDS[word]}"
     if [*expected] == ["text"] and node.value is not None:
         return f"{message}; write it in quotes"
     expects_text = any(each.startswith("text") for each in expected)

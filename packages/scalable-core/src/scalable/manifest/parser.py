@@ -180,7 +180,7 @@ def _build_manifest(
     variables = _used_variables(raw, env)
     expanded = expand_sections(merged, MERGED_SECTIONS, variables)
     document = Place.of_document(expanded, Source(file, variables))
-    sections, issues = check_sections(document, selection)
+    sections, issues = check_sections(document, selection, written)
     # What the reader has reported is not reported again.
     reported = {issue.path for issue in reading.issues}
     issues = [issue for issue in issues if issue.path not in reported]

@@ -91,6 +91,9 @@ def _refuse_keeping(value: object) -> object:
 
 
 _NotSupported = BeforeValidator(_refuse_keeping)
+_NotTrue = BeforeValidator(
+    lambda value: value if isinstance(value, str) else _refuse_keeping(value)
+)
 
 
 def _labels_from_list(value: object) -> object:
@@ -197,7 +200,7 @@ class TaskConfig(FrozenModel):
 
     name: Name
     component: str = Field(description="The component that runs it.")
-    cache: Annotated[bool, _NotSupported, WithJsonSchema({"const": False})] = Field(
+    cache: Annotated[bool, _NotTrue, WithJsonSchema({"const": False})] = Field(
         default=False,
         description="Whether results are kept. true is not supported in this version.",
     )

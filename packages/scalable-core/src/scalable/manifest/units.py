@@ -46,16 +46,18 @@ _BAD_DURATION = "must be a duration: HH:MM:SS, D-HH:MM:SS, 90m, 2h, or a number 
 
 
 def _as_int(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():  # 16e9
+        return int(value)
     return None if isinstance(value, bool) or not isinstance(value, int) else value
 
 
-def parse_memory(text: str | int) -> int:
+def parse_memory(text: str | float) -> int:
     """Return an amount of memory in bytes.
 
     Parameters
     ----------
-    text : str or int
-        ``8G`` (decimal), ``8Gi`` (binary), either with a ``B`` at the end and in any case; an int is bytes.
+    text : str, int or float
+        ``8G`` (decimal), ``8Gi`` (binary), either with a ``B`` at the end and in any case; a whole number is bytes.
 
     Returns
     -------
@@ -69,8 +71,8 @@ def parse_memory(text: str | int) -> int:
 
     Examples
     --------
-    >>> parse_memory("8G"), parse_memory("8Gi"), parse_memory("1.5 GB"), parse_memory(512)
-    (8000000000, 8589934592, 1500000000, 512)
+    >>> parse_memory("8G"), parse_memory("8Gi"), parse_memory("1.5 GB"), parse_memory(512), parse_memory(16e9)
+    (8000000000, 8589934592, 1500000000, 512, 16000000000)
     """
     amount = _as_int(text)
     if amount is None:
@@ -99,14 +101,14 @@ def format_memory(size: int) -> str:
     return min(exact, key=len)
 
 
-def parse_duration(text: str | int) -> int:
+def parse_duration(text: str | float) -> int:
     """Return a span of time in seconds.
 
     Parameters
     ----------
-    text : str or int
+    text : str, int or float
         ``HH:MM:SS`` (more than 24 hours are fine), ``D-HH:MM:SS``, ``90m``, ``2h``, ``1h30m``, ``2d``, ``45s``; a
-        number is seconds.
+        whole number is seconds.
 
     Returns
     -------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.errors import UnknownProviderError
@@ -36,6 +37,7 @@ def validate_manifest(
             *manifest.warnings,
             *_find_empty_sections(manifest),
             *_find_tiny_memory(manifest),
+            *_find_missing_modules(manifest),
             *find_dangling(References.of_manifest(manifest), manifest.place(())),
             *_find_missing_providers(manifest, known_providers),
         ]
@@ -57,6 +59,18 @@ def _find_tiny_memory(manifest: ManifestModel) -> Iterator[ValidationIssue]:
             message = "is too little for a worker: a number is bytes, 8G is 8·10⁹ bytes"
             path = ("components", name, "memory")
             yield manifest.issue(path, "W_TINY_MEMORY", message, "warning")
+
+
+def _find_missing_modules(manifest: ManifestModel) -> Iterator[ValidationIssue]:
+    if manifest.source is None:
+        return  # paths are relative to the file
+    directory = Path(manifest.source).absolute().parent
+    for index, module in enumerate(manifest.project.modules or ()):
+        if not (directory / module).exists():
+            place = manifest.place(("project", "modules", index))
+            name = place.scalar.written if place.scalar else module
+            message = f"there is no {name!r} in the directory of the manifest; correct the path, or remove it"
+            yield place.issue("E_NO_FILE", message)
 
 
 def _find_missing_providers(

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from scalable.errors import (
@@ -43,8 +44,10 @@ from scalable.errors import (
     ValidationFailedError,
 )
 from scalable.manifest.checking import check_model
+from scalable.manifest.document.paths import parse_path
 from scalable.manifest.document.place import Place
 from scalable.manifest.issues import Severity, ValidationIssue, ValidationReport
+from scalable.manifest.messages import field_names
 from scalable.manifest.schema import ComponentConfig
 from scalable.planning import check_counts, component_request, scale_plan
 from scalable.providers.base import (
@@ -56,7 +59,7 @@ from scalable.providers.base import (
     ScalePlan,
 )
 from scalable.providers.options import TargetOptions, common_options
-from scalable.providers.registry import get_provider
+from scalable.providers.registry import get_provider, install_hint, iter_provider_names
 
 if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
@@ -208,7 +211,8 @@ class BaseProvider(ABC, Generic[OptionsT]):
 
     def _read_options(self, spec: DeploymentSpec) -> tuple[OptionsT | None, list[ValidationIssue]]:
         place = spec.manifest.place(("targets", spec.target_name))
-        return check_model(self.options_model, spec.target.options, place)
+        options, issues = check_model(self.options_model, spec.target.options, place)
+        return options, [*_with_owners(issues, self.name)]
 
     def _check_limits(
         self, spec: DeploymentSpec, options: TargetOptions
@@ -318,7 +322,36 @@ def check_options(targets: Place, selected: str | None) -> Iterator[ValidationIs
             continue
         if isinstance(provider, BaseProvider):
             own = {key: each.data for key, each in target.entries() if key not in _CORE_KEYS}
-            yield from check_model(provider.options_model, own, target, unset=unset)[1]
+            issues = check_model(provider.options_model, own, target, unset=unset)[1]
+            yield from _with_owners(issues, provider.name)
+
+
+def _with_owners(issues: Iterable[ValidationIssue], name: str) -> Iterator[ValidationIssue]:
+    """Add to each unknown option which installed providers know it."""
+    for issue in issues:
+        path = parse_path(issue.path)
+        is_option = len(path) == 3 and path[0] == "targets"
+        if not is_option or issue.message != "unknown key":
+            yield issue
+        elif owners := _owners(str(path[-1]), name):
+            why = f"{name!r} has no such option, {' and '.join(owners)} has; remove it"
+            yield replace(issue, message=f"unknown key: {why}")
+        else:
+            yield issue
+
+
+def _owners(option: str, other_than: str) -> list[str]:
+    owners = []
+    for name in sorted(iter_provider_names()):
+        if install_hint(name) is None:
+            continue  # nobody's plugin is imported for a hint
+        try:
+            provider = get_provider(name) if name != other_than else None
+        except ProviderError:
+            continue  # it is of no help here, and reported where a target needs it
+        if isinstance(provider, BaseProvider) and option in field_names(provider.options_model):
+            owners.append(repr(name))
+    return owners
 
 
 def explicit_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:

@@ -1,11 +1,67 @@
-"""Last lines of a worker's log, however long the log is."""
+"""The logs of workers: where a run keeps them, and the last lines of one, however long it is."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
-__all__ = ["tail"]
+__all__ = ["keep_logs_in", "kept_logs", "tail", "tidy_logs"]
+
+MAX_LOG = 10_000_000
+"""Bytes that are kept of one worker's log after a run: its end."""
+
+_directory: ContextVar[Path | None] = ContextVar("scalable_kept_logs", default=None)
+
+
+@contextmanager
+def keep_logs_in(directory: Path | None) -> Iterator[None]:
+    """Have clusters that are built in this block keep the logs of their workers in a directory."""
+    token = _directory.set(directory)
+    try:
+        yield
+    finally:
+        _directory.reset(token)
+
+
+def kept_logs() -> Path | None:
+    """Return the directory of the enclosing `keep_logs_in`, for providers whose workers write files on this machine."""
+    return _directory.get()
+
+
+def tidy_logs(directory: Path, redact: Callable[[str], str]) -> None:
+    """Shorten the logs in a directory to their ends, and take secrets out of them; removes the directory if empty.
+
+    Parameters
+    ----------
+    directory : Path
+        The directory; one that does not exist counts as empty.
+    redact : callable
+        Returns a text without secrets.
+
+    Raises
+    ------
+    OSError
+        A log cannot be written.
+    """
+    if not directory.is_dir():
+        return
+    for log in directory.glob("*.log"):
+        with log.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - MAX_LOG))
+            written = file.read().decode(errors="replace")
+            kept = redact(written)
+            if size > MAX_LOG:
+                kept = f"[the first {size - MAX_LOG} bytes are not kept]\n{kept}"
+            if kept != written:
+                file.seek(0)
+                file.truncate()
+                file.write(kept.encode(errors="replace"))
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def tail(path: Path, *, lines: int = 20, size: int = 8192) -> str:

@@ -5,6 +5,7 @@
 `target`        which target to use when none is named
 `current`       the session of this process, which ``scalable run`` hands to its workflow
 `signals`       closing sessions on SIGTERM and SIGHUP
+`ending`        the end of a run by a signal, which always arrives
 `forwarder`     forwarding signals that another thread received to the main thread
 ==============  =================================================================================
 

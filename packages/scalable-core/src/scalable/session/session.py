@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
+import shlex
+import signal
+import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from enum import Enum, auto
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from scalable.errors import (
+    DaskConfigurationError,
     IncompleteClusterError,
+    LeftoverError,
     ManifestSchemaError,
     ProviderError,
     ScalableError,
@@ -27,6 +37,7 @@ from scalable.manifest.validate import ValidationReport, validate_manifest
 from scalable.modules import UserModules, upload_modules, workflow_directory
 from scalable.providers.base import DeploymentSpec, ScalePlan
 from scalable.providers.common import check_options
+from scalable.providers.logs import keep_logs_in, tidy_logs
 from scalable.providers.registry import get_provider
 from scalable.session import signals
 from scalable.session.current import current_session
@@ -42,8 +53,11 @@ if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
+    from scalable.runs import RunRecord
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
+
+logger = logging.getLogger("scalable.session")
 
 DEFAULT_MANIFEST = "scalable.yaml"
 """The manifest that is read if neither the caller nor ``SCALABLE_MANIFEST`` names one."""
@@ -71,6 +85,14 @@ class ScalableSession:
     workflow : Path, optional
         The directory whose modules workers need; by default that of the running script, or the current one in a
         notebook. ``project.modules`` in the manifest takes precedence.
+
+    Attributes
+    ----------
+    run_directory : Path or None
+        The directory of the run's record, with the logs of workers. ``scalable run`` sets it before the start;
+        otherwise the start makes one.
+    on_built : callable or None
+        Called with the cluster before it has workers; set before the start.
 
     Raises
     ------
@@ -104,6 +126,12 @@ class ScalableSession:
         self._client: ScalableClient | None = None
         self._modules: UserModules | None = None
         self._everything_removed = False
+        self._signals_before_close = 0
+        self.run_directory: Path | None = None
+        self._record: RunRecord | None = None
+        self.on_built: Callable[[GroupedCluster], object] | None = None
+        self._start_error: BaseException | None = None
+        self._worker_hours: Mapping[str, float] = {}
 
     @cached_property
     def _log(self) -> EventLog:
@@ -166,6 +194,11 @@ class ScalableSession:
             raise ManifestSchemaError([manifest.issue("targets", "E_NO_TARGET", nowhere)])
         return cls(manifest, target=manifest.selected_target, workflow=workflow)
 
+    @classmethod
+    def open_sessions(cls) -> list[ScalableSession]:
+        """Return the sessions of this process that are started and not closed, oldest first."""
+        return [session for session in _open_sessions if session._process == os.getpid()]
+
     # -- Before the start
 
     @property
@@ -177,6 +210,11 @@ class ScalableSession:
     def target(self) -> str:
         """The target's name."""
         return self.spec.target_name
+
+    @property
+    def target_name(self) -> str:
+        """The target's name, by the word of earlier versions."""
+        return self.target
 
     @cached_property
     def provider(self) -> DeploymentProvider:
@@ -205,8 +243,13 @@ class ScalableSession:
             issue = self.manifest.issue(where, "E_PROVIDER", str(error))
             return report + ValidationReport((issue,))
 
-    def plan(self) -> Plan:
+    def plan(self, *, dry_run: bool = True) -> Plan:
         """Return what a start would request, and what that costs: offline, without side effects.
+
+        Parameters
+        ----------
+        dry_run : bool
+            Must be true, as it is by default: a plan never starts anything. Earlier versions asked for it.
 
         Raises
         ------
@@ -215,6 +258,8 @@ class ScalableSession:
         """
         from scalable.planning import build_plan
 
+        if not dry_run:
+            raise ValueError("a plan never starts anything; leave out dry_run, and call start()")
         report = self.validate()
         if not report.ok:
             raise ValidationFailedError(report)
@@ -222,10 +267,15 @@ class ScalableSession:
 
     # -- While it runs
 
-    def start(self) -> ScalableClient:
+    def start(self, plan: Plan | None = None) -> ScalableClient:
         """Start the cluster, and return the client when each group that wants workers has one.
 
         Returns the client immediately if the session is running already.
+
+        Parameters
+        ----------
+        plan : Plan, optional
+            The plan that is to be started. The session plans anew, and refuses to start anything else.
 
         Raises
         ------
@@ -238,20 +288,42 @@ class ScalableSession:
         GroupFailedError
             A group's workers cannot be started. Everything is closed again.
         SessionError
-            The session is closed.
+            The session is closed, or would start something else than `plan`.
         """
+        if plan is not None:
+            self._check_is_current(plan)
+        if self._state is _State.NEW:
+            _warn_of_another(self)
         with self._lock:
             self._raise_if_in(_State.STARTING, _State.CLOSED)
             new = self._state is _State.NEW
             if new:
                 self._state = _State.STARTING
+                _open_sessions.append(self)
         if new:
             try:
                 self._start()
             except BaseException as error:
+                self._start_error = error
                 self._close_after(error)
                 raise
         return self.client
+
+    def _check_is_current(self, plan: Plan) -> None:
+        """Raise SessionError for a plan that is not what this session would start."""
+        if not hasattr(plan, "manifest_lock"):
+            raise TypeError(f"start() takes a plan from plan(), not {type(plan).__name__}")
+        current = self.plan()
+        if plan.to_json() != current.to_json():
+            changed = ", ".join(
+                field.name
+                for field in fields(plan)
+                if getattr(plan, field.name) != getattr(current, field.name)
+            )
+            raise SessionError(
+                f"the plan is not what this session would start now: {changed} differ; "
+                "look at plan(), and start that, or leave the plan out"
+            )
 
     def _start(self) -> None:
         from scalable.cluster.events import record_into
@@ -261,8 +333,11 @@ class ScalableSession:
         plan = self.plan().scale_plan
         check_limits(self.spec, provider, plan)
         modules = self._find_modules()
+        if self.run_directory is None:
+            self._begin_record()
         signals.register(self.close)
-        with record_into(self._log):
+        logs = self.run_directory / "logs" if self.run_directory else None
+        with record_into(self._log), keep_logs_in(logs), _naming_configuration():
             self._handle = provider.build_cluster(self.spec)
         _check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
         if self.closed:
@@ -273,12 +348,47 @@ class ScalableSession:
         self._raise_if_in(_State.CLOSED)
         upload_modules(self.client, modules.archive)
         self._modules = self.client.modules = modules
+        if self.on_built is not None:
+            self.on_built(self.cluster)
         provider.scale(self._handle, plan)
         self._scale_plan = plan
         self.client.sync(self._wait_for_first_workers, plan)
         with self._lock:
             self._raise_if_in(_State.CLOSED)
             self._state = _State.RUNNING
+
+    def _begin_record(self) -> None:
+        """Begin a record of this session, where ``scalable run`` has not; without one, the session goes on."""
+        from scalable.runs import RunRecord
+
+        main = getattr(sys.modules["__main__"], "__file__", None)
+        workflow = Path(main) if main and Path(main).is_file() else None
+        try:
+            arguments = sys.argv[1:] if workflow else []
+            record = RunRecord.begin(self, self.plan(), workflow=workflow, arguments=arguments)
+        except OSError as error:
+            logger.warning("no record is kept: %s: %s", error.filename, error.strerror)
+            return
+        self._record, self.run_directory = record, record.directory.absolute()
+        # After the record has registered what closes its directory, so that this is called before.
+        atexit.register(self._end_record)
+
+    def _end_record(self, error: BaseException | None = None) -> None:
+        record, self._record = self._record, None
+        if record is None or self._process != os.getpid():
+            return
+        atexit.unregister(self._end_record)
+        hours = {tag: round(each, 6) for tag, each in self.worker_hours.items()}
+        try:
+            record.end(
+                int(error is not None),
+                everything_removed=self.everything_removed,
+                error=None if error is None else _one_line(error),
+                events=self.events,
+                summary={"worker_hours": hours},
+            )
+        except OSError as problem:
+            logger.warning("the record is not complete: %s", problem)
 
     def _find_modules(self) -> UserModules:
         listed = self.manifest.project.modules
@@ -314,6 +424,8 @@ class ScalableSession:
     @property
     def _open_handle(self) -> ClusterHandle:
         self._raise_if_in(_State.CLOSED)
+        if self._state is _State.NEW and current_session() is self:
+            self.start()  # the workflow of `scalable run` needs workers for the first time
         if self._handle is None:
             raise SessionError("the session is not started; call start(), or enter it with `with`")
         return self._handle
@@ -340,6 +452,20 @@ class ScalableSession:
         return self._state is _State.CLOSED
 
     @property
+    def is_new(self) -> bool:
+        """Whether the start has not begun."""
+        return self._state is _State.NEW
+
+    def note_signals(self, received: int) -> None:
+        """Take into account that so many signals have asked for the end before `close` is called."""
+        self._signals_before_close = received
+
+    @property
+    def start_error(self) -> BaseException | None:
+        """The error that ended the start, if one did."""
+        return self._start_error
+
+    @property
     def everything_removed(self) -> bool:
         """Whether the session is closed, and nothing that it had started is left."""
         return self._everything_removed
@@ -353,6 +479,13 @@ class ScalableSession:
     def events(self) -> Sequence[Event]:
         """What happened so far, from the start of the scheduler on, oldest first; kept after the session is closed."""
         return tuple(self._log)
+
+    @property
+    def worker_hours(self) -> Mapping[str, float]:
+        """How many hours the workers of each group have had machines, together; kept after the session is closed."""
+        if self.closed or self._handle is None:
+            return dict(self._worker_hours)
+        return dict(self.cluster.worker_hours)
 
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.
@@ -471,25 +604,65 @@ class ScalableSession:
     def close(self) -> None:
         """Close the client and remove the cluster with everything that belongs to it.
 
-        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP are deferred until it is done. In a fork of the
-        process that created the session, the cluster stays as it is.
+        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP are deferred until it is done; a second Ctrl-C or
+        SIGTERM lets it hurry, and a third one ends the process. In a fork of the process that created the session,
+        the cluster stays as it is.
 
         Raises
         ------
         LeftoverError
             Something could not be removed; the error names it.
         """
+        # The first one has come already, if it is what closes the session.
+        first = sys.exc_info()[0] in (KeyboardInterrupt, SystemExit)
+        received = max(self._signals_before_close, int(first))
+
+        def hurry(number: int) -> None:
+            nonlocal received
+            received += number != signal.SIGHUP
+            if received == 2:
+                self._say("closing in a hurry; once more ends this process at once")
+                if self._handle is not None:
+                    getattr(getattr(self._handle, "backend", None), "hurry", lambda: None)()
+            elif received > 2:
+                self._end_process(number)
+
         try:
-            with signals.deferred_signals():
+            with signals.deferred_signals(hurry):
                 self._close()
         finally:
+            self._end_record(sys.exc_info()[1])
             signals.unregister(self.close)
+
+    def _end_process(self, number: int) -> NoReturn:
+        """End the process at once, saying what may be left."""
+        name = getattr(getattr(self._handle, "backend", None), "name", "")
+        if name:
+            remedy = f"; remove it with: {command}" if (command := self._reap_command()) else ""
+            self._say(
+                f"cluster {name!r} was not closed, and what belongs to it may be left{remedy}"
+            )
+        os._exit(128 + number)
+
+    def _say(self, text: str) -> None:
+        print(f"scalable: {self.manifest.redact(text)}", file=sys.stderr, flush=True)
+
+    def _reap_command(self) -> str:
+        """Return the command that removes what a close has left; empty if the provider cannot."""
+        from scalable.providers.base import Reaps
+
+        if not isinstance(self.provider, Reaps) or self._manifest_path is None:
+            return ""
+        where = ["--manifest", str(self._manifest_path), "--target", self.target]
+        return shlex.join(["scalable", "reap", *where])
 
     def _close(self) -> None:
         with self._lock:
             if self.closed:
                 return
             self._state = _State.CLOSED
+            if self in _open_sessions:
+                _open_sessions.remove(self)
         if self._process != os.getpid():
             return
         try:
@@ -497,7 +670,18 @@ class ScalableSession:
                 self._client.close()
         finally:
             if self._handle is not None:
-                self.provider.close(self._handle)
+                self._worker_hours = getattr(
+                    getattr(self._handle, "backend", None), "worker_hours", {}
+                )
+                try:
+                    self.provider.close(self._handle)
+                except LeftoverError as error:
+                    if error.command or not (command := self._reap_command()):
+                        raise
+                    raise LeftoverError(error.cluster, error.leftovers, command) from None
+                finally:
+                    if self.run_directory is not None:
+                        tidy_logs(self.run_directory / "logs", self.manifest.redact)
             self._everything_removed = True
 
     def _close_after(self, error: BaseException) -> None:
@@ -506,6 +690,8 @@ class ScalableSession:
             self.close()
         except ScalableError as close_error:
             error.add_note(str(close_error))
+            for note in getattr(close_error, "__notes__", ()):
+                error.add_note(note)
 
     def __enter__(self) -> ScalableClient:
         return self.start()
@@ -551,6 +737,41 @@ class ScalableSession:
         if self._state is _State.CLOSED:
             raise SessionError("the session is closed; make a new one with from_yaml()")
         raise SessionError("the session is being started by another thread; wait for its start()")
+
+
+@contextmanager
+def _naming_configuration() -> Iterator[None]:
+    """Turn an error of Dask's while a cluster is built into one that names the configuration which may cause it."""
+    try:
+        yield
+    except (ScalableError, OSError):
+        raise
+    except Exception as error:
+        from scalable.cluster.configuration import configured_keys
+
+        keys = configured_keys(error)
+        if not keys:
+            raise
+        raise DaskConfigurationError(keys, error) from error
+
+
+_open_sessions: list[ScalableSession] = []
+
+
+def _one_line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _warn_of_another(session: ScalableSession) -> None:
+    """Warn if a session on the same target is open: as when a cell of a notebook is run again."""
+    for other in ScalableSession.open_sessions():
+        if (other._manifest_path, other.target) == (session._manifest_path, session.target):
+            warnings.warn(
+                f"another session on target {session.target!r} is open, and keeps its own workers until it is closed; "
+                "close it with ScalableSession.open_sessions()[0].close(), if you do not use both",
+                stacklevel=3,
+            )
+            return
 
 
 _USED = ("adapt_groups", "events", "explain", "groups", "scale_groups", "wait_for_group")

@@ -134,7 +134,12 @@ def test_everything_knows_where_it_is_written() -> None:
         ("a: [1\n", "2:1 E_SYNTAX: not valid YAML: while parsing a flow sequence"),
         ("a: b: c\n", "1:5 E_SYNTAX: not valid YAML: mapping values are not allowed"),
         ("a: @b\n", "1:4 E_SYNTAX: not valid YAML: while scanning for the next token"),
-        ("\ta: b\n", "1:1 E_SYNTAX: not valid YAML: while scanning for the next token"),
+        ("a:\n  - b\n\t- c\n", "3:1 E_SYNTAX: not valid YAML: a tab; indent with spaces instead"),
+        (
+            '"""A workflow: it runs."""\nfrom a import b\nb()\n',
+            "1:1 E_NOT_A_MAPPING: this is a Python program, not a manifest",
+        ),
+        ("\ta: b\n", "1:1 E_SYNTAX: not valid YAML: a tab; indent with spaces instead"),
     ],
 )
 def test_a_problem_is_one_line(text: str | bytes, problem: str) -> None:

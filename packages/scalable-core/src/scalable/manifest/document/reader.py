@@ -6,6 +6,8 @@ Its own composer is not used: it recurses in C, and 50,000 nested brackets end t
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -46,10 +48,25 @@ def read_text(document: str | bytes, file: str) -> ReadResult:
         builder = _TreeBuilder(file)
         builder.report(error.code, str(error), error.mark)
         return ReadResult(None, builder.issues)
+    # YAML forbids tabs in indentation, but a line of nothing else has none; libyaml refuses some of those.
+    text = _BLANK_WITH_TAB.sub(lambda blank: blank[0].replace("\t", " "), text)
     try:
-        return _read(text, file, _FAST_LOADER)
+        result = _read(text, file, _FAST_LOADER)
     except _ScannerDepthError:
-        return _read(text, file, yaml.BaseLoader)
+        result = _read(text, file, yaml.BaseLoader)
+    if result.root is None and _is_python(text):
+        builder = _TreeBuilder(file)
+        builder.report("E_NOT_A_MAPPING", _PYTHON, (1, 1))
+        return ReadResult(None, builder.issues)
+    return result
+
+
+_BLANK_WITH_TAB = re.compile(r"^[ \t]*\t[ \t]*(?=#|\r?$)", re.MULTILINE)
+
+_PYTHON = (
+    "this is a Python program, not a manifest; a run takes both, each in its place: "
+    "`scalable run scalable.yaml --workflow workflow.py`"
+)
 
 
 def _read(text: str, file: str, loader: Any) -> ReadResult:
@@ -77,9 +94,30 @@ def _describe(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None]
     if mark is None:
         return message, None
     line, column = _mark_of(mark)
-    if "flow" in message and "${" in "".join(text.split("\n")[line - 1 : line]):
+    written = "".join(text.split("\n")[line - 1 : line])
+    if (tab := written.find("\t")) >= 0 and not written[:tab].strip(" -?:"):
+        message = "not valid YAML: a tab; indent with spaces instead"
+        return message, (line, tab + 1)
+    if "flow" in message and "${" in written:
         message += "; between { } or [ ], a ${VAR} needs quotes around it"
     return message, (line, column)
+
+
+def _is_python(text: str) -> bool:
+    r"""Return whether a text that is no manifest is a Python program.
+
+    Examples
+    --------
+    >>> _is_python("import sys\nprint(sys.argv)\n"), _is_python("version: 1\nproject\n"), _is_python("climate")
+    (True, False, False)
+    """
+    if not re.search(r"^(from|import|def|class|with|if|for|print\()", text, re.MULTILINE):
+        return False
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 class _ScannerDepthError(Exception):

@@ -95,6 +95,9 @@ class ProcessBackend:
         The containers that some of the commands run.
     credentials : Credentials, optional
         The TLS keys, if the scheduler needs them.
+    logs : Path, optional
+        Where the logs of all workers are kept. Without it, they are in the run directory, and only those of failures
+        stay.
     """
 
     def __init__(
@@ -108,7 +111,9 @@ class ProcessBackend:
         make_command: CommandFactory = process_command,
         containers: Containers | None = None,
         credentials: Credentials | None = None,
+        logs: Path | None = None,
     ) -> None:
+        self._logs = logs
         self._components = components
         self._scheduler_address = scheduler_address
         self._name = name
@@ -174,7 +179,7 @@ class ProcessBackend:
             self._directory = Path(
                 tempfile.mkdtemp(prefix=f"scalable-{readable}-", dir=self._parent)
             )
-            (self._directory / "logs").mkdir()
+            self._log_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._watchdog is None:
             containers = self._containers
             self._watchdog = Watchdog(
@@ -182,11 +187,15 @@ class ProcessBackend:
             )
         return self._directory, self._watchdog
 
+    @property
+    def _log_directory(self) -> Path:
+        return self._logs or (self._directory or Path()) / "logs"
+
     def _start_worker(self, directory: Path, group: GroupSpec, request_id: str) -> _Worker:
         component = self._components[group.tag]
         self._counts[group.tag] += 1
         name = f"{group.tag}-{self._counts[group.tag]}"
-        scratch, log = directory / "scratch" / name, directory / "logs" / f"{name}.log"
+        scratch, log = directory / "scratch" / name, self._log_directory / f"{name}.log"
         command = self._make_command(
             component,
             name=name,
@@ -262,7 +271,7 @@ class ProcessBackend:
         if worker.exit is None:
             return Explanation(Reason.STARTING, "its process runs", unit.native, log_tail)
         hints = [worker.exit.remedy]
-        if worker.exit.log_is_useful and log_tail:
+        if (self._logs or worker.exit.log_is_useful) and log_tail:
             hints.append(f"its log is {worker.log}")
         remedy = "; ".join(filter(None, hints))
         return Explanation(
@@ -291,7 +300,7 @@ class ProcessBackend:
         kept = {
             worker.log
             for worker in workers
-            if worker.exit is not None and worker.exit.log_is_useful
+            if self._logs is None and worker.exit is not None and worker.exit.log_is_useful
         }
         return [*leftovers, *containers, *_remove_run_directory(directory, kept)]
 

@@ -31,6 +31,7 @@ from scalable.providers.local.prepare import (
     prepare_containers,
 )
 from scalable.providers.local.runtimes import Containers
+from scalable.providers.logs import kept_logs
 from scalable.providers.servers import stop_http_server_of
 from scalable.providers.tls import Credentials, make_credentials
 
@@ -57,6 +58,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
             plain = spec.components.keys() - chosen_runtimes(spec, options).keys()
             why = "its workers are plain processes there"
             yield from _without_effect(spec, plain, _NEED_CONTAINERS, why)
+            yield from _missing_preloads(spec, plain)
             yield from self._check_memory(spec)
         else:
             if options.containers != "none":
@@ -133,6 +135,21 @@ _EXPECTED_BOOT = 2.0
 """Seconds that a worker takes to import Dask and join, on a laptop of 2020 or later."""
 
 
+def _missing_preloads(
+    spec: DeploymentSpec, components: Collection[str]
+) -> Iterator[ValidationIssue]:
+    """Warn of scripts that workers of these components would not find now."""
+    for name, component in spec.components.items():
+        script = component.preload_script
+        # Dask also takes a module's name, or a URL.
+        is_file = script is not None and script.endswith(".py") and "://" not in script
+        if name in components and script and is_file and not Path(script).exists():
+            message = f"there is no file {script!r}, so no worker of this component could start"
+            if not Path(script).is_absolute():
+                message += "; the path is relative to the current directory"
+            yield spec.component_issue(name, "preload_script", "W_NO_FILE", message, "warning")
+
+
 def _without_effect(
     spec: DeploymentSpec, components: Collection[str], fields: tuple[str, ...], why: str
 ) -> Iterator[ValidationIssue]:
@@ -197,4 +214,5 @@ def _make_backend(
         make_command=command_factory(setups, context),
         containers=Containers(name, {setup.runtime.name for setup in setups.values()}),
         credentials=credentials,
+        logs=kept_logs(),
     )
