@@ -35,7 +35,7 @@ import dask.array as da
 import distributed
 import pytest
 from dask._expr import HLGExpr, _HLGExprSequence
-from dask._task_spec import Task
+from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import annotate, collections_to_expr, tokenize
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
@@ -87,8 +87,12 @@ from tornado.httpclient import AsyncHTTPClient
 from scalable.client import ScalableClient
 from scalable.cluster.dask_internals import (
     defer_unpickling,
+    dependencies_of,
     fail_futures,
+    finish_future,
+    function_of_module,
     has_own_deserializers,
+    reset_future,
     send_with_next,
     take_from_gather,
 )
@@ -717,6 +721,61 @@ async def test_the_state_of_a_future_can_be_set_to_an_error(rig: Rig) -> None:
         with pytest.raises(OSError, match="lost"):
             await future
     assert not rig.client.futures
+
+
+@on_cluster
+async def test_a_future_can_be_finished_that_the_scheduler_does_not_know(rig: Rig) -> None:
+    """`FutureState.finish`: lets a future be finished; its release does no harm in the scheduler."""
+    future: Any = distributed.Future("kept-1", rig.client)
+    assert not future.done()
+    finish_future(rig.client, "kept-1")
+    await wait([future])
+    assert future.status == "finished"
+    assert "kept-1" not in rig.scheduler.tasks
+    await rig.add()
+    del future
+    assert await rig.client.submit(identity, 1) == 1
+
+
+@on_cluster
+async def test_a_finished_future_can_wait_again(rig: Rig) -> None:
+    """`FutureState.reset`: lets a finished future wait, for a task that is submitted under its key."""
+    await rig.add()
+    future: Any = distributed.Future("kept-1", rig.client)
+    finish_future(rig.client, "kept-1")
+    await wait([future])
+    reset_future(rig.client, "kept-1")
+    (again,) = rig.client.map(identity, [5], key=["kept-1"])
+    assert await again == await future == 5
+
+
+def test_a_graph_tells_what_it_depends_on() -> None:
+    """`dask._task_spec.GraphNode`: has `dependencies`; the graph of an expression has nothing else."""
+
+    class Seen(Client):
+        def __init__(self) -> None:
+            self.found: list[Any] = []
+
+        def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+            self.found.append(dependencies_of(expr))
+            return dict.fromkeys(keys)
+
+    def key(name: str) -> Any:
+        return Task(None, identity, TaskRef(name))
+
+    client: Any = Seen()
+    client.futures, client._refcount_lock = {}, contextlib.nullcontext()
+    client.submit(identity, key("a"), key="x")
+    client.map(identity, [key("a"), [key("b")]], key=["x", "y"])
+    assert client.found == [{"a"}, {"a", "b"}]
+    graph = HighLevelGraph.from_collections("x", {"x": (identity, TaskRef("c"))})
+    assert dependencies_of(HLGExpr(dsk=graph)) in (None, {"c"})
+    assert isinstance(key("a"), GraphNode)
+
+
+def test_a_function_comes_from_a_module_of_the_worker() -> None:
+    """A task in the place of a function is run first."""
+    assert Task(None, operator.call, function_of_module("math", "sqrt"), 4)() == 2
 
 
 def test_pickles_are_by_value_where_needed() -> None:

@@ -7,6 +7,7 @@ subclasses override are not here, and `scalable.cluster.plugin` has a module of 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import pickle
 import traceback
@@ -15,7 +16,7 @@ from copy import copy
 from typing import Any
 
 from dask._expr import HLGExpr, _HLGExprSequence
-from dask._task_spec import Task
+from dask._task_spec import GraphNode, Task
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
@@ -29,13 +30,17 @@ __all__ = [
     "annotations_of",
     "computation_code",
     "defer_unpickling",
+    "dependencies_of",
     "executor_of",
     "fail_futures",
+    "finish_future",
     "function_name",
+    "function_of_module",
     "has_own_deserializers",
     "is_coroutine_function",
     "keep_annotations",
     "pickle_object",
+    "reset_future",
     "retrieve_gather_exceptions",
     "send_with_next",
     "take_from_gather",
@@ -65,6 +70,33 @@ def defer_unpickling(func: Callable[..., Any]) -> Task:
     Otherwise a worker unpickles it while it reads the scheduler's message, and a missing module ends the worker.
     """
     return Task(None, pickle.loads, pickle_object(func))
+
+
+def function_of_module(module: str, name: str) -> Task:
+    """Return a function that a worker takes from a module which the client need not have."""
+    return Task(None, getattr, Task(None, importlib.import_module, module), name)
+
+
+def dependencies_of(expr: Any) -> set[Any] | None:
+    """Return the keys that the tasks of an expression depend on, or None if that cannot be known here."""
+    graph = expr.__dask_graph__()
+    if not all(isinstance(node, GraphNode) for node in graph.values()):
+        return None
+    return {key for node in graph.values() for key in node.dependencies}
+
+
+def finish_future(client: Client, key: Any) -> None:
+    """Let a new future be finished, of which the scheduler knows nothing."""
+    loop: Any = client.loop
+    loop.add_callback(client.futures[key].finish)
+
+
+def reset_future(client: Client, key: Any) -> None:
+    """Let a finished future wait again, for a task that is about to be submitted under its key."""
+    state = client.futures.get(key)
+    loop: Any = client.loop
+    if state is not None:
+        loop.add_callback(state.reset)
 
 
 def fail_futures(client: Client, error: Exception) -> None:

@@ -1,0 +1,16 @@
+"""Results that last: what tasks have computed, in a store, for later runs on any target.
+
+==============  =================================================================================
+`marking`       `cached`, for functions whose results are kept wherever they are called
+`source`        the source of a function, as far as it decides what is computed
+`content`       digests of values and of code
+`naming`        the name of a result: what its call is computed from
+`storage`       the store, on any file system of fsspec; also on workers
+`plugins`       what gives workers that module, sent by value
+`reuse`         which calls have a result, and how the others get one
+==============  =================================================================================
+"""
+
+from scalable.results.marking import cached
+
+__all__ = ["cached"]
