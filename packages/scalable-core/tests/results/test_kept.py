@@ -235,7 +235,7 @@ def test_many_are_found_in_few_requests(user: User, run: Connect) -> None:
 
         return counted
 
-    store._scan, store._size = count(store._scan), count(store._size)
+    store._scan, store._ask = count(store._scan), count(store._ask)
     client.map(user.module.simulate, range(200), task="simulate")
     assert len(listings) == 1
 
@@ -333,3 +333,70 @@ def test_a_result_whose_class_is_gone_is_computed_again(user: User, run: Connect
     client = run()
     assert client.submit(user.module.simulate, 1, task="simulate").result() == 2
     assert "no_such_module" in user.messages[-1]
+
+
+# -- The store fails
+
+
+def break_store(user: User) -> None:
+    """Put a file in the place of the directory, as an unmounted or a broken disk does, for root too."""
+    user.store.rename(user.store.with_name("moved"))
+    user.store.write_text("")
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_run_goes_on_without_its_store(user: User, run: Connect, has_begun: bool) -> None:
+    client = run()
+    if has_begun:  # the worker has seen the store
+        assert client.submit(user.module.simulate, 0, task="simulate").result() == 0
+    break_store(user)
+    futures = client.map(user.module.simulate, range(1, 12), task="simulate")
+    assert client.gather(futures) == [2 * member for member in range(1, 12)]
+    client.submit(operator.add, 1, 2).result()
+    messages = [text for text in user.messages if "store" in text]
+    for message in messages:
+        assert f"{user.store}: Not a directory; tasks are computed, and the run goes on" in message
+    assert 1 <= len(messages) <= 2  # of the listing, and of the description
+
+
+def test_workers_tell_once_that_a_result_is_not_kept(user: User, run: Connect) -> None:
+    client = run()
+    assert client.submit(user.module.simulate, 0, task="simulate").result() == 0
+    (version,) = (path.parent for path in user.objects())
+    version.rename(version.with_name("moved"))
+    version.write_text("")
+    futures = client.map(user.module.simulate, range(3, 6), task="simulate")
+    assert client.gather(futures) == [6, 8, 10]
+    told: list[str] = []
+    while not told:  # the event comes beside the results
+        told = [text for text in user.messages if "could not be kept" in text]
+    assert told == [
+        f"a result of simulate could not be kept: cannot write to {user.store}: Not a directory; "
+        "the run goes on with it, and the next one computes it again"
+    ]
+
+
+def test_a_run_ends_with_its_store_if_it_is_told_to(user: User, run: Connect) -> None:
+    client = run(on_store_error="fail")
+    assert client.submit(user.module.simulate, 0, task="simulate").result() == 0
+    (version,) = (path.parent for path in user.objects())
+    version.rename(version.with_name("moved"))
+    version.write_text("")
+    future = client.submit(user.module.simulate, 1, task="simulate")
+    with pytest.raises(OSError, match=r"could not be kept.*mend the store, or set on_store_error"):
+        future.result()
+    break_store(user)
+    with pytest.raises(ResultStoreError, match="cannot list results at"):
+        client.map(user.module.simulate, range(20, 40), task="simulate")
+
+
+def test_a_store_that_workers_do_not_share_is_said(user: User, connect: Connect) -> None:
+    results = user.results(on_store_error="fail")
+    results.store.store_id = (
+        "another"  # what the worker finds under this path is not what the client has
+    )
+    client = connect(results)
+    with pytest.raises(
+        OSError, match=r"is not the directory that the client uses; set project.results"
+    ):
+        client.submit(cached(user.module.simulate), 1).result()

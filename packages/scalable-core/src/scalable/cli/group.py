@@ -15,6 +15,7 @@ from scalable.cli.owned import ps, reap
 from scalable.cli.plan import plan
 from scalable.cli.prices import prices
 from scalable.cli.providers import providers
+from scalable.cli.results import results
 from scalable.cli.run import run
 from scalable.cli.schema import schema
 from scalable.cli.validate import validate
@@ -76,5 +77,5 @@ def main() -> None:
     """
 
 
-for command in (init, validate, plan, check, run, ps, reap, prices, providers, schema):
+for command in (init, validate, plan, check, run, ps, reap, results, prices, providers, schema):
     main.add_command(command)

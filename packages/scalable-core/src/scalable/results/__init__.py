@@ -7,6 +7,8 @@
 `naming`        the name of a result: what its call is computed from
 `storage`       the store, on any file system of fsspec; also on workers
 `plugins`       what gives workers that module, sent by value
+`settings`      what a manifest says of all this
+`comparing`     what the names of two results differ in
 `reuse`         which calls have a result, and how the others get one
 ==============  =================================================================================
 """

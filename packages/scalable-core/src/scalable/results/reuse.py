@@ -15,7 +15,7 @@ from scalable.results.storage import CODE, EVENTS, DamagedResultError, Store, St
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Results", "open_results"]
+__all__ = ["Results", "open_results", "open_store"]
 
 logger = logging.getLogger("scalable.results")
 
@@ -94,10 +94,17 @@ class Results:
     def find(self, names: Iterable[str]) -> dict[str, int]:
         """Return the sizes of those results that the store has, by name."""
         try:
-            return self.store.find(names)
+            found = self.store.find(names)
         except StoreError as error:
             self._fail(error)
             return {}
+        if self.store.refused:
+            self.tell(
+                f"results at {self.store.url} that another user has written, or everybody can write, are not used; "
+                "set trust_results: true in the manifest's project if you trust them",
+                once=True,
+            )
+        return found
 
     def _fail(self, error: StoreError) -> None:
         if self.on_store_error == "fail":
@@ -185,12 +192,36 @@ def open_results(
     ResultStoreError
         It cannot be used: it cannot be read or written, or it is somebody else's.
     """
-    from scalable.providers.base import current_owner
-
+    store = open_store(url, trusted=trusted, create=True)
     try:
-        store = Store(url, trusted=trusted)
-        store.open(current_owner(), create=True)
         store.check_writable()
     except StoreError as error:
         raise ResultStoreError(str(error)) from error
     return Results(store, tasks or {}, **options)
+
+
+def open_store(url: str, *, trusted: bool = False, create: bool = False) -> Store:
+    """Return the store under a path or a URL.
+
+    Parameters
+    ----------
+    url : str
+        A directory, or a URL of fsspec.
+    trusted : bool
+        Whether to read what other users have written.
+    create : bool
+        Whether to make it if it is not there.
+
+    Raises
+    ------
+    ResultStoreError
+        It cannot be read, is not there, or is somebody else's.
+    """
+    from scalable.providers.base import current_owner
+
+    try:
+        store = Store(url, trusted=trusted)
+        store.open(current_owner(), create=create)
+    except StoreError as error:
+        raise ResultStoreError(str(error)) from error
+    return store

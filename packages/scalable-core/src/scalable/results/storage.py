@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "FORMAT",
@@ -69,6 +69,15 @@ class DamagedResultError(StoreError):
     """An object of the store is not what was written, or not all of it."""
 
 
+class _Entry(NamedTuple):
+    """What a directory has: an object with its size, and its status if it is a local file."""
+
+    name: str
+    size: int
+    is_directory: bool
+    status: os.stat_result | None
+
+
 class Store:
     """Results under a path or a URL of fsspec.
 
@@ -80,16 +89,22 @@ class Store:
         Whether to read what other users have written.
     store_id : str, optional
         The store that must be there: on another machine the same path may be another directory.
+
+    Attributes
+    ----------
+    refused : set of str
+        Results that were found and may not be read, because somebody else has written them.
     """
 
     def __init__(self, url: str, *, trusted: bool = False, store_id: str | None = None) -> None:
         from fsspec.core import url_to_fs
 
         self.url, self.trusted, self.store_id = url, trusted, store_id
+        self.refused: set[str] = set()
         try:
             self._fs, self._root = url_to_fs(url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"cannot use {url}: {error}") from error
+        except Exception as error:  # whatever its file system raises
+            raise self._failed("use", error) from error
         protocols = self._fs.protocol
         names = {protocols} if isinstance(protocols, str) else {*protocols}
         self.is_local = "file" in names
@@ -99,8 +114,8 @@ class Store:
         return f"{self._root.rstrip('/')}/{name}"
 
     def _failed(self, what: str, error: BaseException) -> StoreError:
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return StoreError(f"cannot {what} {self.url}: {text}")
+        text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        return StoreError(f"cannot {what} {self.url}: {text.splitlines()[0]}")
 
     # -- The store as a whole
 
@@ -158,24 +173,18 @@ class Store:
         if found.get("owner") != owner:
             raise UntrustedStoreError(
                 f"the results at {self.url} are those of {found.get('owner')!r}, not of {owner!r}, and reading a "
-                "result can run code of those who wrote it; if you trust them, set trusted: true in project.results"
+                "result can run code of those who wrote it; if you trust them, set trust_results: true in the "
+                "manifest's project"
             )
         if self.is_local:
             for path in (self._root, self._path(MARKER)):
                 self._check_own(path, os.stat(path))  # noqa: PTH116
 
     def _check_own(self, path: str, status: os.stat_result) -> None:
-        if not hasattr(os, "getuid"):
-            return
-        if status.st_uid != os.getuid() and os.getuid() != 0:
+        if problem := _not_own(status):
             raise UntrustedStoreError(
-                f"{path} belongs to user {status.st_uid}, and reading a result can run code of those who wrote it; "
-                "if you trust them, set trusted: true in project.results"
-            )
-        if stat.S_IMODE(status.st_mode) & stat.S_IWOTH:
-            raise UntrustedStoreError(
-                f"everybody can write to {path}, and reading a result can run code of those who wrote it; "
-                f"run `chmod o-w {path}`, or set trusted: true in project.results"
+                f"{path} {problem}, and reading a result can run code of those who wrote it; "
+                "if you trust them, set trust_results: true in the manifest's project"
             )
 
     def check_writable(self) -> None:
@@ -205,80 +214,71 @@ class Store:
     # -- Objects
 
     def find(self, names: Iterable[str]) -> dict[str, int]:
-        """Return the size of each result that is there, by its name, in few requests.
+        """Return the size of each result that is there and may be read, by its name, in few requests.
 
         Raises
         ------
         StoreError
             The store cannot be read.
-        UntrustedStoreError
-            One of them is somebody else's.
         """
         by_directory: dict[str, set[str]] = {}
         for name in names:
             by_directory.setdefault(name.rpartition("/")[0], set()).add(name)
         found: dict[str, int] = {}
         for directory, wanted in by_directory.items():
-            if len(wanted) > _FEW:
-                listed = self._list(directory)
-                found |= {name: size for name, size in listed if name in wanted}
-            else:
-                found |= {name: size for name in wanted for size in self._size(name)}
+            entries = self._entries(directory) if len(wanted) > _FEW else self._ask(wanted)
+            for entry in entries:
+                name = entry.name.removesuffix(SUFFIX)
+                if name not in wanted or not entry.name.endswith(SUFFIX):
+                    continue
+                if self.trusted or entry.status is None or not _not_own(entry.status):
+                    found[name] = entry.size
+                else:
+                    self.refused.add(name)
         return found
 
-    def _list(self, directory: str) -> Iterator[tuple[str, int]]:
-        """Yield the name and the size of each result in a directory."""
-        for name, size, _ in self._entries(directory):
-            if name.endswith(SUFFIX):
-                yield name.removesuffix(SUFFIX), size
+    def _ask(self, names: Iterable[str]) -> Iterator[_Entry]:
+        """Yield those of some results that are there."""
+        for name in names:
+            path = self._path(name + SUFFIX)
+            try:
+                if self.is_local:
+                    status = os.stat(path)  # noqa: PTH116
+                    yield _Entry(name + SUFFIX, status.st_size, False, status)
+                else:
+                    yield _Entry(name + SUFFIX, int(self._fs.info(path)["size"]), False, None)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except Exception as error:
+                raise self._failed("read results at", error) from error
 
-    def _entries(self, directory: str) -> Iterator[tuple[str, int, str]]:
-        """Yield name, size and type of what is in a directory."""
+    def _entries(self, directory: str) -> Iterator[_Entry]:
+        """Yield what is in a directory."""
         path = self._path(directory).rstrip("/")
-        if self.is_local:
-            yield from self._scan(directory, path)
-            return
         try:
-            entries = self._fs.ls(path, detail=True)
+            yield from self._scan(directory, path) if self.is_local else self._list(directory, path)
         except FileNotFoundError:
             return
         except Exception as error:
             raise self._failed("list results at", error) from error
-        for entry in entries:
+
+    def _list(self, directory: str, path: str) -> Iterator[_Entry]:
+        for entry in self._fs.ls(path, detail=True):
             name = entry["name"].rstrip("/").rpartition("/")[2]
-            yield f"{directory}/{name}".lstrip("/"), entry.get("size") or 0, entry["type"]
+            is_directory = entry["type"] == "directory"
+            yield _Entry(
+                f"{directory}/{name}".lstrip("/"), entry.get("size") or 0, is_directory, None
+            )
 
-    def _scan(self, directory: str, path: str) -> Iterator[tuple[str, int, str]]:
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
+    def _scan(self, directory: str, path: str) -> Iterator[_Entry]:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = f"{directory}/{entry.name}".lstrip("/")
+                try:
                     status = entry.stat()
-                    if not self.trusted:
-                        self._check_own(entry.path, status)
-                    kind = "directory" if entry.is_dir() else "file"
-                    yield f"{directory}/{entry.name}".lstrip("/"), status.st_size, kind
-        except FileNotFoundError:
-            return
-        except StoreError:
-            raise
-        except OSError as error:
-            raise self._failed("list results at", error) from error
-
-    def _size(self, name: str) -> list[int]:
-        path = self._path(name + SUFFIX)
-        try:
-            if self.is_local:
-                status = os.stat(path)  # noqa: PTH116
-                if not self.trusted:
-                    self._check_own(path, status)
-                return [status.st_size]
-            return [int(self._fs.info(path)["size"])]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except StoreError:
-            raise
-        except Exception as error:
-            raise self._failed("read results at", error) from error
+                except FileNotFoundError:  # another run has just finished to write it
+                    continue
+                yield _Entry(name, status.st_size, entry.is_dir(), status)
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write an object, which appears whole or not at all.
@@ -451,19 +451,22 @@ class Store:
 
     def results(self, below: str = "") -> Iterator[tuple[str, int]]:
         """Yield the name and the size of every result, or of those below a directory."""
-        for name, size, kind in sorted(self._entries(below)):
-            if kind == "directory":
-                yield from self.results(name)
-            elif name.endswith(SUFFIX):
-                yield name.removesuffix(SUFFIX), size
+        for entry in self._walk(below):
+            if entry.name.endswith(SUFFIX):
+                yield entry.name.removesuffix(SUFFIX), entry.size
 
-    def partial(self, below: str = "") -> Iterator[str]:
-        """Yield what writers that were killed have left behind, and writers that still write."""
-        for name, _, kind in sorted(self._entries(below)):
-            if kind == "directory":
-                yield from self.partial(name)
-            elif name.rpartition("/")[2].startswith(_TEMPORARY):
-                yield name
+    def partial(self) -> Iterator[str]:
+        """Yield what writers write now, or have left when they were killed."""
+        for entry in self._walk(""):
+            if entry.name.rpartition("/")[2].startswith(_TEMPORARY):
+                yield entry.name
+
+    def _walk(self, below: str) -> Iterator[_Entry]:
+        for entry in sorted(self._entries(below)):
+            if entry.is_directory:
+                yield from self._walk(entry.name)
+            else:
+                yield entry
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there.
@@ -490,6 +493,15 @@ class Store:
             return 0.0
 
 
+def _not_own(status: os.stat_result) -> str:
+    """Return why somebody else may have written a file; nothing if nobody has. Root may do all things anyway."""
+    if not hasattr(os, "getuid"):
+        return ""
+    if status.st_uid not in (os.getuid(), 0):
+        return f"belongs to user {status.st_uid}"
+    return "can be written by everybody" if stat.S_IMODE(status.st_mode) & stat.S_IWOTH else ""
+
+
 def _write_file(path: str, parts: list[Any]) -> None:
     """Write a file under a temporary name, and rename it."""
     directory = os.path.dirname(path)  # noqa: PTH120
@@ -498,7 +510,7 @@ def _write_file(path: str, parts: list[Any]) -> None:
     try:
         descriptor = os.open(partial, flags, 0o600)
     except FileNotFoundError:
-        os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+        _make_directory(directory)
         descriptor = os.open(partial, flags, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -507,6 +519,17 @@ def _write_file(path: str, parts: list[Any]) -> None:
     except BaseException:
         os.unlink(partial)  # noqa: PTH108
         raise
+
+
+def _make_directory(path: str) -> None:
+    """Make a directory and those above it, for the user alone; `os.makedirs` lets others read those above."""
+    try:
+        os.mkdir(path, 0o700)  # noqa: PTH102
+    except FileNotFoundError:
+        _make_directory(os.path.dirname(path))  # noqa: PTH120
+        _make_directory(path)
+    except FileExistsError:
+        return
 
 
 def _pickle(value: object) -> list[Any]:
@@ -612,13 +635,14 @@ def keep(
     except OSError as error:
         text = f"a result of {settings['task']} could not be kept: {error}"
         if settings["on_store_error"] == "fail":
-            raise OSError(text) from error
-        _tell(text)
-    except Exception as error:
+            text += "; mend the store, or set on_store_error: continue, and run again"
+            raise OSError(text) from None
+        _tell(f"{text}; the run goes on with it, and the next one computes it again")
+    except Exception as error:  # noqa: BLE001 - pickling runs code of the result's
         raise TypeError(
             f"the result of {settings['task']}, of type {type(value).__qualname__}, cannot be kept, because it cannot "
             f"be pickled: {error}; return data, or remove `cache`"
-        ) from error
+        ) from None
     return value
 
 
@@ -627,7 +651,7 @@ def load(settings: Mapping[str, Any], name: str) -> Any:
     try:
         return _store_of(settings).read_result(name)
     except StoreError as error:
-        raise OSError(f"{error}; run the workflow again, and it is computed") from error
+        raise OSError(f"{error}; run the workflow again, and it is computed") from None
 
 
 def _tell(text: str) -> None:
