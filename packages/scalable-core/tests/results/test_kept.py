@@ -355,8 +355,9 @@ def test_a_run_goes_on_without_its_store(user: User, run: Connect, has_begun: bo
     client.submit(operator.add, 1, 2).result()
     messages = [text for text in user.messages if "store" in text]
     for message in messages:
-        assert f"{user.store}: Not a directory; tasks are computed, and the run goes on" in message
-    assert 1 <= len(messages) <= 2  # of the listing, and of the description
+        assert f"{user.store}: Not a directory; " in message
+        assert "the run goes on" in message
+    assert len(messages) <= 4  # one for each kind of request, whatever the number of tasks
 
 
 def test_workers_tell_once_that_a_result_is_not_kept(user: User, run: Connect) -> None:

@@ -138,7 +138,7 @@ def why(name: str, as_json: bool, **where: Any) -> None:
         return
     click.echo(name)
     for label, digest in (about.get("code") or {}).items():
-        click.echo(f"  function {label}  {digest}")
+        click.echo(f"  code {label}  {digest}")
     for label, digest in (about.get("arguments") or {}).items():
         click.echo(f"  argument {label}  {digest}")
     click.echo(f"  image {about.get('image') or 'none'}")

@@ -175,8 +175,7 @@ class KeptFutures:
                 to_do.append((each, call, args))
             if call.name:
                 self._names[each] = call.name
-        if len(calls) > 1:
-            self.results.count(rule, len(futures), len(to_do))
+        self.results.count(rule, len(futures), len(to_do))
         futures |= submit(to_do)
         return [futures[each] for each in keys]
 

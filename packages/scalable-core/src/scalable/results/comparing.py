@@ -17,7 +17,7 @@ class Difference:
     Parameters
     ----------
     what : str
-        What it is: ``function``, ``image``, ``version``, ``ignore`` or ``argument``.
+        What it is: ``code``, ``image``, ``version``, ``ignore`` or ``argument``.
     name : str
         Which one, if there are several.
     before, after : str
@@ -38,7 +38,7 @@ class Difference:
             return f"{lead} is new"
         if not self.after:
             return f"{lead} is gone"
-        if self.what in ("function", "argument"):
+        if self.what in ("code", "argument"):
             return f"{lead} has changed"
         return f"{lead} was {self.before} and is {self.after}"
 
@@ -56,8 +56,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Differe
     >>> one = {"code": {"f": "1"}, "image": "gcam:7", "arguments": {"x": "a"}}
     >>> for difference in compare(one, {**one, "code": {"f": "2", "g": "3"}, "image": "gcam:8"}):
     ...     print(difference)
-    function f has changed
-    function g is new
+    code f has changed
+    code g is new
     image was gcam:7 and is gcam:8
     """
     return [*_compare_code(before, after), *_compare_rest(before, after)]
@@ -71,7 +71,7 @@ def _compare_code(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterat
             line if line.endswith("\n") else f"{line}\n"
             for line in unified_diff(*texts, f"{name} (before)", f"{name} (after)")
         )
-        yield Difference("function", name, old, new, diff)
+        yield Difference("code", name, old, new, diff)
 
 
 def _compare_rest(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:

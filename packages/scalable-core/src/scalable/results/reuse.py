@@ -42,6 +42,11 @@ class Results:
         Whether a task fails if its result cannot be stored, or goes on without.
     report : callable, optional
         Is called with a line for people, and whether it is about a problem. By default, it is logged.
+
+    Attributes
+    ----------
+    counts : dict of str to (int, int)
+        How many calls of each task had a result, and how many had none.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Results:
         self._report = report
         self._reported: set[str] = set()
         self._described: set[str] = set()
+        self.counts: dict[str, tuple[int, int]] = {}
 
     def rule(self, func: Callable[..., Any], task: str | None, tag: str | None) -> Rule | None:
         """Return how the results of a call are kept, or None if they are not."""
@@ -157,8 +163,11 @@ class Results:
         client.subscribe_topic(EVENTS, lambda event: self.tell(str(event[1]), once=True))
 
     def count(self, rule: Rule, kept: int, to_do: int) -> None:
-        """Tell how many of several calls are done."""
-        self._report(f"{rule.label}: {kept} kept, {to_do} to do", False)
+        """Count calls that are done and calls that are not, and tell of them if they are several."""
+        before = self.counts.get(rule.label, (0, 0))
+        self.counts[rule.label] = before[0] + kept, before[1] + to_do
+        if kept + to_do > 1:
+            self._report(f"{rule.label}: {kept} kept, {to_do} to do", False)
 
     def tell(self, problem: str, *, once: bool = False) -> None:
         """Tell of a problem."""

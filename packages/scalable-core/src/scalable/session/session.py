@@ -382,6 +382,11 @@ class ScalableSession:
         """What happened so far, from the start of the scheduler on, oldest first; kept after the session is closed."""
         return tuple(self._log)
 
+    @property
+    def kept(self) -> Mapping[str, tuple[int, int]]:
+        """How many calls so far had a kept result, and how many had none, by task whose results are kept."""
+        return {} if self._results is None else dict(self._results.counts)
+
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.
 
