@@ -89,8 +89,7 @@ from scalable.cluster.dask_internals import (
     defer_unpickling,
     dependencies_of,
     fail_futures,
-    finish_future,
-    function_of_module,
+    finish_futures,
     has_own_deserializers,
     reset_future,
     send_with_next,
@@ -728,7 +727,7 @@ async def test_a_future_can_be_finished_that_the_scheduler_does_not_know(rig: Ri
     """`FutureState.finish`: lets a future be finished; its release does no harm in the scheduler."""
     future: Any = distributed.Future("kept-1", rig.client)
     assert not future.done()
-    finish_future(rig.client, "kept-1")
+    finish_futures(rig.client, ["kept-1"])
     await wait([future])
     assert future.status == "finished"
     assert "kept-1" not in rig.scheduler.tasks
@@ -742,7 +741,7 @@ async def test_a_finished_future_can_wait_again(rig: Rig) -> None:
     """`FutureState.reset`: lets a finished future wait, for a task that is submitted under its key."""
     await rig.add()
     future: Any = distributed.Future("kept-1", rig.client)
-    finish_future(rig.client, "kept-1")
+    finish_futures(rig.client, ["kept-1"])
     await wait([future])
     reset_future(rig.client, "kept-1")
     (again,) = rig.client.map(identity, [5], key=["kept-1"])
@@ -771,11 +770,6 @@ def test_a_graph_tells_what_it_depends_on() -> None:
     graph = HighLevelGraph.from_collections("x", {"x": (identity, TaskRef("c"))})
     assert dependencies_of(HLGExpr(dsk=graph)) in (None, {"c"})
     assert isinstance(key("a"), GraphNode)
-
-
-def test_a_function_comes_from_a_module_of_the_worker() -> None:
-    """A task in the place of a function is run first."""
-    assert Task(None, operator.call, function_of_module("math", "sqrt"), 4)() == 2
 
 
 def test_pickles_are_by_value_where_needed() -> None:

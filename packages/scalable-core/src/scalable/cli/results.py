@@ -199,7 +199,7 @@ def rm(
 @click.argument("task", required=False)
 @_store_options
 @click.pass_context
-def verify(context: click.Context, task: str | None, as_json: bool, **where: Any) -> None:
+def verify(context: click.Context, /, task: str | None, as_json: bool, **where: Any) -> None:
     """Read all results, or those of TASK, and compare them with their checksums.
 
     The exit status is 1 if one is damaged. It is computed again by the next run that needs it.

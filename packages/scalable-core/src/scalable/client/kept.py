@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import operator
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +17,7 @@ from scalable.client.keys import key_prefix, keys_of_map
 from scalable.cluster.dask_internals import (
     defer_unpickling,
     dependencies_of,
-    finish_future,
-    function_of_module,
+    finish_futures,
     is_coroutine_function,
     reset_future,
 )
@@ -157,24 +158,26 @@ class KeptFutures:
             settings=self.results.settings(rule),
             **options,
         )
+        settings = self.results.settings(rule)
         futures: dict[Any, Future[Any]] = {}
+        finished: list[Any] = []
         to_do: list[tuple[Any, NamedCall, tuple[Any, ...]]] = []
         for each, call, args in zip(keys, named, calls, strict=True):
             if each in futures:
                 continue
             if call.name and call.name in found and new.get(call.name) == each:
                 compute = partial(submit, [(each, call, args)])
-                self._found[each] = _Found(
-                    call.name, found[call.name], self.results.settings(rule), compute
-                )
+                self._found[each] = _Found(call.name, found[call.name], settings, compute)
                 futures[each] = Future(each, self._client)
-                finish_future(self._client, each)
+                finished.append(each)
             elif each in self._found:
                 futures[each] = Future(each, self._client)
             else:
                 to_do.append((each, call, args))
             if call.name:
                 self._names[each] = call.name
+        if finished:
+            finish_futures(self._client, finished)
         self.results.count(rule, len(futures), len(to_do))
         futures |= submit(to_do)
         return [futures[each] for each in keys]
@@ -194,13 +197,11 @@ class KeptFutures:
         """Submit calls, whose workers store the results."""
         self._install()
         deferred = defer_unpickling(func)
-        keep = function_of_module(WORKER_MODULE, "keep")
+        keeping = defer_unpickling(partial(_OnWorker("keep"), settings, func))
         futures: dict[Any, Future[Any]] = {}
         for is_kept in (True, False):
             rows = {
-                key: (keep, settings, call.name, call.header, deferred, *args)
-                if is_kept
-                else (deferred, *args)
+                key: (keeping, _about(call), *args) if is_kept else (deferred, *args)
                 for key, call, args in calls
                 if bool(call.name) is is_kept
             }
@@ -244,8 +245,8 @@ class KeptFutures:
             except OSError as error:
                 self._compute({key: error})
             else:
-                load = function_of_module(WORKER_MODULE, "load")
-                rows[key] = (load, found.settings, found.name)
+                load = defer_unpickling(partial(_OnWorker("load"), found.settings))
+                rows[key] = (load, found.name)
         if rows:
             self._install()
             self._run(rows, {}, resources=None if callable(resources) else resources)
@@ -302,6 +303,30 @@ class KeptFutures:
         """Forget all of them."""
         self._names.clear()
         self._found.clear()
+
+
+class _OnWorker:
+    """Stands for a function of the module that workers have, and is pickled as that.
+
+    Parameters
+    ----------
+    name : str
+        The function's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{self._name} runs on workers")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (f"c{WORKER_MODULE}\n{self._name}\n.".encode(),)
+
+
+def _about(call: NamedCall) -> str:
+    """Return a call's name and header as one text, which Dask need not look into."""
+    return f"{call.name} {json.dumps(call.header)}"
 
 
 def _key(prefix: object, name: str) -> str:

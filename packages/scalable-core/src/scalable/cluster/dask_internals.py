@@ -7,7 +7,6 @@ subclasses override are not here, and `scalable.cluster.plugin` has a module of 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import pickle
 import traceback
@@ -33,9 +32,8 @@ __all__ = [
     "dependencies_of",
     "executor_of",
     "fail_futures",
-    "finish_future",
+    "finish_futures",
     "function_name",
-    "function_of_module",
     "has_own_deserializers",
     "is_coroutine_function",
     "keep_annotations",
@@ -72,11 +70,6 @@ def defer_unpickling(func: Callable[..., Any]) -> Task:
     return Task(None, pickle.loads, pickle_object(func))
 
 
-def function_of_module(module: str, name: str) -> Task:
-    """Return a function that a worker takes from a module which the client need not have."""
-    return Task(None, getattr, Task(None, importlib.import_module, module), name)
-
-
 def dependencies_of(expr: Any) -> set[Any] | None:
     """Return the keys that the tasks of an expression depend on, or None if that cannot be known here."""
     graph = expr.__dask_graph__()
@@ -85,10 +78,16 @@ def dependencies_of(expr: Any) -> set[Any] | None:
     return {key for node in graph.values() for key in node.dependencies}
 
 
-def finish_future(client: Client, key: Any) -> None:
-    """Let a new future be finished, of which the scheduler knows nothing."""
+def finish_futures(client: Client, keys: Iterable[Any]) -> None:
+    """Let new futures be finished, of which the scheduler knows nothing."""
     loop: Any = client.loop
-    loop.add_callback(client.futures[key].finish)
+    states = [client.futures[key] for key in keys]
+
+    def finish() -> None:
+        for state in states:
+            state.finish()
+
+    loop.add_callback(finish)
 
 
 def reset_future(client: Client, key: Any) -> None:

@@ -66,10 +66,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Differe
 def _compare_code(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
     sources = before.get("sources") or {}, after.get("sources") or {}
     for name, old, new in _pairs(before.get("code"), after.get("code")):
-        texts = [str(each.get(name, "")).splitlines(keepends=True) for each in sources]
+        then, now = (str(each.get(name, "")).splitlines(keepends=True) for each in sources)
         diff = "".join(
             line if line.endswith("\n") else f"{line}\n"
-            for line in unified_diff(*texts, f"{name} (before)", f"{name} (after)")
+            for line in unified_diff(then, now, f"{name} (before)", f"{name} (after)")
         )
         yield Difference("code", name, old, new, diff)
 

@@ -597,13 +597,7 @@ def _store_of(settings: Mapping[str, Any]) -> Store:
 
 
 def keep(
-    settings: Mapping[str, Any],
-    name: str,
-    header: Mapping[str, Any],
-    func: Callable[..., Any],
-    /,
-    *args: Any,
-    **kwargs: Any,
+    settings: Mapping[str, Any], func: Callable[..., Any], about: str, /, *args: Any, **kwargs: Any
 ) -> Any:
     """Return the result of a call, once the store has it.
 
@@ -611,14 +605,12 @@ def keep(
     ----------
     settings : mapping
         The store, and what to do if it cannot be written: ``url``, ``id``, ``on_store_error``, ``task``.
-    name : str
-        The result's name.
-    header : mapping
-        What the result was computed from, by names and digests.
     func : callable
         The function.
+    about : str
+        The result's name, and what it was computed from as JSON.
     *args, **kwargs
-        Its arguments.
+        The function's arguments.
 
     Raises
     ------
@@ -627,9 +619,10 @@ def keep(
     StoreError
         The store cannot be written, and that is to end the task.
     """
+    name, _, said = about.partition(" ")
     started = time.time()
     value = func(*args, **kwargs)
-    header = {**header, "seconds": time.time() - started, "host": platform.node()}
+    header = {**json.loads(said), "seconds": time.time() - started, "host": platform.node()}
     try:
         _store_of(settings).write_result(name, header, value)
     except OSError as error:
