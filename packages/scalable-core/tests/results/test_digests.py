@@ -332,6 +332,17 @@ def test_a_global_without_content_is_named(module: Module) -> None:
     )
 
 
+def test_a_package_that_only_workers_need_is_not_imported(
+    module: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site-packages" / "kept_installed"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(package.parent)
+    made = module("def f(x):\n    from kept_installed.inner import g\n    return g(x)\n")
+    assert name(made.f, 1) == name(made.f, 1)
+
+
 def test_loggers_are_their_names(module: Module) -> None:
     text = "import logging\nlog = logging.getLogger('a')\ndef f(x): log.info(x); return x\n"
     assert name(module(text).f, 1) == name(module(text).f, 1)
@@ -387,6 +398,8 @@ def test_marks_and_tasks_are_combined() -> None:
     assert rule_for(simulate, None, {}, "gcam:7") == Rule("simulate", "gcam:7", ("2",), ("quiet",))
     with pytest.raises(TypeError, match="marks functions"):
         scalable.results.cached(3)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="cannot mark <built-in function len>"):
+        scalable.results.cached(len)
 
 
 def test_futures_are_named_by_what_they_are_computed_from() -> None:
@@ -412,9 +425,13 @@ sys.path[:0] = sys.argv[1:3]
 import kept_model
 from scalable.results.naming import Rule, TaskRule, name_calls
 from scalable.results.content import digest_of
-import datetime, decimal, fractions, pathlib, re, uuid, collections, enum
+import dataclasses, datetime, decimal, fractions, pathlib, re, uuid, collections, enum
 class Colour(enum.Enum):
     RED = 1
+@dataclasses.dataclass
+class Point:
+    x: int = 1
+    y: list = dataclasses.field(default_factory=list)
 def local(x, *more, k=(1, 2)):
     "doc"
     @staticmethod
@@ -429,6 +446,7 @@ values = [
     pathlib.Path("/a/b"), pathlib.PurePosixPath("c"), datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc),
     datetime.date(2020, 1, 1), datetime.timedelta(1), decimal.Decimal("1.10"), fractions.Fraction(1, 3),
     re.compile("a+", re.I), uuid.UUID(int=5), collections.OrderedDict(a=1), collections.deque([1]), Colour.RED,
+    Point(2),
     range(3), len, kept_model.simulate, kept_model.Model(), kept_model.Model,
 ]
 names = [each.name for each in name_calls(Rule("t", "i", ("1",), ()), local, [(1,), (2,)], {"k": {1, 2}})[0]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dask.delayed import delayed
-from distributed import LocalCluster, as_completed, wait
+from distributed import LocalCluster, as_completed, get_worker, secede, wait
 from results_user import User
 
 from scalable.client import ScalableClient
@@ -149,6 +149,19 @@ def test_a_marked_function_without_a_store_is_an_error(user: User, connect: Conn
         ResultStoreError, match="results of simulate are to be kept, and there is no"
     ):
         connect().submit(simulate, 1)
+
+
+def test_calls_inside_of_tasks_are_computed(user: User, connect: Connect) -> None:
+    simulate = cached(user.module.simulate)
+
+    def nested(x: int) -> Any:
+        secede()
+        address = get_worker().scheduler.address  # a client of its own, as in another process
+        with ScalableClient(address, set_as_default=False) as client:
+            return client.submit(simulate, x).result()
+
+    assert connect(user.results()).submit(nested, 1).result() == 2
+    assert not user.objects()
 
 
 def test_calls_that_are_not_kept_are_dasks(user: User, run: Connect) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.base
 import dask.config
-from distributed import Client, Future
+from distributed import Client, Future, get_worker
 from distributed.security import Security
 
 from scalable.client.executor import TaggedCalls
@@ -736,7 +736,7 @@ class ScalableClient(Client):
         if self._kept is not None:
             rule = self._kept.results.rule(func, task, tag)
             return None if rule is None else partial(self._kept.map, rule, func)
-        if hasattr(func, "__scalable_cached__"):
+        if hasattr(func, "__scalable_cached__") and not _is_in_task():
             raise ResultStoreError(
                 f"the results of {function_name(func)} are to be kept, and there is no place for them; "
                 "set project.results in the manifest, or give the client results="
@@ -811,6 +811,15 @@ class ScalableClient(Client):
 def _retrieve_gather_exceptions(task: asyncio.Task[Any]) -> None:
     if task.cancelled():  # Ctrl-C
         retrieve_gather_exceptions()
+
+
+def _is_in_task() -> bool:
+    """Return whether this is a call inside of a task, whose client keeps no results."""
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
 
 
 def _are_endless(iterables: Sequence[Any]) -> bool:

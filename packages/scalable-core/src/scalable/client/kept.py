@@ -228,14 +228,11 @@ class KeptFutures:
 
     def provide(self, expr: Any, resources: Any) -> None:
         """Let the cluster load those results that a graph needs, or compute them if they are damaged."""
-        if not self._found:
+        keys = [key for key, found in [*self._found.items()] if not found.on_cluster]
+        if not keys:
             return
         needed = dependencies_of(expr)
-        keys = [
-            key
-            for key, found in self._found.items()
-            if not found.on_cluster and (needed is None or key in needed)
-        ]
+        keys = [key for key in keys if needed is None or key in needed]
         rows = {}
         for key in keys:
             found = self._found[key]

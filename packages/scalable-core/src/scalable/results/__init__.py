@@ -14,5 +14,6 @@
 """
 
 from scalable.results.marking import cached
+from scalable.results.reuse import Results, open_results
 
-__all__ = ["cached"]
+__all__ = ["Results", "cached", "open_results"]

@@ -322,9 +322,25 @@ def _is_own_code(module: str | None, file: str) -> bool:
 
 
 @lru_cache(maxsize=10_000)
+def _is_own_top(name: str) -> bool:
+    """Return whether a top-level module or package is the user's. Nothing is imported, unlike for what is inside."""
+    if not is_sent(name):
+        return False
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return False
+    if spec is None:
+        return False
+    files = [spec.origin] if spec.has_location and spec.origin else []
+    places = [os.path.dirname(file) for file in files] or [*(spec.submodule_search_locations or ())]  # noqa: PTH120
+    return any(is_own(os.path.abspath(place)) for place in places)  # noqa: PTH100
+
+
+@lru_cache(maxsize=10_000)
 def _find_module(name: str) -> tuple[str | None, bool]:
     """Return the file of a module of the user's, and whether it is a package; no file if it is not the user's."""
-    if name in _MAIN or not is_sent(name):
+    if name in _MAIN or not _is_own_top(name.partition(".")[0]):
         return None, False
     try:
         spec = importlib.util.find_spec(name)

@@ -49,7 +49,12 @@ def cached(func: Any = None, /, *, version: str | int = "", ignore: Iterable[str
     def mark(func: Any) -> Any:
         if not callable(func):
             raise TypeError(f"@cached marks functions, and {func!r} is none")
-        setattr(func, MARK, {"version": str(version), "ignore": ignored})
+        try:
+            setattr(func, MARK, {"version": str(version), "ignore": ignored})
+        except (AttributeError, TypeError):
+            raise TypeError(
+                f"@cached cannot mark {func!r}; call it in a function of yours"
+            ) from None
         return func
 
     return mark if func is None else mark(func)

@@ -116,21 +116,18 @@ def source_of_function(func: FunctionType) -> Source:
 
 def source_of_class(cls: type) -> Source | None:
     """Return the source of a class, or None if the file does not have the methods that run."""
-    functions = [
-        each for each in _functions_of(cls) if each.__qualname__.startswith(cls.__qualname__)
-    ]
+    functions = [*_functions_of(cls)]
     module = sys.modules.get(cls.__module__)
-    file = functions[0].__code__.co_filename if functions else getattr(module, "__file__", None)
-    parsed = _parse(file, _lines(file)) if isinstance(file, str) else None
-    if parsed is None:
-        return None
-    known = {
-        each.__code__ for each in functions if each.__code__.co_filename == file
-    }  # dataclasses make methods from text
-    if not known <= parsed.codes.keys():
-        return None
-    nodes = tuple(parsed.classes.get(cls.__qualname__, ()))
-    return _of_nodes(nodes, parsed.text) if nodes else None
+    # Dataclasses make methods from text, which have no file.
+    files = [getattr(module, "__file__", None), *(each.__code__.co_filename for each in functions)]
+    for file in dict.fromkeys(each for each in files if isinstance(each, str)):
+        parsed = _parse(file, _lines(file))
+        nodes = tuple(parsed.classes.get(cls.__qualname__, ())) if parsed else ()
+        if parsed is None or not nodes:
+            continue
+        running = {each.__code__ for each in functions if each.__code__.co_filename == file}
+        return _of_nodes(nodes, parsed.text) if running <= parsed.codes.keys() else None
+    return None
 
 
 def _functions_of(cls: type) -> Iterator[FunctionType]:
