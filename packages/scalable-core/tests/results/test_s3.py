@@ -15,7 +15,7 @@ from scalable.results import cached
 from scalable.results.reuse import open_results
 from scalable.results.storage import DamagedResultError, Store
 
-pytest.importorskip("s3fs")
+s3fs: Any = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
 
 NAME = "simulate/0123456789abcdef/00112233445566778899aabbccddeeff"
@@ -24,8 +24,6 @@ NAME = "simulate/0123456789abcdef/00112233445566778899aabbccddeeff"
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of a server, and the user's credentials for it."""
-    import s3fs
-
     bucket = f"kept-{uuid.uuid4().hex}"  # moto's buckets are those of the process
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
