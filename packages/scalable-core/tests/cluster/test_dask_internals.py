@@ -88,6 +88,7 @@ from scalable.client import ScalableClient
 from scalable.cluster.dask_internals import (
     defer_unpickling,
     dependencies_of,
+    existing_future,
     fail_futures,
     finish_futures,
     has_own_deserializers,
@@ -734,6 +735,21 @@ async def test_a_future_can_be_finished_that_the_scheduler_does_not_know(rig: Ri
     await rig.add()
     del future
     assert await rig.client.submit(identity, 1) == 1
+
+
+@on_cluster
+async def test_a_future_stays_while_another_is_made_of_its_key(rig: Rig) -> None:
+    """`distributed.Client._refcount_lock`: held while a key is released, and while it gets another future."""
+    await rig.add()
+    assert existing_future(rig.client, "n-1") is None
+    future = rig.client.submit(identity, 1, key="n-1")
+    again = existing_future(rig.client, "n-1")
+    future.release()
+    assert await rig.client.submit(identity, 2) == 2
+    assert again is not None
+    assert await again == 1
+    for method in (Client._inc_ref, Client._dec_ref):
+        assert "_refcount_lock" in inspect.getsource(method)
 
 
 @on_cluster

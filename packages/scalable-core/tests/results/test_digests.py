@@ -307,14 +307,66 @@ def test_closures_partials_methods_and_lambdas_are_told_apart(module: Module) ->
         "def make(n):\n    def inner(x): return x + n\n    return inner\n"
         "class Model:\n    def __init__(self, n): self.n = n\n    def run(self, x): return x + self.n\n"
         "f, g = (lambda x: x + 1), (lambda x: x + 2)\n"
+        "outer = lambda n: (lambda x: x * n)\n"
+        "pairs = [*{(lambda: 1): (lambda: 2)}.items()][0]\n"
         "def base(x, y): return x - y\n"
     )
     functions = [
-        *(made.make(1), made.make(2), made.Model(1).run, made.Model(2).run, made.f, made.base),
+        *(
+            made.make(1),
+            made.make(2),
+            made.Model(1).run,
+            made.Model(2).run,
+            made.f,
+            made.g,
+            made.base,
+        ),
+        *(made.outer, made.outer(1), made.pairs[0], made.pairs[1]),
         *(functools.partial(made.base, y=1), functools.partial(made.base, y=2)),
     ]
     assert len({digest_of(each) for each in functions}) == len(functions)
     assert digest_of(made.make(1)) == digest_of(made.make(1))
+
+
+def test_what_this_process_has_set_in_a_module_is_not_all(module: Module) -> None:
+    """Workers import the module anew."""
+    for how in ("SCALE", "kept_helper.SCALE"):
+        user = "import kept_helper\nfrom kept_helper import SCALE\n"
+        user += f"def f(x): return x * {how}\n"
+        helper = module("SCALE = 3\n", "kept_helper")
+        made = module(user)
+        made.SCALE = helper.SCALE = made.kept_helper.SCALE = 5
+        here = name(made.f, 1)
+        module("SCALE = 5\n", "kept_helper")
+        if how != "SCALE":
+            assert name(module(user).f, 1) != here
+
+
+def test_one_of_two_classes_of_a_name_is_told_apart(module: Module) -> None:
+    text = "NEW = True\nif NEW:\n    class A:\n        def f(self): return 1\n"
+    text += "else:\n    class A:\n        def f(self): return 2\ndef f(x): return A().f()\n"
+    assert name(module(text).f, 1) != name(module(text.replace("= True", "= False")).f, 1)
+
+
+def test_data_of_a_class_counts(module: Module) -> None:
+    text = "import numpy as np\nimport os\nclass A:\n    table = np.arange(int(os.environ['KEPT_N']))\n"
+    text += "def f(x): return A.table\n"
+    names = set()
+    for number in "345":
+        os.environ["KEPT_N"] = number
+        names.add(name(module(text).f, 1))
+    del os.environ["KEPT_N"]
+    assert len(names) == 3
+
+
+def test_edits_that_this_process_has_not_imported_count(module: Module) -> None:
+    simulate = module(TEXT).simulate
+    names = {
+        call.name
+        for edited in ("", "a", "b")
+        for call in name_calls(RULE, simulate, [(1,)], {}, edited=edited)[0]
+    }
+    assert len(names) == 3
 
 
 def test_functions_that_call_each_other_have_digests(module: Module) -> None:

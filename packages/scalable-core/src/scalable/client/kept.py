@@ -17,6 +17,7 @@ from scalable.client.keys import key_prefix, keys_of_map
 from scalable.cluster.dask_internals import (
     defer_unpickling,
     dependencies_of,
+    existing_future,
     finish_futures,
     is_coroutine_function,
     reset_future,
@@ -128,7 +129,7 @@ class KeptFutures:
                 f"results of {rule.label} are to be kept, which a coroutine function's cannot be; "
                 "use a plain function"
             )
-        named = self.results.name(rule, func, calls, kwargs, self._name_of)
+        named = self.results.name(rule, func, calls, kwargs, self._name_of, version)
         if key is None or isinstance(key, str):
             prefix = key or key_prefix(tag, func)
             plain = iter(
@@ -144,10 +145,11 @@ class KeptFutures:
             keys = [_key(prefix, call.name) if call.name else next(plain) for call in named]
         else:
             keys = list(key)
+        futures = {each: future for each in keys if (future := existing_future(self._client, each))}
         new = {
             call.name: each
             for each, call in zip(keys, named, strict=True)
-            if call.name and each not in self._client.futures
+            if call.name and each not in futures
         }
         found = self.results.find(new)
         submit: Callable[..., dict[Any, Future[Any]]] = partial(
@@ -159,27 +161,24 @@ class KeptFutures:
             **options,
         )
         settings = self.results.settings(rule)
-        futures: dict[Any, Future[Any]] = {}
         finished: list[Any] = []
-        to_do: list[tuple[Any, NamedCall, tuple[Any, ...]]] = []
+        to_do: dict[Any, tuple[Any, NamedCall, tuple[Any, ...]]] = {}
         for each, call, args in zip(keys, named, calls, strict=True):
-            if each in futures:
+            if each in futures or each in to_do:
                 continue
-            if call.name and call.name in found and new.get(call.name) == each:
+            if call.name and call.name in found and new[call.name] == each:
                 compute = partial(submit, [(each, call, args)])
                 self._found[each] = _Found(call.name, found[call.name], settings, compute)
                 futures[each] = Future(each, self._client)
                 finished.append(each)
-            elif each in self._found:
-                futures[each] = Future(each, self._client)
             else:
-                to_do.append((each, call, args))
+                to_do[each] = each, call, args
             if call.name:
                 self._names[each] = call.name
         if finished:
             finish_futures(self._client, finished)
-        self.results.count(rule, len(futures), len(to_do))
-        futures |= submit(to_do)
+        self.results.count(rule, len(finished), len(to_do))
+        futures |= submit([*to_do.values()])
         return [futures[each] for each in keys]
 
     def _name_of(self, future: Future[Any]) -> str | None:

@@ -20,7 +20,7 @@ from dask.blockwise import optimize_blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import funcname
-from distributed import Client
+from distributed import Client, Future
 from distributed.cfexecutor import ClientExecutor
 from distributed.protocol.pickle import dumps
 from distributed.utils import iscoroutinefunction
@@ -31,6 +31,7 @@ __all__ = [
     "defer_unpickling",
     "dependencies_of",
     "executor_of",
+    "existing_future",
     "fail_futures",
     "finish_futures",
     "function_name",
@@ -76,6 +77,16 @@ def dependencies_of(expr: Any) -> set[Any] | None:
     if not all(isinstance(node, GraphNode) for node in graph.values()):
         return None
     return {key for node in graph.values() for key in node.dependencies}
+
+
+def existing_future(client: Client, key: Any) -> Future[Any] | None:
+    """Return a future of a call that was submitted before, as `Client.submit` does, or None if there is none."""
+    with client._refcount_lock:
+        state = client.futures.get(key)
+        if state is None or state.status in ("cancelled", "lost"):
+            return None
+        future: Future[Any] = Future(key, client)
+        return future
 
 
 def finish_futures(client: Client, keys: Iterable[Any]) -> None:

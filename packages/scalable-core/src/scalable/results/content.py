@@ -25,6 +25,7 @@ from typing import Any
 from scalable.modules.users import is_own, is_sent
 from scalable.results.source import (
     Source,
+    bindings_of,
     canonical,
     names_read,
     source_of_class,
@@ -192,7 +193,11 @@ class Content:
             name: value
             for name, value in values.items()
             # Not what enumerations and other machinery note there, which differs between releases of Python.
-            if (type(value) in _PLAIN or type(value) in (list, dict, tuple, set))
+            if (
+                type(value) in _PLAIN
+                or type(value) in (list, dict, tuple, set, frozenset)
+                or _is_of_library(value)
+            )
             and not (name.startswith("_") and name.endswith("_"))
         }
         return _hash(
@@ -222,7 +227,8 @@ class Content:
                     found = self._digest_attribute(value, attribute)
                     yield _hash(f"{name}.{attribute}", found)
             else:
-                yield _hash(name, self._digest_global(_label(module, name), value))
+                digest = self._digest_global(_label(module, name), value)
+                yield _hash(name, digest, _bindings(module, name))
         for imported in sorted(_imports(source.nodes, namespace.get("__package__") or "")):
             yield self._digest_module(imported)
 
@@ -238,7 +244,8 @@ class Content:
     def _digest_attribute(self, module: types.ModuleType, name: str) -> bytes:
         if not _is_own_module(module.__name__):
             return _hash("installed", f"{module.__name__}.{name}")
-        return self._digest_global(f"{module.__name__}.{name}", getattr(module, name, None))
+        digest = self._digest_global(f"{module.__name__}.{name}", getattr(module, name, None))
+        return _hash(digest, _bindings(module.__name__, name))
 
     def _digest_module(self, name: str) -> bytes:
         """Return the digest of a module, and of the modules of the user's that it imports."""
@@ -308,7 +315,6 @@ _PLAIN: dict[type, Callable[[Any], str | bytes]] = {
 # -- What belongs to the user
 
 
-@lru_cache(maxsize=10_000)
 def _is_own_module(name: str | None) -> bool:
     if name is None or name in _MAIN:
         return True
@@ -321,7 +327,6 @@ def _is_own_code(module: str | None, file: str) -> bool:
     return is_sent(module) and is_own(os.path.dirname(os.path.abspath(file)))  # noqa: PTH100, PTH120
 
 
-@lru_cache(maxsize=10_000)
 def _is_own_top(name: str) -> bool:
     """Return whether a top-level module or package is the user's. Nothing is imported, unlike for what is inside."""
     if not is_sent(name):
@@ -337,7 +342,6 @@ def _is_own_top(name: str) -> bool:
     return any(is_own(os.path.abspath(place)) for place in places)  # noqa: PTH100
 
 
-@lru_cache(maxsize=10_000)
 def _find_module(name: str) -> tuple[str | None, bool]:
     """Return the file of a module of the user's, and whether it is a package; no file if it is not the user's."""
     if name in _MAIN or not _is_own_top(name.partition(".")[0]):
@@ -351,6 +355,15 @@ def _find_module(name: str) -> tuple[str | None, bool]:
     if not is_own(os.path.dirname(os.path.abspath(spec.origin))):  # noqa: PTH100, PTH120
         return None, False
     return spec.origin, spec.submodule_search_locations is not None
+
+
+def _bindings(module: str | None, name: str) -> str:
+    """Return how a module of a file gives a name its value.
+
+    Workers import the module anew, so what the value is in this process, which may have set it, is not all.
+    """
+    file = None if module is None else _find_module(module)[0]
+    return "" if file is None else bindings_of(file, name)
 
 
 def _label(module: str | None, name: str) -> str:
@@ -484,6 +497,11 @@ def _of_library(kind: type) -> tuple[tuple[str, Callable[[Content, Any, str], by
         if digest is not None:
             found.append((base.__name__, digest))
     return tuple(found)
+
+
+def _is_of_library(value: object) -> bool:
+    kind: Any = type(value)
+    return bool(_of_library(kind))
 
 
 def _future(content: Content, value: Any, base: str) -> bytes:

@@ -122,6 +122,8 @@ def name_calls(
     calls: Iterable[Sequence[Any]],
     kwargs: Mapping[str, Any],
     name_future: Callable[[Any], str | None] = lambda future: None,
+    *,
+    edited: str = "",
 ) -> tuple[list[NamedCall], dict[str, Any]]:
     """Return the names of calls, and what is said of their function.
 
@@ -137,6 +139,9 @@ def name_calls(
         The keyword arguments of all of them.
     name_future : callable
         Returns the name under which the result of a Dask future is kept, or None.
+    edited : str
+        Identifies what the user has changed in modules since this process has imported them: then what runs on workers
+        is not what this process sees.
 
     Raises
     ------
@@ -157,9 +162,8 @@ def name_calls(
         code = content.digest(func).hex()
     except NoContentError as error:
         return [NamedCall(None, reason=str(error)) for _ in calls], {}
-    version = _combine(str(NAMES), code, rule.image or "", *rule.versions, "ignore", *rule.ignore)[
-        :16
-    ]
+    counts = (str(NAMES), code, edited, rule.image or "", *rule.versions, "ignore", *rule.ignore)
+    version = _combine(*counts)[:16]
     values = Content(name_future)
     shared = _Shared(values, kwargs)
     named = []

@@ -76,9 +76,10 @@ class Results:
         calls: Iterable[Sequence[Any]],
         kwargs: Mapping[str, Any],
         name_future: Callable[[Any], str | None],
+        edited: str = "",
     ) -> list[NamedCall]:
-        """Return the names of calls, once the store has the source of their function."""
-        named, about = name_calls(rule, func, calls, kwargs, name_future)
+        """Return the names of calls, as `name_calls` does, once the store has the source of their function."""
+        named, about = name_calls(rule, func, calls, kwargs, name_future, edited=edited)
         for reason in dict.fromkeys(call.reason for call in named if call.name is None):
             self.tell(f"{rule.label}: results are not kept: {reason}; see `ignore`", once=True)
         if first := next((call.name for call in named if call.name), None):

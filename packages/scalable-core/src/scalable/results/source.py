@@ -12,12 +12,19 @@ import hashlib
 import linecache
 import marshal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-__all__ = ["Source", "canonical", "names_read", "source_of_class", "source_of_function"]
+__all__ = [
+    "Source",
+    "bindings_of",
+    "canonical",
+    "names_read",
+    "source_of_class",
+    "source_of_function",
+]
 
 
 class Source(NamedTuple):
@@ -114,6 +121,22 @@ def source_of_function(func: FunctionType) -> Source:
     return _of_bytecode(code) if found is None else found
 
 
+def bindings_of(file: str, name: str) -> str:
+    """Return the statements of a module that give a global name its value, without comments and formatting."""
+    parsed = _parse(file, _lines(file))
+    if parsed is None:
+        return ""
+    return "".join(
+        canonical(statement)
+        for statement in parsed.tree.body
+        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and any(
+            isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+            for node in ast.walk(statement)
+        )
+    )
+
+
 def source_of_class(cls: type) -> Source | None:
     """Return the source of a class, or None if the file does not have the methods that run."""
     functions = [*_functions_of(cls)]
@@ -125,6 +148,8 @@ def source_of_class(cls: type) -> Source | None:
         nodes = tuple(parsed.classes.get(cls.__qualname__, ())) if parsed else ()
         if parsed is None or not nodes:
             continue
+        if len(nodes) > 1:  # which of them runs is known of its methods only
+            return None
         running = {each.__code__ for each in functions if each.__code__.co_filename == file}
         return _of_nodes(nodes, parsed.text) if running <= parsed.codes.keys() else None
     return None
@@ -138,9 +163,10 @@ def _functions_of(cls: type) -> Iterator[FunctionType]:
 
 
 class _Parsed(NamedTuple):
-    """A file: its text, its code objects, and the trees that made them, by line and name, and of classes."""
+    """A file: its text and tree, its code objects, and the trees that made them, by line and name, and of classes."""
 
     text: str
+    tree: ast.Module
     codes: dict[CodeType, None]
     functions: dict[tuple[int, str], list[ast.AST]]
     classes: dict[str, list[ast.AST]]
@@ -161,7 +187,7 @@ def _parse(file: str, lines: tuple[str, ...]) -> _Parsed | None:
         compiled = compile(tree, file, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return None
-    parsed = _Parsed(text, dict.fromkeys(_codes(compiled)), {}, {})
+    parsed = _Parsed(text, tree, dict.fromkeys(_codes(compiled)), {}, {})
     _index(tree, "", parsed)
     return parsed
 
@@ -194,8 +220,36 @@ def _find_code(code: CodeType) -> Source | None:
     parsed = _parse(code.co_filename, _lines(code.co_filename))
     if parsed is None or code not in parsed.codes:
         return None
-    nodes = tuple(parsed.functions.get((code.co_firstlineno, code.co_name), ()))
-    return _of_nodes(nodes, parsed.text) if nodes else None
+    node = _select(parsed.functions.get((code.co_firstlineno, code.co_name), ()), code)
+    return None if node is None else _of_nodes((node,), parsed.text)
+
+
+def _select(nodes: Sequence[ast.AST], code: CodeType) -> ast.AST | None:
+    """Return the one of several functions in one line that a code object was made from."""
+    if len(nodes) == 1:
+        return nodes[0]
+    places = [
+        (start, end)
+        for line, last, column, end_column in code.co_positions()
+        if line and last and column is not None and end_column
+        for start, end in [((line, column), (last, end_column))]
+    ]
+    around = [
+        node
+        for node in nodes
+        if places and all(_begin(node) <= start and end <= _end(node) for start, end in places)
+    ]
+    # Of functions inside of each other, the innermost is meant.
+    around.sort(key=lambda node: (_begin(node), tuple(-each for each in _end(node))))
+    return around[-1] if around else None
+
+
+def _begin(node: Any) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: Any) -> tuple[int, int]:
+    return node.end_lineno, node.end_col_offset
 
 
 def _of_nodes(nodes: tuple[ast.AST, ...], text: str) -> Source:
