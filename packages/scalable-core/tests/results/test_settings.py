@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from scalable.errors import ResultStoreError
 from scalable.manifest.parser import parse_manifest
 from scalable.manifest.validate import validate_manifest
 from scalable.results.comparing import compare
 from scalable.results.naming import TaskRule
+from scalable.results.reuse import open_results
 from scalable.results.settings import results_url, store_options, task_rules
 
 
@@ -50,6 +52,7 @@ def test_which_tasks_are_kept() -> None:
     made = manifest({"results": "a", "trust_results": True}, cache=True, version=2, ignore=["v"])
     assert task_rules(made) == {"simulate": TaskRule("gcam:8", "2", ("v",))}
     assert store_options(made) == {
+        "redact": made.redact,
         "trusted": True,
         "on_store_error": "continue",
         "images": {"gcam": "gcam:8"},
@@ -72,6 +75,41 @@ def test_what_does_not_fit_together(
 ) -> None:
     report = validate_manifest(manifest(project, **task), known_providers={"local"})
     assert [issue.code for issue in report.issues] == codes
+
+
+def test_values_of_the_environment_are_not_shown(tmp_path: Path) -> None:
+    text = """
+version: 1
+project: {name: x, results: "${KEPT_STORE}"}
+targets: {t: {provider: local}}
+components: {gcam: {image: "gcam:${KEPT_TAG}"}}
+tasks: {simulate: {component: gcam, cache: true}}
+"""
+    env = {"KEPT_STORE": str(tmp_path / "hidden-place"), "KEPT_TAG": "hidden-tag"}
+    made = parse_manifest(text, env=env)
+    told: list[str] = []
+    url = results_url(made, tmp_path)
+    assert url == str(tmp_path / "hidden-place")
+    results = open_results(
+        url, task_rules(made), report=lambda text, _: told.append(text), **store_options(made)
+    )
+    rule = results.rule(len, "simulate", "gcam")
+    assert rule is not None
+    assert rule.image == "gcam:hidden-tag"
+    (named,) = results.name(rule, len, [([1],)], {}, lambda _: None)
+    (code,) = tmp_path.rglob("code.json")
+    assert "hidden" not in code.read_text()
+    assert named.name is not None
+    assert "hidden" not in named.name
+    assert results.settings(rule)["shown"] == "${KEPT_STORE}"
+    (tmp_path / "hidden-place").rename(tmp_path / "moved")
+    (tmp_path / "hidden-place").write_text("")
+    assert results.find([f"simulate/0/{number}" for number in range(20)]) == {}
+    assert told == [
+        "cannot list results at ${KEPT_STORE}: Not a directory; tasks are computed, and the run goes on"
+    ]
+    with pytest.raises(ResultStoreError, match=r"at \$\{KEPT_STORE\}: Not a directory"):
+        open_results(url, **store_options(made))
 
 
 def test_everything_that_differs_is_named() -> None:

@@ -83,7 +83,7 @@ def _check_store(session: ScalableSession) -> list[CheckResult]:
         return [CheckResult("results", False, str(error), remedy)]
     if results is None:
         return []
-    return [CheckResult("results", True, f"{results.store.url} can be read and written")]
+    return [CheckResult("results", True, f"{results.store.shown} can be read and written")]
 
 
 def _show(results: list[CheckResult], provider: str) -> None:

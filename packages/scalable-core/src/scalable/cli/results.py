@@ -69,7 +69,8 @@ def _open(manifest: str | None, target: str | None, trust: bool, store: str | No
         raise ResultStoreError(
             "the manifest keeps no results; set project.results in it, or give --store"
         )
-    return open_store(url, trusted=trust or session.manifest.project.trust_results)
+    trusted = trust or session.manifest.project.trust_results
+    return open_store(url, trusted=trusted, redact=session.manifest.redact)
 
 
 @results.command("list")

@@ -42,6 +42,8 @@ class Results:
         Whether a task fails if its result cannot be stored, or goes on without.
     report : callable, optional
         Is called with a line for people, and whether it is about a problem. By default, it is logged.
+    redact : callable, optional
+        Returns a text without what is not to be shown or written.
 
     Attributes
     ----------
@@ -57,10 +59,11 @@ class Results:
         images: Mapping[str, str | None] | None = None,
         on_store_error: str = "continue",
         report: Callable[[str, bool], None] = _log,
+        redact: Callable[[str], str] = str,
     ) -> None:
         self.store, self.tasks, self.on_store_error = store, dict(tasks), on_store_error
         self._images = images or {}
-        self._report = report
+        self._report, self._redact = report, redact
         self._reported: set[str] = set()
         self._described: set[str] = set()
         self.counts: dict[str, tuple[int, int]] = {}
@@ -94,7 +97,7 @@ class Results:
         name = f"{directory}/{CODE}"
         try:
             if self.store.read_bytes(name) is None:
-                self.store.write_bytes(name, json.dumps(about).encode())
+                self.store.write_bytes(name, self._redact(json.dumps(about)).encode())
         except StoreError as error:
             self._fail(error)
 
@@ -107,7 +110,7 @@ class Results:
             return {}
         if self.store.refused:
             self.tell(
-                f"results at {self.store.url} that another user has written, or everybody can write, are not used; "
+                f"results at {self.store.shown} that another user has written, or everybody can write, are not used; "
                 "set trust_results: true in the manifest's project if you trust them",
                 once=True,
             )
@@ -115,7 +118,7 @@ class Results:
 
     def _fail(self, error: StoreError) -> None:
         if self.on_store_error == "fail":
-            raise ResultStoreError(str(error)) from error
+            raise ResultStoreError(self._redact(str(error))) from None
         self.tell(f"{error}; tasks are computed, and the run goes on", once=True)
 
     def load(self, name: str) -> Any:
@@ -141,12 +144,13 @@ class Results:
             return
         header = self.store.read_header(name)
         if size < sum(header["frames"]):
-            raise DamagedResultError(f"{name} in {self.store.url} is damaged: a part is missing")
+            raise DamagedResultError(f"{name} in {self.store.shown} is damaged: a part is missing")
 
     def settings(self, rule: Rule) -> dict[str, str]:
         """Return what a worker needs to know to keep a result."""
         return {
             "url": self.store.url,
+            "shown": self.store.shown,
             "id": str(self.store.store_id),
             "on_store_error": self.on_store_error,
             "task": rule.label,
@@ -174,7 +178,7 @@ class Results:
         """Tell of a problem."""
         if not once or problem not in self._reported:
             self._reported.add(problem)
-            self._report(problem, True)
+            self._report(self._redact(problem), True)
 
 
 def open_results(
@@ -182,6 +186,7 @@ def open_results(
     tasks: Mapping[str, TaskRule] | None = None,
     *,
     trusted: bool = False,
+    redact: Callable[[str], str] = str,
     **options: Any,
 ) -> Results:
     """Return the results under a path or a URL, which is made if it is not there.
@@ -194,6 +199,8 @@ def open_results(
         The manifest tasks whose results are kept.
     trusted : bool
         Whether to read what other users have written.
+    redact : callable, optional
+        Returns a text without what is not to be shown or written.
     **options
         As for `Results`.
 
@@ -202,15 +209,21 @@ def open_results(
     ResultStoreError
         It cannot be used: it cannot be read or written, or it is somebody else's.
     """
-    store = open_store(url, trusted=trusted, create=True)
+    store = open_store(url, trusted=trusted, create=True, redact=redact)
     try:
         store.check_writable()
     except StoreError as error:
-        raise ResultStoreError(str(error)) from error
-    return Results(store, tasks or {}, **options)
+        raise ResultStoreError(redact(str(error))) from None
+    return Results(store, tasks or {}, redact=redact, **options)
 
 
-def open_store(url: str, *, trusted: bool = False, create: bool = False) -> Store:
+def open_store(
+    url: str,
+    *,
+    trusted: bool = False,
+    create: bool = False,
+    redact: Callable[[str], str] = str,
+) -> Store:
     """Return the store under a path or a URL.
 
     Parameters
@@ -221,6 +234,8 @@ def open_store(url: str, *, trusted: bool = False, create: bool = False) -> Stor
         Whether to read what other users have written.
     create : bool
         Whether to make it if it is not there.
+    redact : callable, optional
+        Returns a text without what is not to be shown.
 
     Raises
     ------
@@ -230,8 +245,8 @@ def open_store(url: str, *, trusted: bool = False, create: bool = False) -> Stor
     from scalable.providers.base import current_owner
 
     try:
-        store = Store(url, trusted=trusted)
+        store = Store(url, trusted=trusted, shown=redact(url))
         store.open(current_owner(), create=create)
     except StoreError as error:
-        raise ResultStoreError(str(error)) from error
+        raise ResultStoreError(redact(str(error))) from None
     return store

@@ -47,5 +47,6 @@ def store_options(manifest: ManifestModel) -> dict[str, Any]:
     return {
         "trusted": manifest.project.trust_results,
         "on_store_error": manifest.project.on_store_error,
+        "redact": manifest.redact,
         "images": {name: each.image for name, each in manifest.components.items()},
     }

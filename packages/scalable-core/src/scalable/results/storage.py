@@ -89,6 +89,8 @@ class Store:
         Whether to read what other users have written.
     store_id : str, optional
         The store that must be there: on another machine the same path may be another directory.
+    shown : str, optional
+        What messages call it, if its URL is not to be shown.
 
     Attributes
     ----------
@@ -96,10 +98,18 @@ class Store:
         Results that were found and may not be read, because somebody else has written them.
     """
 
-    def __init__(self, url: str, *, trusted: bool = False, store_id: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        trusted: bool = False,
+        store_id: str | None = None,
+        shown: str | None = None,
+    ) -> None:
         from fsspec.core import url_to_fs
 
-        self.url, self.trusted, self.store_id = url, trusted, store_id
+        self.url, self.shown, self.trusted, self.store_id = url, shown or url, trusted, store_id
+        self._root = url
         self.refused: set[str] = set()
         try:
             self._fs, self._root = url_to_fs(url, use_listings_cache=False)
@@ -115,7 +125,9 @@ class Store:
 
     def _failed(self, what: str, error: BaseException) -> StoreError:
         text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        return StoreError(f"cannot {what} {self.url}: {text.splitlines()[0]}")
+        for part in (self.url, self._root):
+            text = text.replace(part, self.shown)
+        return StoreError(f"cannot {what} {self.shown}: {text.splitlines()[0]}")
 
     # -- The store as a whole
 
@@ -141,10 +153,10 @@ class Store:
             # Of two that make it at once, both use the one that stays.
             found = self._read_marker() or found
         if found is None:
-            raise StoreError(f"there are no results at {self.url}: it has no {MARKER}")
+            raise StoreError(f"there are no results at {self.shown}: it has no {MARKER}")
         if found.get("format") != FORMAT:
             raise StoreError(
-                f"the results at {self.url} have format {found.get('format')}, and this version reads {FORMAT}; "
+                f"the results at {self.shown} have format {found.get('format')}, and this version reads {FORMAT}; "
                 "use another directory"
             )
         if not self.trusted:
@@ -165,25 +177,25 @@ class Store:
             found = None
         if not isinstance(found, dict) or not isinstance(found.get("id"), str):
             raise StoreError(
-                f"{self._path(MARKER)} is damaged; use another directory, or remove it"
+                f"{self.shown}/{MARKER} is damaged; use another directory, or remove it"
             )
         return found
 
     def _check_owner(self, owner: str, found: Mapping[str, Any]) -> None:
         if found.get("owner") != owner:
             raise UntrustedStoreError(
-                f"the results at {self.url} are those of {found.get('owner')!r}, not of {owner!r}, and reading a "
+                f"the results at {self.shown} are those of {found.get('owner')!r}, not of {owner!r}, and reading a "
                 "result can run code of those who wrote it; if you trust them, set trust_results: true in the "
                 "manifest's project"
             )
         if self.is_local:
-            for path in (self._root, self._path(MARKER)):
-                self._check_own(path, os.stat(path))  # noqa: PTH116
+            for path, shown in ((self._root, self.shown), (self._path(MARKER), MARKER)):
+                self._check_own(shown, os.stat(path))  # noqa: PTH116
 
-    def _check_own(self, path: str, status: os.stat_result) -> None:
+    def _check_own(self, name: str, status: os.stat_result) -> None:
         if problem := _not_own(status):
             raise UntrustedStoreError(
-                f"{path} {problem}, and reading a result can run code of those who wrote it; "
+                f"{name} {problem}, and reading a result can run code of those who wrote it; "
                 "if you trust them, set trust_results: true in the manifest's project"
             )
 
@@ -207,7 +219,7 @@ class Store:
         found = self._read_marker()
         if found is None or found["id"] != self.store_id:
             raise StoreError(
-                f"{self.url} on {platform.node()} is not the directory that the client uses; "
+                f"{self.shown} on {platform.node()} is not the directory that the client uses; "
                 "set project.results to a directory that all machines share, or to a URL such as s3://bucket/results"
             )
 
@@ -328,7 +340,7 @@ class Store:
         try:
             if self.is_local and not self.trusted:
                 with open(path, "rb") as file:  # noqa: PTH123
-                    self._check_own(path, os.fstat(file.fileno()))
+                    self._check_own(name, os.fstat(file.fileno()))
                     return file.read()
             return bytes(self._fs.cat_file(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -396,14 +408,14 @@ class Store:
         try:
             with self._fs.open(path, "rb") as file:
                 if self.is_local and not self.trusted:
-                    self._check_own(path, os.fstat(file.fileno()))
+                    self._check_own(name, os.fstat(file.fileno()))
                 start = file.read(4096)
                 length = _length_of_header(name, start)
                 header, _ = _parse(name, start + file.read(max(0, length - len(start))))
         except StoreError:
             raise
         except (FileNotFoundError, NotADirectoryError):
-            raise DamagedResultError(f"{name} is not in {self.url} any more") from None
+            raise DamagedResultError(f"{name} is not in {self.shown} any more") from None
         except Exception as error:
             raise self._failed("read results at", error) from error
         return header
@@ -433,16 +445,16 @@ class Store:
         """
         content = self.read_bytes(name + SUFFIX)
         if content is None:
-            raise DamagedResultError(f"{name} is not in {self.url} any more")
+            raise DamagedResultError(f"{name} is not in {self.shown} any more")
         header, start = _parse(name, content)
         # Writable, because arrays are views of it.
         view = memoryview(bytearray(memoryview(content)[start:]))
         if view.nbytes != sum(header["frames"]):
             raise DamagedResultError(
-                f"{name} in {self.url} is damaged: it has {view.nbytes} bytes of {sum(header['frames'])}"
+                f"{name} in {self.shown} is damaged: it has {view.nbytes} bytes of {sum(header['frames'])}"
             )
         if hashlib.sha256(view).hexdigest() != header["sha256"]:
-            raise DamagedResultError(f"{name} in {self.url} is damaged: its checksum differs")
+            raise DamagedResultError(f"{name} in {self.shown} is damaged: its checksum differs")
         frames, begin = [], 0
         for length in header["frames"]:
             frames.append(view[begin : begin + length])
@@ -590,7 +602,8 @@ def _store_of(settings: Mapping[str, Any]) -> Store:
     with _lock:
         if key not in _stores:
             # Read are only results that the client has found.
-            store = Store(settings["url"], trusted=True, store_id=settings["id"])
+            url, shown = settings["url"], settings["shown"]
+            store = Store(url, trusted=True, store_id=settings["id"], shown=shown)
             store.check_same()
             _stores[key] = store
         return _stores[key]
@@ -604,7 +617,7 @@ def keep(
     Parameters
     ----------
     settings : mapping
-        The store, and what to do if it cannot be written: ``url``, ``id``, ``on_store_error``, ``task``.
+        The store, and what to do if it cannot be written: ``url``, ``shown``, ``id``, ``on_store_error``, ``task``.
     func : callable
         The function.
     about : str
