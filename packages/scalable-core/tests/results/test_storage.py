@@ -257,7 +257,7 @@ def run(directory: Path, script: str, **options: Any) -> subprocess.Popen[str]:
 def test_a_writer_that_is_killed_never_leaves_a_wrong_result(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     store.open("me", create=True)
-    random.seed(7)
+    moments = random.Random(7)
     seen = set()
     for _ in range(20):
         writer = run(
@@ -273,7 +273,7 @@ def test_a_writer_that_is_killed_never_leaves_a_wrong_result(tmp_path: Path) -> 
         with writer:
             assert writer.stdout is not None
             writer.stdout.readline()
-            time.sleep(random.random() * 0.2)  # the moment of the kill, not a wait for anything
+            time.sleep(moments.random() * 0.2)  # the moment of the kill, not a wait for anything
             writer.kill()
         number, array = store.read_result(NAME)
         assert (array == number).all()
