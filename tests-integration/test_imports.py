@@ -33,6 +33,8 @@ LAYERS = (
     # One run of a manifest's target, and below it its record.
     ("scalable.session",),
     ("scalable.runs",),
+    # Results that last: their names, and the store.
+    ("scalable.results",),
     # The base class of providers, and the upload of the workflow's modules.
     ("scalable.providers.common", "scalable.modules"),
     # How many workers each group gets, and what they may cost.
@@ -68,6 +70,8 @@ FORBIDDEN = {
     # Pickled by value, because the image of the scheduler or a worker may have none of our packages.
     "scalable.cluster.plugin": {"scalable"},
     "scalable.modules.plugins": {"scalable"},
+    "scalable.results.plugins": {"scalable"},
+    "scalable.results.storage": {"scalable"},
     # Passed to a Python as text, for the same reason.
     "scalable.providers.entry": {"scalable"},
     # Programs that read manifests need neither the engine nor the command.
@@ -83,6 +87,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.costing": set(),
     "scalable.runs": set(),
     "scalable.modules": set(),
+    "scalable.results": set(),
     "scalable.cluster": set(),
     "scalable.cluster.adaptive": set(),
     "scalable.cluster.host": set(),

@@ -40,6 +40,7 @@ The tree::
     │   ├── TagConflictError (TypeError)         a task asks for workers of two groups
     │   └── UnknownWorkerError (ValueError)      no worker is called so, or none fits
     ├── ModulesError (ValueError)                the user's own modules cannot be sent to the workers
+    ├── ResultStoreError (OSError)               the results cannot be read or kept where they should be
     └── SessionError (RuntimeError)              a session was used out of order
 
 Each carries its facts as attributes and ends its message with the next step. All can be pickled, because some
@@ -80,6 +81,7 @@ __all__ = [
     "ProviderNameError",
     "ProviderNotSetUpError",
     "QuarantinedProviderError",
+    "ResultStoreError",
     "ScalableError",
     "SchedulerLostError",
     "SchedulerStartError",
@@ -596,6 +598,10 @@ class UnknownWorkerError(SubmitError, ValueError):
 
 class ModulesError(ScalableError, ValueError):
     """The user's own modules cannot be sent to the workers."""
+
+
+class ResultStoreError(ScalableError, OSError):
+    """The results cannot be read or kept where they should be."""
 
 
 class SessionError(ScalableError, RuntimeError):

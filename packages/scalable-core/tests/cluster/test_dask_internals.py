@@ -35,7 +35,7 @@ import dask.array as da
 import distributed
 import pytest
 from dask._expr import HLGExpr, _HLGExprSequence
-from dask._task_spec import Task
+from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import annotate, collections_to_expr, tokenize
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
@@ -87,8 +87,12 @@ from tornado.httpclient import AsyncHTTPClient
 from scalable.client import ScalableClient
 from scalable.cluster.dask_internals import (
     defer_unpickling,
+    dependencies_of,
+    existing_future,
     fail_futures,
+    finish_futures,
     has_own_deserializers,
+    reset_future,
     send_with_next,
     take_from_gather,
     when_client_is_missing,
@@ -718,6 +722,71 @@ async def test_the_state_of_a_future_can_be_set_to_an_error(rig: Rig) -> None:
         with pytest.raises(OSError, match="lost"):
             await future
     assert not rig.client.futures
+
+
+@on_cluster
+async def test_a_future_can_be_finished_that_the_scheduler_does_not_know(rig: Rig) -> None:
+    """`FutureState.finish`: lets a future be finished; its release does no harm in the scheduler."""
+    future: Any = distributed.Future("kept-1", rig.client)
+    assert not future.done()
+    finish_futures(rig.client, ["kept-1"])
+    await wait([future])
+    assert future.status == "finished"
+    assert "kept-1" not in rig.scheduler.tasks
+    await rig.add()
+    del future
+    assert await rig.client.submit(identity, 1) == 1
+
+
+@on_cluster
+async def test_a_future_stays_while_another_is_made_of_its_key(rig: Rig) -> None:
+    """`distributed.Client._refcount_lock`: held while a key is released, and while it gets another future."""
+    await rig.add()
+    assert existing_future(rig.client, "n-1") is None
+    future = rig.client.submit(identity, 1, key="n-1")
+    again = existing_future(rig.client, "n-1")
+    future.release()
+    assert await rig.client.submit(identity, 2) == 2
+    assert again is not None
+    assert await again == 1
+    for method in (Client._inc_ref, Client._dec_ref):
+        assert "_refcount_lock" in inspect.getsource(method)
+
+
+@on_cluster
+async def test_a_finished_future_can_wait_again(rig: Rig) -> None:
+    """`FutureState.reset`: lets a finished future wait, for a task that is submitted under its key."""
+    await rig.add()
+    future: Any = distributed.Future("kept-1", rig.client)
+    finish_futures(rig.client, ["kept-1"])
+    await wait([future])
+    reset_future(rig.client, "kept-1")
+    (again,) = rig.client.map(identity, [5], key=["kept-1"])
+    assert await again == await future == 5
+
+
+def test_a_graph_tells_what_it_depends_on() -> None:
+    """`dask._task_spec.GraphNode`: has `dependencies`; the graph of an expression has nothing else."""
+
+    class Seen(Client):
+        def __init__(self) -> None:
+            self.found: list[Any] = []
+
+        def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+            self.found.append(dependencies_of(expr))
+            return dict.fromkeys(keys)
+
+    def key(name: str) -> Any:
+        return Task(None, identity, TaskRef(name))
+
+    client: Any = Seen()
+    client.futures, client._refcount_lock = {}, contextlib.nullcontext()
+    client.submit(identity, key("a"), key="x")
+    client.map(identity, [key("a"), [key("b")]], key=["x", "y"])
+    assert client.found == [{"a"}, {"a", "b"}]
+    graph = HighLevelGraph.from_collections("x", {"x": (identity, TaskRef("c"))})
+    assert dependencies_of(HLGExpr(dsk=graph)) in (None, {"c"})
+    assert isinstance(key("a"), GraphNode)
 
 
 def test_pickles_are_by_value_where_needed() -> None:

@@ -150,7 +150,11 @@ RIGHT = [
     HEAD + "components: {a: {memory: null, image: null, tags: {x: y}, x-note: [1]}}\n",
     HEAD + "components: {a: {}}\ntasks: {t: {component: a, cache: false, outputs: []}}\n",
     HEAD + "overlays: {o: {components: {a: {new: true, cpus: 2}}}}\n",
+    HEAD
+    + "components: {a: {}}\ntasks: {t: {component: a, cache: true, version: 2, ignore: [x]}}\n",
     "version: 1\nproject: {name: x, modules: [a], x-b: 1, local_cache: null}\n",
+    "version: 1\nproject: {name: x, default_storage: s3://b, trust_results: true}\n",
+    "version: 1\nproject: {name: x, results: a, on_store_error: fail}\n",
 ]
 WRONG = [
     "project: {name: x}\n",
@@ -158,7 +162,9 @@ WRONG = [
     "version: 2\nproject: {name: x}\n",
     "version: 1\nproject: {}\n",
     "version: 1\nproject: {name: x, nam: y}\n",
-    "version: 1\nproject: {name: x, default_storage: s3://b}\n",
+    "version: 1\nproject: {name: x, results: ''}\n",
+    "version: 1\nproject: {name: x, results: [s3://b]}\n",
+    "version: 1\nproject: {name: x, results: a, on_store_error: ignore}\n",
     HEAD + "target: {}\n",
     HEAD + "targets: {t: {}}\n",
     HEAD + "targets: {t: {provider: slurm}}\n",
@@ -178,7 +184,9 @@ WRONG = [
     HEAD + "components: {a: {name: b}}\n",
     HEAD + "components: {a: {env: {A: true}}}\n",
     HEAD + "components: {a: {}}\ntasks: {t: {}}\n",
-    HEAD + "components: {a: {}}\ntasks: {t: {component: a, cache: true}}\n",
+    HEAD + "components: {a: {}}\ntasks: {t: {component: a, cache: 1}}\n",
+    HEAD + "components: {a: {}}\ntasks: {t: {component: a, cache: true, ignore: x}}\n",
+    HEAD + "components: {a: {}}\ntasks: {t: {component: a, cache: true, version: [1]}}\n",
     HEAD + "components: {a: {}}\ntasks: {t: {component: a, outputs: [x]}}\n",
     HEAD + "overlays: {o: {version: 1}}\n",
     HEAD + "overlays: {o: {components: {a: {cpu: 2}}}}\n",

@@ -223,15 +223,12 @@ def test_head(document: str, issue: str, problems: Any) -> None:
 @pytest.mark.parametrize(
     ("document", "path"),
     [
-        ("project: {name: x, default_storage: s3://b}", "project.default_storage"),
         ("project: {name: x, local_cache: /tmp}", "project.local_cache"),
-        ("project: {name: x}\ntasks: {t: {component: c, cache: true}}", "tasks.t.cache"),
-        ("project: {name: x}\ntasks: {t: {component: c, cache: [1]}}", "tasks.t.cache"),
         ("project: {name: x}\ntasks: {t: {component: c, outputs: [a]}}", "tasks.t.outputs"),
         ("project: {name: x}\ntasks: {t: {component: c, outputs: {a: b}}}", "tasks.t.outputs"),
     ],
 )
-def test_what_would_keep_results_is_refused(document: str, path: str, problems: Any) -> None:
+def test_what_is_not_built_is_refused(document: str, path: str, problems: Any) -> None:
     (line,) = problems(f"version: 1\n{document}\ncomponents: {{c: {{}}}}\n")
     assert f"E_NOT_SUPPORTED {path}: is not supported" in line
 
@@ -460,7 +457,7 @@ targets: {t: {provider: p}}
         ("{components: {a: {cpus: x}}}", "E_BAD_VALUE overlays.o.components.a.cpus: must be"),
         ("{components: {a b: {}}}", 'E_BAD_NAME overlays.o.components."a b": a name'),
         ("{components: []}", "E_BAD_VALUE overlays.o.components: must be a mapping"),
-        ("{tasks: {t: {cache: true}}}", "E_NOT_SUPPORTED overlays.o.tasks.t.cache: is not"),
+        ("{tasks: {t: {outputs: [a]}}}", "E_NOT_SUPPORTED overlays.o.tasks.t.outputs: is not"),
         ("{project: 5}", "E_BAD_VALUE overlays.o.project: must be a mapping"),
         ("{project: {nam: x}}", "E_UNKNOWN_KEY overlays.o.project.nam: unknown key"),
         ("{targets: {t: {overlay: [x]}}}", "E_BAD_VALUE overlays.o.targets.t.overlay: must be"),

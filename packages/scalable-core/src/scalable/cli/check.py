@@ -21,6 +21,7 @@ from scalable.cli.output import (
 if TYPE_CHECKING:
     from scalable.manifest.issues import Severity
     from scalable.providers.base import CheckResult
+    from scalable.session import ScalableSession
 
 __all__ = ["check"]
 
@@ -41,7 +42,8 @@ def check(
 ) -> None:
     """Check whether a run of MANIFEST could start on its target.
 
-    Validates first, then checks the site: tools, credentials, limits, images. Read-only. Without --target, only the
+    Validates first, then checks the site: tools, credentials, limits, images. Read-only, except that a store of
+    results is made if it is not there. Without --target, only the
     target is checked that a run would use, and the others are named. The exit status is 1 if any check fails.
     """
     from scalable.errors import ValidationFailedError
@@ -54,6 +56,7 @@ def check(
         raise ValidationFailedError(report)
     provider = session.provider
     results = list(provider.preflight(session.spec)) if isinstance(provider, Preflights) else []
+    results += _check_store(session)
     if as_json:
         print_json([asdict(result) for result in results])
     else:
@@ -66,6 +69,21 @@ def check(
             )
     if any(result.ok is False for result in results):
         context.exit(FAILED)
+
+
+def _check_store(session: ScalableSession) -> list[CheckResult]:
+    """Return whether results can be kept, if the manifest says where."""
+    from scalable.errors import ResultStoreError
+    from scalable.providers.base import CheckResult
+
+    try:
+        results = session.open_results()
+    except ResultStoreError as error:
+        remedy = "see project.results"
+        return [CheckResult("results", False, str(error), remedy)]
+    if results is None:
+        return []
+    return [CheckResult("results", True, f"{results.store.shown} can be read and written")]
 
 
 def _show(results: list[CheckResult], provider: str) -> None:

@@ -15,6 +15,7 @@ from scalable.cli.owned import ps, reap
 from scalable.cli.plan import plan
 from scalable.cli.prices import prices
 from scalable.cli.providers import providers
+from scalable.cli.results import results
 from scalable.cli.run import run
 from scalable.cli.runs import runs
 from scalable.cli.schema import schema
@@ -96,5 +97,8 @@ def main() -> None:
     """
 
 
-for command in (init, validate, plan, check, run, runs, ps, reap, prices, providers, schema):
+for command in (
+    *(init, validate, plan, check, run, runs, results, ps, reap),
+    *(prices, providers, schema),
+):
     main.add_command(command)

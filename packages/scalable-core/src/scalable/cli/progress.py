@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from scalable.cli.counting import count_tasks
-from scalable.cli.status import TaskCount, describe_group, describe_tasks, total
+from scalable.cli.status import TaskCount, describe_group, describe_kept, describe_tasks, total
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,12 +30,17 @@ _TASK_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of a run at one moment; `elapsed` is in seconds, `starting` what the cluster's start waits for."""
+    """The state of a run at one moment.
+
+    `elapsed` is in seconds, `starting` what the cluster's start waits for, and `kept` how many calls of each task had a
+    kept result and how many had none.
+    """
 
     elapsed: float
     groups: Mapping[str, GroupStatus] = field(default_factory=dict)
     tasks: Mapping[str, TaskCount] = field(default_factory=dict)
     starting: str = ""
+    kept: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class View(Protocol):
@@ -73,6 +78,12 @@ class PlainView:
             # Written immediately: that a group is complete or has failed.
             urgent = group.failed or group.running == group.wanted
             self._write(f"group {tag}", describe_group(group), snapshot.elapsed, urgent=urgent)
+        for task, counts in snapshot.kept.items():
+            # Written immediately as far as it is final.
+            urgent = not total(snapshot.tasks.values()).left
+            self._write(
+                f"kept {task}", describe_kept(task, *counts), snapshot.elapsed, urgent=urgent
+            )
         if snapshot.tasks:
             done = not total(snapshot.tasks.values()).left
             self._write("tasks", describe_tasks(snapshot.tasks), snapshot.elapsed, urgent=done)
@@ -111,6 +122,7 @@ def render(snapshot: Snapshot) -> RenderableType:
     lines: list[RenderableType] = [
         Text.assemble(*_mark(group), describe_group(group)) for group in snapshot.groups.values()
     ]
+    lines += [Text(describe_kept(task, *counts)) for task, counts in snapshot.kept.items()]
     minutes, seconds = divmod(int(snapshot.elapsed), 60)
     clock = f"{minutes}:{seconds:02}"
     if snapshot.tasks:
@@ -171,4 +183,4 @@ def _follow(session: ScalableSession, view: View, stopped: threading.Event) -> N
                 logger.debug("cannot count tasks", exc_info=True)
         # Until there are groups, events are those of the scheduler's start.
         starting = session.events[-1].text if session.events and not session.groups else ""
-        view.update(Snapshot(elapsed, session.groups, tasks, starting))
+        view.update(Snapshot(elapsed, session.groups, tasks, starting, session.kept))

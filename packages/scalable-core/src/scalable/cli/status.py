@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scalable.cluster.port import GroupStatus, Reason
 
-__all__ = ["TaskCount", "describe_group", "describe_tasks", "total"]
+__all__ = ["TaskCount", "describe_group", "describe_kept", "describe_tasks", "total"]
 
 
 _MAX_NAMED = 4
@@ -73,6 +73,17 @@ def describe_group(group: GroupStatus) -> str:
         parts.append("failed")
     why = group.detail or group.reason or ""
     return ", ".join(parts) + (f": {why}" if why and why != Reason.STARTING else "")
+
+
+def describe_kept(task: str, kept: int, to_do: int) -> str:
+    """Return how many calls of a task need not be computed as a line.
+
+    Examples
+    --------
+    >>> describe_kept("simulate", 370, 30)
+    'simulate: 370 kept, 30 to do'
+    """
+    return f"{task}: {kept} kept, {to_do} to do"
 
 
 def describe_tasks(counts: Mapping[str, TaskCount]) -> str:

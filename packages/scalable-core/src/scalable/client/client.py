@@ -7,14 +7,16 @@ import operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.base
 import dask.config
-from distributed import Client, Future
+from distributed import Client, Future, get_worker
 from distributed.security import Security
 
 from scalable.client.executor import TaggedCalls
+from scalable.client.kept import KeptFutures
 from scalable.client.keys import key_of_call, keys_of_map
 from scalable.client.requirements import (
     check_resources,
@@ -31,6 +33,7 @@ from scalable.cluster.dask_internals import (
     defer_unpickling,
     executor_of,
     fail_futures,
+    function_name,
     has_own_deserializers,
     is_coroutine_function,
     keep_annotations,
@@ -48,6 +51,7 @@ from scalable.errors import (
     ClusterClosedError,
     MissingKeysError,
     NotSupportedError,
+    ResultStoreError,
     SchedulerLostError,
     TagConflictError,
     UnknownWorkerError,
@@ -55,6 +59,7 @@ from scalable.errors import (
 
 if TYPE_CHECKING:
     from scalable.modules import UserModules
+    from scalable.results.reuse import Results
     from scalable.session import ScalableSession
 
 __all__ = ["ScalableClient"]
@@ -96,6 +101,8 @@ class ScalableClient(Client):
         The component of each manifest task, by its name; by default those that another client has published.
     session : ScalableSession, optional
         The session this client belongs to.
+    results : Results, optional
+        Where results are kept, and which tasks' are.
     **kwargs
         As for ``distributed.Client``.
 
@@ -114,6 +121,7 @@ class ScalableClient(Client):
         *args: Any,
         tasks: Mapping[str, str] | None = None,
         session: ScalableSession | None = None,
+        results: Results | None = None,
         **kwargs: Any,
     ) -> None:
         if not args and _lacks_keys(address, **kwargs):
@@ -127,6 +135,8 @@ class ScalableClient(Client):
         self._file_names = FileNames()
         self._lost: SchedulerLostError | None = None
         self._results = ReceivedResults()
+        self._kept: KeptFutures | None = None
+        self.keep_results(results)
         super().__init__(address, *args, **kwargs)
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
@@ -218,6 +228,16 @@ class ScalableClient(Client):
         if is_first and slots:  # a plain Dask cluster has none
             self._receive_results()
 
+    def keep_results(self, results: Results | None) -> None:
+        """Keep results from now on, and use those that are kept; None ends that.
+
+        Parameters
+        ----------
+        results : Results or None
+            From `open_results`; a session sets its own.
+        """
+        self._kept = None if results is None else KeptFutures(self, results)
+
     def submit(
         self,
         func: Callable[..., Any],
@@ -281,6 +301,22 @@ class ScalableClient(Client):
         tag = resolve_tag(tag, task, n, self._manifest_tasks)
         actor = actor or actors
         version = self._update_modules()
+        if pure and not actor and (keep := self._keeper(func, task, tag)):
+            if tag is not None:
+                resources = self._require(tag, n, resources, anywhere=allow_other_workers)
+            (future,) = keep(
+                *([args], kwargs),
+                key=None if key is None else [key],
+                tag=tag,
+                version=version,
+                workers=workers,
+                resources=resources,
+                retries=retries,
+                priority=priority,
+                fifo_timeout=fifo_timeout,
+                allow_other_workers=allow_other_workers,
+            )
+            return future
         if tag is not None and callable(func):
             resources = self._require(tag, n, resources, anywhere=allow_other_workers)
             if key is None:
@@ -358,6 +394,23 @@ class ScalableClient(Client):
         tag = resolve_tag(tag, task, n, self._manifest_tasks)
         actor = actor or actors
         version = self._update_modules()
+        if pure and not actor and (keep := self._keeper(func, task, tag)):
+            if tag is not None:
+                resources = self._require(tag, n, resources, anywhere=allow_other_workers)
+            if not _are_endless(iterables):
+                return keep(
+                    *(_zip_arguments(iterables)[1], kwargs),
+                    key=key,
+                    tag=tag,
+                    version=version,
+                    workers=workers,
+                    resources=resources,
+                    retries=retries,
+                    priority=priority,
+                    fifo_timeout=fifo_timeout,
+                    allow_other_workers=allow_other_workers,
+                    batch_size=batch_size,
+                )
         if tag is not None and callable(func) and not _are_endless(iterables):
             resources = self._require(tag, n, resources, anywhere=allow_other_workers)
             iterables, calls = _zip_arguments(iterables)
@@ -597,6 +650,8 @@ class ScalableClient(Client):
         anywhere = kwargs.get("allow_other_workers") or annotations.get("allow_other_workers")
         if workers and not callable(workers) and not anywhere:
             self._check_workers(workers, resources)
+        if self._kept is not None:
+            self._kept.provide(expr, resources)
         futures = super()._graph_to_futures(expr, keys, *args, **kwargs)
         if self.modules is not None:
             self.modules.end_call()
@@ -636,20 +691,33 @@ class ScalableClient(Client):
 
     def _release_key(self, key: Any) -> None:
         self._results.discard(key)
+        if self._kept is not None:
+            self._kept.discard(key)
         super()._release_key(key)
 
     def _handle_restart(self) -> None:
         self._results.clear()
+        if self._kept is not None:
+            self._kept.clear()
         super()._handle_restart()
 
     async def _gather_remote(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Gather what has not come already."""
-        here, is_all = take_from_gather(self, self._results.take)
+        kept: dict[Any, Any] = {}
+
+        def take(keys: Iterable[Any]) -> dict[Any, Any]:
+            if self._kept is not None:
+                kept.update(self._kept.take(keys))
+            return self._results.take(key for key in keys if key not in kept) | kept
+
+        here, is_all = take_from_gather(self, take)
         response: dict[str, Any] = {"status": "OK", "data": {}}
         if not is_all:
             response = await super()._gather_remote(*args, **kwargs)
         if response["status"] == "OK":
             response["data"] |= here
+            if kept and self._kept is not None:
+                response["data"] |= await self._kept.load(kept)
         return response
 
     def _update_modules(self) -> str:
@@ -660,6 +728,20 @@ class ScalableClient(Client):
             if (message := self.modules.update()) is not None:
                 self._send_to_scheduler(message)
             return self.modules.version
+
+    def _keeper(
+        self, func: Callable[..., Any], task: str | None, tag: str | None
+    ) -> Callable[..., list[Future[Any]]] | None:
+        """Return what submits calls whose results are kept, or None if those of this function are not."""
+        if self._kept is not None:
+            rule = self._kept.results.rule(func, task, tag)
+            return None if rule is None else partial(self._kept.map, rule, func)
+        if hasattr(func, "__scalable_cached__") and not _is_in_task():
+            raise ResultStoreError(
+                f"the results of {function_name(func)} are to be kept, and there is no place for them; "
+                "set project.results in the manifest, or give the client results="
+            )
+        return None
 
     # -- What a call requires
 
@@ -729,6 +811,15 @@ class ScalableClient(Client):
 def _retrieve_gather_exceptions(task: asyncio.Task[Any]) -> None:
     if task.cancelled():  # Ctrl-C
         retrieve_gather_exceptions()
+
+
+def _is_in_task() -> bool:
+    """Return whether this is a call inside of a task, whose client keeps no results."""
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
 
 
 def _are_endless(iterables: Sequence[Any]) -> bool:

@@ -16,12 +16,12 @@ from copy import copy
 from typing import Any
 
 from dask._expr import HLGExpr, _HLGExprSequence
-from dask._task_spec import Task
+from dask._task_spec import GraphNode, Task
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import funcname
-from distributed import Client
+from distributed import Client, Future
 from distributed.cfexecutor import ClientExecutor
 from distributed.protocol.pickle import dumps
 from distributed.utils import iscoroutinefunction
@@ -30,13 +30,17 @@ __all__ = [
     "annotations_of",
     "computation_code",
     "defer_unpickling",
+    "dependencies_of",
     "executor_of",
+    "existing_future",
     "fail_futures",
+    "finish_futures",
     "function_name",
     "has_own_deserializers",
     "is_coroutine_function",
     "keep_annotations",
     "pickle_object",
+    "reset_future",
     "retrieve_gather_exceptions",
     "send_with_next",
     "take_from_gather",
@@ -67,6 +71,44 @@ def defer_unpickling(func: Callable[..., Any]) -> Task:
     Otherwise a worker unpickles it while it reads the scheduler's message, and a missing module ends the worker.
     """
     return Task(None, pickle.loads, pickle_object(func))
+
+
+def dependencies_of(expr: Any) -> set[Any] | None:
+    """Return the keys that the tasks of an expression depend on, or None if that cannot be known here."""
+    graph = expr.__dask_graph__()
+    if not all(isinstance(node, GraphNode) for node in graph.values()):
+        return None
+    return {key for node in graph.values() for key in node.dependencies}
+
+
+def existing_future(client: Client, key: Any) -> Future[Any] | None:
+    """Return a future of a call that was submitted before, as `Client.submit` does, or None if there is none."""
+    with client._refcount_lock:
+        state = client.futures.get(key)
+        if state is None or state.status in ("cancelled", "lost"):
+            return None
+        future: Future[Any] = Future(key, client)
+        return future
+
+
+def finish_futures(client: Client, keys: Iterable[Any]) -> None:
+    """Let new futures be finished, of which the scheduler knows nothing."""
+    loop: Any = client.loop
+    states = [client.futures[key] for key in keys]
+
+    def finish() -> None:
+        for state in states:
+            state.finish()
+
+    loop.add_callback(finish)
+
+
+def reset_future(client: Client, key: Any) -> None:
+    """Let a finished future wait again, for a task that is about to be submitted under its key."""
+    state = client.futures.get(key)
+    loop: Any = client.loop
+    if state is not None:
+        loop.add_callback(state.reset)
 
 
 def fail_futures(client: Client, error: Exception) -> None:

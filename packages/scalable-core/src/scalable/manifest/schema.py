@@ -82,18 +82,16 @@ class FrozenModel(BaseModel):
 
 
 def _refuse_keeping(value: object) -> object:
-    """Refuse options that would need results to be kept; null, false and empty do not."""
+    """Refuse options of keeping results that are not built; null, false and empty ask for nothing."""
     if value:
         raise PydanticCustomError(
-            "E_NOT_SUPPORTED", "is not supported: this version does not keep results; remove it"
+            "E_NOT_SUPPORTED",
+            "is not supported: this version keeps what tasks return, in project.results; remove it",
         )
     return tuple(value) if isinstance(value, list) else value
 
 
 _NotSupported = BeforeValidator(_refuse_keeping)
-_NotTrue = BeforeValidator(
-    lambda value: value if isinstance(value, str) else _refuse_keeping(value)
-)
 
 
 def _labels_from_list(value: object) -> object:
@@ -134,12 +132,26 @@ class ProjectConfig(FrozenModel):
     """The project of a manifest."""
 
     name: str = Field(min_length=1, description="The project's name, for people.")
-    default_storage: Annotated[str | None, _NotSupported, WithJsonSchema({"type": "null"})] = Field(
-        default=None, description="Where results would be kept. Not supported in this version."
+    results: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where the results of tasks with `cache` are kept: a directory, relative to the manifest, or a URL "
+        "of fsspec, such as s3://bucket/results.",
+    )
+    default_storage: str | None = Field(
+        default=None, min_length=1, description="Another name of `results`."
+    )
+    trust_results: bool = Field(
+        default=False,
+        description="Whether to use results that another user has written. Reading a result can run code.",
+    )
+    on_store_error: Literal["continue", "fail"] = Field(
+        default="continue",
+        description="What happens when a result cannot be kept: the run goes on with it, or its task fails.",
     )
     local_cache: Annotated[str | None, _NotSupported, WithJsonSchema({"type": "null"})] = Field(
         default=None,
-        description="Where results would be kept on this machine. Not supported in this version.",
+        description="Where copies of results would be kept on each machine. Not supported in this version.",
     )
     modules: tuple[str, ...] | None = Field(
         default=None,
@@ -200,15 +212,21 @@ class TaskConfig(FrozenModel):
 
     name: Name
     component: str = Field(description="The component that runs it.")
-    cache: Annotated[bool, _NotTrue, WithJsonSchema({"const": False})] = Field(
+    cache: bool = Field(
         default=False,
-        description="Whether results are kept. true is not supported in this version.",
+        description="Whether results are kept in `project.results`, and used by later runs.",
+    )
+    version: str | int | None = Field(
+        default=None,
+        description="With `cache`: a change of it makes earlier results no longer count.",
+    )
+    ignore: tuple[str, ...] = Field(
+        default=(),
+        description="With `cache`: arguments on which the result does not depend.",
     )
     outputs: Annotated[
         tuple[str, ...], _NotSupported, WithJsonSchema({"type": "array", "maxItems": 0})
-    ] = Field(
-        default=(), description="What results would be kept of. Not supported in this version."
-    )
+    ] = Field(default=(), description="Files that would be kept. Not supported in this version.")
 
 
 class ManifestModel(FrozenModel):

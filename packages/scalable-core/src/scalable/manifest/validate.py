@@ -38,6 +38,7 @@ def validate_manifest(
             *_find_empty_sections(manifest),
             *_find_tiny_memory(manifest),
             *_find_missing_modules(manifest),
+            *_find_unkept(manifest),
             *find_dangling(References.of_manifest(manifest), manifest.place(())),
             *_find_missing_providers(manifest, known_providers),
         ]
@@ -71,6 +72,24 @@ def _find_missing_modules(manifest: ManifestModel) -> Iterator[ValidationIssue]:
             name = place.scalar.written if place.scalar else module
             message = f"there is no {name!r} in the directory of the manifest; correct the path, or remove it"
             yield place.issue("E_NO_FILE", message)
+
+
+def _find_unkept(manifest: ManifestModel) -> Iterator[ValidationIssue]:
+    """Yield an issue for each task whose results have no place, and for what is said of results that are not kept."""
+    project = manifest.project
+    if project.results and project.default_storage:
+        message = "is another name of `results`, which is given too; remove one of them"
+        yield manifest.issue(("project", "default_storage"), "E_BAD_VALUE", message)
+    for name, task in manifest.tasks.items():
+        if task.cache and not (project.results or project.default_storage):
+            message = (
+                "there is no place to keep results; set project.results to a directory or a URL"
+            )
+            yield manifest.issue(("tasks", name, "cache"), "E_NO_RESULTS", message)
+        for option in ("version", "ignore"):
+            if getattr(task, option) and not task.cache:
+                message = "is of no use without `cache: true`; add that, or remove this"
+                yield manifest.issue(("tasks", name, option), "E_NO_CACHE", message)
 
 
 def _find_missing_providers(

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
+    from scalable.results.reuse import Results
     from scalable.runs import RunRecord
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
@@ -125,6 +126,7 @@ class ScalableSession:
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
         self._modules: UserModules | None = None
+        self._results: Results | None = None
         self._everything_removed = False
         self._signals_before_close = 0
         self.run_directory: Path | None = None
@@ -285,6 +287,8 @@ class ScalableSession:
             The plan exceeds a limit of the target; nothing was started.
         ModulesError
             The workflow's modules cannot be sent to workers; nothing was started.
+        ResultStoreError
+            Results cannot be kept where the manifest says; nothing was started.
         GroupFailedError
             A group's workers cannot be started. Everything is closed again.
         SessionError
@@ -333,6 +337,7 @@ class ScalableSession:
         plan = self.plan().scale_plan
         check_limits(self.spec, provider, plan)
         modules = self._find_modules()
+        self._results = self.open_results()
         if self.run_directory is None:
             self._begin_record()
         signals.register(self.close)
@@ -397,6 +402,28 @@ class ScalableSession:
         base = self._manifest_path.parent if self._manifest_path else Path.cwd()
         return UserModules(None, [base / path for path in listed])
 
+    def open_results(self) -> Results | None:
+        """Return the store of results, which is made if it is not there; None if the manifest has none.
+
+        Raises
+        ------
+        ResultStoreError
+            It cannot be read or written, or it is somebody else's.
+        """
+        from scalable.results.settings import results_url, store_options, task_rules
+
+        base = self._manifest_path.parent if self._manifest_path else Path.cwd()
+        url = results_url(self.manifest, base)
+        if url is None:
+            return None
+        from scalable.results.reuse import open_results
+
+        def report(text: str, is_problem: bool) -> None:
+            (self._log.warn if is_problem else self._log.record)("", text)
+
+        rules = task_rules(self.manifest)
+        return open_results(url, rules, report=report, **store_options(self.manifest))
+
     async def _wait_for_first_workers(self, plan: ScalePlan) -> None:
         """Wait for the first worker of each group that wants one at all times."""
         import asyncio
@@ -444,6 +471,7 @@ class ScalableSession:
             self._client = running.client_factory()
             self._client.session = self
             self._client.modules = self._modules
+            self._client.keep_results(self._results)
         return self._client
 
     @property
@@ -486,6 +514,11 @@ class ScalableSession:
         if self.closed or self._handle is None:
             return dict(self._worker_hours)
         return dict(self.cluster.worker_hours)
+
+    @property
+    def kept(self) -> Mapping[str, tuple[int, int]]:
+        """How many calls so far had a kept result, and how many had none, by task whose results are kept."""
+        return {} if self._results is None else dict(self._results.counts)
 
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.

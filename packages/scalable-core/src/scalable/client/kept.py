@@ -1,0 +1,336 @@
+"""Futures of calls whose results are kept: finished at once if the store has the result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import operator
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client, Future
+
+from scalable.client.keys import key_prefix, keys_of_map
+from scalable.cluster.dask_internals import (
+    defer_unpickling,
+    dependencies_of,
+    existing_future,
+    finish_futures,
+    is_coroutine_function,
+    reset_future,
+)
+from scalable.errors import NotSupportedError
+
+if TYPE_CHECKING:
+    from scalable.client.client import ScalableClient
+    from scalable.results.naming import NamedCall, Rule
+    from scalable.results.reuse import Results
+
+__all__ = ["KeptFutures"]
+
+WORKER_MODULE = "_scalable_results_storage"
+"""As `scalable.results.plugins.MODULE`, which this layer does not import."""
+
+READERS = 8
+"""Results that are read from the store at a time."""
+
+
+@dataclass
+class _Found:
+    """A future whose result the store has.
+
+    Parameters
+    ----------
+    name : str
+        The result's name.
+    size : int
+        Its size, in bytes.
+    settings : dict
+        What a worker needs to know to load it.
+    compute : callable
+        Submits its call after all.
+    on_cluster : bool
+        Whether the cluster has a task that loads it.
+    """
+
+    name: str
+    size: int
+    settings: Mapping[str, str]
+    compute: Callable[[], object]
+    on_cluster: bool = False
+
+
+class KeptFutures:
+    """The futures of one client's calls whose results are kept.
+
+    A future whose result the store has is finished at once, and the scheduler does not know of it. Its result is loaded
+    when it is asked for: by the client, or by a task that is submitted when another one needs it.
+
+    Parameters
+    ----------
+    client : ScalableClient
+        The client.
+    results : Results
+        What the store has.
+    """
+
+    def __init__(self, client: ScalableClient, results: Results) -> None:
+        self._client, self.results = client, results
+        self._names: dict[Any, str] = {}
+        self._found: dict[Any, _Found] = {}
+        self._is_installed = False
+
+    def map(
+        self,
+        rule: Rule,
+        func: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        kwargs: Mapping[str, Any],
+        *,
+        key: Any = None,
+        tag: str | None,
+        resources: dict[str, float] | None,
+        version: str,
+        **options: Any,
+    ) -> list[Future[Any]]:
+        """Return a future for each call.
+
+        Parameters
+        ----------
+        rule : Rule
+            How the results are kept.
+        func : callable
+            The function.
+        calls : sequence of tuple
+            The positional arguments of each call.
+        kwargs : mapping
+            The keyword arguments of all of them.
+        key : str or iterable of str, optional
+            Their keys, or what these begin with.
+        tag : str or None
+            The component whose workers may run them.
+        resources : dict, optional
+            What they require of a worker.
+        version : str
+            Identifies what the user has changed in modules while the session is open.
+        **options
+            As for ``distributed.Client.map``.
+        """
+        if self._client.asynchronous:
+            raise NotSupportedError(
+                f"results of {rule.label} are to be kept, which an asynchronous client cannot do; "
+                "use one with asynchronous=False"
+            )
+        if is_coroutine_function(func):
+            raise NotSupportedError(
+                f"results of {rule.label} are to be kept, which a coroutine function's cannot be; "
+                "use a plain function"
+            )
+        named = self.results.name(rule, func, calls, kwargs, self._name_of, version)
+        if key is None or isinstance(key, str):
+            prefix = key or key_prefix(tag, func)
+            plain = iter(
+                keys_of_map(
+                    *(tag, (resources or {}).get(tag or "", 1), func),
+                    [args for args, call in zip(calls, named, strict=True) if call.name is None],
+                    *(kwargs,),
+                    pure=True,
+                    prefix=prefix,
+                    version=version,
+                )
+            )
+            keys = [_key(prefix, call.name) if call.name else next(plain) for call in named]
+        else:
+            keys = list(key)
+        futures = {each: future for each in keys if (future := existing_future(self._client, each))}
+        new = {
+            call.name: each
+            for each, call in zip(keys, named, strict=True)
+            if call.name and each not in futures
+        }
+        found = self.results.find(new)
+        submit: Callable[..., dict[Any, Future[Any]]] = partial(
+            self._submit,
+            func,
+            kwargs,
+            resources=resources,
+            settings=self.results.settings(rule),
+            **options,
+        )
+        settings = self.results.settings(rule)
+        finished: list[Any] = []
+        to_do: dict[Any, tuple[Any, NamedCall, tuple[Any, ...]]] = {}
+        for each, call, args in zip(keys, named, calls, strict=True):
+            if each in futures or each in to_do:
+                continue
+            if call.name and call.name in found and new[call.name] == each:
+                compute = partial(submit, [(each, call, args)])
+                self._found[each] = _Found(call.name, found[call.name], settings, compute)
+                futures[each] = Future(each, self._client)
+                finished.append(each)
+            else:
+                to_do[each] = each, call, args
+            if call.name:
+                self._names[each] = call.name
+        if finished:
+            finish_futures(self._client, finished)
+        self.results.count(rule, len(finished), len(to_do))
+        futures |= submit([*to_do.values()])
+        return [futures[each] for each in keys]
+
+    def _name_of(self, future: Future[Any]) -> str | None:
+        return self._names.get(future.key)
+
+    def _submit(
+        self,
+        func: Callable[..., Any],
+        kwargs: Mapping[str, Any],
+        calls: Sequence[tuple[Any, NamedCall, tuple[Any, ...]]],
+        *,
+        settings: Mapping[str, str],
+        **options: Any,
+    ) -> dict[Any, Future[Any]]:
+        """Submit calls, whose workers store the results."""
+        self._install()
+        deferred = defer_unpickling(func)
+        keeping = defer_unpickling(partial(_OnWorker("keep"), settings, func))
+        futures: dict[Any, Future[Any]] = {}
+        for is_kept in (True, False):
+            rows = {
+                key: (keeping, _about(call), *args) if is_kept else (deferred, *args)
+                for key, call, args in calls
+                if bool(call.name) is is_kept
+            }
+            if rows:
+                futures |= dict(zip(rows, self._run(rows, kwargs, **options), strict=True))
+        return futures
+
+    def _run(
+        self, rows: Mapping[Any, tuple[Any, ...]], kwargs: Mapping[str, Any], **options: Any
+    ) -> list[Future[Any]]:
+        """Submit calls, each of which is a row: what is called, and with what."""
+        columns = [*zip(*rows.values(), strict=True)]
+        futures: list[Future[Any]] = Client.map(
+            self._client, operator.call, *columns, key=[*rows], **options, **kwargs
+        )
+        return futures
+
+    def _install(self) -> None:
+        if not self._is_installed:
+            self.results.install(self._client)
+            self._is_installed = True
+
+    # -- What needs a result
+
+    def provide(self, expr: Any, resources: Any) -> None:
+        """Let the cluster load those results that a graph needs, or compute them if they are damaged."""
+        keys = [key for key, found in [*self._found.items()] if not found.on_cluster]
+        if not keys:
+            return
+        needed = dependencies_of(expr)
+        keys = [key for key in keys if needed is None or key in needed]
+        rows = {}
+        for key in keys:
+            found = self._found[key]
+            found.on_cluster = True
+            try:
+                self.results.check(found.name, found.size)
+            except OSError as error:
+                self._compute({key: error})
+            else:
+                load = defer_unpickling(partial(_OnWorker("load"), found.settings))
+                rows[key] = (load, found.name)
+        if rows:
+            self._install()
+            self._run(rows, {}, resources=None if callable(resources) else resources)
+
+    def take(self, keys: Iterable[Any]) -> dict[Any, _Found]:
+        """Return which of these results the store has."""
+        return {key: self._found[key] for key in keys if key in self._found}
+
+    async def load(self, wanted: Mapping[Any, _Found]) -> dict[Any, Any]:
+        """Return results that the store has; damaged ones are computed again."""
+        keys = [*wanted]
+        read = await asyncio.gather(
+            *(
+                asyncio.to_thread(self._read, {key: wanted[key] for key in keys[begin::READERS]})
+                for begin in range(min(READERS, len(keys)))
+            )
+        )
+        values: dict[Any, Any] = {}
+        problems: dict[Any, Exception] = {}
+        for some, failed in read:
+            values |= some
+            problems |= failed
+        if problems:
+            await asyncio.to_thread(self._compute, problems)
+            again: list[Future[Any]] = [Future(key, self._client) for key in problems]
+            values |= dict(zip(problems, await self._client._gather(again), strict=True))
+        return values
+
+    def _read(self, wanted: Mapping[Any, _Found]) -> tuple[dict[Any, Any], dict[Any, Exception]]:
+        values: dict[Any, Any] = {}
+        problems: dict[Any, Exception] = {}
+        for key, found in wanted.items():
+            try:
+                values[key] = self.results.load(found.name)
+            except Exception as error:  # noqa: BLE001 - reported; whatever it is, the call can be computed
+                problems[key] = error
+        return values, problems
+
+    def _compute(self, problems: Mapping[Any, Exception]) -> None:
+        """Compute results that cannot be loaded."""
+        for key, error in problems.items():
+            found = self._found.pop(key, None)
+            if found is not None:
+                self.results.tell(f"{error}; it is computed again")
+                reset_future(self._client, key)
+                found.compute()
+
+    def discard(self, key: Any) -> None:
+        """Forget a future that nobody holds any more."""
+        self._names.pop(key, None)
+        self._found.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._names.clear()
+        self._found.clear()
+
+
+class _OnWorker:
+    """Stands for a function of the module that workers have, and is pickled as that.
+
+    Parameters
+    ----------
+    name : str
+        The function's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{self._name} runs on workers")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (f"c{WORKER_MODULE}\n{self._name}\n.".encode(),)
+
+
+def _about(call: NamedCall) -> str:
+    """Return a call's name and header as one text, which Dask need not look into."""
+    return f"{call.name} {json.dumps(call.header)}"
+
+
+def _key(prefix: object, name: str) -> str:
+    """Return the key of a call by the name of its result.
+
+    Examples
+    --------
+    >>> _key("gcam.simulate", "simulate/0123456789abcdef/00112233445566778899aabbccddeeff")
+    'gcam.simulate-0123456789abcdef00112233445566778899aabbccddeeff'
+    """
+    return f"{prefix}-{''.join(name.split('/')[1:])}"

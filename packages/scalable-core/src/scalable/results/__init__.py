@@ -1,0 +1,19 @@
+"""Results that last: what tasks have computed, in a store, for later runs on any target.
+
+==============  =================================================================================
+`marking`       `cached`, for functions whose results are kept wherever they are called
+`source`        the source of a function, as far as it decides what is computed
+`content`       digests of values and of code
+`naming`        the name of a result: what its call is computed from
+`storage`       the store, on any file system of fsspec; also on workers
+`plugins`       what gives workers that module, sent by value
+`settings`      what a manifest says of all this
+`comparing`     what the names of two results differ in
+`reuse`         which calls have a result, and how the others get one
+==============  =================================================================================
+"""
+
+from scalable.results.marking import cached
+from scalable.results.reuse import Results, open_results
+
+__all__ = ["Results", "cached", "open_results"]

@@ -1,0 +1,269 @@
+"""The names of results: what a call is computed from, as digests. Pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scalable.results.content import Content, NoContentError
+from scalable.results.marking import MARK
+
+__all__ = ["NamedCall", "Rule", "TaskRule", "name_calls", "rule_for"]
+
+NAMES = 1
+"""The version of the rules by which names are made. Another one finds no earlier result."""
+
+
+@dataclass(frozen=True)
+class TaskRule:
+    """What the manifest says of a task whose results are kept.
+
+    Parameters
+    ----------
+    image : str, optional
+        The image of its component.
+    version : str
+        The user's own version of what it computes.
+    ignore : tuple of str
+        Arguments on which the result does not depend.
+    """
+
+    image: str | None = None
+    version: str = ""
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the results of a function are kept.
+
+    Parameters
+    ----------
+    label : str
+        The task's name, or the function's.
+    image : str, optional
+        The image of its component.
+    versions : tuple of str
+        The user's own versions.
+    ignore : tuple of str
+        Arguments that do not count.
+    """
+
+    label: str
+    image: str | None
+    versions: tuple[str, ...]
+    ignore: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NamedCall:
+    """One call, and what it is computed from.
+
+    Parameters
+    ----------
+    name : str or None
+        The name of its result; None if its arguments or its function have no content that could be compared.
+    header : dict
+        What the store says of the result, as JSON values.
+    reason : str
+        Why there is no name.
+    """
+
+    name: str | None
+    header: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+def rule_for(
+    func: Callable[..., Any], task: str | None, tasks: Mapping[str, TaskRule], image: str | None
+) -> Rule | None:
+    """Return how the results of a call are kept, or None if they are not.
+
+    Parameters
+    ----------
+    func : callable
+        The function.
+    task : str or None
+        The manifest task that it is called for.
+    tasks : mapping of str to TaskRule
+        The manifest tasks whose results are kept.
+    image : str or None
+        The image of the component that it is called for.
+
+    Examples
+    --------
+    >>> rule_for(abs, "simulate", {"simulate": TaskRule("gcam:8", "2")}, None)
+    Rule(label='simulate', image='gcam:8', versions=('2',), ignore=())
+    >>> rule_for(abs, "analyse", {"simulate": TaskRule()}, None) is None
+    True
+    """
+    marked = getattr(func, MARK, None)
+    of_task = tasks.get(task) if task is not None else None
+    if marked is None and of_task is None:
+        return None
+    label = str(task or getattr(func, "__name__", type(func).__name__))
+    both = (of_task.version if of_task else "", marked["version"] if marked else "")
+    ignore = {*(of_task.ignore if of_task else ()), *(marked["ignore"] if marked else ())}
+    return Rule(
+        re.sub(r"[^A-Za-z0-9_-]", "_", label),
+        of_task.image if of_task else image,
+        tuple(version for version in both if version),
+        tuple(sorted(ignore)),
+    )
+
+
+def name_calls(
+    rule: Rule,
+    func: Callable[..., Any],
+    calls: Iterable[Sequence[Any]],
+    kwargs: Mapping[str, Any],
+    name_future: Callable[[Any], str | None] = lambda future: None,
+    *,
+    edited: str = "",
+) -> tuple[list[NamedCall], dict[str, Any]]:
+    """Return the names of calls, and what is said of their function.
+
+    Parameters
+    ----------
+    rule : Rule
+        How their results are kept.
+    func : callable
+        The function.
+    calls : iterable of sequences
+        The positional arguments of each call.
+    kwargs : mapping
+        The keyword arguments of all of them.
+    name_future : callable
+        Returns the name under which the result of a Dask future is kept, or None.
+    edited : str
+        Identifies what the user has changed in modules since this process has imported them: then what runs on workers
+        is not what this process sees.
+
+    Raises
+    ------
+    ValueError
+        An argument to ignore is none of the function's.
+
+    Examples
+    --------
+    >>> (one, same), code = name_calls(Rule("abs", None, (), ()), abs, [(-1,), (-1,)], {})
+    >>> one.name == same.name, one.name.split("/")[0]
+    (True, 'abs')
+    """
+    calls = list(calls)
+    content = Content(name_future)
+    signature = _signature(func)
+    _check_ignored(rule, func, signature)
+    try:
+        code = content.digest(func).hex()
+    except NoContentError as error:
+        return [NamedCall(None, reason=str(error)) for _ in calls], {}
+    counts = (str(NAMES), code, edited, rule.image or "", *rule.versions, "ignore", *rule.ignore)
+    version = _combine(*counts)[:16]
+    values = Content(name_future)
+    shared = _Shared(values, kwargs)
+    named = []
+    for args in calls:
+        try:
+            arguments = {
+                name: shared.digest(name, value)
+                for name, value in _bind(signature, args, kwargs)
+                if name not in rule.ignore
+            }
+        except NoContentError as error:
+            named.append(NamedCall(None, reason=str(error)))
+            continue
+        digest = _combine(*(part for item in sorted(arguments.items()) for part in item))
+        shown = {name: each[:16] for name, each in arguments.items()}
+        named.append(NamedCall(f"{rule.label}/{version}/{digest[:32]}", {"arguments": shown}))
+    about = {
+        "task": rule.label,
+        "function": getattr(func, "__qualname__", type(func).__qualname__),
+        "image": rule.image,
+        "versions": list(rule.versions),
+        "ignored": list(rule.ignore),
+        "code": dict(sorted(content.parts.items())),
+        "sources": dict(sorted(content.sources.items())),
+    }
+    return named, about
+
+
+class _Shared:
+    """Digests of arguments, each keyword argument's once."""
+
+    def __init__(self, content: Content, kwargs: Mapping[str, Any]) -> None:
+        self._content = content
+        self._shared = {id(value) for value in kwargs.values()}
+        self._known: dict[int, str] = {}
+
+    def digest(self, name: str, value: Any) -> str:
+        if id(value) in self._known:
+            return self._known[id(value)]
+        try:
+            digest = self._content.digest(value).hex()
+        except NoContentError as error:
+            raise NoContentError(f"argument {name!r} is {error}") from None
+        if id(value) in self._shared:
+            self._known[id(value)] = digest
+        return digest
+
+
+def _combine(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _signature(func: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(func)
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_ignored(
+    rule: Rule, func: Callable[..., Any], signature: inspect.Signature | None
+) -> None:
+    parameters = signature.parameters if signature else {}
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return
+    for name in rule.ignore:
+        if name not in parameters:
+            raise ValueError(
+                f"ignore names {name!r}, which is no argument of {rule.label}; "
+                f"its arguments are: {', '.join(parameters) or 'not known'}"
+            )
+
+
+def _bind(
+    signature: inspect.Signature | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the arguments of a call by name, the defaults among them, so that each way to write a call is the same.
+
+    Examples
+    --------
+    >>> def f(x, *more, y=2, **others): ...
+    >>> [*_bind(inspect.signature(f), (1, 5), {"z": 3})]
+    [('x', 1), ('*more', (5,)), ('y', 2), ('z', 3)]
+    >>> [*_bind(None, (1,), {"z": 3})]
+    [('0', 1), ('z', 3)]
+    """
+    try:
+        bound = signature.bind(*args, **kwargs) if signature else None
+    except TypeError:  # the call will fail
+        bound = None
+    if bound is None:
+        yield from ((str(number), value) for number, value in enumerate(args))
+        yield from sorted(kwargs.items())
+        return
+    bound.apply_defaults()
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            yield from sorted(value.items())
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            yield f"*{name}", value
+        else:
+            yield name, value

@@ -1,0 +1,212 @@
+"""Runs of a manifest, in processes of their own: what one has computed, the next one does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Scalable = Callable[..., subprocess.CompletedProcess[str]]
+Eventually = Callable[[Callable[[], bool]], bool]
+
+MODEL = """\
+import os
+import time
+
+SCALE = 2
+
+
+def simulate(member):
+    with open(os.environ["STARTS"], "a") as file:
+        file.write(f"{member} {os.getpid()}\\n")
+    while os.path.exists(os.environ["STARTS"] + f".hold-{member}"):
+        time.sleep(0.01)
+    return member * SCALE
+
+
+def table(values):
+    return ",".join(map(str, values))
+"""
+
+WORKFLOW = """\
+import sys
+from model import simulate, table
+from scalable.session import ScalableSession
+
+if __name__ == "__main__":
+    with ScalableSession.from_yaml() as client:
+        runs = client.map(simulate, range(40), task="simulate")
+        print(client.submit(table, runs, task="table").result(), flush=True)
+"""
+
+
+@pytest.fixture
+def starts(project: Path, environment: dict[str, str]) -> Path:
+    """Write a workflow whose tasks are kept, and return the file in which they say that they have started."""
+    (project / "model.py").write_text(MODEL)
+    (project / "workflow.py").write_text(WORKFLOW)
+    (project / "scalable.yaml").write_text(
+        "version: 1\nproject: {name: test, results: kept}\n"
+        "targets: {demo: {provider: demo, n_workers: 1}, other: {provider: demo, n_workers: 2}}\n"
+        "components: {fair: {slots: 2}, gcam: {}}\n"
+        "tasks: {simulate: {component: fair, cache: true}, table: {component: gcam, cache: true}}\n"
+    )
+    path = project / "starts"
+    environment["STARTS"] = str(path)
+    return path
+
+
+def started(starts: Path) -> list[int]:
+    """Return the members that have started since the last call."""
+    lines = starts.read_text().splitlines() if starts.exists() else []
+    starts.unlink(missing_ok=True)
+    return sorted(int(line.split()[0]) for line in lines)
+
+
+TABLE = ",".join(str(2 * member) for member in range(40))
+
+
+def test_a_run_that_was_killed_goes_on_where_it_stopped(
+    scalable: Scalable,
+    project: Path,
+    environment: dict[str, str],
+    starts: Path,
+    eventually: Eventually,
+) -> None:
+    held = [starts.with_name(f"starts.hold-{member}") for member in range(25, 40)]
+    for path in held:
+        path.touch()
+    command = [sys.executable, "-m", "scalable.cli", "run", "-w", "workflow.py"]
+    with subprocess.Popen(
+        command,
+        cwd=project,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as run:
+        kept = project / "kept" / "simulate"
+        assert eventually(lambda: len([*kept.rglob("*.result")]) >= 25)
+        os.killpg(run.pid, signal.SIGKILL)
+    for pid in {int(line.split()[1]) for line in starts.read_text().splitlines()}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for path in held:
+        path.unlink()
+    done_before = len([*kept.rglob("*.result")])
+    started(starts)
+
+    done = scalable("run", "-w", "workflow.py", "--target", "other")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [TABLE]
+    assert len(started(starts)) == 40 - done_before
+    assert f"scalable: simulate: {done_before} kept, {40 - done_before} to do" in done.stderr
+
+    again = scalable("run", "-w", "workflow.py")
+    assert again.stdout.splitlines() == [TABLE]
+    assert started(starts) == []
+    assert "scalable: simulate: 40 kept, 0 to do" in again.stderr
+    assert "scalable: table: 1 kept, 0 to do" in again.stderr
+
+    model = project / "model.py"
+    model.write_text(MODEL.replace("SCALE = 2", "SCALE = 2  # twice"))
+    assert scalable("run", "-w", "workflow.py").stdout.splitlines() == [TABLE]
+    assert started(starts) == []
+    model.write_text(MODEL.replace("SCALE = 2", "SCALE = 3"))
+    assert scalable("run", "-w", "workflow.py").stdout.splitlines() != [TABLE]
+    assert started(starts) == [*range(40)]
+
+
+def test_the_command_shows_results(scalable: Scalable, project: Path, starts: Path) -> None:
+    assert scalable("run", "-w", "workflow.py").returncode == 0
+    (project / "model.py").write_text(MODEL.replace("SCALE = 2", "SCALE = 3"))
+    assert scalable("run", "-w", "workflow.py").returncode == 0
+
+    def results(*arguments: str, status: int = 0) -> Any:
+        done = scalable("results", *arguments, "--json")
+        assert done.returncode == status, done.stderr
+        return json.loads(done.stdout)
+
+    every = results("list")
+    assert len(every) == 82
+    assert len(results("list", "simulate")) == 80
+    lines = scalable("results", "list").stdout.splitlines()
+    assert lines[0].split() == ["version", "results", "bytes"]
+    assert sorted(line.split()[1] for line in lines[1:]) == ["2", "40", "40"]
+
+    name = results("list", "simulate")[0]["name"]
+    part = name.rpartition("/")[2][:12]
+    why = results("why", name)
+    assert {*why["code"]} == {"model.simulate", "model.SCALE"}
+    assert {*why["arguments"]} == {"member"}
+    (other,) = why["others"]
+    assert other["name"].rpartition("/")[2] == name.rpartition("/")[2]
+    assert [(each["what"], each["name"]) for each in other["differences"]] == [
+        ("code", "model.SCALE")
+    ]
+    assert "code model.SCALE has changed" in scalable("results", "why", name).stdout
+
+    shown = results("show", name)
+    assert shown["name"] == name
+    assert shown["type"] == "builtins.int"
+    assert "type       builtins.int" in scalable("results", "show", name).stdout
+    ambiguous = scalable("results", "show", part)
+    assert ambiguous.returncode == 2
+    assert f"error: 2 results have '{part}' in the name" in ambiguous.stderr
+
+    assert results("verify") == {"good": 82, "damaged": []}
+    path = project / "kept" / f"{name}.result"
+    path.write_bytes(path.read_bytes()[:-1])
+    found = results("verify", status=1)
+    assert found["good"] == 81
+    assert [each["name"] for each in found["damaged"]] == [name]
+
+    assert results("rm", "--older-than", "1d", "-y") == {"removed": []}
+    assert results("rm", name, "-y") == {"removed": [name]}
+    assert len(results("rm", "table", "-y")["removed"]) == 2
+    assert len(results("rm", "--older-than", "0", "-y")["removed"]) == 79
+    assert results("list") == []
+
+
+def test_wrong_requests_are_one_line(scalable: Scalable, project: Path, starts: Path) -> None:
+    for arguments, message in (
+        (["list"], "error: there are no results at {kept}: it has no scalable-results.json"),
+        (["list", "--store", "/proc/x"], "error: there are no results at /proc/x"),
+        (["rm"], "error: name results or tasks, or give --older-than or --all"),
+        (["rm", "a", "--all"], "error: name results or tasks, or give --older-than or --all"),
+        (["rm", "--older-than", "soon"], "error: --older-than must be a duration"),
+    ):
+        done = scalable("results", *arguments)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(message.format(kept=project / "kept"))
+    (project / "scalable.yaml").write_text(
+        "version: 1\nproject: {name: x}\ntargets: {d: {provider: demo}}\n"
+    )
+    done = scalable("results", "list")
+    assert done.returncode == 2
+    assert "the manifest keeps no results; set project.results in it" in done.stderr
+
+
+def test_a_store_that_cannot_be_used_is_found_before_the_first_task(
+    scalable: Scalable, project: Path, starts: Path
+) -> None:
+    manifest = project / "scalable.yaml"
+    manifest.write_text(manifest.read_text().replace("results: kept", "results: /proc/kept"))
+    for command in (["check"], ["run", "-w", "workflow.py"]):
+        done = scalable(*command)
+        assert done.returncode != 0
+        assert "cannot write to /proc/kept" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    manifest.write_text(manifest.read_text().replace("/proc/kept", "kept"))
+    done = scalable("check")
+    assert done.returncode == 0, done.stderr
+    assert f"{project / 'kept'} can be read and written" in done.stdout

@@ -1,0 +1,82 @@
+"""A store in a bucket, over the protocol of S3. Skipped where s3fs or moto's server is not installed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from results_user import User
+
+from scalable.client import ScalableClient
+from scalable.results import cached
+from scalable.results.reuse import open_results
+from scalable.results.storage import DamagedResultError, Store
+
+s3fs: Any = pytest.importorskip("s3fs")
+moto_server = pytest.importorskip("moto.server")
+
+NAME = "simulate/0123456789abcdef/00112233445566778899aabbccddeeff"
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of a server, and the user's credentials for it."""
+    bucket = f"kept-{uuid.uuid4().hex}"  # moto's buckets are those of the process
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir(bucket)
+    yield f"s3://{bucket}/store"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_bucket_is_a_store(url: str, in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not in_memory:  # as if results were large
+        monkeypatch.setattr("scalable.results.storage._IN_MEMORY", 100)
+    store = Store(url)
+    made = store.open("me", create=True)
+    store.check_writable()
+    assert Store(url).open("me", create=False) == made
+    store.check_same()
+    names = [f"a/b/{number:032x}" for number in range(20)]
+    for name in names[:15]:
+        store.write_result(name, {}, [name, np.arange(1000)])
+    assert {*store.find(names)} == {*names[:15]}
+    assert {*store.find(names[13:17])} == {*names[13:15]}
+    name, array = store.read_result(names[3])
+    assert name == names[3]
+    assert (array == np.arange(1000)).all()
+    assert store.read_header(names[3])["name"] == names[3]
+    assert [name for name, _ in store.results()] == names[:15]
+    content = store.read_bytes(f"{names[0]}.result")
+    assert content is not None
+    store.write_bytes(f"{names[0]}.result", content[:-1])
+    with pytest.raises(DamagedResultError):
+        store.read_result(names[0])
+    store.remove(f"{names[1]}.result")
+    assert {*store.find(names)} == {names[0], *names[2:15]}
+
+
+def test_a_second_run_uses_what_a_bucket_has(
+    url: str, user: User, connect: Callable[..., ScalableClient]
+) -> None:
+    simulate = cached(user.module.simulate)
+    for expected in (sorted(f"simulate {member}" for member in range(12)), []):
+        client = connect(open_results(url))
+        futures: list[Any] = client.map(simulate, range(12))
+        assert client.gather(futures) == [2 * member for member in range(12)]
+        assert client.submit(sum, futures).result() == 132
+        assert user.starts() == expected
