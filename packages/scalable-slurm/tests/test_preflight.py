@@ -21,7 +21,7 @@ def test_logs_should_be_on_a_shared_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ok: bool | None
 ) -> None:
     mount(monkeypatch, (Path("/"), "ext4"), (tmp_path.resolve(), kind))
-    result = _check_logs(str(tmp_path / "runs/logs"))
+    result = _check_logs(tmp_path / "runs/logs")
     assert (result.ok, result.name) == (ok, "logs_location")
     assert f"({kind})" in result.detail
 
@@ -29,13 +29,13 @@ def test_logs_should_be_on_a_shared_file_system(
 def test_the_topmost_mount_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path.resolve()
     mount(monkeypatch, (here, "autofs"), (here, "nfs"), (here.parent, "ext4"))
-    assert _check_logs(str(tmp_path)).ok
+    assert _check_logs(tmp_path).ok
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_directories_must_be_writable(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert _check_logs(str(tmp_path / "logs")).ok is False
+    assert _check_logs(tmp_path / "logs").ok is False
     assert _check_scratch(str(tmp_path)).ok is None
 
 

@@ -71,4 +71,4 @@ def test_a_directory_that_slurm_would_misread_is_rejected(tmp_path: Path) -> Non
     with pytest.raises(NotSupportedError, match="set logs_location to another"):
         RunDirectory(location / "run")
     assert not location.exists()
-    assert _check_logs(str(location)).ok is False
+    assert _check_logs(location).ok is False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,8 +36,12 @@ def executed_argv(request: JobRequest, scheduler_address: str = "tls://h:1") -> 
     return [argument.decode() for argument in done.stdout.split(b"\0")[:-1]]
 
 
-@given(anything)
-def test_no_value_is_interpreted_by_the_shell(value: str) -> None:
+literal = anything.filter(lambda value: not re.search(r"\$[A-Za-z_{]", value))
+"""Values without variables, which are expanded in the local directory alone."""
+
+
+@given(anything, literal)
+def test_no_value_is_interpreted_by_the_shell(value: str, directory: str) -> None:
     request = JobRequest(
         "gcam",
         "/logs",
@@ -44,19 +49,20 @@ def test_no_value_is_interpreted_by_the_shell(value: str) -> None:
         python=value,
         preload=value,
         interface=value,
-        local_directory=value,
+        local_directory=directory,
         tls=TlsFiles(value, value, value),
     )
     argv = executed_argv(request, value)
     assert argv[:2] == ["load", value]
     assert argv[2] == value
-    for option in ("--local-directory", "--interface", "--tls-ca-file", "--tls-key", "--preload"):
+    assert argv[argv.index("--local-directory") + 1] == directory
+    for option in ("--interface", "--tls-ca-file", "--tls-key", "--preload"):
         assert argv[argv.index(option) + 1] == value
     assert argv[-2:] == ["--name", "gcam-7_3"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@given(anything, anything)
+@given(anything, literal)
 @example("--preload", "0")
 def test_no_value_of_a_container_is_interpreted_by_the_shell(
     runtime: str, value: str, other: str
@@ -78,6 +84,20 @@ def test_no_value_of_a_container_is_interpreted_by_the_shell(
     # After the image, because a variable may be named --preload.
     assert argv[argv.index("--preload", image) + 1] == f"/{value}.py"
     assert argv[-2:] == ["--name", "gcam-7_3"]
+
+
+@given(literal)
+def test_variables_of_the_local_directory_are_those_of_the_node(rest: str) -> None:
+    request = JobRequest("gcam", "/logs", local_directory=f"$SLURM_ARRAY_JOB_ID/${{PATH}}/{rest}")
+    argv = executed_argv(request)
+    assert argv[argv.index("--local-directory") + 1] == f"7//usr/bin:/bin/{rest}"
+
+
+def test_a_variable_that_the_node_lacks_is_named() -> None:
+    script = job_script(JobRequest("gcam", "/logs", local_directory="$NOWHERE/x"), "x")
+    done = subprocess.run(["bash"], input=script, text=True, capture_output=True)
+    assert done.returncode
+    assert "NOWHERE" in done.stderr
 
 
 def test_a_failing_line_starts_no_worker() -> None:

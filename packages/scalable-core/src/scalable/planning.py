@@ -32,11 +32,13 @@ from scalable.providers.base import (
 from scalable.providers.options import TargetOptions, WorkerRange, common_options
 
 __all__ = [
+    "GroupSize",
     "Plan",
     "build_plan",
     "check_counts",
     "check_limits",
     "component_request",
+    "group_size",
     "most_expensive_plan",
     "scale_plan",
 ]
@@ -209,7 +211,7 @@ def check_counts(spec: DeploymentSpec, options: TargetOptions) -> Iterator[Valid
 
 
 def _check_cap(
-    spec: DeploymentSpec, sizes: Mapping[str, _GroupSize], cap: int
+    spec: DeploymentSpec, sizes: Mapping[str, GroupSize], cap: int
 ) -> Iterator[ValidationIssue]:
     """Yield counts that exceed the cap on the total, and groups for which it leaves no worker."""
     too_large = {size.option_path for size in sizes.values() if size.initial > cap}
@@ -293,7 +295,7 @@ def most_expensive_plan(
     return replace(plan, workers_by_tag=counts)
 
 
-class _GroupSize(NamedTuple):
+class GroupSize(NamedTuple):
     """How many workers a group has, and the option that specifies it."""
 
     initial: int
@@ -304,11 +306,20 @@ class _GroupSize(NamedTuple):
     policy: AdaptivePolicy | None = None
 
 
-def _group_sizes(spec: DeploymentSpec, options: TargetOptions) -> dict[str, _GroupSize]:
-    return {tag: _group_size(tag, options) for tag in spec.components}
+def _group_sizes(spec: DeploymentSpec, options: TargetOptions) -> dict[str, GroupSize]:
+    return {tag: group_size(tag, options) for tag in spec.components}
 
 
-def _group_size(tag: str, options: TargetOptions) -> _GroupSize:
+def group_size(tag: str, options: TargetOptions) -> GroupSize:
+    """Return how many workers the options of a target give to one group.
+
+    Parameters
+    ----------
+    tag : str
+        The group.
+    options : TargetOptions
+        The options of its target.
+    """
     by_tag = isinstance(options.workers, Mapping)
     configured = (
         options.workers.get(tag) if isinstance(options.workers, Mapping) else options.workers
@@ -330,18 +341,18 @@ def _group_size(tag: str, options: TargetOptions) -> _GroupSize:
     return _fixed(1, ("max_workers",))
 
 
-def _fixed(count: int, option_path: tuple[str, ...]) -> _GroupSize:
-    return _GroupSize(count, count, count, False, option_path)
+def _fixed(count: int, option_path: tuple[str, ...]) -> GroupSize:
+    return GroupSize(count, count, count, False, option_path)
 
 
 def _adaptive(
     bounds: WorkerRange, initial: int, options: TargetOptions, option_path: tuple[str, ...]
-) -> _GroupSize:
+) -> GroupSize:
     cap = bounds.maximum if options.max_workers is None else options.max_workers
     policy = None
     if bounds.idle_timeout is not None or bounds.target_duration is not None:
         policy = AdaptivePolicy(bounds.target_duration, bounds.idle_timeout)
-    return _GroupSize(initial, bounds.minimum, min(bounds.maximum, cap), True, option_path, policy)
+    return GroupSize(initial, bounds.minimum, min(bounds.maximum, cap), True, option_path, policy)
 
 
 def _read_scale_plan(data: Mapping[str, Any]) -> ScalePlan:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster import GroupedCluster, Pace, RetryPolicy
 from scalable.cluster.port import GroupSpec
-from scalable.errors import ValidationFailedError
+from scalable.errors import NotSupportedError, ValidationFailedError
 from scalable.manifest.checking import check_model
 from scalable.manifest.document.place import Place
-from scalable.manifest.issues import ValidationReport
+from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
+from scalable.planning import group_size
+from scalable.providers.containers import chosen_runtime
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
 from scalable.providers.slurm.output import SlurmJob
-from scalable.providers.slurm.request import job_request
+from scalable.providers.slurm.preflight import check_interfaces
+from scalable.providers.slurm.request import (
+    PREFERRED_RUNTIME,
+    chosen_cluster,
+    job_request,
+    logs_directory,
+    run_prefix,
+)
 from scalable.providers.slurm.rundir import RunDirectory
 from scalable.providers.slurm.watchdog import QueueWatchdog
 from scalable.providers.tls import TlsFiles
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = ["SlurmCluster"]
+
+logger = logging.getLogger("scalable.providers.slurm")
 
 # squeue runs every few seconds at most: sites throttle clients that poll more often.
 _PACE = Pace(poll=5.0)
@@ -58,14 +69,16 @@ class SlurmCluster(GroupedCluster):
     pace : Pace, optional
         How often the controller runs and polls Slurm.
     **fields
-        Options of a Slurm target: ``queue``, ``account``, ``walltime``, ``interface`` and so on.
+        Options of a Slurm target: ``queue``, ``account``, ``walltime``, ``interface`` and so on. With ``workers``,
+        ``n_workers`` or ``adaptive``, groups have the size that they would have in a target; otherwise they are empty.
 
     Raises
     ------
     ValidationFailedError
-        An option is wrong or unknown.
+        An option is wrong or unknown, or this machine has no such interface.
     NotSupportedError
-        The cluster is built off the main thread, and dask-jobqueue has not been imported yet.
+        The cluster is built off the main thread, and dask-jobqueue has not been imported yet; or an option is one of
+        other libraries, and the error says what takes its place.
 
     Examples
     --------
@@ -87,11 +100,14 @@ class SlurmCluster(GroupedCluster):
         pace: Pace | None = None,
         **fields: Any,
     ) -> None:
-        self.options = options or _validated(SlurmOptions, fields, "SlurmCluster")
+        self.options = options or _checked_options(fields)
         self._site = site_defaults()
+        for note in self._site.notes:
+            logger.warning("%s", note)
+        check_interfaces(self.options, self._site)
         first = list(components)
-        run = f"{self.options.name or 'run'}-{uuid.uuid4().hex[:12]}"
-        directory = RunDirectory(Path(self.options.logs_location).absolute() / run)
+        run = f"{run_prefix(self.options, self._site)}-{uuid.uuid4().hex[:12]}"
+        directory = RunDirectory(logs_directory(self.options, self._site) / run)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(directory.remove_keys)
             client_security: Security | None = None
@@ -101,18 +117,21 @@ class SlurmCluster(GroupedCluster):
             self.logs_location = directory.logs
             host = make_host(
                 name=run,
-                interface=self.options.interface,
+                interface=self.options.scheduler_interface or self.options.interface,
+                host=self.options.scheduler_host,
+                port=self.options.scheduler_port,
                 security=client_security,
-                dashboard_address=dashboard_address,
+                dashboard_address=dashboard_address or self.options.dashboard_address,
             )
             cleanup.callback(host.close)
             pace = pace or _PACE
             # Shorter than the limit of a closing step, or the remaining jobs could not be reported.
             sweep_timeout = 0.75 * pace.close_timeout
+            cluster = chosen_cluster(self.options, self._site)
             self._backend = SlurmBackend(
-                Slurm(), run, host.scheduler_address, {}, sweep_timeout=sweep_timeout
+                Slurm(cluster), run, host.scheduler_address, {}, sweep_timeout=sweep_timeout
             )
-            watchdog = QueueWatchdog(self._backend.job_name, directory.path)
+            watchdog = QueueWatchdog(self._backend.job_name, directory.path, cluster)
             cleanup.callback(watchdog.stop)
             for component in first:
                 self._add_request(component, self.options)
@@ -181,22 +200,56 @@ class SlurmCluster(GroupedCluster):
         given = {name: value for name, value in all_fields.items() if value is not None}
         job = {name: given.pop(name) for name in JobOptions.model_fields.keys() & given.keys()}
         component = _validated(ComponentConfig, given, f"components.{tag}", name=tag)
+        runtime = chosen_runtime(component, self.options.container_runtime, PREFERRED_RUNTIME)
+        if component.mounts and runtime == "none":
+            raise _invalid(
+                f"components.{tag}.mounts",
+                "E_NO_IMAGE",
+                "dirs have no effect without a container: pass the image as path, and a container runtime",
+            )
         own = {tag: _validated(JobOptions, job, f"components.{tag}")} if job else {}
         self._add_request(component, self.options.model_copy(update={"components": own}))
         self.add_group(self._group(component))
+        self._give_configured_size(tag)
+
+    def _give_configured_size(self, tag: str) -> None:
+        """Scale a new group as a target with these options would, if any of them is about sizes."""
+        if not {"workers", "n_workers", "adaptive"} & self.options.model_fields_set:
+            return
+        if isinstance(self.options.workers, Mapping) and tag not in self.options.workers:
+            return
+        size = group_size(tag, self.options)
+        self.scale_groups({tag: size.initial})
+        if size.adaptive:
+            bounds = {tag: (size.minimum, size.maximum)}
+            self.adapt_groups(bounds, {tag: size.policy} if size.policy else None)
 
     def add_workers(self, n: int, tag: str) -> None:
-        """Add `n` to the wanted number of workers of a group.
+        """Add `n` to the wanted number of workers of a group. The tag may also come first.
 
         Raises
         ------
         UnknownTagError
             No group has this tag.
+        TypeError, ValueError
+            `n` is not a number above 0.
         """
+        n, tag = _count_and_tag("add_workers", n, tag)
         self._scale_by(tag, n)
 
     def remove_workers(self, n: int, tag: str) -> None:
-        """Subtract `n` from the wanted number of workers of a group, down to zero. Workers finish their tasks first."""
+        """Subtract `n` from the wanted number of workers of a group, down to zero. The tag may also come first.
+
+        Workers finish their tasks first.
+
+        Raises
+        ------
+        UnknownTagError
+            No group has this tag.
+        TypeError, ValueError
+            `n` is not a number above 0.
+        """
+        n, tag = _count_and_tag("remove_workers", n, tag)
         self._scale_by(tag, -n)
 
     def _scale_by(self, tag: str, by: int) -> None:
@@ -225,6 +278,77 @@ _EXPECTED_QUEUE = 60.0
 
 _EXPECTED_BOOT = 10.0
 """Seconds, until starts were measured: the interpreter and Dask, from a shared file system."""
+
+
+# Of the original Scalable, and of dask-jobqueue's SLURMCluster.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("silence_logs", "suppress_logs"),
+        "set the levels of loggers: logging.getLogger('scalable').setLevel('ERROR')",
+    ),
+    "config_overwrite": "nothing is overwritten: pass the options of each group to add_container",
+    **dict.fromkeys(
+        ("run_scripts_path", "use_run_scripts"),
+        "no scripts are written; `scalable plan --render` shows what is submitted",
+    ),
+    "project": "pass account",
+    **dict.fromkeys(("cores", "job_cpu"), "pass cpus to add_container"),
+    **dict.fromkeys(("memory", "job_mem"), "pass memory to add_container"),
+    "processes": "a job runs one worker; pass slots to add_container for tasks at a time",
+    **dict.fromkeys(("env_extra", "job_script_prologue"), "pass prologue"),
+    **dict.fromkeys(("job_extra", "job_extra_directives"), "pass directives"),
+    **dict.fromkeys(
+        ("header_skip", "job_directives_skip"), "set it in dask-jobqueue's configuration"
+    ),
+    **dict.fromkeys(("extra", "worker_extra_args"), "set it in dask-jobqueue's configuration"),
+    "log_directory": "pass logs_location",
+    "shared_temp_directory": "pass logs_location, where the keys are",
+    "scheduler_options": "pass scheduler_host, scheduler_port, scheduler_interface and dashboard_address",
+    "host": "pass scheduler_host",
+    "death_timeout": "set it in dask-jobqueue's configuration",
+    "protocol": "pass security=False for a scheduler without TLS",
+    "nanny": "there is none: the cluster itself replaces workers",
+    "asynchronous": "each method has a twin named …_async",
+    "config_name": "the configuration is jobqueue.slurm",
+    "limits": "Slurm has no prices, so that no limit on cost can be kept; remove it",
+}
+
+
+def _checked_options(fields: Mapping[str, Any]) -> SlurmOptions:
+    for name in fields:
+        if name in _ELSEWHERE:
+            raise NotSupportedError(f"SlurmCluster has no option {name}: {_ELSEWHERE[name]}")
+    options: SlurmOptions = _validated(SlurmOptions, fields, "SlurmCluster")
+    if options.comm_port is not None:
+        logger.warning("comm_port has no effect: set scheduler_port or worker_ports, or remove it")
+    bounds, start = options.adaptive, options.n_workers
+    if bounds and start is not None and not bounds.minimum <= start <= bounds.maximum:
+        message = "must lie between the minimum and the maximum of adaptive"
+        raise _invalid("SlurmCluster.n_workers", "E_OUT_OF_RANGE", message)
+    return options
+
+
+def _count_and_tag(method: str, n: object, tag: object) -> tuple[int, str]:
+    """Return a number of workers and a tag, which were passed in one order or the other.
+
+    Examples
+    --------
+    >>> _count_and_tag("add_workers", "gcam", 4)
+    (4, 'gcam')
+    """
+    if isinstance(n, str):
+        n, tag = tag, n
+    if isinstance(n, bool) or not isinstance(n, int) or not isinstance(tag, str):
+        raise TypeError(
+            f"{method} takes a number of workers and a tag, such as {method}(4, 'gcam')"
+        )
+    if n < 1:
+        raise ValueError(f"{method} takes a number of workers above 0, not {n}")
+    return n, tag
+
+
+def _invalid(path: str, code: str, message: str) -> ValidationFailedError:
+    return ValidationFailedError(ValidationReport.of([ValidationIssue(path, message, code)]))
 
 
 def _validated(model: type[BaseModel], fields: Mapping[str, Any], where: str, **given: Any) -> Any:

@@ -53,7 +53,16 @@ class SlurmCommandError(ClusterError):
 
 
 class Slurm:
-    """Slurm's commands as this process finds them (``PATH``, ``SLURM_CONF``)."""
+    """Slurm's commands as this process finds them (``PATH``, ``SLURM_CONF``).
+
+    Parameters
+    ----------
+    cluster : str, optional
+        The cluster that they are about, where a site has several; by default, the one of this machine.
+    """
+
+    def __init__(self, cluster: str | None = None) -> None:
+        self._cluster = cluster
 
     async def submit(self, argv: Sequence[str], script: str, env: Mapping[str, str]) -> str:
         """Submit one array.
@@ -184,6 +193,8 @@ class Slurm:
                 "--allocations",
                 f"--jobs={job}",
                 "--format=State,ExitCode,NodeList",
+                # Alone of all commands, it reads no variable.
+                *([f"--clusters={self._cluster}"] if self._cluster else ()),
             ]
         )
         lines = (line.split("|") for line in stdout.splitlines())
@@ -192,7 +203,9 @@ class Slurm:
 
     async def _call(self, argv: Sequence[str]) -> str:
         try:
-            status, stdout, stderr = await _run_command(argv, None, query_environ(os.environ))
+            status, stdout, stderr = await _run_command(
+                argv, None, query_environ(os.environ, self._cluster)
+            )
         except FileNotFoundError:
             raise SlurmCommandError(argv[0], "not found on PATH") from None
         if status != 0:

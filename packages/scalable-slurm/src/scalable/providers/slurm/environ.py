@@ -4,28 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["query_environ", "submit_environ"]
+from scalable.errors import NotSupportedError
+
+__all__ = ["cluster_from", "query_environ", "submit_environ"]
 
 # Variables by which users give options to the commands that they type. With these, a command would list or cancel only
 # some of a run's jobs.
 _OPTION_PREFIXES = ("SQUEUE_", "SCANCEL_", "SINFO_")
 
-# Variables that make sbatch wait for the end of its jobs, or send their standard error elsewhere.
-_HARMFUL = frozenset({"SBATCH_WAIT", "SBATCH_ERROR"})
+# Variables that make sbatch wait for the end of its jobs, or send their standard error, or themselves, elsewhere.
+_HARMFUL = frozenset(
+    {
+        *("SBATCH_WAIT", "SBATCH_ERROR", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"),
+        *("SBATCH_CLUSTER_CONSTRAINT", "SLURM_CLUSTER_CONSTRAINT"),
+    }
+)
 
 # Inside a job, every other variable of Slurm's describes that job.
-_SITE_VARIABLES = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
+_SITE_VARIABLES = frozenset({"SLURM_CONF", "SLURM_JWT"})
 
 
-def query_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for queries and cancellations, without variables that act as options.
+def cluster_from(environ: Mapping[str, str]) -> str | None:
+    """Return the cluster to which a user's ``sbatch`` would send jobs; None for the one of this machine.
+
+    Raises
+    ------
+    NotSupportedError
+        There may be several.
 
     Examples
     --------
-    >>> query_environ({"PATH": "/bin", "SQUEUE_PARTITION": "long"})
-    {'PATH': '/bin'}
+    >>> cluster_from({"SBATCH_CLUSTERS": "two", "SLURM_CLUSTERS": "one"}), cluster_from({})
+    ('two', None)
     """
-    return {name: value for name, value in environ.items() if not name.startswith(_OPTION_PREFIXES)}
+    for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"):
+        if not (value := environ.get(name, "").strip()):
+            continue
+        if "," in value or value == "all":
+            raise NotSupportedError(
+                f"${name} names several clusters, of which jobs would be on any: {value}; "
+                "set the option cluster to one of them"
+            )
+        return value
+    return None
+
+
+def query_environ(environ: Mapping[str, str], cluster: str | None = None) -> dict[str, str]:
+    """Return the environment for queries and cancellations, without variables that act as options.
+
+    Parameters
+    ----------
+    environ : mapping of str to str
+        The environment.
+    cluster : str or None
+        The cluster to ask; None for the one of this machine.
+
+    Examples
+    --------
+    >>> query_environ({"PATH": "/bin", "SQUEUE_PARTITION": "long", "SLURM_CLUSTERS": "all"}, "two")
+    {'PATH': '/bin', 'SLURM_CLUSTERS': 'two'}
+    """
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(_OPTION_PREFIXES) and name != "SLURM_CLUSTERS"
+    }
+    return {**kept, "SLURM_CLUSTERS": cluster} if cluster else kept
 
 
 def submit_environ(environ: Mapping[str, str]) -> dict[str, str]:

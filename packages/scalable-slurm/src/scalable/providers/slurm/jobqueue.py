@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from scalable.errors import NotSupportedError
+from scalable.errors import (
+    ClusterError,
+    NotSupportedError,
+    ValidationFailedError,
+    describe_error,
+)
+from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.providers.slurm.site import SiteDefaults, read_site
 
 if TYPE_CHECKING:
@@ -50,8 +57,34 @@ def site_defaults() -> SiteDefaults:
     import dask.config
 
     import_jobqueue()
-    config: Mapping[str, Any] = dask.config.get("jobqueue.slurm")
-    return read_site({name.replace("_", "-"): value for name, value in config.items()})
+    config = _section(_section(dask.config.config, "jobqueue"), "slurm", "jobqueue.")
+    by_name = {str(name).replace("_", "-"): value for name, value in config.items()}
+    set_here = {name: value for name, value in by_name.items() if value not in (None, [], {})}
+    return read_site(by_name, {name: _where_set(name) for name in set_here})
+
+
+def _section(config: Mapping[str, Any], name: str, above: str = "") -> Mapping[str, Any]:
+    section = config.get(name) or {}
+    if not isinstance(section, Mapping):
+        message = "must be a mapping; correct it in dask-jobqueue's configuration"
+        where = _file_with(f"{above}{name}")
+        issue = ValidationIssue(f"{above}{name}", message, "E_JOBQUEUE", file=where)
+        raise ValidationFailedError(ValidationReport.of([issue]))
+    return section
+
+
+def _where_set(name: str) -> str:
+    """Return where a setting of ``jobqueue.slurm`` comes from, as far as that can be told."""
+    variable = f"DASK_JOBQUEUE__SLURM__{name.replace('-', '_').upper()}"
+    if variable in os.environ:
+        return f"${variable}"
+    return _file_with(f"jobqueue.slurm.{name}") or "dask.config"
+
+
+def _file_with(key: str) -> str | None:
+    import dask.config
+
+    return next(map(str, reversed([*dask.config.paths_containing_key(key)])), None)
 
 
 def make_host(
@@ -60,6 +93,8 @@ def make_host(
     interface: str | None,
     security: Any,
     dashboard_address: str | None,
+    host: str | None = None,
+    port: int | None = None,
 ) -> Host:
     """Start a scheduler in this process, as dask-jobqueue does, without workers.
 
@@ -72,19 +107,67 @@ def make_host(
     security : distributed.Security or None
         The scheduler's TLS settings; None without TLS.
     dashboard_address : str or None
-        Address of the dashboard, which does not use TLS; None for a free port on the loopback interface.
+        Address of the dashboard, which does not use TLS; None for that of the site's configuration, or else a free port
+        on the loopback interface.
+    host : str or None
+        The address to listen on, instead of an interface; None for that of the site's configuration.
+    port : int or None
+        The port to listen on; None for that of the site's configuration, or else a free one.
+
+    Raises
+    ------
+    ClusterError
+        The scheduler cannot listen there.
     """
     import_jobqueue()
-    from dask_jobqueue.slurm import SLURMCluster
+    from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 
-    return SLURMCluster(
-        name=name,
-        n_workers=0,
-        # Required, but for a job that is never submitted: `SlurmBackend` submits the workers.
-        cores=1,
-        processes=1,
-        memory="1 GiB",
-        interface=interface,
-        security=security,
-        scheduler_options={"dashboard_address": dashboard_address or "127.0.0.1:0"},
+    class NoJob(SLURMJob):
+        """A job that is never made: `SlurmBackend` submits the workers, and reads the configuration for them."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.worker_processes = 1
+
+    site = site_defaults()
+    own = {"host": host, "port": port, "interface": interface}
+    options = {**site.scheduler, **{key: value for key, value in own.items() if value is not None}}
+    if host is not None or interface is not None:
+        # A target that says where replaces all that the configuration says about it.
+        options = {
+            key: value for key, value in options.items() if key not in _WHERE or own.get(key)
+        }
+    elif not _WHERE & options.keys():
+        options["interface"] = site.interface
+    options["dashboard_address"] = (
+        dashboard_address or site.scheduler.get("dashboard_address") or "127.0.0.1:0"
     )
+    try:
+        return SLURMCluster(
+            name=name,
+            n_workers=0,
+            job_cls=NoJob,  # type: ignore[arg-type] # annotated as an instance
+            interface=interface or site.interface,
+            security=security,
+            scheduler_options=options,
+            shared_temp_directory=".",  # unused: the keys are files already
+        )
+    except (RuntimeError, ValueError) as error:
+        cause = _os_error_behind(error)
+        if cause is None:
+            raise
+        place = {key: value for key, value in options.items() if key in {*_WHERE, "port"} and value}
+        where = ", ".join(f"{key} {value}" for key, value in place.items()) or "any port"
+        raise ClusterError(
+            f"the scheduler cannot listen at {where}: {describe_error(cause)}; "
+            "set scheduler_host, scheduler_port or scheduler_interface to what is free on this machine"
+        ) from error
+
+
+def _os_error_behind(error: BaseException | None) -> OSError | None:
+    """Return the error of the system below those that Dask raises, which do not tell what has happened."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+_WHERE = frozenset({"host", "interface"})

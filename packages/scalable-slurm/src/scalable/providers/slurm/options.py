@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from scalable.manifest.schema import FrozenModel
 from scalable.manifest.units import Duration
 from scalable.providers.options import Matching, OneLine, TargetOptions
+from scalable.providers.slurm.directives import find_owned
 
 __all__ = ["JobOptions", "SlurmOptions"]
 
@@ -20,50 +21,68 @@ JobName = Annotated[
     str, Matching(r"[^\s,\x00-\x1f\x7f]+", "one word, without whitespace or commas")
 ]
 
+ClusterName = Annotated[
+    str, Matching(r"[^\s,\x00-\x1f\x7f]+", "the name of one cluster, without whitespace or commas")
+]
+
 Interface = Annotated[
     # Linux names have 15 characters at most: IFNAMSIZ is 16, with the NUL.
     str, Matching(r"[^\s/\x00-\x1f\x7f]{1,15}", "the name of a network interface such as ib0")
 ]
 
-# Options of sbatch that a directive must not override, and what sets them instead.
+Address = Annotated[
+    str, Matching(r"[^\s\x00-\x1f\x7f]*", "a host and a port such as 10.0.0.7:8787 or :8787")
+]
+
+Host = Annotated[str, Matching(r"[^\s/\x00-\x1f\x7f]+", "the name or the address of a host")]
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _check_range(ports: str) -> str:
+    first, _, last = ports.partition(":")
+    if not 1 <= int(first) <= int(last or first) <= 65535:
+        raise ValueError("must be ports from 1 to 65535, the lower one first")
+    return ports
+
+
+Ports = Annotated[
+    str,
+    Matching(r"[0-9]{1,5}(:[0-9]{1,5})?", "a range of ports such as 9000:9100"),
+    AfterValidator(_check_range),
+]
+
+Shebang = Annotated[
+    str,
+    Matching(
+        r"#!\s*/[^\x00-\x1f\x7f]*\bbash\b[^\x00-\x1f\x7f]*",
+        "the line of a bash, such as #!/bin/bash -l",
+    ),
+]
+
+# Options of sbatch that a directive must not override, because an option of the target or the component sets them.
 _RESERVED = {
     "--account": "use the option account",
     "--constraint": "use the option constraint",
     "--cpus-per-task": "use cpus of the component",
     "--gpus": "use gpus of the component",
-    "--job-name": "use the option name",
     "--mem": "use memory of the component",
     "--mem-per-cpu": "use memory of the component",
+    "--nodes": "Scalable sets it itself",
+    "--ntasks": "Scalable sets it itself",
     "--partition": "use the option queue",
     "--qos": "use the option qos",
     "--reservation": "use the option reservation",
     "--time": "use the option walltime",
-    **dict.fromkeys(
-        (
-            "--array",
-            "--comment",
-            "--export",
-            "--no-requeue",
-            "--nodes",
-            "--ntasks",
-            "--output",
-            "--parsable",
-            "--requeue",
-            "--test-only",
-            "--wait",
-            "--wrap",
-        ),
-        "Scalable sets it itself",
-    ),
 }
 
 
 def _reject_reserved(directive: str) -> str:
     name = directive.partition("=")[0]
     # sbatch accepts any unique prefix of an option's name.
-    taken = (why for option, why in _RESERVED.items() if option.startswith(name))
-    if why := next(taken, None):
-        raise ValueError(f"must not override an option that Scalable gives to sbatch: {why}")
+    taken = next((item for item in _RESERVED.items() if item[0].startswith(name)), None)
+    if found := taken or find_owned(directive):
+        raise ValueError(f"must not override an option that Scalable gives to sbatch: {found[1]}")
     return directive
 
 
@@ -117,9 +136,35 @@ class SlurmOptions(JobOptions, TargetOptions):
         description="Options for the jobs of single components, by component: "
         "any of the options from queue to directives.",
     )
+    cluster: ClusterName | None = Field(
+        default=None,
+        description="Slurm cluster, where a site has several. "
+        "`$SBATCH_CLUSTERS` or `$SLURM_CLUSTERS` if not set, else the one of this machine.",
+    )
     interface: Interface | None = Field(
         default=None,
         description="Network interface of scheduler and workers, such as ib0.",
+    )
+    scheduler_interface: Interface | None = Field(
+        default=None,
+        description="Network interface of the scheduler, where it is another than the workers'.",
+    )
+    scheduler_host: Host | None = Field(
+        default=None,
+        description="Name or address that the scheduler listens on, in place of an interface.",
+    )
+    scheduler_port: Port | None = Field(
+        default=None, description="Port that the scheduler listens on. A free one if not set."
+    )
+    worker_ports: Ports | None = Field(
+        default=None,
+        description="Ports that workers listen on, such as 9000:9100: "
+        "as many as workers can share a node. Free ones if not set.",
+    )
+    dashboard_address: Address | None = Field(
+        default=None,
+        description="Address of the dashboard, which does not use TLS. "
+        "A free port on the loopback interface if not set.",
     )
     container_runtime: Literal["auto", "none", "apptainer", "singularity", "docker", "podman"] = (
         Field(
@@ -141,7 +186,11 @@ class SlurmOptions(JobOptions, TargetOptions):
     )
     local_directory: OneLine | None = Field(
         default=None,
-        description="Directory on a node for what does not fit into a worker's memory. /tmp if not set.",
+        description="Directory on a node for what does not fit into a worker's memory. "
+        "`$TMPDIR` and other variables in it are those of the job. /tmp if not set.",
+    )
+    shebang: Shebang | None = Field(
+        default=None, description="First line of the job script. `#!/bin/bash` if not set."
     )
     comm_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None, description="Has no effect; accepted with a warning."

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalable.errors import did_you_mean
+from scalable.errors import ValidationFailedError, did_you_mean
+from scalable.manifest.document.place import Place
+from scalable.manifest.issues import ValidationReport
 from scalable.providers.base import CheckResult
 from scalable.providers.containers import image_reference, runs_as_child
 from scalable.providers.slurm.commands import SlurmCommandError
-from scalable.providers.slurm.request import JobRequest, job_request
+from scalable.providers.slurm.request import JobRequest, job_request, logs_directory
 from scalable.providers.slurm.sbatch import sbatch_argv
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from scalable.providers.slurm.options import SlurmOptions
     from scalable.providers.slurm.site import SiteDefaults
 
-__all__ = ["check_interface", "preflight"]
+__all__ = ["check_interface", "check_interfaces", "preflight", "scheduler_interface"]
 
 _TOOLS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 
@@ -82,12 +84,13 @@ async def preflight(
         results += await _check_partitions(slurm, wanted)
         for tag, request in requests.items():
             results.append(await _check_request(slurm, tag, request))
-    results.append(check_interface(options.interface or site.interface))
+    results.append(check_interface(scheduler_interface(options, site)))
     for tag, request in requests.items():
         results += _check_image(tag, request)
-    results.append(_check_logs(options.logs_location))
+    results.append(_check_logs(logs_directory(options, site)))
     scratch = {request.local_directory for request in requests.values()}
     results += map(_check_scratch, sorted(scratch))
+    results += [CheckResult("jobqueue.yaml", None, str(note)) for note in site.notes]
     return results
 
 
@@ -157,6 +160,24 @@ async def _check_request(slurm: Slurm, tag: str, request: JobRequest) -> CheckRe
     return CheckResult(name, True, answer or "Slurm would accept it")
 
 
+def scheduler_interface(options: SlurmOptions, site: SiteDefaults) -> str | None:
+    """Return the interface that the scheduler is to listen on; None if it listens on an address.
+
+    Examples
+    --------
+    >>> from scalable.providers.slurm.options import SlurmOptions
+    >>> from scalable.providers.slurm.site import SiteDefaults
+    >>> scheduler_interface(SlurmOptions(interface="ib0", scheduler_interface="eth0"), SiteDefaults())
+    'eth0'
+    """
+    if options.scheduler_host:
+        return None
+    own = options.scheduler_interface or options.interface
+    if own or "host" in site.scheduler:
+        return own
+    return site.scheduler.get("interface") or site.interface
+
+
 def check_interface(wanted: str | None) -> CheckResult:
     """Check whether this machine, where the scheduler runs, has the network interface."""
     import psutil
@@ -179,6 +200,31 @@ def check_interface(wanted: str | None) -> CheckResult:
     )
 
 
+def check_interfaces(options: SlurmOptions, site: SiteDefaults, where: Place | None = None) -> None:
+    """Check that this machine, where the scheduler runs, has the interface that it is to listen on.
+
+    Parameters
+    ----------
+    options : SlurmOptions
+        The target's options.
+    site : SiteDefaults
+        The site's defaults.
+    where : Place, optional
+        The target, for the position of the error.
+
+    Raises
+    ------
+    ValidationFailedError
+        It has not.
+    """
+    key = "scheduler_interface" if options.scheduler_interface else "interface"
+    found = check_interface(scheduler_interface(options, site))
+    if found.ok is False:  # Dask would raise a bare ValueError
+        place = (where or Place().at("SlurmCluster")).child(key)
+        issue = place.issue("E_INTERFACE", f"{found.detail}; {found.remedy}")
+        raise ValidationFailedError(ValidationReport.of([issue]))
+
+
 def _check_image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
     if request.image is None:
         return
@@ -198,10 +244,9 @@ def _check_image(tag: str, request: JobRequest) -> Iterator[CheckResult]:
         )
 
 
-def _check_logs(location: str) -> CheckResult:
+def _check_logs(logs: Path) -> CheckResult:
     """Check whether logs and keys can be written where the nodes can read them."""
     name = "logs_location"
-    logs = Path(location).absolute()
     nearest = _nearest_existing(logs)
     if "\\" in str(logs):
         remedy = "set logs_location to another directory"
@@ -227,6 +272,8 @@ def _check_logs(location: str) -> CheckResult:
 def _check_scratch(location: str) -> CheckResult:
     """Check the workers' local directory on this machine, in place of the nodes, each of which has its own."""
     name = "local_directory"
+    if "$" in location:
+        return CheckResult(name, None, f"{location} is known on the nodes alone")
     nearest = _nearest_existing(Path(location))
     if os.access(nearest, os.W_OK | os.X_OK):
         return CheckResult(

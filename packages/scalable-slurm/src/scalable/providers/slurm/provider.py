@@ -13,11 +13,10 @@ from typing import TypeVar
 from scalable.cluster.port import Leftover
 from scalable.errors import (
     ProviderNotSetUpError,
-    ValidationFailedError,
     describe_error,
     did_you_mean,
 )
-from scalable.manifest.issues import ValidationIssue, ValidationReport
+from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.base import (
     Artifact,
@@ -33,7 +32,13 @@ from scalable.providers.common import BaseProvider, cluster_handle, run_now
 from scalable.providers.containers import check_container, chosen_runtime
 from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.options import SlurmOptions
-from scalable.providers.slurm.request import PREFERRED_RUNTIME, job_request
+from scalable.providers.slurm.request import (
+    PREFERRED_RUNTIME,
+    chosen_cluster,
+    job_request,
+    logs_directory,
+    run_prefix,
+)
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_script
 
@@ -84,8 +89,9 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         from scalable.providers.slurm.jobqueue import site_defaults
         from scalable.providers.slurm.preflight import preflight
 
-        options = self.parse_options(spec)
-        return run_now(preflight(Slurm(), options, spec.components, site_defaults()))
+        options, site = self.parse_options(spec), site_defaults()
+        slurm = Slurm(chosen_cluster(options, site))
+        return run_now(preflight(slurm, options, spec.components, site))
 
     def render(self, spec: DeploymentSpec, plan: ScalePlan) -> Sequence[Artifact]:
         """Return, for each component, the ``sbatch`` command line and the job script that a run would submit.
@@ -96,21 +102,23 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         """
         from scalable.providers.slurm.jobqueue import site_defaults
 
-        options = self.parse_options(spec)
+        options, site = self.parse_options(spec), site_defaults()
+        run = f"{run_prefix(options, site)}-RUN"
+        logs = str(logs_directory(options, site) / run)
         artifacts = []
         for tag, component in spec.components.items():
-            request = job_request(
-                component, options, site_defaults(), logs=f"{options.logs_location}/RUN", tls=None
-            )
+            request = job_request(component, options, site, logs=logs, tls=None)
             n = max(1, plan.workers_by_tag.get(tag, 0))
-            argv = sbatch_argv(request, n, job_name="scalable-RUN", comment="scalable run=RUN")
+            argv = sbatch_argv(
+                request, n, job_name=f"scalable-{run}", comment=f"scalable run={run}"
+            )
             text = f"# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER')}"
             shown = spec.manifest.redact(text)
             artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
 
     def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
-        """Return this user's jobs of every run, in all partitions of the site, whatever the target's options are.
+        """Return this user's jobs of every run, in all partitions of the target's cluster.
 
         Raises
         ------
@@ -123,7 +131,8 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         if shutil.which("squeue") is None:
             raise ProviderNotSetUpError(self.name, "squeue is not on PATH", remedy)
         try:
-            jobs = run_now(asyncio.wait_for(Slurm().list_user_jobs(), _LIST_TIMEOUT))
+            slurm = Slurm(self._cluster(spec))
+            jobs = run_now(asyncio.wait_for(slurm.list_user_jobs(), _LIST_TIMEOUT))
         except TimeoutError:
             raise SlurmCommandError("squeue", f"no answer in {_LIST_TIMEOUT:g} s") from None
         except SlurmCommandError as error:
@@ -149,17 +158,24 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         names = [job.name for job in owned]
         try:
             kept = {job.run_id for job in self.list_owned(spec) if job.name not in names}
-            run_now(Slurm().cancel(names))
+            run_now(Slurm(self._cluster(spec)).cancel(names))
         except SlurmCommandError as error:
             return [Leftover(job.kind, job.name, error.stderr) for job in owned]
         runs = {job.run_id for job in owned if Path(job.run_id).name == job.run_id}
         return [*self._remove_keys(spec, sorted(runs - kept))]
 
+    def _cluster(self, spec: DeploymentSpec) -> str | None:
+        from scalable.providers.slurm.jobqueue import site_defaults
+
+        return chosen_cluster(self.parse_options(spec), site_defaults())
+
     def _remove_keys(self, spec: DeploymentSpec, runs: Iterable[str]) -> Iterator[Leftover]:
+        from scalable.providers.slurm.jobqueue import site_defaults
         from scalable.providers.slurm.rundir import remove_keys
 
+        logs = logs_directory(self.parse_options(spec), site_defaults())
         for run in runs:
-            directory = Path(self.parse_options(spec).logs_location).absolute() / run
+            directory = logs / run
             try:
                 remove_keys(directory)
             except OSError as error:
@@ -168,12 +184,9 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
     def _build(self, spec: DeploymentSpec, options: SlurmOptions) -> ClusterHandle:
         from scalable.providers.slurm.cluster import SlurmCluster
         from scalable.providers.slurm.jobqueue import site_defaults
-        from scalable.providers.slurm.preflight import check_interface
+        from scalable.providers.slurm.preflight import check_interfaces
 
-        found = check_interface(options.interface or site_defaults().interface)
-        if found.ok is False:  # Dask would raise a bare ValueError
-            message = f"{found.detail}; {found.remedy}"
-            issue = spec.option_issue("interface", "E_INTERFACE", message)
-            raise ValidationFailedError(ValidationReport.of([issue]))
+        where = spec.manifest.place(("targets", spec.target_name))
+        check_interfaces(options, site_defaults(), where)
         cluster = SlurmCluster(options, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})

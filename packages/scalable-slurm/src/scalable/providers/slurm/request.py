@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.providers.common import explicit_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
+from scalable.providers.slurm.directives import drop_options
+from scalable.providers.slurm.environ import cluster_from
 from scalable.providers.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -16,7 +20,14 @@ if TYPE_CHECKING:
     from scalable.providers.slurm.options import SlurmOptions
     from scalable.providers.slurm.site import SiteDefaults
 
-__all__ = ["PREFERRED_RUNTIME", "JobRequest", "job_request"]
+__all__ = [
+    "PREFERRED_RUNTIME",
+    "JobRequest",
+    "chosen_cluster",
+    "job_request",
+    "logs_directory",
+    "run_prefix",
+]
 
 PREFERRED_RUNTIME = "apptainer"
 """The runtime where neither target nor component sets one. Few sites have another."""
@@ -36,6 +47,8 @@ class JobRequest:
         In bytes; None for the partition's default.
     walltime : int or str or None
         Seconds, or a time in sbatch's own format; None for the partition's default.
+    cluster : str or None
+        The cluster; None for the one of this machine.
     partition, account, qos, constraint, reservation : str or None
         Values of the ``sbatch`` options of these names.
     directives : tuple of str
@@ -56,8 +69,14 @@ class JobRequest:
         Module or script that the worker runs first.
     interface : str or None
         The network interface that workers listen on.
+    worker_ports : str or None
+        The ports that workers listen on, ``first:last``; None for free ones.
+    worker_arguments : tuple of str
+        Further arguments of ``dask worker``.
+    shebang : str
+        The first line of the job script.
     local_directory : str
-        Directory on the node for what does not fit into the worker's memory.
+        Directory on the node for what does not fit into the worker's memory. Variables of the job are expanded.
     log_directory : str
         Directory for logs, on the shared file system.
     tls : TlsFiles or None
@@ -73,6 +92,7 @@ class JobRequest:
     gpus: int = 0
     memory: int | None = None
     walltime: int | str | None = None
+    cluster: str | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -89,6 +109,9 @@ class JobRequest:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     preload: str | None = None
     interface: str | None = None
+    worker_ports: str | None = None
+    worker_arguments: tuple[str, ...] = ()
+    shebang: str = "#!/bin/bash"
     local_directory: str = "/tmp"  # noqa: S108 - the node's own scratch space, where the site sets no other
     tls: TlsFiles | None = None
     death_timeout: int = 60
@@ -128,12 +151,13 @@ def job_request(
         gpus=component.gpus,
         memory=explicit_or_default(component, "memory", site.memory),
         walltime=options.walltime or site.walltime,
+        cluster=chosen_cluster(options, site),
         partition=options.queue or site.queue,
         account=options.account or site.account,
         qos=options.qos,
         constraint=options.constraint,
         reservation=options.reservation,
-        directives=(*site.directives, *options.directives),
+        directives=(*_site_directives(component, options, site), *options.directives),
         skipped=site.skipped,
         modules=options.modules,
         prologue=(*site.prologue, *options.prologue),
@@ -144,7 +168,49 @@ def job_request(
         env=component.env,
         preload=preload,
         interface=options.interface or site.interface,
+        worker_ports=options.worker_ports,
+        worker_arguments=site.worker_arguments,
+        shebang=options.shebang or site.shebang or "#!/bin/bash",
         local_directory=options.local_directory or site.local_directory or "/tmp",  # noqa: S108 - the node's own
         tls=tls,
         death_timeout=site.death_timeout,
     )
+
+
+def _site_directives(
+    component: ComponentConfig, options: SlurmOptions, site: SiteDefaults
+) -> tuple[str, ...]:
+    """Return the site's directives without those for what the target or the component sets itself."""
+    own = {
+        "--account": options.account,
+        "--constraint": options.constraint,
+        "--partition": options.queue,
+        "--qos": options.qos,
+        "--reservation": options.reservation,
+        "--time": options.walltime,
+        "--cpus-per-task": "cpus" in component.model_fields_set,
+        "--mem": "memory" in component.model_fields_set,
+    }
+    return drop_options(site.directives, {name for name, value in own.items() if value})
+
+
+def chosen_cluster(options: SlurmOptions, site: SiteDefaults) -> str | None:
+    """Return the cluster that jobs run on, and that is asked about them; None for the one of this machine.
+
+    Raises
+    ------
+    NotSupportedError
+        It is not set, and the environment names several.
+    """
+    return options.cluster or site.cluster or cluster_from(os.environ)
+
+
+def logs_directory(options: SlurmOptions, site: SiteDefaults) -> Path:
+    """Return where runs have their directories: as the target says, else as the site does."""
+    own = "logs_location" in options.model_fields_set or site.log_directory is None
+    return Path(options.logs_location if own else str(site.log_directory)).expanduser().absolute()
+
+
+def run_prefix(options: SlurmOptions, site: SiteDefaults) -> str:
+    """Return what the ids of runs begin with."""
+    return options.name or site.name or "run"

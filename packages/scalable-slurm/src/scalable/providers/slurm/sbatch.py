@@ -47,6 +47,7 @@ def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> 
         if isinstance(request.walltime, int)
         else request.walltime,
         "gres": f"gpu:{request.gpus}" if request.gpus else None,
+        "clusters": request.cluster,
         "partition": request.partition,
         "account": request.account,
         "qos": request.qos,
@@ -58,7 +59,7 @@ def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> 
         *(
             option
             for option in _long_options(shape)
-            if not any(part in option for part in request.skipped)
+            if not any(_matches(option, part) for part in request.skipped)
         ),
         *request.directives,
         # After the directives because the last occurrence counts: Scalable recognizes its jobs by these.
@@ -71,3 +72,20 @@ def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> 
 
 def _long_options(options: Mapping[str, str | int | None]) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items() if value is not None]
+
+
+# As dask-jobqueue writes the options that both set.
+_SHORT = {"--account": "-A", "--ntasks": "-n", "--partition": "-p", "--time": "-t"}
+
+
+def _matches(option: str, skipped: str) -> bool:
+    """Return whether a text of ``job-directives-skip`` is meant for an option, in our words or in dask-jobqueue's.
+
+    Examples
+    --------
+    >>> [_matches("--time=30", text) for text in ("-t ", "--time", "-A ", "mem")]
+    [True, True, False, False]
+    """
+    name, _, value = option.partition("=")
+    line = f"#SBATCH {_SHORT[name]} {value}" if name in _SHORT else f"#SBATCH {option}"
+    return skipped in line or skipped in option

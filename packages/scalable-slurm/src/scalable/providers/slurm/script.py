@@ -5,7 +5,10 @@ Pure functions. Every value in the script is quoted by `shlex`; the lines of a p
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 
 from scalable.providers.containers import (
     container_argv,
@@ -51,16 +54,55 @@ def job_script(request: JobRequest, scheduler_address: str) -> str:
     <BLANKLINE>
     """
     name = shlex.quote(f"{request.tag}-") + '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
-    worker = f"{shlex.join(_worker_argv(request, scheduler_address))} --name {name}"
+    scratch = []
+    if _VARIABLE.search(request.local_directory):
+        scratch = [f"scratch={_expanded(request.local_directory)}"]
+        request = replace(request, local_directory=_SCRATCH)
+    worker = f"{_quoted(_worker_argv(request, scheduler_address))} --name {name}"
     lines = [
-        "#!/bin/bash",
+        request.shebang,
         "# A module or a line that fails must not start a worker in the wrong environment.",
         "set -e",
         *(f"module load {shlex.quote(module)}" for module in request.modules),
         *request.prologue,
+        *scratch,
         *_run(request, worker),
     ]
     return "\n".join(lines) + "\n"
+
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
+
+_SCRATCH = "/<scratch>"
+"""Stands in arguments for a directory whose path only the node knows; the script has it in the variable ``scratch``."""
+
+
+def _expanded(path: str) -> str:
+    r"""Return a path for a shell that expands the variables in it, each of which must be set, and nothing else.
+
+    Examples
+    --------
+    >>> _expanded("$TMPDIR/it's"), _expanded("/local/${USER}/x")
+    ('"${TMPDIR:?}"\'/it\'"\'"\'s\'', '/local/"${USER:?}"/x')
+    """
+    words, end = [], 0
+    for found in _VARIABLE.finditer(path):
+        words += [path[end : found.start()], f'"${{{found[1] or found[2]}:?}}"']
+        end = found.end()
+    return "".join(
+        word if number % 2 else shlex.quote(word) if word else ""
+        for number, word in enumerate([*words, path[end:]])
+    )
+
+
+def _quoted(argv: Sequence[str]) -> str:
+    """Return arguments, quoted for a shell, with the scratch directory in place of what stands for it."""
+    return " ".join(
+        '"$scratch"'.join(shlex.quote(part) if part else "" for part in argument.split(_SCRATCH))
+        if _SCRATCH in argument
+        else shlex.quote(argument)
+        for argument in argv
+    )
 
 
 def _run(request: JobRequest, worker: str) -> list[str]:
@@ -69,13 +111,13 @@ def _run(request: JobRequest, worker: str) -> list[str]:
         return [f"exec {worker}"]
     container = _container(request, request.image)
     if runs_as_child(request.runtime):
-        return [f"exec {shlex.join(container)} {worker}"]
+        return [f"exec {_quoted(container)} {worker}"]
     client, run, *options = container
     below = shlex.join(["sh", "-c", _WITH_CLIENT, "sh"])
     return [
         *_identity(request),
         "# The container ends with its client, the only part of it that Slurm can end.",
-        f'exec {client} {run} "${{identity[@]}}" {shlex.join(options)} {below} {worker} {_PIPE}',
+        f'exec {client} {run} "${{identity[@]}}" {_quoted(options)} {below} {worker} {_PIPE}',
     ]
 
 
@@ -86,7 +128,7 @@ def _identity(request: JobRequest) -> list[str]:
         "# As the job's user, the worker can read its mounts, and owns what it writes.",
         'identity=(--user="$(id -u):$(id -g)")',
         # In an image, only root has a home directory.
-        f'[ "$(id -u)" = 0 ] || identity+=({shlex.join(own)})',
+        f'[ "$(id -u)" = 0 ] || identity+=({_quoted(own)})',
     ]
     if podman:
         lines += [
@@ -100,8 +142,11 @@ def _worker_argv(request: JobRequest, scheduler_address: str) -> list[str]:
     extra: list[str] = []
     if request.interface:
         extra += ["--interface", request.interface]
+    if request.worker_ports:
+        extra += ["--worker-port", request.worker_ports]
     if request.tls:
         extra += tls_arguments(request.tls)
+    extra += request.worker_arguments
     return [
         *server_command("python3" if request.image else request.python, "worker"),
         *worker_arguments(

@@ -35,9 +35,11 @@ class QueueWatchdog:
         The name of the run's jobs.
     directory : Path
         The run's directory.
+    cluster : str, optional
+        The cluster of the jobs; by default, the one of this machine.
     """
 
-    def __init__(self, job_name: str, directory: Path) -> None:
+    def __init__(self, job_name: str, directory: Path, cluster: str | None = None) -> None:
         self._process = subprocess.Popen(
             ["sh", "-c", _SCRIPT, job_name, str(directory)],  # noqa: S607 - every POSIX system has a shell
             stdin=subprocess.PIPE,
@@ -45,7 +47,7 @@ class QueueWatchdog:
             stderr=subprocess.DEVNULL,
             # Ctrl-C at the terminal must not stop the watchdog before the client.
             start_new_session=True,
-            env=query_environ(os.environ),
+            env=query_environ(os.environ, cluster),
         )
 
     def stop(self) -> None:
