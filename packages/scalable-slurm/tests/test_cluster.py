@@ -30,8 +30,8 @@ def test_a_job_that_cannot_be_cancelled_is_reported_by_close(
 
 def test_options_of_other_libraries_are_answered_with_what_to_write(tmp_path: Path) -> None:
     for option in ("silence_logs", "config_overwrite", "cores", "limits"):
+        refused: dict[str, Any] = {"logs_location": str(tmp_path), option: 1}
         with pytest.raises(NotSupportedError, match=f"no option {option}: "):
-            refused: dict[str, Any] = {"logs_location": str(tmp_path), option: 1}
             SlurmCluster(**refused)
     with pytest.raises(ValidationFailedError, match="no interface"):
         SlurmCluster(logs_location=str(tmp_path), interface="nosuch0")
