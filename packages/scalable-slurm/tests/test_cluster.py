@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from scalable.cluster import Pace
-from scalable.errors import LeftoverError
+from scalable.errors import LeftoverError, NotSupportedError, ValidationFailedError
 from scalable.providers.slurm import SlurmCluster
 
 if TYPE_CHECKING:
@@ -26,3 +26,32 @@ def test_a_job_that_cannot_be_cancelled_is_reported_by_close(
     with pytest.raises(LeftoverError) as caught:
         cluster.close()
     assert [str(each) for each in caught.value.leftovers] == ["Slurm job 7_0 (RUNNING)"]
+
+
+def test_options_of_other_libraries_are_answered_with_what_to_write(tmp_path: Path) -> None:
+    for option in ("silence_logs", "config_overwrite", "cores", "limits"):
+        refused: dict[str, Any] = {"logs_location": str(tmp_path), option: 1}
+        with pytest.raises(NotSupportedError, match=f"no option {option}: "):
+            SlurmCluster(**refused)
+    with pytest.raises(ValidationFailedError, match="no interface"):
+        SlurmCluster(logs_location=str(tmp_path), interface="nosuch0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_groups_have_the_size_that_the_options_say(
+    tmp_path: Path, fake_command: FakeCommand
+) -> None:
+    for command in ("squeue", "scancel"):
+        fake_command(command)
+    fake_command("sbatch", stdout="7\n")
+    with SlurmCluster(
+        logs_location=str(tmp_path), interface="lo", security=False, n_workers=2
+    ) as cluster:
+        cluster.add_container("gcam")
+        assert cluster.groups["gcam"].wanted == 2
+        with pytest.raises(ValidationFailedError, match="pass the image as path"):
+            cluster.add_container("plots", dirs={"/data": "/data"})
+        cluster.remove_workers("gcam", 2)  # type: ignore[arg-type] # the other order
+        assert cluster.groups["gcam"].wanted == 0
+        with pytest.raises(TypeError, match="a number of workers and a tag"):
+            cluster.add_workers("gcam", "4")  # type: ignore[arg-type]

@@ -35,3 +35,69 @@ def test_everything_that_cannot_be_read_is_reported_at_once() -> None:
         '["--comment=\'x"] cannot be read (No closing quotation); '
         "correct it in dask-jobqueue's configuration"
     )
+
+
+def test_old_names_are_obeyed_where_the_new_ones_are_not_set() -> None:
+    config = {
+        "project": "climate",
+        "job-extra": ["--exclusive"],
+        "env-extra": ["ulimit -s unlimited"],
+        "extra": ["--lifetime", 3300],
+        "header-skip": ["-t "],
+    }
+    site = read_site(config)
+    assert (site.account, site.directives, site.prologue, site.worker_arguments, site.skipped) == (
+        "climate",
+        ("--exclusive",),
+        ("ulimit -s unlimited",),
+        ("--lifetime", "3300"),
+        ("-t ",),
+    )
+    (note,) = read_site({"project": "old", "account": "new"}, {"project": "/etc/dask/a.yaml"}).notes
+    assert (note.path, note.file) == ("jobqueue.slurm.project", "/etc/dask/a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("job-extra-directives", "--exclusive"),
+        ("job-extra-directives", {"exclusive": None}),
+        ("job-extra-directives", ["#SBATCH --exclusive"]),
+        ("job-extra-directives", ["-C ssd --array=0-9"]),
+        ("job-script-prologue", "module load gcc"),
+        ("job-directives-skip", "--mem"),
+        ("worker-extra-args", "--lifetime 1h"),
+        ("worker-extra-args", ["--nthreads", "4"]),
+        ("scheduler-options", ["port"]),
+        ("account", ["a"]),
+        ("cores", 0),
+        ("cores", True),
+        ("shebang", "#!/bin/tcsh"),
+    ],
+)
+def test_a_value_of_another_shape_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(ValidationFailedError) as caught:
+        read_site({key: value})
+    assert [issue.path for issue in caught.value.report.errors] == [f"jobqueue.slurm.{key}"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("processes", 4),
+        ("worker-command", "mine"),
+        ("shared-temp-directory", "/x"),
+        ("job-extra-directives", ["-J mine"]),
+        ("job-directives-skip", ["-o"]),
+        ("scheduler-options", {"idle_timeout": "1h"}),
+        ("acount", "x"),
+    ],
+)
+def test_what_has_no_effect_is_told(key: str, value: Any) -> None:
+    (note,) = read_site({key: value}).notes
+    assert (note.path, note.severity) == (f"jobqueue.slurm.{key}", "warning")
+
+
+def test_a_cluster_among_the_directives_is_followed() -> None:
+    site = read_site({"job-extra-directives": ["-M two", "--exclusive"]})
+    assert (site.cluster, site.directives) == ("two", ("--exclusive",))
