@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +72,10 @@ class _Worker:
     exit: WorkerExit | None = None
     """Set once it has ended."""
     reported_gone: bool = False
+
+
+_LAST_THREAD = 5.0
+"""Seconds for the last threads of a process that was killed."""
 
 
 class ProcessBackend:
@@ -315,7 +320,15 @@ class ProcessBackend:
     def _terminate(self, workers: Sequence[_Worker], *, grace_period: float) -> None:
         if workers:
             labels = [str(worker.scratch) for worker in workers]
-            terminate(_roots(workers), grace_period=grace_period, labels=labels)
+            left = {
+                each.pid
+                for each in terminate(_roots(workers), grace_period=grace_period, labels=labels)
+            }
+            for worker in workers:
+                if worker.process.pid not in left:
+                    # A process is a zombie as soon as its first thread is, and can be waited for once all of them are.
+                    with suppress(subprocess.TimeoutExpired):
+                        worker.process.wait(_LAST_THREAD)
         self._record_exits(workers)
 
     def _record_exits(self, workers: Iterable[_Worker]) -> None:
