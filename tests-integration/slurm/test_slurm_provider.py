@@ -140,7 +140,10 @@ def test_a_group_that_cannot_start_ends_the_run(project: Path) -> None:
 
 def test_jobs_of_a_frozen_client_are_found_and_removed(project: Path, site: SlurmSite) -> None:
     """A suspended client, as on a frozen machine, keeps its jobs; another session can cancel them."""
-    (project / "workflow.py").write_text("print('here', flush=True); import time; time.sleep(600)")
+    (project / "workflow.py").write_text(
+        "import time\nfrom scalable.session import ScalableSession\n"
+        "with ScalableSession.from_yaml():\n    print('here', flush=True)\n    time.sleep(600)\n"
+    )
     with subprocess.Popen(
         [sys.executable, "-m", "scalable.cli", "run", "--workflow", "workflow.py"],
         stdout=subprocess.PIPE,

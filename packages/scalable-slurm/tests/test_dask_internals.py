@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
 import dask.config
@@ -40,6 +41,33 @@ def test_a_cluster_of_dask_jobqueue_can_be_without_workers() -> None:
         port = urlsplit(cluster.dashboard_link).port
         socket.create_connection(("127.0.0.1", port), timeout=10).close()
         assert not cluster.workers
+
+
+def test_a_cluster_of_dask_jobqueue_takes_another_class_of_jobs() -> None:
+    """`dask_jobqueue.slurm.SLURMJob`: what inherits it takes its place, and may be made, but is not started."""
+    import_jobqueue()
+    from dask_jobqueue.slurm import SLURMCluster, SLURMJob
+
+    made: list[Any] = []
+
+    class NoJob(SLURMJob):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            made.append(self)
+            self.worker_processes = 1
+
+    # Its own class would refuse this configuration.
+    with (
+        dask.config.set({"jobqueue.slurm.cores": None, "jobqueue.slurm.memory": "as much as fits"}),
+        SLURMCluster(
+            n_workers=0,
+            job_cls=NoJob,  # type: ignore[arg-type] # annotated as an instance
+            shared_temp_directory=".",
+            scheduler_options={"dashboard_address": "127.0.0.1:0"},
+        ) as cluster,
+    ):
+        assert cluster.scheduler_address
+        assert not cluster.workers
+    assert made
 
 
 def test_the_import_replaces_the_handler_of_sigint() -> None:
