@@ -142,7 +142,8 @@ def test_jobs_of_a_frozen_client_are_found_and_removed(project: Path, site: Slur
     """A suspended client, as on a frozen machine, keeps its jobs; another session can cancel them."""
     (project / "workflow.py").write_text(
         "import time\nfrom scalable.session import ScalableSession\n"
-        "with ScalableSession.from_yaml():\n    print('here', flush=True)\n    time.sleep(600)\n"
+        "with ScalableSession.from_yaml() as client:\n    client.submit(int, tag='plots').result()\n"
+        "    print('here', flush=True)\n    time.sleep(600)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-m", "scalable.cli", "run", "--workflow", "workflow.py"],
