@@ -175,7 +175,7 @@ class Results:
             self._report(f"{rule.label}: {kept} kept, {to_do} to do", False)
 
     def tell(self, problem: str, *, once: bool = False) -> None:
-        """Tell of a problem."""
+        """Warn of a problem."""
         if not once or problem not in self._reported:
             self._reported.add(problem)
             self._report(self._redact(problem), True)

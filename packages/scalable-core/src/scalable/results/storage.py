@@ -661,7 +661,7 @@ def load(settings: Mapping[str, Any], name: str) -> Any:
 
 
 def _tell(text: str) -> None:
-    """Tell the client, by the scheduler."""
+    """Send a message to the client, by the scheduler."""
     from distributed import get_worker
 
     get_worker().log_event(EVENTS, text)

@@ -49,6 +49,8 @@ def import_jobqueue() -> None:
 def site_defaults() -> SiteDefaults:
     """Return the site's and the user's settings for Slurm in dask-jobqueue's configuration (``jobqueue.yaml``).
 
+    It is read without dask-jobqueue, whose own defaults are those of `SiteDefaults`, so on any thread.
+
     Raises
     ------
     ValidationFailedError
@@ -56,7 +58,6 @@ def site_defaults() -> SiteDefaults:
     """
     import dask.config
 
-    import_jobqueue()
     config = _section(_section(dask.config.config, "jobqueue"), "slurm", "jobqueue.")
     by_name = {str(name).replace("_", "-"): value for name, value in config.items()}
     set_here = {name: value for name, value in by_name.items() if value not in (None, [], {})}
