@@ -78,7 +78,7 @@ def test_the_role_of_the_documentation_suffices(
         running.scale(alpha=2)
         running.scale(alpha=1)
         with running.client() as client:
-            assert client.submit(by_value(square), 3, tag="alpha").result(60) == 9
+            assert client.submit(by_value(square), 3, tag="alpha").result(120) == 9
     assert site.leftovers(namespace) == []
 
 
