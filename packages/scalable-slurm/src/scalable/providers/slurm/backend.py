@@ -66,7 +66,7 @@ def parse_comment(comment: str) -> dict[str, str]:
 class SlurmBackend:
     """Runs workers as elements of Slurm job arrays.
 
-    A launch takes one ``sbatch``, or several where the site does not accept it whole, and an observation one ``squeue``.
+    A launch takes one ``sbatch``, or several where the site does not accept it whole. An observation takes one ``squeue``.
 
     Parameters
     ----------
