@@ -89,6 +89,39 @@ def test_as_many_jobs_as_the_site_takes_are_a_part_of_the_launch(
     assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 3, "q2")).units) == 3
 
 
+def fail_on(node: str, fake_command: FakeCommand, *elements: int) -> None:
+    lines = [f"7|{element}|FAILED|NonZeroExitCode|INVALID|{node}|{MINE}" for element in elements]
+    fake_command("squeue", stdout="\n".join(lines) + "\n")
+
+
+def test_a_node_on_which_workers_do_not_start_is_left_out_and_named(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
+    fake_command("sbatch", stdout="8\n")
+    fail_on("node1", fake_command, 0)
+    asyncio.run(backend.observe())
+    asyncio.run(backend.observe())  # the same end
+    asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q1"))
+    fail_on("node1", fake_command, 0, 1)
+    asyncio.run(backend.observe())
+    asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q2"))
+    assert ["--exclude=node1" in call for call in calls("sbatch")] == [False, True]
+    fake_command("scontrol", stdout="JobState=FAILED ExitCode=127:0 NodeList=node1\n")
+    assert "kept off it for 600 s" in asyncio.run(backend.describe(unit(1))).remedy
+
+
+def test_the_only_node_is_not_left_out(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
+    why = "Batch job submission failed: Requested node configuration is not available"
+    fake_command("sbatch", then=f"case $* in *--exclude*) echo '{why}' >&2; exit 1;; esac; echo 8")
+    fail_on("node1", fake_command, 0, 1)
+    asyncio.run(backend.observe())
+    for request_id in ("q1", "q2"):
+        assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 1, request_id)).units) == 1
+    assert ["--exclude=node1" in call for call in calls("sbatch")] == [True, False, False]
+
+
 def test_jobs_whose_number_is_not_told_are_found_later(
     backend: SlurmBackend, fake_command: FakeCommand
 ) -> None:

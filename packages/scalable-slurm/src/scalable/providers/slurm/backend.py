@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ from scalable.manifest.units import format_memory
 from scalable.providers.blocking import BlockingCalls
 from scalable.providers.logs import tail
 from scalable.providers.slurm.commands import SlurmCommandError, TooManyJobsError
+from scalable.providers.slurm.nodes import LEFT_OUT_FOR, FailingNodes
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
@@ -66,7 +69,7 @@ def parse_comment(comment: str) -> dict[str, str]:
 class SlurmBackend:
     """Runs workers as elements of Slurm job arrays.
 
-    A launch takes one ``sbatch``, or several where the site does not accept it whole. An observation takes one ``squeue``.
+    A launch takes one ``sbatch``, or several where the site does not accept it whole; an observation, one ``squeue``.
 
     Parameters
     ----------
@@ -109,6 +112,7 @@ class SlurmBackend:
         """By group, the size of arrays that may be accepted, where a larger one was not."""
         self._units: dict[str, Unit] = {}
         self._last_seen: dict[str, SlurmJob] = {}
+        self._nodes = FailingNodes()
 
     @property
     def jobs(self) -> tuple[SlurmJob, ...]:
@@ -165,16 +169,24 @@ class SlurmBackend:
     async def _submit_array(self, group: GroupSpec, n: int, request_id: str) -> list[Unit]:
         """Submit one array and return its units; none where sbatch does not tell its number."""
         request = self.requests[group.tag]
-        array = await self._slurm.submit(
-            sbatch_argv(
-                request,
-                n,
-                job_name=self.job_name,
-                comment=format_comment(self._run, group.tag, request_id),
-            ),
-            job_script(request, self._scheduler_address),
-            job_environment(request),
-        )
+        comment = format_comment(self._run, group.tag, request_id)
+        script, env = job_script(request, self._scheduler_address), job_environment(request)
+
+        async def submit(left_out: Sequence[str]) -> str | None:
+            argv = sbatch_argv(
+                request, n, job_name=self.job_name, comment=comment, left_out=left_out
+            )
+            return await self._slurm.submit(argv, script, env)
+
+        left_out = self._nodes.left_out(time.monotonic())
+        try:
+            array = await submit(left_out)
+        except LaunchRefusedError:
+            if not left_out:
+                raise
+            # Perhaps because there are no other nodes.
+            array = await submit(())
+            self._nodes.forget()
         if array is None:
             return []  # by their comment, `observe` finds them
         units = [_make_unit(group.tag, f"{array}_{element}", request_id) for element in range(n)]
@@ -189,6 +201,7 @@ class SlurmBackend:
             if unit is None:
                 continue
             self._last_seen[unit.native] = job
+            self._nodes.see(job, time.monotonic())
             states[unit.id] = _unit_state(unit, job)
         return states
 
@@ -231,7 +244,12 @@ class SlurmBackend:
                 log_tail=log_tail,
             )
         memory = self.requests[unit.tag].memory
-        return _explain_end(unit, state, record, memory, self._log_path(unit), log_tail)
+        end = _explain_end(unit, state, record, memory, self._log_path(unit), log_tail)
+        node = record.get("NodeList") or (last.node if last else "")
+        if node in self._nodes.left_out(time.monotonic()):
+            text = f"workers end on {node} as soon as they start, so new ones are kept off it for {LEFT_OUT_FOR:g} s"
+            end = replace(end, remedy="; ".join(filter(None, (text, end.remedy))))
+        return end
 
     async def sweep(self) -> Sequence[Leftover]:
         """Wait for submissions under way, cancel the run's remaining jobs, and wait until they have ended."""
