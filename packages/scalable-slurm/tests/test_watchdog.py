@@ -18,7 +18,7 @@ CLIENT = """\
 import signal, sys
 from pathlib import Path
 from scalable.providers.slurm.watchdog import QueueWatchdog
-watchdog = QueueWatchdog("scalable-r", Path(sys.argv[1]))
+watchdog = QueueWatchdog("scalable-r", Path(sys.argv[1]), settle=1)
 signal.signal(signal.SIGINT, lambda *_: None)
 print(flush=True)
 while True:
@@ -30,6 +30,7 @@ def test_a_killed_client_leaves_neither_jobs_nor_keys_even_after_ctrl_c(
     fake_command: FakeCommand, calls: Calls, tmp_path: Path
 ) -> None:
     fake_command("scancel")
+    fake_command("squeue")
     run = RunDirectory(tmp_path / "it's $HOME" / "run")
     run.write_keys()
     command = [sys.executable, "-c", CLIENT, str(run.path)]
@@ -41,16 +42,17 @@ def test_a_killed_client_leaves_neither_jobs_nor_keys_even_after_ctrl_c(
     deadline = time.monotonic() + 30
     while run.path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert calls("scancel") == ["--quiet --name=scalable-r"]
+    assert calls("scancel")[0] == "--quiet --name=scalable-r"
     assert list(run.path.parent.iterdir()) == []
 
 
 def test_logs_of_a_killed_client_are_kept(fake_command: FakeCommand, tmp_path: Path) -> None:
     fake_command("scancel")
+    fake_command("squeue")
     run = RunDirectory(tmp_path / "run")
     run.write_keys()
     (Path(run.logs) / "7_0.log").touch()
-    watchdog = QueueWatchdog("scalable-r", run.path)
+    watchdog = QueueWatchdog("scalable-r", run.path, settle=1)
     assert watchdog._process.stdin is not None
     watchdog._process.stdin.close()
     watchdog._process.wait()
@@ -67,3 +69,54 @@ def test_a_stopped_watchdog_cancels_nothing(
     assert watchdog._process.returncode == -signal.SIGKILL
     assert calls("scancel") == []
     assert tmp_path.exists()
+
+
+def test_jobs_that_appear_later_are_cancelled_and_slurm_may_be_away(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("scancel", status=1)  # Slurm does not answer
+    asked = tmp_path / "asked"
+    # It does not answer once, and then there is a job, of an sbatch that was under way.
+    fake_command(
+        "squeue",
+        then=f"echo >>{asked}; n=$(wc -l <{asked}); [ $n -gt 1 ] || exit 1; "
+        "[ $n -gt 2 ] || echo job=7_0; echo CLUSTER: two",
+    )
+    watchdog = QueueWatchdog("scalable-r", tmp_path / "run", settle=2)
+    assert watchdog._process.stdin is not None
+    watchdog._process.stdin.close()
+    assert watchdog._process.wait(60) == 0
+    assert calls("scancel") == ["--quiet --name=scalable-r"] * 2
+    assert len(calls("squeue")) >= 3
+
+
+FORKING_CLIENT = """\
+import os, signal, sys
+from pathlib import Path
+from scalable.providers.slurm.watchdog import QueueWatchdog
+watchdog = QueueWatchdog("scalable-r", Path(sys.argv[1]), settle=1)
+child = os.fork()
+if child:
+    print(child, flush=True)
+signal.pause()
+"""
+
+
+def test_a_child_that_outlives_the_client_does_not_keep_the_jobs(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("scancel")
+    fake_command("squeue")
+    command = [sys.executable, "-c", FORKING_CLIENT, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as client:
+        assert client.stdout is not None
+        child = int(client.stdout.readline())
+        client.kill()
+        client.wait()
+        try:
+            deadline = time.monotonic() + 60
+            while not calls("scancel") and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert calls("scancel")
+        finally:
+            os.kill(child, signal.SIGKILL)
