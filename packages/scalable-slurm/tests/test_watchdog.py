@@ -59,6 +59,25 @@ def test_logs_of_a_killed_client_are_kept(fake_command: FakeCommand, tmp_path: P
     assert [path.name for path in run.path.iterdir()] == ["7_0.log"]
 
 
+def test_as_long_as_the_client_lives_nothing_is_done(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("scancel")
+    fake_command("ps", stdout=f"  {os.getpid()}\n")
+    watchdog = QueueWatchdog("scalable-r", tmp_path)
+    deadline = time.monotonic() + 60
+    while len(calls("ps")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(calls("ps")) >= 3
+    fake_command("ps", status=1)  # it is not known who the parent is
+    before = len(calls("ps"))
+    while len(calls("ps")) < before + 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert watchdog._process.poll() is None
+    assert calls("scancel") == []
+    watchdog.stop()
+
+
 def test_a_stopped_watchdog_cancels_nothing(
     fake_command: FakeCommand, calls: Calls, tmp_path: Path
 ) -> None:

@@ -19,7 +19,8 @@ __all__ = ["QueueWatchdog"]
 # looks whether it still has its parent. Jobs may appear later, from an sbatch under way, and Slurm may not answer for
 # hours: for a day, it asks until the queue has been empty for a while, or there is no Slurm any more.
 _SCRIPT = """
-(read -r _) <&0 &
+exec 3<&0  # what runs in the background has no input of its own
+read -r _ <&3 &
 reader=$!
 is_orphan() {
     parent=$(ps -o ppid= -p $$) && [ -n "$parent" ] && [ "$((parent))" -ne "$PPID" ]
