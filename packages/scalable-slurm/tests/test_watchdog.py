@@ -109,6 +109,26 @@ def test_jobs_that_appear_later_are_cancelled_and_slurm_may_be_away(
     assert len(calls("squeue")) >= 3
 
 
+def test_an_sbatch_that_is_under_way_is_waited_for(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("scancel")
+    fake_command("squeue")
+    under_way = (
+        f"case $* in *ppid*) echo {os.getpid()};; *) echo sbatch --job-name=scalable-r -;; esac"
+    )
+    fake_command("ps", then=under_way)
+    watchdog = QueueWatchdog("scalable-r", tmp_path / "run", settle=1)
+    assert watchdog._process.stdin is not None
+    watchdog._process.stdin.close()
+    deadline = time.monotonic() + 60
+    while len(calls("squeue")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert watchdog._process.poll() is None
+    fake_command("ps", then=f"case $* in *ppid*) echo {os.getpid()};; esac")
+    assert watchdog._process.wait(60) == 0
+
+
 FORKING_CLIENT = """\
 import os, signal, sys
 from pathlib import Path

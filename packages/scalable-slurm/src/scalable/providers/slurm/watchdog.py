@@ -39,14 +39,17 @@ while [ "$empty" -lt "$2" ] && [ "$waited" -lt 86400 ]; do
         *job=*) empty=0 && scancel --quiet --name="$0" ;;
         *) empty=$((empty + pause)) ;;
         esac
+        case $(ps -u "$(id -u)" -o args=) in  # an sbatch of the client's, which it does not end with
+        *"--job-name=$0 "*) empty=0 ;;
+        esac
     fi
     waited=$((waited + pause))
     [ "$pause" -ge 30 ] || pause=$((2 * pause))
 done
 """
 
-_SETTLE = 300
-"""Seconds for which the queue must have been empty: sbatch repeats a submission for minutes by itself."""
+_SETTLE = 60
+"""Seconds for which the queue must have been empty: some sites show it as it was half a minute ago."""
 
 
 class QueueWatchdog:
