@@ -222,12 +222,13 @@ def test_a_partition_that_does_not_exist_fails_at_once(work: Path) -> None:
             cluster.wait_for_group("gcam")
 
 
-def test_an_array_that_is_too_large_is_refused_with_the_reason(work: Path) -> None:
-    with SlurmCluster(queue="short", interface="lo", pace=QUICK) as cluster:
+def test_more_workers_than_an_array_may_have_are_several(work: Path, site: SlurmSite) -> None:
+    later = ["--begin=now+600"]
+    with SlurmCluster(queue="short", interface="lo", directives=later, pace=QUICK) as cluster:
         cluster.add_container("tiny")
-        cluster.add_workers(2002, "tiny")
-        with pytest.raises(GroupFailedError, match="MaxArraySize"):
-            cluster.wait_for_group("tiny")
+        cluster.add_workers(120, "tiny")
+        wait_until(lambda: len(site.jobs()) == 120, "all are queued", 60)
+        assert not cluster.groups["tiny"].failed
 
 
 def test_the_log_of_a_worker_that_cannot_start_is_shown(work: Path) -> None:

@@ -74,7 +74,7 @@ SlurmdTimeout=10
 KillWait=2
 UnkillableStepTimeout=10
 MinJobAge=300
-MaxArraySize=2001
+MaxArraySize=101
 DefMemPerCPU=256
 NodeName=node[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 101))-$((port + 100 + nodes))] CPUs=16 RealMemory=64000 State=UNKNOWN
 PartitionName=short Nodes=ALL Default=YES MaxTime=00:30:00 DefaultTime=00:10:00 PriorityTier=10 PreemptMode=OFF State=UP

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scalable.cluster.port import GroupSpec, Leftover, Phase, Reason, Unit
-from scalable.errors import LaunchRefusedError
+from scalable.cluster.port import GroupSpec, LaunchResult, Leftover, Phase, Reason, Unit
+from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.request import JobRequest
@@ -40,9 +40,94 @@ def test_all_workers_of_a_launch_are_one_array(
 ) -> None:
     fake_command("sbatch", stdout="7\n")
     units = asyncio.run(backend.launch(GroupSpec("gcam"), 3, "q"))
-    assert units == [unit(0), unit(1), unit(2)]
+    assert units == LaunchResult([unit(0), unit(1), unit(2)])
     (call,) = calls("sbatch")
     assert f"--job-name=scalable-r --comment={MINE} --array=0-2 " in call
+
+
+def refusing(fake_command: FakeCommand, directory: Path, condition: str, text: str) -> None:
+    """Let ``sbatch`` number what it accepts, and refuse arrays of ``$n`` with ``$all`` jobs where a condition holds."""
+    fake_command(
+        "sbatch",
+        then=f"""
+for word; do case $word in --array=0-*) n=$((${{word#--array=0-}} + 1));; esac; done
+all=$(cat {directory}/all 2>/dev/null || echo 0)
+if {condition}; then echo 'sbatch: error: {text}' >&2; exit 1; fi
+echo $((all + n)) >{directory}/all
+echo $((1000 + all))""",
+    )
+
+
+def test_arrays_are_as_large_as_the_site_takes_them(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    refusing(fake_command, tmp_path, "[ $n -gt 4 ]", "Invalid job array specification")
+    launched = asyncio.run(backend.launch(GroupSpec("gcam"), 20, "q"))
+    assert (len(launched.units), launched.shortfall) == (20, None)
+    assert len({unit.id for unit in launched.units}) == 20
+    before = len(calls("sbatch"))
+    assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q1")).units) == 1
+    assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 8, "q2")).units) == 8
+    assert len(calls("sbatch")) - before <= 5
+
+
+def test_as_many_jobs_as_the_site_takes_are_a_part_of_the_launch(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    limit = "Job violates accounting/QOS policy (job submit limit, user size and/or time limits)"
+    refusing(fake_command, tmp_path, "[ $((all + n)) -gt 4 ]", limit)
+    launched = asyncio.run(backend.launch(GroupSpec("gcam"), 20, "q"))
+    assert len(launched.units) == 4
+    assert launched.shortfall is not None
+    assert launched.shortfall.reason is Reason.QUOTA
+    before = len(calls("sbatch"))
+    with pytest.raises(LaunchError, match="job submit limit") as error:
+        asyncio.run(backend.launch(GroupSpec("gcam"), 16, "q2"))
+    assert not isinstance(error.value, LaunchRefusedError)
+    assert len(calls("sbatch")) - before == 1
+    (tmp_path / "all").unlink()
+    assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 3, "q2")).units) == 3
+
+
+def fail_on(node: str, fake_command: FakeCommand, *elements: int) -> None:
+    lines = [f"7|{element}|FAILED|NonZeroExitCode|INVALID|{node}|{MINE}" for element in elements]
+    fake_command("squeue", stdout="\n".join(lines) + "\n")
+
+
+def test_a_node_on_which_workers_do_not_start_is_left_out_and_named(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
+    fake_command("sbatch", stdout="8\n")
+    fail_on("node1", fake_command, 0)
+    asyncio.run(backend.observe())
+    asyncio.run(backend.observe())  # the same end
+    asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q1"))
+    fail_on("node1", fake_command, 0, 1)
+    asyncio.run(backend.observe())
+    asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q2"))
+    assert ["--exclude=node1" in call for call in calls("sbatch")] == [False, True]
+    fake_command("scontrol", stdout="JobState=FAILED ExitCode=127:0 NodeList=node1\n")
+    assert "kept off it for 600 s" in asyncio.run(backend.describe(unit(1))).remedy
+
+
+def test_the_only_node_is_not_left_out(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
+    why = "Batch job submission failed: Requested node configuration is not available"
+    fake_command("sbatch", then=f"case $* in *--exclude*) echo '{why}' >&2; exit 1;; esac; echo 8")
+    fail_on("node1", fake_command, 0, 1)
+    asyncio.run(backend.observe())
+    for request_id in ("q1", "q2"):
+        assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 1, request_id)).units) == 1
+    assert ["--exclude=node1" in call for call in calls("sbatch")] == [True, False, False]
+
+
+def test_jobs_whose_number_is_not_told_are_found_later(
+    backend: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    fake_command("sbatch", stdout="Welcome!\n")
+    launched = asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q"))
+    assert launched == LaunchResult(unnamed=2, units=[])
 
 
 def test_a_launch_that_is_repeated_submits_nothing(
@@ -72,13 +157,13 @@ def test_a_launch_that_was_given_up_is_waited_for_when_it_is_repeated(
     fake_command("sbatch", stdout="7\n", then=f": > {submitting}; cat {go} > {tmp_path}/gone")
     os.mkfifo(go)
 
-    async def scenario() -> Sequence[Unit]:
+    async def scenario() -> LaunchResult:
         await give_up_on_a_launch(backend, submitting)
         again = asyncio.create_task(backend.launch(GroupSpec("gcam"), 1, "q"))
         await asyncio.to_thread(go.write_text, "")
         return await again
 
-    assert asyncio.run(scenario()) == [unit(0)]
+    assert asyncio.run(scenario()) == LaunchResult([unit(0)])
     assert len(calls("sbatch")) == 1
 
 
@@ -160,8 +245,8 @@ def test_many_units_are_cancelled_by_one_scancel(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
 ) -> None:
     fake_command("scancel")
-    asyncio.run(backend.stop([unit(0), unit(4)]))
-    assert calls("scancel") == ["--quiet 7_0 7_4"]
+    asyncio.run(backend.stop([unit(element) for element in (0, 1, 2, 4)]))
+    assert calls("scancel") == ["--quiet 7_[0-2,4]"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from conftest import FakeCommand
 
 
-def submit() -> str:
+def submit() -> str | None:
     return asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", {}))
 
 
@@ -25,8 +25,27 @@ def test_the_job_id_is_found_among_banners(fake_command: FakeCommand) -> None:
     assert submit() == "4711"
 
 
-def test_a_banner_alone_is_not_a_job_id(fake_command: FakeCommand) -> None:
-    fake_command("sbatch", stdout="2 accounts expire in 14 days\n")
+def test_a_job_that_was_accepted_without_its_id_is_not_refused(fake_command: FakeCommand) -> None:
+    fake_command(
+        "sbatch", stdout="2 accounts expire in 14 days\nSubmitted with the blessing of HR\n"
+    )
+    assert submit() is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Invalid account or account/partition combination specified",
+        "Requested node configuration is not available",
+        "Requested time limit is invalid (missing or exceeds some limit)",
+        "Memory specification can not be satisfied",
+        "User's group not permitted to use this partition",
+        "Invalid generic resource (gres) specification",
+        "sbatch: unrecognized option '--exclusiv'",
+    ],
+)
+def test_a_refusal_that_will_be_the_same_is_final(fake_command: FakeCommand, text: str) -> None:
+    fake_command("sbatch", stderr=f"sbatch: error: Batch job submission failed: {text}\n", status=1)
     with pytest.raises(LaunchRefusedError):
         submit()
 
@@ -48,6 +67,10 @@ def test_a_refusal_is_final_and_has_slurms_message(fake_command: FakeCommand) ->
         "Batch job submission failed: Socket timed out on send/recv operation",
         "AssocGrpSubmitJobsLimit",
         "QOSMaxSubmitJobPerUserLimit",
+        "Batch job submission failed: Protocol authentication error",
+        "Batch job submission failed: Slurm backup controller in standby mode",
+        "Batch job submission failed: Connection timed out",
+        "Batch job submission failed: Something that nobody has read before",
     ],
 )
 def test_a_refusal_that_may_be_temporary_is_not_final(fake_command: FakeCommand, text: str) -> None:

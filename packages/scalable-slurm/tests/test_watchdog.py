@@ -18,7 +18,7 @@ CLIENT = """\
 import signal, sys
 from pathlib import Path
 from scalable.providers.slurm.watchdog import QueueWatchdog
-watchdog = QueueWatchdog("scalable-r", Path(sys.argv[1]))
+watchdog = QueueWatchdog("scalable-r", Path(sys.argv[1]), settle=1)
 signal.signal(signal.SIGINT, lambda *_: None)
 print(flush=True)
 while True:
@@ -30,6 +30,7 @@ def test_a_killed_client_leaves_neither_jobs_nor_keys_even_after_ctrl_c(
     fake_command: FakeCommand, calls: Calls, tmp_path: Path
 ) -> None:
     fake_command("scancel")
+    fake_command("squeue")
     run = RunDirectory(tmp_path / "it's $HOME" / "run")
     run.write_keys()
     command = [sys.executable, "-c", CLIENT, str(run.path)]
@@ -41,20 +42,40 @@ def test_a_killed_client_leaves_neither_jobs_nor_keys_even_after_ctrl_c(
     deadline = time.monotonic() + 30
     while run.path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert calls("scancel") == ["--quiet --name=scalable-r"]
+    assert calls("scancel")[0] == "--quiet --name=scalable-r"
     assert list(run.path.parent.iterdir()) == []
 
 
 def test_logs_of_a_killed_client_are_kept(fake_command: FakeCommand, tmp_path: Path) -> None:
     fake_command("scancel")
+    fake_command("squeue")
     run = RunDirectory(tmp_path / "run")
     run.write_keys()
     (Path(run.logs) / "7_0.log").touch()
-    watchdog = QueueWatchdog("scalable-r", run.path)
+    watchdog = QueueWatchdog("scalable-r", run.path, settle=1)
     assert watchdog._process.stdin is not None
     watchdog._process.stdin.close()
     watchdog._process.wait()
     assert [path.name for path in run.path.iterdir()] == ["7_0.log"]
+
+
+def test_as_long_as_the_client_lives_nothing_is_done(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("scancel")
+    fake_command("ps", stdout=f"  {os.getpid()}\n")
+    watchdog = QueueWatchdog("scalable-r", tmp_path)
+    deadline = time.monotonic() + 60
+    while len(calls("ps")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(calls("ps")) >= 3
+    fake_command("ps", status=1)  # it is not known who the parent is
+    before = len(calls("ps"))
+    while len(calls("ps")) < before + 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert watchdog._process.poll() is None
+    assert calls("scancel") == []
+    watchdog.stop()
 
 
 def test_a_stopped_watchdog_cancels_nothing(
@@ -67,3 +88,74 @@ def test_a_stopped_watchdog_cancels_nothing(
     assert watchdog._process.returncode == -signal.SIGKILL
     assert calls("scancel") == []
     assert tmp_path.exists()
+
+
+def test_jobs_that_appear_later_are_cancelled_and_slurm_may_be_away(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("scancel", status=1)  # Slurm does not answer
+    asked = tmp_path / "asked"
+    # It does not answer once, and then there is a job, of an sbatch that was under way.
+    fake_command(
+        "squeue",
+        then=f"echo >>{asked}; n=$(wc -l <{asked}); [ $n -gt 1 ] || exit 1; "
+        "[ $n -gt 2 ] || echo job=7_0; echo CLUSTER: two",
+    )
+    watchdog = QueueWatchdog("scalable-r", tmp_path / "run", settle=2)
+    assert watchdog._process.stdin is not None
+    watchdog._process.stdin.close()
+    assert watchdog._process.wait(60) == 0
+    assert calls("scancel") == ["--quiet --name=scalable-r"] * 2
+    assert len(calls("squeue")) >= 3
+
+
+def test_an_sbatch_that_is_under_way_is_waited_for(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("scancel")
+    fake_command("squeue")
+    under_way = (
+        f"case $* in *ppid*) echo {os.getpid()};; *) echo sbatch --job-name=scalable-r -;; esac"
+    )
+    fake_command("ps", then=under_way)
+    watchdog = QueueWatchdog("scalable-r", tmp_path / "run", settle=1)
+    assert watchdog._process.stdin is not None
+    watchdog._process.stdin.close()
+    deadline = time.monotonic() + 60
+    while len(calls("squeue")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert watchdog._process.poll() is None
+    fake_command("ps", then=f"case $* in *ppid*) echo {os.getpid()};; esac")
+    assert watchdog._process.wait(60) == 0
+
+
+FORKING_CLIENT = """\
+import os, signal, sys
+from pathlib import Path
+from scalable.providers.slurm.watchdog import QueueWatchdog
+watchdog = QueueWatchdog("scalable-r", Path(sys.argv[1]), settle=1)
+child = os.fork()
+if child:
+    print(child, flush=True)
+signal.pause()
+"""
+
+
+def test_a_child_that_outlives_the_client_does_not_keep_the_jobs(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("scancel")
+    fake_command("squeue")
+    command = [sys.executable, "-c", FORKING_CLIENT, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as client:
+        assert client.stdout is not None
+        child = int(client.stdout.readline())
+        client.kill()
+        client.wait()
+        try:
+            deadline = time.monotonic() + 60
+            while not calls("scancel") and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert calls("scancel")
+        finally:
+            os.kill(child, signal.SIGKILL)

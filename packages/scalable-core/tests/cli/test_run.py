@@ -577,6 +577,34 @@ def test_whatever_needs_workers_first_starts_them(
     assert scalable("run", "-q", "-w", "workflow.py").stdout.splitlines() == ["3", "fair gcam"]
 
 
+AGAIN = """
+import pathlib
+from scalable.session import ScalableSession
+
+def at_last(path):
+    if not path.exists():
+        path.touch()
+        raise ValueError("not yet")
+    return 1
+
+with ScalableSession.from_yaml() as client:
+    first = client.submit(at_last, pathlib.Path("there").absolute(), tag="fair")
+    then = client.submit(abs, first, tag="gcam")
+    print(type(then.exception()).__name__)
+    client.retry([first, then])
+    print(then.result())
+"""
+
+
+def test_a_task_that_is_tried_again_with_success_is_done(scalable: Scalable, project: Path) -> None:
+    (project / "workflow.py").write_text(AGAIN)
+
+    done = scalable("run", "-w", "workflow.py")
+
+    assert done.stdout.splitlines() == ["ValueError", "1"], done.stderr
+    assert "tasks: 2 of 2 done\n" in done.stderr
+
+
 def test_manifest_and_workflow_in_each_others_place(scalable: Scalable) -> None:
     swapped = scalable("run", "workflow.py", "-w", "scalable.yaml")
     alone = scalable("run", "workflow.py", "-w", "workflow.py")

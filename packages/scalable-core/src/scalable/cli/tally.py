@@ -131,7 +131,7 @@ def begin_tally(cluster: GroupedCluster) -> None:
 
             def __init__(self) -> None:
                 self.done: set[Any] = set()
-                self.failed: set[Any] = set()
+                self.failed: dict[Any, str] = {}
                 self.counts: Counter[tuple[str, str]] = Counter()
                 self.reasons: dict[tuple[str, str], list[Any]] = {}
                 self.tags: dict[str, str] = {}
@@ -147,8 +147,7 @@ def begin_tally(cluster: GroupedCluster) -> None:
                     prefix = key_split(key)
                     self.counts[prefix, "done"] += 1
                     if key in self.failed:  # it was tried again
-                        self.failed.discard(key)
-                        self.counts[prefix, "failed"] -= 1
+                        self.counts[prefix, self.failed.pop(key)] -= 1
                     self.note_tag(prefix, dask_scheduler.tasks.get(key))
                 elif finish == "erred":
                     self.fail(key)
@@ -156,7 +155,7 @@ def begin_tally(cluster: GroupedCluster) -> None:
                     if key not in self.done and key not in self.failed:
                         self.counts[key_split(key), "cancelled"] += 1
                     self.done.discard(key)
-                    self.failed.discard(key)
+                    self.failed.pop(key, None)
 
             def note_end(self, key: Any, finish: str, facts: dict[str, Any]) -> None:
                 worker = dask_scheduler.workers.get(str(facts.get("worker")))
@@ -180,10 +179,10 @@ def begin_tally(cluster: GroupedCluster) -> None:
                 blamed = task is not None and task.exception_blame in (task, None)
                 if key in self.failed:
                     return
-                self.failed.add(key)
+                self.failed[key] = "failed" if blamed else "cancelled"
                 prefix = key_split(key)
                 self.note_tag(prefix, task)
-                self.counts[prefix, "failed" if blamed else "cancelled"] += 1
+                self.counts[prefix, self.failed[key]] += 1
                 if not blamed or task is None:
                     return
                 text = " ".join((task.exception_text or "").split())[:max_text]

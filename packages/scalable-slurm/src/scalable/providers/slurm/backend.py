@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalable.cluster.port import Explanation, GroupSpec, Leftover, Phase, Reason, Unit, UnitState
-from scalable.errors import LaunchRefusedError
+from scalable.cluster.port import (
+    Explanation,
+    GroupSpec,
+    LaunchResult,
+    Leftover,
+    Phase,
+    Reason,
+    Unit,
+    UnitState,
+)
+from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.manifest.units import format_memory
 from scalable.providers.blocking import BlockingCalls
 from scalable.providers.logs import tail
-from scalable.providers.slurm.commands import SlurmCommandError
+from scalable.providers.slurm.commands import SlurmCommandError, TooManyJobsError
+from scalable.providers.slurm.nodes import LEFT_OUT_FOR, FailingNodes
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
@@ -54,7 +67,9 @@ def parse_comment(comment: str) -> dict[str, str]:
 
 
 class SlurmBackend:
-    """Runs workers as elements of Slurm job arrays, with one ``sbatch`` per launch and one ``squeue`` per observation.
+    """Runs workers as elements of Slurm job arrays.
+
+    A launch takes one ``sbatch``, or several where the site does not accept it whole; an observation, one ``squeue``.
 
     Parameters
     ----------
@@ -89,20 +104,23 @@ class SlurmBackend:
         # On file systems of the site, which may hang.
         self._reading = BlockingCalls(run)
         self._closed = False
-        self._submissions: dict[str, asyncio.Task[list[Unit]]] = {}
+        self._submissions: dict[str, asyncio.Task[LaunchResult]] = {}
         """By request id, those under way. They outlive the coroutine of a launch that was given up, because an
         ``sbatch`` that is killed may have submitted its job or not."""
-        self._launched: dict[str, list[Unit]] = {}
+        self._launched: dict[str, LaunchResult] = {}
+        self._accepted: dict[str, int] = {}
+        """By group, the size of arrays that may be accepted, where a larger one was not."""
         self._units: dict[str, Unit] = {}
         self._last_seen: dict[str, SlurmJob] = {}
+        self._nodes = FailingNodes()
 
     @property
     def jobs(self) -> tuple[SlurmJob, ...]:
         """All jobs of the run, each as ``squeue`` last showed it."""
         return tuple(self._last_seen.values())
 
-    async def launch(self, group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
-        """Submit `n` workers as one array."""
+    async def launch(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
+        """Submit `n` workers as one array; as several, or in part, where the site takes no more."""
         if request_id in self._launched:
             return self._launched[request_id]
         if self._closed:
@@ -114,25 +132,64 @@ class SlurmBackend:
             submission.add_done_callback(partial(self._forget_submission, request_id))
         return await asyncio.shield(submission)
 
-    def _forget_submission(self, request_id: str, submission: asyncio.Task[list[Unit]]) -> None:
+    def _forget_submission(self, request_id: str, submission: asyncio.Task[LaunchResult]) -> None:
         del self._submissions[request_id]
         if not submission.cancelled():
             submission.exception()  # which asyncio would complain about if nobody waits for it any more
 
-    async def _submit(self, group: GroupSpec, n: int, request_id: str) -> list[Unit]:
+    async def _submit(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
+        units: list[Unit] = []
+        unnamed, shortfall = 0, None
+        size, refused = self._accepted.get(group.tag, n), math.inf
+        while len(units) + unnamed < n and shortfall is None:
+            size = min(size, n - len(units) - unnamed)
+            try:
+                named = await self._submit_array(group, size, request_id)
+            except TooManyJobsError as error:
+                if size == 1:
+                    shortfall = error.explanation
+                size, refused = max(1, size // 2), size
+                self._accepted[group.tag] = size
+            except LaunchError as error:
+                if not units and not unnamed:
+                    raise
+                shortfall = Explanation(Reason.UNKNOWN, str(error))
+            else:
+                units += named
+                unnamed += size - len(named)
+                if group.tag in self._accepted:
+                    self._accepted[group.tag] = max(size, self._accepted[group.tag])
+                # Towards the largest array that is accepted, with which the next launch begins.
+                size = int(min(2 * size, (size + refused) // 2))
+        if shortfall is not None and not units and not unnamed:
+            raise LaunchError(shortfall.summary, shortfall)
+        result = self._launched[request_id] = LaunchResult(units, unnamed, shortfall)
+        return result
+
+    async def _submit_array(self, group: GroupSpec, n: int, request_id: str) -> list[Unit]:
+        """Submit one array and return its units; none where sbatch does not tell its number."""
         request = self.requests[group.tag]
-        array = await self._slurm.submit(
-            sbatch_argv(
-                request,
-                n,
-                job_name=self.job_name,
-                comment=format_comment(self._run, group.tag, request_id),
-            ),
-            job_script(request, self._scheduler_address),
-            job_environment(request),
-        )
+        comment = format_comment(self._run, group.tag, request_id)
+        script, env = job_script(request, self._scheduler_address), job_environment(request)
+
+        async def submit(left_out: Sequence[str]) -> str | None:
+            argv = sbatch_argv(
+                request, n, job_name=self.job_name, comment=comment, left_out=left_out
+            )
+            return await self._slurm.submit(argv, script, env)
+
+        left_out = self._nodes.left_out(time.monotonic())
+        try:
+            array = await submit(left_out)
+        except LaunchRefusedError:
+            if not left_out:
+                raise
+            # Perhaps because there are no other nodes.
+            array = await submit(())
+            self._nodes.forget()
+        if array is None:
+            return []  # by their comment, `observe` finds them
         units = [_make_unit(group.tag, f"{array}_{element}", request_id) for element in range(n)]
-        self._launched[request_id] = units
         self._units |= {unit.native: unit for unit in units}
         return units
 
@@ -144,6 +201,7 @@ class SlurmBackend:
             if unit is None:
                 continue
             self._last_seen[unit.native] = job
+            self._nodes.see(job, time.monotonic())
             states[unit.id] = _unit_state(unit, job)
         return states
 
@@ -186,7 +244,12 @@ class SlurmBackend:
                 log_tail=log_tail,
             )
         memory = self.requests[unit.tag].memory
-        return _explain_end(unit, state, record, memory, self._log_path(unit), log_tail)
+        end = _explain_end(unit, state, record, memory, self._log_path(unit), log_tail)
+        node = record.get("NodeList") or (last.node if last else "")
+        if node in self._nodes.left_out(time.monotonic()):
+            text = f"workers end on {node} as soon as they start, so new ones are kept off it for {LEFT_OUT_FOR:g} s"
+            end = replace(end, remedy="; ".join(filter(None, (text, end.remedy))))
+        return end
 
     async def sweep(self) -> Sequence[Leftover]:
         """Wait for submissions under way, cancel the run's remaining jobs, and wait until they have ended."""

@@ -11,29 +11,20 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 
+from scalable.cluster.port import Explanation, Reason
 from scalable.errors import ClusterError, LaunchError, LaunchRefusedError
 from scalable.providers.slurm.environ import query_environ, submit_environ
 from scalable.providers.slurm.output import (
     QUEUE_FORMAT,
     SlurmJob,
+    array_expressions,
     join_lines,
     parse_queue,
     parse_record,
 )
+from scalable.providers.slurm.refusals import Refusal, classify_refusal
 
-__all__ = ["Slurm", "SlurmCommandError"]
-
-# Messages of sbatch after which the same submission may be accepted later. Every other refusal is final.
-_TRANSIENT = (
-    "temporarily unable to accept",
-    "Socket timed out",
-    "Unable to contact slurm controller",
-    "Zero Bytes were transmitted",
-    "Transport endpoint is not connected",
-    "Connection refused",
-    "SubmitJob",  # AssocGrpSubmitJobsLimit, QOSMaxSubmitJobPerUserLimit and similar
-    "Resource temporarily unavailable",
-)
+__all__ = ["Slurm", "SlurmCommandError", "TooManyJobsError"]
 
 
 class SlurmCommandError(ClusterError):
@@ -52,6 +43,10 @@ class SlurmCommandError(ClusterError):
         super().__init__(f"{command}: {stderr or 'failed without a message'}")
 
 
+class TooManyJobsError(LaunchError):
+    """An array has more elements than the site's limits allow, by its size or with the jobs that there are."""
+
+
 class Slurm:
     """Slurm's commands as this process finds them (``PATH``, ``SLURM_CONF``).
 
@@ -64,7 +59,7 @@ class Slurm:
     def __init__(self, cluster: str | None = None) -> None:
         self._cluster = cluster
 
-    async def submit(self, argv: Sequence[str], script: str, env: Mapping[str, str]) -> str:
+    async def submit(self, argv: Sequence[str], script: str, env: Mapping[str, str]) -> str | None:
         """Submit one array.
 
         Parameters
@@ -78,15 +73,17 @@ class Slurm:
 
         Returns
         -------
-        str
-            The array's job id.
+        str or None
+            The array's job id; None where a site's own sbatch does not print it.
 
         Raises
         ------
         LaunchRefusedError
             sbatch refused it, and would refuse it again.
+        TooManyJobsError
+            Fewer jobs may be accepted.
         LaunchError
-            The controller did not answer, or accepts no more jobs at the moment.
+            It may be accepted later.
         """
         try:
             status, stdout, stderr = await _run_command(
@@ -98,17 +95,17 @@ class Slurm:
             ) from None
         # "7" or "7;cluster", on a line of its own among the site's banners.
         job = re.search(r"^(\d+)(?:;\S+)?\s*$", stdout, re.MULTILINE)
-        if status == 0 and job:
-            return job.group(1)
+        if status == 0:
+            return job.group(1) if job else None
         message = join_lines(stderr or stdout)
-        if any(text in message for text in _TRANSIENT):
-            raise LaunchError(f"sbatch could not submit the job: {message}")
-        if "Invalid job array specification" in message:
-            message += (
-                "; a group cannot start more workers at once than the site's MaxArraySize, "
-                "which `scontrol show config` prints: ask for fewer"
-            )
-        raise LaunchRefusedError(f"sbatch refused the job: {message}")
+        match classify_refusal(message):
+            case Refusal.TOO_MANY:
+                text = f"the site accepts no more jobs at present: {message}"
+                raise TooManyJobsError(text, Explanation(Reason.QUOTA, text, native=message))
+            case Refusal.FINAL:
+                raise LaunchRefusedError(f"sbatch refused the job: {message}")
+            case Refusal.PASSING:
+                raise LaunchError(f"sbatch could not submit the job: {message}")
 
     async def test_only(self, argv: Sequence[str]) -> str:
         """Check whether Slurm would accept a submission, without submitting it.
@@ -163,8 +160,11 @@ class Slurm:
         return parse_queue(await self._call(["squeue", *shape, user, *which]))
 
     async def cancel(self, jobs: Sequence[str]) -> None:
-        """Cancel array elements with one ``scancel``; ignore those that have already ended."""
-        await self._call(["scancel", "--quiet", *jobs])
+        """Cancel array elements with one ``scancel``; ignore those that have already ended.
+
+        It sends the controller one request for each array.
+        """
+        await self._call(["scancel", "--quiet", *array_expressions(jobs)])
 
     async def cancel_by_name(self, job_name: str) -> None:
         """Cancel all jobs with this name, with one ``scancel``."""

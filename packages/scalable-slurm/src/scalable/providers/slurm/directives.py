@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-__all__ = ["drop_options", "find_owned", "split_cluster"]
+__all__ = ["drop_options", "find_owned", "split_cluster", "values_of"]
 
 _ITSELF = "Scalable sets it itself"
 
@@ -53,6 +53,7 @@ _SHORT = {
     "-p": "--partition",
     "-q": "--qos",
     "-t": "--time",
+    "-x": "--exclude",
 }
 
 
@@ -100,15 +101,27 @@ def split_cluster(arguments: Sequence[str]) -> tuple[str | None, tuple[str, ...]
     >>> split_cluster(["-M", "two", "--exclusive"]), split_cluster(["-Mone"]), split_cluster(["--clusters=two"])
     (('two', ('--exclusive',)), ('one', ()), ('two', ()))
     """
-    cluster = None
+    clusters = values_of(arguments, "--clusters")
+    return (clusters[-1] if clusters else None), drop_options(arguments, {"--clusters"})
+
+
+def values_of(arguments: Sequence[str], name: str) -> list[str]:
+    """Return the values that a command line gives to an option.
+
+    Examples
+    --------
+    >>> values_of(["-x", "n1", "--exclusive", "--exclude=n2,n3", "-xn4"], "--exclude")
+    ['n1', 'n2,n3', 'n4']
+    """
+    values = []
     for option, argument in _with_options(arguments):
-        if "--clusters" not in option:
+        if name not in option:
             continue
         if argument.startswith("--"):
-            cluster = argument.partition("=")[2] or cluster
+            values.append(argument.partition("=")[2])
         else:
-            cluster = (argument[2:] if argument.startswith("-M") else argument) or cluster
-    return cluster, drop_options(arguments, {"--clusters"})
+            values.append(argument[2:] if argument.startswith("-") else argument)
+    return [value for value in values if value]
 
 
 def _with_options(arguments: Sequence[str]) -> Iterator[tuple[list[str], str]]:

@@ -6,9 +6,17 @@ Lines in any other form are ignored: sites print banners around the output.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["QUEUE_FORMAT", "SlurmJob", "join_lines", "parse_queue", "parse_record"]
+__all__ = [
+    "QUEUE_FORMAT",
+    "SlurmJob",
+    "array_expressions",
+    "join_lines",
+    "parse_queue",
+    "parse_record",
+]
 
 # Array job, element, state, reason, walltime left, node, comment. The comment is last because that of a foreign job may
 # contain the separator.
@@ -54,6 +62,34 @@ def parse_queue(text: str) -> list[SlurmJob]:
         array, element, state, reason, left, node, comment = fields
         jobs.append(SlurmJob(f"{array}_{element}", state, reason, _parse_left(left), node, comment))
     return jobs
+
+
+def array_expressions(jobs: Iterable[str]) -> list[str]:
+    """Return the elements of arrays as ``scancel`` takes them with one request for each array.
+
+    Examples
+    --------
+    >>> array_expressions(["7_0", "7_1", "7_2", "7_5", "8_3", "9"])
+    ['7_[0-2,5]', '8_3', '9']
+    """
+    elements: dict[str, list[int]] = {}
+    for job in jobs:
+        array, _, element = job.partition("_")
+        elements.setdefault(array, []).extend([int(element)] if element else [])
+    return [_expression(array, sorted(numbers)) for array, numbers in elements.items()]
+
+
+def _expression(array: str, numbers: Sequence[int]) -> str:
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [number]
+        else:
+            ranges.append([number])
+    text = ",".join("-".join(map(str, each)) for each in ranges)
+    if not text:
+        return array
+    return f"{array}_{text}" if text.isdigit() else f"{array}_[{text}]"
 
 
 def _parse_left(text: str) -> int | None:

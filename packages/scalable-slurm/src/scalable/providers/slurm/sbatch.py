@@ -7,8 +7,9 @@ options are validated (`scalable.providers.slurm.options`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from scalable.providers.slurm.directives import drop_options, values_of
 from scalable.providers.slurm.request import JobRequest
 
 __all__ = ["sbatch_argv"]
@@ -17,8 +18,21 @@ __all__ = ["sbatch_argv"]
 LOG_PATTERN = "%A_%a.log"
 
 
-def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> list[str]:
+def sbatch_argv(
+    request: JobRequest, n: int, *, job_name: str, comment: str, left_out: Sequence[str] = ()
+) -> list[str]:
     """Return the ``sbatch`` command line that submits `n` workers as one array.
+
+    Parameters
+    ----------
+    request : JobRequest
+        One of the workers.
+    n : int
+        How many there are.
+    job_name, comment : str
+        The name and the comment of the jobs.
+    left_out : sequence of str, optional
+        Nodes on which they must not run.
 
     Examples
     --------
@@ -61,13 +75,21 @@ def sbatch_argv(request: JobRequest, n: int, *, job_name: str, comment: str) -> 
             for option in _long_options(shape)
             if not any(_matches(option, part) for part in request.skipped)
         ),
-        *request.directives,
+        *_without_nodes(request.directives, left_out),
         # After the directives because the last occurrence counts: Scalable recognizes its jobs by these.
         "--parsable",
         *_long_options(options),
         # The engine would not recognize a requeued worker: it has replaced it by then.
         "--no-requeue",
     ]
+
+
+def _without_nodes(directives: Sequence[str], nodes: Sequence[str]) -> tuple[str, ...]:
+    """Return directives that also exclude these nodes: of several ``--exclude``, only the last would count."""
+    if not nodes:
+        return tuple(directives)
+    excluded = [*values_of(directives, "--exclude"), *nodes]
+    return (*drop_options(directives, {"--exclude"}), f"--exclude={','.join(excluded)}")
 
 
 def _long_options(options: Mapping[str, str | int | None]) -> list[str]:

@@ -88,8 +88,13 @@ def pending_reason(reason: str) -> Reason:
     --------
     >>> [str(pending_reason(r)) for r in ("Priority", "QOSMaxCpuPerUserLimit", "ReqNodeNotAvail, Reserved", "Cosmic")]
     ['priority', 'quota', 'resources', 'unknown']
+    >>> text = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
+    >>> str(pending_reason(text))
+    'resources'
     """
-    code = reason.partition(",")[0].strip() if reason not in _WAITING else reason
+    # The longest reason has blanks in some versions: "Nodes required for job are DOWN, DRAINED or reserved for jobs …".
+    whole = reason.replace(" ", "_")
+    code = whole if whole in _WAITING else reason.partition(",")[0].strip()
     if code in _WAITING:
         return _WAITING[code]
     return Reason.QUOTA if code.startswith(_LIMITS) else Reason.UNKNOWN

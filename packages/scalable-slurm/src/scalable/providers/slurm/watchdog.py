@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -13,17 +15,45 @@ if TYPE_CHECKING:
 
 __all__ = ["QueueWatchdog"]
 
-# Waits for the end of its input: the client's end of the pipe closes however the client ends.
+# Its input ends with the client, unless a process that the client has forked holds the other end of the pipe: it also
+# looks whether it still has its parent. Jobs may appear later, from an sbatch under way, and Slurm may not answer for
+# hours: for a day, it asks until the queue has been empty for a while, or there is no Slurm any more.
 _SCRIPT = """
-read -r _
+exec 3<&0  # what runs in the background has no input of its own
+read -r _ <&3 &
+reader=$!
+is_orphan() {
+    parent=$(ps -o ppid= -p $$) && [ -n "$parent" ] && [ "$((parent))" -ne "$PPID" ]
+}
+while kill -0 "$reader" && ! is_orphan; do sleep 2; done
+kill "$reader"
 scancel --quiet --name="$0"
 rm -rf -- "$1/tls"
 rmdir -- "$1"  # fails where there are logs, which are kept
+empty=0 pause=1 waited=0
+while [ "$empty" -lt "$2" ] && [ "$waited" -lt 86400 ]; do
+    [ -z "${SLURM_CONF-}" ] || [ -e "$SLURM_CONF" ] || exit
+    sleep "$pause"
+    if jobs=$(squeue --noheader --user="$(id -u)" --name="$0" --format=job=%i); then
+        case $jobs in  # among banners, and the name of the cluster
+        *job=*) empty=0 && scancel --quiet --name="$0" ;;
+        *) empty=$((empty + pause)) ;;
+        esac
+        case $(ps -u "$(id -u)" -o args=) in  # an sbatch of the client's, which it does not end with
+        *"--job-name=$0 "*) empty=0 ;;
+        esac
+    fi
+    waited=$((waited + pause))
+    [ "$pause" -ge 30 ] || pause=$((2 * pause))
+done
 """
+
+_SETTLE = 60
+"""Seconds for which the queue must have been empty: some sites show it as it was half a minute ago."""
 
 
 class QueueWatchdog:
-    """A shell that waits for this process to end, then cancels all jobs with one name and removes the run's keys.
+    """A shell that waits for this process to end, removes the run's keys, and cancels jobs until none come any more.
 
     Running workers exit by themselves when their scheduler is gone. Pending ones would still start, each only to wait
     for its death timeout; the watchdog is for these. Once the last job has ended, nothing but the watchdog would find
@@ -37,11 +67,15 @@ class QueueWatchdog:
         The run's directory.
     cluster : str, optional
         The cluster of the jobs; by default, the one of this machine.
+    settle : int, optional
+        Seconds for which there must be no jobs before it ends.
     """
 
-    def __init__(self, job_name: str, directory: Path, cluster: str | None = None) -> None:
+    def __init__(
+        self, job_name: str, directory: Path, cluster: str | None = None, *, settle: int = _SETTLE
+    ) -> None:
         self._process = subprocess.Popen(
-            ["sh", "-c", _SCRIPT, job_name, str(directory)],  # noqa: S607 - every POSIX system has a shell
+            ["sh", "-c", _SCRIPT, job_name, str(directory), str(settle)],  # noqa: S607 - every POSIX system has a shell
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -52,7 +86,8 @@ class QueueWatchdog:
 
     def stop(self) -> None:
         """Stop the watchdog, which then neither cancels nor removes anything. Idempotent."""
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()

@@ -1,0 +1,77 @@
+"""Nodes on which workers cannot start: new ones are kept off them for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from scalable.cluster.port import Phase
+from scalable.providers.slurm.states import phase_of
+
+if TYPE_CHECKING:
+    from scalable.providers.slurm.output import SlurmJob
+
+__all__ = ["LEFT_OUT_FOR", "FailingNodes"]
+
+LEFT_OUT_FOR = 600.0
+"""Seconds for which a node is left out of launches."""
+
+_YOUNG = 60.0
+"""Seconds within which a worker that ends has not started well."""
+
+_FAILURES = 2
+"""One may be that of the worker."""
+
+_FAILED = frozenset({"BOOT_FAIL", "FAILED", "LAUNCH_FAILED", "NODE_FAIL"})
+
+
+class FailingNodes:
+    """Remembers on which nodes jobs fail as soon as they have begun.
+
+    Examples
+    --------
+    >>> from scalable.providers.slurm.output import SlurmJob
+    >>> nodes = FailingNodes()
+    >>> for number in range(2):
+    ...     nodes.see(SlurmJob(f"7_{number}", "FAILED", "NonZeroExitCode", None, "node1", ""), now=5.0)
+    >>> nodes.left_out(now=6.0), nodes.left_out(now=606.0)
+    (('node1',), ())
+    """
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+        self._ended: set[str] = set()
+        self._failures: dict[str, list[float]] = {}
+
+    def see(self, job: SlurmJob, now: float) -> None:
+        """Note the state of a job.
+
+        Parameters
+        ----------
+        job : SlurmJob
+            The job.
+        now : float
+            The time, in seconds.
+        """
+        phase = phase_of(job.state)
+        if phase is Phase.RUNNING:
+            began = self._began.setdefault(job.id, now)
+            if now - began >= _YOUNG:
+                self._failures.pop(job.node, None)
+        elif phase is Phase.GONE and job.id not in self._ended:
+            self._ended.add(job.id)
+            is_young = now - self._began.pop(job.id, now) < _YOUNG
+            if is_young and job.node and job.state in _FAILED:
+                self._failures.setdefault(job.node, []).append(now)
+
+    def left_out(self, now: float) -> Sequence[str]:
+        """Return the nodes that new jobs should not get."""
+        return tuple(
+            node
+            for node, times in sorted(self._failures.items())
+            if len(times) >= _FAILURES and now - times[-1] < LEFT_OUT_FOR
+        )
+
+    def forget(self) -> None:
+        """Forget all failures: there are no other nodes."""
+        self._failures.clear()
