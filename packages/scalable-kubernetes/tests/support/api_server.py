@@ -214,23 +214,36 @@ def serving(directory: Path) -> Iterator[tuple[ApiServer, Path]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with http_server(Handler) as url:
+        kubeconfig = directory / "kubeconfig"
+        write_kubeconfig(kubeconfig, url)
+        yield server, kubeconfig
+
+
+@contextmanager
+def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Provide the URL of a server in a thread."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     http.daemon_threads = True
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "a", "cluster": {"server": f"http://127.0.0.1:{http.server_port}"}}],
-        "users": [{"name": "a", "user": {"token": "secret"}}],
-        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
-        "current-context": "a",
-    }
-    kubeconfig = directory / "kubeconfig"
-    kubeconfig.write_text(yaml.safe_dump(config), encoding="utf-8")
     try:
-        yield server, kubeconfig
+        yield f"http://127.0.0.1:{http.server_port}"
     finally:
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+def write_kubeconfig(path: Path, server: str, token: str = "secret") -> None:
+    """Write the kubeconfig of a server whose certificate, if it has one, nobody knows."""
+    cluster = {"server": server, "insecure-skip-tls-verify": server.startswith("https")}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "a", "cluster": cluster}],
+        "users": [{"name": "a", "user": {"token": token}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "current-context": "a",
+    }
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")

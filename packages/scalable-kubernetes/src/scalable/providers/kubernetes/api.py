@@ -33,6 +33,9 @@ HOMES = {
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
+_CLOSE_PATIENCE = 3.0
+"""Seconds for the answers that nobody waits for any more when the connections are closed."""
+
 _PING_PATIENCE = 300.0
 """Seconds for the answer to a ping of a stream. A laptop that sleeps or changes its network is back before that."""
 
@@ -80,8 +83,9 @@ class KubernetesApi:
         self._context, self._wanted = context, namespace
         self._auth: Any = None
         self._client: httpx.AsyncClient | None = None
+        self._expired: list[httpx.AsyncClient] = []
         self._opening = asyncio.Lock()
-        self._creating: set[asyncio.Task[Any]] = set()
+        self._sending: set[asyncio.Task[httpx.Response]] = set()
 
     def for_another_loop(self) -> KubernetesApi:
         """Return the same, not opened yet, to be used on another event loop."""
@@ -137,9 +141,17 @@ class KubernetesApi:
         }
 
     async def close(self) -> None:
-        """Close all connections."""
-        client, self._client = self._client, None
-        if client is not None:
+        """Close all connections, also under a request that has no answer within seconds."""
+        async with self._opening:
+            clients = [*self._expired, *([self._client] if self._client else [])]
+            self._client, self._expired = None, []
+        if self._sending:
+            await asyncio.wait([*self._sending], timeout=_CLOSE_PATIENCE)
+        under_way = [*self._sending]
+        for sending in under_way:
+            sending.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        for client in clients:
             await client.aclose()
 
     # -- Requests
@@ -161,39 +173,68 @@ class KubernetesApi:
         ApiUnreachableError
             The server does not answer.
         """
-        answer = await self._send(method, path, body, params)
+        client = self._opened()
+        answer = await self._send(client, method, path, body, params)
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            await self._renew()
-            answer = await self._send(method, path, body, params)
+            await self._renew(client)
+            answer = await self._send(self._opened(), method, path, body, params)
         if answer.is_error:
             raise ApiError(answer.status_code, _message(answer))
         return answer
 
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is None:
+            raise ApiUnreachableError("the connection to the API server is closed")
+        return self._client
+
     async def _send(
         self,
+        client: httpx.AsyncClient,
         method: str,
         path: str,
         body: Mapping[str, Any] | None,
         params: Mapping[str, Any] | None,
     ) -> httpx.Response:
-        if self._client is None:
-            raise ApiUnreachableError("the connection to the API server is closed")
+        """Return the answer to a request. If this is cancelled, the request goes on, and `settle` waits for it.
+
+        What was to be created is known then, and no socket is left: httpcore 1.0.9 forgets that of a TLS handshake
+        that is cancelled.
+        """
         sent = self._credentials()
         if method == "PATCH":
             sent["headers"]["Content-Type"] = "application/merge-patch+json"
+        sending = asyncio.ensure_future(
+            client.request(method, path, json=body, params=params, **sent)
+        )
+        self._sending.add(sending)
+        sending.add_done_callback(self._sent)
         try:
-            return await self._client.request(method, path, json=body, params=params, **sent)
+            return await asyncio.shield(sending)
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
             message = f"the API server {self.server} does not answer: {why}"
             raise ApiUnreachableError(message) from error
 
-    async def _renew(self) -> None:
-        """Read the credentials again, because they have expired."""
-        await self._auth.reauthenticate()
-        client, self._client = self._client, await self._make_client()
-        if client is not None:
-            await client.aclose()
+    def _sent(self, sending: asyncio.Task[httpx.Response]) -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled():
+            sending.exception()  # of which asyncio would complain if nobody waits for it any more
+
+    async def settle(self) -> None:
+        """Wait until no request is under way; each has a limit of its own."""
+        while self._sending:
+            await asyncio.wait([*self._sending])
+
+    async def _renew(self, client: httpx.AsyncClient) -> None:
+        """Read the credentials again, because those of this client have expired.
+
+        Others may still use its connections, such as to a forwarded port, so that these are closed at the end.
+        """
+        async with self._opening:
+            if self._client is client:  # else somebody has done it, or all is closed
+                await self._auth.reauthenticate()
+                self._expired.append(client)
+                self._client = await self._make_client()
 
     def _path(self, kind: str, name: str = "") -> str:
         home = HOMES.get(kind, "api/v1")
@@ -219,22 +260,9 @@ class KubernetesApi:
             wanted["continue"] = token
 
     async def create(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Create an object and return it. If this is cancelled, the request goes on, and `settle` waits for it."""
-        sending = asyncio.ensure_future(self.request("POST", self._path(kind), body=body))
-        self._creating.add(sending)
-        sending.add_done_callback(self._created)
-        made: dict[str, Any] = (await asyncio.shield(sending)).json()
+        """Create an object and return it."""
+        made: dict[str, Any] = (await self.request("POST", self._path(kind), body=body)).json()
         return made
-
-    def _created(self, sending: asyncio.Task[Any]) -> None:
-        self._creating.discard(sending)
-        if not sending.cancelled():
-            sending.exception()  # of which asyncio would complain if nobody waits for it any more
-
-    async def settle(self) -> None:
-        """Wait until no object is being created; each request has a limit of its own."""
-        while self._creating:
-            await asyncio.wait([*self._creating])
 
     async def patch(self, kind: str, name: str, body: Mapping[str, Any]) -> None:
         """Change an object by a merge patch."""
@@ -284,16 +312,13 @@ class KubernetesApi:
         ApiUnreachableError
             The server does not answer, or the connection breaks.
         """
-        if self._client is None:
-            raise ApiUnreachableError("the connection to the API server is closed")
+        client = self._opened()
         params = {"container": container, "follow": "true", "timestamps": "true"}
         if since:
             params["sinceTime"] = since.partition(".")[0].rstrip("Z") + "Z"
         path = self._path("pods", f"{pod}/log")
         try:
-            async with self._client.stream(
-                "GET", path, params=params, **self._credentials()
-            ) as answer:
+            async with client.stream("GET", path, params=params, **self._credentials()) as answer:
                 if answer.is_error:
                     await answer.aread()
                     raise ApiError(answer.status_code, _message(answer))
@@ -319,12 +344,11 @@ class KubernetesApi:
         ApiError
             The API server, or the kubelet behind it, refuses it.
         """
-        if self._client is None:
-            raise ApiUnreachableError("the connection to the API server is closed")
+        client = self._opened()
         try:
             async with httpx_ws.aconnect_ws(
                 self._path("pods", f"{pod}/portforward"),
-                self._client,
+                client,
                 params={"ports": str(port)},
                 subprotocols=["v4.channel.k8s.io"],
                 keepalive_ping_timeout_seconds=_PING_PATIENCE,
@@ -334,7 +358,7 @@ class KubernetesApi:
         except httpx_ws.WebSocketUpgradeError as error:
             code = error.response.status_code
             if code == httpx.codes.UNAUTHORIZED:
-                await self._renew()  # for the next one, because who is connected tries again
+                await self._renew(client)  # for the next one, because who is connected tries again
             if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
                 # Which of these verbs is checked depends on the release of Kubernetes.
                 text = f"get and create of pods/portforward are forbidden in namespace {self.namespace!r}"

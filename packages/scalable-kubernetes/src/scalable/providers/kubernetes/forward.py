@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import Protocol
 
 __all__ = ["Forwarder", "Stream"]
@@ -19,6 +20,9 @@ _CHUNK = 256 * 1024
 
 _DATA, _ERROR = 0, 1
 """Channels of a stream."""
+
+_STOP_PATIENCE = 10.0
+"""Seconds for streams to end by themselves: a TLS handshake that is cancelled leaves its socket (httpcore 1.0.9)."""
 
 
 class Stream(Protocol):
@@ -89,29 +93,34 @@ class Forwarder:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        stopped = asyncio.Event()
+        self._loop, self._stopped = asyncio.get_running_loop(), stopped
         try:
-            server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+            server = await asyncio.start_server(partial(self._connected, stopped), "127.0.0.1", 0)
         except BaseException as error:  # noqa: BLE001 - raised where the start is awaited
             self._port.set_exception(error)
             return
         self._port.set_result(server.sockets[0].getsockname()[1])
         try:
-            await self._stopped.wait()
+            await stopped.wait()
         finally:
             server.close()
             others = asyncio.all_tasks() - {asyncio.current_task()}
+            if others:
+                await asyncio.wait(others, timeout=_STOP_PATIENCE)
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
             if self._on_end is not None:
                 await self._on_end()  # type: ignore[misc] # a coroutine function
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connected(
+        self, stopped: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
             async with self._open_stream() as stream:
                 self.last_error = None
-                await _join(reader, writer, stream)
+                await _join(reader, writer, stream, stopped)
         except asyncio.CancelledError:
             # By `_serve`, at the end. A task that is cancelled would be reported as an error (asyncio.streams of 3.11).
             pass
@@ -128,11 +137,17 @@ class Forwarder:
         logger.log(level, "a connection to the scheduler has ended: %s", cause)
 
 
-async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: Stream) -> None:
-    """Copy in both directions until one of them ends."""
+async def _join(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    stream: Stream,
+    stopped: asyncio.Event,
+) -> None:
+    """Copy in both directions until one of them ends, or all is stopped."""
     copying = [
         asyncio.ensure_future(_upload(reader, stream)),
         asyncio.ensure_future(_download(stream, writer)),
+        asyncio.ensure_future(stopped.wait()),
     ]
     try:
         with suppress(EOFError):
