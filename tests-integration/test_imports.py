@@ -39,6 +39,8 @@ LAYERS = (
     ("scalable.providers.common", "scalable.modules"),
     # How many workers each group gets, and what they may cost.
     ("scalable.planning",),
+    # Prices of a version, and newer ones in a file of the user.
+    ("scalable.providers.prices",),
     # Helpers that providers share: options, command lines of containers and workers, log files, blocking calls, keys.
     (
         "scalable.providers.options",
@@ -102,6 +104,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.providers.containers": set(),
     "scalable.providers.logs": set(),
     "scalable.providers.options": MANIFEST,
+    "scalable.providers.prices": MANIFEST,
     "scalable.providers.worker": set(),
     "scalable.providers.servers": set(),
     "scalable.providers.local": MANIFEST,

@@ -16,8 +16,7 @@ from botocore.stub import Stubber
 from scalable.errors import ProviderError, ProviderNotSetUpError
 from scalable.providers.base import RefreshedPrices, RefreshesPrices
 from scalable.providers.cloud.aws import AWSBatchProvider
-from scalable.providers.cloud.aws.price_file import price_path, read_prices
-from scalable.providers.cloud.aws.prices import ADDRESS, GB, VCPU, VOLUME_GB
+from scalable.providers.cloud.aws.prices import ADDRESS, GB, PRICES, VCPU, VOLUME_GB
 from scalable.testing.offline import spec_of
 
 AWS = AWSBatchProvider()
@@ -180,8 +179,8 @@ def test_it_has_the_ability() -> None:
 def test_prices_of_what_a_run_can_use_are_saved(pricing: Pricing) -> None:
     pricing.tell("sa-east-1", [[FARGATE[:2], FARGATE[2:]], [MACHINES], [VOLUMES], [ADDRESSES]])
     refreshed = refresh()
-    assert refreshed.path == price_path()
-    saved = read_prices().prices.refreshed
+    assert refreshed.path == PRICES.path
+    saved = PRICES.read().prices.refreshed
     assert {key: price.usd for key, price in saved.items()} == {
         ("sa-east-1", VCPU): Decimal("0.0696"),
         ("sa-east-1", GB): Decimal("0.0076"),
@@ -202,7 +201,7 @@ def test_prices_of_what_a_run_can_use_are_saved(pricing: Pricing) -> None:
 def test_types_that_targets_name_are_priced_too(pricing: Pricing) -> None:
     pricing.tell("sa-east-1", [[FARGATE], [MACHINES], [VOLUMES], [ADDRESSES]])
     refresh("cluster_type: ec2\ninstance_type: p5.48xlarge\nscheduler_instance_type: x9.large")
-    saved = read_prices().prices.refreshed
+    saved = PRICES.read().prices.refreshed
     assert saved["sa-east-1", "p5.48xlarge"].usd == Decimal("98.32")
     assert saved["sa-east-1", "x9.large"].usd == 1
 
@@ -225,7 +224,7 @@ def test_what_is_ambiguous_or_in_another_currency_is_unknown(pricing: Pricing) -
     addresses = [row("PublicIPv4:InUseAddress", ("Addresses", "0.005"))]
     pricing.tell("sa-east-1", [[fargate], [[]], [volumes], [addresses]])
     refresh()
-    saved = read_prices().prices.refreshed
+    saved = PRICES.read().prices.refreshed
     assert {key: price.usd for key, price in saved.items()} == {("sa-east-1", GB): Decimal("0.3")}
 
 
@@ -234,7 +233,7 @@ def test_reserved_offers_alone_are_no_price(pricing: Pricing) -> None:
     del product["terms"]["OnDemand"]
     pricing.tell("sa-east-1", [[FARGATE], [[json.dumps(product)]], [[]], [[]]])
     refresh()
-    assert ("sa-east-1", "c6i.large") not in read_prices().prices.refreshed
+    assert ("sa-east-1", "c6i.large") not in PRICES.read().prices.refreshed
 
 
 def test_a_region_without_prices_is_an_error_and_nothing_is_saved(pricing: Pricing) -> None:
@@ -242,7 +241,7 @@ def test_a_region_without_prices_is_an_error_and_nothing_is_saved(pricing: Prici
     pricing.tell("xx-nowhere-1", [[[]], [[]], [[]], [[]]])
     with pytest.raises(ProviderError, match="no prices for 'xx-nowhere-1'; is there such a region"):
         refresh("region: eu-west-1", "region: xx-nowhere-1")
-    assert not price_path().exists()
+    assert not PRICES.path.exists()
 
 
 @pytest.mark.parametrize("answer", ["no JSON", "[]", "{}", '{"product": {"attributes": null}}'])
@@ -251,7 +250,7 @@ def test_an_answer_of_another_form_is_an_error(pricing: Pricing, answer: str) ->
     with pytest.raises(ProviderError, match="AWS lists prices of sa-east-1 in a form") as caught:
         refresh()
     assert "\n" not in str(caught.value)
-    assert not price_path().exists()
+    assert not PRICES.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,7 @@ def test_what_aws_refuses_is_one_line(
         refresh()
     assert str(caught.value).startswith(f"AWS does not tell its prices: GetProducts: {code}")
     assert "\n" not in str(caught.value)
-    assert not price_path().exists()
+    assert not PRICES.path.exists()
 
 
 def test_aws_that_is_not_reached_is_one_line(pricing: Pricing) -> None:

@@ -8,8 +8,9 @@ from decimal import Decimal
 from scalable.costing import CostEstimate, CostLineItem
 from scalable.providers.cloud.aws.fargate import TaskSize
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.cloud.aws.prices import ADDRESS, GB, VCPU, VOLUME_GB, Price, Prices
+from scalable.providers.cloud.aws.prices import ADDRESS, GB, VCPU, VOLUME_GB
 from scalable.providers.cloud.aws.request import WorkerRequest
+from scalable.providers.prices import Prices, priced_item
 
 __all__ = ["estimate_ec2", "estimate_fargate"]
 
@@ -54,7 +55,7 @@ def estimate_fargate(
     if options.public_ip:
         n = 1 + sum(counts.get(tag, 0) for tag in requests)
         address = prices.find(region, ADDRESS)
-        items.append(_item("public addresses", Decimal(n), ADDRESS, address))
+        items.append(priced_item("public addresses", Decimal(n), ADDRESS, address))
     return CostEstimate(tuple(items), (*_NOTES, *((_SPOT_NOTE,) if options.spot else ())))
 
 
@@ -75,17 +76,17 @@ def estimate_ec2(
         The prices that are known.
     """
     region, scheduler = options.region, options.scheduler_instance_type
-    items = [_item("scheduler", Decimal(1), scheduler, prices.find(region, scheduler))]
+    items = [priced_item("scheduler", Decimal(1), scheduler, prices.find(region, scheduler))]
     for tag, machine in machines.items():
         price = None if options.spot else prices.find(region, machine)
         unit = f"{machine} (Spot)" if options.spot else machine
-        items.append(_item(tag, Decimal(counts.get(tag, 0)), unit, price))
+        items.append(priced_item(tag, Decimal(counts.get(tag, 0)), unit, price))
     n = 1 + sum(counts.get(tag, 0) for tag in machines)
     volume = prices.find(region, VOLUME_GB)
-    items.append(_item("volumes", Decimal(n * options.volume_size), "GB", volume))
+    items.append(priced_item("volumes", Decimal(n * options.volume_size), "GB", volume))
     if options.public_ip:
         address = prices.find(region, ADDRESS)
-        items.append(_item("public addresses", Decimal(n), ADDRESS, address))
+        items.append(priced_item("public addresses", Decimal(n), ADDRESS, address))
     return CostEstimate(tuple(items), _EC2_NOTES)
 
 
@@ -96,10 +97,4 @@ def _task_items(
     for part, quantity, unit in (("vCPU", size.vcpus, VCPU), ("memory", size.gb, GB)):
         price = None if spot else prices.find(region, unit)
         shown = f"{unit} Spot" if spot else unit
-        yield _item(f"{what}, {part}", n * quantity, shown, price)
-
-
-def _item(what: str, quantity: Decimal, unit: str, price: Price | None) -> CostLineItem:
-    if price is None:
-        return CostLineItem(what, quantity, unit)
-    return CostLineItem(what, quantity, unit, price.usd, source=price.source, as_of=price.as_of)
+        yield priced_item(f"{what}, {part}", n * quantity, shown, price)

@@ -6,49 +6,32 @@ A region without an entry has no known price. Prices on spare capacity change by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from types import MappingProxyType
 from typing import NamedTuple
+
+from scalable.providers.prices import Price, PriceList
 
 __all__ = [
     "ADDRESS",
     "FARGATE",
     "GB",
     "HOURS_OF_A_MONTH",
+    "PRICES",
     "PUBLIC_ADDRESS",
     "VCPU",
     "VOLUME",
     "VOLUME_GB",
     "FargatePrice",
-    "Price",
-    "Prices",
     "instance_price",
+    "price_of_table",
 ]
 
 VCPU, GB = "vCPU of Fargate", "GB of Fargate"
 VOLUME_GB = "GB of gp3"
 ADDRESS = "IPv4 address"
 """Units that have a price. Types of instances are the others, by their names."""
-
-
-class Price(NamedTuple):
-    """A price of one unit for one hour.
-
-    Parameters
-    ----------
-    usd : Decimal
-        USD.
-    source : str
-        Where it is from.
-    as_of : date
-        The day on which it was looked up.
-    """
-
-    usd: Decimal
-    source: str
-    as_of: date
 
 
 class FargatePrice(NamedTuple):
@@ -113,7 +96,7 @@ VOLUME: Mapping[str, Price] = MappingProxyType(
 _OF_LARGE = {"medium": Decimal("0.5"), "large": Decimal(1), "xlarge": Decimal(2)}
 
 
-def instance_price(machine: str, region: str | None) -> Price | None:
+def instance_price(machine: str, region: str) -> Price | None:
     """Return the price of a type of instance on demand; None if it is not known.
 
     Examples
@@ -122,7 +105,7 @@ def instance_price(machine: str, region: str | None) -> Price | None:
     (Decimal('0.680'), None)
     """
     family, _, size = machine.partition(".")
-    large = _LARGE.get(family, {}).get(region or "")
+    large = _LARGE.get(family, {}).get(region)
     times = _OF_LARGE.get(size)
     if times is None and size.endswith("xlarge") and size.removesuffix("xlarge").isdecimal():
         times = Decimal(size.removesuffix("xlarge")) * 2
@@ -131,39 +114,23 @@ def instance_price(machine: str, region: str | None) -> Price | None:
     return large._replace(usd=large.usd * times)
 
 
-@dataclass(frozen=True)
-class Prices:
-    """The prices of this version, and those that the user has refreshed.
-
-    Parameters
-    ----------
-    refreshed : mapping of (str, str) to Price
-        Prices by region and unit. The table's price counts only where it is newer.
+def price_of_table(region: str, unit: str) -> Price | None:
+    """Return the price of a unit in a region, as this version has it; None if it has none.
 
     Examples
     --------
-    >>> Prices().find("us-east-1", VCPU).usd, Prices().find("us-east-1", "p5.48xlarge")
+    >>> price_of_table("us-east-1", VCPU).usd, price_of_table("us-east-1", "p5.48xlarge")
     (Decimal('0.04048'), None)
-    >>> asked = Price(Decimal("0.05"), "AWS's Price List API", date(2027, 1, 1))
-    >>> Prices({("us-east-1", VCPU): asked}).find("us-east-1", VCPU).usd
-    Decimal('0.05')
     """
-
-    refreshed: Mapping[tuple[str, str], Price] = field(default_factory=dict)
-
-    def find(self, region: str | None, unit: str) -> Price | None:
-        """Return the price of a unit in a region; None if it is not known."""
-        known = (self.refreshed.get((region or "", unit)), _price_of_table(region, unit))
-        # Of two of the same day, `max` returns the first.
-        return max((each for each in known if each), key=lambda each: each.as_of, default=None)
-
-
-def _price_of_table(region: str | None, unit: str) -> Price | None:
     if unit == ADDRESS:
         return PUBLIC_ADDRESS
     if unit == VOLUME_GB:
-        return VOLUME.get(region or "")
+        return VOLUME.get(region)
     if unit in (VCPU, GB):
-        fargate = FARGATE.get(region or "")
+        fargate = FARGATE.get(region)
         return fargate and (fargate.vcpu if unit == VCPU else fargate.gb)
     return instance_price(unit, region)
+
+
+PRICES = PriceList("aws", price_of_table)
+"""The prices of this version, and the file in which this user keeps newer ones."""

@@ -56,8 +56,7 @@ from scalable.providers.cloud.aws.instances import (
 from scalable.providers.cloud.aws.machines import machine_named, smallest_machine
 from scalable.providers.cloud.aws.names import Run, profile_name, role_name, run_prefix
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.cloud.aws.price_file import read_prices
-from scalable.providers.cloud.aws.prices import VCPU, VOLUME_GB
+from scalable.providers.cloud.aws.prices import PRICES, VCPU, VOLUME_GB
 from scalable.providers.cloud.aws.request import WorkerRequest, worker_request
 from scalable.providers.cloud.aws.tasks import (
     PORT,
@@ -118,7 +117,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         if options.spot_fallback and not options.spot:
             message = "has no effect without spot: true"
             yield spec.option_issue("spot_fallback", "W_NO_EFFECT", message, "warning")
-        if problem := read_prices().problem:
+        if problem := PRICES.read().problem:
             yield spec.option_issue((), "W_PRICES", problem, "warning")
 
     def request(self, component: ComponentConfig, options: AWSOptions) -> ResourceRequest:
@@ -138,14 +137,14 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         if given.get("spot") or not isinstance(region, str):
             return False
         fargate = given.get("cluster_type", "fargate") == "fargate"
-        return read_prices().prices.find(region, VCPU if fargate else VOLUME_GB) is not None
+        return PRICES.read().prices.find(region, VCPU if fargate else VOLUME_GB) is not None
 
     def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
         """Return what the plan costs by the prices of this version or newer ones that the user has refreshed.
 
         What is in neither is unknown.
         """
-        prices = read_prices().prices
+        prices = PRICES.read().prices
         options = self.parse_options(spec)
         # The image is no part of what is paid for.
         requests = {

@@ -14,19 +14,19 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from scalable.errors import ProviderError
-from scalable.providers.base import ListedPrice, RefreshedPrices
+from scalable.providers.base import RefreshedPrices
 from scalable.providers.cloud.aws.api import AwsError, AwsUnreachableError
 from scalable.providers.cloud.aws.machines import MACHINES, OTHERS
-from scalable.providers.cloud.aws.price_file import save_prices
 from scalable.providers.cloud.aws.prices import (
     ADDRESS,
     GB,
     HOURS_OF_A_MONTH,
+    PRICES,
     VCPU,
     VOLUME_GB,
-    Price,
 )
 from scalable.providers.cloud.aws.refusals import explain_refusal
+from scalable.providers.prices import Price
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
@@ -95,14 +95,7 @@ async def refresh_prices(api: AwsApi, targets: Sequence[AWSOptions]) -> Refreshe
         if not listed:
             raise ProviderError(f"AWS lists no prices for {region!r}; is there such a region?")
         found |= {(region, unit): Price(usd, _SOURCE, today) for unit, usd in listed.items()}
-    path = save_prices(regions, found)
-    return RefreshedPrices(path, [_shown(r, u, found.get((r, u))) for r in regions for u in units])
-
-
-def _shown(region: str, unit: str, price: Price | None) -> ListedPrice:
-    if price is None:
-        return ListedPrice(region, unit)
-    return ListedPrice(region, unit, price.usd, source=price.source, as_of=price.as_of)
+    return PRICES.save(regions, [*units], found)
 
 
 async def _ask(api: AwsApi, region: str, units: Collection[str]) -> dict[str, Decimal]:
