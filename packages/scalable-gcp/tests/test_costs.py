@@ -40,13 +40,19 @@ def test_spare_capacity_has_its_own_price() -> None:
     [
         "zone: australia-southeast1-a",
         "zone: us-east1-b\nmachine_type: m3-ultramem-32",
-        "zone: us-east1-b\nscheduler_machine_type: e2-micro",
+        "zone: us-east1-b\nmachine_type: n2-custom-4-8192",
     ],
 )
 def test_what_has_no_price_is_unknown(options: str) -> None:
     cost = estimate(f"{options}\nworkers: 3")
     assert cost.hourly is None
     assert cost.unknown
+
+
+def test_a_shared_core_is_paid_for_in_part() -> None:
+    cost = estimate("zone: us-east1-b\nscheduler_machine_type: e2-small\nworkers: 0")
+    [scheduler] = [item for item in cost.items if item.description == "scheduler"]
+    assert scheduler.unit_price == Decimal("0.021812") / 2 + 2 * Decimal("0.002924")
 
 
 def test_gpus_are_unknown() -> None:

@@ -17,7 +17,7 @@ from scalable.providers.cloud.gcp.machines import MACHINES, cheapest_machine, ma
         ("custom-4-8192", 4),
         ("n2-custom-8-65536-ext", 8),
         ("a2-highgpu-1g", 12),
-        ("e2-micro", None),
+        ("e2-micro", 2),
         ("a3-highgpu-1g", None),
         ("n2-standard-4x", None),
     ],
@@ -68,3 +68,17 @@ def test_nothing_is_chosen_where_no_machine_is_large_enough() -> None:
     assert cheapest_machine(1000, 0) is None
     assert cheapest_machine(1, 0, 9) is None
     assert cheapest_machine(1, 0, 5, "nvidia-tesla-t4") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("n2-standard-4", "n2"),
+        ("e2-custom-4-8192", "e2"),
+        ("custom-4-8192", "n1 custom"),
+        ("n2-custom-4-8192", "n2 custom"),
+        ("n2-custom-8-65536-ext", None),
+    ],
+)
+def test_the_series_by_which_a_machine_is_paid_for(name: str, rates: str | None) -> None:
+    assert machine_named(name).rates == rates

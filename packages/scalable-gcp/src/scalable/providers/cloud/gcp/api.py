@@ -24,6 +24,7 @@ import google.auth
 from google.api_core import exceptions, retry
 from google.auth import credentials as auth
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
+from google.auth.transport.requests import AuthorizedSession
 from google.cloud import compute_v1
 
 from scalable.cluster.port import Leftover
@@ -44,6 +45,10 @@ _SETTLE_LIMIT = 60.0
 """Seconds for calls under way that nobody waits for any more."""
 _MAX_DELETIONS = 16
 """Deletions at a time."""
+
+# https://cloud.google.com/billing/v1/how-tos/catalog-api: the id of Compute Engine, and the largest page.
+_PRODUCTS = "/v1/services/6F81-5844-456A/skus"
+_PRODUCTS_OF_A_PAGE = 5000
 
 _REMEDY = (
     "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to the key "
@@ -205,6 +210,24 @@ class GceApi:
         found = await self.call("Zones", "list")
         return sorted(zone.name for zone in found if zone.name.startswith(f"{region}-"))
 
+    async def products(self) -> list[Mapping[str, Any]]:
+        """Return the products of Compute Engine with their prices in USD, as the Cloud Billing Catalog lists them."""
+        return await self._calls.run(self._products)
+
+    def _products(self) -> list[Mapping[str, Any]]:
+        found: list[Mapping[str, Any]] = []
+        query = {"currencyCode": "USD", "pageSize": str(_PRODUCTS_OF_A_PAGE)}
+        try:
+            with AuthorizedSession(self._find()[0]) as session:  # type: ignore[no-untyped-call]
+                while True:
+                    page = _RETRY(_get)(session, f"{_billing_endpoint()}{_PRODUCTS}", query)
+                    found += page.get("skus", [])
+                    if not page.get("nextPageToken"):
+                        return found
+                    query["pageToken"] = page["nextPageToken"]
+        except _ERRORS as error:
+            raise _translated(error, "services.skus.list") from error
+
     async def settle(self) -> list[Leftover]:
         """Create nothing from now on; wait for what is being created, and return what is not answered in time."""
         return [call.leftover for call in await self._creating.settle(_SETTLE_LIMIT)]
@@ -247,6 +270,15 @@ class GceApi:
             raise found from error
 
 
+def _get(session: AuthorizedSession, url: str, query: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return the answer to a request, as JSON."""
+    answer = session.get(url, params=query, timeout=_REQUEST_TIMEOUT)
+    if not answer.ok:
+        raise exceptions.from_http_response(answer)  # type: ignore[no-untyped-call]
+    found: Mapping[str, Any] = answer.json()
+    return found
+
+
 _ERRORS = (
     exceptions.GoogleAPICallError,
     exceptions.RetryError,
@@ -286,6 +318,12 @@ def _endpoint() -> str:
     raise ProviderNotSetUpError(
         "gcp", f"{ENDPOINT} is no https:// URL, and not a loopback address", remedy
     )
+
+
+def _billing_endpoint() -> str:
+    """Return the endpoint of the billing catalogue, which a service that stands in for Compute Engine has as well."""
+    endpoint = _endpoint()
+    return endpoint if endpoint.startswith("http:") else "https://cloudbilling.googleapis.com"
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 
-from scalable.costing import HOURS_PER_MONTH, CostEstimate, CostLineItem
+from scalable.costing import CostEstimate
 from scalable.providers.cloud.gcp.machines import Machine, machine_named
 from scalable.providers.cloud.gcp.options import GCPOptions
-from scalable.providers.cloud.gcp.prices import ADDRESS, AS_OF, SOURCE, disk_rate, hourly_rate
+from scalable.providers.cloud.gcp.prices import ADDRESS, DISK_GB, gib_unit, gpu_unit, vcpu_unit
 from scalable.providers.cloud.gcp.request import WorkerRequest
+from scalable.providers.prices import Price, Prices, priced_item
 
 __all__ = ["estimate"]
 
@@ -21,7 +22,10 @@ _SPOT_NOTE = "prices of Spot machines change up to daily; the scheduler is on de
 
 
 def estimate(
-    options: GCPOptions, requests: Mapping[str, WorkerRequest], counts: Mapping[str, int]
+    options: GCPOptions,
+    requests: Mapping[str, WorkerRequest],
+    counts: Mapping[str, int],
+    prices: Prices,
 ) -> CostEstimate:
     """Return what scheduler and workers cost as machines with their disks.
 
@@ -33,36 +37,53 @@ def estimate(
         The workers of each group.
     counts : mapping of str to int
         How many there are.
+    prices : Prices
+        The prices that are known.
     """
-    region = options.own_region
+    region, spot = options.own_region, options.spot
     scheduler = machine_named(options.scheduler_machine_type)
-    items = [_machines("scheduler", 1, scheduler, region)]
+    price = _machine_price(prices, region, scheduler, spot=False)
+    items = [priced_item("scheduler", Decimal(1), scheduler.name, price)]
     for tag, request in requests.items():
-        n = counts.get(tag, 0)
-        items.append(_machines(tag, n, request.machine, region, spot=options.spot))
+        n, machine = counts.get(tag, 0), request.machine
+        unit = f"{machine.name} (Spot)" if spot else machine.name
+        price = _machine_price(prices, region, machine, spot=spot)
+        items.append(priced_item(tag, Decimal(n), unit, price))
         if request.attached:
             kind, count = request.attached
-            items.append(_item(f"{tag} GPUs", Decimal(n * count), kind, None))
+            unit = gpu_unit(kind, spot=spot)
+            quantity = Decimal(n * count)
+            items.append(priced_item(f"{tag} GPUs", quantity, unit, prices.find(region, unit)))
     n = 1 + sum(counts.get(tag, 0) for tag in requests)
-    disk = disk_rate(region)
-    price = None if disk is None else round(disk / HOURS_PER_MONTH, 8)
-    items.append(_item("disks", Decimal(n * options.disk_gb), "GB", price))
+    disk = prices.find(region, DISK_GB)
+    items.append(priced_item("disks", Decimal(n * options.disk_gb), "GB", _rounded(disk)))
     if options.external_ips:
-        items.append(_item("external addresses", Decimal(n), "address", ADDRESS))
-    return CostEstimate(tuple(items), (*_NOTES, *((_SPOT_NOTE,) if options.spot else ())))
+        address = prices.find(region, ADDRESS)
+        items.append(priced_item("external addresses", Decimal(n), ADDRESS, address))
+    return CostEstimate(tuple(items), (*_NOTES, *((_SPOT_NOTE,) if spot else ())))
 
 
-def _machines(
-    what: str, n: int, machine: Machine, region: str, *, spot: bool = False
-) -> CostLineItem:
-    price = None
-    if not machine.gpus and machine.gpus is not None:
-        price = hourly_rate(region, machine.series, machine.vcpus, machine.memory, spot=spot)
-    unit = f"{machine.name} (Spot)" if spot else machine.name
-    return _item(what, Decimal(n), unit, price)
+def _machine_price(prices: Prices, region: str, machine: Machine, *, spot: bool) -> Price | None:
+    """Return the price of a machine with its GPUs, as old as the oldest of its parts; None if one is not known."""
+    vcpus = machine.vcpus if machine.paid_vcpus is None else machine.paid_vcpus
+    if vcpus is None or machine.memory is None or machine.gpus is None or machine.rates is None:
+        return None
+    parts = {
+        vcpu_unit(machine.rates, spot=spot): Decimal(vcpus),
+        gib_unit(machine.rates, spot=spot): Decimal(machine.memory) / 2**30,
+    }
+    if machine.gpus:
+        parts[gpu_unit(machine.gpu_type, spot=spot)] = Decimal(machine.gpus)
+    usd, found = Decimal(0), []
+    for unit, quantity in parts.items():
+        price = prices.find(region, unit)
+        if price is None:
+            return None
+        usd += price.usd * quantity
+        found.append(price)
+    return min(found, key=lambda each: each.as_of)._replace(usd=usd)
 
 
-def _item(what: str, quantity: Decimal, unit: str, price: Decimal | None) -> CostLineItem:
-    if price is None:
-        return CostLineItem(what, quantity, unit)
-    return CostLineItem(what, quantity, unit, price, source=SOURCE, as_of=AS_OF)
+def _rounded(price: Price | None) -> Price | None:
+    """Return a price of a part of a month without digits that nobody reads."""
+    return price and price._replace(usd=round(price.usd, 8))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-from scalable.providers.cloud.gcp.prices import hourly_rate
+from scalable.providers.cloud.gcp.prices import table_rate
 
 __all__ = ["MACHINES", "Machine", "attached_gpus", "cheapest_machine", "machine_named"]
 
@@ -29,6 +29,8 @@ class Machine(NamedTuple):
         GPUs that the type comes with; None if it comes with some, and it is not known how many.
     gpu_type : str
         Which; empty without GPUs, or where it is not known.
+    paid_vcpus : Decimal or None
+        How many vCPUs are paid for, where it has them at times only; None for all that it has.
     """
 
     name: str
@@ -36,6 +38,17 @@ class Machine(NamedTuple):
     memory: int | None
     gpus: int | None = 0
     gpu_type: str = ""
+    paid_vcpus: Decimal | None = None
+
+    @property
+    def rates(self) -> str | None:
+        """By which series it is paid for: ``n2``, ``n2 custom``; None if its prices are not known to be of any."""
+        if not _CUSTOM.fullmatch(self.name):
+            return self.series
+        if self.name.endswith("-ext"):  # part of its memory has another price
+            return None
+        series = "n1" if self.series == "custom" else self.series
+        return f"{series} custom" if series in _DEARER_CUSTOM else series
 
     @property
     def series(self) -> str:
@@ -80,6 +93,11 @@ _WITH_GPUS = {
     "a2-highgpu-4g": (48, 340, 4),
     "a2-highgpu-8g": (96, 680, 8),
 }
+# They may use their two vCPUs at times: https://cloud.google.com/compute/docs/general-purpose-machines#sharedcore
+# Which vCPUs are paid for, and GiB.
+_SHARED_CORE = {"e2-micro": ("0.25", 1), "e2-small": ("0.5", 2), "e2-medium": ("1", 4)}
+# The Cloud Billing Catalog has products of their own for the custom types of these, and of no other series.
+_DEARER_CUSTOM = ("n1", "n2", "n2d", "n4")
 _GPU_OF = {"g2": "nvidia-l4", "a2": "nvidia-tesla-a100"}
 _CHOSEN = ("e2", "n2", "n2d")
 """The series from which one is chosen, where a component needs no GPU."""
@@ -116,12 +134,14 @@ def machine_named(name: str) -> Machine:
     >>> machine_named("n2-standard-4").memory // 2**30
     16
     >>> machine_named("n2-custom-6-20480")
-    Machine(name='n2-custom-6-20480', vcpus=6, memory=21474836480, gpus=0, gpu_type='')
+    Machine(name='n2-custom-6-20480', vcpus=6, memory=21474836480, gpus=0, gpu_type='', paid_vcpus=None)
     >>> machine_named("c4-standard-8").vcpus, machine_named("a3-highgpu-8g").gpus
     (8, None)
     """
     if known := MACHINES.get(name):
         return known
+    if shared := _SHARED_CORE.get(name):
+        return Machine(name, 2, shared[1] * _GIB, paid_vcpus=Decimal(shared[0]))
     gpus = None if _GPU_SERIES.fullmatch(name) else 0
     if custom := _CUSTOM.fullmatch(name):
         return Machine(name, int(custom[1]), int(custom[2]) * 2**20, gpus)
@@ -161,7 +181,7 @@ def cheapest_machine(
         return machine.series in _CHOSEN
 
     def price(machine: Machine) -> tuple[Decimal, int]:
-        rate = hourly_rate("us-central1", machine.series, machine.vcpus, machine.memory)
+        rate = table_rate(machine.series, machine.vcpus, machine.memory)
         return (rate or Decimal(0), machine.vcpus or 0)  # without a price, the smallest
 
     return min(filter(fits, MACHINES.values()), key=price, default=None)

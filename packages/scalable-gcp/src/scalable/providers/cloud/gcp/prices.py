@@ -1,45 +1,66 @@
-"""Prices on demand and of spare capacity, with their source and day. Pure functions and data."""
+"""Prices on demand and of spare capacity, with their source and day. Pure functions and data.
+
+A vCPU and a GiB of each series have a price of their own, as have GPUs, a GB of disk, and an address.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
-from typing import NamedTuple
+from functools import partial
+from types import MappingProxyType
+
+from scalable.costing import HOURS_PER_MONTH
+from scalable.providers.prices import Price, PriceList
 
 __all__ = [
     "ADDRESS",
-    "AS_OF",
     "DISK_GB",
-    "SOURCE",
-    "Rate",
-    "disk_rate",
-    "has_rates",
-    "hourly_rate",
-    "machine_rate",
+    "PRICES",
+    "gib_unit",
+    "gpu_unit",
+    "price_of_table",
+    "table_rate",
+    "vcpu_unit",
 ]
 
-SOURCE = "Cloud Billing Catalog, by google-cloud-pricing-cost-calculator"
-"""Where the prices are from: https://github.com/Cyclenerd/google-cloud-pricing-cost-calculator, pricing.yml."""
-AS_OF = date(2026, 7, 30)
-"""The day of the list."""
+# https://github.com/Cyclenerd/google-cloud-pricing-cost-calculator, pricing.yml of this day.
+_price = partial(
+    Price,
+    source="Cloud Billing Catalog, by google-cloud-pricing-cost-calculator",
+    as_of=date(2026, 7, 30),
+)
 
-ADDRESS = Decimal("0.005")
-"""An external IPv4 address in use, per hour, in USD."""
-DISK_GB = {"pd-standard": Decimal("0.04"), "pd-balanced": Decimal("0.10")}
-"""A GB of a disk per month, in USD, in the regions below."""
+ADDRESS = "IPv4 address"
+"""Unit: an external address in use, whose price is the same everywhere."""
+DISK_GB = "GB of pd-balanced"
+"""Unit: a GB of a machine's boot disk."""
 
 
-class Rate(NamedTuple):
-    """What a machine of a series costs per hour, in USD: its vCPUs and its GiB.
+def vcpu_unit(rates: str, *, spot: bool = False) -> str:
+    """Return the unit of a vCPU.
 
-    Parameters
-    ----------
-    vcpu, gib : Decimal
-        One vCPU; one GiB.
+    Examples
+    --------
+    >>> vcpu_unit("n2"), gib_unit("n2 custom", spot=True), gpu_unit("nvidia-l4")
+    ('vCPU of n2', 'GiB of n2 custom (Spot)', 'nvidia-l4')
     """
+    return _unit(f"vCPU of {rates}", spot)
 
-    vcpu: Decimal
-    gib: Decimal
+
+def gib_unit(rates: str, *, spot: bool = False) -> str:
+    """Return the unit of a GiB of memory."""
+    return _unit(f"GiB of {rates}", spot)
+
+
+def gpu_unit(kind: str, *, spot: bool = False) -> str:
+    """Return the unit of a GPU of this type."""
+    return _unit(kind, spot)
+
+
+def _unit(what: str, spot: bool) -> str:
+    return f"{what} (Spot)" if spot else what
 
 
 # Series: on demand and spot, each vCPU and GiB, for us-central1 = us-east1 = us-west1, europe-west1 and asia-east1.
@@ -57,54 +78,50 @@ c4  0.034650 0.003938 0.020790 0.002363 0.038153 0.004336 0.020920 0.002377 0.04
 _REGIONS = (("us-central1", "us-east1", "us-west1"), ("europe-west1",), ("asia-east1",))
 
 
-def _rates() -> dict[tuple[str, str, bool], Rate]:
-    """Return the rates by region, series, and whether of spare capacity."""
-    found = {}
-    for line in _TABLE.split("\n"):
-        series, *columns = line.split() or [""]
+def _table() -> Mapping[tuple[str, str], Price]:
+    """Return prices by region and unit."""
+    everywhere = [region for regions in _REGIONS for region in regions]
+    disk = _price(Decimal("0.10") / HOURS_PER_MONTH)
+    found = {(region, DISK_GB): disk for region in everywhere}
+    for line in _TABLE.strip().split("\n"):
+        series, *columns = line.split()
         numbers = iter(map(Decimal, columns))
-        for regions in _REGIONS if series else ():
+        for regions in _REGIONS:
             for spot in (False, True):
-                rate = Rate(next(numbers), next(numbers))
-                found.update({(region, series, spot): rate for region in regions})
-    return found
+                for unit in (vcpu_unit(series, spot=spot), gib_unit(series, spot=spot)):
+                    price = _price(next(numbers))
+                    found.update({(region, unit): price for region in regions})
+    return MappingProxyType(found)
 
 
-_RATES = _rates()
+_BY_UNIT = _table()
 
 
-def machine_rate(region: str, series: str, *, spot: bool = False) -> Rate | None:
-    """Return the rate of a series in a region; None if it is not known.
+def price_of_table(region: str, unit: str) -> Price | None:
+    """Return the price of a unit in a region, as this version has it; None if it has none.
 
     Examples
     --------
-    >>> machine_rate("us-central1", "e2").vcpu, machine_rate("us-central1", "a3")
+    >>> price_of_table("us-central1", "vCPU of e2").usd, price_of_table("us-central1", "vCPU of a3")
     (Decimal('0.021812'), None)
     """
-    return _RATES.get((region, series, spot))
+    return _price(Decimal("0.005")) if unit == ADDRESS else _BY_UNIT.get((region, unit))
 
 
-def hourly_rate(
-    region: str, series: str, vcpus: int | None, memory: int | None, *, spot: bool = False
-) -> Decimal | None:
-    """Return what a machine costs per hour, in USD; None if it is not known.
+def table_rate(series: str, vcpus: int | None, memory: int | None) -> Decimal | None:
+    """Return what a machine costs per hour in us-central1, in USD, by this version; None if it is not known.
 
     Examples
     --------
-    >>> round(hourly_rate("us-central1", "n2", 4, 16 * 2**30), 5)
+    >>> round(table_rate("n2", 4, 16 * 2**30), 5)
     Decimal('0.19424')
     """
-    rate = machine_rate(region, series, spot=spot)
-    if rate is None or vcpus is None or memory is None:
+    vcpu = price_of_table("us-central1", vcpu_unit(series))
+    gib = price_of_table("us-central1", gib_unit(series))
+    if vcpu is None or gib is None or vcpus is None or memory is None:
         return None
-    return rate.vcpu * vcpus + rate.gib * memory / 2**30
+    return vcpu.usd * vcpus + gib.usd * memory / 2**30
 
 
-def disk_rate(region: str) -> Decimal | None:
-    """Return what a GB of a machine's boot disk costs per month, in USD; None if it is not known."""
-    return DISK_GB["pd-balanced"] if has_rates(region) else None
-
-
-def has_rates(region: str) -> bool:
-    """Return whether there are prices for a region."""
-    return any(region in regions for regions in _REGIONS)
+PRICES = PriceList("gcp", price_of_table)
+"""The prices of this version, and the file in which this user keeps newer ones."""

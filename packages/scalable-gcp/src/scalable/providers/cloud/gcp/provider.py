@@ -18,6 +18,7 @@ from scalable.providers.base import (
     ClusterHandle,
     DeploymentSpec,
     Owned,
+    RefreshedPrices,
     ScalePlan,
     current_owner,
 )
@@ -26,7 +27,7 @@ from scalable.providers.cloud.gcp.instances import PORT, scheduler_body, subnetw
 from scalable.providers.cloud.gcp.machines import Machine, attached_gpus, machine_named
 from scalable.providers.cloud.gcp.names import Run, run_prefix, scheduler_name, worker_names
 from scalable.providers.cloud.gcp.options import GCPOptions, LabelKey, LabelValue
-from scalable.providers.cloud.gcp.prices import has_rates
+from scalable.providers.cloud.gcp.prices import DISK_GB, PRICES
 from scalable.providers.cloud.gcp.request import WorkerRequest, worker_request
 from scalable.providers.common import (
     BaseProvider,
@@ -85,6 +86,8 @@ class GCPProvider(BaseProvider[GCPOptions]):
                     "begins with a letter, and not with goog or scalable-"
                 )
                 yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)
+        if problem := PRICES.read().problem:
+            yield spec.option_issue((), "W_PRICES", problem, "warning")
         yield from no_effect_warnings(
             spec, "mounts", "machines of Google Cloud do not have your directories"
         )
@@ -96,12 +99,30 @@ class GCPProvider(BaseProvider[GCPOptions]):
         zones = given.get("zones")
         first = given.get("zone") or (zones[0] if isinstance(zones, list | tuple) and zones else "")
         region = given.get("region") or str(first).rpartition("-")[0]
-        return has_rates(str(region))
+        return PRICES.read().prices.find(str(region), DISK_GB) is not None
 
     def estimate_cost(self, spec: DeploymentSpec, plan: ScalePlan) -> CostEstimate | None:
-        """Return what the plan costs by the prices of this version. What has none is unknown."""
-        options = self.parse_options(spec)
-        return estimate(options, _requests(spec, options, ""), plan.workers_by_tag)
+        """Return what the plan costs by the prices of this version or newer ones that the user has refreshed.
+
+        What is in neither is unknown.
+        """
+        options, prices = self.parse_options(spec), PRICES.read().prices
+        return estimate(options, _requests(spec, options, ""), plan.workers_by_tag, prices)
+
+    def refresh_prices(self, specs: Sequence[DeploymentSpec]) -> RefreshedPrices:
+        """Fetch the prices of the regions of these targets from Google, and save them for this user.
+
+        Raises
+        ------
+        ProviderNotSetUpError
+            This machine has no credentials.
+        ProviderError
+            No target has a region, or Google does not tell; the prices are as they were.
+        """
+        from scalable.providers.cloud.gcp.refresh import refresh_prices
+
+        targets = [self.parse_options(spec) for spec in specs]
+        return _ask(GCPOptions(), lambda api: refresh_prices(api, targets))
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
         """Check whether a start would work: credentials, project, zones, machine types, image, network, firewall."""

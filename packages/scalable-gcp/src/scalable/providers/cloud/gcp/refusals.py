@@ -19,6 +19,7 @@ _CAPACITY = (
     "STOCKOUT",
 )
 _QUOTA = ("QUOTA", "quotaExceeded", "RATE_LIMIT", "rateLimitExceeded")
+_COMPUTE = "compute.googleapis.com"
 _DISABLED = ("accessNotConfigured", "SERVICE_DISABLED", "has not been used in project")
 
 
@@ -27,8 +28,8 @@ def is_transient(error: GceError) -> bool:
     return error.status == 429 or error.status >= 500
 
 
-def explain_refusal(error: GceError) -> Explanation:
-    """Return why Compute Engine has refused a call, and what to do.
+def explain_refusal(error: GceError, service: str = _COMPUTE) -> Explanation:
+    """Return why Compute Engine, or another service of Google's, has refused a call, and what to do.
 
     Examples
     --------
@@ -40,7 +41,7 @@ def explain_refusal(error: GceError) -> Explanation:
     if any(word in error.code for word in _CAPACITY):
         return Explanation(Reason.CAPACITY, text)
     if any(word in text for word in _DISABLED):
-        remedy = "run `gcloud services enable compute.googleapis.com`"
+        remedy = f"run `gcloud services enable {service}`"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
     if any(word in error.code for word in _QUOTA) or error.status == 429:
         remedy = (
@@ -50,6 +51,8 @@ def explain_refusal(error: GceError) -> Explanation:
     if error.status == 401:
         remedy = "run `gcloud auth application-default login`"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
+    if error.status == 403 and service != _COMPUTE:
+        return Explanation(Reason.CREDENTIALS, text)
     if error.status == 403:
         remedy = (
             "you need roles/compute.instanceAdmin.v1, and roles/iam.serviceAccountUser on the "
