@@ -21,7 +21,7 @@ def test_a_project_that_has_everything(project: GceProject) -> None:
     found = checks(project, {"gcam": {}, "plots": {}}, external_ips=True)
     assert {each.name for each in found.values() if each.ok} == {
         *("credentials", "zones", "machine of gcam", "machine of plots", "machine image"),
-        *("subnetwork", "firewall", "quota"),
+        *("subnetwork", "firewall", "service account", "quota"),
     }
 
 
@@ -84,6 +84,25 @@ def test_a_disk_below_the_image_is_found(project: GceProject) -> None:
         project.catalogue.images[key] = 80
     found = checks(project)["machine image"]
     assert (found.ok, found.remedy) == (False, "set disk_gb to more")
+
+
+def test_a_service_account_that_machines_cannot_act_as_is_found(project: GceProject) -> None:
+    missing = checks(project, service_account="runs@climate-tests.example")["service account"]
+    assert (missing.ok, missing.detail) == (False, "there is no runs@climate-tests.example")
+    project.secrets.accounts["runs@climate-tests.example"] = False
+    disabled = checks(project, service_account="runs@climate-tests.example")["service account"]
+    assert (disabled.ok, disabled.detail) == (False, "runs@climate-tests.example is disabled")
+    assert "gcloud iam service-accounts enable" in (disabled.remedy or "")
+    project.fault("serviceAccounts.get", 403, reason="PERMISSION_DENIED", times=9)
+    assert checks(project)["service account"].ok is None
+
+
+def test_secrets_that_may_not_be_listed_are_found(project: GceProject) -> None:
+    assert checks(project, keys="secret-manager")["Secret Manager"].ok
+    project.fault("secrets.list", 403, reason="SERVICE_DISABLED", times=9)
+    found = checks(project, keys="secret-manager")["Secret Manager"]
+    assert not found.ok
+    assert "gcloud services enable secretmanager.googleapis.com" in (found.remedy or "")
 
 
 def test_what_is_denied_is_not_checked(project: GceProject) -> None:

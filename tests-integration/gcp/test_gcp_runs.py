@@ -17,7 +17,7 @@ from start_log import logged, started
 
 from scalable.cluster.port import Reason
 from scalable.errors import GroupFailedError, SchedulerStartError
-from scalable.providers.cloud.gcp import GCPProvider
+from scalable.providers.cloud.gcp import GCPProvider, instances
 
 ZONES = ("us-central1-a", "us-central1-b")
 DENIED = {
@@ -159,6 +159,68 @@ def test_what_others_create_delays_no_end(project: GceProject) -> None:
     took = time.monotonic() - began
     over.set()
     assert took < 60
+
+
+SECRET_CALLS = ("secrets.create", "secrets.setIamPolicy", "secrets.addVersion")
+
+
+def test_a_key_can_be_kept_as_a_secret(project: GceProject, tmp_path: Path) -> None:
+    project.secrets.refusals_to_read = 1  # the permission takes effect after a while
+    with cluster(project, keys="secret-manager") as handle:
+        (scheduler,) = project.instances
+        assert project.secrets.names == [scheduler.removesuffix("-scheduler")]
+        handle.backend.scale_groups({"gcam": 1})
+        handle.backend.wait_for_group("gcam", timeout=120)
+        with handle.client_factory() as client:
+            assert client.submit(logged(tmp_path / "starts"), 3, tag="gcam").result(60) == 9
+        for instance in project.instances.values():
+            assert [item.key for item in instance.properties.metadata.items] == ["startup-script"]
+    assert project.secrets.names == []
+
+
+@pytest.mark.parametrize("call", SECRET_CALLS)
+@pytest.mark.parametrize("after", [False, True])
+def test_a_secret_whose_making_fails_at_times_is_made_once(
+    project: GceProject, call: str, after: bool
+) -> None:
+    project.fault(call, 503, times=1, after=after)
+    project.fault(call, None, times=1, after=after)
+    with cluster(project, keys="secret-manager"):
+        assert len(project.secrets.names) == 1
+
+
+@pytest.mark.parametrize("call", SECRET_CALLS)
+def test_a_secret_that_is_refused_is_one_line_and_leaves_nothing(
+    project: GceProject, call: str
+) -> None:
+    project.fault(call, 403, reason="PERMISSION_DENIED", times=9)
+    with pytest.raises(SchedulerStartError, match=r"roles/secretmanager\.admin") as error:
+        GCPProvider().build_cluster(spec_in(project, keys="secret-manager"))
+    assert "\n" not in str(error.value)
+    assert project.secrets.names == []
+
+
+def test_a_secret_that_no_machine_may_read_is_said(
+    project: GceProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "_READS", 2)
+    with_another = {"keys": "secret-manager", "service_account": "other@climate-tests.example"}
+    project.secrets.accounts["other@climate-tests.example"] = True
+    with pytest.raises(SchedulerStartError, match="the run's key cannot be read") as error:
+        GCPProvider().build_cluster(spec_in(project, **with_another))
+    assert "secretmanager.versions.access" in str(error.value)
+
+
+def test_the_secret_of_a_killed_run_is_listed_and_removed(project: GceProject) -> None:
+    spec = spec_in(project, keys="secret-manager")
+    with cluster(project, keys="secret-manager"):
+        provider = GCPProvider()
+        (machine, secret) = sorted(provider.list_owned(spec), key=lambda each: each.kind)
+        assert (machine.kind, secret.kind) == ("machine", "secret")
+        assert machine.run_id == secret.run_id
+        assert provider.reap(spec, [secret]) == []
+        assert project.secrets.names == []
+        assert provider.reap(spec, [secret]) == []
 
 
 def test_an_image_that_does_not_exist_is_named(project: GceProject) -> None:

@@ -46,6 +46,7 @@ from gce_instances import Conditions, Instance, Instances
 from gce_network import Network
 from gce_operations import Operations
 from gce_rules import BASE, Catalogue, RefusedError
+from gce_secrets import ACCOUNT, Secrets
 from gce_server import Method, Request, Server
 
 __all__ = ["GceProject", "Image", "manifest", "provide"]
@@ -72,6 +73,7 @@ class GceProject:
         self._network = Network()
         parts = (self.catalogue, self.conditions, self.operations, self._network, directory)
         self._instances = Instances(*parts)
+        self.secrets = Secrets(PROJECT)
         self._server = Server(self._methods(), self.traffic)
         self.url = self._server.url
 
@@ -88,6 +90,7 @@ class GceProject:
         self.page, self.operations.delay = 3, 0.1
         self._instances.clear()
         self.operations.clear()
+        self.secrets.clear()
         self.traffic.clear()
 
     @property
@@ -111,6 +114,7 @@ class GceProject:
         left = [f"instance {each.name} {each.status}" for each in self._instances.all()]
         left += [f"disk {name}" for name in [*self._instances.disks]]
         left += [f"process {key}" for key in self._instances.processes]
+        left += [f"secret {name}" for name in self.secrets.names]
         return left + self.operations.unfinished("bulkInsert")
 
     # -- What may go wrong
@@ -169,6 +173,7 @@ class GceProject:
         instance = "zones/{zone}/instances/{name}"
         operations = "zones/{zone}/operations"
         return [
+            *self.secrets.methods(),
             Method("projects.get", "GET", "", self._own(self._get_project)),
             Method("zones.list", "GET", "zones", self._own(self._list_zones)),
             Method("zones.get", "GET", "zones/{zone}", self._own(self._get_zone)),
@@ -252,7 +257,8 @@ class GceProject:
         return checked
 
     def _get_project(self, _: Request) -> Mapping[str, Any]:
-        return {"name": PROJECT, "quotas": self._quotas("CPUS_ALL_REGIONS")}
+        quotas = self._quotas("CPUS_ALL_REGIONS")
+        return {"name": PROJECT, "quotas": quotas, "defaultServiceAccount": ACCOUNT}
 
     def _list_zones(self, request: Request) -> Mapping[str, Any]:
         zones = [self._zone(name) for name in self.catalogue.zones]

@@ -21,7 +21,7 @@ from gce_rules import RefusedError, require
 _QUERY = frozenset(
     {
         *("filter", "maxResults", "pageToken", "requestId", "start", "port", "orderBy"),
-        *("includeAllScopes", "returnPartialSuccess"),
+        *("includeAllScopes", "returnPartialSuccess", "secretId"),
     }
 )
 
@@ -33,6 +33,7 @@ class Request:
     parts: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
+    token: str | None = None
 
     @property
     def zone(self) -> str:
@@ -54,20 +55,26 @@ class Method:
     name : str
         ``instances.bulkInsert``.
     verb, path : str
-        Of HTTP. Of the path, what varies is in braces, after ``projects/{project}``.
+        Of HTTP. Of the path, what varies is in braces, after `root`.
     answer : callable
         Does it.
+    root : str
+        What its path begins with.
+    takes_token : bool
+        Whether callers show who they are: machines do.
     """
 
     name: str
     verb: str
     path: str
     answer: Callable[[Request], Mapping[str, Any]]
+    root: str = "/compute/v1/projects/{project}"
+    takes_token: bool = False
 
     def match(self, verb: str, path: str) -> Mapping[str, str] | None:
         """Return the parts of a path, if a request is of this method."""
-        whole = "/compute/v1/projects/{project}" + (f"/{self.path}" if self.path else "")
-        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", whole)
+        whole = self.root + (f"/{self.path}" if self.path else "")
+        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/:]+)", whole)
         found = re.fullmatch(pattern, path) if verb == self.verb else None
         return found.groupdict() if found else None
 
@@ -145,11 +152,12 @@ class Server:
                 fault.before()
             if fault is not None and not fault.after:
                 fail(fault)
-            require(token is None, "Authorization", "...", "A token over http can be read.")
+            known = token is None or method.takes_token
+            require(known, "Authorization", "...", "A token over http can be read.")
             asked = dict(urllib.parse.parse_qsl(query))
             require({*asked} <= _QUERY, "query", asked, "Cannot bind query parameter.")
             self._traffic.check_allowed(method.name, path)
-            found = method.answer(Request(parts, asked, raw))
+            found = method.answer(Request(parts, asked, raw, token))
             if fault is not None:
                 fail(fault)
         except RefusedError as error:

@@ -10,6 +10,7 @@ from google.cloud import compute_v1
 from scalable.cluster.port import GroupSpec, Phase, Reason
 from scalable.providers.cloud.gcp.api import GceApi, GceError
 from scalable.providers.cloud.gcp.backend import GceBackend
+from scalable.providers.cloud.gcp.keys import Keys
 from scalable.providers.cloud.gcp.machines import machine_named
 from scalable.providers.cloud.gcp.names import Run
 from scalable.providers.cloud.gcp.options import GCPOptions
@@ -64,8 +65,11 @@ class Project:
         return ""
 
 
+KEYS = Keys("cert", "key")
+
+
 def backend_on(project: Project) -> GceBackend:
-    place = Place(Run("gcp-0", "me"), GCPOptions(zones=ZONES), ZONES, "subnetwork", ("cert", "key"))
+    place = Place(Run("gcp-0", "me"), GCPOptions(zones=ZONES), ZONES, "subnetwork", KEYS)
     worker = WorkerRequest("gcam", "gcam:7", 1, 2, machine_named("e2-standard-2"))
     return GceBackend(
         cast("GceApi", project),

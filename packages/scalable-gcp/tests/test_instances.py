@@ -80,6 +80,28 @@ def test_scripts_are_shell(spec: DeploymentSpec) -> None:
         assert checked.returncode == 0
 
 
+def test_a_key_that_is_kept_as_a_secret_is_in_no_machine() -> None:
+    options = "zone: us-east1-b\nkeys: secret-manager\nservice_account: runs@lab.example"
+    found = artifacts(spec_of("gcp", options, "gcam: {memory: 16G}"))
+    assert [*found] == [
+        "01-secretmanager-create.json",
+        "02-secretmanager-setIamPolicy.json",
+        "03-secretmanager-addVersion.json",
+        "04-bulkInsert-scheduler.json",
+        "05-bulkInsert-gcam.json",
+    ]
+    assert json.loads(found["01-secretmanager-create.json"])["ttl"] == f"{7 * 86400 + 3600}s"
+    (binding,) = json.loads(found["02-secretmanager-setIamPolicy.json"])["policy"]["bindings"]
+    assert binding["members"] == ["serviceAccount:runs@lab.example"]
+    for name in [*found][3:]:
+        items = json.loads(found[name])["instanceProperties"]["metadata"]["items"]
+        (script,) = items
+        assert script["key"] == "startup-script"
+        assert "curl -s --retry 5 -H @- '(the secret)'" in script["value"]
+        checked = subprocess.run(["bash", "-n"], input=script["value"], text=True, check=False)
+        assert checked.returncode == 0
+
+
 def test_every_machine_ends_by_itself() -> None:
     for options in ("zone: us-east1-b", "zone: us-east1-b\nspot: true\nlifetime: 1h"):
         scheduling = properties_of(options)["scheduling"]

@@ -31,7 +31,7 @@ from scalable.cluster.port import Leftover
 from scalable.errors import ProviderNotSetUpError, describe_error
 from scalable.providers.blocking import BlockingCalls
 
-__all__ = ["ENDPOINT", "GceApi", "GceError", "GceUnreachableError"]
+__all__ = ["ENDPOINT", "GceApi", "GceError", "GceUnreachableError", "service_url"]
 
 ENDPOINT = "SCALABLE_GCE_ENDPOINT"
 """The variable with the endpoint of Compute Engine."""
@@ -45,10 +45,6 @@ _SETTLE_LIMIT = 60.0
 """Seconds for calls under way that nobody waits for any more."""
 _MAX_DELETIONS = 16
 """Deletions at a time."""
-
-# https://cloud.google.com/billing/v1/how-tos/catalog-api: the id of Compute Engine, and the largest page.
-_PRODUCTS = "/v1/services/6F81-5844-456A/skus"
-_PRODUCTS_OF_A_PAGE = 5000
 
 _REMEDY = (
     "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to the key "
@@ -80,14 +76,15 @@ class GceUnreachableError(OSError):
     """Compute Engine does not answer."""
 
 
-_is_transient = retry.if_exception_type(
-    exceptions.TooManyRequests,
-    exceptions.InternalServerError,
-    exceptions.BadGateway,
-    exceptions.ServiceUnavailable,
-    exceptions.GatewayTimeout,
-    ConnectionError,
+_is_server_error = retry.if_exception_type(
+    exceptions.BadGateway, exceptions.GatewayTimeout, ConnectionError
 )
+
+
+def _is_transient(error: Exception) -> bool:
+    return bool(_is_server_error(error) or retry.if_transient_error(error))
+
+
 _RETRY = retry.Retry(_is_transient, initial=0.5, maximum=10, timeout=_RETRY_TIMEOUT)
 
 
@@ -210,23 +207,38 @@ class GceApi:
         found = await self.call("Zones", "list")
         return sorted(zone.name for zone in found if zone.name.startswith(f"{region}-"))
 
-    async def products(self) -> list[Mapping[str, Any]]:
-        """Return the products of Compute Engine with their prices in USD, as the Cloud Billing Catalog lists them."""
-        return await self._calls.run(self._products)
+    async def rest(
+        self,
+        service: str,
+        verb: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        creates: bool = False,
+    ) -> Mapping[str, Any]:
+        """Return the answer of another service of Google's, such as ``secretmanager``, as JSON.
 
-    def _products(self) -> list[Mapping[str, Any]]:
-        found: list[Mapping[str, Any]] = []
-        query = {"currencyCode": "USD", "pageSize": str(_PRODUCTS_OF_A_PAGE)}
+        Parameters
+        ----------
+        service, verb, path : str
+            The service, and the request to it.
+        body : mapping, optional
+            Of the request.
+        creates : bool
+            Whether it creates something. `settle` waits for such a call also if nobody else does.
+        """
+        calls = self._creating if creates else self._calls
+        return await calls.run(self._rest, service, verb, path, body)
+
+    def _rest(
+        self, service: str, verb: str, path: str, body: Mapping[str, Any] | None
+    ) -> Mapping[str, Any]:
+        url = service_url(service, path)
         try:
             with AuthorizedSession(self._find()[0]) as session:  # type: ignore[no-untyped-call]
-                while True:
-                    page = _RETRY(_get)(session, f"{_billing_endpoint()}{_PRODUCTS}", query)
-                    found += page.get("skus", [])
-                    if not page.get("nextPageToken"):
-                        return found
-                    query["pageToken"] = page["nextPageToken"]
+                return _RETRY(_request)(session, verb, url, body)
         except _ERRORS as error:
-            raise _translated(error, "services.skus.list") from error
+            raise _translated(error, f"{service}: {verb} {path.partition('?')[0]}") from error
 
     async def settle(self) -> list[Leftover]:
         """Create nothing from now on; wait for what is being created, and return what is not answered in time."""
@@ -270,9 +282,11 @@ class GceApi:
             raise found from error
 
 
-def _get(session: AuthorizedSession, url: str, query: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return the answer to a request, as JSON."""
-    answer = session.get(url, params=query, timeout=_REQUEST_TIMEOUT)
+def _request(
+    session: AuthorizedSession, verb: str, url: str, body: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    send: Any = session.request  # untyped
+    answer = send(verb, url, json=body, timeout=_REQUEST_TIMEOUT)
     if not answer.ok:
         raise exceptions.from_http_response(answer)  # type: ignore[no-untyped-call]
     found: Mapping[str, Any] = answer.json()
@@ -320,10 +334,17 @@ def _endpoint() -> str:
     )
 
 
-def _billing_endpoint() -> str:
-    """Return the endpoint of the billing catalogue, which a service that stands in for Compute Engine has as well."""
+def service_url(service: str, path: str) -> str:
+    """Return the URL of a request to another service of Google's, which what stands in for Compute Engine has as well.
+
+    Examples
+    --------
+    >>> service_url("iam", "/v1/projects/-/serviceAccounts/me")
+    'https://iam.googleapis.com/v1/projects/-/serviceAccounts/me'
+    """
     endpoint = _endpoint()
-    return endpoint if endpoint.startswith("http:") else "https://cloudbilling.googleapis.com"
+    own = endpoint if endpoint.startswith("http:") else f"https://{service}.googleapis.com"
+    return own + path
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scalable.providers.cloud.gcp.keys import Keys
 from scalable.providers.cloud.gcp.names import REQUEST, TAG, Run
 from scalable.providers.cloud.gcp.options import GCPOptions
 from scalable.providers.cloud.gcp.request import WorkerRequest
@@ -43,6 +44,8 @@ ENDED = "scalable: ended with status"
 
 _KEY = "scalable-tls-key"
 _COS = "projects/cos-cloud/global/images/family/cos-stable"
+_READS = 36
+"""How often the key is asked for, with pauses of 5 seconds, while a permission does not take effect yet."""
 _LINGER = 60
 """Seconds for which a machine whose container has failed stays, because a console is readable as long as it runs."""
 _BOOT_LIMIT = 3600
@@ -54,6 +57,10 @@ from the notice to the end. https://cloud.google.com/compute/docs/instances/pree
 # https://cloud.google.com/compute/docs/disks/hyperdisks: these take no disk of type pd-balanced.
 _ONLY_HYPERDISK = frozenset({"a4", "a4x", "c4", "c4a", "c4d", "n4", "n4a", "n4d", "x4"})
 
+_TOKEN = (
+    "token() { ask service-accounts/default/token | "  # noqa: S105 - how it is asked for
+    'sed -n \'s/.*"access_token" *: *"\\([^"]*\\)".*/\\1/p\'; }'
+)
 _ASK = (
     'ask() { curl -sf --retry 5 -H "Metadata-Flavor: Google" '
     '"http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1/instance/$1"; }'
@@ -65,7 +72,7 @@ def _script(
     image: str,
     command: Sequence[str],
     env: Mapping[str, str],
-    certificate: str,
+    keys: Keys,
     gpus: int = 0,
     spot: bool = False,
 ) -> str:
@@ -75,7 +82,7 @@ def _script(
     ``$NAME`` in `command` stands for the machine's name.
     """
     quoted = shlex.quote
-    everything = {**env, **dask_environment(certificate)}
+    everything = {**env, **dask_environment(keys.certificate)}
     options = [
         *("--rm", "--network=host"),
         *(("--gpus=all",) if gpus else ()),
@@ -86,14 +93,14 @@ def _script(
     ]
     words = ['"$NAME"' if word == "$NAME" else quoted(word) for word in command]
     registry = image.partition("/")[0]
-    login = ":"
-    if registry.endswith((".pkg.dev", "gcr.io")):
-        token = 'ask service-accounts/default/token | sed -n \'s/.*"access_token" *: *"\\([^"]*\\)".*/\\1/p\''  # noqa: S105
-        login = f"{token} | docker login -u oauth2accesstoken --password-stdin https://{registry}"
+    login, is_private = ":", registry.endswith((".pkg.dev", "gcr.io"))
+    if is_private:
+        login = f"token | docker login -u oauth2accesstoken --password-stdin https://{registry}"
     return "\n".join(
         [
             "#!/bin/bash",
             _ASK,
+            *([_TOKEN] if is_private or keys.secret else []),
             # Such as an image that cannot be pulled; see `_LINGER`.
             f'end() {{ s=$?; echo "{ENDED} $s"; [ $s = 0 ] || sleep {_LINGER}; shutdown -h now; }}',
             "trap end EXIT",
@@ -101,7 +108,7 @@ def _script(
             "trap : TERM",
             "set -eu -o pipefail",
             "HOME=$(mktemp -d); export HOME; NAME=$(ask name)",
-            f"KEY=$(ask attributes/{_KEY})",
+            *(_read_secret(keys.secret) if keys.secret else [f"KEY=$(ask attributes/{_KEY})"]),
             "export " + " ".join(f'{name}="$KEY"' for name in KEY_VARIABLES),
             # Container-Optimized OS lets only ssh in; who may connect at all is up to the firewall of the network.
             "iptables -w -A INPUT -p tcp -j ACCEPT || true",
@@ -112,6 +119,21 @@ def _script(
             "",
         ]
     )
+
+
+def _read_secret(url: str) -> list[str]:
+    """Return the lines that read the key from Secret Manager. No command line has the token.
+
+    A permission takes effect after a while: https://cloud.google.com/iam/docs/access-change-propagation.
+    """
+    value = 's/.*"data" *: *"\\([^"]*\\)".*/\\1/p'
+    read = f"curl -s --retry 5 -H @- {shlex.quote(url)}"
+    return [
+        f'secret() {{ printf "Authorization: Bearer %s" "$(token)" | {read} | tee "$HOME/told" | '
+        f"sed -n {shlex.quote(value)} | base64 -d; }}",
+        f'KEY=; for i in $(seq {_READS}); do KEY=$(secret) && [ -n "$KEY" ] && break; sleep 5; done',
+        '[ -n "$KEY" ] || { echo "the run\'s key cannot be read: $(tr -s "\\n " "  " < "$HOME/told")"; exit 1; }',
+    ]
 
 
 def boot_image(options: GCPOptions) -> str:
@@ -134,7 +156,7 @@ def subnetwork(options: GCPOptions, project: str, region: str) -> str:
 
 
 def scheduler_body(
-    run: Run, options: GCPOptions, network: str, name: str, image: str, keys: tuple[str, str]
+    run: Run, options: GCPOptions, network: str, name: str, image: str, keys: Keys
 ) -> dict[str, Any]:
     """Return the request for the scheduler's machine, which is never on spare capacity.
 
@@ -144,14 +166,14 @@ def scheduler_body(
         The run, and the target's options.
     network, name, image : str
         Its subnetwork, the machine's name, and the container's image.
-    keys : tuple of (str, str)
-        The run's certificate and private key.
+    keys : Keys
+        The run's keys.
     """
     arguments = scheduler_arguments(port=PORT, orphan_timeout=options.orphan_timeout)
     command = [*server_command(options.python, "scheduler"), *arguments]
-    script = _script(image=image, command=command, env={}, certificate=keys[0])
+    script = _script(image=image, command=command, env={}, keys=keys)
     properties = _properties(
-        options, network, options.scheduler_machine_type, script, keys[1], run.all_labels
+        options, network, options.scheduler_machine_type, script, keys, run.all_labels
     )
     return _bulk([name], properties)
 
@@ -165,7 +187,7 @@ def worker_body(
     names: Sequence[str],
     request_id: str,
     scheduler: str,
-    keys: tuple[str, str],
+    keys: Keys,
 ) -> dict[str, Any]:
     """Return the request for machines of a component's workers.
 
@@ -181,8 +203,8 @@ def worker_body(
         The launch.
     scheduler : str
         The scheduler's address for workers.
-    keys : tuple of (str, str)
-        The run's certificate and private key.
+    keys : Keys
+        The run's keys.
     """
     arguments = worker_arguments(
         scheduler,
@@ -201,7 +223,7 @@ def worker_body(
             *(*server_command(options.python, "worker"), *arguments, "--name", "$NAME"),
         ],
         env={**thread_environment(request.cpus, request.slots), **request.env},
-        certificate=keys[0],
+        keys=keys,
         gpus=request.gpus,
         spot=options.spot,
     )
@@ -212,7 +234,7 @@ def worker_body(
         REQUEST: request_id,
     }
     properties = _properties(
-        options, network, request.machine.name, script, keys[1], labels, spot=options.spot
+        options, network, request.machine.name, script, keys, labels, spot=options.spot
     )
     if request.attached:
         kind, count = request.attached
@@ -236,7 +258,7 @@ def _properties(
     network: str,
     machine: str,
     script: str,
-    key: str,
+    keys: Keys,
     labels: Mapping[str, str],
     *,
     spot: bool = False,
@@ -248,7 +270,7 @@ def _properties(
     }
     if machine.partition("-")[0] not in _ONLY_HYPERDISK:
         disk["diskType"] = "pd-balanced"
-    metadata = {"startup-script": script, _KEY: key}
+    metadata = {"startup-script": script, **({} if keys.secret else {_KEY: keys.private})}
     interface: dict[str, Any] = {"subnetwork": network}
     if options.external_ips:
         interface["accessConfigs"] = [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]

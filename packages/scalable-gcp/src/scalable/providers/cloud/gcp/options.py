@@ -136,6 +136,11 @@ class GCPOptions(RemoteTargetOptions):
     service_account: ServiceAccount = Field(
         default="default", description="Service account that the machines act as."
     )
+    keys: Literal["metadata", "secret-manager"] = Field(
+        default="metadata",
+        description="Where machines get the private key of the run from: their own metadata, which whoever may read an "
+        "instance can read; or a secret of Secret Manager, which only their service account can read.",
+    )
     spot: SpotCapacity = False
     # 64 TiB is the largest disk.
     disk_gb: Annotated[int, Field(ge=10, le=65536)] = Field(

@@ -9,6 +9,7 @@ from scalable.cluster.port import Leftover
 from scalable.providers.base import Owned
 from scalable.providers.cloud.gcp.names import OWNER, RUN
 from scalable.providers.cloud.gcp.removal import delete_run
+from scalable.providers.cloud.gcp.secret_manager import delete_secret, list_secrets
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceApi
@@ -20,7 +21,10 @@ _REAP_TIMEOUT = 300.0
 
 
 async def list_owned(api: GceApi, options: GCPOptions) -> list[Owned]:
-    """Return the machines of all runs in the target's region, or in the whole project if it names none."""
+    """Return the machines of all runs in the target's region, or in the whole project if it names none.
+
+    Of a target that keeps keys in Secret Manager, also the secrets of all runs in the project.
+    """
     project = await api.check_credentials()
     scopes = await api.call("Instances", "aggregated_list", filter=f"labels.{RUN}:*")
     found = []
@@ -33,16 +37,20 @@ async def list_owned(api: GceApi, options: GCPOptions) -> list[Owned]:
             if run:
                 place = f"{project} {zone}"
                 found.append(Owned("machine", each.name, run, owner, each.status.lower(), place))
-    return found
+    return [*found, *(await list_secrets(api) if options.keys == "secret-manager" else ())]
 
 
 async def reap(api: GceApi, owned: Sequence[Owned]) -> list[Leftover]:
-    """Delete the machines of the runs of these; return what could not be deleted."""
+    """Delete the machines of the runs of these, and the secrets; return what could not be deleted."""
     await api.check_credentials()
     zones: dict[str, set[str]] = {}
     for each in owned:
-        zones.setdefault(each.run_id, set()).add(each.place.rpartition(" ")[2])
+        if each.kind == "machine":
+            zones.setdefault(each.run_id, set()).add(each.place.rpartition(" ")[2])
     left: list[Leftover] = []
     for run, where in zones.items():
         left += await delete_run(api, sorted(where), run, _REAP_TIMEOUT)
+    for each in owned:
+        if each.kind == "secret":
+            left += await delete_secret(api, each.name)
     return left

@@ -7,13 +7,16 @@ import ipaddress
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from scalable.cluster.port import Reason
 from scalable.errors import NativeTimeoutError, ProviderNotSetUpError
 from scalable.providers.base import CheckResult
 from scalable.providers.cloud.gcp.api import GceApi, GceError, GceUnreachableError
 from scalable.providers.cloud.gcp.instances import PORT, boot_image, subnetwork
 from scalable.providers.cloud.gcp.machines import machine_named
 from scalable.providers.cloud.gcp.refusals import explain_refusal
+from scalable.providers.cloud.gcp.secret_manager import default_account, list_secrets
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.options import GCPOptions
@@ -28,7 +31,7 @@ async def preflight(
     requests: Mapping[str, WorkerRequest],
     counts: Mapping[str, int],
 ) -> list[CheckResult]:
-    """Check credentials, project, zones, machine types, machine image, subnetwork, firewall and quotas.
+    """Check credentials, project, zones, machine types, machine image, subnetwork, firewall, service account, quotas.
 
     Parameters
     ----------
@@ -55,6 +58,9 @@ async def preflight(
     results.append(await _ask("machine image", _check_image, api, options))
     results.append(await _ask("subnetwork", _check_subnetwork, api, options))
     results.append(await _ask("firewall", _check_firewall, api, options))
+    results.append(await _ask("service account", _check_account, api, options))
+    if options.keys == "secret-manager":
+        results.append(await _ask("Secret Manager", _check_secrets, api))
     results.append(await _ask("quota", _check_quota, api, options, requests, counts))
     return results
 
@@ -196,6 +202,38 @@ def _lets_in(allowed: object) -> bool:
     ports: Sequence[str] = getattr(allowed, "ports")  # noqa: B009
     bounds = [port.partition("-") for port in ports]
     return not ports or any(int(a) <= PORT <= int(b or a) for a, _, b in bounds)
+
+
+async def _check_account(api: GceApi, options: GCPOptions) -> CheckResult:
+    """Find out whether the service account exists that machines act as, and is enabled."""
+    name = options.service_account
+    if name == "default":
+        name = await default_account(api)
+        if not name:
+            detail = "the project has no default service account"
+            return CheckResult("service account", False, detail, "set service_account")
+    try:
+        found = await api.rest("iam", "GET", f"/v1/projects/-/serviceAccounts/{quote(name)}")
+    except GceError as error:
+        if error.status != 404:
+            raise
+        remedy = "correct service_account, or create it by `gcloud iam service-accounts create`"
+        return CheckResult("service account", False, f"there is no {name}", remedy)
+    if found.get("disabled"):
+        remedy = f"run `gcloud iam service-accounts enable {name}`"
+        return CheckResult("service account", False, f"{name} is disabled", remedy)
+    return CheckResult("service account", True, name)
+
+
+async def _check_secrets(api: GceApi) -> CheckResult:
+    try:
+        await list_secrets(api)
+    except GceError as error:
+        told = explain_refusal(error, "secretmanager")
+        if told.reason is Reason.CREDENTIALS:
+            return CheckResult("Secret Manager", False, told.summary, told.remedy)
+        raise
+    return CheckResult("Secret Manager", True, "secrets of runs can be listed")
 
 
 async def _check_quota(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,6 +24,7 @@ from scalable.providers.base import (
 )
 from scalable.providers.cloud.gcp.costs import estimate
 from scalable.providers.cloud.gcp.instances import PORT, scheduler_body, subnetwork, worker_body
+from scalable.providers.cloud.gcp.keys import Keys, secret_requests
 from scalable.providers.cloud.gcp.machines import Machine, attached_gpus, machine_named
 from scalable.providers.cloud.gcp.names import Run, run_prefix, scheduler_name, worker_names
 from scalable.providers.cloud.gcp.options import GCPOptions, LabelKey, LabelValue
@@ -125,7 +126,7 @@ class GCPProvider(BaseProvider[GCPOptions]):
         return _ask(GCPOptions(), lambda api: refresh_prices(api, targets))
 
     def preflight(self, spec: DeploymentSpec) -> Sequence[CheckResult]:
-        """Check whether a start would work: credentials, project, zones, machine types, image, network, firewall."""
+        """Check whether a start would work: credentials, zones, machine types, image, network, accounts, quotas."""
         from scalable.providers.cloud.gcp.preflight import preflight
 
         options = self.parse_options(spec)
@@ -140,12 +141,12 @@ class GCPProvider(BaseProvider[GCPOptions]):
         environment are shown as ``${VAR}``.
         """
         from scalable.cluster.versions import matching_image
-        from scalable.providers.cloud.gcp.render import KEY, rendered
+        from scalable.providers.cloud.gcp.render import rendered
 
         options = self.parse_options(spec)
         run = Run(f"{run_prefix(spec.target_name)}-00000000", current_owner(), options.labels)
         network = subnetwork(options, options.project_id or "(project)", options.own_region)
-        keys = ("(the run's certificate)", KEY)
+        keys, secrets = _rendered_keys(options, run)
         image = scheduler_image(spec, options.image)
         body = scheduler_body(run, options, network, scheduler_name(run.name), image, keys)
         bodies = [("scheduler", body)]
@@ -162,13 +163,13 @@ class GCPProvider(BaseProvider[GCPOptions]):
                     keys=keys,
                 )
                 bodies.append((tag, body))
+        sent = [(f"secretmanager-{name}", body) for name, body in secrets]
+        sent += [(f"bulkInsert-{what}", body) for what, body in bodies]
         return [
             Artifact(
-                f"{number:02}-bulkInsert-{what}.json",
-                "application/json",
-                rendered(body, spec.manifest.redact),
+                f"{number:02}-{name}.json", "application/json", rendered(body, spec.manifest.redact)
             )
-            for number, (what, body) in enumerate(bodies, 1)
+            for number, (name, body) in enumerate(sent, 1)
         ]
 
     def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
@@ -257,6 +258,26 @@ def _requests(
     }
     # Others are refused by `GCPProvider.check`.
     return {tag: request for tag, request in found.items() if request is not None}
+
+
+def _rendered_keys(options: GCPOptions, run: Run) -> tuple[Keys, list[tuple[str, dict[str, Any]]]]:
+    """Return the keys as they are shown, and the requests to Secret Manager by their names."""
+    from scalable.providers.cloud.gcp.render import KEY
+
+    certificate = "(the run's certificate)"
+    if options.keys == "metadata":
+        return Keys(certificate, KEY), []
+    account = options.service_account
+    account = "(the project's service account)" if account == "default" else account
+    requests = secret_requests(
+        options.project_id or "(project)", run, account, options.lifetime, KEY
+    )
+    named = zip(("create", "setIamPolicy", "addVersion"), requests, strict=True)
+    shown = [
+        (name, {**each.body, **({"payload": {"data": KEY}} if name == "addVersion" else {})})
+        for name, each in named
+    ]
+    return Keys(certificate, "", "(the secret)"), shown
 
 
 def _ask(options: GCPOptions, question: Callable[[GceApi], Awaitable[T]]) -> T:

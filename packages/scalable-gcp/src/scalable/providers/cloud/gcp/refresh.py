@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from scalable.costing import HOURS_PER_MONTH
 from scalable.errors import ProviderError
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["refresh_prices"]
 
 _SOURCE = "Google's Cloud Billing Catalog API"
+
+# https://cloud.google.com/billing/v1/how-tos/catalog-api: the id of Compute Engine, and the largest page.
+_PRODUCTS = "/v1/services/6F81-5844-456A/skus"
+_QUERY = {"currencyCode": "USD", "pageSize": "5000"}
 
 _RATES = {
     "A2 Instance": "a2",
@@ -104,9 +109,16 @@ async def refresh_prices(api: GceApi, targets: Sequence[GCPOptions]) -> Refreshe
 
 async def _fetch(api: GceApi) -> list[Mapping[str, Any]]:
     try:
-        return await api.products()
+        found: list[Mapping[str, Any]] = []
+        query = {**_QUERY}
+        while True:
+            page = await api.rest("cloudbilling", "GET", f"{_PRODUCTS}?{urlencode(query)}")
+            found += page.get("skus", [])
+            if not page.get("nextPageToken"):
+                return found
+            query["pageToken"] = page["nextPageToken"]
     except GceError as error:
-        told = explain_refusal(error, service="cloudbilling.googleapis.com")
+        told = explain_refusal(error, service="cloudbilling")
         remedy = f"; {told.remedy}" if told.remedy else ""
         message = f"Google does not tell its prices: {told.summary}{remedy}"
         raise ProviderError(message) from error

@@ -19,7 +19,12 @@ _CAPACITY = (
     "STOCKOUT",
 )
 _QUOTA = ("QUOTA", "quotaExceeded", "RATE_LIMIT", "rateLimitExceeded")
-_COMPUTE = "compute.googleapis.com"
+_ROLES = {
+    "compute": "you need roles/compute.instanceAdmin.v1, and roles/iam.serviceAccountUser on the "
+    "machines' service account",
+    "secretmanager": "you need roles/secretmanager.admin, or the target's keys in metadata",
+}
+"""What is lacking where a service refuses a permission."""
 _DISABLED = ("accessNotConfigured", "SERVICE_DISABLED", "has not been used in project")
 
 
@@ -28,7 +33,7 @@ def is_transient(error: GceError) -> bool:
     return error.status == 429 or error.status >= 500
 
 
-def explain_refusal(error: GceError, service: str = _COMPUTE) -> Explanation:
+def explain_refusal(error: GceError, service: str = "compute") -> Explanation:
     """Return why Compute Engine, or another service of Google's, has refused a call, and what to do.
 
     Examples
@@ -41,7 +46,7 @@ def explain_refusal(error: GceError, service: str = _COMPUTE) -> Explanation:
     if any(word in error.code for word in _CAPACITY):
         return Explanation(Reason.CAPACITY, text)
     if any(word in text for word in _DISABLED):
-        remedy = f"run `gcloud services enable {service}`"
+        remedy = f"run `gcloud services enable {service}.googleapis.com`"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
     if any(word in error.code for word in _QUOTA) or error.status == 429:
         remedy = (
@@ -51,14 +56,8 @@ def explain_refusal(error: GceError, service: str = _COMPUTE) -> Explanation:
     if error.status == 401:
         remedy = "run `gcloud auth application-default login`"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
-    if error.status == 403 and service != _COMPUTE:
-        return Explanation(Reason.CREDENTIALS, text)
     if error.status == 403:
-        remedy = (
-            "you need roles/compute.instanceAdmin.v1, and roles/iam.serviceAccountUser on the "
-            "machines' service account"
-        )
-        return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
+        return Explanation(Reason.CREDENTIALS, text, remedy=_ROLES.get(service, ""))
     if is_transient(error):
         return Explanation(Reason.NETWORK, text)
     return Explanation(Reason.REFUSED, text, remedy="correct the target's options")

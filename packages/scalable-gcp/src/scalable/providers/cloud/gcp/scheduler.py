@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.host import SchedulerState
@@ -12,10 +12,12 @@ from scalable.cluster.port import Explanation, Leftover, Phase, Reason
 from scalable.errors import SchedulerStartError
 from scalable.providers.cloud.gcp.api import GceError, GceUnreachableError
 from scalable.providers.cloud.gcp.instances import PORT, scheduler_body, subnetwork
+from scalable.providers.cloud.gcp.keys import Keys
 from scalable.providers.cloud.gcp.names import Run, native_request, scheduler_name
 from scalable.providers.cloud.gcp.options import GCPOptions
 from scalable.providers.cloud.gcp.refusals import explain_refusal, is_lasting
 from scalable.providers.cloud.gcp.removal import delete_run
+from scalable.providers.cloud.gcp.secret_manager import delete_secret, store_key
 from scalable.providers.cloud.gcp.states import console_tail, end_in_console, machine_state
 
 if TYPE_CHECKING:
@@ -40,15 +42,15 @@ class Place:
         The zones, in the order in which they are tried.
     subnetwork : str
         The path of the subnetwork.
-    keys : tuple of (str, str)
-        The run's certificate and private key.
+    keys : Keys
+        The run's keys.
     """
 
     run: Run
     options: GCPOptions
     zones: Sequence[str]
     subnetwork: str
-    keys: tuple[str, str] = field(repr=False)
+    keys: Keys
 
 
 class GceScheduler:
@@ -78,7 +80,7 @@ class GceScheduler:
         *,
         close_timeout: float,
     ) -> None:
-        self.place = Place(run, options, (), "", (credentials.cert, credentials.key))
+        self.place = Place(run, options, (), "", Keys(credentials.cert, credentials.key))
         self.name = scheduler_name(run.name)
         """The name of its machine."""
         self.address = ""
@@ -106,11 +108,24 @@ class GceScheduler:
             network = subnetwork(options, project, options.own_region)
             self.place = replace(self.place, zones=zones, subnetwork=network)
             self._may_exist = True
+            await self._store_key(project)
             await self._launch()
         except GceError as error:
             raise SchedulerStartError(run.name, explain_refusal(error)) from error
         except GceUnreachableError as error:
             raise SchedulerStartError(run.name, Explanation(Reason.NETWORK, str(error))) from error
+
+    async def _store_key(self, project: str) -> None:
+        run, options = self.place.run, self.place.options
+        if options.keys == "metadata":
+            return
+        account, keys = options.service_account, self.place.keys
+        try:
+            keys = await store_key(self._api, project, run, account, options.lifetime, keys)
+        except GceError as error:
+            why = explain_refusal(error, "secretmanager")
+            raise SchedulerStartError(run.name, why) from error
+        self.place = replace(self.place, keys=keys)
 
     async def _launch(self) -> None:
         place = self.place
@@ -225,6 +240,8 @@ class GceScheduler:
             self.place.run.name,
             self._close_timeout,
         )
+        if self.place.options.keys == "secret-manager":
+            left += await delete_secret(self._api, self.place.run.name)
         return [*left, *unanswered]
 
     async def remove(self) -> Sequence[Leftover]:
