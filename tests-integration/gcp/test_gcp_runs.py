@@ -21,16 +21,27 @@ from scalable.providers.cloud.gcp import GCPProvider, instances
 
 ZONES = ("us-central1-a", "us-central1-b")
 DENIED = {
+    "projects.get": "compute.projects.get",
+    "zones.list": "compute.zones.list",
     "instances.bulkInsert": "compute.instances.create",
+    "zoneOperations.list": "compute.zoneOperations.list",
     "zoneOperations.get": "compute.zoneOperations.get",
     "instances.get": "compute.instances.get",
 }
 """Calls of a start, and the permission that each needs."""
+WITH_EACH = {"zones": [], "region": "us-central1", "keys": "secret-manager"}
+"""Options with which a start makes all of them."""
 
 
 def workers(project: GceProject) -> list[str]:
     """Return the names of the machines of workers."""
     return [name for name in project.instances if not name.endswith("-scheduler")]
+
+
+def first_pages(project: GceProject, zone: str) -> int:
+    """Return how many lists of a zone's machines were asked for, each of as many pages as it has."""
+    lists = [call for call in [*project.traffic.log] if call.method == "instances.list"]
+    return sum(f"/{zone}/" in call.path and "pageToken" not in call.query for call in lists)
 
 
 def test_machines_that_a_zone_lacks_come_from_the_next_one(project: GceProject) -> None:
@@ -99,7 +110,7 @@ def test_a_denied_call_is_one_line_and_leaves_nothing(project: GceProject, call:
     project.deny(DENIED[call])
     began = time.monotonic()
     with pytest.raises(SchedulerStartError) as error:
-        GCPProvider().build_cluster(spec_in(project))
+        GCPProvider().build_cluster(spec_in(project, **WITH_EACH))
     project.traffic.denied.clear()
     assert time.monotonic() - began < 60
     assert DENIED[call] in str(error.value)
@@ -112,7 +123,7 @@ def test_a_call_that_fails_at_times_is_repeated(
     project: GceProject, call: str, after: bool
 ) -> None:
     project.fault(call, 503, times=2, after=after)
-    with cluster(project) as handle:
+    with cluster(project, **WITH_EACH) as handle:
         assert len(project.instances) == 1
         handle.backend.scale_groups({"gcam": 1})
         handle.backend.wait_for_group("gcam", timeout=120)
@@ -140,6 +151,10 @@ def test_two_groups_of_150(project: GceProject) -> None:
         handle.backend.scale_groups({"gcam": 150, "plots": 150})
         wait_until(lambda: len(workers(project)) == 300, "all machines are there", 120)
         assert project.calls("instances.bulkInsert") - before == 2
+        asked, began = first_pages(project, ZONES[0]), time.monotonic()
+        wait_until(lambda: first_pages(project, ZONES[0]) >= asked + 5, "it asks", 120)
+        # Every 2 seconds, in one list.
+        assert first_pages(project, ZONES[0]) - asked <= (time.monotonic() - began) / 2 + 1
         began = time.monotonic()
     assert time.monotonic() - began < 60
     assert project.traffic.most_at_once["instances.delete"] <= 16

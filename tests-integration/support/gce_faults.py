@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from gce_rules import RefusedError
 
 _PERMISSIONS = {
+    "projects.get": ("compute.projects.get",),
+    "zones.list": ("compute.zones.list",),
     "instances.bulkInsert": ("compute.instances.create", "compute.disks.create"),
     "instances.delete": ("compute.instances.delete",),
     "instances.get": ("compute.instances.get",),

@@ -47,9 +47,11 @@ async def delete_run(
     left: list[str] = []
     while True:
         try:
-            more = await api.is_creating(zones)  # asked first: what it has made is in the list then
+            more, unknown = await _is_creating(api, zones)  # first: what it has made is listed then
             found = {each.name: each for each in await api.instances(zones, RUN, run)}
             left = sorted(found.keys() - {*but})
+            if not left and unknown:
+                return [_unseen(run, unknown)]
             if not left and not more:
                 return []
             new = [name for name in left if now() - asked.get(name, -_ASK_AGAIN) >= _ASK_AGAIN]
@@ -63,8 +65,23 @@ async def delete_run(
         except (GceUnreachableError, NativeTimeoutError) as error:
             problem, lasting = describe_error(error), False
         if lasting or now() > deadline:
-            why = f"{problem}; `scalable reap {run}` removes it later"
             if not left:
-                return [Leftover("machines labelled", f"{RUN}={run}", why)]
+                return [_unseen(run, problem)]
+            why = f"{problem}; `scalable reap {run}` removes it later"
             return [Leftover("machine", name, why) for name in left]
         await asyncio.sleep(_POLL)
+
+
+async def _is_creating(api: GceApi, zones: Sequence[str]) -> tuple[bool, str]:
+    """Return whether machines are being created, and why that cannot be known. What is seen goes all the same."""
+    try:
+        return await api.is_creating(zones), ""
+    except GceError as error:
+        if is_transient(error):
+            raise
+        return False, f"it is not known whether more are being created: {explain_refusal(error)}"
+
+
+def _unseen(run: str, problem: str) -> Leftover:
+    why = f"{problem}; `scalable reap {run}` removes it later"
+    return Leftover("machines labelled", f"{RUN}={run}", why)
