@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import another_python
 import pytest
 from aws_account import AwsAccount, Image
 
@@ -31,11 +34,14 @@ class _Aws(RemoteConformance):
     other_image = "another-image"
 
     @pytest.fixture(autouse=True)
-    def _there(self, account: AwsAccount, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.account = account
+    def _there(self, account: AwsAccount, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.account, self.directory = account, tmp_path
         monkeypatch.setenv("SCALABLE_TESTS_VPC", account.target["vpc"])
         monkeypatch.setenv("SCALABLE_TESTS_SUBNET", account.target["subnets"][0])
         account.images[self.other_image] = Image(env={"SCALABLE_CONFORMANCE_IMAGE": "other"})
+
+    def another_python(self) -> Mapping[str, Any]:
+        return {"python": another_python.write(self.directory / "another")}
 
     def leftovers(self) -> Sequence[str]:
         return self.account.inventory()

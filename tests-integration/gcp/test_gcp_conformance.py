@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import another_python
 import pytest
 from gce_project import GceProject, Image
 
@@ -26,12 +29,15 @@ class TestGcp(RemoteConformance):
     other_image = "another-image"
 
     @pytest.fixture(autouse=True)
-    def _there(self, project: GceProject, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.project = project
+    def _there(self, project: GceProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.project, self.directory = project, tmp_path
         monkeypatch.setenv("SCALABLE_TESTS_PROJECT", project.target["project_id"])
         project.conditions.images[self.other_image] = Image(
             env={"SCALABLE_CONFORMANCE_IMAGE": "other"}
         )
+
+    def another_python(self) -> Mapping[str, Any]:
+        return {"python": another_python.write(self.directory / "another")}
 
     def leftovers(self) -> Sequence[str]:
         return self.project.inventory()

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import another_python
 import container_image
 import pytest
 import yaml
@@ -40,31 +41,8 @@ ENSEMBLE = ("scalable-kubernetes", "fair", "matplotlib")
 """What the images of examples/climate-ensemble have: as a workflow in the cluster needs it, and its workers."""
 
 ANOTHER_PYTHON = "/opt/another/python"
-"""In each image, this Python, whose schedulers report another version and behave accordingly."""
-_ANOTHER_PYTHON = {
-    ANOTHER_PYTHON: """#!/bin/sh
-PYTHONPATH=/opt/another exec python3 "$@"
-""",
-    "/opt/another/sitecustomize.py": """
-import os
-import distributed
-from distributed import versions
-
-facts = versions.get_system_info
-
-
-def get_system_info():
-    return {**facts(), "python": "3.9.1.final.0"}
-
-
-async def crash(*_, **__):
-    os._exit(139)  # as another Python does that is sent byte code
-
-
-versions.get_system_info = get_system_info
-distributed.Scheduler.register_scheduler_plugin = crash
-""",
-}
+"""In each image, this Python."""
+_ANOTHER_PYTHON = another_python.scripts("/opt/another")
 
 INSIDE = "SCALABLE_TESTS_INSIDE"
 """Set for tests that run inside of the cluster's network."""
