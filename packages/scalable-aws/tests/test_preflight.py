@@ -87,9 +87,9 @@ def test_an_account_that_has_everything(account: Account) -> None:
         "route": True,
         f"image {ECR}": True,
         "image own/image": None,
-        "quota": True,
+        "quota of Fargate": True,
     }
-    assert "13 vCPUs" in found["quota"].detail  # with the scheduler's one
+    assert "13 vCPUs" in found["quota of Fargate"].detail  # with the scheduler's one
 
 
 def test_nothing_else_is_asked_without_credentials() -> None:
@@ -166,7 +166,7 @@ def test_what_may_not_be_asked_is_not_checked(account: Account) -> None:
     account.refuse("ec2", "describe_route_tables", "UnauthorizedOperation", status=403)
     account.refuse("service-quotas", "get_service_quota", "AccessDeniedException")
     found = checks(account)
-    assert (found["route"].ok, found["quota"].ok) == (None, None)
+    assert (found["route"].ok, found["quota of Fargate"].ok) == (None, None)
     assert found["route"].detail.startswith("not checked: DescribeRouteTables")
 
 
@@ -194,15 +194,25 @@ def test_an_image_that_is_not_in_its_registry(account: Account) -> None:
     assert "gcam:7" in found.detail
 
 
-@pytest.mark.parametrize(("spot", "code"), [(False, "L-3032A538"), (True, "L-36FBB829")])
-def test_more_than_the_quota(account: Account, spot: bool, code: str) -> None:
+QUOTAS = {"L-3032A538": "Fargate", "L-36FBB829": "Fargate Spot"}
+
+
+@pytest.mark.parametrize(
+    ("spot", "asked", "short"),
+    [("false", ["L-3032A538"], "L-3032A538"), ("true", ["L-36FBB829", "L-3032A538"], "L-36FBB829")],
+)
+def test_more_than_the_quota(account: Account, spot: str, asked: list[str], short: str) -> None:
     account.network()
     account.routes(GATEWAY)
-    which = {"ServiceCode": "fargate", "QuotaCode": code}
-    account.answer("service-quotas", "get_service_quota", {"Quota": {"Value": 6.0}}, which)
-    quota = checks(account, f"spot: {str(spot).lower()}\nworkers: 2")["quota"]
-    assert quota.ok is False
-    assert code in quota.remedy
+    for code in asked:
+        which = {"ServiceCode": "fargate", "QuotaCode": code}
+        account.answer("service-quotas", "get_service_quota", {"Quota": {"Value": 6.0}}, which)
+    found = checks(account, f"spot: {spot}\nworkers: 2")
+    quotas = {code: found[f"quota of {QUOTAS[code]}"] for code in asked}
+    assert {code: each.ok for code, each in quotas.items()} == {
+        code: code != short for code in asked
+    }
+    assert short in (quotas[short].remedy or "")
 
 
 @pytest.mark.parametrize(("zones", "ok"), [(["us-east-1a"], True), (["us-east-1b"], False)])
@@ -215,7 +225,26 @@ def test_the_type_of_instances_is_offered_in_a_zone(
     account.answer("ec2", "describe_instance_type_offerings", {"InstanceTypeOfferings": offered})
     there = [{"InstanceType": "t3.medium", "Location": "us-east-1a"}]
     account.answer("ec2", "describe_instance_type_offerings", {"InstanceTypeOfferings": there})
+    account.quota(6)
     found = checks(account, "cluster_type: ec2")
     assert found["type c6i.xlarge"].ok is ok
     assert found["type t3.medium"].ok is True
-    assert "quota" not in found
+    quota = found["quota of standard instances"]
+    assert (quota.ok, "6 vCPUs are wanted" in quota.detail) == (True, True)
+
+
+def test_the_quotas_of_instances_that_aws_alone_knows(account: Account) -> None:
+    account.network()
+    account.routes(GATEWAY)
+    for _ in range(2):
+        account.answer("ec2", "describe_instance_type_offerings", {"InstanceTypeOfferings": []})
+    types = [{"InstanceType": "p5.4xlarge", "VCpuInfo": {"DefaultVCpus": 16}}]
+    asked = {"InstanceTypes": ["p5.4xlarge"]}
+    account.answer("ec2", "describe_instance_types", {"InstanceTypes": types}, asked)
+    for code, value in (("L-1216C47A", 2.0), ("L-7212CCBC", 31.0)):
+        which = {"ServiceCode": "ec2", "QuotaCode": code}
+        account.answer("service-quotas", "get_service_quota", {"Quota": {"Value": value}}, which)
+    found = checks(account, "cluster_type: ec2\ninstance_type: p5.4xlarge\nspot: true\nworkers: 2")
+    assert found["quota of standard instances"].ok
+    short = found["quota of P instances on spare capacity"]
+    assert (short.ok, "L-7212CCBC" in (short.remedy or "")) == (False, True)

@@ -194,7 +194,11 @@ def test_a_volume_is_at_least_as_large_as_its_machine_image() -> None:
         {
             "ImageId": name,
             "RootDeviceName": device,
-            "BlockDeviceMappings": [{"DeviceName": device, "Ebs": {"VolumeSize": gib}}],
+            "BlockDeviceMappings": [
+                {"DeviceName": device, "Ebs": {"VolumeSize": gib}},
+                {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": "snap-1"}},
+                {"DeviceName": "/dev/sdg", "VirtualName": "ephemeral0"},
+            ],
         }
         for name, device, gib in zip(names, ("/dev/xvda", "/dev/sda1"), (8, 75), strict=True)
     ]
@@ -218,7 +222,8 @@ def test_a_volume_is_at_least_as_large_as_its_machine_image() -> None:
             script="exit 0",
             spot=False,
         )
-        (volume,) = asked.params["BlockDeviceMappings"]
+        volume, other = asked.params["BlockDeviceMappings"]
+        assert other == {"DeviceName": "/dev/sdf", "Ebs": {"DeleteOnTermination": True}}
         found.append((asked.params["ImageId"], volume["DeviceName"], volume["Ebs"]["VolumeSize"]))
     assert found == [("ami-0a1b2c3d", "/dev/xvda", 50), ("ami-0a1b2c3e", "/dev/sda1", 75)]
     api.check()

@@ -284,6 +284,8 @@ def _instances(
             "DeleteOnTermination": True,
         },
     }
+    # Whatever the image says, they end with the instance.
+    others = [{"DeviceName": name, "Ebs": {"DeleteOnTermination": True}} for name in ami.others]
     return {
         "ImageId": ami.id,
         "InstanceType": machine,
@@ -294,7 +296,7 @@ def _instances(
         "InstanceInitiatedShutdownBehavior": "terminate",
         "IamInstanceProfile": {"Name": place.profile},
         "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled"},
-        "BlockDeviceMappings": [volume],
+        "BlockDeviceMappings": [volume, *others],
         "NetworkInterfaces": [
             {
                 "DeviceIndex": 0,

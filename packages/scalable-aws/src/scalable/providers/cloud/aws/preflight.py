@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from scalable.errors import NativeTimeoutError, ProviderNotSetUpError
 from scalable.providers.base import CheckResult
 from scalable.providers.cloud.aws.api import AwsApi, AwsError, AwsUnreachableError
-from scalable.providers.cloud.aws.fargate import UNITS_PER_VCPU
+from scalable.providers.cloud.aws.machines import machine_named
+from scalable.providers.cloud.aws.quotas import Quota, fargate_quotas, instance_quotas
 from scalable.providers.cloud.aws.refusals import is_missing
 from scalable.providers.cloud.aws.setup import Network, SetupError, find_network
 
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["preflight"]
 
 _LOGIN = "run `aws configure` or `aws sso login`; `aws sts get-caller-identity` must work"
-
-# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/service-quotas.html
-_QUOTAS = {False: "L-3032A538", True: "L-36FBB829"}
-"""The quotas of Fargate's vCPUs, on demand and on spare capacity."""
 
 _ECR = re.compile(
     r"(?P<account>[0-9]{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com[a-z.]*/"
@@ -41,7 +38,7 @@ async def preflight(
     machines: Mapping[str, str],
     counts: Mapping[str, int],
 ) -> list[CheckResult]:
-    """Check credentials, network, security groups, roles, images, instance types, and the quota of vCPUs.
+    """Check credentials, network, security groups, roles, images, instance types, and the quotas of vCPUs.
 
     Parameters
     ----------
@@ -88,9 +85,7 @@ async def preflight(
     results += await asyncio.gather(
         *(_ask(f"image {each}", _check_image, api, each) for each in sorted(images))
     )
-    if not machines:
-        results.append(await _ask("quota", _check_quota, api, options, requests, counts))
-    return results
+    return results + await _check_quotas(api, options, requests, machines, counts)
 
 
 def _scheduler_machines(options: AWSOptions) -> list[str]:
@@ -239,31 +234,50 @@ async def _check_image(api: AwsApi, image: str) -> CheckResult:
     return CheckResult(name, True, "exists")
 
 
-async def _check_quota(
+async def _check_quotas(
     api: AwsApi,
     options: AWSOptions,
     requests: Mapping[str, WorkerRequest],
+    machines: Mapping[str, str],
     counts: Mapping[str, int],
-) -> CheckResult:
-    code = _QUOTAS[options.spot]
+) -> list[CheckResult]:
+    """Compare what a run has at most with the quotas of vCPUs that there are for it."""
+    if not machines:
+        wanted = fargate_quotas(options, requests.values(), counts)
+    else:
+        every = {*machines.values(), options.scheduler_instance_type}
+        try:
+            vcpus = await _vcpus(api, every)
+        except (AwsError, AwsUnreachableError, NativeTimeoutError) as error:
+            return [_not_known("quota", error, "correct instance_type")]
+        wanted = instance_quotas(options, machines, vcpus, counts)
+    return [
+        await _ask(f"quota of {quota.kind}", _check_quota, api, quota, n)
+        for quota, n in wanted.items()
+    ]
+
+
+async def _vcpus(api: AwsApi, machines: Set[str]) -> dict[str, int]:
+    """Return the vCPUs of types of instances; AWS is asked for those that are not known here."""
+    known = {name: machine for name in machines if (machine := machine_named(name))}
+    found = {name: machine.vcpus for name, machine in known.items()}
+    others = sorted(machines - {*known})
+    if others:
+        answer = await api.call("ec2", "DescribeInstanceTypes", InstanceTypes=others)
+        for each in answer["InstanceTypes"]:
+            found[each["InstanceType"]] = each["VCpuInfo"]["DefaultVCpus"]
+    return found
+
+
+async def _check_quota(api: AwsApi, quota: Quota, wanted: Decimal) -> CheckResult:
+    name = f"quota of {quota.kind}"
     answer = await api.call(
-        "service-quotas", "GetServiceQuota", ServiceCode="fargate", QuotaCode=code
+        "service-quotas", "GetServiceQuota", ServiceCode=quota.service, QuotaCode=quota.code
     )
     limit = Decimal(str(answer["Quota"]["Value"]))
-    wanted = sum(
-        (
-            request.task.vcpus * counts.get(tag, 0)
-            for tag, request in requests.items()
-            if request.task is not None
-        ),
-        Decimal(0) if options.spot else Decimal(options.scheduler_cpu) / UNITS_PER_VCPU,
-    )
-    kind = "Fargate Spot" if options.spot else "Fargate"
-    detail = f"{wanted:f} vCPUs of {kind} are wanted, and the account may have {limit:f}"
+    detail = f"{wanted:f} vCPUs are wanted, and the account may have {limit:f}"
     if wanted > limit:
-        remedy = (
-            f"ask for a larger quota ({code}) in the Service Quotas console, or start fewer workers"
-        )
-        return CheckResult("quota", False, detail, remedy)
+        remedy = f"ask for a larger quota ({quota.code}) in the Service Quotas console, or start fewer workers"
+        return CheckResult(name, False, detail, remedy)
     # How many of them others use is not known.
-    return CheckResult("quota", True, detail)
+    return CheckResult(name, True, detail)

@@ -207,12 +207,13 @@ async def _with_images(api: AwsApi, place: Place, options: AWSOptions, gpus: boo
 
 def _machine_image(image: Mapping[str, Any]) -> MachineImage:
     root = image.get("RootDeviceName", "/dev/xvda")
-    sizes = (
-        each.get("Ebs", {}).get("VolumeSize", 0)
+    sizes = {
+        each["DeviceName"]: each["Ebs"].get("VolumeSize", 0)
         for each in image.get("BlockDeviceMappings", ())
-        if each.get("DeviceName") == root
-    )
-    return MachineImage(image["ImageId"], root, next(sizes, 0))
+        if "Ebs" in each
+    }
+    gib = sizes.pop(root, 0)
+    return MachineImage(image["ImageId"], root, gib, tuple(sizes))
 
 
 async def _newest(api: AwsApi, parameter: str) -> str:

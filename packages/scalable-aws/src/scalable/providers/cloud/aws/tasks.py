@@ -129,11 +129,14 @@ class MachineImage(NamedTuple):
         The name of its root device.
     gib : int
         Size of that device in GiB, below which AWS refuses a volume.
+    others : tuple of str
+        The names of its other volumes.
     """
 
     id: str
     root_device: str = "/dev/xvda"
     gib: int = 0
+    others: tuple[str, ...] = ()
 
 
 _NO_IMAGE = MachineImage("")  # with Fargate
