@@ -12,7 +12,7 @@ from api_server import ApiServer, serving
 
 from scalable.cluster.port import Phase, Reason
 from scalable.errors import SchedulerStartError
-from scalable.providers.kubernetes import KubernetesProvider, scheduler
+from scalable.providers.kubernetes import KubernetesProvider, removal, scheduler
 from scalable.providers.kubernetes.api import KubernetesApi
 from scalable.providers.kubernetes.objects import Run, dask_cluster
 from scalable.providers.kubernetes.scheduler import KubernetesScheduler
@@ -163,3 +163,20 @@ def test_a_cluster_that_somebody_deletes_is_gone(server: ApiServer) -> None:
         assert (state.phase, state.explanation.reason) == (Phase.GONE, Reason.CANCELLED)
 
     drive(use)
+
+
+def test_what_may_be_listed_is_removed_although_other_kinds_may_not(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "_OPERATOR_PATIENCE", 0.5)
+
+    async def use(scheduler: KubernetesScheduler) -> None:
+        await scheduler.start()
+        server.has_operator = False  # who would take its finalizer from the DaskCluster
+        server.unlisted = {"pods"}
+        (left,) = await scheduler.stop()
+        assert "pods is forbidden" in left.error
+        assert "scalable reap" in left.error
+
+    drive(use)
+    assert server.objects == {}

@@ -30,6 +30,8 @@ class ApiServer:
         Deployments that a quota allows; None for any number.
     has_operator : bool
         Whether somebody acts on DaskClusters and DaskWorkerGroups.
+    unlisted : set of str
+        Kinds that may not be listed.
     """
 
     def __init__(self) -> None:
@@ -39,6 +41,7 @@ class ApiServer:
         self.logs: dict[str, str] = {}
         self.room: int | None = None
         self.has_operator = True
+        self.unlisted: set[str] = set()
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
 
@@ -79,6 +82,8 @@ class ApiServer:
                 return code, {"message": message}
             if method == "POST":
                 return self._create(kind, body)
+            if not name and kind in self.unlisted:
+                return 403, {"message": f"{kind} is forbidden: cannot list resource {kind!r}"}
             if not name:
                 wanted = parse_qs(url.query).get("labelSelector", [""])[0]
                 labels = dict(each.split("=") for each in wanted.split(",") if each)

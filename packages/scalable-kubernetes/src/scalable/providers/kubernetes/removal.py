@@ -64,9 +64,9 @@ async def _remove(
     deleted: set[tuple[str, str]] = set()
     while True:
         try:
-            found = await _find(api, selectors)
+            found, forbidden = await _find(api, selectors)
             if not any(found.values()):
-                return []
+                return [*_leftovers(run, {}, forbidden)] if forbidden else []
             await _delete(api, found, deleted)
             if loop.time() - began > _OPERATOR_PATIENCE:
                 await _remove_finalizers(api, found.get("daskclusters", ()))
@@ -80,11 +80,21 @@ async def _remove(
         await asyncio.sleep(_POLL)
 
 
-async def _find(api: KubernetesApi, selectors: Mapping[str, str]) -> Found:
-    lists = await asyncio.gather(*(api.list(kind, labels) for kind, labels in selectors.items()))
-    found = dict(zip(selectors, lists, strict=True))
-    found["pods"] = [pod for pod in found["pods"] if not has_ended(pod)]
-    return found
+async def _find(api: KubernetesApi, selectors: Mapping[str, str]) -> tuple[Found, str]:
+    """Return what there is of each kind that may be listed, and why another one may not; empty if all may."""
+    lists = await asyncio.gather(
+        *(api.list(kind, labels) for kind, labels in selectors.items()), return_exceptions=True
+    )
+    found: dict[str, Sequence[Mapping[str, Any]]] = {}
+    forbidden = ""
+    for kind, some in zip(selectors, lists, strict=True):
+        if isinstance(some, ApiError) and some.code == 403:  # now and later
+            forbidden = describe_error(some)
+        elif isinstance(some, BaseException):
+            raise some
+        else:
+            found[kind] = [each for each in some if kind != "pods" or not has_ended(each)]
+    return found, forbidden
 
 
 async def _delete(api: KubernetesApi, found: Found, deleted: set[tuple[str, str]]) -> None:
