@@ -30,6 +30,7 @@ from scalable.providers.cloud.aws.names import Run
 from scalable.providers.cloud.aws.scheduler import AwsScheduler, Ec2Scheduler, FargateScheduler
 from scalable.providers.tls import make_credentials
 from scalable.testing.conformance import by_value
+from scalable.testing.conformance.running import square
 
 CREATES = {
     "fargate": {
@@ -50,6 +51,9 @@ CREATES = {
     },
 }
 """The calls that create something for a run's start, and the permission that each needs."""
+
+ON_A_TASK = {"cluster_type": "ec2", "scheduler": {"type": "fargate"}}
+"""Options with which the scheduler is a task, and workers are instances."""
 
 
 def scheduler_in(account: AwsAccount, kind: str) -> AwsScheduler:
@@ -113,6 +117,31 @@ def test_a_call_whose_answer_is_lost_creates_nothing_twice(account: AwsAccount, 
         assert account.calls(call) == 2, call
         assert account.inventory() == [], f"is left when the answer to {call} is lost"
         account.gateway.log.clear()
+
+
+def test_a_scheduler_on_a_task_has_workers_on_instances(account: AwsAccount) -> None:
+    with cluster(account, {"gcam": {}, "plots": {}}, **ON_A_TASK) as handle:
+        assert (len(account.tasks), len(account.instances)) == (1, 0)
+        handle.backend.scale_groups({"gcam": 2, "plots": 1})
+        handle.backend.wait_for_group("gcam", 2, timeout=120)
+        handle.backend.wait_for_group("plots", timeout=120)
+        assert (len(account.tasks), len(account.instances)) == (1, 3)
+        with handle.client_factory() as client:
+            assert client.submit(by_value(square), 3, tag="gcam").result(60) == 9
+        handle.backend.scale_groups({"gcam": 1})
+        wait_until(lambda: len(account.instances) == 2, "one has gone")
+
+
+def test_all_of_a_run_with_tasks_and_instances_is_reaped(account: AwsAccount) -> None:
+    provider, spec = AWSBatchProvider(), spec_in(account, **ON_A_TASK)
+    with cluster(account, **ON_A_TASK) as handle:
+        handle.backend.scale_groups({"gcam": 1})
+        wait_until(lambda: account.instances, "there is a worker")
+        (owned,) = provider.list_owned(spec)
+        assert owned.kind == "ECS cluster with EC2 instances"
+        assert provider.reap(spec, [owned]) == []
+        assert account.inventory() == []
+        assert provider.list_owned(spec) == []
 
 
 def test_a_new_role_takes_time(account: AwsAccount) -> None:

@@ -35,6 +35,15 @@ def test_the_plan_names_the_chosen_size_and_its_price() -> None:
     )
 
 
+def test_a_scheduler_on_a_task_is_priced_as_one() -> None:
+    options = "region: us-east-1\ncluster_type: ec2\nscheduler: {type: fargate}\nworkers: 2"
+    cost = estimate(options)
+    scheduler = Decimal("0.04048") + 4 * Decimal("0.004445")
+    volumes = 2 * 50 * Decimal("0.08") / 730
+    expected = scheduler + 2 * Decimal("0.252") + volumes + 3 * Decimal("0.005")
+    assert cost.hourly == pytest.approx(expected, abs=Decimal("0.0001"))
+
+
 def test_no_public_addresses_cost_nothing() -> None:
     items = estimate("region: us-east-1\npublic_ip: false").items
     assert not any("address" in item.description for item in items)

@@ -6,7 +6,7 @@ from scalable.planning import build_plan
 from scalable.providers.base import DeploymentProvider, ResourceRequest
 from scalable.providers.cloud.aws import AWSBatchProvider
 from scalable.providers.registry import get_provider
-from scalable.testing.offline import manifest_of, modules_of_planning, spec_of
+from scalable.testing.offline import manifest_of, modules_of_planning, rendered, spec_of
 
 
 def issues_of(components: str, options: str = "") -> list[tuple[str, str]]:
@@ -38,6 +38,36 @@ def test_gpus_need_an_instance_type_with_gpus(instance_type: str, has_gpu: bool)
     options = f"cluster_type: ec2\ninstance_type: {instance_type}"
     expected = [] if has_gpu else [("ml.gpus", "E_NOT_SUPPORTED")]
     assert issues_of("ml: {gpus: 1}\nplots: {}", options) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ("scheduler: {type: ec2}", "targets.here.scheduler.type"),
+        (
+            "cluster_type: ec2\nscheduler: {type: fargate}\nscheduler_instance_type: t3.large",
+            "targets.here.scheduler_instance_type",
+        ),
+        ("cluster_type: ec2\nscheduler_cpu: 512", "targets.here.scheduler_cpu"),
+        ("cluster_type: ec2\nscheduler: {type: fargate}\nscheduler_cpu: 512", ""),
+        ("cluster_type: ec2\nscheduler: {type: batch}", "targets.here.scheduler.type"),
+    ],
+)
+def test_where_the_scheduler_runs(options: str, path: str) -> None:
+    assert [where for where, _ in issues_of("plots: {}", options)] == ([path] if path else [])
+
+
+def test_a_scheduler_on_a_task_is_rendered_as_one() -> None:
+    options = "cluster_type: ec2\nscheduler: {type: fargate}"
+    names = [*rendered(AWSBatchProvider(), spec_of("aws", options, "gcam: {}"))]
+    operations = [name.partition("-")[2].removesuffix(".json") for name in names]
+    assert operations[0] == "CreateCluster"
+    assert operations[-3:] == [
+        "RegisterTaskDefinition-scheduler",
+        "RunTask-scheduler",
+        "RunInstances-gcam",
+    ]
+    assert operations.count("CreateRole") == 2
 
 
 @pytest.mark.parametrize("cluster_type", ["fargate", "ec2"])

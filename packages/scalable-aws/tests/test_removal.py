@@ -79,7 +79,7 @@ def test_a_task_that_appears_while_its_cluster_is_deleted_is_stopped() -> None:
     stopped = {"cluster": "scalable-r", "task": "late", "reason": STOP_REASON}
     api.answer("ecs", "stop_task", {}, stopped)
     api.answer("ecs", "delete_cluster", {})
-    assert asyncio.run(remove_run(api, "r", 20, "fargate")) == []
+    assert asyncio.run(remove_run(api, "r", 20, {"fargate"})) == []
     api.check()
 
 
@@ -91,7 +91,7 @@ def test_a_role_whose_policy_is_deleted_but_not_everywhere_yet_is_asked_for_agai
     api.refuse("iam", "delete_role_policy", "NoSuchEntity")
     api.answer("iam", "delete_role", {})
     api.answer("ecs", "delete_cluster", {})
-    assert asyncio.run(remove_run(api, "r", 20, "fargate")) == []
+    assert asyncio.run(remove_run(api, "r", 20, {"fargate"})) == []
     api.check()
 
 
@@ -114,5 +114,5 @@ def test_an_instance_that_appears_during_the_removal_is_terminated() -> None:
     api.answer("ec2", "terminate_instances", {}, {"InstanceIds": ["i-a1"]})
     api.answer("ec2", "describe_instances", shown(a1="terminated"))
     api.answer("logs", "delete_log_group", {})
-    assert asyncio.run(remove_run(api, "r", 20, "ec2")) == []
+    assert asyncio.run(remove_run(api, "r", 20, {"ec2"})) == []
     api.check()

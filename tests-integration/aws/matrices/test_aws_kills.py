@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import aws_account
 import killed_clients
@@ -23,11 +24,18 @@ def kill_at(account: AwsAccount, manifest: Path, operation: str) -> None:
     assert killed, f"{operation} was not called"
 
 
-@pytest.mark.parametrize("kind", ["fargate", "ec2"])
+KINDS: dict[str, dict[str, Any]] = {
+    "fargate": {"cluster_type": "fargate"},
+    "ec2": {"cluster_type": "ec2"},
+    "both": {"cluster_type": "ec2", "scheduler": {"type": "fargate"}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_a_killed_client_has_made_ends_or_is_reaped(
     account: AwsAccount, kind: str, tmp_path: Path
 ) -> None:
-    target = {**account.target, "cluster_type": kind, "orphan_timeout": ORPHAN_TIMEOUT}
+    target = {**account.target, **KINDS[kind], "orphan_timeout": ORPHAN_TIMEOUT}
     manifest = tmp_path / "scalable.yaml"
     manifest.write_text(aws_account.manifest(target, components={"gcam": {}}), encoding="utf-8")
     killed_clients.run(manifest)

@@ -28,20 +28,25 @@ __all__ = ["check_fargate", "check_labels", "check_machines", "check_options", "
 
 _ONLY_FOR = MappingProxyType(
     {
-        "execution_role_arn": "fargate",
         "task_role_arn": "fargate",
         "worker_cpu": "fargate",
         "worker_mem": "fargate",
-        "scheduler_cpu": "fargate",
-        "scheduler_mem": "fargate",
         "instance_type": "ec2",
-        "scheduler_instance_type": "ec2",
         "ami": "ec2",
         "volume_size": "ec2",
         "instance_profile": "ec2",
     }
 )
 """Options that are valid for one `cluster_type` only."""
+_ONLY_FOR_SCHEDULERS = MappingProxyType(
+    {
+        "execution_role_arn": "fargate",
+        "scheduler_cpu": "fargate",
+        "scheduler_mem": "fargate",
+        "scheduler_instance_type": "ec2",
+    }
+)
+"""Options that are valid for one kind of scheduler only."""
 
 # https://docs.aws.amazon.com/ec2/latest/instancetypes/ac.html: families g and p, and gr with more memory.
 _WITH_GPU = re.compile(r"(g|gr|p)[0-9]")
@@ -57,10 +62,19 @@ _CERTIFICATE_BYTES = 512
 
 
 def check_options(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:
-    """Find options of the other cluster type."""
+    """Find options of the other cluster type, or of the other kind of scheduler."""
     for option, cluster_type in _ONLY_FOR.items():
         if option in options.model_fields_set and options.cluster_type != cluster_type:
             message = f"goes with cluster_type: {cluster_type} only; remove it"
+            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
+    if options.cluster_type == "fargate" and options.scheduler_type == "ec2":
+        message = "goes with cluster_type: ec2 only; with Fargate, the scheduler is a task, too"
+        yield spec.option_issue(("scheduler", "type"), "E_NOT_SUPPORTED", message)
+        return
+    for option, kind in _ONLY_FOR_SCHEDULERS.items():
+        if option in options.model_fields_set and options.scheduler_type != kind:
+            what = "cluster_type" if options.scheduler is None else "scheduler type"
+            message = f"goes with {what}: {kind} only; remove it"
             yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
 
 

@@ -75,18 +75,24 @@ def estimate_ec2(
     prices : Prices
         The prices that are known.
     """
-    region, scheduler = options.region, options.scheduler_instance_type
-    items = [priced_item("scheduler", Decimal(1), scheduler, prices.find(region, scheduler))]
+    region = options.region
+    if options.scheduler_type == "fargate":
+        size = TaskSize(options.scheduler_cpu, options.scheduler_mem)
+        items = [*_task_items("scheduler", size, 1, region, prices, spot=False)]
+    else:
+        scheduler = options.scheduler_instance_type
+        items = [priced_item("scheduler", Decimal(1), scheduler, prices.find(region, scheduler))]
     for tag, machine in machines.items():
         price = None if options.spot else prices.find(region, machine)
         unit = f"{machine} (Spot)" if options.spot else machine
         items.append(priced_item(tag, Decimal(counts.get(tag, 0)), unit, price))
-    n = 1 + sum(counts.get(tag, 0) for tag in machines)
+    workers = sum(counts.get(tag, 0) for tag in machines)
+    instances = workers + (options.scheduler_type == "ec2")
     volume = prices.find(region, VOLUME_GB)
-    items.append(priced_item("volumes", Decimal(n * options.volume_size), "GB", volume))
+    items.append(priced_item("volumes", Decimal(instances * options.volume_size), "GB", volume))
     if options.public_ip:
         address = prices.find(region, ADDRESS)
-        items.append(priced_item("public addresses", Decimal(n), ADDRESS, address))
+        items.append(priced_item("public addresses", Decimal(1 + workers), ADDRESS, address))
     return CostEstimate(tuple(items), _EC2_NOTES)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from scalable.providers.cloud.aws.names import (
+    WORKERS,
     Run,
     key_parameter,
     log_group,
@@ -20,6 +21,7 @@ from scalable.providers.cloud.aws.names import (
     role_name,
     upper_tags,
 )
+from scalable.providers.cloud.aws.options import Kind
 from scalable.providers.cloud.aws.tasks import PORT, Request
 
 __all__ = [
@@ -40,12 +42,13 @@ __all__ = [
 POLICY_NAME = "run"
 
 
-def create_cluster(run: Run) -> Request:
-    """Return the request for the run's ECS cluster."""
+def create_cluster(run: Run, workers: Kind = "fargate") -> Request:
+    """Return the request for the run's ECS cluster, which says whether its workers are elsewhere."""
+    tags = {**run.all_tags, **({WORKERS: workers} if workers != "fargate" else {})}
     params = {
         "clusterName": resource_name(run.name),
         "capacityProviders": ["FARGATE", "FARGATE_SPOT"],
-        "tags": lower_tags(run.all_tags),
+        "tags": lower_tags(tags),
     }
     return Request("ecs", "CreateCluster", params)
 

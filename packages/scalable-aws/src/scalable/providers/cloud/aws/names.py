@@ -16,6 +16,7 @@ __all__ = [
     "OWNER",
     "REQUEST",
     "RUN",
+    "WORKERS",
     "Run",
     "family",
     "key_parameter",
@@ -38,6 +39,9 @@ COMPONENT = "scalable-component"
 """Tag of a worker: its component."""
 REQUEST = "scalable-request"
 """Tag of a worker: the launch that it answers."""
+
+WORKERS = "scalable-workers"
+"""Tag of an ECS cluster whose run has its workers on EC2 instances."""
 
 _PREFIX = "scalable-"
 _MAX_PREFIX = 20

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from scalable.manifest.schema import FrozenModel
 from scalable.providers.options import (
     DaskImage,
     Matching,
@@ -16,7 +17,7 @@ from scalable.providers.options import (
     WorkerEnvironment,
 )
 
-__all__ = ["AWSOptions"]
+__all__ = ["AWSOptions", "Kind", "SchedulerOptions"]
 
 Region = Annotated[str, Matching("[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}", "a region such as us-east-1")]
 VpcId = Annotated[str, Matching("vpc-[0-9a-f]{8,17}", "a VPC id such as vpc-0a1b2c3d")]
@@ -66,14 +67,29 @@ TagValue = Annotated[
 ]
 
 
+Kind = Literal["fargate", "ec2"]
+"""As what something runs: as a Fargate task, or on an EC2 instance."""
+
+
+class SchedulerOptions(FrozenModel):
+    """Where the scheduler runs."""
+
+    type: Kind = Field(description="Whether it is a Fargate task or an EC2 instance.")
+
+
 class AWSOptions(RemoteTargetOptions):
     """Options of a target on AWS."""
 
     region: Region | None = Field(
         default=None, description="Region. By default the one of the AWS configuration."
     )
-    cluster_type: Literal["fargate", "ec2"] = Field(
+    cluster_type: Kind = Field(
         default="fargate", description="Whether workers are Fargate tasks or EC2 instances."
+    )
+    scheduler: SchedulerOptions | None = Field(
+        default=None,
+        description="Where the scheduler runs: `{type: fargate}` makes it a task also with `cluster_type: ec2`. "
+        "By default it is what the workers are.",
     )
     image: DaskImage = None
     worker_cpu: CpuUnits | None = Field(
@@ -127,7 +143,7 @@ class AWSOptions(RemoteTargetOptions):
         description="Python in the images, by its path or by its name on the PATH.",
     )
     scheduler_instance_type: InstanceType = Field(
-        default="t3.medium", description="Instance type of the scheduler with cluster_type: ec2."
+        default="t3.medium", description="Instance type of a scheduler that is an EC2 instance."
     )
     ami: AmiId | None = Field(
         default=None,
@@ -153,3 +169,13 @@ class AWSOptions(RemoteTargetOptions):
     tags: Annotated[Mapping[TagKey, TagValue], Field(max_length=40)] = Field(
         default_factory=dict, description="Tags of everything that a run creates."
     )
+
+    @property
+    def scheduler_type(self) -> Kind:
+        """What the scheduler is."""
+        return self.scheduler.type if self.scheduler else self.cluster_type
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """What there is in a run."""
+        return frozenset((self.cluster_type, self.scheduler_type))

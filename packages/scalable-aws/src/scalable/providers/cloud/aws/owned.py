@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.port import Leftover
 from scalable.providers.base import Owned
 from scalable.providers.cloud.aws.api import AwsError
-from scalable.providers.cloud.aws.names import OWNER, RUN, log_group, run_of
+from scalable.providers.cloud.aws.names import OWNER, RUN, WORKERS, log_group, run_of
 from scalable.providers.cloud.aws.refusals import is_missing
 from scalable.providers.cloud.aws.removal import remove_run
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
+    from scalable.providers.cloud.aws.options import Kind
 
 __all__ = ["CLUSTER", "LOG_GROUP", "list_owned", "reap"]
 
 CLUSTER = "ECS cluster"
+CLUSTER_WITH_INSTANCES = "ECS cluster with EC2 instances"
 LOG_GROUP = "log group"
+_KINDS: Mapping[str, Set[Kind]] = {
+    CLUSTER: {"fargate"},
+    CLUSTER_WITH_INSTANCES: {"fargate", "ec2"},
+    LOG_GROUP: {"ec2"},
+}
+"""What a run has, by what it is found by."""
 
 _REAP_TIMEOUT = 300.0
 _DESCRIBED_AT_ONCE = 100
@@ -81,7 +89,8 @@ def _owned(clusters: Iterable[Mapping[str, Any]]) -> Iterable[Owned]:
         running, pending = each.get("runningTasksCount", 0), each.get("pendingTasksCount", 0)
         detail = f"{running} tasks run" + (f", {pending} start" if pending else "")
         _, _, _, region, account, _ = each["clusterArn"].split(":", 5)
-        yield Owned(CLUSTER, name, tags[RUN], tags.get(OWNER, ""), detail, f"{account} {region}")
+        kind = CLUSTER_WITH_INSTANCES if tags.get(WORKERS) == "ec2" else CLUSTER
+        yield Owned(kind, name, tags[RUN], tags.get(OWNER, ""), detail, f"{account} {region}")
 
 
 async def reap(api: AwsApi, owned: Sequence[Owned]) -> list[Leftover]:
@@ -89,5 +98,5 @@ async def reap(api: AwsApi, owned: Sequence[Owned]) -> list[Leftover]:
     left: list[Leftover] = []
     kinds = {each.run_id: each.kind for each in owned}
     for run, kind in kinds.items():
-        left += await remove_run(api, run, _REAP_TIMEOUT, "fargate" if kind == CLUSTER else "ec2")
+        left += await remove_run(api, run, _REAP_TIMEOUT, _KINDS[kind])
     return left

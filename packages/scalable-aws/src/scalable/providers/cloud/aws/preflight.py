@@ -89,7 +89,7 @@ async def preflight(
 
 
 def _scheduler_machines(options: AWSOptions) -> list[str]:
-    return [options.scheduler_instance_type] if options.cluster_type == "ec2" else []
+    return [options.scheduler_instance_type] if options.scheduler_type == "ec2" else []
 
 
 async def _check_machine(api: AwsApi, network: Network, machine: str) -> CheckResult:
@@ -245,7 +245,7 @@ async def _check_quotas(
     if not machines:
         wanted = fargate_quotas(options, requests.values(), counts)
     else:
-        every = {*machines.values(), options.scheduler_instance_type}
+        every = {*machines.values(), *_scheduler_machines(options)}
         try:
             vcpus = await _vcpus(api, every)
         except (AwsError, AwsUnreachableError, NativeTimeoutError) as error:

@@ -234,7 +234,8 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         fargate = options.cluster_type == "fargate"
         api = AwsApi(run.name, options.region)
         credentials = make_credentials()
-        scheduler = (FargateScheduler if fargate else Ec2Scheduler)(
+        on_task = options.scheduler_type == "fargate"
+        scheduler = (FargateScheduler if on_task else Ec2Scheduler)(
             api,
             run,
             options,
@@ -266,7 +267,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
                 *common,
                 _machines(options, requests),
                 scheduler=scheduler.address,
-                scheduler_instance=scheduler.native,
+                scheduler_instance="" if on_task else scheduler.native,
                 close_timeout=_CLOSE_TIMEOUT,
             )
 
@@ -337,26 +338,34 @@ def _shown_requests(
         key=f"(ARN of {KEY})",
         certificate="(the run's certificate)",
     )
-    fargate = options.cluster_type == "fargate"
-    own_role = options.execution_role_arn if fargate else options.instance_profile
-    if fargate:
-        yield "", create_cluster(run)
+    kinds = options.kinds
+    if "fargate" in kinds:
+        yield "", create_cluster(run, options.cluster_type)
     yield "", create_log_group(run)
     yield "", put_key(run, KEY)
     if not options.security_groups:
         yield "", create_security_group(run, place.vpc)
         yield "", allow_ingress(group, [options.client_cidr or "(this machine's address)"])
-    if own_role is None:
-        name = role_name(run.name) if fargate else profile_name(run.name)
-        yield "", create_role(run, name, "ecs-tasks" if fargate else "ec2")
+    if "fargate" in kinds and options.execution_role_arn is None:
+        name = role_name(run.name)
+        yield "", create_role(run, name, "ecs-tasks")
         yield "", put_role_policy(run, name, region, partition, account)
-    if fargate:
-        yield from _shown_tasks(spec, options, plan, run, place)
-        return
-    if own_role is None:
+    if "ec2" in kinds and options.instance_profile is None:
+        name = profile_name(run.name)
+        yield "", create_role(run, name, "ec2")
+        yield "", put_role_policy(run, name, region, partition, account)
         yield "", create_profile(run)
         yield "", fill_profile(run)
-    yield from _shown_instances(spec, options, plan, run, place)
+    image = scheduler_image(spec, options.image)
+    if options.scheduler_type == "fargate":
+        yield "scheduler", scheduler_definition(run, place, image, options)
+        yield "scheduler", run_scheduler(run, place, options)
+    else:
+        script = scheduler_script(run, place, image, options)
+        subnet = place.subnets[0]
+        yield "scheduler", run_scheduler_instance(run, place, options, subnet, script)
+    shown = _shown_tasks if options.cluster_type == "fargate" else _shown_instances
+    yield from shown(spec, options, plan, run, place)
 
 
 _SHOWN_ADDRESS = f"tls://(the scheduler's address):{PORT}"
@@ -365,11 +374,6 @@ _SHOWN_ADDRESS = f"tls://(the scheduler's address):{PORT}"
 def _shown_tasks(
     spec: DeploymentSpec, options: AWSOptions, plan: ScalePlan, run: Run, place: Place
 ) -> Iterator[tuple[str, Request]]:
-    yield (
-        "scheduler",
-        scheduler_definition(run, place, scheduler_image(spec, options.image), options),
-    )
-    yield "scheduler", run_scheduler(run, place, options)
     for tag, request in _worker_requests(spec, options).items():
         yield tag, worker_definition(run, place, request, options, _SHOWN_ADDRESS)
         for batch in batches("(request)", plan.workers_by_tag.get(tag, 0)):
@@ -383,8 +387,6 @@ def _shown_instances(
     spec: DeploymentSpec, options: AWSOptions, plan: ScalePlan, run: Run, place: Place
 ) -> Iterator[tuple[str, Request]]:
     subnet = place.subnets[0]
-    script = scheduler_script(run, place, scheduler_image(spec, options.image), options)
-    yield "scheduler", run_scheduler_instance(run, place, options, subnet, script)
     requests = _worker_requests(spec, options)
     machines = _machines(options, requests)
     for tag, request in requests.items():

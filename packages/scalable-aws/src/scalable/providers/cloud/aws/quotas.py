@@ -61,10 +61,10 @@ def fargate_quotas(
         ),
         Decimal(0),
     )
-    wanted = {_FARGATE[options.spot]: workers}
     scheduler = Decimal(options.scheduler_cpu) / UNITS_PER_VCPU
-    # On spare capacity, workers need a quota beside the scheduler's own.
-    return {**wanted, _FARGATE[False]: wanted.get(_FARGATE[False], Decimal(0)) + scheduler}
+    if options.spot and workers:
+        return {_FARGATE[True]: workers, _FARGATE[False]: scheduler}
+    return {_FARGATE[False]: workers + scheduler}
 
 
 def instance_quotas(
@@ -95,8 +95,11 @@ def instance_quotas(
     2 standard instances L-1216C47A
     12 G and VT instances on spare capacity L-3819A6DF
     """
-    wanted: dict[Quota, Decimal] = {}
-    every = [(options.scheduler_instance_type, 1, False)]
+    if options.scheduler_type == "fargate":
+        wanted = fargate_quotas(options, (), counts)
+        every = []
+    else:
+        wanted, every = {}, [(options.scheduler_instance_type, 1, False)]
     every += [(machine, counts.get(tag, 0), options.spot) for tag, machine in machines.items()]
     for machine, n, spot in every:
         quota = _instance_quota(machine, spot=spot)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.port import Leftover
 from scalable.errors import NativeTimeoutError, describe_error
@@ -25,11 +25,13 @@ from scalable.providers.cloud.aws.states import STOP_REASON, task_id
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
+    from scalable.providers.cloud.aws.options import Kind
 
 __all__ = [
     "list_instances",
     "list_tasks",
     "remove_run",
+    "stop_all",
     "stop_run",
     "stop_tasks",
     "terminate",
@@ -203,38 +205,62 @@ async def terminate_run(
         await asyncio.sleep(_POLL)
 
 
-async def remove_run(
-    api: AwsApi, run: str, limit: float, kind: Literal["fargate", "ec2"]
-) -> list[Leftover]:
+async def remove_run(api: AwsApi, run: str, limit: float, kinds: Set[Kind]) -> list[Leftover]:
     """Remove everything that belongs to a run; return what is left after `limit` seconds.
 
     The rest is removed even if a part of it cannot be. What a run is found by goes last, and stays with a rest: its
-    ECS cluster, or its log group.
+    ECS cluster, or, where it has none, its log group.
+
+    Parameters
+    ----------
+    api, run : AwsApi, str
+        AWS, and the run.
+    limit : float
+        Seconds.
+    kinds : set of {"fargate", "ec2"}
+        What its scheduler and workers are.
     """
     deadline = _now() + limit
     cluster: Step = "ECS cluster", resource_name(run), lambda: _remove_cluster(api, run)
     logs: Step = "log group", log_group(run), lambda: _remove_logs(api, run)
     steps: list[Step] = [
         ("parameter", key_parameter(run), lambda: _remove_parameter(api, run)),
-        ("security group", resource_name(run), lambda: _remove_groups(api, run, kind)),
+        ("security group", resource_name(run), lambda: _remove_groups(api, run, kinds)),
     ]
-    if kind == "fargate":
-        left = await stop_run(api, run, limit)
+    if "fargate" in kinds:
         steps += [
             ("task definitions", family(run, "*"), lambda: _remove_definitions(api, run)),
             ("IAM role", role_name(run), lambda: _remove_role(api, role_name(run))),
             logs,
         ]
-    else:
-        left = await terminate_run(api, run, limit)
+    if "ec2" in kinds:
         steps.append(("instance profile", profile_name(run), lambda: _remove_profile(api, run)))
+    left = await stop_all(api, run, limit, kinds)
     found = await asyncio.gather(*(_until_done(step, run, deadline) for step in steps))
     left += [each for some in found for each in some]
-    if not left and kind == "ec2":  # what was started by a call whose answer nobody has seen
+    if not left and "ec2" in kinds:  # what was started by a call whose answer nobody has seen
         left += await terminate_run(api, run, deadline - _now())
     if not left:
-        left += await _until_done(cluster if kind == "fargate" else logs, run, deadline)
+        left += await _until_done(cluster if "fargate" in kinds else logs, run, deadline)
     return left
+
+
+async def stop_all(
+    api: AwsApi, run: str, limit: float, kinds: Set[Kind], known: Mapping[Kind, str] | None = None
+) -> list[Leftover]:
+    """Stop the tasks of a run, and terminate its instances; return those that still run after `limit` seconds.
+
+    Those that are `known`, by their kind, are stopped even if no list shows them yet.
+    """
+    known = known or {}
+    stops = {"fargate": stop_run, "ec2": terminate_run}
+    found = await asyncio.gather(
+        *(
+            stops[kind](api, run, limit, known=[known[kind]] if known.get(kind) else [])
+            for kind in sorted(kinds)
+        )
+    )
+    return [each for some in found for each in some]
 
 
 async def _until_done(step: Step, run: str, deadline: float) -> Sequence[Leftover]:
@@ -307,7 +333,7 @@ async def _remove_logs(api: AwsApi, run: str) -> None:
     await api.call("logs", "DeleteLogGroup", logGroupName=log_group(run))
 
 
-async def _remove_groups(api: AwsApi, run: str, kind: Literal["fargate", "ec2"]) -> None:
+async def _remove_groups(api: AwsApi, run: str, kinds: Set[Kind]) -> None:
     # Not by the name, which people may use, too.
     only = [{"Name": f"tag:{RUN}", "Values": [run]}]
     groups = await api.pages("ec2", "DescribeSecurityGroups", "SecurityGroups", Filters=only)
@@ -316,7 +342,7 @@ async def _remove_groups(api: AwsApi, run: str, kind: Literal["fargate", "ec2"])
             await _if_there(api.call("ec2", "DeleteSecurityGroup", GroupId=group["GroupId"]))
         except AwsError as error:
             if error.code in _BUSY:
-                await _stop_again(api, run, kind)
+                await _stop_again(api, run, kinds)
             raise
 
 
@@ -325,14 +351,15 @@ async def _remove_cluster(api: AwsApi, run: str) -> None:
         await api.call("ecs", "DeleteCluster", cluster=resource_name(run))
     except AwsError as error:
         if error.code in _BUSY:
-            await _stop_again(api, run, "fargate")
+            await _stop_again(api, run, {"fargate"})
         raise
 
 
-async def _stop_again(api: AwsApi, run: str, kind: Literal["fargate", "ec2"]) -> None:
+async def _stop_again(api: AwsApi, run: str, kinds: Set[Kind]) -> None:
     """Stop what the list has not shown before, such as what a call has started whose answer nobody has seen."""
-    if kind == "fargate":
+    if "fargate" in kinds:
         await stop_tasks(api, run, await list_tasks(api, run))
+    if "ec2" not in kinds:
         return
     instances = await list_instances(api, run)
     ending = ("shutting-down", "terminated")

@@ -25,7 +25,7 @@ from scalable.providers.cloud.aws.refusals import (
     is_lasting,
     is_missing,
 )
-from scalable.providers.cloud.aws.removal import remove_run, stop_run, terminate_run
+from scalable.providers.cloud.aws.removal import remove_run, stop_all
 from scalable.providers.cloud.aws.setup import SetupError, create_when_known, make_place
 from scalable.providers.cloud.aws.states import (
     NativeState,
@@ -215,12 +215,11 @@ class AwsScheduler(ABC):
         if not self._may_exist:
             return []
         unanswered = await self._api.settle()
-        left = await self._stop_all()
+        known = {self._options.scheduler_type: self.native}
+        left = await stop_all(
+            self._api, self._run.name, self._close_timeout, self._options.kinds, known
+        )
         return [*left, *unanswered]
-
-    @abstractmethod
-    async def _stop_all(self) -> Sequence[Leftover]:
-        """Stop all tasks or instances of the run."""
 
     async def remove(self) -> Sequence[Leftover]:
         """Remove everything that the run stood on, and close the connections to AWS."""
@@ -228,7 +227,7 @@ class AwsScheduler(ABC):
             if not self._may_exist:
                 return []
             return await remove_run(
-                self._api, self._run.name, self._close_timeout, self._options.cluster_type
+                self._api, self._run.name, self._close_timeout, self._options.kinds
             )
         finally:
             await self._api.close()
@@ -278,10 +277,6 @@ class FargateScheduler(AwsScheduler):
         public = found["NetworkInterfaces"][0].get("Association", {}).get("PublicIp")
         return None if public is None else str(public)
 
-    async def _stop_all(self) -> Sequence[Leftover]:
-        known = [self.native] if self.native else []
-        return await stop_run(self._api, self._run.name, self._close_timeout, known=known)
-
 
 class Ec2Scheduler(AwsScheduler):
     """The scheduler as an EC2 instance."""
@@ -323,7 +318,3 @@ class Ec2Scheduler(AwsScheduler):
 
     async def _public_address(self) -> str | None:
         return self._seen.get("PublicIpAddress")
-
-    async def _stop_all(self) -> Sequence[Leftover]:
-        known = [self.native] if self.native else []
-        return await terminate_run(self._api, self._run.name, self._close_timeout, known=known)

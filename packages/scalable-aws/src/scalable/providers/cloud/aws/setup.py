@@ -140,10 +140,13 @@ async def make_place(
     """
     network = await find_network(api, options)
     clients = [] if options.security_groups else [await _client_range(api, network, options)]
-    if options.cluster_type == "fargate":
+    kinds = options.kinds
+    if "fargate" in kinds:
         # The first one of an account also creates a role of AWS's own, which ECS may not know at once.
         made = await create_when_known(
-            api, create_cluster(run), lambda error: "service linked role" in error.text
+            api,
+            create_cluster(run, options.cluster_type),
+            lambda error: "service linked role" in error.text,
         )
         arn = made["cluster"]["clusterArn"]
     else:
@@ -160,18 +163,20 @@ async def make_place(
         vpc=network.vpc,
         subnets=(
             network.roomiest(_MAX_SUBNETS)
-            if options.cluster_type == "fargate" and len(network.subnets) > _MAX_SUBNETS
+            if "fargate" in kinds and len(network.subnets) > _MAX_SUBNETS
             else network.subnet_ids
         ),
         security_groups=groups,
         key=key_arn(run, api.region, partition, account),
         certificate=credentials.cert,
     )
-    if options.cluster_type == "fargate":
+    if "fargate" in kinds:
         own = options.execution_role_arn
         if own is None:
             await _make_role(api, run, role_name(run.name), "ecs-tasks", partition, account)
-        return replace(place, execution_role=own or role_arn(run, partition, account))
+        place = replace(place, execution_role=own or role_arn(run, partition, account))
+    if "ec2" not in kinds:
+        return place
     own = options.instance_profile
     if own is None:
         name = profile_name(run.name)
