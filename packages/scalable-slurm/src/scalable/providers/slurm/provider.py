@@ -34,6 +34,7 @@ from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.options import SlurmOptions
 from scalable.providers.slurm.request import (
     PREFERRED_RUNTIME,
+    JobRequest,
     chosen_cluster,
     job_request,
     logs_directory,
@@ -109,13 +110,26 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         for tag, component in spec.components.items():
             request = job_request(component, options, site, logs=logs, tls=None)
             n = max(1, plan.workers_by_tag.get(tag, 0))
+            request, note = self._packed(request)
             argv = sbatch_argv(
-                request, n, job_name=f"scalable-{run}", comment=f"scalable run={run}"
+                request,
+                -(-n // request.room),
+                job_name=f"scalable-{run}",
+                comment=f"scalable run={run}",
             )
-            text = f"# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER')}"
+            text = f"{note}# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER', n)}"
             shown = spec.manifest.redact(text)
             artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
+
+    def _packed(self, request: JobRequest) -> tuple[JobRequest, str]:
+        """Return a request with the number of workers of one job, and a comment if that is known at the site only."""
+        from scalable.providers.slurm.commands import Slurm
+        from scalable.providers.slurm.packing import pack
+
+        if request.workers_per_job != "auto" or shutil.which("sinfo") is not None:
+            return run_now(pack(Slurm(request.cluster), request)), ""
+        return request, "# One worker in each job; where jobs get whole nodes, as many as fit.\n"
 
     def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
         """Return this user's jobs of every run, in all partitions of the target's cluster.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from scalable.providers.common import explicit_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
@@ -43,6 +43,8 @@ class JobRequest:
         The component.
     slots, cpus, gpus : int
         Concurrent tasks, cores and GPUs of the worker.
+    workers_per_job : int or str
+        Workers that one job runs; ``auto`` for as many as fit where it gets whole nodes.
     memory : int or None
         In bytes; None for the partition's default.
     walltime : int or str or None
@@ -90,6 +92,7 @@ class JobRequest:
     slots: int = 1
     cpus: int = 1
     gpus: int = 0
+    workers_per_job: int | Literal["auto"] = 1
     memory: int | None = None
     walltime: int | str | None = None
     cluster: str | None = None
@@ -115,6 +118,16 @@ class JobRequest:
     local_directory: str = "/tmp"  # noqa: S108 - the node's own scratch space, where the site sets no other
     tls: TlsFiles | None = None
     death_timeout: int = 60
+
+    @property
+    def room(self) -> int:
+        """Workers that one job runs; 1 where that is not known yet."""
+        return 1 if self.workers_per_job == "auto" else self.workers_per_job
+
+    @property
+    def files(self) -> str:
+        """Directory for the files by which jobs with several workers and the client tell each other about them."""
+        return f"{self.log_directory}/jobs"
 
 
 def job_request(
@@ -149,6 +162,7 @@ def job_request(
         slots=component.slots,
         cpus=explicit_or_default(component, "cpus", site.cpus),
         gpus=component.gpus,
+        workers_per_job=options.workers_per_job,
         memory=explicit_or_default(component, "memory", site.memory),
         walltime=options.walltime or site.walltime,
         cluster=chosen_cluster(options, site),
