@@ -30,3 +30,12 @@ class TestConformance(ProviderConformance):
             check=True,
         )
         return [*jobs.stdout.split(), *map(str, Path().rglob("*.pem"))]
+
+
+class TestConformanceOfSeveralWorkersInAJob(TestConformance):
+    manifest = """
+        version: 1
+        project: {name: conformance}
+        targets: {here: {provider: slurm, queue: whole, walltime: 00:10:00, interface: lo}}
+        components: {alpha: {memory: 300M}, beta: {memory: 300M, slots: 2}}
+    """
