@@ -1,10 +1,12 @@
-"""Several workers in one job, on nodes that jobs have for themselves, on a real Slurm."""
+"""Several workers in one job, and several nodes for one worker, on a real Slurm."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -118,3 +120,32 @@ def test_workers_end_with_their_job_and_are_replaced(
     wait_until(
         lambda: any("was cancelled" in event.text for event in cluster.events), "it is explained"
     )
+
+
+@by_value
+def spread(ranks: int | None) -> list[list[str]]:
+    from scalable.mpi import run_mpi
+
+    program = ["sh", "-c", "echo $SLURM_PROCID $SLURMD_NODENAME"]
+    done = run_mpi(program, ranks=ranks, capture_output=True, text=True)
+    return sorted(line.split() for line in done.stdout.splitlines())
+
+
+@by_value
+def fail_on_one_rank() -> None:
+    from scalable.mpi import run_mpi
+
+    run_mpi(["sh", "-c", "[ $SLURM_PROCID != 2 ] || exit 3; sleep 600"])
+
+
+def test_a_task_of_an_mpi_component_starts_its_ranks_on_all_nodes(work: Path) -> None:
+    with SlurmCluster(queue="short", walltime="00:10:00", interface="lo", pace=QUICK) as cluster:
+        cluster.add_container("wrf", cpus=2, memory="300M", nodes=2, ranks=4)
+        cluster.add_workers(1, "wrf")
+        with ScalableClient(cluster) as client:
+            found = client.submit(spread, None, tag="wrf").result(100)
+            assert [rank for rank, _ in found] == ["0", "1", "2", "3"]
+            assert sorted(Counter(node for _, node in found).values()) == [2, 2]
+            assert len(client.submit(spread, 3, tag="wrf").result(100)) == 3
+            with pytest.raises(subprocess.CalledProcessError):
+                client.submit(fail_on_one_rank, tag="wrf").result(100)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Literal
 
 __all__ = [
+    "forking_command",
     "program_text",
     "python_command",
     "server_command",
@@ -71,6 +73,28 @@ def server_command(python: str, server: Literal["worker", "scheduler"]) -> list[
     """
     program = program_text("scalable.providers", "entry.py")
     return [*python_command(python), f"{program}\nmain()", server]
+
+
+def forking_command(python: str, settings: Mapping[str, object]) -> list[str]:
+    """Return the command that runs all workers of one job, forked from one process that has imported Dask once.
+
+    Its arguments follow: the job's name, which ends in ``_`` and its number among the jobs that were launched together;
+    the tag of its workers; and the arguments of each worker, without its name, which is ``<tag>-<job>.<number>``.
+
+    Parameters
+    ----------
+    python : str
+        As for `server_command`.
+    settings : mapping
+        ``workers`` that all those jobs begin with, and ``room``, how many this one runs at a time; ``cpus``, ``gpus``
+        and ``memory`` (bytes or None) of one worker; ``logs`` and ``files``, the directories for logs,
+        ``<job>.<number>.log``, and for the files by which the program is told what to do and tells what has ended.
+    """
+    entry, program = (
+        program_text("scalable.providers", name) for name in ("entry.py", "forking.py")
+    )
+    text = f"{entry}\n{program}\nfork_workers()"
+    return [*python_command(python), text, json.dumps(settings)]
 
 
 def python_command(python: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The jobs of a run and the units in them, of which a job may have several; and the files about those of one job.
 
 A worker of a job that runs several is told to start or to end, and shown to have ended, by two files of its job
-(`scalable.providers.slurm.forking`). Slurm knows the job as a whole only.
+(`scalable.providers.worker.forking_command`). Slurm knows the job as a whole only.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
     name = "slurm"
     options_model = SlurmOptions
+    supports_mpi = True
 
     def check(self, spec: DeploymentSpec, options: SlurmOptions) -> Iterator[ValidationIssue]:
         """Find options without effect, unknown components, and what no container runtime can do."""
@@ -69,6 +70,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             message = f"there is no component {name!r}{did_you_mean(name, spec.components)}"
             yield spec.option_issue(("components", name), "E_UNKNOWN_COMPONENT", message)
         for name, component in spec.components.items():
+            yield from _check_mpi_job(spec, name, options)
             runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
             if runtime != "none":
                 yield from check_container(spec, name, runtime)
@@ -204,3 +206,20 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         check_interfaces(options, site_defaults(), where)
         cluster = SlurmCluster(options, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
+
+
+def _check_mpi_job(
+    spec: DeploymentSpec, name: str, options: SlurmOptions
+) -> Iterator[ValidationIssue]:
+    component = spec.components[name]
+    if not component.runs_mpi:
+        return
+    if chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME) != "none":
+        message = (
+            "cannot be that of a component with nodes or ranks, whose worker starts srun, which no image has; "
+            "remove it, and let the task start the container: srun apptainer exec …"
+        )
+        yield spec.component_issue(name, "image", "E_NOT_SUPPORTED", message)
+    if options.for_component(name).workers_per_job not in ("auto", 1):
+        message = f"must be 1 for {name}: with nodes or ranks, a worker has its job for itself"
+        yield spec.option_issue("workers_per_job", "E_NOT_SUPPORTED", message)

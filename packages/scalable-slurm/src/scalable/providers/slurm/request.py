@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from scalable.mpi import mpi_environment
 from scalable.providers.common import explicit_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
 from scalable.providers.slurm.directives import drop_options
@@ -43,6 +44,8 @@ class JobRequest:
         The component.
     slots, cpus, gpus : int
         Concurrent tasks, cores and GPUs of the worker.
+    nodes, ranks : int
+        Nodes of the worker, and MPI ranks on them, with `cpus` cores each.
     workers_per_job : int or str
         Workers that one job runs; ``auto`` for as many as fit where it gets whole nodes.
     memory : int or None
@@ -92,6 +95,8 @@ class JobRequest:
     slots: int = 1
     cpus: int = 1
     gpus: int = 0
+    nodes: int = 1
+    ranks: int = 1
     workers_per_job: int | Literal["auto"] = 1
     memory: int | None = None
     walltime: int | str | None = None
@@ -156,13 +161,18 @@ def job_request(
     options = options.for_component(component.name)
     runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
     mounts, preload = mounts_and_preload(component)
+    cpus = explicit_or_default(component, "cpus", site.cpus)
+    ranks = component.ranks or component.nodes
+    mpi = mpi_environment(component.nodes, ranks, cpus) if component.runs_mpi else {}
     return JobRequest(
         tag=component.name,
         log_directory=logs,
         slots=component.slots,
-        cpus=explicit_or_default(component, "cpus", site.cpus),
+        cpus=cpus,
         gpus=component.gpus,
-        workers_per_job=options.workers_per_job,
+        nodes=component.nodes,
+        ranks=ranks,
+        workers_per_job=1 if component.runs_mpi else options.workers_per_job,
         memory=explicit_or_default(component, "memory", site.memory),
         walltime=options.walltime or site.walltime,
         cluster=chosen_cluster(options, site),
@@ -179,7 +189,7 @@ def job_request(
         runtime=runtime,
         image=component.image if runtime != "none" else None,
         mounts=mounts,
-        env=component.env,
+        env={**mpi, **component.env},
         preload=preload,
         interface=options.interface or site.interface,
         worker_ports=options.worker_ports,

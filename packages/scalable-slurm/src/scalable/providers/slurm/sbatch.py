@@ -52,8 +52,12 @@ def sbatch_argv(
         "export": "ALL",
     }
     shape: dict[str, str | int | None] = {
-        "nodes": 1,
-        "ntasks": 1,
+        "nodes": request.nodes,
+        "ntasks": request.ranks,
+        # Or Slurm may put them on the nodes in any way.
+        "ntasks-per-node": request.ranks // request.nodes
+        if request.ranks > 1 and request.ranks % request.nodes == 0
+        else None,
         "cpus-per-task": room * request.cpus,
         # Slurm's M is 2**20 bytes.
         "mem": None if request.memory is None else f"{room * math.ceil(request.memory / 2**20)}M",

@@ -5,7 +5,6 @@ Pure functions. Every value in the script is quoted by `shlex`; the lines of a p
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -20,8 +19,7 @@ from scalable.providers.containers import (
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.tls import tls_arguments
 from scalable.providers.worker import (
-    program_text,
-    python_command,
+    forking_command,
     server_command,
     thread_environment,
     worker_arguments,
@@ -80,7 +78,7 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
         command = _quoted(server_command(python, "worker"))
         worker = f"{command} {arguments} --name {shlex.quote(f'{request.tag}-')}{job}"
     else:
-        command = _quoted([*forking_command(python), _settings(request, workers)])
+        command = _quoted(forking_command(python, _settings(request, workers)))
         worker = f"{command} {job} {shlex.quote(request.tag)} {arguments}"
     lines = [
         request.shebang,
@@ -161,16 +159,9 @@ def _identity(request: JobRequest) -> list[str]:
     return lines
 
 
-def forking_command(python: str) -> list[str]:
-    """Return the command that runs the workers of one job, up to its arguments."""
-    entry = program_text("scalable.providers", "entry.py")
-    program = program_text("scalable.providers.slurm", "forking.py")
-    return [*python_command(python), f"{entry}\n{program}\nfork_workers()"]
-
-
-def _settings(request: JobRequest, workers: int) -> str:
+def _settings(request: JobRequest, workers: int) -> dict[str, object]:
     """Return what the program needs to know that runs the workers of one job."""
-    settings = {
+    return {
         "workers": workers,
         "room": request.room,
         "cpus": request.cpus,
@@ -179,7 +170,6 @@ def _settings(request: JobRequest, workers: int) -> str:
         "logs": request.log_directory,
         "files": request.files,
     }
-    return json.dumps(settings)
 
 
 def _worker_arguments(request: JobRequest, scheduler_address: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The program that runs all workers of one job, forked from one interpreter that has imported Dask once.
 
-`scalable.providers.slurm.script` passes it as text, after that of `scalable.providers.entry`. It runs where none of our
-packages may be: the standard library and distributed only.
+`scalable.providers.worker.forking_command` passes it as text, after that of `scalable.providers.entry`. It runs where
+none of our packages may be: the standard library and distributed only.
 
 Two files of the job connect it with the client, on the file system that both see. To ``<job>.asked``, the client
 appends the numbers of workers that are to start (``+3``) and to end (``-3``). To ``<job>.ended``, the program appends a
@@ -53,10 +53,9 @@ class Workers:
     Parameters
     ----------
     job : str
-        ``<array job>_<element>``.
+        Its name, which ends in its number among those that were launched together: ``4711_0``.
     settings : dict
-        ``workers`` of the whole array at first, ``room`` of the job, and ``cpus``, ``gpus`` and ``memory`` of one
-        worker; ``logs`` and ``files``, the directories for logs and for the two files.
+        As for `scalable.providers.worker.forking_command`.
     """
 
     def __init__(self, job: str, settings: dict[str, object]) -> None:
@@ -93,7 +92,7 @@ class Workers:
                 return None
             received = signal.sigtimedwait(signals, TICK)
             if received is not None and received.si_signo == signal.SIGTERM:
-                # Of Slurm, which ends the whole job, and says why.
+                # Of the batch system, which ends the whole job, and says why.
                 self.ending = True
 
     def start_waiting(self) -> int | None:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scalable.providers.slurm.forking import count_oom_kills, memory_of_trees
-from scalable.providers.slurm.jobs import parse_ends
+from scalable.providers.forking import count_oom_kills, memory_of_trees
 from scalable.providers.worker import program_text
 
 # A worker does as the file says that is called after its number, again and again until it is to end.
@@ -46,7 +45,7 @@ def job_of(
     work: Path, workers: int, name: str = "7_0", **more: int
 ) -> Iterator[subprocess.Popen[str]]:
     """Run the program for a job with room for three, as a script would."""
-    text = program_text("scalable.providers.slurm", "forking.py")
+    text = program_text("scalable.providers", "forking.py")
     limits = {"cpus": 1000, "gpus": 0, "memory": 0} | more
     settings = {"workers": workers, "room": 3, "logs": str(work), "files": str(work)} | limits
     program = f"{text}\n{STAND_IN}\nTICK = 0.05\nfork_workers()"
@@ -77,7 +76,8 @@ def ends(work: Path) -> dict[int, tuple[int, str]]:
         text = (work / "7_0.ended").read_text()
     except FileNotFoundError:
         return {}
-    return {number: (end.status, end.why) for number, end in parse_ends(text).items()}
+    lines = [line.split() for line in text.splitlines() if line]
+    return {int(number): (int(status), why) for number, status, _, why in lines}
 
 
 def test_each_worker_has_its_name_its_log_and_its_end(work: Path) -> None:
