@@ -51,8 +51,10 @@ LAYERS = (
         "scalable.providers.scheduler",
         "scalable.providers.tls",
         "scalable.providers.worker",
-        "scalable.providers.entry",
+        "scalable.providers.forking",
     ),
+    # The program of one worker, of which the one that forks several makes use.
+    ("scalable.providers.entry",),
     # Above the registry, because validation looks up which providers are installed.
     ("scalable.manifest",),
     # The registry and the provider contract. Both name the manifest in annotations only, so that listing providers
@@ -63,8 +65,9 @@ LAYERS = (
     ("scalable.client",),
     # The engine. It knows neither manifests nor providers, only a backend (`scalable.cluster.port`).
     ("scalable.cluster", "scalable.costing"),
-    # What runs on the scheduler and the workers, and the errors that all other layers raise.
-    ("scalable.cluster.plugin", "scalable.errors"),
+    # What runs on the scheduler and the workers, what tasks use there, and the errors that all other layers raise.
+    ("scalable.cluster.plugin", "scalable.mpi"),
+    ("scalable.errors",),
 )
 """The core, from top to bottom. The parts of one layer do not import each other."""
 

@@ -16,7 +16,13 @@ class TestConformance(ProviderConformance):
     manifest = """
         version: 1
         project: {name: conformance}
-        targets: {here: {provider: slurm, queue: short, walltime: 00:10:00, interface: lo}}
+        targets:
+          here:
+            provider: slurm
+            queue: short
+            walltime: 00:10:00
+            interface: lo
+            components: {alpha: {workers_per_job: 2}}  # and one of beta
         components: {alpha: {memory: 300M}, beta: {memory: 300M, slots: 2}}
     """
 

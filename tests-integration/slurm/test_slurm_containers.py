@@ -183,6 +183,22 @@ def test_containers_start_and_end_with_their_jobs(
     cluster.wait_for_group("gcam", 1)
 
 
+def test_one_container_runs_several_workers(
+    runtime: ContainerSite, cluster: SlurmCluster, work: Path, site: SlurmSite
+) -> None:
+    cluster.add_container("gcam", **in_image(runtime, workers_per_job=2))
+    cluster.add_workers(2, "gcam")
+    cluster.wait_for_group("gcam", 2)
+    apart = runtime.runtime != "apptainer"
+    assert (len(site.jobs()), len(containers(runtime, work))) == (1, 1 * apart)
+    cluster.remove_workers(1, "gcam")
+    wait_until(lambda: cluster.groups["gcam"].draining == 0, "one has left")
+    cluster.add_workers(1, "gcam")
+    cluster.wait_for_group("gcam", 2)
+    assert (len(site.jobs()), len(containers(runtime, work))) == (1, 1 * apart)
+    assert all("Registered to" in log for log in cluster.logs("gcam").values())
+
+
 @by_value
 def ignore_signals(path: str) -> None:
     Path(path).touch()

@@ -89,6 +89,184 @@ def test_as_many_jobs_as_the_site_takes_are_a_part_of_the_launch(
     assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 3, "q2")).units) == 3
 
 
+SEVERAL = "scalable run=r tag=gcam request=q workers=5 room=4"
+
+
+def shared(job: str, number: int, request_id: str = "q") -> Unit:
+    return Unit(f"gcam-{job}.{number}", "gcam", request_id, job)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> SlurmBackend:
+    """A backend whose jobs have room for four workers each."""
+    (tmp_path / "logs" / "jobs").mkdir(parents=True)
+    request = JobRequest("gcam", str(tmp_path / "logs"), cpus=2, memory=2**30, workers_per_job=4)
+    return SlurmBackend(Slurm(), "r", "tls://h:1", {"gcam": request}, sweep_timeout=30.0)
+
+
+def asked(directory: Path, job: str) -> str:
+    file = directory / "logs" / "jobs" / f"{job}.asked"
+    return file.read_text() if file.exists() else ""
+
+
+def running(fake_command: FakeCommand, *jobs: str, left: str = "30:00") -> None:
+    lines = [f"{job.replace('_', '|')}|RUNNING|None|{left}|node1|{SEVERAL}\n" for job in jobs]
+    fake_command("squeue", stdout="".join(lines))
+
+
+def test_a_job_has_room_for_several_workers_each_a_unit(
+    packed: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
+    fake_command("sbatch", stdout="7\n")
+    units = asyncio.run(packed.launch(GroupSpec("gcam"), 5, "q"))
+    expected = [*(shared("7_0", number) for number in range(4)), shared("7_1", 0)]
+    assert units == LaunchResult(expected)
+    (call,) = calls("sbatch")
+    assert "--cpus-per-task=8 --mem=4096M " in call
+    assert f"--comment={SEVERAL} --array=0-1 " in call
+
+
+def test_workers_of_a_launch_without_an_answer_are_found_by_their_jobs(
+    packed: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    running(fake_command, "7_0", "7_1")
+    states = asyncio.run(packed.observe())
+    expected = [*(shared("7_0", number) for number in range(4)), shared("7_1", 0)]
+    assert [state.unit for state in states.values()] == expected
+
+
+def test_a_launch_fills_jobs_that_have_room_first(
+    packed: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    running(fake_command, "7_0", "7_1")
+    asyncio.run(packed.observe())
+    more = asyncio.run(packed.launch(GroupSpec("gcam"), 2, "q2"))
+    assert more == LaunchResult([shared("7_1", number, "q2") for number in (1, 2)])
+    assert asked(tmp_path, "7_1") == "+1\n+2\n"
+    (tmp_path / "logs" / "jobs" / "7_0.ended").write_text("2 -9 500 exited\n")
+    fake_command("sbatch", stdout="8\n")
+    more = asyncio.run(packed.launch(GroupSpec("gcam"), 3, "q3"))
+    expected = [shared("7_0", 4, "q3"), shared("7_1", 3, "q3"), shared("8_0", 0, "q3")]
+    assert more == LaunchResult(expected)
+    assert len(calls("sbatch")) == 1
+
+
+@pytest.mark.parametrize("why", ["failing", "late", "suspended"])
+def test_no_workers_are_added_to_a_job_that_is_of_no_use(
+    packed: SlurmBackend, fake_command: FakeCommand, tmp_path: Path, why: str
+) -> None:
+    running(fake_command, "7_1")
+    asyncio.run(packed.observe())
+    assert asyncio.run(packed.launch(GroupSpec("gcam"), 2, "q2")).units[0].native == "7_1"
+    if why == "failing":
+        (tmp_path / "logs" / "jobs" / "7_1.ended").write_text("1 1 2 exited\n2 1 2 exited\n")
+    elif why == "late":
+        running(fake_command, "7_1", left="14:00")
+    else:
+        state = f"7|1|SUSPENDED|None|30:00|node1|{SEVERAL}\n"
+        fake_command("squeue", stdout=state)
+    asyncio.run(packed.observe())
+    fake_command("sbatch", stdout="8\n")
+    assert asyncio.run(packed.launch(GroupSpec("gcam"), 1, "q3")).units[0].native == "8_0"
+
+
+def test_a_job_is_cancelled_with_its_last_worker(
+    packed: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("scancel")
+    running(fake_command, "7_0", "7_1")
+    asyncio.run(packed.observe())
+    asyncio.run(packed.stop([shared("7_0", 1), shared("7_0", 2), shared("7_1", 0)]))
+    assert asked(tmp_path, "7_0") == "-1\n-2\n"
+    assert calls("scancel") == ["--quiet 7_1"]
+    (tmp_path / "logs" / "jobs" / "7_0.ended").write_text("1 0 5 stopped\n2 0 5 stopped\n")
+    states = asyncio.run(packed.observe())
+    assert [state.phase for state in states.values()][:4] == [
+        Phase.RUNNING,
+        Phase.GONE,
+        Phase.GONE,
+        Phase.RUNNING,
+    ]
+    asyncio.run(packed.stop([shared("7_0", 0), shared("7_0", 3)]))
+    assert calls("scancel")[1:] == ["--quiet 7_0"]
+
+
+def test_a_worker_of_a_job_that_waits_is_gone_at_once(
+    packed: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    fake_command("squeue", stdout=f"7|0|PENDING|Priority|30:00||{SEVERAL}\n")
+    asyncio.run(packed.observe())
+    asyncio.run(packed.stop([shared("7_0", 3)]))
+    states = asyncio.run(packed.observe())
+    assert states["gcam-7_0.3"].phase is Phase.GONE
+    assert states["gcam-7_0.0"].phase is Phase.PENDING
+    assert asked(tmp_path, "7_0") == "-3\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "summary"),
+    [
+        ("1 -9 61 memory", Reason.OUT_OF_MEMORY, "used more memory than its 1Gi"),
+        ("1 3 61 exited", Reason.EXITED, "ended with exit code 3"),
+        ("1 -11 61 exited", Reason.EXITED, "crashed with SIGSEGV"),
+    ],
+)
+def test_the_end_of_one_worker_of_several_is_explained(
+    packed: SlurmBackend,
+    fake_command: FakeCommand,
+    tmp_path: Path,
+    line: str,
+    reason: Reason,
+    summary: str,
+) -> None:
+    running(fake_command, "7_0")
+    (tmp_path / "logs" / "jobs" / "7_0.ended").write_text(f"{line}\n")
+    (tmp_path / "logs" / "7_0.1.log").write_text("Out of luck\n")
+    states = asyncio.run(packed.observe())
+    assert (states["gcam-7_0.1"].phase, states["gcam-7_0.1"].reason) == (Phase.GONE, reason)
+    why = asyncio.run(packed.describe(shared("7_0", 1)))
+    assert (why.reason, why.summary) == (reason, f"worker gcam-7_0.1 {summary} on node1")
+    assert why.log_tail == "Out of luck"
+    assert f"{tmp_path}/logs/7_0.1.log" in why.remedy
+
+
+def test_workers_end_with_their_job(packed: SlurmBackend, fake_command: FakeCommand) -> None:
+    fake_command("squeue", stdout=f"7|0|TIMEOUT|TimeLimit|INVALID|node1|{SEVERAL}\n")
+    states = asyncio.run(packed.observe())
+    assert {(s.phase, s.reason) for s in states.values()} == {(Phase.GONE, Reason.WALLTIME)}
+    assert len(states) == 4
+
+
+EXCLUSIVE = "short*|NO|16|64000|(null)|(null)\nwhole|EXCLUSIVE|16|64000|(null)|(null)\n"
+
+
+@pytest.mark.parametrize(
+    ("partition", "config", "workers"),
+    [("whole", "cons_tres", 16), (None, "cons_tres", 1), (None, "linear", 16)],
+)
+def test_jobs_that_get_whole_nodes_run_as_many_workers_as_fit(
+    tmp_path: Path,
+    fake_command: FakeCommand,
+    calls: Calls,
+    partition: str | None,
+    config: str,
+    workers: int,
+) -> None:
+    request = JobRequest("gcam", str(tmp_path), partition=partition, workers_per_job="auto")
+    backend = SlurmBackend(Slurm(), "r", "tls://h:1", {"gcam": request}, sweep_timeout=30.0)
+    fake_command("sinfo", stderr="Unable to contact slurm controller", status=1)
+    fake_command("sbatch", stdout="7\n")
+    asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q"))
+    fake_command("sinfo", stdout=EXCLUSIVE)
+    fake_command("scontrol", stdout=f"SelectType              = select/{config}\n")
+    for request_id in ("q1", "q2"):
+        asyncio.run(backend.launch(GroupSpec("gcam"), 16, request_id))
+    last = 16 // workers - 1
+    arrays = [call.partition("--array=")[2].split()[0] for call in calls("sbatch")]
+    assert arrays == ["0-1", f"0-{last}", f"0-{last}"]
+    assert len(calls("sinfo")) == 2  # one that was not answered, and no more than one that was
+
+
 def fail_on(node: str, fake_command: FakeCommand, *elements: int) -> None:
     lines = [f"7|{element}|FAILED|NonZeroExitCode|INVALID|{node}|{MINE}" for element in elements]
     fake_command("squeue", stdout="\n".join(lines) + "\n")

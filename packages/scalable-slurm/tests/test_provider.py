@@ -227,3 +227,29 @@ def test_dask_jobqueue_configuration_of_the_user_applies(tmp_path: Path) -> None
     assert "ulimit -s unlimited\n" in gcam
     assert "--cpus-per-task=6" in gcam
     assert "--cpus-per-task=1" in plots
+
+
+@pytest.mark.parametrize(
+    ("component", "options", "path"),
+    [
+        ("nodes: 2, ranks: 8", "", None),
+        ("nodes: 4, ranks: 2", "", "components.gcam.ranks"),
+        ("nodes: 2, slots: 2", "", "components.gcam.slots"),
+        ("nodes: 2, image: a.sif", "", "components.gcam.image"),
+        ("nodes: 2", "workers_per_job: 4", "targets.here.workers_per_job"),
+        ("nodes: 2, image: a.sif", "container_runtime: none", None),
+    ],
+)
+def test_what_an_mpi_component_cannot_have_is_refused(
+    component: str, options: str, path: str | None
+) -> None:
+    spec = spec_of("slurm", options, f"gcam: {{{component}}}")
+    assert [issue.path for issue in SlurmProvider().validate(spec).errors] == [path] * bool(path)
+
+
+def test_the_script_of_several_workers_is_rendered() -> None:
+    spec = spec_of("slurm", "workers_per_job: 4\nn_workers: 6", "gcam: {cpus: 2, memory: 1Gi}")
+    (artifact,) = SlurmProvider().render(spec, build_plan(spec, SlurmProvider()).scale_plan)
+    assert "--cpus-per-task=8 --mem=4096M " in artifact.content
+    assert "--array=0-1 " in artifact.content
+    assert '"workers": 6, "room": 4' in artifact.content

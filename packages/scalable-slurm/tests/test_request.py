@@ -21,6 +21,22 @@ GCAM = ComponentConfig(name="gcam", cpus=4, memory=8 * 2**30)
 BARE = ComponentConfig(name="bare")
 
 
+def test_an_mpi_component_has_its_nodes_and_ranks() -> None:
+    wrf = ComponentConfig(name="wrf", nodes=2, ranks=8, env={"CASE": "a"})
+    job = request(wrf, SlurmOptions(), cores=4)
+    shape = ["--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=4"]
+    assert sbatch_argv(job, 1, job_name="j", comment="c")[1:5] == shape
+    told = {"SCALABLE_NODES": "2", "SCALABLE_RANKS": "8", "SCALABLE_CPUS_PER_RANK": "4"}
+    assert job.env == {**told, "CASE": "a"}
+    assert (job.room, request(BARE, SlurmOptions()).env) == (1, {})
+    uneven = request(ComponentConfig(name="wrf", nodes=2, ranks=3), SlurmOptions())
+    assert sbatch_argv(uneven, 1, job_name="j", comment="c")[1:4] == [
+        "--nodes=2",
+        "--ntasks=3",
+        "--cpus-per-task=1",
+    ]
+
+
 def test_a_component_overrides_the_site() -> None:
     job = request(GCAM, SlurmOptions(), job_cpu=2, job_mem="1GB")
     assert (job.cpus, job.memory) == (4, 8 * 2**30)

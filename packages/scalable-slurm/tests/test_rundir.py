@@ -21,7 +21,7 @@ def test_keys_are_readable_by_their_user_only(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "run"
     security, tls = RunDirectory(path).write_keys()
     found = modes(path)
-    assert (found.pop("."), found.pop("tls")) == (0o700, 0o700)
+    assert [found.pop(name) for name in (".", "jobs", "tls")] == [0o700] * 3
     assert found
     assert set(found.values()) == {0o600}
     assert "PRIVATE KEY" in Path(tls.key).read_text()

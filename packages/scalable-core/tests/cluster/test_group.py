@@ -51,6 +51,24 @@ def group_of(*units: Unit, wanted: int = 0, **spec: float) -> Group:
     return group
 
 
+def test_scale_in_empties_what_several_units_share_first() -> None:
+    """Busy workers stay; of the idle ones, those leave first that share a job with the fewest busy ones."""
+    jobs = {"a": [0, 1, 0, 0], "b": [0, 0, 0], "c": [0, 0, 0, 0], "": [0]}
+    units = {
+        Unit(f"gcam-{job}{number}", "gcam", "r1", job and f"job-{job}"): tasks
+        for job, loads in jobs.items()
+        for number, tasks in enumerate(loads)
+    }
+    group = group_of(*units)
+    report = Report({one.id: WorkerInfo("running", tasks) for one, tasks in units.items()})
+    group.update(seen(1.0, *running(*units)), report, 1.0)
+    leaving = ["gcam-0", *("gcam-b0", "gcam-b1", "gcam-b2")]
+    leaving += ["gcam-c0", "gcam-c1", "gcam-c2", "gcam-c3", "gcam-a0", "gcam-a2", "gcam-a3"]
+    for count in (1, 4, 8, 11):
+        group.pin(12 - count)
+        assert sorted(m.unit.id for m in group.surplus()) == sorted(leaving[:count])
+
+
 def end_reasons(ended: list[UnitEnd]) -> list[EndReason]:
     return [end.reason for end in ended]
 

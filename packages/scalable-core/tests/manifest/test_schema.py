@@ -128,6 +128,8 @@ def test_defaults() -> None:
         "name": "c",
         "image": None,
         "runtime": None,
+        "nodes": 1,
+        "ranks": None,
         "cpus": 1,
         "memory": None,
         "gpus": 0,

@@ -39,6 +39,18 @@ if TYPE_CHECKING:
 COMPONENTS = "gcam: {cpus: 4, memory: 8G, mounts: {/data: /data}}\nplots: {}"
 
 
+@pytest.mark.parametrize(
+    ("component", "path"),
+    [("{nodes: 2}", "nodes"), ("{nodes: 2, ranks: 8}", "nodes"), ("{ranks: 8}", "ranks")],
+)
+def test_nodes_and_ranks_are_refused_where_the_provider_has_none(component: str, path: str) -> None:
+    spec = spec_of("desk", "room: attic", f"gcam: {component}")
+    (issue,) = DeskProvider().validate(spec).errors
+    assert (issue.path, issue.code) == (f"components.gcam.{path}", "E_NOT_SUPPORTED")
+    assert "provider 'desk'" in issue.message
+    assert issue.line is not None
+
+
 class DeskOptions(TargetOptions):
     """Options of a target on desks."""
 

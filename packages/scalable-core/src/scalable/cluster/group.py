@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from scalable.cluster.adaptive import AdaptivePolicy, Peaks
@@ -348,7 +348,7 @@ class Group:
         """Return the members above the wanted count, the least useful first."""
         alive = self.alive
         excess = len(alive) - self.wanted
-        return sorted(alive, key=drain_order)[:excess] if excess > 0 else []
+        return sorted(alive, key=_emptying_order(alive))[:excess] if excess > 0 else []
 
     def unresponsive_to_stop(self, now: float, interval: float) -> list[Member]:
         """Return the members that still exist `interval` seconds after the backend was asked to stop them."""
@@ -402,3 +402,25 @@ class Group:
             and not member.unresponsive
         ]
         return sorted(candidates, key=drain_order, reverse=True)
+
+
+def _emptying_order(members: Iterable[Member]) -> Callable[[Member], tuple[object, ...]]:
+    """Return a sort key as `drain_order` that, of equally busy members, empties native things that several share.
+
+    First come those with the fewest busy members, and then those with the fewest.
+    """
+    busy: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    for member in members:
+        native = member.unit.native
+        size[native] += 1
+        busy[native] += not member.idle
+
+    def key(member: Member) -> tuple[object, ...]:
+        arrived, starting, tasks, *rest = drain_order(member)
+        native = member.unit.native
+        # One that shares nothing differs from others by nothing.
+        shared = (busy[native], size[native], native) if size[native] > 1 else (0, 0, "")
+        return (arrived, starting, tasks, shared, *rest)
+
+    return key

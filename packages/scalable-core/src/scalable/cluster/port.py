@@ -148,7 +148,8 @@ class Unit:
     request_id : str
         The launch that created it.
     native : str
-        Its name in the native system (job id, pod name), for messages.
+        Its name in the native system (job id, pod name), for messages. Units with one name share what it names, which
+        is given back when the last of them has ended; scale-in empties those of which the least is in use first.
     """
 
     id: str

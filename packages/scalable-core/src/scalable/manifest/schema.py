@@ -183,7 +183,21 @@ class ComponentConfig(FrozenModel):
         default=None,
         description="Container runtime, where the target leaves the choice to the component.",
     )
-    cpus: int = Field(default=1, ge=1, description="Cores of one worker.")
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        description="Nodes of one worker, on the first of which it runs, for tasks that start MPI programs on all. "
+        "Memory and GPUs are then those of each node. On Slurm only.",
+    )
+    ranks: int | None = Field(
+        default=None,
+        ge=1,
+        description="MPI ranks that a task of the worker may start, each with `cpus` cores; one for each node if not "
+        "set. On Slurm only.",
+    )
+    cpus: int = Field(
+        default=1, ge=1, description="Cores of one worker, or of each of its MPI ranks."
+    )
     memory: Memory | None = Field(
         default=None,
         description="Memory of one worker: 8G is 8·10⁹ bytes, 8Gi is 2³³, a number is bytes.",
@@ -205,6 +219,11 @@ class ComponentConfig(FrozenModel):
         min_length=1,
         description="Python file that each worker runs before its first task.",
     )
+
+    @property
+    def runs_mpi(self) -> bool:
+        """Whether its tasks start MPI programs."""
+        return self.nodes > 1 or self.ranks is not None
 
 
 class TaskConfig(FrozenModel):

@@ -99,11 +99,14 @@ class BaseProvider(ABC, Generic[OptionsT]):
     api_version : int
         The provider API that it was written for. The default stays 1 when there is a second version, so that a
         provider that states none is not mistaken for a newer one.
+    supports_mpi : bool
+        Whether a worker may have several nodes, or MPI ranks; false by default.
     """
 
     name: str
     options_model: type[OptionsT]
     api_version: int = 1
+    supports_mpi: bool = False
 
     def validate(self, spec: DeploymentSpec) -> ValidationReport:
         """Return every problem of `spec` at once: of its options, of its counts, and those that `check` finds."""
@@ -113,6 +116,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
         if common is not None:
             issues += check_counts(spec, common)
             issues += self._check_limits(spec, common)
+        issues += _check_mpi(spec, self.name, supported=self.supports_mpi)
         if options is not None:
             issues += self.check(spec, options)
         return ValidationReport.of(issues)
@@ -224,6 +228,28 @@ class BaseProvider(ABC, Generic[OptionsT]):
                 "E_NOT_SUPPORTED",
                 f"provider {self.name!r} knows no prices, so it cannot keep this limit; remove it",
             )
+
+
+def _check_mpi(
+    spec: DeploymentSpec, provider: str, *, supported: bool
+) -> Iterator[ValidationIssue]:
+    """Yield an issue for each component that asks for nodes or ranks which its workers cannot have."""
+    for name, component in spec.components.items():
+        if not component.runs_mpi:
+            continue
+        if not supported:
+            field = "nodes" if component.nodes > 1 else "ranks"
+            message = (
+                f"provider {provider!r} runs each worker on a part of one machine and starts no MPI ranks; "
+                "remove it, or choose a target on Slurm"
+            )
+            yield spec.component_issue(name, field, "E_NOT_SUPPORTED", message)
+        elif component.ranks is not None and component.ranks < component.nodes:
+            message = f"must be at least the number of nodes, {component.nodes}: each has one"
+            yield spec.component_issue(name, "ranks", "E_OUT_OF_RANGE", message)
+        elif component.slots > 1:
+            message = "must be 1: one task at a time uses the ranks of its worker"
+            yield spec.component_issue(name, "slots", "E_NOT_SUPPORTED", message)
 
 
 class PlansOnly(BaseProvider[OptionsT]):

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Literal
 
-__all__ = ["server_command", "thread_environment", "worker_arguments", "worker_through_notice"]
+__all__ = [
+    "forking_command",
+    "program_text",
+    "python_command",
+    "server_command",
+    "thread_environment",
+    "worker_arguments",
+    "worker_through_notice",
+]
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -62,8 +71,36 @@ def server_command(python: str, server: Literal["worker", "scheduler"]) -> list[
     >>> command[:6], command[7:]
     (['python3', '-P', '-u', '-X', 'faulthandler', '-c'], ['worker'])
     """
+    program = program_text("scalable.providers", "entry.py")
+    return [*python_command(python), f"{program}\nmain()", server]
+
+
+def forking_command(python: str, settings: Mapping[str, object]) -> list[str]:
+    """Return the command that runs all workers of one job, forked from one process that has imported Dask once.
+
+    Its arguments follow: the job's name, which ends in ``_`` and its number among the jobs that were launched together;
+    the tag of its workers; and the arguments of each worker, without its name, which is ``<tag>-<job>.<number>``.
+
+    Parameters
+    ----------
+    python : str
+        As for `server_command`.
+    settings : mapping
+        ``workers`` that all those jobs begin with, and ``room``, how many this one runs at a time; ``cpus``, ``gpus``
+        and ``memory`` (bytes or None) of one worker; ``logs`` and ``files``, the directories for logs,
+        ``<job>.<number>.log``, and for the files by which the program is told what to do and tells what has ended.
+    """
+    entry, program = (
+        program_text("scalable.providers", name) for name in ("entry.py", "forking.py")
+    )
+    text = f"{entry}\n{program}\nfork_workers()"
+    return [*python_command(python), text, json.dumps(settings)]
+
+
+def python_command(python: str) -> list[str]:
+    """Return the command that runs a program of ours, which follows as text, followed by its arguments."""
     # Processes that a task starts by multiprocessing inherit -P; a variable would reach all others, too.
-    return [python, "-P", "-u", "-X", "faulthandler", "-c", _entry(), server]
+    return [python, "-P", "-u", "-X", "faulthandler", "-c"]
 
 
 def worker_through_notice(port: int) -> str:
@@ -109,15 +146,28 @@ sys.exit(status if status >= 0 else 128 - status)
 
 
 @cache
-def _entry() -> str:
-    """Return the program of `scalable.providers.entry` without its comments and docstrings."""
-    tree = ast.parse(resources.files("scalable.providers").joinpath("entry.py").read_text("utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    documented: list[ast.Module | ast.FunctionDef] = [tree, *functions]
+def program_text(package: str, file: str) -> str:
+    """Return a module of ours as text that runs where none of our packages may be.
+
+    Without comments, docstrings, imports of our own modules, and what it does when it is run as a script.
+    """
+    tree = ast.parse(resources.files(package).joinpath(file).read_text("utf-8"))
+    tree.body = [node for node in tree.body if not _is_left_out(node)]
+    documented = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+    ]
     for node in documented:
         if ast.get_docstring(node) is not None:
             del node.body[0]
     return ast.unparse(tree)
+
+
+def _is_left_out(node: ast.stmt) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").startswith("scalable.")
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 def worker_arguments(

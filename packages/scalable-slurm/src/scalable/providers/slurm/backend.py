@@ -1,8 +1,9 @@
-"""Slurm as a backend of the engine. A unit is one element of a job array."""
+"""Slurm as a backend of the engine. A unit is one element of a job array, or one of several workers in it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,21 @@ from scalable.cluster.port import (
     Unit,
     UnitState,
 )
-from scalable.errors import LaunchError, LaunchRefusedError
+from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError, describe_error
 from scalable.manifest.units import format_memory
 from scalable.providers.blocking import BlockingCalls
 from scalable.providers.logs import tail
 from scalable.providers.slurm.commands import SlurmCommandError, TooManyJobsError
+from scalable.providers.slurm.jobs import (
+    Job,
+    WorkerEnd,
+    ask,
+    first_workers,
+    log_name,
+    read_ends,
+)
 from scalable.providers.slurm.nodes import LEFT_OUT_FOR, FailingNodes
+from scalable.providers.slurm.packing import pack
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
@@ -38,16 +48,21 @@ if TYPE_CHECKING:
 
 __all__ = ["SlurmBackend", "format_comment", "parse_comment"]
 
+logger = logging.getLogger("scalable.providers.slurm")
 
-def format_comment(run: str, tag: str, request_id: str) -> str:
+
+def format_comment(run: str, tag: str, request_id: str, workers: int = 1, room: int = 1) -> str:
     """Return the comment that identifies a job: its run, its group, and the launch that submitted it.
+
+    Where a job has room for several workers, it also says how many the whole array begins with.
 
     Examples
     --------
     >>> format_comment("r1", "gcam", "f00")
     'scalable run=r1 tag=gcam request=f00'
     """
-    return f"scalable run={run} tag={tag} request={request_id}"
+    several = f" workers={workers} room={room}" if room > 1 else ""
+    return f"scalable run={run} tag={tag} request={request_id}{several}"
 
 
 def parse_comment(comment: str) -> dict[str, str]:
@@ -67,9 +82,10 @@ def parse_comment(comment: str) -> dict[str, str]:
 
 
 class SlurmBackend:
-    """Runs workers as elements of Slurm job arrays.
+    """Runs workers as elements of Slurm job arrays, or several in one element.
 
-    A launch takes one ``sbatch``, or several where the site does not accept it whole; an observation, one ``squeue``.
+    A launch takes one ``sbatch``, or several where the site does not accept it whole, or none where jobs have room; an
+    observation, one ``squeue``.
 
     Parameters
     ----------
@@ -110,14 +126,14 @@ class SlurmBackend:
         self._launched: dict[str, LaunchResult] = {}
         self._accepted: dict[str, int] = {}
         """By group, the size of arrays that may be accepted, where a larger one was not."""
-        self._units: dict[str, Unit] = {}
-        self._last_seen: dict[str, SlurmJob] = {}
+        self._jobs: dict[str, Job] = {}
+        self._packed: dict[str, JobRequest] = {}
         self._nodes = FailingNodes()
 
     @property
     def jobs(self) -> tuple[SlurmJob, ...]:
         """All jobs of the run, each as ``squeue`` last showed it."""
-        return tuple(self._last_seen.values())
+        return tuple(job.last for job in self._jobs.values() if job.last is not None)
 
     async def launch(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
         """Submit `n` workers as one array; as several, or in part, where the site takes no more."""
@@ -138,13 +154,17 @@ class SlurmBackend:
             submission.exception()  # which asyncio would complain about if nobody waits for it any more
 
     async def _submit(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
-        units: list[Unit] = []
+        request = await self._pack(group.tag)
+        units = await self._fill_jobs(group.tag, n, request_id)
         unnamed, shortfall = 0, None
-        size, refused = self._accepted.get(group.tag, n), math.inf
+        jobs = _jobs_for(n, request)
+        size, refused = self._accepted.get(group.tag, jobs), math.inf
         while len(units) + unnamed < n and shortfall is None:
-            size = min(size, n - len(units) - unnamed)
+            lacking = n - len(units) - unnamed
+            size = min(size, _jobs_for(lacking, request))
+            workers = min(lacking, size * request.room)
             try:
-                named = await self._submit_array(group, size, request_id)
+                named = await self._submit_array(request, workers, request_id)
             except TooManyJobsError as error:
                 if size == 1:
                     shortfall = error.explanation
@@ -156,7 +176,7 @@ class SlurmBackend:
                 shortfall = Explanation(Reason.UNKNOWN, str(error))
             else:
                 units += named
-                unnamed += size - len(named)
+                unnamed += workers - len(named)
                 if group.tag in self._accepted:
                     self._accepted[group.tag] = max(size, self._accepted[group.tag])
                 # Towards the largest array that is accepted, with which the next launch begins.
@@ -166,15 +186,49 @@ class SlurmBackend:
         result = self._launched[request_id] = LaunchResult(units, unnamed, shortfall)
         return result
 
-    async def _submit_array(self, group: GroupSpec, n: int, request_id: str) -> list[Unit]:
-        """Submit one array and return its units; none where sbatch does not tell its number."""
-        request = self.requests[group.tag]
-        comment = format_comment(self._run, group.tag, request_id)
-        script, env = job_script(request, self._scheduler_address), job_environment(request)
+    async def _pack(self, tag: str) -> JobRequest:
+        """Return the request of a group with the number of workers of one job."""
+        request = self._packed.get(tag, self.requests[tag])
+        self._packed[tag] = await pack(self._slurm, request)
+        return self._packed[tag]
+
+    async def _fill_jobs(self, tag: str, n: int, request_id: str) -> list[Unit]:
+        """Add workers to jobs of a group that have room for them, and return them."""
+        several = [job for job in self._jobs.values() if job.tag == tag and job.room > 1]
+        await self._read_ends([job for job in several if job.phase is Phase.RUNNING])
+        added: dict[str, list[Unit]] = {}
+        for job in several:
+            if n > 0 and job.free > 0:
+                added[job.id] = job.add(min(job.free, n), request_id)
+                n -= len(added[job.id])
+        if not added:
+            return []
+        lines = {
+            name: "".join(f"+{self._jobs[name].number(unit)}\n" for unit in units)
+            for name, units in added.items()
+        }
+        try:
+            await self._ask(tag, lines)
+        except (OSError, NativeTimeoutError) as error:
+            logger.warning("cannot add workers to jobs that run: %s", describe_error(error))
+            for name, units in added.items():
+                self._jobs[name].forget(units)
+            return []
+        return [unit for units in added.values() for unit in units]
+
+    async def _ask(self, tag: str, lines: Mapping[str, str]) -> None:
+        files = Path(self.requests[tag].files)
+        await self._reading.run(ask, files, lines, deadline=_FILES_DEADLINE)
+
+    async def _submit_array(self, request: JobRequest, n: int, request_id: str) -> list[Unit]:
+        """Submit one array of `n` workers and return its units; none where sbatch does not tell its number."""
+        comment = format_comment(self._run, request.tag, request_id, n, request.room)
+        script, env = job_script(request, self._scheduler_address, n), job_environment(request)
+        jobs = _jobs_for(n, request)
 
         async def submit(left_out: Sequence[str]) -> str | None:
             argv = sbatch_argv(
-                request, n, job_name=self.job_name, comment=comment, left_out=left_out
+                request, jobs, job_name=self.job_name, comment=comment, left_out=left_out
             )
             return await self._slurm.submit(argv, script, env)
 
@@ -189,43 +243,97 @@ class SlurmBackend:
             self._nodes.forget()
         if array is None:
             return []  # by their comment, `observe` finds them
-        units = [_make_unit(group.tag, f"{array}_{element}", request_id) for element in range(n)]
-        self._units |= {unit.native: unit for unit in units}
+        units: list[Unit] = []
+        for element in range(jobs):
+            job = self._job(f"{array}_{element}", request.tag, request.room)
+            if not job.units:
+                job.add(first_workers(n, request.room, element), request_id)
+            units += job.units.values()
         return units
 
-    async def observe(self) -> Mapping[str, UnitState]:
-        """Return the state of every unit, from one ``squeue``."""
-        states = {}
-        for job in await self._slurm.list_jobs(self.job_name):
-            unit = self._find_unit(job)
-            if unit is None:
-                continue
-            self._last_seen[unit.native] = job
-            self._nodes.see(job, time.monotonic())
-            states[unit.id] = _unit_state(unit, job)
-        return states
+    def _job(self, name: str, tag: str, room: int) -> Job:
+        return self._jobs.setdefault(name, Job(name, tag, room))
 
-    def _find_unit(self, job: SlurmJob) -> Unit | None:
-        """Return the unit of a job: known from its launch or, if sbatch's answer was lost, from the job's comment."""
-        if job.id in self._units:
-            return self._units[job.id]
-        facts = parse_comment(job.comment)
+    async def observe(self) -> Mapping[str, UnitState]:
+        """Return the state of every unit, from one ``squeue``, and from the files of jobs with several."""
+        shown = []
+        for seen in await self._slurm.list_jobs(self.job_name):
+            job = self._find_job(seen)
+            if job is None:
+                continue
+            had_ended = job.phase is Phase.GONE
+            job.see(seen)
+            self._nodes.see(seen, time.monotonic())
+            shown.append((job, had_ended))
+        # Those that have ended once more: their last workers may have ended before them.
+        several = [job for job, had_ended in shown if job.room > 1 and not had_ended]
+        await self._read_ends([job for job in several if job.phase is not Phase.PENDING])
+        return {state.unit.id: state for job, _ in shown for state in job.states()}
+
+    async def _read_ends(self, jobs: Sequence[Job]) -> None:
+        """Read which workers of jobs have ended. If that fails, they end with their Dask workers or their jobs."""
+        if not jobs:
+            return
+        files = Path(self.requests[jobs[0].tag].files)
+        names = [job.id for job in jobs]
+        try:
+            found = await self._reading.run(read_ends, files, names, deadline=_FILES_DEADLINE)
+        except (OSError, NativeTimeoutError) as error:
+            logger.warning("cannot read which workers have ended: %s", describe_error(error))
+            return
+        for name, ends in found.items():
+            self._jobs[name].ends |= ends
+
+    def _find_job(self, seen: SlurmJob) -> Job | None:
+        """Return a job: known from its launch or, if sbatch's answer was lost, from its comment."""
+        if seen.id in self._jobs:
+            return self._jobs[seen.id]
+        facts = parse_comment(seen.comment)
         if not {"tag", "request"} <= facts.keys():
             return None
-        return _make_unit(facts["tag"], job.id, facts["request"])
+        room, workers = int(facts.get("room", 1)), int(facts.get("workers", 1))
+        job = self._job(seen.id, facts["tag"], room)
+        element = int(seen.id.rpartition("_")[2])
+        job.add(first_workers(workers, room, element) if room > 1 else 1, facts["request"])
+        return job
 
     async def stop(self, units: Sequence[Unit]) -> None:
-        """Cancel these units with one ``scancel``."""
-        await self._slurm.cancel([unit.native for unit in units])
+        """Cancel the jobs of which no unit is wanted any more with one ``scancel``; end single workers of others."""
+        cancelled: dict[str, None] = {}
+        lines: dict[str, dict[str, str]] = {}
+        by_job: dict[str, list[Unit]] = {}
+        for unit in units:
+            by_job.setdefault(unit.native, []).append(unit)
+        for name, leaving in by_job.items():
+            job = self._jobs.get(name)
+            if job is not None:
+                numbers = {number for unit in leaving if (number := job.number(unit)) is not None}
+                job.stopped |= numbers
+                if job.wanted:
+                    text = "".join(f"-{number}\n" for number in sorted(numbers))
+                    lines.setdefault(job.tag, {})[name] = text
+                    continue
+            cancelled[name] = None
+        if cancelled:
+            await self._slurm.cancel(list(cancelled))
+        for tag, texts in lines.items():
+            await self._ask(tag, texts)
 
     async def describe(self, unit: Unit) -> Explanation:
         """Explain a unit from the record of the controller or of accounting, and the tail of its log."""
+        job = self._jobs.get(unit.native)
+        log_tail = await self._reading.run(tail, self._log_path(unit))
+        ended = self._end_of(unit)
+        if job is not None and ended is not None:
+            return self._explain_worker_end(unit, job, ended, log_tail)
         record = await self._slurm.find_record(unit.native)
         state = record.get("JobState", "").split(" ")[0]
-        last = self._last_seen.get(unit.native)
+        last = None if job is None else job.last
         if not state and last is not None and phase_of(last.state) is Phase.GONE:
             state = last.state
-        log_tail = await self._reading.run(tail, self._log_path(unit))
+        if job is not None and job.room > 1 and not log_tail:
+            # It has not started, and the job's own log may tell why.
+            log_tail = await self._reading.run(tail, self._job_log_path(unit))
         if not state:
             # Slurm has dropped the job's record, or does not answer.
             seen = f", which was {last.state} when last seen" if last else ""
@@ -246,10 +354,35 @@ class SlurmBackend:
         memory = self.requests[unit.tag].memory
         end = _explain_end(unit, state, record, memory, self._log_path(unit), log_tail)
         node = record.get("NodeList") or (last.node if last else "")
-        if node in self._nodes.left_out(time.monotonic()):
-            text = f"workers end on {node} as soon as they start, so new ones are kept off it for {LEFT_OUT_FOR:g} s"
-            end = replace(end, remedy="; ".join(filter(None, (text, end.remedy))))
-        return end
+        return self._with_left_out(end, node)
+
+    def _with_left_out(self, end: Explanation, node: str) -> Explanation:
+        """Return an explanation of an end, which also says if workers are kept off its node."""
+        if node not in self._nodes.left_out(time.monotonic()):
+            return end
+        text = f"workers end on {node} as soon as they start, so new ones are kept off it for {LEFT_OUT_FOR:g} s"
+        return replace(end, remedy="; ".join(filter(None, (text, end.remedy))))
+
+    def _end_of(self, unit: Unit) -> WorkerEnd | None:
+        job = self._jobs.get(unit.native)
+        number = None if job is None else job.number(unit)
+        return None if job is None or number is None else job.ends.get(number)
+
+    def _explain_worker_end(
+        self, unit: Unit, job: Job, end: WorkerEnd, log_tail: str
+    ) -> Explanation:
+        """Explain the end of one worker of a job with several."""
+        memory = self.requests[unit.tag].memory
+        how, remedy = str(end), ""
+        if end.reason is Reason.OUT_OF_MEMORY:
+            of = "there is" if memory is None else f"its {format_memory(memory)}"
+            how, remedy = f"used more memory than {of}", "give the component more memory"
+        node = job.last.node if job.last is not None else ""
+        where = f" on {node}" if node else ""
+        if log_tail:
+            remedy = "; ".join(filter(None, (remedy, f"its log is {self._log_path(unit)}")))
+        found = Explanation(end.reason, f"worker {unit.id} {how}{where}", "", log_tail, remedy)
+        return self._with_left_out(found, node)
 
     async def sweep(self) -> Sequence[Leftover]:
         """Wait for submissions under way, cancel the run's remaining jobs, and wait until they have ended."""
@@ -302,24 +435,19 @@ class SlurmBackend:
         ]
 
     def _log_path(self, unit: Unit) -> Path:
+        return Path(self.requests[unit.tag].log_directory) / log_name(unit)
+
+    def _job_log_path(self, unit: Unit) -> Path:
         return Path(self.requests[unit.tag].log_directory) / f"{unit.native}.log"
 
 
-def _make_unit(tag: str, job: str, request_id: str) -> Unit:
-    return Unit(id=f"{tag}-{job}", tag=tag, request_id=request_id, native=job)
+_FILES_DEADLINE = 10.0
+"""Seconds for reading or writing files of jobs, on a file system that may hang."""
 
 
-def _unit_state(unit: Unit, job: SlurmJob) -> UnitState:
-    phase = phase_of(job.state)
-    if phase is Phase.PENDING:
-        # "None" until Slurm's scheduler has considered the job for the first time.
-        detail = "just submitted" if job.reason == "None" else job.reason
-        return UnitState(unit, phase, pending_reason(job.reason), detail)
-    if phase is Phase.RUNNING:
-        return UnitState(
-            unit, phase, Reason.STARTING, f"on {job.node}", seconds_left=job.seconds_left
-        )
-    return UnitState(unit, phase, end_reason(job.state), job.state)
+def _jobs_for(workers: int, request: JobRequest) -> int:
+    """Return how many jobs have room for so many workers."""
+    return -(-workers // request.room)
 
 
 def _explain_end(

@@ -22,6 +22,7 @@ from scalable.providers.slurm.output import (
     parse_queue,
     parse_record,
 )
+from scalable.providers.slurm.packing import NODE_FORMAT, NodeShape, parse_nodes
 from scalable.providers.slurm.refusals import Refusal, classify_refusal
 
 __all__ = ["Slurm", "SlurmCommandError", "TooManyJobsError"]
@@ -143,6 +144,16 @@ class Slurm:
         """Return the state of each partition, such as ``up``, by name; hidden ones accept jobs too and are included."""
         lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%R|%a"])).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
+
+    async def nodes(self) -> list[NodeShape]:
+        """Return the kinds of nodes of each partition."""
+        shape = ("--noheader", "--all", "--exact", f"--format={NODE_FORMAT}")
+        return parse_nodes(await self._call(["sinfo", *shape]))
+
+    async def gives_whole_nodes(self) -> bool:
+        """Return whether every job gets nodes for itself, in whatever partition."""
+        settings = await self._call(["scontrol", "show", "config"])
+        return re.search(r"^SelectType\s*=\s*select/linear", settings, re.MULTILINE) is not None
 
     async def list_user_jobs(self) -> list[SlurmJob]:
         """List all jobs of this user that have not ended, with one ``squeue``."""

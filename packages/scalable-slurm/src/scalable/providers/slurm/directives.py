@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-__all__ = ["drop_options", "find_owned", "split_cluster", "values_of"]
+__all__ = ["drop_options", "find_owned", "is_exclusive", "split_cluster", "values_of"]
 
 _ITSELF = "Scalable sets it itself"
 
@@ -122,6 +122,17 @@ def values_of(arguments: Sequence[str], name: str) -> list[str]:
         else:
             values.append(argument[2:] if argument.startswith("-") else argument)
     return [value for value in values if value]
+
+
+def is_exclusive(arguments: Sequence[str]) -> bool:
+    """Return whether a command line asks for nodes that no other job uses.
+
+    Examples
+    --------
+    >>> is_exclusive(["--exclusive"]), is_exclusive(["--exclusive=user"]), is_exclusive(["--exclude=node1"])
+    (True, False, False)
+    """
+    return "--exclusive" in arguments
 
 
 def _with_options(arguments: Sequence[str]) -> Iterator[tuple[list[str], str]]:

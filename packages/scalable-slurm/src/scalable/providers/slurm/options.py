@@ -116,6 +116,11 @@ class JobOptions(FrozenModel):
         description="Required node features, in the syntax of `sbatch --constraint`.",
     )
     reservation: Word | None = Field(default=None, description="Reservation to run in.")
+    workers_per_job: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto",
+        description="Workers that one job runs, started together. `auto`: as many as fit on a node where jobs get "
+        "nodes for themselves (an exclusive partition, or the directive `--exclusive`), otherwise 1.",
+    )
     modules: tuple[Word, ...] = Field(
         default=(), description="Environment modules that a job loads before its worker starts."
     )

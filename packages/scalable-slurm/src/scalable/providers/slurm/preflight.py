@@ -14,6 +14,7 @@ from scalable.manifest.issues import ValidationReport
 from scalable.providers.base import CheckResult
 from scalable.providers.containers import image_reference, runs_as_child
 from scalable.providers.slurm.commands import SlurmCommandError
+from scalable.providers.slurm.packing import pack
 from scalable.providers.slurm.request import JobRequest, job_request, logs_directory
 from scalable.providers.slurm.sbatch import sbatch_argv
 
@@ -151,13 +152,15 @@ def _check_partition(partitions: Mapping[str, str], wanted: str | None) -> Check
 async def _check_request(slurm: Slurm, tag: str, request: JobRequest) -> CheckResult:
     """Check a request with Slurm itself: account, QOS, walltime, and whether any node is large enough."""
     name = f"component {tag}"
+    request = await pack(slurm, request)
     argv = sbatch_argv(request, 1, job_name="scalable-check", comment="scalable check")
     try:
         answer = await slurm.test_only(argv)
     except SlurmCommandError as error:
         remedy = "compare cpus, memory, gpus, walltime, account and qos with what the site offers (sinfo -l)"
         return CheckResult(name, False, error.stderr, remedy)
-    return CheckResult(name, True, answer or "Slurm would accept it")
+    several = f"; {request.room} workers in each job" if request.room > 1 else ""
+    return CheckResult(name, True, f"{answer or 'Slurm would accept it'}{several}")
 
 
 def scheduler_interface(options: SlurmOptions, site: SiteDefaults) -> str | None:

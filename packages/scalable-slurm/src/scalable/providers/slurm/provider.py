@@ -34,6 +34,7 @@ from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.options import SlurmOptions
 from scalable.providers.slurm.request import (
     PREFERRED_RUNTIME,
+    JobRequest,
     chosen_cluster,
     job_request,
     logs_directory,
@@ -58,6 +59,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
     name = "slurm"
     options_model = SlurmOptions
+    supports_mpi = True
 
     def check(self, spec: DeploymentSpec, options: SlurmOptions) -> Iterator[ValidationIssue]:
         """Find options without effect, unknown components, and what no container runtime can do."""
@@ -68,6 +70,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             message = f"there is no component {name!r}{did_you_mean(name, spec.components)}"
             yield spec.option_issue(("components", name), "E_UNKNOWN_COMPONENT", message)
         for name, component in spec.components.items():
+            yield from _check_mpi_job(spec, name, options)
             runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
             if runtime != "none":
                 yield from check_container(spec, name, runtime)
@@ -109,13 +112,26 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         for tag, component in spec.components.items():
             request = job_request(component, options, site, logs=logs, tls=None)
             n = max(1, plan.workers_by_tag.get(tag, 0))
+            request, note = self._packed(request)
             argv = sbatch_argv(
-                request, n, job_name=f"scalable-{run}", comment=f"scalable run={run}"
+                request,
+                -(-n // request.room),
+                job_name=f"scalable-{run}",
+                comment=f"scalable run={run}",
             )
-            text = f"# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER')}"
+            text = f"{note}# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER', n)}"
             shown = spec.manifest.redact(text)
             artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
+
+    def _packed(self, request: JobRequest) -> tuple[JobRequest, str]:
+        """Return a request with the number of workers of one job, and a comment if that is known at the site only."""
+        from scalable.providers.slurm.commands import Slurm
+        from scalable.providers.slurm.packing import pack
+
+        if request.workers_per_job != "auto" or shutil.which("sinfo") is not None:
+            return run_now(pack(Slurm(request.cluster), request)), ""
+        return request, "# One worker in each job; where jobs get whole nodes, as many as fit.\n"
 
     def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
         """Return this user's jobs of every run, in all partitions of the target's cluster.
@@ -190,3 +206,20 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         check_interfaces(options, site_defaults(), where)
         cluster = SlurmCluster(options, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
+
+
+def _check_mpi_job(
+    spec: DeploymentSpec, name: str, options: SlurmOptions
+) -> Iterator[ValidationIssue]:
+    component = spec.components[name]
+    if not component.runs_mpi:
+        return
+    if chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME) != "none":
+        message = (
+            "cannot be that of a component with nodes or ranks, whose worker starts srun, which no image has; "
+            "remove it, and let the task start the container: srun apptainer exec …"
+        )
+        yield spec.component_issue(name, "image", "E_NOT_SUPPORTED", message)
+    if options.for_component(name).workers_per_job not in ("auto", 1):
+        message = f"must be 1 for {name}: with nodes or ranks, a worker has its job for itself"
+        yield spec.option_issue("workers_per_job", "E_NOT_SUPPORTED", message)

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from scalable.mpi import mpi_environment
 from scalable.providers.common import explicit_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
 from scalable.providers.slurm.directives import drop_options
@@ -43,6 +44,10 @@ class JobRequest:
         The component.
     slots, cpus, gpus : int
         Concurrent tasks, cores and GPUs of the worker.
+    nodes, ranks : int
+        Nodes of the worker, and MPI ranks on them, with `cpus` cores each.
+    workers_per_job : int or str
+        Workers that one job runs; ``auto`` for as many as fit where it gets whole nodes.
     memory : int or None
         In bytes; None for the partition's default.
     walltime : int or str or None
@@ -90,6 +95,9 @@ class JobRequest:
     slots: int = 1
     cpus: int = 1
     gpus: int = 0
+    nodes: int = 1
+    ranks: int = 1
+    workers_per_job: int | Literal["auto"] = 1
     memory: int | None = None
     walltime: int | str | None = None
     cluster: str | None = None
@@ -115,6 +123,16 @@ class JobRequest:
     local_directory: str = "/tmp"  # noqa: S108 - the node's own scratch space, where the site sets no other
     tls: TlsFiles | None = None
     death_timeout: int = 60
+
+    @property
+    def room(self) -> int:
+        """Workers that one job runs; 1 where that is not known yet."""
+        return 1 if self.workers_per_job == "auto" else self.workers_per_job
+
+    @property
+    def files(self) -> str:
+        """Directory for the files by which jobs with several workers and the client tell each other about them."""
+        return f"{self.log_directory}/jobs"
 
 
 def job_request(
@@ -143,12 +161,18 @@ def job_request(
     options = options.for_component(component.name)
     runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
     mounts, preload = mounts_and_preload(component)
+    cpus = explicit_or_default(component, "cpus", site.cpus)
+    ranks = component.ranks or component.nodes
+    mpi = mpi_environment(component.nodes, ranks, cpus) if component.runs_mpi else {}
     return JobRequest(
         tag=component.name,
         log_directory=logs,
         slots=component.slots,
-        cpus=explicit_or_default(component, "cpus", site.cpus),
+        cpus=cpus,
         gpus=component.gpus,
+        nodes=component.nodes,
+        ranks=ranks,
+        workers_per_job=1 if component.runs_mpi else options.workers_per_job,
         memory=explicit_or_default(component, "memory", site.memory),
         walltime=options.walltime or site.walltime,
         cluster=chosen_cluster(options, site),
@@ -165,7 +189,7 @@ def job_request(
         runtime=runtime,
         image=component.image if runtime != "none" else None,
         mounts=mounts,
-        env=component.env,
+        env={**mpi, **component.env},
         preload=preload,
         interface=options.interface or site.interface,
         worker_ports=options.worker_ports,

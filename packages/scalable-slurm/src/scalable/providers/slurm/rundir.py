@@ -1,4 +1,7 @@
-"""The directory of one run on the shared file system, with its TLS keys and logs, readable by its user only."""
+"""The directory of one run on the shared file system, with its TLS keys and logs, readable by its user only.
+
+Its part ``jobs`` has the files by which jobs with several workers and the client tell each other about them.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,7 @@ class RunDirectory:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
+        (path / "jobs").mkdir(mode=0o700)
 
     @property
     def logs(self) -> str:
@@ -59,13 +63,14 @@ class RunDirectory:
 
 
 def remove_keys(path: Path) -> None:
-    """Remove the keys in a run's directory, and the directory if it has no logs. Idempotent.
+    """Remove all but the logs in a run's directory, and the directory if it has none. Idempotent.
 
     The watchdog of a client that was killed may do the same at the same time.
     """
-    while (path / "tls").exists():
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path / "tls")
+    for part in (path / "tls", path / "jobs"):
+        while part.exists():
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(part)
     with contextlib.suppress(FileNotFoundError):
         if not any(path.iterdir()):
             path.rmdir()

@@ -1,4 +1,4 @@
-"""The ``sbatch`` command line that submits the workers of one launch as a job array.
+"""The ``sbatch`` command line that submits the jobs of one launch as an array.
 
 A pure function. Nothing is quoted because no shell reads it; values that Slurm itself would misread are rejected when
 options are validated (`scalable.providers.slurm.options`).
@@ -21,14 +21,14 @@ LOG_PATTERN = "%A_%a.log"
 def sbatch_argv(
     request: JobRequest, n: int, *, job_name: str, comment: str, left_out: Sequence[str] = ()
 ) -> list[str]:
-    """Return the ``sbatch`` command line that submits `n` workers as one array.
+    """Return the ``sbatch`` command line that submits `n` jobs as one array.
 
     Parameters
     ----------
     request : JobRequest
-        One of the workers.
+        One of the workers, of which each job has room for some.
     n : int
-        How many there are.
+        How many jobs there are.
     job_name, comment : str
         The name and the comment of the jobs.
     left_out : sequence of str, optional
@@ -41,6 +41,7 @@ def sbatch_argv(
     'sbatch --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=32768M --time=120 --partition=short
      --parsable --job-name=scalable-1 --comment=c --array=0-3 --output=/logs/%A_%a.log --export=ALL --no-requeue'
     """
+    room = request.room
     options: dict[str, str | int | None] = {
         "job-name": job_name,
         "comment": comment,
@@ -51,16 +52,20 @@ def sbatch_argv(
         "export": "ALL",
     }
     shape: dict[str, str | int | None] = {
-        "nodes": 1,
-        "ntasks": 1,
-        "cpus-per-task": request.cpus,
+        "nodes": request.nodes,
+        "ntasks": request.ranks,
+        # Or Slurm may put them on the nodes in any way.
+        "ntasks-per-node": request.ranks // request.nodes
+        if request.ranks > 1 and request.ranks % request.nodes == 0
+        else None,
+        "cpus-per-task": room * request.cpus,
         # Slurm's M is 2**20 bytes.
-        "mem": None if request.memory is None else f"{math.ceil(request.memory / 2**20)}M",
+        "mem": None if request.memory is None else f"{room * math.ceil(request.memory / 2**20)}M",
         # Plain minutes, the unit in which Slurm enforces it.
         "time": math.ceil(request.walltime / 60)
         if isinstance(request.walltime, int)
         else request.walltime,
-        "gres": f"gpu:{request.gpus}" if request.gpus else None,
+        "gres": f"gpu:{room * request.gpus}" if request.gpus else None,
         "clusters": request.cluster,
         "partition": request.partition,
         "account": request.account,

@@ -1,4 +1,4 @@
-"""The job script that starts a worker, and the environment variables of the job.
+"""The job script that starts a worker, or several, and the environment variables of the job.
 
 Pure functions. Every value in the script is quoted by `shlex`; the lines of a prologue are inserted unchanged.
 """
@@ -18,7 +18,12 @@ from scalable.providers.containers import (
 )
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.tls import tls_arguments
-from scalable.providers.worker import server_command, thread_environment, worker_arguments
+from scalable.providers.worker import (
+    forking_command,
+    server_command,
+    thread_environment,
+    worker_arguments,
+)
 
 __all__ = ["job_environment", "job_script"]
 
@@ -38,8 +43,17 @@ _PIPE = "<> <(:)"
 _ONLY_THE_IMAGE = {"PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
 
 
-def job_script(request: JobRequest, scheduler_address: str) -> str:
+def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) -> str:
     r"""Return the script that each element of the array runs.
+
+    Parameters
+    ----------
+    request : JobRequest
+        One of the workers.
+    scheduler_address : str
+        The scheduler's address.
+    workers : int, optional
+        How many workers the array begins with, where a job has room for several.
 
     Examples
     --------
@@ -53,12 +67,19 @@ def job_script(request: JobRequest, scheduler_address: str) -> str:
     exec python3 -P -u -X faulthandler -c ... --name gcam-"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
     <BLANKLINE>
     """
-    name = shlex.quote(f"{request.tag}-") + '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
+    job = '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
     scratch = []
     if _VARIABLE.search(request.local_directory):
         scratch = [f"scratch={_expanded(request.local_directory)}"]
         request = replace(request, local_directory=_SCRATCH)
-    worker = f"{_quoted(_worker_argv(request, scheduler_address))} --name {name}"
+    arguments = _quoted(_worker_arguments(request, scheduler_address))
+    python = "python3" if request.image else request.python
+    if request.room == 1:
+        command = _quoted(server_command(python, "worker"))
+        worker = f"{command} {arguments} --name {shlex.quote(f'{request.tag}-')}{job}"
+    else:
+        command = _quoted(forking_command(python, _settings(request, workers)))
+        worker = f"{command} {job} {shlex.quote(request.tag)} {arguments}"
     lines = [
         request.shebang,
         "# A module or a line that fails must not start a worker in the wrong environment.",
@@ -138,7 +159,20 @@ def _identity(request: JobRequest) -> list[str]:
     return lines
 
 
-def _worker_argv(request: JobRequest, scheduler_address: str) -> list[str]:
+def _settings(request: JobRequest, workers: int) -> dict[str, object]:
+    """Return what the program needs to know that runs the workers of one job."""
+    return {
+        "workers": workers,
+        "room": request.room,
+        "cpus": request.cpus,
+        "gpus": request.gpus,
+        "memory": request.memory,
+        "logs": request.log_directory,
+        "files": request.files,
+    }
+
+
+def _worker_arguments(request: JobRequest, scheduler_address: str) -> list[str]:
     extra: list[str] = []
     if request.interface:
         extra += ["--interface", request.interface]
@@ -147,19 +181,16 @@ def _worker_argv(request: JobRequest, scheduler_address: str) -> list[str]:
     if request.tls:
         extra += tls_arguments(request.tls)
     extra += request.worker_arguments
-    return [
-        *server_command("python3" if request.image else request.python, "worker"),
-        *worker_arguments(
-            scheduler_address,
-            tag=request.tag,
-            slots=request.slots,
-            memory=request.memory,
-            directory=request.local_directory,
-            death_timeout=request.death_timeout,
-            preload=request.preload,
-            extra=extra,
-        ),
-    ]
+    return worker_arguments(
+        scheduler_address,
+        tag=request.tag,
+        slots=request.slots,
+        memory=request.memory,
+        directory=request.local_directory,
+        death_timeout=request.death_timeout,
+        preload=request.preload,
+        extra=extra,
+    )
 
 
 def _container(request: JobRequest, image: str) -> list[str]:
@@ -174,7 +205,8 @@ def _container(request: JobRequest, image: str) -> list[str]:
     'podman run --rm --interactive ... --env K --mount type=bind,source=/tmp,target=/tmp a:1'
     """
     mounts = dict(request.mounts)
-    for path in (request.local_directory, *_tls_directory(request)):
+    logs = [request.log_directory] if request.room > 1 else []
+    for path in (request.local_directory, *_tls_directory(request), *logs):
         mounts.setdefault(path, path)
     return container_argv(
         request.runtime,
@@ -182,7 +214,7 @@ def _container(request: JobRequest, image: str) -> list[str]:
         mounts=mounts,
         variables=_variables(request),
         gpus=request.gpus,
-        shm_size=request.memory,
+        shm_size=None if request.memory is None else request.room * request.memory,
         flags=[] if runs_as_child(request.runtime) else _daemon_flags(request),
     )
 

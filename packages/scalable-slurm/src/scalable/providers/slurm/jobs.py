@@ -1,0 +1,228 @@
+"""The jobs of a run and the units in them, of which a job may have several; and the files about those of one job.
+
+A worker of a job that runs several is told to start or to end, and shown to have ended, by two files of its job
+(`scalable.providers.worker.forking_command`). Slurm knows the job as a whole only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scalable.cluster.port import Phase, Reason, Unit, UnitState
+from scalable.providers.slurm.output import SlurmJob
+from scalable.providers.slurm.states import describe_exit, end_reason, pending_reason, phase_of
+
+__all__ = ["Job", "WorkerEnd", "ask", "first_workers", "log_name", "parse_ends", "read_ends"]
+
+_YOUNG = 60.0
+"""Seconds within which a worker that ends by itself has not started well; tasks end it by a signal."""
+
+_FAILURES = 2
+"""One may be that of the worker."""
+
+
+@dataclass(frozen=True)
+class WorkerEnd:
+    """The end of one worker of a job that goes on.
+
+    Parameters
+    ----------
+    status : int
+        Its exit status, or minus its signal.
+    seconds : float
+        How long it lived.
+    why : str
+        ``exited``, ``memory`` or ``stopped``.
+    """
+
+    status: int
+    seconds: float
+    why: str
+
+    @property
+    def reason(self) -> Reason:
+        """The normalised reason."""
+        reasons = {"memory": Reason.OUT_OF_MEMORY, "stopped": Reason.STOPPED}
+        return reasons.get(self.why, Reason.EXITED)
+
+    def __str__(self) -> str:
+        if self.why != "exited":
+            return {"memory": "used too much memory", "stopped": "was stopped"}[self.why]
+        return describe_exit(f"{max(0, self.status)}:{max(0, -self.status)}")
+
+
+def parse_ends(text: str) -> dict[int, WorkerEnd]:
+    r"""Return how workers of a job have ended, from a file that its program writes.
+
+    Examples
+    --------
+    >>> [str(end) for end in parse_ends("3 -9 61 exited\n0 -9 5 memory\n4 1").values()]
+    ['was ended by SIGKILL', 'used too much memory']
+    """
+    lines = re.findall(r"^(\d+) (-?\d+) (\d+) (exited|memory|stopped)\n", text, re.MULTILINE)
+    return {
+        int(number): WorkerEnd(int(status), float(seconds), why)
+        for number, status, seconds, why in lines
+    }
+
+
+def read_ends(directory: Path, jobs: Iterable[str]) -> dict[str, dict[int, WorkerEnd]]:
+    """Return how workers of these jobs have ended, by job and number."""
+    found = {}
+    for job in jobs:
+        try:
+            found[job] = parse_ends((directory / f"{job}.ended").read_text())
+        except FileNotFoundError:  # the job has not begun
+            continue
+    return found
+
+
+def ask(directory: Path, lines: Mapping[str, str]) -> None:
+    """Append what is asked of jobs, by job, to their files."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for job, text in lines.items():
+        with (directory / f"{job}.asked").open("a") as file:
+            file.write(text)
+
+
+def first_workers(workers: int, room: int, element: int) -> int:
+    """Return how many workers an element of an array begins with, of all workers of the array.
+
+    Examples
+    --------
+    >>> [first_workers(20, 16, element) for element in range(2)]
+    [16, 4]
+    """
+    return min(room, workers - room * element)
+
+
+def log_name(unit: Unit) -> str:
+    """Return the name of the log of a unit.
+
+    Examples
+    --------
+    >>> log_name(Unit("gcam-7_0", "gcam", "r", "7_0")), log_name(Unit("gcam-7_0.3", "gcam", "r", "7_0"))
+    ('7_0.log', '7_0.3.log')
+    """
+    return f"{unit.id.removeprefix(f'{unit.tag}-')}.log"
+
+
+@dataclass
+class Job:
+    """One element of an array, and its units.
+
+    Parameters
+    ----------
+    id : str
+        ``<array job>_<element>``.
+    tag : str
+        The group.
+    room : int
+        Units that it can have at a time. With room for one, that is the job itself, as long as it lives.
+    units : dict of int to Unit
+        All units that it was ever to have, by number.
+    ends : dict of int to WorkerEnd
+        How those have ended that ended before the job.
+    stopped : set of int
+        Those that were asked to end.
+    given : int
+        How many numbers it has given to units.
+    last : SlurmJob or None
+        As Slurm showed it last.
+    walltime : float or None
+        Seconds that were left when it was first seen to run.
+    """
+
+    id: str
+    tag: str
+    room: int = 1
+    units: dict[int, Unit] = field(default_factory=dict)
+    ends: dict[int, WorkerEnd] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)
+    given: int = 0
+    last: SlurmJob | None = None
+    walltime: float | None = None
+
+    def add(self, n: int, request_id: str) -> list[Unit]:
+        """Add `n` units; return them."""
+        numbers = range(self.given, self.given + n)
+        self.given += n
+        for number in numbers:
+            suffix = "" if self.room == 1 else f".{number}"
+            unit_id = f"{self.tag}-{self.id}{suffix}"
+            self.units[number] = Unit(unit_id, self.tag, request_id, self.id)
+        return [self.units[number] for number in numbers]
+
+    def forget(self, units: Iterable[Unit]) -> None:
+        """Forget units that it could not be asked to start."""
+        for unit in units:
+            number = self.number(unit)
+            if number is not None:
+                del self.units[number]
+
+    def number(self, unit: Unit) -> int | None:
+        """Return the number of a unit of this job; None where it has no such unit."""
+        return next((number for number, each in self.units.items() if each == unit), None)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the job as a whole."""
+        return Phase.PENDING if self.last is None else phase_of(self.last.state)
+
+    @property
+    def wanted(self) -> set[int]:
+        """The numbers of the units that have not ended and were not asked to."""
+        return self.units.keys() - self.ends.keys() - self.stopped
+
+    @property
+    def free(self) -> int:
+        """How many more units it should be given.
+
+        None where most of its walltime is over, or units failed as soon as they had started.
+        """
+        failures = sum(
+            end.why != "stopped" and end.status > 0 and end.seconds < _YOUNG
+            for end in self.ends.values()
+        )
+        if not self.wanted or self.phase is Phase.GONE or failures >= _FAILURES:
+            return 0
+        left = self.last.seconds_left if self.last is not None else None
+        if left is not None and self.walltime is not None and left < self.walltime / 2:
+            return 0
+        if self.last is not None and self.last.state not in ("PENDING", "RUNNING"):
+            return 0
+        return self.room - len(self.wanted)
+
+    def see(self, job: SlurmJob) -> None:
+        """Note how Slurm shows it."""
+        self.last = job
+        if self.walltime is None and phase_of(job.state) is Phase.RUNNING:
+            self.walltime = job.seconds_left
+
+    def states(self) -> Sequence[UnitState]:
+        """Return the state of each of its units."""
+        return [self._state(number, unit) for number, unit in self.units.items()]
+
+    def _state(self, number: int, unit: Unit) -> UnitState:
+        end, job = self.ends.get(number), self.last
+        if end is not None:
+            return UnitState(unit, Phase.GONE, end.reason, str(end))
+        if job is None or self.phase is Phase.PENDING:
+            if self.room > 1 and number in self.stopped:
+                return UnitState(unit, Phase.GONE, Reason.STOPPED, "was stopped")
+            # "None" until Slurm's scheduler has considered the job for the first time.
+            reason = "None" if job is None else job.reason
+            detail = "just submitted" if reason == "None" else reason
+            return UnitState(unit, Phase.PENDING, pending_reason(reason), detail)
+        if self.phase is Phase.RUNNING:
+            return UnitState(
+                unit,
+                Phase.RUNNING,
+                Reason.STARTING,
+                f"on {job.node}",
+                seconds_left=job.seconds_left,
+            )
+        return UnitState(unit, Phase.GONE, end_reason(job.state), job.state)

@@ -1,0 +1,152 @@
+"""How many workers of a component one job runs: as many as fit, where a job gets whole nodes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from scalable.providers.slurm.directives import is_exclusive
+
+if TYPE_CHECKING:
+    from scalable.providers.slurm.commands import Slurm
+    from scalable.providers.slurm.request import JobRequest
+
+__all__ = ["NODE_FORMAT", "NodeShape", "pack", "parse_nodes", "workers_that_fit"]
+
+logger = logging.getLogger("scalable.providers.slurm")
+
+# Partition (the default one has a star), whether jobs share nodes, CPUs, MiB, generic resources, features.
+NODE_FORMAT = "%P|%h|%c|%m|%G|%f"
+
+
+@dataclass(frozen=True)
+class NodeShape:
+    """One kind of node of a partition, as ``sinfo`` shows it.
+
+    Parameters
+    ----------
+    partition : str
+        The partition.
+    is_default, is_exclusive : bool
+        Whether jobs get into the partition by default, and whether each gets nodes for itself.
+    cpus, gpus : int
+        What a node has.
+    memory : int
+        In bytes.
+    features : frozenset of str
+        For constraints.
+    """
+
+    partition: str
+    is_default: bool
+    is_exclusive: bool
+    cpus: int
+    gpus: int
+    memory: int
+    features: frozenset[str]
+
+
+def parse_nodes(text: str) -> list[NodeShape]:
+    r"""Parse the output of ``sinfo --exact`` with `NODE_FORMAT`.
+
+    Examples
+    --------
+    >>> (node,) = parse_nodes("Welcome!\nexcl*|EXCLUSIVE|128|256000|gpu:a100:4(S:0-1)|skylake,ib\n")
+    >>> node.is_default, node.is_exclusive, node.cpus, node.gpus, sorted(node.features)
+    (True, True, 128, 4, ['ib', 'skylake'])
+    """
+    found = []
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) != len(NODE_FORMAT.split("|")) or not fields[2].isdigit():
+            continue
+        partition, sharing, cpus, memory, generic, features = fields
+        gpus = re.findall(r"\bgpu(?::[^,:()]+)?:(\d+)", generic)
+        found.append(
+            NodeShape(
+                partition.rstrip("*"),
+                partition.endswith("*"),
+                sharing.upper() == "EXCLUSIVE",
+                int(cpus),
+                sum(map(int, gpus)),
+                int(memory) * 2**20,
+                frozenset(features.split(",")),
+            )
+        )
+    return found
+
+
+def workers_that_fit(
+    request: JobRequest, nodes: Sequence[NodeShape], *, always_whole: bool = False
+) -> int:
+    r"""Return how many workers one job should run: 1, or as many as fit on the smallest node that has room for one.
+
+    Parameters
+    ----------
+    request : JobRequest
+        One of the workers.
+    nodes : sequence of NodeShape
+        The nodes of the cluster.
+    always_whole : bool, optional
+        Whether all jobs get nodes for themselves.
+
+    Examples
+    --------
+    >>> from scalable.providers.slurm.request import JobRequest
+    >>> nodes = parse_nodes("excl|EXCLUSIVE|16|64000|(null)|(null)\nshort*|NO|16|64000|(null)|(null)")
+    >>> [workers_that_fit(JobRequest("a", "/l", cpus=3, partition=name), nodes) for name in ("excl", None)]
+    [5, 1]
+    """
+    wanted = request.partition.split(",") if request.partition else None
+    candidates = [
+        node
+        for node in nodes
+        if (node.is_default if wanted is None else node.partition in wanted)
+        and _may_match(request.constraint, node.features)
+    ]
+    whole = (
+        always_whole
+        or is_exclusive(request.directives)
+        or (bool(candidates) and all(node.is_exclusive for node in candidates))
+    )
+    counts = [count for node in candidates if (count := _fitting(request, node))]
+    return min(counts) if whole and counts else 1
+
+
+def _may_match(constraint: str | None, features: Iterable[str]) -> bool:
+    """Return whether nodes with these features may match; other constraints than one feature are not looked into."""
+    return constraint is None or not re.fullmatch(r"\w+", constraint) or constraint in features
+
+
+def _fitting(request: JobRequest, node: NodeShape) -> int:
+    counts = [node.cpus // request.cpus]
+    if request.memory:
+        counts.append(node.memory // request.memory)
+    if request.gpus:
+        counts.append(node.gpus // request.gpus)
+    return min(counts)
+
+
+async def pack(slurm: Slurm, request: JobRequest) -> JobRequest:
+    """Return a request with the number of workers of one job, for which Slurm is asked where it is to be ``auto``.
+
+    It is still ``auto``, and one worker, where Slurm does not tell.
+    """
+    from scalable.providers.slurm.commands import SlurmCommandError
+
+    if request.workers_per_job != "auto":
+        return request
+    try:
+        nodes = await slurm.nodes()
+        always_whole = await slurm.gives_whole_nodes()
+    except SlurmCommandError as error:
+        text = (
+            "%s: one worker in each job, because it is not known whether jobs get whole nodes: %s"
+        )
+        logger.warning(text, request.tag, error)
+        return request
+    count = workers_that_fit(request, nodes, always_whole=always_whole)
+    return replace(request, workers_per_job=count)
