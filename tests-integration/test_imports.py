@@ -90,6 +90,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.results": set(),
     "scalable.cluster": set(),
     "scalable.cluster.adaptive": set(),
+    "scalable.cluster.budget": set(),
     "scalable.cluster.host": set(),
     "scalable.cluster.port": set(),
     "scalable.providers.base": set(),
@@ -115,6 +116,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
 LIGHT_ENGINE = {
     "scalable.cluster",
     "scalable.cluster.adaptive",
+    "scalable.cluster.budget",
     "scalable.cluster.host",
     "scalable.cluster.port",
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scalable.providers.base import Artifact, ResourceRequest, ScalePlan
     from scalable.session import ScalableSession
 
-__all__ = ["describe", "describe_count", "plan"]
+__all__ = ["describe", "describe_count", "describe_session", "plan"]
 
 
 @click.command()
@@ -59,7 +59,7 @@ def plan(
     artifacts = _render(session, result) if render else []
     if not as_json:
         print_warnings(session)
-        click.echo(describe(result, _estimate_largest(session, result)))
+        click.echo(describe_session(session, result))
         for artifact in artifacts:
             click.echo(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")
     check_limits(session.spec, session.provider, result.scale_plan)
@@ -82,16 +82,17 @@ def _render(session: ScalableSession, plan: Plan) -> Sequence[Artifact]:
     return provider.render(session.spec, plan.scale_plan)
 
 
-def _estimate_largest(session: ScalableSession, plan: Plan) -> CostEstimate | None:
-    """Return the cost with adaptive groups at their largest; None if there are no such groups or no prices."""
-    from scalable.planning import most_expensive_plan
-    from scalable.providers.base import EstimatesCost
+def describe_session(session: ScalableSession, plan: Plan) -> str:
+    """Return a plan as text, with its largest size and with the limits of its target."""
+    from scalable.planning import describe_limits, estimate_cost, most_expensive_plan, plan_budget
 
-    provider = session.provider
-    if not plan.scale_plan.ranges_by_tag or not isinstance(provider, EstimatesCost):
-        return None
-    return provider.estimate_cost(
-        session.spec, most_expensive_plan(session.spec, provider, plan.scale_plan)
+    spec, provider, scale = session.spec, session.provider, plan.scale_plan
+    largest = most_expensive_plan(spec, provider, scale)
+    cost = estimate_cost(spec, provider, largest) if scale.ranges_by_tag else None
+    budget = plan_budget(spec, provider, scale)
+    limits = describe_limits(budget, scale.workers_by_tag, largest.workers_by_tag)
+    return "\n".join(
+        [describe(plan, cost), *(["limits:"] if limits else []), *(f"  {each}" for each in limits)]
     )
 
 

@@ -20,7 +20,7 @@ from scalable.cli.following import Following, follow
 from scalable.cli.inside import run_inside, submission
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
 from scalable.cli.output import print_problem, print_status, print_warnings
-from scalable.cli.plan import describe
+from scalable.cli.plan import describe_session
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
 from scalable.cli.script import (
     Outcome,
@@ -109,7 +109,7 @@ def run(
     print_warnings(session)
     _check_requested_target(context, workflow, session)
     if dry_run:
-        click.echo(plan.to_json() if as_json else describe(plan), nl=not as_json)
+        click.echo(plan.to_json() if as_json else describe_session(session, plan), nl=not as_json)
         return
     arguments = context.meta[_ARGUMENTS]
     inside = submission(session, workflow, arguments) if in_cluster else None
@@ -368,7 +368,8 @@ def _read_tally(session: ScalableSession) -> Tally:
 
 def _summarize(session: ScalableSession, tally: Tally, seconds: float) -> dict[str, Any]:
     hours = {tag: round(each, 6) for tag, each in session.worker_hours.items()}
-    return {**tally.to_dict(), "worker_hours": hours, "seconds": round(seconds, 3)}
+    used = {"worker_hours": hours, **session.usage}
+    return {**tally.to_dict(), **used, "seconds": round(seconds, 3)}
 
 
 def _print_summary(
@@ -384,6 +385,11 @@ def _print_summary(
     if used:
         each = ", ".join(f"{tag} {hours:.3g}" for tag, hours in used.items())
         print_status(f"worker-hours: {sum(used.values()):.3g} ({each})")
+    if summary.get("cost"):
+        print_status(f"cost: about {summary['cost']:.3g} {summary['currency']}")
+    if reached := summary.get("limit_reached"):
+        most = summary["limits"][reached]
+        print_status(f"limits.{reached} ({most:g}) was reached; on_exceed: {summary['action']}")
     logs = record.directory / "logs"
     if logs.is_dir():
         print_status(f"logs of workers in {logs}")

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from scalable.cluster import explanations
 from scalable.cluster.adaptive import AdaptivePolicy
+from scalable.cluster.budget import Budget, Meter, OnExceed
 from scalable.cluster.closing import ClosingSteps
 from scalable.cluster.draining import Drainer
 from scalable.cluster.ends import EndHandler, GroupFailures
@@ -42,6 +43,7 @@ from scalable.errors import (
     ClusterClosedError,
     GroupFailedError,
     GroupTimeoutError,
+    LimitExceededError,
     SchedulerLostError,
     UnknownTagError,
 )
@@ -100,6 +102,7 @@ class GroupController:
         self.policy = policy or AdaptivePolicy()
         self.pace = pace or Pace()
         self.clock = clock
+        self.meter = Meter(Budget(), clock())
         self.events = current_log()
         self.closed = False
         self.closing = ClosingSteps(self.pace.close_timeout)
@@ -161,6 +164,31 @@ class GroupController:
         self._request_turn()
         await self.scheduler.publish({tag: group.spec.slots for tag, group in self.groups.items()})
 
+    async def set_budget(self, budget: Budget, spent_seconds: float = 0.0) -> None:
+        """Limit what the cluster may use, once and for all; `spent_seconds` is since when it costs money."""
+        if self.meter.budget.is_limited:
+            raise ValueError("the cluster has limits already, which stay as they are")
+        self.meter = Meter(budget, self.clock() - spent_seconds)
+        self.max_workers = budget.cap(self.max_workers)
+        self._request_turn()
+
+    def _check_budget(self, wanted: Mapping[str, tuple[int, int]]) -> None:
+        """Raise LimitExceededError if groups of these sizes exceed a limit, or one is reached and they would grow."""
+        maxima = {
+            tag: group.wanted if group.range is None else group.range[1]
+            for tag, group in self.groups.items()
+        }
+        if self.meter.exceeded:
+            for tag, (_, most) in wanted.items():
+                group = self._group(tag)
+                if most > len(group.alive) + group.unnamed:
+                    raise LimitExceededError(f"{self.meter.exceeded}; raise it, and run again")
+        self.meter.budget.check(
+            minimum_counts(self.groups) | {tag: low for tag, (low, _) in wanted.items()},
+            maxima | {tag: high for tag, (_, high) in wanted.items()},
+            self.max_workers,
+        )
+
     async def scale_groups(self, counts: Mapping[str, int]) -> None:
         """Record fixed counts for some groups, and return. A failed group is tried again."""
         self._check_alive()
@@ -170,6 +198,7 @@ class GroupController:
                     f"worker group {tag!r} cannot have {count} workers; ask for 0 or more"
                 )
             self._group(tag)
+        self._check_budget({tag: (count, count) for tag, count in counts.items()})
         check_cap({**minimum_counts(self.groups), **counts}, self.max_workers)
         for tag, count in counts.items():
             group = self._group(tag)
@@ -194,6 +223,7 @@ class GroupController:
                     "give 0 <= minimum <= maximum"
                 )
             self._group(tag)
+        self._check_budget(ranges)
         minima = {tag: low for tag, (low, _) in ranges.items()}
         check_cap({**minimum_counts(self.groups), **minima}, self.max_workers)
         for tag, (minimum, maximum) in ranges.items():
@@ -205,7 +235,8 @@ class GroupController:
         self._request_turn()
 
     async def set_max_workers(self, cap: int | None) -> None:
-        """Cap the units of all groups together."""
+        """Cap the units of all groups together, never above the limit of the budget."""
+        cap = self.meter.budget.cap(cap)
         check_cap(minimum_counts(self.groups), cap)
         self.max_workers = cap
         self._request_turn()
@@ -252,6 +283,10 @@ class GroupController:
             return True
         if group.failure is not None:
             raise GroupFailedError(group.spec.tag, group.failure)
+        if self.meter.exceeded and n > len(group.alive) + group.unnamed:
+            raise LimitExceededError(
+                f"worker group {group.spec.tag!r} gets no more workers: {self.meter.exceeded}"
+            )
         if self.closed:
             raise ClusterClosedError(self.name)
         most = group.wanted if group.range is None else group.range[1]
@@ -342,6 +377,7 @@ class GroupController:
             report = await self.scheduler.report()
             now = self.clock()
             await self._handle_ends(seen, report, now)
+            await self._keep_limits(now)
             if self.scheduler.lost is not None:
                 await self._stop_all(self.scheduler.lost, now)
             else:
@@ -381,9 +417,28 @@ class GroupController:
             await self._drainer.resume(self.groups, now)
         await self._drainer.stop_left(self.groups, now)
         if not self.closed:
-            self._launcher.launch_missing(self.groups, self.max_workers, now)
+            self._launcher.launch_missing(self.groups, self.max_workers, self.meter, now)
         await self._launcher.record_launches(self.groups)
         await self._launcher.fail_blocked_groups(self.groups, self.max_workers, now)
+
+    async def _keep_limits(self, now: float) -> None:
+        """Measure what was used, warn of a limit that is near, and act on one that is reached."""
+        seconds = {tag: group.worker_seconds(now) for tag, group in self.groups.items()}
+        for notice in self.meter.update(seconds, now):
+            self.events.warn("", notice)
+        if not self.meter.exceeded:
+            return
+        why = explanations.explain_limit(self.meter.exceeded)
+        goes_on = self.meter.budget.on_exceed is OnExceed.STOP_SCALING
+        for group in self.groups.values():
+            if goes_on and (group.alive or group.unnamed or group.lacking <= 0):
+                continue
+            if not goes_on:
+                group.pin(0)
+            if group.failure is None:
+                await self._failures.fail(group, why)
+        if self.meter.budget.on_exceed is OnExceed.ABORT:
+            await self._drainer.remove_all(self.groups)
 
     async def _stop_all(self, lost: SchedulerLostError, now: float) -> None:
         """Stop every unit, because the scheduler is lost, and its workers with it."""
@@ -488,7 +543,11 @@ class GroupController:
             )
             for launch in self._native.unfinished_launches()
         ]
-        for group in self.groups.values():
+        now = self.clock()
+        used = {tag: group.worker_seconds(now) for tag, group in self.groups.items()}
+        self.meter.update(used, now)
+        for tag, group in self.groups.items():
+            group.ended_seconds = used[tag]
             group.members.clear()
             group.requests.clear()
             group.wanted, group.range = 0, None
