@@ -28,8 +28,10 @@ import pytest
 PACKAGES = Path(__file__).parents[1] / "packages"
 
 LAYERS = (
-    # The command, and the conformance suite with which providers are tested.
-    ("scalable.cli", "scalable.testing"),
+    # The command, whose `plan --simulate` uses the simulation.
+    ("scalable.cli",),
+    # The conformance suite with which providers are tested, and the simulation.
+    ("scalable.testing",),
     # One run of a manifest's target, and below it its record.
     ("scalable.session",),
     ("scalable.runs",),

@@ -73,6 +73,13 @@ class _WithArguments(click.Command):
     is_flag=True,
     help="Run the workflow at the target too, beside the scheduler: it needs no connection to this machine.",
 )
+@click.option(
+    "--plan",
+    "plan_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Run what `scalable plan --output FILE` has planned, and nothing else.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan, and run nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only problems, no progress.")
 @json_option
@@ -85,6 +92,7 @@ def run(
     overlay: str | None,
     workflow: Path,
     in_cluster: bool,
+    plan_file: Path | None,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -101,10 +109,15 @@ def run(
     from scalable.session.ending import RunEnd
 
     code = _compile(workflow)
+    saved = None
+    if plan_file is not None:
+        saved, target, overlay = _read_plan(plan_file, target, overlay)
     session = ScalableSession.from_yaml(
         manifest, target=target, overlay=overlay, workflow=workflow.resolve().parent
     )
     plan = session.plan()
+    if saved is not None:
+        _check_unchanged(context, session, plan, saved, overlay)
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
     _check_requested_target(context, workflow, session)
@@ -239,6 +252,36 @@ def _check_requested_target(
         session.check_requested_target(target)
     except SessionError as error:
         print_problem(str(error), where=f"{workflow}:{line}")
+        context.exit(USAGE)
+
+
+def _read_plan(
+    path: Path, target: str | None, overlay: str | None
+) -> tuple[dict[str, Any], str, str | None]:
+    """Return a saved plan, and the target and the overlay that it is for."""
+    from scalable.cli.saved_plan import read_plan
+
+    saved = read_plan(path)
+    if target not in (None, saved["target"]):
+        raise Failure(f"{path} is a plan for target {saved['target']!r}, not {target!r}", USAGE)
+    return saved, saved["target"], overlay or saved["launch"].get("overlay")
+
+
+def _check_unchanged(
+    context: click.Context,
+    session: ScalableSession,
+    plan: Plan,
+    saved: Mapping[str, Any],
+    overlay: str | None,
+) -> None:
+    """End the command if a run would not be what a saved plan says, with a line for each change."""
+    from scalable.cli.saved_plan import changes_since, plan_document, render_plan
+
+    now = plan_document(session, plan, render_plan(session, plan), overlay)
+    if changes := changes_since(saved, now):
+        for change in changes:
+            print_problem(change)
+        print_status("nothing was started; look at `scalable plan --diff`, and write a new plan")
         context.exit(USAGE)
 
 

@@ -517,8 +517,17 @@ class GroupedCluster:
 
     @property
     def usage(self) -> dict[str, Any]:
-        """What was used so far, as of the last turn: the cost, the limits, the one reached, and what followed."""
-        return self._controller.meter.to_dict()
+        """What was used so far, as of the last turn: the cost, the limits, the one reached, and what followed.
+
+        With it, how long workers usually took to start.
+        """
+        groups = self._controller.groups
+        starts = {tag: g.starts.usual for tag, g in groups.items() if g.starts.has_measured}
+        seconds = {
+            tag: {"queue": round(each.queue, 3), "boot": round(each.boot or 0.0, 3)}
+            for tag, each in starts.items()
+        }
+        return {**self._controller.meter.to_dict(), "starts": seconds}
 
     @property
     def worker_hours(self) -> dict[str, float]:
