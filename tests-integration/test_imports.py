@@ -94,6 +94,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.cluster.adaptive": set(),
     "scalable.cluster.budget": set(),
     "scalable.cluster.host": set(),
+    "scalable.cluster.ledger": set(),
     "scalable.cluster.port": set(),
     "scalable.providers.base": set(),
     "scalable.providers.registry": set(),
@@ -120,6 +121,7 @@ LIGHT_ENGINE = {
     "scalable.cluster.adaptive",
     "scalable.cluster.budget",
     "scalable.cluster.host",
+    "scalable.cluster.ledger",
     "scalable.cluster.port",
 }
 """The modules of the engine that importing a provider may import: the others import Dask."""

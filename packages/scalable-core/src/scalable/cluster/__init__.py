@@ -19,6 +19,7 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `draining`      how workers drain, and their units are stopped
 `launching`     how groups get the units that they lack
 `limits`        calls that end in an error after a while
+`ledger`        what a run is about to make, on disk before it is made
 `native`        the calls to the backend that are under way
 `explanations`  why units did not start or were lost, for users
 `closing`       the steps of closing, each bounded in time
@@ -37,7 +38,7 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 
 What this process uses of Dask beyond its public interface is in `dask_internals`.
 
-Only `adaptive`, `budget`, `port` and `host` can be imported without Dask, so nothing is re-exported eagerly.
+Only `adaptive`, `budget`, `ledger`, `port` and `host` can be imported without Dask, so nothing is re-exported eagerly.
 """
 
 from __future__ import annotations

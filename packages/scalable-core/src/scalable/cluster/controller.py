@@ -23,6 +23,7 @@ from scalable.cluster.ends import EndHandler, GroupFailures
 from scalable.cluster.events import current_log
 from scalable.cluster.group import Group
 from scalable.cluster.launching import Launcher
+from scalable.cluster.ledger import current_ledger
 from scalable.cluster.link import Report, SchedulerLink
 from scalable.cluster.member import Observation
 from scalable.cluster.native import NativeCalls
@@ -46,6 +47,7 @@ from scalable.errors import (
     LimitExceededError,
     SchedulerLostError,
     UnknownTagError,
+    describe_error,
 )
 
 __all__ = ["GroupController"]
@@ -107,6 +109,7 @@ class GroupController:
         self.closed = False
         self.closing = ClosingSteps(self.pace.close_timeout)
         self.statuses: Mapping[str, GroupStatus] = {}
+        self.ledger = current_ledger()
         self._native = NativeCalls(
             backend,
             max_wait=self.pace.tick,
@@ -114,7 +117,9 @@ class GroupController:
             max_poll=self.pace.max_poll,
             timeout=self.pace.native_timeout,
             clock=clock,
+            before_launch=self._record_intent,
         )
+        self._recorded: set[str] = set()
         self._native_problem: Explanation | None = None
         self._failed_turn = ""
         self._reports = 0
@@ -393,6 +398,7 @@ class GroupController:
         for group, end in ends:
             await self._ends.handle_end(group, end, causes)
         self._drainer.note_ends(ends, now)
+        self._record_units(end.member.unit.id for _, end in ends if end.reason.is_over)
         if report is None:
             return
         await self._ends.explain_deaths(report)
@@ -401,6 +407,23 @@ class GroupController:
                 await self._ends.handle_overdue_requests(group)
             if group.failure is not None and group.has_healthy(now):
                 await self._failures.clear(group)
+
+    def _record_intent(self, tag: str, n: int, request_id: str) -> None:
+        try:
+            self.ledger.launch(tag, n, request_id)
+        except OSError as error:  # the run's own id is in the ledger, by which everything is found
+            self.events.record("", f"the ledger cannot be written: {describe_error(error)}")
+
+    def _record_units(self, ended: Iterable[str]) -> None:
+        """Record in the ledger which units there are now, and which have ended."""
+        known = {m.unit.id: m.unit for g in self.groups.values() for m in g.members.values()}
+        new = known.keys() - self._recorded
+        try:
+            self.ledger.made(known[name] for name in sorted(new))
+            self.ledger.gone(ended)
+        except OSError as error:
+            self.events.record("", f"the ledger cannot be written: {describe_error(error)}")
+        self._recorded = set(known)
 
     async def _reconcile(self, report: Report | None, now: float) -> None:
         """Bring what each group has nearer to what it should have, as far as it is known now."""
@@ -540,6 +563,7 @@ class GroupController:
                 "launch",
                 f"of {launch.n} {launch.tag} workers",
                 "the native system has not answered it; workers that it creates now end by themselves",
+                is_certain=False,
             )
             for launch in self._native.unfinished_launches()
         ]
@@ -567,7 +591,10 @@ class GroupController:
         return [
             *steps.failures,
             *unknown,
-            *(Leftover("worker", name, "it is not known whether it ended") for name in units),
+            *(
+                Leftover("worker", name, "it is not known whether it ended", is_certain=False)
+                for name in units
+            ),
         ]
 
 

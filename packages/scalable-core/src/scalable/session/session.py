@@ -331,6 +331,7 @@ class ScalableSession:
 
     def _start(self) -> None:
         from scalable.cluster.events import record_into
+        from scalable.cluster.ledger import ledger_in
         from scalable.planning import check_limits, plan_budget
 
         provider = self.provider
@@ -344,7 +345,8 @@ class ScalableSession:
         signals.register(self.close)
         logs = self.run_directory / "logs" if self.run_directory else None
         began = time.monotonic()
-        with record_into(self._log), keep_logs_in(logs), _naming_configuration():
+        directory = self.run_directory
+        with record_into(self._log), keep_logs_in(logs), ledger_in(directory), _naming():
             self._handle = provider.build_cluster(self.spec)
         _check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
         if self.closed:
@@ -779,7 +781,7 @@ class ScalableSession:
 
 
 @contextmanager
-def _naming_configuration() -> Iterator[None]:
+def _naming() -> Iterator[None]:
     """Turn an error of Dask's while a cluster is built into one that names the configuration which may cause it."""
     try:
         yield

@@ -65,6 +65,6 @@ async def delete_run(
         if lasting or now() > deadline:
             why = f"{problem}; `scalable reap {run}` removes it later"
             if not left:
-                return [Leftover("machines labelled", f"{RUN}={run}", why)]
+                return [Leftover("machines labelled", f"{RUN}={run}", why, is_certain=False)]
             return [Leftover("machine", name, why) for name in left]
         await asyncio.sleep(_POLL)
