@@ -28,8 +28,10 @@ import pytest
 PACKAGES = Path(__file__).parents[1] / "packages"
 
 LAYERS = (
-    # The command, and the conformance suite with which providers are tested.
-    ("scalable.cli", "scalable.testing"),
+    # The command, whose `plan --simulate` uses the simulation.
+    ("scalable.cli",),
+    # The conformance suite with which providers are tested, and the simulation.
+    ("scalable.testing",),
     # One run of a manifest's target, and below it its record.
     ("scalable.session",),
     ("scalable.runs",),
@@ -95,7 +97,9 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.results": set(),
     "scalable.cluster": set(),
     "scalable.cluster.adaptive": set(),
+    "scalable.cluster.budget": set(),
     "scalable.cluster.host": set(),
+    "scalable.cluster.ledger": set(),
     "scalable.cluster.port": set(),
     "scalable.providers.base": set(),
     "scalable.providers.registry": set(),
@@ -121,7 +125,9 @@ IMPORT_COSTS: dict[str, set[str]] = {
 LIGHT_ENGINE = {
     "scalable.cluster",
     "scalable.cluster.adaptive",
+    "scalable.cluster.budget",
     "scalable.cluster.host",
+    "scalable.cluster.ledger",
     "scalable.cluster.port",
 }
 """The modules of the engine that importing a provider may import: the others import Dask."""

@@ -122,7 +122,7 @@ ABILITIES = {
     "`scalable plan --render`: show the scripts and requests of a run": Renders,
     "`scalable ps`, `scalable reap`: find and remove what dead runs left behind": Reaps,
     "`scalable run --in-cluster`: run the workflow at the target, too": RunsInside,
-    "prices in plans, `limits.max_hourly_cost`": EstimatesCost,
+    "prices in plans, limits on cost": EstimatesCost,
     "`scalable prices refresh`: ask for the present prices": RefreshesPrices,
 }
 

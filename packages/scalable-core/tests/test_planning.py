@@ -23,6 +23,7 @@ from scalable.planning import (
     check_counts,
     check_limits,
     most_expensive_plan,
+    plan_budget,
     scale_plan,
 )
 from scalable.providers.base import ClusterHandle, DeploymentSpec, ResourceRequest, ScalePlan
@@ -457,3 +458,58 @@ def test_an_unknown_price_cannot_be_shown_to_be_within_a_limit() -> None:
 def test_without_a_limit_any_cost_is_accepted() -> None:
     spec = spec_of({"n_workers": 1000})
     check_limits(spec, PricedProvider(), build_plan(spec, PricedProvider()).scale_plan)
+
+
+@pytest.mark.parametrize(
+    ("options", "within"), [({"n_workers": 2}, True), ({"n_workers": 3}, False)]
+)
+def test_a_limit_on_workers_holds_for_the_largest_size(
+    options: dict[str, Any], within: bool
+) -> None:
+    spec = spec_of({**options, "limits": {"max_workers": 4}})
+    plan = build_plan(spec, PlainProvider()).scale_plan
+    if within:
+        check_limits(spec, PlainProvider(), plan)
+        return
+    with pytest.raises(
+        LimitExceededError, match=r"6 workers, which is above targets\.here\.limits"
+    ):
+        check_limits(spec, PlainProvider(), plan)
+
+
+def test_a_limit_on_workers_sizes_nothing() -> None:
+    spec = spec_of({"limits": {"max_workers": 9}})
+
+    assert build_plan(spec, PlainProvider()).scale_plan.workers_by_tag == {"gcam": 1, "plots": 1}
+
+
+def test_an_unknown_price_cannot_be_within_a_limit_on_the_whole_cost() -> None:
+    spec = spec_of({"limits": {"max_cost": 1000}}, {"gcam": {}, "new": {}})
+    plan = build_plan(spec, PricedProvider()).scale_plan
+    with pytest.raises(LimitExceededError, match=r"limits\.max_cost cannot be enforced.* of new"):
+        check_limits(spec, PricedProvider(), plan)
+
+
+def test_a_budget_has_the_price_of_a_worker_and_of_what_is_there_anyway() -> None:
+    limits = {"max_cost": 7, "max_worker_hours": 5, "on_exceed": "drain"}
+    spec = spec_of({"limits": limits, "n_workers": 3})
+    budget = plan_budget(spec, PricedProvider(), build_plan(spec, PricedProvider()).scale_plan)
+
+    assert budget.prices == {"gcam": 3.0, "plots": 1.0}
+    assert budget.fixed_price == 0.5
+    assert (budget.max_cost, budget.max_worker_hours) == (7.0, 5.0)
+    assert budget.on_exceed == "drain"
+
+
+def test_without_prices_the_cost_is_not_known() -> None:
+    spec = spec_of({})
+    budget = plan_budget(spec, PlainProvider(), build_plan(spec, PlainProvider()).scale_plan)
+
+    assert (budget.prices, budget.fixed_price) == ({}, None)
+
+
+def test_a_component_without_a_price_is_left_out_of_a_budget() -> None:
+    spec = spec_of({}, {"gcam": {}, "new": {}})
+    budget = plan_budget(spec, PricedProvider(), build_plan(spec, PricedProvider()).scale_plan)
+
+    assert budget.prices == {"gcam": 3.0}

@@ -11,10 +11,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
-from math import inf
 from typing import Any, NamedTuple, Self
 
 from scalable.cluster.adaptive import AdaptivePolicy
+from scalable.cluster.budget import Budget, largest_counts
 from scalable.costing import CostEstimate
 from scalable.errors import LimitExceededError, ValidationFailedError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
@@ -29,7 +29,7 @@ from scalable.providers.base import (
     ResourceRequest,
     ScalePlan,
 )
-from scalable.providers.options import TargetOptions, WorkerRange, common_options
+from scalable.providers.options import Limits, TargetOptions, WorkerRange, common_options
 
 __all__ = [
     "GroupSize",
@@ -38,8 +38,11 @@ __all__ = [
     "check_counts",
     "check_limits",
     "component_request",
+    "describe_limits",
+    "estimate_cost",
     "group_size",
     "most_expensive_plan",
+    "plan_budget",
     "scale_plan",
 ]
 
@@ -136,14 +139,13 @@ def build_plan(spec: DeploymentSpec, provider: DeploymentProvider) -> Plan:
         if options is None:
             raise ValidationFailedError(ValidationReport.of(issues))
         scale = scale_plan(spec, options)
-    cost = provider.estimate_cost(spec, scale) if isinstance(provider, EstimatesCost) else None
     return Plan(
         target=spec.target_name,
         provider=provider.name,
         manifest_lock=manifest_lock(spec.raw_manifest),
         scale_plan=scale,
         components_by_task=spec.components_by_task,
-        cost=cost,
+        cost=estimate_cost(spec, provider, scale),
     )
 
 
@@ -241,58 +243,145 @@ def _check_cap(
 
 
 def check_limits(spec: DeploymentSpec, provider: DeploymentProvider, plan: ScalePlan) -> None:
-    """Raise an error if a plan may cost more than its target allows.
+    """Raise an error if a plan may have more workers, or cost more, than its target allows.
 
-    The maximum cost counts, with adaptive groups at their largest. A cost that is not known cannot be shown to be
+    The largest size counts, with adaptive groups at their maximum. A cost that is not known cannot be shown to be
     within a limit.
 
     Raises
     ------
     LimitExceededError
-        A `ValueError`: the plan may cost more, or its cost is not known.
+        A `ValueError`: the plan may exceed a limit, or its cost is not known.
     """
     options, _ = common_options(spec)
-    allowed = options.limits.max_hourly_cost if options else None
-    if allowed is None or not isinstance(provider, EstimatesCost):
+    if options is None:
         return
-    estimate = provider.estimate_cost(spec, most_expensive_plan(spec, provider, plan))
+    limits, where = options.limits, f"targets.{spec.target_name}.limits"
+    largest = most_expensive_plan(spec, provider, plan)
+    workers = sum(largest.workers_by_tag.values())
+    if limits.max_workers is not None and workers > limits.max_workers:
+        raise LimitExceededError(
+            f"the plan may have {workers} workers, which is above {where}.max_workers; "
+            f"ask for fewer, set `max_workers: {limits.max_workers}` for the target, or raise the limit"
+        )
+    estimate = estimate_cost(spec, provider, largest)
     if estimate is None:
         return
-    where = f"targets.{spec.target_name}.limits.max_hourly_cost"
-    if estimate.known_hourly > allowed:
+    allowed = limits.max_hourly_cost
+    if allowed is not None and estimate.known_hourly > allowed:
         raise LimitExceededError(
             f"the plan may cost {estimate.known_hourly:.2f} {estimate.currency}/h, "
-            f"which is above {where}; ask for fewer workers or raise the limit"
+            f"which is above {where}.max_hourly_cost; ask for fewer workers or raise the limit"
         )
-    if estimate.unknown:
+    name = "max_cost" if allowed is None else "max_hourly_cost"
+    if estimate.unknown and (allowed is not None or limits.max_cost is not None):
         raise LimitExceededError(
-            f"{where} cannot be enforced, because the price of {', '.join(estimate.unknown)} is unknown; "
+            f"{where}.{name} cannot be enforced, because the price of {', '.join(estimate.unknown)} is unknown; "
             "choose what has a price or remove the limit"
         )
 
 
+def estimate_cost(
+    spec: DeploymentSpec, provider: DeploymentProvider, plan: ScalePlan
+) -> CostEstimate | None:
+    """Return the cost of the workers that a plan starts with; None if the provider has no prices."""
+    return provider.estimate_cost(spec, plan) if isinstance(provider, EstimatesCost) else None
+
+
 def most_expensive_plan(
-    spec: DeploymentSpec, provider: EstimatesCost, plan: ScalePlan
+    spec: DeploymentSpec, provider: DeploymentProvider, plan: ScalePlan
 ) -> ScalePlan:
     """Return a plan with the most expensive counts that its ranges allow.
 
     Adaptive groups are at their maximum, the most expensive ones first if `max_workers` is too small for all.
     """
-    counts = dict(plan.workers_by_tag)
-    counts.update({tag: minimum for tag, (minimum, _) in plan.ranges_by_tag.items()})
+    minima = {**plan.workers_by_tag, **{tag: low for tag, (low, _) in plan.ranges_by_tag.items()}}
 
     def price(tag: str) -> Decimal:
-        alone = replace(plan, workers_by_tag={each: int(each == tag) for each in counts})
-        estimate = provider.estimate_cost(spec, alone)
+        estimate = estimate_cost(spec, provider, _only(plan, tag))
         return estimate.known_hourly if estimate else Decimal(0)
 
-    room = inf if plan.max_workers is None else plan.max_workers - sum(counts.values())
-    for tag in sorted(plan.ranges_by_tag, key=price, reverse=True):
-        minimum, maximum = plan.ranges_by_tag[tag]
-        more = max(0, int(min(maximum - minimum, room)))
-        counts[tag] += more
-        room -= more
-    return replace(plan, workers_by_tag=counts)
+    maxima = {tag: high for tag, (_, high) in plan.ranges_by_tag.items()}
+    return replace(plan, workers_by_tag=largest_counts(minima, maxima, price, plan.max_workers))
+
+
+def _only(plan: ScalePlan, tag: str | None) -> ScalePlan:
+    """Return a plan of one worker of one group, or of none."""
+    return replace(plan, workers_by_tag={} if tag is None else {tag: 1})
+
+
+def plan_budget(spec: DeploymentSpec, provider: DeploymentProvider, plan: ScalePlan) -> Budget:
+    """Return what a run of a target may use, with the prices of its workers as far as they are known."""
+    options, _ = common_options(spec)
+    limits = options.limits if options else Limits()
+    nothing = estimate_cost(spec, provider, _only(plan, None))
+    fixed = None if nothing is None else nothing.hourly
+    prices = {}
+    for tag in plan.workers_by_tag:
+        one = estimate_cost(spec, provider, _only(plan, tag))
+        if one is not None and one.hourly is not None and fixed is not None:
+            prices[tag] = float(one.hourly - fixed)
+    return Budget(
+        limits.max_workers,
+        None if limits.max_hourly_cost is None else float(limits.max_hourly_cost),
+        None if limits.max_cost is None else float(limits.max_cost),
+        limits.max_worker_hours,
+        limits.on_exceed,
+        prices,
+        None if fixed is None else float(fixed),
+        "" if nothing is None else nothing.currency,
+    )
+
+
+def describe_limits(
+    budget: Budget, start: Mapping[str, int], largest: Mapping[str, int]
+) -> list[str]:
+    """Return when a run reaches its limits, at its first and at its largest size, in one line for each limit.
+
+    Examples
+    --------
+    >>> budget = Budget(max_worker_hours=10, max_cost=6, prices={"gcam": 2.0}, fixed_price=0.0, currency="USD")
+    >>> for line in describe_limits(budget, {"gcam": 1}, {"gcam": 4}):
+    ...     print(line)
+    max_cost 6 USD: reached after 3 h at the size of the start, 0.75 h at the largest; then stop-scaling
+    max_worker_hours 10: reached after 10 h at the size of the start, 2.5 h at the largest; then stop-scaling
+    """
+
+    def when(limit: float, rate: float | None) -> str:
+        if rate is None:
+            return "an unknown time"
+        return f"{limit / rate:.3g} h" if rate else "no time"
+
+    lines = []
+    if budget.max_workers is not None:
+        lines.append(
+            f"max_workers {budget.max_workers}: the largest size has {sum(largest.values())}"
+        )
+    if (most := budget.max_hourly_cost) is not None:
+        cost = budget.hourly_cost(largest)
+        shown = "an unknown amount" if cost is None else f"{cost:.3g}"
+        lines.append(f"max_hourly_cost {most:g} {budget.currency}: the largest size costs {shown}")
+    for name, unit, limit, rates in (
+        (
+            "max_cost",
+            f" {budget.currency}",
+            budget.max_cost,
+            (budget.hourly_cost(start), budget.hourly_cost(largest)),
+        ),
+        (
+            "max_worker_hours",
+            "",
+            budget.max_worker_hours,
+            (float(sum(start.values())), float(sum(largest.values()))),
+        ),
+    ):
+        if limit is not None:
+            first, last = (when(limit, rate) for rate in rates)
+            lines.append(
+                f"{name} {limit:g}{unit}: reached after {first} at the size of the start, {last} at the largest; "
+                f"then {budget.on_exceed}"
+            )
+    return lines
 
 
 class GroupSize(NamedTuple):

@@ -35,6 +35,7 @@ __all__ = [
     "event_as_json",
     "find_records",
     "installed_versions",
+    "mark_removed",
     "read_open_record",
     "read_record",
     "recorded_spec",
@@ -283,6 +284,31 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         raise ValueError("it is not a record of a run")
     return document
+
+
+def mark_removed(directory: Path) -> None:
+    """Record that nothing is left of what a run had started.
+
+    Parameters
+    ----------
+    directory : Path
+        The directory of its record.
+
+    Raises
+    ------
+    OSError, ValueError
+        As for `read_record`; or it cannot be written.
+    """
+    document = read_record(directory)
+    if document is None:
+        return
+    new = directory / "record.new"
+    new.unlink(missing_ok=True)
+    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(file, "w", encoding="utf-8") as stream:
+        json.dump({**document, "everything_removed": True}, stream, indent=2, ensure_ascii=False)
+        stream.write("\n")
+    new.replace(directory / "record.json")
 
 
 def recorded_spec(record: Mapping[str, Any]) -> DeploymentSpec:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from scalable.cli import asking, main
+from scalable.cli import asking, main, standing
+from scalable.cluster.ledger import FILE, Ledger
 from scalable.cluster.port import Leftover
 from scalable.errors import ClusterError, ProviderNotSetUpError
 from scalable.providers.base import ClusterHandle, DeploymentSpec, Owned, current_owner
@@ -44,6 +47,7 @@ class SiteProvider(BaseProvider[SiteOptions]):
         }
         self.locked: set[str] = set()
         self.errors: dict[str, BaseException] = {}
+        self.later: dict[str, Any] = {}
         self.asked: list[str] = []
 
     def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
@@ -51,6 +55,8 @@ class SiteProvider(BaseProvider[SiteOptions]):
         self.asked.append(site)
         if site in self.errors:
             raise self.errors[site]
+        if site in self.later and len(self.asked) > 1:
+            self.owned[site] = self.later.pop(site)
         return self.owned.get(site, [])
 
     def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
@@ -111,7 +117,7 @@ def test_ps_lists_the_resources_of_runs(batch: SiteProvider, cli: Cli) -> None:
     result = cli("ps")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[1].split() == [
-        *("demo", "batch", "r1", "job", "job-1", ME, "gcam", "running")
+        *("demo", "batch", "r1", "foreign", "job", "job-1", ME, "gcam", "running")
     ]
 
 
@@ -126,6 +132,7 @@ def test_json_has_a_stable_shape(batch: SiteProvider, cli: Cli) -> None:
         "owner": ME,
         "detail": "gcam running",
         "place": "",
+        "standing": "foreign",
     }
 
 
@@ -485,10 +492,155 @@ def test_reap_asks_the_target_that_has_the_resources(
     }
 
 
-@pytest.mark.parametrize("arguments", [[], ["r1", "--all"]])
-def test_reap_needs_runs_or_all(batch: SiteProvider, cli: Cli, arguments: list[str]) -> None:
-    assert cli("reap", *arguments).exit_code == 2
+def test_reap_takes_runs_or_all(batch: SiteProvider, cli: Cli) -> None:
+    assert cli("reap", "r1", "--all").exit_code == 2
     assert batch.asked == []
+
+
+# -- Orphans
+
+
+@pytest.fixture
+def dead() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture(autouse=True)
+def _without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "CONFIRM_AFTER", 0.0)
+
+
+def begin_ledger(record: RunRecord, run_id: str, **changes: Any) -> None:
+    """Write the ledger of a run that has requested one worker, of this process unless `changes` says otherwise."""
+    ledger = Ledger(record.directory)
+    ledger.begin(run_id)
+    ledger.launch("gcam", 1, "request")
+    path = record.directory / FILE
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | changes), *rest, ""]))
+
+
+def standings(cli: Cli) -> dict[str, str]:
+    return {each["name"]: each["standing"] for each in json.loads(cli("ps", "--json").stdout)}
+
+
+def test_ps_joins_ledgers_with_what_providers_show(
+    batch: SiteProvider, cli: Cli, project: Path, dead: int
+) -> None:
+    runs: dict[str, dict[str, Any]] = {
+        "r1": {},
+        "r2": {"pid": dead},
+        "r3": {"host": "another"},
+        "r4": {"started": 1},
+        "r5": {"boot": "before"},
+    }
+    for run, changes in runs.items():
+        begin_ledger(begin_run(project), run, **changes)
+    batch.owned["here"] = [Owned("job", f"job-{n}", f"r{n}", ME) for n in range(1, 7)]
+
+    assert standings(cli) == {
+        "job-1": "alive",
+        "job-2": "orphan",
+        "job-3": "elsewhere",
+        "job-4": "orphan",
+        "job-5": "orphan",
+        "job-6": "foreign",
+    }
+
+
+def test_what_a_run_that_has_ended_could_not_remove_is_an_orphan(
+    batch: SiteProvider, cli: Cli, project: Path
+) -> None:
+    record = begin_run(project)
+    begin_ledger(record, "r1")
+    record.end(1, everything_removed=False)
+
+    assert standings(cli)["job-1"] == "orphan"
+
+
+def test_reap_removes_orphans_alone(
+    batch: SiteProvider, cli: Cli, project: Path, dead: int
+) -> None:
+    ended = begin_run(project)
+    begin_ledger(ended, "r1", pid=dead)
+    begin_ledger(begin_run(project), "r2")
+    batch.owned["here"] += [Owned("job", "job-3", "r1", "somebody"), Owned("job", "job-4", "x", ME)]
+
+    result = cli("reap", "--yes")
+
+    assert result.exit_code == 0, result.stderr
+    assert [each.name for each in batch.owned["here"]] == ["job-2", "job-3", "job-4"]
+    assert batch.asked == ["here", "here"]
+    assert json.loads((ended.directory / "record.json").read_text())["everything_removed"] is True
+
+
+def test_an_orphan_that_is_shown_once_is_left_alone(
+    batch: SiteProvider, cli: Cli, project: Path, dead: int
+) -> None:
+    """As are those that are shown only the second time: each must be shown twice."""
+    begin_ledger(begin_run(project), "r1", pid=dead)
+    batch.later["here"] = [Owned("job", "job-9", "r1", ME)]
+
+    result = cli("reap", "--yes")
+
+    assert result.exit_code == 0
+    assert "no orphan was shown twice" in result.stderr
+    assert [each.name for each in batch.owned["here"]] == ["job-9"]
+
+
+def test_an_answer_that_does_not_come_a_second_time_removes_nothing(
+    batch: SiteProvider, cli: Cli, project: Path, dead: int
+) -> None:
+    record = begin_run(project)
+    begin_ledger(record, "r1", pid=dead)
+    batch.later["here"] = None
+
+    result = cli("reap", "--yes")
+
+    assert json.loads((record.directory / "record.json").read_text())["everything_removed"] is False
+    assert result.exit_code == 1
+
+
+def test_an_orphan_that_cannot_be_removed_stays_one(
+    batch: SiteProvider, cli: Cli, project: Path, dead: int
+) -> None:
+    record = begin_run(project)
+    begin_ledger(record, "r1", pid=dead)
+    batch.locked = {"job-1"}
+
+    assert cli("reap", "--yes").exit_code == 1
+    assert json.loads((record.directory / "record.json").read_text())["everything_removed"] is False
+    assert standings(cli)["job-1"] == "orphan"
+
+
+def test_a_killed_run_of_which_nothing_is_left_is_lost_until_it_is_reaped(
+    batch: SiteProvider, cli: Cli, project: Path, dead: int
+) -> None:
+    record = begin_run(project)
+    begin_ledger(record, "r9", pid=dead)
+
+    assert standings(cli)[record.directory.name] == "lost"
+    assert f"note: run {record.directory.name} has ended" in cli("ps").stderr
+    result = cli("reap", "--yes")
+    assert result.exit_code == 0
+    assert f"nothing is left of run {record.directory.name}" in result.stderr
+    assert record.directory.name not in standings(cli)
+    assert len(batch.owned["here"]) == 2
+
+
+def test_a_run_is_not_lost_while_its_target_does_not_answer(
+    batch: SiteProvider, cli: Cli, project: Path, dead: int
+) -> None:
+    record = begin_run(project)
+    begin_ledger(record, "r9", pid=dead)
+    batch.errors["here"] = ConnectionError("no answer")
+
+    assert standings(cli) == {}
+    assert cli("reap", "--yes").exit_code == 1
+    assert json.loads((record.directory / "record.json").read_text())["everything_removed"] is False
 
 
 def test_reap_asks_before_it_removes(batch: SiteProvider, cli: Cli) -> None:
@@ -555,6 +707,7 @@ def test_reap_goes_on_after_a_provider_that_fails(
             "kind": "job",
             "name": "job-1",
             "error": "ConnectionError: reset by peer",
+            "is_certain": True,
         }
     ]
 

@@ -157,7 +157,10 @@ async def test_possible_leftovers_are_named_when_nothing_can_be_known(
 @in_virtual_time
 async def test_what_was_never_launched_is_not_left() -> None:
     async def sweep() -> list[Leftover]:
-        return [Leftover("jobs named", "x", "no squeue"), Leftover("volume", "v", "in use")]
+        return [
+            Leftover("jobs named", "x", "no squeue", is_certain=False),
+            Leftover("volume", "v", "in use"),
+        ]
 
     async with Simulation("gcam") as world:
         refused: deque[Exception] = deque([LaunchRefusedError("there is no sbatch")] * 50)

@@ -46,7 +46,7 @@ def workers(*units: Unit, tasks: int = 0) -> Report:
 def group_of(*units: Unit, wanted: int = 0, **spec: float) -> Group:
     """Return a group whose first launch was answered with these units, at 0."""
     group = Group(GroupSpec("gcam", **spec), wanted=wanted)  # type: ignore[arg-type] # of many types
-    group.record_request("r1", len(units))
+    group.record_request("r1", len(units), 0.0)
     group.record_answer("r1", LaunchResult(units), 0.0)
     return group
 
@@ -75,7 +75,7 @@ def end_reasons(ended: list[UnitEnd]) -> list[EndReason]:
 
 def test_units_count_as_soon_as_they_are_requested() -> None:
     group = Group(GroupSpec("gcam"))
-    group.record_request("r1", 3)
+    group.record_request("r1", 3, 0.0)
     assert (group.unnamed, len(group.alive)) == (3, 0)
 
     group.record_answer("r1", LaunchResult([unit(1)], unnamed=2), 1.0)
@@ -87,7 +87,7 @@ def test_units_count_as_soon_as_they_are_requested() -> None:
 
 def test_an_observation_may_come_before_the_answer() -> None:
     group = Group(GroupSpec("gcam"))
-    group.record_request("r1", 2)
+    group.record_request("r1", 2, 0.0)
     group.update(seen(1.0, *running(unit(1), unit(2))), EMPTY, 1.0)
     assert (group.unnamed, len(group.alive)) == (0, 2)
 
@@ -98,7 +98,7 @@ def test_an_observation_may_come_before_the_answer() -> None:
 
 def test_a_named_unit_that_ends_is_not_taken_for_one_without_a_name() -> None:
     group = Group(GroupSpec("gcam"))
-    group.record_request("r1", 3)
+    group.record_request("r1", 3, 0.0)
     group.record_answer("r1", LaunchResult([unit(1)], unnamed=2), 0.0)
     ended = group.update(seen(1.0, UnitState(unit(1), Phase.GONE)), EMPTY, 1.0)
 
@@ -108,7 +108,7 @@ def test_a_named_unit_that_ends_is_not_taken_for_one_without_a_name() -> None:
 
 def test_units_that_are_not_named_in_time_are_given_up_once() -> None:
     group = Group(GroupSpec("gcam", startup_timeout=60))
-    group.record_request("r1", 3)
+    group.record_request("r1", 3, 0.0)
     assert group.forget_overdue_requests(1000.0) == {}  # it has not even been answered
     group.record_answer("r1", LaunchResult([unit(1)], unnamed=2), 1000.0)
 
@@ -128,7 +128,7 @@ def test_units_of_other_groups_are_ignored() -> None:
 
 def test_an_observation_that_began_before_a_launch_does_not_show_its_units_as_gone() -> None:
     group = group_of()
-    group.record_request("r2", 1)
+    group.record_request("r2", 1, 0.0)
     group.record_answer("r2", LaunchResult([unit(1, "r2")]), 5.0)
 
     assert group.update(seen(4.0), EMPTY, 6.0) == []
@@ -138,7 +138,7 @@ def test_an_observation_that_began_before_a_launch_does_not_show_its_units_as_go
 
 def test_a_unit_is_gone_when_it_is_absent_for_long_enough_and_its_worker_is_not_connected() -> None:
     group = Group(GroupSpec("gcam"), RetryPolicy(absence_timeout=30))
-    group.record_request("r1", 2)
+    group.record_request("r1", 2, 0.0)
     group.record_answer("r1", LaunchResult([unit(1), unit(2)]), 0.0)
     assert group.update(seen(1.0), workers(unit(2)), 1.0) == []
     assert group.update(seen(30.0), workers(unit(2)), 30.0) == []
@@ -160,7 +160,7 @@ def test_a_unit_that_was_stopped_is_gone_when_two_observations_do_not_show_it() 
 
 def test_until_a_launch_is_answered_all_its_units_count() -> None:
     group = Group(GroupSpec("gcam"), wanted=5)
-    group.record_request("r1", 5)
+    group.record_request("r1", 5, 0.0)
     group.record_lost_answer("r1")
     assert (group.unnamed, group.lacking, group.unclear_request) == (5, 0, ("r1", 5))
 
@@ -170,7 +170,7 @@ def test_until_a_launch_is_answered_all_its_units_count() -> None:
 
 def test_observations_can_tell_what_a_launch_has_created() -> None:
     group = Group(GroupSpec("gcam"), wanted=2)
-    group.record_request("r1", 2)
+    group.record_request("r1", 2, 0.0)
     group.record_lost_answer("r1")
     group.update(seen(1.0, *running(unit(1), unit(2))), EMPTY, 1.0)
     assert (group.unnamed, group.lacking, group.unclear_request) == (0, 0, None)
@@ -240,7 +240,7 @@ def test_a_healthy_worker_resets_the_count_of_early_losses() -> None:
     group = Group(GroupSpec("gcam"), RetryPolicy(max_early_losses=2, healthy_after=10))
 
     def launch(number: int, now: float) -> Report:
-        group.record_request(f"r{number}", 1)
+        group.record_request(f"r{number}", 1, 0.0)
         group.record_answer(f"r{number}", LaunchResult([unit(number, f"r{number}")]), now)
         joined = workers(unit(number, f"r{number}"))
         group.update(None, joined, now)
@@ -270,7 +270,7 @@ def test_a_worker_that_joined_and_left_between_two_reports_is_not_a_failed_start
 def group_after_an_early_loss(reported: Report = EMPTY) -> Group:
     """Return a group that fails after one early loss, and has had one."""
     group = Group(GroupSpec("gcam"), RetryPolicy(max_early_losses=1))
-    group.record_request("r1", 1)
+    group.record_request("r1", 1, 0.0)
     group.record_answer("r1", LaunchResult([unit(1)]), 0.0)
     group.update(None, workers(unit(1)), 1.0)
     assert end_reasons(group.update(seen(2.0, UnitState(unit(1), Phase.GONE)), reported, 2.0)) == [

@@ -28,7 +28,7 @@ def test_it_shows_what_a_group_waits_for() -> None:
         member(3, Phase.RUNNING, joined=True),
         wanted=4,
     )
-    group.record_request("r2", 1)
+    group.record_request("r2", 1, 0.0)
     status = group_status(group)
 
     assert (status.pending, status.starting, status.running, status.draining) == (2, 1, 1, 0)

@@ -59,6 +59,18 @@ def make_worker_of() -> Callable[[], str]:
 worker_of = make_worker_of()
 
 
+def make_endless() -> Callable[[], None]:
+    def endless() -> None:
+        import threading
+
+        threading.Event().wait()
+
+    return endless
+
+
+endless = make_endless()
+
+
 # -- Before the start
 
 
@@ -236,6 +248,40 @@ def test_changes_are_held_to_the_limit(project: Path) -> None:
             session.scale({"fair": 2})
         session.scale({"gcam": 0})
         session.scale({"fair": 2})
+
+
+def test_a_cluster_refuses_what_its_session_would(project: Path) -> None:
+    manifest(project, "price: 2, workers: {fair: 1, gcam: 0}, limits: {max_hourly_cost: 5}")
+
+    session = ScalableSession.from_yaml()
+    with session:
+        with pytest.raises(LimitExceededError, match=r"limits\.max_hourly_cost"):
+            session.cluster.scale_groups({"fair": 3})
+        with pytest.raises(LimitExceededError):
+            session.cluster.adapt_groups({"gcam": (0, 2)})
+        session.cluster.scale_groups({"fair": 2})
+
+
+def test_a_run_that_reaches_a_limit_ends_and_its_record_says_so(project: Path) -> None:
+    limits = "{max_worker_hours: 0.0005, on_exceed: abort}"
+    workers = "{fair: {minimum: 0, maximum: 1}, gcam: 0}"
+    manifest(project, f"price: 2, workers: {workers}, limits: {limits}")
+
+    session = ScalableSession.from_yaml()
+    with session as client:
+        future = client.submit(endless, tag="fair")
+        with pytest.raises(GroupFailedError, match=r"limits\.max_worker_hours is reached"):
+            future.result(timeout=120)
+        with pytest.raises(LimitExceededError, match=r"limits\.max_worker_hours is reached"):
+            session.scale({"fair": 1})
+
+    (directory,) = find_records()
+    summary = json.loads((directory / "record.json").read_text())["summary"]
+    assert summary["limit_reached"] == "max_worker_hours"
+    assert summary["action"] == "abort"
+    assert summary["limits"] == {"max_worker_hours": 0.0005}
+    assert summary["cost"] == pytest.approx(2 * sum(summary["worker_hours"].values()), abs=1e-4)
+    assert summary["worker_hours"]["fair"] >= 0.0005
 
 
 def test_a_change_that_the_cluster_refuses_does_not_count_for_the_limit(project: Path) -> None:

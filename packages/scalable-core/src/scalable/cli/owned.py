@@ -15,6 +15,7 @@ from scalable.cli.output import as_table, print_json, print_note, print_problem,
 
 if TYPE_CHECKING:
     from scalable.cli.asking import Answer, Answers
+    from scalable.cli.standing import Standings
     from scalable.cluster.port import Leftover
     from scalable.providers.base import Owned
 
@@ -62,17 +63,38 @@ def ps(
     unless MANIFEST or --target is given, also where those runs were whose record in .scalable/runs does not say that
     everything was removed. Without a manifest, it asks every provider that needs no options.
 
+    Each is *alive*, if the process of its run lives on this machine; an *orphan*, if that has ended; *elsewhere*, if it
+    is on another machine; or *foreign*, if no run that was started from this directory has made it. Runs of which a
+    ledger says that they have made something, and no provider shows it any more, are *lost*.
+
     The exit status is 1 if a target does not answer. One that this machine is not set up to ask is only noted, unless
     --target or --provider names it.
     """
     from scalable.cli.asking import Scope, ask
+    from scalable.cli.standing import Standings
 
-    answers = ask(Scope(manifest, target, overlay, provider))
+    scope = Scope(manifest, target, overlay, provider)
+    answers = ask(scope)
     _print_troubles(answers)
+    standings = Standings.read()
+    lost = standings.lost(answers, scope)
     if as_json:
-        print_json([each for answer in answers.found for each in _as_json(answer, answer.owned)])
+        print_json(
+            [
+                {**row, "standing": standings.of(resource).value}
+                for answer in answers.found
+                for resource in answer.owned
+                for row in _as_json(answer, [resource])
+            ]
+            + [run.as_json() for run in lost]
+        )
     else:
-        _show((answer, resource) for answer in answers.found for resource in answer.owned)
+        _show(
+            ((answer, resource) for answer in answers.found for resource in answer.owned),
+            standings,
+        )
+        for run in lost:
+            print_note(f"{run.describe()}; `scalable reap` takes note of that")
         if answers.found and answers.complete and not any(a.owned for a in answers.found):
             print_status(_nothing(answers))
     if not answers.complete:
@@ -108,29 +130,45 @@ def reap(
 ) -> None:
     """Remove the resources that dead runs left in queues and clouds.
 
-    Name the RUNs, as `scalable ps` shows them, or give --all for all of yours. A run that is still alive loses its
-    workers. What belongs to another user is never removed. The same targets are asked as by `scalable ps`.
+    By default, these are the orphans, as `scalable ps` shows them: what a run has made that was started from this
+    directory, and whose process has ended. They are removed only if two answers of their provider show them.
+
+    Otherwise, name the RUNs, or give --all for all of yours. A run that is still alive loses its workers then. What
+    belongs to another user is never removed. The same targets are asked as by `scalable ps`.
 
     The exit status is 1 if something could not be removed, belongs to another user although its RUN was named, or a
     target does not answer.
     """
     from scalable.cli.asking import Scope, ask
+    from scalable.cli.standing import Standings, confirm
 
-    if bool(runs) == all_runs:
-        raise click.UsageError(
-            "name the runs to remove, as `scalable ps` shows them, or give --all"
-        )
-    answers = ask(Scope(manifest, target, overlay, provider))
+    if runs and all_runs:
+        raise click.UsageError("name the runs to remove, or give --all, not both")
+    scope = Scope(manifest, target, overlay, provider)
+    answers = ask(scope)
     _print_troubles(answers)
+    standings = Standings.read()
+    orphans_only = not runs and not all_runs
+    gone = standings.lost(answers, scope)
+    confirmed = orphans_only and bool(gone or standings.orphans(answers))
+    if confirmed:
+        answers, gone = confirm(answers, gone, scope)
     removal = _Removal()
     for answer in answers.found:
-        mine, others = _select(answer.owned, runs)
-        removal.others += others
+        if orphans_only:
+            mine = [each for each in answer.owned if standings.is_orphan(each)]
+        else:
+            mine, others = _select(answer.owned, runs)
+            removal.others += others
         if mine:
-            _show([(answer, resource) for resource in mine], err=as_json)
+            _show([(answer, resource) for resource in mine], standings, err=as_json)
             if not yes:
                 click.confirm(f"Remove these {len(mine)} resources?", abort=True, err=True)
             removal.remove(answer, mine)
+    if orphans_only and answers.complete:
+        standings.close(removal.left, removal.removed, gone)
+        for run in gone:
+            print_status(f"nothing is left of run {run.name}")
     refused = _print_others(removal.others, runs)
     if as_json:
         print_json({"removed": removal.removed, "left": removal.left})
@@ -141,8 +179,12 @@ def reap(
             print_status(
                 f"there are no resources of {names} in a queue or a cloud; see `scalable ps`"
             )
-        elif not owned:
+        elif confirmed and not (removal.removed or removal.left or gone):
+            print_status("no orphan was shown twice, so nothing was removed")
+        elif not owned and not gone:
             print_status(_nothing(answers))
+        elif orphans_only and not (removal.removed or removal.left or gone):
+            print_status("there are no orphans; name a run to remove it")
     if removal.left or refused or not answers.complete:
         context.exit(FAILED)
 
@@ -230,13 +272,16 @@ def _as_json(
     return [{**where, **asdict(resource)} for resource in resources]
 
 
-def _show(resources: Iterable[tuple[Answer, Owned]], *, err: bool = False) -> None:
-    header = ("target", "provider", "run", "kind", "name", "owner", "state")
+def _show(
+    resources: Iterable[tuple[Answer, Owned]], standings: Standings, *, err: bool = False
+) -> None:
+    header = ("target", "provider", "run", "", "kind", "name", "owner", "state")
     rows = [
         [
             answer.target or "-",
             answer.spec.provider_name,
             each.run_id,
+            standings.of(each).value,
             each.kind,
             each.name,
             each.owner,

@@ -20,7 +20,7 @@ from scalable.cli.following import Following, follow
 from scalable.cli.inside import run_inside, submission
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
 from scalable.cli.output import print_problem, print_status, print_warnings
-from scalable.cli.plan import describe
+from scalable.cli.plan import describe_session
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
 from scalable.cli.script import (
     Outcome,
@@ -73,6 +73,13 @@ class _WithArguments(click.Command):
     is_flag=True,
     help="Run the workflow at the target too, beside the scheduler: it needs no connection to this machine.",
 )
+@click.option(
+    "--plan",
+    "plan_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Run what `scalable plan --output FILE` has planned, and nothing else.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan, and run nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only problems, no progress.")
 @json_option
@@ -85,6 +92,7 @@ def run(
     overlay: str | None,
     workflow: Path,
     in_cluster: bool,
+    plan_file: Path | None,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -101,15 +109,20 @@ def run(
     from scalable.session.ending import RunEnd
 
     code = _compile(workflow)
+    saved = None
+    if plan_file is not None:
+        saved, target, overlay = _read_plan(plan_file, target, overlay)
     session = ScalableSession.from_yaml(
         manifest, target=target, overlay=overlay, workflow=workflow.resolve().parent
     )
     plan = session.plan()
+    if saved is not None:
+        _check_unchanged(context, session, plan, saved, overlay)
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
     _check_requested_target(context, workflow, session)
     if dry_run:
-        click.echo(plan.to_json() if as_json else describe(plan), nl=not as_json)
+        click.echo(plan.to_json() if as_json else describe_session(session, plan), nl=not as_json)
         return
     arguments = context.meta[_ARGUMENTS]
     inside = submission(session, workflow, arguments) if in_cluster else None
@@ -242,6 +255,36 @@ def _check_requested_target(
         context.exit(USAGE)
 
 
+def _read_plan(
+    path: Path, target: str | None, overlay: str | None
+) -> tuple[dict[str, Any], str, str | None]:
+    """Return a saved plan, and the target and the overlay that it is for."""
+    from scalable.cli.saved_plan import read_plan
+
+    saved = read_plan(path)
+    if target not in (None, saved["target"]):
+        raise Failure(f"{path} is a plan for target {saved['target']!r}, not {target!r}", USAGE)
+    return saved, saved["target"], overlay or saved["launch"].get("overlay")
+
+
+def _check_unchanged(
+    context: click.Context,
+    session: ScalableSession,
+    plan: Plan,
+    saved: Mapping[str, Any],
+    overlay: str | None,
+) -> None:
+    """End the command if a run would not be what a saved plan says, with a line for each change."""
+    from scalable.cli.saved_plan import changes_since, plan_document, render_plan
+
+    now = plan_document(session, plan, render_plan(session, plan), overlay)
+    if changes := changes_since(saved, now):
+        for change in changes:
+            print_problem(change)
+        print_status("nothing was started; look at `scalable plan --diff`, and write a new plan")
+        context.exit(USAGE)
+
+
 def _begin_record(
     session: ScalableSession, plan: Plan, workflow: Path, arguments: Sequence[str]
 ) -> RunRecord:
@@ -368,7 +411,8 @@ def _read_tally(session: ScalableSession) -> Tally:
 
 def _summarize(session: ScalableSession, tally: Tally, seconds: float) -> dict[str, Any]:
     hours = {tag: round(each, 6) for tag, each in session.worker_hours.items()}
-    return {**tally.to_dict(), "worker_hours": hours, "seconds": round(seconds, 3)}
+    used = {"worker_hours": hours, **session.usage}
+    return {**tally.to_dict(), **used, "seconds": round(seconds, 3)}
 
 
 def _print_summary(
@@ -384,6 +428,11 @@ def _print_summary(
     if used:
         each = ", ".join(f"{tag} {hours:.3g}" for tag, hours in used.items())
         print_status(f"worker-hours: {sum(used.values()):.3g} ({each})")
+    if summary.get("cost"):
+        print_status(f"cost: about {summary['cost']:.3g} {summary['currency']}")
+    if reached := summary.get("limit_reached"):
+        most = summary["limits"][reached]
+        print_status(f"limits.{reached} ({most:g}) was reached; on_exceed: {summary['action']}")
     logs = record.directory / "logs"
     if logs.is_dir():
         print_status(f"logs of workers in {logs}")

@@ -13,11 +13,13 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `starts`        how long the workers of a group take to start
 `adaptive`      how many workers demand is worth, for how long idle ones stay, how a cap is shared
 `targets`       the wanted count of each group, by that arithmetic
+`budget`        what a run may use, and a meter of what it has used
 `controller`    the turn: observe, handle ends, set targets, drain, resume, launch, publish
 `ends`          what follows from the end of a unit, and failed groups
 `draining`      how workers drain, and their units are stopped
 `launching`     how groups get the units that they lack
 `limits`        calls that end in an error after a while
+`ledger`        what a run is about to make, on disk before it is made
 `native`        the calls to the backend that are under way
 `explanations`  why units did not start or were lost, for users
 `closing`       the steps of closing, each bounded in time
@@ -36,7 +38,7 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 
 What this process uses of Dask beyond its public interface is in `dask_internals`.
 
-Only `port` and `host` can be imported without Dask, so nothing is re-exported eagerly.
+Only `adaptive`, `budget`, `ledger`, `port` and `host` can be imported without Dask, so nothing is re-exported eagerly.
 """
 
 from __future__ import annotations

@@ -16,12 +16,14 @@ from dataclasses import replace
 
 from scalable.cluster import explanations
 from scalable.cluster.adaptive import AdaptivePolicy
+from scalable.cluster.budget import Budget, Meter, OnExceed
 from scalable.cluster.closing import ClosingSteps
 from scalable.cluster.draining import Drainer
 from scalable.cluster.ends import EndHandler, GroupFailures
 from scalable.cluster.events import current_log
 from scalable.cluster.group import Group
 from scalable.cluster.launching import Launcher
+from scalable.cluster.ledger import current_ledger
 from scalable.cluster.link import Report, SchedulerLink
 from scalable.cluster.member import Observation
 from scalable.cluster.native import NativeCalls
@@ -42,8 +44,10 @@ from scalable.errors import (
     ClusterClosedError,
     GroupFailedError,
     GroupTimeoutError,
+    LimitExceededError,
     SchedulerLostError,
     UnknownTagError,
+    describe_error,
 )
 
 __all__ = ["GroupController"]
@@ -100,10 +104,12 @@ class GroupController:
         self.policy = policy or AdaptivePolicy()
         self.pace = pace or Pace()
         self.clock = clock
+        self.meter = Meter(Budget(), clock())
         self.events = current_log()
         self.closed = False
         self.closing = ClosingSteps(self.pace.close_timeout)
         self.statuses: Mapping[str, GroupStatus] = {}
+        self.ledger = current_ledger()
         self._native = NativeCalls(
             backend,
             max_wait=self.pace.tick,
@@ -111,7 +117,9 @@ class GroupController:
             max_poll=self.pace.max_poll,
             timeout=self.pace.native_timeout,
             clock=clock,
+            before_launch=self._record_intent,
         )
+        self._recorded: set[str] = set()
         self._native_problem: Explanation | None = None
         self._failed_turn = ""
         self._reports = 0
@@ -161,6 +169,31 @@ class GroupController:
         self._request_turn()
         await self.scheduler.publish({tag: group.spec.slots for tag, group in self.groups.items()})
 
+    async def set_budget(self, budget: Budget, spent_seconds: float = 0.0) -> None:
+        """Limit what the cluster may use, once and for all; `spent_seconds` is since when it costs money."""
+        if self.meter.budget.is_limited:
+            raise ValueError("the cluster has limits already, which stay as they are")
+        self.meter = Meter(budget, self.clock() - spent_seconds)
+        self.max_workers = budget.cap(self.max_workers)
+        self._request_turn()
+
+    def _check_budget(self, wanted: Mapping[str, tuple[int, int]]) -> None:
+        """Raise LimitExceededError if groups of these sizes exceed a limit, or one is reached and they would grow."""
+        maxima = {
+            tag: group.wanted if group.range is None else group.range[1]
+            for tag, group in self.groups.items()
+        }
+        if self.meter.exceeded:
+            for tag, (_, most) in wanted.items():
+                group = self._group(tag)
+                if most > len(group.alive) + group.unnamed:
+                    raise LimitExceededError(f"{self.meter.exceeded}; raise it, and run again")
+        self.meter.budget.check(
+            minimum_counts(self.groups) | {tag: low for tag, (low, _) in wanted.items()},
+            maxima | {tag: high for tag, (_, high) in wanted.items()},
+            self.max_workers,
+        )
+
     async def scale_groups(self, counts: Mapping[str, int]) -> None:
         """Record fixed counts for some groups, and return. A failed group is tried again."""
         self._check_alive()
@@ -170,6 +203,7 @@ class GroupController:
                     f"worker group {tag!r} cannot have {count} workers; ask for 0 or more"
                 )
             self._group(tag)
+        self._check_budget({tag: (count, count) for tag, count in counts.items()})
         check_cap({**minimum_counts(self.groups), **counts}, self.max_workers)
         for tag, count in counts.items():
             group = self._group(tag)
@@ -194,6 +228,7 @@ class GroupController:
                     "give 0 <= minimum <= maximum"
                 )
             self._group(tag)
+        self._check_budget(ranges)
         minima = {tag: low for tag, (low, _) in ranges.items()}
         check_cap({**minimum_counts(self.groups), **minima}, self.max_workers)
         for tag, (minimum, maximum) in ranges.items():
@@ -205,7 +240,8 @@ class GroupController:
         self._request_turn()
 
     async def set_max_workers(self, cap: int | None) -> None:
-        """Cap the units of all groups together."""
+        """Cap the units of all groups together, never above the limit of the budget."""
+        cap = self.meter.budget.cap(cap)
         check_cap(minimum_counts(self.groups), cap)
         self.max_workers = cap
         self._request_turn()
@@ -252,6 +288,10 @@ class GroupController:
             return True
         if group.failure is not None:
             raise GroupFailedError(group.spec.tag, group.failure)
+        if self.meter.exceeded and n > len(group.alive) + group.unnamed:
+            raise LimitExceededError(
+                f"worker group {group.spec.tag!r} gets no more workers: {self.meter.exceeded}"
+            )
         if self.closed:
             raise ClusterClosedError(self.name)
         most = group.wanted if group.range is None else group.range[1]
@@ -342,6 +382,7 @@ class GroupController:
             report = await self.scheduler.report()
             now = self.clock()
             await self._handle_ends(seen, report, now)
+            await self._keep_limits(now)
             if self.scheduler.lost is not None:
                 await self._stop_all(self.scheduler.lost, now)
             else:
@@ -357,6 +398,7 @@ class GroupController:
         for group, end in ends:
             await self._ends.handle_end(group, end, causes)
         self._drainer.note_ends(ends, now)
+        self._record_units(end.member.unit.id for _, end in ends if end.reason.is_over)
         if report is None:
             return
         await self._ends.explain_deaths(report)
@@ -365,6 +407,23 @@ class GroupController:
                 await self._ends.handle_overdue_requests(group)
             if group.failure is not None and group.has_healthy(now):
                 await self._failures.clear(group)
+
+    def _record_intent(self, tag: str, n: int, request_id: str) -> None:
+        try:
+            self.ledger.launch(tag, n, request_id)
+        except OSError as error:  # the run's own id is in the ledger, by which everything is found
+            self.events.record("", f"the ledger cannot be written: {describe_error(error)}")
+
+    def _record_units(self, ended: Iterable[str]) -> None:
+        """Record in the ledger which units there are now, and which have ended."""
+        known = {m.unit.id: m.unit for g in self.groups.values() for m in g.members.values()}
+        new = known.keys() - self._recorded
+        try:
+            self.ledger.made(known[name] for name in sorted(new))
+            self.ledger.gone(ended)
+        except OSError as error:
+            self.events.record("", f"the ledger cannot be written: {describe_error(error)}")
+        self._recorded = set(known)
 
     async def _reconcile(self, report: Report | None, now: float) -> None:
         """Bring what each group has nearer to what it should have, as far as it is known now."""
@@ -381,9 +440,28 @@ class GroupController:
             await self._drainer.resume(self.groups, now)
         await self._drainer.stop_left(self.groups, now)
         if not self.closed:
-            self._launcher.launch_missing(self.groups, self.max_workers, now)
+            self._launcher.launch_missing(self.groups, self.max_workers, self.meter, now)
         await self._launcher.record_launches(self.groups)
         await self._launcher.fail_blocked_groups(self.groups, self.max_workers, now)
+
+    async def _keep_limits(self, now: float) -> None:
+        """Measure what was used, warn of a limit that is near, and act on one that is reached."""
+        seconds = {tag: group.worker_seconds(now) for tag, group in self.groups.items()}
+        for notice in self.meter.update(seconds, now):
+            self.events.warn("", notice)
+        if not self.meter.exceeded:
+            return
+        why = explanations.explain_limit(self.meter.exceeded)
+        goes_on = self.meter.budget.on_exceed is OnExceed.STOP_SCALING
+        for group in self.groups.values():
+            if goes_on and (group.alive or group.unnamed or group.lacking <= 0):
+                continue
+            if not goes_on:
+                group.pin(0)
+            if group.failure is None:
+                await self._failures.fail(group, why)
+        if self.meter.budget.on_exceed is OnExceed.ABORT:
+            await self._drainer.remove_all(self.groups)
 
     async def _stop_all(self, lost: SchedulerLostError, now: float) -> None:
         """Stop every unit, because the scheduler is lost, and its workers with it."""
@@ -485,10 +563,15 @@ class GroupController:
                 "launch",
                 f"of {launch.n} {launch.tag} workers",
                 "the native system has not answered it; workers that it creates now end by themselves",
+                is_certain=False,
             )
             for launch in self._native.unfinished_launches()
         ]
-        for group in self.groups.values():
+        now = self.clock()
+        used = {tag: group.worker_seconds(now) for tag, group in self.groups.items()}
+        self.meter.update(used, now)
+        for tag, group in self.groups.items():
+            group.ended_seconds = used[tag]
             group.members.clear()
             group.requests.clear()
             group.wanted, group.range = 0, None
@@ -508,7 +591,10 @@ class GroupController:
         return [
             *steps.failures,
             *unknown,
-            *(Leftover("worker", name, "it is not known whether it ended") for name in units),
+            *(
+                Leftover("worker", name, "it is not known whether it ended", is_certain=False)
+                for name in units
+            ),
         ]
 
 

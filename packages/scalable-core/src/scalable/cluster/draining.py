@@ -141,6 +141,17 @@ class Drainer:
                 member.leaving = DrainProgress(Stage.GONE)
         await self.stop_left(groups, now)
 
+    async def remove_all(self, groups: Mapping[str, Group]) -> None:
+        """Remove every worker, with its tasks and its results, so that its unit is stopped in this turn or the next."""
+        staying = {
+            member.unit.id: member
+            for group in groups.values()
+            for member in group.members.values()
+            if not member.stopped
+        }
+        for name, leaving in (await self._scheduler.drain(list(staying), force=True)).items():
+            staying[name].leaving = leaving
+
     def _hold_expired(
         self, groups: Mapping[str, Group], member: Member, leaving: DrainProgress, now: float
     ) -> bool:

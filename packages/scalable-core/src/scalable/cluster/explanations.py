@@ -16,6 +16,7 @@ __all__ = [
     "explain_failed_observation",
     "explain_from_state",
     "explain_launch_error",
+    "explain_limit",
     "explain_never_seen",
     "explain_refusal",
     "explain_shortfall",
@@ -192,6 +193,13 @@ def explain_blocked_by_cap(cap: int | None, holders: Iterable[Member]) -> Explan
         Reason.QUOTA,
         f"max_workers is {cap}, and {kept}",
         remedy="raise max_workers, or have the workflow gather what it keeps and drop its futures",
+    )
+
+
+def explain_limit(exceeded: str) -> Explanation:
+    """Explain that a limit of the run leaves a group without workers."""
+    return Explanation(
+        Reason.QUOTA, exceeded, remedy="raise it under `limits` of the target, and run again"
     )
 
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 
 from scalable.cluster.adaptive import AdaptivePolicy, Peaks
 from scalable.cluster.link import Report, Stage
-from scalable.cluster.member import Member, Observation, UnitEnd, classify_end, drain_order
+from scalable.cluster.member import (
+    KNOWN_FOR,
+    Member,
+    Observation,
+    UnitEnd,
+    classify_end,
+    drain_order,
+)
 from scalable.cluster.port import Explanation, GroupSpec, LaunchResult, Phase, Unit
 from scalable.cluster.retry import FailureHistory, RetryPolicy
 from scalable.cluster.starts import StartTime, StartTimes
@@ -26,12 +33,13 @@ MAX_ENDED = 20
 
 @dataclass
 class Request:
-    """A launch: the number of units it asked for, the time of the answer, and the units known so far.
+    """A launch: the number of units it asked for, when it was asked and answered, and the units known so far.
 
     Once it is answered, the number is that of the units that exist. Before, all of them may.
     """
 
     asked: int
+    asked_at: float = 0.0
     answered_at: float | None = None
     named: set[str] = field(default_factory=set)
     lost_answers: int = 0
@@ -167,9 +175,9 @@ class Group:
 
     # -- Launches
 
-    def record_request(self, request_id: str, n: int) -> None:
+    def record_request(self, request_id: str, n: int, now: float) -> None:
         """Record that a launch of `n` units was requested."""
-        self.requests[request_id] = Request(n)
+        self.requests[request_id] = Request(n, now)
 
     def record_answer(self, request_id: str, result: LaunchResult, now: float) -> None:
         """Record what a launch has created: units with names, and some that may be observed later."""
@@ -221,7 +229,8 @@ class Group:
                 self.members.setdefault(unit.id, Member(unit, now))
             elif unit.id not in request.named:
                 request.named.add(unit.id)
-                self.members[unit.id] = Member(unit, now)
+                # It may have had its machine before its name was known.
+                self.members[unit.id] = Member(unit, now, waited_until=request.asked_at)
 
     def _forget_complete_requests(self) -> None:
         complete = [
@@ -233,8 +242,14 @@ class Group:
             self.forget_request(request_id)
 
     def worker_seconds(self, now: float) -> float:
-        """Return the time for which its units have had machines so far, together."""
-        return self.ended_seconds + sum(member.seconds(now) for member in self.members.values())
+        """Return the time for which its units have had machines so far, together, or may have had."""
+        unnamed = sum(
+            request.unnamed * (now - request.asked_at)
+            for request in self.requests.values()
+            if now - request.asked_at > KNOWN_FOR
+        )
+        named = sum(member.seconds(now) for member in self.members.values())
+        return self.ended_seconds + named + unnamed
 
     # -- Observations and reports
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tornado.ioloop import IOLoop
 
     from scalable.cluster.adaptive import AdaptivePolicy
+    from scalable.cluster.budget import Budget
     from scalable.cluster.host import Host
     from scalable.cluster.port import Backend
     from scalable.cluster.retry import RetryPolicy
@@ -497,9 +498,40 @@ class GroupedCluster:
             self._finish_close(leftovers)
         return None
 
+    def set_budget(self, budget: Budget, spent_seconds: float = 0.0) -> None:
+        """Limit what the cluster may use; what exceeds a limit is refused from then on, or ends as the budget says.
+
+        Parameters
+        ----------
+        budget : Budget
+            The limits, and the prices for those on cost.
+        spent_seconds : float
+            Since when the scheduler costs money.
+
+        Raises
+        ------
+        ValueError
+            There are limits already: nothing raises them.
+        """
+        self._calls.wait(self._controller.set_budget(budget, spent_seconds))
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """What was used so far, as of the last turn: the cost, the limits, the one reached, and what followed.
+
+        With it, how long workers usually took to start.
+        """
+        groups = self._controller.groups
+        starts = {tag: g.starts.usual for tag, g in groups.items() if g.starts.has_measured}
+        seconds = {
+            tag: {"queue": round(each.queue, 3), "boot": round(each.boot or 0.0, 3)}
+            for tag, each in starts.items()
+        }
+        return {**self._controller.meter.to_dict(), "starts": seconds}
+
     @property
     def worker_hours(self) -> dict[str, float]:
-        """How many hours the workers of each group have had machines, together."""
+        """How many hours the workers of each group have had machines, together; what is not known counts."""
         now = self._controller.clock()
         groups = self._controller.groups
         return {tag: group.worker_seconds(now) / 3600 for tag, group in groups.items()}

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from scalable.cluster import explanations
+from scalable.cluster.budget import Meter
 from scalable.cluster.ends import GroupFailures
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
@@ -51,13 +52,17 @@ class Launcher:
         self._pace = pace
         self._clock = clock
 
-    def launch_missing(self, groups: Mapping[str, Group], cap: int | None, now: float) -> None:
+    def launch_missing(
+        self, groups: Mapping[str, Group], cap: int | None, meter: Meter, now: float
+    ) -> None:
         """Begin to launch what each group lacks: one native call a group, all groups at once.
 
-        While a launch of a group is under way, what else it lacks is gathered for the next.
+        While a launch of a group is under way, what else it lacks is gathered for the next. Once a limit of the run is
+        reached, nothing new is launched.
         """
         room = float("inf") if cap is None else cap
-        room -= sum(len(group.members) + group.unnamed for group in groups.values())
+        exist = {tag: len(group.members) + group.unnamed for tag, group in groups.items()}
+        room -= sum(exist.values())
         for tag, group in groups.items():
             lacking = group.lacking
             group.update_blocked(lacking > 0 and room <= 0, now)
@@ -69,14 +74,18 @@ class Launcher:
                 request_id, n = group.unclear_request
                 self._native.launch(group.spec, n, request_id)
                 continue
-            n = int(min(lacking, room, group.spec.max_launch or lacking))
+            if meter.exceeded:
+                continue
+            affordable = meter.budget.affordable(tag, exist)
+            n = int(min(lacking, room, affordable, group.spec.max_launch or lacking))
             if group.failure is not None:
                 # One, to see whether it could have workers now.
                 n = 0 if group.alive or group.unnamed else min(n, 1)
             if n > 0:
                 room -= n
                 request_id = uuid.uuid4().hex
-                group.record_request(request_id, n)
+                group.record_request(request_id, n, now)
+                exist[tag] += n
                 self._native.launch(group.spec, n, request_id)
 
     async def record_launches(self, groups: Mapping[str, Group]) -> None:

@@ -12,7 +12,18 @@ from scalable.cluster.link import DrainProgress, Report, Stage, WorkerInfo
 from scalable.cluster.port import GroupSpec, Phase, Reason, Unit, UnitState
 from scalable.cluster.retry import RetryPolicy
 
-__all__ = ["EndReason", "Member", "Observation", "UnitEnd", "classify_end", "drain_order"]
+__all__ = [
+    "KNOWN_FOR",
+    "EndReason",
+    "Member",
+    "Observation",
+    "UnitEnd",
+    "classify_end",
+    "drain_order",
+]
+
+KNOWN_FOR = 30.0
+"""Seconds for which a unit that was seen to wait for a machine counts as waiting, without a newer observation."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,10 @@ class Member:
         Its most recent state in the native system.
     running_since : float or None
         Since when it has its machine.
+    waited_until : float or None
+        Until when it is known to have had no machine; by default, until it was launched.
+    ran_before, had_machine : float, bool
+        Seconds for which it had a machine before it was back in the queue, and whether it has had one since.
     joined_at, left_at : float or None
         When its Dask worker joined, and when it left.
     expires_at : float or None
@@ -79,6 +94,9 @@ class Member:
     launched: float
     state: UnitState | None = None
     running_since: float | None = None
+    waited_until: float | None = None
+    ran_before: float = 0.0
+    had_machine: bool = False
     joined_at: float | None = None
     left_at: float | None = None
     expires_at: float | None = None
@@ -112,9 +130,12 @@ class Member:
         return self.leaving is None and self.stopped_at is None and self.left_at is None
 
     def seconds(self, now: float) -> float:
-        """Return for how long it has had a machine."""
-        since = self.joined_at if self.running_since is None else self.running_since
-        return 0.0 if since is None else max(0.0, now - since)
+        """Return for how long it has had a machine, or may have had one: what is not known counts."""
+        since = self.launched if self.waited_until is None else self.waited_until
+        waits = self.state is not None and self.state.phase is Phase.PENDING and not self.worker
+        if waits and now - since <= KNOWN_FOR:
+            return self.ran_before
+        return self.ran_before + max(0.0, now - since)
 
     @property
     def running(self) -> bool:
@@ -227,9 +248,15 @@ class Member:
             state = UnitState(self.unit, Phase.GONE)
         else:
             self.absent_since, self.absences = None, 0
+        if state.phase is Phase.PENDING and self.worker is None:
+            if self.had_machine:  # it is back in the queue
+                self.ran_before, self.had_machine = self.seconds(seen.asked_at), False
+            self.waited_until = max(seen.asked_at, self.waited_until or self.launched)
+        else:
+            self.had_machine = True
         self.state = state
         if self.state.phase is Phase.PENDING:
-            self.running_since = None  # it may be back in the queue
+            self.running_since = None
         elif self.running_since is None:
             self.running_since = now
         self.preempted = self.state.phase is Phase.RUNNING and self.state.reason is Reason.PREEMPTED

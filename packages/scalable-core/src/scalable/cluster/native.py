@@ -43,6 +43,8 @@ class NativeCalls:
         Seconds after which a call has failed.
     clock : callable
         Seconds, monotonic.
+    before_launch : callable
+        Called with the tag, the number and the request id before units are requested.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class NativeCalls:
         max_poll: float,
         timeout: float,
         clock: Callable[[], float],
+        before_launch: Callable[[str, int, str], object] = lambda tag, n, request_id: None,
     ) -> None:
         self.backend = backend
+        self.before_launch = before_launch
         self.max_wait = max_wait
         self.poll = poll
         self.max_poll = max_poll
@@ -133,6 +137,7 @@ class NativeCalls:
         self._launches[group.tag] = Launch(group.tag, request_id, n, call)
 
     async def _launch(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
+        self.before_launch(group.tag, n, request_id)
         result = await self.backend.launch(group, n, request_id)
         return result if isinstance(result, LaunchResult) else LaunchResult(result)
 

@@ -246,22 +246,20 @@ class Leftover:
     Parameters
     ----------
     kind : str
-        Its kind: ``Slurm job``, ``process``, ``directory``. Where the native system could not be asked what is left,
-        one that ends in ``named``, as in ``jobs named``, and the name of whatever there may be.
+        Its kind: ``Slurm job``, ``process``, ``directory``.
     name : str
         Its name in the native system.
     error : str
         Why it still exists, or its state.
+    is_certain : bool
+        Whether it is known that this exists. Otherwise the native system could not be asked what is left, and it stands
+        for whatever there may be; it is not reported if nothing was ever launched.
     """
 
     kind: str
     name: str
     error: str
-
-    @property
-    def is_certain(self) -> bool:
-        """Whether it is known that this exists. If nothing was ever launched, nothing else is reported."""
-        return not self.kind.endswith(" named")
+    is_certain: bool = True
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} ({self.error})"

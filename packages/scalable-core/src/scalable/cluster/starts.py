@@ -64,6 +64,11 @@ class StartTimes:
         self._boots: deque[float] = deque(maxlen=_REMEMBERED)
         self.usual = StartTime(spec.expected_queue, spec.expected_boot)
 
+    @property
+    def has_measured(self) -> bool:
+        """Whether any start was measured."""
+        return bool(self._boots)
+
     def record_joined(self, member: Member, now: float) -> None:
         """Record the start of a worker that has joined now."""
         queued = member.state is not None and member.state.phase is Phase.PENDING

@@ -221,10 +221,12 @@ class BaseProvider(ABC, Generic[OptionsT]):
     def _check_limits(
         self, spec: DeploymentSpec, options: TargetOptions
     ) -> Iterator[ValidationIssue]:
-        limited = options.limits.max_hourly_cost is not None
-        if limited and not self.knows_prices(spec):
+        limits = options.limits
+        on_cost = {"max_hourly_cost": limits.max_hourly_cost, "max_cost": limits.max_cost}
+        limited = [name for name, most in on_cost.items() if most is not None]
+        for name in limited if not self.knows_prices(spec) else ():
             yield spec.option_issue(
-                ("limits", "max_hourly_cost"),
+                ("limits", name),
                 "E_NOT_SUPPORTED",
                 f"provider {self.name!r} knows no prices, so it cannot keep this limit; remove it",
             )

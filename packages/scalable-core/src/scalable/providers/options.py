@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from scalable.cluster.budget import OnExceed
 from scalable.manifest.checking import check_model
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import FrozenModel
@@ -183,10 +184,30 @@ GroupSizes = Annotated[
 class Limits(FrozenModel):
     """Limits that a run must not exceed."""
 
+    max_workers: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Workers of all groups at a time. Unlike the option `max_workers`, it sizes nothing: what may "
+        "have more is refused.",
+    )
     max_hourly_cost: Decimal | None = Field(
         default=None,
         gt=0,
         description="Cost of one hour, in the currency of the provider's prices.",
+    )
+    max_cost: Decimal | None = Field(
+        default=None,
+        gt=0,
+        description="Cost of the run, in the currency of the provider's prices: what its workers and its scheduler "
+        "have cost so far, by the hours for which they had machines.",
+    )
+    max_worker_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Hours for which the workers of the run have machines, together. Time in a queue does not count.",
+    )
+    on_exceed: OnExceed = Field(
+        default=OnExceed.STOP_SCALING,
+        description="What happens once `max_cost` or `max_worker_hours` is reached: `stop-scaling` starts no more "
+        "workers; `drain` lets workers finish the tasks that they run; `abort` removes them at once.",
     )
 
 

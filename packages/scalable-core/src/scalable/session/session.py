@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,7 +134,6 @@ class ScalableSession:
         self._record: RunRecord | None = None
         self.on_built: Callable[[GroupedCluster], object] | None = None
         self._start_error: BaseException | None = None
-        self._worker_hours: Mapping[str, float] = {}
 
     @cached_property
     def _log(self) -> EventLog:
@@ -331,10 +331,12 @@ class ScalableSession:
 
     def _start(self) -> None:
         from scalable.cluster.events import record_into
-        from scalable.planning import check_limits
+        from scalable.cluster.ledger import ledger_in
+        from scalable.planning import check_limits, plan_budget
 
         provider = self.provider
         plan = self.plan().scale_plan
+        budget = plan_budget(self.spec, provider, plan)
         check_limits(self.spec, provider, plan)
         modules = self._find_modules()
         self._results = self.open_results()
@@ -342,7 +344,9 @@ class ScalableSession:
             self._begin_record()
         signals.register(self.close)
         logs = self.run_directory / "logs" if self.run_directory else None
-        with record_into(self._log), keep_logs_in(logs), _naming_configuration():
+        began = time.monotonic()
+        directory = self.run_directory
+        with record_into(self._log), keep_logs_in(logs), ledger_in(directory), _naming():
             self._handle = provider.build_cluster(self.spec)
         _check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
         if self.closed:
@@ -351,6 +355,10 @@ class ScalableSession:
             provider.close(self._handle)
             self._everything_removed = True
         self._raise_if_in(_State.CLOSED)
+        if hasattr(self.cluster, "set_budget"):
+            self.cluster.set_budget(budget, time.monotonic() - began)
+        elif budget.is_limited:
+            raise IncompleteClusterError(provider.name, type(self.cluster).__name__, ["set_budget"])
         upload_modules(self.client, modules.archive)
         self._modules = self.client.modules = modules
         if self.on_built is not None:
@@ -390,7 +398,7 @@ class ScalableSession:
                 everything_removed=self.everything_removed,
                 error=None if error is None else _one_line(error),
                 events=self.events,
-                summary={"worker_hours": hours},
+                summary={"worker_hours": hours, **self.usage},
             )
         except OSError as problem:
             logger.warning("the record is not complete: %s", problem)
@@ -511,9 +519,12 @@ class ScalableSession:
     @property
     def worker_hours(self) -> Mapping[str, float]:
         """How many hours the workers of each group have had machines, together; kept after the session is closed."""
-        if self.closed or self._handle is None:
-            return dict(self._worker_hours)
-        return dict(self.cluster.worker_hours)
+        return dict(getattr(getattr(self._handle, "backend", None), "worker_hours", {}))
+
+    @property
+    def usage(self) -> Mapping[str, Any]:
+        """The cost so far, the limits, which one was reached, and what followed; kept after the session is closed."""
+        return dict(getattr(getattr(self._handle, "backend", None), "usage", {}))
 
     @property
     def kept(self) -> Mapping[str, tuple[int, int]]:
@@ -703,9 +714,6 @@ class ScalableSession:
                 self._client.close()
         finally:
             if self._handle is not None:
-                self._worker_hours = getattr(
-                    getattr(self._handle, "backend", None), "worker_hours", {}
-                )
                 try:
                     self.provider.close(self._handle)
                 except LeftoverError as error:
@@ -773,7 +781,7 @@ class ScalableSession:
 
 
 @contextmanager
-def _naming_configuration() -> Iterator[None]:
+def _naming() -> Iterator[None]:
     """Turn an error of Dask's while a cluster is built into one that names the configuration which may cause it."""
     try:
         yield

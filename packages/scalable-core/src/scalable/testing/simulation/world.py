@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from scalable.cluster.adaptive import AdaptivePolicy
+from scalable.cluster.budget import Budget
 from scalable.cluster.controller import GroupController
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, GroupStatus, Leftover, Reason
@@ -31,6 +32,8 @@ class Simulation:
         The groups; a plain tag has one slot.
     max_workers, policy, retry, pace : optional
         As for `GroupController`.
+    budget : Budget, optional
+        What it may use.
 
     Attributes
     ----------
@@ -49,8 +52,10 @@ class Simulation:
         policy: AdaptivePolicy | None = None,
         retry: RetryPolicy | None = None,
         pace: Pace | None = None,
+        budget: Budget | None = None,
     ) -> None:
         specs = [GroupSpec(group) if isinstance(group, str) else group for group in groups]
+        self._budget = budget
         self.invariants = InvariantChecker()
         self.scheduler = SimulatedScheduler(self.invariants)
         self.backend = SimulatedBackend(
@@ -69,6 +74,8 @@ class Simulation:
         )
 
     async def __aenter__(self) -> Self:
+        if self._budget is not None:
+            await self.controller.set_budget(self._budget)
         await self.controller.start()
         return self
 

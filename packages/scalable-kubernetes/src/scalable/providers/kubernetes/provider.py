@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from scalable.cluster.ledger import new_run_id
 from scalable.cluster.port import Leftover
 from scalable.costing import CostEstimate
 from scalable.errors import did_you_mean
@@ -178,7 +178,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
         from scalable.providers.kubernetes.inside import run_inside
 
         options = self.parse_options(spec)
-        run = Run(f"{run_prefix(spec.target_name)}-{uuid.uuid4().hex[:6]}", current_owner())
+        run = Run(new_run_id(run_prefix(spec.target_name), 6), current_owner())
         image = options.workflow.image or scheduler_image(spec, options.image)
         return _ask(options, lambda api: run_inside(api, run, submission, image, options, write))
 
@@ -190,7 +190,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
         from scalable.providers.kubernetes.scheduler import KubernetesScheduler
         from scalable.providers.tls import make_credentials
 
-        run = Run(f"{run_prefix(spec.target_name)}-{uuid.uuid4().hex[:6]}", current_owner())
+        run = Run(new_run_id(run_prefix(spec.target_name), 6), current_owner())
         requests = _worker_requests(spec, options)
         api = KubernetesApi(options.context, options.namespace)
         credentials = make_credentials()

@@ -131,5 +131,7 @@ def _leftovers(run: str, found: Found, problem: str) -> Iterable[Leftover]:
         for kind, objects in found.items()
         for each in objects
     ]
-    for kind, name in named or [("objects labelled", selector({RUN: run}))]:
+    for kind, name in named:
         yield Leftover(kind, name, why)
+    if not named:
+        yield Leftover("objects labelled", selector({RUN: run}), why, is_certain=False)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalable.cluster.ledger import new_run_id
 from scalable.cluster.port import GroupSpec, Leftover
 from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue
@@ -106,7 +106,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
         from scalable.cluster import GroupedCluster
 
         setups = prepare_containers(spec, options)
-        name = f"{spec.target_name}-{uuid.uuid4().hex[:8]}"
+        name = new_run_id(spec.target_name)
         groups = [
             GroupSpec(
                 tag,

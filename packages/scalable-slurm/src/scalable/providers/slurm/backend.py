@@ -424,7 +424,7 @@ class SlurmBackend:
                 return [Leftover("Slurm job", job.id, job.state) for job in alive]
             message = getattr(error, "stderr", "") or "Slurm does not answer"
             remedy = f"when Slurm answers again, `scalable reap {self._run}` cancels what is left"
-            return [Leftover("jobs named", self.job_name, f"{message}; {remedy}")]
+            return [Leftover("jobs named", self.job_name, f"{message}; {remedy}", is_certain=False)]
         return []
 
     async def _live_jobs(self) -> list[SlurmJob]:

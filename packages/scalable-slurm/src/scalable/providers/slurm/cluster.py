@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster import GroupedCluster, Pace, RetryPolicy
+from scalable.cluster.ledger import new_run_id
 from scalable.cluster.port import GroupSpec
 from scalable.errors import NotSupportedError, ValidationFailedError
 from scalable.manifest.checking import check_model
@@ -106,7 +106,7 @@ class SlurmCluster(GroupedCluster):
             logger.warning("%s", note)
         check_interfaces(self.options, self._site)
         first = list(components)
-        run = f"{run_prefix(self.options, self._site)}-{uuid.uuid4().hex[:12]}"
+        run = new_run_id(run_prefix(self.options, self._site), 12)
         directory = RunDirectory(logs_directory(self.options, self._site) / run)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(directory.remove_keys)

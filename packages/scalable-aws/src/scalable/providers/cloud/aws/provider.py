@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from scalable.cluster.ledger import new_run_id
 from scalable.cluster.port import Backend, Leftover
 from scalable.costing import CostEstimate
 from scalable.manifest.issues import ValidationIssue
@@ -228,7 +228,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         from scalable.providers.cloud.aws.scheduler import Ec2Scheduler, FargateScheduler
         from scalable.providers.tls import make_credentials
 
-        name = f"{run_prefix(spec.target_name)}-{uuid.uuid4().hex[:8]}"
+        name = new_run_id(run_prefix(spec.target_name))
         run = Run(name, current_owner(), options.tags)
         requests = _worker_requests(spec, options)
         fargate = options.cluster_type == "fargate"

@@ -125,7 +125,7 @@ async def stop_run(
         if lasting or _now() > deadline:
             why = f"{problem}; {_remedy(run)}"
             if not left:
-                return [Leftover("tasks of ECS cluster", resource_name(run), why)]
+                return [Leftover("tasks of ECS cluster", resource_name(run), why, is_certain=False)]
             return [Leftover("Fargate task", task_id(task), why) for task in left]
         await asyncio.sleep(_POLL)
 
@@ -200,7 +200,7 @@ async def terminate_run(
         if lasting or _now() > deadline:
             why = f"{problem}; {_remedy(run)}"
             if not left:
-                return [Leftover("instances tagged", f"{RUN}={run}", why)]
+                return [Leftover("instances tagged", f"{RUN}={run}", why, is_certain=False)]
             return [Leftover("EC2 instance", each, why) for each in left]
         await asyncio.sleep(_POLL)
 

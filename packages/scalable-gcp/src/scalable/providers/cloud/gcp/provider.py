@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from scalable.cluster.ledger import new_run_id
 from scalable.cluster.port import Backend, Leftover
 from scalable.costing import CostEstimate
 from scalable.manifest.issues import ValidationIssue
@@ -202,7 +202,7 @@ class GCPProvider(BaseProvider[GCPOptions]):
         from scalable.providers.cloud.gcp.scheduler import GceScheduler
         from scalable.providers.tls import make_credentials
 
-        name = f"{run_prefix(spec.target_name)}-{uuid.uuid4().hex[:8]}"
+        name = new_run_id(run_prefix(spec.target_name))
         run = Run(name, current_owner(), options.labels)
         requests = _requests(spec, options, matching_image())
         api = GceApi(run.name, options.project_id)

@@ -84,4 +84,4 @@ async def _is_creating(api: GceApi, zones: Sequence[str]) -> tuple[bool, str]:
 
 def _unseen(run: str, problem: str) -> Leftover:
     why = f"{problem}; `scalable reap {run}` removes it later"
-    return Leftover("machines labelled", f"{RUN}={run}", why)
+    return Leftover("machines labelled", f"{RUN}={run}", why, is_certain=False)
