@@ -91,6 +91,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.cluster": set(),
     "scalable.cluster.adaptive": set(),
     "scalable.cluster.host": set(),
+    "scalable.cluster.log_directory": set(),
     "scalable.cluster.port": set(),
     "scalable.providers.base": set(),
     "scalable.providers.registry": set(),
@@ -116,6 +117,7 @@ LIGHT_ENGINE = {
     "scalable.cluster",
     "scalable.cluster.adaptive",
     "scalable.cluster.host",
+    "scalable.cluster.log_directory",
     "scalable.cluster.port",
 }
 """The modules of the engine that importing a provider may import: the others import Dask."""

@@ -10,6 +10,7 @@ import click
 from scalable.cli.check import check
 from scalable.cli.failures import INTERRUPTED, USAGE, Failure, report_error
 from scalable.cli.init import init
+from scalable.cli.logs import logs
 from scalable.cli.options import debug_option, wants_debug, wants_json
 from scalable.cli.owned import ps, reap
 from scalable.cli.plan import plan
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 for command in (
-    *(init, validate, plan, check, run, runs, results, ps, reap),
+    *(init, validate, plan, check, run, runs, logs, results, ps, reap),
     *(prices, providers, schema),
 ):
     main.add_command(command)

@@ -10,7 +10,7 @@ from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import as_table, print_json, print_problem
 
-__all__ = ["runs"]
+__all__ = ["find_run", "runs"]
 
 
 @click.group(invoke_without_command=True)
@@ -46,7 +46,7 @@ def show(run: str | None, latest: bool, as_json: bool) -> None:
     """
     if run is not None and latest:
         raise click.UsageError("give RUN or --latest, not both")
-    document = _find(run)
+    document = find_run(run)
     if as_json:
         print_json(document)
     else:
@@ -69,7 +69,14 @@ def _read_all() -> list[dict[str, Any]]:
     return documents
 
 
-def _find(run: str | None) -> dict[str, Any]:
+def find_run(run: str | None) -> dict[str, Any]:
+    """Return the record of a run, by its id or the beginning of it; the latest for None.
+
+    Raises
+    ------
+    Failure
+        There is no such run, or there are several.
+    """
     from scalable.errors import did_you_mean
 
     by_id = {str(document.get("id")): document for document in _read_all()}
@@ -120,9 +127,8 @@ def describe(document: dict[str, Any]) -> list[str]:
     from 12:00 to 12:05
     error: ValueError: x
     """
-    from scalable.cli.status import TaskCount
-    from scalable.cli.tally import Tally, TaskFailures
     from scalable.runs import records_directory
+    from scalable.runs.tally import Tally, TaskCount, TaskFailures
 
     summary = document.get("summary") or {}
     status = f", exit status {document['exit_status']}" if document.get("exit_status") else ""
@@ -144,14 +150,14 @@ def describe(document: dict[str, Any]) -> list[str]:
         if tag:
             tags[name] = tag
     failures = [TaskFailures(**each) for each in summary.get("failures", [])]
-    lines += Tally(counts, failures, tags).lines()
+    logs = records_directory() / str(document["id"]) / "logs"
+    lines += Tally(counts, failures, tags, summary.get("lost", {})).lines(logs)
     if used := {tag: hours for tag, hours in summary.get("worker_hours", {}).items() if hours}:
         lines.append(
             f"worker-hours: {', '.join(f'{tag} {hours:.3g}' for tag, hours in used.items())}"
         )
-    logs = records_directory() / str(document["id"]) / "logs"
     if logs.is_dir():
-        lines.append(f"logs of workers in {logs}")
+        lines.append(f"logs of workers in {logs}; `scalable logs {document['id']}` shows them")
     lines += [
         f"{event['time']} {event['group'] or 'cluster'}: {event['text']}"
         for event in document.get("events", [])

@@ -49,12 +49,13 @@ if TYPE_CHECKING:
     from scalable.client import ScalableClient
     from scalable.cluster import Event, GroupedCluster
     from scalable.cluster.events import EventLog
+    from scalable.cluster.history import WorkerSpan
     from scalable.cluster.port import Explanation, GroupStatus
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
     from scalable.results.reuse import Results
-    from scalable.runs import RunRecord
+    from scalable.runs.recorder import Recorder
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
 
@@ -89,11 +90,8 @@ class ScalableSession:
 
     Attributes
     ----------
-    run_directory : Path or None
-        The directory of the run's record, with the logs of workers. ``scalable run`` sets it before the start;
-        otherwise the start makes one.
-    on_built : callable or None
-        Called with the cluster before it has workers; set before the start.
+    recorder : Recorder or None
+        Writes the record of the run. ``scalable run`` sets it before the start; otherwise the start makes one.
 
     Raises
     ------
@@ -129,9 +127,8 @@ class ScalableSession:
         self._results: Results | None = None
         self._everything_removed = False
         self._signals_before_close = 0
-        self.run_directory: Path | None = None
-        self._record: RunRecord | None = None
-        self.on_built: Callable[[GroupedCluster], object] | None = None
+        self.recorder: Recorder | None = None
+        self._owns_record = False
         self._start_error: BaseException | None = None
         self._worker_hours: Mapping[str, float] = {}
 
@@ -338,11 +335,15 @@ class ScalableSession:
         check_limits(self.spec, provider, plan)
         modules = self._find_modules()
         self._results = self.open_results()
-        if self.run_directory is None:
+        if self.recorder is None:
             self._begin_record()
         signals.register(self.close)
         logs = self.run_directory / "logs" if self.run_directory else None
-        with record_into(self._log), keep_logs_in(logs), _naming_configuration():
+        with (
+            record_into(self._log),
+            keep_logs_in(logs, self.manifest.redact),
+            _naming_configuration(),
+        ):
             self._handle = provider.build_cluster(self.spec)
         _check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
         if self.closed:
@@ -353,8 +354,8 @@ class ScalableSession:
         self._raise_if_in(_State.CLOSED)
         upload_modules(self.client, modules.archive)
         self._modules = self.client.modules = modules
-        if self.on_built is not None:
-            self.on_built(self.cluster)
+        if self.recorder is not None:
+            self.recorder.count_tasks(self.cluster)
         provider.scale(self._handle, plan)
         self._scale_plan = plan
         self.client.sync(self._wait_for_first_workers, plan)
@@ -365,6 +366,7 @@ class ScalableSession:
     def _begin_record(self) -> None:
         """Begin a record of this session, where ``scalable run`` has not; without one, the session goes on."""
         from scalable.runs import RunRecord
+        from scalable.runs.recorder import Recorder
 
         main = getattr(sys.modules["__main__"], "__file__", None)
         workflow = Path(main) if main and Path(main).is_file() else None
@@ -374,23 +376,27 @@ class ScalableSession:
         except OSError as error:
             logger.warning("no record is kept: %s: %s", error.filename, error.strerror)
             return
-        self._record, self.run_directory = record, record.directory.absolute()
+        self.recorder, self._owns_record = Recorder(self, record, logger.warning), True
+        self.recorder.start()
         # After the record has registered what closes its directory, so that this is called before.
         atexit.register(self._end_record)
 
     def _end_record(self, error: BaseException | None = None) -> None:
-        record, self._record = self._record, None
-        if record is None or self._process != os.getpid():
+        recorder, owned = self.recorder, self._owns_record
+        if recorder is None or not owned or self._process != os.getpid():
             return
+        self._owns_record = False
+        recorder.stop()
+        recorder.write(warn=True)
         atexit.unregister(self._end_record)
         hours = {tag: round(each, 6) for tag, each in self.worker_hours.items()}
         try:
-            record.end(
+            recorder.record.end(
                 int(error is not None),
                 everything_removed=self.everything_removed,
                 error=None if error is None else _one_line(error),
                 events=self.events,
-                summary={"worker_hours": hours},
+                summary={**recorder.tally.to_dict(), "worker_hours": hours},
             )
         except OSError as problem:
             logger.warning("the record is not complete: %s", problem)
@@ -480,6 +486,11 @@ class ScalableSession:
         return self._state is _State.CLOSED
 
     @property
+    def run_directory(self) -> Path | None:
+        """The directory of the run's record, with the logs of workers; None if there is no record."""
+        return None if self.recorder is None else self.recorder.record.directory.absolute()
+
+    @property
     def is_new(self) -> bool:
         """Whether the start has not begun."""
         return self._state is _State.NEW
@@ -514,6 +525,12 @@ class ScalableSession:
         if self.closed or self._handle is None:
             return dict(self._worker_hours)
         return dict(self.cluster.worker_hours)
+
+    def take_worker_changes(self) -> list[WorkerSpan]:
+        """Return the workers that have changed since the last call: for the record of the run."""
+        cluster = getattr(self._handle, "backend", None)
+        take: Callable[[], list[WorkerSpan]] = getattr(cluster, "take_worker_changes", list)
+        return take()
 
     @property
     def kept(self) -> Mapping[str, tuple[int, int]]:
@@ -690,6 +707,8 @@ class ScalableSession:
         return shlex.join(["scalable", "reap", *where])
 
     def _close(self) -> None:
+        if self.recorder is not None and self._process == os.getpid():
+            self.recorder.note_tasks()
         with self._lock:
             if self.closed:
                 return

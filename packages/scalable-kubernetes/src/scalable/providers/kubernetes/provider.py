@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from scalable.cluster.log_directory import MAX_KEPT
 from scalable.cluster.port import Leftover
 from scalable.costing import CostEstimate
 from scalable.errors import did_you_mean
@@ -43,6 +44,7 @@ from scalable.providers.kubernetes.objects import Run, dask_cluster, keys_secret
 from scalable.providers.kubernetes.options import KubernetesOptions, WorkerOptions
 from scalable.providers.kubernetes.request import WorkerRequest, worker_request
 from scalable.providers.kubernetes.template import is_our_mount, template_problems
+from scalable.providers.logs import kept_logs
 
 if TYPE_CHECKING:
     from scalable.providers.kubernetes.api import KubernetesApi
@@ -209,10 +211,16 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
             close_timeout=_CLOSE_TIMEOUT + 30,
             poll=0.3,
         )
+        log_bytes = MAX_KEPT if kept_logs() else 0
         cluster = build_remote_cluster(
             host,
             lambda _: KubernetesBackend(
-                api, run, requests, scheduler.owner, close_timeout=_CLOSE_TIMEOUT
+                api,
+                run,
+                requests,
+                scheduler.owner,
+                close_timeout=_CLOSE_TIMEOUT,
+                log_bytes=log_bytes,
             ),
             group_specs(spec, options),
             max_workers=options.max_workers,

@@ -24,7 +24,7 @@ from scalable.cluster.port import (
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.manifest.units import format_memory
 from scalable.providers.blocking import BlockingCalls
-from scalable.providers.logs import tail
+from scalable.providers.logs import read_end, tail
 from scalable.providers.slurm.commands import SlurmCommandError, TooManyJobsError
 from scalable.providers.slurm.nodes import LEFT_OUT_FOR, FailingNodes
 from scalable.providers.slurm.request import JobRequest
@@ -250,6 +250,15 @@ class SlurmBackend:
             text = f"workers end on {node} as soon as they start, so new ones are kept off it for {LEFT_OUT_FOR:g} s"
             end = replace(end, remedy="; ".join(filter(None, (text, end.remedy))))
         return end
+
+    @property
+    def logs_outlive_units(self) -> bool:
+        """True: they are files on a file system of the site."""
+        return True
+
+    async def read_log(self, unit: Unit, size: int) -> str:
+        """Return the end of a unit's log, as this machine sees the file."""
+        return await self._reading.run(read_end, self._log_path(unit), size)
 
     async def sweep(self) -> Sequence[Leftover]:
         """Wait for submissions under way, cancel the run's remaining jobs, and wait until they have ended."""

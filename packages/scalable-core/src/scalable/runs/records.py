@@ -125,6 +125,7 @@ class RunRecord:
                 "arguments": list(arguments),
             },
             "versions": installed_versions(),
+            "process": {"host": platform.node(), "pid": os.getpid()},
             "events": [],
         }
         directory = (root or records_directory()) / run_id
@@ -315,7 +316,9 @@ def recorded_spec(record: Mapping[str, Any]) -> DeploymentSpec:
 Redact = Callable[[str], str]
 """Replaces values that came from the environment by ``${VAR}``."""
 
-_NEVER_REDACTED = frozenset({"format", "id", "started", "ended", "manifest", "plan", "versions"})
+_NEVER_REDACTED = frozenset(
+    {"format", "id", "started", "ended", "manifest", "plan", "versions", "process"}
+)
 
 
 def installed_versions() -> dict[str, str]:
