@@ -21,6 +21,7 @@ from scalable.cli.options import debug_option, json_option, manifest_arguments, 
 from scalable.cli.output import print_problem, print_status, print_warnings
 from scalable.cli.plan import describe
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
+from scalable.cli.runs import describe_cost
 from scalable.cli.script import (
     Outcome,
     compile_script,
@@ -124,7 +125,7 @@ def run(
         outcome = _close(session, outcome)
         recorder.write(warn=True)  # the events of the end
         everything_removed = session.everything_removed if inside is None else removed
-        summary = _summarize(session, tally, time.monotonic() - started)
+        summary = recorder.summary() | {"seconds": round(time.monotonic() - started, 3)}
         _finish_record(
             outcome, record, session, everything_removed=everything_removed, summary=summary
         )
@@ -344,11 +345,6 @@ def _warn(text: str) -> None:
     print_problem(text, severity="warning")
 
 
-def _summarize(session: ScalableSession, tally: Tally, seconds: float) -> dict[str, Any]:
-    hours = {tag: round(each, 6) for tag, each in session.worker_hours.items()}
-    return {**tally.to_dict(), "worker_hours": hours, "seconds": round(seconds, 3)}
-
-
 def _print_summary(
     outcome: Outcome,
     record: RunRecord,
@@ -363,6 +359,8 @@ def _print_summary(
     if used:
         each = ", ".join(f"{tag} {hours:.3g}" for tag, hours in used.items())
         print_status(f"worker-hours: {sum(used.values()):.3g} ({each})")
+    if cost := summary.get("cost"):
+        print_status(describe_cost(cost))
     if logs.is_dir():
         print_status(f"logs of workers in {logs}; `scalable logs` shows them")
     print_status(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import as_table, print_json, print_problem
 
-__all__ = ["find_run", "runs"]
+__all__ = ["describe_cost", "find_run", "runs"]
 
 
 @click.group(invoke_without_command=True)
@@ -51,6 +52,28 @@ def show(run: str | None, latest: bool, as_json: bool) -> None:
         print_json(document)
     else:
         click.echo("\n".join(describe(document)))
+
+
+def describe_cost(cost: Mapping[str, Any]) -> str:
+    """Return what a run has cost as a line.
+
+    Examples
+    --------
+    >>> cost = {"currency": "USD", "estimated_hourly": "2.4", "actual": "1.2034", "unknown": []}
+    >>> describe_cost(cost)
+    'cost: 1.2034 USD (planned: 2.4 USD an hour)'
+    >>> describe_cost(cost | {"estimated_hourly": None, "unknown": ["gcam GPUs"]})
+    'cost: at least 1.2034 USD (planned: unknown); no price is known for gcam GPUs'
+    """
+    currency, hourly = cost["currency"], cost["estimated_hourly"]
+    planned = "unknown" if hourly is None else f"{hourly} {currency} an hour"
+    if cost["actual"] is None:
+        text = f"cost: unknown (planned: {planned})"
+    else:
+        at_least = "at least " if cost["unknown"] else ""
+        text = f"cost: {at_least}{cost['actual']} {currency} (planned: {planned})"
+    missing = f"; no price is known for {', '.join(cost['unknown'])}" if cost["unknown"] else ""
+    return text + missing
 
 
 def _read_all() -> list[dict[str, Any]]:
@@ -156,6 +179,8 @@ def describe(document: dict[str, Any]) -> list[str]:
         lines.append(
             f"worker-hours: {', '.join(f'{tag} {hours:.3g}' for tag, hours in used.items())}"
         )
+    if cost := summary.get("cost"):
+        lines.append(describe_cost(cost))
     if logs.is_dir():
         lines.append(f"logs of workers in {logs}; `scalable logs {document['id']}` shows them")
     lines += [

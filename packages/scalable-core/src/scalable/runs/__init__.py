@@ -7,6 +7,10 @@ value that the manifest has from the environment.
 ==============  =================================================================================
 `records`       ``record.json``: the run, its plan, its end; finding and reading records
 `tally`         what became of the tasks, counted on the scheduler
+`packages`      the versions of what a workflow imports
+`cost`          what a run has cost
+`figures`       what the rows of a record amount to
+`report`        a run as a page of HTML
 `recorder`      ``events.jsonl``, ``tasks.jsonl`` and ``workers.jsonl``, written as the run goes
 ==============  =================================================================================
 """

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalable.runs.records import event_as_json
 from scalable.runs.tally import Tally, begin_tally, read_tally, take_ends
 
 if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster
+    from scalable.cluster.history import WorkerSpan
     from scalable.runs.records import RunRecord
     from scalable.session import ScalableSession
 
@@ -22,6 +24,11 @@ LOGS_WANTED = "logs.wanted"
 """A file in the directory of a running run by which ``scalable logs`` asks for the logs as they are now."""
 
 _INTERVAL = 1.0
+
+
+def _worker_row(worker: WorkerSpan) -> dict[str, Any]:
+    row = asdict(worker)
+    return {"worker": row.pop("worker"), "component": row.pop("group"), **row}
 
 
 class Recorder:
@@ -50,6 +57,7 @@ class Recorder:
         self.record = record
         self.tally = Tally({}, [])
         self._counts = False
+        self._began: float | None = None
         self._session, self._warn = session, warn
         self._events = 0
         self._lock = threading.Lock()
@@ -59,6 +67,7 @@ class Recorder:
 
     def count_tasks(self, cluster: GroupedCluster) -> None:
         """Count the tasks of a cluster from now on."""
+        self._began = time.monotonic()
         try:
             begin_tally(cluster)
             self._counts = True
@@ -83,7 +92,7 @@ class Recorder:
                 self.record.append("events.jsonl", map(event_as_json, events))
                 self._events += len(events)
                 self.record.append(
-                    "workers.jsonl", map(asdict, self._session.take_worker_changes())
+                    "workers.jsonl", map(_worker_row, self._session.take_worker_changes())
                 )
                 if self._is_counting():
                     self.record.append("tasks.jsonl", take_ends(self._session.cluster))
@@ -92,6 +101,20 @@ class Recorder:
                 if warn and not self._warned:
                     self._warned = True
                     self._warn(f"the record is not complete: {error}")
+
+    def summary(self) -> dict[str, Any]:
+        """Return what became of the tasks, and what the run took, as JSON values."""
+        from scalable.runs.cost import actual_cost
+
+        session = self._session
+        hours = {tag: round(each, 6) for tag, each in session.worker_hours.items()}
+        summary = {**self.tally.to_dict(), "worker_hours": hours}
+        if hours and self._began is not None:
+            plan = session.plan().scale_plan
+            elapsed = (time.monotonic() - self._began) / 3600
+            cost = actual_cost(session.provider, session.spec, plan, hours, elapsed)
+            summary |= {"cost": cost} if cost else {}
+        return summary
 
     def _is_counting(self) -> bool:
         # Also where the interpreter has closed the cluster, at its end.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from scalable.providers.registry import ENTRY_POINT_GROUP
+from scalable.runs.packages import workflow_packages
 
 if TYPE_CHECKING:
     from scalable.cluster import Event
@@ -125,6 +126,7 @@ class RunRecord:
                 "arguments": list(arguments),
             },
             "versions": installed_versions(),
+            "packages": workflow_packages(workflow),
             "process": {"host": platform.node(), "pid": os.getpid()},
             "events": [],
         }
@@ -317,7 +319,7 @@ Redact = Callable[[str], str]
 """Replaces values that came from the environment by ``${VAR}``."""
 
 _NEVER_REDACTED = frozenset(
-    {"format", "id", "started", "ended", "manifest", "plan", "versions", "process"}
+    {"format", "id", "started", "ended", "manifest", "plan", "versions", "packages", "process"}
 )
 
 

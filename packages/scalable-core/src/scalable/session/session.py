@@ -12,7 +12,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from enum import Enum, auto
 from functools import cached_property, partial
@@ -41,6 +41,7 @@ from scalable.providers.logs import keep_logs_in, tidy_logs
 from scalable.providers.registry import get_provider
 from scalable.session import signals
 from scalable.session.current import current_session
+from scalable.session.log_level import log_level, logging_as_asked
 from scalable.session.target import AUTO, choose_target
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class ScalableSession:
         self._signals_before_close = 0
         self.recorder: Recorder | None = None
         self._owns_record = False
+        self._logging = ExitStack()
         self._start_error: BaseException | None = None
         self._worker_hours: Mapping[str, float] = {}
 
@@ -330,6 +332,8 @@ class ScalableSession:
         from scalable.cluster.events import record_into
         from scalable.planning import check_limits
 
+        level = log_level(os.environ)
+        self._logging.enter_context(logging_as_asked(level, self.manifest.redact))
         provider = self.provider
         plan = self.plan().scale_plan
         check_limits(self.spec, provider, plan)
@@ -389,14 +393,13 @@ class ScalableSession:
         recorder.stop()
         recorder.write(warn=True)
         atexit.unregister(self._end_record)
-        hours = {tag: round(each, 6) for tag, each in self.worker_hours.items()}
         try:
             recorder.record.end(
                 int(error is not None),
                 everything_removed=self.everything_removed,
                 error=None if error is None else _one_line(error),
                 events=self.events,
-                summary={**recorder.tally.to_dict(), "worker_hours": hours},
+                summary=recorder.summary(),
             )
         except OSError as problem:
             logger.warning("the record is not complete: %s", problem)
@@ -682,6 +685,7 @@ class ScalableSession:
                 self._close()
         finally:
             self._end_record(sys.exc_info()[1])
+            self._logging.close()
             signals.unregister(self.close)
 
     def _end_process(self, number: int) -> NoReturn:
