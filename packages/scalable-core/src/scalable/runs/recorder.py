@@ -49,6 +49,8 @@ class Recorder:
         The record.
     tally : Tally
         What had become of the tasks when `note_tasks` was last called.
+    writing : bool
+        Whether rows are written each second.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Recorder:
     ) -> None:
         self.record = record
         self.tally = Tally({}, [])
+        self.writing = True
         self._counts = False
         self._began: float | None = None
         self._session, self._warn = session, warn
@@ -152,4 +155,5 @@ class Recorder:
 
     def _run(self) -> None:
         while not self._stopped.wait(_INTERVAL):
-            self.write()
+            if self.writing:
+                self.write()

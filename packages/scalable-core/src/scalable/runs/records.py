@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -184,14 +185,19 @@ class RunRecord:
         name : str
             The file's name: ``tasks.jsonl``.
         rows : iterable of mapping
-            The rows, as JSON values. Values of the environment are replaced.
+            The rows, of text and numbers. Values of the environment are replaced.
 
         Raises
         ------
         OSError
             The file cannot be written.
         """
-        lines = [json.dumps(_map_text(dict(row), self._redact), ensure_ascii=False) for row in rows]
+        redact = cache(self._redact)  # names are there many times
+        encode = json.JSONEncoder(ensure_ascii=False).encode
+        lines = [
+            encode({k: redact(v) if isinstance(v, str) else v for k, v in row.items()})
+            for row in rows
+        ]
         if not lines:
             return
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from scalable.cluster.log_directory import MAX_KEPT
 from scalable.cluster.port import Leftover
 from scalable.costing import CostEstimate
 from scalable.errors import did_you_mean
@@ -52,6 +51,9 @@ if TYPE_CHECKING:
 __all__ = ["KubernetesProvider"]
 
 T = TypeVar("T")
+
+_MAX_LOG = 1_000_000
+"""Bytes that are read of the log of a worker that has ended, before its pod is removed."""
 
 _OPERATOR_DELAY = 60.0
 """Seconds after `orphan_timeout` in which the operator should have removed a cluster that nobody drives."""
@@ -211,7 +213,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
             close_timeout=_CLOSE_TIMEOUT + 30,
             poll=0.3,
         )
-        log_bytes = MAX_KEPT if kept_logs() else 0
+        log_bytes = _MAX_LOG if kept_logs() else 0
         cluster = build_remote_cluster(
             host,
             lambda _: KubernetesBackend(
