@@ -100,6 +100,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.cluster.budget": set(),
     "scalable.cluster.host": set(),
     "scalable.cluster.ledger": set(),
+    "scalable.cluster.log_directory": set(),
     "scalable.cluster.port": set(),
     "scalable.providers.base": set(),
     "scalable.providers.registry": set(),
@@ -128,6 +129,7 @@ LIGHT_ENGINE = {
     "scalable.cluster.budget",
     "scalable.cluster.host",
     "scalable.cluster.ledger",
+    "scalable.cluster.log_directory",
     "scalable.cluster.port",
 }
 """The modules of the engine that importing a provider may import: the others import Dask."""

@@ -93,7 +93,6 @@ def test_plan_and_run_as_a_dry_run(cli: Callable[..., Result], project: Path) ->
 @pytest.mark.parametrize(
     ("command", "instead"),
     [
-        ("report", "scalable runs show"),
         ("advise", "adaptive"),
         ("diagnose", "scalable check"),
         ("explain", "session.explain()"),

@@ -44,7 +44,7 @@ def drive(use: Callable[[KubernetesBackend], Awaitable[None]], options: str = ""
         api = KubernetesApi(None, "models")
         await api.open()
         try:
-            await use(KubernetesBackend(api, RUN, requests, None, close_timeout=5))
+            await use(KubernetesBackend(api, RUN, requests, None, close_timeout=5, log_bytes=1000))
         finally:
             await api.close()
 
@@ -183,6 +183,10 @@ def test_a_worker_that_has_ended_has_its_reason_and_its_log(server: ApiServer) -
         assert states[one.id].reason is Reason.OUT_OF_MEMORY
         assert states[other.id].phase is Phase.RUNNING
         assert f"the log of {pod}" in (await backend.describe(one)).log_tail
+        # It was read before the pod went, and is told once.
+        assert f"the log of {pod}" in await backend.read_log(one, 1000)
+        assert await backend.read_log(one, 1000) == ""
+        assert "the log of" in await backend.read_log(other, 1000)
         assert {*server.of_kind("deployments")} == {other.id}
         assert len(server.of_kind("daskworkergroups")) == 1
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scalable.cluster.port import GroupSpec, LaunchResult, Leftover, Phase, Reason, Unit
+from scalable.cluster.port import GroupSpec, LaunchResult, Leftover, Phase, ReadsLogs, Reason, Unit
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
@@ -505,6 +505,15 @@ def test_the_log_of_a_job_is_part_of_its_explanation(
     why = asyncio.run(backend.describe(unit(0)))
     assert why.log_tail == "No module named gcam"
     assert why.remedy == f"its log is {tmp_path}/logs/7_0.log"
+
+
+def test_the_log_of_a_job_is_read_after_its_end(backend: SlurmBackend, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "7_0.log").write_text("one\ntwo\n")
+    assert isinstance(backend, ReadsLogs)
+    assert backend.logs_outlive_units
+    assert asyncio.run(backend.read_log(unit(0), 4)) == "two\n"
+    assert asyncio.run(backend.read_log(unit(1), 4)) == ""
 
 
 def test_a_job_without_a_record_ended_as_it_was_last_seen(

@@ -4,7 +4,7 @@ from typing import Any
 from distributed import Client, LocalCluster, Worker
 
 from scalable.cli.counting import count_tasks
-from scalable.cli.status import TaskCount
+from scalable.runs.tally import TaskCount
 
 
 def test_a_task_that_is_run_again_is_one_task() -> None:

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from scalable.cli.progress import PlainView, Snapshot, render
-from scalable.cli.status import TaskCount, describe_tasks
+from scalable.cli.status import describe_tasks
 from scalable.cluster.port import GroupStatus, Reason
+from scalable.runs.tally import TaskCount
 
 
 def group(running: int, **facts: Any) -> dict[str, GroupStatus]:

@@ -1478,7 +1478,7 @@ async def test_a_waiting_task_can_be_failed(rig: Rig) -> None:
     queued = rig.client.submit(identity, 2)
     await until(lambda: len(rig.scheduler.tasks) == 2)
     for future in (resources, queued):
-        fail_task(rig.scheduler, rig.task(future), pickle.dumps(LookupError("ours")))
+        fail_task(rig.scheduler, rig.task(future), pickle.dumps(LookupError("ours")), "ours")
         with pytest.raises(LookupError, match="ours"):
             await future
     worker = await rig.add()
@@ -1486,7 +1486,7 @@ async def test_a_waiting_task_can_be_failed(rig: Rig) -> None:
     waiting = rig.client.submit(identity, 3, workers=[worker.address], key="waiting")
     await until(lambda: "waiting" in worker.state.tasks)
     for future in (waiting, running):
-        fail_task(rig.scheduler, rig.task(future), pickle.dumps(LookupError("ours")))
+        fail_task(rig.scheduler, rig.task(future), pickle.dumps(LookupError("ours")), "ours")
         with pytest.raises(LookupError, match="ours"):
             await future
 

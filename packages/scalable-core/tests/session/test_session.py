@@ -692,3 +692,40 @@ def test_a_session_without_a_place_for_its_record_goes_on(
     with ScalableSession.from_yaml() as client:
         assert client.submit(abs, -1, tag="fair").result(timeout=60) == 1
     assert "no record is kept" in caplog.text
+
+
+@pytest.mark.parametrize("level", ["INFO", "error"])
+def test_what_is_logged_is_asked_for_and_has_no_secrets(
+    level: str, scalable: Callable[..., subprocess.CompletedProcess[str]], project: Path
+) -> None:
+    (project / "workflow.py").write_text(
+        "from scalable.session import ScalableSession\n"
+        "with ScalableSession.from_yaml() as client:\n"
+        "    client.submit(sum, [1], tag='fair').result()\n"
+    )
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(
+        text.replace("gcam: {}", 'gcam: {env: {A: "${LAUNCHING:-}"}}')
+    )
+
+    ran = scalable("run", "-q", "-w", "workflow.py", SCALABLE_LOG_LEVEL=level, LAUNCHING="launched")
+
+    assert ran.returncode == 0
+    logged = [line for line in ran.stderr.splitlines() if " INFO scalable." in line]
+    assert bool(logged) is (level == "INFO")
+    assert "launched" not in ran.stderr
+    assert ("gcam: ${LAUNCHING} 1" in ran.stderr) is (level == "INFO")
+
+
+def test_a_log_level_that_does_not_exist_is_a_line(
+    scalable: Callable[..., subprocess.CompletedProcess[str]], project: Path
+) -> None:
+    (project / "workflow.py").write_text(
+        "from scalable.session import ScalableSession\nScalableSession.from_yaml().start()\n"
+    )
+
+    ran = scalable("run", "-q", "-w", "workflow.py", SCALABLE_LOG_LEVEL="loud")
+
+    assert ran.returncode == 2
+    assert "SCALABLE_LOG_LEVEL is 'loud'; use one of DEBUG, INFO" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scalable.cli.status import TaskCount
+from scalable.runs.tally import TaskCount
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -40,13 +40,19 @@ def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
 
             def __init__(self) -> None:
                 self.by_prefix: Counter[str] = Counter()
+                self.lost: set[Any] = set()
 
             def transition(
                 self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
             ) -> None:
                 task = dask_scheduler.tasks.get(key)
                 # A task that has had a result has a size.
-                if start == "released" and finish == "waiting" and task and task.nbytes >= 0:
+                if finish in ("memory", "forgotten"):
+                    self.lost.discard(key)
+                elif (start, finish) != ("released", "waiting") or key in self.lost:
+                    return  # or it has had no result since one was lost
+                elif task is not None and task.nbytes >= 0:
+                    self.lost.add(key)
                     self.by_prefix[task.prefix.name] += 1
 
         if RecomputedTasks.name not in dask_scheduler.plugins:

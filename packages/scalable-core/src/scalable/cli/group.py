@@ -10,11 +10,13 @@ import click
 from scalable.cli.check import check
 from scalable.cli.failures import INTERRUPTED, USAGE, Failure, report_error
 from scalable.cli.init import init
+from scalable.cli.logs import logs
 from scalable.cli.options import debug_option, wants_debug, wants_json
 from scalable.cli.owned import ps, reap
 from scalable.cli.plan import plan
 from scalable.cli.prices import prices
 from scalable.cli.providers import providers
+from scalable.cli.report import report
 from scalable.cli.results import results
 from scalable.cli.run import run
 from scalable.cli.runs import runs
@@ -30,7 +32,6 @@ EARLIER_COMMANDS = {
     "diagnose": "`scalable check` looks before a run, and session.explain() in it",
     "explain": "session.explain() says why workers are missing, and client.explain(future) why a task waits",
     "init-component": "write it under `components` in the manifest; `scalable schema` has every key",
-    "report": "`scalable runs show` describes the latest run, and `scalable runs` lists them",
     "migrate": "write the cluster as a target, and each container as a component; `scalable validate` checks them",
 }
 """Commands of earlier versions, and what takes their place."""
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 for command in (
-    *(init, validate, plan, check, run, runs, results, ps, reap),
+    *(init, validate, plan, check, run, runs, logs, report, results, ps, reap),
     *(prices, providers, schema),
 ):
     main.add_command(command)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from scalable.cli.counting import count_tasks
-from scalable.cli.status import TaskCount, describe_group, describe_kept, describe_tasks, total
+from scalable.cli.status import describe_group, describe_kept, describe_tasks
+from scalable.runs.tally import TaskCount, total
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scalable.cli.failures import FAILED, USAGE, Failure, exit_status, report_error
-from scalable.cli.following import Following, follow
 from scalable.cli.inside import run_inside, submission
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
 from scalable.cli.output import print_problem, print_status, print_warnings
 from scalable.cli.plan import describe_session
 from scalable.cli.progress import LiveView, PlainView, View, show_progress
+from scalable.cli.runs import describe_cost
 from scalable.cli.script import (
     Outcome,
     compile_script,
@@ -35,10 +35,9 @@ from scalable.errors import ScalableError, SessionError
 if TYPE_CHECKING:
     from types import CodeType, TracebackType
 
-    from scalable.cli.tally import Tally
-    from scalable.cluster import GroupedCluster
     from scalable.planning import Plan
     from scalable.runs import RunRecord
+    from scalable.runs.tally import Tally
     from scalable.session import ScalableSession
 
 __all__ = ["run"]
@@ -105,6 +104,7 @@ def run(
     --json for the record of the run, which is also kept in .scalable/runs.
     """
     from scalable.planning import check_limits
+    from scalable.runs.recorder import Recorder
     from scalable.session import ScalableSession
     from scalable.session.ending import RunEnd
 
@@ -127,20 +127,18 @@ def run(
     arguments = context.meta[_ARGUMENTS]
     inside = submission(session, workflow, arguments) if in_cluster else None
     record = _begin_record(session, plan, workflow, arguments)
-    session.run_directory = record.directory.absolute()
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     removed = False
-    following = Following(session, record)
+    recorder = session.recorder = Recorder(session, record, _warn)
 
     def finish() -> None:
         nonlocal outcome
         session.note_signals(end.received)
-        tally = _read_tally(session)
-        following.write(warn=True)
+        tally = recorder.note_tasks()
         outcome = _close(session, outcome)
-        following.write(warn=True)  # the events of the end
+        recorder.write(warn=True)  # the events of the end
         everything_removed = session.everything_removed if inside is None else removed
-        summary = _summarize(session, tally, time.monotonic() - started)
+        summary = recorder.summary() | {"seconds": round(time.monotonic() - started, 3)}
         _finish_record(
             outcome, record, session, everything_removed=everything_removed, summary=summary
         )
@@ -167,7 +165,7 @@ def run(
                     outcome = Outcome(run_inside(session, inside, click.echo))
                 else:
                     shown = nullcontext() if quiet else _progress(session)
-                    with shown, follow(following), _offered(session):
+                    with shown, recorder.following(), _offered(session):
                         outcome = run_script(code, workflow, arguments)
             removed = outcome.code == 0
             _show_error(outcome, session, debug=debug)
@@ -197,7 +195,6 @@ def _offered(session: ScalableSession) -> Iterator[None]:
 
     with set_current_session(session), when_client_is_missing(start):
         signals.register(session.close)
-        session.on_built = _begin_tally
         yield
 
 
@@ -387,32 +384,8 @@ def _finish_record(
         print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
 
 
-def _begin_tally(cluster: GroupedCluster) -> None:
-    from scalable.cli.tally import begin_tally
-
-    try:
-        begin_tally(cluster)
-    except (OSError, RuntimeError) as error:
-        print_problem(f"tasks are not counted: {error}", severity="warning")
-
-
-def _read_tally(session: ScalableSession) -> Tally:
-    """Return what became of the tasks; nothing if the session has not started, or its scheduler is gone."""
-    from scalable.cli.tally import Tally, read_tally
-
-    if session.is_new or session.closed:
-        return Tally({}, [])
-    try:
-        return read_tally(session.cluster)
-    except (OSError, RuntimeError) as error:
-        print_problem(f"tasks were not counted: {error}", severity="warning")
-        return Tally({}, [])
-
-
-def _summarize(session: ScalableSession, tally: Tally, seconds: float) -> dict[str, Any]:
-    hours = {tag: round(each, 6) for tag, each in session.worker_hours.items()}
-    used = {"worker_hours": hours, **session.usage}
-    return {**tally.to_dict(), **used, "seconds": round(seconds, 3)}
+def _warn(text: str) -> None:
+    print_problem(text, severity="warning")
 
 
 def _print_summary(
@@ -422,20 +395,20 @@ def _print_summary(
     tally: Tally,
     summary: Mapping[str, Any],
 ) -> None:
-    for line in tally.lines():
+    logs = record.directory / "logs"
+    for line in tally.lines(logs):
         print_status(session.manifest.redact(line))
     used = {tag: hours for tag, hours in summary["worker_hours"].items() if hours}
     if used:
         each = ", ".join(f"{tag} {hours:.3g}" for tag, hours in used.items())
         print_status(f"worker-hours: {sum(used.values()):.3g} ({each})")
-    if summary.get("cost"):
-        print_status(f"cost: about {summary['cost']:.3g} {summary['currency']}")
+    if cost := summary.get("cost"):
+        print_status(describe_cost(cost))
     if reached := summary.get("limit_reached"):
         most = summary["limits"][reached]
         print_status(f"limits.{reached} ({most:g}) was reached; on_exceed: {summary['action']}")
-    logs = record.directory / "logs"
     if logs.is_dir():
-        print_status(f"logs of workers in {logs}")
+        print_status(f"logs of workers in {logs}; `scalable logs` shows them")
     print_status(
         f"{_describe_exit(outcome.code)} after {summary['seconds']:.1f} s; record in {record.directory}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import as_table, print_json, print_problem
 
-__all__ = ["find_run", "latest_run", "runs"]
+__all__ = ["describe_cost", "find_run", "latest_run", "runs"]
 
 
 @click.group(invoke_without_command=True)
@@ -53,6 +54,28 @@ def show(run: str | None, latest: bool, as_json: bool) -> None:
         click.echo("\n".join(describe(document)))
 
 
+def describe_cost(cost: Mapping[str, Any]) -> str:
+    """Return what a run has cost as a line.
+
+    Examples
+    --------
+    >>> cost = {"currency": "USD", "estimated_hourly": "2.4", "actual": "1.2034", "unknown": []}
+    >>> describe_cost(cost)
+    'cost: 1.2034 USD (planned: 2.4 USD an hour)'
+    >>> describe_cost(cost | {"estimated_hourly": None, "unknown": ["gcam GPUs"]})
+    'cost: at least 1.2034 USD (planned: unknown); no price is known for gcam GPUs'
+    """
+    currency, hourly = cost["currency"], cost["estimated_hourly"]
+    planned = "unknown" if hourly is None else f"{hourly} {currency} an hour"
+    if cost["actual"] is None:
+        text = f"cost: unknown (planned: {planned})"
+    else:
+        at_least = "at least " if cost["unknown"] else ""
+        text = f"cost: {at_least}{cost['actual']} {currency} (planned: {planned})"
+    missing = f"; no price is known for {', '.join(cost['unknown'])}" if cost["unknown"] else ""
+    return text + missing
+
+
 def _read_all() -> list[dict[str, Any]]:
     from scalable.runs import find_records, read_record
 
@@ -80,7 +103,13 @@ def latest_run(target: str) -> dict[str, Any] | None:
 
 
 def find_run(run: str | None) -> dict[str, Any]:
-    """Return the record of a run, by its id or the beginning of it; without either, of the latest."""
+    """Return the record of a run, by its id or the beginning of it; the latest for None.
+
+    Raises
+    ------
+    Failure
+        There is no such run, or there are several.
+    """
     from scalable.errors import did_you_mean
 
     by_id = {str(document.get("id")): document for document in _read_all()}
@@ -131,9 +160,8 @@ def describe(document: dict[str, Any]) -> list[str]:
     from 12:00 to 12:05
     error: ValueError: x
     """
-    from scalable.cli.status import TaskCount
-    from scalable.cli.tally import Tally, TaskFailures
     from scalable.runs import records_directory
+    from scalable.runs.tally import Tally, TaskCount, TaskFailures
 
     summary = document.get("summary") or {}
     status = f", exit status {document['exit_status']}" if document.get("exit_status") else ""
@@ -155,14 +183,16 @@ def describe(document: dict[str, Any]) -> list[str]:
         if tag:
             tags[name] = tag
     failures = [TaskFailures(**each) for each in summary.get("failures", [])]
-    lines += Tally(counts, failures, tags).lines()
+    logs = records_directory() / str(document["id"]) / "logs"
+    lines += Tally(counts, failures, tags, summary.get("lost", {})).lines(logs)
     if used := {tag: hours for tag, hours in summary.get("worker_hours", {}).items() if hours}:
         lines.append(
             f"worker-hours: {', '.join(f'{tag} {hours:.3g}' for tag, hours in used.items())}"
         )
-    logs = records_directory() / str(document["id"]) / "logs"
+    if cost := summary.get("cost"):
+        lines.append(describe_cost(cost))
     if logs.is_dir():
-        lines.append(f"logs of workers in {logs}")
+        lines.append(f"logs of workers in {logs}; `scalable logs {document['id']}` shows them")
     lines += [
         f"{event['time']} {event['group'] or 'cluster'}: {event['text']}"
         for event in document.get("events", [])

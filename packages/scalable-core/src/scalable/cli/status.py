@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from scalable.cluster.port import GroupStatus, Reason
+from scalable.runs.tally import TaskCount, total
 
-__all__ = ["TaskCount", "describe_group", "describe_kept", "describe_tasks", "total"]
+__all__ = ["describe_group", "describe_kept", "describe_tasks"]
 
 
 _MAX_NAMED = 4
 """Maximum number of kinds of tasks that a line names: those with the most left to do."""
-
-
-@dataclass(frozen=True)
-class TaskCount:
-    """Tasks of one kind: how many are done, have failed, are left to do, and were given up."""
-
-    done: int = 0
-    failed: int = 0
-    left: int = 0
-    cancelled: int = 0
-
-    @property
-    def all(self) -> int:
-        """The number of all tasks of this kind."""
-        return self.done + self.failed + self.left + self.cancelled
-
-    def __add__(self, other: TaskCount) -> TaskCount:
-        return TaskCount(
-            self.done + other.done,
-            self.failed + other.failed,
-            self.left + other.left,
-            self.cancelled + other.cancelled,
-        )
-
-
-def total(counts: Iterable[TaskCount]) -> TaskCount:
-    """Return the sum of counts."""
-    return sum(counts, TaskCount())
 
 
 def describe_group(group: GroupStatus) -> str:

@@ -32,13 +32,16 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `plugin`        the scheduler's side of `link`, a package that is sent by value
 `calls`         calls to the event loop, from any other thread or loop
 `grouped`       `GroupedCluster`, for users and Dask's client
+`logs`          the logs of workers that a run keeps, in `log_directory`
+`history`       when each worker was launched, joined and ended
 `dashboard`     the link to Dask's dashboard: one that opens, or none
 `remote`        `RemoteHost`, for a scheduler that a native system runs elsewhere
 ==============  =================================================================================
 
 What this process uses of Dask beyond its public interface is in `dask_internals`.
 
-Only `adaptive`, `budget`, `ledger`, `port` and `host` can be imported without Dask, so nothing is re-exported eagerly.
+Only `adaptive`, `budget`, `host`, `ledger`, `log_directory` and `port` can be imported without Dask, so nothing is
+re-exported eagerly.
 """
 
 from __future__ import annotations

@@ -22,9 +22,11 @@ from scalable.cluster.draining import Drainer
 from scalable.cluster.ends import EndHandler, GroupFailures
 from scalable.cluster.events import current_log
 from scalable.cluster.group import Group
+from scalable.cluster.history import WorkerHistory
 from scalable.cluster.launching import Launcher
 from scalable.cluster.ledger import current_ledger
 from scalable.cluster.link import Report, SchedulerLink
+from scalable.cluster.logs import LogKeeper
 from scalable.cluster.member import Observation
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.pace import Pace
@@ -110,6 +112,8 @@ class GroupController:
         self.closing = ClosingSteps(self.pace.close_timeout)
         self.statuses: Mapping[str, GroupStatus] = {}
         self.ledger = current_ledger()
+        self._logs = LogKeeper(backend, self.events)
+        self.history = WorkerHistory(clock)
         self._native = NativeCalls(
             backend,
             max_wait=self.pace.tick,
@@ -117,6 +121,7 @@ class GroupController:
             max_poll=self.pace.max_poll,
             timeout=self.pace.native_timeout,
             clock=clock,
+            logs=self._logs,
             before_launch=self._record_intent,
         )
         self._recorded: set[str] = set()
@@ -134,6 +139,7 @@ class GroupController:
             self.scheduler,
             self._failures,
             self.events,
+            self._logs,
             describe_timeout=self.pace.describe_timeout,
             clock=clock,
         )
@@ -349,6 +355,12 @@ class GroupController:
             m.unit.id: text for m, text in zip(living, tails[len(ended) :], strict=True)
         }
 
+    async def keep_logs(self) -> None:
+        """Keep what the logs of all units have now, where the run keeps logs."""
+        await self._logs.keep(
+            member.unit for group in self.groups.values() for member in group.members.values()
+        )
+
     # -- Turns
 
     async def _run(self) -> None:
@@ -397,6 +409,8 @@ class GroupController:
         causes = await self._ends.describe_ends(end for _, end in ends)
         for group, end in ends:
             await self._ends.handle_end(group, end, causes)
+            if end.reason.is_over:
+                self.history.end(end.member, self._ends.reason(end, causes))
         self._drainer.note_ends(ends, now)
         self._record_units(end.member.unit.id for _, end in ends if end.reason.is_over)
         if report is None:
@@ -529,6 +543,7 @@ class GroupController:
 
     async def _publish(self) -> None:
         self._update_statuses()
+        self.history.update(self.groups.values())
         async with self._changed:
             self._changed.notify_all()
 
@@ -555,9 +570,14 @@ class GroupController:
         units = {unit.id: unit for made in launched if made is not None for unit in made.units} | {
             m.unit.id: m.unit for group in self.groups.values() for m in group.members.values()
         }
+        if not self._logs.after_stop:
+            await steps.run("keeping logs", self._logs.keep(units.values()))
         if units:
             await steps.run("stopping workers", self.backend.stop(list(units.values())))
         swept = await steps.run("sweeping", self.backend.sweep())
+        if self._logs.after_stop:
+            await steps.run("keeping logs", self._logs.keep(units.values()))
+        await steps.run("keeping logs", self._logs.settle())
         unknown = [
             Leftover(
                 "launch",
@@ -567,6 +587,9 @@ class GroupController:
             )
             for launch in self._native.unfinished_launches()
         ]
+        for group in self.groups.values():
+            for member in group.members.values():
+                self.history.end(member)
         now = self.clock()
         used = {tag: group.worker_seconds(now) for tag, group in self.groups.items()}
         self.meter.update(used, now)

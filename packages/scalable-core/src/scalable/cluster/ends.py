@@ -10,6 +10,7 @@ from scalable.cluster.deaths import KnownCauses
 from scalable.cluster.events import EventLog
 from scalable.cluster.group import Group
 from scalable.cluster.link import DrainProgress, Report, Stage
+from scalable.cluster.logs import LogKeeper
 from scalable.cluster.member import EndReason, Member, UnitEnd
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.port import Explanation
@@ -86,6 +87,8 @@ class EndHandler:
         For groups that fail.
     events : EventLog
         The log for ends.
+    logs : LogKeeper
+        Keeps the logs of units that have ended.
     describe_timeout : float
         Seconds for one explanation.
     clock : callable
@@ -98,6 +101,7 @@ class EndHandler:
         scheduler: SchedulerCalls,
         failures: GroupFailures,
         events: EventLog,
+        logs: LogKeeper,
         *,
         describe_timeout: float,
         clock: Callable[[], float],
@@ -106,6 +110,7 @@ class EndHandler:
         self._scheduler = scheduler
         self._failures = failures
         self._events = events
+        self._logs = logs
         self._describe_timeout = describe_timeout
         self._clock = clock
         self._known = KnownCauses()
@@ -138,13 +143,14 @@ class EndHandler:
             )
         )
         return {
-            key: (member, cause)
+            key: (member, self._logs.name(member.unit, cause))
             for (key, member), cause in zip(representatives.items(), found, strict=True)
         }
 
     async def handle_end(self, group: Group, end: UnitEnd, causes: Causes) -> None:
         """Record the end of a unit, and what it means for its group."""
         member, unit, tag = end.member, end.member.unit, group.spec.tag
+        self._keep_log(end, causes)
         if end.reason is EndReason.STOPPED:
             # It may have died by its task before it was stopped.
             why = _cause(end, causes)[1] if member.had_tasks else explanations.explain_stop(unit)
@@ -175,6 +181,20 @@ class EndHandler:
         if not end.reason.is_over:
             # Drained like others, because its worker may have joined since the report.
             member.leaving = DrainProgress(Stage.BUSY)
+
+    def reason(self, end: UnitEnd, causes: Causes) -> str:
+        """Return why a unit ended, in one line; empty where it was stopped."""
+        if end.reason is EndReason.STOPPED:
+            return ""
+        if end.reason is EndReason.REFUSED:
+            return explanations.explain_refusal(end).summary
+        return _cause(end, causes)[1].summary
+
+    def _keep_log(self, end: UnitEnd, causes: Causes) -> None:
+        unit = end.member.unit
+        described = causes.get((unit.id, end.reason)) or causes.get((unit.request_id, end.reason))
+        known = described is not None and described[0] is end.member
+        self._logs.keep_soon(unit, described[1].log_tail if described and known else "")
 
     async def handle_overdue_requests(self, group: Group) -> None:
         """Count launches whose units never appeared as failed starts."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from scalable.cluster.adaptive import AdaptivePolicy
     from scalable.cluster.budget import Budget
+    from scalable.cluster.history import WorkerSpan
     from scalable.cluster.host import Host
     from scalable.cluster.port import Backend
     from scalable.cluster.retry import RetryPolicy
@@ -449,6 +450,18 @@ class GroupedCluster:
     async def logs_async(self, tag: str | None = None) -> dict[str, str]:
         """Do the same as `logs`, for coroutines."""
         return await self._calls.wait_async(self._controller.logs(tag))
+
+    def take_worker_changes(self) -> list[WorkerSpan]:
+        """Return the workers that have changed since the last call, also after `close`: for the record of a run."""
+        return self._controller.history.take()
+
+    def keep_logs(self) -> None:
+        """Keep what the logs of all workers have now, where the cluster was built to keep logs."""
+        self._calls.wait(self._controller.keep_logs())
+
+    async def keep_logs_async(self) -> None:
+        """Do the same as `keep_logs`, for coroutines."""
+        await self._calls.wait_async(self._controller.keep_logs())
 
     def scale(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise AmbiguousScaleError, because it does not specify a group."""

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from scalable.cluster.explanations import explain_from_state
 from scalable.cluster.limits import start_limited
+from scalable.cluster.logs import LogKeeper
 from scalable.cluster.member import Member, Observation
-from scalable.cluster.port import Backend, Explanation, GroupSpec, LaunchResult, UnitState
+from scalable.cluster.port import Backend, Explanation, GroupSpec, LaunchResult, Unit, UnitState
 from scalable.errors import NativeTimeoutError
 
 __all__ = ["Launch", "NativeCalls"]
@@ -43,6 +44,8 @@ class NativeCalls:
         Seconds after which a call has failed.
     clock : callable
         Seconds, monotonic.
+    logs : LogKeeper, optional
+        Keeps the logs of units before they are stopped.
     before_launch : callable
         Called with the tag, the number and the request id before units are requested.
     """
@@ -56,9 +59,11 @@ class NativeCalls:
         max_poll: float,
         timeout: float,
         clock: Callable[[], float],
+        logs: LogKeeper | None = None,
         before_launch: Callable[[str, int, str], object] = lambda tag, n, request_id: None,
     ) -> None:
         self.backend = backend
+        self._logs = logs
         self.before_launch = before_launch
         self.max_wait = max_wait
         self.poll = poll
@@ -121,7 +126,8 @@ class NativeCalls:
     async def describe_member(self, member: Member, timeout: float | None = None) -> Explanation:
         """Wait for the explanation of one unit; if that fails, explain it from its most recent state."""
         try:
-            return await self._start_call(self.backend.describe(member.unit), timeout)
+            why = await self._start_call(self.backend.describe(member.unit), timeout)
+            return why if self._logs is None else self._logs.without_secrets(why)
         except Exception as error:  # noqa: BLE001 - part of the explanation
             return explain_from_state(member, error)
 
@@ -161,8 +167,13 @@ class NativeCalls:
 
     def stop(self, members: Sequence[Member]) -> None:
         """Begin to stop units, in one native call for all of them."""
-        call = self._start_call(self.backend.stop([member.unit for member in members]))
+        call = self._start_call(self._stop([member.unit for member in members]))
         self._stops[call] = members
+
+    async def _stop(self, units: Sequence[Unit]) -> None:
+        if self._logs is not None and not self._logs.after_stop:
+            await self._logs.keep(units)
+        await self.backend.stop(units)
 
     async def finished_stops(self) -> list[tuple[Sequence[Member], BaseException | None]]:
         """Return the stops that were answered, each once: their units, and the error, if any."""

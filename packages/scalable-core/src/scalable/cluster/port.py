@@ -24,6 +24,7 @@ __all__ = [
     "LaunchResult",
     "Leftover",
     "Phase",
+    "ReadsLogs",
     "Reason",
     "Unit",
     "UnitState",
@@ -339,6 +340,25 @@ class Backend(Protocol):
         has not returned by a limit of the backend's, well below the time that closing has, is a leftover: it may
         create units later. `launch` creates nothing from then on.
         """
+        ...
+
+
+@runtime_checkable
+class ReadsLogs(Protocol):
+    """An optional ability of a `Backend`: to read the log of a unit, and not only the end of it as `describe` does.
+
+    Attributes
+    ----------
+    logs_outlive_units : bool
+        Whether a log can be read once `sweep` has returned. Otherwise it is read before its unit is stopped, and must
+        be readable for some seconds after a unit has been shown as GONE.
+    """
+
+    @property
+    def logs_outlive_units(self) -> bool: ...  # noqa: D102 - above
+
+    async def read_log(self, unit: Unit, size: int) -> str:
+        """Return the end of a unit's log, of about `size` bytes; empty where there is none, or it cannot be read."""
         ...
 
 

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["keep_logs_in", "kept_logs", "tail", "tidy_logs"]
+from scalable.cluster.log_directory import keep_logs_in, kept_logs
+
+__all__ = ["keep_logs_in", "kept_logs", "read_end", "tail", "tidy_logs"]
 
 MAX_LOG = 10_000_000
 """Bytes that are kept of one worker's log after a run: its end."""
-
-_directory: ContextVar[Path | None] = ContextVar("scalable_kept_logs", default=None)
-
-
-@contextmanager
-def keep_logs_in(directory: Path | None) -> Iterator[None]:
-    """Have clusters that are built in this block keep the logs of their workers in a directory."""
-    token = _directory.set(directory)
-    try:
-        yield
-    finally:
-        _directory.reset(token)
-
-
-def kept_logs() -> Path | None:
-    """Return the directory of the enclosing `keep_logs_in`, for providers whose workers write files on this machine."""
-    return _directory.get()
 
 
 def tidy_logs(directory: Path, redact: Callable[[str], str]) -> None:
@@ -62,6 +46,16 @@ def tidy_logs(directory: Path, redact: Callable[[str], str]) -> None:
                 file.write(kept.encode(errors="replace"))
     with suppress(OSError):
         directory.rmdir()
+
+
+def read_end(path: Path, size: int) -> str:
+    """Return the end of a log, at most `size` bytes of it; empty if it does not exist or is not readable."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read(size).decode(errors="replace")
+    except OSError:  # the log is only an addition to what is known of a worker
+        return ""
 
 
 def tail(path: Path, *, lines: int = 20, size: int = 8192) -> str:

@@ -6,6 +6,7 @@
 `current`       the session of this process, which ``scalable run`` hands to its workflow
 `signals`       closing sessions on SIGTERM and SIGHUP
 `ending`        the end of a run by a signal, which always arrives
+`log_level`     how much is logged, by ``SCALABLE_LOG_LEVEL``
 `forwarder`     forwarding signals that another thread received to the main thread
 ==============  =================================================================================
 

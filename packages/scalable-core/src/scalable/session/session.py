@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from enum import Enum, auto
 from functools import cached_property, partial
@@ -42,6 +42,7 @@ from scalable.providers.logs import keep_logs_in, tidy_logs
 from scalable.providers.registry import get_provider
 from scalable.session import signals
 from scalable.session.current import current_session
+from scalable.session.log_level import log_level, logging_as_asked
 from scalable.session.target import AUTO, choose_target
 
 if TYPE_CHECKING:
@@ -50,12 +51,13 @@ if TYPE_CHECKING:
     from scalable.client import ScalableClient
     from scalable.cluster import Event, GroupedCluster
     from scalable.cluster.events import EventLog
+    from scalable.cluster.history import WorkerSpan
     from scalable.cluster.port import Explanation, GroupStatus
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
     from scalable.results.reuse import Results
-    from scalable.runs import RunRecord
+    from scalable.runs.recorder import Recorder
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
 
@@ -90,11 +92,8 @@ class ScalableSession:
 
     Attributes
     ----------
-    run_directory : Path or None
-        The directory of the run's record, with the logs of workers. ``scalable run`` sets it before the start;
-        otherwise the start makes one.
-    on_built : callable or None
-        Called with the cluster before it has workers; set before the start.
+    recorder : Recorder or None
+        Writes the record of the run. ``scalable run`` sets it before the start; otherwise the start makes one.
 
     Raises
     ------
@@ -130,9 +129,9 @@ class ScalableSession:
         self._results: Results | None = None
         self._everything_removed = False
         self._signals_before_close = 0
-        self.run_directory: Path | None = None
-        self._record: RunRecord | None = None
-        self.on_built: Callable[[GroupedCluster], object] | None = None
+        self.recorder: Recorder | None = None
+        self._owns_record = False
+        self._logging = ExitStack()
         self._start_error: BaseException | None = None
 
     @cached_property
@@ -334,19 +333,26 @@ class ScalableSession:
         from scalable.cluster.ledger import ledger_in
         from scalable.planning import check_limits, plan_budget
 
+        level = log_level(os.environ)
+        self._logging.enter_context(logging_as_asked(level, self.manifest.redact))
         provider = self.provider
         plan = self.plan().scale_plan
         budget = plan_budget(self.spec, provider, plan)
         check_limits(self.spec, provider, plan)
         modules = self._find_modules()
         self._results = self.open_results()
-        if self.run_directory is None:
+        if self.recorder is None:
             self._begin_record()
         signals.register(self.close)
         logs = self.run_directory / "logs" if self.run_directory else None
         began = time.monotonic()
         directory = self.run_directory
-        with record_into(self._log), keep_logs_in(logs), ledger_in(directory), _naming():
+        with (
+            record_into(self._log),
+            keep_logs_in(logs, self.manifest.redact),
+            ledger_in(directory),
+            _naming(),
+        ):
             self._handle = provider.build_cluster(self.spec)
         _check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
         if self.closed:
@@ -361,8 +367,8 @@ class ScalableSession:
             raise IncompleteClusterError(provider.name, type(self.cluster).__name__, ["set_budget"])
         upload_modules(self.client, modules.archive)
         self._modules = self.client.modules = modules
-        if self.on_built is not None:
-            self.on_built(self.cluster)
+        if self.recorder is not None:
+            self.recorder.count_tasks(self.cluster)
         provider.scale(self._handle, plan)
         self._scale_plan = plan
         self.client.sync(self._wait_for_first_workers, plan)
@@ -373,6 +379,7 @@ class ScalableSession:
     def _begin_record(self) -> None:
         """Begin a record of this session, where ``scalable run`` has not; without one, the session goes on."""
         from scalable.runs import RunRecord
+        from scalable.runs.recorder import Recorder
 
         main = getattr(sys.modules["__main__"], "__file__", None)
         workflow = Path(main) if main and Path(main).is_file() else None
@@ -382,23 +389,26 @@ class ScalableSession:
         except OSError as error:
             logger.warning("no record is kept: %s: %s", error.filename, error.strerror)
             return
-        self._record, self.run_directory = record, record.directory.absolute()
+        self.recorder, self._owns_record = Recorder(self, record, logger.warning), True
+        self.recorder.start()
         # After the record has registered what closes its directory, so that this is called before.
         atexit.register(self._end_record)
 
     def _end_record(self, error: BaseException | None = None) -> None:
-        record, self._record = self._record, None
-        if record is None or self._process != os.getpid():
+        recorder, owned = self.recorder, self._owns_record
+        if recorder is None or not owned or self._process != os.getpid():
             return
+        self._owns_record = False
+        recorder.stop()
+        recorder.write(warn=True)
         atexit.unregister(self._end_record)
-        hours = {tag: round(each, 6) for tag, each in self.worker_hours.items()}
         try:
-            record.end(
+            recorder.record.end(
                 int(error is not None),
                 everything_removed=self.everything_removed,
                 error=None if error is None else _one_line(error),
                 events=self.events,
-                summary={"worker_hours": hours, **self.usage},
+                summary=recorder.summary(),
             )
         except OSError as problem:
             logger.warning("the record is not complete: %s", problem)
@@ -488,6 +498,11 @@ class ScalableSession:
         return self._state is _State.CLOSED
 
     @property
+    def run_directory(self) -> Path | None:
+        """The directory of the run's record, with the logs of workers; None if there is no record."""
+        return None if self.recorder is None else self.recorder.record.directory.absolute()
+
+    @property
     def is_new(self) -> bool:
         """Whether the start has not begun."""
         return self._state is _State.NEW
@@ -525,6 +540,12 @@ class ScalableSession:
     def usage(self) -> Mapping[str, Any]:
         """The cost so far, the limits, which one was reached, and what followed; kept after the session is closed."""
         return dict(getattr(getattr(self._handle, "backend", None), "usage", {}))
+
+    def take_worker_changes(self) -> list[WorkerSpan]:
+        """Return the workers that have changed since the last call: for the record of the run."""
+        cluster = getattr(self._handle, "backend", None)
+        take: Callable[[], list[WorkerSpan]] = getattr(cluster, "take_worker_changes", list)
+        return take()
 
     @property
     def kept(self) -> Mapping[str, tuple[int, int]]:
@@ -676,6 +697,7 @@ class ScalableSession:
                 self._close()
         finally:
             self._end_record(sys.exc_info()[1])
+            self._logging.close()
             signals.unregister(self.close)
 
     def _end_process(self, number: int) -> NoReturn:
@@ -701,6 +723,8 @@ class ScalableSession:
         return shlex.join(["scalable", "reap", *where])
 
     def _close(self) -> None:
+        if self.recorder is not None and self._process == os.getpid():
+            self.recorder.note_tasks()
         with self._lock:
             if self.closed:
                 return

@@ -27,6 +27,7 @@ In reading order:
 `missing`         modules that a worker does not have
 `forks`           what a process that is forked inside a worker's process inherits
 `results`         small results, sent to clients with the news that their tasks have finished
+`usage`           what tasks use: memory, and the time of processors
 `running`         what a worker runs, told to `deaths` and, where that is needed, alone
 `filenames`       the file names of functions that are pickled by value
 `dask_internals`  what all of them use of distributed beyond its public interface

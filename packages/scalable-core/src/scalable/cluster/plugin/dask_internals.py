@@ -200,7 +200,7 @@ def tasks_of_dead_worker(scheduler: Scheduler, address: str) -> list[TaskState]:
 # -- Tasks, in the scheduler
 
 
-def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
+def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes, text: str) -> None:
     """Fail a task, wherever it waits to run.
 
     Parameters
@@ -211,11 +211,18 @@ def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes) -> None:
         The task.
     error : bytes
         The exception, pickled. The scheduler cannot unpickle it and need not.
+    text : str
+        The exception in one line.
     """
     holder = ts.processing_on
     stimulus_id = _stimulus_id()
     recommendations = scheduler.transition(
-        ts.key, "erred", exception=error, cause=ts.key, stimulus_id=stimulus_id
+        ts.key,
+        "erred",
+        exception=error,
+        exception_text=text,
+        cause=ts.key,
+        stimulus_id=stimulus_id,
     )
     scheduler.transitions(recommendations, stimulus_id=stimulus_id)
     if holder is not None:

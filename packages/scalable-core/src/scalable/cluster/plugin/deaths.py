@@ -414,4 +414,6 @@ class Deaths:
             why = unpickled(one.explanation) if one.explanation else None
             deaths = tuple((death.worker, reason) for death, reason in one.blamed)
             error = pickled_call(ERROR, str(one.task.key), deaths, why)
-            fail_task(self.scheduler, one.task, error)
+            reasons = "; ".join(dict.fromkeys(why for _, why in deaths))
+            text = f"its worker died on each of {len(deaths)} attempts: {reasons}"
+            fail_task(self.scheduler, one.task, error, text)

@@ -63,4 +63,4 @@ class FailedGroups:
         for key, error in failing:
             ts = scheduler.tasks.get(key)
             if ts is not None and ts.state in ("no-worker", "queued"):
-                fail_task(scheduler, ts, error)
+                fail_task(scheduler, ts, error, "its worker group failed")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.plugin.dask_internals import (
@@ -86,10 +87,21 @@ def _is_plain_array(value: Any) -> bool:
 
 
 class SmallResults:
-    """Lets a worker add small results to its messages."""
+    """Lets a worker add small results, and what its tasks have used, to its messages.
 
-    def __init__(self, worker: Worker) -> None:
+    Parameters
+    ----------
+    worker : Worker
+        The worker.
+    take_usage : callable
+        Returns what a task has used, by its key.
+    """
+
+    def __init__(
+        self, worker: Worker, take_usage: Callable[[Any], dict[str, Any]] = lambda key: {}
+    ) -> None:
         self._worker = worker
+        self._take_usage = take_usage
         self._dask_send = replace_batched_send(worker, self.send)
 
     def close(self) -> None:
@@ -103,6 +115,11 @@ class SmallResults:
             value = self._worker.data.get(message["key"], self)
             if (packed := pack_small_result(value)) is not None:
                 message[_FIELD] = packed
+        if message["op"] in ("task-finished", "task-erred"):
+            usage = self._take_usage(message["key"])
+            computed = [s for s in message["startstops"] if s["action"] == "compute"]
+            if computed:
+                computed[-1].update(usage)
         adjust_batches(self._worker)
         self._dask_send(message)
 

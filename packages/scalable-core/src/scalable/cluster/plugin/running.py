@@ -13,6 +13,7 @@ from scalable.cluster.plugin.dask_internals import (
     seconds_alone,
     was_taken_back,
 )
+from scalable.cluster.plugin.usage import TaskUsage
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -37,11 +38,17 @@ class RunRecord:
     when it has confirmed that it knows of its end. Should the worker die in between, no other task can be the cause.
 
     A task that has seceded does not count as running, because it usually waits for others that must run meanwhile.
+
+    Attributes
+    ----------
+    usage : TaskUsage
+        What its tasks have used.
     """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._dask_execute = replace_execute(worker, self.execute)
+        self.usage = TaskUsage()
         self._running: set[Any] = set()
         # Held by a suspected task that runs, or waits for those that run; all that start meanwhile queue for it.
         self._turn = asyncio.Lock()
@@ -70,11 +77,13 @@ class RunRecord:
             # Dask would run it, and discard the result, while it may be running elsewhere already.
             return not_executed(key)
         self._running.add(key)
+        self.usage.begin(key)
         self._worker.batched_send({"op": "scalable-started", "key": key})
         try:
             return await self._dask_execute(key, stimulus_id=stimulus_id)
         finally:
             self._running.discard(key)
+            self.usage.end(key)
 
     async def _run_alone(self, key: Any, stimulus_id: str, seconds: float) -> Any:
         async with self._turn:

@@ -87,9 +87,10 @@ class Transfers:
         free_key(self.scheduler, address, key)
         waiting = [dependent for dependent in ts.dependents if dependent.processing_on is ws]
         if self.is_known_to_fail(ts, ws):
-            error = pickle.dumps(RuntimeError(self._failure_message(ts, ws)))
+            message = self._failure_message(ts, ws)
+            error = pickle.dumps(RuntimeError(message))
             for dependent in waiting:
-                fail_task(self.scheduler, dependent, error)
+                fail_task(self.scheduler, dependent, error, message)
         else:
             release_tasks(self.scheduler, waiting)
 

@@ -21,6 +21,8 @@ TOO_LONG_SHARE = 0.8
 
 NO_DEADLINE = (float("inf"), b"")
 
+_TEXT = "it was still running when its worker reached its walltime"
+
 
 class Walltimes:
     """Knows when workers will be ended, and fails the tasks that take longer than any worker lives.
@@ -71,7 +73,7 @@ class Walltimes:
             deadline, error = self._deadlines.get(str(ws.name), NO_DEADLINE)
             if time() >= deadline - END_TOLERANCE:
                 for ts in [ts for ts in ws.processing if self._is_too_long(ts, ws, joined)]:
-                    fail_task(self.scheduler, ts, error)
+                    fail_task(self.scheduler, ts, error, _TEXT)
 
     def on_worker_removed(
         self, ws: WorkerState, joined: float, assigned: Collection[TaskState]
@@ -85,7 +87,7 @@ class Walltimes:
             if ts not in ws.executing:
                 continue
             if self._is_too_long(ts, ws, joined) and ts.state in ("no-worker", "processing"):
-                fail_task(self.scheduler, ts, error)
+                fail_task(self.scheduler, ts, error, _TEXT)
             else:
                 self._interrupted.add(ts.key)
 

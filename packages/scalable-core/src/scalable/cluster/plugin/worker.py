@@ -53,14 +53,14 @@ class GroupsWorkerPlugin(WorkerPlugin):
         worker.handlers["scalable_check_transfer"] = self.check_transfer
         self.isolation = Isolation(worker)
         detach_forks(worker, self.isolation.is_forking)
-        self.results = SmallResults(worker)
         self.record = RunRecord(worker)
+        self.results = SmallResults(worker, self.record.usage.take)
 
     def teardown(self, worker: Worker) -> None:
         """Leave the worker's process as it was."""
         self.file_names.release()
-        self.record.close()
         self.results.close()
+        self.record.close()
         self.isolation.close()
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:

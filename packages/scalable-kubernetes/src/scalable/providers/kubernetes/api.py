@@ -277,20 +277,24 @@ class KubernetesApi:
             if error.code != httpx.codes.NOT_FOUND:
                 raise
 
-    async def log(self, pod: str, container: str, *, previous: bool, lines: int = 20) -> str:
-        """Return the last lines of a container's log; empty if there is none."""
+    async def log(
+        self, pod: str, container: str, *, previous: bool, lines: int = 20, size: int = 100_000
+    ) -> str:
+        """Return the last lines of a container's log, at most `size` characters; empty if there is none."""
         params = {"container": container, "previous": str(previous).lower(), "tailLines": lines}
         try:
             answer = await self.request("GET", self._path("pods", f"{pod}/log"), params=params)
         except ApiError:  # the log is only an addition to what is known of a container
             return ""
-        return answer.text.strip()
+        return answer.text[-size:].strip()
 
-    async def first_log(self, pod: str, container: str) -> str:
+    async def first_log(
+        self, pod: str, container: str, *, lines: int = 20, size: int = 100_000
+    ) -> str:
         """Return the last lines of a container's first run, which may have been followed by another."""
         # While it is started again, the kubelet may know of no previous run, and of the new one, which says nothing.
         for previous in (True, False, True):
-            text = await self.log(pod, container, previous=previous)
+            text = await self.log(pod, container, previous=previous, lines=lines, size=size)
             if text:
                 return text
         return ""

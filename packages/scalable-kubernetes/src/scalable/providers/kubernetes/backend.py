@@ -78,16 +78,20 @@ EVENTS_INTERVAL = 10.0
 SHOWN_AFTER_THE_END = 120.0
 """Seconds for which a unit that has ended is shown as gone, because an answer may be lost."""
 
+_MAX_LINES = 20_000
+"""Lines of a log that are read, at most."""
+
 _POLL = 0.1
 
 
 @dataclass
 class _Ended:
-    """A unit that has ended: its last state, its explanation, and when that was."""
+    """A unit that has ended: its last state, its explanation, when that was, and its log until that is read."""
 
     state: UnitState
     explanation: Explanation
     at: float
+    log: str = ""
 
 
 class KubernetesBackend:
@@ -105,6 +109,8 @@ class KubernetesBackend:
         The reference to the run's DaskCluster.
     close_timeout : float
         Seconds for the removal of all workers.
+    log_bytes : int
+        Bytes of the log of a worker that has ended which are read before it is removed, for `read_log`.
     """
 
     def __init__(
@@ -115,7 +121,9 @@ class KubernetesBackend:
         owner: Mapping[str, Any] | None,
         *,
         close_timeout: float,
+        log_bytes: int = 0,
     ) -> None:
+        self._log_bytes = log_bytes
         self._api = api
         self._run = run
         self._requests = requests
@@ -354,11 +362,12 @@ class KubernetesBackend:
         if not states:
             return
         logs = await asyncio.gather(*(self._log(state.unit) for state in states))
-        for state, log in zip(states, logs, strict=True):
+        whole = await asyncio.gather(*(self._whole_log(s.unit, self._log_bytes) for s in states))
+        for state, log, text in zip(states, logs, whole, strict=True):
             unit = state.unit
             summary = f"{unit.id} ended: {state.detail}"
             why = Explanation(state.reason, summary, native=state.detail, log_tail=log)
-            self._ended[unit.id] = _Ended(state, why, _now())
+            self._ended[unit.id] = _Ended(state, why, _now(), text)
         await self._remove([state.unit for state in states])
 
     # -- Stop
@@ -394,6 +403,25 @@ class KubernetesBackend:
     async def _log(self, unit: Unit) -> str:
         pod = self._pods.get(unit.id)
         return "" if pod is None else await self._api.first_log(pod["metadata"]["name"], "worker")
+
+    @property
+    def logs_outlive_units(self) -> bool:
+        """False: they go with their pods."""
+        return False
+
+    async def read_log(self, unit: Unit, size: int) -> str:
+        """Return the end of the log of a unit's first container; of a unit that has ended, once."""
+        if ended := self._ended.get(unit.id):
+            text, ended.log = ended.log, ""
+            return text
+        return await self._whole_log(unit, size)
+
+    async def _whole_log(self, unit: Unit, size: int) -> str:
+        pod = self._pods.get(unit.id)
+        if pod is None or not size:
+            return ""
+        name = pod["metadata"]["name"]
+        return await self._api.first_log(name, "worker", lines=_MAX_LINES, size=size)
 
     # -- The end
 

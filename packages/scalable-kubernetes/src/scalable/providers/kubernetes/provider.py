@@ -43,6 +43,7 @@ from scalable.providers.kubernetes.objects import Run, dask_cluster, keys_secret
 from scalable.providers.kubernetes.options import KubernetesOptions, WorkerOptions
 from scalable.providers.kubernetes.request import WorkerRequest, worker_request
 from scalable.providers.kubernetes.template import is_our_mount, template_problems
+from scalable.providers.logs import kept_logs
 
 if TYPE_CHECKING:
     from scalable.providers.kubernetes.api import KubernetesApi
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 __all__ = ["KubernetesProvider"]
 
 T = TypeVar("T")
+
+_MAX_LOG = 1_000_000
+"""Bytes that are read of the log of a worker that has ended, before its pod is removed."""
 
 _OPERATOR_DELAY = 60.0
 """Seconds after `orphan_timeout` in which the operator should have removed a cluster that nobody drives."""
@@ -209,10 +213,16 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
             close_timeout=_CLOSE_TIMEOUT + 30,
             poll=0.3,
         )
+        log_bytes = _MAX_LOG if kept_logs() else 0
         cluster = build_remote_cluster(
             host,
             lambda _: KubernetesBackend(
-                api, run, requests, scheduler.owner, close_timeout=_CLOSE_TIMEOUT
+                api,
+                run,
+                requests,
+                scheduler.owner,
+                close_timeout=_CLOSE_TIMEOUT,
+                log_bytes=log_bytes,
             ),
             group_specs(spec, options),
             max_workers=options.max_workers,

@@ -25,7 +25,7 @@ from scalable.cluster.port import (
 from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError, describe_error
 from scalable.manifest.units import format_memory
 from scalable.providers.blocking import BlockingCalls
-from scalable.providers.logs import tail
+from scalable.providers.logs import read_end, tail
 from scalable.providers.slurm.commands import SlurmCommandError, TooManyJobsError
 from scalable.providers.slurm.jobs import (
     Job,
@@ -383,6 +383,15 @@ class SlurmBackend:
             remedy = "; ".join(filter(None, (remedy, f"its log is {self._log_path(unit)}")))
         found = Explanation(end.reason, f"worker {unit.id} {how}{where}", "", log_tail, remedy)
         return self._with_left_out(found, node)
+
+    @property
+    def logs_outlive_units(self) -> bool:
+        """True: they are files on a file system of the site."""
+        return True
+
+    async def read_log(self, unit: Unit, size: int) -> str:
+        """Return the end of a unit's log, as this machine sees the file."""
+        return await self._reading.run(read_end, self._log_path(unit), size)
 
     async def sweep(self) -> Sequence[Leftover]:
         """Wait for submissions under way, cancel the run's remaining jobs, and wait until they have ended."""

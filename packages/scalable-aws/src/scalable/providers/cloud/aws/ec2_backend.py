@@ -26,7 +26,7 @@ from scalable.providers.cloud.aws.instances import (
     worker_script,
 )
 from scalable.providers.cloud.aws.launches import LaunchCalls, Started, launch_error
-from scalable.providers.cloud.aws.logs import console_tail, log_tail
+from scalable.providers.cloud.aws.logs import MAX_LINES, console_tail, log_tail
 from scalable.providers.cloud.aws.machines import machine_named
 from scalable.providers.cloud.aws.names import COMPONENT, REQUEST, Run
 from scalable.providers.cloud.aws.options import AWSOptions
@@ -238,6 +238,17 @@ class Ec2Backend:
         return Explanation(
             state.reason, f"{unit.id}: {state.detail}", native=state.detail, log_tail=log
         )
+
+    @property
+    def logs_outlive_units(self) -> bool:
+        """False: the run's log group goes with it."""
+        return False
+
+    async def read_log(self, unit: Unit, size: int) -> str:
+        """Return the end of the log of a unit's instance, as far as it has reached CloudWatch."""
+        stream = instance_log_stream(unit.tag, unit.native)
+        text = await log_tail(self._api, self._run.name, stream, lines=MAX_LINES, pauses=())
+        return text[-size:]
 
     # -- The end
 

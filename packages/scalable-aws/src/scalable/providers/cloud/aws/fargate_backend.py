@@ -20,7 +20,7 @@ from scalable.cluster.port import (
 from scalable.errors import LaunchRefusedError
 from scalable.providers.cloud.aws.api import AwsApi, AwsError
 from scalable.providers.cloud.aws.launches import LaunchCalls, launch_error
-from scalable.providers.cloud.aws.logs import log_tail
+from scalable.providers.cloud.aws.logs import MAX_LINES, log_tail
 from scalable.providers.cloud.aws.names import COMPONENT, REQUEST, Run, resource_name
 from scalable.providers.cloud.aws.options import AWSOptions
 from scalable.providers.cloud.aws.refusals import explain_refusal, explain_shortfall, is_lasting
@@ -265,6 +265,17 @@ class FargateBackend:
                 Reason.UNKNOWN, f"AWS does not know task {task_id(unit.native)}", log_tail=log
             )
         return Explanation(reason, f"{unit.id}: {detail}", native=detail, log_tail=log)
+
+    @property
+    def logs_outlive_units(self) -> bool:
+        """False: the run's log group goes with it."""
+        return False
+
+    async def read_log(self, unit: Unit, size: int) -> str:
+        """Return the end of the log of a unit's task, as far as it has reached CloudWatch."""
+        stream = log_stream(unit.tag, unit.native)
+        text = await log_tail(self._api, self._run.name, stream, lines=MAX_LINES, pauses=())
+        return text[-size:]
 
     # -- The end
 

@@ -450,6 +450,19 @@ class GceBackend:
             reason, detail = machine.end.reason, machine.end.detail
         return Explanation(reason, f"{unit.id}: {detail}", detail, machine.console)
 
+    @property
+    def logs_outlive_units(self) -> bool:
+        """False: consoles go with their machines."""
+        return False
+
+    async def read_log(self, unit: Unit, size: int) -> str:
+        """Return the end of the console of a unit's machine, on which its worker writes."""
+        machine = self._machines.get(unit.id)
+        if machine is None:
+            return ""
+        console = await self._api.console(machine.zone, unit.id)
+        return console[-size:] or machine.console
+
     # -- The end
 
     async def sweep(self) -> Sequence[Leftover]:

@@ -17,11 +17,13 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from scalable.providers.registry import ENTRY_POINT_GROUP
+from scalable.runs.packages import workflow_packages
 
 if TYPE_CHECKING:
     from scalable.cluster import Event
@@ -126,6 +128,8 @@ class RunRecord:
                 "arguments": list(arguments),
             },
             "versions": installed_versions(),
+            "packages": workflow_packages(workflow),
+            "process": {"host": platform.node(), "pid": os.getpid()},
             "events": [],
         }
         directory = (root or records_directory()) / run_id
@@ -182,14 +186,19 @@ class RunRecord:
         name : str
             The file's name: ``tasks.jsonl``.
         rows : iterable of mapping
-            The rows, as JSON values. Values of the environment are replaced.
+            The rows, of text and numbers. Values of the environment are replaced.
 
         Raises
         ------
         OSError
             The file cannot be written.
         """
-        lines = [json.dumps(_map_text(dict(row), self._redact), ensure_ascii=False) for row in rows]
+        redact = cache(self._redact)  # names are there many times
+        encode = json.JSONEncoder(ensure_ascii=False).encode
+        lines = [
+            encode({k: redact(v) if isinstance(v, str) else v for k, v in row.items()})
+            for row in rows
+        ]
         if not lines:
             return
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -341,7 +350,9 @@ def recorded_spec(record: Mapping[str, Any]) -> DeploymentSpec:
 Redact = Callable[[str], str]
 """Replaces values that came from the environment by ``${VAR}``."""
 
-_NEVER_REDACTED = frozenset({"format", "id", "started", "ended", "manifest", "plan", "versions"})
+_NEVER_REDACTED = frozenset(
+    {"format", "id", "started", "ended", "manifest", "plan", "versions", "packages", "process"}
+)
 
 
 def installed_versions() -> dict[str, str]:

@@ -1,0 +1,106 @@
+"""What it costs to keep the record of a run: tasks that do nothing, and tasks of 10 ms, with and without it.
+
+    python benchmarks/bench_records.py [--tasks 5000] [--rounds 5]
+
+Needs scalable-core and scalable-local. Both sides run in turn on the same workers of one session: with the counting of
+tasks on the scheduler, the rows that are written each second, and the measuring on workers; and without all of that. A
+figure is the median over the rounds of what the record adds: to the clock, which other load on
+the machine changes, and to the CPU seconds of this process, which runs the scheduler, the client and the record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from typing import Any
+
+from scalable.manifest.parser import parse_manifest
+from scalable.session import ScalableSession
+
+WORKERS = 2
+MANIFEST = {
+    "version": 1,
+    "project": {"name": "bench"},
+    "targets": {"here": {"provider": "local", "n_workers": WORKERS}},
+    "components": {"model": {}},
+}
+
+
+def work(x: int, seconds: float) -> int:
+    """Return the argument after some time."""
+    time.sleep(seconds)
+    return x
+
+
+def measure_on_worker(on: bool, dask_worker: Any) -> None:
+    """Let a worker measure its tasks, or not."""
+    usage = dask_worker.plugins["scalable-groups-worker"].record.usage
+    for name in ("begin", "end"):
+        if on:
+            usage.__dict__.pop(name, None)
+        else:
+            setattr(usage, name, lambda key: None)
+
+
+def measure(client: Any, tasks: int, seconds: float) -> tuple[float, float]:
+    """Return wall-clock seconds and CPU seconds of some tasks."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    client.gather(client.map(work, range(tasks), seconds=seconds, pure=False, tag="model"))
+    return time.perf_counter() - clock, time.process_time() - cpu
+
+
+def switched(session: Any, plugin: Any, on: bool) -> None:
+    """Turn the record on or off."""
+
+    def switch(dask_scheduler: Any) -> None:
+        dask_scheduler.plugins.pop(plugin.name, None)
+        if on:
+            dask_scheduler.plugins[plugin.name] = plugin
+
+    session.cluster.loop.add_callback(switch, session.cluster._host.scheduler)
+    session.client.run(measure_on_worker, on)
+    session.recorder.writing = on
+
+
+def compare(session: Any, plugin: Any, tasks: int, seconds: float, rounds: int) -> None:
+    """Print what the record adds."""
+    turns = []
+    for number in range(-1, rounds):
+        turn = {}
+        for on in (True, False) if number % 2 else (False, True):
+            switched(session, plugin, on)
+            turn[on] = measure(session.client, tasks, seconds)
+        if number >= 0:  # the first one is to warm up
+            turns.append(turn)
+
+    def added(i: int) -> float:
+        return statistics.median(100 * (turn[True][i] / turn[False][i] - 1) for turn in turns)
+
+    took = statistics.median(turn[False][0] for turn in turns)
+    print(
+        f"{tasks} tasks of {1000 * seconds:g} ms, {took:5.1f} s: "
+        f"the record adds {added(0):+.1f} % to the clock, {added(1):+.1f} % to the CPU",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Run the comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["SCALABLE_RUNS_DIR"] = directory
+        session = ScalableSession(parse_manifest(MANIFEST, target_name="here"), target="here")
+        with session:
+            plugin = session.cluster._host.scheduler.plugins["scalable-tally"]
+            for seconds in (0.0, 0.01):
+                compare(session, plugin, arguments.tasks, seconds, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
