@@ -210,3 +210,34 @@ def test_a_store_that_cannot_be_used_is_found_before_the_first_task(
     done = scalable("check")
     assert done.returncode == 0, done.stderr
     assert f"{project / 'kept'} can be read and written" in done.stdout
+
+
+def test_a_run_with_failed_members_fails_and_the_next_one_does_these_alone(
+    scalable: Scalable, project: Path, starts: Path
+) -> None:
+    (project / "model.py").write_text(
+        MODEL.replace(
+            "    while",
+            '    if os.path.exists(os.environ["STARTS"] + ".fail"):\n        fail(member)\n    while',
+        )
+        + "\n\ndef fail(member):\n    if member in (3, 5):\n        raise ArithmeticError(member)\n"
+    )
+    (project / "workflow.py").write_text(
+        WORKFLOW.replace(
+            '        print(client.submit(table, runs, task="table").result(), flush=True)\n',
+            "        found = client.gather(runs, errors='collect')\n"
+            "        print(*(getattr(each, 'reason', each) for each in found[2:6]))\n",
+        )
+    )
+    (project / "starts.fail").touch()
+    failed = scalable("run", "-w", "workflow.py")
+    assert failed.returncode == 1
+    assert failed.stdout.splitlines() == ["4 ArithmeticError: 3 8 ArithmeticError: 5"]
+    assert "error: 2 tasks failed, and the workflow went on without: " in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert started(starts) == [*range(40)]
+    (project / "starts.fail").unlink()
+    done = scalable("run", "-w", "workflow.py")
+    assert done.returncode == 0, done.stderr
+    assert started(starts) == [3, 5]
+    assert "simulate: 38 kept, 2 to do" in done.stderr

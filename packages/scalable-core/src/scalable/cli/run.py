@@ -30,7 +30,7 @@ from scalable.cli.script import (
     trim_tracebacks,
 )
 from scalable.cli.terminal import StatusArea
-from scalable.errors import ScalableError, SessionError
+from scalable.errors import ScalableError, SessionError, TasksFailedError
 
 if TYPE_CHECKING:
     from types import CodeType, TracebackType
@@ -158,6 +158,7 @@ def run(
                         outcome = run_script(code, workflow, arguments)
             removed = outcome.code == 0
             _show_error(outcome, session, debug=debug)
+            outcome = _with_failures(outcome, session)
         except Exception as error:  # noqa: BLE001 - of --in-cluster; the script's own is its outcome
             outcome = Outcome(exit_status(error), error)
             _show_failure(error, session, debug=debug)
@@ -290,6 +291,21 @@ def _show_error(outcome: Outcome, session: ScalableSession, *, debug: bool) -> N
         _print_notes(error, session)
     else:
         sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _with_failures(outcome: Outcome, session: ScalableSession) -> Outcome:
+    """Return the outcome of a script that has gone on without the tasks that failed: this run has failed."""
+    failures = session.failures
+    if outcome.code or not failures:
+        return outcome
+    first = next(iter(failures.values()))
+    what = "a task" if len(failures) == 1 else f"{len(failures)} tasks"
+    error = TasksFailedError(
+        f"{what} failed, and the workflow went on without: {first.key}: {first.reason}; "
+        "the next run computes what is not kept"
+    )
+    print_problem(session.manifest.redact(str(error)))
+    return Outcome(FAILED, error)
 
 
 def _show_failure(error: Exception, session: ScalableSession, *, debug: bool) -> None:

@@ -46,7 +46,7 @@ from scalable.session.target import AUTO, choose_target
 if TYPE_CHECKING:
     from distributed import Future
 
-    from scalable.client import ScalableClient
+    from scalable.client import ScalableClient, TaskFailure
     from scalable.cluster import Event, GroupedCluster
     from scalable.cluster.events import EventLog
     from scalable.cluster.port import Explanation, GroupStatus
@@ -125,6 +125,7 @@ class ScalableSession:
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
+        self._failures: dict[Any, TaskFailure] = {}
         self._modules: UserModules | None = None
         self._results: Results | None = None
         self._everything_removed = False
@@ -468,6 +469,7 @@ class ScalableSession:
         """
         running = self._open_handle
         if self._client is None or self._client.status == "closed":
+            self._failures = dict(self.failures)
             self._client = running.client_factory()
             self._client.session = self
             self._client.modules = self._modules
@@ -514,6 +516,11 @@ class ScalableSession:
         if self.closed or self._handle is None:
             return dict(self._worker_hours)
         return dict(self.cluster.worker_hours)
+
+    @property
+    def failures(self) -> Mapping[Any, TaskFailure]:
+        """The tasks that the workflow has gathered with ``errors="collect"`` and that have failed, by key."""
+        return self._failures | dict(self._client.failures if self._client else {})
 
     @property
     def kept(self) -> Mapping[str, tuple[int, int]]:
