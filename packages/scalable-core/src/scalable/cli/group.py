@@ -16,6 +16,7 @@ from scalable.cli.plan import plan
 from scalable.cli.prices import prices
 from scalable.cli.providers import providers
 from scalable.cli.results import results
+from scalable.cli.resume import resume
 from scalable.cli.run import run
 from scalable.cli.runs import runs
 from scalable.cli.schema import schema
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 for command in (
-    *(init, validate, plan, check, run, runs, results, ps, reap),
+    *(init, validate, plan, check, run, resume, runs, results, ps, reap),
     *(prices, providers, schema),
 ):
     main.add_command(command)

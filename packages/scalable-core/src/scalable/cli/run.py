@@ -7,9 +7,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
     from scalable.cli.tally import Tally
     from scalable.cluster import GroupedCluster
     from scalable.planning import Plan
+    from scalable.results.naming import NamedCall
     from scalable.runs import RunRecord
     from scalable.session import ScalableSession
 
-__all__ = ["run"]
+__all__ = ["Request", "run", "run_workflow"]
 
 _ARGUMENTS = "scalable.arguments"
 
@@ -96,25 +98,75 @@ def run(
     the exit status is the script's own. Progress goes to stderr. Stdout is for the script's output, or with
     --json for the record of the run, which is also kept in .scalable/runs.
     """
+    run_workflow(
+        context,
+        Request(
+            manifest=manifest,
+            target=target,
+            overlay=overlay,
+            workflow=workflow,
+            arguments=context.meta[_ARGUMENTS],
+            in_cluster=in_cluster,
+            dry_run=dry_run,
+            quiet=quiet,
+            as_json=as_json,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be run, and how. The names are those of the options of ``scalable run``.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The arguments of the workflow.
+    resumes : str, optional
+        The id of the run that this one goes on with.
+    explain : callable, optional
+        Called with the session, the record, and what `Results.on_calls` is called with.
+    """
+
+    manifest: str | None
+    target: str | None
+    overlay: str | None
+    workflow: Path
+    arguments: Sequence[str]
+    in_cluster: bool = False
+    dry_run: bool = False
+    quiet: bool = False
+    as_json: bool = False
+    resumes: str | None = None
+    explain: Callable[..., None] | None = None
+
+
+def run_workflow(context: click.Context, request: Request) -> None:
+    """Run a workflow, and end the command with its exit status."""
     from scalable.planning import check_limits
     from scalable.session import ScalableSession
     from scalable.session.ending import RunEnd
 
+    workflow, arguments = request.workflow, request.arguments
+    quiet, as_json = request.quiet, request.as_json
     code = _compile(workflow)
     session = ScalableSession.from_yaml(
-        manifest, target=target, overlay=overlay, workflow=workflow.resolve().parent
+        request.manifest,
+        target=request.target,
+        overlay=request.overlay,
+        workflow=workflow.resolve().parent,
     )
     plan = session.plan()
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
     _check_requested_target(context, workflow, session)
-    if dry_run:
+    if request.dry_run:
         click.echo(plan.to_json() if as_json else describe(plan), nl=not as_json)
         return
-    arguments = context.meta[_ARGUMENTS]
-    inside = submission(session, workflow, arguments) if in_cluster else None
-    record = _begin_record(session, plan, workflow, arguments)
+    inside = submission(session, workflow, arguments) if request.in_cluster else None
+    record = _begin_record(session, plan, request)
     session.run_directory = record.directory.absolute()
+    session.on_calls = partial(_note_calls, session, record, request)
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     removed = False
     following = Following(session, record)
@@ -243,13 +295,33 @@ def _check_requested_target(
         context.exit(USAGE)
 
 
-def _begin_record(
-    session: ScalableSession, plan: Plan, workflow: Path, arguments: Sequence[str]
-) -> RunRecord:
+def _note_calls(
+    session: ScalableSession,
+    record: RunRecord,
+    request: Request,
+    task: str,
+    calls: Sequence[NamedCall],
+    found: Collection[str],
+) -> None:
+    """Take note of calls whose results are kept, for those who resume this run."""
+    record.note_calls(task, calls, found)
+    if request.explain is not None:
+        request.explain(session, record, task, calls, found)
+
+
+def _begin_record(session: ScalableSession, plan: Plan, request: Request) -> RunRecord:
     from scalable.runs import RunRecord
 
     try:
-        return RunRecord.begin(session, plan, workflow=workflow, arguments=arguments)
+        return RunRecord.begin(
+            session,
+            plan,
+            workflow=request.workflow,
+            arguments=request.arguments,
+            overlay=request.overlay,
+            in_cluster=request.in_cluster,
+            resumes=request.resumes,
+        )
     except OSError as error:
         raise Failure(
             f"the run's record cannot be kept: {Path(error.filename).absolute()}: {error.strerror}; "
@@ -302,7 +374,8 @@ def _with_failures(outcome: Outcome, session: ScalableSession) -> Outcome:
     what = "a task" if len(failures) == 1 else f"{len(failures)} tasks"
     error = TasksFailedError(
         f"{what} failed, and the workflow went on without: {first.key}: {first.reason}; "
-        "the next run computes what is not kept"
+        f"`scalable resume {session.run_directory.name if session.run_directory else 'RUN'}` "
+        "computes what is not kept"
     )
     print_problem(session.manifest.redact(str(error)))
     return Outcome(FAILED, error)

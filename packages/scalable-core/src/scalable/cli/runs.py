@@ -10,7 +10,7 @@ from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import as_table, print_json, print_problem
 
-__all__ = ["runs"]
+__all__ = ["find_run", "runs"]
 
 
 @click.group(invoke_without_command=True)
@@ -46,7 +46,7 @@ def show(run: str | None, latest: bool, as_json: bool) -> None:
     """
     if run is not None and latest:
         raise click.UsageError("give RUN or --latest, not both")
-    document = _find(run)
+    document = find_run(run)
     if as_json:
         print_json(document)
     else:
@@ -69,7 +69,8 @@ def _read_all() -> list[dict[str, Any]]:
     return documents
 
 
-def _find(run: str | None) -> dict[str, Any]:
+def find_run(run: str | None) -> dict[str, Any]:
+    """Return the record of a run, whose id begins with a text; of the latest one without it."""
     from scalable.errors import did_you_mean
 
     by_id = {str(document.get("id")): document for document in _read_all()}

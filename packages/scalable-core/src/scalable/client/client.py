@@ -96,8 +96,8 @@ class ScalableClient(Client):
     """A ``distributed.Client`` that sends tasks to the workers made for them.
 
     It is Dask's client, whose `submit`, `map`, `compute`, `persist`, `get` and `get_executor` also take a tag. `gather`
-    also takes ``errors="collect"``: a `TaskFailure` with the reason is then in the place of the result of each task that
-    failed, and ``scalable run`` ends with exit status 1.
+    also takes ``errors="collect"``: a `TaskFailure` with the reason is then in the place of the result of each task
+    that failed, and ``scalable run`` ends with exit status 1.
 
     Parameters
     ----------
@@ -682,7 +682,9 @@ class ScalableClient(Client):
         self._failures |= failures
         return values
 
-    def _gather(self, futures: Any, errors: str = "raise", **options: Any) -> Any:
+    def _gather(
+        self, futures: Any, errors: str = "raise", direct: Any = None, local_worker: Any = None
+    ) -> Any:
         """Gather futures; exceptions that an interrupted call leaves behind are retrieved.
 
         This is no coroutine of its own, which would be one more frame in the tracebacks of the user's tasks.
@@ -690,9 +692,11 @@ class ScalableClient(Client):
         if errors not in _ERRORS:
             raise ValueError(f"errors={errors!r} is none of {', '.join(map(repr, _ERRORS))}")
         if errors == "collect":
-            gathering: Any = self._collect(super()._gather, futures, **options)
+            gathering: Any = self._collect(
+                super()._gather, futures, direct=direct, local_worker=local_worker
+            )
         else:
-            gathering = super()._gather(futures, errors=errors, **options)
+            gathering = super()._gather(futures, errors, direct, local_worker)
         try:
             task = asyncio.current_task()
         except RuntimeError:  # an asynchronous client's, awaited later

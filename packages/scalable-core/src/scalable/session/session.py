@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
-    from scalable.results.reuse import Results
+    from scalable.results.reuse import OnCalls, Results
     from scalable.runs import RunRecord
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
@@ -94,6 +94,8 @@ class ScalableSession:
         otherwise the start makes one.
     on_built : callable or None
         Called with the cluster before it has workers; set before the start.
+    on_calls : callable or None
+        Called for calls whose results are kept, as `Results.on_calls`; set before the start.
 
     Raises
     ------
@@ -133,6 +135,7 @@ class ScalableSession:
         self.run_directory: Path | None = None
         self._record: RunRecord | None = None
         self.on_built: Callable[[GroupedCluster], object] | None = None
+        self.on_calls: OnCalls | None = None
         self._start_error: BaseException | None = None
         self._worker_hours: Mapping[str, float] = {}
 
@@ -341,6 +344,8 @@ class ScalableSession:
         self._results = self.open_results()
         if self.run_directory is None:
             self._begin_record()
+        if self._results is not None:
+            self._results.on_calls = self.on_calls
         signals.register(self.close)
         logs = self.run_directory / "logs" if self.run_directory else None
         with record_into(self._log), keep_logs_in(logs), _naming_configuration():
@@ -376,6 +381,7 @@ class ScalableSession:
             logger.warning("no record is kept: %s: %s", error.filename, error.strerror)
             return
         self._record, self.run_directory = record, record.directory.absolute()
+        self.on_calls = record.note_calls
         # After the record has registered what closes its directory, so that this is called before.
         atexit.register(self._end_record)
 
@@ -516,6 +522,10 @@ class ScalableSession:
         if self.closed or self._handle is None:
             return dict(self._worker_hours)
         return dict(self.cluster.worker_hours)
+
+    def describe_result(self, name: str) -> Mapping[str, Any]:
+        """Return what a result is computed from, by its name, as far as the store of results knows."""
+        return {} if self._results is None else self._results.describe(name)
 
     @property
     def failures(self) -> Mapping[Any, TaskFailure]:
