@@ -41,6 +41,7 @@ The tree::
     │   └── UnknownWorkerError (ValueError)      no worker is called so, or none fits
     ├── ModulesError (ValueError)                the user's own modules cannot be sent to the workers
     ├── ResultStoreError (OSError)               the results cannot be read or kept where they should be
+    ├── TasksFailedError (RuntimeError)          a workflow has gone on without tasks that failed
     └── SessionError (RuntimeError)              a session was used out of order
 
 Each carries its facts as attributes and ends its message with the next step. All can be pickled, because some
@@ -89,6 +90,7 @@ __all__ = [
     "SlotsExceededError",
     "SubmitError",
     "TagConflictError",
+    "TasksFailedError",
     "UnknownProviderError",
     "UnknownTagError",
     "UnknownTargetError",
@@ -602,6 +604,10 @@ class ModulesError(ScalableError, ValueError):
 
 class ResultStoreError(ScalableError, OSError):
     """The results cannot be read or kept where they should be."""
+
+
+class TasksFailedError(ScalableError, RuntimeError):
+    """A workflow has gone on without tasks that failed."""
 
 
 class SessionError(ScalableError, RuntimeError):

@@ -210,3 +210,131 @@ def test_a_store_that_cannot_be_used_is_found_before_the_first_task(
     done = scalable("check")
     assert done.returncode == 0, done.stderr
     assert f"{project / 'kept'} can be read and written" in done.stdout
+
+
+def test_a_run_with_failed_members_fails_and_the_next_one_does_these_alone(
+    scalable: Scalable, project: Path, starts: Path
+) -> None:
+    (project / "model.py").write_text(
+        MODEL.replace(
+            "    while",
+            '    if os.path.exists(os.environ["STARTS"] + ".fail"):\n        fail(member)\n    while',
+        )
+        + "\n\ndef fail(member):\n    if member in (3, 5):\n        raise ArithmeticError(member)\n"
+    )
+    (project / "workflow.py").write_text(
+        WORKFLOW.replace(
+            '        print(client.submit(table, runs, task="table").result(), flush=True)\n',
+            "        found = client.gather(runs, errors='collect')\n"
+            "        print(*(getattr(each, 'reason', each) for each in found[2:6]))\n",
+        )
+    )
+    (project / "starts.fail").touch()
+    failed = scalable("run", "-w", "workflow.py")
+    assert failed.returncode == 1
+    assert failed.stdout.splitlines() == ["4 ArithmeticError: 3 8 ArithmeticError: 5"]
+    assert "error: 2 tasks failed, and the workflow went on without: " in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert started(starts) == [*range(40)]
+    (project / "starts.fail").unlink()
+    done = scalable("run", "-w", "workflow.py")
+    assert done.returncode == 0, done.stderr
+    assert started(starts) == [3, 5]
+    assert "simulate: 38 kept, 2 to do" in done.stderr
+
+
+def records(project: Path) -> list[Path]:
+    return sorted((project / ".scalable" / "runs").iterdir())
+
+
+def test_a_killed_run_is_resumed_with_its_arguments_on_another_target(
+    scalable: Scalable,
+    project: Path,
+    environment: dict[str, str],
+    starts: Path,
+    eventually: Eventually,
+) -> None:
+    (project / "workflow.py").write_text(WORKFLOW.replace("range(40)", "range(int(sys.argv[1]))"))
+    hold = starts.with_name("starts.hold-7")
+    hold.touch()
+    command = [sys.executable, "-m", "scalable.cli", "run", "-w", "workflow.py", "--", "8", "a b"]
+    with subprocess.Popen(
+        command,
+        cwd=project,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as run:
+        assert eventually(lambda: len([*(project / "kept" / "simulate").rglob("*.result")]) >= 7)
+        (directory,) = records(project)
+        refused = scalable("resume", directory.name)
+        assert refused.returncode == 2
+        assert f"run {directory.name} is running, as process {run.pid}" in refused.stderr
+        os.killpg(run.pid, signal.SIGKILL)
+    for pid in {int(line.split()[1]) for line in starts.read_text().splitlines()}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    hold.unlink()
+    started(starts)
+    done = scalable("resume", directory.name[:-2], "--target", "other", "--explain")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["0,2,4,6,8,10,12,14"]
+    assert started(starts) == [7]
+    expected = f"simulate: 1 to do: run {directory.name} had not finished it (members 7)"
+    assert expected in done.stderr
+    record = json.loads((records(project)[1] / "record.json").read_text())
+    assert record["resumes"] == directory.name
+    assert record["workflow"]["arguments"] == ["8", "a b"]
+    assert record["target"] == "other"
+
+
+def test_resume_explains_what_has_changed(scalable: Scalable, project: Path, starts: Path) -> None:
+    workflow = WORKFLOW.replace("range(40)", "[0, 1, 2]")
+    (project / "workflow.py").write_text(workflow)
+    assert scalable("run", "-w", "workflow.py").returncode == 0
+    started(starts)
+    first = records(project)[-1].name
+
+    (project / "workflow.py").write_text(workflow.replace("[0, 1, 2]", "[0, 5, 2, 9]"))
+    done = scalable("resume", first, "--explain")
+    assert started(starts) == [5, 9]
+    assert "simulate: 1 to do: argument member has changed (members 1)" in done.stderr
+    assert f"simulate: 1 to do: run {first} had no such member (members 3)" in done.stderr
+
+    (project / "workflow.py").write_text(workflow)
+    (project / "model.py").write_text(MODEL.replace("member * SCALE", "member * SCALE + 0"))
+    done = scalable("resume", first, "--explain")
+    assert started(starts) == [0, 1, 2]
+    assert "simulate: 3 to do: code model.simulate has changed (members 0-2)" in done.stderr
+    assert "    -    return member * SCALE\n    +    return member * SCALE + 0\n" in done.stderr
+    rows = (records(project)[-1] / "again.jsonl").read_text().splitlines()
+    assert [json.loads(row)["member"] for row in rows if "simulate/" in row] == [0, 1, 2]
+
+
+def test_what_cannot_be_resumed_is_one_line(
+    scalable: Scalable, project: Path, environment: dict[str, str], starts: Path
+) -> None:
+    environment["TOKEN"] = "hunter2secret"
+    manifest = project / "scalable.yaml"
+    manifest.write_text(manifest.read_text().replace("gcam: {}", 'gcam: {env: {T: "${TOKEN}"}}'))
+    (project / "workflow.py").write_text("import sys\nprint(len(sys.argv[1]))\n")
+    assert scalable("run", "-w", "workflow.py", "--", "hunter2secret").returncode == 0
+    (directory,) = records(project)
+    assert "hunter2secret" not in "".join(path.read_text() for path in directory.glob("*.json*"))
+    assert scalable("resume", directory.name).stdout == "13\n"
+    del environment["TOKEN"]
+    done = scalable("resume", directory.name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        "error: an argument of the run contains ${TOKEN}, which is not set"
+    )
+    (project / "workflow.py").unlink()
+    environment["TOKEN"] = "x"
+    done = scalable("resume", directory.name)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"error: run {directory.name} cannot be resumed here: there is no workflow.py"
+    )
+    assert "there is no run 'abc'" in scalable("resume", "abc").stderr

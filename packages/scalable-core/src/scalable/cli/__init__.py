@@ -18,6 +18,7 @@ that only read a manifest do not import Dask.
 `asking`        which targets these two ask for resources, and their answers
 `prices`        ``scalable prices refresh``
 `run`           ``scalable run``, with the modules below
+`resume`        ``scalable resume``
 `script`        running a workflow the way Python runs a script
 `progress`      progress of groups and tasks, live on a terminal or as lines
 `counting`      counting the scheduler's tasks

@@ -18,6 +18,7 @@ from scalable.cli.prices import prices
 from scalable.cli.providers import providers
 from scalable.cli.report import report
 from scalable.cli.results import results
+from scalable.cli.resume import resume
 from scalable.cli.run import run
 from scalable.cli.runs import runs
 from scalable.cli.schema import schema
@@ -99,7 +100,7 @@ def main() -> None:
 
 
 for command in (
-    *(init, validate, plan, check, run, runs, logs, report, results, ps, reap),
+    *(init, validate, plan, check, run, resume, runs, logs, report, results, ps, reap),
     *(prices, providers, schema),
 ):
     main.add_command(command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -240,9 +239,7 @@ def _resolve(store: Store, part: str) -> str:
 
 def _describe(store: Store, name: str) -> dict[str, Any]:
     """Return what a result was computed from."""
-    content = store.read_bytes(f"{name.rpartition('/')[0]}/code.json")
-    about: dict[str, Any] = json.loads(content) if content else {}
-    return {**about, "arguments": store.read_header(name).get("arguments", {})}
+    return {**store.read_code(name), "arguments": store.read_header(name).get("arguments", {})}
 
 
 def _others(store: Store, name: str, about: dict[str, Any]) -> Iterable[tuple[str, list[Any]]]:

@@ -7,9 +7,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +31,18 @@ from scalable.cli.script import (
     trim_tracebacks,
 )
 from scalable.cli.terminal import StatusArea
-from scalable.errors import ScalableError, SessionError
+from scalable.errors import ScalableError, SessionError, TasksFailedError
 
 if TYPE_CHECKING:
     from types import CodeType, TracebackType
 
     from scalable.planning import Plan
+    from scalable.results.naming import NamedCall
     from scalable.runs import RunRecord
     from scalable.runs.tally import Tally
     from scalable.session import ScalableSession
 
-__all__ = ["run"]
+__all__ = ["Request", "run", "run_workflow"]
 
 _ARGUMENTS = "scalable.arguments"
 
@@ -103,30 +105,80 @@ def run(
     the exit status is the script's own. Progress goes to stderr. Stdout is for the script's output, or with
     --json for the record of the run, which is also kept in .scalable/runs.
     """
+    run_workflow(
+        context,
+        Request(
+            manifest=manifest,
+            target=target,
+            overlay=overlay,
+            workflow=workflow,
+            arguments=context.meta[_ARGUMENTS],
+            in_cluster=in_cluster,
+            plan_file=plan_file,
+            dry_run=dry_run,
+            quiet=quiet,
+            as_json=as_json,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be run, and how. The names are those of the options of ``scalable run``.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The arguments of the workflow.
+    resumes : str, optional
+        The id of the run that this one goes on with.
+    explain : callable, optional
+        Called with the session, the record, and what `Results.on_calls` is called with.
+    """
+
+    manifest: str | None
+    target: str | None
+    overlay: str | None
+    workflow: Path
+    arguments: Sequence[str]
+    in_cluster: bool = False
+    plan_file: Path | None = None
+    dry_run: bool = False
+    quiet: bool = False
+    as_json: bool = False
+    resumes: str | None = None
+    explain: Callable[..., None] | None = None
+
+
+def run_workflow(context: click.Context, request: Request) -> None:
+    """Run a workflow, and end the command with its exit status."""
     from scalable.planning import check_limits
     from scalable.runs.recorder import Recorder
     from scalable.session import ScalableSession
     from scalable.session.ending import RunEnd
 
+    workflow, arguments = request.workflow, request.arguments
+    quiet, as_json = request.quiet, request.as_json
     code = _compile(workflow)
-    saved = None
-    if plan_file is not None:
-        saved, target, overlay = _read_plan(plan_file, target, overlay)
+    saved, request = _read_plan(request)
     session = ScalableSession.from_yaml(
-        manifest, target=target, overlay=overlay, workflow=workflow.resolve().parent
+        request.manifest,
+        target=request.target,
+        overlay=request.overlay,
+        workflow=workflow.resolve().parent,
     )
     plan = session.plan()
     if saved is not None:
-        _check_unchanged(context, session, plan, saved, overlay)
+        _check_unchanged(context, session, plan, saved, request.overlay)
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
     _check_requested_target(context, workflow, session)
-    if dry_run:
+    if request.dry_run:
         click.echo(plan.to_json() if as_json else describe_session(session, plan), nl=not as_json)
         return
-    arguments = context.meta[_ARGUMENTS]
-    inside = submission(session, workflow, arguments) if in_cluster else None
-    record = _begin_record(session, plan, workflow, arguments)
+    inside = submission(session, workflow, arguments) if request.in_cluster else None
+    record = _begin_record(session, plan, request)
+    session.on_calls = partial(_note_calls, session, record, request)
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     removed = False
     recorder = session.recorder = Recorder(session, record, _warn)
@@ -169,6 +221,7 @@ def run(
                         outcome = run_script(code, workflow, arguments)
             removed = outcome.code == 0
             _show_error(outcome, session, debug=debug)
+            outcome = _with_failures(outcome, session)
         except Exception as error:  # noqa: BLE001 - of --in-cluster; the script's own is its outcome
             outcome = Outcome(exit_status(error), error)
             _show_failure(error, session, debug=debug)
@@ -252,16 +305,18 @@ def _check_requested_target(
         context.exit(USAGE)
 
 
-def _read_plan(
-    path: Path, target: str | None, overlay: str | None
-) -> tuple[dict[str, Any], str, str | None]:
-    """Return a saved plan, and the target and the overlay that it is for."""
+def _read_plan(request: Request) -> tuple[Mapping[str, Any] | None, Request]:
+    """Return the saved plan of a request, if it names one, and the request for its target and overlay."""
+    path, target = request.plan_file, request.target
+    if path is None:
+        return None, request
     from scalable.cli.saved_plan import read_plan
 
     saved = read_plan(path)
     if target not in (None, saved["target"]):
         raise Failure(f"{path} is a plan for target {saved['target']!r}, not {target!r}", USAGE)
-    return saved, saved["target"], overlay or saved["launch"].get("overlay")
+    overlay = request.overlay or saved["launch"].get("overlay")
+    return saved, replace(request, target=saved["target"], overlay=overlay)
 
 
 def _check_unchanged(
@@ -282,13 +337,33 @@ def _check_unchanged(
         context.exit(USAGE)
 
 
-def _begin_record(
-    session: ScalableSession, plan: Plan, workflow: Path, arguments: Sequence[str]
-) -> RunRecord:
+def _note_calls(
+    session: ScalableSession,
+    record: RunRecord,
+    request: Request,
+    task: str,
+    calls: Sequence[NamedCall],
+    found: Collection[str],
+) -> None:
+    """Take note of calls whose results are kept, for those who resume this run."""
+    record.note_calls(task, calls, found)
+    if request.explain is not None:
+        request.explain(session, record, task, calls, found)
+
+
+def _begin_record(session: ScalableSession, plan: Plan, request: Request) -> RunRecord:
     from scalable.runs import RunRecord
 
     try:
-        return RunRecord.begin(session, plan, workflow=workflow, arguments=arguments)
+        return RunRecord.begin(
+            session,
+            plan,
+            workflow=request.workflow,
+            arguments=request.arguments,
+            overlay=request.overlay,
+            in_cluster=request.in_cluster,
+            resumes=request.resumes,
+        )
     except OSError as error:
         raise Failure(
             f"the run's record cannot be kept: {Path(error.filename).absolute()}: {error.strerror}; "
@@ -330,6 +405,22 @@ def _show_error(outcome: Outcome, session: ScalableSession, *, debug: bool) -> N
         _print_notes(error, session)
     else:
         sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _with_failures(outcome: Outcome, session: ScalableSession) -> Outcome:
+    """Return the outcome of a script that has gone on without the tasks that failed: this run has failed."""
+    failures = session.failures
+    if outcome.code or not failures:
+        return outcome
+    first = next(iter(failures.values()))
+    what = "a task" if len(failures) == 1 else f"{len(failures)} tasks"
+    error = TasksFailedError(
+        f"{what} failed, and the workflow went on without: {first.key}: {first.reason}; "
+        f"`scalable resume {session.run_directory.name if session.run_directory else 'RUN'}` "
+        "computes what is not kept"
+    )
+    print_problem(session.manifest.redact(str(error)))
+    return Outcome(FAILED, error)
 
 
 def _show_failure(error: Exception, session: ScalableSession, *, debug: bool) -> None:

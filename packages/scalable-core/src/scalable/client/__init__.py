@@ -2,6 +2,7 @@
 
 ==============  =================================================================================
 `client`        `ScalableClient`: Dask's calls, each with a tag
+`failures`      tasks that failed, beside the results of those that did not
 `keys`          the keys of calls that carry a tag
 `requirements`  what a call requires, and whether any worker can ever have it
 `waits`         why a task does not run yet, in words
@@ -10,5 +11,6 @@
 """
 
 from scalable.client.client import ScalableClient
+from scalable.client.failures import TaskFailure
 
-__all__ = ["ScalableClient"]
+__all__ = ["ScalableClient", "TaskFailure"]

@@ -16,6 +16,7 @@ from distributed import Client, Future, get_worker
 from distributed.security import Security
 
 from scalable.client.executor import TaggedCalls
+from scalable.client.failures import TaskFailure, gather_with_failures
 from scalable.client.kept import KeptFutures
 from scalable.client.keys import key_of_call, keys_of_map
 from scalable.client.requirements import (
@@ -70,6 +71,9 @@ TASKS_TOPIC = "scalable-tasks"
 RELEASE_DELAY = 0.01
 """Seconds that a message may wait for the next one, if it says only that results are no longer needed. As in Dask."""
 
+_ERRORS = ("raise", "skip", "collect")
+"""What `gather` does with tasks that fail."""
+
 _MESSAGES_OF_THE_END = {
     "client-releases-keys",
     "close-client",
@@ -91,7 +95,9 @@ def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
 class ScalableClient(Client):
     """A ``distributed.Client`` that sends tasks to the workers made for them.
 
-    It is Dask's client, whose `submit`, `map`, `compute`, `persist`, `get` and `get_executor` also take a tag.
+    It is Dask's client, whose `submit`, `map`, `compute`, `persist`, `get` and `get_executor` also take a tag. `gather`
+    also takes ``errors="collect"``: a `TaskFailure` with the reason is then in the place of the result of each task
+    that failed, and ``scalable run`` ends with exit status 1.
 
     Parameters
     ----------
@@ -135,6 +141,7 @@ class ScalableClient(Client):
         self._file_names = FileNames()
         self._lost: SchedulerLostError | None = None
         self._results = ReceivedResults()
+        self._failures: dict[Any, TaskFailure] = {}
         self._kept: KeptFutures | None = None
         self.keep_results(results)
         super().__init__(address, *args, **kwargs)
@@ -444,6 +451,11 @@ class ScalableClient(Client):
         )
         return futures
 
+    @property
+    def failures(self) -> Mapping[Any, TaskFailure]:
+        """The tasks that were gathered with ``errors="collect"`` and have failed, by key."""
+        return dict(self._failures)
+
     def compute(
         self,
         collections: Any,
@@ -662,12 +674,29 @@ class ScalableClient(Client):
         """Return the user's code that asked for a computation, without frames of ours."""
         return computation_code(stacklevel, nframes)
 
-    def _gather(self, *args: Any, **kwargs: Any) -> Any:
+    async def _collect(self, gather: Callable[..., Any], futures: Any, **options: Any) -> Any:
+        """Gather futures, with a failure in the place of the result of each task that failed."""
+        values, failures = await gather_with_failures(
+            partial(gather, errors="skip", **options), futures
+        )
+        self._failures |= failures
+        return values
+
+    def _gather(
+        self, futures: Any, errors: str = "raise", direct: Any = None, local_worker: Any = None
+    ) -> Any:
         """Gather futures; exceptions that an interrupted call leaves behind are retrieved.
 
         This is no coroutine of its own, which would be one more frame in the tracebacks of the user's tasks.
         """
-        gathering: Any = super()._gather(*args, **kwargs)
+        if errors not in _ERRORS:
+            raise ValueError(f"errors={errors!r} is none of {', '.join(map(repr, _ERRORS))}")
+        if errors == "collect":
+            gathering: Any = self._collect(
+                super()._gather, futures, direct=direct, local_worker=local_worker
+            )
+        else:
+            gathering = super()._gather(futures, errors, direct, local_worker)
         try:
             task = asyncio.current_task()
         except RuntimeError:  # an asynchronous client's, awaited later
@@ -682,6 +711,7 @@ class ScalableClient(Client):
     def _handle_key_in_memory(self, key: Any = None, *args: Any, **kwargs: Any) -> None:
         """Record that a task has finished. Perhaps it ran again, so that an earlier result is not this one."""
         self._results.discard(key)
+        self._failures.pop(key, None)  # it was tried again
         super()._handle_key_in_memory(key, *args, **kwargs)
 
     def _handle_result(self, key: Any, result: bytes) -> None:

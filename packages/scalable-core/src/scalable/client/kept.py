@@ -177,7 +177,7 @@ class KeptFutures:
                 self._names[each] = call.name
         if finished:
             finish_futures(self._client, finished)
-        self.results.count(rule, len(finished), len(to_do))
+        self.results.count(rule, len(finished), len(to_do), named, found)
         futures |= submit([*to_do.values()])
         return [futures[each] for each in keys]
 

@@ -9,6 +9,7 @@
 `plugins`       what gives workers that module, sent by value
 `settings`      what a manifest says of all this
 `comparing`     what the names of two results differ in
+`history`       which results a run has asked for, and why the next one computes some again
 `reuse`         which calls have a result, and how the others get one
 ==============  =================================================================================
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,9 @@ logger = logging.getLogger("scalable.results")
 
 CHECKED_BYTES = 64 * 2**20
 """Larger results of a remote store are not read by the client before a task of the cluster reads them."""
+
+OnCalls = Callable[[str, Sequence[NamedCall], Collection[str]], object]
+"""Takes note of calls: the label of their task, the calls, and the names of those results that the store has."""
 
 
 def _log(text: str, is_problem: bool) -> None:
@@ -49,6 +52,9 @@ class Results:
     ----------
     counts : dict of str to (int, int)
         How many calls of each task had a result, and how many had none.
+    on_calls : callable or None
+        Called for calls before they are submitted, with the label of their task, the calls, and the names of those
+        results that the store has.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Results:
         self._reported: set[str] = set()
         self._described: set[str] = set()
         self.counts: dict[str, tuple[int, int]] = {}
+        self.on_calls: OnCalls | None = None
 
     def rule(self, func: Callable[..., Any], task: str | None, tag: str | None) -> Rule | None:
         """Return how the results of a call are kept, or None if they are not."""
@@ -146,6 +153,17 @@ class Results:
         if size < sum(header["frames"]):
             raise DamagedResultError(f"{name} in {self.store.shown} is damaged: a part is missing")
 
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return what a result is computed from, as far as the store knows: of one that it lacks, no arguments."""
+        try:
+            about = self.store.read_code(name)
+            return {**about, "arguments": self.store.read_header(name).get("arguments", {})}
+        except DamagedResultError:
+            return about
+        except StoreError as error:
+            self._fail(error)
+            return {}
+
     def settings(self, rule: Rule) -> dict[str, str]:
         """Return what a worker needs to know to keep a result."""
         return {
@@ -167,8 +185,15 @@ class Results:
         client.register_plugin(plugins.StorePlugin(Path(file).read_text(encoding="utf-8"), file))
         client.subscribe_topic(EVENTS, lambda event: self.tell(str(event[1]), once=True))
 
-    def count(self, rule: Rule, kept: int, to_do: int) -> None:
+    def count(
+        self, rule: Rule, kept: int, to_do: int, calls: Sequence[NamedCall], found: Collection[str]
+    ) -> None:
         """Count calls that are done and calls that are not, and tell of them if they are several."""
+        if self.on_calls is not None:
+            try:
+                self.on_calls(rule.label, calls, found)
+            except OSError as error:
+                self.tell(f"the run's record is not complete: {error}", once=True)
         before = self.counts.get(rule.label, (0, 0))
         self.counts[rule.label] = before[0] + kept, before[1] + to_do
         if kept + to_do > 1:

@@ -394,6 +394,21 @@ class Store:
         self._write(name + SUFFIX, [lead, encoded, *frames])
         return len(lead) + len(encoded) + sum(memoryview(frame).nbytes for frame in frames)
 
+    def read_code(self, name: str) -> dict[str, Any]:
+        """Return what the version of a result is computed with; empty if the store does not know.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read.
+        """
+        content = self.read_bytes(f"{name.rpartition('/')[0]}/{CODE}")
+        try:
+            found = json.loads(content or b"{}")
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def read_header(self, name: str) -> dict[str, Any]:
         """Return what is said of a result, without the result.
 

@@ -21,9 +21,11 @@ from scalable.runs.records import (
     event_as_json,
     find_records,
     installed_versions,
+    is_running,
     mark_removed,
     read_open_record,
     read_record,
+    read_rows,
     recorded_spec,
     records_directory,
 )
@@ -34,9 +36,11 @@ __all__ = [
     "event_as_json",
     "find_records",
     "installed_versions",
+    "is_running",
     "mark_removed",
     "read_open_record",
     "read_record",
+    "read_rows",
     "recorded_spec",
     "records_directory",
 ]

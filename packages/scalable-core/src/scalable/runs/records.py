@@ -14,13 +14,15 @@ import os
 import platform
 import secrets
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+import psutil
 
 from scalable.providers.registry import ENTRY_POINT_GROUP
 from scalable.runs.packages import workflow_packages
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from scalable.cluster import Event
     from scalable.planning import Plan
     from scalable.providers.base import DeploymentSpec
+    from scalable.results.naming import NamedCall
     from scalable.session import ScalableSession
 
 __all__ = [
@@ -37,9 +40,11 @@ __all__ = [
     "event_as_json",
     "find_records",
     "installed_versions",
+    "is_running",
     "mark_removed",
     "read_open_record",
     "read_record",
+    "read_rows",
     "recorded_spec",
     "records_directory",
 ]
@@ -81,6 +86,9 @@ class RunRecord:
         *,
         workflow: Path | None,
         arguments: Sequence[str],
+        overlay: str | None = None,
+        in_cluster: bool = False,
+        resumes: str | None = None,
         root: Path | None = None,
     ) -> Self:
         """Create the run's directory and write the record of a run that begins.
@@ -95,6 +103,12 @@ class RunRecord:
             The script; None in a notebook or an interpreter.
         arguments : sequence of str
             Its command-line arguments.
+        overlay : str, optional
+            The overlay that was merged instead of the target's own.
+        in_cluster : bool
+            Whether the script runs at the target.
+        resumes : str, optional
+            The id of the run that this one goes on with.
         root : Path, optional
             The directory of records; by default `records_directory`.
 
@@ -103,6 +117,10 @@ class RunRecord:
         OSError
             The record cannot be written, the script cannot be read, or another user has taken the run's directory.
         """
+
+        def is_redacted(text: str) -> bool:
+            return session.manifest.redact(text) != text
+
         now = datetime.now(UTC)
         run_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         document = {
@@ -120,16 +138,27 @@ class RunRecord:
                 "path": session.manifest.source,
                 "lock": plan.manifest_lock,
                 "document": session.spec.raw_manifest,
+                "overlay": overlay,
             },
             "plan": json.loads(plan.to_json()),
             "workflow": {
                 "path": None if workflow is None else str(workflow),
                 "sha256": workflow and hashlib.sha256(workflow.read_bytes()).hexdigest(),
                 "arguments": list(arguments),
+                # Which of these show ${VAR} in the place of a value.
+                "redacted": [number for number, text in enumerate(arguments) if is_redacted(text)],
+                "path_redacted": workflow is not None and is_redacted(str(workflow)),
+                "in_cluster": in_cluster,
+            },
+            "resumes": resumes,
+            "directory": str(Path.cwd()),
+            "process": {
+                "host": platform.node(),
+                "pid": os.getpid(),
+                "started": psutil.Process().create_time(),
             },
             "versions": installed_versions(),
             "packages": workflow_packages(workflow),
-            "process": {"host": platform.node(), "pid": os.getpid()},
             "events": [],
         }
         directory = (root or records_directory()) / run_id
@@ -178,7 +207,9 @@ class RunRecord:
         }
         self._write()
 
-    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def append(
+        self, name: str, rows: Iterable[Mapping[str, Any]], *, redacted: bool = True
+    ) -> None:
         """Append rows to a file of the record, a line of JSON for each.
 
         Parameters
@@ -186,7 +217,9 @@ class RunRecord:
         name : str
             The file's name: ``tasks.jsonl``.
         rows : iterable of mapping
-            The rows, of text and numbers. Values of the environment are replaced.
+            The rows, as JSON values.
+        redacted : bool
+            Whether values of the environment are replaced, as always but in digests.
 
         Raises
         ------
@@ -195,16 +228,26 @@ class RunRecord:
         """
         redact = cache(self._redact)  # names are there many times
         encode = json.JSONEncoder(ensure_ascii=False).encode
-        lines = [
-            encode({k: redact(v) if isinstance(v, str) else v for k, v in row.items()})
-            for row in rows
-        ]
+        lines = [encode(_map_text(dict(row), redact) if redacted else row) for row in rows]
         if not lines:
             return
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         file = os.open(name, how, 0o600, dir_fd=self._descriptor)
         with os.fdopen(file, "w", encoding="utf-8") as stream:
             stream.write("".join(f"{line}\n" for line in lines))
+
+    def note_calls(self, task: str, calls: Sequence[NamedCall], found: Collection[str]) -> None:
+        """Take note of calls whose results are kept, before they are submitted.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        from scalable.results.history import CALLS_FILE, calls_row
+
+        row = calls_row(task, [call.name for call in calls], found)
+        self.append(CALLS_FILE, [row], redacted=False)
 
     def to_json(self) -> str:
         """Return the record as text, without the values that the manifest has from the environment."""
@@ -275,24 +318,64 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     ValueError
         It is not a record.
     """
+    stream = _open_file(directory, "record.json")
+    if stream is None:  # nothing is started before the record is there
+        return None
+    with stream:
+        document = json.load(stream)
+    if not isinstance(document, dict):
+        raise ValueError("it is not a record of a run")
+    return document
+
+
+def read_rows(directory: Path, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a file of a record, such as ``tasks.jsonl``; without the last one, if it is not complete.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read, or is another user's.
+    ValueError
+        It is not such a file.
+    """
+    stream = _open_file(directory, name)
+    if stream is None:
+        return []
+    with stream:
+        rows = [json.loads(line) for line in stream if line.endswith("\n")]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{name} is not a file of a record")
+    return rows
+
+
+def _open_file(directory: Path, name: str) -> TextIO | None:
     try:
         at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except NotADirectoryError:  # some other file, or a link
         return None
     try:
-        file = os.open("record.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
-    except FileNotFoundError:  # nothing is started before the record is there
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+    except FileNotFoundError:
         return None
     finally:
         os.close(at)
-    with os.fdopen(file, encoding="utf-8") as stream:
-        if os.fstat(file).st_uid != os.geteuid():
-            message = "it belongs to another user"
-            raise PermissionError(errno.EPERM, message, str(directory / "record.json"))
-        document = json.load(stream)
-    if not isinstance(document, dict):
-        raise ValueError("it is not a record of a run")
-    return document
+    if os.fstat(file).st_uid != os.geteuid():
+        os.close(file)
+        message = "it belongs to another user"
+        raise PermissionError(errno.EPERM, message, str(directory / name))
+    return os.fdopen(file, encoding="utf-8")
+
+
+def is_running(record: Mapping[str, Any]) -> bool:
+    """Return whether the process of a run exists, as far as that is known on this machine."""
+    process = record.get("process") or {}
+    if record.get("status") != "running" or process.get("host") != platform.node():
+        return False
+    try:
+        started = psutil.Process(int(process["pid"])).create_time()
+    except psutil.Error:
+        return False
+    return abs(started - float(process["started"])) < 1
 
 
 def mark_removed(directory: Path) -> None:
@@ -351,7 +434,10 @@ Redact = Callable[[str], str]
 """Replaces values that came from the environment by ``${VAR}``."""
 
 _NEVER_REDACTED = frozenset(
-    {"format", "id", "started", "ended", "manifest", "plan", "versions", "packages", "process"}
+    {
+        *("format", "id", "started", "ended", "manifest", "plan", "versions", "packages"),
+        *("resumes", "process"),
+    }
 )
 
 

@@ -48,7 +48,7 @@ from scalable.session.target import AUTO, choose_target
 if TYPE_CHECKING:
     from distributed import Future
 
-    from scalable.client import ScalableClient
+    from scalable.client import ScalableClient, TaskFailure
     from scalable.cluster import Event, GroupedCluster
     from scalable.cluster.events import EventLog
     from scalable.cluster.history import WorkerSpan
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
-    from scalable.results.reuse import Results
+    from scalable.results.reuse import OnCalls, Results
     from scalable.runs.recorder import Recorder
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
@@ -94,6 +94,8 @@ class ScalableSession:
     ----------
     recorder : Recorder or None
         Writes the record of the run. ``scalable run`` sets it before the start; otherwise the start makes one.
+    on_calls : callable or None
+        Called for calls whose results are kept, as `Results.on_calls`; set before the start.
 
     Raises
     ------
@@ -125,6 +127,7 @@ class ScalableSession:
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
+        self._failures: dict[Any, TaskFailure] = {}
         self._modules: UserModules | None = None
         self._results: Results | None = None
         self._everything_removed = False
@@ -132,6 +135,7 @@ class ScalableSession:
         self.recorder: Recorder | None = None
         self._owns_record = False
         self._logging = ExitStack()
+        self.on_calls: OnCalls | None = None
         self._start_error: BaseException | None = None
 
     @cached_property
@@ -343,6 +347,8 @@ class ScalableSession:
         self._results = self.open_results()
         if self.recorder is None:
             self._begin_record()
+        if self._results is not None:
+            self._results.on_calls = self.on_calls
         signals.register(self.close)
         logs = self.run_directory / "logs" if self.run_directory else None
         began = time.monotonic()
@@ -391,6 +397,7 @@ class ScalableSession:
             return
         self.recorder, self._owns_record = Recorder(self, record, logger.warning), True
         self.recorder.start()
+        self.on_calls = record.note_calls
         # After the record has registered what closes its directory, so that this is called before.
         atexit.register(self._end_record)
 
@@ -486,6 +493,7 @@ class ScalableSession:
         """
         running = self._open_handle
         if self._client is None or self._client.status == "closed":
+            self._failures = dict(self.failures)
             self._client = running.client_factory()
             self._client.session = self
             self._client.modules = self._modules
@@ -546,6 +554,15 @@ class ScalableSession:
         cluster = getattr(self._handle, "backend", None)
         take: Callable[[], list[WorkerSpan]] = getattr(cluster, "take_worker_changes", list)
         return take()
+
+    def describe_result(self, name: str) -> Mapping[str, Any]:
+        """Return what a result is computed from, by its name, as far as the store of results knows."""
+        return {} if self._results is None else self._results.describe(name)
+
+    @property
+    def failures(self) -> Mapping[Any, TaskFailure]:
+        """The tasks that the workflow has gathered with ``errors="collect"`` and that have failed, by key."""
+        return self._failures | dict(self._client.failures if self._client else {})
 
     @property
     def kept(self) -> Mapping[str, tuple[int, int]]:
