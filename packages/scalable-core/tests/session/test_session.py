@@ -280,7 +280,8 @@ def test_a_run_that_reaches_a_limit_ends_and_its_record_says_so(project: Path) -
     assert summary["limit_reached"] == "max_worker_hours"
     assert summary["action"] == "abort"
     assert summary["limits"] == {"max_worker_hours": 0.0005}
-    assert summary["cost"] == pytest.approx(2 * sum(summary["worker_hours"].values()), abs=1e-4)
+    cost = float(summary["cost"]["actual"])
+    assert cost == pytest.approx(2 * sum(summary["worker_hours"].values()), abs=1e-4)
     assert summary["worker_hours"]["fair"] >= 0.0005
 
 
