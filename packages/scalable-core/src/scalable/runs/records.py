@@ -115,7 +115,6 @@ class RunRecord:
         OSError
             The record cannot be written, the script cannot be read, or another user has taken the run's directory.
         """
-
         import psutil
 
         def is_redacted(text: str) -> bool:
