@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dask
+import psutil
 import pytest
 from awkward import VALUES
 from pickling import by_value
@@ -377,3 +378,34 @@ def test_a_second_cluster_on_another_thread_works(work: Path) -> None:
     thread.start()
     thread.join(120)
     assert done == [1]
+
+
+_QUEUES_AND_WAITS = """
+import sys, time
+from scalable.providers.slurm import SlurmCluster
+cluster = SlurmCluster(queue="short", interface="lo", directives=["--begin=now+12"])
+cluster.add_container("tiny", memory="200M")
+cluster.add_workers(3, "tiny")
+time.sleep(600)
+"""
+
+
+def test_jobs_that_start_after_their_client_and_its_watchdog_have_died_end(
+    work: Path, site: SlurmSite
+) -> None:
+    """As where the client ran in a job, all of whose processes Slurm has killed."""
+    with subprocess.Popen([sys.executable, "-c", _QUEUES_AND_WAITS]) as client:
+        try:
+            wait_until(lambda: len(site.jobs()) == 3, "three jobs wait")
+            (name,) = set(site.run("squeue", "-h", "-o", "%j").split())
+        finally:
+            for process in (*psutil.Process(client.pid).children(recursive=True), client):
+                process.kill()
+    (logs,) = Path(".scalable/logs").iterdir()
+    # As if some minutes had passed.
+    os.utime(logs / "client", (time.time() - 600,) * 2)
+    wait_until(lambda: not site.jobs(name), "no job is left")
+    assert any("client of this run has died" in log.read_text() for log in logs.glob("*.log"))
+    assert (logs / "tls").exists()
+    with SlurmCluster(queue="short", interface="lo"):
+        assert not (logs / "tls").exists()

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import os
 import resource
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from scalable.errors import NotSupportedError
 from scalable.providers.slurm.preflight import _check_logs
+from scalable.providers.slurm.presence import FILE, dead_runs
 from scalable.providers.slurm.rundir import RunDirectory
 
 
@@ -72,3 +77,34 @@ def test_a_directory_that_slurm_would_misread_is_rejected(tmp_path: Path) -> Non
         RunDirectory(location / "run")
     assert not location.exists()
     assert _check_logs(location).ok is False
+
+
+def test_the_next_run_removes_the_keys_of_one_whose_client_was_killed(tmp_path: Path) -> None:
+    killed = """
+import os, sys
+from pathlib import Path
+from scalable.providers.slurm.rundir import RunDirectory
+RunDirectory(Path(sys.argv[1]) / "killed").write_keys()
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)], check=False)
+    alive = RunDirectory(tmp_path / "alive")
+    alive.write_keys()
+    assert [run.name for run in dead_runs(tmp_path, time.time())] == ["killed"]
+    assert [run.name for run in dead_runs(tmp_path, time.time() + 1e6)] == ["killed"]
+    RunDirectory(tmp_path / "next").remove_keys_of_dead_runs()
+    assert {path.name for path in tmp_path.iterdir()} == {"alive", "next"}
+    assert (tmp_path / "alive" / "tls").exists()
+    alive.remove_keys()
+
+
+def test_a_client_on_another_machine_is_dead_once_it_has_been_silent_for_long(
+    tmp_path: Path,
+) -> None:
+    run = RunDirectory(tmp_path / "elsewhere")
+    run.write_keys()
+    (run.path / FILE).write_text("1 1 another-boot/pid:[1]\n")
+    os.utime(run.path / FILE, (1000.0, 1000.0))
+    assert list(dead_runs(tmp_path, 1000.0 + 3000.0)) == []
+    assert list(dead_runs(tmp_path, 1000.0 + 4000.0)) == [run.path]
+    run.remove_keys()

@@ -3,8 +3,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +20,18 @@ from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
 from scalable.providers.tls import TlsFiles
 
+REACHED = "timeout() { :; }\n"
+"""As if the scheduler listened, for a script that follows."""
+
 # What paths and environment variables can contain: anything but NUL. Surrogates cannot be encoded.
 anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
 def executed_argv(request: JobRequest, scheduler_address: str = "tls://h:1") -> list[str]:
     """Run the script in a shell where ``exec`` and ``module`` print their arguments, and return those."""
-    printing = "module() { printf '%s\\0' \"$@\"; }; exec() { printf '%s\\0' \"$@\"; }\n"
+    printing = (
+        "timeout() { :; }; module() { printf '%s\\0' \"$@\"; }; exec() { printf '%s\\0' \"$@\"; }\n"
+    )
     script = job_script(request, scheduler_address)
     done = subprocess.run(
         ["bash"],
@@ -95,14 +102,16 @@ def test_variables_of_the_local_directory_are_those_of_the_node(rest: str) -> No
 
 def test_a_variable_that_the_node_lacks_is_named() -> None:
     script = job_script(JobRequest("gcam", "/logs", local_directory="$NOWHERE/x"), "x")
-    done = subprocess.run(["bash"], input=script, text=True, capture_output=True)
+    done = subprocess.run(["bash"], input=REACHED + script, text=True, capture_output=True)
     assert done.returncode
     assert "NOWHERE" in done.stderr
 
 
 def test_a_failing_line_starts_no_worker() -> None:
     request = JobRequest("gcam", "/logs", prologue=("false",), python="/bin/echo")
-    assert subprocess.run(["bash"], input=job_script(request, "x"), text=True).returncode == 1
+    script = REACHED + job_script(request, "x")
+    done = subprocess.run(["bash"], input=script, text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_variables_are_inherited_and_never_written() -> None:
@@ -163,7 +172,7 @@ def test_podman_gets_a_runtime_directory_only_if_it_exists(tmp_path: Path, there
     script = job_script(replace(CONTAINER, runtime="podman"), "tls://h:1")
     done = subprocess.run(
         ["bash"],
-        input=printing + script,
+        input=REACHED + printing + script,
         capture_output=True,
         text=True,
         check=True,
@@ -212,3 +221,36 @@ def test_a_busy_worker_ends_with_the_client_of_its_container() -> None:
 def test_a_worker_in_a_container_passes_on_its_exit_code_and_reads_no_input() -> None:
     with started_by_its_client("sh", "-c", "read -r _ || exit 7") as worker:
         assert worker.wait(10) == 7
+
+
+@pytest.mark.parametrize(
+    ("listens", "age", "ends"), [(True, 1000, False), (False, 1000, True), (False, None, True)]
+)
+def test_a_job_whose_client_has_died_ends_with_those_that_wait(
+    tmp_path: Path, listens: bool, age: int | None, ends: bool
+) -> None:
+    """It takes both: nothing listens, and nothing has touched the file, or it has been removed."""
+    client, log = tmp_path / "client", tmp_path / "cancelled"
+    if age is not None:
+        client.touch()
+        os.utime(client, (time.time() - age,) * 2)
+    scancel = tmp_path / "scancel"
+    scancel.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    scancel.chmod(0o755)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:
+            server.listen()
+        address = f"tls://127.0.0.1:{server.getsockname()[1]}"
+        script = job_script(JobRequest("gcam", str(tmp_path), python="/bin/true"), address)
+        environ = {
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "SLURM_JOB_NAME": "it's",
+            "SLURM_ARRAY_JOB_ID": "7",
+        }
+        done = subprocess.run(["bash"], input=script, text=True, env=environ, check=False)
+    assert done.returncode == ends
+    if ends:
+        assert log.read_text() == f"--quiet --user={os.getuid()} --name=it's --state=PENDING\n"
+    else:
+        assert not log.exists()

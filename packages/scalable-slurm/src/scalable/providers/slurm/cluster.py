@@ -110,6 +110,7 @@ class SlurmCluster(GroupedCluster):
         directory = RunDirectory(logs_directory(self.options, self._site) / run)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(directory.remove_keys)
+            directory.remove_keys_of_dead_runs()
             client_security: Security | None = None
             self._tls: TlsFiles | None = None
             if security:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,8 @@ T = TypeVar("T")
 
 _LIST_TIMEOUT = 50.0
 """Seconds after which ``squeue`` is ended; less than a provider has for its list."""
+
+_KEYS = "TLS keys"
 
 _NOT_CONFIGURED = "Could not establish a configuration source"
 """What Slurm's commands say on a machine that has them, and no ``slurm.conf``."""
@@ -134,7 +137,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         return request, "# One worker in each job; where jobs get whole nodes, as many as fit.\n"
 
     def list_owned(self, spec: DeploymentSpec) -> Sequence[Owned]:
-        """Return this user's jobs of every run, in all partitions of the target's cluster.
+        """Return this user's jobs of every run, in all partitions of the target's cluster, and keys of dead runs.
 
         Raises
         ------
@@ -163,22 +166,40 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
                 where = f" on {job.node}" if job.node else f" ({job.reason})"
                 detail = f"{facts.get('tag', '')} {job.state.lower()}{where}".strip()
                 found.append(Owned("Slurm job", job.id, facts.get("run", ""), user, detail))
+        alive = {owned.run_id for owned in found}
+        for run in self._dead_runs(spec):
+            if run.name not in alive:
+                detail = "the client has died"
+                found.append(Owned(_KEYS, str(run), run.name, user, detail))
         return found
 
     def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
-        """Cancel these jobs with one ``scancel``, and remove the keys of runs that have no others."""
+        """Cancel these jobs with one ``scancel``, and remove the keys of their runs that have no others."""
         from scalable.providers.slurm.commands import Slurm, SlurmCommandError
 
         if not owned:
             return []
-        names = [job.name for job in owned]
+        jobs = [each for each in owned if each.kind != _KEYS]
+        names = [job.name for job in jobs]
         try:
-            kept = {job.run_id for job in self.list_owned(spec) if job.name not in names}
-            run_now(Slurm(self._cluster(spec)).cancel(names))
+            kept = {
+                each.run_id
+                for each in self.list_owned(spec)
+                if each.kind != _KEYS and each.name not in names
+            }
+            if names:
+                run_now(Slurm(self._cluster(spec)).cancel(names))
         except SlurmCommandError as error:
-            return [Leftover(job.kind, job.name, error.stderr) for job in owned]
+            return [Leftover(each.kind, each.name, error.stderr) for each in owned]
         runs = {job.run_id for job in owned if Path(job.run_id).name == job.run_id}
         return [*self._remove_keys(spec, sorted(runs - kept))]
+
+    def _dead_runs(self, spec: DeploymentSpec) -> Iterator[Path]:
+        from scalable.providers.slurm.jobqueue import site_defaults
+        from scalable.providers.slurm.presence import dead_runs
+
+        logs = logs_directory(self.parse_options(spec), site_defaults())
+        return dead_runs(logs, time.time())
 
     def _cluster(self, spec: DeploymentSpec) -> str | None:
         from scalable.providers.slurm.jobqueue import site_defaults

@@ -6,17 +6,21 @@ Its part ``jobs`` has the files by which jobs with several workers and the clien
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalable.errors import NotSupportedError
+from scalable.errors import NotSupportedError, describe_error
+from scalable.providers.slurm.presence import FILE, Presence, dead_runs
 from scalable.providers.tls import TlsFiles, make_credentials
 
 if TYPE_CHECKING:
     from distributed.security import Security
 
 __all__ = ["RunDirectory", "remove_keys"]
+
+logger = logging.getLogger("scalable.providers.slurm")
 
 
 class RunDirectory:
@@ -43,6 +47,7 @@ class RunDirectory:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
         (path / "jobs").mkdir(mode=0o700)
+        self._presence = Presence(path)
 
     @property
     def logs(self) -> str:
@@ -59,7 +64,17 @@ class RunDirectory:
 
     def remove_keys(self) -> None:
         """Remove the keys, and the directory if it has no logs. Idempotent."""
+        self._presence.stop()
         remove_keys(self.path)
+
+    def remove_keys_of_dead_runs(self) -> None:
+        """Remove the keys of other runs in the same place whose clients have died."""
+        now = (self.path / FILE).stat().st_mtime
+        for run in dead_runs(self.path.parent, now):
+            try:
+                remove_keys(run)
+            except OSError as error:
+                logger.warning("cannot remove the keys in %s: %s", run, describe_error(error))
 
 
 def remove_keys(path: Path) -> None:
@@ -71,6 +86,7 @@ def remove_keys(path: Path) -> None:
         while part.exists():
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(part)
+    (path / FILE).unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if not any(path.iterdir()):
             path.rmdir()

@@ -16,6 +16,7 @@ from scalable.providers.containers import (
     runs_as_child,
     user_flags,
 )
+from scalable.providers.slurm.presence import FILE
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.tls import tls_arguments
 from scalable.providers.worker import (
@@ -60,6 +61,8 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
     >>> request = JobRequest("gcam", "/logs", modules=("gcc/13",), prologue=("ulimit -s unlimited",))
     >>> print(job_script(request, "tls://10.0.0.1:8786"))  # doctest: +ELLIPSIS
     #!/bin/bash
+    # A job that starts after its client has died ends, and so do those that still wait. The client touches this file.
+    ...
     # A module or a line that fails must not start a worker in the wrong environment.
     set -e
     module load gcc/13
@@ -82,6 +85,7 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
         worker = f"{command} {job} {shlex.quote(request.tag)} {arguments}"
     lines = [
         request.shebang,
+        _end_without_client(request.log_directory, scheduler_address),
         "# A module or a line that fails must not start a worker in the wrong environment.",
         "set -e",
         *(f"module load {shlex.quote(module)}" for module in request.modules),
@@ -90,6 +94,24 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
         *_run(request, worker),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _end_without_client(directory: str, scheduler_address: str) -> str:
+    """Return lines that end a job whose client has died, and the jobs of the run that still wait."""
+    host, _, port = scheduler_address.rpartition("://")[2].rpartition(":")
+    address = " ".join(shlex.quote(part) for part in (host.strip("[]"), port))
+    return f"""\
+# A job that starts after its client has died ends, and so do those that still wait. The client touches this file.
+client={shlex.quote(f"{directory}/{FILE}")}
+for _ in $(seq 18); do
+    ! timeout 10 bash -c '3<>"/dev/tcp/$0/$1"' {address} 2>/dev/null || break
+    if [ -z "$(find "$client" -mmin -2 2>/dev/null)" ]; then
+        echo 'The client of this run has died: nothing listens at' {address} >&2
+        scancel --quiet --user="$(id -u)" --name="$SLURM_JOB_NAME" --state=PENDING
+        exit 1
+    fi
+    sleep 10
+done"""
 
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")

@@ -28,7 +28,7 @@ is_orphan() {
 while kill -0 "$reader" && ! is_orphan; do sleep 2; done
 kill "$reader"
 scancel --quiet --name="$0"
-rm -rf -- "$1/tls" "$1/jobs"
+rm -rf -- "$1/tls" "$1/jobs" "$1/client"
 rmdir -- "$1"  # fails where there are logs, which are kept
 empty=0 pause=1 waited=0
 while [ "$empty" -lt "$2" ] && [ "$waited" -lt 86400 ]; do
