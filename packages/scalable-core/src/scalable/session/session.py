@@ -88,6 +88,9 @@ class ScalableSession:
     workflow : Path, optional
         The directory whose modules workers need; by default that of the running script, or the current one in a
         notebook. ``project.modules`` in the manifest takes precedence.
+    progress : bool, optional
+        Whether to show on stderr what runs and what waits, until the session is closed; by default, if a script runs
+        on a terminal. ``scalable run`` shows it in any case.
 
     Attributes
     ----------
@@ -111,8 +114,14 @@ class ScalableSession:
     """
 
     def __init__(
-        self, manifest: ManifestModel, *, target: str, workflow: Path | None = None
+        self,
+        manifest: ManifestModel,
+        *,
+        target: str,
+        workflow: Path | None = None,
+        progress: bool | None = None,
     ) -> None:
+        self._progress = progress
         self.spec = DeploymentSpec.from_manifest(manifest, target_name=target)
         # Resolved now, because a workflow may change the current directory.
         self._manifest_path = Path(manifest.source).resolve() if manifest.source else None
@@ -130,7 +139,7 @@ class ScalableSession:
         self._signals_before_close = 0
         self.recorder: Recorder | None = None
         self._owns_record = False
-        self._logging = ExitStack()
+        self._shown = ExitStack()
         self._start_error: BaseException | None = None
         self._worker_hours: Mapping[str, float] = {}
 
@@ -149,6 +158,7 @@ class ScalableSession:
         overlay: str | None = None,
         env: Mapping[str, str] | None = None,
         workflow: Path | None = None,
+        progress: bool | None = None,
     ) -> ScalableSession:
         """Create a session from a manifest file.
 
@@ -166,7 +176,7 @@ class ScalableSession:
             The overlay to merge instead of the target's own.
         env : mapping, optional
             The variables for ``${VAR}`` and for the defaults above; by default the environment of the process.
-        workflow : Path, optional
+        workflow, progress : optional
             As for the class.
 
         Raises
@@ -193,7 +203,7 @@ class ScalableSession:
         if manifest.selected_target is None:
             nowhere = "there is no target; write at least one, such as `local: {provider: local}`"
             raise ManifestSchemaError([manifest.issue("targets", "E_NO_TARGET", nowhere)])
-        return cls(manifest, target=manifest.selected_target, workflow=workflow)
+        return cls(manifest, target=manifest.selected_target, workflow=workflow, progress=progress)
 
     @classmethod
     def open_sessions(cls) -> list[ScalableSession]:
@@ -333,7 +343,7 @@ class ScalableSession:
         from scalable.planning import check_limits
 
         level = log_level(os.environ)
-        self._logging.enter_context(logging_as_asked(level, self.manifest.redact))
+        self._shown.enter_context(logging_as_asked(level, self.manifest.redact))
         provider = self.provider
         plan = self.plan().scale_plan
         check_limits(self.spec, provider, plan)
@@ -341,6 +351,10 @@ class ScalableSession:
         self._results = self.open_results()
         if self.recorder is None:
             self._begin_record()
+            if _on_terminal() if self._progress is None else self._progress:
+                from scalable.progress.showing import progress_on_stderr
+
+                self._shown.enter_context(progress_on_stderr(self))
         signals.register(self.close)
         logs = self.run_directory / "logs" if self.run_directory else None
         with (
@@ -685,7 +699,6 @@ class ScalableSession:
                 self._close()
         finally:
             self._end_record(sys.exc_info()[1])
-            self._logging.close()
             signals.unregister(self.close)
 
     def _end_process(self, number: int) -> NoReturn:
@@ -721,6 +734,7 @@ class ScalableSession:
                 _open_sessions.remove(self)
         if self._process != os.getpid():
             return
+        self._shown.close()
         try:
             if self._client is not None:
                 self._client.close()
@@ -809,6 +823,12 @@ def _naming_configuration() -> Iterator[None]:
         if not keys:
             raise
         raise DaskConfigurationError(keys, error) from error
+
+
+def _on_terminal() -> bool:
+    """Return whether a script runs on a terminal, and not somebody who types."""
+    script = getattr(sys.modules["__main__"], "__file__", None) is not None
+    return script and not sys.flags.interactive and sys.stderr is not None and sys.stderr.isatty()
 
 
 _open_sessions: list[ScalableSession] = []
