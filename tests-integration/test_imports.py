@@ -34,6 +34,8 @@ LAYERS = (
     ("scalable.testing",),
     # One run of a manifest's target, and below it its record.
     ("scalable.session",),
+    # What a session shows of itself.
+    ("scalable.progress",),
     ("scalable.runs",),
     # Results that last: their names, and the store.
     ("scalable.results",),
@@ -93,6 +95,7 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.errors": set(),
     "scalable.costing": set(),
     "scalable.runs": set(),
+    "scalable.progress": set(),
     "scalable.modules": set(),
     "scalable.results": set(),
     "scalable.cluster": set(),

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from scalable.cli.inside import run_inside, submission
 from scalable.cli.options import debug_option, json_option, manifest_arguments, wants_debug
 from scalable.cli.output import print_problem, print_status, print_warnings
 from scalable.cli.plan import describe_session
-from scalable.cli.progress import LiveView, PlainView, View, show_progress
 from scalable.cli.runs import describe_cost
 from scalable.cli.script import (
     Outcome,
@@ -30,8 +29,8 @@ from scalable.cli.script import (
     run_script,
     trim_tracebacks,
 )
-from scalable.cli.terminal import StatusArea
 from scalable.errors import ScalableError, SessionError, TasksFailedError
+from scalable.progress.showing import progress_on_stderr
 
 if TYPE_CHECKING:
     from types import CodeType, TracebackType
@@ -216,7 +215,7 @@ def run_workflow(context: click.Context, request: Request) -> None:
                 if inside is not None:
                     outcome = Outcome(run_inside(session, inside, click.echo))
                 else:
-                    shown = nullcontext() if quiet else _progress(session)
+                    shown = nullcontext() if quiet else progress_on_stderr(session)
                     with shown, recorder.following(), _offered(session):
                         outcome = run_script(code, workflow, arguments)
             removed = outcome.code == 0
@@ -370,22 +369,6 @@ def _begin_record(session: ScalableSession, plan: Plan, request: Request) -> Run
             "run it from a directory that you can write to",
             USAGE,
         ) from error
-
-
-@contextmanager
-def _progress(session: ScalableSession) -> Iterator[None]:
-    """Show progress on stderr: live on a terminal, as lines elsewhere."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with ExitStack() as stack:
-        view: View = PlainView(sys.stderr)
-        if console.is_terminal and not console.is_dumb_terminal:
-            area = StatusArea(console)
-            view = LiveView(area)
-            stack.enter_context(area.below_output())
-        stack.enter_context(show_progress(session, view))
-        yield
 
 
 def _show_error(outcome: Outcome, session: ScalableSession, *, debug: bool) -> None:

@@ -89,6 +89,9 @@ class ScalableSession:
     workflow : Path, optional
         The directory whose modules workers need; by default that of the running script, or the current one in a
         notebook. ``project.modules`` in the manifest takes precedence.
+    progress : bool, optional
+        Whether to show on stderr what runs and what waits, until the session is closed; by default, if a script runs
+        on a terminal. ``scalable run`` shows it in any case.
 
     Attributes
     ----------
@@ -114,8 +117,14 @@ class ScalableSession:
     """
 
     def __init__(
-        self, manifest: ManifestModel, *, target: str, workflow: Path | None = None
+        self,
+        manifest: ManifestModel,
+        *,
+        target: str,
+        workflow: Path | None = None,
+        progress: bool | None = None,
     ) -> None:
+        self._progress = progress
         self.spec = DeploymentSpec.from_manifest(manifest, target_name=target)
         # Resolved now, because a workflow may change the current directory.
         self._manifest_path = Path(manifest.source).resolve() if manifest.source else None
@@ -134,7 +143,7 @@ class ScalableSession:
         self._signals_before_close = 0
         self.recorder: Recorder | None = None
         self._owns_record = False
-        self._logging = ExitStack()
+        self._shown = ExitStack()
         self.on_calls: OnCalls | None = None
         self._start_error: BaseException | None = None
 
@@ -153,6 +162,7 @@ class ScalableSession:
         overlay: str | None = None,
         env: Mapping[str, str] | None = None,
         workflow: Path | None = None,
+        progress: bool | None = None,
     ) -> ScalableSession:
         """Create a session from a manifest file.
 
@@ -170,7 +180,7 @@ class ScalableSession:
             The overlay to merge instead of the target's own.
         env : mapping, optional
             The variables for ``${VAR}`` and for the defaults above; by default the environment of the process.
-        workflow : Path, optional
+        workflow, progress : optional
             As for the class.
 
         Raises
@@ -197,7 +207,7 @@ class ScalableSession:
         if manifest.selected_target is None:
             nowhere = "there is no target; write at least one, such as `local: {provider: local}`"
             raise ManifestSchemaError([manifest.issue("targets", "E_NO_TARGET", nowhere)])
-        return cls(manifest, target=manifest.selected_target, workflow=workflow)
+        return cls(manifest, target=manifest.selected_target, workflow=workflow, progress=progress)
 
     @classmethod
     def open_sessions(cls) -> list[ScalableSession]:
@@ -338,7 +348,7 @@ class ScalableSession:
         from scalable.planning import check_limits, plan_budget
 
         level = log_level(os.environ)
-        self._logging.enter_context(logging_as_asked(level, self.manifest.redact))
+        self._shown.enter_context(logging_as_asked(level, self.manifest.redact))
         provider = self.provider
         plan = self.plan().scale_plan
         budget = plan_budget(self.spec, provider, plan)
@@ -347,6 +357,10 @@ class ScalableSession:
         self._results = self.open_results()
         if self.recorder is None:
             self._begin_record()
+            if _on_terminal() if self._progress is None else self._progress:
+                from scalable.progress.showing import progress_on_stderr
+
+                self._shown.enter_context(progress_on_stderr(self))
         if self._results is not None:
             self._results.on_calls = self.on_calls
         signals.register(self.close)
@@ -714,7 +728,6 @@ class ScalableSession:
                 self._close()
         finally:
             self._end_record(sys.exc_info()[1])
-            self._logging.close()
             signals.unregister(self.close)
 
     def _end_process(self, number: int) -> NoReturn:
@@ -750,6 +763,7 @@ class ScalableSession:
                 _open_sessions.remove(self)
         if self._process != os.getpid():
             return
+        self._shown.close()
         try:
             if self._client is not None:
                 self._client.close()
@@ -835,6 +849,12 @@ def _naming() -> Iterator[None]:
         if not keys:
             raise
         raise DaskConfigurationError(keys, error) from error
+
+
+def _on_terminal() -> bool:
+    """Return whether a script runs on a terminal, and not somebody who types."""
+    script = getattr(sys.modules["__main__"], "__file__", None) is not None
+    return script and not sys.flags.interactive and sys.stderr is not None and sys.stderr.isatty()
 
 
 _open_sessions: list[ScalableSession] = []

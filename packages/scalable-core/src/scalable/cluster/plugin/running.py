@@ -57,6 +57,7 @@ class RunRecord:
     def close(self) -> None:
         """Let the worker run tasks as before."""
         replace_execute(self._worker, self._dask_execute)
+        self.usage.close()
 
     def execute(self, key: Any, *, stimulus_id: str) -> Coroutine[Any, Any, Any]:
         """Run a task, after those that were suspected and came before it."""

@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 __all__ = ["TaskUsage"]
 
 _CLEAR = "/proc/self/clear_refs"
-_STATUS = Path("/proc/self/status")
 _MAX_UNTAKEN = 1000
-_PEAK = re.compile(rb"VmHWM:\s+(\d+) kB")
+_RESET_INTERVAL = 0.05
 
 
 class TaskUsage:
     """Measures tasks of one worker, as far as that costs microseconds.
 
     Processors are measured of a process, so of a task only while no other runs beside it. The peak of memory begins
-    anew whenever a task starts and none runs; it includes what the process holds besides, and the largest of the
-    programs that have ended meanwhile.
+    anew when a task starts and none runs, at most some times a second; it includes what the process holds besides, and
+    the largest of the programs that have ended meanwhile.
     """
 
     def __init__(self) -> None:
         self._running: dict[Any, tuple[float, int, bool]] = {}
         self._ended: dict[Any, tuple[float | None, int | None]] = {}
-        self._can_reset = sys.platform == "linux"
+        self._reset_at = 0.0
+        self._clear = -1
+        # Only Linux can let the peak of a process begin anew; a container may not allow it.
+        with suppress(OSError):
+            self._clear = os.open(_CLEAR, os.O_WRONLY)
+
+    def close(self) -> None:
+        """Measure no longer."""
+        if self._clear >= 0:
+            os.close(self._clear)
+            self._clear = -1
 
     def begin(self, key: Any) -> None:
         """Begin to measure a task."""
-        if not self._running:
+        alone = not self._running
+        if alone:
             self._reset_peak()
         else:
             self._running = {each: (*m[:2], False) for each, m in self._running.items()}
         cpu, child = _used()
-        self._running[key] = cpu, child, len(self._running) == 0
+        self._running[key] = cpu, child, alone
 
     def end(self, key: Any) -> None:
         """Keep what a task has used, until `take`."""
@@ -46,7 +54,7 @@ class TaskUsage:
         if began is None:
             return
         cpu, child = _used()
-        peak = _peak()
+        peak = _peak() if self._clear >= 0 else None
         if peak is not None and child > began[1]:
             peak = max(peak, child)
         while (
@@ -65,33 +73,35 @@ class TaskUsage:
         }
 
     def _reset_peak(self) -> None:
-        if not self._can_reset:
+        now = time.monotonic()
+        if self._clear < 0 or now - self._reset_at < _RESET_INTERVAL:
             return
+        self._reset_at = now
         try:
-            file = os.open(_CLEAR, os.O_WRONLY)
-            try:
-                os.write(file, b"5")
-            finally:
-                os.close(file)
-        except OSError:  # a container may not allow it; the peak is then that of the process so far
-            self._can_reset = False
+            os.pwrite(self._clear, b"5", 0)
+        except OSError:
+            self.close()
 
 
-def _used() -> tuple[float, int]:
-    """Return the seconds of processors that this process and its children had, and the most memory of one of these."""
-    try:
-        import resource
-    except ImportError:  # on Windows
+try:
+    import resource
+except ImportError:  # on Windows
+
+    def _used() -> tuple[float, int]:
         return time.process_time(), 0
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    unit = 1 if sys.platform == "darwin" else 1024
-    cpu = time.process_time() + children.ru_utime + children.ru_stime
-    return cpu, children.ru_maxrss * unit
 
+    def _peak() -> int | None:
+        return None
 
-def _peak() -> int | None:
-    """Return the peak of this process's memory in bytes since it was reset; None where that is not known."""
-    with suppress(OSError):
-        if found := _PEAK.search(_STATUS.read_bytes()):
-            return int(found[1]) * 1024
-    return None
+else:
+    _UNIT = 1 if sys.platform == "darwin" else 1024
+
+    def _used() -> tuple[float, int]:
+        """Return the seconds of processors of this process and its children, and the most memory of one of these."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = time.process_time() + children.ru_utime + children.ru_stime
+        return cpu, children.ru_maxrss * _UNIT
+
+    def _peak() -> int | None:
+        """Return the peak of this process's memory in bytes, since it was reset."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT

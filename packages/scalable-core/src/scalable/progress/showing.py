@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import logging
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from scalable.cli.counting import count_tasks
-from scalable.cli.status import describe_group, describe_kept, describe_tasks
+from scalable.progress.counting import Counted, count_tasks
+from scalable.progress.status import (
+    describe_group,
+    describe_kept,
+    describe_kinds,
+    describe_rest,
+    describe_tasks,
+)
 from scalable.runs.tally import TaskCount, total
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from scalable.cli.terminal import StatusArea
     from scalable.cluster.port import GroupStatus
+    from scalable.progress.terminal import StatusArea
     from scalable.session import ScalableSession
 
-__all__ = ["LiveView", "PlainView", "Snapshot", "View", "render", "show_progress"]
+__all__ = [
+    "LiveView",
+    "PlainView",
+    "Snapshot",
+    "View",
+    "progress_on_stderr",
+    "render",
+    "show_progress",
+]
 
 logger = logging.getLogger("scalable.cli")
 
@@ -34,7 +50,7 @@ class Snapshot:
     """The state of a run at one moment.
 
     `elapsed` is in seconds, `starting` what the cluster's start waits for, and `kept` how many calls of each task had a
-    kept result and how many had none.
+    kept result and how many had none. `rest` is how many seconds what is left will take, where that is known.
     """
 
     elapsed: float
@@ -42,6 +58,7 @@ class Snapshot:
     tasks: Mapping[str, TaskCount] = field(default_factory=dict)
     starting: str = ""
     kept: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    rest: float | None = None
 
 
 class View(Protocol):
@@ -87,13 +104,21 @@ class PlainView:
             )
         if snapshot.tasks:
             done = not total(snapshot.tasks.values()).left
-            self._write("tasks", describe_tasks(snapshot.tasks), snapshot.elapsed, urgent=done)
+            self._write(
+                "tasks",
+                describe_tasks(snapshot.tasks),
+                snapshot.elapsed,
+                urgent=done,
+                rest=describe_rest(snapshot.rest),
+            )
 
-    def _write(self, about: str, text: str, now: float, *, urgent: bool) -> None:
+    def _write(self, about: str, text: str, now: float, *, urgent: bool, rest: str = "") -> None:
         then, before = self._written.get(about, (-float("inf"), ""))
         if text != before and (urgent or now - then >= self._interval):
             self._written[about] = now, text
-            print(f"scalable: {text}", file=self._stream, flush=True)
+            # What is left changes all the time, and makes no line by itself.
+            line = f"{text}, {rest}" if rest else text
+            print(f"scalable: {line}", file=self._stream, flush=True)
 
 
 class LiveView:
@@ -110,18 +135,27 @@ class LiveView:
 
     def update(self, snapshot: Snapshot) -> None:
         """Draw this state."""
-        self._area.show(render(snapshot))
+        self._area.show(render(snapshot, self._area.width))
 
 
-def render(snapshot: Snapshot) -> RenderableType:
-    """Return a snapshot for display: a line for each group, and a bar for the tasks."""
+def render(snapshot: Snapshot, width: int = 80) -> RenderableType:
+    """Return a snapshot for display: a line or two for each group, and a bar for the tasks.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What to show.
+    width : int
+        Columns that there are.
+    """
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
     lines: list[RenderableType] = [
-        Text.assemble(*_mark(group), describe_group(group)) for group in snapshot.groups.values()
+        Text.assemble(*_mark(group), _in_two_lines(describe_group(group), width - 2))
+        for group in snapshot.groups.values()
     ]
     lines += [Text(describe_kept(task, *counts)) for task, counts in snapshot.kept.items()]
     minutes, seconds = divmod(int(snapshot.elapsed), 60)
@@ -129,16 +163,36 @@ def render(snapshot: Snapshot) -> RenderableType:
     if snapshot.tasks:
         sums = total(snapshot.tasks.values())
         bar = Table.grid(padding=(0, 1))
+        rest = describe_rest(snapshot.rest)
+        text = describe_tasks({"": sums}) + (f", {rest}" if rest else "")
         bar.add_row(
-            ProgressBar(total=sums.all, completed=sums.done, width=24),
+            ProgressBar(
+                total=sums.all, completed=sums.done, width=max(4, min(24, width // 3 - 10))
+            ),
             Text(clock, style="dim"),
-            Text(describe_tasks(snapshot.tasks), no_wrap=True, overflow="ellipsis"),
+            Text(text, no_wrap=True, overflow="ellipsis"),
         )
         lines.append(bar)
+        if kinds := describe_kinds(snapshot.tasks):
+            lines.append(Text(_in_two_lines(f"  {kinds}", width)))
     else:
         starting = snapshot.starting or "starting the cluster"
         lines.append(Text(clock if lines else f"{starting} {clock}", style="dim"))
     return Group(*lines)
+
+
+def _in_two_lines(text: str, width: int) -> str:
+    """Return a text in lines of that width, two of them at most.
+
+    Examples
+    --------
+    >>> print(_in_two_lines("gcam 3/4 running, 1 pending: priority", 30))
+    gcam 3/4 running, 1 pending:
+        priority
+    """
+    return "\n".join(
+        textwrap.wrap(text, width, subsequent_indent="    ", max_lines=2, placeholder=" …")
+    )
 
 
 def _mark(group: GroupStatus) -> tuple[tuple[str, str], str]:
@@ -164,9 +218,27 @@ def show_progress(session: ScalableSession, view: View) -> Iterator[None]:
         thread.join()
 
 
+@contextmanager
+def progress_on_stderr(session: ScalableSession) -> Iterator[None]:
+    """Show progress on stderr: live on a terminal, as lines elsewhere."""
+    from rich.console import Console
+
+    from scalable.progress.terminal import StatusArea
+
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        view: View = PlainView(sys.stderr)
+        if console.is_terminal and not console.is_dumb_terminal:
+            area = StatusArea(console)
+            view = LiveView(area)
+            stack.enter_context(area.below_output())
+        stack.enter_context(show_progress(session, view))
+        yield
+
+
 def _follow(session: ScalableSession, view: View, stopped: threading.Event) -> None:
     started = time.monotonic()
-    tasks: Mapping[str, TaskCount] = {}
+    counted = Counted({})
     counted_at = -_TASK_INTERVAL
     last = False
     while not last:
@@ -179,9 +251,11 @@ def _follow(session: ScalableSession, view: View, stopped: threading.Event) -> N
         if session.groups and (last or elapsed - counted_at >= _TASK_INTERVAL):
             counted_at = elapsed
             try:
-                tasks = count_tasks(session.cluster)
+                counted = count_tasks(session.cluster)
             except Exception:  # the cluster may close at any time; the next interval tries again
                 logger.debug("cannot count tasks", exc_info=True)
         # Until there are groups, events are those of the scheduler's start.
         starting = session.events[-1].text if session.events and not session.groups else ""
-        view.update(Snapshot(elapsed, session.groups, tasks, starting, session.kept))
+        view.update(
+            Snapshot(elapsed, session.groups, counted.tasks, starting, session.kept, counted.rest)
+        )

@@ -2,10 +2,11 @@ import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from scalable.cli.progress import PlainView, Snapshot, render
-from scalable.cli.status import describe_tasks
 from scalable.cluster.port import GroupStatus, Reason
+from scalable.progress.showing import PlainView, Snapshot, render
+from scalable.progress.status import describe_tasks
 from scalable.runs.tally import TaskCount
 
 
@@ -78,19 +79,68 @@ def test_the_live_view_has_a_line_for_each_group_and_one_for_tasks() -> None:
     assert second.rstrip().endswith("1:05 1/4 tasks done, 1 failed")
 
 
-def test_the_tasks_keep_to_one_line_on_a_narrow_terminal() -> None:
-    from rich.console import Console
-
+def test_kinds_of_tasks_have_a_line_of_their_own_on_a_narrow_terminal() -> None:
     kinds = {name: TaskCount(left=9) for name in ("fair.simulate", "analysis.project", "fan_chart")}
     console = Console(file=io.StringIO(), width=60)
     with console.capture() as capture:
-        console.print(render(Snapshot(5, {}, kinds)))
+        console.print(render(Snapshot(5, {}, kinds), 60))
 
-    (line, _) = capture.get().split("\n")
-    assert line.endswith("0:05 0/27 tasks done (fair.simulat…")
+    first, second, _ = capture.get().split("\n")
+    assert first.endswith("0:05 0/27 tasks done")
+    assert second == "  fair.simulate 0/9, analysis.project 0/9, fan_chart 0/9"
 
 
 def test_of_many_kinds_of_tasks_those_with_most_to_do_are_named() -> None:
     counts = {f"f{left}": TaskCount(left=left) for left in range(1, 7)}
 
     assert describe_tasks(counts) == "0/21 tasks done (f3 0/3, f4 0/4, f5 0/5, f6 0/6, …)"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_all_that_matters_fits_a_narrow_terminal(width: int) -> None:
+    why = (
+        "QOSMaxCpuPerUserLimit: other jobs of this account are ahead in the queue of the partition"
+    )
+    snapshot = Snapshot(
+        3725,
+        {
+            "gcam": GroupStatus("gcam", wanted=40, running=13, pending=27, detail=why),
+            "plots": GroupStatus("plots", wanted=1, running=1),
+        },
+        {
+            "gcam.simulate": TaskCount(done=1180, failed=12, left=3000),
+            "plots.draw": TaskCount(left=4),
+        },
+        rest=2400.0,
+    )
+    out = io.StringIO()
+    Console(file=out, width=width, no_color=True).print(
+        render(snapshot, width), no_wrap=True, overflow="ellipsis", crop=True
+    )
+
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 6
+    text = " ".join(" ".join(lines).split())
+    for expected in (
+        *("gcam 13/40 running, 27 pending", "QOSMaxCpuPerUserLimit", "plots 1/1 running"),
+        *("1180/4196 tasks done, 12", "gcam.simulate 1180/4192, plots.draw 0/4"),
+    ):
+        assert expected in text, text
+    if width > 60:
+        assert "12 failed, about 40 min left" in text
+
+
+def test_what_is_left_is_told_and_makes_no_line_by_itself(out: io.StringIO) -> None:
+    view = PlainView(out, interval=10)
+    for elapsed, rest in ((0, None), (20, 100.0), (40, 80.0)):
+        view.update(Snapshot(elapsed, {}, {"f": TaskCount(done=elapsed // 20, left=4)}, rest=rest))
+        view.update(
+            Snapshot(elapsed + 12, {}, {"f": TaskCount(done=elapsed // 20, left=4)}, rest=5.0)
+        )
+
+    assert out.getvalue().splitlines() == [
+        "scalable: 0/4 tasks done",
+        "scalable: 1/5 tasks done, about 2 min left",
+        "scalable: 2/6 tasks done, about 80 s left",
+    ]

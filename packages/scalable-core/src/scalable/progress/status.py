@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from scalable.cluster.port import GroupStatus, Reason
 from scalable.runs.tally import TaskCount, total
 
-__all__ = ["describe_group", "describe_kept", "describe_tasks"]
+__all__ = ["describe_group", "describe_kept", "describe_kinds", "describe_rest", "describe_tasks"]
 
 
 _MAX_NAMED = 4
@@ -72,12 +73,42 @@ def describe_tasks(counts: Mapping[str, TaskCount]) -> str:
         text += f", {sums.failed} failed"
     if sums.cancelled:
         text += f", {sums.cancelled} cancelled"
+    kinds = describe_kinds(counts)
+    return f"{text} ({kinds})" if kinds else text
+
+
+def describe_kinds(counts: Mapping[str, TaskCount]) -> str:
+    """Return how many tasks of each kind are done, of the kinds with the most left to do; empty where there is one.
+
+    Examples
+    --------
+    >>> describe_kinds({"simulate": TaskCount(done=80, left=20), "report": TaskCount(failed=1)})
+    'simulate 80/100, report 0/1'
+    """
     if len(counts) > 1:
         most = sorted(counts, key=lambda name: counts[name].left, reverse=True)[:_MAX_NAMED]
         # In a fixed order, so that the names in the line do not change places.
         each = [f"{name} {counts[name].done}/{counts[name].all}" for name in counts if name in most]
-        text += f" ({', '.join(each)}{', …' * (len(counts) > _MAX_NAMED)})"
-    return text
+        return f"{', '.join(each)}{', …' * (len(counts) > _MAX_NAMED)}"
+    return ""
+
+
+def describe_rest(seconds: float | None) -> str:
+    """Return how long the rest will take, roughly; empty where that is not known.
+
+    Examples
+    --------
+    >>> [describe_rest(each) for each in (None, 0.4, 42, 100, 3900, 200_000)]
+    ['', 'about 1 s left', 'about 42 s left', 'about 2 min left', 'about 1 h 05 min left', 'about 56 h left']
+    """
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s left"
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    if hours >= 10:
+        return f"about {round(seconds / 3600)} h left"
+    return f"about {hours} h {minutes:02} min left" if hours else f"about {minutes} min left"
 
 
 def _count(n: int, what: str) -> str:

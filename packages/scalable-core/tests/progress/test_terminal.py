@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import pytest
 from rich.console import Console
 
-from scalable.cli.terminal import StatusArea
+from scalable.progress.terminal import StatusArea
 
 
 class Terminal(io.StringIO):

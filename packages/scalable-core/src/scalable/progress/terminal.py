@@ -35,6 +35,11 @@ class StatusArea:
         self._height = 0
         self._inside_line = False
 
+    @property
+    def width(self) -> int:
+        """The columns of the terminal."""
+        return self._console.width
+
     def show(self, content: RenderableType) -> None:
         """Draw the area, replacing its content."""
         with self._console.capture() as capture:

@@ -1,7 +1,10 @@
-"""How many tasks of each kind the scheduler has, counted on the scheduler itself."""
+"""How many tasks of each kind the scheduler has, counted on the scheduler itself, and how long the rest will take."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scalable.runs.tally import TaskCount
@@ -11,13 +14,30 @@ if TYPE_CHECKING:
 
     from scalable.cluster import GroupedCluster
 
-__all__ = ["count_tasks"]
+__all__ = ["Counted", "count_tasks"]
 
 _TIMEOUT = 2.0
 
 
-def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
-    """Return how many tasks the scheduler has, by the name of their function.
+@dataclass(frozen=True)
+class Counted:
+    """What the scheduler has to do.
+
+    Parameters
+    ----------
+    tasks : mapping of str to TaskCount
+        How many tasks there are, by the name of their function.
+    rest : float or None
+        Seconds that what is left will take the workers of now; None while a duration is not known, or no worker is
+        there for some of it.
+    """
+
+    tasks: Mapping[str, TaskCount]
+    rest: float | None = None
+
+
+def count_tasks(cluster: GroupedCluster) -> Counted:
+    """Return how many tasks the scheduler has, and how long the rest will take.
 
     Raises
     ------
@@ -28,8 +48,8 @@ def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
     from distributed.utils import sync
 
     # A nested function, because it is pickled by value: the scheduler may have none of our packages.
-    def count(dask_scheduler: Scheduler) -> dict[str, tuple[int, int, int]]:
-        from collections import Counter
+    def count(dask_scheduler: Scheduler) -> Any:
+        from collections import Counter, defaultdict
 
         from distributed.diagnostics.plugin import SchedulerPlugin
 
@@ -59,7 +79,7 @@ def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
             dask_scheduler.add_plugin(RecomputedTasks())
         recomputed: Any = dask_scheduler.plugins[RecomputedTasks.name]
         ended = ("memory", "erred", "released", "forgotten")
-        return {
+        counts = {
             # `state_counts` has all that were ever done: tasks whose results are no longer needed are forgotten.
             prefix.name: (
                 prefix.state_counts["memory"] - recomputed.by_prefix[prefix.name],
@@ -68,6 +88,21 @@ def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
             )
             for prefix in dask_scheduler.task_prefixes.values()
         }
+        # Seconds of work that are left, and slots for it, of each tag; of all workers, for tasks without one.
+        tally: Any = dask_scheduler.plugins.get("scalable-tally")
+        tags: dict[str, str] = tally.tags if tally is not None else {}
+        work: defaultdict[str, float] = defaultdict(float)
+        slots: defaultdict[str, float] = defaultdict(float)
+        for name, (_, _, left) in counts.items():
+            if left:
+                each = dask_scheduler.task_prefixes[name].duration_average
+                work[tags.get(name, "")] += left * each if each >= 0 else float("nan")
+        for ws in dask_scheduler.running:
+            slots[""] += ws.nthreads
+            for tag, number in ws.resources.items():
+                slots[tag] += number
+        rest = [each / slots[tag] if slots[tag] else float("nan") for tag, each in work.items()]
+        return counts, rest
 
     answer = sync(
         cluster.loop,
@@ -77,5 +112,9 @@ def count_tasks(cluster: GroupedCluster) -> dict[str, TaskCount]:
     )
     if answer["status"] != "OK":
         raise RuntimeError("the scheduler cannot count its tasks")
-    counts = {name: TaskCount(*numbers) for name, numbers in answer["result"].items()}
-    return {name: count for name, count in counts.items() if count.all}
+    numbers, rests = answer["result"]
+    counts = {name: TaskCount(*each) for name, each in numbers.items()}
+    known = bool(rests) and not any(map(math.isnan, rests))
+    return Counted(
+        {name: count for name, count in counts.items() if count.all}, max(rests) if known else None
+    )
