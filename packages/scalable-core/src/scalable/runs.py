@@ -21,8 +21,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-import psutil
-
 from scalable.providers.registry import ENTRY_POINT_GROUP
 
 if TYPE_CHECKING:
@@ -114,6 +112,7 @@ class RunRecord:
         OSError
             The record cannot be written, the script cannot be read, or another user has taken the run's directory.
         """
+        import psutil
 
         def is_redacted(text: str) -> bool:
             return session.manifest.redact(text) != text
@@ -363,6 +362,8 @@ def _open_file(directory: Path, name: str) -> TextIO | None:
 
 def is_running(record: Mapping[str, Any]) -> bool:
     """Return whether the process of a run exists, as far as that is known on this machine."""
+    import psutil
+
     process = record.get("process") or {}
     if record.get("status") != "running" or process.get("host") != platform.node():
         return False
