@@ -149,6 +149,7 @@ RIGHT = [
     HEAD + "components: {a: {memory: 1000000, env: {A: b, N: 4}, mounts: {/a: /b}, tags: [x]}}\n",
     HEAD + "components: {a: {memory: null, image: null, tags: {x: y}, x-note: [1]}}\n",
     HEAD + "components: {a: {}}\ntasks: {t: {component: a, cache: false, outputs: []}}\n",
+    HEAD + "components: {a: {}}\ntasks: {t: {component: a, outputs: {x: 'out/{m}.csv'}}}\n",
     HEAD + "overlays: {o: {components: {a: {new: true, cpus: 2}}}}\n",
     HEAD
     + "components: {a: {}}\ntasks: {t: {component: a, cache: true, version: 2, ignore: [x]}}\n",
@@ -188,6 +189,10 @@ WRONG = [
     HEAD + "components: {a: {}}\ntasks: {t: {component: a, cache: true, ignore: x}}\n",
     HEAD + "components: {a: {}}\ntasks: {t: {component: a, cache: true, version: [1]}}\n",
     HEAD + "components: {a: {}}\ntasks: {t: {component: a, outputs: [x]}}\n",
+    HEAD + "components: {a: {}}\ntasks: {t: {component: a, outputs: {x: ''}}}\n",
+    HEAD + "components: {a: {}}\ntasks: {t: {component: a, outputs: {x y: a}}}\n",
+    HEAD + "components: {a: {}}\ntasks: {t: {component: a, outputs: {x: 'a{b.c}'}}}\n",
+    HEAD + "components: {a: {}}\ntasks: {t: {component: a, outputs: {x: ../a}}}\n",
     HEAD + "overlays: {o: {version: 1}}\n",
     HEAD + "overlays: {o: {components: {a: {cpu: 2}}}}\n",
 ]

@@ -224,13 +224,35 @@ def test_head(document: str, issue: str, problems: Any) -> None:
     ("document", "path"),
     [
         ("project: {name: x, local_cache: /tmp}", "project.local_cache"),
-        ("project: {name: x}\ntasks: {t: {component: c, outputs: [a]}}", "tasks.t.outputs"),
-        ("project: {name: x}\ntasks: {t: {component: c, outputs: {a: b}}}", "tasks.t.outputs"),
     ],
 )
 def test_what_is_not_built_is_refused(document: str, path: str, problems: Any) -> None:
     (line,) = problems(f"version: 1\n{document}\ncomponents: {{c: {{}}}}\n")
     assert f"E_NOT_SUPPORTED {path}: is not supported" in line
+
+
+@pytest.mark.parametrize(
+    ("outputs", "issue"),
+    [
+        ("[a]", "E_BAD_VALUE tasks.t.outputs: must be a mapping of names to paths"),
+        ("{a: 'x{m.n}'}", "E_BAD_VALUE tasks.t.outputs.a: has braces that are not those of an"),
+        ("{a: 'x{m'}", "E_BAD_VALUE tasks.t.outputs.a: has braces that are not those of an"),
+        ("{a: ../x}", "E_BAD_VALUE tasks.t.outputs.a: must not contain '..'"),
+        ("{a: ''}", "E_BAD_VALUE tasks.t.outputs.a: must be text of 1 character or more"),
+        ("{a b: x}", "E_BAD_"),
+    ],
+)
+def test_outputs_are_paths_with_the_names_of_arguments(
+    outputs: str, issue: str, problems: Any
+) -> None:
+    head = "version: 1\nproject: {name: x}\ncomponents: {c: {}}\n"
+    (line,) = problems(f"{head}tasks: {{t: {{component: c, outputs: {outputs}}}}}\n")
+    assert line.startswith("4:")
+    assert issue in line
+    task = parse_manifest(
+        f"{head}tasks: {{t: {{component: c, outputs: {{a: 'x/{{m:03d}}.nc'}}}}}}\n"
+    )
+    assert task.tasks["t"].outputs == {"a": "x/{m:03d}.nc"}
 
 
 def test_asking_for_nothing_to_be_kept_is_fine() -> None:
@@ -457,7 +479,7 @@ targets: {t: {provider: p}}
         ("{components: {a: {cpus: x}}}", "E_BAD_VALUE overlays.o.components.a.cpus: must be"),
         ("{components: {a b: {}}}", 'E_BAD_NAME overlays.o.components."a b": a name'),
         ("{components: []}", "E_BAD_VALUE overlays.o.components: must be a mapping"),
-        ("{tasks: {t: {outputs: [a]}}}", "E_NOT_SUPPORTED overlays.o.tasks.t.outputs: is not"),
+        ("{tasks: {t: {outputs: [a]}}}", "E_BAD_VALUE overlays.o.tasks.t.outputs: must be"),
         ("{project: 5}", "E_BAD_VALUE overlays.o.project: must be a mapping"),
         ("{project: {nam: x}}", "E_UNKNOWN_KEY overlays.o.project.nam: unknown key"),
         ("{targets: {t: {overlay: [x]}}}", "E_BAD_VALUE overlays.o.targets.t.overlay: must be"),

@@ -338,3 +338,37 @@ def test_what_cannot_be_resumed_is_one_line(
         f"error: run {directory.name} cannot be resumed here: there is no workflow.py"
     )
     assert "there is no run 'abc'" in scalable("resume", "abc").stderr
+
+
+def test_outputs_of_a_manifest_task(scalable: Scalable, project: Path, starts: Path) -> None:
+    (project / "model.py").write_text(
+        MODEL.replace("    return member * SCALE", "    write(member)\n    return member * SCALE")
+        + "\n\ndef write(member):\n    path = os.environ['STARTS'] + f'-{member}.csv'\n"
+        "    with open(path, 'w') as file:\n        file.write(str(member))\n"
+    )
+    (project / "workflow.py").write_text(WORKFLOW.replace("range(40)", "range(3)"))
+    text = (project / "scalable.yaml").read_text()
+    outputs = "cache: true, outputs: {table: '${STARTS}-{member}.csv'}}, table"
+    (project / "scalable.yaml").write_text(text.replace("cache: true}, table", outputs))
+    assert scalable("run", "-w", "workflow.py").returncode == 0
+    assert started(starts) == [0, 1, 2]
+    for path in project.glob("starts-*.csv"):
+        path.unlink()
+    listed = json.loads(scalable("results", "list", "simulate", "--json").stdout)
+    done = scalable("results", "restore", listed[0]["name"], "--to", "mine", "--json")
+    assert done.returncode == 0, done.stderr
+    (path,) = (project / json.loads(done.stdout)["table"],)
+    assert path.read_text() in "012"
+    assert scalable("results", "verify").returncode == 0
+    (kept, *_) = sorted((project / "kept").rglob("*.output"))
+    kept.write_text("x")
+    assert "output 'table' of simulate/" in scalable("results", "verify").stderr
+    assert scalable("results", "rm", "simulate", "-y").returncode == 0
+    assert [*(project / "kept" / "simulate").rglob("*.output*")] == []
+
+    wrong = text.replace("results: kept", "").replace(", cache: true", "")
+    outputs = "component: fair, outputs: {table: '${STARTS}-{member}.nc'}"
+    (project / "scalable.yaml").write_text(wrong.replace("component: fair", outputs))
+    failed = scalable("run", "-w", "workflow.py")
+    assert failed.returncode == 1
+    assert "task simulate has not written its output 'table': there is no " in failed.stderr

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from scalable.cli.failures import FAILED
+from scalable.cli.failures import FAILED, Failure
 from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import as_table, print_json, print_problem, print_status
 
@@ -169,6 +169,7 @@ def rm(
 ) -> None:
     """Remove results: those that are NAMEd, or all results of a task or a version."""
     from scalable.manifest.units import parse_duration
+    from scalable.results.outputs import remove_outputs
 
     if bool(names) + bool(older_than) + everything != 1:
         raise click.UsageError("name results or tasks, or give --older-than or --all")
@@ -186,6 +187,7 @@ def rm(
         click.confirm(f"Remove {len(found)} results?", abort=True, err=True)
     for name in found:
         store.remove(f"{name}.result")
+        remove_outputs(store, name)
     for partial in [*store.partial()]:
         if time.time() - store.modified(partial) > _LEFT_AFTER:
             store.remove(partial)
@@ -204,14 +206,16 @@ def verify(context: click.Context, /, task: str | None, as_json: bool, **where: 
 
     The exit status is 1 if one is damaged. It is computed again by the next run that needs it.
     """
-    from scalable.results.storage import StoreError
+    from scalable.results.outputs import INDEX, check_outputs
 
     store = _open(**where)
     good, damaged = 0, []
     for name, _ in store.results(task or ""):
         try:
             store.check_result(name)
-        except StoreError as error:
+            if store.read_code(name).get("outputs") or store.size(name + INDEX) >= 0:
+                check_outputs(store, name, content=True)
+        except OSError as error:
             damaged.append({"name": name, "error": str(error)})
             print_problem(str(error))
         else:
@@ -222,6 +226,26 @@ def verify(context: click.Context, /, task: str | None, as_json: bool, **where: 
         print_status(f"{good} results are good, {len(damaged)} are damaged")
     if damaged:
         context.exit(FAILED)
+
+
+@results.command()
+@click.argument("name")
+@click.option("--to", metavar="DIRECTORY", help="Write them below this directory.")
+@_store_options
+def restore(name: str, to: str | None, as_json: bool, **where: Any) -> None:
+    """Write the files of the result NAME where its task had written them, relative to the current directory."""
+    from scalable.results.outputs import restore_outputs
+
+    store = _open(**where)
+    try:
+        paths = restore_outputs(store, _resolve(store, name), to)
+    except OSError as error:
+        raise Failure(str(error), FAILED) from None
+    if as_json:
+        print_json(paths)
+    else:
+        for output, path in paths.items():
+            click.echo(f"{output:<10} {path}")
 
 
 def _resolve(store: Store, part: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -60,7 +61,7 @@ from scalable.errors import (
 
 if TYPE_CHECKING:
     from scalable.modules import UserModules
-    from scalable.results.reuse import Results
+    from scalable.results.reuse import OutputChecks, Results
     from scalable.session import ScalableSession
 
 __all__ = ["ScalableClient"]
@@ -142,6 +143,7 @@ class ScalableClient(Client):
         self._lost: SchedulerLostError | None = None
         self._results = ReceivedResults()
         self._failures: dict[Any, TaskFailure] = {}
+        self.outputs: OutputChecks | None = None
         self._kept: KeptFutures | None = None
         self.keep_results(results)
         super().__init__(address, *args, **kwargs)
@@ -324,6 +326,11 @@ class ScalableClient(Client):
                 allow_other_workers=allow_other_workers,
             )
             return future
+        func = self._checked(func, None if actor else task)
+        if not actor and self._kept and (rows := self._kept.reading(func, [args], kwargs)):
+            if key is None:
+                key = key_of_call(tag, n or 1, func, args, kwargs, pure=pure, version=version)
+            func, (args,) = operator.call, rows
         if tag is not None and callable(func):
             resources = self._require(tag, n, resources, anywhere=allow_other_workers)
             if key is None:
@@ -418,6 +425,15 @@ class ScalableClient(Client):
                     allow_other_workers=allow_other_workers,
                     batch_size=batch_size,
                 )
+        func = self._checked(func, None if actor else task)
+        if not actor and self._kept and self._kept.has_files and not _are_endless(iterables):
+            iterables, calls = _zip_arguments(iterables)
+            if rows := self._kept.reading(func, calls, kwargs):
+                if isinstance(key, str) or not isinstance(key, Iterable):
+                    key = keys_of_map(
+                        *(tag, n or 1, func, calls, kwargs), pure=pure, prefix=key, version=version
+                    )
+                func, iterables = operator.call, tuple(map(list, zip(*rows, strict=True)))
         if tag is not None and callable(func) and not _are_endless(iterables):
             resources = self._require(tag, n, resources, anywhere=allow_other_workers)
             iterables, calls = _zip_arguments(iterables)
@@ -772,6 +788,40 @@ class ScalableClient(Client):
                 "set project.results in the manifest, or give the client results="
             )
         return None
+
+    def _checked(self, func: Callable[..., Any], task: str | None) -> Callable[..., Any]:
+        """Return a function that fails without the outputs of its task, if that has any which are not kept."""
+        if task is None or self.outputs is None or self.asynchronous:
+            return func
+        return self.outputs.wrap(self, func, task)
+
+    def restore_outputs(self, futures: Any, to: str | os.PathLike[str] | None = None) -> Any:
+        """Write the files of tasks with `outputs` to this machine, and return their paths by the name of the output.
+
+        Parameters
+        ----------
+        futures : Future or list of Future
+            Their futures.
+        to : path, optional
+            The directory for them. By default each is written where its task had written it.
+
+        Returns
+        -------
+        dict of str to str, or list of them
+            The paths.
+
+        Raises
+        ------
+        ResultStoreError
+            The files are not kept, or damaged, or cannot be written.
+        """
+        if isinstance(futures, (list, tuple)):
+            return [self.restore_outputs(future, to) for future in futures]
+        if self._kept is None:
+            raise ResultStoreError(
+                "no outputs are kept; set project.results in the manifest, and cache: true in the task"
+            )
+        return self._kept.restore(futures, None if to is None else os.fspath(to))
 
     # -- What a call requires
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import operator
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from scalable.cluster.dask_internals import (
     is_coroutine_function,
     reset_future,
 )
-from scalable.errors import NotSupportedError
+from scalable.errors import NotSupportedError, ResultStoreError
 
 if TYPE_CHECKING:
     from scalable.client.client import ScalableClient
@@ -58,7 +58,7 @@ class _Found:
 
     name: str
     size: int
-    settings: Mapping[str, str]
+    settings: Mapping[str, Any]
     compute: Callable[[], object]
     on_cluster: bool = False
 
@@ -81,6 +81,7 @@ class KeptFutures:
         self._client, self.results = client, results
         self._names: dict[Any, str] = {}
         self._found: dict[Any, _Found] = {}
+        self._with_files: set[Any] = set()
         self._is_installed = False
 
     def map(
@@ -175,6 +176,8 @@ class KeptFutures:
                 to_do[each] = each, call, args
             if call.name:
                 self._names[each] = call.name
+                if rule.outputs:
+                    self._with_files.add(each)
         if finished:
             finish_futures(self._client, finished)
         self.results.count(rule, len(finished), len(to_do), named, found)
@@ -190,23 +193,59 @@ class KeptFutures:
         kwargs: Mapping[str, Any],
         calls: Sequence[tuple[Any, NamedCall, tuple[Any, ...]]],
         *,
-        settings: Mapping[str, str],
+        settings: Mapping[str, Any],
         **options: Any,
     ) -> dict[Any, Future[Any]]:
         """Submit calls, whose workers store the results."""
         self._install()
         deferred = defer_unpickling(func)
         keeping = defer_unpickling(partial(_OnWorker("keep"), settings, func))
+        rows: dict[Any, tuple[Any, ...]] = {}
+        for key, call, args in calls:
+            row = (keeping, _about(call), *args) if call.name else (deferred, *args)
+            rows[key] = self._reading(row, kwargs)
         futures: dict[Any, Future[Any]] = {}
-        for is_kept in (True, False):
-            rows = {
-                key: (keeping, _about(call), *args) if is_kept else (deferred, *args)
-                for key, call, args in calls
-                if bool(call.name) is is_kept
-            }
-            if rows:
-                futures |= dict(zip(rows, self._run(rows, kwargs, **options), strict=True))
+        for length in {*map(len, rows.values())}:
+            some = {key: row for key, row in rows.items() if len(row) == length}
+            futures |= dict(zip(some, self._run(some, kwargs, **options), strict=True))
         return futures
+
+    def _reading(self, row: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return a row, whose worker first restores the files of those futures that are arguments."""
+        names = self.files_of((row[1:], kwargs))
+        if not names:
+            return row
+        return defer_unpickling(partial(_OnWorker("with_files"), self._place())), names, *row
+
+    def _place(self) -> dict[str, Any]:
+        return self.results.settings(None)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether tasks of futures have written files, as far as these are kept."""
+        return bool(self._with_files)
+
+    def files_of(self, arguments: Any) -> list[str]:
+        """Return the names of the results among arguments whose tasks have written files."""
+        if not self._with_files:
+            return []
+        keys = dict.fromkeys(_keys_in(arguments))
+        return [self._names[key] for key in keys if key in self._with_files]
+
+    def reading(
+        self, func: Callable[..., Any], calls: Sequence[tuple[Any, ...]], kwargs: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]] | None:
+        """Return rows for calls of a function that may read files of earlier tasks; None if these wrote none.
+
+        Each row has a function of Dask's and its arguments, for `operator.call`. It restores the files before.
+        """
+        names = [self.files_of((args, kwargs)) for args in calls] if self._with_files else []
+        if not any(names):
+            return None
+        self._install()
+        restoring = defer_unpickling(partial(_OnWorker("with_files"), self._place()))
+        deferred = defer_unpickling(func)
+        return [(restoring, each, deferred, *args) for each, args in zip(names, calls, strict=True)]
 
     def _run(
         self, rows: Mapping[Any, tuple[Any, ...]], kwargs: Mapping[str, Any], **options: Any
@@ -223,6 +262,21 @@ class KeptFutures:
             self.results.install(self._client)
             self._is_installed = True
 
+    def restore(self, future: Future[Any], to: str | None) -> dict[str, str]:
+        """Write the files of a future's task, once it is done, and return their paths."""
+        future.result()
+        name = self._names.get(future.key)
+        if name is None:
+            raise ResultStoreError(
+                f"the outputs of {future.key} are not kept; give its task cache: true and outputs"
+            )
+        try:
+            return self.results.restore(name, to)
+        except OSError as error:
+            raise ResultStoreError(
+                f"the outputs of {future.key} cannot be restored: {error}"
+            ) from None
+
     # -- What needs a result
 
     def provide(self, expr: Any, resources: Any) -> None:
@@ -237,7 +291,7 @@ class KeptFutures:
             found = self._found[key]
             found.on_cluster = True
             try:
-                self.results.check(found.name, found.size)
+                self.results.check(found.name, found.size, outputs="outputs" in found.settings)
             except OSError as error:
                 self._compute({key: error})
             else:
@@ -294,11 +348,13 @@ class KeptFutures:
         """Forget a future that nobody holds any more."""
         self._names.pop(key, None)
         self._found.pop(key, None)
+        self._with_files.discard(key)
 
     def clear(self) -> None:
         """Forget all of them."""
         self._names.clear()
         self._found.clear()
+        self._with_files.clear()
 
 
 class _OnWorker:
@@ -318,6 +374,17 @@ class _OnWorker:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pickle.loads, (f"c{WORKER_MODULE}\n{self._name}\n.".encode(),)
+
+
+def _keys_in(value: Any) -> Iterator[Any]:
+    """Yield the keys of the futures in a value, as far as Dask looks for them."""
+    if isinstance(value, Future):
+        yield value.key
+    elif type(value) in (list, tuple, set, frozenset):
+        for each in value:
+            yield from _keys_in(each)
+    elif isinstance(value, Mapping):
+        yield from _keys_in([*value.values()])
 
 
 def _about(call: NamedCall) -> str:

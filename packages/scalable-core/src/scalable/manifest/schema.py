@@ -6,6 +6,7 @@ while the attributes hold the expanded values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -128,6 +129,52 @@ ContainerPath = Annotated[str, AfterValidator(_require_absolute)]
 """An absolute path inside of a container."""
 
 
+_OUTPUT_FIELD = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*(:[^{}]*)?\}")
+
+
+def _check_output(path: str) -> str:
+    rest = _OUTPUT_FIELD.sub("", path)
+    if "{" in rest or "}" in rest:
+        raise ValueError(
+            "has braces that are not those of an argument; write {member} or {member:03d}"
+        )
+    if ".." in path.split("/"):
+        raise ValueError("must not contain '..'")
+    return path
+
+
+def _outputs_of(value: object) -> object:
+    if value == [] or value == ():
+        return {}
+    if isinstance(value, (list, tuple)):
+        raise ValueError("must be a mapping of names to paths, such as {table: out/{member}.csv}")
+    return value
+
+
+Outputs = Annotated[
+    Mapping[Name, Annotated[str, Field(min_length=1), AfterValidator(_check_output)]],
+    BeforeValidator(_outputs_of),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "propertyNames": {"pattern": NAME_PATTERN},
+                    "additionalProperties": {
+                        "type": "string",
+                        "minLength": 1,
+                        "pattern": r"^([^{}]|\{[A-Za-z_][A-Za-z0-9_]*(:[^{}]*)?\}|\$\{[^{}]*\})*$",
+                        "not": {"pattern": r"(^|/)\.\.(/|$)"},
+                    },
+                },
+                {"type": "array", "maxItems": 0},
+            ]
+        }
+    ),
+]
+"""Paths of files by name."""
+
+
 class ProjectConfig(FrozenModel):
     """The project of a manifest."""
 
@@ -243,9 +290,11 @@ class TaskConfig(FrozenModel):
         default=(),
         description="With `cache`: arguments on which the result does not depend.",
     )
-    outputs: Annotated[
-        tuple[str, ...], _NotSupported, WithJsonSchema({"type": "array", "maxItems": 0})
-    ] = Field(default=(), description="Files that would be kept. Not supported in this version.")
+    outputs: Outputs = Field(
+        default_factory=dict,
+        description="Files that it writes: path by name, with the names of arguments in braces, such as "
+        "out/{member}.csv. Without one of them it has failed. With `cache` they are kept, too.",
+    )
 
 
 class ManifestModel(FrozenModel):

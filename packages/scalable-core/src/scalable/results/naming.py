@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalable.results.content import Content, NoContentError
+from scalable.results.files import check_fields
 from scalable.results.marking import MARK
 
 __all__ = ["NamedCall", "Rule", "TaskRule", "name_calls", "rule_for"]
@@ -30,11 +31,14 @@ class TaskRule:
         The user's own version of what it computes.
     ignore : tuple of str
         Arguments on which the result does not depend.
+    outputs : tuple of (str, str)
+        The files that it writes: names and paths.
     """
 
     image: str | None = None
     version: str = ""
     ignore: tuple[str, ...] = ()
+    outputs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,15 @@ class Rule:
         The user's own versions.
     ignore : tuple of str
         Arguments that do not count.
+    outputs : tuple of (str, str)
+        The files that the function writes: names and paths.
     """
 
     label: str
     image: str | None
     versions: tuple[str, ...]
     ignore: tuple[str, ...]
+    outputs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ def rule_for(
     Examples
     --------
     >>> rule_for(abs, "simulate", {"simulate": TaskRule("gcam:8", "2")}, None)
-    Rule(label='simulate', image='gcam:8', versions=('2',), ignore=())
+    Rule(label='simulate', image='gcam:8', versions=('2',), ignore=(), outputs=())
     >>> rule_for(abs, "analyse", {"simulate": TaskRule()}, None) is None
     True
     """
@@ -113,6 +120,7 @@ def rule_for(
         of_task.image if of_task else image,
         tuple(version for version in both if version),
         tuple(sorted(ignore)),
+        of_task.outputs if of_task else (),
     )
 
 
@@ -163,6 +171,9 @@ def name_calls(
     except NoContentError as error:
         return [NamedCall(None, reason=str(error)) for _ in calls], {}
     counts = (str(NAMES), code, edited, rule.image or "", *rule.versions, "ignore", *rule.ignore)
+    if rule.outputs:
+        counts += ("outputs", *(part for output in rule.outputs for part in output))
+        check_fields(rule.label, dict(rule.outputs), func)
     version = _combine(*counts)[:16]
     values = Content(name_future)
     shared = _Shared(values, kwargs)
@@ -186,6 +197,7 @@ def name_calls(
         "image": rule.image,
         "versions": list(rule.versions),
         "ignored": list(rule.ignore),
+        "outputs": dict(rule.outputs),
         "code": dict(sorted(content.parts.items())),
         "sources": dict(sorted(content.sources.items())),
     }

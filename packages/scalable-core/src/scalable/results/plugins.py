@@ -1,4 +1,4 @@
-"""The Dask plugin that gives workers the module that writes results, sent there by value.
+"""The Dask plugin that gives workers the modules that write results and files, sent there by value.
 
 A worker's image may have none of our packages, so nothing here may import `scalable`: the standard library and
 distributed only.
@@ -11,34 +11,36 @@ from types import ModuleType
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
-__all__ = ["MODULE", "StorePlugin"]
+__all__ = ["MODULE", "OUTPUTS_MODULE", "StorePlugin"]
 
 MODULE = "_scalable_results_storage"
-"""The name under which tasks find the module on workers."""
+"""The name under which tasks find the module of the store on workers."""
+
+OUTPUTS_MODULE = "_scalable_results_outputs"
+"""The same for the module of files that tasks write."""
 
 
 class StorePlugin(WorkerPlugin):
-    """Makes a module importable on every worker, present and future, under the name `MODULE`.
+    """Makes modules importable on every worker, present and future.
 
     Parameters
     ----------
-    source : str
-        Its source.
-    filename : str
-        What tracebacks name as its file.
+    sources : dict of str to (str, str)
+        By the name of the module: its source, and what tracebacks name as its file.
     """
 
     name = "scalable-results"
 
-    def __init__(self, source: str, filename: str) -> None:
-        self.source, self.filename = source, filename
+    def __init__(self, sources: dict[str, tuple[str, str]]) -> None:
+        self.sources = sources
 
     def setup(self, worker: object) -> None:
-        """Load the module, unless this process has it: there may be several workers in one."""
-        loaded = sys.modules.get(MODULE)
-        if getattr(loaded, "__doc__", None) is not None and vars(loaded)["_source"] == self.source:
-            return
-        module = ModuleType(MODULE)
-        module.__dict__["_source"] = self.source
-        exec(compile(self.source, self.filename, "exec"), module.__dict__)  # noqa: S102 - from the client
-        sys.modules[MODULE] = module
+        """Load the modules, unless this process has them: there may be several workers in one."""
+        for name, (source, filename) in self.sources.items():
+            loaded = sys.modules.get(name)
+            if loaded is not None and vars(loaded).get("_source") == source:
+                continue
+            module = ModuleType(name)
+            module.__dict__["_source"] = source
+            exec(compile(source, filename, "exec"), module.__dict__)  # noqa: S102 - from the client
+            sys.modules[name] = module

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalable.errors import ResultStoreError
+from scalable.errors import NotSupportedError, ResultStoreError
+from scalable.results.files import Checked, check_fields
 from scalable.results.naming import NamedCall, Rule, TaskRule, name_calls, rule_for
+from scalable.results.outputs import check_outputs, restore_outputs
 from scalable.results.storage import CODE, EVENTS, DamagedResultError, Store, StoreError
 
 if TYPE_CHECKING:
@@ -138,14 +142,16 @@ class Results:
         """
         return self.store.read_result(name)
 
-    def check(self, name: str, size: int) -> None:
-        """Raise if a result cannot be used: as far as that is known without much traffic.
+    def check(self, name: str, size: int, *, outputs: bool = False) -> None:
+        """Raise if a result, or a file with it, cannot be used: as far as that is known without much traffic.
 
         Raises
         ------
         StoreError
             It is damaged, or cannot be read.
         """
+        if outputs:
+            check_outputs(self.store, name, content=self.store.is_local)
         if self.store.is_local or size <= CHECKED_BYTES:
             self.store.check_result(name)
             return
@@ -164,25 +170,30 @@ class Results:
             self._fail(error)
             return {}
 
-    def settings(self, rule: Rule) -> dict[str, str]:
-        """Return what a worker needs to know to keep a result."""
+    def restore(self, name: str, to: str | None) -> dict[str, str]:
+        """Write the files of a result where its task had written them, or below a directory, and return their paths.
+
+        Raises
+        ------
+        OSError
+            They are damaged or not there, or cannot be written.
+        """
+        return restore_outputs(self.store, name, to)
+
+    def settings(self, rule: Rule | None) -> dict[str, Any]:
+        """Return what a worker needs to know to keep a result, or to use the store at all."""
         return {
             "url": self.store.url,
             "shown": self.store.shown,
             "id": str(self.store.store_id),
             "on_store_error": self.on_store_error,
-            "task": rule.label,
+            "task": rule.label if rule else "",
+            **({"outputs": dict(rule.outputs)} if rule and rule.outputs else {}),
         }
 
     def install(self, client: Client) -> None:
         """Let all workers of a client's cluster, present and future, write and read results."""
-        import cloudpickle
-
-        from scalable.results import plugins, storage
-
-        cloudpickle.register_pickle_by_value(plugins)
-        file = str(storage.__file__)
-        client.register_plugin(plugins.StorePlugin(Path(file).read_text(encoding="utf-8"), file))
+        install_modules(client)
         client.subscribe_topic(EVENTS, lambda event: self.tell(str(event[1]), once=True))
 
     def count(
@@ -204,6 +215,54 @@ class Results:
         if not once or problem not in self._reported:
             self._reported.add(problem)
             self._report(self._redact(problem), True)
+
+
+def install_modules(client: Client) -> None:
+    """Give all workers of a client's cluster, present and future, the modules that write results and files."""
+    import cloudpickle
+
+    from scalable.results import outputs, plugins, storage
+
+    cloudpickle.register_pickle_by_value(plugins)
+    files = {
+        plugins.MODULE: str(storage.__file__),
+        plugins.OUTPUTS_MODULE: str(outputs.__file__),
+    }
+    client.register_plugin(
+        plugins.StorePlugin(
+            {name: (Path(file).read_text(encoding="utf-8"), file) for name, file in files.items()}
+        )
+    )
+
+
+class OutputChecks:
+    """Lets tasks fail that have not written their outputs, where these are not kept.
+
+    Parameters
+    ----------
+    patterns : mapping of str to mapping
+        For each manifest task with outputs, their paths by name.
+    """
+
+    def __init__(self, patterns: Mapping[str, Mapping[str, str]]) -> None:
+        self._patterns = patterns
+        self._installed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def wrap(self, client: Client, func: Callable[..., Any], task: str) -> Callable[..., Any]:
+        """Return the function of a task with outputs, which fails without these."""
+        patterns = self._patterns.get(task)
+        if not patterns:
+            return func
+        if inspect.iscoroutinefunction(func):
+            raise NotSupportedError(
+                f"the outputs of task {task} are to be checked, which those of a coroutine function cannot be; "
+                "use a plain function"
+            )
+        check_fields(task, patterns, func)
+        if client not in self._installed:
+            install_modules(client)
+            self._installed.add(client)
+        return Checked(task, dict(patterns), func)
 
 
 def open_results(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from scalable.results.naming import TaskRule
 if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
 
-__all__ = ["results_url", "store_options", "task_rules"]
+__all__ = ["checked_outputs", "results_url", "store_options", "task_rules"]
 
 
 def results_url(manifest: ManifestModel, directory: Path) -> str | None:
@@ -36,9 +37,27 @@ def task_rules(manifest: ManifestModel) -> dict[str, TaskRule]:
             manifest.components[task.component].image,
             "" if task.version is None else str(task.version),
             task.ignore,
+            tuple(sorted(task.outputs.items())),
         )
         for name, task in manifest.tasks.items()
         if task.cache
+    }
+
+
+def checked_outputs(manifest: ManifestModel, *, kept: bool) -> dict[str, Mapping[str, str]]:
+    """Return the outputs of those tasks where they are only checked.
+
+    Parameters
+    ----------
+    manifest : ManifestModel
+        The manifest.
+    kept : bool
+        Whether there is a store, which has those of tasks with `cache`.
+    """
+    return {
+        name: task.outputs
+        for name, task in manifest.tasks.items()
+        if task.outputs and not (kept and task.cache)
     }
 
 

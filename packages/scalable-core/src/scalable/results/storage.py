@@ -19,6 +19,7 @@ import os
 import pickle
 import platform
 import secrets
+import shutil
 import stat
 import sys
 import threading
@@ -36,6 +37,7 @@ __all__ = [
     "UntrustedStoreError",
     "keep",
     "load",
+    "with_files",
 ]
 
 FORMAT = 1
@@ -327,6 +329,65 @@ class Store:
             file.writelines(parts)
             file.flush()
             self._fs.put_file(file.name, path)
+
+    def put_file(self, name: str, path: str) -> None:
+        """Write an object with the content of a local file.
+
+        Raises
+        ------
+        StoreError
+            It cannot be written.
+        """
+        target = self._path(name)
+        partial = self._path(f"{_TEMPORARY}{secrets.token_hex(8)}")
+        try:
+            if self.is_local:
+                _make_directory(target.rpartition("/")[0])
+                with open(path, "rb") as source:  # noqa: PTH123
+                    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                    with os.fdopen(descriptor, "wb") as file:
+                        shutil.copyfileobj(source, file, 2**20)
+                os.replace(partial, target)  # noqa: PTH105
+            elif self._is_atomic:
+                self._fs.put_file(path, target)
+            else:
+                self._fs.put_file(path, partial)
+                self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+                self._fs.mv(partial, target)
+        except Exception as error:
+            raise self._failed("write to", error) from error
+
+    def get_file(self, name: str, path: str) -> None:
+        """Write the content of an object into a local file.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such object.
+        StoreError
+            It cannot be read.
+        """
+        try:
+            self._fs.get_file(self._path(name), path)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise self._failed("read results at", error) from error
+
+    def size(self, name: str) -> int:
+        """Return the size of an object, -1 if there is none.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read.
+        """
+        try:
+            return int(self._fs.info(self._path(name))["size"])
+        except FileNotFoundError:
+            return -1
+        except Exception as error:
+            raise self._failed("read results at", error) from error
 
     def read_bytes(self, name: str) -> bytes | None:
         """Return an object, or None if there is none.
@@ -632,7 +693,8 @@ def keep(
     Parameters
     ----------
     settings : mapping
-        The store, and what to do if it cannot be written: ``url``, ``shown``, ``id``, ``on_store_error``, ``task``.
+        The store, and what to do if it cannot be written: ``url``, ``shown``, ``id``, ``on_store_error``, ``task``;
+        with ``outputs``, the paths of files that the function writes.
     func : callable
         The function.
     about : str
@@ -649,10 +711,19 @@ def keep(
     """
     name, _, said = about.partition(" ")
     started = time.time()
+    patterns = settings.get("outputs")
+    paths = _outputs().expand(patterns, func, args, kwargs) if patterns else {}
     value = func(*args, **kwargs)
     header = {**json.loads(said), "seconds": time.time() - started, "host": platform.node()}
     try:
-        _store_of(settings).write_result(name, header, value)
+        if paths:
+            _outputs().check_written(settings["task"], paths)
+        store = _store_of(settings)
+        if paths:
+            _outputs().keep_outputs(store, name, settings["task"], paths)
+        store.write_result(name, header, value)
+    except FileNotFoundError:  # an output
+        raise
     except OSError as error:
         text = f"a result of {settings['task']} could not be kept: {error}"
         if settings["on_store_error"] == "fail":
@@ -673,6 +744,54 @@ def load(settings: Mapping[str, Any], name: str) -> Any:
         return _store_of(settings).read_result(name)
     except StoreError as error:
         raise OSError(f"{error}; run the workflow again, and it is computed") from None
+
+
+def with_files(
+    settings: Mapping[str, Any],
+    names: list[str],
+    func: Callable[..., Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Return the result of a call that reads files which earlier tasks have written, once they are here.
+
+    Parameters
+    ----------
+    settings : mapping
+        The store, as for `keep`.
+    names : list of str
+        The names of the results of those tasks.
+    func : callable
+        The function.
+    *args, **kwargs
+        Its arguments.
+
+    Raises
+    ------
+    OSError
+        The store cannot be read, or what it has is damaged.
+    """
+    outputs = _outputs()
+    for name in names:
+        try:
+            store = _store_of(settings)
+            outputs.restore_outputs(store, name)
+        except FileNotFoundError as error:  # it could not be kept, and that was not to end its task
+            _tell(f"{error}; a task that may read them goes on")
+        except outputs.DamagedOutputError as error:
+            store.remove(name + SUFFIX)  # the next run must not find it
+            raise OSError(f"{error}; run the workflow again, and it is computed") from None
+        except StoreError as error:
+            raise OSError(f"files of {name} cannot be restored: {error}") from None
+    return func(*args, **kwargs)
+
+
+def _outputs() -> Any:
+    """Return the module for files, which has been sent to workers as this one has."""
+    import importlib
+
+    return importlib.import_module("_scalable_results_outputs")
 
 
 def _tell(text: str) -> None:

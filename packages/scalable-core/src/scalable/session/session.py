@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
-    from scalable.results.reuse import OnCalls, Results
+    from scalable.results.reuse import OnCalls, OutputChecks, Results
     from scalable.runs.recorder import Recorder
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
@@ -463,6 +463,16 @@ class ScalableSession:
         rules = task_rules(self.manifest)
         return open_results(url, rules, report=report, **store_options(self.manifest))
 
+    def _output_checks(self) -> OutputChecks | None:
+        from scalable.results.settings import checked_outputs
+
+        patterns = checked_outputs(self.manifest, kept=self._results is not None)
+        if not patterns:
+            return None
+        from scalable.results.reuse import OutputChecks
+
+        return OutputChecks(patterns)
+
     async def _wait_for_first_workers(self, plan: ScalePlan) -> None:
         """Wait for the first worker of each group that wants one at all times."""
         import asyncio
@@ -512,6 +522,7 @@ class ScalableSession:
             self._client.session = self
             self._client.modules = self._modules
             self._client.keep_results(self._results)
+            self._client.outputs = self._output_checks()
         return self._client
 
     @property

@@ -1,0 +1,202 @@
+"""Files that tasks write: checked, kept, and restored where they are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import LocalCluster
+from results_user import User
+
+from scalable.client import ScalableClient
+from scalable.errors import ResultStoreError
+from scalable.results.naming import TaskRule
+from scalable.results.outputs import expand, fields_of
+from scalable.results.reuse import OutputChecks, open_results
+
+Connect = Callable[..., ScalableClient]
+
+MODEL = """
+import os
+
+
+def simulate(member, directory, forget=False):
+    with open(os.path.join(directory, "starts"), "a") as file:
+        file.write(f"{member}\\n")
+    path = f"{directory}/out/{member}.csv"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if not forget:
+        with open(path, "w") as file:
+            file.write(f"member {member}\\n")
+    os.makedirs(f"{directory}/out/{member}-db/sub", exist_ok=True)
+    with open(f"{directory}/out/{member}-db/sub/x", "w") as file:
+        file.write(str(member))
+    return member
+
+
+def read(member, directory):
+    with open(f"{directory}/out/{member}.csv") as file:
+        text = file.read()
+    with open(f"{directory}/out/{member}-db/sub/x") as file:
+        return text + file.read()
+
+
+def read_all(members, directory):
+    return [read(member, directory) for member in members]
+"""
+
+OUTPUTS = (
+    ("database", "{directory}/out/{member}-db"),
+    ("table", "{directory}/out/{member}.csv"),
+)
+TASKS = {"simulate": "gcam", "read": "gcam"}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def run(user: User, connect: Connect) -> Connect:
+    user.write(MODEL)
+
+    def run(**rule: Any) -> ScalableClient:
+        rules = {"simulate": TaskRule(outputs=OUTPUTS, **rule), "read": TaskRule()}
+        return connect(user.results(tasks=rules), tasks=TASKS)
+
+    return run
+
+
+def lose(work: Path) -> list[str]:
+    """Remove what tasks have written, as another machine lacks it, and return which members have started."""
+    starts = (work / "starts").read_text().split() if (work / "starts").exists() else []
+    for path in sorted(work.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    return sorted(starts)
+
+
+def test_files_are_restored_for_the_next_task_and_for_the_user(
+    user: User, run: Connect, work: Path, tmp_path: Path
+) -> None:
+    where = str(work)
+    client = run()
+    futures = client.map(user.module.simulate, range(3), directory=where, task="simulate")
+    assert client.gather(futures) == [0, 1, 2]
+    assert lose(work) == ["0", "1", "2"]
+
+    expected = [f"member {member}\n{member}" for member in range(3)]
+    client = run()
+    futures = client.map(user.module.simulate, range(3), directory=where, task="simulate")
+    read = user.module.read
+    assert client.submit(read, futures[1], where, tag="gcam").result() == expected[1]
+    assert sorted(path.name for path in (work / "out").iterdir()) == ["1-db", "1.csv"]
+    assert client.gather(client.map(read, futures, directory=where)) == expected
+    lose(work)
+    assert client.gather(client.map(read, futures, directory=where, task="read")) == expected
+    lose(work)
+    assert client.submit(user.module.read_all, futures, where).result() == expected
+    assert not (work / "starts").exists()
+
+    lose(work)
+    paths = client.restore_outputs(futures[0], tmp_path / "mine")
+    assert Path(paths["table"]) == tmp_path / "mine" / f"{where}/out/0.csv".lstrip("/")
+    assert Path(paths["table"]).read_text() == "member 0\n"
+    (paths,) = client.restore_outputs([futures[2]])
+    assert paths["table"] == f"{where}/out/2.csv"
+    assert (work / "out" / "2-db" / "sub" / "x").read_text() == "2"
+
+
+def test_files_are_restored_in_the_same_run_too(user: User, run: Connect, work: Path) -> None:
+    client = run()
+    future = client.submit(user.module.simulate, 4, str(work), task="simulate")
+    future.result()
+    lose(work)
+    assert client.submit(user.module.read, future, str(work)).result() == "member 4\n4"
+
+
+def test_a_task_without_its_output_has_failed(
+    user: User, run: Connect, work: Path, connect: Connect
+) -> None:
+    message = r"task simulate has not written its output 'table': there is no .*/out/1\.csv in "
+    for _ in range(2):
+        client = run()
+        future = client.submit(user.module.simulate, 1, str(work), True, task="simulate")
+        with pytest.raises(FileNotFoundError, match=message):
+            future.result()
+        assert user.objects() == []
+    assert lose(work) == ["1", "1"]
+
+    client = connect(None, tasks=TASKS)
+    client.outputs = OutputChecks({"simulate": dict(OUTPUTS)})
+    future = client.submit(user.module.simulate, 1, str(work), True, task="simulate")
+    with pytest.raises(FileNotFoundError, match=message):
+        future.result()
+    good = client.map(user.module.simulate, [1, 2], directory=str(work), task="simulate")
+    assert client.gather(good) == [1, 2]
+    assert str(good[0].key).startswith("gcam.simulate-")
+    with pytest.raises(ResultStoreError, match="no outputs are kept"):
+        client.restore_outputs(good[0])
+
+
+def test_damaged_or_lost_files_are_computed_again(user: User, run: Connect, work: Path) -> None:
+    client = run()
+    client.submit(user.module.simulate, 1, str(work), task="simulate").result()
+    for damage in ("changed", "gone"):
+        lose(work)
+        (kept,) = user.store.rglob("*.table.output")
+        if damage == "changed":
+            kept.write_bytes(b"X" * kept.stat().st_size)
+        else:
+            kept.unlink()
+        client = run()
+        future = client.submit(user.module.simulate, 1, str(work), task="simulate")
+        read = client.submit(user.module.read, future, str(work))
+        assert read.result() == "member 1\n1"
+        assert lose(work) == ["1"]
+
+
+def test_other_outputs_are_another_version(user: User, run: Connect, work: Path) -> None:
+    rule = TaskRule(outputs=OUTPUTS[1:])
+    client = run()
+    client.submit(user.module.simulate, 1, str(work), task="simulate").result()
+    results = open_results(str(user.store), {"simulate": rule})
+    client.keep_results(results)
+    client.submit(user.module.simulate, 1, str(work), task="simulate").result()
+    assert lose(work) == ["1", "1"]
+
+
+def test_a_file_that_is_there_is_left_as_it_is(user: User, run: Connect, work: Path) -> None:
+    client = run()
+    future = client.submit(user.module.simulate, 1, str(work), task="simulate")
+    future.result()
+    table = work / "out" / "1.csv"
+    os.utime(table, (1, 1))
+    extra = work / "out" / "1-db" / "mine"
+    extra.touch()
+    (work / "out" / "1-db" / "sub" / "x").write_text("other")
+    client.restore_outputs(future)
+    assert table.stat().st_mtime == 1
+    assert (work / "out" / "1-db" / "sub" / "x").read_text() == "1"
+    assert extra.exists()
+
+
+def test_paths_name_arguments(user: User, cluster: LocalCluster, connect: Connect) -> None:
+    rules = {"simulate": TaskRule(outputs=(("table", "{membr}.csv"),))}
+    client = connect(user.results(tasks=rules), tasks=TASKS)
+    with pytest.raises(ValueError, match=r"tasks\.simulate\.outputs\.table is \{membr\}\.csv, and"):
+        client.submit(user.module.simulate, 1, task="simulate")
+    assert fields_of("a/{b}") == ["b"]
+    for path in ("{", "{a.b}", "{}", "{a[0]}"):
+        with pytest.raises(ValueError, match="braces are for names of arguments"):
+            fields_of(path)
+
+    def simulate(member: str) -> None: ...
+
+    with pytest.raises(ValueError, match=r"leave out '\.\.'"):
+        expand({"table": "{member}/x"}, simulate, ("../..",), {})
