@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
@@ -42,6 +43,7 @@ class DemoOptions(TargetOptions):
     refuse: str | None = Field(None, description="Reason for which every launch is refused.")
     queue: bool = Field(False, description="Leave workers pending forever.")
     stuck: bool = Field(False, description="Report a leftover at close.")
+    hang: str | None = Field(None, description="File to make at close, which then hangs.")
 
 
 class DemoProvider(BaseProvider[DemoOptions]):
@@ -143,4 +145,7 @@ class DemoBackend:
     async def sweep(self) -> list[Leftover]:
         await self.stop([unit for unit, _ in self.processes.values()])
         shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.options.hang:
+            Path(self.options.hang).touch()
+            time.sleep(600)  # on the event loop, so that no limit of a step applies
         return [Leftover("volume", "scratch", "it is in use")] if self.options.stuck else []

@@ -592,6 +592,26 @@ def test_a_signal_leaves_no_worker(
     assert gone(workers)
 
 
+def test_a_second_signal_hurries_and_a_third_ends_the_process(
+    script: Script, pids: Pids, gone: Gone, project: Path, eventually: Eventually
+) -> None:
+    manifest(project, "n_workers: 1, hang: closing.txt")
+    process = script(WITH)
+    workers = pids()
+    assert process.stderr is not None
+
+    process.send_signal(signal.SIGINT)
+    assert eventually((project / "closing.txt").exists)
+    process.send_signal(signal.SIGINT)
+    assert "closing in a hurry; once more ends this process at once" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
+    (line,) = process.stderr.read().splitlines()
+    assert "was not closed, and what belongs to it may be left" in line
+    assert gone(workers)
+
+
 FORKS = """
     import multiprocessing, threading
     fork = multiprocessing.get_context("fork")

@@ -20,6 +20,7 @@ from scalable.manifest.document.limits import MAX_BYTES
 from scalable.manifest.document.nodes import MappingNode, ReadResult, to_data
 from scalable.manifest.document.place import Place, Source
 from scalable.manifest.document.reader import read_text
+from scalable.manifest.dotenv import environment_beside
 from scalable.manifest.environment import expand_sections, variables_in
 from scalable.manifest.errors import ManifestError, ManifestParseError, ManifestSchemaError
 from scalable.manifest.issues import ValidationIssue, ValidationReport
@@ -51,7 +52,8 @@ def load_manifest(
     path : path
         The file, YAML in UTF-8.
     env : mapping, optional
-        Where ``${VAR}`` is looked up; by default the environment of the process.
+        Where ``${VAR}`` is looked up; by default the environment of the process, and where that has no such variable,
+        the file ``.env`` beside the manifest.
     target_name : str or callable, optional
         The target to select, or a function that chooses it; its overlay is merged.
     overlay_name : str, optional
@@ -68,6 +70,7 @@ def load_manifest(
     """
     file = os.fspath(path)
     reading = read_text(_read_file(file), file)
+    env = environment_beside(file) if env is None else env
     return _build_manifest(reading, file, env, target_name, overlay_name, check_targets)
 
 
@@ -135,6 +138,7 @@ def load_targets(
     reading = read_text(_read_file(file), file)
     if reading.root is None or reading.issues:
         raise ManifestParseError(reading.issues)
+    env = environment_beside(file) if env is None else env
     found: dict[str, ManifestModel | ManifestError] = {}
     for name, _ in Place.of_document(reading.root, Source(file)).child("targets").entries():
         try:

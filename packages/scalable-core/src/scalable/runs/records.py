@@ -414,6 +414,7 @@ def recorded_spec(record: Mapping[str, Any]) -> DeploymentSpec:
     ValueError
         It is not a record of a run.
     """
+    from scalable.manifest.dotenv import environment_beside
     from scalable.manifest.parser import parse_manifest
     from scalable.providers.base import DeploymentSpec
 
@@ -428,7 +429,9 @@ def recorded_spec(record: Mapping[str, Any]) -> DeploymentSpec:
         }
     except (KeyError, TypeError, AttributeError):
         raise ValueError("it is not a record of a run") from None
-    return DeploymentSpec.from_manifest(parse_manifest(alone, target_name=name), target_name=name)
+    env = environment_beside(str(record["manifest"].get("path") or ""))
+    manifest = parse_manifest(alone, env=env, target_name=name)
+    return DeploymentSpec.from_manifest(manifest, target_name=name)
 
 
 Redact = Callable[[str], str]

@@ -179,7 +179,8 @@ class ScalableSession:
         overlay : str, optional
             The overlay to merge instead of the target's own.
         env : mapping, optional
-            The variables for ``${VAR}`` and for the defaults above; by default the environment of the process.
+            The variables for ``${VAR}`` and for the defaults above; by default the environment of the process, and
+            for ``${VAR}`` also a file ``.env`` beside the manifest.
         workflow, progress : optional
             As for the class.
 
@@ -199,7 +200,7 @@ class ScalableSession:
         target = target or environ.get("SCALABLE_TARGET") or AUTO
         manifest = load_manifest(
             source,
-            env=environ,
+            env=env,
             target_name=partial(choose_target, environ=environ) if target == AUTO else target,
             overlay_name=overlay,
             check_targets=check_options,
