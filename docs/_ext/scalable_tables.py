@@ -68,8 +68,10 @@ def shape(schema: Schema, definitions: Schema) -> str:
     if "examples" in schema:
         return ", ".join(f"`{example}`" for example in schema["examples"])
     if "$ref" in schema:
-        fields = definitions[schema["$ref"].rpartition("/")[2]]["properties"]
-        return f"`{{{', '.join(fields)}}}`"
+        definition = definitions[schema["$ref"].rpartition("/")[2]]
+        if fields := definition.get("properties"):
+            return f"`{{{', '.join(fields)}}}`"
+        return shape(definition, definitions)
     if branches := schema.get("anyOf", schema.get("oneOf")):
         texts = (shape(each, definitions) for each in branches if each.get("type") != "null")
         return " or ".join(dict.fromkeys(texts))
