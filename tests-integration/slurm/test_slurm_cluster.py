@@ -264,19 +264,24 @@ def test_a_wait_in_the_queue_is_explained_with_slurms_reason(work: Path) -> None
         assert not cluster.groups["wide"].failed
 
 
-def test_a_preempted_worker_is_replaced(work: Path, site: SlurmSite) -> None:
-    with SlurmCluster(queue="scavenge", interface="lo", pace=QUICK) as cluster:
-        cluster.add_container("wide", cpus=16, memory="200M")
-        cluster.add_workers(4, "wide")
-        cluster.wait_for_group("wide", 4)
+@pytest.mark.parametrize(("queue", "several"), [("scavenge", 1), ("lent", 2)])
+def test_a_preempted_worker_is_replaced(
+    work: Path, site: SlurmSite, monkeypatch: pytest.MonkeyPatch, queue: str, several: int
+) -> None:
+    """Preempted jobs are requeued, or cancelled; here, also where the site drops variables by default."""
+    monkeypatch.setenv("SBATCH_EXPORT", "NONE")
+    with SlurmCluster(queue=queue, interface="lo", pace=QUICK) as cluster:
+        cluster.add_container("wide", cpus=16 // several, memory="200M", workers_per_job=several)
+        cluster.add_workers(4 * several, "wide")
+        cluster.wait_for_group("wide", 4 * several)
         first = set(cluster.groups["wide"].workers)
         blocker = site.run("sbatch", "--parsable", "-p", "short", "-c", "16", "--wrap", "sleep 600")
         wait_until(
             lambda: any("preempted" in event.text for event in cluster.events), "it is explained"
         )
         site.run("scancel", blocker.strip())
-        cluster.wait_for_group("wide", 4, timeout=60)
-        assert len(set(cluster.groups["wide"].workers) & first) == 3
+        cluster.wait_for_group("wide", 4 * several, timeout=60)
+        assert len(set(cluster.groups["wide"].workers) & first) == 3 * several
 
 
 def test_values_of_variables_reach_the_worker_unchanged(work: Path) -> None:

@@ -80,6 +80,7 @@ NodeName=node[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 10
 PartitionName=short Nodes=ALL Default=YES MaxTime=00:30:00 DefaultTime=00:10:00 PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=long Nodes=ALL MaxTime=1-00:00:00 DefaultTime=01:00:00 PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=scavenge Nodes=ALL MaxTime=1-00:00:00 DefaultTime=01:00:00 PriorityTier=1 PreemptMode=REQUEUE State=UP
+PartitionName=lent Nodes=ALL MaxTime=1-00:00:00 DefaultTime=01:00:00 PriorityTier=1 PreemptMode=CANCEL State=UP
 PartitionName=whole Nodes=ALL MaxTime=1-00:00:00 DefaultTime=01:00:00 OverSubscribe=EXCLUSIVE State=UP
 PartitionName=closed Nodes=ALL MaxTime=1-00:00:00 State=DOWN
 CONF

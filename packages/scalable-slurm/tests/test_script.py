@@ -20,8 +20,8 @@ from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
 from scalable.providers.tls import TlsFiles
 
-REACHED = "timeout() { :; }\n"
-"""As if the scheduler listened, for a script that follows."""
+REACHED = "timeout() { :; }; export OMP_NUM_THREADS=1 APPTAINERENV_OMP_NUM_THREADS=1 SINGULARITYENV_OMP_NUM_THREADS=1\n"
+"""As if the scheduler listened, and sbatch had passed on the environment, for a script that follows."""
 
 # What paths and environment variables can contain: anything but NUL. Surrogates cannot be encoded.
 anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
@@ -29,13 +29,11 @@ anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["C
 
 def executed_argv(request: JobRequest, scheduler_address: str = "tls://h:1") -> list[str]:
     """Run the script in a shell where ``exec`` and ``module`` print their arguments, and return those."""
-    printing = (
-        "timeout() { :; }; module() { printf '%s\\0' \"$@\"; }; exec() { printf '%s\\0' \"$@\"; }\n"
-    )
+    printing = "module() { printf '%s\\0' \"$@\"; }; exec() { printf '%s\\0' \"$@\"; }\n"
     script = job_script(request, scheduler_address)
     done = subprocess.run(
         ["bash"],
-        input=(printing + script).encode(),
+        input=(REACHED + printing + script).encode(),
         capture_output=True,
         check=True,
         env={"PATH": "/usr/bin:/bin", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
@@ -246,7 +244,7 @@ def test_a_job_whose_client_has_died_ends_with_those_that_wait(
         environ = {
             "PATH": f"{tmp_path}:/usr/bin:/bin",
             "SLURM_JOB_NAME": "it's",
-            "SLURM_ARRAY_JOB_ID": "7",
+            "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(["bash"], input=script, text=True, env=environ, check=False)
     assert done.returncode == ends
@@ -254,3 +252,11 @@ def test_a_job_whose_client_has_died_ends_with_those_that_wait(
         assert log.read_text() == f"--quiet --user={os.getuid()} --name=it's --state=PENDING\n"
     else:
         assert not log.exists()
+
+
+def test_a_site_that_drops_the_environment_is_named() -> None:
+    script = "timeout() { :; }\n" + job_script(JobRequest("gcam", "/logs", python="/bin/echo"), "x")
+    clean = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash"], input=script, text=True, capture_output=True, env=clean)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "sbatch of this site has not passed on the environment" in done.stderr

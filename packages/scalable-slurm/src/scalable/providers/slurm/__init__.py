@@ -10,11 +10,15 @@
 `sbatch`        a request as the command line of ``sbatch``
 `script`        a request as a job script and its environment variables
 `backend`       the engine's port: launch, observe, stop, describe, sweep
+`packing`       how many workers fit into a job that gets whole nodes
+`jobs`          jobs and the units in them; the files about the workers of a job that runs several
+`nodes`         nodes on which workers cannot start
 `states`        Slurm's job states and reasons as phases and reasons of the engine
 `commands`      the only module that runs Slurm's commands
 `environ`       the environment variables that these commands get
 `output`        what these commands print, parsed
 `rundir`        the directory of a run: TLS keys and logs
+`presence`      whether the client of a run lives
 `watchdog`      cancels the jobs of a client that was killed
 `preflight`     the checks of ``scalable check``
 ==============  =================================================================================

@@ -295,7 +295,7 @@ _ELSEWHERE = {
     "project": "pass account",
     **dict.fromkeys(("cores", "job_cpu"), "pass cpus to add_container"),
     **dict.fromkeys(("memory", "job_mem"), "pass memory to add_container"),
-    "processes": "a job runs one worker; pass slots to add_container for tasks at a time",
+    "processes": "pass workers_per_job to add_container for several workers in one job, or slots for tasks at a time",
     **dict.fromkeys(("env_extra", "job_script_prologue"), "pass prologue"),
     **dict.fromkeys(("job_extra", "job_extra_directives"), "pass directives"),
     **dict.fromkeys(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -140,8 +141,7 @@ async def pack(slurm: Slurm, request: JobRequest) -> JobRequest:
     if request.workers_per_job != "auto":
         return request
     try:
-        nodes = await slurm.nodes()
-        always_whole = await slurm.gives_whole_nodes()
+        nodes, always_whole = await asyncio.gather(slurm.nodes(), slurm.gives_whole_nodes())
     except SlurmCommandError as error:
         text = (
             "%s: one worker in each job, because it is not known whether jobs get whole nodes: %s"

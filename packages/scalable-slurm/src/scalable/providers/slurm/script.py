@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scalable.providers.containers import (
+    RUNTIMES,
     container_argv,
     container_environment,
     runs_as_child,
@@ -65,6 +66,7 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
     ...
     # A module or a line that fails must not start a worker in the wrong environment.
     set -e
+    : "${OMP_NUM_THREADS?sbatch of this site has not passed on the environment}"
     module load gcc/13
     ulimit -s unlimited
     exec python3 -P -u -X faulthandler -c ... --name gcam-"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
@@ -88,6 +90,7 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
         _end_without_client(request.log_directory, scheduler_address),
         "# A module or a line that fails must not start a worker in the wrong environment.",
         "set -e",
+        f': "${{{_SENTINEL[request.runtime]}?sbatch of this site has not passed on the environment}}"',
         *(f"module load {shlex.quote(module)}" for module in request.modules),
         *request.prologue,
         *scratch,
@@ -113,6 +116,12 @@ for _ in $(seq 18); do
     sleep 10
 done"""
 
+
+# A variable that each job has, unless a site's own sbatch adds --export=NONE.
+_SENTINEL = {
+    runtime: next(iter(container_environment(runtime, {"OMP_NUM_THREADS": ""})))
+    for runtime in ("none", *RUNTIMES)
+}
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 

@@ -88,7 +88,7 @@ def read_site(config: Mapping[str, Any], files: Mapping[str, str] | None = None)
     >>> site.cpus, site.memory, site.directives
     (6, 24000000000, ('-C', 'haswell'))
     >>> print(read_site({"project": "climate", "processes": 4}).notes[0].message)
-    has no effect: a job runs one worker; set slots of a component for tasks at a time
+    has no effect: set workers_per_job for several workers in one job
     """
     found: dict[str, Any] = {}
     issues: list[ValidationIssue] = []
@@ -373,7 +373,7 @@ _OLD_NAMES = {
 
 # By key, the value that changes nothing, and why others have no effect.
 _NO_EFFECT: Mapping[str, tuple[Any, str]] = {
-    "processes": (1, "a job runs one worker; set slots of a component for tasks at a time"),
+    "processes": (1, "set workers_per_job for several workers in one job"),
     "worker-command": (
         "distributed.cli.dask_worker",
         "Scalable starts Dask's own worker; use preload_script of a component",
