@@ -238,7 +238,7 @@ def test_what_is_not_built_is_refused(document: str, path: str, problems: Any) -
         ("{a: 'x{m.n}'}", "E_BAD_VALUE tasks.t.outputs.a: has braces that are not those of an"),
         ("{a: 'x{m'}", "E_BAD_VALUE tasks.t.outputs.a: has braces that are not those of an"),
         ("{a: ../x}", "E_BAD_VALUE tasks.t.outputs.a: must not contain '..'"),
-        ("{a: ''}", "E_BAD_VALUE tasks.t.outputs.a: must be text of 1 character or more"),
+        ("{a: ''}", "E_BAD_VALUE tasks.t.outputs.a: must be text of 1 or more characters"),
         ("{a b: x}", "E_BAD_"),
     ],
 )

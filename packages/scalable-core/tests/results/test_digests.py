@@ -7,6 +7,7 @@ import decimal
 import enum
 import functools
 import importlib
+import inspect
 import json
 import os
 import pathlib
@@ -30,7 +31,15 @@ from hypothesis import strategies as st
 
 import scalable.results
 from scalable.results.content import Content, NoContentError, digest_of
-from scalable.results.naming import NamedCall, Rule, TaskRule, name_calls, rule_for
+from scalable.results.naming import (
+    NamedCall,
+    Rule,
+    TaskRule,
+    _bind,
+    _binder,
+    name_calls,
+    rule_for,
+)
 
 RULE = Rule("task", None, (), ())
 Module = Callable[..., Any]
@@ -550,3 +559,24 @@ def test_names_are_the_same_in_another_python(tmp_path: Path) -> None:
     here = names_elsewhere(sys.executable, tmp_path / "here", 1)
     for number, python in enumerate(others):
         assert names_elsewhere(python, tmp_path / str(number), 2) == here, python
+
+
+@pytest.mark.parametrize("args", [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"x": 7}, {"y": 7}, {"z": 7}, {"other": 7}, {"x": 7, "z": 8}]
+)
+def test_a_call_is_bound_the_same_by_the_short_way(
+    args: tuple[int, ...], kwargs: dict[str, int]
+) -> None:
+    functions: list[Any] = [
+        lambda x, y=2, *, z=3: None,
+        lambda x, *, z: None,
+        lambda x, y, /, z=3: None,
+        lambda x, *more, z=3: None,
+        lambda x, **others: None,
+        lambda: None,
+    ]
+    for function in functions:
+        signature = inspect.signature(function)
+        assert [*_binder(signature, kwargs)(args)] == [*_bind(signature, args, kwargs)]
+    assert [*_binder(None, kwargs)(args)] == [*_bind(None, args, kwargs)]

@@ -35,7 +35,10 @@ WORKER_MODULE = "_scalable_results_storage"
 """As `scalable.results.plugins.MODULE`, which this layer does not import."""
 
 READERS = 8
-"""Results that are read from the store at a time."""
+"""Results that are read from a remote store at a time. Threads only delay each other where reading takes no time."""
+
+LOCAL_READERS = 2
+"""The same for a local directory."""
 
 
 @dataclass
@@ -308,10 +311,11 @@ class KeptFutures:
     async def load(self, wanted: Mapping[Any, _Found]) -> dict[Any, Any]:
         """Return results that the store has; damaged ones are computed again."""
         keys = [*wanted]
+        readers = min(LOCAL_READERS if self.results.store.is_local else READERS, len(keys))
         read = await asyncio.gather(
             *(
-                asyncio.to_thread(self._read, {key: wanted[key] for key in keys[begin::READERS]})
-                for begin in range(min(READERS, len(keys)))
+                asyncio.to_thread(self._read, {key: wanted[key] for key in keys[begin::readers]})
+                for begin in range(readers)
             )
         )
         values: dict[Any, Any] = {}

@@ -163,8 +163,8 @@ Outputs = Annotated[
                     "additionalProperties": {
                         "type": "string",
                         "minLength": 1,
-                        "pattern": r"^([^{}]|\{[A-Za-z_][A-Za-z0-9_]*(:[^{}]*)?\}|\$\{[^{}]*\})*$",
-                        "not": {"pattern": r"(^|/)\.\.(/|$)"},
+                        "pattern": r"^(?!(.*/)?\.\.(/|$))"
+                        r"([^{}]|\{[A-Za-z_][A-Za-z0-9_]*(:[^{}]*)?\}|\$\{[^{}]*\})*$",
                     },
                 },
                 {"type": "array", "maxItems": 0},

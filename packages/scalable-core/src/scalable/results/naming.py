@@ -177,12 +177,13 @@ def name_calls(
     version = _combine(*counts)[:16]
     values = Content(name_future)
     shared = _Shared(values, kwargs)
+    bind = _binder(signature, kwargs)
     named = []
     for args in calls:
         try:
             arguments = {
                 name: shared.digest(name, value)
-                for name, value in _bind(signature, args, kwargs)
+                for name, value in bind(args)
                 if name not in rule.ignore
             }
         except NoContentError as error:
@@ -247,6 +248,41 @@ def _check_ignored(
                 f"ignore names {name!r}, which is no argument of {rule.label}; "
                 f"its arguments are: {', '.join(parameters) or 'not known'}"
             )
+
+
+def _binder(
+    signature: inspect.Signature | None, kwargs: Mapping[str, Any]
+) -> Callable[[Sequence[Any]], Iterable[tuple[str, Any]]]:
+    """Return a function that yields the arguments of a call by name, as `_bind` does.
+
+    Examples
+    --------
+    >>> def f(x, y=2, *, z=3): ...
+    >>> bind = _binder(inspect.signature(f), {"z": 4})
+    >>> [*bind((1,))], [*bind((1, 5))], [*bind((1, 5, 6))]
+    ([('x', 1), ('y', 2), ('z', 4)], [('x', 1), ('y', 5), ('z', 4)], [('0', 1), ('1', 5), ('2', 6), ('z', 4)])
+    """
+    parameters = {} if signature is None else signature.parameters
+    kinds = [each.kind for each in parameters.values()]
+    positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [*parameters]
+    plain = positional + kinds.count(inspect.Parameter.KEYWORD_ONLY) == len(kinds)
+    given = {
+        name: each.default
+        for name, each in parameters.items()
+        if each.default is not inspect.Parameter.empty
+    } | dict(kwargs)
+    keywords = {*kwargs}
+
+    def bind(args: Sequence[Any]) -> Iterable[tuple[str, Any]]:
+        count = len(args)
+        values = given | dict(zip(names, args, strict=False))
+        is_plain = plain and count <= positional and keywords.isdisjoint(names[:count])
+        if not is_plain or values.keys() != parameters.keys():
+            return _bind(signature, args, kwargs)
+        return [(name, values[name]) for name in names]
+
+    return bind
 
 
 def _bind(
