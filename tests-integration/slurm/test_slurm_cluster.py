@@ -404,7 +404,9 @@ def test_jobs_that_start_after_their_client_and_its_watchdog_have_died_end(
             wait_until(lambda: len(site.jobs()) == 3, "three jobs wait")
             (name,) = set(site.run("squeue", "-h", "-o", "%j").split())
         finally:
-            for process in (*psutil.Process(client.pid).children(recursive=True), client):
+            family = psutil.Process(client.pid).children(recursive=True)
+            client.kill()
+            for process in family:
                 process.kill()
     (logs,) = Path(".scalable/logs").iterdir()
     # As if some minutes had passed.
