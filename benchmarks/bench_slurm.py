@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from scalable.providers.slurm import SlurmCluster
+from scalable.providers.slurm.options import SlurmOptions
 
 COMMANDS = ("sbatch", "scancel", "squeue")
 
@@ -42,8 +43,8 @@ def count_calls(directory: Path) -> Callable[[str], int]:
 
 def ours(workers: int, *, queue: str, account: str | None) -> tuple[float, float]:
     """Return the seconds until all workers have joined, and until all are closed, with Scalable."""
-    own = {"account": account} if account else {}
-    with SlurmCluster(queue=queue, interface="lo", **own) as cluster:
+    options = SlurmOptions(queue=queue, account=account, interface="lo")
+    with SlurmCluster(options) as cluster:
         cluster.add_container("bench", memory="200M")
         start = time.perf_counter()
         cluster.add_workers(workers, "bench")

@@ -404,8 +404,9 @@ def test_jobs_that_start_after_their_client_and_its_watchdog_have_died_end(
             wait_until(lambda: len(site.jobs()) == 3, "three jobs wait")
             (name,) = set(site.run("squeue", "-h", "-o", "%j").split())
         finally:
-            children = psutil.Process(client.pid).children(recursive=True)
-            for process in (*children, psutil.Process(client.pid)):
+            family = psutil.Process(client.pid).children(recursive=True)
+            client.kill()
+            for process in family:
                 process.kill()
     (logs,) = Path(".scalable/logs").iterdir()
     # As if some minutes had passed.

@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 
 from scalable.providers.entry import leave_out_current_directory, main
@@ -102,7 +103,10 @@ class Workers:
             if place in taken or not self.waiting:
                 continue
             number = self.waiting.pop(0)
-            pid = os.fork()
+            with warnings.catch_warnings():
+                # Python warns of threads that may hold locks; there are but those of numpy's BLAS, which allows for it.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
             if pid == 0:
                 self.take_place(number, place)
                 return number
