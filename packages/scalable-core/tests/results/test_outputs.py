@@ -14,10 +14,20 @@ from results_user import User
 from scalable.client import ScalableClient
 from scalable.errors import ResultStoreError
 from scalable.results.naming import TaskRule
-from scalable.results.outputs import expand, fields_of
+from scalable.results.outputs import (
+    check_outputs,
+    expand,
+    fields_of,
+    keep_outputs,
+    remove_outputs,
+    restore_outputs,
+)
 from scalable.results.reuse import OutputChecks, open_results
+from scalable.results.storage import Store
 
 Connect = Callable[..., ScalableClient]
+
+NAME = "simulate/0123456789abcdef/00112233445566778899aabbccddeeff"
 
 MODEL = """
 import os
@@ -200,3 +210,28 @@ def test_paths_name_arguments(user: User, cluster: LocalCluster, connect: Connec
 
     with pytest.raises(ValueError, match=r"leave out '\.\.'"):
         expand({"table": "{member}/x"}, simulate, ("../..",), {})
+
+
+@pytest.mark.parametrize("url", ["{tmp}/store", "memory://{tmp}/store"])
+def test_files_are_kept_in_any_store(url: str, tmp_path: Path) -> None:
+    store = Store(url.format(tmp=tmp_path))
+    store.open("me", create=True)
+    table, database = tmp_path / "out" / "1.csv", tmp_path / "out" / "db"
+    database.mkdir(parents=True)
+    table.write_text("member 1\n")
+    (database / "x").write_text("1")
+    paths = {"table": str(table), "database": str(database)}
+    keep_outputs(store, NAME, "simulate", paths)
+    check_outputs(store, NAME, content=True)
+    restored = restore_outputs(store, NAME, str(tmp_path / "to"))
+    assert Path(restored["table"]).read_text() == "member 1\n"
+    assert (Path(restored["database"]) / "x").read_text() == "1"
+    store.write_bytes(f"{NAME}.table.output", b"member 2\n")
+    check_outputs(store, NAME, content=False)
+    with pytest.raises(OSError, match=r"output 'table' of simulate/.* is damaged: its checksum"):
+        check_outputs(store, NAME, content=True)
+    store.remove(f"{NAME}.database.output")
+    with pytest.raises(OSError, match=r"output 'database' of simulate/.* is damaged, or not there"):
+        check_outputs(store, NAME, content=False)
+    remove_outputs(store, NAME)
+    assert store.size(f"{NAME}.outputs") == -1
