@@ -172,6 +172,7 @@ def test_nothing_is_there_before_the_start() -> None:
     session = ScalableSession.from_yaml()
 
     assert session.groups == {}
+    assert session._repr_html_() == "<div><h3>ScalableSession on demo, new</h3></div>"
     with pytest.raises(SessionError, match="not started"):
         session.client  # noqa: B018 - the property raises
     session.close()
@@ -205,6 +206,9 @@ def test_a_session_from_start_to_end(project: Path) -> None:
             sys.path.remove(str(project))
             sys.modules.pop("demo_helpers", None)
 
+        shown = session._repr_html_()
+        assert "ScalableSession on demo, running" in shown
+        assert "<td>gcam</td><td>1 of 1</td>" in shown
         session.scale({"gcam": 2})
         session.cluster.wait_for_group("gcam", 2, timeout=30)
         session.adapt({"gcam": (0, 2)})
@@ -217,6 +221,7 @@ def test_a_session_from_start_to_end(project: Path) -> None:
     assert any(event.tag == "gcam" for event in session.events)
     with pytest.raises(SessionError, match="closed"):
         session.explain()
+    assert session._repr_html_() == "<div><h3>ScalableSession on demo, closed</h3></div>"
     session.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import html
 import logging
 import os
 import shlex
@@ -819,6 +820,13 @@ class ScalableSession:
 
     def __repr__(self) -> str:
         return f"<ScalableSession on {self.target!r}, {self._state.name.lower()}>"
+
+    def _repr_html_(self) -> str:
+        # For notebooks: with the groups, and why workers are missing, while there is a cluster.
+        state = html.escape(f"ScalableSession on {self.target}, {self._state.name.lower()}")
+        cluster = None if self._handle is None or self.closed else self._handle.backend
+        shown = getattr(cluster, "_repr_html_", str)
+        return f"<div><h3>{state}</h3>{shown()}</div>"
 
     # -- Inside `scalable run`
 
