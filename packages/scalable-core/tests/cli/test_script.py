@@ -4,6 +4,7 @@ import contextlib
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,13 @@ def python(path: Path, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "helpers", raising=False)
+    sys.modules.pop("helpers", None)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "helpers.py").write_text("x = 42\n")
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("helpers", None)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,13 @@ def path(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The modules without those of this suite."""
-    kept = {name: each for name, each in sys.modules.items() if "tests" not in str(each)}
+    """The modules without those of this suite, and of the directories of its tests."""
+    ours = ("/tests/", "/pytest-of-")
+    kept = {
+        name: each
+        for name, each in sys.modules.items()
+        if not any(part in str(each) for part in ours)
+    }
     monkeypatch.setattr(sys, "modules", kept)
 
 
