@@ -120,5 +120,7 @@ def test_every_option_is_described() -> None:
     schema = KubernetesProvider().options_schema()
     assert set(schema["properties"]) == set(KubernetesOptions.model_fields)
     for model in (schema, *schema["$defs"].values()):
-        assert all(option["description"].endswith(".") for option in model["properties"].values())
+        assert all(
+            option["description"].endswith(".") for option in model.get("properties", {}).values()
+        )
     assert "tolerationSeconds" in schema["$defs"]["Toleration"]["properties"]
