@@ -125,10 +125,21 @@ CONF
 # -- Programs
 
 run() {
-    local name=$1
+    keep_running "$@" &
+}
+
+# As the init system of a node does, and the kubelet for what is in static pods: some end by an error that passes.
+keep_running() {
+    local name=$1 status
     shift
-    setsid "$@" >"$root/log/$name" 2>&1 &
-    echo $! >"$root/$name.pid" # within the node
+    while true; do
+        setsid "$@" >>"$root/log/$name" 2>&1 &
+        echo $! >"$root/$name.pid" # within the node
+        status=0
+        wait $! || status=$?
+        echo "$name ended with status $status, and is started again" | tee --append "$root/log/$name"
+        sleep 1
+    done
 }
 
 await() {
@@ -187,9 +198,19 @@ start_operator() {
     kubectl apply --filename "$("$(dirname "$kopf")/python" -c '
 from importlib.util import find_spec
 print(*find_spec("dask_kubernetes").submodule_search_locations)')/operator/deployment/helm/dask-kubernetes-operator/crds"
+    # The operator never acts on what is not served yet when it starts.
+    await "the operator's objects are served" objects_are_served
     run operator "$kopf" run --module dask_kubernetes.operator.controller --all-namespaces \
         --liveness http://127.0.0.1:8080/healthz
     await "the operator is alive" python3 -c 'import urllib.request as r; r.urlopen("http://127.0.0.1:8080/healthz")'
+}
+
+objects_are_served() {
+    local name served
+    served=$(kubectl get --raw /apis/kubernetes.dask.org/v1)
+    for name in $(kubectl get customresourcedefinitions --output 'jsonpath={.items[*].spec.names.plural}'); do
+        [[ $served == *"\"$name\""* ]] || return
+    done
 }
 
 node_is_ready() {
