@@ -151,7 +151,7 @@ class Workers:
                     self.write_end(number, 0, 0.0, "stopped")
 
     def end_those_not_wanted(self) -> None:
-        """Ask workers to end, and kill those that do not."""
+        """Terminate workers, and kill those that do not end."""
         now = time.monotonic()
         for number, worker in self.running.items():
             if worker.kill_at <= now:
@@ -195,7 +195,7 @@ class Workers:
                 self.write_end(number, code, time.monotonic() - worker.since, worker.why)
 
     def write_end(self, number: int, code: int, seconds: float, why: str) -> None:
-        """Tell the client that a worker has ended."""
+        """Report to the client that a worker has ended."""
         with report_errors(), open(f"{self.files}/{self.job}.ended", "a") as file:  # noqa: PTH123
             file.write(f"{number} {code} {seconds:.0f} {why}\n")
 
