@@ -13,11 +13,12 @@ port=${SLURM_TEST_PORT:-16817}
 nodes=${SLURM_TEST_NODES:-4}
 export SLURM_CONF=$root/slurm.conf PATH=$PATH:/usr/sbin:/sbin
 
+# Under a lock, since an apt does not wait for another one, and several processes of tests come here at once.
 install_packages() {
     for command in munged slurmctld slurmd sbatch; do
         command -v "$command" >/dev/null || {
-            apt-get -qq update
-            DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+            flock /var/lib/apt apt-get -qq update
+            DEBIAN_FRONTEND=noninteractive flock /var/lib/apt apt-get -qq install -y --no-install-recommends \
                 munge slurmctld slurmd slurm-client >/dev/null
             return
         }
