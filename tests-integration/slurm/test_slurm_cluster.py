@@ -264,6 +264,20 @@ def test_a_wait_in_the_queue_is_explained_with_slurms_reason(work: Path) -> None
         assert not cluster.groups["wide"].failed
 
 
+def test_a_wait_for_a_licence_is_explained_and_ends(work: Path) -> None:
+    one = ["--licenses=matlab:1"]
+    with SlurmCluster(queue="short", interface="lo", directives=one, pace=QUICK) as cluster:
+        cluster.add_container("tiny", memory="200M")
+        # The cluster has two of them.
+        cluster.add_workers(3, "tiny")
+        cluster.wait_for_group("tiny", 2)
+        wait_until(lambda: "Licenses" in str(cluster.explain()), "the reason is known")
+        assert cluster.groups["tiny"].running == 2
+        cluster.remove_workers(1, "tiny")
+        wait_until(lambda: not cluster.explain(), "nothing is waited for")
+        cluster.wait_for_group("tiny", 2)
+
+
 @pytest.mark.parametrize(("queue", "several"), [("scavenge", 1), ("lent", 2)])
 def test_a_preempted_worker_is_replaced(
     work: Path, site: SlurmSite, monkeypatch: pytest.MonkeyPatch, queue: str, several: int
