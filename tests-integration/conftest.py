@@ -1,7 +1,8 @@
-"""Fixtures that install distributions into directories of their own."""
+"""Fixtures that install distributions into directories of their own, or shorten what the engine waits for."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -27,6 +28,14 @@ def wheels(root: Path) -> dict[str, Path]:
     if not found:
         pytest.skip("there are no wheels in dist/; run: nox -s wheels")
     return found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have groups that cannot start fail after 2 s instead of half a minute, with as many tries."""
+    from scalable.cluster import RetryPolicy, controller
+
+    monkeypatch.setattr(controller, "RetryPolicy", functools.partial(RetryPolicy, fail_after=2.0))
 
 
 @pytest.fixture
