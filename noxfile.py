@@ -64,7 +64,7 @@ SYSTEMS = {
 SYSTEM_GROUPS = {"kubernetes": "operator", "aws": "aws-account"}
 """The group of what a system is brought up with, where that is from PyPI."""
 
-SYSTEM_PROCESSES = {"containers": 2, "slurm": 3, "kubernetes": 4, "aws": 4, "gcp": 4}
+SYSTEM_PROCESSES = {"containers": 2, "slurm": 4, "kubernetes": 4, "aws": 4, "gcp": 4}
 """In how many processes tests run beside each other. Each has names of runs, a Slurm, a namespace, an account or a
 project of its own, and waits for half of the time or more."""
 
