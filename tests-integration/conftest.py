@@ -1,8 +1,7 @@
-"""Fixtures that install distributions into directories of their own, or shorten what the engine waits for."""
+"""Fixtures that install distributions into directories of their own."""
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import subprocess
@@ -28,14 +27,6 @@ def wheels(root: Path) -> dict[str, Path]:
     if not found:
         pytest.skip("there are no wheels in dist/; run: nox -s wheels")
     return found
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have groups that cannot start fail after 2 s instead of half a minute, with as many tries."""
-    from scalable.cluster import RetryPolicy, controller
-
-    monkeypatch.setattr(controller, "RetryPolicy", functools.partial(RetryPolicy, fail_after=2.0))
 
 
 @pytest.fixture

@@ -253,7 +253,6 @@ def lost(handle: ClusterHandle) -> list[str]:
     return [event.text for event in handle.backend.events if event.text.startswith("lost")]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_an_image_without_dask_is_reported(build: Build, site: ContainerSite) -> None:
     handle = build({"gcam": {"image": site.bare}, "fine": {"image": site.image}})
 
