@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from slurm_site import SlurmSite, provide, wait_until
+
+from scalable.providers.slurm import cluster
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +27,12 @@ def work(site: SlurmSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     site.heal()
     yield tmp_path
     wait_until(lambda: not site.jobs(), "the queue is empty")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have groups that cannot start fail after three tries, and not only after half a minute of them."""
+    monkeypatch.setattr(cluster, "_RETRY", replace(cluster._RETRY, fail_after=2.0))
 
 
 @pytest.fixture

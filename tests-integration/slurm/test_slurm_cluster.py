@@ -234,6 +234,7 @@ def test_more_workers_than_an_array_may_have_are_several(work: Path, site: Slurm
         assert not cluster.groups["tiny"].failed
 
 
+@pytest.mark.usefixtures("impatient")
 def test_the_log_of_a_worker_that_cannot_start_is_shown(work: Path) -> None:
     with SlurmCluster(queue="short", interface="lo", modules=["gcc/99"], pace=QUICK) as cluster:
         cluster.add_container("gcam", memory="200M")
@@ -245,6 +246,7 @@ def test_the_log_of_a_worker_that_cannot_start_is_shown(work: Path) -> None:
         assert "module" in caught.value.explanation.log_tail
 
 
+@pytest.mark.usefixtures("impatient")
 def test_logs_that_the_nodes_cannot_write_are_explained(cluster: SlurmCluster, work: Path) -> None:
     shutil.rmtree(cluster.logs_location)
     cluster.add_workers(1, "stitches")

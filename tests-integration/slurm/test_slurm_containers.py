@@ -252,6 +252,7 @@ def test_no_container_outlives_a_client_that_is_killed(
     wait_until(lambda: not site.jobs(), "its jobs are gone")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_missing_image_is_explained_with_the_runtimes_message(
     runtime: ContainerSite, cluster: SlurmCluster
 ) -> None:
