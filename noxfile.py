@@ -65,8 +65,8 @@ SYSTEM_GROUPS = {"kubernetes": "operator", "aws": "aws-account"}
 """The group of what a system is brought up with, where that is from PyPI."""
 
 SYSTEM_PROCESSES = {"containers": 0, "slurm": 4, "kubernetes": 4, "aws": 4, "gcp": 4}
-"""In how many processes tests run beside each other. Each has a Slurm, a namespace, an account or a project of its own, and
-waits for half of the time or more. Containers are in one list for all processes of a user, which tests compare."""
+"""In how many processes tests run beside each other. Each has a Slurm, a namespace, an account or a project of its own,
+and waits for half of the time or more. Containers are in one list for all processes of a user, which tests compare."""
 
 BROKEN = "--maxfail=10"
 """Ends a run on a system that is broken, where each test would wait for its own timeout."""
