@@ -64,9 +64,12 @@ SYSTEMS = {
 SYSTEM_GROUPS = {"kubernetes": "operator", "aws": "aws-account"}
 """The group of what a system is brought up with, where that is from PyPI."""
 
-SYSTEM_PROCESSES = {"kubernetes": 4, "aws": 4, "gcp": 4}
-"""Where tests may run beside each other, in how many processes: on Kubernetes, each has a namespace, and mostly waits;
-on AWS and Google Cloud, each process has an account or project, and half of the time is waiting, too."""
+SYSTEM_PROCESSES = {"containers": 0, "slurm": 4, "kubernetes": 4, "aws": 4, "gcp": 4}
+"""In how many processes tests run beside each other. Each has a Slurm, a namespace, an account or a project of its own,
+and waits for half of the time or more. Containers are in one list for all processes of a user, which tests compare."""
+
+BROKEN = "--maxfail=10"
+"""Ends a run on a system that is broken, where each test would wait for its own timeout."""
 
 MATRICES = ("kubernetes", "aws", "gcp")
 """The systems whose ``matrices`` take too long to run each time."""
@@ -282,10 +285,10 @@ def integration(session: nox.Session) -> None:
 def systems(session: nox.Session, system: str) -> None:
     """Test one provider on the system that it is for, brought up on this machine."""
     _install_system(session, system)
-    processes = SYSTEM_PROCESSES.get(system, 0)
-    beside = (f"--numprocesses={processes}", "--dist=worksteal") if processes else ()
+    processes = SYSTEM_PROCESSES[system]
+    beside = (f"--numprocesses={processes}", "--dist=worksteal")
     matrices = f"--ignore=tests-integration/{system}/matrices"
-    _pytest(session, f"tests-integration/{system}", matrices, *beside)
+    _pytest(session, f"tests-integration/{system}", matrices, BROKEN, *beside)
 
 
 @nox.session(requires=["wheels"], default=False, reuse_venv=False)
@@ -293,10 +296,12 @@ def systems(session: nox.Session, system: str) -> None:
 def matrices(session: nox.Session, system: str) -> None:
     """Test on one system what takes long: many clusters, many ends, long faults."""
     _install_system(session, system)
-    _pytest(session, f"tests-integration/{system}/matrices")
+    _pytest(session, f"tests-integration/{system}/matrices", BROKEN)
 
 
 def _install_system(session: nox.Session, system: str) -> None:
+    # Images are made of what is installed, and containers cannot keep the byte code of what they import.
+    session.env["UV_COMPILE_BYTECODE"] = "1"
     brought_up_with = _group(SYSTEM_GROUPS[system]) if system in SYSTEM_GROUPS else []
     _install(session, SYSTEMS[system], *_examples(), *brought_up_with, group="test")
 

@@ -77,7 +77,7 @@ def test_there_is_a_job_for_each_distribution_and_python(
 
 
 def test_the_readme_and_ci_run_the_same_command(root: Path) -> None:
-    line = "python -m pip install --constraint constraints.txt nox && python -m nox"
+    line = "python -m pip install --constraint constraints.txt nox uv && python -m nox"
     assert line in (root / ".ci/run").read_text(encoding="utf-8")
     assert f"\n{line}\n" in (root / "README.md").read_text(encoding="utf-8")
 

@@ -33,7 +33,7 @@ provide() {
 # As this machine's own apt is configured.
 find_mirror() {
     command -v apt-get >/dev/null || return 0
-    list_mirrors | grep -q . || [ "$(id -u)" != 0 ] || apt-get -qq update >&2
+    list_mirrors | grep -q . || [ "$(id -u)" != 0 ] || flock /var/lib/apt apt-get -qq update >&2
     list_mirrors | head -n 1
 }
 

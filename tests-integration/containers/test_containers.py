@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from distributed import get_worker
 from pickling import by_value
 from slurm_site import wait_until
 
+from scalable.cluster import RetryPolicy, controller
 from scalable.cluster.port import Reason
 from scalable.errors import GroupFailedError, ValidationFailedError
 from scalable.manifest import parse_manifest
@@ -253,7 +255,11 @@ def lost(handle: ClusterHandle) -> list[str]:
     return [event.text for event in handle.backend.events if event.text.startswith("lost")]
 
 
-def test_an_image_without_dask_is_reported(build: Build, site: ContainerSite) -> None:
+def test_an_image_without_dask_is_reported(
+    build: Build, site: ContainerSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After three tries, and not only after half a minute of them.
+    monkeypatch.setattr(controller, "RetryPolicy", partial(RetryPolicy, fail_after=2.0))
     handle = build({"gcam": {"image": site.bare}, "fine": {"image": site.image}})
 
     with pytest.raises(GroupFailedError, match="dask") as caught:

@@ -10,5 +10,6 @@ command -v podman >/dev/null && exit
     echo "podman is not installed, and only root can: apt-get install podman runc catatonit" >&2
     exit 1
 }
-apt-get -qq update
-DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends podman runc catatonit >/dev/null
+# Under a lock, since an apt does not wait for another one, and several processes of tests come here at once.
+flock /var/lib/apt apt-get -qq update
+DEBIAN_FRONTEND=noninteractive flock /var/lib/apt apt-get -qq install -y --no-install-recommends podman runc catatonit >/dev/null

@@ -52,8 +52,8 @@ install_packages() {
     local command
     for command in make iptables conntrack ip nsenter openssl; do
         command -v "$command" >/dev/null || {
-            apt-get -qq -o DPkg::Lock::Timeout=300 update
-            DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends \
+            flock /var/lib/apt apt-get -qq -o DPkg::Lock::Timeout=300 update
+            DEBIAN_FRONTEND=noninteractive flock /var/lib/apt apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends \
                 make iptables conntrack iproute2 util-linux openssl >/dev/null
             return
         }

@@ -3,60 +3,21 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from slurm_site import SlurmSite, wait_until
+from slurm_site import SlurmSite, provide, wait_until
 
-HERE = Path(__file__).parent
-
-
-NODES = 4
-
-
-def _free_ports() -> int:
-    """Return the first of the cluster's ports, all of them free and below the range of ephemeral ports."""
-    while True:
-        first = random.randrange(10_000, 30_000)  # two concurrent runs must not choose the same
-        try:
-            for port in (first, *range(first + 101, first + 101 + NODES)):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
+from scalable.providers.slurm import cluster
 
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[SlurmSite]:
-    if sys.platform != "linux":
-        pytest.skip("Slurm runs on Linux")
-    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None and os.geteuid():
-        pytest.skip("Slurm is not installed, and only root can: apt install slurmctld slurmd munge")
-    # Not below pytest's own directory: munge requires its socket to be accessible to all users.
-    root = Path(tempfile.mkdtemp(prefix="slurm-"))
-    root.chmod(0o755)
-    environ = {
-        **os.environ,
-        "SLURM_TEST_ROOT": str(root),
-        "SLURM_TEST_PORT": str(_free_ports()),
-        "SLURM_TEST_NODES": str(NODES),
-    }
-    os.environ["SLURM_CONF"] = f"{root}/slurm.conf"
-    try:
-        subprocess.run([HERE / "up.sh"], env=environ, check=True, stdin=subprocess.DEVNULL)
-        yield SlurmSite()
-    finally:
-        del os.environ["SLURM_CONF"]
-        subprocess.run([HERE / "down.sh"], env=environ, check=True, stdin=subprocess.DEVNULL)
-        shutil.rmtree(root)
+    with provide() as site:
+        yield site
 
 
 @pytest.fixture
@@ -66,6 +27,12 @@ def work(site: SlurmSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     site.heal()
     yield tmp_path
     wait_until(lambda: not site.jobs(), "the queue is empty")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have groups that cannot start fail after three tries, and not only after half a minute of them."""
+    monkeypatch.setattr(cluster, "_RETRY", replace(cluster._RETRY, fail_after=2.0))
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Stop the cluster that up.sh brought up: its jobs, then the daemons whose pid files are below its root.
+# Stop what up.sh brought up: the jobs of each cluster, then the daemons whose pid files are below its root.
 set -uo pipefail
 
 root=${SLURM_TEST_ROOT:?is where the cluster keeps its state}
-export SLURM_CONF=$root/slurm.conf
 
-alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
+alive() { [ -s "$1" ] && kill -0 "$(cat "$1" 2>/dev/null)" 2>/dev/null; }
 
 cancel_jobs() {
-    alive "$root/run/slurmctld.pid" || return
+    local -x SLURM_CONF=$1/slurm.conf
+    alive "$1/run/slurmctld.pid" || return
     timeout 10 squeue -h -o %A | sort -u | timeout 20 xargs -r scancel --quiet
     for _ in $(seq 60); do
         [ -z "$(timeout 5 squeue -h)" ] && return
@@ -28,6 +28,9 @@ stop() {
     rm -f "$@"
 }
 
-cancel_jobs
-stop "$root"/run/slurmctld.pid "$root"/run/slurmd-*.pid
-stop "$root/run/munged.pid"
+for state in "$root/far" "$root"; do
+    cancel_jobs "$state"
+    stop "$state"/run/slurmctld.pid "$state"/run/slurmd-*.pid
+done
+stop "$root/run/slurmdbd.pid"
+stop "$root/run/mariadbd.pid" "$root/run/munged.pid"

@@ -234,6 +234,7 @@ def test_more_workers_than_an_array_may_have_are_several(work: Path, site: Slurm
         assert not cluster.groups["tiny"].failed
 
 
+@pytest.mark.usefixtures("impatient")
 def test_the_log_of_a_worker_that_cannot_start_is_shown(work: Path) -> None:
     with SlurmCluster(queue="short", interface="lo", modules=["gcc/99"], pace=QUICK) as cluster:
         cluster.add_container("gcam", memory="200M")
@@ -245,6 +246,7 @@ def test_the_log_of_a_worker_that_cannot_start_is_shown(work: Path) -> None:
         assert "module" in caught.value.explanation.log_tail
 
 
+@pytest.mark.usefixtures("impatient")
 def test_logs_that_the_nodes_cannot_write_are_explained(cluster: SlurmCluster, work: Path) -> None:
     shutil.rmtree(cluster.logs_location)
     cluster.add_workers(1, "stitches")
@@ -262,6 +264,20 @@ def test_a_wait_in_the_queue_is_explained_with_slurms_reason(work: Path) -> None
         (explained,) = cluster.explain().values()
         assert "Resources" in str(explained)
         assert not cluster.groups["wide"].failed
+
+
+def test_a_wait_for_a_licence_is_explained_and_ends(work: Path) -> None:
+    one = ["--licenses=matlab:1"]
+    with SlurmCluster(queue="short", interface="lo", directives=one, pace=QUICK) as cluster:
+        cluster.add_container("tiny", memory="200M")
+        # The cluster has two of them.
+        cluster.add_workers(3, "tiny")
+        cluster.wait_for_group("tiny", 2)
+        wait_until(lambda: "Licenses" in str(cluster.explain()), "the reason is known")
+        assert cluster.groups["tiny"].running == 2
+        cluster.remove_workers(1, "tiny")
+        wait_until(lambda: not cluster.explain(), "nothing is waited for")
+        cluster.wait_for_group("tiny", 2)
 
 
 @pytest.mark.parametrize(("queue", "several"), [("scavenge", 1), ("lent", 2)])

@@ -226,6 +226,8 @@ CLIENT = """
 import sys, time
 from scalable.cluster import Pace
 from scalable.providers.slurm import SlurmCluster
+from scalable.providers.slurm.watchdog import QueueWatchdog
+QueueWatchdog.__init__.__kwdefaults__["settle"] = 5  # and not for a minute, since the test waits for its end
 cluster = SlurmCluster(queue="short", interface="lo", pace=Pace(tick=0.2, poll=0.5))
 cluster.add_container("gcam", path=sys.argv[1], runtime=sys.argv[2], memory="400M")
 cluster.add_workers(2, "gcam")
@@ -250,6 +252,7 @@ def test_no_container_outlives_a_client_that_is_killed(
     wait_until(lambda: not site.jobs(), "its jobs are gone")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_missing_image_is_explained_with_the_runtimes_message(
     runtime: ContainerSite, cluster: SlurmCluster
 ) -> None:

@@ -20,8 +20,10 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "containers"
 
-TARGET = os.environ.setdefault("SCALABLE_TESTS_TARGET", f"here{os.getpid()}")
-"""Name of the tests' target and so of their runs: two concurrent runs of the tests must not see each other's.
+_VARIABLE = f"SCALABLE_TESTS_TARGET_{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+TARGET = os.environ.setdefault(_VARIABLE, f"here{os.getpid()}")
+"""Name of the tests' target and so of their runs: two concurrent runs of the tests, and two processes of one run, must
+not see each other's.
 
 Clients that the tests start in other processes inherit it.
 """
