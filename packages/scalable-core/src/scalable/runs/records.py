@@ -373,7 +373,10 @@ def is_running(record: Mapping[str, Any]) -> bool:
     if record.get("status") != "running" or process.get("host") != platform.node():
         return False
     try:
-        started = psutil.Process(int(process["pid"])).create_time()
+        found = psutil.Process(int(process["pid"]))
+        started = found.create_time()
+        if found.status() == psutil.STATUS_ZOMBIE:
+            return False
     except psutil.Error:
         return False
     return abs(started - float(process["started"])) < 1

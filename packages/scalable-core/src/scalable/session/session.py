@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from scalable.providers.base import ClusterHandle, DeploymentProvider
     from scalable.results.reuse import OnCalls, OutputChecks, Results
     from scalable.runs.recorder import Recorder
+    from scalable.session.attached import AttachedSession
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
 
@@ -215,6 +216,36 @@ class ScalableSession:
     def open_sessions(cls) -> list[ScalableSession]:
         """Return the sessions of this process that are started and not closed, oldest first."""
         return [session for session in _open_sessions if session._process == os.getpid()]
+
+    @classmethod
+    def attach(cls, run: str | os.PathLike[str] | None = None) -> AttachedSession:
+        """Return the running session of another process of yours, which ``scalable up`` has started.
+
+        A context manager like any session. Leaving it closes the client, and the session goes on.
+
+        Parameters
+        ----------
+        run : str or path, optional
+            The id of its run, the beginning of that, or the directory of its record; by default, the only one that
+            runs from the current directory.
+
+        Raises
+        ------
+        SessionError
+            There is no such run, there are several, or it is on another machine.
+        ManifestError
+            A variable of its manifest is not set here.
+
+        Examples
+        --------
+        From another script or notebook::
+
+            with ScalableSession.attach() as client:
+                client.submit(simulate, 2050, tag="fair").result()
+        """
+        from scalable.session.attached import AttachedSession
+
+        return AttachedSession(run)
 
     # -- Before the start
 
@@ -394,9 +425,7 @@ class ScalableSession:
         provider.scale(self._handle, plan)
         self._scale_plan = plan
         self.client.sync(self._wait_for_first_workers, plan)
-        with self._lock:
-            self._raise_if_in(_State.CLOSED)
-            self._state = _State.RUNNING
+        self._mark_running()
 
     def _begin_record(self) -> None:
         """Begin a record of this session, where ``scalable run`` has not; without one, the session goes on."""
@@ -742,6 +771,19 @@ class ScalableSession:
         finally:
             self._end_record(sys.exc_info()[1])
             signals.unregister(self.close)
+
+    def _detach(self) -> None:
+        """Close the client alone, of a session that belongs to another process."""
+        with self._lock:
+            was_closed, self._state = self.closed, _State.CLOSED
+        if not was_closed and self._client is not None and self._process == os.getpid():
+            self._client.close()
+
+    def _mark_running(self) -> None:
+        """Take note that there is a cluster to use."""
+        with self._lock:
+            self._raise_if_in(_State.CLOSED)
+            self._state = _State.RUNNING
 
     def _end_process(self, number: int) -> NoReturn:
         """End the process at once, saying what may be left."""
