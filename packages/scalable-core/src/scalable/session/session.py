@@ -422,6 +422,9 @@ class ScalableSession:
         self._modules = self.client.modules = modules
         if self.recorder is not None:
             self.recorder.count_tasks(self.cluster)
+            if hasattr(self.cluster, "before_close"):
+                # What was not closed is closed at the end of the interpreter, before the session is asked.
+                self.cluster.before_close(self.recorder.note_tasks)
         provider.scale(self._handle, plan)
         self._scale_plan = plan
         self.client.sync(self._wait_for_first_workers, plan)
