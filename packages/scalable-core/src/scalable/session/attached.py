@@ -89,6 +89,10 @@ class AttachedSession(ScalableSession):
             raise
         self._modules = modules
 
+    async def start_async(self) -> NoReturn:
+        """Raise SessionError: an attached session has no asynchronous client."""
+        raise SessionError("an attached session has no asynchronous client; use start() or `with`")
+
     @property
     def cluster(self) -> NoReturn:
         """Raises SessionError: the cluster belongs to the other process."""

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from enum import Enum, auto
@@ -138,6 +138,7 @@ class ScalableSession:
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
+        self._async_client: ScalableClient | None = None
         self._failures: dict[Any, TaskFailure] = {}
         self._modules: UserModules | None = None
         self._results: Results | None = None
@@ -862,6 +863,66 @@ class ScalableSession:
             self.close()
         else:
             self._close_after(exc)
+
+    # -- For coroutines
+
+    async def start_async(self) -> ScalableClient:
+        """Start the session as `start` does, without blocking the event loop, and return an asynchronous client.
+
+        So does ``await session``; ``async with session as client`` also closes it. The session itself stays as it is:
+        its methods block, and belong in `asyncio.to_thread`. On Slurm, import dask_jobqueue on the main thread before.
+
+        Raises
+        ------
+        ScalableError
+            As for `start`.
+        """
+        import asyncio
+
+        from scalable.client import ScalableClient
+
+        if self._async_client is None or self._async_client.status == "closed":
+            signals.register(self.close)  # on this thread, where there can be handlers
+            try:
+                own = await asyncio.to_thread(self.start)
+                self._async_client = await ScalableClient(
+                    self.cluster.scheduler_address,
+                    asynchronous=True,
+                    security=self.cluster.security,
+                    tasks=self.spec.components_by_task,
+                    session=self,
+                    direct_to_workers=own.direct_to_workers,
+                )
+            except BaseException as error:
+                await asyncio.to_thread(self._close_after, error)
+                signals.unregister(self.close)
+                raise
+            self._async_client.modules = self._modules
+        return self._async_client
+
+    async def close_async(self) -> None:
+        """Close the asynchronous client and the session, as `close` does, without blocking the event loop."""
+        import asyncio
+
+        if self._async_client is not None:
+            await self._async_client.close()
+        await asyncio.to_thread(self.close)
+        signals.unregister(self.close)  # on this thread, which alone can put handlers back
+
+    def __await__(self) -> Generator[Any, None, ScalableClient]:
+        return self.start_async().__await__()
+
+    async def __aenter__(self) -> ScalableClient:
+        return await self.start_async()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if current_session() is not self:
+            await self.close_async()
 
     def __repr__(self) -> str:
         return f"<ScalableSession on {self.target!r}, {self._state.name.lower()}>"
