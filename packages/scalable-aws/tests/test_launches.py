@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from aws_stubs import StubbedApi
 
-from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.port import GroupSpec, Reason, Unit
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.cloud.aws import AWSBatchProvider, provider
 from scalable.providers.cloud.aws.api import AwsApi, AwsError
 from scalable.providers.cloud.aws.ec2_backend import Ec2Backend
 from scalable.providers.cloud.aws.fargate_backend import FargateBackend
-from scalable.providers.cloud.aws.names import Run
+from scalable.providers.cloud.aws.logs import MAX_LINES
+from scalable.providers.cloud.aws.names import Run, log_group
 from scalable.providers.cloud.aws.tasks import MachineImage, Place
 from scalable.testing.offline import spec_of
 
@@ -217,3 +218,39 @@ def test_a_zone_without_capacity_is_asked_once_and_not_six_times(
         asyncio.run(scenario())
         server.shutdown()
     assert _Ec2.asked == len(PLACE.subnets)
+
+
+@pytest.mark.parametrize(
+    ("kind", "native", "stream"),
+    [
+        ("fargate", "arn:aws:ecs:us-east-1:1:task/c/0123abc", "gcam/dask/0123abc"),
+        ("ec2", "i-0123", "gcam/i-0123"),
+    ],
+)
+def test_the_log_of_a_worker_is_read_to_its_end_and_no_further_than_asked(
+    kind: str, native: str, stream: str
+) -> None:
+    api = StubbedApi()
+    backend = backend_of(api, f"region: us-east-1\ncluster_type: {kind}")
+    unit = Unit(f"gcam-{native}", "gcam", "f00", native)
+    asked = {
+        "logGroupName": log_group("r"),
+        "logStreamName": stream,
+        "limit": MAX_LINES,
+        "startFromHead": False,
+    }
+    events = [{"message": "member 1\n"}, {"message": "member 2\n"}]
+
+    async def scenario() -> None:
+        for _ in range(2):
+            api.answer("logs", "get_log_events", {"events": events}, asked)
+        assert await backend.read_log(unit, 1000) == "member 1\nmember 2"
+        assert await backend.read_log(unit, 4) == "er 2"
+        # A worker that has written nothing has no stream, and a log that cannot be read is no failure.
+        for code in ("ResourceNotFoundException", "AccessDeniedException"):
+            api.refuse("logs", "get_log_events", code)
+            assert await backend.read_log(unit, 1000) == ""
+
+    asyncio.run(scenario())
+    if kind == "ec2":
+        api.check()

@@ -3,13 +3,22 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from scalable.cluster import Event
 from scalable.errors import ManifestError
-from scalable.runs import RunRecord, find_records, read_open_record, recorded_spec
+from scalable.runs import (
+    RunRecord,
+    find_records,
+    read_open_record,
+    read_record,
+    read_rows,
+    recorded_spec,
+)
 from scalable.session import ScalableSession
 
 pytestmark = pytest.mark.usefixtures("demo")
@@ -88,6 +97,19 @@ def test_values_from_the_environment_are_redacted_everywhere(record: RunRecord) 
     assert (written["status"], written["exit_status"]) == ("failed", 1)
 
 
+def test_values_in_rows_are_redacted_however_they_are_spelled(record: RunRecord) -> None:
+    record.append("tasks.jsonl", [{"task": "plain", "n": 1.5, "why": None}])
+    record.append("tasks.jsonl", [{"task": f"run-{SECRET}", "n": 2}, {"task": "plain"}])
+    record.append("tasks.jsonl", [{"task": "plain", "of": [f"a {SECRET}"]}])
+
+    assert read_rows(record.directory, "tasks.jsonl") == [
+        {"task": "plain", "n": 1.5, "why": None},
+        {"task": "run-${DEMO_SECRET}", "n": 2},
+        {"task": "plain"},
+        {"task": "plain", "of": ["a ${DEMO_SECRET}"]},
+    ]
+
+
 def test_only_its_owner_can_read_it(record: RunRecord, project: Path) -> None:
     record.end(0)
 
@@ -143,3 +165,34 @@ def test_a_directory_of_another_user_is_refused(
     session = ScalableSession.from_yaml()
     with pytest.raises(PermissionError, match="another user has replaced it"):
         RunRecord.begin(session, session.plan(), workflow=Path("workflow.py"), arguments=[])
+
+
+NEVER_CLOSED = """
+from scalable.session import ScalableSession
+
+client = ScalableSession.from_yaml().start()
+client.gather(client.map(abs, range(7), tag="fair"))
+"""
+
+
+def test_a_session_that_is_never_closed_has_its_last_tasks_in_its_record(
+    project: Path, environment: dict[str, str]
+) -> None:
+    (project / "script.py").write_text(NEVER_CLOSED)
+
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    (directory,) = find_records(project / ".scalable" / "runs")
+    assert len(read_rows(directory, "tasks.jsonl")) == 7
+    document = read_record(directory)
+    assert document is not None
+    assert [each["done"] for each in document["summary"]["tasks"]] == [7]

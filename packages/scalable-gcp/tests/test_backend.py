@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -36,6 +37,7 @@ class Project:
         self.requests: list[tuple[str, str]] = []
         self.machines: list[compute_v1.Instance] = []
         self.operations: dict[str, compute_v1.Operation] = {}
+        self.consoles: dict[tuple[str, str], str] = {}
 
     async def create(self, zone: str, body: Mapping[str, Any], request_id: str) -> Any:
         self.requests.append((zone, request_id))
@@ -62,7 +64,7 @@ class Project:
         return [each for each in self.machines if each.labels[label] == value]
 
     async def console(self, zone: str, name: str) -> str:
-        return ""
+        return self.consoles.get((zone, name), "")
 
 
 KEYS = Keys("cert", "key")
@@ -131,5 +133,24 @@ def test_the_next_zone_is_asked_again_where_it_does_not_answer() -> None:
         assert state.phase is Phase.RUNNING
         assert [zone for zone, _ in project.requests] == [ZONES[0], ZONES[1], ZONES[1]]
         assert project.requests[1] == project.requests[2]
+
+    asyncio.run(run())
+
+
+def test_the_log_of_a_worker_is_the_end_of_its_machine_s_console() -> None:
+    async def run() -> None:
+        project = Project(True)
+        backend = backend_on(project)
+        (unit,) = (await backend.launch(GroupSpec("gcam"), 1, "0abc")).units
+        await backend.observe()
+        project.consoles[ZONES[0], unit.id] = "member 1\nmember 2\n"
+        assert await backend.read_log(unit, 1000) == "member 1\nmember 2\n"
+        assert await backend.read_log(unit, 5) == "er 2\n"
+        await backend.describe(unit)
+        project.consoles.clear()  # a machine that has ended shows it no more
+        assert "member 2" in await backend.read_log(unit, 1000)
+        assert len(await backend.read_log(unit, 5)) == 5
+        stranger = replace(unit, id="gcam-of-another")
+        assert await backend.read_log(stranger, 1000) == ""
 
     asyncio.run(run())

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from scalable.runs import RunRecord
+from scalable.session import ScalableSession
+
 Scalable = Callable[..., subprocess.CompletedProcess[str]]
 
 WORKFLOW = """\
@@ -48,6 +51,21 @@ def workflow(project: Path) -> None:
         text.replace("gcam: {}", 'gcam: {env: {TOKEN: "${DEMO_SECRET:-}"}}')
     )
     (project / "workflow.py").write_text(WORKFLOW)
+
+
+@pytest.fixture
+def record(demo: None, project: Path) -> Path:
+    """A directory with the record of a run that has a task and a log."""
+    session = ScalableSession.from_yaml(project / "scalable.yaml")
+    record = RunRecord.begin(
+        session, session.plan(), workflow=None, arguments=[], root=project / ".scalable" / "runs"
+    )
+    (record.directory / "logs").mkdir(mode=0o700)
+    (record.directory / "logs" / "fair-1.log").write_text("a plot\n")
+    row = {"task": "fair.plot-1f", "component": "fair", "worker": "fair-1", "status": "done"}
+    record.append("tasks.jsonl", [row | {"ready": 1.0, "started": 2.0, "ended": 3.0}])
+    record.end(0, everything_removed=True)
+    return project
 
 
 pytestmark = pytest.mark.usefixtures("workflow")
@@ -126,3 +144,41 @@ def test_without_runs_there_are_no_logs(scalable: Scalable) -> None:
 
     assert told.returncode == 2
     assert "there are no runs" in told.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["logs"],
+        ["logs", "latest", "fair"],
+        ["report"],
+        ["runs"],
+        ["runs", "show"],
+        ["down"],
+        ["scale", "gcam=2"],
+    ],
+)
+def test_commands_that_read_records_import_no_dask(
+    arguments: list[str], record: Path, environment: dict[str, str]
+) -> None:
+    program = (
+        "import sys\n"
+        "from scalable.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    print('imported:', *sorted({'dask', 'distributed', 'tornado'} & set(sys.modules)))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=record,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == (2 if arguments[0] in ("down", "scale") else 0), done.stderr
+    assert done.stdout.splitlines()[-1].strip() == "imported:"

@@ -11,6 +11,7 @@ from scalable.cli.check import check
 from scalable.cli.failures import INTERRUPTED, USAGE, Failure, report_error
 from scalable.cli.init import init
 from scalable.cli.logs import logs
+from scalable.cli.managed import attach, down, scale
 from scalable.cli.options import debug_option, wants_debug, wants_json
 from scalable.cli.owned import ps, reap
 from scalable.cli.plan import plan
@@ -22,6 +23,7 @@ from scalable.cli.resume import resume
 from scalable.cli.run import run
 from scalable.cli.runs import runs
 from scalable.cli.schema import schema
+from scalable.cli.up import up
 from scalable.cli.validate import validate
 
 __all__ = ["main"]
@@ -101,6 +103,6 @@ def main() -> None:
 
 for command in (
     *(init, validate, plan, check, run, resume, runs, logs, report, results, ps, reap),
-    *(prices, providers, schema),
+    *(up, attach, scale, down, prices, providers, schema),
 ):
     main.add_command(command)

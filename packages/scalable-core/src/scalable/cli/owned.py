@@ -14,12 +14,14 @@ from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import as_table, print_json, print_note, print_problem, print_status
 
 if TYPE_CHECKING:
-    from scalable.cli.asking import Answer, Answers
+    from pathlib import Path
+
+    from scalable.cli.asking import Answer, Answers, Scope
     from scalable.cli.standing import Standings
     from scalable.cluster.port import Leftover
     from scalable.providers.base import Owned
 
-__all__ = ["ps", "reap"]
+__all__ = ["ps", "reap", "reap_run"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -139,20 +141,58 @@ def reap(
     The exit status is 1 if something could not be removed, belongs to another user although its RUN was named, or a
     target does not answer.
     """
-    from scalable.cli.asking import Scope, ask
-    from scalable.cli.standing import Standings, confirm
+    from scalable.cli.asking import Scope
 
     if runs and all_runs:
         raise click.UsageError("name the runs to remove, or give --all, not both")
-    scope = Scope(manifest, target, overlay, provider)
+    _reap_those(
+        context,
+        Scope(manifest, target, overlay, provider),
+        runs,
+        all_runs,
+        yes=yes,
+        as_json=as_json,
+    )
+
+
+def reap_run(context: click.Context, directory: Path, *, as_json: bool) -> None:
+    """Remove the orphans of one run that has ended, by the directory of its record, as `reap` does."""
+    from scalable.cli.asking import Scope
+    from scalable.cluster.ledger import read_ledger
+    from scalable.runs import mark_removed
+
+    ledger = read_ledger(directory)
+    if ledger is None:
+        mark_removed(directory)
+        print_status(f"run {directory.name} has made nothing")
+        return
+    _reap_those(
+        context, Scope(None, None, None, None), yes=True, as_json=as_json, only=ledger.run_ids
+    )
+
+
+def _reap_those(
+    context: click.Context,
+    scope: Scope,
+    runs: tuple[str, ...] = (),
+    all_runs: bool = False,
+    *,
+    yes: bool,
+    as_json: bool,
+    only: frozenset[str] | None = None,
+) -> None:
+    """Remove orphans (of those runs `only`, if given), or the resources of some runs or all."""
+    from scalable.cli.asking import ask
+    from scalable.cli.standing import Standings, confirm
+
     answers = ask(scope)
     _print_troubles(answers)
-    standings = Standings.read()
+    standings = Standings.read(only)
     orphans_only = not runs and not all_runs
     gone = standings.lost(answers, scope)
     confirmed = orphans_only and bool(gone or standings.orphans(answers))
     if confirmed:
-        answers, gone = confirm(answers, gone, scope)
+        answers, gone = confirm(answers, gone, scope, only)
     removal = _Removal()
     for answer in answers.found:
         if orphans_only:

@@ -41,24 +41,34 @@ if TYPE_CHECKING:
     from scalable.runs.tally import Tally
     from scalable.session import ScalableSession
 
-__all__ = ["Request", "run", "run_workflow"]
+__all__ = [
+    "ARGUMENTS",
+    "Request",
+    "WithArguments",
+    "compile_workflow",
+    "run",
+    "run_workflow",
+    "show_error",
+]
 
-_ARGUMENTS = "scalable.arguments"
+ARGUMENTS = "scalable.arguments"
 
 
-class _WithArguments(click.Command):
+class WithArguments(click.Command):
     """A command that keeps everything after ``--`` for the workflow."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what is before ``--``."""
         at = args.index("--") if "--" in args else len(args)
-        ctx.meta[_ARGUMENTS] = args[at + 1 :]
+        ctx.meta[ARGUMENTS] = args[at + 1 :]
         return super().parse_args(ctx, args[:at])
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the parts of the usage line, with the arguments."""
         return [*super().collect_usage_pieces(ctx), "[-- ARGS...]"]
 
 
-@click.command(cls=_WithArguments)
+@click.command(cls=WithArguments)
 @manifest_arguments
 @click.option(
     "-w",
@@ -111,7 +121,7 @@ def run(
             target=target,
             overlay=overlay,
             workflow=workflow,
-            arguments=context.meta[_ARGUMENTS],
+            arguments=context.meta[ARGUMENTS],
             in_cluster=in_cluster,
             plan_file=plan_file,
             dry_run=dry_run,
@@ -129,16 +139,20 @@ class Request:
     ----------
     arguments : sequence of str
         The arguments of the workflow.
+    workflow : Path or None
+        The script; None if `drive` takes its place.
     resumes : str, optional
         The id of the run that this one goes on with.
     explain : callable, optional
         Called with the session, the record, and what `Results.on_calls` is called with.
+    drive : callable, optional
+        Called with the session and the record in place of a script; returns how it ended.
     """
 
     manifest: str | None
     target: str | None
     overlay: str | None
-    workflow: Path
+    workflow: Path | None
     arguments: Sequence[str]
     in_cluster: bool = False
     plan_file: Path | None = None
@@ -147,6 +161,7 @@ class Request:
     as_json: bool = False
     resumes: str | None = None
     explain: Callable[..., None] | None = None
+    drive: Callable[[ScalableSession, RunRecord], Outcome] | None = None
 
 
 def run_workflow(context: click.Context, request: Request) -> None:
@@ -158,24 +173,27 @@ def run_workflow(context: click.Context, request: Request) -> None:
 
     workflow, arguments = request.workflow, request.arguments
     quiet, as_json = request.quiet, request.as_json
-    code = _compile(workflow)
+    code = None if workflow is None else compile_workflow(workflow)
     saved, request = _read_plan(request)
     session = ScalableSession.from_yaml(
         request.manifest,
         target=request.target,
         overlay=request.overlay,
-        workflow=workflow.resolve().parent,
+        workflow=Path.cwd() if workflow is None else workflow.resolve().parent,
     )
     plan = session.plan()
     if saved is not None:
         _check_unchanged(context, session, plan, saved, request.overlay)
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
-    _check_requested_target(context, workflow, session)
+    if workflow is not None:
+        _check_requested_target(context, workflow, session)
     if request.dry_run:
         click.echo(plan.to_json() if as_json else describe_session(session, plan), nl=not as_json)
         return
-    inside = submission(session, workflow, arguments) if request.in_cluster else None
+    inside = None
+    if request.in_cluster and workflow is not None:
+        inside = submission(session, workflow, arguments)
     record = _begin_record(session, plan, request)
     session.on_calls = partial(_note_calls, session, record, request)
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
@@ -214,19 +232,22 @@ def run_workflow(context: click.Context, request: Request) -> None:
             with _redirect_stdout() if as_json and sys.stdout else nullcontext(), end.workflow():
                 if inside is not None:
                     outcome = Outcome(run_inside(session, inside, click.echo))
-                else:
+                elif request.drive is not None:
+                    with recorder.following():
+                        outcome = request.drive(session, record)
+                elif code is not None and workflow is not None:
                     shown = nullcontext() if quiet else progress_on_stderr(session)
                     with shown, recorder.following(), _offered(session):
                         outcome = run_script(code, workflow, arguments)
             removed = outcome.code == 0
-            _show_error(outcome, session, debug=debug)
+            show_error(outcome, session, debug=debug)
             outcome = _with_failures(outcome, session)
         except Exception as error:  # noqa: BLE001 - of --in-cluster; the script's own is its outcome
             outcome = Outcome(exit_status(error), error)
             _show_failure(error, session, debug=debug)
         except KeyboardInterrupt as error:
             outcome = Outcome(exit_status(error), error)
-            _show_error(outcome, session, debug=debug)
+            show_error(outcome, session, debug=debug)
         except BaseException as error:
             outcome = Outcome(exit_status(error), error)
             raise
@@ -272,7 +293,8 @@ def _silence_dask(context: click.Context) -> None:
     context.with_resource(silence_logging_cmgr("WARNING"))
 
 
-def _compile(workflow: Path) -> CodeType:
+def compile_workflow(workflow: Path) -> CodeType:
+    """Compile a script, before anything is started or asked for."""
     if workflow.suffix in (".yaml", ".yml"):
         raise Failure(
             f"{workflow} is a manifest, not a Python program; a run takes both, each in its place: "
@@ -371,7 +393,7 @@ def _begin_record(session: ScalableSession, plan: Plan, request: Request) -> Run
         ) from error
 
 
-def _show_error(outcome: Outcome, session: ScalableSession, *, debug: bool) -> None:
+def show_error(outcome: Outcome, session: ScalableSession, *, debug: bool) -> None:
     """Show the error that ended the script: one of Scalable's own as a line, anything else as Python would."""
     error = outcome.error
     if error is None:

@@ -94,13 +94,15 @@ class Forecast:
         simulated: 200 tasks in 1:30:00
         worker-hours: 12.5 (gcam 12.5, at most 10 workers)
         cost: 4.2 USD
+        >>> [*Forecast(60, 1, 0, {"gcam": 0.5}, 1.2, "USD", {"gcam": 1}).lines()][1]
+        'worker-hours: 0.5 (gcam 0.5, at most 1 worker)'
         """
         from datetime import timedelta
 
         failed = f", {self.failed} of them fail" if self.failed else ""
         yield f"simulated: {self.tasks} tasks in {timedelta(seconds=round(self.makespan))}{failed}"
         each = "; ".join(
-            f"{tag} {hours:.3g}, at most {self.most_workers.get(tag, 0)} workers"
+            f"{tag} {hours:.3g}, at most {_workers(self.most_workers.get(tag, 0))}"
             for tag, hours in self.worker_hours.items()
         )
         yield f"worker-hours: {sum(self.worker_hours.values()):.3g} ({each})"
@@ -109,6 +111,10 @@ class Forecast:
         if self.limit:
             yield self.limit
         yield from (f"assumed: {source}" for source in self.sources)
+
+
+def _workers(number: int) -> str:
+    return "1 worker" if number == 1 else f"{number} workers"
 
 
 def parse_work(text: str) -> tuple[str, list[float]]:

@@ -93,8 +93,14 @@ class Standings:
     runs: list[_Run] = field(default_factory=list)
 
     @classmethod
-    def read(cls) -> Standings:
-        """Return them; those that cannot be read are left out, which `ask` reports."""
+    def read(cls, only: frozenset[str] | None = None) -> Standings:
+        """Return them; those that cannot be read are left out, which `ask` reports.
+
+        Parameters
+        ----------
+        only : frozenset of str, optional
+            The ids of the runs to return.
+        """
         from scalable.cluster.ledger import read_ledger
         from scalable.runs import find_records, read_record
 
@@ -108,7 +114,7 @@ class Standings:
                 record, ledger = read_record(directory), read_ledger(directory)
             except (OSError, ValueError, RecursionError):
                 continue
-            if record is None or ledger is None:
+            if record is None or ledger is None or not (only is None or ledger.run_ids & only):
                 continue
             found.runs.append(
                 _Run(
@@ -178,7 +184,7 @@ class Standings:
 
 
 def confirm(
-    answers: Answers, lost: Sequence[LostRun], scope: Scope
+    answers: Answers, lost: Sequence[LostRun], scope: Scope, only: frozenset[str] | None = None
 ) -> tuple[Answers, list[LostRun]]:
     """Ask again after some seconds; return what both answers have shown, and the runs that both have not.
 
@@ -190,6 +196,8 @@ def confirm(
         The runs of which they have shown nothing.
     scope : Scope
         Whom to ask.
+    only : frozenset of str, optional
+        The ids of the runs that are meant.
     """
     from scalable.cli.asking import ask
 
@@ -209,5 +217,5 @@ def confirm(
         )
         for answer in again.found
     ]
-    still = {each.run.directory for each in Standings.read().lost(again, scope)}
+    still = {each.run.directory for each in Standings.read(only).lost(again, scope)}
     return replace(again, found=found), [each for each in lost if each.run.directory in still]

@@ -766,6 +766,15 @@ class ScalableClient(Client):
                 response["data"] |= await self._kept.load(kept)
         return response
 
+    def send_modules(self, modules: UserModules) -> None:
+        """Let workers have these modules of the user's from now on, in place of those of another client.
+
+        The cluster must have some already.
+        """
+        with modules.lock:
+            self._send_to_scheduler(modules.message())
+        self.modules = modules
+
     def _update_modules(self) -> str:
         """Send the user's modules if they were changed, and return what identifies the changes."""
         if self.modules is None:

@@ -107,6 +107,7 @@ class GroupedCluster:
         self._host = host
         self._calls = LoopCalls(self.name, self._asyncio_loop)
         self._on_closed = list(on_closed)
+        self._before_close: list[Callable[[], object]] = []
         if self._calls.on_loop():
             _close_later(host)
         self._calls.refuse_on_loop()
@@ -435,6 +436,10 @@ class GroupedCluster:
         """Call this once, on the event loop, if the scheduler is lost."""
         self.loop.add_callback(self._controller.on_scheduler_lost, callback)
 
+    def before_close(self, callback: Callable[[], object]) -> None:
+        """Call this once before `close` stops anything, also at the end of the interpreter; not on the event loop."""
+        self._before_close.append(callback)
+
     def explain(self, tag: str | None = None) -> dict[str, Explanation]:
         """Return why workers are missing: an explanation for each group (or for `tag`) that lacks some."""
         return self._calls.wait(self._controller.explain(tag))
@@ -498,18 +503,29 @@ class GroupedCluster:
         with self._close_lock:
             if self.status is Status.closed:
                 return None
+            failed = self._call_before_close()
             self._reject_new_calls()
             try:
                 leftovers = self._calls.send(self._stop_units()).result()
             except RuntimeError as error:
                 # The loop is closed already, and the scheduler with it.
                 leftovers = [Leftover("cluster", self.name, describe_error(error))]
+            leftovers += failed
             try:
                 leftovers += _leftovers(self._host.close(timeout or self._close_timeout))
             except Exception as error:  # noqa: BLE001 - reported as a leftover
                 leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
             self._finish_close(leftovers)
         return None
+
+    def _call_before_close(self) -> list[Leftover]:
+        failed = []
+        while self._before_close:
+            try:
+                self._before_close.pop()()
+            except Exception as error:  # noqa: BLE001 - reported as a leftover
+                failed.append(Leftover("step of closing", self.name, describe_error(error)))
+        return failed
 
     def set_budget(self, budget: Budget, spent_seconds: float = 0.0) -> None:
         """Limit what the cluster may use; what exceeds a limit is refused from then on, or ends as the budget says.

@@ -91,6 +91,10 @@ class UserModules:
         changed = self.changed()
         return None if changed is None else update_message(changed)
 
+    def message(self) -> dict[str, Any]:
+        """Return the message that gives the scheduler and the workers all modules, as they were last looked at."""
+        return update_message(self.archive)
+
     def end_call(self) -> None:
         """Record that a call of the client has ended: from now on, the user may edit a file."""
         self._last_call = time.perf_counter()

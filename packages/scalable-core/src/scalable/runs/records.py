@@ -225,11 +225,14 @@ class RunRecord:
         OSError
             The file cannot be written.
         """
-        redact = cache(self._redact)  # names are there many times
-        encode = json.JSONEncoder(ensure_ascii=False).encode
-        lines = [encode(_map_text(dict(row), redact) if redacted else row) for row in rows]
-        if not lines:
+        rows = list(rows)
+        if not rows:
             return
+        if redacted and _may_change(rows, self._redact):
+            redact = cache(self._redact)  # names are there many times
+            rows = [_map_text(row, redact) for row in rows]
+        encode = json.JSONEncoder(ensure_ascii=False).encode
+        lines = map(encode, rows)
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         file = os.open(name, how, 0o600, dir_fd=self._descriptor)
         with os.fdopen(file, "w", encoding="utf-8") as stream:
@@ -373,7 +376,10 @@ def is_running(record: Mapping[str, Any]) -> bool:
     if record.get("status") != "running" or process.get("host") != platform.node():
         return False
     try:
-        started = psutil.Process(int(process["pid"])).create_time()
+        found = psutil.Process(int(process["pid"]))
+        started = found.create_time()
+        if found.status() == psutil.STATUS_ZOMBIE:
+            return False
     except psutil.Error:
         return False
     return abs(started - float(process["started"])) < 1
@@ -469,6 +475,23 @@ def _create_private(directory: Path) -> int:
         message = "another user has replaced it; start the run where only you can write"
         raise PermissionError(errno.EPERM, message, str(directory))
     return descriptor
+
+
+def _may_change(rows: Iterable[Mapping[str, Any]], change: Redact) -> bool:
+    """Return whether `change` changes a text of these rows: a look at all at once, as rows with secrets are rare.
+
+    Examples
+    --------
+    >>> rows = [{"task": "f-1", "n": 1}, {"task": "f-2", "n": None}]
+    >>> _may_change(rows, lambda text: text.replace("f-2", "g")), _may_change(rows, lambda text: text.replace("h", ""))
+    (True, False)
+    """
+    values = [each for row in rows for each in row.values() if type(each) not in (float, int)]
+    texts = [each for each in values if isinstance(each, str)]
+    if len(texts) + values.count(None) < len(values):
+        return True  # there are lists or mappings, with who knows what in them
+    together = "\n".join(texts)
+    return change(together) != together
 
 
 def _map_text(value: Any, change: Redact) -> Any:

@@ -197,9 +197,9 @@ def begin_tally(cluster: GroupedCluster) -> None:
                 if start == "released":
                     self.note_begin(key, finish)
                 if finish == "processing":
-                    task = dask_scheduler.tasks[key]
-                    since, _ = self.ready.get(key) or (time(), None)
-                    self.ready[key] = since, task.processing_on
+                    known = self.ready.get(key)
+                    since = known[0] if known else time()
+                    self.ready[key] = since, dask_scheduler.tasks[key].processing_on
                 elif finish in ("no-worker", "queued"):
                     self.ready.setdefault(key, (time(), None))
                 elif start == "processing" and finish == "memory":

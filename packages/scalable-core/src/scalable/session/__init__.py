@@ -7,6 +7,9 @@
 `signals`       closing sessions on SIGTERM and SIGHUP
 `ending`        the end of a run by a signal, which always arrives
 `log_level`     how much is logged, by ``SCALABLE_LOG_LEVEL``
+`manager`       keeping a session that outlives the shell
+`control`       how other processes of the user reach it
+`attached`      a client of it in another process
 `forwarder`     forwarding signals that another thread received to the main thread
 ==============  =================================================================================
 
@@ -20,8 +23,16 @@ A workflow names no infrastructure; the manifest and the environment decide wher
         print(client.submit(simulate, 2050, tag="fair").result())
 """
 
+from scalable.session.attached import AttachedSession
 from scalable.session.current import current_session, set_current_session
 from scalable.session.session import ScalableSession
 from scalable.session.target import AUTO, choose_target
 
-__all__ = ["AUTO", "ScalableSession", "choose_target", "current_session", "set_current_session"]
+__all__ = [
+    "AUTO",
+    "AttachedSession",
+    "ScalableSession",
+    "choose_target",
+    "current_session",
+    "set_current_session",
+]

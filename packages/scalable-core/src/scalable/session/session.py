@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from enum import Enum, auto
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from scalable.providers.base import ClusterHandle, DeploymentProvider
     from scalable.results.reuse import OnCalls, OutputChecks, Results
     from scalable.runs.recorder import Recorder
+    from scalable.session.attached import AttachedSession
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
 
@@ -137,6 +138,7 @@ class ScalableSession:
         self._scale_plan = ScalePlan()
         self._handle: ClusterHandle | None = None
         self._client: ScalableClient | None = None
+        self._async_client: ScalableClient | None = None
         self._failures: dict[Any, TaskFailure] = {}
         self._modules: UserModules | None = None
         self._results: Results | None = None
@@ -215,6 +217,36 @@ class ScalableSession:
     def open_sessions(cls) -> list[ScalableSession]:
         """Return the sessions of this process that are started and not closed, oldest first."""
         return [session for session in _open_sessions if session._process == os.getpid()]
+
+    @classmethod
+    def attach(cls, run: str | os.PathLike[str] | None = None) -> AttachedSession:
+        """Return the running session of another process of yours, which ``scalable up`` has started.
+
+        A context manager like any session. Leaving it closes the client, and the session goes on.
+
+        Parameters
+        ----------
+        run : str or path, optional
+            The id of its run, the beginning of that, or the directory of its record; by default, the only one that
+            runs from the current directory.
+
+        Raises
+        ------
+        SessionError
+            There is no such run, there are several, or it is on another machine.
+        ManifestError
+            A variable of its manifest is not set here.
+
+        Examples
+        --------
+        From another script or notebook::
+
+            with ScalableSession.attach() as client:
+                client.submit(simulate, 2050, tag="fair").result()
+        """
+        from scalable.session.attached import AttachedSession
+
+        return AttachedSession(run)
 
     # -- Before the start
 
@@ -391,12 +423,13 @@ class ScalableSession:
         self._modules = self.client.modules = modules
         if self.recorder is not None:
             self.recorder.count_tasks(self.cluster)
+            if hasattr(self.cluster, "before_close"):
+                # What was not closed is closed at the end of the interpreter, before the session is asked.
+                self.cluster.before_close(self.recorder.note_tasks)
         provider.scale(self._handle, plan)
         self._scale_plan = plan
         self.client.sync(self._wait_for_first_workers, plan)
-        with self._lock:
-            self._raise_if_in(_State.CLOSED)
-            self._state = _State.RUNNING
+        self._mark_running()
 
     def _begin_record(self) -> None:
         """Begin a record of this session, where ``scalable run`` has not; without one, the session goes on."""
@@ -743,6 +776,19 @@ class ScalableSession:
             self._end_record(sys.exc_info()[1])
             signals.unregister(self.close)
 
+    def _detach(self) -> None:
+        """Close the client alone, of a session that belongs to another process."""
+        with self._lock:
+            was_closed, self._state = self.closed, _State.CLOSED
+        if not was_closed and self._client is not None and self._process == os.getpid():
+            self._client.close()
+
+    def _mark_running(self) -> None:
+        """Take note that there is a cluster to use."""
+        with self._lock:
+            self._raise_if_in(_State.CLOSED)
+            self._state = _State.RUNNING
+
     def _end_process(self, number: int) -> NoReturn:
         """End the process at once, saying what may be left."""
         name = getattr(getattr(self._handle, "backend", None), "name", "")
@@ -817,6 +863,66 @@ class ScalableSession:
             self.close()
         else:
             self._close_after(exc)
+
+    # -- For coroutines
+
+    async def start_async(self) -> ScalableClient:
+        """Start the session as `start` does, without blocking the event loop, and return an asynchronous client.
+
+        So does ``await session``; ``async with session as client`` also closes it. The session itself stays as it is:
+        its methods block, and belong in `asyncio.to_thread`. On Slurm, import dask_jobqueue on the main thread before.
+
+        Raises
+        ------
+        ScalableError
+            As for `start`.
+        """
+        import asyncio
+
+        from scalable.client import ScalableClient
+
+        if self._async_client is None or self._async_client.status == "closed":
+            signals.register(self.close)  # on this thread, where there can be handlers
+            try:
+                own = await asyncio.to_thread(self.start)
+                self._async_client = await ScalableClient(
+                    self.cluster.scheduler_address,
+                    asynchronous=True,
+                    security=self.cluster.security,
+                    tasks=self.spec.components_by_task,
+                    session=self,
+                    direct_to_workers=own.direct_to_workers,
+                )
+            except BaseException as error:
+                await asyncio.to_thread(self._close_after, error)
+                signals.unregister(self.close)
+                raise
+            self._async_client.modules = self._modules
+        return self._async_client
+
+    async def close_async(self) -> None:
+        """Close the asynchronous client and the session, as `close` does, without blocking the event loop."""
+        import asyncio
+
+        if self._async_client is not None:
+            await self._async_client.close()
+        await asyncio.to_thread(self.close)
+        signals.unregister(self.close)  # on this thread, which alone can put handlers back
+
+    def __await__(self) -> Generator[Any, None, ScalableClient]:
+        return self.start_async().__await__()
+
+    async def __aenter__(self) -> ScalableClient:
+        return await self.start_async()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if current_session() is not self:
+            await self.close_async()
 
     def __repr__(self) -> str:
         return f"<ScalableSession on {self.target!r}, {self._state.name.lower()}>"

@@ -461,7 +461,7 @@ class GceBackend:
         if machine is None:
             return ""
         console = await self._api.console(machine.zone, unit.id)
-        return console[-size:] or machine.console
+        return (console or machine.console)[-size:]
 
     # -- The end
 
