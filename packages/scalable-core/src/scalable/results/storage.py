@@ -399,10 +399,11 @@ class Store:
         """
         path = self._path(name)
         try:
-            if self.is_local and not self.trusted:
-                with open(path, "rb") as file:  # noqa: PTH123
-                    self._check_own(name, os.fstat(file.fileno()))
-                    return file.read()
+            if self.is_local:
+                with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                    if not self.trusted:
+                        self._check_own(name, os.fstat(file.fileno()))
+                    return file.readall()
             return bytes(self._fs.cat_file(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -660,7 +661,7 @@ def _parse(name: str, content: bytes) -> tuple[dict[str, Any], int]:
     encoded = content[len(line) + 1 : end]
     if hashlib.sha256(encoded).hexdigest().encode() != line.split()[3]:
         raise DamagedResultError(f"{name} is damaged: the checksum of its header differs")
-    header: dict[str, Any] = json.loads(encoded)
+    header: dict[str, Any] = json.loads(encoded.decode())
     if header["name"] != name:
         raise DamagedResultError(f"{name} is damaged: it is {header['name']}")
     return header, end
