@@ -362,7 +362,7 @@ class KeptFutures:
         for key, error in problems.items():
             found = self._found.pop(key, None)
             if found is not None:
-                self.results.tell(f"{error}; it is computed again")
+                self.results.tell(f"{error}; it is computed again", once=True)
                 reset_future(self._client, key)
                 found.submit([found.call])
 
