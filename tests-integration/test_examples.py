@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -50,11 +51,23 @@ def test_the_ensemble_by_scalable_run(
         *(SCALABLE, "run", ensemble / "scalable.yaml", "--workflow", ensemble / "workflow.py"),
         *("--", "--samples", str(SAMPLES), "--out", "chart.png"),
         cwd=tmp_path,
+        CLIMATE_RESULTS=str(tmp_path / "kept"),
     )
     table, chart = expected
     assert table in printed
     assert str(tmp_path / "chart.png") in printed
     assert (tmp_path / "chart.png").read_bytes() == chart
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.result")}
+    assert len(kept) == 4 * math.ceil(SAMPLES / 10)
+    (tmp_path / "chart.png").unlink()
+    again = run(
+        *(SCALABLE, "resume", next((tmp_path / ".scalable/runs").iterdir()).name),
+        cwd=tmp_path,
+        CLIMATE_RESULTS=str(tmp_path / "kept"),
+    )
+    assert table in again
+    assert (tmp_path / "chart.png").read_bytes() == chart
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was computed again
 
 
 def test_the_ensemble_by_plain_python(
@@ -64,6 +77,7 @@ def test_the_ensemble_by_plain_python(
         *(sys.executable, ensemble / "workflow.py", "--samples", str(SAMPLES)),
         cwd=tmp_path,
         SCALABLE_MANIFEST=str(ensemble / "scalable.yaml"),
+        CLIMATE_RESULTS=str(tmp_path / "kept"),
     )
     table, chart = expected
     assert table in printed

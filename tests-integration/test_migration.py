@@ -212,6 +212,8 @@ def comm_port(cli: Callable[..., Result]) -> None:
 
 def outputs(cli: Callable[..., Result]) -> None:
     with_output = "{component: gcam, outputs: {emissions: out/emissions.csv}}"
+    kind = "{component: gcam, outputs: {emissions: table}}"
+    assert codes(MANIFEST.replace("{component: gcam}", kind)) == {"W_OUTPUT_KIND"}
     manifest = parse_manifest(MANIFEST.replace("{component: gcam}", with_output))
     assert codes(MANIFEST.replace("{component: gcam}", with_output)) == set()
     assert manifest.tasks["run"].outputs == {"emissions": "out/emissions.csv"}

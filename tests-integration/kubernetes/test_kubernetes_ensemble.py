@@ -43,6 +43,8 @@ def images(site: KubernetesSite, tmp_path_factory: pytest.TempPathFactory) -> Ma
 def manifest(ensemble: Path, images: Mapping[str, str], work: Path, namespace: str) -> Path:
     """The manifest of the example, for this cluster."""
     document = yaml.safe_load((ensemble / "scalable.yaml").read_text(encoding="utf-8"))
+    # The machines share no directory.
+    del document["project"]["results"], document["tasks"]["simulate"]["cache"]
     # A share of the node beside what other tests run there.
     requests = {"cpu": "200m", "memory": "512Mi"}
     target = {

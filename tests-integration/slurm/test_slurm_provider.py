@@ -178,6 +178,7 @@ def test_the_climate_ensemble_runs_on_workers_of_two_shapes(work: Path) -> None:
         *("--workflow", str(example / "workflow.py")),
         *("--", "--samples", "8", "--out", str(work / "warming.png")),
         SLURM_PARTITION="short",
+        CLIMATE_RESULTS=str(work / "kept"),
     )
     assert ran.returncode == 0, ran.stderr
     assert "RCP8.5" in ran.stdout

@@ -220,15 +220,12 @@ def test_head(document: str, issue: str, problems: Any) -> None:
     assert line.startswith(issue)
 
 
-@pytest.mark.parametrize(
-    ("document", "path"),
-    [
-        ("project: {name: x, local_cache: /tmp}", "project.local_cache"),
-    ],
-)
-def test_what_is_not_built_is_refused(document: str, path: str, problems: Any) -> None:
-    (line,) = problems(f"version: 1\n{document}\ncomponents: {{c: {{}}}}\n")
-    assert f"E_NOT_SUPPORTED {path}: is not supported" in line
+def test_copies_of_results_have_an_absolute_path(problems: Any) -> None:
+    text = "version: 1\nproject: {name: x, local_cache: copies}\ncomponents: {c: {}}\n"
+    (line,) = problems(text)
+    assert line.startswith(
+        "2:20 E_BAD_VALUE project.local_cache: must be absolute, or begin with ~"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_each_gather_returns_its_own_object(user: User, connect: Connect) -> Non
     future = client.submit(array, 7)
     one, other = future.result(), client.gather(future)
     one["values"][0, 0] = 0  # writable, as it was
-    assert (other["values"] == np.full((50, 50), 7)).all()
+    assert (other["values"] == np.full((100, 100), 7)).all()
     assert user.starts() == ["array 7"]
 
 
@@ -268,6 +269,37 @@ def test_a_released_future_is_forgotten(user: User, run: Connect) -> None:
     again = client.submit(operator.add, 1, 1)
     assert again.result() == 2  # after the release, in the order of messages
     assert key not in client._kept._found
+
+
+def test_workers_copy_what_they_write_and_what_they_read(
+    user: User, connect: Connect, tmp_path: Path
+) -> None:
+    array, copies = cached(user.module.array), tmp_path / "copies"
+    client = connect(user.results(copies=str(copies)))
+    client.submit(array, 7).result()
+    (written,) = copies.rglob("*.result")
+    written.unlink()
+    client = connect(user.results(copies=str(copies)))
+    future = client.submit(array, 7)
+    assert client.submit(operator.getitem, future, "text").result() == "x"
+    assert [*copies.rglob("*.result")] == [written]
+    assert user.starts() == ["array 7"]
+
+
+def test_copies_that_cannot_be_written_are_said(
+    user: User, connect: Connect, tmp_path: Path
+) -> None:
+    (tmp_path / "copies").write_text("")
+    client = connect(user.results(copies=str(tmp_path / "copies")))
+    client.gather(client.map(cached(user.module.array), range(3)))
+    told: list[str] = []
+    while not told:  # the event comes beside the results
+        told = [text for text in user.messages if "local_cache" in text]
+    assert told == [
+        f"copies of results (local_cache): cannot write to {tmp_path / 'copies'}: Not a directory; "
+        "the run goes on without"
+    ]
+    assert len(user.objects()) == 3
 
 
 # -- Damage

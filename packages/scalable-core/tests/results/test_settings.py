@@ -55,6 +55,7 @@ def test_which_tasks_are_kept() -> None:
         "redact": made.redact,
         "trusted": True,
         "on_store_error": "continue",
+        "copies": None,
         "images": {"gcam": "gcam:8"},
     }
 
@@ -68,6 +69,10 @@ def test_which_tasks_are_kept() -> None:
         ({"results": "a", "default_storage": "b"}, {}, ["E_BAD_VALUE"]),
         ({"results": "a"}, {"ignore": ["v"]}, ["E_NO_CACHE"]),
         ({"results": "a"}, {"version": 1}, ["E_NO_CACHE"]),
+        ({"results": "a", "local_cache": "/tmp/copies"}, {"cache": True}, []),
+        ({"local_cache": "~/copies"}, {}, ["E_NO_RESULTS"]),
+        ({}, {"outputs": {"table": "csv"}}, ["W_OUTPUT_KIND"]),
+        ({}, {"outputs": {"table": "./csv", "other": "out/{x}.csv"}}, []),
     ],
 )
 def test_what_does_not_fit_together(

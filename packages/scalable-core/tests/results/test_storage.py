@@ -144,6 +144,89 @@ def test_a_result_under_another_name_is_not_read(store: Store) -> None:
         store.read_result(other)
 
 
+def copies_of(store: Store, url: str, directory: Path) -> tuple[Store, list[Any], list[str]]:
+    """Return the store as a worker with copies sees it, what it reads whole, and what it tells."""
+    read: list[str] = []
+    told: list[str] = []
+    worker: Any = Store(
+        url, trusted=True, store_id=store.store_id, copies=str(directory), tell=told.append
+    )
+    read_bytes = worker.read_bytes
+
+    def count(name: str) -> bytes | None:
+        read.append(name)
+        content: bytes | None = read_bytes(name)
+        return content
+
+    worker.read_bytes = count
+    return worker, read, told
+
+
+def test_copies_are_read_in_place_of_what_the_store_has(
+    url: str, store: Store, tmp_path: Path
+) -> None:
+    value, small = np.arange(50_000), NAME.replace("00", "22")
+    worker, read, told = copies_of(store, url, tmp_path / "copies")
+    worker.write_result(NAME, {}, value)
+    worker.write_result(small, {}, 1)
+    assert (worker.read_result(NAME) == value).all()
+    assert read == []
+    assert worker.read_result(small) == 1
+    (path,) = (tmp_path / "copies").rglob("*.result")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    for _ in range(2):  # a copy of what is read, too
+        assert (worker.read_result(NAME) == value).all()
+    assert read == [f"{small}.result", f"{NAME}.result"]
+    assert told == []
+
+
+def test_copies_of_what_the_store_has_no_longer_are_not_read(
+    url: str, store: Store, tmp_path: Path
+) -> None:
+    worker, read, _ = copies_of(store, url, tmp_path / "copies")
+    worker.write_result(NAME, {}, np.zeros(50_000))
+    store.write_result(NAME, {}, np.ones(50_000))  # by another machine
+    assert worker.read_result(NAME).all()
+    assert read == [f"{NAME}.result"]
+    store.remove(f"{NAME}.result")
+    with pytest.raises(DamagedResultError, match="not in"):
+        worker.read_result(NAME)
+
+
+@pytest.mark.parametrize("how", ["damaged", "of another", "everybody's"])
+def test_copies_that_cannot_be_trusted_are_not_read(
+    url: str, store: Store, tmp_path: Path, how: str
+) -> None:
+    worker, read, _ = copies_of(store, url, tmp_path / "copies")
+    worker.write_result(NAME, {}, np.ones(50_000))
+    (path,) = (tmp_path / "copies").rglob("*.result")
+    if how == "damaged":
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    elif how == "everybody's":
+        path.chmod(0o666)
+    elif not is_root:
+        pytest.skip("only root gives files to others")
+    else:
+        os.chown(path, 12345, -1)
+    assert worker.read_result(NAME).all()
+    assert read == [f"{NAME}.result"]
+
+
+def test_copies_that_cannot_be_written_are_told_of_once(
+    url: str, store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "copies").write_text("")
+    worker, _, told = copies_of(store, url, tmp_path / "copies")
+    for number in range(2):
+        worker.write_result(NAME, {}, np.full(50_000, number))
+    assert (worker.read_result(NAME) == 1).all()
+    assert told == [
+        f"copies of results (local_cache): cannot write to {tmp_path / 'copies'}: Not a directory; "
+        "the run goes on without"
+    ]
+
+
 def test_a_result_that_cannot_be_pickled_leaves_nothing(store: Store) -> None:
     with pytest.raises(TypeError):
         store.write_result(NAME, {}, sys.stdout)

@@ -45,7 +45,7 @@ def array(member):
 
     with open(STARTS, "a") as file:
         file.write(f"array {{member}}\\n")
-    return {{"values": np.full((50, 50), member), "text": "x"}}
+    return {{"values": np.full((100, 100), member), "text": "x"}}
 """
 
 

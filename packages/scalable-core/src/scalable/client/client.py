@@ -711,6 +711,8 @@ class ScalableClient(Client):
             gathering: Any = self._collect(
                 super()._gather, futures, direct=direct, local_worker=local_worker
             )
+        elif self._kept is not None and self._kept.has_all(futures):
+            gathering = self._kept.gather(futures)
         else:
             gathering = super()._gather(futures, errors, direct, local_worker)
         try:

@@ -41,7 +41,7 @@ LOCAL_READERS = 2
 """The same for a local directory."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Found:
     """A future whose result the store has.
 
@@ -53,8 +53,10 @@ class _Found:
         Its size, in bytes.
     settings : dict
         What a worker needs to know to load it.
-    compute : callable
-        Submits its call after all.
+    submit : callable
+        Submits calls after all.
+    call : tuple
+        This one: its key, its name, and its arguments.
     on_cluster : bool
         Whether the cluster has a task that loads it.
     """
@@ -62,7 +64,8 @@ class _Found:
     name: str
     size: int
     settings: Mapping[str, Any]
-    compute: Callable[[], object]
+    submit: Callable[..., dict[Any, Future[Any]]]
+    call: tuple[Any, NamedCall, tuple[Any, ...]]
     on_cluster: bool = False
 
 
@@ -171,8 +174,8 @@ class KeptFutures:
             if each in futures or each in to_do:
                 continue
             if call.name and call.name in found and new[call.name] == each:
-                compute = partial(submit, [(each, call, args)])
-                self._found[each] = _Found(call.name, found[call.name], settings, compute)
+                size = found[call.name]
+                self._found[each] = _Found(call.name, size, settings, submit, (each, call, args))
                 futures[each] = Future(each, self._client)
                 finished.append(each)
             else:
@@ -308,6 +311,21 @@ class KeptFutures:
         """Return which of these results the store has."""
         return {key: self._found[key] for key in keys if key in self._found}
 
+    def has_all(self, futures: Any) -> bool:
+        """Return whether these are futures in a list, and the store has the result of each."""
+        return type(futures) is list and all(
+            isinstance(future, Future)
+            and future.key in self._found
+            and future.client is self._client
+            and future.status == "finished"
+            for future in futures
+        )
+
+    async def gather(self, futures: Sequence[Future[Any]]) -> list[Any]:
+        """Return results that the store has. Dask's gather waits for each in an asyncio task, which takes longer."""
+        values = await self.load(self.take(future.key for future in futures))
+        return [values[future.key] for future in futures]
+
     async def load(self, wanted: Mapping[Any, _Found]) -> dict[Any, Any]:
         """Return results that the store has; damaged ones are computed again."""
         keys = [*wanted]
@@ -344,9 +362,9 @@ class KeptFutures:
         for key, error in problems.items():
             found = self._found.pop(key, None)
             if found is not None:
-                self.results.tell(f"{error}; it is computed again")
+                self.results.tell(f"{error}; it is computed again", once=True)
                 reset_future(self._client, key)
-                found.compute()
+                found.submit([found.call])
 
     def discard(self, key: Any) -> None:
         """Forget a future that nobody holds any more."""

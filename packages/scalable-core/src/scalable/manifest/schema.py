@@ -19,7 +19,6 @@ from pydantic import (
     PrivateAttr,
     WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError
 
 from scalable.manifest.document.paths import KeyPath
 from scalable.manifest.document.place import Place
@@ -82,17 +81,15 @@ class FrozenModel(BaseModel):
         return type(other) is type(self) and self.__dict__ == other.__dict__
 
 
-def _refuse_keeping(value: object) -> object:
-    """Refuse options of keeping results that are not built; null, false and empty ask for nothing."""
-    if value:
-        raise PydanticCustomError(
-            "E_NOT_SUPPORTED",
-            "is not supported: this version keeps what tasks return, in project.results; remove it",
-        )
-    return tuple(value) if isinstance(value, list) else value
+def _absolute(path: str) -> str:
+    if not path.startswith(("/", "~")):
+        raise ValueError("must be absolute, or begin with ~")
+    return path
 
 
-_NotSupported = BeforeValidator(_refuse_keeping)
+LocalPath = Annotated[
+    str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^[/~]"})
+]
 
 
 def _labels_from_list(value: object) -> object:
@@ -196,9 +193,10 @@ class ProjectConfig(FrozenModel):
         default="continue",
         description="What happens when a result cannot be kept: the run goes on with it, or its task fails.",
     )
-    local_cache: Annotated[str | None, _NotSupported, WithJsonSchema({"type": "null"})] = Field(
+    local_cache: LocalPath | None = Field(
         default=None,
-        description="Where copies of results would be kept on each machine. Not supported in this version.",
+        description="Where copies of results are kept on each machine that has workers: an absolute path, or one that "
+        "begins with ~.",
     )
     modules: tuple[str, ...] | None = Field(
         default=None,

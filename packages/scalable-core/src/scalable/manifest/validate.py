@@ -80,7 +80,20 @@ def _find_unkept(manifest: ManifestModel) -> Iterator[ValidationIssue]:
     if project.results and project.default_storage:
         message = "is another name of `results`, which is given too; remove one of them"
         yield manifest.issue(("project", "default_storage"), "E_BAD_VALUE", message)
+    if project.local_cache and not (project.results or project.default_storage):
+        message = "is for copies of results, which are not kept; set project.results, or remove it"
+        yield manifest.issue(("project", "local_cache"), "E_NO_RESULTS", message)
     for name, task in manifest.tasks.items():
+        for output, path in task.outputs.items():
+            if path.isidentifier():
+                message = (
+                    f"is a file that is called {path!r}, without which the task has failed; if that is what it is, "
+                    f"write ./{path}; an earlier version had kinds here, for which there are now paths, such as "
+                    f"out/{output}.csv"
+                )
+                yield manifest.issue(
+                    ("tasks", name, "outputs", output), "W_OUTPUT_KIND", message, "warning"
+                )
         if task.cache and not (project.results or project.default_storage):
             message = (
                 "there is no place to keep results; set project.results to a directory or a URL"

@@ -51,6 +51,8 @@ class Results:
         Is called with a line for people, and whether it is about a problem. By default, it is logged.
     redact : callable, optional
         Returns a text without what is not to be shown or written.
+    copies : str, optional
+        A directory for copies of results, on each machine that has workers.
 
     Attributes
     ----------
@@ -70,10 +72,12 @@ class Results:
         on_store_error: str = "continue",
         report: Callable[[str, bool], None] = _log,
         redact: Callable[[str], str] = str,
+        copies: str | None = None,
     ) -> None:
         self.store, self.tasks, self.on_store_error = store, dict(tasks), on_store_error
         self._images = images or {}
         self._report, self._redact = report, redact
+        self.copies = copies
         self._reported: set[str] = set()
         self._described: set[str] = set()
         self.counts: dict[str, tuple[int, int]] = {}
@@ -188,6 +192,7 @@ class Results:
             "id": str(self.store.store_id),
             "on_store_error": self.on_store_error,
             "task": rule.label if rule else "",
+            **({"copies": self.copies} if self.copies else {}),
             **({"outputs": dict(rule.outputs)} if rule and rule.outputs else {}),
         }
 

@@ -67,5 +67,6 @@ def store_options(manifest: ManifestModel) -> dict[str, Any]:
         "trusted": manifest.project.trust_results,
         "on_store_error": manifest.project.on_store_error,
         "redact": manifest.redact,
+        "copies": manifest.project.local_cache,
         "images": {name: each.image for name, each in manifest.components.items()},
     }

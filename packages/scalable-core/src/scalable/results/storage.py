@@ -55,6 +55,9 @@ _ATOMIC = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "s3", 
 _IN_MEMORY = 64 * 2**20
 """Larger results are written by way of a local file instead of a second copy in memory, if the store is remote."""
 
+_COPIED = 64 * 2**10
+"""Smaller results are not copied to the machine that needs them: asking the store takes as long as reading them."""
+
 _FEW = 8
 """So many names in one directory are asked for one by one; more are found in one listing."""
 
@@ -93,6 +96,10 @@ class Store:
         The store that must be there: on another machine the same path may be another directory.
     shown : str, optional
         What messages call it, if its URL is not to be shown.
+    copies : str, optional
+        A directory of this machine for copies of results, which are read in their place.
+    tell : callable, optional
+        Is called with a line if copies cannot be written.
 
     Attributes
     ----------
@@ -107,10 +114,13 @@ class Store:
         trusted: bool = False,
         store_id: str | None = None,
         shown: str | None = None,
+        copies: str | None = None,
+        tell: Callable[[str], object] = lambda text: None,
     ) -> None:
         from fsspec.core import url_to_fs
 
         self.url, self.shown, self.trusted, self.store_id = url, shown or url, trusted, store_id
+        self._copies, self._tell = copies and os.path.expanduser(copies), tell  # noqa: PTH111
         self._root = url
         self.refused: set[str] = set()
         try:
@@ -399,10 +409,11 @@ class Store:
         """
         path = self._path(name)
         try:
-            if self.is_local and not self.trusted:
-                with open(path, "rb") as file:  # noqa: PTH123
-                    self._check_own(name, os.fstat(file.fileno()))
-                    return file.read()
+            if self.is_local:
+                with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                    if not self.trusted:
+                        self._check_own(name, os.fstat(file.fileno()))
+                    return file.readall()
             return bytes(self._fs.cat_file(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -452,8 +463,31 @@ class Store:
             len(encoded),
             hashlib.sha256(encoded).hexdigest().encode(),
         )
-        self._write(name + SUFFIX, [lead, encoded, *frames])
-        return len(lead) + len(encoded) + sum(memoryview(frame).nbytes for frame in frames)
+        parts = [lead, encoded, *frames]
+        self._write(name + SUFFIX, parts)
+        size = sum(memoryview(part).nbytes for part in parts)
+        self._copy(name, parts, size)
+        return size
+
+    def _copy(self, name: str, parts: list[Any], size: int) -> None:
+        """Write a copy of a result, if it is worth one. The first that cannot be written is the last that is tried."""
+        if not self._copies or size < _COPIED:
+            return
+        copies, shown = Store(f"{self._copies}/{self.store_id}"), self._copies
+        try:
+            copies._write(name + SUFFIX, parts)
+        except StoreError as error:
+            self._copies = None
+            text = str(error).replace(copies.shown, shown)
+            self._tell(f"copies of results (local_cache): {text}; the run goes on without")
+
+    def _read_copy(self, name: str) -> list[Any] | None:
+        """Return the parts of the pickle of a result from its copy, if there is one of what the store has."""
+        try:
+            header, frames = Store(f"{self._copies}/{self.store_id}")._check(name)
+        except StoreError:  # not there, damaged, or somebody else's: what the store has counts
+            return None
+        return frames if self.read_header(name) == header else None
 
     def read_code(self, name: str) -> dict[str, Any]:
         """Return what the version of a result is computed with; empty if the store does not know.
@@ -506,7 +540,9 @@ class Store:
         StoreError
             It cannot be read.
         """
-        frames = self.check_result(name)
+        frames = self._read_copy(name) if self._copies else None
+        if frames is None:
+            frames = self._check(name, copy=True)[1]
         return pickle.loads(frames[0], buffers=frames[1:])  # noqa: S301 - the store is trusted
 
     def check_result(self, name: str) -> list[Any]:
@@ -519,6 +555,9 @@ class Store:
         StoreError
             It cannot be read.
         """
+        return self._check(name)[1]
+
+    def _check(self, name: str, *, copy: bool = False) -> tuple[dict[str, Any], list[Any]]:
         content = self.read_bytes(name + SUFFIX)
         if content is None:
             raise DamagedResultError(f"{name} is not in {self.shown} any more")
@@ -535,7 +574,9 @@ class Store:
         for length in header["frames"]:
             frames.append(view[begin : begin + length])
             begin += length
-        return frames
+        if copy:
+            self._copy(name, [content], len(content))
+        return header, frames
 
     def results(self, below: str = "") -> Iterator[tuple[str, int]]:
         """Yield the name and the size of every result, or of those below a directory."""
@@ -660,7 +701,7 @@ def _parse(name: str, content: bytes) -> tuple[dict[str, Any], int]:
     encoded = content[len(line) + 1 : end]
     if hashlib.sha256(encoded).hexdigest().encode() != line.split()[3]:
         raise DamagedResultError(f"{name} is damaged: the checksum of its header differs")
-    header: dict[str, Any] = json.loads(encoded)
+    header: dict[str, Any] = json.loads(encoded.decode())
     if header["name"] != name:
         raise DamagedResultError(f"{name} is damaged: it is {header['name']}")
     return header, end
@@ -679,7 +720,14 @@ def _store_of(settings: Mapping[str, Any]) -> Store:
         if key not in _stores:
             # Read are only results that the client has found.
             url, shown = settings["url"], settings["shown"]
-            store = Store(url, trusted=True, store_id=settings["id"], shown=shown)
+            store = Store(
+                url,
+                trusted=True,
+                store_id=settings["id"],
+                shown=shown,
+                copies=settings.get("copies"),
+                tell=_tell,
+            )
             store.check_same()
             _stores[key] = store
         return _stores[key]
