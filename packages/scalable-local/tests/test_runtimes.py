@@ -137,6 +137,40 @@ def test_without_a_daemon_there_are_no_containers(install: Install) -> None:
     assert list(list_containers(1000, "ann")) == []
 
 
+def test_a_container_that_goes_while_they_are_listed_hides_no_other(
+    install: Install, tmp_path: Path
+) -> None:
+    install("podman")
+    listed = tmp_path / "listed"
+    (tmp_path / "bin/podman").write_text(
+        f"""#!/bin/sh
+        case "$*" in
+        ps*)
+            [ -e {listed} ] || echo gone
+            echo stays
+            : >{listed} ;;
+        *gone*)
+            echo 'Error: no such object: "gone"' >&2
+            exit 125 ;;
+        *)
+            printf 'gcam-1\\tlocal-1f00ba\\trunning\\n' ;;
+        esac
+        """
+    )
+
+    (found,) = list_containers(1000, "ann")
+
+    assert (found.name, found.run_id, found.detail) == ("gcam-1", "local-1f00ba", "running")
+
+
+def test_containers_that_cannot_be_inspected_are_not_none(install: Install) -> None:
+    install("podman", "ps", stdout="stays")
+    install("podman", "inspect", status=125, stderr="Error: the database is locked")
+
+    with pytest.raises(RuntimeFailedError, match="locked"):
+        list(list_containers(1000, "ann"))
+
+
 @pytest.mark.parametrize(
     ("said", "left"),
     [

@@ -190,22 +190,33 @@ class Containers:
 
 def list_containers(user: int, owner: str) -> Iterator[Owned]:
     """List the containers of all runs of a user, whose name is `owner`, in every runtime that answers."""
-    shown = (
-        "{{.Name}}",
-        f'{{{{index .Config.Labels "{RUN_LABEL}"}}}}',
-        "{{.State.Status}}",
-    )
     for runtime in _daemon_runtimes():
-        mine = f"--filter=label={USER_LABEL}={user}"
         try:
-            found = _run(runtime, "ps", "--all", "--quiet", "--no-trunc", mine).split()
+            found = _list_ids(runtime, user)
         except RuntimeFailedError:  # without a daemon, there are no containers
             continue
-        if found:
-            listing = _run(runtime, "inspect", "--format=" + "\t".join(shown), *found)
-            for line in listing.splitlines():
-                name, run, state = line.split("\t")
-                yield Owned(f"{runtime} container", name.removeprefix("/"), run, owner, state)
+        for line in _inspect(runtime, user, found).splitlines():
+            name, run, state = line.split("\t")
+            yield Owned(f"{runtime} container", name.removeprefix("/"), run, owner, state)
+
+
+def _list_ids(runtime: str, user: int) -> list[str]:
+    mine = f"--filter=label={USER_LABEL}={user}"
+    return _run(runtime, "ps", "--all", "--quiet", "--no-trunc", mine).split()
+
+
+def _inspect(runtime: str, user: int, ids: list[str]) -> str:
+    """Return a line with name, run and state for each of a user's containers."""
+    fields = ("{{.Name}}", f'{{{{index .Config.Labels "{RUN_LABEL}"}}}}', "{{.State.Status}}")
+    while ids:
+        try:
+            return _run(runtime, "inspect", "--format=" + "\t".join(fields), *ids)
+        except RuntimeFailedError:
+            # It fails for all if one of them was removed since they were listed.
+            before, ids = ids, _list_ids(runtime, user)
+            if ids == before:
+                raise
+    return ""
 
 
 _ALREADY_REMOVED = ("no such container", "removal of container")
