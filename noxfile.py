@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import signal
 import sys
@@ -320,6 +321,19 @@ def minimums(session: nox.Session) -> None:
     session.run("uv", "pip", "install", *lowest, *ours, *direct, *_group("test"))
     for package in ours:
         _pytest(session, *PARALLEL, f"packages/{package}/tests")
+
+
+@nox.session(requires=["wheels"], default=False, reuse_venv=False)
+def stores(session: nox.Session) -> None:
+    """Test results on a server of S3's protocol."""
+    # s3fs is always a few releases of botocore behind boto3.
+    behind = re.compile("^(boto.*|s3transfer)==", re.MULTILINE)
+    known_good = DIST / "stores.txt"
+    known_good.write_text(behind.sub(r"\1<=", KNOWN_GOOD.read_text()))
+    needed = ("scalable-core", "s3fs>=2024.3", *_group("test"), *_group("aws-account"))
+    session.install(f"--constraint={known_good}", f"--constraint={WHEELS}", *needed)
+    suite = "packages/scalable-core/tests/results"
+    _pytest(session, f"{suite}/test_s3.py", f"{suite}/test_store_trouble.py")
 
 
 @nox.session(default=False, venv_backend="none")

@@ -146,11 +146,14 @@ def test_a_run_goes_on_and_the_next_one_computes_what_is_missing(
     assert message.endswith("the run goes on with it, and the next one computes it again")
     assert "\n" not in message
     assert len(user.messages) <= 2  # what the client cannot list, and what a worker cannot keep
-    assert user.starts() == sorted(f"simulate {member}" for member in range(12))
+    starts, missing = user.starts(), sorted(f"simulate {member}" for member in range(3, 12))
+    assert [start for start in starts if start in missing] == missing
+    # If the store cannot be read, the client may not know yet that these are kept.
+    assert {*starts} - {*missing} == {f"simulate {member}" for member in range(3)}
     gateway.mend()
     client = run()
     assert client.gather(client.map(simulate, range(12))) == [2 * member for member in range(12)]
-    assert user.starts() == sorted(f"simulate {member}" for member in range(3, 12))
+    assert user.starts() == missing
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
