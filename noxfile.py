@@ -93,10 +93,10 @@ nox.options.sessions = [
     "types",
     "docs",
     f"tests-{HERE}",
-    *(f"systems-{HERE}({system})" for system in ("containers", "slurm", "gcp")),
+    *(f"systems-{HERE}({system})" for system in ("containers", "slurm", "aws", "gcp")),
     "integration",
-    # Last, because `.ci/run` builds its programs meanwhile. The other systems, and `minimums`, would make a run longer
-    # than an hour: the workflows run them, and whoever changes what they test does by name.
+    # Last, because `.ci/run` builds its programs meanwhile. `minimums` and `stores` are run by the workflows, and like
+    # `matrices` by name by whoever changes what they test.
     f"systems-{HERE}(kubernetes)",
 ]
 
