@@ -15,7 +15,13 @@ from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option, wants_debug
 from scalable.cli.output import print_json, print_status
 from scalable.cli.owned import reap_run
-from scalable.cli.run import ARGUMENTS, WithArguments, compile_workflow, show_error
+from scalable.cli.run import (
+    ARGUMENTS,
+    WithArguments,
+    compile_workflow,
+    show_error,
+    workflow_option,
+)
 from scalable.cli.runs import find_run
 from scalable.cli.script import run_script
 from scalable.cli.up import LogFollower
@@ -31,14 +37,7 @@ _run_option = click.option(
 
 @click.command(cls=WithArguments)
 @click.argument("run", required=False)
-@click.option(
-    "-w",
-    "--workflow",
-    required=True,
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
-    help="The Python script to run, with ARGS as its arguments.",
-)
+@workflow_option
 @debug_option
 @click.pass_context
 def attach(context: click.Context, run: str | None, workflow: Path) -> None:

@@ -49,6 +49,7 @@ __all__ = [
     "run",
     "run_workflow",
     "show_error",
+    "workflow_option",
 ]
 
 ARGUMENTS = "scalable.arguments"
@@ -68,9 +69,7 @@ class WithArguments(click.Command):
         return [*super().collect_usage_pieces(ctx), "[-- ARGS...]"]
 
 
-@click.command(cls=WithArguments)
-@manifest_arguments
-@click.option(
+workflow_option = click.option(
     "-w",
     "--workflow",
     required=True,
@@ -78,6 +77,11 @@ class WithArguments(click.Command):
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
     help="The Python script to run, with ARGS as its arguments.",
 )
+
+
+@click.command(cls=WithArguments)
+@manifest_arguments
+@workflow_option
 @click.option(
     "--in-cluster",
     is_flag=True,

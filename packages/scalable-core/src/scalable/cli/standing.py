@@ -186,7 +186,7 @@ class Standings:
 def confirm(
     answers: Answers, lost: Sequence[LostRun], scope: Scope, only: frozenset[str] | None = None
 ) -> tuple[Answers, list[LostRun]]:
-    """Ask again after some seconds; return what both answers have shown, and the runs that both have not.
+    """Return what two answers, some seconds apart, have both shown, and the runs that both have not.
 
     Parameters
     ----------
