@@ -221,19 +221,25 @@ def show_progress(session: ScalableSession, view: View) -> Iterator[None]:
 @contextmanager
 def progress_on_stderr(session: ScalableSession) -> Iterator[None]:
     """Show progress on stderr: live on a terminal, as lines elsewhere."""
+    with ExitStack() as stack:
+        view: View = PlainView(sys.stderr)
+        if area := _terminal_area():
+            view = LiveView(area)
+            stack.enter_context(area.below_output())
+        stack.enter_context(show_progress(session, view))
+        yield
+
+
+def _terminal_area() -> StatusArea | None:
+    """Return an area at the bottom of the terminal of stderr; None where that is none, or cannot move its cursor."""
+    if not sys.stderr.isatty():
+        return None
     from rich.console import Console
 
     from scalable.progress.terminal import StatusArea
 
     console = Console(stderr=True)
-    with ExitStack() as stack:
-        view: View = PlainView(sys.stderr)
-        if console.is_terminal and not console.is_dumb_terminal:
-            area = StatusArea(console)
-            view = LiveView(area)
-            stack.enter_context(area.below_output())
-        stack.enter_context(show_progress(session, view))
-        yield
+    return None if console.is_dumb_terminal else StatusArea(console)
 
 
 def _follow(session: ScalableSession, view: View, stopped: threading.Event) -> None:
