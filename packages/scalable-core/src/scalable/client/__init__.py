@@ -2,6 +2,7 @@
 
 ==============  =================================================================================
 `client`        `ScalableClient`: Dask's calls, each with a tag
+`connection`    `WatchedClient`: ends in one error once its scheduler is lost
 `failures`      tasks that failed, beside the results of those that did not
 `keys`          the keys of calls that carry a tag
 `requirements`  what a call requires, and whether any worker can ever have it

@@ -7,15 +7,15 @@ import operator
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.base
 import dask.config
-from distributed import Client, Future, get_worker
+from distributed import Future, get_worker
 from distributed.security import Security
 
+from scalable.client.connection import WatchedClient
 from scalable.client.executor import TaggedCalls
 from scalable.client.failures import TaskFailure, gather_with_failures
 from scalable.client.kept import KeptFutures
@@ -34,27 +34,22 @@ from scalable.cluster.dask_internals import (
     computation_code,
     defer_unpickling,
     executor_of,
-    fail_futures,
     function_name,
     has_own_deserializers,
     is_coroutine_function,
     keep_annotations,
     retrieve_gather_exceptions,
-    send_with_next,
     take_from_gather,
 )
 from scalable.cluster.plugin import (
     RESULT_MESSAGE,
     TABLE_TOPIC,
     FileNames,
-    send_sooner,
 )
 from scalable.errors import (
-    ClusterClosedError,
     MissingKeysError,
     NotSupportedError,
     ResultStoreError,
-    SchedulerLostError,
     TagConflictError,
     UnknownWorkerError,
 )
@@ -69,19 +64,8 @@ __all__ = ["ScalableClient"]
 TASKS_TOPIC = "scalable-tasks"
 """Dask event topic on which a client publishes the component of each manifest task, for clients inside of tasks."""
 
-RELEASE_DELAY = 0.01
-"""Seconds that a message may wait for the next one, if it says only that results are no longer needed. As in Dask."""
-
 _ERRORS = ("raise", "skip", "collect")
 """What `gather` does with tasks that fail."""
-
-_MESSAGES_OF_THE_END = {
-    "client-releases-keys",
-    "close-client",
-    "close-stream",
-    "heartbeat-client",
-}
-"""Messages that mean nothing any more once the scheduler is lost."""
 
 
 def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
@@ -93,7 +77,7 @@ def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
     return Security().get_tls_config_for_role("client")["cert"] is None
 
 
-class ScalableClient(Client):
+class ScalableClient(WatchedClient):
     """A ``distributed.Client`` that sends tasks to the workers made for them.
 
     It is Dask's client, whose `submit`, `map`, `compute`, `persist`, `get` and `get_executor` also take a tag. `gather`
@@ -140,7 +124,6 @@ class ScalableClient(Client):
         self._connected: Mapping[str, Any] = {}  # workers, when they were last asked for
         self._gathering: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._file_names = FileNames()
-        self._lost: SchedulerLostError | None = None
         self._results = ReceivedResults()
         self._failures: dict[Any, TaskFailure] = {}
         self.outputs: OutputChecks | None = None
@@ -159,26 +142,10 @@ class ScalableClient(Client):
             self._tasks = await self._fetch_last(TASKS_TOPIC)
         elif self._tasks:
             await self.log_event(TASKS_TOPIC, self._tasks)
-        if isinstance(self.cluster, GroupedCluster):
-            self.cluster.on_scheduler_lost(self._on_scheduler_lost)
         return started
-
-    def _on_scheduler_lost(self, error: SchedulerLostError) -> None:
-        # On the cluster's event loop, which may be another one.
-        if self.loop is not None:
-            self.loop.add_callback(self._lose_scheduler, error)
-
-    async def _lose_scheduler(self, error: SchedulerLostError) -> None:
-        """Let all futures, and whatever is asked of this client from now on, raise the reason."""
-        if self._lost is None and self.status != "closed":
-            self._lost = error
-            fail_futures(self, error)
-            await self._close(fast=True)
 
     async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
         await super()._ensure_connected(*args, **kwargs)
-        if self.scheduler_comm is not None:
-            send_sooner(self.scheduler_comm)
         if self._slots:  # it is connected again
             self._receive_results()
 
@@ -187,36 +154,8 @@ class ScalableClient(Client):
         if not has_own_deserializers(self):
             self._send_to_scheduler({"op": "scalable-receive-results"})
 
-    async def _reconnect(self) -> None:
-        # Dask cancels all futures at once, and names no reason. The cluster finds it out.
-        if isinstance(self.cluster, GroupedCluster):
-            self.status = "connecting"
-            try:
-                await self.cluster.wait_for_scheduler_async()
-            except SchedulerLostError as error:
-                await self._lose_scheduler(error)
-                return
-            except ClusterClosedError:
-                await self._close()
-                return
-        await super()._reconnect()
-
-    def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
-        if self._lost is None:
-            super()._send_to_scheduler(msg)
-        elif msg["op"] not in _MESSAGES_OF_THE_END:
-            raise copy(self._lost)
-
-    def _send_to_scheduler_safe(self, msg: dict[str, Any]) -> None:
-        # Calls one after the other release a result and submit the next task. Nobody waits for the release.
-        if msg["op"] == "client-releases-keys" and self.status == "running":
-            send_with_next(self, msg, RELEASE_DELAY)
-        else:
-            super()._send_to_scheduler_safe(msg)
-
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         self._file_names.release()
-        retrieve_gather_exceptions()
         await super()._close(*args, **kwargs)
         self._results.clear()
 

@@ -1,0 +1,96 @@
+"""`WatchedClient`: Dask's client, whose calls and futures end in one error once its scheduler is lost."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+from distributed import Client
+
+from scalable.cluster import GroupedCluster
+from scalable.cluster.dask_internals import (
+    fail_futures,
+    retrieve_gather_exceptions,
+    send_with_next,
+)
+from scalable.cluster.plugin import send_sooner
+from scalable.errors import ClusterClosedError, SchedulerLostError
+
+__all__ = ["WatchedClient"]
+
+RELEASE_DELAY = 0.01
+"""Seconds that a message may wait for the next one, if it says only that results are no longer needed. As in Dask."""
+
+_MESSAGES_OF_THE_END = {
+    "client-releases-keys",
+    "close-client",
+    "close-stream",
+    "heartbeat-client",
+}
+"""Messages that mean nothing any more once the scheduler is lost."""
+
+
+class WatchedClient(Client):
+    """A ``distributed.Client`` that hears from its `GroupedCluster` what has become of the scheduler.
+
+    Dask's client cancels its futures without a reason as soon as the connection breaks, and sends messages every 10 ms
+    where this one sends them at once.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._lost: SchedulerLostError | None = None
+        super().__init__(*args, **kwargs)
+
+    async def _start(self, *args: Any, **kwargs: Any) -> Any:
+        started = await super()._start(*args, **kwargs)
+        if isinstance(self.cluster, GroupedCluster):
+            self.cluster.on_scheduler_lost(self._on_scheduler_lost)
+        return started
+
+    def _on_scheduler_lost(self, error: SchedulerLostError) -> None:
+        # On the cluster's event loop, which may be another one.
+        if self.loop is not None:
+            self.loop.add_callback(self._lose_scheduler, error)
+
+    async def _lose_scheduler(self, error: SchedulerLostError) -> None:
+        """Let all futures, and whatever is asked of this client from now on, raise the reason."""
+        if self._lost is None and self.status != "closed":
+            self._lost = error
+            fail_futures(self, error)
+            await self._close(fast=True)
+
+    async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
+        await super()._ensure_connected(*args, **kwargs)
+        if self.scheduler_comm is not None:
+            send_sooner(self.scheduler_comm)
+
+    async def _reconnect(self) -> None:
+        # Dask cancels all futures at once, and names no reason. The cluster finds it out.
+        if isinstance(self.cluster, GroupedCluster):
+            self.status = "connecting"
+            try:
+                await self.cluster.wait_for_scheduler_async()
+            except SchedulerLostError as error:
+                await self._lose_scheduler(error)
+                return
+            except ClusterClosedError:
+                await self._close()
+                return
+        await super()._reconnect()
+
+    def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
+        if self._lost is None:
+            super()._send_to_scheduler(msg)
+        elif msg["op"] not in _MESSAGES_OF_THE_END:
+            raise copy(self._lost)
+
+    def _send_to_scheduler_safe(self, msg: dict[str, Any]) -> None:
+        # Calls one after the other release a result and submit the next task. Nobody waits for the release.
+        if msg["op"] == "client-releases-keys" and self.status == "running":
+            send_with_next(self, msg, RELEASE_DELAY)
+        else:
+            super()._send_to_scheduler_safe(msg)
+
+    async def _close(self, *args: Any, **kwargs: Any) -> None:
+        retrieve_gather_exceptions()
+        await super()._close(*args, **kwargs)
