@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
-from distributed import rpc
+from distributed import Scheduler, rpc
 
 from scalable.cluster import plugin
 from scalable.cluster.dask_internals import pickle_object
@@ -208,16 +210,33 @@ _pickling_lock = threading.Lock()
 
 def pickled_plugin(slots: Mapping[str, int], orphan_timeout: float = 0.0) -> bytes:
     """Pickle the scheduler plugin by value, because a stock image has none of our modules."""
+    made = _make_plugin(slots, orphan_timeout)
+    with _by_value():
+        pickled: bytes = cloudpickle.dumps(made)
+    return pickled
+
+
+def _make_plugin(slots: Mapping[str, int], orphan_timeout: float) -> plugin.GroupsPlugin:
+    with _by_value():
+        for_workers: bytes = cloudpickle.dumps(plugin.GroupsWorkerPlugin())
+    return plugin.GroupsPlugin(dict(slots), for_workers, orphan_timeout)
+
+
+@contextmanager
+def _by_value() -> Iterator[None]:
+    """Let cloudpickle pickle the modules of the plugin by value while a block runs."""
     with _pickling_lock:  # cloudpickle has one registry for all threads
         cloudpickle.register_pickle_by_value(plugin)
         try:
             with plugin.kept_file_names():
-                for_workers = cloudpickle.dumps(plugin.GroupsWorkerPlugin())
-                ours = plugin.GroupsPlugin(dict(slots), for_workers, orphan_timeout)
-                for_scheduler: bytes = cloudpickle.dumps(ours)
+                yield
         finally:
             cloudpickle.unregister_pickle_by_value(plugin)
-    return for_scheduler
+
+
+def _is_here(host: Host) -> bool:
+    """Return whether the scheduler is an object of this process, which has our modules."""
+    return isinstance(getattr(host, "scheduler", None), Scheduler)
 
 
 CONNECT_TIMEOUT = 10.0
@@ -256,10 +275,16 @@ class RpcLink:
         """Install the plugin on the scheduler, with the group table: slots per worker, by tag."""
         check_scheduler_versions(await self._scheduler.versions())
         await self._scheduler.register_scheduler_plugin(
-            plugin=pickled_plugin(slots, self._orphan_timeout),
+            plugin=self._plugin(slots),
             name=plugin.GroupsPlugin.name,
             idempotent=True,
         )
+
+    def _plugin(self, slots: Mapping[str, int]) -> bytes:
+        if not _is_here(self._host):
+            return pickled_plugin(slots, self._orphan_timeout)
+        # By reference, which takes a third of the time.
+        return pickle.dumps(_make_plugin(slots, self._orphan_timeout))
 
     async def identity(self) -> str:
         """Return the id of the scheduler that answers; another one has another."""
