@@ -80,7 +80,7 @@ FORBIDDEN = {
     "scalable.cluster.plugin": {"scalable"},
     "scalable.modules.plugins": {"scalable"},
     "scalable.results.plugins": {"scalable"},
-    "scalable.results.storage": {"scalable"},
+    "scalable.results.store": {"scalable"},
     # Passed to a Python as text, for the same reason.
     "scalable.providers.entry": {"scalable"},
     # Programs that read manifests need neither the engine nor the command.

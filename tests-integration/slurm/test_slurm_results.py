@@ -10,6 +10,8 @@ from pathlib import Path
 
 from slurm_site import SlurmSite, wait_until
 
+from scalable.results.store.storage import Store
+
 MANIFEST = """\
 version: 1
 project: {name: ensemble, results: kept}
@@ -38,6 +40,8 @@ MODEL = """\
 import os
 import time
 
+from scalable.results.store.storage import Store
+
 
 def simulate(member):
     if member >= 30 and os.path.isdir({hold!r}):
@@ -64,7 +68,8 @@ def test_a_killed_ensemble_of_400_members_starts_only_the_370_that_are_missing(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as run:
-        wait_until(lambda: len([*(work / "kept").rglob("*.result")]) == 30, "30 members are kept")
+        kept = Store(str(work / "kept"))
+        wait_until(lambda: len([*kept.results()]) == 30, "30 members are kept")
         os.killpg(run.pid, signal.SIGKILL)
     wait_until(lambda: not site.jobs(), "the jobs of the dead client have ended")
     held = [Path("/proc", path.name) for path in hold.iterdir()]

@@ -90,7 +90,7 @@ from scalable.cluster.dask_internals import (
     dependencies_of,
     existing_future,
     fail_futures,
-    finish_futures,
+    finished_future,
     has_own_deserializers,
     reset_future,
     send_with_next,
@@ -726,12 +726,12 @@ async def test_the_state_of_a_future_can_be_set_to_an_error(rig: Rig) -> None:
 
 @on_cluster
 async def test_a_future_can_be_finished_that_the_scheduler_does_not_know(rig: Rig) -> None:
-    """`FutureState.finish`: lets a future be finished; its release does no harm in the scheduler."""
-    future: Any = distributed.Future("kept-1", rig.client)
-    assert not future.done()
-    finish_futures(rig.client, ["kept-1"])
-    await wait([future])
+    """`distributed.client.FutureState`: `done` and `_get_event` decide whether a future is finished."""
+    future: Any = finished_future(rig.client, "kept-1")
     assert future.status == "finished"
+    assert distributed.Future("kept-1", rig.client).done()
+    await wait([future])
+    assert [each async for each in distributed.as_completed([future])] == [future]
     assert "kept-1" not in rig.scheduler.tasks
     await rig.add()
     del future
@@ -757,8 +757,7 @@ async def test_a_future_stays_while_another_is_made_of_its_key(rig: Rig) -> None
 async def test_a_finished_future_can_wait_again(rig: Rig) -> None:
     """`FutureState.reset`: lets a finished future wait, for a task that is submitted under its key."""
     await rig.add()
-    future: Any = distributed.Future("kept-1", rig.client)
-    finish_futures(rig.client, ["kept-1"])
+    future: Any = finished_future(rig.client, "kept-1")
     await wait([future])
     reset_future(rig.client, "kept-1")
     (again,) = rig.client.map(identity, [5], key=["kept-1"])

@@ -35,8 +35,7 @@ from scalable.results.naming import (
     NamedCall,
     Rule,
     TaskRule,
-    _bind,
-    _binder,
+    _Arguments,
     name_calls,
     rule_for,
 )
@@ -485,7 +484,7 @@ import json, sys
 sys.path[:0] = sys.argv[1:3]
 import kept_model
 from scalable.results.naming import Rule, TaskRule, name_calls
-from scalable.results.content import digest_of
+from scalable.results.content import Content, digest_of
 import dataclasses, datetime, decimal, fractions, pathlib, re, uuid, collections, enum
 class Colour(enum.Enum):
     RED = 1
@@ -578,5 +577,8 @@ def test_a_call_is_bound_the_same_by_the_short_way(
     ]
     for function in functions:
         signature = inspect.signature(function)
-        assert [*_binder(signature, kwargs)(args)] == [*_bind(signature, args, kwargs)]
-    assert [*_binder(None, kwargs)(args)] == [*_bind(None, args, kwargs)]
+        together, alone = (_Arguments(Content(), signature, kwargs, ("y",)) for _ in range(2))
+        alone._plain[len(args)] = None  # as for calls that have nothing in common
+        (one, *shown), (other, *expected) = together.digest(args), alone.digest(args)
+        assert one == other
+        assert dict(zip(*shown, strict=True)) == dict(zip(*expected, strict=True))

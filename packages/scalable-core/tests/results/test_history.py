@@ -20,7 +20,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def call(name: str | None, **arguments: str) -> NamedCall:
-    return NamedCall(name, {"arguments": arguments})
+    return NamedCall(name, (*arguments,), (*arguments.values(),))
 
 
 def earlier(*calls: str, ends: dict[str, str] | None = None) -> EarlierRun:

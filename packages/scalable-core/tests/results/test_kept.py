@@ -306,7 +306,7 @@ def test_copies_that_cannot_be_written_are_said(
 
 
 def damage(user: User, how: str) -> None:
-    for path in user.objects():
+    for path in user.files():
         content = path.read_bytes()
         changed = {
             "half": content[: len(content) // 2],
@@ -324,29 +324,29 @@ HOWS = ["half", "empty", "other", "bit", "header", "longer"]
 
 @pytest.mark.parametrize("how", HOWS)
 def test_damaged_results_are_computed_again(user: User, run: Connect, how: str) -> None:
-    client = run()
+    client = run(alone=True)
     client.gather(client.map(user.module.simulate, range(3), task="simulate"))
     user.starts()
     damage(user, how)
-    client = run()
+    client = run(alone=True)
     futures = client.map(user.module.simulate, range(3), task="simulate")
     assert client.gather(futures) == [0, 2, 4]
     assert user.starts() == simulated(0, 1, 2)
     damaged = [text for text in user.messages if "damaged" in text]
     assert len(damaged) == 3
     assert all(text.endswith("it is computed again") for text in damaged)
-    client = run()
+    client = run(alone=True)
     assert client.gather(client.map(user.module.simulate, range(3), task="simulate")) == [0, 2, 4]
     assert user.starts() == []
 
 
 @pytest.mark.parametrize("how", HOWS)
 def test_damaged_arguments_are_computed_again(user: User, run: Connect, how: str) -> None:
-    client = run()
+    client = run(alone=True)
     client.gather(client.map(user.module.simulate, range(3), task="simulate"))
     user.starts()
     damage(user, how)
-    client = run()
+    client = run(alone=True)
     futures = client.map(user.module.simulate, range(3), task="simulate")
     assert client.submit(user.module.total, futures, task="total").result() == 6
     assert user.starts() == [*simulated(0, 1, 2), "total"]
@@ -354,18 +354,18 @@ def test_damaged_arguments_are_computed_again(user: User, run: Connect, how: str
 
 
 def test_a_result_that_vanishes_is_computed_again(user: User, run: Connect) -> None:
-    client = run()
+    client = run(alone=True)
     client.submit(user.module.simulate, 1, task="simulate").result()
-    client = run()
+    client = run(alone=True)
     future = client.submit(user.module.simulate, 1, task="simulate")
-    for path in user.objects():
+    for path in user.files():
         path.unlink()
     assert future.result() == 2
     assert user.starts() == simulated(1, 1)
 
 
 def test_a_result_whose_class_is_gone_is_computed_again(user: User, run: Connect) -> None:
-    client = run()
+    client = run(alone=True)
     client.submit(user.module.simulate, 1, task="simulate").result()
     store = user.results().store
     ((name, _),) = store.results()
@@ -374,8 +374,8 @@ def test_a_result_whose_class_is_gone_is_computed_again(user: User, run: Connect
         def __reduce__(self) -> Any:
             return (pickle.loads, (b"cno_such_module\nGone\n.",))
 
-    store.write_result(name, {}, Gone())
-    client = run()
+    store.write_result(name, {}, Gone(), alone=True)
+    client = run(alone=True)
     assert client.submit(user.module.simulate, 1, task="simulate").result() == 2
     assert "no_such_module" in user.messages[-1]
 
@@ -408,7 +408,7 @@ def test_a_run_goes_on_without_its_store(user: User, run: Connect, has_begun: bo
 def test_workers_tell_once_that_a_result_is_not_kept(user: User, run: Connect) -> None:
     client = run()
     assert client.submit(user.module.simulate, 0, task="simulate").result() == 0
-    (version,) = (path.parent for path in user.objects())
+    version = user.version()
     version.rename(version.with_name("moved"))
     version.write_text("")
     futures = client.map(user.module.simulate, range(3, 6), task="simulate")
@@ -425,7 +425,7 @@ def test_workers_tell_once_that_a_result_is_not_kept(user: User, run: Connect) -
 def test_a_run_ends_with_its_store_if_it_is_told_to(user: User, run: Connect) -> None:
     client = run(on_store_error="fail")
     assert client.submit(user.module.simulate, 0, task="simulate").result() == 0
-    (version,) = (path.parent for path in user.objects())
+    version = user.version()
     version.rename(version.with_name("moved"))
     version.write_text("")
     future = client.submit(user.module.simulate, 1, task="simulate")

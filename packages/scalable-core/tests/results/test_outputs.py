@@ -14,7 +14,8 @@ from results_user import User
 from scalable.client import ScalableClient
 from scalable.errors import ResultStoreError
 from scalable.results.naming import TaskRule
-from scalable.results.outputs import (
+from scalable.results.reuse import OutputChecks, open_results
+from scalable.results.store.outputs import (
     check_outputs,
     expand,
     fields_of,
@@ -22,8 +23,7 @@ from scalable.results.outputs import (
     remove_outputs,
     restore_outputs,
 )
-from scalable.results.reuse import OutputChecks, open_results
-from scalable.results.storage import Store
+from scalable.results.store.storage import Store
 
 Connect = Callable[..., ScalableClient]
 

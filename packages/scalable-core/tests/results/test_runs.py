@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from scalable.results.store.segments import scan
+from scalable.results.store.storage import Store
+
 Scalable = Callable[..., subprocess.CompletedProcess[str]]
 Eventually = Callable[[Callable[[], bool]], bool]
 
@@ -71,6 +74,11 @@ def started(starts: Path) -> list[int]:
     return sorted(int(line.split()[0]) for line in lines)
 
 
+def kept(project: Path) -> int:
+    """Return how many members are kept."""
+    return len([*Store(str(project / "kept")).results("simulate")])
+
+
 TABLE = ",".join(str(2 * member) for member in range(40))
 
 
@@ -93,15 +101,14 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as run:
-        kept = project / "kept" / "simulate"
-        assert eventually(lambda: len([*kept.rglob("*.result")]) >= 25)
+        assert eventually(lambda: kept(project) >= 25)
         os.killpg(run.pid, signal.SIGKILL)
     for pid in {int(line.split()[1]) for line in starts.read_text().splitlines()}:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     for path in held:
         path.unlink()
-    done_before = len([*kept.rglob("*.result")])
+    done_before = kept(project)
     started(starts)
 
     done = scalable("run", "-w", "workflow.py", "--target", "other")
@@ -163,8 +170,10 @@ def test_the_command_shows_results(scalable: Scalable, project: Path, starts: Pa
     assert f"error: 2 results have '{part}' in the name" in ambiguous.stderr
 
     assert results("verify") == {"good": 82, "damaged": []}
-    path = project / "kept" / f"{name}.result"
-    path.write_bytes(path.read_bytes()[:-1])
+    for path in (project / "kept").rglob("*.segment"):
+        content = path.read_bytes()
+        for end in [end for each, _, end in scan(content) if each == name]:
+            path.write_bytes(content[: end - 1] + b"?" + content[end:])
     found = results("verify", status=1)
     assert found["good"] == 81
     assert [each["name"] for each in found["damaged"]] == [name]
@@ -266,7 +275,7 @@ def test_a_killed_run_is_resumed_with_its_arguments_on_another_target(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as run:
-        assert eventually(lambda: len([*(project / "kept" / "simulate").rglob("*.result")]) >= 7)
+        assert eventually(lambda: kept(project) >= 7)
         (directory,) = records(project)
         refused = scalable("resume", directory.name)
         assert refused.returncode == 2

@@ -13,7 +13,7 @@ from results_user import User
 from scalable.client import ScalableClient
 from scalable.results import cached
 from scalable.results.reuse import open_results
-from scalable.results.storage import DamagedResultError, Store
+from scalable.results.store.storage import DamagedResultError, Store
 
 s3fs: Any = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
@@ -45,7 +45,7 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_bucket_is_a_store(url: str, in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not in_memory:  # as if results were large
-        monkeypatch.setattr("scalable.results.storage._IN_MEMORY", 100)
+        monkeypatch.setattr("scalable.results.store.storage._IN_MEMORY", 100)
     store = Store(url)
     made = store.open("me", create=True)
     store.check_writable()

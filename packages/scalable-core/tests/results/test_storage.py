@@ -23,9 +23,9 @@ import xarray as xr
 from fsspec.implementations.memory import MemoryFileSystem
 
 from scalable.errors import ResultStoreError
-from scalable.results import storage
 from scalable.results.reuse import open_results
-from scalable.results.storage import (
+from scalable.results.store import objects
+from scalable.results.store.storage import (
     MARKER,
     DamagedResultError,
     Store,
@@ -92,7 +92,7 @@ def test_what_is_read_is_what_was_written(store: Store, value: Any) -> None:
 
 def test_large_arrays_are_not_copied(tmp_path: Path) -> None:
     value = np.zeros(1000)
-    pickled, *buffers = storage._pickle(value)
+    pickled, *buffers = objects.pickled(value)
     assert len(pickled) < 1000
     (buffer,) = buffers
     assert np.shares_memory(np.frombuffer(buffer, dtype=value.dtype), value)
@@ -107,8 +107,8 @@ def test_results_are_found_and_removed(store: Store) -> None:
     assert store.find(["a/c/0", "d/e/1"]) == {}
     assert [name for name, _ in store.results()] == names[:20]
     assert [name for name, _ in store.results("a/b")] == names[:20]
-    store.remove(f"{names[0]}.result")
-    store.remove(f"{names[0]}.result")
+    store.remove_results(names[:1])
+    store.remove_results(names[:1])
     assert {*store.find(names)} == {*names[1:20]}
     with pytest.raises(DamagedResultError, match="not in"):
         store.read_result(names[0])
@@ -119,7 +119,7 @@ def test_results_are_found_and_removed(store: Store) -> None:
 def test_every_truncation_and_every_flipped_byte_is_seen(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.open("me", create=True)
-    store.write_result(NAME, {}, {"a": np.arange(5)})
+    store.write_result(NAME, {}, {"a": np.arange(5)}, alone=True)
     path = tmp_path / f"{NAME}.result"
     content = path.read_bytes()
     for length in range(0, len(content), 7):
@@ -135,7 +135,7 @@ def test_every_truncation_and_every_flipped_byte_is_seen(tmp_path: Path) -> None
 
 
 def test_a_result_under_another_name_is_not_read(store: Store) -> None:
-    store.write_result(NAME, {}, 1)
+    store.write_result(NAME, {}, 1, alone=True)
     other = NAME.replace("00", "01")
     content = store.read_bytes(f"{NAME}.result")
     assert content is not None
@@ -153,9 +153,9 @@ def copies_of(store: Store, url: str, directory: Path) -> tuple[Store, list[Any]
     )
     read_bytes = worker.read_bytes
 
-    def count(name: str) -> bytes | None:
+    def count(name: str, *part: int) -> bytes | None:
         read.append(name)
-        content: bytes | None = read_bytes(name)
+        content: bytes | None = read_bytes(name, *part)
         return content
 
     worker.read_bytes = count
@@ -168,7 +168,7 @@ def test_copies_are_read_in_place_of_what_the_store_has(
     value, small = np.arange(50_000), NAME.replace("00", "22")
     worker, read, told = copies_of(store, url, tmp_path / "copies")
     worker.write_result(NAME, {}, value)
-    worker.write_result(small, {}, 1)
+    worker.write_result(small, {}, 1, alone=True)
     assert (worker.read_result(NAME) == value).all()
     assert read == []
     assert worker.read_result(small) == 1
@@ -262,7 +262,7 @@ def test_somebody_elses_files_are_not_read_unless_they_are_trusted(tmp_path: Pat
 
     store = Store(str(tmp_path / "store"))
     store.open("me", create=True)
-    store.write_result(NAME, {}, Evil())
+    store.write_result(NAME, {}, Evil(), alone=True)
     path = tmp_path / "store" / f"{NAME}.result"
     many = [NAME, *(NAME[:-2] + f"{number:02}" for number in range(20))]
     for uid, mode in ((12345, 0o600), (0, 0o666)):
@@ -324,9 +324,7 @@ def test_a_damaged_marker_is_not_replaced(tmp_path: Path) -> None:
 
 
 def run(directory: Path, script: str, **options: Any) -> subprocess.Popen[str]:
-    lines = (
-        "from scalable.results.storage import *\nimport numpy as np\nstore = Store(sys.argv[1])\n"
-    )
+    lines = "from scalable.results.store.storage import *\nimport numpy as np\nstore = Store(sys.argv[1])\n"
     path = directory / "script.py"
     path.write_text(f"import sys\n{lines}{textwrap.dedent(script)}")
     return subprocess.Popen(

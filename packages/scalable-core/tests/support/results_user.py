@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scalable.results.reuse import Results, open_results
+from scalable.results.store.storage import Store
 
 __all__ = ["User"]
 
@@ -83,5 +84,15 @@ class User:
 
         return open_results(str(self.store), report=report, **options)
 
-    def objects(self) -> list[Path]:
+    def objects(self) -> list[str]:
+        """Return the names of the results in the store."""
+        return [name for name, _ in Store(str(self.store)).results()]
+
+    def files(self) -> list[Path]:
+        """Return the files of results that have one of their own."""
         return sorted(self.store.rglob("*.result"))
+
+    def version(self) -> Path:
+        """Return the directory of the only version of a task."""
+        (directory,) = {self.store / name.rpartition("/")[0] for name in self.objects()}
+        return directory

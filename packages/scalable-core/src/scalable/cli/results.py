@@ -15,7 +15,7 @@ from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import as_table, print_json, print_problem, print_status
 
 if TYPE_CHECKING:
-    from scalable.results.storage import Store
+    from scalable.results.store.storage import Store
 
 __all__ = ["results"]
 
@@ -169,7 +169,7 @@ def rm(
 ) -> None:
     """Remove results: those that are NAMEd, or all results of a task or a version."""
     from scalable.manifest.units import parse_duration
-    from scalable.results.outputs import remove_outputs
+    from scalable.results.store.outputs import remove_outputs
 
     if bool(names) + bool(older_than) + everything != 1:
         raise click.UsageError("name results or tasks, or give --older-than or --all")
@@ -185,8 +185,8 @@ def rm(
         found = [name for name in found if _is_older(store, name, age)]
     if found and not yes:
         click.confirm(f"Remove {len(found)} results?", abort=True, err=True)
+    store.remove_results(found)
     for name in found:
-        store.remove(f"{name}.result")
         remove_outputs(store, name)
     for partial in [*store.partial()]:
         if time.time() - store.modified(partial) > _LEFT_AFTER:
@@ -206,7 +206,7 @@ def verify(context: click.Context, /, task: str | None, as_json: bool, **where: 
 
     The exit status is 1 if one is damaged. It is computed again by the next run that needs it.
     """
-    from scalable.results.outputs import INDEX, check_outputs
+    from scalable.results.store.outputs import INDEX, check_outputs
 
     store = _open(**where)
     good, damaged = 0, []
@@ -234,7 +234,7 @@ def verify(context: click.Context, /, task: str | None, as_json: bool, **where: 
 @_store_options
 def restore(name: str, to: str | None, as_json: bool, **where: Any) -> None:
     """Write the files of the result NAME where its task had written them, relative to the current directory."""
-    from scalable.results.outputs import restore_outputs
+    from scalable.results.store.outputs import restore_outputs
 
     store = _open(**where)
     try:
@@ -284,7 +284,7 @@ def _is_below(name: str, path: str) -> bool:
 
 
 def _is_older(store: Store, name: str, seconds: float) -> bool:
-    from scalable.results.storage import StoreError
+    from scalable.results.store.storage import StoreError
 
     try:
         created = float(store.read_header(name)["created"])

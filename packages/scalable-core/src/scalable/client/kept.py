@@ -18,7 +18,7 @@ from scalable.cluster.dask_internals import (
     defer_unpickling,
     dependencies_of,
     existing_future,
-    finish_futures,
+    finished_future,
     is_coroutine_function,
     reset_future,
 )
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 
 __all__ = ["KeptFutures"]
 
-WORKER_MODULE = "_scalable_results_storage"
-"""As `scalable.results.plugins.MODULE`, which this layer does not import."""
+WORKER_MODULE = "_scalable_results.keeping"
+"""In `scalable.results.plugins.PACKAGE`, which this layer does not import."""
 
 READERS = 8
 """Results that are read from a remote store at a time. Threads only delay each other where reading takes no time."""
 
 LOCAL_READERS = 2
-"""The same for a local directory."""
+"""The same for a local directory, if there is much to read."""
+
+MUCH = 2**20
+"""So many bytes are read by one thread as fast as by several."""
 
 
 @dataclass(slots=True)
@@ -47,25 +50,25 @@ class _Found:
 
     Parameters
     ----------
-    name : str
-        The result's name.
+    call : NamedCall
+        The call, with the result's name.
+    args : tuple
+        Its positional arguments.
     size : int
-        Its size, in bytes.
+        The size of the result, in bytes.
     settings : dict
         What a worker needs to know to load it.
     submit : callable
         Submits calls after all.
-    call : tuple
-        This one: its key, its name, and its arguments.
     on_cluster : bool
         Whether the cluster has a task that loads it.
     """
 
-    name: str
+    call: NamedCall
+    args: tuple[Any, ...]
     size: int
     settings: Mapping[str, Any]
     submit: Callable[..., dict[Any, Future[Any]]]
-    call: tuple[Any, NamedCall, tuple[Any, ...]]
     on_cluster: bool = False
 
 
@@ -152,41 +155,44 @@ class KeptFutures:
             keys = [_key(prefix, call.name) if call.name else next(plain) for call in named]
         else:
             keys = list(key)
-        futures = {each: future for each in keys if (future := existing_future(self._client, each))}
+        known = self._client.futures
+        futures = {
+            each: future
+            for each in keys
+            if each in known and (future := existing_future(self._client, each))
+        }
         new = {
             call.name: each
             for each, call in zip(keys, named, strict=True)
             if call.name and each not in futures
         }
         found = self.results.find(new)
+        settings = self.results.settings(rule)
         submit: Callable[..., dict[Any, Future[Any]]] = partial(
             self._submit,
             func,
             kwargs,
             resources=resources,
-            settings=self.results.settings(rule),
+            settings=settings,
             **options,
         )
-        settings = self.results.settings(rule)
-        finished: list[Any] = []
+        kept = 0
         to_do: dict[Any, tuple[Any, NamedCall, tuple[Any, ...]]] = {}
         for each, call, args in zip(keys, named, calls, strict=True):
             if each in futures or each in to_do:
                 continue
             if call.name and call.name in found and new[call.name] == each:
                 size = found[call.name]
-                self._found[each] = _Found(call.name, size, settings, submit, (each, call, args))
-                futures[each] = Future(each, self._client)
-                finished.append(each)
+                self._found[each] = _Found(call, args, size, settings, submit)
+                futures[each] = finished_future(self._client, each)
+                kept += 1
             else:
                 to_do[each] = each, call, args
             if call.name:
                 self._names[each] = call.name
                 if rule.outputs:
                     self._with_files.add(each)
-        if finished:
-            finish_futures(self._client, finished)
-        self.results.count(rule, len(finished), len(to_do), named, found)
+        self.results.count(rule, kept, len(to_do), named, found)
         futures |= submit([*to_do.values()])
         return [futures[each] for each in keys]
 
@@ -297,12 +303,13 @@ class KeptFutures:
             found = self._found[key]
             found.on_cluster = True
             try:
-                self.results.check(found.name, found.size, outputs="outputs" in found.settings)
+                name = str(found.call.name)
+                self.results.check(name, found.size, outputs="outputs" in found.settings)
             except OSError as error:
                 self._compute({key: error})
             else:
                 load = defer_unpickling(partial(_OnWorker("load"), found.settings))
-                rows[key] = (load, found.name)
+                rows[key] = (load, name)
         if rows:
             self._install()
             self._run(rows, {}, resources=None if callable(resources) else resources)
@@ -329,7 +336,11 @@ class KeptFutures:
     async def load(self, wanted: Mapping[Any, _Found]) -> dict[Any, Any]:
         """Return results that the store has; damaged ones are computed again."""
         keys = [*wanted]
-        readers = min(LOCAL_READERS if self.results.store.is_local else READERS, len(keys))
+        readers = READERS
+        if self.results.store.is_local:
+            is_much = sum(found.size for found in wanted.values()) > MUCH
+            readers = LOCAL_READERS if is_much else 1
+        readers = min(readers, len(keys))
         read = await asyncio.gather(
             *(
                 asyncio.to_thread(self._read, {key: wanted[key] for key in keys[begin::readers]})
@@ -350,9 +361,11 @@ class KeptFutures:
     def _read(self, wanted: Mapping[Any, _Found]) -> tuple[dict[Any, Any], dict[Any, Exception]]:
         values: dict[Any, Any] = {}
         problems: dict[Any, Exception] = {}
-        for key, found in wanted.items():
+        names = {key: str(found.call.name) for key, found in wanted.items()}
+        read = self.results.reader(names.values())
+        for key, name in names.items():
             try:
-                values[key] = self.results.load(found.name)
+                values[key] = read(name)
             except Exception as error:  # noqa: BLE001 - reported; whatever it is, the call can be computed
                 problems[key] = error
         return values, problems
@@ -364,7 +377,7 @@ class KeptFutures:
             if found is not None:
                 self.results.tell(f"{error}; it is computed again", once=True)
                 reset_future(self._client, key)
-                found.submit([found.call])
+                found.submit([(key, found.call, found.args)])
 
     def discard(self, key: Any) -> None:
         """Forget a future that nobody holds any more."""
@@ -410,8 +423,8 @@ def _keys_in(value: Any) -> Iterator[Any]:
 
 
 def _about(call: NamedCall) -> str:
-    """Return a call's name and header as one text, which Dask need not look into."""
-    return f"{call.name} {json.dumps(call.header)}"
+    """Return a call's name and what the store says of it as one text, which Dask need not look into."""
+    return f"{call.name} {json.dumps({'arguments': call.arguments})}"
 
 
 def _key(prefix: object, name: str) -> str:
@@ -422,4 +435,4 @@ def _key(prefix: object, name: str) -> str:
     >>> _key("gcam.simulate", "simulate/0123456789abcdef/00112233445566778899aabbccddeeff")
     'gcam.simulate-0123456789abcdef00112233445566778899aabbccddeeff'
     """
-    return f"{prefix}-{''.join(name.split('/')[1:])}"
+    return f"{prefix}-{name[name.index('/') :].replace('/', '')}"

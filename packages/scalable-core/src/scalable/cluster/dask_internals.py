@@ -23,6 +23,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.utils import funcname
 from distributed import Client, Future
 from distributed.cfexecutor import ClientExecutor
+from distributed.client import FutureState
 from distributed.protocol.pickle import dumps
 from distributed.utils import iscoroutinefunction
 
@@ -34,7 +35,7 @@ __all__ = [
     "executor_of",
     "existing_future",
     "fail_futures",
-    "finish_futures",
+    "finished_future",
     "function_name",
     "has_own_deserializers",
     "is_coroutine_function",
@@ -91,16 +92,33 @@ def existing_future(client: Client, key: Any) -> Future[Any] | None:
         return future
 
 
-def finish_futures(client: Client, keys: Iterable[Any]) -> None:
-    """Let new futures be finished, of which the scheduler knows nothing."""
-    loop: Any = client.loop
-    states = [client.futures[key] for key in keys]
+class _FinishedState(FutureState):
+    """The state of a future that is finished from the beginning."""
 
-    def finish() -> None:
-        for state in states:
-            state.finish()
+    __slots__ = ()
 
-    loop.add_callback(finish)
+    def __init__(self, key: Any) -> None:
+        super().__init__(key)
+        self.status = "finished"
+
+    def done(self) -> bool:
+        """Return whether it is finished, or has ended otherwise since."""
+        return self.status == "finished" or bool(super().done())  # type: ignore[no-untyped-call]
+
+    def _get_event(self) -> Any:
+        # Made on the event loop, by who waits for it first. Few futures of many are ever waited for.
+        is_new, event = self._event is None, super()._get_event()  # type: ignore[no-untyped-call]
+        if is_new and self.status == "finished":
+            event.set()
+        return event
+
+
+def finished_future(client: Client, key: Any) -> Future[Any]:
+    """Return a new future that is finished, and of which the scheduler knows nothing."""
+    with client._refcount_lock:
+        client.futures[key] = _FinishedState(key)
+        future: Future[Any] = Future(key, client)
+        return future
 
 
 def reset_future(client: Client, key: Any) -> None:

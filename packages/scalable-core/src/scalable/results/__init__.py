@@ -5,9 +5,8 @@
 `source`        the source of a function, as far as it decides what is computed
 `content`       digests of values and of code
 `naming`        the name of a result: what its call is computed from
-`outputs`       files that tasks write, and their copies in the store; also on workers
 `files`         functions of tasks whose files are checked
-`storage`       the store, on any file system of fsspec; also on workers
+`store`         the store, on any file system of fsspec; also on workers
 `plugins`       what gives workers these modules, sent by value
 `settings`      what a manifest says of all this
 `comparing`     what the names of two results differ in

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scalable.results.outputs import fields_of
+from scalable.results.store.outputs import fields_of
 
 __all__ = ["Checked", "check_fields"]
 
@@ -44,10 +44,10 @@ class Checked:
 
 
 class _Checked:
-    """Stands for `scalable.results.outputs.checked` on workers."""
+    """Stands for `scalable.results.store.outputs.checked` on workers."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickle.loads, (b"c_scalable_results_outputs\nchecked\n.",)
+        return pickle.loads, (b"c_scalable_results.outputs\nchecked\n.",)
 
 
 def check_fields(task: str, patterns: Mapping[str, str], func: Callable[..., Any]) -> None:

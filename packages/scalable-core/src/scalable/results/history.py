@@ -142,7 +142,7 @@ class EarlierRun:
         known = with_arguments and then.get("arguments")
         return compare(
             {**then, "arguments": known or {}},
-            {**now, "arguments": call.header.get("arguments") if known else {}},
+            {**now, "arguments": call.arguments if known else {}},
         )
 
     def _describe(self, name: str) -> Mapping[str, Any]:

@@ -6,8 +6,8 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from scalable.results.content import Content, NoContentError
 from scalable.results.files import check_fields
@@ -66,23 +66,30 @@ class Rule:
     outputs: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class NamedCall:
+class NamedCall(NamedTuple):
     """One call, and what it is computed from.
 
     Parameters
     ----------
     name : str or None
         The name of its result; None if its arguments or its function have no content that could be compared.
-    header : dict
-        What the store says of the result, as JSON values.
+    labels : tuple of str
+        The names of the arguments that count.
+    digests : tuple of str
+        Their digests.
     reason : str
         Why there is no name.
     """
 
     name: str | None
-    header: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
     reason: str = ""
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """What the store says of the arguments."""
+        return {name: each[:16] for name, each in zip(self.labels, self.digests, strict=True)}
 
 
 def rule_for(
@@ -175,23 +182,16 @@ def name_calls(
         counts += ("outputs", *(part for output in rule.outputs for part in output))
         check_fields(rule.label, dict(rule.outputs), func)
     version = _combine(*counts)[:16]
-    values = Content(name_future)
-    shared = _Shared(values, kwargs)
-    bind = _binder(signature, kwargs)
+    prefix = f"{rule.label}/{version}/"
+    arguments = _Arguments(Content(name_future), signature, kwargs, rule.ignore)
     named = []
     for args in calls:
         try:
-            arguments = {
-                name: shared.digest(name, value)
-                for name, value in bind(args)
-                if name not in rule.ignore
-            }
+            digest, labels, digests = arguments.digest(args)
         except NoContentError as error:
             named.append(NamedCall(None, reason=str(error)))
-            continue
-        digest = _combine(*(part for item in sorted(arguments.items()) for part in item))
-        shown = {name: each[:16] for name, each in arguments.items()}
-        named.append(NamedCall(f"{rule.label}/{version}/{digest[:32]}", {"arguments": shown}))
+        else:
+            named.append(NamedCall(prefix + digest, labels, digests))
     about = {
         "task": rule.label,
         "function": getattr(func, "__qualname__", type(func).__qualname__),
@@ -205,24 +205,124 @@ def name_calls(
     return named, about
 
 
-class _Shared:
-    """Digests of arguments, each keyword argument's once."""
+class _Arguments:
+    """Digests of the arguments of calls, which have the keyword arguments in common.
 
-    def __init__(self, content: Content, kwargs: Mapping[str, Any]) -> None:
-        self._content = content
-        self._shared = {id(value) for value in kwargs.values()}
-        self._known: dict[int, str] = {}
+    Parameters
+    ----------
+    content : Content
+        Computes the digests of values.
+    signature : Signature or None
+        That of the function.
+    kwargs : mapping
+        The keyword arguments.
+    ignore : iterable of str
+        Names of arguments that do not count.
+    """
 
-    def digest(self, name: str, value: Any) -> str:
-        if id(value) in self._known:
-            return self._known[id(value)]
+    def __init__(
+        self,
+        content: Content,
+        signature: inspect.Signature | None,
+        kwargs: Mapping[str, Any],
+        ignore: Iterable[str],
+    ) -> None:
+        self._content, self._signature, self._kwargs = content, signature, kwargs
+        self._ignore = frozenset(ignore)
+        self._plain: dict[int, _Plain | None] = {}
+        self._known: dict[str, str] = {}
+
+    def digest(self, args: Sequence[Any]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """Return the digest of all arguments of a call, their names, and the digest of each.
+
+        Raises
+        ------
+        NoContentError
+            One has no content that could be compared.
+        """
+        count = len(args)
+        if count not in self._plain:
+            self._plain[count] = self._prepare(count)
+        plain = self._plain[count]
+        if plain is None:
+            digests = {
+                name: self._digest_known(name, value)
+                for name, value in _bind(self._signature, args, self._kwargs)
+                if name not in self._ignore
+            }
+            return _digest_text(_text_of(digests)), (*digests,), (*digests.values(),)
+        own = [self._digest_one(name, args[at]) for at, name in plain.own]
+        digest = _digest_text(plain.template.format(*own))
+        return digest, plain.labels, (*own, *plain.shared)
+
+    def _digest_one(self, name: str, value: Any) -> str:
         try:
-            digest = self._content.digest(value).hex()
+            return self._content.digest(value).hex()
         except NoContentError as error:
             raise NoContentError(f"argument {name!r} is {error}") from None
-        if id(value) in self._shared:
-            self._known[id(value)] = digest
-        return digest
+
+    def _digest_known(self, name: str, value: Any) -> str:
+        """Return the digest of an argument, that of a keyword argument of all calls from the first of them."""
+        if value is not self._kwargs.get(name, self):
+            return self._digest_one(name, value)
+        if name not in self._known:
+            self._known[name] = self._digest_one(name, value)
+        return self._known[name]
+
+    def _prepare(self, count: int) -> _Plain | None:
+        """Return what calls with so many positional arguments have in common; None if each must be bound by itself."""
+        parameters = {} if self._signature is None else self._signature.parameters
+        kinds = [each.kind for each in parameters.values()]
+        positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        plain = positional + kinds.count(inspect.Parameter.KEYWORD_ONLY) == len(kinds)
+        names = [*parameters]
+        given = {
+            name: each.default
+            for name, each in parameters.items()
+            if each.default is not inspect.Parameter.empty
+        } | dict(self._kwargs)
+        if not plain or count > positional or not self._kwargs.keys().isdisjoint(names[:count]):
+            return None
+        if {*given, *names[:count]} != {*names}:
+            return None
+        shared = {
+            name: self._digest_one(name, given[name])
+            for name in names[count:]
+            if name not in self._ignore
+        }
+        own = [(at, name) for at, name in enumerate(names[:count]) if name not in self._ignore]
+        slots = {name: f"{{{slot}}}" for slot, (_, name) in enumerate(own)}
+        return _Plain(own, _text_of(shared | slots), (*slots, *shared), (*shared.values(),))
+
+
+class _Plain(NamedTuple):
+    """What calls with the same number of arguments have in common.
+
+    Parameters
+    ----------
+    own : list of (int, str)
+        The positional arguments that count: their positions and names.
+    template : str
+        The text of `_text_of`, with fields for the digests of those.
+    labels : tuple of str
+        The names of all arguments that count, those first.
+    shared : tuple of str
+        The digests of the others.
+    """
+
+    own: list[tuple[int, str]]
+    template: str
+    labels: tuple[str, ...]
+    shared: tuple[str, ...]
+
+
+def _digest_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _text_of(digests: Mapping[str, str]) -> str:
+    """Return digests with the names of their arguments as one text, in the order of the names."""
+    return "\0".join(part for item in sorted(digests.items()) for part in item)
 
 
 def _combine(*parts: str) -> str:
@@ -248,41 +348,6 @@ def _check_ignored(
                 f"ignore names {name!r}, which is no argument of {rule.label}; "
                 f"its arguments are: {', '.join(parameters) or 'not known'}"
             )
-
-
-def _binder(
-    signature: inspect.Signature | None, kwargs: Mapping[str, Any]
-) -> Callable[[Sequence[Any]], Iterable[tuple[str, Any]]]:
-    """Return a function that yields the arguments of a call by name, as `_bind` does.
-
-    Examples
-    --------
-    >>> def f(x, y=2, *, z=3): ...
-    >>> bind = _binder(inspect.signature(f), {"z": 4})
-    >>> [*bind((1,))], [*bind((1, 5))], [*bind((1, 5, 6))]
-    ([('x', 1), ('y', 2), ('z', 4)], [('x', 1), ('y', 5), ('z', 4)], [('0', 1), ('1', 5), ('2', 6), ('z', 4)])
-    """
-    parameters = {} if signature is None else signature.parameters
-    kinds = [each.kind for each in parameters.values()]
-    positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [*parameters]
-    plain = positional + kinds.count(inspect.Parameter.KEYWORD_ONLY) == len(kinds)
-    given = {
-        name: each.default
-        for name, each in parameters.items()
-        if each.default is not inspect.Parameter.empty
-    } | dict(kwargs)
-    keywords = {*kwargs}
-
-    def bind(args: Sequence[Any]) -> Iterable[tuple[str, Any]]:
-        count = len(args)
-        values = given | dict(zip(names, args, strict=False))
-        is_plain = plain and count <= positional and keywords.isdisjoint(names[:count])
-        if not is_plain or values.keys() != parameters.keys():
-            return _bind(signature, args, kwargs)
-        return [(name, values[name]) for name in names]
-
-    return bind
 
 
 def _bind(

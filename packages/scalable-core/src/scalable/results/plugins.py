@@ -11,13 +11,10 @@ from types import ModuleType
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
-__all__ = ["MODULE", "OUTPUTS_MODULE", "StorePlugin"]
+__all__ = ["PACKAGE", "StorePlugin"]
 
-MODULE = "_scalable_results_storage"
-"""The name under which tasks find the module of the store on workers."""
-
-OUTPUTS_MODULE = "_scalable_results_outputs"
-"""The same for the module of files that tasks write."""
+PACKAGE = "_scalable_results"
+"""The package on workers that has the modules."""
 
 
 class StorePlugin(WorkerPlugin):
@@ -26,7 +23,7 @@ class StorePlugin(WorkerPlugin):
     Parameters
     ----------
     sources : dict of str to (str, str)
-        By the name of the module: its source, and what tracebacks name as its file.
+        By the name of the module: its source, and what tracebacks name as its file. None imports a later one.
     """
 
     name = "scalable-results"
@@ -36,11 +33,14 @@ class StorePlugin(WorkerPlugin):
 
     def setup(self, worker: object) -> None:
         """Load the modules, unless this process has them: there may be several workers in one."""
+        loaded = sys.modules.get(PACKAGE)
+        if loaded is not None and vars(loaded).get("_sources") == self.sources:
+            return
+        package = ModuleType(PACKAGE)
+        package.__dict__.update(__path__=[], _sources=self.sources)
+        sys.modules[PACKAGE] = package
         for name, (source, filename) in self.sources.items():
-            loaded = sys.modules.get(name)
-            if loaded is not None and vars(loaded).get("_source") == source:
-                continue
-            module = ModuleType(name)
-            module.__dict__["_source"] = source
+            module = ModuleType(f"{PACKAGE}.{name}")
+            sys.modules[module.__name__] = module
             exec(compile(source, filename, "exec"), module.__dict__)  # noqa: S102 - from the client
-            sys.modules[name] = module
+            setattr(package, name, module)

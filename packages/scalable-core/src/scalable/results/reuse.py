@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from scalable.errors import NotSupportedError, ResultStoreError
 from scalable.results.files import Checked, check_fields
 from scalable.results.naming import NamedCall, Rule, TaskRule, name_calls, rule_for
-from scalable.results.outputs import check_outputs, restore_outputs
-from scalable.results.storage import CODE, EVENTS, DamagedResultError, Store, StoreError
+from scalable.results.store.keeping import EVENTS
+from scalable.results.store.outputs import check_outputs, restore_outputs
+from scalable.results.store.storage import CODE, DamagedResultError, Store, StoreError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Results", "open_results", "open_store"]
 
 logger = logging.getLogger("scalable.results")
+
+_ON_WORKERS = ("objects", "disk", "segments", "storage", "outputs", "keeping")
+"""The modules of `scalable.results.store` that workers get: each before those that import it."""
 
 CHECKED_BYTES = 64 * 2**20
 """Larger results of a remote store are not read by the client before a task of the cluster reads them."""
@@ -53,6 +57,8 @@ class Results:
         Returns a text without what is not to be shown or written.
     copies : str, optional
         A directory for copies of results, on each machine that has workers.
+    alone : bool
+        Whether each result has a file of its own; by default, many small ones share one on a local disk.
 
     Attributes
     ----------
@@ -73,11 +79,12 @@ class Results:
         report: Callable[[str, bool], None] = _log,
         redact: Callable[[str], str] = str,
         copies: str | None = None,
+        alone: bool = False,
     ) -> None:
         self.store, self.tasks, self.on_store_error = store, dict(tasks), on_store_error
         self._images = images or {}
         self._report, self._redact = report, redact
-        self.copies = copies
+        self.copies, self.alone = copies, alone
         self._reported: set[str] = set()
         self._described: set[str] = set()
         self.counts: dict[str, tuple[int, int]] = {}
@@ -129,6 +136,12 @@ class Results:
                 "set trust_results: true in the manifest's project if you trust them",
                 once=True,
             )
+        if self.store.damaged:
+            self.tell(
+                f"segments of results at {self.store.shown} are damaged in part: "
+                f"{', '.join(sorted(self.store.damaged))}; what cannot be read is computed again",
+                once=True,
+            )
         return found
 
     def _fail(self, error: StoreError) -> None:
@@ -136,15 +149,12 @@ class Results:
             raise ResultStoreError(self._redact(str(error))) from None
         self.tell(f"{error}; tasks are computed, and the run goes on", once=True)
 
-    def load(self, name: str) -> Any:
-        """Return a result.
+    def reader(self, names: Iterable[str]) -> Callable[[str], Any]:
+        """Return a function that returns the result of a name, which is one of these.
 
-        Raises
-        ------
-        StoreError
-            It is damaged, or cannot be read.
+        It raises a `StoreError` if the result is damaged, or cannot be read.
         """
-        return self.store.read_result(name)
+        return self.store.reader(names)
 
     def check(self, name: str, size: int, *, outputs: bool = False) -> None:
         """Raise if a result, or a file with it, cannot be used: as far as that is known without much traffic.
@@ -193,6 +203,7 @@ class Results:
             "on_store_error": self.on_store_error,
             "task": rule.label if rule else "",
             **({"copies": self.copies} if self.copies else {}),
+            **({"alone": True} if self.alone or (rule and rule.outputs) else {}),
             **({"outputs": dict(rule.outputs)} if rule and rule.outputs else {}),
         }
 
@@ -226,18 +237,15 @@ def install_modules(client: Client) -> None:
     """Give all workers of a client's cluster, present and future, the modules that write results and files."""
     import cloudpickle
 
-    from scalable.results import outputs, plugins, storage
+    from scalable.results import plugins, store
 
     cloudpickle.register_pickle_by_value(plugins)
-    files = {
-        plugins.MODULE: str(storage.__file__),
-        plugins.OUTPUTS_MODULE: str(outputs.__file__),
-    }
-    client.register_plugin(
-        plugins.StorePlugin(
-            {name: (Path(file).read_text(encoding="utf-8"), file) for name, file in files.items()}
-        )
-    )
+    sources = {}
+    for name in _ON_WORKERS:
+        file = Path(store.__path__[0]) / f"{name}.py"
+        text = file.read_text(encoding="utf-8").replace(store.__name__, plugins.PACKAGE)
+        sources[name] = (text, str(file))
+    client.register_plugin(plugins.StorePlugin(sources))
 
 
 class OutputChecks:

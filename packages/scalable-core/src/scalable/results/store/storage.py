@@ -1,31 +1,29 @@
-"""The store of results: the only module that touches it, in the client, on workers and for the command.
+"""A store: results under a path or a URL of fsspec.
 
-Nothing here imports Scalable, because the module is sent to workers as text: their image may have none of our packages.
-A store is any file system of fsspec. It holds::
+It holds::
 
-    scalable-results.json                     which store this is, and who made it
-    <task>/<version>/code.json                the sources that this version of a task was computed with
-    <task>/<version>/<arguments>.result       one result, the last two parts being digests
+    scalable-results.json                       which store this is, and who made it
+    <task>/<version>/code.json                  the sources that this version of a task was computed with
+    <task>/<version>/<arguments>.result         one result, the last two parts being digests
+    <task>/<version>/segments/<number>.segment  many small results, one after the other
 
-A result is one object: a line with a checksum of the header, the header as JSON, and the pickle with its buffers. It
-appears whole or not at all, where the file system can do that, and is read only if everything agrees.
+An object appears whole or not at all, where the file system can do that, and is read only if everything agrees.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import pickle
 import platform
 import secrets
-import shutil
-import stat
-import sys
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from scalable.results.store import disk, objects, segments
+from scalable.results.store.objects import FORMAT, DamagedResultError, StoreError
+from scalable.results.store.segments import Place, SegmentWriter
 
 __all__ = [
     "FORMAT",
@@ -35,20 +33,14 @@ __all__ = [
     "Store",
     "StoreError",
     "UntrustedStoreError",
-    "keep",
-    "load",
-    "with_files",
 ]
 
-FORMAT = 1
+T = TypeVar("T")
+
 MARKER = "scalable-results.json"
 SUFFIX = ".result"
 CODE = "code.json"
-EVENTS = "scalable-results"
-"""Dask event topic on which workers say that a result could not be kept."""
 
-_MAGIC = b"scalable-result"
-_TEMPORARY = ".partial-"
 _ATOMIC = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "s3", "s3a"})
 """Protocols whose objects appear when they are complete. On others, objects are renamed when they are."""
 
@@ -62,16 +54,8 @@ _FEW = 8
 """So many names in one directory are asked for one by one; more are found in one listing."""
 
 
-class StoreError(OSError):
-    """The store cannot be read or written."""
-
-
 class UntrustedStoreError(StoreError):
     """What the store has belongs to somebody else, and reading it would run what they wrote."""
-
-
-class DamagedResultError(StoreError):
-    """An object of the store is not what was written, or not all of it."""
 
 
 class _Entry(NamedTuple):
@@ -104,7 +88,9 @@ class Store:
     Attributes
     ----------
     refused : set of str
-        Results that were found and may not be read, because somebody else has written them.
+        Results, or segments of them, that were found and may not be read, because somebody else has written them.
+    damaged : set of str
+        Segments of which a part cannot be read.
     """
 
     def __init__(
@@ -123,6 +109,13 @@ class Store:
         self._copies, self._tell = copies and os.path.expanduser(copies), tell  # noqa: PTH111
         self._root = url
         self.refused: set[str] = set()
+        self.damaged: set[str] = set()
+        self._places: dict[str, Place] = {}
+        self._other_places: dict[str, list[Place]] = {}
+        self._scanned: dict[str, int] = {}
+        self._copied_segments: set[str] = set()
+        self._lock = threading.Lock()
+        self._segments = SegmentWriter()
         try:
             self._fs, self._root = url_to_fs(url, use_listings_cache=False)
         except Exception as error:  # whatever its file system raises
@@ -205,7 +198,7 @@ class Store:
                 self._check_own(shown, os.stat(path))  # noqa: PTH116
 
     def _check_own(self, name: str, status: os.stat_result) -> None:
-        if problem := _not_own(status):
+        if problem := disk.not_own(status):
             raise UntrustedStoreError(
                 f"{name} {problem}, and reading a result can run code of those who wrote it; "
                 "if you trust them, set trust_results: true in the manifest's project"
@@ -219,7 +212,7 @@ class Store:
         StoreError
             It cannot.
         """
-        name = f"{_TEMPORARY}{secrets.token_hex(8)}"
+        name = f"{disk.TEMPORARY}{secrets.token_hex(8)}"
         self.write_bytes(name, b"ok")
         try:
             self._fs.rm_file(self._path(name))
@@ -249,13 +242,21 @@ class Store:
         for name in names:
             by_directory.setdefault(name.rpartition("/")[0], set()).add(name)
         found: dict[str, int] = {}
-        for directory, wanted in by_directory.items():
+        for directory, asked in by_directory.items():
+            self._scan_segments(directory)
+            places = self._places
+            found |= {
+                name: places[name].end - places[name].begin for name in asked if name in places
+            }
+            wanted = asked - found.keys()
+            if not wanted:
+                continue
             entries = self._entries(directory) if len(wanted) > _FEW else self._ask(wanted)
             for entry in entries:
                 name = entry.name.removesuffix(SUFFIX)
                 if name not in wanted or not entry.name.endswith(SUFFIX):
                     continue
-                if self.trusted or entry.status is None or not _not_own(entry.status):
+                if self.trusted or entry.status is None or not disk.not_own(entry.status):
                     found[name] = entry.size
                 else:
                     self.refused.add(name)
@@ -276,12 +277,14 @@ class Store:
             except Exception as error:
                 raise self._failed("read results at", error) from error
 
-    def _entries(self, directory: str) -> Iterator[_Entry]:
-        """Yield what is in a directory."""
+    def _entries(
+        self, directory: str, absent: tuple[type[OSError], ...] = (FileNotFoundError,)
+    ) -> Iterator[_Entry]:
+        """Yield what is in a directory, nothing after errors that mean that there is none."""
         path = self._path(directory).rstrip("/")
         try:
             yield from self._scan(directory, path) if self.is_local else self._list(directory, path)
-        except FileNotFoundError:
+        except absent:
             return
         except Exception as error:
             raise self._failed("list results at", error) from error
@@ -295,14 +298,43 @@ class Store:
             )
 
     def _scan(self, directory: str, path: str) -> Iterator[_Entry]:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                name = f"{directory}/{entry.name}".lstrip("/")
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:  # another run has just finished to write it
+        for name, is_directory, status in disk.scan(path):
+            entry = f"{directory}/{name}" if directory else name
+            yield _Entry(entry, status.st_size, is_directory, status)
+
+    def _scan_segments(self, directory: str) -> None:
+        """Note which results are in the segments of a directory, as far as they have been written since the last time.
+
+        Raises
+        ------
+        StoreError
+            The store cannot be read.
+        """
+        below = f"{directory}/{segments.DIRECTORY}"
+        with self._lock:
+            if below in self._copied_segments:
+                return
+            for entry in self._entries(below, (FileNotFoundError, NotADirectoryError)):
+                if not entry.name.endswith(segments.SUFFIX):
                     continue
-                yield _Entry(name, status.st_size, entry.is_dir(), status)
+                if not self.trusted and entry.status and disk.not_own(entry.status):
+                    self.refused.add(entry.name)
+                elif entry.size > self._scanned.get(entry.name, 0):
+                    self._scan_segment(entry.name)
+            if not self.is_local:  # nobody appends to them
+                self._copied_segments.add(below)
+
+    def _scan_segment(self, segment: str) -> None:
+        start = end = self._scanned.get(segment, 0)
+        content = self.read_bytes(segment, start) or b""
+        for name, begin, after in segments.scan(content):
+            if start + begin != end:
+                self.damaged.add(segment)
+            end = start + after
+            if name in self._places:  # computed again, or twice at once
+                self._other_places.setdefault(name, []).append(self._places[name])
+            self._places[name] = Place(segment, start + begin, end)
+        self._scanned[segment] = end
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write an object, which appears whole or not at all.
@@ -318,11 +350,11 @@ class Store:
         path = self._path(name)
         try:
             if self.is_local:
-                _write_file(path, parts)
+                disk.write_file(path, parts)
             elif self._is_atomic:
                 self._put(path, parts)
             else:
-                partial = self._path(f"{_TEMPORARY}{secrets.token_hex(8)}")
+                partial = self._path(f"{disk.TEMPORARY}{secrets.token_hex(8)}")
                 self._put(partial, parts)
                 self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._fs.mv(partial, path)
@@ -349,15 +381,10 @@ class Store:
             It cannot be written.
         """
         target = self._path(name)
-        partial = self._path(f"{_TEMPORARY}{secrets.token_hex(8)}")
+        partial = self._path(f"{disk.TEMPORARY}{secrets.token_hex(8)}")
         try:
             if self.is_local:
-                _make_directory(target.rpartition("/")[0])
-                with open(path, "rb") as source:  # noqa: PTH123
-                    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                    with os.fdopen(descriptor, "wb") as file:
-                        shutil.copyfileobj(source, file, 2**20)
-                os.replace(partial, target)  # noqa: PTH105
+                disk.copy_file(path, target)
             elif self._is_atomic:
                 self._fs.put_file(path, target)
             else:
@@ -399,8 +426,8 @@ class Store:
         except Exception as error:
             raise self._failed("read results at", error) from error
 
-    def read_bytes(self, name: str) -> bytes | None:
-        """Return an object, or None if there is none.
+    def read_bytes(self, name: str, begin: int = 0, end: int | None = None) -> bytes | None:
+        """Return an object, or a part of it, or None if there is none.
 
         Raises
         ------
@@ -409,12 +436,15 @@ class Store:
         """
         path = self._path(name)
         try:
-            if self.is_local:
-                with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                    if not self.trusted:
-                        self._check_own(name, os.fstat(file.fileno()))
-                    return file.readall()
-            return bytes(self._fs.cat_file(path))
+            if not self.is_local:
+                part = {} if end is None and not begin else {"start": begin, "end": end}
+                return bytes(self._fs.cat_file(path, **part))
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                if not self.trusted:
+                    self._check_own(name, os.fstat(file.fileno()))
+                if begin:
+                    file.seek(begin)
+                return file.readall() if end is None else file.read(end - begin)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except StoreError:
@@ -424,7 +454,9 @@ class Store:
 
     # -- Results
 
-    def write_result(self, name: str, header: Mapping[str, Any], value: object) -> int:
+    def write_result(
+        self, name: str, header: Mapping[str, Any], value: object, *, alone: bool = False
+    ) -> int:
         """Write a result under its name, and return its size.
 
         Parameters
@@ -435,6 +467,8 @@ class Store:
             What to say of it, as JSON values.
         value : object
             The result.
+        alone : bool
+            Whether to write it to a file of its own although it is small.
 
         Raises
         ------
@@ -443,30 +477,17 @@ class Store:
         StoreError
             It cannot be written.
         """
-        frames = _pickle(value)
-        digest = hashlib.sha256()
-        for frame in frames:
-            digest.update(frame)
-        document = {
-            **header,
-            "name": name,
-            "type": f"{type(value).__module__}.{type(value).__qualname__}",
-            "created": time.time(),
-            "frames": [memoryview(frame).nbytes for frame in frames],
-            "sha256": digest.hexdigest(),
-            "versions": _versions(),
-        }
-        encoded = json.dumps(document).encode()
-        lead = b"%s %d %d %s\n" % (
-            _MAGIC,
-            FORMAT,
-            len(encoded),
-            hashlib.sha256(encoded).hexdigest().encode(),
-        )
-        parts = [lead, encoded, *frames]
-        self._write(name + SUFFIX, parts)
+        parts = objects.encode(name, header, value)
         size = sum(memoryview(part).nbytes for part in parts)
-        self._copy(name, parts, size)
+        if self.is_local and not alone and size <= segments.SMALL:
+            directory = f"{name.rpartition('/')[0]}/{segments.DIRECTORY}"
+            try:
+                self._segments.append(self._path(directory), b"".join(parts))
+            except OSError as error:
+                raise self._failed("write to", error) from error
+        else:
+            self._write(name + SUFFIX, parts)
+            self._copy(name, parts, size)
         return size
 
     def _copy(self, name: str, parts: list[Any], size: int) -> None:
@@ -484,7 +505,8 @@ class Store:
     def _read_copy(self, name: str) -> list[Any] | None:
         """Return the parts of the pickle of a result from its copy, if there is one of what the store has."""
         try:
-            header, frames = Store(f"{self._copies}/{self.store_id}")._check(name)
+            copies = Store(f"{self._copies}/{self.store_id}")
+            header, frames = copies.read_header(name), copies.check_result(name)
         except StoreError:  # not there, damaged, or somebody else's: what the store has counts
             return None
         return frames if self.read_header(name) == header else None
@@ -514,21 +536,7 @@ class Store:
         StoreError
             It cannot be read.
         """
-        path = self._path(name + SUFFIX)
-        try:
-            with self._fs.open(path, "rb") as file:
-                if self.is_local and not self.trusted:
-                    self._check_own(name, os.fstat(file.fileno()))
-                start = file.read(4096)
-                length = _length_of_header(name, start)
-                header, _ = _parse(name, start + file.read(max(0, length - len(start))))
-        except StoreError:
-            raise
-        except (FileNotFoundError, NotADirectoryError):
-            raise DamagedResultError(f"{name} is not in {self.shown} any more") from None
-        except Exception as error:
-            raise self._failed("read results at", error) from error
-        return header
+        return self._first(name, objects.header_of, self._read_beginning)
 
     def read_result(self, name: str) -> Any:
         """Return a result.
@@ -542,8 +550,29 @@ class Store:
         """
         frames = self._read_copy(name) if self._copies else None
         if frames is None:
-            frames = self._check(name, copy=True)[1]
-        return pickle.loads(frames[0], buffers=frames[1:])  # noqa: S301 - the store is trusted
+            content, frames = self._first(name, _with_frames, self.read_bytes)
+            self._copy(name, [content], len(content))
+        return objects.value_of(frames)
+
+    def reader(self, names: Iterable[str]) -> Callable[[str], Any]:
+        """Return a function as `read_result`, which reads a segment with several of these results once."""
+        places = {name: self._places[name] for name in names if name in self._places}
+        count = Counter(place.segment for place in places.values())
+        read: dict[str, bytes] = {}
+
+        def read_result(name: str) -> Any:
+            place = places.get(name)
+            if place is None or count[place.segment] <= _FEW:
+                return self.read_result(name)
+            if place.segment not in read:
+                read[place.segment] = self.read_bytes(place.segment) or b""
+            try:
+                frames = objects.frames_of(name, read[place.segment][place.begin : place.end])
+            except DamagedResultError:
+                return self.read_result(name)  # there may be another one
+            return objects.value_of(frames)
+
+        return read_result
 
     def check_result(self, name: str) -> list[Any]:
         """Return the parts of the pickle of a result, which are as they were written.
@@ -555,39 +584,71 @@ class Store:
         StoreError
             It cannot be read.
         """
-        return self._check(name)[1]
+        return self._first(name, objects.frames_of, self.read_bytes)
 
-    def _check(self, name: str, *, copy: bool = False) -> tuple[dict[str, Any], list[Any]]:
-        content = self.read_bytes(name + SUFFIX)
-        if content is None:
-            raise DamagedResultError(f"{name} is not in {self.shown} any more")
-        header, start = _parse(name, content)
-        # Writable, because arrays are views of it.
-        view = memoryview(bytearray(memoryview(content)[start:]))
-        if view.nbytes != sum(header["frames"]):
-            raise DamagedResultError(
-                f"{name} in {self.shown} is damaged: it has {view.nbytes} bytes of {sum(header['frames'])}"
-            )
-        if hashlib.sha256(view).hexdigest() != header["sha256"]:
-            raise DamagedResultError(f"{name} in {self.shown} is damaged: its checksum differs")
-        frames, begin = [], 0
-        for length in header["frames"]:
-            frames.append(view[begin : begin + length])
-            begin += length
-        if copy:
-            self._copy(name, [content], len(content))
-        return header, frames
+    def _first(
+        self, name: str, decode: Callable[[str, bytes], T], read: Callable[[str], bytes | None]
+    ) -> T:
+        """Return what the first object of a result is decoded to that is not damaged."""
+        problem = DamagedResultError(f"{name} is not in {self.shown} any more")
+        for content in self._contents(name, read):
+            try:
+                return decode(name, content)
+            except DamagedResultError as error:
+                problem = error
+        raise problem
+
+    def _contents(self, name: str, read: Callable[[str], bytes | None]) -> Iterator[bytes]:
+        """Yield the objects of a result: one, unless it was computed again because it was damaged, or twice at once."""
+        before = self._places_of(name)
+        for place in before:
+            yield self.read_bytes(*place) or b""
+        if content := read(name + SUFFIX):
+            yield content
+        self._scan_segments(name.rpartition("/")[0])
+        for place in self._places_of(name):
+            if place not in before:
+                yield self.read_bytes(*place) or b""
+
+    def _places_of(self, name: str) -> list[Place]:
+        if name not in self._places:
+            return []
+        return [self._places[name], *reversed(self._other_places.get(name, []))]
+
+    def _read_beginning(self, name: str) -> bytes | None:
+        """Return the beginning of an object, with its header; None if there is none."""
+        try:
+            with self._fs.open(self._path(name), "rb") as file:
+                if self.is_local and not self.trusted:
+                    self._check_own(name, os.fstat(file.fileno()))
+                content: bytes = file.read(4096)
+                while b"\n" not in content and (more := file.read(len(content))):
+                    content += more
+                end = objects.lead_of(name, content).frames[0]
+                content += file.read(max(0, end - len(content)))
+                return content
+        except StoreError:
+            raise
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except Exception as error:
+            raise self._failed("read results at", error) from error
 
     def results(self, below: str = "") -> Iterator[tuple[str, int]]:
-        """Yield the name and the size of every result, or of those below a directory."""
+        """Yield the name and the size of every result, or of those below a directory, in the order of the names."""
+        found: dict[str, int] = {}
         for entry in self._walk(below):
             if entry.name.endswith(SUFFIX):
-                yield entry.name.removesuffix(SUFFIX), entry.size
+                found[entry.name.removesuffix(SUFFIX)] = entry.size
+            elif entry.name.endswith(segments.SUFFIX):
+                content = self.read_bytes(entry.name) or b""
+                found |= {name: end - begin for name, begin, end in segments.scan(content)}
+        yield from sorted(found.items())
 
     def partial(self) -> Iterator[str]:
         """Yield what writers write now, or have left when they were killed."""
         for entry in self._walk(""):
-            if entry.name.rpartition("/")[2].startswith(_TEMPORARY):
+            if entry.name.rpartition("/")[2].startswith(disk.TEMPORARY):
                 yield entry.name
 
     def _walk(self, below: str) -> Iterator[_Entry]:
@@ -612,6 +673,39 @@ class Store:
         except Exception as error:
             raise self._failed("remove a result from", error) from error
 
+    def remove_results(self, names: Iterable[str]) -> None:
+        """Remove results, if they are there.
+
+        Raises
+        ------
+        StoreError
+            One cannot be removed.
+        """
+        of_segment: dict[str, set[str]] = {}
+        for name in names:
+            self._scan_segments(name.rpartition("/")[0])
+            for place in self._places_of(name):
+                of_segment.setdefault(place.segment, set()).add(name)
+            self._places.pop(name, None)
+            self._other_places.pop(name, None)
+            self.remove(name + SUFFIX)
+        for segment, some in of_segment.items():
+            self._remove_from_segment(segment, some)
+
+    def _remove_from_segment(self, segment: str, names: set[str]) -> None:
+        try:
+            if self.is_local:
+                segments.remove_from(self._path(segment), names)
+                return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failed("remove a result from", error) from error
+        kept, _ = segments.without(self.read_bytes(segment) or b"", names)
+        if kept:
+            self.write_bytes(f"{segment.rpartition('/')[0]}/{segments.new_name()}", kept)
+        self.remove(segment)
+
     def modified(self, name: str) -> float:
         """Return when an object was written, in seconds since the epoch; 0 if the store does not say."""
         try:
@@ -622,228 +716,5 @@ class Store:
             return 0.0
 
 
-def _not_own(status: os.stat_result) -> str:
-    """Return why somebody else may have written a file; nothing if nobody has. Root may do all things anyway."""
-    if not hasattr(os, "getuid"):
-        return ""
-    if status.st_uid not in (os.getuid(), 0):
-        return f"belongs to user {status.st_uid}"
-    return "can be written by everybody" if stat.S_IMODE(status.st_mode) & stat.S_IWOTH else ""
-
-
-def _write_file(path: str, parts: list[Any]) -> None:
-    """Write a file under a temporary name, and rename it."""
-    directory = os.path.dirname(path)  # noqa: PTH120
-    partial = os.path.join(directory, f"{_TEMPORARY}{secrets.token_hex(8)}")  # noqa: PTH118
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        descriptor = os.open(partial, flags, 0o600)
-    except FileNotFoundError:
-        _make_directory(directory)
-        descriptor = os.open(partial, flags, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines(parts)
-        os.replace(partial, path)  # noqa: PTH105
-    except BaseException:
-        os.unlink(partial)  # noqa: PTH108
-        raise
-
-
-def _make_directory(path: str) -> None:
-    """Make a directory and those above it, for the user alone; `os.makedirs` lets others read those above."""
-    try:
-        os.mkdir(path, 0o700)  # noqa: PTH102
-    except FileNotFoundError:
-        _make_directory(os.path.dirname(path))  # noqa: PTH120
-        _make_directory(path)
-    except FileExistsError:
-        return
-
-
-def _pickle(value: object) -> list[Any]:
-    """Return the pickle of a value and its buffers, which are not copied."""
-    from distributed.protocol.pickle import dumps
-
-    buffers: list[pickle.PickleBuffer] = []
-    try:
-        pickled = dumps(value, buffer_callback=buffers.append)
-        return [pickled, *(buffer.raw() for buffer in buffers)]
-    except BufferError:  # a buffer that is not contiguous
-        return [dumps(value)]
-
-
-def _versions() -> dict[str, str]:
-    names = ("dask", "distributed", "numpy", "pandas", "xarray", "cloudpickle")
-    found = {"python": platform.python_version()}
-    for name in names:
-        version = getattr(sys.modules.get(name), "__version__", None)
-        if isinstance(version, str):
-            found[name] = version
-    return found
-
-
-def _length_of_header(name: str, content: bytes) -> int:
-    """Return how many bytes an object has before its pickle."""
-    line, newline, _ = content[:200].partition(b"\n")
-    words = line.split()
-    if not newline or len(words) != 4 or words[0] != _MAGIC or not words[2].isdigit():
-        raise DamagedResultError(f"{name} is damaged: it does not begin as results do")
-    if words[1] != b"%d" % FORMAT:
-        raise DamagedResultError(f"{name} has format {words[1].decode()}, not {FORMAT}")
-    return len(line) + 1 + int(words[2])
-
-
-def _parse(name: str, content: bytes) -> tuple[dict[str, Any], int]:
-    """Return an object's header, and where its pickle begins."""
-    end = _length_of_header(name, content)
-    line, _, _ = content[:200].partition(b"\n")
-    encoded = content[len(line) + 1 : end]
-    if hashlib.sha256(encoded).hexdigest().encode() != line.split()[3]:
-        raise DamagedResultError(f"{name} is damaged: the checksum of its header differs")
-    header: dict[str, Any] = json.loads(encoded.decode())
-    if header["name"] != name:
-        raise DamagedResultError(f"{name} is damaged: it is {header['name']}")
-    return header, end
-
-
-# -- On workers
-
-_stores: dict[tuple[str, str], Store] = {}
-_lock = threading.Lock()
-
-
-def _store_of(settings: Mapping[str, Any]) -> Store:
-    """Return the store of a call, once it is known to be the one that the client uses."""
-    key = settings["url"], settings["id"]
-    with _lock:
-        if key not in _stores:
-            # Read are only results that the client has found.
-            url, shown = settings["url"], settings["shown"]
-            store = Store(
-                url,
-                trusted=True,
-                store_id=settings["id"],
-                shown=shown,
-                copies=settings.get("copies"),
-                tell=_tell,
-            )
-            store.check_same()
-            _stores[key] = store
-        return _stores[key]
-
-
-def keep(
-    settings: Mapping[str, Any], func: Callable[..., Any], about: str, /, *args: Any, **kwargs: Any
-) -> Any:
-    """Return the result of a call, once the store has it.
-
-    Parameters
-    ----------
-    settings : mapping
-        The store, and what to do if it cannot be written: ``url``, ``shown``, ``id``, ``on_store_error``, ``task``;
-        with ``outputs``, the paths of files that the function writes.
-    func : callable
-        The function.
-    about : str
-        The result's name, and what it was computed from as JSON.
-    *args, **kwargs
-        The function's arguments.
-
-    Raises
-    ------
-    TypeError
-        The result cannot be pickled.
-    StoreError
-        The store cannot be written, and that is to end the task.
-    """
-    name, _, said = about.partition(" ")
-    started = time.time()
-    patterns = settings.get("outputs")
-    paths = _outputs().expand(patterns, func, args, kwargs) if patterns else {}
-    value = func(*args, **kwargs)
-    header = {**json.loads(said), "seconds": time.time() - started, "host": platform.node()}
-    try:
-        if paths:
-            _outputs().check_written(settings["task"], paths)
-        store = _store_of(settings)
-        if paths:
-            _outputs().keep_outputs(store, name, settings["task"], paths)
-        store.write_result(name, header, value)
-    except FileNotFoundError:  # an output
-        raise
-    except OSError as error:
-        text = f"a result of {settings['task']} could not be kept: {error}"
-        if settings["on_store_error"] == "fail":
-            text += "; mend the store, or set on_store_error: continue, and run again"
-            raise OSError(text) from None
-        _tell(f"{text}; the run goes on with it, and the next one computes it again")
-    except Exception as error:  # noqa: BLE001 - pickling runs code of the result's
-        raise TypeError(
-            f"the result of {settings['task']}, of type {type(value).__qualname__}, cannot be kept, because it cannot "
-            f"be pickled: {error}; return data, or remove `cache`"
-        ) from None
-    return value
-
-
-def load(settings: Mapping[str, Any], name: str) -> Any:
-    """Return a result that the client has found in the store, for a task that needs it."""
-    try:
-        return _store_of(settings).read_result(name)
-    except StoreError as error:
-        raise OSError(f"{error}; run the workflow again, and it is computed") from None
-
-
-def with_files(
-    settings: Mapping[str, Any],
-    names: list[str],
-    func: Callable[..., Any],
-    /,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """Return the result of a call that reads files which earlier tasks have written, once they are here.
-
-    Parameters
-    ----------
-    settings : mapping
-        The store, as for `keep`.
-    names : list of str
-        The names of the results of those tasks.
-    func : callable
-        The function.
-    *args, **kwargs
-        Its arguments.
-
-    Raises
-    ------
-    OSError
-        The store cannot be read, or what it has is damaged.
-    """
-    outputs = _outputs()
-    for name in names:
-        try:
-            store = _store_of(settings)
-            outputs.restore_outputs(store, name)
-        except FileNotFoundError as error:  # it could not be kept, and that was not to end its task
-            _tell(f"{error}; a task that may read them goes on")
-        except outputs.DamagedOutputError as error:
-            store.remove(name + SUFFIX)  # the next run must not find it
-            raise OSError(f"{error}; run the workflow again, and it is computed") from None
-        except StoreError as error:
-            raise OSError(f"files of {name} cannot be restored: {error}") from None
-    return func(*args, **kwargs)
-
-
-def _outputs() -> Any:
-    """Return the module for files, which has been sent to workers as this one has."""
-    import importlib
-
-    return importlib.import_module("_scalable_results_outputs")
-
-
-def _tell(text: str) -> None:
-    """Send a message to the client, by the scheduler."""
-    from distributed import get_worker
-
-    get_worker().log_event(EVENTS, text)
+def _with_frames(name: str, content: bytes) -> tuple[bytes, list[Any]]:
+    return content, objects.frames_of(name, content)
