@@ -90,6 +90,25 @@ def test_many_workers_are_one_sbatch_and_one_scancel(
         assert calls("scancel") - before <= 4
 
 
+def test_the_queue_is_still_understood_when_jobs_were_cancelled_while_they_waited(
+    cluster: SlurmCluster, site: SlurmSite
+) -> None:
+    cluster.add_container("wide", cpus=16, memory="300M")
+    cluster.scale_groups({"wide": 6})
+    cluster.wait_for_group("wide", 4)
+    cluster.scale_groups({"wide": 4})
+    wait_until(lambda: len(site.jobs()) == 4, "those that wait are cancelled")
+    states = site.run("squeue", "-h", "-r", "--states=all", "-o", "%K %T")
+    assert "N/A CANCELLED" in states  # which stands for those that waited
+    victim = site.jobs()[0]
+    site.run("scancel", victim)
+    wait_until(
+        lambda: cluster.groups["wide"].running == 4 and victim not in site.jobs(),
+        "another worker takes its place",
+    )
+    assert not [event.text for event in cluster.events if "cannot observe" in event.text]
+
+
 def test_one_group_shrinks_while_the_other_works(
     cluster: SlurmCluster, site: SlurmSite, work: Path
 ) -> None:

@@ -171,6 +171,37 @@ def test_jobs_of_a_frozen_client_are_found_and_removed(project: Path, site: Slur
             client.wait(60)
 
 
+def test_a_session_outlives_its_shell_and_ends_with_its_jobs(
+    project: Path, site: SlurmSite
+) -> None:
+    up = scalable("up", "--json")
+    assert up.returncode == 0, up.stderr
+    told = json.loads(up.stdout)
+    assert {tag: each["running"] for tag, each in told["groups"].items()} == {"gcam": 2, "plots": 1}
+    attached = scalable("attach", "--workflow", "workflow.py")
+    assert (attached.returncode, attached.stdout) == (0, "42\n4 4\n"), attached.stderr
+    assert scalable("scale", "gcam=3", "plots=0").returncode == 0
+    wait_until(lambda: len(site.jobs()) == 3, "the jobs are those of three workers of gcam")
+    ended = scalable("down", "--json")
+    record = json.loads(ended.stdout)
+    assert (record["id"], record["status"]) == (told["run"], "finished"), ended.stderr
+    assert record["everything_removed"]
+    assert not site.jobs()
+
+
+def test_what_a_killed_manager_has_left_is_removed(project: Path, site: SlurmSite) -> None:
+    up = scalable("up", "--json")
+    assert up.returncode == 0, up.stderr
+    told = json.loads(up.stdout)
+    os.kill(told["pid"], signal.SIGKILL)
+    down = scalable("down", told["run"])
+    assert down.returncode == 0, down.stderr
+    assert f"nothing is left of run {told['run']}" in down.stderr
+    assert not site.jobs()
+    assert f"{told['run']}  killed" in scalable("runs").stdout
+    wait_until(lambda: not [*project.glob(".scalable/logs/*/tls")], "the keys are removed")
+
+
 def test_the_climate_ensemble_runs_on_workers_of_two_shapes(work: Path) -> None:
     example = ROOT / "examples/climate-ensemble"
     ran = scalable(

@@ -187,12 +187,14 @@ def test_what_a_killed_manager_has_left_is_cleared_up_by_down(
     eventually(lambda: not project.processes())
     nameless = project.run("down")
     assert nameless.returncode == 2
-    assert "no run in" in nameless.stderr
+    assert f"`scalable down {told['run']}` removes" in nameless.stderr
+    assert f"{told['run']}  killed" in project.run("runs").stdout
     done = project.run("down", told["run"])
 
     assert done.returncode == 0, done.stderr
     assert f"the manager of run {told['run']} is gone" in done.stderr
     assert project.record(told["run"])["everything_removed"] is True
+    assert "no run in" in project.run("down").stderr
 
 
 def test_a_second_session_is_warned_of_and_runs_are_named(project: Project) -> None:

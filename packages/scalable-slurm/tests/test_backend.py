@@ -392,6 +392,18 @@ def test_an_sbatch_without_an_answer_is_killed_and_named(
         os.kill(int(submitting.read_text()), 0)
 
 
+def test_the_record_of_an_array_whose_waiting_elements_were_cancelled_is_no_unit(
+    backend: SlurmBackend, packed: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    for each, comment in ((backend, MINE), (packed, SEVERAL)):
+        lines = [
+            f"7|N/A|CANCELLED|Resources|10:00||{comment}",
+            f"7|0|RUNNING|None|1:30|node1|{comment}",
+        ]
+        fake_command("squeue", stdout="\n".join(lines) + "\n")
+        assert {state.unit.native for state in asyncio.run(each.observe()).values()} == {"7_0"}
+
+
 def test_one_squeue_shows_the_state_of_every_job(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
 ) -> None:

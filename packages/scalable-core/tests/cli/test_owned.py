@@ -591,6 +591,22 @@ def test_an_orphan_that_is_shown_once_is_left_alone(
     assert [each.name for each in batch.owned["here"]] == ["job-9"]
 
 
+def test_what_ends_by_itself_while_down_asks_for_it_is_gone(
+    batch: SiteProvider, cli: Cli, project: Path
+) -> None:
+    record = begin_run(project)
+    begin_ledger(record, "r1")
+    record.end(1)
+    batch.later["here"] = []
+
+    result = cli("down", record.directory.name)
+
+    assert (result.exit_code, batch.owned["here"]) == (0, [])
+    assert f"nothing is left of run {record.directory.name}" in result.stderr
+    written = json.loads((record.directory / "record.json").read_text())
+    assert written["everything_removed"] is True
+
+
 def test_an_answer_that_does_not_come_a_second_time_removes_nothing(
     batch: SiteProvider, cli: Cli, project: Path, dead: int
 ) -> None:

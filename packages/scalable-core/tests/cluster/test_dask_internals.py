@@ -1079,18 +1079,22 @@ async def test_a_registration_can_be_refused(rig: Rig) -> None:
 
 @on_cluster
 async def test_a_heartbeat_names_its_worker(rig: Rig) -> None:
-    """`Scheduler.handlers["heartbeat_worker"]`: gets the address; ``missing`` tells a worker that it was removed."""
+    """`Scheduler.handlers["heartbeat_worker"]`: gets the address, and ``missing`` tells a worker that it was removed.
+
+    The worker waits for the interval of the answer until its next one.
+    """
     original = rig.scheduler.handlers["heartbeat_worker"]
     addresses = []
 
     def heartbeat(address: str, **message: Any) -> Any:
         addresses.append(address)
-        return original(address=address, **message)
+        return original(address=address, **message) | {"heartbeat-interval": 77.0}
 
     rig.scheduler.handlers["heartbeat_worker"] = heartbeat
     worker = await rig.add()
     await worker.heartbeat()
     assert worker.address in addresses
+    assert worker.periodic_callbacks["heartbeat"].callback_time == 77_000
     assert original(
         address="tcp://127.0.0.1:1", now=0, resolve_address=False, metrics={}, executing={}
     ) == {"status": "missing"}

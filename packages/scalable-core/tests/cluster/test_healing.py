@@ -53,6 +53,42 @@ async def test_the_loss_of_many_is_one_launch_and_one_explanation() -> None:
 
 
 @in_virtual_time
+async def test_units_that_do_not_change_are_observed_rarely() -> None:
+    async with Simulation("gcam", pace=Pace(poll=5, steady_poll=20)) as world:
+        world.backend.behavior["gcam"] = UnitBehavior(queue=HOUR)
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(300)
+        before = world.backend.calls["observe"]
+        await world.run(200)
+        assert world.backend.calls["observe"] - before <= 11
+
+        await world.until(lambda: world.groups["gcam"].running == 2, within=2 * HOUR)
+        await world.run(60)
+        before = world.backend.calls["observe"]
+        await world.run(200)
+        assert world.backend.calls["observe"] - before <= 11
+
+
+@in_virtual_time
+async def test_units_that_were_observed_rarely_are_again_often_once_one_changes() -> None:
+    async with Simulation("gcam", pace=Pace(poll=5, steady_poll=1000)) as world:
+        await world.scale({"gcam": 2})
+        await world.run(60)
+        world.backend.behavior["gcam"] = UnitBehavior(queue=10)
+        world.backend.kill("gcam-1")
+        await world.until(lambda: "gcam-3" in world.scheduler.workers, within=60)
+
+
+@in_virtual_time
+async def test_a_unit_that_ends_although_its_connection_stays_is_replaced_after_the_next_observation() -> None:
+    async with Simulation("gcam", pace=Pace(poll=5, steady_poll=20)) as world:
+        await world.scale({"gcam": 1})
+        await world.run(60)
+        world.backend.lose_node("gcam-1")
+        await world.until(lambda: "gcam-2" in world.scheduler.workers, within=60)
+
+
+@in_virtual_time
 async def test_a_unit_without_its_worker_is_replaced_and_ended() -> None:
     async with Simulation("gcam") as world:
         await world.scale({"gcam": 1})

@@ -193,6 +193,12 @@ def _reap_those(
     confirmed = orphans_only and bool(gone or standings.orphans(answers))
     if confirmed:
         answers, gone = confirm(answers, gone, scope, only)
+        # One run may be ending by itself just now, so that an answer shows what the next one does not.
+        for _ in range(_MORE_ANSWERS if only is not None else 0):
+            if gone or standings.orphans(answers):
+                break
+            first = ask(scope)
+            answers, gone = confirm(first, standings.lost(first, scope), scope, only)
     removal = _Removal()
     for answer in answers.found:
         if orphans_only:
@@ -243,6 +249,10 @@ def _select(owned: Iterable[Owned], runs: Sequence[str]) -> tuple[list[Owned], l
         if not runs or resource.run_id in runs:
             (mine if resource.owner in removable else others).append(resource)
     return mine, others
+
+
+_MORE_ANSWERS = 5
+"""How often providers are asked about one run again, until two answers agree."""
 
 
 @dataclass

@@ -138,7 +138,7 @@ def _row(document: dict[str, Any]) -> list[object]:
     tasks = summary.get("tasks", [])
     return [
         document.get("id"),
-        document.get("status"),
+        _status(document),
         document.get("started"),
         "-" if "seconds" not in summary else f"{summary['seconds']:.1f}",
         document.get("target"),
@@ -146,6 +146,12 @@ def _row(document: dict[str, Any]) -> list[object]:
         sum(task["failed"] for task in tasks),
         (document.get("workflow") or {}).get("path") or "-",
     ]
+
+
+def _status(document: dict[str, Any]) -> str:
+    from scalable.runs import was_killed
+
+    return "killed" if was_killed(document) else str(document.get("status"))
 
 
 def describe(document: dict[str, Any]) -> list[str]:
@@ -166,7 +172,7 @@ def describe(document: dict[str, Any]) -> list[str]:
     summary = document.get("summary") or {}
     status = f", exit status {document['exit_status']}" if document.get("exit_status") else ""
     lines = [
-        f"run {document['id']}: {document['status']}{status}",
+        f"run {document['id']}: {_status(document)}{status}",
         f"target {document['target']} ({document['provider']})",
         f"from {document['started']} to {document['ended'] or 'now, or it was killed'}",
     ]

@@ -131,8 +131,10 @@ def _drive(
             groups = {tag: [each.running, each.wanted] for tag, each in session.groups.items()}
             _tell(report, {"groups": groups})
             if report is not None:
-                os.close(report)
-            print_status(f"run {directory.name} is up; `scalable down {directory.name}` ends it")
+                os.close(report)  # whoever reads it says so
+            else:
+                text = f"run {directory.name} is up; `scalable down {directory.name}` ends it"
+                print_status(text)
             why = manager.wait()
     except (KeyboardInterrupt, SystemExit) as error:
         why = signal.Signals(exit_status(error) - 128).name

@@ -118,6 +118,7 @@ class GroupController:
             backend,
             max_wait=self.pace.tick,
             poll=self.pace.poll,
+            steady_poll=self.pace.steady_poll,
             max_poll=self.pace.max_poll,
             timeout=self.pace.native_timeout,
             clock=clock,
@@ -494,9 +495,11 @@ class GroupController:
 
     async def _observe(self) -> Observation | None:
         """Return an observation of the native system; None where none is due, or it did not answer."""
-        busy = any(group.members or group.requests for group in self.groups.values())
+        groups, now = self.groups.values(), self.clock()
+        busy = any(group.members or group.requests for group in groups)
+        steady = self.scheduler.is_up and all(group.is_steady(now) for group in groups)
         try:
-            seen = await self._native.observe(busy)
+            seen = await self._native.observe(busy, steady=steady)
         except Exception as error:  # noqa: BLE001 - what was known stays true until the next observation
             problem = explanations.explain_failed_observation(error)
             self.events.record("", problem.summary)

@@ -164,6 +164,10 @@ class Group:
         """Units to launch or resume, to have the wanted count; negative where there are too many."""
         return self.wanted - len(self.alive) - self.unnamed
 
+    def is_steady(self, now: float) -> bool:
+        """Return whether none of its units is to change, and no more are expected."""
+        return not self.requests and all(m.is_steady(now) for m in self.members.values())
+
     def start_time(self, now: float) -> StartTime:
         """Return how long the next start will probably take."""
         starting = (m for m in self.members.values() if m.joined_at is None and m.alive)

@@ -26,6 +26,12 @@ KNOWN_FOR = 30.0
 """Seconds for which a unit that was seen to wait for a machine counts as waiting, without a newer observation."""
 
 
+STEADY_AFTER = 120.0
+"""Seconds after which a unit that waits for a machine is taken to wait for longer."""
+
+_ANSWERING = frozenset({"running", "paused", "closing_gracefully"})
+
+
 @dataclass(frozen=True)
 class Observation:
     """An answer of the backend to `observe`: the units it showed, and the time of the call."""
@@ -189,6 +195,14 @@ class Member:
         if self.expires_at is None or self.running_since is None:
             return float("inf")
         return self.expires_at - self.running_since
+
+    def is_steady(self, now: float) -> bool:
+        """Return whether it is not to change: its worker is there and answers, or it has waited for long."""
+        if self.state is None or self.stopped_at is not None:
+            return False
+        if self.worker is None:
+            return self.state.phase is Phase.PENDING and now - self.launched > STEADY_AFTER
+        return self.state.phase is Phase.RUNNING and self.worker.status in _ANSWERING
 
     def is_expiring(self, handover: float, now: float) -> bool:
         """Return whether its end is near: by preemption, or in `handover` seconds or a quarter of its walltime."""

@@ -40,6 +40,8 @@ class NativeCalls:
         Seconds that a turn waits for an answer. A later answer is taken by a later turn.
     poll, max_poll : float
         Seconds between two observations; doubled with each that fails in a row, up to the maximum.
+    steady_poll : float
+        Seconds between two observations while no unit is to change.
     timeout : float
         Seconds after which a call has failed.
     clock : callable
@@ -56,6 +58,7 @@ class NativeCalls:
         *,
         max_wait: float,
         poll: float,
+        steady_poll: float,
         max_poll: float,
         timeout: float,
         clock: Callable[[], float],
@@ -67,6 +70,7 @@ class NativeCalls:
         self.before_launch = before_launch
         self.max_wait = max_wait
         self.poll = poll
+        self.steady_poll = steady_poll
         self.max_poll = max_poll
         self._failed_observations = 0
         self.timeout = timeout
@@ -86,13 +90,15 @@ class NativeCalls:
 
     # -- Observations
 
-    async def observe(self, busy: bool) -> Observation | None:
+    async def observe(self, busy: bool, *, steady: bool = False) -> Observation | None:
         """Return the state of all units; None where no observation is due, or it has not been answered yet.
 
         Parameters
         ----------
         busy : bool
             Whether there is anything to observe.
+        steady : bool, optional
+            Whether no unit is to change.
 
         Raises
         ------
@@ -100,7 +106,10 @@ class NativeCalls:
             Whatever `Backend.observe` raises.
         """
         if self._observation is None:
-            if not busy or self.clock() - self._answered_at < self._observation_interval:
+            interval = self._observation_interval
+            if steady:
+                interval = max(interval, self.steady_poll)
+            if not busy or self.clock() - self._answered_at < interval:
                 return None
             self._asked_at = self.clock()
             self._observation = self._start_call(self.backend.observe())

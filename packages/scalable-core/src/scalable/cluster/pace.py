@@ -17,6 +17,8 @@ class Pace:
         Between two turns, each with one report of the scheduler, which costs nothing.
     poll : float
         Between two observations of the native system, which may cost money or be throttled.
+    steady_poll : float
+        The same while no unit is to change, as `Member.is_steady` tells; no shorter than `poll`.
     max_poll : float
         The longest of these intervals, to which it grows while the native system does not answer.
     native_timeout : float
@@ -50,6 +52,7 @@ class Pace:
 
     tick: float = 0.5
     poll: float = 1.0
+    steady_poll: float = 0.0
     max_poll: float = 30.0
     native_timeout: float = 120.0
     describe_timeout: float = 10.0

@@ -28,6 +28,7 @@ from scalable.runs.records import (
     read_rows,
     recorded_spec,
     records_directory,
+    was_killed,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "read_rows",
     "recorded_spec",
     "records_directory",
+    "was_killed",
 ]

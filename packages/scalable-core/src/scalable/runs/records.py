@@ -45,6 +45,7 @@ __all__ = [
     "read_rows",
     "recorded_spec",
     "records_directory",
+    "was_killed",
 ]
 
 RECORDS_DIRECTORY = Path(".scalable") / "runs"
@@ -383,6 +384,12 @@ def is_running(record: Mapping[str, Any]) -> bool:
     except psutil.Error:
         return False
     return abs(started - float(process["started"])) < 1
+
+
+def was_killed(record: Mapping[str, Any]) -> bool:
+    """Return whether a run ended without a word: its record says that it runs here, and its process does not exist."""
+    here = (record.get("process") or {}).get("host") == platform.node()
+    return record.get("status") == "running" and here and not is_running(record)
 
 
 def mark_removed(directory: Path) -> None:

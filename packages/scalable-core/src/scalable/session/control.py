@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from scalable.errors import SessionError, describe_error
-from scalable.runs import find_records, is_running, read_record, records_directory
+from scalable.runs import (
+    find_records,
+    is_running,
+    read_record,
+    records_directory,
+    was_killed,
+)
 
 __all__ = ["LOG", "SOCKET", "ask", "find_managed", "managed_runs", "served_at"]
 
@@ -169,6 +175,13 @@ def find_managed(run: str | os.PathLike[str] | None) -> tuple[Path, dict[str, An
         found = [each for each in managed_runs() if each[0].name.startswith(run or "")]
         if run is None:  # those that were killed are asked for by name
             found = [each for each in found if is_running(each[1]) or _is_elsewhere(each[1])]
+    if not found and run is None:
+        for directory, record in managed_runs():
+            if was_killed(record) and not record.get("everything_removed"):
+                name = directory.name
+                raise SessionError(
+                    f"the manager of run {name} was killed; `scalable down {name}` removes what it has left"
+                )
     if not found:
         which = "no run" if run is None else f"no run {os.fspath(run)!r}"
         raise SessionError(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from distributed import Event
 from distributed.core import Status
 from distributed.versions import get_versions
 
 from scalable.cluster.link import DrainProgress, Stage
-from scalable.cluster.plugin.admission import describe_version_mismatch
+from scalable.cluster.plugin.admission import IDLE_INTERVAL, describe_version_mismatch
 
 if TYPE_CHECKING:
+    from cluster.conftest import Until
     from cluster.plugin.conftest import Rig
 
 
@@ -47,3 +49,21 @@ def test_versions_that_matter(changes: dict[str, str], problem: str) -> None:
     scheduler, worker = versions(**ours), versions(**{**ours, **changes})
     found = describe_version_mismatch({"the scheduler": scheduler, "the worker": worker})
     assert found == problem
+
+
+def test_an_idle_worker_sends_heartbeats_less_often(rig: Rig, gate: Event, until: Until) -> None:
+    (name,) = rig.add("a")
+    worker = rig.worker(name)
+
+    def interval() -> float:
+        rig.run(worker.heartbeat())
+        seconds: float = worker.periodic_callbacks["heartbeat"].callback_time / 1000
+        return seconds
+
+    assert interval() == IDLE_INTERVAL
+    future = rig.client.submit(lambda: Event("gate").wait(), resources={"a": 1})
+    until(lambda: worker.state.executing_count)
+    assert interval() < IDLE_INTERVAL
+    gate.set()
+    future.result(timeout=60)
+    until(lambda: interval() == IDLE_INTERVAL)

@@ -44,6 +44,10 @@ def describe_version_mismatch(environments: dict[str, dict[str, Any]]) -> str:
     )
 
 
+IDLE_INTERVAL = 3.0
+"""Seconds between two heartbeats of an idle worker, which are most of what an idle scheduler has to do."""
+
+
 class Admission:
     """Wraps the scheduler's handlers for registrations and heartbeats of workers.
 
@@ -85,10 +89,17 @@ class Admission:
         await self._dask_register_worker(comm, **registration)
 
     def heartbeat_worker(self, address: str, **heartbeat: Any) -> dict[str, Any]:
-        """Handle a heartbeat; the last one of a worker that was removed on purpose causes no warning."""
-        if address in self._removed and address not in self.scheduler.workers:
+        """Handle a heartbeat: that of an idle worker may come less often.
+
+        The last one of a worker that was removed on purpose causes no warning.
+        """
+        ws = self.scheduler.workers.get(address)
+        if address in self._removed and ws is None:
             return {"status": "missing"}
-        return self._dask_heartbeat_worker(address=address, **heartbeat)
+        answer = self._dask_heartbeat_worker(address=address, **heartbeat)
+        if ws is not None and not ws.processing and not heartbeat.get("executing"):
+            answer["heartbeat-interval"] = max(answer["heartbeat-interval"], IDLE_INTERVAL)
+        return answer
 
     def on_worker_removed(self, ws: WorkerState) -> None:
         """Record that a worker has left."""

@@ -55,7 +55,7 @@ def spread_waiting_tasks(
                     members[tag].append(ws)
     for tag, workers in members.items():
         thieves = [ws for ws in workers if ws in scheduler.running]
-        if len(workers) > 1 and thieves:
+        if len(workers) > 1 and thieves and any(ws.processing for ws in workers):
             load = _load(tag, workers, slots[tag], stealing)
             _spread(tag, workers, thieves, load, stealing)
 

@@ -289,12 +289,13 @@ class SlurmBackend:
         if seen.id in self._jobs:
             return self._jobs[seen.id]
         facts = parse_comment(seen.comment)
-        if not {"tag", "request"} <= facts.keys():
+        element = seen.id.rpartition("_")[2]
+        # Where elements were cancelled while they waited, Slurm shows one more record, of the array, without a number.
+        if not {"tag", "request"} <= facts.keys() or not element.isdigit():
             return None
         room, workers = int(facts.get("room", 1)), int(facts.get("workers", 1))
         job = self._job(seen.id, facts["tag"], room)
-        element = int(seen.id.rpartition("_")[2])
-        job.add(first_workers(workers, room, element) if room > 1 else 1, facts["request"])
+        job.add(first_workers(workers, room, int(element)) if room > 1 else 1, facts["request"])
         return job
 
     async def stop(self, units: Sequence[Unit]) -> None:

@@ -42,8 +42,9 @@ __all__ = ["SlurmCluster"]
 
 logger = logging.getLogger("scalable.providers.slurm")
 
-# squeue runs every few seconds at most: sites throttle clients that poll more often.
-_PACE = Pace(poll=5.0)
+# squeue runs every few seconds at most, and rarely while all workers are connected: it costs the controller of the site
+# two requests, and sites throttle clients that poll more often. Shorter than the time for which a job is known to wait.
+_PACE = Pace(poll=5.0, steady_poll=20.0)
 
 # A job whose worker has left is COMPLETING until the site's epilog has finished, and shows only then how it ended. Its
 # replacement does not wait for that.
