@@ -155,7 +155,9 @@ def test_a_session_is_kept_up_to_date_where_it_is_shown(
     assert len({new, client, cluster}) == 3
     cells.run("session.scale({'gcam': 1})")
     one = "<td>gcam</td><td>1 of 1</td>"
-    assert cells.eventually(lambda: all(one in cells.shown[each] for each in (new, client, cluster)))
+    assert cells.eventually(
+        lambda: all(one in cells.shown[each] for each in (new, client, cluster))
+    )
 
     cells.run("session.close()")
     assert cells.eventually(lambda: "on demo, closed" in cells.shown[new])

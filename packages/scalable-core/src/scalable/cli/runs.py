@@ -29,7 +29,17 @@ def runs(context: click.Context, as_json: bool) -> None:
     if not documents:
         click.echo(_no_runs())
         return
-    header = ("run", "status", "started", "seconds", "target", "tasks", "failed", "workflow")
+    header = (
+        "run",
+        "status",
+        "started",
+        "seconds",
+        "target",
+        "tasks",
+        "kept",
+        "failed",
+        "workflow",
+    )
     click.echo(as_table(header, map(_row, documents)))
 
 
@@ -143,6 +153,7 @@ def _row(document: dict[str, Any]) -> list[object]:
         "-" if "seconds" not in summary else f"{summary['seconds']:.1f}",
         document.get("target"),
         sum(task["done"] + task["failed"] + task["left"] + task["cancelled"] for task in tasks),
+        sum(task.get("kept", 0) for task in tasks),
         sum(task["failed"] for task in tasks),
         (document.get("workflow") or {}).get("path") or "-",
     ]
@@ -179,7 +190,9 @@ def describe(document: dict[str, Any]) -> list[str]:
         tag = task["component"]
         # As the scheduler has it: one function may run under several tags.
         name = f"{tag.replace('-', ':')}.{task['name']}" if tag else task["name"]
-        counts[name] = TaskCount(*(task[key] for key in ("done", "failed", "left", "cancelled")))
+        counts[name] = TaskCount(
+            *(task.get(key, 0) for key in ("done", "failed", "left", "cancelled", "kept"))
+        )
         if tag:
             tags[name] = tag
     failures = [TaskFailures(**each) for each in summary.get("failures", [])]

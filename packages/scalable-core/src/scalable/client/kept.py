@@ -6,11 +6,14 @@ import asyncio
 import json
 import operator
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import dask
+from dask.utils import key_split
 from distributed import Client, Future
 
 from scalable.client.keys import key_prefix, keys_of_map
@@ -57,6 +60,8 @@ class _Found:
         Submits calls after all.
     call : tuple
         This one: its key, its name, and its arguments.
+    tag : str or None
+        The component whose workers may compute it.
     on_cluster : bool
         Whether the cluster has a task that loads it.
     """
@@ -66,6 +71,7 @@ class _Found:
     settings: Mapping[str, Any]
     submit: Callable[..., dict[Any, Future[Any]]]
     call: tuple[Any, NamedCall, tuple[Any, ...]]
+    tag: str | None = None
     on_cluster: bool = False
 
 
@@ -175,7 +181,9 @@ class KeptFutures:
                 continue
             if call.name and call.name in found and new[call.name] == each:
                 size = found[call.name]
-                self._found[each] = _Found(call.name, size, settings, submit, (each, call, args))
+                self._found[each] = _Found(
+                    call.name, size, settings, submit, (each, call, args), tag
+                )
                 futures[each] = Future(each, self._client)
                 finished.append(each)
             else:
@@ -186,6 +194,8 @@ class KeptFutures:
                     self._with_files.add(each)
         if finished:
             finish_futures(self._client, finished)
+            for name, number in Counter(map(key_split, finished)).items():
+                self.results.count_kept(name, tag, number)
         self.results.count(rule, len(finished), len(to_do), named, found)
         futures |= submit([*to_do.values()])
         return [futures[each] for each in keys]
@@ -305,7 +315,9 @@ class KeptFutures:
                 rows[key] = (load, found.name)
         if rows:
             self._install()
-            self._run(rows, {}, resources=None if callable(resources) else resources)
+            # Not counted as tasks that are done.
+            with dask.annotate(scalable_kept=True):
+                self._run(rows, {}, resources=None if callable(resources) else resources)
 
     def take(self, keys: Iterable[Any]) -> dict[Any, _Found]:
         """Return which of these results the store has."""
@@ -363,6 +375,7 @@ class KeptFutures:
             found = self._found.pop(key, None)
             if found is not None:
                 self.results.tell(f"{error}; it is computed again", once=True)
+                self.results.count_kept(key_split(key), found.tag, -1)
                 reset_future(self._client, key)
                 found.submit([found.call])
 

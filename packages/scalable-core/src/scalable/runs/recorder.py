@@ -82,7 +82,7 @@ class Recorder:
         """Write and return what has become of the tasks, as far as it is known: before the session is closed."""
         if self._is_counting():
             try:
-                self.tally = read_tally(self._session.cluster)
+                self.tally = read_tally(self._session.cluster, self._session.kept_calls)
             except (OSError, RuntimeError) as error:
                 self._warn(f"tasks were not counted: {error}")
             self.write(warn=True)
@@ -99,7 +99,7 @@ class Recorder:
                     "workers.jsonl", map(_worker_row, self._session.take_worker_changes())
                 )
                 if self._is_counting():
-                    self.record.append("tasks.jsonl", take_ends(self._session.cluster))
+                    self.record.append_lines("tasks.jsonl", take_ends(self._session.cluster))
                     self._keep_wanted_logs()
             except (OSError, RuntimeError) as error:
                 if warn and not self._warned:

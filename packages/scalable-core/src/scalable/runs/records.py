@@ -232,11 +232,27 @@ class RunRecord:
             redact = cache(self._redact)  # names are there many times
             rows = [_map_text(row, redact) for row in rows]
         encode = json.JSONEncoder(ensure_ascii=False).encode
-        lines = map(encode, rows)
+        self._append_text(name, "".join(f"{encode(row)}\n" for row in rows))
+
+    def append_lines(self, name: str, lines: str) -> None:
+        """Append rows to a file of the record that are lines of JSON already.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        if self._redact(lines) != lines:  # to redact a text may break numbers
+            self.append(name, map(json.loads, lines.splitlines()))
+        elif lines:
+            self._append_text(name, lines)
+
+    def _append_text(self, name: str, text: str) -> None:
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         file = os.open(name, how, 0o600, dir_fd=self._descriptor)
-        with os.fdopen(file, "w", encoding="utf-8") as stream:
-            stream.write("".join(f"{line}\n" for line in lines))
+        # What is no UTF-8, as in the names of files, is escaped as in JSON.
+        with os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(text)
 
     def note_calls(self, task: str, calls: Sequence[NamedCall], found: Collection[str]) -> None:
         """Take note of calls whose results are kept, before they are submitted.
@@ -265,7 +281,7 @@ class RunRecord:
         with suppress(FileNotFoundError):
             os.unlink("record.new", dir_fd=at)
         new = os.open("record.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=at)
-        with os.fdopen(new, "w", encoding="utf-8") as stream:
+        with os.fdopen(new, "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(self.to_json())
         os.replace("record.new", "record.json", src_dir_fd=at, dst_dir_fd=at)
 

@@ -607,6 +607,11 @@ class ScalableSession:
         """How many calls so far had a kept result, and how many had none, by task whose results are kept."""
         return {} if self._results is None else dict(self._results.counts)
 
+    @property
+    def kept_calls(self) -> Mapping[str, tuple[str | None, int]]:
+        """The component of calls, and how many of them had a kept result, by the name of the function in keys."""
+        return {} if self._results is None else dict(self._results.kept_calls)
+
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.
 
