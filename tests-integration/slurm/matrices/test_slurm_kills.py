@@ -1,4 +1,4 @@
-"""A client that is killed before, during and after each of its calls of Slurm's commands: what it has started ends by itself, and is reaped."""
+"""A client that is killed at each of its calls of Slurm's commands: all it has started ends, or is reaped."""
 
 from __future__ import annotations
 
