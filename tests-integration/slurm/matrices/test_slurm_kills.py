@@ -6,7 +6,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import killed_clients
@@ -33,10 +32,11 @@ MOMENTS = ("before", "during", "after")
 # Counts the calls. At the chosen one, the client is killed before Slurm's own command runs, while it runs, or after it.
 COMMAND = """\
 #!/bin/sh
-kill_client() {{ echo kill > {reached}; cat {killed} > /dev/null; }}
+kill_client() {{ touch "$files/reached"; until [ -e "$files/killed" ]; do sleep 0.05; done; }}
 number=$({{ flock 9; echo {name} >&9; wc -l < {log}; }} 9>> {log})
-if [ "$number" != "$(cat {at} 2> /dev/null)" ]; then exec {real} "$@"; fi
-case $(cat {moment}) in
+read -r chosen moment files 2> /dev/null < {at}
+if [ "$number" != "$chosen" ]; then exec {real} "$@"; fi
+case $moment in
 before) kill_client; exec {real} "$@" ;;
 during) exec 3<&0; {real} "$@" <&3 & kill_client; wait $! ;;
 after) {real} "$@"; status=$?; kill_client; exit $status ;;
@@ -44,58 +44,64 @@ esac
 """
 
 
-@dataclass(frozen=True)
 class Calls:
-    """The calls of Slurm's commands, and a kill at one of them."""
+    """The calls of Slurm's commands, and a kill at one of them.
 
-    directory: Path
+    Parameters
+    ----------
+    directory : Path
+        An empty directory.
+    """
 
-    def __getattr__(self, name: str) -> Path:
-        return self.directory / name
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._log, self._at = directory / "log", directory / "at"
+        self._at.touch()
+        self._kills = 0
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Put the commands on ``PATH`` that count."""
-        names = ("log", "at", "moment", "reached", "killed")
-        files = {name: str(self.directory / name) for name in names}
-        bin_ = self.directory / "bin"
-        bin_.mkdir()
+        programs = self._directory / "bin"
+        programs.mkdir()
         for name in COMMANDS:
-            text = COMMAND.format(name=name, real=shutil.which(name), **files)
-            (bin_ / name).write_text(text)
-            (bin_ / name).chmod(0o755)
-        for fifo in ("reached", "killed"):
-            os.mkfifo(self.directory / fifo)
-        patch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+            text = COMMAND.format(name=name, real=shutil.which(name), log=self._log, at=self._at)
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
 
     def names(self) -> list[str]:
         """Return the commands that were called since the last call of this."""
-        names = self.log.read_text().split() if self.log.exists() else []
-        self.log.unlink(missing_ok=True)
+        names = self._log.read_text().split() if self._log.exists() else []
+        self._log.unlink(missing_ok=True)
         return names
 
     def kill_at(self, manifest: Path, number: int, moment: str) -> bool:
         """Kill a client at its call of this number; return whether it came to that."""
+        self._kills += 1
+        files = self._directory / str(self._kills)
+        files.mkdir()
+        withdrawn = threading.Event()
+
+        def follow(kill: Callable[[], None]) -> None:
+            while not withdrawn.wait(0.02):
+                if (files / "reached").exists():
+                    kill()
+                    break
+            # Also for a command of a watchdog, which may have reached the number too late.
+            (files / "killed").touch()
 
         def arrange(kill: Callable[[], None]) -> threading.Thread:
-            self.at.write_text(f"{number}\n")
-            self.moment.write_text(moment)
-            thread = threading.Thread(target=self._kill, args=(kill,))
+            self._at.write_text(f"{number} {moment} {files}\n")
+            thread = threading.Thread(target=follow, args=(kill,))
             thread.start()
             return thread
 
         def withdraw(thread: threading.Thread) -> None:
-            self.at.unlink()
-            # It may be waiting still, and the command then is not there.
-            if thread.is_alive():
-                self.reached.write_text("none\n")
+            self._at.write_text("")
+            withdrawn.set()
             thread.join()
 
         return killed_clients.run_until_killed(manifest, arrange, withdraw)
-
-    def _kill(self, kill: Callable[[], None]) -> None:
-        if self.reached.read_text() == "kill\n":
-            kill()
-            self.killed.write_text("go on\n")
 
 
 @pytest.fixture

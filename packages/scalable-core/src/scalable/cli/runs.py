@@ -53,7 +53,7 @@ def runs(context: click.Context, as_json: bool) -> None:
 def show(run: str | None, latest: bool, as_json: bool) -> None:
     """Show one run: what ran, how it ended, what became of its tasks, and what it took.
 
-    RUN is its id, or the beginning of it.
+    RUN is its id, the beginning of it, or "latest".
     """
     if run is not None and latest:
         raise click.UsageError("give RUN or --latest, not both")
@@ -113,7 +113,7 @@ def latest_run(target: str) -> dict[str, Any] | None:
 
 
 def find_run(run: str | None) -> dict[str, Any]:
-    """Return the record of a run, by its id or the beginning of it; the latest for None.
+    """Return the record of a run, by its id or the beginning of it; the latest for None and "latest".
 
     Raises
     ------
@@ -125,7 +125,7 @@ def find_run(run: str | None) -> dict[str, Any]:
     by_id = {str(document.get("id")): document for document in _read_all()}
     if not by_id:
         raise Failure(_no_runs(), USAGE)
-    if run is None:
+    if run is None or run == "latest":
         return [*by_id.values()][-1]
     found = [each for each in by_id if each.startswith(run)]
     if len(found) == 1:

@@ -706,7 +706,8 @@ def _close_all() -> None:
         try:
             cluster.close()
         except Exception as error:  # noqa: BLE001 - printed; the next cluster must be closed, too
-            print(f"scalable: {error}", file=sys.stderr)  # logging may be shut down by now
+            if sys.stderr is not None:  # print() would write to stdout
+                print(f"scalable: {error}", file=sys.stderr)  # logging may be shut down by now
 
 
 def _forget_all_in_fork() -> None:

@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from scalable.cluster.ledger import process_lives, this_process
 from scalable.providers.registry import ENTRY_POINT_GROUP
 from scalable.runs.packages import workflow_packages
 
@@ -155,6 +156,7 @@ class RunRecord:
                 "host": platform.node(),
                 "pid": os.getpid(),
                 "started": psutil.Process().create_time(),
+                "identity": this_process(),
             },
             "versions": installed_versions(),
             "packages": workflow_packages(workflow),
@@ -250,9 +252,20 @@ class RunRecord:
     def _append_text(self, name: str, text: str) -> None:
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         file = os.open(name, how, 0o600, dir_fd=self._descriptor)
-        # What is no UTF-8, as in the names of files, is escaped as in JSON.
-        with os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(text)
+        try:
+            before = os.fstat(file).st_size
+            try:
+                # What is no UTF-8, as in the names of files, is escaped as in JSON.
+                left = memoryview(text.encode("utf-8", "backslashreplace"))
+                while left:
+                    left = left[os.write(file, left) :]
+            except OSError:
+                os.ftruncate(
+                    file, before
+                )  # a part of a row, on a disk that is full, would spoil the next one
+                raise
+        finally:
+            os.close(file)
 
     def note_calls(self, task: str, calls: Sequence[NamedCall], found: Collection[str]) -> None:
         """Take note of calls whose results are kept, before they are submitted.
@@ -391,6 +404,11 @@ def is_running(record: Mapping[str, Any]) -> bool:
     process = record.get("process") or {}
     if record.get("status") != "running" or process.get("host") != platform.node():
         return False
+    identity = process.get("identity") or {}
+    if (
+        identity.get("started") is not None
+    ):  # where the system tells: a time since the epoch changes with the clock
+        return process_lives(identity) is True
     try:
         found = psutil.Process(int(process["pid"]))
         started = found.create_time()

@@ -759,7 +759,8 @@ class ScalableSession:
         os._exit(128 + number)
 
     def _say(self, text: str) -> None:
-        print(f"scalable: {self.manifest.redact(text)}", file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # print() would write to stdout
+            print(f"scalable: {self.manifest.redact(text)}", file=sys.stderr, flush=True)
 
     def _reap_command(self) -> str:
         """Return the command that removes what a close has left; empty if the provider cannot."""
