@@ -72,7 +72,7 @@ and waits for half of the time or more. Containers are in one list for all proce
 BROKEN = "--maxfail=10"
 """Ends a run on a system that is broken, where each test would wait for its own timeout."""
 
-MATRICES = ("kubernetes", "aws", "gcp")
+MATRICES = ("kubernetes", "slurm", "aws", "gcp")
 """The systems whose ``matrices`` take too long to run each time."""
 
 PACKAGES = (*CODE, "scalable")

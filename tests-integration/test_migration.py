@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,7 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from scalable.cli import main
-from scalable.errors import ManifestError, ManifestParseError
+from scalable.errors import (
+    ManifestError,
+    ManifestParseError,
+    NotSupportedError,
+    ValidationFailedError,
+)
 from scalable.manifest import load_manifest, parse_manifest
 from scalable.manifest.validate import ValidationReport
 from scalable.providers.registry import iter_provider_names
@@ -138,6 +145,67 @@ def slurm_cluster(cli: Callable[..., Result]) -> None:
     cluster.add_workers(4, "gcam")
     cluster.add_workers(n=4, tag="gcam")
     assert cluster.counts == [{"gcam": 4}] * 3
+
+
+def other_arguments(cli: Callable[..., Result]) -> None:
+    from distributed.security import Security
+
+    from scalable.providers.slurm import SlurmCluster
+
+    with pytest.raises(NotSupportedError, match=r"logging\.getLogger"):
+        SlurmCluster(queue="q", silence_logs=False)
+    with pytest.raises(NotSupportedError, match="plan --render"):
+        SlurmCluster(queue="q", use_run_scripts=True)
+    with pytest.raises(NotSupportedError, match="security=True"):
+        SlurmCluster(queue="q", security=Security())  # type: ignore[arg-type]
+    with SlurmCluster(queue="q") as cluster:
+        with pytest.raises(ValidationFailedError, match="pass the image as path"):
+            cluster.add_container("GCAM", cpus=1, dirs={"/data": "/data"})
+        cluster.add_container("GCAM", cpus=1)
+        assert list(cluster.groups) == ["GCAM"]
+
+
+def gone(cli: Callable[..., Result]) -> None:
+    from scalable.client import ScalableClient
+
+    assert not hasattr(ScalableSession, "record_artifact")
+    assert not hasattr(ScalableClient, "set_telemetry_store")
+    assert cli("runs", "--help").exit_code == cli("report", "--help").exit_code == 0
+
+
+def images(cli: Callable[..., Result]) -> None:
+    assert load_manifest("scalable.yaml").components["gcam"].image is None
+    scripts = entry_points(group="console_scripts")
+    assert "scalable" in scripts.names
+    assert "scalable_bootstrap" not in scripts.names
+
+
+def storage(cli: Callable[..., Result]) -> None:
+    text = MANIFEST.replace("name: x", "name: x, default_storage: kept").replace(
+        "{component: gcam}", "{component: gcam, cache: true}"
+    )
+    assert codes(text) == set()
+    assert load_manifest("scalable.yaml").tasks["run"].cache is True
+
+
+def relative_mounts(cli: Callable[..., Result]) -> None:
+    Path("data").mkdir()
+    text = MANIFEST.replace("memory: 8G", "image: x, mounts: {./data: /data}")
+    assert not any(code.startswith("E_") for code in codes(text))
+
+
+def suppressed_logs(cli: Callable[..., Result]) -> None:
+    target = "{provider: slurm, queue: q, walltime: 1h, suppress_logs: true}"
+    assert "E_UNKNOWN_KEY" in codes(MANIFEST.replace("{provider: local}", target))
+
+
+def metadata(cli: Callable[..., Result]) -> None:
+    from scalable.providers.base import ClusterHandle
+
+    assert {field.name for field in dataclasses.fields(ClusterHandle)} >= {"backend", "metadata"}
+    session = ScalableSession.from_yaml()
+    with session:
+        assert {tag: each.running for tag, each in session.cluster.groups.items()} == {"gcam": 1}
 
 
 def names(cli: Callable[..., Result]) -> None:
@@ -272,6 +340,17 @@ CHECKS: dict[str, Callable[[Callable[..., Result]], None]] = {
     "A `.env` file": dotenv,
     "`@cacheable`": results,
     '`cluster.add_workers("gcam", 4)`': slurm_cluster,
+    "`session.record_artifact(path)`": gone,
+    "`client.set_telemetry_store(store)`": gone,
+    "`SlurmCluster(silence_logs=False)`": other_arguments,
+    "`SlurmCluster(use_run_scripts=True)`": other_arguments,
+    "`SlurmCluster(security=Security(…))`": other_arguments,
+    '`cluster.add_container("GCAM", dirs=…)` without `path`': other_arguments,
+    "The command `scalable_bootstrap`": images,
+    "`project.default_storage`, `cache: true`": storage,
+    "A relative path of the host in `mounts` is an error.": relative_mounts,
+    "`suppress_logs` of a Slurm target": suppressed_logs,
+    '`ClusterHandle.metadata["n_workers"]`': metadata,
     '`"slurm" in iter_provider_names()`': names,
     "An empty manifest raises `ManifestSchemaError`.": empty,
     "`scalable run` without `--workflow`": no_workflow,

@@ -2,9 +2,11 @@
 
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from scalable.errors import ManifestError
 from scalable.runs import (
     RunRecord,
     find_records,
+    is_running,
     read_open_record,
     read_record,
     read_rows,
@@ -196,3 +199,60 @@ def test_a_session_that_is_never_closed_has_its_last_tasks_in_its_record(
     document = read_record(directory)
     assert document is not None
     assert [each["done"] for each in document["summary"]["tasks"]] == [7]
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[int], None]]:
+    """Let no file become larger than so many bytes, as on a disk that is full, or any; in this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size if size else before[0], before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_leaves_no_part_of_a_row(
+    record: RunRecord, full_disk: Callable[[int], None]
+) -> None:
+    record.append("tasks.jsonl", [{"task": "a"}])
+    full_disk(30)
+    with pytest.raises(OSError):  # noqa: PT011 - which one depends on what is full
+        record.append("tasks.jsonl", [{"task": "b" * 100}])
+    full_disk(0)
+    record.append("tasks.jsonl", [{"task": "c"}])
+    assert read_rows(record.directory, "tasks.jsonl") == [{"task": "a"}, {"task": "c"}]
+
+
+def test_what_could_not_be_written_is_written_once_there_is_room(
+    demo: None, project: Path, full_disk: Callable[[int], None]
+) -> None:
+    with ScalableSession.from_yaml() as client:
+        session = client.session
+        assert session is not None
+        assert session.recorder is not None
+        directory, recorder = session.recorder.record.directory, session.recorder
+        full_disk(1)
+        client.gather(client.map(abs, range(5), tag="fair"))
+        recorder.write()
+        assert read_rows(directory, "tasks.jsonl") == []
+        full_disk(0)
+    rows = read_rows(directory, "tasks.jsonl")
+    assert [(row["component"], row["status"]) for row in rows] == [("fair", "done")] * 5
+
+
+def test_names_that_are_no_text_are_in_the_record(record: RunRecord) -> None:
+    record.append("tasks.jsonl", [{"task": os.fsdecode(b"run-\xff")}])
+    assert read_rows(record.directory, "tasks.jsonl") == [{"task": os.fsdecode(b"run-\xff")}]
+
+
+def test_a_process_lives_although_the_clock_was_set(record: RunRecord) -> None:
+    document = read_record(record.directory)
+    assert document is not None
+    assert is_running(document)
+    # The system computes the start of a process from the clock of now.
+    document["process"]["started"] += 3600
+    assert is_running(document)
+    document["process"]["identity"]["started"] += 1
+    assert not is_running(document)

@@ -115,6 +115,9 @@ def test_a_session_outlives_its_shell_and_is_used_and_ended_from_others(
     assert told["groups"] == {"sim": {"running": 1, "wanted": 1}}
     assert os.getsid(told["pid"]) == told["pid"]
     assert (directory / SOCKET).stat().st_mode & 0o777 == 0o600
+    (listed,) = json.loads(project.run("ps", "--json").stdout)
+    assert (listed["name"], listed["standing"], listed["target"]) == (run, "alive", "here")
+    assert listed["detail"].startswith(f"1 worker, process {told['pid']} on ")
 
     attached = project.run("attach", "-w", "workflow.py", "--", "21")
     assert (attached.returncode, attached.stdout) == (3, "42\n['sim']\n"), attached.stderr
@@ -150,6 +153,7 @@ def test_a_session_outlives_its_shell_and_is_used_and_ended_from_others(
     twice = project.run("down", run)
     assert (twice.returncode, twice.stdout) == (0, "")
     assert "has ended already" in twice.stderr
+    assert json.loads(project.run("ps", "--json").stdout) == []
     eventually(lambda: not project.processes())
     with pytest.raises(SessionError, match="scalable up"):
         ScalableSession.attach(run)

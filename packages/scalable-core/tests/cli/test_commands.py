@@ -570,3 +570,36 @@ def test_a_command_imports_no_more_than_it_needs(
     assert done.stderr.splitlines()[-1] == "[]"
     if arguments != ["providers"]:
         assert done.returncode == 0
+
+
+def test_a_standard_stream_that_is_closed_takes_no_output_of_another(
+    scalable: Scalable, project: Path, environment: dict[str, str]
+) -> None:
+    (project / "workflow.py").write_text(
+        "import os, sys\n"
+        "from scalable.session import ScalableSession\n"
+        "print(os.readlink('/proc/self/fd/2'), file=sys.stderr)\n"
+        "with ScalableSession.from_yaml() as client:\n"
+        "    print(client.submit(abs, -3, tag='fair').result())\n"
+    )
+    command = f"{sys.executable} -m scalable.cli run -w workflow.py"
+    for closed, expected in (("2>&-", "3\n"), ("0<&-", "3\n"), (">&-", "")):
+        done = subprocess.run(
+            ["sh", "-c", f"exec {command} {closed}"],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, expected), (closed, done.stderr)
+        assert closed == "2>&-" or "finished after" in done.stderr
+    assert scalable("runs", "show", "latest").returncode == 0
+
+
+def test_a_group_of_commands_without_one_shows_its_help(scalable: Scalable) -> None:
+    done = scalable("results")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: ")

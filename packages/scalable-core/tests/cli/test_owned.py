@@ -551,6 +551,38 @@ def test_ps_joins_ledgers_with_what_providers_show(
     }
 
 
+def test_ps_lists_a_run_that_lives_although_its_provider_shows_nothing(
+    batch: SiteProvider, cli: Cli, project: Path, dead: int
+) -> None:
+    alive, ended, elsewhere, shown = (begin_run(project) for _ in range(4))
+    begin_ledger(alive, "r7")
+    begin_ledger(ended, "r8", pid=dead)
+    begin_ledger(elsewhere, "r9", host="another")
+    begin_ledger(shown, "r1")
+    batch.owned["here"] = [Owned("job", "job-1", "r1", ME)]
+
+    assert standings(cli) == {
+        "job-1": "alive",
+        alive.directory.name: "alive",
+        elsewhere.directory.name: "elsewhere",
+        ended.directory.name: "lost",
+    }
+    row = next(line for line in cli("ps").stdout.splitlines() if alive.directory.name in line)
+    assert row.split()[2:5] == ["r7", "alive", "run"]
+    # Also where only its target, its manifest or its provider is meant, and not where others are.
+    for meant in (("--target", "demo"), ("--provider", "batch"), (str(project / "scalable.yaml"),)):
+        listed = json.loads(cli("ps", "--json", *meant).stdout)
+        assert alive.directory.name in {each["name"] for each in listed}, meant
+    other = project / "other.yaml"
+    other.write_text((project / "scalable.yaml").read_text())
+    listed = json.loads(cli("ps", "--json", str(other)).stdout)
+    assert {each["name"] for each in listed} == {"job-1"}
+    # It is nothing to reap.
+    refused = cli("reap", alive.directory.name, "--yes")
+    assert refused.exit_code == 1
+    assert f"run {alive.directory.name} lives; end it with `scalable down`" in refused.stderr
+
+
 def test_what_a_run_that_has_ended_could_not_remove_is_an_orphan(
     batch: SiteProvider, cli: Cli, project: Path
 ) -> None:

@@ -520,6 +520,7 @@ def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> 
         "failed": 2,
         "left": 0,
         "cancelled": 0,
+        "kept": 0,
     } in (summary["tasks"])
     assert [each["count"] for each in summary["failures"]] == [2]
     assert "hunter2" not in done.stderr + json.dumps(record(project))

@@ -79,6 +79,20 @@ def kept(project: Path) -> int:
     return len([*Store(str(project / "kept")).results("simulate")])
 
 
+NEEDS = """\
+from scalable.session import ScalableSession
+from model import simulate
+with ScalableSession.from_yaml() as client:
+    print(client.submit(sum, client.map(simulate, range(40), task="simulate"), tag="gcam").result())
+"""
+
+
+def last_record(project: Path, name: str) -> list[str]:
+    """Return the lines of a file of the newest record."""
+    newest = max((project / ".scalable" / "runs").iterdir())
+    return (newest / name).read_text().splitlines()
+
+
 TABLE = ",".join(str(2 * member) for member in range(40))
 
 
@@ -122,6 +136,21 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(
     assert started(starts) == []
     assert "scalable: simulate: 40 kept, 0 to do" in again.stderr
     assert "scalable: table: 1 kept, 0 to do" in again.stderr
+    # What was kept is not done again, and not said to be.
+    assert "scalable: tasks: 41 kept" in again.stderr
+    assert "scalable:   simulate (fair): 40 kept\n" in again.stderr
+    shown = scalable("runs", "show", "--json")
+    (counts,) = [t for t in json.loads(shown.stdout)["summary"]["tasks"] if t["name"] == "simulate"]
+    assert (counts["kept"], counts["done"], counts["left"]) == (40, 0, 0)
+    assert "tasks: 41 kept" in scalable("runs", "show").stdout
+    # Results that a task needs are loaded on the cluster, which is not counted as done either.
+    (project / "needs.py").write_text(NEEDS)
+    needs = scalable("run", "-w", "needs.py")
+    assert needs.stdout.splitlines() == ["1560"], needs.stderr
+    assert "scalable: tasks: 40 kept, 1 of 1 done" in needs.stderr
+    assert "scalable:   simulate (fair): 40 kept\n" in needs.stderr
+    ends = [json.loads(line)["status"] for line in last_record(project, "tasks.jsonl")]
+    assert sorted(ends) == ["done", *["kept"] * 40]
 
     model = project / "model.py"
     model.write_text(MODEL.replace("SCALE = 2", "SCALE = 2  # twice"))

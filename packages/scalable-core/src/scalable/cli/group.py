@@ -23,6 +23,7 @@ from scalable.cli.resume import resume
 from scalable.cli.run import run
 from scalable.cli.runs import runs
 from scalable.cli.schema import schema
+from scalable.cli.streams import open_standard_streams
 from scalable.cli.up import up
 from scalable.cli.validate import validate
 
@@ -54,6 +55,7 @@ class _Commands(click.Group):
         **extra: Any,
     ) -> click.Context:
         given = list(args)
+        open_standard_streams()
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
@@ -71,6 +73,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise  # the error is the help text
         except click.UsageError as error:
             raise _usage(error) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):

@@ -42,7 +42,7 @@ def logs(run: str | None, what: str | None, lines: int | None, as_json: bool) ->
     one of its workers; TASK a function, or the key of a task or the beginning of it. Then only the logs of these
     workers, or of those that ran these tasks, are shown.
     """
-    document = find_run(None if run == "latest" else run)
+    document = find_run(run)
     directory = run_directory(document)
     redact = _catch_up(document, directory)
     found = {path.stem: path for path in sorted((directory / "logs").glob("*.log"), key=_number)}

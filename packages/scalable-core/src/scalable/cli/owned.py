@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scalable.cli.asking import Answer, Answers, Scope
-    from scalable.cli.standing import Standings
+    from scalable.cli.standing import OpenRun, Standings
     from scalable.cluster.port import Leftover
     from scalable.providers.base import Owned
 
@@ -66,7 +66,8 @@ def ps(
     everything was removed. Without a manifest, it asks every provider that needs no options.
 
     Each is *alive*, if the process of its run lives on this machine; an *orphan*, if that has ended; *elsewhere*, if it
-    is on another machine; or *foreign*, if no run that was started from this directory has made it. Runs of which a
+    is on another machine; or *foreign*, if no run that was started from this directory has made it. A run that lives
+    and has no such resources, as with workers that are processes of this machine, is listed itself. Runs of which a
     ledger says that they have made something, and no provider shows it any more, are *lost*.
 
     The exit status is 1 if a target does not answer. One that this machine is not set up to ask is only noted, unless
@@ -80,6 +81,7 @@ def ps(
     _print_troubles(answers)
     standings = Standings.read()
     lost = standings.lost(answers, scope)
+    unshown = standings.unshown(answers, scope)
     if as_json:
         print_json(
             [
@@ -88,16 +90,18 @@ def ps(
                 for resource in answer.owned
                 for row in _as_json(answer, [resource])
             ]
-            + [run.as_json() for run in lost]
+            + [run.as_json() for run in (*unshown, *lost)]
         )
     else:
         _show(
             ((answer, resource) for answer in answers.found for resource in answer.owned),
             standings,
+            unshown,
         )
         for run in lost:
             print_note(f"{run.describe()}; `scalable reap` takes note of that")
-        if answers.found and answers.complete and not any(a.owned for a in answers.found):
+        there_are = unshown or any(a.owned for a in answers.found)
+        if answers.found and answers.complete and not there_are:
             print_status(_nothing(answers))
     if not answers.complete:
         context.exit(FAILED)
@@ -190,6 +194,7 @@ def _reap_those(
     standings = Standings.read(only)
     orphans_only = not runs and not all_runs
     gone = standings.lost(answers, scope)
+    unshown = standings.unshown(answers, scope)
     confirmed = orphans_only and bool(gone or standings.orphans(answers))
     if confirmed:
         answers, gone = confirm(answers, gone, scope, only)
@@ -220,7 +225,12 @@ def _reap_those(
         print_json({"removed": removal.removed, "left": removal.left})
     elif answers.found and answers.complete:
         owned = [resource for answer in answers.found for resource in answer.owned]
-        if missing := [run for run in runs if run not in {each.run_id for each in owned}]:
+        missing = [run for run in runs if run not in {each.run_id for each in owned}]
+        for run in [run for run in missing if any(run in each.names for each in unshown)]:
+            missing.remove(run)
+            print_problem(f"run {run} lives; end it with `scalable down`, or where it runs")
+            refused = True
+        if missing:
             names = " or ".join(missing)
             print_status(
                 f"there are no resources of {names} in a queue or a cloud; see `scalable ps`"
@@ -323,7 +333,11 @@ def _as_json(
 
 
 def _show(
-    resources: Iterable[tuple[Answer, Owned]], standings: Standings, *, err: bool = False
+    resources: Iterable[tuple[Answer, Owned]],
+    standings: Standings,
+    unshown: Iterable[OpenRun] = (),
+    *,
+    err: bool = False,
 ) -> None:
     header = ("target", "provider", "run", "", "kind", "name", "owner", "state")
     rows = [
@@ -339,5 +353,7 @@ def _show(
         ]
         for answer, each in resources
     ]
+    names = ("target", "provider", "run_id", "standing", "kind", "name", "owner", "detail")
+    rows += [[run[name] for name in names] for run in (each.as_json() for each in unshown)]
     if rows:
         click.echo(as_table(header, rows), err=err)

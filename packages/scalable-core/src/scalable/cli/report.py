@@ -38,7 +38,7 @@ def report(run: str | None, output: Path | None, latest: bool, as_json: bool) ->
 
     if run is not None and latest:
         raise click.UsageError("give RUN or --latest, not both")
-    document = find_run(None if run == "latest" else run)
+    document = find_run(run)
     directory = run_directory(document)
     tasks, workers = (list(read_rows(directory / f"{name}.jsonl")) for name in ("tasks", "workers"))
     logs = frozenset() if output else frozenset(p.stem for p in (directory / "logs").glob("*.log"))

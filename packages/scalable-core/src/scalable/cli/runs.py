@@ -29,7 +29,17 @@ def runs(context: click.Context, as_json: bool) -> None:
     if not documents:
         click.echo(_no_runs())
         return
-    header = ("run", "status", "started", "seconds", "target", "tasks", "failed", "workflow")
+    header = (
+        "run",
+        "status",
+        "started",
+        "seconds",
+        "target",
+        "tasks",
+        "kept",
+        "failed",
+        "workflow",
+    )
     click.echo(as_table(header, map(_row, documents)))
 
 
@@ -43,7 +53,7 @@ def runs(context: click.Context, as_json: bool) -> None:
 def show(run: str | None, latest: bool, as_json: bool) -> None:
     """Show one run: what ran, how it ended, what became of its tasks, and what it took.
 
-    RUN is its id, or the beginning of it.
+    RUN is its id, the beginning of it, or "latest".
     """
     if run is not None and latest:
         raise click.UsageError("give RUN or --latest, not both")
@@ -103,7 +113,7 @@ def latest_run(target: str) -> dict[str, Any] | None:
 
 
 def find_run(run: str | None) -> dict[str, Any]:
-    """Return the record of a run, by its id or the beginning of it; the latest for None.
+    """Return the record of a run, by its id or the beginning of it; the latest for None and "latest".
 
     Raises
     ------
@@ -115,7 +125,7 @@ def find_run(run: str | None) -> dict[str, Any]:
     by_id = {str(document.get("id")): document for document in _read_all()}
     if not by_id:
         raise Failure(_no_runs(), USAGE)
-    if run is None:
+    if run is None or run == "latest":
         return [*by_id.values()][-1]
     found = [each for each in by_id if each.startswith(run)]
     if len(found) == 1:
@@ -143,6 +153,7 @@ def _row(document: dict[str, Any]) -> list[object]:
         "-" if "seconds" not in summary else f"{summary['seconds']:.1f}",
         document.get("target"),
         sum(task["done"] + task["failed"] + task["left"] + task["cancelled"] for task in tasks),
+        sum(task.get("kept", 0) for task in tasks),
         sum(task["failed"] for task in tasks),
         (document.get("workflow") or {}).get("path") or "-",
     ]
@@ -185,7 +196,9 @@ def describe(document: dict[str, Any]) -> list[str]:
         tag = task["component"]
         # As the scheduler has it: one function may run under several tags.
         name = f"{tag.replace('-', ':')}.{task['name']}" if tag else task["name"]
-        counts[name] = TaskCount(*(task[key] for key in ("done", "failed", "left", "cancelled")))
+        counts[name] = TaskCount(
+            *(task.get(key, 0) for key in ("done", "failed", "left", "cancelled", "kept"))
+        )
         if tag:
             tags[name] = tag
     failures = [TaskFailures(**each) for each in summary.get("failures", [])]

@@ -175,7 +175,9 @@ def recorded(directory: Path, record: Mapping[str, Any], first: str) -> Assumpti
     try:
         lines = (directory / "tasks.jsonl").read_text(encoding="utf-8").splitlines()
         for row in map(json.loads, lines):
-            if row["started"] is not None and row["ended"] is not None:
+            # What was loaded says nothing of how long it takes to compute.
+            was_computed = row.get("status") != "kept"
+            if was_computed and row["started"] is not None and row["ended"] is not None:
                 taken = max(0.0, row["ended"] - row["started"])
                 durations.setdefault(row["component"] or first, []).append(taken)
     except FileNotFoundError:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scalable.cluster.ledger import RunLedger
     from scalable.providers.base import Owned
 
-__all__ = ["LostRun", "Standing", "Standings", "confirm"]
+__all__ = ["LostRun", "OpenRun", "Standing", "Standings", "confirm"]
 
 CONFIRM_AFTER = 3.0
 """Seconds between the two answers that must show an orphan: a native system may still show what has just ended."""
@@ -43,12 +43,49 @@ class _Run:
     has_ended: bool
     everything_removed: bool
     ledger: RunLedger
+    manifest: Path | None
+    process: str
 
     @property
     def standing(self) -> Standing:
         if self.has_ended or self.ledger.lives is False:
             return Standing.ORPHAN
         return Standing.ALIVE if self.ledger.lives else Standing.ELSEWHERE
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that lives, and of which its provider shows nothing: its workers are processes, or there are none now."""
+
+    run: _Run
+
+    @property
+    def standing(self) -> Standing:
+        """Whether it lives on this machine."""
+        return self.run.standing
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What it is called: by its record, and by native things of its."""
+        return self.run.ledger.run_ids | {self.run.directory.name}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values, in the form of a resource."""
+        from scalable.providers.base import current_owner
+
+        number = len(self.run.ledger.units)
+        workers = "1 worker" if number == 1 else f"{number} workers"
+        return {
+            "provider": self.run.provider,
+            "target": self.run.target,
+            "kind": "run",
+            "name": self.run.directory.name,
+            "run_id": ", ".join(sorted(self.run.ledger.run_ids)),
+            "owner": current_owner(),
+            "detail": f"{workers}, {self.run.process}",
+            "place": "",
+            "standing": self.standing.value,
+        }
 
 
 @dataclass(frozen=True)
@@ -124,6 +161,8 @@ class Standings:
                     record.get("status") != "running",
                     record.get("everything_removed") is True,
                     ledger,
+                    _manifest_of(record),
+                    _process_of(record),
                 )
             )
         return found
@@ -144,6 +183,21 @@ class Standings:
     def orphans(self, answers: Answers) -> list[Owned]:
         """Return the orphans among what providers show."""
         return [each for a in answers.found for each in a.owned if self.is_orphan(each)]
+
+    def unshown(self, answers: Answers, scope: Scope) -> list[OpenRun]:
+        """Return the runs that live on targets in `scope`, and of which no provider shows anything."""
+        shown = {each.run_id for answer in answers.found for each in answer.owned}
+        manifest = None if scope.manifest is None else Path(scope.manifest).resolve()
+        return [
+            OpenRun(run)
+            for run in self.runs
+            if run.standing in (Standing.ALIVE, Standing.ELSEWHERE)
+            and not run.everything_removed
+            and not run.ledger.run_ids & shown
+            and scope.includes(run.provider)
+            and scope.target in (None, run.target)
+            and manifest in (None, run.manifest)
+        ]
 
     def lost(self, answers: Answers, scope: Scope) -> list[LostRun]:
         """Return the runs that were killed, and of which nothing is shown although their targets have answered."""
@@ -181,6 +235,16 @@ class Standings:
                 mark_removed(run.directory)
             except (OSError, ValueError) as error:
                 print_problem(f"{run.directory / 'record.json'}: {error}", severity="warning")
+
+
+def _manifest_of(record: Mapping[str, Any]) -> Path | None:
+    path = (record.get("manifest") or {}).get("path")
+    return Path(str(record.get("directory")), path).resolve() if path else None
+
+
+def _process_of(record: Mapping[str, Any]) -> str:
+    process = record.get("process") or {}
+    return f"process {process.get('pid')} on {process.get('host')}"
 
 
 def confirm(

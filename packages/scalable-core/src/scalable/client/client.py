@@ -41,6 +41,7 @@ from scalable.cluster.dask_internals import (
     retrieve_gather_exceptions,
     take_from_gather,
 )
+from scalable.cluster.notebook import show_live
 from scalable.cluster.plugin import (
     RESULT_MESSAGE,
     TABLE_TOPIC,
@@ -405,6 +406,17 @@ class ScalableClient(WatchedClient):
             **kwargs,
         )
         return futures
+
+    def _live_html(self) -> tuple[str, bool]:
+        owner: Any = self.session or self.cluster
+        shown, final = owner._live_html()
+        # Dask's own says the same, behind a fold that would close with each update.
+        return f"<div><h3>{type(self).__name__}</h3>{shown}</div>", final or self.status == "closed"
+
+    def _ipython_display_(self) -> None:
+        if not hasattr(self.session or self.cluster, "_live_html"):
+            raise NotImplementedError  # a notebook shows Dask's own
+        show_live(self)
 
     @property
     def failures(self) -> Mapping[Any, TaskFailure]:

@@ -6,11 +6,14 @@ import asyncio
 import json
 import operator
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import dask
+from dask.utils import key_split
 from distributed import Client, Future
 
 from scalable.client.keys import key_prefix, keys_of_map
@@ -60,6 +63,8 @@ class _Found:
         What a worker needs to know to load it.
     submit : callable
         Submits calls after all.
+    tag : str or None
+        The component whose workers may compute it.
     on_cluster : bool
         Whether the cluster has a task that loads it.
     """
@@ -69,6 +74,7 @@ class _Found:
     size: int
     settings: Mapping[str, Any]
     submit: Callable[..., dict[Any, Future[Any]]]
+    tag: str | None = None
     on_cluster: bool = False
 
 
@@ -176,23 +182,25 @@ class KeptFutures:
             settings=settings,
             **options,
         )
-        kept = 0
+        finished: list[Any] = []
         to_do: dict[Any, tuple[Any, NamedCall, tuple[Any, ...]]] = {}
         for each, call, args in zip(keys, named, calls, strict=True):
             if each in futures or each in to_do:
                 continue
             if call.name and call.name in found and new[call.name] == each:
                 size = found[call.name]
-                self._found[each] = _Found(call, args, size, settings, submit)
+                self._found[each] = _Found(call, args, size, settings, submit, tag)
                 futures[each] = finished_future(self._client, each)
-                kept += 1
+                finished.append(each)
             else:
                 to_do[each] = each, call, args
             if call.name:
                 self._names[each] = call.name
                 if rule.outputs:
                     self._with_files.add(each)
-        self.results.count(rule, kept, len(to_do), named, found)
+        for name, number in Counter(map(key_split, finished)).items():
+            self.results.count_kept(name, tag, number)
+        self.results.count(rule, len(finished), len(to_do), named, found)
         futures |= submit([*to_do.values()])
         return [futures[each] for each in keys]
 
@@ -312,7 +320,9 @@ class KeptFutures:
                 rows[key] = (load, name)
         if rows:
             self._install()
-            self._run(rows, {}, resources=None if callable(resources) else resources)
+            # Not counted as tasks that are done.
+            with dask.annotate(scalable_kept=True):
+                self._run(rows, {}, resources=None if callable(resources) else resources)
 
     def take(self, keys: Iterable[Any]) -> dict[Any, _Found]:
         """Return which of these results the store has."""
@@ -376,6 +386,7 @@ class KeptFutures:
             found = self._found.pop(key, None)
             if found is not None:
                 self.results.tell(f"{error}; it is computed again", once=True)
+                self.results.count_kept(key_split(key), found.tag, -1)
                 reset_future(self._client, key)
                 found.submit([(key, found.call, found.args)])
 

@@ -24,6 +24,7 @@ from scalable.cluster.dashboard import INSTALL, has_dashboard, link_that_opens
 from scalable.cluster.events import Event
 from scalable.cluster.host import WatchedHost
 from scalable.cluster.link import RpcLink
+from scalable.cluster.notebook import groups_table, show_live
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import Explanation, GroupSpec, GroupStatus, Leftover
 from scalable.errors import (
@@ -666,20 +667,14 @@ class GroupedCluster:
         head = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts)
         return (
             f"<div><h3>GroupedCluster {html.escape(self.name)}</h3><table>{head}</table>"
-            "<table><thead><tr><th>Group</th><th>Workers</th><th>State</th></tr></thead><tbody>"
-            f"{''.join(_row(tag, status) for tag, status in self.groups.items())}</tbody></table></div>"
+            f"{groups_table(self.groups)}</div>"
         )
 
+    def _live_html(self) -> tuple[str, bool]:
+        return self._repr_html_(), self.status.name == "closed"
 
-def _row(tag: str, status: GroupStatus) -> str:
-    """Return a group's row in the table of a cluster."""
-    state = "failed" if status.failed else status.reason.value if status.reason else ""
-    cells = (
-        tag,
-        f"{status.running} of {status.wanted}",
-        ": ".join(filter(None, (state, status.detail))),
-    )
-    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+    def _ipython_display_(self) -> None:
+        show_live(self)
 
 
 def _leftovers(closed: Any) -> list[Leftover]:
@@ -711,7 +706,8 @@ def _close_all() -> None:
         try:
             cluster.close()
         except Exception as error:  # noqa: BLE001 - printed; the next cluster must be closed, too
-            print(f"scalable: {error}", file=sys.stderr)  # logging may be shut down by now
+            if sys.stderr is not None:  # print() would write to stdout
+                print(f"scalable: {error}", file=sys.stderr)  # logging may be shut down by now
 
 
 def _forget_all_in_fork() -> None:

@@ -35,7 +35,9 @@ __all__ = [
     "current_ledger",
     "ledger_in",
     "new_run_id",
+    "process_lives",
     "read_ledger",
+    "this_process",
 ]
 
 FILE = "ledger.jsonl"
@@ -62,7 +64,7 @@ class Ledger:
         OSError
             It cannot be written.
         """
-        self._write({"event": "run", "run_id": run_id, **_this_process()}, durable=True)
+        self._write({"event": "run", "run_id": run_id, **this_process()}, durable=True)
 
     def launch(self, tag: str, n: int, request_id: str) -> None:
         """Record that units are about to be requested.
@@ -198,7 +200,7 @@ def read_ledger(directory: Path) -> RunLedger | None:
         match event:
             case {"event": "run", "run_id": str(run_id)}:
                 run_ids.add(run_id)
-                lives.append(_lives(event))
+                lives.append(process_lives(event))
             case {"event": "launch", "n": int(n)}:
                 launched += n
             case {"event": "units", "units": dict(made)}:
@@ -222,13 +224,14 @@ def _events(lines: Iterable[str]) -> Iterator[Any]:
 # -- Processes
 
 
-def _this_process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from every other one, also after the clock was set."""
     pid = os.getpid()
     return {"pid": pid, "started": _start_of(pid), "host": platform.node(), "boot": _boot()}
 
 
-def _lives(event: Mapping[str, Any]) -> bool | None:
-    """Return whether the process of an event lives; None if it is on another machine."""
+def process_lives(event: Mapping[str, Any]) -> bool | None:
+    """Return whether a process lives, by what `this_process` was there; None if it is on another machine."""
     if event.get("host") != platform.node():
         return None
     pid = event.get("pid")

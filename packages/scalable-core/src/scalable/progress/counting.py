@@ -75,21 +75,33 @@ def count_tasks(cluster: GroupedCluster) -> Counted:
                     self.lost.add(key)
                     self.by_prefix[task.prefix.name] += 1
 
-        if RecomputedTasks.name not in dask_scheduler.plugins:
+        tally: Any = dask_scheduler.plugins.get("scalable-tally")
+        if tally is None and RecomputedTasks.name not in dask_scheduler.plugins:
             dask_scheduler.add_plugin(RecomputedTasks())
-        recomputed: Any = dask_scheduler.plugins[RecomputedTasks.name]
         ended = ("memory", "erred", "released", "forgotten")
-        counts = {
+        prefixes = dask_scheduler.task_prefixes.values()
+        left = {
+            prefix.name: sum(n for state, n in prefix.states.items() if state not in ended)
+            for prefix in prefixes
+        }
+        if tally is not None:
+            tasks = dask_scheduler.tasks
+            lost = Counter(tasks[key].prefix.name for key in tally.lost_now if key in tasks)
+            loading = Counter(tasks[key].prefix.name for key in tally.loading if key in tasks)
+            left = {name: number - loading[name] for name, number in left.items()}
+            done = {name: tally.done.get(name, 0) - lost[name] for name in left}
+        else:
             # `state_counts` has all that were ever done: tasks whose results are no longer needed are forgotten.
-            prefix.name: (
-                prefix.state_counts["memory"] - recomputed.by_prefix[prefix.name],
-                prefix.states["erred"],
-                sum(n for state, n in prefix.states.items() if state not in ended),
-            )
-            for prefix in dask_scheduler.task_prefixes.values()
+            recomputed: Any = dask_scheduler.plugins[RecomputedTasks.name]
+            done = {
+                prefix.name: prefix.state_counts["memory"] - recomputed.by_prefix[prefix.name]
+                for prefix in prefixes
+            }
+        counts = {
+            prefix.name: (done[prefix.name], prefix.states["erred"], left[prefix.name])
+            for prefix in prefixes
         }
         # Seconds of work that are left, and slots for it, of each tag; of all workers, for tasks without one.
-        tally: Any = dask_scheduler.plugins.get("scalable-tally")
         tags: dict[str, str] = tally.tags if tally is not None else {}
         work: defaultdict[str, float] = defaultdict(float)
         slots: defaultdict[str, float] = defaultdict(float)

@@ -220,7 +220,10 @@ def show_progress(session: ScalableSession, view: View) -> Iterator[None]:
 
 @contextmanager
 def progress_on_stderr(session: ScalableSession) -> Iterator[None]:
-    """Show progress on stderr: live on a terminal, as lines elsewhere."""
+    """Show progress on stderr: live on a terminal, as lines elsewhere; nowhere if stderr is closed."""
+    if sys.stderr is None:  # print() would write to stdout
+        yield
+        return
     with ExitStack() as stack:
         view: View = PlainView(sys.stderr)
         if area := _terminal_area():

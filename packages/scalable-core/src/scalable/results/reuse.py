@@ -64,6 +64,8 @@ class Results:
     ----------
     counts : dict of str to (int, int)
         How many calls of each task had a result, and how many had none.
+    kept_calls : dict of str to (str, int)
+        The component of calls, and how many of them had a result, by what their keys begin with.
     on_calls : callable or None
         Called for calls before they are submitted, with the label of their task, the calls, and the names of those
         results that the store has.
@@ -88,6 +90,7 @@ class Results:
         self._reported: set[str] = set()
         self._described: set[str] = set()
         self.counts: dict[str, tuple[int, int]] = {}
+        self.kept_calls: dict[str, tuple[str | None, int]] = {}
         self.on_calls: OnCalls | None = None
 
     def rule(self, func: Callable[..., Any], task: str | None, tag: str | None) -> Rule | None:
@@ -225,6 +228,10 @@ class Results:
         self.counts[rule.label] = before[0] + kept, before[1] + to_do
         if kept + to_do > 1:
             self._report(f"{rule.label}: {kept} kept, {to_do} to do", False)
+
+    def count_kept(self, prefix: str, tag: str | None, number: int) -> None:
+        """Count calls that had a result; a negative number is of those whose result turned out to be damaged."""
+        self.kept_calls[prefix] = tag, self.kept_calls.get(prefix, (tag, 0))[1] + number
 
     def tell(self, problem: str, *, once: bool = False) -> None:
         """Warn of a problem."""

@@ -166,7 +166,7 @@ def lanes(
                 part(task["started"]),
                 part(task["ended"]),
                 function_name(str(task["task"]), component),
-                task.get("status") != "done",
+                task.get("status") not in ("done", "kept"),
             )
             # Clocks are read before a task's own end is: what overlaps by less than a pixel does not.
             room = task["started"] + 0.02 + finest * (end - start) / 2
@@ -215,8 +215,12 @@ def waits(rows: Iterable[Row], begin: str, end: str) -> Waits | None:
 
 
 def used(tasks: Iterable[Row]) -> Used:
-    """Return what tasks used."""
-    tasks = [task for task in tasks if task.get("started") and task.get("ended")]
+    """Return what tasks used, those left out that only loaded a kept result."""
+    tasks = [
+        task
+        for task in tasks
+        if task.get("started") and task.get("ended") and task.get("status") != "kept"
+    ]
     seconds = sum(task["ended"] - task["started"] for task in tasks)
     peaks = sorted(task["peak_memory"] for task in tasks if task.get("peak_memory"))
     cpu = [task["cpu_seconds"] for task in tasks if task.get("cpu_seconds") is not None]

@@ -64,6 +64,8 @@ class Recorder:
         self._began: float | None = None
         self._session, self._warn = session, warn
         self._events = 0
+        self._workers: list[dict[str, Any]] = []
+        self._tasks = ""
         self._lock = threading.Lock()
         self._warned = False
         self._stopped = threading.Event()
@@ -82,7 +84,7 @@ class Recorder:
         """Write and return what has become of the tasks, as far as it is known: before the session is closed."""
         if self._is_counting():
             try:
-                self.tally = read_tally(self._session.cluster)
+                self.tally = read_tally(self._session.cluster, self._session.kept_calls)
             except (OSError, RuntimeError) as error:
                 self._warn(f"tasks were not counted: {error}")
             self.write(warn=True)
@@ -95,11 +97,15 @@ class Recorder:
                 events = self._session.events[self._events :]
                 self.record.append("events.jsonl", map(event_as_json, events))
                 self._events += len(events)
-                self.record.append(
-                    "workers.jsonl", map(_worker_row, self._session.take_worker_changes())
-                )
+                # What was taken and cannot be written now, on a disk that is full, is written the next time.
+                self._workers += map(_worker_row, self._session.take_worker_changes())
+                self.record.append("workers.jsonl", self._workers)
+                self._workers.clear()
                 if self._is_counting():
-                    self.record.append("tasks.jsonl", take_ends(self._session.cluster))
+                    self._tasks += take_ends(self._session.cluster)
+                self.record.append_lines("tasks.jsonl", self._tasks)
+                self._tasks = ""
+                if self._is_counting():
                     self._keep_wanted_logs()
             except (OSError, RuntimeError) as error:
                 if warn and not self._warned:

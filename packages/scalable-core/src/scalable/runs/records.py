@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from scalable.cluster.ledger import process_lives, this_process
 from scalable.providers.registry import ENTRY_POINT_GROUP
 from scalable.runs.packages import workflow_packages
 
@@ -156,6 +157,7 @@ class RunRecord:
                 "host": platform.node(),
                 "pid": os.getpid(),
                 "started": psutil.Process().create_time(),
+                "identity": this_process(),
             },
             "versions": installed_versions(),
             "packages": workflow_packages(workflow),
@@ -233,11 +235,38 @@ class RunRecord:
             redact = cache(self._redact)  # names are there many times
             rows = [_map_text(row, redact) for row in rows]
         encode = json.JSONEncoder(ensure_ascii=False).encode
-        lines = map(encode, rows)
+        self._append_text(name, "".join(f"{encode(row)}\n" for row in rows))
+
+    def append_lines(self, name: str, lines: str) -> None:
+        """Append rows to a file of the record that are lines of JSON already.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        if self._redact(lines) != lines:  # to redact a text may break numbers
+            self.append(name, map(json.loads, lines.splitlines()))
+        elif lines:
+            self._append_text(name, lines)
+
+    def _append_text(self, name: str, text: str) -> None:
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         file = os.open(name, how, 0o600, dir_fd=self._descriptor)
-        with os.fdopen(file, "w", encoding="utf-8") as stream:
-            stream.write("".join(f"{line}\n" for line in lines))
+        try:
+            before = os.fstat(file).st_size
+            try:
+                # What is no UTF-8, as in the names of files, is escaped as in JSON.
+                left = memoryview(text.encode("utf-8", "backslashreplace"))
+                while left:
+                    left = left[os.write(file, left) :]
+            except OSError:
+                os.ftruncate(
+                    file, before
+                )  # a part of a row, on a disk that is full, would spoil the next one
+                raise
+        finally:
+            os.close(file)
 
     def note_calls(self, task: str, calls: Sequence[NamedCall], found: Collection[str]) -> None:
         """Take note of calls whose results are kept, before they are submitted.
@@ -266,7 +295,7 @@ class RunRecord:
         with suppress(FileNotFoundError):
             os.unlink("record.new", dir_fd=at)
         new = os.open("record.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=at)
-        with os.fdopen(new, "w", encoding="utf-8") as stream:
+        with os.fdopen(new, "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(self.to_json())
         os.replace("record.new", "record.json", src_dir_fd=at, dst_dir_fd=at)
 
@@ -376,6 +405,11 @@ def is_running(record: Mapping[str, Any]) -> bool:
     process = record.get("process") or {}
     if record.get("status") != "running" or process.get("host") != platform.node():
         return False
+    identity = process.get("identity") or {}
+    if (
+        identity.get("started") is not None
+    ):  # where the system tells: a time since the epoch changes with the clock
+        return process_lives(identity) is True
     try:
         found = psutil.Process(int(process["pid"]))
         started = found.create_time()

@@ -105,15 +105,17 @@ def _tiles(document: Row, tasks: Sequence[Row], span: tuple[float, float]) -> st
     summary = document.get("summary") or {}
     counts = Counter(
         {
-            name: sum(kind[name] for kind in summary.get("tasks", ()))
-            for name in ("done", "failed", "left", "cancelled")
+            name: sum(kind.get(name, 0) for kind in summary.get("tasks", ()))
+            for name in ("done", "failed", "left", "cancelled", "kept")
         }
     )
     if not summary.get("tasks"):
         counts = Counter(str(row.get("status")) for row in tasks)
     hours = sum(summary.get("worker_hours", {}).values())
     cost = summary.get("cost") or {}
+    kept = counts.pop("kept", 0)
     tiles = [
+        *([(f"{kept}", "kept by earlier runs", "")] if kept else []),
         (f"{counts['done']}", f"of {counts.total()} tasks done", ""),
         (f"{counts['failed']}", "failed", "bad" if counts["failed"] else ""),
         (f"{counts['cancelled'] + counts['left']}", "cancelled or not run", ""),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,16 +21,20 @@ _MAX_REASONS = 5
 
 @dataclass(frozen=True)
 class TaskCount:
-    """Tasks of one kind: how many are done, have failed, are left to do, and were given up."""
+    """Tasks of one kind: how many are done, have failed, are left to do, and were given up.
+
+    `kept` are those that were not to be done, because an earlier run has kept their results.
+    """
 
     done: int = 0
     failed: int = 0
     left: int = 0
     cancelled: int = 0
+    kept: int = 0
 
     @property
     def all(self) -> int:
-        """The number of all tasks of this kind."""
+        """The number of all tasks of this kind that were to be done."""
         return self.done + self.failed + self.left + self.cancelled
 
     def __add__(self, other: TaskCount) -> TaskCount:
@@ -40,7 +43,17 @@ class TaskCount:
             self.failed + other.failed,
             self.left + other.left,
             self.cancelled + other.cancelled,
+            self.kept + other.kept,
         )
+
+    def __str__(self) -> str:
+        kept = f"{self.kept} kept" if self.kept else ""
+        if kept and not self.all:
+            return kept
+        parts = {"failed": self.failed, "cancelled": self.cancelled, "not run": self.left}
+        text = f"{self.done} of {self.all} done"
+        text += "".join(f", {number} {what}" for what, number in parts.items() if number)
+        return f"{kept}, {text}" if kept else text
 
 
 def total(counts: Iterable[TaskCount]) -> TaskCount:
@@ -104,21 +117,26 @@ class Tally:
 
         Examples
         --------
-        >>> counts = {"simulate": TaskCount(done=196, failed=4), "mean": TaskCount(done=1)}
+        >>> counts = {
+        ...     "simulate": TaskCount(done=196, failed=4),
+        ...     "read": TaskCount(kept=40),
+        ...     "mean": TaskCount(done=1),
+        ... }
         >>> failures = [TaskFailures("simulate", "ValueError: no data", 4, "simulate-1f")]
         >>> for line in Tally(counts, failures, {"simulate": "gcam"}).lines():
         ...     print(line)
-        tasks: 197 of 201 done, 4 failed
+        tasks: 40 kept, 197 of 201 done, 4 failed
           simulate (gcam): 196 of 200 done, 4 failed
+          read: 40 kept
           mean: 1 of 1 done
           4 of simulate failed: ValueError: no data (such as simulate-1f)
         """
         if not self.counts:
             return
-        yield f"tasks: {_describe(total(self.counts.values()))}"
+        yield f"tasks: {total(self.counts.values())}"
         for name, count in self.counts.items():
             tag = f" ({self.tags[name]})" if name in self.tags else ""
-            yield f"  {self._name(name)}{tag}: {_describe(count)}"
+            yield f"  {self._name(name)}{tag}: {count}"
         for each in self.failures[:_MAX_REASONS]:
             log = logs and each.worker and logs / f"{each.worker}.log"
             where = f"; log: {log}" if log and log.exists() else ""
@@ -148,12 +166,6 @@ class Tally:
         }
 
 
-def _describe(count: TaskCount) -> str:
-    parts = {"failed": count.failed, "cancelled": count.cancelled, "not run": count.left}
-    text = f"{count.done} of {count.all} done"
-    return text + "".join(f", {number} {what}" for what, number in parts.items() if number)
-
-
 def begin_tally(cluster: GroupedCluster) -> None:
     """Count from now on.
 
@@ -172,6 +184,7 @@ def begin_tally(cluster: GroupedCluster) -> None:
         from distributed.diagnostics.plugin import SchedulerPlugin
 
         max_reasons, max_text, max_rows = 100, 300, 100_000
+        tasks, workers = dask_scheduler.tasks, dask_scheduler.workers
 
         class Tally(SchedulerPlugin):
             """Counts how tasks end."""
@@ -179,78 +192,91 @@ def begin_tally(cluster: GroupedCluster) -> None:
             name = "scalable-tally"
 
             def __init__(self) -> None:
-                self.done: set[Any] = set()
                 self.failed: dict[Any, str] = {}
+                self.done: dict[str, int] = {}
                 self.counts: Counter[tuple[str, str]] = Counter()
                 self.reasons: dict[tuple[str, str], list[Any]] = {}
                 self.tags: dict[str, str] = {}
                 self.rows: deque[tuple[Any, ...]] = deque(maxlen=max_rows)
                 self.lost: Counter[str] = Counter()
                 self.lost_now: set[Any] = set()
-                # Of tasks that have not ended: since when they could run, and the worker they were sent to.
-                self.ready: dict[Any, tuple[float, Any]] = {}
+                # Tasks that load a result which an earlier run has kept.
+                self.loading: set[Any] = set()
+                # Of tasks that have not ended: since when they could run.
+                self.ready: dict[Any, float] = {}
+                # By address, also of workers that are gone.
+                self.names = {address: str(ws.name) for address, ws in workers.items()}
+
+            def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+                self.names[worker] = str(workers[worker].name)
 
             def transition(
-                self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
+                self,
+                key: Any,
+                start: str,
+                finish: str,
+                *args: Any,
+                worker: Any = None,
+                startstops: Any = None,
+                **kwargs: Any,
             ) -> None:
-                # For every task some times: the usual case first, and little of it.
-                if start == "released":
-                    self.note_begin(key, finish)
-                if finish == "processing":
-                    known = self.ready.get(key)
-                    since = known[0] if known else time()
-                    self.ready[key] = since, dask_scheduler.tasks[key].processing_on
-                elif finish in ("no-worker", "queued"):
-                    self.ready.setdefault(key, (time(), None))
-                elif start == "processing" and finish == "memory":
-                    self.note_end(key, "done", kwargs)
-                    self.lost_now.discard(key)
-                if finish == "memory" and key not in self.done:
-                    self.done.add(key)
-                    prefix = dask_scheduler.tasks[key].prefix.name
-                    self.counts[prefix, "done"] += 1
-                    if key in self.failed:  # it was tried again
-                        self.counts[prefix, self.failed.pop(key)] -= 1
+                # Called some times for every task: as little as can be, and what is usual first.
+                if finish in ("processing", "no-worker", "queued"):
+                    if key not in self.ready:
+                        self.ready[key] = time()
+                        if tasks[key].annotations and "scalable_kept" in tasks[key].annotations:
+                            self.loading.add(key)
+                elif finish == "waiting":
+                    # What has a size has had a result.
+                    if start == "released" and tasks[key].nbytes >= 0 and key not in self.lost_now:
+                        self.lost_now.add(key)
+                        self.lost[tasks[key].prefix.name] += 1
+                elif finish == "memory":
+                    self.end(key, start == "processing", worker, startstops)
                 elif finish == "erred":
-                    self.fail(key, kwargs)
+                    self.fail(key, worker, startstops)
                 elif finish == "forgotten":
-                    if key not in self.done and key not in self.failed:
-                        self.counts[key_split(key), "cancelled"] += 1
-                    self.done.discard(key)
-                    self.failed.pop(key, None)
+                    task = tasks.get(key)
+                    if key in self.failed:
+                        del self.failed[key]
+                    elif task is not None and task.nbytes < 0 and key not in self.loading:
+                        self.note_tag(task)
+                        self.counts[task.prefix.name, "cancelled"] += 1
                     self.ready.pop(key, None)
                     self.lost_now.discard(key)
+                    self.loading.discard(key)
 
-            def note_begin(self, key: Any, finish: str) -> None:
-                task = dask_scheduler.tasks.get(key)
-                if task is None:
-                    return
-                # Also of tasks that never run.
-                if task.prefix.name not in self.tags and task.resource_restrictions:
-                    self.tags[task.prefix.name] = next(iter(task.resource_restrictions))
-                if finish == "waiting" and key in self.done and key not in self.lost_now:
-                    self.lost_now.add(key)
-                    self.lost[task.prefix.name] += 1
+            def end(self, key: Any, has_run: bool, worker: Any, startstops: Any) -> None:
+                task = tasks[key]
+                name = task.prefix.name
+                status = "done"
+                if key in self.loading:
+                    self.loading.discard(key)
+                    self.counts[name, "kept"] += 1
+                    status = "kept"
+                elif key in self.lost_now:
+                    self.lost_now.discard(key)
+                elif key in self.failed:  # it was tried again
+                    self.counts[name, self.failed.pop(key)] -= 1
+                    self.done[name] = self.done.get(name, 0) + 1
+                elif name in self.done:
+                    self.done[name] += 1
+                else:
+                    self.done[name] = 1
+                    self.note_tag(task)
+                ready = self.ready.pop(key, None)
+                if has_run:
+                    tags = task.resource_restrictions
+                    self.rows.append((key, tags, worker, ready, startstops, time(), status))
 
-            def note_end(self, key: Any, status: str, facts: dict[str, Any]) -> str:
-                ready, sent_to = self.ready.pop(key, (None, None))
-                worker = None if sent_to is None else str(sent_to.name)
-                computed: dict[str, Any] = {}
-                for each in facts.get("startstops") or ():
-                    if each["action"] == "compute":
-                        computed = each
-                begin, end = computed.get("start"), computed.get("stop")
-                used = computed.get("cpu_seconds"), computed.get("peak_memory")
-                task = dask_scheduler.tasks.get(key)
-                tag = next(iter(task.resource_restrictions or ()), None) if task else None
-                # A task whose worker has died with it has reported no times.
-                self.rows.append(
-                    (str(key), tag, worker, ready, begin, end or time(), status, *used)
-                )
-                return worker or ""
+            def note_tag(self, task: Any) -> None:
+                # A kept result is loaded where it is needed, by workers of whatever component.
+                loads = task.annotations and "scalable_kept" in task.annotations
+                if task.resource_restrictions and not loads:
+                    self.tags.setdefault(task.prefix.name, next(iter(task.resource_restrictions)))
 
-            def fail(self, key: Any, facts: dict[str, Any]) -> None:
-                task = dask_scheduler.tasks.get(key)
+            def fail(self, key: Any, worker: Any, startstops: Any) -> None:
+                task = tasks.get(key)
                 # A task that depends on one that failed has its exception, and was not run.
                 blamed = task is not None and task.exception_blame in (task, None)
                 if key in self.failed:
@@ -258,15 +284,22 @@ def begin_tally(cluster: GroupedCluster) -> None:
                 self.failed[key] = "failed" if blamed else "cancelled"
                 prefix = key_split(key)
                 self.counts[prefix, self.failed[key]] += 1
+                if key in self.loading:
+                    self.loading.discard(key)
+                    self.counts[prefix, "not kept"] += 1
+                if task is not None:
+                    self.note_tag(task)
+                ready = self.ready.pop(key, None)
                 if not blamed or task is None:
                     return
-                worker = self.note_end(key, "failed", facts)
+                tags = task.resource_restrictions
+                self.rows.append((key, tags, worker, ready, startstops, time(), "failed"))
                 text = " ".join((task.exception_text or "").split())[:max_text]
                 reason = self.reasons.get((prefix, text))
                 if reason is not None:
                     reason[0] += 1
                 elif len(self.reasons) < max_reasons:
-                    self.reasons[prefix, text] = [1, str(key), worker]
+                    self.reasons[prefix, text] = [1, str(key), self.names.get(worker, "")]
 
         if Tally.name not in dask_scheduler.plugins:
             dask_scheduler.add_plugin(Tally())
@@ -274,8 +307,18 @@ def begin_tally(cluster: GroupedCluster) -> None:
     _call(cluster, begin)
 
 
-def read_tally(cluster: GroupedCluster) -> Tally:
+def read_tally(
+    cluster: GroupedCluster, kept: Mapping[str, tuple[str | None, int]] | None = None
+) -> Tally:
     """Return what has become of the tasks so far.
+
+    Parameters
+    ----------
+    cluster : GroupedCluster
+        The cluster.
+    kept : mapping of str to (str, int), optional
+        The component of tasks, and how many of them were not submitted because their results are kept, by the name of
+        their function.
 
     Raises
     ------
@@ -284,28 +327,48 @@ def read_tally(cluster: GroupedCluster) -> Tally:
     """
 
     def read(dask_scheduler: Scheduler) -> Any:
+        from collections import Counter
+
         tally: Any = dask_scheduler.plugins.get("scalable-tally")
         if tally is None:  # it does not count yet
-            return {}, {}, {}, {}, {}
+            return {}, {}, {}, {}, {}, {}, {}
+        tasks = dask_scheduler.tasks
+        loading = Counter(tasks[key].prefix.name for key in tally.loading if key in tasks)
         left = {
             prefix.name: sum(
                 count
                 for state, count in prefix.states.items()
                 if state not in ("memory", "erred", "released", "forgotten")
             )
+            - loading[prefix.name]
             for prefix in dask_scheduler.task_prefixes.values()
         }
-        return dict(tally.counts), left, dict(tally.reasons), dict(tally.tags), dict(tally.lost)
+        # Also of tasks that have not ended.
+        for task in tasks.values() if any(left.values()) else ():
+            tally.note_tag(task)
+        counts, done = dict(tally.counts), dict(tally.done)
+        return counts, done, dict(loading), left, dict(tally.reasons), tally.tags, dict(tally.lost)
 
-    counts, left, reasons, tags, lost = _call(cluster, read)
-    names = {name for name, _ in counts} | {name for name, number in left.items() if number}
+    counts, done, loading, left, reasons, tags, lost = _call(cluster, read)
+    kept = kept or {}
+    loaded = {name: loading.get(name, 0) + counts.get((name, "kept"), 0) for name in left}
+    kept_now = {
+        # Some of them have turned out to be damaged; other clients may have found some, too.
+        name: max(
+            kept.get(name, ("", 0))[1] - counts.get((name, "not kept"), 0), loaded.get(name, 0)
+        )
+        for name in {*kept, *loaded}
+    }
+    names = {name for name, _ in counts} | {*done}
+    names |= {name for each in (left, kept_now) for name, number in each.items() if number}
     return Tally(
         {
             name: TaskCount(
-                counts.get((name, "done"), 0),
+                done.get(name, 0),
                 counts.get((name, "failed"), 0),
                 left.get(name, 0),
                 counts.get((name, "cancelled"), 0),
+                kept_now.get(name, 0),
             )
             for name in sorted(names)
         },
@@ -316,13 +379,13 @@ def read_tally(cluster: GroupedCluster) -> Tally:
             ),
             key=lambda each: -each.count,
         ),
-        tags,
+        {**{name: tag for name, (tag, _) in kept.items() if tag}, **tags},
         lost,
     )
 
 
-def take_ends(cluster: GroupedCluster) -> list[dict[str, Any]]:
-    """Return the tasks that have ended since the last call, each as a mapping; at most 100,000 of them.
+def take_ends(cluster: GroupedCluster) -> str:
+    """Return the tasks that have ended since the last call, a line of JSON for each; at most 100,000 of them.
 
     Raises
     ------
@@ -330,21 +393,40 @@ def take_ends(cluster: GroupedCluster) -> list[dict[str, Any]]:
         The scheduler does not answer, or does not count.
     """
 
-    def take(dask_scheduler: Scheduler) -> bytes:
-        import pickle
+    # Lines, and one text of them: what is made of each of many thousand tasks is made once.
+    def take(dask_scheduler: Scheduler) -> str:
+        from json import dumps
+        from json.encoder import encode_basestring as quoted
 
         tally: Any = dask_scheduler.plugins.get("scalable-tally")
         if tally is None:  # it does not count yet
-            return pickle.dumps([])
+            return ""
         rows = list(tally.rows)
         tally.rows.clear()
-        # As one object: Dask would look into each of thousands, for a tenth of a millisecond.
-        return pickle.dumps(rows)
+        names = {address: quoted(name) for address, name in tally.names.items()}
+        names[None] = "null"
+        lines = []
+        for key, tags, worker, ready, startstops, end, status in rows:
+            begin = cpu = peak = None
+            for each in startstops or ():
+                if each["action"] == "compute":
+                    begin, end = each.get("start"), each.get("stop")
+                    cpu, peak = each.get("cpu_seconds"), each.get("peak_memory")
+            # A task whose worker has died with it has reported no times.
+            lines.append(
+                f'{{"task": {quoted(key if type(key) is str else str(key))}, '
+                f'"component": {quoted(next(iter(tags))) if tags else "null"}, '
+                f'"worker": {names.get(worker, "null")}, '
+                f'"ready": {"null" if ready is None else repr(ready)}, '
+                f'"started": {"null" if begin is None else repr(begin)}, '
+                f'"ended": {end!r}, "status": "{status}", '
+                f'"cpu_seconds": {"null" if cpu is None else dumps(cpu)}, '
+                f'"peak_memory": {"null" if peak is None else dumps(peak)}}}\n'
+            )
+        return "".join(lines)
 
-    times = ("ready", "started", "ended")
-    names = ("task", "component", "worker", *times, "status", "cpu_seconds", "peak_memory")
-    rows = pickle.loads(_call(cluster, take))  # noqa: S301 - Dask itself unpickles what comes this way
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    text: str = _call(cluster, take)
+    return text
 
 
 def _call(cluster: GroupedCluster, function: Any) -> Any:

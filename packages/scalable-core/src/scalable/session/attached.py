@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,6 +160,16 @@ class AttachedSession(ScalableSession):
     def close(self) -> None:
         """Close the client; the session of the other process goes on. Idempotent."""
         self._detach()
+
+    def _body(self) -> str:
+        from scalable.cluster.notebook import groups_table
+
+        if self._handle is None or self.closed:
+            return ""
+        try:
+            return groups_table(self.groups)
+        except (OSError, SessionError) as error:
+            return f"<p>{html.escape(str(error))}</p>"
 
     def __repr__(self) -> str:
         return f"<AttachedSession of run {self._directory.name} on {self.target!r}>"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import html
 import logging
 import os
 import shlex
@@ -11,15 +9,14 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from enum import Enum, auto
 from functools import cached_property, partial
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from scalable.errors import (
@@ -31,7 +28,6 @@ from scalable.errors import (
     ScalableError,
     SessionError,
     UnknownProviderError,
-    UnknownTagError,
     ValidationFailedError,
 )
 from scalable.manifest.parser import load_manifest
@@ -44,6 +40,8 @@ from scalable.providers.registry import get_provider
 from scalable.session import signals
 from scalable.session.current import current_session
 from scalable.session.log_level import log_level, logging_as_asked
+from scalable.session.scaling import changed_plan
+from scalable.session.shown import as_html, live_html, shows_progress_on_stderr
 from scalable.session.target import AUTO, choose_target
 
 if TYPE_CHECKING:
@@ -60,6 +58,7 @@ if TYPE_CHECKING:
     from scalable.results.reuse import OnCalls, OutputChecks, Results
     from scalable.runs.recorder import Recorder
     from scalable.session.attached import AttachedSession
+    from scalable.session.own_record import OwnRecord
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
 
@@ -92,8 +91,8 @@ class ScalableSession:
         The directory whose modules workers need; by default that of the running script, or the current one in a
         notebook. ``project.modules`` in the manifest takes precedence.
     progress : bool, optional
-        Whether to show on stderr what runs and what waits, until the session is closed; by default, if a script runs
-        on a terminal. ``scalable run`` shows it in any case.
+        Whether to show what runs and what waits, until the session is closed: in the cell of a notebook, elsewhere on
+        stderr; by default, in a notebook, and if a script runs on a terminal. ``scalable run`` shows it in any case.
 
     Attributes
     ----------
@@ -145,7 +144,7 @@ class ScalableSession:
         self._everything_removed = False
         self._signals_before_close = 0
         self.recorder: Recorder | None = None
-        self._owns_record = False
+        self._own_record: OwnRecord | None = None
         self._shown = ExitStack()
         self.on_calls: OnCalls | None = None
         self._start_error: BaseException | None = None
@@ -391,10 +390,7 @@ class ScalableSession:
         self._results = self.open_results()
         if self.recorder is None:
             self._begin_record()
-            if _on_terminal() if self._progress is None else self._progress:
-                from scalable.progress.showing import progress_on_stderr
-
-                self._shown.enter_context(progress_on_stderr(self))
+            self._show_progress()
         if self._results is not None:
             self._results.on_calls = self.on_calls
         signals.register(self.close)
@@ -431,43 +427,25 @@ class ScalableSession:
         self.client.sync(self._wait_for_first_workers, plan)
         self._mark_running()
 
+    def _show_progress(self) -> None:
+        """Show progress where it is wanted: in the cell of a notebook, or on stderr."""
+        from scalable.cluster.notebook import in_notebook, show_live
+
+        if self._progress is not False and in_notebook():
+            show_live(self)
+        elif shows_progress_on_stderr() if self._progress is None else self._progress:
+            from scalable.progress.showing import progress_on_stderr
+
+            self._shown.enter_context(progress_on_stderr(self))
+
     def _begin_record(self) -> None:
-        """Begin a record of this session, where ``scalable run`` has not; without one, the session goes on."""
-        from scalable.runs import RunRecord
-        from scalable.runs.recorder import Recorder
+        """Begin a record of this session, where ``scalable run`` has not."""
+        from scalable.session.own_record import OwnRecord
 
-        main = getattr(sys.modules["__main__"], "__file__", None)
-        workflow = Path(main) if main and Path(main).is_file() else None
-        try:
-            arguments = sys.argv[1:] if workflow else []
-            record = RunRecord.begin(self, self.plan(), workflow=workflow, arguments=arguments)
-        except OSError as error:
-            logger.warning("no record is kept: %s: %s", error.filename, error.strerror)
-            return
-        self.recorder, self._owns_record = Recorder(self, record, logger.warning), True
-        self.recorder.start()
-        self.on_calls = record.note_calls
-        # After the record has registered what closes its directory, so that this is called before.
-        atexit.register(self._end_record)
-
-    def _end_record(self, error: BaseException | None = None) -> None:
-        recorder, owned = self.recorder, self._owns_record
-        if recorder is None or not owned or self._process != os.getpid():
-            return
-        self._owns_record = False
-        recorder.stop()
-        recorder.write(warn=True)
-        atexit.unregister(self._end_record)
-        try:
-            recorder.record.end(
-                int(error is not None),
-                everything_removed=self.everything_removed,
-                error=None if error is None else _one_line(error),
-                events=self.events,
-                summary=recorder.summary(),
-            )
-        except OSError as problem:
-            logger.warning("the record is not complete: %s", problem)
+        self._own_record = OwnRecord.begin(self)
+        if self._own_record is not None:
+            self.recorder = self._own_record.recorder
+            self.on_calls = self.recorder.record.note_calls
 
     def _find_modules(self) -> UserModules:
         listed = self.manifest.project.modules
@@ -629,6 +607,11 @@ class ScalableSession:
         """How many calls so far had a kept result, and how many had none, by task whose results are kept."""
         return {} if self._results is None else dict(self._results.counts)
 
+    @property
+    def kept_calls(self) -> Mapping[str, tuple[str | None, int]]:
+        """The component of calls, and how many of them had a kept result, by the name of the function in keys."""
+        return {} if self._results is None else dict(self._results.kept_calls)
+
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.
 
@@ -649,7 +632,7 @@ class ScalableSession:
         LimitExceededError
             The cost would exceed the target's limit.
         """
-        changed = self._updated_plan(workers=counts)
+        changed = self._changed_plan(workers=counts)
         self.cluster.scale_groups(counts)
         self._scale_plan = changed
 
@@ -670,17 +653,12 @@ class ScalableSession:
         LimitExceededError
             The cost of the maxima would exceed the target's limit.
         """
-        changed = self._updated_plan(ranges=ranges)
+        changed = self._changed_plan(ranges=ranges)
         self.cluster.adapt_groups(ranges)
         self._scale_plan = changed
 
-    def _updated_plan(
-        self,
-        *,
-        workers: Mapping[str, int] = MappingProxyType({}),
-        ranges: Mapping[str, tuple[int, int]] = MappingProxyType({}),
-    ) -> ScalePlan:
-        """Return the plan with these changes.
+    def _changed_plan(self, **changes: Any) -> ScalePlan:
+        """Return the plan with other counts or ranges.
 
         Raises
         ------
@@ -691,27 +669,7 @@ class ScalableSession:
         """
         from scalable.planning import check_limits
 
-        known = self.cluster.groups
-        for tag in (*workers, *ranges):
-            if tag not in known:
-                raise UnknownTagError(tag, known)
-        kept = {
-            tag: bounds
-            for tag, bounds in self._scale_plan.ranges_by_tag.items()
-            if tag not in workers
-        }
-        changed = replace(
-            self._scale_plan,
-            # The cluster rejects negative counts; for the limit they cost nothing.
-            workers_by_tag={
-                **self._scale_plan.workers_by_tag,
-                **{tag: max(0, count) for tag, count in workers.items()},
-            },
-            ranges_by_tag={
-                **kept,
-                **{tag: (max(0, low), max(0, high)) for tag, (low, high) in ranges.items()},
-            },
-        )
+        changed = changed_plan(self._scale_plan, self.cluster.groups, **changes)
         check_limits(self.spec, self.provider, changed)
         return changed
 
@@ -773,7 +731,8 @@ class ScalableSession:
             with signals.deferred_signals(hurry):
                 self._close()
         finally:
-            self._end_record(sys.exc_info()[1])
+            if self._own_record is not None and self._process == os.getpid():
+                self._own_record.end(sys.exc_info()[1])
             signals.unregister(self.close)
 
     def _detach(self) -> None:
@@ -800,7 +759,8 @@ class ScalableSession:
         os._exit(128 + number)
 
     def _say(self, text: str) -> None:
-        print(f"scalable: {self.manifest.redact(text)}", file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # print() would write to stdout
+            print(f"scalable: {self.manifest.redact(text)}", file=sys.stderr, flush=True)
 
     def _reap_command(self) -> str:
         """Return the command that removes what a close has left; empty if the provider cannot."""
@@ -928,11 +888,23 @@ class ScalableSession:
         return f"<ScalableSession on {self.target!r}, {self._state.name.lower()}>"
 
     def _repr_html_(self) -> str:
-        # For notebooks: with the groups, and why workers are missing, while there is a cluster.
-        state = html.escape(f"ScalableSession on {self.target}, {self._state.name.lower()}")
+        return as_html(self, self._state.name.lower(), self._body())
+
+    def _live_html(self) -> tuple[str, bool]:
+        # The state first: a session that is closed meanwhile is seen as closed the next time.
+        state = self._state
+        return live_html(self, state.name.lower(), self._body()), state is _State.CLOSED
+
+    def _ipython_display_(self) -> None:
+        from scalable.cluster.notebook import show_live
+
+        show_live(self)
+
+    def _body(self) -> str:
+        """Return HTML of the groups, and of why workers are missing, while there is a cluster."""
         cluster = None if self._handle is None or self.closed else self._handle.backend
-        shown = getattr(cluster, "_repr_html_", str)
-        return f"<div><h3>{state}</h3>{shown()}</div>"
+        shown: str = getattr(cluster, "_repr_html_", str)()
+        return shown
 
     # -- Inside `scalable run`
 
@@ -977,17 +949,7 @@ def _naming() -> Iterator[None]:
         raise DaskConfigurationError(keys, error) from error
 
 
-def _on_terminal() -> bool:
-    """Return whether a script runs on a terminal, and not somebody who types."""
-    script = getattr(sys.modules["__main__"], "__file__", None) is not None
-    return script and not sys.flags.interactive and sys.stderr is not None and sys.stderr.isatty()
-
-
 _open_sessions: list[ScalableSession] = []
-
-
-def _one_line(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip()
 
 
 def _warn_of_another(session: ScalableSession) -> None:

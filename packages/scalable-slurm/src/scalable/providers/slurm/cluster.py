@@ -101,6 +101,10 @@ class SlurmCluster(GroupedCluster):
         pace: Pace | None = None,
         **fields: Any,
     ) -> None:
+        if not isinstance(security, bool):
+            raise NotSupportedError(
+                "SlurmCluster makes keys of its own, and takes none: pass security=True, or False for none"
+            )
         self.options = options or _checked_options(fields)
         self._site = site_defaults()
         for note in self._site.notes:

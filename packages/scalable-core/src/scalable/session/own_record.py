@@ -1,0 +1,82 @@
+"""The record of a session in plain Python or a notebook, which ``scalable run`` does not record."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalable.runs import RunRecord
+from scalable.runs.recorder import Recorder
+
+if TYPE_CHECKING:
+    from scalable.session.session import ScalableSession
+
+__all__ = ["OwnRecord"]
+
+logger = logging.getLogger("scalable.session")
+
+
+class OwnRecord:
+    """The record of a session, from its start to its end.
+
+    Parameters
+    ----------
+    session : ScalableSession
+        The session.
+    record : RunRecord
+        Its record.
+
+    Attributes
+    ----------
+    recorder : Recorder
+        Writes the record as the session goes.
+    """
+
+    def __init__(self, session: ScalableSession, record: RunRecord) -> None:
+        self._session = session
+        self._ended = False
+        self.recorder = Recorder(session, record, logger.warning)
+        self.recorder.start()
+        # After the record has registered what closes its directory, so that this is called before.
+        atexit.register(self.end)
+
+    @classmethod
+    def begin(cls, session: ScalableSession) -> OwnRecord | None:
+        """Begin the record of a session; without one, which is warned of, the session goes on."""
+        main = getattr(sys.modules["__main__"], "__file__", None)
+        workflow = Path(main) if main and Path(main).is_file() else None
+        try:
+            arguments = sys.argv[1:] if workflow else []
+            record = RunRecord.begin(
+                session, session.plan(), workflow=workflow, arguments=arguments
+            )
+        except OSError as error:
+            logger.warning("no record is kept: %s: %s", error.filename, error.strerror)
+            return None
+        return cls(session, record)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Write how the session has ended; once."""
+        if self._ended:
+            return
+        self._ended = True
+        recorder = self.recorder
+        recorder.stop()
+        recorder.write(warn=True)
+        atexit.unregister(self.end)
+        try:
+            recorder.record.end(
+                int(error is not None),
+                everything_removed=self._session.everything_removed,
+                error=None
+                if error is None
+                else "".join(traceback.format_exception_only(error)).strip(),
+                events=self._session.events,
+                summary=recorder.summary(),
+            )
+        except OSError as problem:
+            logger.warning("the record is not complete: %s", problem)
