@@ -3,18 +3,23 @@
     python benchmarks/bench_results.py [--tasks 5000] [--rounds 3]
 
 Needs scalable-core and scalable-local. All sides run in turn on the same worker processes, each round with a store of
-its own on the local disk. A ratio is the median over the rounds.
+its own on the local disk. A ratio is the median over the rounds: of elapsed times, and of the CPU times of all
+processes together, which other load on the machine changes less.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 import statistics
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 from scalable.manifest.parser import parse_manifest
 from scalable.results.naming import TaskRule
@@ -36,20 +41,37 @@ def identity(x: int, number: int) -> int:
     return x
 
 
-def seconds(client: Any, tasks: int, number: int) -> float:
-    """Return how long it takes to map a number of tasks and gather their results."""
-    while client.futures:  # those of the turn before are released beside the program
+class Cost(NamedTuple):
+    """What a turn took: seconds on the clock, and of the CPUs."""
+
+    wall: float
+    cpu: float
+
+
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Return the CPU time that processes have used."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def seconds(client: Any, tasks: int, number: int) -> Cost:
+    """Return what it takes to map a number of tasks and gather their results."""
+    # Those of the turn before are released beside the program, by the client and by the scheduler.
+    while client.futures or client.run_on_scheduler(
+        lambda dask_scheduler: len(dask_scheduler.tasks)
+    ):
         time.sleep(0.01)
-    start = time.perf_counter()
+    gc.collect()
+    processes = [psutil.Process(), *map(psutil.Process, client.run(os.getpid).values())]
+    start, cpu = time.perf_counter(), cpu_seconds(processes)
     futures = client.map(identity, range(tasks), number=number, task="step")
     assert client.gather(futures) == [*range(tasks)]
-    elapsed = time.perf_counter() - start
+    cost = Cost(time.perf_counter() - start, cpu_seconds(processes) - cpu)
     del futures
-    return elapsed
+    return cost
 
 
-def measure(client: Any, tasks: int, number: int, directory: Path) -> tuple[float, float, float]:
-    """Return the seconds without keeping results, of a first run that keeps them, and of a second one."""
+def measure(client: Any, tasks: int, number: int, directory: Path) -> tuple[Cost, Cost, Cost]:
+    """Return what it takes without keeping results, in a first run that keeps them, and in a second one."""
     client.keep_results(None)
     without = seconds(client, tasks, 3 * number)
     runs = []
@@ -81,14 +103,18 @@ def main() -> None:
             measure(client, options.tasks, number, scratch / str(number))
             for number in range(options.rounds)
         ]
-    first = statistics.median(first / without for without, first, _ in turns)
-    second = statistics.median(first / second for _, first, second in turns)
-    rates = [options.tasks / statistics.median(each) for each in zip(*turns, strict=True)]
+    rates = [
+        options.tasks / statistics.median(cost.wall for cost in each)
+        for each in zip(*turns, strict=True)
+    ]
     print(
         f"{options.tasks} tasks: not kept {rates[0]:.0f}/s, first run {rates[1]:.0f}/s, second run {rates[2]:.0f}/s"
     )
-    print(f"{'first run against one that keeps nothing':52} {first:.2f} x the time")
-    print(f"{'second run against the first':52} {second:.1f} x as fast")
+    for name, index in (("elapsed", 0), ("CPU", 1)):
+        first = statistics.median(first[index] / without[index] for without, first, _ in turns)
+        second = statistics.median(first[index] / second[index] for _, first, second in turns)
+        print(f"{f'first run against one that keeps nothing, {name}':52} {first:.2f} x the time")
+        print(f"{f'second run against the first, {name}':52} {second:.1f} x as fast")
 
 
 if __name__ == "__main__":
