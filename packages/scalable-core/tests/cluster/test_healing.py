@@ -80,7 +80,9 @@ async def test_units_that_were_observed_rarely_are_again_often_once_one_changes(
 
 
 @in_virtual_time
-async def test_a_unit_that_ends_although_its_connection_stays_is_replaced_after_the_next_observation() -> None:
+async def test_a_unit_that_ends_although_its_connection_stays_is_replaced_after_the_next_observation() -> (
+    None
+):
     async with Simulation("gcam", pace=Pace(poll=5, steady_poll=20)) as world:
         await world.scale({"gcam": 1})
         await world.run(60)
