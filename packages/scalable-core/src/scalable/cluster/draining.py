@@ -132,7 +132,7 @@ class Drainer:
         for group in groups.values():
             unresponsive = group.unresponsive_to_stop(now, self._pace.stop_retry_interval)
             left += [m for m in unresponsive if m.unit.id not in being_stopped]
-        await self._stop(left, now)
+        await self._stop(groups, left, now)
 
     async def stop_all(self, groups: Mapping[str, Group], now: float) -> None:
         """Stop every unit at once, without a drain."""
@@ -188,7 +188,9 @@ class Drainer:
         )
         return True
 
-    async def _stop(self, members: Sequence[Member], now: float) -> None:
+    async def _stop(
+        self, groups: Mapping[str, Group], members: Sequence[Member], now: float
+    ) -> None:
         """Stop units, in one native call for all of them."""
         if members:
             for member in members:
@@ -196,8 +198,9 @@ class Drainer:
             self._native.stop(members)
         for stopped, error in await self._native.finished_stops():
             if error is None:
-                # Other groups may be waiting for their room.
-                self._native.observe_soon()
+                if any(group.lacking > 0 for group in groups.values()):
+                    # These may be waiting for their room.
+                    self._native.observe_soon()
                 self._on_stopped()
                 continue
             names = ", ".join(member.unit.id for member in stopped)

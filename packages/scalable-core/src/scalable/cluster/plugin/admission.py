@@ -44,7 +44,7 @@ def describe_version_mismatch(environments: dict[str, dict[str, Any]]) -> str:
     )
 
 
-IDLE_INTERVAL = 3.0
+IDLE_INTERVAL = 5.0
 """Seconds between two heartbeats of an idle worker, which are most of what an idle scheduler has to do."""
 
 
