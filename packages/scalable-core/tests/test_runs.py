@@ -28,6 +28,8 @@ pytestmark = pytest.mark.usefixtures("demo")
 
 SECRET = "hunter2hunter2"
 
+Scalable = Callable[..., subprocess.CompletedProcess[str]]
+
 
 @pytest.fixture
 def record(project: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
@@ -256,3 +258,16 @@ def test_a_process_lives_although_the_clock_was_set(record: RunRecord) -> None:
     assert is_running(document)
     document["process"]["identity"]["started"] += 1
     assert not is_running(document)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"id": "r1"}', "", "\0", '"x"'])
+def test_a_file_that_is_no_record_is_named(
+    record: RunRecord, scalable: Scalable, text: str
+) -> None:
+    other = record.directory.with_name("29990101T000000Z-abcdef")
+    other.mkdir()
+    (other / "record.json").write_text(text)
+    listed, shown = scalable("runs"), scalable("runs", "show")
+    assert (listed.returncode, shown.returncode) == (0, 0), shown.stderr
+    assert f"{other.name}: it is not a record of a run" in listed.stderr
+    assert record.document["id"] in shown.stdout

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import killed_clients
@@ -85,7 +86,8 @@ class Calls:
         def follow(kill: Callable[[], None]) -> None:
             while not withdrawn.wait(0.02):
                 if (files / "reached").exists():
-                    kill()
+                    with suppress(ProcessLookupError):  # it has ended meanwhile
+                        kill()
                     break
             # Also for a command of a watchdog, which may have reached the number too late.
             (files / "killed").touch()

@@ -603,3 +603,38 @@ def test_a_group_of_commands_without_one_shows_its_help(scalable: Scalable) -> N
 
     assert done.returncode == 2
     assert done.stderr.startswith("Usage: ")
+
+
+def test_ctrl_c_while_the_command_is_imported_is_a_line(
+    project: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    # Ctrl-C comes while the first module of another package is imported.
+    modules = tmp_path / "early"
+    modules.mkdir()
+    (modules / "click.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n"
+    )
+    path = os.pathsep.join([str(modules), environment["PYTHONPATH"]])
+    program = tmp_path / "scalable"
+    program.write_text("from scalable.cli import main\nmain()\n")
+    for command in ([str(program)], ["-m", "scalable.cli"]):
+        done = subprocess.run(
+            [sys.executable, *command, "plan"],
+            cwd=project,
+            env={**environment, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    as_library = subprocess.run(
+        [sys.executable, "-c", "import scalable.cli"],
+        cwd=project,
+        env={**environment, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "KeyboardInterrupt" in as_library.stderr

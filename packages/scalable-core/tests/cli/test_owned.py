@@ -581,6 +581,7 @@ def test_ps_lists_a_run_that_lives_although_its_provider_shows_nothing(
     refused = cli("reap", alive.directory.name, "--yes")
     assert refused.exit_code == 1
     assert f"run {alive.directory.name} lives; end it with `scalable down`" in refused.stderr
+    assert "no run has resources" not in refused.stderr
 
 
 def test_what_a_run_that_has_ended_could_not_remove_is_an_orphan(

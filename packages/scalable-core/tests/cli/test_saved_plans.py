@@ -296,8 +296,9 @@ def record_run(project: Path, rows: Sequence[Mapping[str, Any]], target: str = "
     directory = project / ".scalable" / "runs" / "20260101T000000Z-aaaaaa"
     directory.mkdir(parents=True)
     summary = {"tasks": [{"name": "f"}], "starts": {"gcam": {"queue": 0, "boot": 60}}}
+    usual = {"status": "finished", "started": "", "ended": "", "provider": "", "manifest": {}}
     (directory / "record.json").write_text(
-        json.dumps({"id": directory.name, "target": target, "summary": summary})
+        json.dumps({**usual, "id": directory.name, "target": target, "summary": summary})
     )
     lines = "".join(f"{json.dumps(row)}\n" for row in rows)
     (directory / "tasks.jsonl").write_text(lines)

@@ -7,6 +7,7 @@ that only read a manifest do not import Dask.
 `group`         ``scalable`` itself: its subcommands, and how errors end it
 `options`       arguments and options that several commands share
 `output`        what is printed: results on stdout, problems on stderr
+`streams`       standard streams that are closed
 `failures`      errors as lines on stderr and as an exit status
 `init`          ``scalable init``, with the files of ``starter/``
 `validate`      ``scalable validate``
@@ -27,6 +28,16 @@ that only read a manifest do not import Dask.
 ==============  =================================================================================
 """
 
-from scalable.cli.group import main
+import os
+import sys
+
+try:
+    from scalable.cli.group import main
+except KeyboardInterrupt:
+    # The command is only about to begin. Where somebody else imports it, it is theirs to end.
+    if sys.argv[0] != "-m" and os.path.basename(sys.argv[0]) != "scalable":  # noqa: PTH119 - pathlib takes as long
+        raise
+    os.write(2, b"error: interrupted\n")
+    sys.exit(130)
 
 __all__ = ["main"]

@@ -90,7 +90,8 @@ def ps(
                 for resource in answer.owned
                 for row in _as_json(answer, [resource])
             ]
-            + [run.as_json() for run in (*unshown, *lost)]
+            + [run.as_json() for run in unshown]
+            + [run.as_json() for run in lost]
         )
     else:
         _show(
@@ -226,10 +227,11 @@ def _reap_those(
     elif answers.found and answers.complete:
         owned = [resource for answer in answers.found for resource in answer.owned]
         missing = [run for run in runs if run not in {each.run_id for each in owned}]
-        for run in [run for run in missing if any(run in each.names for each in unshown)]:
-            missing.remove(run)
-            print_problem(f"run {run} lives; end it with `scalable down`, or where it runs")
+        alive = [run for run in missing if any(run in each.names for each in unshown)]
+        for name in alive:
+            print_problem(f"run {name} lives; end it with `scalable down`, or where it runs")
             refused = True
+        missing = [run for run in missing if run not in alive]
         if missing:
             names = " or ".join(missing)
             print_status(
@@ -237,7 +239,7 @@ def _reap_those(
             )
         elif confirmed and not (removal.removed or removal.left or gone):
             print_status("no orphan was shown twice, so nothing was removed")
-        elif not owned and not gone:
+        elif not owned and not gone and not alive:
             print_status(_nothing(answers))
         elif orphans_only and not (removal.removed or removal.left or gone):
             print_status("there are no orphans; name a run to remove it")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import dask
+import dask.base
 from dask.utils import key_split
 from distributed import Client, Future
 
@@ -321,7 +321,7 @@ class KeptFutures:
         if rows:
             self._install()
             # Not counted as tasks that are done.
-            with dask.annotate(scalable_kept=True):
+            with dask.base.annotate(scalable_kept=True):
                 self._run(rows, {}, resources=None if callable(resources) else resources)
 
     def take(self, keys: Iterable[Any]) -> dict[Any, _Found]:

@@ -105,14 +105,14 @@ def count_tasks(cluster: GroupedCluster) -> Counted:
         tags: dict[str, str] = tally.tags if tally is not None else {}
         work: defaultdict[str, float] = defaultdict(float)
         slots: defaultdict[str, float] = defaultdict(float)
-        for name, (_, _, left) in counts.items():
-            if left:
+        for name, (_, _, number) in counts.items():
+            if number:
                 each = dask_scheduler.task_prefixes[name].duration_average
-                work[tags.get(name, "")] += left * each if each >= 0 else float("nan")
+                work[tags.get(name, "")] += number * each if each >= 0 else float("nan")
         for ws in dask_scheduler.running:
             slots[""] += ws.nthreads
-            for tag, number in ws.resources.items():
-                slots[tag] += number
+            for tag, amount in ws.resources.items():
+                slots[tag] += amount
         rest = [each / slots[tag] if slots[tag] else float("nan") for tag, each in work.items()]
         return counts, rest
 

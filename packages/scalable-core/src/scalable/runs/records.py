@@ -355,9 +355,12 @@ def read_record(directory: Path) -> dict[str, Any] | None:
         return None
     with stream:
         document = json.load(stream)
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or not document.keys() >= _ALWAYS_THERE:
         raise ValueError("it is not a record of a run")
     return document
+
+
+_ALWAYS_THERE = {"id", "status", "started", "ended", "target", "provider", "manifest"}
 
 
 def read_rows(directory: Path, name: str) -> list[dict[str, Any]]:

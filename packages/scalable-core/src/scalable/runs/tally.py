@@ -224,7 +224,8 @@ def begin_tally(cluster: GroupedCluster) -> None:
                 if finish in ("processing", "no-worker", "queued"):
                     if key not in self.ready:
                         self.ready[key] = time()
-                        if tasks[key].annotations and "scalable_kept" in tasks[key].annotations:
+                        annotations = tasks[key].annotations
+                        if annotations and "scalable_kept" in annotations:
                             self.loading.add(key)
                 elif finish == "waiting":
                     # What has a size has had a result.
