@@ -325,15 +325,16 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session(requires=["wheels"], default=False, reuse_venv=False)
 def stores(session: nox.Session) -> None:
-    """Test results on a server of S3's protocol."""
+    """Test results on servers that speak the protocols of S3 and of Google's storage."""
     # s3fs is always a few releases of botocore behind boto3.
     behind = re.compile("^(boto.*|s3transfer)==", re.MULTILINE)
     known_good = DIST / "stores.txt"
     known_good.write_text(behind.sub(r"\1<=", KNOWN_GOOD.read_text()))
-    needed = ("scalable-core", "s3fs>=2024.3", *_group("test"), *_group("aws-account"))
+    stores = ("s3fs>=2024.3", *_group("aws-account"), "gcsfs>=2024.3", "gcp-storage-emulator")
+    needed = ("scalable-core", *stores, *_group("test"))
     session.install(f"--constraint={known_good}", f"--constraint={WHEELS}", *needed)
     suite = "packages/scalable-core/tests/results"
-    _pytest(session, f"{suite}/test_s3.py", f"{suite}/test_store_trouble.py")
+    _pytest(session, f"{suite}/test_buckets.py", f"{suite}/test_store_trouble.py")
 
 
 @nox.session(default=False, venv_backend="none")

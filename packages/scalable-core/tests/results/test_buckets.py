@@ -1,7 +1,11 @@
-"""A store in a bucket, over the protocol of S3. Skipped where s3fs or moto's server is not installed."""
+"""A store in a bucket, over the protocols of S3 and of Google's storage.
+
+Skipped where the file system of a protocol, or the server that speaks it, is not installed.
+"""
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,15 +19,12 @@ from scalable.results import cached
 from scalable.results.reuse import open_results
 from scalable.results.store.storage import DamagedResultError, Store
 
-s3fs: Any = pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
-
-NAME = "simulate/0123456789abcdef/00112233445566778899aabbccddeeff"
-
 
 @pytest.fixture
-def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of a server, and the user's credentials for it."""
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of moto's server, and the user's credentials for it."""
+    s3fs: Any = pytest.importorskip("s3fs")
+    moto_server = pytest.importorskip("moto.server")
     bucket = f"kept-{uuid.uuid4().hex}"  # moto's buckets are those of the process
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
@@ -40,6 +41,31 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield f"s3://{bucket}/store"
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
+
+
+@pytest.fixture
+def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an emulator of Google's storage, which asks for no credentials."""
+    # Else gcsfs asks by gRPC, which the emulator does not speak, of what kind a bucket is.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    gcsfs: Any = pytest.importorskip("gcsfs")
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="kept")
+    server.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    yield "gs://kept/store"
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(params=["s3", "gs"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A place for a store in a bucket."""
+    found: str = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
