@@ -308,8 +308,8 @@ def test_a_provider_that_launches_one_by_one_fails() -> None:
 def test_who_observes_twice_a_turn_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     observe = NativeCalls.observe
 
-    async def twice(self: NativeCalls, busy: bool) -> Observation | None:
-        seen = await observe(self, busy)
+    async def twice(self: NativeCalls, busy: bool, *, steady: bool) -> Observation | None:
+        seen = await observe(self, busy, steady=steady)
         return seen and Observation(await self.backend.observe(), seen.asked_at)
 
     monkeypatch.setattr(NativeCalls, "observe", twice)
