@@ -71,7 +71,7 @@ def url(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_bucket_is_a_store(url: str, in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not in_memory:  # as if results were large
-        monkeypatch.setattr("scalable.results.store.storage._IN_MEMORY", 100)
+        monkeypatch.setattr("scalable.results.store.location._IN_MEMORY", 100)
     store = Store(url)
     made = store.open("me", create=True)
     store.check_writable()

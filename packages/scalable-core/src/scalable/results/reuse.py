@@ -24,7 +24,7 @@ __all__ = ["Results", "open_results", "open_store"]
 
 logger = logging.getLogger("scalable.results")
 
-_ON_WORKERS = ("objects", "disk", "segments", "storage", "outputs", "keeping")
+_ON_WORKERS = ("objects", "disk", "location", "segments", "storage", "outputs", "keeping")
 """The modules of `scalable.results.store` that workers get: each before those that import it."""
 
 CHECKED_BYTES = 64 * 2**20
