@@ -421,6 +421,15 @@ def test_instances_have_tokens_capacity_and_limits(used_account: AwsAccount) -> 
     assert answer["StateReason"]["Code"] == "Server.SpotInstanceTermination"
 
 
+def test_a_new_account_ends_what_still_starts(used_account: AwsAccount, ecs: Any) -> None:
+    definition(used_account)
+    used_account.conditions.provisioning = 600
+    started(used_account, ecs, 2)
+    run_instances(used_account, client("ec2"), UserData="sleep 600")
+    used_account.renew()
+    assert not used_account.inventory()
+
+
 def test_nothing_outlives_whoever_was_killed(tmp_path: Path) -> None:
     code = """
 import pathlib, sys

@@ -164,7 +164,12 @@ class AwsAccount:
 
     def renew(self) -> None:
         """Make it a new account, without faults, in which nothing is but a network, which always has the same ids."""
-        for key in self._machines.alive:
+        # By their rules, so that what is still to start does not.
+        for task in self.tasks:
+            self._tasks.end(task, "UserInitiated", "", grace=0)
+        for instance in self.instances:
+            self._instances.end(instance, None, grace=0)
+        for key in self._machines.alive:  # also what ends slowly
             self._machines.stop(key, 0)
         wait_until(lambda: not self._busy(), "no task or instance runs")
         self.gateway.faults.clear()
