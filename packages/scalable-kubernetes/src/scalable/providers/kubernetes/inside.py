@@ -104,6 +104,7 @@ async def _remove(api: KubernetesApi, run: Run) -> None:
     while True:
         try:
             await api.delete("jobs", name)
+            await api.delete("secrets", name)  # which Kubernetes would do, at some time
             pods = await api.list("pods", selector({RUN: run.name}))
             if all(map(has_ended, pods)):
                 return
