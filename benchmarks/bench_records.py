@@ -113,9 +113,9 @@ def share(session: Any, plugin: Any, tasks: int, rounds: int) -> None:
     handlers = session.cluster._host.scheduler.handlers
     run_function = handlers["run_function"]
 
-    async def timed_function(*args: Any, **kwargs: Any) -> Any:
+    async def timed_function(comm: Any, *args: Any, **kwargs: Any) -> Any:
         began = time.thread_time()
-        result = await run_function(*args, **kwargs)
+        result = await run_function(comm, *args, **kwargs)
         spent[0] += time.thread_time() - began
         return result
 
