@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from scalable.results.store import disk
 from scalable.results.store.objects import StoreError
 
-__all__ = ["Entry", "Location", "UntrustedStoreError"]
+__all__ = ["ABSENT", "Entry", "Location", "UntrustedStoreError"]
 
 _ATOMIC = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "s3", "s3a"})
 """Protocols whose objects appear when they are complete. On others, objects are renamed when they are."""
+
+ABSENT = (FileNotFoundError, NotADirectoryError)
+"""Errors of a local disk which mean that there is no such object."""
 
 _IN_MEMORY = 64 * 2**20
 """Larger objects are written by way of a local file instead of a second copy in memory, if the store is remote."""
@@ -53,10 +57,8 @@ class Location:
 
         self.url, self.shown, self.trusted = url, shown or url, trusted
         self._root = url
-        try:
+        with self._failing("use"):
             self._fs, self._root = url_to_fs(url, use_listings_cache=False)
-        except Exception as error:  # whatever its file system raises
-            raise self._failed("use", error) from error
         protocols = self._fs.protocol
         names = {protocols} if isinstance(protocols, str) else {*protocols}
         self.is_local = "file" in names
@@ -65,11 +67,21 @@ class Location:
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _failed(self, what: str, error: BaseException) -> StoreError:
-        text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        for part in (self.url, self._root):
-            text = text.replace(part, self.shown)
-        return StoreError(f"cannot {what} {self.shown}: {text.splitlines()[0]}")
+    @contextmanager
+    def _failing(self, what: str, *absent: type[Exception]) -> Iterator[None]:
+        """Raise whatever a file system raises as a `StoreError`, besides errors which mean that there is none."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            if isinstance(error, absent):
+                raise
+            text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+            for part in (self.url, self._root):
+                text = text.replace(part, self.shown)
+            message = f"cannot {what} {self.shown}: {text.splitlines()[0]}"
+            raise StoreError(message) from error
 
     def _check_own(self, name: str, status: os.stat_result) -> None:
         if problem := disk.not_own(status):
@@ -90,20 +102,23 @@ class Location:
 
     def _write(self, name: str, parts: list[Any]) -> None:
         path = self._path(name)
-        try:
+        with self._failing("write to"):
             if self.is_local:
                 disk.write_file(path, parts)
-            elif self._is_atomic:
-                self._put(path, parts)
             else:
-                partial = self._path(f"{disk.TEMPORARY}{secrets.token_hex(8)}")
-                self._put(partial, parts)
-                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._fs.mv(partial, path)
-        except Exception as error:
-            raise self._failed("write to", error) from error
+                self._put(path, lambda target: self._put_parts(target, parts))
 
-    def _put(self, path: str, parts: list[Any]) -> None:
+    def _put(self, path: str, put: Callable[[str], object]) -> None:
+        """Write an object to a file system that is none of this machine's, under a temporary name where that helps."""
+        if self._is_atomic:
+            put(path)
+            return
+        partial = self._path(f"{disk.TEMPORARY}{secrets.token_hex(8)}")
+        put(partial)
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._fs.mv(partial, path)
+
+    def _put_parts(self, path: str, parts: list[Any]) -> None:
         import tempfile
 
         if sum(memoryview(part).nbytes for part in parts) <= _IN_MEMORY:
@@ -122,19 +137,11 @@ class Location:
         StoreError
             It cannot be written.
         """
-        target = self._path(name)
-        partial = self._path(f"{disk.TEMPORARY}{secrets.token_hex(8)}")
-        try:
+        with self._failing("write to"):
             if self.is_local:
-                disk.copy_file(path, target)
-            elif self._is_atomic:
-                self._fs.put_file(path, target)
+                disk.copy_file(path, self._path(name))
             else:
-                self._fs.put_file(path, partial)
-                self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-                self._fs.mv(partial, target)
-        except Exception as error:
-            raise self._failed("write to", error) from error
+                self._put(self._path(name), lambda target: self._fs.put_file(path, target))
 
     def get_file(self, name: str, path: str) -> None:
         """Write the content of an object into a local file.
@@ -146,12 +153,8 @@ class Location:
         StoreError
             It cannot be read.
         """
-        try:
+        with self._failing("read results at", FileNotFoundError):
             self._fs.get_file(self._path(name), path)
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise self._failed("read results at", error) from error
 
     def size(self, name: str) -> int:
         """Return the size of an object, -1 if there is none.
@@ -162,11 +165,10 @@ class Location:
             It cannot be read.
         """
         try:
-            return int(self._fs.info(self._path(name))["size"])
+            with self._failing("read results at", FileNotFoundError):
+                return int(self._fs.info(self._path(name))["size"])
         except FileNotFoundError:
             return -1
-        except Exception as error:
-            raise self._failed("read results at", error) from error
 
     def read_bytes(self, name: str, begin: int = 0, end: int | None = None) -> bytes | None:
         """Return an object, or a part of it, or None if there is none.
@@ -178,21 +180,18 @@ class Location:
         """
         path = self._path(name)
         try:
-            if not self.is_local:
-                part = {} if end is None and not begin else {"start": begin, "end": end}
-                return bytes(self._fs.cat_file(path, **part))
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                if not self.trusted:
-                    self._check_own(name, os.fstat(file.fileno()))
-                if begin:
-                    file.seek(begin)
-                return file.readall() if end is None else file.read(end - begin)
-        except (FileNotFoundError, NotADirectoryError):
+            with self._failing("read results at", *ABSENT):
+                if not self.is_local:
+                    part = {} if end is None and not begin else {"start": begin, "end": end}
+                    return bytes(self._fs.cat_file(path, **part))
+                with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                    if not self.trusted:
+                        self._check_own(name, os.fstat(file.fileno()))
+                    if begin:
+                        file.seek(begin)
+                    return file.readall() if end is None else file.read(end - begin)
+        except ABSENT:
             return None
-        except StoreError:
-            raise
-        except Exception as error:
-            raise self._failed("read results at", error) from error
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there.
@@ -202,20 +201,14 @@ class Location:
         StoreError
             It cannot be removed.
         """
-        try:
+        with suppress(FileNotFoundError), self._failing("remove a result from", FileNotFoundError):
             self._fs.rm_file(self._path(name))
-        except FileNotFoundError:
-            return
-        except Exception as error:
-            raise self._failed("remove a result from", error) from error
 
     def modified(self, name: str) -> float:
         """Return when an object was written, in seconds since the epoch; 0 if the store does not say."""
         try:
             return float(self._fs.modified(self._path(name)).timestamp())
-        except FileNotFoundError:
-            return 0.0
-        except NotImplementedError:
+        except (FileNotFoundError, NotImplementedError):
             return 0.0
 
     def partial(self) -> Iterator[str]:
@@ -236,12 +229,8 @@ class Location:
     ) -> Iterator[Entry]:
         """Yield what is in a directory, nothing after errors that mean that there is none."""
         path = self._path(directory).rstrip("/")
-        try:
+        with suppress(*absent), self._failing("list results at", *absent):
             yield from self._scan(directory, path) if self.is_local else self._list(directory, path)
-        except absent:
-            return
-        except Exception as error:
-            raise self._failed("list results at", error) from error
 
     def _list(self, directory: str, path: str) -> Iterator[Entry]:
         for entry in self._fs.ls(path, detail=True):

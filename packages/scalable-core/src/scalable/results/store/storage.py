@@ -19,10 +19,11 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from scalable.results.store import disk, objects, segments
-from scalable.results.store.location import Entry, Location, UntrustedStoreError
+from scalable.results.store.location import ABSENT, Entry, Location, UntrustedStoreError
 from scalable.results.store.objects import FORMAT, DamagedResultError, StoreError
 from scalable.results.store.segments import Place, SegmentWriter
 
@@ -134,11 +135,10 @@ class Store(Location):
 
     def _read_marker(self) -> dict[str, Any] | None:
         try:
-            content = self._fs.cat_file(self._path(MARKER))
+            with self._failing("read results at", FileNotFoundError):
+                content = self._fs.cat_file(self._path(MARKER))
         except FileNotFoundError:
             return None
-        except Exception as error:
-            raise self._failed("read results at", error) from error
         try:
             found = json.loads(content)
         except ValueError:
@@ -170,10 +170,8 @@ class Store(Location):
         """
         name = f"{disk.TEMPORARY}{secrets.token_hex(8)}"
         self.write_bytes(name, b"ok")
-        try:
+        with self._failing("remove what was written to"):
             self._fs.rm_file(self._path(name))
-        except Exception as error:
-            raise self._failed("remove what was written to", error) from error
 
     def check_same(self) -> None:
         """Raise if this process sees another store under this URL, or none."""
@@ -222,16 +220,12 @@ class Store(Location):
         """Yield those of some results that are there."""
         for name in names:
             path = self._path(name + SUFFIX)
-            try:
+            with suppress(*ABSENT), self._failing("read results at", *ABSENT):
                 if self.is_local:
                     status = os.stat(path)  # noqa: PTH116
                     yield Entry(name + SUFFIX, status.st_size, False, status)
                 else:
                     yield Entry(name + SUFFIX, int(self._fs.info(path)["size"]), False, None)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except Exception as error:
-                raise self._failed("read results at", error) from error
 
     def _scan_segments(self, directory: str) -> None:
         """Note which results are in the segments of a directory, as far as they have been written since the last time.
@@ -245,7 +239,7 @@ class Store(Location):
         with self._lock:
             if below in self._copied_segments:
                 return
-            for entry in self._entries(below, (FileNotFoundError, NotADirectoryError)):
+            for entry in self._entries(below, ABSENT):
                 if not entry.name.endswith(segments.SUFFIX):
                     continue
                 if not self.trusted and entry.status and disk.not_own(entry.status):
@@ -296,10 +290,8 @@ class Store(Location):
         size = sum(memoryview(part).nbytes for part in parts)
         if self.is_local and not alone and size <= segments.SMALL:
             directory = f"{name.rpartition('/')[0]}/{segments.DIRECTORY}"
-            try:
+            with self._failing("write to"):
                 self._segments.append(self._path(directory), b"".join(parts))
-            except OSError as error:
-                raise self._failed("write to", error) from error
         else:
             self._write(name + SUFFIX, parts)
             self._copy(name, parts, size)
@@ -433,7 +425,10 @@ class Store(Location):
     def _read_beginning(self, name: str) -> bytes | None:
         """Return the beginning of an object, with its header; None if there is none."""
         try:
-            with self._fs.open(self._path(name), "rb") as file:
+            with (
+                self._failing("read results at", *ABSENT),
+                self._fs.open(self._path(name), "rb") as file,
+            ):
                 if self.is_local and not self.trusted:
                     self._check_own(name, os.fstat(file.fileno()))
                 content: bytes = file.read(4096)
@@ -442,12 +437,8 @@ class Store(Location):
                 end = objects.lead_of(name, content).frames[0]
                 content += file.read(max(0, end - len(content)))
                 return content
-        except StoreError:
-            raise
-        except (FileNotFoundError, NotADirectoryError):
+        except ABSENT:
             return None
-        except Exception as error:
-            raise self._failed("read results at", error) from error
 
     def results(self, below: str = "") -> Iterator[tuple[str, int]]:
         """Yield the name and the size of every result, or of those below a directory, in the order of the names."""
@@ -480,14 +471,13 @@ class Store(Location):
             self._remove_from_segment(segment, some)
 
     def _remove_from_segment(self, segment: str, names: set[str]) -> None:
-        try:
-            if self.is_local:
+        if self.is_local:
+            with (
+                suppress(FileNotFoundError),
+                self._failing("remove a result from", FileNotFoundError),
+            ):
                 segments.remove_from(self._path(segment), names)
-                return
-        except FileNotFoundError:
             return
-        except OSError as error:
-            raise self._failed("remove a result from", error) from error
         kept, _ = segments.without(self.read_bytes(segment) or b"", names)
         if kept:
             self.write_bytes(f"{segment.rpartition('/')[0]}/{segments.new_name()}", kept)
