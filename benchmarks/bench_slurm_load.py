@@ -95,7 +95,7 @@ def stay_idle(cluster: Any, client: Any, workers: int, seconds: float) -> dict[s
     else:
         cluster.scale(workers)
     client.wait_for_workers(workers, timeout=600)
-    time.sleep(10)
+    time.sleep(10)  # until what follows a start is done
     return spent(lambda: time.sleep(seconds))
 
 

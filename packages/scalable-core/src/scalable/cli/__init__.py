@@ -11,20 +11,26 @@ that only read a manifest do not import Dask.
 `failures`      errors as lines on stderr and as an exit status
 `init`          ``scalable init``, with the files of ``starter/``
 `validate`      ``scalable validate``
-`plan`          ``scalable plan``
-`check`         ``scalable check``
-`providers`     ``scalable providers``
 `schema`        ``scalable schema``
+`providers`     ``scalable providers``
+`prices`        ``scalable prices``
+`check`         ``scalable check``
+`plan`          ``scalable plan``
+`saved_plan`    plans in files: what a run must still match, and how two differ
+`simulate`      ``scalable plan --simulate``
+`run`           ``scalable run``
+`script`        running a workflow the way Python runs a script
+`inside`        ``scalable run --in-cluster``
+`resume`        ``scalable resume``
+`runs`          ``scalable runs``
+`logs`          ``scalable logs``
+`report`        ``scalable report``
+`results`       ``scalable results``
+`up`            ``scalable up``
+`managed`       ``scalable attach``, ``scalable scale`` and ``scalable down``
 `owned`         ``scalable ps`` and ``scalable reap``
 `asking`        which targets these two ask for resources, and their answers
-`prices`        ``scalable prices refresh``
-`run`           ``scalable run``, with the modules below
-`resume`        ``scalable resume``
-`script`        running a workflow the way Python runs a script
-`progress`      progress of groups and tasks, live on a terminal or as lines
-`counting`      counting the scheduler's tasks
-`status`        a group or the tasks as one line of text
-`terminal`      an area at the bottom of a terminal
+`standing`      which of these resources belong to runs that live
 ==============  =================================================================================
 """
 
