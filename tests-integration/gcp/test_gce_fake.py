@@ -358,11 +358,12 @@ def test_preemption_stops_or_deletes(api: Api, used_project: GceProject) -> None
 
 
 def test_preemption_with_a_notice(api: Api, used_project: GceProject) -> None:
+    # A shell runs a trap at once where it waits, but not while a program in the foreground runs.
     text = """
-echo waiting
 url=http://metadata.google.internal/computeMetadata/v1/instance/preempted?wait_for_change=true
 trap 'echo told' TERM
-curl -sf -H "Metadata-Flavor: Google" $url & wait $!; wait; echo; echo "after"; sleep 60
+echo waiting
+curl -sf -H "Metadata-Flavor: Google" $url & wait $!; wait; echo; echo "after"; sleep 60 & wait
 """
     api.done(api.bulk("a", metadata=script(text)))
     wait_until(lambda: "waiting" in api.written("a"), "it waits", 30)
