@@ -102,6 +102,8 @@ CONF
 
 # cgroupsPerQOS: the kubelet would move processes between cgroups of this machine. evictionHard: a disk that is rather
 # full would make the node unfit. volumeStatsAggPeriod: by default, a volume that is too full is noticed after a minute.
+# syncFrequency: where containerd fails to end a container, the kubelet tries again after this time and up to half of it
+# more; by default that is as long as a cluster takes at most to close.
 write_kubelet_configuration() {
     cat >"$root/kubelet.yaml" <<CONF
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -119,6 +121,7 @@ failSwapOn: false
 evictionHard: {}
 imageGCHighThresholdPercent: 100
 volumeStatsAggPeriod: 5s
+syncFrequency: 10s
 CONF
 }
 
