@@ -423,7 +423,7 @@ def test_a_second_cluster_on_another_thread_works(work: Path) -> None:
 _QUEUES_AND_WAITS = """
 import sys, time
 from scalable.providers.slurm import SlurmCluster
-cluster = SlurmCluster(queue="short", interface="lo", directives=["--begin=now+12"])
+cluster = SlurmCluster(queue="short", interface="lo", directives=["--begin=now+3600"])
 cluster.add_container("tiny", memory="200M")
 cluster.add_workers(3, "tiny")
 time.sleep(600)
@@ -446,6 +446,8 @@ def test_jobs_that_start_after_their_client_and_its_watchdog_have_died_end(
     (logs,) = Path(".scalable/logs").iterdir()
     # As if some minutes had passed.
     os.utime(logs / "client", (time.time() - 600,) * 2)
+    for job in site.jobs(name):
+        site.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_until(lambda: not site.jobs(name), "no job is left")
     assert any("client of this run has died" in log.read_text() for log in logs.glob("*.log"))
     assert (logs / "tls").exists()

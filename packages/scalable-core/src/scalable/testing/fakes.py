@@ -11,6 +11,7 @@ A group whose units wait in a queue for two seconds, and whose first one fails t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Leftover, Reason
@@ -39,7 +40,7 @@ class FakeProvider(BaseProvider[TargetOptions]):
     Parameters
     ----------
     behavior : mapping of str to UnitBehavior, optional
-        How the units of a group behave, by tag; by default, a unit starts at once.
+        How the units of a group behave in each cluster, by tag; by default, a unit starts at once.
     """
 
     name = "fake"
@@ -133,7 +134,8 @@ class FakeProvider(BaseProvider[TargetOptions]):
         backend = SimulatedBackend(workers, InvariantChecker(), lambda: cluster.max_workers)
         self._built.append((host, backend))
         for tag in spec.components:
-            backend.behavior[tag] = self._behavior.get(tag, UnitBehavior(boot=0))
+            # Each cluster has its own, since units that fail to start are counted down.
+            backend.behavior[tag] = deepcopy(self._behavior.get(tag, UnitBehavior(boot=0)))
         cluster = GroupedCluster(
             host,
             backend,
