@@ -5,9 +5,15 @@ Skipped where the file system of a protocol, or the server that speaks it, is no
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,3 +112,66 @@ def test_a_second_run_uses_what_a_bucket_has(
         assert client.gather(futures) == [2 * member for member in range(12)]
         assert client.submit(sum, futures).result() == 132
         assert user.starts() == expected
+
+
+MANIFEST = """\
+version: 1
+project: {{name: ensemble, results: {url}}}
+targets: {{first: {{provider: demo}}, second: {{provider: demo, n_workers: 2}}}}
+components: {{model: {{slots: 2}}}}
+tasks: {{simulate: {{component: model, cache: true}}}}
+"""
+
+WORKFLOW = """\
+import os, time
+from scalable.session import ScalableSession
+
+def simulate(member):
+    hold = os.environ["HOLD"]
+    if member >= 30 and os.path.isdir(hold):
+        open(os.path.join(hold, str(os.getpid())), "w").close()
+        time.sleep(600)
+    with open(os.environ["STARTS"], "a") as file:
+        file.write(f"{member}\\n")
+    return 2 * member
+
+if __name__ == "__main__":
+    with ScalableSession.from_yaml() as client:
+        print(sum(client.gather(client.map(simulate, range(400), task="simulate"))))
+"""
+
+
+def test_a_killed_ensemble_of_400_members_starts_only_the_370_that_are_missing(
+    url: str,
+    project: Path,
+    environment: dict[str, str],
+    scalable: Callable[..., subprocess.CompletedProcess[str]],
+    eventually: Callable[[Callable[[], bool]], bool],
+) -> None:
+    (project / "scalable.yaml").write_text(MANIFEST.format(url=url))
+    (project / "workflow.py").write_text(WORKFLOW)
+    hold, starts = project / "hold", project / "starts"
+    environment |= {"HOLD": str(hold), "STARTS": str(starts)}
+    hold.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "scalable.cli", "run", "-w", "workflow.py"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as run:
+        assert eventually(lambda: len([*Store(url).results()]) == 30)
+        assert eventually(lambda: any(hold.iterdir()))
+        os.killpg(run.pid, signal.SIGKILL)
+    for worker in hold.iterdir():
+        with suppress(ProcessLookupError):
+            os.kill(int(worker.name), signal.SIGKILL)
+    hold.rename(project / "held")
+    starts.unlink()
+    (record,) = (project / ".scalable" / "runs").iterdir()
+    resumed = scalable("resume", record.name, "--target", "second")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[-1] == str(2 * sum(range(400)))
+    assert "simulate: 30 kept, 370 to do" in resumed.stderr
+    members = [int(line) for line in starts.read_text().splitlines()]
+    assert sorted(members) == [*range(30, 400)]
