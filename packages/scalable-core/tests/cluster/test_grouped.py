@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -373,6 +373,46 @@ def test_a_build_that_fails_leaves_nothing(threads: Any) -> None:
     with pytest.raises(ValueError, match="'register_scheduler_plugin' handler has been"):
         GroupedCluster(host, threads, [GroupSpec("a")])
     assert host.status is Status.closed
+
+
+def _fails() -> Iterator[Any]:
+    yield GroupSpec("a")
+    raise OSError("disk on fire")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groups": _fails()}, "disk on fire"),
+        ({"groups": [GroupSpec("a"), GroupSpec("a")]}, "the same tag"),
+        ({"groups": ["a"]}, "no attribute 'tag'"),
+        ({"max_workers": -1}, "must not be negative"),
+        ({"pace": 3}, "no attribute"),
+        ({"on_closed": 3}, "not iterable"),
+    ],
+    ids=["groups raise", "twice", "no group", "a cap below 0", "no pace", "no callables"],
+)
+def test_whatever_is_wrong_with_what_it_is_given_it_closes_the_host(
+    host: LocalCluster, threads: Any, arguments: dict[str, Any], message: str
+) -> None:
+    ends: list[str] = []
+    usual = {"groups": [GroupSpec("a")], "on_closed": [lambda: ends.append("called")]}
+    with pytest.raises((OSError, ValueError, AttributeError, TypeError), match=message):
+        GroupedCluster(host, threads, **{**usual, **arguments})
+    assert host.status is Status.closed
+    assert ends == (["called"] if arguments.get("on_closed") is None else [])
+
+
+def test_an_error_of_a_build_names_what_closing_after_it_leaves(threads: Any) -> None:
+    async def sweep() -> list[Leftover]:
+        return [Leftover("pod", "gcam-7", "forbidden")]
+
+    threads.sweep = sweep
+    with dask.config.set({"distributed.scheduler.blocked-handlers": ["register_scheduler_plugin"]}):
+        host = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+    with pytest.raises(ValueError, match="'register_scheduler_plugin'") as caught:
+        GroupedCluster(host, threads, [GroupSpec("a")], name="here")
+    assert caught.value.__notes__ == ["cluster 'here' left behind: pod gcam-7 (forbidden)"]
 
 
 def test_it_cannot_be_built_on_the_loop_that_it_would_wait_for(

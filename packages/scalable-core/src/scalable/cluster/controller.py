@@ -101,7 +101,12 @@ class GroupController:
         self.name = name
         self.backend = backend
         self.retry = retry or RetryPolicy()
-        self.groups: Mapping[str, Group] = {spec.tag: Group(spec, self.retry) for spec in groups}
+        specs = list(groups)
+        self.groups: Mapping[str, Group] = {spec.tag: Group(spec, self.retry) for spec in specs}
+        if len(self.groups) < len(specs):
+            raise ValueError(f"two groups of cluster {name!r} have the same tag")
+        if max_workers is not None and max_workers < 0:
+            raise ValueError(f"max_workers is {max_workers}; it must not be negative")
         self.max_workers = max_workers
         self.policy = policy or AdaptivePolicy()
         self.pace = pace or Pace()

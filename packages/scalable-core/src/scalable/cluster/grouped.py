@@ -12,7 +12,7 @@ import pkgutil
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -107,28 +107,35 @@ class GroupedCluster:
         self.status = Status.created
         self._host = host
         self._calls = LoopCalls(self.name, self._asyncio_loop)
-        self._on_closed = list(on_closed)
+        self._on_closed: list[Callable[[], object]] = []
         self._before_close: list[Callable[[], object]] = []
         if self._calls.on_loop():
             _close_later(host)
         self._calls.refuse_on_loop()
-        self._close_timeout = (pace or Pace()).close_timeout
         self._close_lock = threading.Lock()
         self._close_task: asyncio.Task[list[Leftover]] | None = None
-        self._controller = GroupController(
-            backend,
-            RpcLink(host, orphan_timeout),
-            groups,
-            name=self.name,
-            max_workers=max_workers,
-            policy=policy,
-            retry=retry,
-            pace=pace,
-        )
+        self._close_timeout = Pace().close_timeout
+        try:
+            self._on_closed += on_closed
+            self._controller = GroupController(
+                backend,
+                RpcLink(host, orphan_timeout),
+                groups,
+                name=self.name,
+                max_workers=max_workers,
+                policy=policy,
+                retry=retry,
+                pace=pace,
+            )
+            self._close_timeout = self._controller.pace.close_timeout
+        except BaseException as error:
+            with _noting_leftovers(error):
+                self._close_without_controller()
+            raise
         try:
             self._calls.wait(self._start())
-        except BaseException:
-            with contextlib.suppress(LeftoverError):  # the cause of the failure matters more
+        except BaseException as error:
+            with _noting_leftovers(error):
                 self.close()
             raise
         self.status = Status.running
@@ -512,12 +519,20 @@ class GroupedCluster:
                 # The loop is closed already, and the scheduler with it.
                 leftovers = [Leftover("cluster", self.name, describe_error(error))]
             leftovers += failed
-            try:
-                leftovers += _leftovers(self._host.close(timeout or self._close_timeout))
-            except Exception as error:  # noqa: BLE001 - reported as a leftover
-                leftovers.append(Leftover("scheduler", self.name, describe_error(error)))
+            leftovers += self._close_host(timeout or self._close_timeout)
             self._finish_close(leftovers)
         return None
+
+    def _close_without_controller(self) -> None:
+        """Close what was handed over, before any unit can have been started."""
+        self._reject_new_calls()
+        self._finish_close(self._close_host(self._close_timeout))
+
+    def _close_host(self, timeout: float) -> list[Leftover]:
+        try:
+            return _leftovers(self._host.close(timeout))
+        except Exception as error:  # noqa: BLE001 - reported as a leftover
+            return [Leftover("scheduler", self.name, describe_error(error))]
 
     def _call_before_close(self) -> list[Leftover]:
         failed = []
@@ -686,6 +701,15 @@ _MAX_ECHO = 5.0
 """Seconds that a scheduler may take to answer when its cluster is closed."""
 
 _closing_hosts: set[asyncio.Future[Any]] = set()
+
+
+@contextlib.contextmanager
+def _noting_leftovers(error: BaseException) -> Iterator[None]:
+    """Note with an error what closing because of it leaves behind; the error itself matters more."""
+    try:
+        yield
+    except LeftoverError as left:
+        error.add_note(str(left))
 
 
 def _close_later(host: Host) -> None:
