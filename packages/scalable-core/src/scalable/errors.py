@@ -23,7 +23,7 @@ The tree::
     │   ├── NativeTimeoutError (TimeoutError)    the native system did not answer a call in time
     │   ├── DaskConfigurationError               the scheduler did not start with Dask's configuration
     │   ├── SchedulerStartError                  the scheduler did not start
-    │   ├── SchedulerLostError                   the scheduler is gone, and every task with it
+    │   ├── SchedulerLostError (ConnectionError) the scheduler is gone, and every task with it
     │   ├── MissingKeysError (TypeError)         a client has no keys for a scheduler under TLS
     │   ├── VersionMismatchError                 client and scheduler have different versions
     │   ├── GroupFailedError                     a worker group cannot get its workers
@@ -358,7 +358,7 @@ class SchedulerStartError(ClusterError):
         super().__init__(f"the scheduler of cluster {cluster!r} did not start: {explanation}")
 
 
-class SchedulerLostError(ClusterError):
+class SchedulerLostError(ClusterError, ConnectionError):
     """The scheduler is gone or does not answer, and every task and result is lost with it.
 
     Attributes

@@ -31,6 +31,7 @@ from scalable.cluster.port import Explanation, GroupSpec, Leftover, Unit
 from scalable.errors import (
     AmbiguousScaleError,
     ClusterClosedError,
+    GroupFailedError,
     GroupTimeoutError,
     LeftoverError,
     UnknownTagError,
@@ -558,6 +559,36 @@ def test_workers_of_all_groups_are_waited_for(start: Start) -> None:
         cluster.wait_for_workers(3, timeout=0.2)
     with pytest.raises(ValueError, match="positive"):
         cluster.wait_for_workers(0)
+
+
+def test_who_waits_for_workers_is_told_that_a_group_has_failed(start: Start, threads: Any) -> None:
+    threads.refused.add("b")
+    cluster = start("a", "b")
+    cluster.scale_groups({"a": 1, "b": 1})
+    cluster.wait_for_workers(1)
+    with pytest.raises(GroupFailedError, match="no machine for b"):
+        cluster.wait_for_workers(2)
+
+
+def test_who_waits_for_workers_is_told_that_the_cluster_is_closed(start: Start) -> None:
+    cluster = start("a")
+    with ThreadPoolExecutor() as thread:
+        waiting = thread.submit(cluster.wait_for_workers, 1)
+        cluster.close()
+        with pytest.raises(ClusterClosedError):
+            waiting.result(60)
+
+
+def test_an_asynchronous_client_waits_for_workers(start: Start) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+
+    async def wait() -> int:
+        async with ScalableClient(cluster, asynchronous=True, set_as_default=False) as client:
+            await client.wait_for_workers(1, timeout=60)
+            return len(await client.nthreads())
+
+    assert asyncio.run_coroutine_threadsafe(wait(), asyncio_loop(cluster)).result(60) == 1
 
 
 def test_logs_are_named_as_those_of_dask(start: Start) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from copy import copy
 from typing import Any
 
 from distributed import Client
+from distributed.core import PooledRPCCall
 
 from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
@@ -30,6 +33,50 @@ _MESSAGES_OF_THE_END = {
 """Messages that mean nothing any more once the scheduler is lost."""
 
 
+class _WatchedScheduler(PooledRPCCall):
+    """The calls of a client to its scheduler, which raise why it is lost and not that a connection broke.
+
+    Parameters
+    ----------
+    calls : PooledRPCCall
+        Dask's own.
+    check : callable
+        Raises the reason if the scheduler is known to be lost.
+    wait : coroutine function
+        Waits until it is known, and raises the reason if it is lost.
+    """
+
+    def __init__(
+        self,
+        calls: PooledRPCCall,
+        check: Callable[[], None],
+        wait: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(calls.addr, calls.pool, calls.serializers, calls.deserializers)
+        self._check, self._wait = check, wait
+
+    def __getattr__(self, name: str) -> Any:
+        call = super().__getattr__(name)
+
+        async def checked(**kwargs: Any) -> Any:
+            self._check()
+            try:
+                return await call(**kwargs)
+            except OSError:
+                await self._wait()
+                raise
+
+        return checked
+
+    async def identity(self, **kwargs: Any) -> dict[str, Any]:
+        """Return what the scheduler says of itself; nothing once it is lost, which Dask's client knows to show."""
+        try:
+            self._check()
+        except SchedulerLostError:
+            return {}
+        return dict(await super().__getattr__("identity")(**kwargs))
+
+
 class WatchedClient(Client):
     """A ``distributed.Client`` that hears from its `GroupedCluster` what has become of the scheduler.
 
@@ -42,10 +89,31 @@ class WatchedClient(Client):
         super().__init__(*args, **kwargs)
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.cluster, GroupedCluster):
+            try:
+                self.cluster.check_scheduler()
+            except SchedulerLostError:
+                await self._close()
+                raise
         started = await super()._start(*args, **kwargs)
         if isinstance(self.cluster, GroupedCluster):
+            if isinstance(self.scheduler, PooledRPCCall):
+                self.scheduler = _WatchedScheduler(
+                    self.scheduler, self._check_scheduler, self._wait_for_scheduler
+                )
             self.cluster.on_scheduler_lost(self._on_scheduler_lost)
         return started
+
+    def _check_scheduler(self) -> None:
+        if self._lost is not None:
+            raise copy(self._lost)
+
+    async def _wait_for_scheduler(self) -> None:
+        """Return once the scheduler has answered anew, or its cluster is closed; raise the reason if it is lost."""
+        self._check_scheduler()
+        if isinstance(self.cluster, GroupedCluster):
+            with suppress(ClusterClosedError):
+                await self.cluster.wait_for_scheduler_async()
 
     def _on_scheduler_lost(self, error: SchedulerLostError) -> None:
         # On the cluster's event loop, which may be another one.
@@ -57,7 +125,17 @@ class WatchedClient(Client):
         if self._lost is None and self.status != "closed":
             self._lost = error
             fail_futures(self, error)
-            await self._close(fast=True)
+            # It is not closed, which would let `dask.compute` and the like go on with this process.
+            self.status = "connecting"
+            await self.rpc.close()
+            if self.scheduler_comm is not None:
+                self.scheduler_comm.abort()
+
+    def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> Any:
+        """Return when there are `n_workers` that take tasks, as `GroupedCluster.wait_for_workers` does."""
+        if self.asynchronous and isinstance(self.cluster, GroupedCluster):
+            return self.cluster.wait_for_workers_async(n_workers, timeout)
+        return super().wait_for_workers(n_workers, timeout)
 
     async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
         await super()._ensure_connected(*args, **kwargs)
@@ -82,7 +160,7 @@ class WatchedClient(Client):
         if self._lost is None:
             super()._send_to_scheduler(msg)
         elif msg["op"] not in _MESSAGES_OF_THE_END:
-            raise copy(self._lost)
+            self._check_scheduler()
 
     def _send_to_scheduler_safe(self, msg: dict[str, Any]) -> None:
         # Calls one after the other release a result and submit the next task. Nobody waits for the release.

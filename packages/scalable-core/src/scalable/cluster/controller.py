@@ -191,10 +191,7 @@ class GroupController:
 
     def _check_budget(self, wanted: Mapping[str, tuple[int, int]]) -> None:
         """Raise LimitExceededError if groups of these sizes exceed a limit, or one is reached and they would grow."""
-        maxima = {
-            tag: group.wanted if group.range is None else group.range[1]
-            for tag, group in self.groups.items()
-        }
+        maxima = {tag: group.most for tag, group in self.groups.items()}
         if self.meter.exceeded:
             for tag, (_, most) in wanted.items():
                 group = self._group(tag)
@@ -208,7 +205,7 @@ class GroupController:
 
     async def scale_groups(self, counts: Mapping[str, int]) -> None:
         """Record fixed counts for some groups, and return. A failed group is tried again."""
-        self._check_alive()
+        self.check_scheduler()
         for tag, count in counts.items():
             if count < 0:
                 raise ValueError(
@@ -232,7 +229,7 @@ class GroupController:
 
         Without `policies`, each group keeps the one that it has; a group that they leave out has none of its own.
         """
-        self._check_alive()
+        self.check_scheduler()
         for tag, (minimum, maximum) in ranges.items():
             if not 0 <= minimum <= maximum:
                 raise ValueError(
@@ -283,19 +280,51 @@ class GroupController:
             why = status.detail or "no reason known"
             raise GroupTimeoutError(tag, n, status.running, timeout or 0.0, why) from None
 
+    async def wait_for_workers(self, n: int, timeout: float | None = None) -> None:
+        """Return when all groups together have `n` workers.
+
+        Raises
+        ------
+        TimeoutError
+            It took longer than `timeout` seconds. The error says what the groups wait for.
+        GroupFailedError, LimitExceededError
+            The others do not have as many workers, and are not to have them.
+        SchedulerLostError
+            The scheduler is gone.
+        ClusterClosedError
+            The cluster was closed meanwhile.
+        ValueError
+            The number is not positive.
+        """
+        if n < 1:
+            raise ValueError(f"n_workers is a positive number, not {n}")
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: self._has_workers_in_all(n))
+        except TimeoutError:
+            missing = [f"{tag}: {why.summary}" for tag, why in (await self.explain()).items()]
+            raise TimeoutError(
+                f"{n} workers are not there after {timeout:g} s; {'; '.join(missing)}"
+            ) from None
+
     async def wait_for_scheduler(self) -> None:
         """Return once the scheduler has answered a new question; raise SchedulerLostError if it is lost instead."""
         reports = self._reports  # one more may have been asked for before
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.closed or self._reports > reports + 1)
-            self._check_alive()
 
-    def _check_alive(self) -> None:
+        def is_known() -> bool:
+            self.check_scheduler()
+            return self.closed or self._reports > reports + 1
+
+        async with self._changed:
+            await self._changed.wait_for(is_known)
+
+    def check_scheduler(self) -> None:
+        """Raise SchedulerLostError if the scheduler is known to be lost."""
         if self.scheduler.lost is not None:
             raise copy(self.scheduler.lost)
 
     def _has_workers(self, group: Group, n: int) -> bool:
-        self._check_alive()
+        self.check_scheduler()
         if self.statuses[group.spec.tag].running >= n:
             return True
         if group.failure is not None:
@@ -306,11 +335,27 @@ class GroupController:
             )
         if self.closed:
             raise ClusterClosedError(self.name)
-        most = group.wanted if group.range is None else group.range[1]
-        if n > most:
+        if n > group.most:
             raise ValueError(
-                f"worker group {group.spec.tag!r} is to have {most} workers; scale it before waiting for {n}"
+                f"worker group {group.spec.tag!r} is to have {group.most} workers; scale it before waiting for {n}"
             )
+        return False
+
+    def _has_workers_in_all(self, n: int) -> bool:
+        self.check_scheduler()
+        running = {tag: status.running for tag, status in self.statuses.items()}
+        if sum(running.values()) >= n:
+            return True
+        if self.closed:
+            raise ClusterClosedError(self.name)
+        if self.meter.exceeded and n > sum(len(g.alive) + g.unnamed for g in self.groups.values()):
+            raise LimitExceededError(
+                f"cluster {self.name!r} gets no more workers: {self.meter.exceeded}"
+            )
+        most = {tag: running[tag] if g.failure else g.most for tag, g in self.groups.items()}
+        for tag, group in self.groups.items():
+            if group.failure is not None and sum(most.values()) < n:
+                raise GroupFailedError(tag, group.failure)
         return False
 
     async def explain(self, tag: str | None = None) -> dict[str, Explanation]:

@@ -160,6 +160,11 @@ class Group:
         return sum(request.unnamed for request in self.requests.values())
 
     @property
+    def most(self) -> int:
+        """The most workers that it is to have: the wanted count, or the maximum of an adaptive group."""
+        return self.wanted if self.range is None else self.range[1]
+
+    @property
     def lacking(self) -> int:
         """Units to launch or resume, to have the wanted count; negative where there are too many."""
         return self.wanted - len(self.alive) - self.unnamed

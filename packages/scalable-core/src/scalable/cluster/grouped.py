@@ -240,31 +240,26 @@ class GroupedCluster:
         n_workers : int
             Workers.
         timeout : float, optional
-            Seconds; None waits until the workers are there, or the cluster is closed.
+            Seconds; None waits until the workers are there, or cannot be any more.
 
         Raises
         ------
         TimeoutError
             It took longer. The error says what the groups wait for.
+        GroupFailedError
+            A group has failed, without which there are fewer.
+        SchedulerLostError
+            The scheduler is gone.
+        ClusterClosedError
+            The cluster was closed meanwhile.
         ValueError
             The number is not positive.
         """
-        if n_workers < 1:
-            raise ValueError(f"n_workers is a positive number, not {n_workers}")
-        self._calls.wait(self._wait_for_workers(n_workers, timeout))
+        self._calls.wait(self._controller.wait_for_workers(n_workers, timeout))
 
-    async def _wait_for_workers(self, n_workers: int, timeout: float | None) -> None:
-        try:
-            async with asyncio.timeout(timeout):
-                while sum(status.running for status in self.groups.values()) < n_workers:
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            missing = [
-                f"{tag}: {why.summary}" for tag, why in (await self._controller.explain()).items()
-            ]
-            raise TimeoutError(
-                f"{n_workers} workers are not there after {timeout:g} s; {'; '.join(missing)}"
-            ) from None
+    async def wait_for_workers_async(self, n_workers: int, timeout: float | None = None) -> None:
+        """Do the same as `wait_for_workers`, for coroutines."""
+        await self._calls.wait_async(self._controller.wait_for_workers(n_workers, timeout))
 
     def get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: bool = True
@@ -439,6 +434,10 @@ class GroupedCluster:
             The cluster was closed meanwhile.
         """
         await self._calls.wait_async(self._controller.wait_for_scheduler())
+
+    def check_scheduler(self) -> None:
+        """Raise SchedulerLostError if the scheduler is known to be lost."""
+        self._controller.check_scheduler()
 
     def on_scheduler_lost(self, callback: Callable[[SchedulerLostError], object]) -> None:
         """Call this once, on the event loop, if the scheduler is lost."""

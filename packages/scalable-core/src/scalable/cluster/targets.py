@@ -136,8 +136,7 @@ def _unclaimed_slots(group: Group, work: Demand, *, nobody: bool) -> float:
     >>> _unclaimed_slots(Group(GroupSpec("gcam"), wanted=1), Demand(slots=5, tagged=3), nobody=False)
     0.0
     """
-    most = group.wanted if group.range is None else group.range[1]
-    if most or group.alive or group.failure is not None:
+    if group.most or group.alive or group.failure is not None:
         return 0.0
     return work.slots if nobody else work.tagged
 

@@ -24,9 +24,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from dask import delayed  # type: ignore[attr-defined] # which it exports, and does not declare
+from distributed import Queue
 
 from scalable.cluster.port import Reason
 from scalable.errors import SchedulerLostError, VersionMismatchError
@@ -115,18 +118,36 @@ class RemoteConformance(ProviderConformance):
                 running.until(lambda: any(client.processing().values()), "the task runs")
                 # Workers that it would have only with tasks.
                 running.backend.adapt_groups({"beta": (0, 2)})
-                waiter = threading.Thread(target=_wait, args=(running, told), daemon=True)
-                waiter.start()
+                queue = Queue("conformance", client=client)
+                waits = [
+                    partial(running.backend.wait_for_group, "beta"),
+                    partial(running.backend.wait_for_workers, 2),
+                    partial(client.wait_for_workers, 2),
+                    queue.get,
+                ]
+                waiters = [
+                    threading.Thread(target=_wait, args=(wait, told), daemon=True) for wait in waits
+                ]
+                for waiter in waiters:
+                    waiter.start()
                 self.kill_scheduler(running.handle)
                 with pytest.raises(SchedulerLostError):
                     future.result(self.timeout)
-                waiter.join(self.timeout)
-                assert [type(error) for error in told] == [SchedulerLostError]
+                for waiter in waiters:
+                    waiter.join(self.timeout)
+                assert [type(error) for error in told] == [SchedulerLostError] * len(waits)
                 assert all(group.failed for group in running.backend.groups.values())
                 assert not any(group.running for group in running.backend.groups.values())
                 assert running.backend.explain()["alpha"].summary
-                with pytest.raises(SchedulerLostError):
-                    client.submit(by_value(square), 3, tag="alpha")
+                for call in (
+                    lambda: client.submit(by_value(square), 3, tag="alpha"),
+                    queue.qsize,
+                    client.who_has,
+                    delayed(square)(3).compute,  # which must not go on in this process
+                    running.client,
+                ):
+                    with pytest.raises(SchedulerLostError):
+                        call()
 
     def test_a_scheduler_that_was_replaced_is_lost(self) -> None:
         with self.cluster() as running:
@@ -221,9 +242,9 @@ class RemoteConformance(ProviderConformance):
             assert client.submit(by_value(square), 3, tag="alpha").result(self.timeout) == 9
 
 
-def _wait(running: Running, told: list[BaseException]) -> None:
+def _wait(wait: Callable[[], object], told: list[BaseException]) -> None:
     try:
-        running.backend.wait_for_group("beta", 2)
+        wait()
     except Exception as error:  # noqa: BLE001 - which one it is, is what the test asks
         told.append(error)
 

@@ -44,7 +44,7 @@ from distributed import (
 from distributed.batched import BatchedSend
 from distributed.cfexecutor import ClientExecutor
 from distributed.cli import dask_scheduler, dask_worker
-from distributed.core import rpc
+from distributed.core import PooledRPCCall, rpc
 from distributed.preloading import PreloadManager
 from distributed.protocol.pickle import dumps
 from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
@@ -287,6 +287,28 @@ async def test_a_client_whose_connection_broke_reconnects_by_one_coroutine(rig: 
             comm.abort()
         await until(lambda: client.status == "closed")
     assert awaited == ["connecting"]
+
+
+@on_cluster
+async def test_a_client_calls_its_scheduler_through_one_object(rig: Rig) -> None:
+    """`distributed.core.PooledRPCCall`: each call of `Client.scheduler` is an attribute, also without connections."""
+    called = []
+
+    class Ours(PooledRPCCall):
+        def __getattr__(self, name: str) -> Any:
+            called.append(name)
+            return super().__getattr__(name)  # type: ignore[no-untyped-call]
+
+    async with Client(rig.scheduler.address, asynchronous=True, set_as_default=False) as client:
+        calls: Any = client.scheduler
+        assert type(calls) is PooledRPCCall
+        new: Any = Ours
+        client.scheduler = new(calls.addr, calls.pool, calls.serializers, calls.deserializers)
+        await client.who_has()
+        await client.rpc.close()  # any number of times
+        with pytest.raises(RuntimeError, match="closed"):
+            await client.who_has()
+    assert called.count("who_has") == 2
 
 
 @on_cluster
