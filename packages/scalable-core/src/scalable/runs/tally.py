@@ -396,7 +396,6 @@ def take_ends(cluster: GroupedCluster) -> str:
 
     # Lines, and one text of them: what is made of each of many thousand tasks is made once.
     def take(dask_scheduler: Scheduler) -> str:
-        from json import dumps
         from json.encoder import encode_basestring as quoted
 
         tally: Any = dask_scheduler.plugins.get("scalable-tally")
@@ -413,16 +412,17 @@ def take_ends(cluster: GroupedCluster) -> str:
                 if each["action"] == "compute":
                     begin, end = each.get("start"), each.get("stop")
                     cpu, peak = each.get("cpu_seconds"), each.get("peak_memory")
-            # A task whose worker has died with it has reported no times.
+            # A task whose worker has died with it has reported no times. Numbers are measured, so that they are finite,
+            # and Python writes them as JSON does.
             lines.append(
                 f'{{"task": {quoted(key if type(key) is str else str(key))}, '
                 f'"component": {quoted(next(iter(tags))) if tags else "null"}, '
                 f'"worker": {names.get(worker, "null")}, '
-                f'"ready": {"null" if ready is None else repr(ready)}, '
-                f'"started": {"null" if begin is None else repr(begin)}, '
-                f'"ended": {end!r}, "status": "{status}", '
-                f'"cpu_seconds": {"null" if cpu is None else dumps(cpu)}, '
-                f'"peak_memory": {"null" if peak is None else dumps(peak)}}}\n'
+                f'"ready": {"null" if ready is None else ready}, '
+                f'"started": {"null" if begin is None else begin}, '
+                f'"ended": {end}, "status": "{status}", '
+                f'"cpu_seconds": {"null" if cpu is None else cpu}, '
+                f'"peak_memory": {"null" if peak is None else peak}}}\n'
             )
         return "".join(lines)
 
