@@ -579,6 +579,26 @@ def test_who_waits_for_workers_is_told_that_the_cluster_is_closed(start: Start) 
             waiting.result(60)
 
 
+def test_data_is_scattered_once_an_adaptive_group_has_a_worker(start: Start) -> None:
+    cluster = start("a")
+    with ScalableClient(cluster, set_as_default=False) as client:
+        with pytest.raises(TimeoutError, match="No valid workers"):  # and none is to come
+            client.scatter([1], timeout=0.1)
+        cluster.adapt_groups({"a": (0, 1)})
+        assert client.gather(client.scatter([1, 2], timeout="60 s")) == [1, 2]
+
+
+def test_who_scatters_is_told_that_no_worker_can_start(start: Start, threads: Any) -> None:
+    threads.refused.add("a")
+    cluster = start("a")
+    cluster.adapt_groups({"a": (0, 1)})
+    with (
+        ScalableClient(cluster, set_as_default=False) as client,
+        pytest.raises(GroupFailedError, match="no machine for a"),
+    ):
+        client.scatter([1])
+
+
 def test_an_asynchronous_client_waits_for_workers(start: Start) -> None:
     cluster = start("a")
     cluster.scale_groups({"a": 1})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import os
+import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.base
 import dask.config
+from dask.utils import parse_timedelta
 from distributed import Future, get_worker
 from distributed.security import Security
 
@@ -676,6 +678,22 @@ class ScalableClient(WatchedClient):
             self._gathering.add(task)
             task.add_done_callback(_retrieve_gather_exceptions)
         return gathering
+
+    async def _scatter(self, *args: Any, **kwargs: Any) -> Any:
+        """Scatter, once there is a worker: a group that adapts may have none until there is a task."""
+        if kwargs.get("workers") is None and self._has_workers_with_tasks_only():
+            first = self.submit(bool, key=f"scatter-{uuid.uuid4().hex}")
+            timeout = kwargs.get("timeout")  # by default, it is none of these
+            limit = parse_timedelta(timeout) if isinstance(timeout, (int, float, str)) else None
+            await asyncio.wait_for(super()._gather([first]), limit)
+        return await super()._scatter(*args, **kwargs)
+
+    def _has_workers_with_tasks_only(self) -> bool:
+        """Return whether no group has a worker, and a task would bring one."""
+        groups = self.cluster.groups.values() if isinstance(self.cluster, GroupedCluster) else ()
+        return not any(each.running for each in groups) and any(
+            each.wanted or each.maximum for each in groups
+        )
 
     def _handle_key_in_memory(self, key: Any = None, *args: Any, **kwargs: Any) -> None:
         """Record that a task has finished. Perhaps it ran again, so that an earlier result is not this one."""

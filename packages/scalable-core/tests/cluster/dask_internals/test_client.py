@@ -290,6 +290,24 @@ async def test_a_client_whose_connection_broke_reconnects_by_one_coroutine(rig: 
 
 
 @on_cluster
+async def test_a_client_scatters_by_one_coroutine(rig: Rig) -> None:
+    """`distributed.Client._scatter`: awaited with the options by name."""
+    options: list[dict[str, Any]] = []
+
+    class Ours(Client):
+        async def _scatter(self, *args: Any, **kwargs: Any) -> Any:
+            options.append(kwargs)
+            return await super()._scatter(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    await rig.add()
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        await client.scatter([1], timeout=60)
+    assert {"workers": None, "timeout": 60}.items() <= options[0].items()
+
+
+@on_cluster
 async def test_a_client_calls_its_scheduler_through_one_object(rig: Rig) -> None:
     """`distributed.core.PooledRPCCall`: each call of `Client.scheduler` is an attribute, also without connections."""
     called = []

@@ -32,6 +32,7 @@ OVERRIDDEN = {
     "_handle_key_in_memory",
     "_handle_restart",
     "_release_key",
+    "_scatter",
     "_send_to_scheduler_safe",
     "_reconnect",
     "_send_to_scheduler",
