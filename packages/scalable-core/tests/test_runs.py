@@ -16,7 +16,6 @@ from scalable.errors import ManifestError
 from scalable.runs import (
     RunRecord,
     find_records,
-    is_running,
     read_open_record,
     read_record,
     read_rows,
@@ -247,17 +246,6 @@ def test_what_could_not_be_written_is_written_once_there_is_room(
 def test_names_that_are_no_text_are_in_the_record(record: RunRecord) -> None:
     record.append("tasks.jsonl", [{"task": os.fsdecode(b"run-\xff")}])
     assert read_rows(record.directory, "tasks.jsonl") == [{"task": os.fsdecode(b"run-\xff")}]
-
-
-def test_a_process_lives_although_the_clock_was_set(record: RunRecord) -> None:
-    document = read_record(record.directory)
-    assert document is not None
-    assert is_running(document)
-    # The system computes the start of a process from the clock of now.
-    document["process"]["started"] += 3600
-    assert is_running(document)
-    document["process"]["identity"]["started"] += 1
-    assert not is_running(document)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"id": "r1"}', "", "\0", '"x"'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from scalable.providers.base import ClusterHandle, DeploymentSpec, Owned, curren
 from scalable.providers.common import BaseProvider
 from scalable.providers.options import TargetOptions
 from scalable.providers.registry import clear_registry, register_provider
-from scalable.runs import RunRecord
+from scalable.runs import RunRecord, read_record
 from scalable.session import ScalableSession
 
 ME = current_owner()
@@ -536,10 +537,11 @@ def test_ps_joins_ledgers_with_what_providers_show(
         "r3": {"host": "another"},
         "r4": {"started": 1},
         "r5": {"boot": "before"},
+        "r6": {"namespace": "pid:[7]", "pid": dead},
     }
     for run, changes in runs.items():
         begin_ledger(begin_run(project), run, **changes)
-    batch.owned["here"] = [Owned("job", f"job-{n}", f"r{n}", ME) for n in range(1, 7)]
+    batch.owned["here"] = [Owned("job", f"job-{n}", f"r{n}", ME) for n in range(1, 8)]
 
     assert standings(cli) == {
         "job-1": "alive",
@@ -547,7 +549,8 @@ def test_ps_joins_ledgers_with_what_providers_show(
         "job-3": "elsewhere",
         "job-4": "orphan",
         "job-5": "orphan",
-        "job-6": "foreign",
+        "job-6": "elsewhere",
+        "job-7": "foreign",
     }
 
 
@@ -582,6 +585,44 @@ def test_ps_lists_a_run_that_lives_although_its_provider_shows_nothing(
     assert refused.exit_code == 1
     assert f"run {alive.directory.name} lives; end it with `scalable down`" in refused.stderr
     assert "no run has resources" not in refused.stderr
+
+
+def test_what_is_known_of_runs_of_another_machine_is_said_and_nothing_is_removed(
+    batch: SiteProvider, cli: Cli, project: Path
+) -> None:
+    shown, unshown = begin_run(project), begin_run(project)
+    for record, run, when in ((shown, "r1", None), (unshown, "r9", (1.0, 1.0))):
+        begin_ledger(record, run, host="login2")
+        record.document["process"]["host"] = record.document["process"]["identity"]["host"] = (
+            "login2"
+        )
+        record._write()
+        os.utime(record.directory / "record.json", when)
+
+    listed = cli("ps")
+    process = f"process {os.getpid()} on login2"
+    assert f"note: r1: {process}, last heard " in listed.stderr
+    assert f"{process}, not heard of since 1970-01-01T00:00:01+00:00" in listed.stdout
+    assert cli("reap", "--yes").exit_code == 0
+    refused = cli("reap", unshown.directory.name, "--yes")
+    assert refused.exit_code == 1
+    assert "is not known to have ended" in refused.stderr
+    assert f"if that machine is gone, delete {unshown.directory}" in refused.stderr
+    assert [each.name for each in batch.owned["here"]] == ["job-1", "job-2"]
+    for record in (shown, unshown):
+        assert read_record(record.directory) == record.document
+
+
+def test_a_machine_of_the_same_name_that_is_heard_of_is_another_one(
+    batch: SiteProvider, cli: Cli, project: Path
+) -> None:
+    record = begin_run(project)
+    begin_ledger(record, "r1", boot="another")
+    record.document["process"]["identity"]["boot"] = "another"
+    record._write()
+    assert standings(cli)["job-1"] == "elsewhere"
+    os.utime(record.directory / "record.json", (1, 1))
+    assert standings(cli)["job-1"] == "orphan"
 
 
 def test_what_a_run_that_has_ended_could_not_remove_is_an_orphan(

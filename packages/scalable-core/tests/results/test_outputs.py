@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import LocalCluster
+from fsspec.implementations.memory import MemoryFileSystem
 from results_user import User
 
 from scalable.client import ScalableClient
@@ -235,3 +238,194 @@ def test_files_are_kept_in_any_store(url: str, tmp_path: Path) -> None:
         check_outputs(store, NAME, content=False)
     remove_outputs(store, NAME)
     assert store.size(f"{NAME}.outputs") == -1
+
+
+# -- Copies on the machine
+
+LARGE = "member 1\n" * 10_000
+
+
+class Machine:
+    """A machine with workers: where their files and their copies are, and what they tell."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.url, self.directory, self.copies = url, directory, directory / "cache" / "copies"
+        self.told: list[str] = []
+        self.store_id = Store(url).open("me", create=True)["id"]
+        self.table, self.database = directory / "out" / "1.csv", directory / "out" / "db"
+        self.paths = {"table": str(self.table), "database": str(self.database)}
+
+    def worker(self) -> Store:
+        """Return the store as a new worker has it."""
+        copies = str(self.copies)
+        return Store(
+            self.url, trusted=True, store_id=self.store_id, copies=copies, tell=self.told.append
+        )
+
+    def run(self, content: str = LARGE) -> None:
+        """Write and keep what a task writes."""
+        self.database.mkdir(parents=True)
+        self.table.write_text(content)
+        (self.database / "x").write_text(content)
+        keep_outputs(self.worker(), NAME, "simulate", self.paths)
+
+    def restore(self) -> bool:
+        """Restore the files in a new worker, look at them, and remove them; return whether the store was read."""
+        store: Any = self.worker()
+        get_file, read = store.get_file, []
+
+        def count(name: str, path: str) -> None:
+            read.append(name)
+            get_file(name, path)
+
+        store.get_file = count
+        to = self.directory / "to"
+        restored = restore_outputs(store, NAME, str(to))
+        for path in (Path(restored["table"]), Path(restored["database"]) / "x"):
+            assert path.read_text() == LARGE
+            path.unlink()
+        assert len(read) in (0, 2)
+        return bool(read)
+
+
+@pytest.fixture(params=["local", "memory"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
+    MemoryFileSystem.store.clear()
+    yield Machine(
+        str(tmp_path / "store") if request.param == "local" else "memory://outputs/store", tmp_path
+    )
+    MemoryFileSystem.store.clear()
+
+
+def test_files_are_restored_from_copies_on_the_machine(machine: Machine) -> None:
+    machine.run()
+    for path in (machine.copies.parent, *machine.copies.parent.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    written = sorted(machine.copies.rglob("*.output"))
+    assert [path.name for path in written] == [
+        f"{NAME.rpartition('/')[2]}.{output}.output" for output in ("database", "table")
+    ]
+    assert not machine.restore()
+    for path in written:
+        path.unlink()
+    assert machine.restore()  # which copies what it has read
+    assert sorted(machine.copies.rglob("*.output")) == written
+    assert not machine.restore()
+    assert machine.told == []
+
+
+def test_small_files_are_not_copied(machine: Machine) -> None:
+    machine.database.parent.mkdir()
+    machine.table.write_text("small")
+    keep_outputs(machine.worker(), NAME, "simulate", {"table": str(machine.table)})
+    restore_outputs(machine.worker(), NAME, str(machine.directory / "to"))
+    assert not machine.copies.exists()
+
+
+def test_copies_of_other_content_are_replaced(machine: Machine) -> None:
+    """As of the same call, computed again on another machine."""
+    machine.run(LARGE.replace("1", "2"))
+    machine.table.write_text(LARGE)
+    (machine.database / "x").write_text(LARGE)
+    keep_outputs(Store(machine.url, trusted=True), NAME, "simulate", machine.paths)
+    assert machine.restore()
+    assert not machine.restore()
+
+
+@pytest.mark.parametrize(
+    "how", ["cut", "damaged", "of another", "everybody's", "directory of another"]
+)
+def test_copies_that_cannot_be_trusted_are_not_restored(machine: Machine, how: str) -> None:
+    machine.run()
+    written = [*machine.copies.rglob("*.output")]
+    if how == "directory of another":
+        written = [machine.copies / machine.store_id]
+    for path in written:
+        if how == "cut":
+            path.write_bytes(path.read_bytes()[:-1])
+        elif how == "damaged":
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+        elif how == "everybody's":
+            path.chmod(0o666)
+        elif os.getuid() != 0:
+            pytest.skip("only root gives files to others")
+        else:
+            os.chown(path, 12345, -1)
+    assert machine.restore()
+    if how == "directory of another":
+        assert machine.told == [
+            f"copies of results (local_cache): {written[0]} belongs to user 12345; the run goes on without"
+        ]
+    else:
+        assert not machine.restore()
+
+
+def test_copies_of_files_that_cannot_be_written_are_told_of_once(machine: Machine) -> None:
+    machine.copies.parent.mkdir()
+    machine.copies.write_text("")
+    machine.run()
+    assert machine.told == [
+        f"copies of results (local_cache): cannot write to {machine.copies}: Not a directory; "
+        "the run goes on without"
+    ]
+    assert machine.restore()
+
+
+def _restore_many(url: str, directory: Path, number: int) -> None:
+    machine = Machine(url, directory)
+    machine.directory = directory / str(number)
+    for _ in range(20):
+        machine.restore()
+        for path in machine.copies.rglob("*.output"):
+            path.unlink(missing_ok=True)
+    assert machine.told == []
+
+
+def test_two_workers_that_copy_the_same_do_no_harm(tmp_path: Path) -> None:
+    machine = Machine(str(tmp_path / "store"), tmp_path)
+    machine.run()
+    spawn = get_context("spawn")
+    workers = [
+        spawn.Process(target=_restore_many, args=(machine.url, tmp_path, number))
+        for number in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert machine.restore()
+    assert not machine.restore()
+    assert sorted(path.suffix for path in machine.copies.rglob("*") if path.is_file()) == [
+        ".output",
+        ".output",
+    ]
+
+
+LARGE_MODEL = """
+def simulate(member, directory):
+    with open(f"{directory}/{member}.csv", "w") as file:
+        file.write("member" * 20_000)
+
+
+def read(member, path):
+    with open(path) as file:
+        return file.read()
+"""
+
+
+def test_workers_restore_from_copies(
+    user: User, connect: Connect, work: Path, tmp_path: Path
+) -> None:
+    user.write(LARGE_MODEL)
+    url, copies = f"memory:/{tmp_path}/store", tmp_path / "copies"
+    rules = {"simulate": TaskRule(outputs=(("table", "{directory}/{member}.csv"),))}
+    client = connect(open_results(url, rules, copies=str(copies)), tasks=TASKS)
+    future = client.submit(user.module.simulate, 1, str(work), task="simulate")
+    future.result()
+    assert [path.suffix for path in copies.rglob("*") if path.is_file()] == [".output"]
+    (kept,) = MemoryFileSystem().glob(f"{tmp_path}/store/*/*/*.table.output")
+    MemoryFileSystem().pipe_file(kept, b"X" * 120_000)  # whoever reads this fails
+    lose(work)
+    path = str(work / "1.csv")
+    assert client.submit(user.module.read, future, path).result() == "member" * 20_000

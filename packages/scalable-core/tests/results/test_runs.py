@@ -308,7 +308,7 @@ def test_a_killed_run_is_resumed_with_its_arguments_on_another_target(
         (directory,) = records(project)
         refused = scalable("resume", directory.name)
         assert refused.returncode == 2
-        assert f"run {directory.name} is running, as process {run.pid}" in refused.stderr
+        assert f"run {directory.name} is running (process {run.pid})" in refused.stderr
         os.killpg(run.pid, signal.SIGKILL)
     for pid in {int(line.split()[1]) for line in starts.read_text().splitlines()}:
         with suppress(ProcessLookupError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +13,7 @@ import click
 from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import print_json, print_note
-from scalable.cli.runs import find_run
+from scalable.cli.runs import find_run, run_directory
 
 __all__ = ["logs"]
 
@@ -67,22 +65,19 @@ def logs(run: str | None, what: str | None, lines: int | None, as_json: bool) ->
         click.echo(text, nl=not text.endswith("\n"))
 
 
-def run_directory(document: Mapping[str, Any]) -> Path:
-    """Return the directory of a recorded run."""
-    from scalable.runs import records_directory
-
-    return records_directory() / str(document["id"])
-
-
 def _catch_up(document: Mapping[str, Any], directory: Path) -> Callable[[str], str]:
     """Have a running run write its logs; return what takes secrets out of logs that are not complete yet."""
     if document.get("status") != "running":
         return lambda text: text
-    if _may_live(document.get("process")):
-        _ask(directory)
     from scalable.errors import ManifestError
     from scalable.manifest.parser import parse_manifest
+    from scalable.runs import run_state
 
+    state = run_state(document, directory)
+    if state.lives:
+        _ask(directory)
+    elif state.lives is None:
+        print_note(f"the run is {state.text}; these are the logs as it last kept them")
     try:
         written = document["manifest"]["document"]
         return parse_manifest(written, target_name=document["target"]).redact
@@ -91,19 +86,6 @@ def _catch_up(document: Mapping[str, Any], directory: Path) -> Callable[[str], s
             f"the run has not ended, and its logs may show values of the environment: {error}"
         )
         return lambda text: text
-
-
-def _may_live(process: Any) -> bool:
-    """Return whether the process of a run may be alive, as far as can be known here."""
-    if not isinstance(process, Mapping) or process.get("host") != platform.node():
-        return True
-    try:
-        os.kill(int(process["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _ask(directory: Path) -> None:

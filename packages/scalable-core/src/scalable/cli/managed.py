@@ -117,7 +117,7 @@ def down(context: click.Context, run: str | None, as_json: bool) -> None:
     left is removed, as by `scalable reap`. The exit status is 1 if something could not be removed.
     """
     from scalable.errors import SessionError
-    from scalable.runs import is_running
+    from scalable.runs import run_state
     from scalable.session.control import find_managed
 
     try:
@@ -133,7 +133,7 @@ def down(context: click.Context, run: str | None, as_json: bool) -> None:
             _print_end(record, as_json=as_json)
             return
         directory = None
-    if directory is not None and is_running(record):
+    if directory is not None and run_state(record, directory).lives:
         record = _end(directory)
         _print_end(record, as_json=as_json)
         if record.get("status") != "finished":
@@ -151,7 +151,7 @@ def down(context: click.Context, run: str | None, as_json: bool) -> None:
 
 def _end(directory: Path) -> dict[str, Any]:
     """Have a manager end, show what it prints meanwhile, and return the record."""
-    from scalable.runs import is_running, read_record
+    from scalable.runs import read_record, run_state
     from scalable.session.control import LOG, ask
 
     log = directory / LOG
@@ -162,7 +162,7 @@ def _end(directory: Path) -> dict[str, Any]:
         while True:
             record = read_record(directory) or {}
             follower.copy()
-            if not is_running(record):
+            if not run_state(record, directory).lives:
                 return read_record(directory) or {}
             time.sleep(0.1)
 

@@ -99,6 +99,8 @@ def ps(
             standings,
             unshown,
         )
+        for line in standings.elsewhere(answers):
+            print_note(line)
         for run in lost:
             print_note(f"{run.describe()}; `scalable reap` takes note of that")
         there_are = unshown or any(a.owned for a in answers.found)
@@ -227,9 +229,9 @@ def _reap_those(
     elif answers.found and answers.complete:
         owned = [resource for answer in answers.found for resource in answer.owned]
         missing = [run for run in runs if run not in {each.run_id for each in owned}]
-        alive = [run for run in missing if any(run in each.names for each in unshown)]
-        for name in alive:
-            print_problem(f"run {name} lives; end it with `scalable down`, or where it runs")
+        alive = {run: each for run in missing for each in unshown if run in each.names}
+        for name, each in alive.items():
+            print_problem(f"run {name} {each.describe()}")
             refused = True
         missing = [run for run in missing if run not in alive]
         if missing:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from scalable.cli.logs import read_rows, run_directory
+from scalable.cli.logs import read_rows
 from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import print_json
-from scalable.cli.runs import find_run
+from scalable.cli.runs import find_run, run_directory
 
 __all__ = ["report"]
 
@@ -34,6 +34,7 @@ def report(run: str | None, output: Path | None, latest: bool, as_json: bool) ->
     used, worker-hours and cost. RUN is the id of a run, the beginning of it, or "latest", which is also reported
     without RUN. Prints the path of the file.
     """
+    from scalable.runs import run_state
     from scalable.runs.report import render_report
 
     if run is not None and latest:
@@ -42,7 +43,7 @@ def report(run: str | None, output: Path | None, latest: bool, as_json: bool) ->
     directory = run_directory(document)
     tasks, workers = (list(read_rows(directory / f"{name}.jsonl")) for name in ("tasks", "workers"))
     logs = frozenset() if output else frozenset(p.stem for p in (directory / "logs").glob("*.log"))
-    text = render_report(document, tasks, workers, logs)
+    text = render_report(document, tasks, workers, logs, run_state(document, directory))
     path = output or directory / "report.html"
     # Only for its owner, as all of the record is.
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -13,9 +13,9 @@ import click
 
 from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import print_problem, print_status
+from scalable.cli.output import print_note, print_problem, print_status
 from scalable.cli.run import Request, run_workflow
-from scalable.cli.runs import find_run
+from scalable.cli.runs import find_run, run_directory
 
 if TYPE_CHECKING:
     from scalable.results.history import EarlierRun
@@ -60,13 +60,19 @@ def resume(
     It may have failed, or have been killed. The manifest, the workflow and the arguments are those of RUN, as the
     files are now. Tasks with `cache: true` whose results are in the store are not computed again, on whichever target.
     """
-    from scalable.runs import is_running
+    from scalable.runs import run_state
 
     record = find_run(run)
-    if is_running(record):
+    state = run_state(record, run_directory(record))
+    if state.lives:
         raise Failure(
-            f"run {record['id']} is running, as process {record['process']['pid']}; wait for its end, or end it",
+            f"run {record['id']} is {state.text} (process {record['process']['pid']}); "
+            "wait for its end, or end it",
             USAGE,
+        )
+    if state.lives is None:
+        print_note(
+            f"run {record['id']} is {state.text}; if it still runs there, both compute the same"
         )
     request = request_of(record, os.environ)
     if target is not None:

@@ -203,12 +203,14 @@ def run_workflow(context: click.Context, request: Request) -> None:
     started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
     removed = False
     recorder = session.recorder = Recorder(session, record, _warn)
+    recorder.start()
 
     def finish() -> None:
         nonlocal outcome
         session.note_signals(end.received)
         tally = recorder.note_tasks()
         outcome = _close(session, outcome)
+        recorder.stop()
         recorder.write(warn=True)  # the events of the end
         everything_removed = session.everything_removed if inside is None else removed
         summary = recorder.summary() | {"seconds": round(time.monotonic() - started, 3)}
@@ -237,11 +239,10 @@ def run_workflow(context: click.Context, request: Request) -> None:
                 if inside is not None:
                     outcome = Outcome(run_inside(session, inside, click.echo))
                 elif request.drive is not None:
-                    with recorder.following():
-                        outcome = request.drive(session, record)
+                    outcome = request.drive(session, record)
                 elif code is not None and workflow is not None:
                     shown = nullcontext() if quiet else progress_on_stderr(session)
-                    with shown, recorder.following(), _offered(session):
+                    with shown, _offered(session):
                         outcome = run_script(code, workflow, arguments)
             removed = outcome.code == 0
             show_error(outcome, session, debug=debug)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import as_table, print_json, print_problem
 
-__all__ = ["describe_cost", "find_run", "latest_run", "runs"]
+__all__ = ["describe_cost", "find_run", "latest_run", "run_directory", "runs"]
 
 
 @click.group(invoke_without_command=True)
@@ -159,10 +160,17 @@ def _row(document: dict[str, Any]) -> list[object]:
     ]
 
 
-def _status(document: dict[str, Any]) -> str:
-    from scalable.runs import was_killed
+def run_directory(document: Mapping[str, Any]) -> Path:
+    """Return the directory of a recorded run."""
+    from scalable.runs import records_directory
 
-    return "killed" if was_killed(document) else str(document.get("status"))
+    return records_directory() / str(document["id"])
+
+
+def _status(document: dict[str, Any]) -> str:
+    from scalable.runs import run_state
+
+    return run_state(document, run_directory(document)).text
 
 
 def describe(document: dict[str, Any]) -> list[str]:
@@ -177,7 +185,6 @@ def describe(document: dict[str, Any]) -> list[str]:
     from 12:00 to 12:05
     error: ValueError: x
     """
-    from scalable.runs import records_directory
     from scalable.runs.tally import Tally, TaskCount, TaskFailures
 
     summary = document.get("summary") or {}
@@ -185,7 +192,7 @@ def describe(document: dict[str, Any]) -> list[str]:
     lines = [
         f"run {document['id']}: {_status(document)}{status}",
         f"target {document['target']} ({document['provider']})",
-        f"from {document['started']} to {document['ended'] or 'now, or it was killed'}",
+        f"from {document['started']}" + (f" to {document['ended']}" if document["ended"] else ""),
     ]
     if (document.get("workflow") or {}).get("path"):
         lines.append(f"workflow {document['workflow']['path']}")
@@ -202,7 +209,7 @@ def describe(document: dict[str, Any]) -> list[str]:
         if tag:
             tags[name] = tag
     failures = [TaskFailures(**each) for each in summary.get("failures", [])]
-    logs = records_directory() / str(document["id"]) / "logs"
+    logs = run_directory(document) / "logs"
     lines += Tally(counts, failures, tags, summary.get("lost", {})).lines(logs)
     if used := {tag: hours for tag, hours in summary.get("worker_hours", {}).items() if hours}:
         lines.append(

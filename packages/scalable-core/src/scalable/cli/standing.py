@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scalable.cli.asking import Answers, Scope
     from scalable.cluster.ledger import RunLedger
     from scalable.providers.base import Owned
+    from scalable.runs import RunState
 
 __all__ = ["LostRun", "OpenRun", "Standing", "Standings", "confirm"]
 
@@ -40,15 +41,22 @@ class _Run:
     directory: Path
     provider: str
     target: str
-    has_ended: bool
+    state: RunState
     everything_removed: bool
     ledger: RunLedger
     manifest: Path | None
     process: str
 
     @property
+    def names(self) -> frozenset[str]:
+        """What it is called: by its record, and by native things of its."""
+        return self.ledger.run_ids | {self.directory.name}
+
+    @property
     def standing(self) -> Standing:
-        if self.has_ended or self.ledger.lives is False:
+        if self.state.lives and self.state.host:
+            return Standing.ELSEWHERE
+        if self.state.status != "running" or self.ledger.lives is False:
             return Standing.ORPHAN
         return Standing.ALIVE if self.ledger.lives else Standing.ELSEWHERE
 
@@ -66,8 +74,17 @@ class OpenRun:
 
     @property
     def names(self) -> frozenset[str]:
-        """What it is called: by its record, and by native things of its."""
-        return self.run.ledger.run_ids | {self.run.directory.name}
+        """What it is called."""
+        return self.run.names
+
+    def describe(self) -> str:
+        """Return that it lives, or that this is not known, and what to do, behind its name."""
+        if self.run.state.lives is not None:
+            return "lives; end it with `scalable down`, or where it runs"
+        return (
+            f"is not known to have ended ({self.run.process}), and nothing of it is shown; "
+            f"end it where it runs, or if that machine is gone, delete {self.run.directory}"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values, in the form of a resource."""
@@ -139,7 +156,7 @@ class Standings:
             The ids of the runs to return.
         """
         from scalable.cluster.ledger import read_ledger
-        from scalable.runs import find_records, read_record
+        from scalable.runs import find_records, read_record, run_state
 
         found = cls()
         try:
@@ -149,20 +166,21 @@ class Standings:
         for directory in directories:
             try:
                 record, ledger = read_record(directory), read_ledger(directory)
+                if record is None or ledger is None or not (only is None or ledger.run_ids & only):
+                    continue
+                state = run_state(record, directory)
             except (OSError, ValueError, RecursionError):
-                continue
-            if record is None or ledger is None or not (only is None or ledger.run_ids & only):
                 continue
             found.runs.append(
                 _Run(
                     directory,
                     str(record.get("provider")),
                     str(record.get("target")),
-                    record.get("status") != "running",
+                    state,
                     record.get("everything_removed") is True,
                     ledger,
                     _manifest_of(record),
-                    _process_of(record),
+                    _process_of(record, state),
                 )
             )
         return found
@@ -198,6 +216,13 @@ class Standings:
             and scope.target in (None, run.target)
             and manifest in (None, run.manifest)
         ]
+
+    def elsewhere(self, answers: Answers) -> Iterator[str]:
+        """Yield a line for each run of another machine of which providers show something."""
+        shown = {each.run_id for answer in answers.found for each in answer.owned}
+        for run in self.runs:
+            if run.standing is Standing.ELSEWHERE and (ids := run.ledger.run_ids & shown):
+                yield f"{', '.join(sorted(ids))}: {run.process}"
 
     def lost(self, answers: Answers, scope: Scope) -> list[LostRun]:
         """Return the runs that were killed, and of which nothing is shown although their targets have answered."""
@@ -242,9 +267,10 @@ def _manifest_of(record: Mapping[str, Any]) -> Path | None:
     return Path(str(record.get("directory")), path).resolve() if path else None
 
 
-def _process_of(record: Mapping[str, Any]) -> str:
+def _process_of(record: Mapping[str, Any], state: RunState) -> str:
     process = record.get("process") or {}
-    return f"process {process.get('pid')} on {process.get('host')}"
+    heard = f", {state.heard}" if state.heard else ""
+    return f"process {process.get('pid')} on {process.get('host')}{heard}"
 
 
 def confirm(

@@ -254,15 +254,17 @@ def _as_json(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _warn_of_another(session: ScalableSession) -> None:
     """Warn if a session on the same target of the same manifest is up already."""
-    from scalable.runs import is_running
+    from scalable.runs import run_state
     from scalable.session.control import managed_runs
 
     source = Path(session.manifest.source or "").resolve()
     for directory, record in managed_runs():
         path = Path(record["directory"], record["manifest"]["path"] or "").resolve()
-        if (path, record["target"]) == (source, session.target) and is_running(record):
+        state = run_state(record, directory)
+        if (path, record["target"]) == (source, session.target) and state.lives:
             print_problem(
-                f"run {directory.name} is up on target {session.target!r} already, and keeps its own workers; "
+                f"run {directory.name} is up on target {session.target!r} already ({state.text}), "
+                "and keeps its own workers; "
                 f"end it with `scalable down {directory.name}`, if you do not use both",
                 severity="warning",
             )

@@ -227,12 +227,22 @@ def _events(lines: Iterable[str]) -> Iterator[Any]:
 def this_process() -> dict[str, Any]:
     """Return what tells this process from every other one, also after the clock was set."""
     pid = os.getpid()
-    return {"pid": pid, "started": _start_of(pid), "host": platform.node(), "boot": _boot()}
+    return {
+        "pid": pid,
+        "started": _start_of(pid),
+        "host": platform.node(),
+        "boot": _boot(),
+        "namespace": _namespace(),
+    }
 
 
 def process_lives(event: Mapping[str, Any]) -> bool | None:
-    """Return whether a process lives, by what `this_process` was there; None if it is on another machine."""
-    if event.get("host") != platform.node():
+    """Return whether a process lives, by what `this_process` was there; None if it is on another machine.
+
+    A container with the name of its host counts as another machine, because its processes have other numbers.
+    """
+    namespace = _namespace()
+    if event.get("host") != platform.node() or event.get("namespace", namespace) != namespace:
         return None
     pid = event.get("pid")
     if not isinstance(pid, int) or pid <= 0 or event.get("boot") != _boot():
@@ -253,6 +263,14 @@ def _start_of(pid: int) -> int | None:
     except OSError:
         return None
     return None if state == "Z" else int(fields[18])
+
+
+def _namespace() -> str:
+    """Return what gives processes their numbers: this machine, or this container; empty where that is not known."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _boot() -> str:

@@ -195,8 +195,8 @@ class ProjectConfig(FrozenModel):
     )
     local_cache: LocalPath | None = Field(
         default=None,
-        description="Where copies of results are kept on each machine that has workers: an absolute path, or one that "
-        "begins with ~.",
+        description="Where results, and files of tasks, are copied on each machine that has workers: an absolute path, "
+        "or one that begins with ~.",
     )
     modules: tuple[str, ...] | None = Field(
         default=None,

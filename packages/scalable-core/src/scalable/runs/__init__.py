@@ -6,6 +6,7 @@ value that the manifest has from the environment.
 
 ==============  =================================================================================
 `records`       ``record.json``: the run, its plan, its end; finding and reading records
+`life`          whether a run lives, here or on another machine
 `tally`         what became of the tasks, counted on the scheduler
 `packages`      the versions of what a workflow imports
 `cost`          what a run has cost
@@ -15,34 +16,33 @@ value that the manifest has from the environment.
 ==============  =================================================================================
 """
 
+from scalable.runs.life import RunState, run_state
 from scalable.runs.records import (
     RECORDS_DIRECTORY,
     RunRecord,
     event_as_json,
     find_records,
     installed_versions,
-    is_running,
     mark_removed,
     read_open_record,
     read_record,
     read_rows,
     recorded_spec,
     records_directory,
-    was_killed,
 )
 
 __all__ = [
     "RECORDS_DIRECTORY",
     "RunRecord",
+    "RunState",
     "event_as_json",
     "find_records",
     "installed_versions",
-    "is_running",
     "mark_removed",
     "read_open_record",
     "read_record",
     "read_rows",
     "recorded_spec",
     "records_directory",
-    "was_killed",
+    "run_state",
 ]

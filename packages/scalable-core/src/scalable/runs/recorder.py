@@ -1,11 +1,13 @@
-"""What a run writes into its record as it goes: its tasks, its workers and its events, within a second."""
+"""What a run writes into its record as it goes: its tasks, its workers and its events, within a second.
+
+It also touches the record every few seconds, by which other machines see that it lives.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ LOGS_WANTED = "logs.wanted"
 
 _METERED = ("cost", "currency")
 _INTERVAL = 1.0
+_TOUCH_INTERVAL = 10.0
 
 
 def _worker_row(worker: WorkerSpan) -> dict[str, Any]:
@@ -142,17 +145,8 @@ class Recorder:
             finally:
                 wanted.unlink(missing_ok=True)
 
-    @contextmanager
-    def following(self) -> Iterator[None]:
-        """Write once a second, from a thread of its own, until the block is left."""
-        self.start()
-        try:
-            yield
-        finally:
-            self.stop()
-
     def start(self) -> None:
-        """Write once a second from now on."""
+        """Write once a second from now on, in a thread of its own, and touch the record."""
         self._thread = threading.Thread(target=self._run, name="scalable-record", daemon=True)
         self._thread.start()
 
@@ -163,6 +157,10 @@ class Recorder:
             self._thread.join(timeout=10)
 
     def _run(self) -> None:
+        touched = time.monotonic()
         while not self._stopped.wait(_INTERVAL):
+            if time.monotonic() - touched >= _TOUCH_INTERVAL:
+                touched = time.monotonic()
+                self.record.touch()
             if self.writing:
                 self.write()

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from scalable.cluster.ledger import process_lives, this_process
+from scalable.cluster.ledger import this_process
 from scalable.providers.registry import ENTRY_POINT_GROUP
 from scalable.runs.packages import workflow_packages
 
@@ -39,14 +39,12 @@ __all__ = [
     "event_as_json",
     "find_records",
     "installed_versions",
-    "is_running",
     "mark_removed",
     "read_open_record",
     "read_record",
     "read_rows",
     "recorded_spec",
     "records_directory",
-    "was_killed",
 ]
 
 RECORDS_DIRECTORY = Path(".scalable") / "runs"
@@ -208,6 +206,11 @@ class RunRecord:
             "summary": dict(summary or {}),
         }
         self._write()
+
+    def touch(self) -> None:
+        """Show other machines that this process lives, by the time of the record, which is that of its file system."""
+        with suppress(OSError):  # the file system is away, or the record was deleted
+            os.utime("record.json", dir_fd=self._descriptor)
 
     def append(
         self, name: str, rows: Iterable[Mapping[str, Any]], *, redacted: bool = True
@@ -399,34 +402,6 @@ def _open_file(directory: Path, name: str) -> TextIO | None:
         message = "it belongs to another user"
         raise PermissionError(errno.EPERM, message, str(directory / name))
     return os.fdopen(file, encoding="utf-8")
-
-
-def is_running(record: Mapping[str, Any]) -> bool:
-    """Return whether the process of a run exists, as far as that is known on this machine."""
-    import psutil
-
-    process = record.get("process") or {}
-    if record.get("status") != "running" or process.get("host") != platform.node():
-        return False
-    identity = process.get("identity") or {}
-    if (
-        identity.get("started") is not None
-    ):  # where the system tells: a time since the epoch changes with the clock
-        return process_lives(identity) is True
-    try:
-        found = psutil.Process(int(process["pid"]))
-        started = found.create_time()
-        if found.status() == psutil.STATUS_ZOMBIE:
-            return False
-    except psutil.Error:
-        return False
-    return abs(started - float(process["started"])) < 1
-
-
-def was_killed(record: Mapping[str, Any]) -> bool:
-    """Return whether a run ended without a word: its record says that it runs here, and its process does not exist."""
-    here = (record.get("process") or {}).get("host") == platform.node()
-    return record.get("status") == "running" and here and not is_running(record)
 
 
 def mark_removed(directory: Path) -> None:

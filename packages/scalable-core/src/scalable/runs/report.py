@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalable.runs.figures import (
     Lane,
@@ -24,6 +24,9 @@ from scalable.runs.figures import (
 
 __all__ = ["render_report"]
 
+if TYPE_CHECKING:
+    from scalable.runs.life import RunState
+
 Row = Mapping[str, Any]
 
 MAX_LANES = 60
@@ -37,6 +40,7 @@ def render_report(
     tasks: Sequence[Row],
     workers: Iterable[Row],
     logs: frozenset[str] = frozenset(),
+    state: RunState | None = None,
 ) -> str:
     """Return the report of a run as HTML.
 
@@ -48,12 +52,14 @@ def render_report(
         The rows of ``tasks.jsonl`` and ``workers.jsonl``.
     logs : frozenset of str
         The workers whose logs are in ``logs/``, beside the report.
+    state : RunState, optional
+        What is known of the run; by default, what the record says.
     """
     workers = last_of_each(workers, "worker")
     span = time_span(document, tasks, workers)
     tags = _components(document, tasks, workers)
     parts = [
-        _head(document, span),
+        _head(document, span, state),
         _tiles(document, tasks, span),
         _section("Workers", _worker_chart(tags, workers, span)),
         _section("Tasks", _task_chart(tasks, workers, span)),
@@ -81,14 +87,15 @@ def _components(document: Row, tasks: Iterable[Row], workers: Iterable[Row]) -> 
     return [str(tag) for tag in dict.fromkeys(named) if tag]
 
 
-def _head(document: Row, span: tuple[float, float]) -> str:
-    status = str(document["status"])
+def _head(document: Row, span: tuple[float, float], state: RunState | None) -> str:
+    status = state.text if state else str(document["status"])
+    mark = "failed" if status == "killed" else str(document["status"])
     workflow = (document.get("workflow") or {}).get("path")
     facts = [
         ("Target", f"{document['target']} ({document['provider']})"),
         ("Workflow", workflow or "interactive"),
         ("Started", _when(document["started"])),
-        ("Ended", _when(document["ended"]) if document.get("ended") else "not yet, or killed"),
+        ("Ended", _when(document["ended"]) if document.get("ended") else "-"),
         ("Took", _duration(span[1] - span[0])),
     ]
     listed = "".join(f"<div><dt>{name}</dt><dd>{escape(str(v))}</dd></div>" for name, v in facts)
@@ -96,7 +103,7 @@ def _head(document: Row, span: tuple[float, float]) -> str:
     problem = f'<p class="error">{escape(str(error))}</p>' if error else ""
     return (
         f"<header><h1>Run {escape(str(document['id']))} "
-        f'<span class="status {escape(status)}">{escape(status)}</span></h1>'
+        f'<span class="status {escape(mark)}">{escape(status)}</span></h1>'
         f"<dl>{listed}</dl>{problem}</header>\n"
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import platform
 import socket
 import socketserver
 import struct
@@ -21,10 +20,9 @@ from typing import Any
 from scalable.errors import SessionError, describe_error
 from scalable.runs import (
     find_records,
-    is_running,
     read_record,
     records_directory,
-    was_killed,
+    run_state,
 )
 
 __all__ = ["LOG", "SOCKET", "ask", "find_managed", "managed_runs", "served_at"]
@@ -174,10 +172,14 @@ def find_managed(run: str | os.PathLike[str] | None) -> tuple[Path, dict[str, An
     else:
         found = [each for each in managed_runs() if each[0].name.startswith(run or "")]
         if run is None:  # those that were killed are asked for by name
-            found = [each for each in found if is_running(each[1]) or _is_elsewhere(each[1])]
+            lives = [(run_state(record, directory).lives, directory) for directory, record in found]
+            known = [directory for living, directory in lives if living]
+            known = known or [directory for living, directory in lives if living is None]
+            found = [each for each in found if each[0] in known]
     if not found and run is None:
         for directory, record in managed_runs():
-            if was_killed(record) and not record.get("everything_removed"):
+            killed = run_state(record, directory).lives is False
+            if killed and not record.get("everything_removed"):
                 name = directory.name
                 raise SessionError(
                     f"the manager of run {name} was killed; `scalable down {name}` removes what it has left"
@@ -192,14 +194,11 @@ def find_managed(run: str | os.PathLike[str] | None) -> tuple[Path, dict[str, An
         names = ", ".join(directory.name for directory, _ in found)
         raise SessionError(f"several runs can be reached; name one: {names}")
     directory, record = found[0]
-    if _is_elsewhere(record):
-        host = record["process"]["host"]
-        raise SessionError(f"run {directory.name} is managed on {host}; reach it from there")
+    if (state := run_state(record, directory)).host:
+        raise SessionError(
+            f"run {directory.name} is managed on {state.host}, {state.heard}; reach it from there"
+        )
     return directory, record
-
-
-def _is_elsewhere(record: Mapping[str, Any]) -> bool:
-    return (record.get("process") or {}).get("host") != platform.node()
 
 
 def _open_directory(directory: Path) -> int:

@@ -154,6 +154,8 @@ class Location:
             It cannot be read.
         """
         with self._failing("read results at", FileNotFoundError):
+            if self.is_local and not self.trusted:
+                self._check_own(name, os.stat(self._path(name)))  # noqa: PTH116
             self._fs.get_file(self._path(name), path)
 
     def size(self, name: str) -> int:

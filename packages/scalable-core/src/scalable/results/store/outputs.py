@@ -150,6 +150,7 @@ def keep_outputs(store: Any, name: str, task: str, paths: Mapping[str, str]) -> 
                 raise OSError(
                     f"output {output!r} of {task} has changed while it was copied: {path}"
                 )
+            store.copy_file(f"{name}.{output}{CONTENT}", source, size)
         index[output] = {"path": path, "kind": kind, "size": size, "sha256": digest}
     store.write_bytes(name + INDEX, json.dumps(index).encode())
 
@@ -222,10 +223,10 @@ def _restore(store: Any, name: str, output: str, facts: Mapping[str, Any], path:
                 _pack(path, partial)
                 if _digest(partial)[0] == facts["sha256"]:
                     return
-            _fetch(store, name, output, facts, partial)
+            _bring(store, name, output, facts, partial)
             _unpack(partial, os.path.join(scratch, "unpacked"), path)  # noqa: PTH118
         elif not (os.path.isfile(path) and _digest(path)[0] == facts["sha256"]):  # noqa: PTH113
-            _fetch(store, name, output, facts, partial)
+            _bring(store, name, output, facts, partial)
             os.replace(partial, path)  # noqa: PTH105
 
 
@@ -251,6 +252,15 @@ def _unpack(archive: str, scratch: str, directory: str) -> None:
         os.makedirs(to, exist_ok=True)  # noqa: PTH103
         for file in files:
             os.replace(os.path.join(root, file), os.path.join(to, file))  # noqa: PTH105, PTH118
+
+
+def _bring(store: Any, name: str, output: str, facts: Mapping[str, Any], path: str) -> None:
+    """Write the content of an output into a file: from this machine's copy, or from the store, and copy it then."""
+    content, size = f"{name}.{output}{CONTENT}", facts["size"]
+    if store.get_copy(content, path, size) and _digest(path)[0] == facts["sha256"]:
+        return
+    _fetch(store, name, output, facts, path)
+    store.copy_file(content, path, size)
 
 
 def _fetch(store: Any, name: str, output: str, facts: Mapping[str, Any], path: str) -> None:

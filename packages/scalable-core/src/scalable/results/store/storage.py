@@ -44,7 +44,7 @@ SUFFIX = ".result"
 CODE = "code.json"
 
 _COPIED = 64 * 2**10
-"""Smaller results are not copied to the machine that needs them: asking the store takes as long as reading them."""
+"""What is smaller is not copied to the machine that needs it: asking the store takes as long as reading it."""
 
 _FEW = 8
 """So many names in one directory are asked for one by one; more are found in one listing."""
@@ -64,7 +64,7 @@ class Store(Location):
     shown : str, optional
         What messages call it, if its URL is not to be shown.
     copies : str, optional
-        A directory of this machine for copies of results, which are read in their place.
+        A directory of this machine for copies of results and files, which are read in their place.
     tell : callable, optional
         Is called with a line if copies cannot be written.
 
@@ -294,29 +294,8 @@ class Store(Location):
                 self._segments.append(self._path(directory), b"".join(parts))
         else:
             self._write(name + SUFFIX, parts)
-            self._copy(name, parts, size)
+            self._copy(size, lambda copies: copies._write(name + SUFFIX, parts))
         return size
-
-    def _copy(self, name: str, parts: list[Any], size: int) -> None:
-        """Write a copy of a result, if it is worth one. The first that cannot be written is the last that is tried."""
-        if not self._copies or size < _COPIED:
-            return
-        copies, shown = Store(f"{self._copies}/{self.store_id}"), self._copies
-        try:
-            copies._write(name + SUFFIX, parts)
-        except StoreError as error:
-            self._copies = None
-            text = str(error).replace(copies.shown, shown)
-            self._tell(f"copies of results (local_cache): {text}; the run goes on without")
-
-    def _read_copy(self, name: str) -> list[Any] | None:
-        """Return the parts of the pickle of a result from its copy, if there is one of what the store has."""
-        try:
-            copies = Store(f"{self._copies}/{self.store_id}")
-            header, frames = copies.read_header(name), copies.check_result(name)
-        except StoreError:  # not there, damaged, or somebody else's: what the store has counts
-            return None
-        return frames if self.read_header(name) == header else None
 
     def read_code(self, name: str) -> dict[str, Any]:
         """Return what the version of a result is computed with; empty if the store does not know.
@@ -355,10 +334,10 @@ class Store(Location):
         StoreError
             It cannot be read.
         """
-        frames = self._read_copy(name) if self._copies else None
+        frames = self._read_copy(name)
         if frames is None:
             content, frames = self._first(name, _with_frames, self.read_bytes)
-            self._copy(name, [content], len(content))
+            self._copy(len(content), lambda copies: copies._write(name + SUFFIX, [content]))
         return objects.value_of(frames)
 
     def reader(self, names: Iterable[str]) -> Callable[[str], Any]:
@@ -482,6 +461,59 @@ class Store(Location):
         if kept:
             self.write_bytes(f"{segment.rpartition('/')[0]}/{segments.new_name()}", kept)
         self.remove(segment)
+
+    # -- Copies on this machine
+
+    def _copies_in(self, directory: str) -> Store:
+        """Return the copies of what this store has. Only this user writes them."""
+        copies = Store(f"{directory}/{self.store_id}", shown=directory)
+        with suppress(*ABSENT), copies._failing("read", *ABSENT):
+            if problem := disk.not_own(os.stat(copies.url)):  # noqa: PTH116
+                raise UntrustedStoreError(f"{copies.url} {problem}")
+        return copies
+
+    def _copy(self, size: int, write: Callable[[Store], object]) -> None:
+        """Write a copy, if it is worth one. The first that cannot be written is the last that is tried."""
+        directory = self._copies
+        if not directory or size < _COPIED:
+            return
+        try:
+            write(self._copies_in(directory))
+        except StoreError as error:
+            with self._lock:
+                is_first, self._copies = self._copies is not None, None
+            if is_first:
+                self._tell(f"copies of results (local_cache): {error}; the run goes on without")
+
+    def _read_copy(self, name: str) -> list[Any] | None:
+        """Return the parts of the pickle of a result from its copy, if there is one of what the store has."""
+        directory = self._copies
+        if not directory:
+            return None
+        try:
+            copies = self._copies_in(directory)
+            header, frames = copies.read_header(name), copies.check_result(name)
+        except StoreError:  # not there, damaged, or somebody else's: what the store has counts
+            return None
+        return frames if self.read_header(name) == header else None
+
+    def copy_file(self, name: str, path: str, size: int) -> None:
+        """Write a copy of an object with the content of a local file, if it is worth one."""
+        self._copy(size, lambda copies: copies.put_file(name, path))
+
+    def get_copy(self, name: str, path: str, size: int) -> bool:
+        """Write the copy of an object, if there is one, into a local file; return whether that was done.
+
+        Whether the store has the same is for the caller to see.
+        """
+        directory = self._copies
+        if not directory or size < _COPIED:
+            return False
+        try:
+            self._copies_in(directory).get_file(name, path)
+        except OSError:  # not there, or somebody else's
+            return False
+        return True
 
 
 def _with_frames(name: str, content: bytes) -> tuple[bytes, list[Any]]:
