@@ -20,7 +20,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, Event, LocalCluster
 from distributed.client import FutureCancelledError
 from distributed.core import Status
 
@@ -597,6 +597,15 @@ def test_who_scatters_is_told_that_no_worker_can_start(start: Start, threads: An
         pytest.raises(GroupFailedError, match="no machine for a"),
     ):
         client.scatter([1])
+
+
+def test_who_waits_for_an_event_is_told_that_the_cluster_is_closed(start: Start) -> None:
+    cluster = start("a")
+    with ScalableClient(cluster, set_as_default=False) as client, ThreadPoolExecutor() as thread:
+        waiting = thread.submit(Event("never", client=client).wait)
+        cluster.close()
+        with pytest.raises(ClusterClosedError):
+            waiting.result(60)
 
 
 def test_an_asynchronous_client_waits_for_workers(start: Start) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from copy import copy
 from typing import Any
 
-from distributed import Client
+from distributed import Client, Status
 from distributed.core import PooledRPCCall
 
 from scalable.cluster import GroupedCluster
@@ -109,11 +108,14 @@ class WatchedClient(Client):
             raise copy(self._lost)
 
     async def _wait_for_scheduler(self) -> None:
-        """Return once the scheduler has answered anew, or its cluster is closed; raise the reason if it is lost."""
+        """Return once the scheduler has answered anew; raise the reason if it is lost, or its cluster closed."""
         self._check_scheduler()
-        if isinstance(self.cluster, GroupedCluster):
-            with suppress(ClusterClosedError):
-                await self.cluster.wait_for_scheduler_async()
+        if isinstance(self.cluster, GroupedCluster) and not self._closes_alone(self.cluster):
+            await self.cluster.wait_for_scheduler_async()
+
+    def _closes_alone(self, cluster: GroupedCluster) -> bool:
+        """Return whether it is this client that is closed, and not its cluster."""
+        return self.status in ("closing", "closed") and cluster.status is Status.running
 
     def _on_scheduler_lost(self, error: SchedulerLostError) -> None:
         # On the cluster's event loop, which may be another one.
