@@ -86,13 +86,11 @@ def run_state(record: Mapping[str, Any], directory: Path) -> RunState:
     age, when = _last_touch(directory)
     if age is not None and abs(age) <= _RECENT:
         return RunState(status, True, host, f"last heard {max(0, round(age))} s ago")
-    if (
-        lives is not None
-    ):  # before this machine was started again; no other one of its name is heard of
+    if lives is not None:
+        # Of this machine before it was started again: no other one of its name is heard of.
         return RunState(status, lives)
-    return RunState(
-        status, None, host, f"{'last heard at' if age is None else 'not heard of since'} {when}"
-    )
+    heard = "last heard at" if age is None else "not heard of since"
+    return RunState(status, None, host, f"{heard} {when}")
 
 
 def _lives_by_clock(process: Mapping[str, Any]) -> bool:
@@ -115,15 +113,15 @@ def _last_touch(directory: Path) -> tuple[float | None, str]:
     Both times are those of the file system: clocks of machines differ. The record is opened, because only then does a
     network file system ask its server.
     """
-    touched, age = float("nan"), None
     try:
         with (directory / "record.json").open("rb") as record:
             touched = os.fstat(record.fileno()).st_mtime
+    except OSError:  # it has just been removed
+        return None, "an unknown time"
+    when = datetime.fromtimestamp(touched, UTC).isoformat(timespec="seconds")
+    try:
         with tempfile.TemporaryFile(dir=directory) as file:
             os.utime(file.fileno())  # as the run touches its record
-            age = os.fstat(file.fileno()).st_mtime - touched
-    except OSError:  # it has just been removed, or nothing can be written there
-        pass
-    if touched != touched:
-        return None, "an unknown time"
-    return age, datetime.fromtimestamp(touched, UTC).isoformat(timespec="seconds")
+            return os.fstat(file.fileno()).st_mtime - touched, when
+    except OSError:  # nothing can be written there
+        return None, when
