@@ -259,7 +259,9 @@ class _Arguments:
         try:
             return self._content.digest(value).hex()
         except NoContentError as error:
-            raise NoContentError(f"argument {name!r} is {error}") from None
+            if error.where:
+                raise NoContentError(f"of argument {name!r}, {error}") from None
+            raise error.named(f"argument {name!r}") from None
 
     def _digest_known(self, name: str, value: Any) -> str:
         """Return the digest of an argument, that of a keyword argument of all calls from the first of them."""
@@ -375,7 +377,9 @@ def _bind(
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
-            yield from sorted(value.items())
+            for key, each in sorted(value.items()):
+                # Of the same name as an argument that is only positional.
+                yield f"**{key}" if key in bound.arguments else key, each
         elif kind is inspect.Parameter.VAR_POSITIONAL:
             yield f"*{name}", value
         else:
