@@ -410,25 +410,31 @@ def test_what_has_no_content_is_named_once(imported: Import) -> None:
     text += "def f(x): return g(x)\ndef g(x): return h(x)\ndef h(x):\n    with LOCK: return x\n"
     made = imported({MAIN: text + "LOCK = threading.Lock()\n"})
     lock = "a _thread.lock: cannot pickle '_thread.lock' object"
-    assert reason(made.f, 1) == f"global 'kept_main.LOCK' is {lock}"
+    assert reason(made.f, 1) == f"global 'kept_main.LOCK' is {lock}; make it inside of the function"
     assert reason(imported({MAIN: "def f(x): return x\n"}).f, made.f) == (
-        f"of argument 'x', global 'kept_main.LOCK' is {lock}"
+        f"of argument 'x', global 'kept_main.LOCK' is {lock}; see `ignore`"
     )
     made = imported({MAIN: "import threading\ndef f(x, log=threading.Lock()): return x\n"})
-    assert reason(made.f, 1) == f"the default of log in kept_main.f is {lock}"
+    assert (
+        reason(made.f, 1)
+        == f"the default of log in kept_main.f is {lock}; make it inside of the function"
+    )
     made = imported(
         {
             MAIN: "import threading\ndef make(lock):\n    def f(x): return lock\n    return f\n"
             "f = make(threading.Lock())\n"
         }
     )
-    assert reason(made.f, 1) == f"lock around kept_main.make.<locals>.f is {lock}"
+    assert (
+        reason(made.f, 1)
+        == f"lock around kept_main.make.<locals>.f is {lock}; make it inside of the function"
+    )
     made = imported(
         {
             MAIN: "import threading\nclass A:\n    table = {1: threading.Lock()}\ndef f(x): return A\n"
         }
     )
-    assert reason(made.f, 1) == f"kept_main.A.table is {lock}"
+    assert reason(made.f, 1) == f"kept_main.A.table is {lock}; make it inside of the function"
 
 
 def test_a_value_that_fails_when_it_is_read_is_no_error(imported: Import) -> None:
