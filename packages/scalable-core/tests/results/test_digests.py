@@ -127,6 +127,8 @@ class Point:
 
 
 masked: Any = np.ma.array
+ALIGNED = np.dtype([("a", "i1"), ("b", "f8")], align=True)
+DISORDERED = np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0]})
 Pair = namedtuple("Pair", "a b")
 
 DIFFERENT: list[list[Any]] = [
@@ -147,7 +149,12 @@ DIFFERENT: list[list[Any]] = [
     [np.array(["a", None], object), np.array(["a", 1], object), np.array(["a", "b"])],
     [np.zeros(2, [("a", "f8"), ("b", "f8")]), np.zeros(2, [("a", "f8"), ("c", "f8")])],
     [np.array(["2020"], "M8[D]"), np.array(["2020"], "M8[s]"), np.array(["2021"], "M8[D]")],
-    [masked([1, 2], mask=[0, 1]), masked([1, 2], mask=[1, 0]), np.array([1, 2])],
+    [np.zeros(2, ALIGNED), np.ones(2, ALIGNED), np.zeros((1, 2), ALIGNED)],
+    [np.zeros(2, DISORDERED), np.ones(2, DISORDERED), np.dtype(DISORDERED)],
+    [np.array(x, "g") / 3 for x in (1.0, -1.0, 0.0, -0.0, np.inf, np.nan)],
+    [np.longdouble("1e4000"), np.longdouble("2e4000"), np.longdouble("-1e4000")],
+    [masked([1, 2], mask=[0, 1]), masked([1, 2], mask=[1, 0]), np.array([1, 2]), np.ma.masked],
+    [np.vectorize(len), np.vectorize(sum), np.vectorize(len, otypes="d")],
     [np.random.default_rng(1), np.random.default_rng(2)],
     [pd.Series([1, 2]), pd.Series([1, 2], name="a"), pd.Series([1, 2], index=[1, 2])],
     [pd.Series([1.0, None]), pd.Series([1, None], dtype="Int64"), pd.Series(["a", None])],
@@ -172,6 +179,116 @@ def test_each_of_these_has_a_digest_of_its_own(values: list[Any]) -> None:
     digests = [digest_of(value) for value in values]
     assert len({*digests}) == len(values)
     assert digests == [digest_of(rebuilt(value)) for value in values]
+
+
+def test_what_is_not_initialised_does_not_count() -> None:
+    digests = set()
+    for filling in (0, 255):
+        array = np.full(2 * ALIGNED.itemsize, filling, np.uint8).view(ALIGNED)
+        array["a"], array["b"] = 1, 2
+        digests.add(digest_of(array))
+    assert len(digests) == 1
+
+
+def test_metadata_of_a_type_of_numpy_is_no_matter_for_a_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    with_metadata: Any = np.dtype("f8", metadata={"a": 1})
+    assert digest_of(np.zeros(2, with_metadata)) == digest_of(np.zeros(2))
+    assert not recwarn.list
+
+
+def test_a_function_that_numpy_hides_has_no_content() -> None:
+    made = np.frompyfunc(lambda x: x, 1, 1)
+    with pytest.raises(NoContentError, match=r"a numpy.ufunc that is made of a function of Python"):
+        digest_of(made)
+
+
+class Frame(pd.DataFrame):
+    _metadata = ["crs"]  # noqa: RUF012 - as pandas says
+
+    @property
+    def _constructor(self) -> type[Frame]:
+        return Frame
+
+
+def test_what_a_subclass_of_a_frame_adds_counts() -> None:
+    frames = [Frame({"a": [1]}) for _ in range(3)]
+    for frame, crs in zip(frames, ("EPSG:1", "EPSG:2", "EPSG:1"), strict=True):
+        frame.crs = crs  # type: ignore[attr-defined]
+    one, two, same = map(digest_of, frames)
+    assert one == same != two
+
+
+class Places(pd.api.extensions.ExtensionArray):
+    """An array of another package, which has more than its items."""
+
+    def __init__(self, crs: str) -> None:
+        self.crs = crs
+
+    dtype: Any = property(lambda self: Kind())
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, item: Any) -> Any:
+        return 1 if isinstance(item, int) else self
+
+    def copy(self) -> Places:
+        return self
+
+
+class Kind(pd.api.extensions.ExtensionDtype):
+    name, type = "place", int
+
+    @classmethod
+    def construct_array_type(cls) -> Any:
+        return Places
+
+
+def test_what_an_array_of_another_package_has_counts() -> None:
+    one, two, same = (digest_of(pd.Series(Places(crs))) for crs in "aba")
+    assert one == same != two
+
+
+class Node:
+    def __init__(self) -> None:
+        self.near: Any = []
+
+
+def grid(size: int, kind: type = list) -> Node:
+    """Return a corner of a square of objects, each of which knows those beside it."""
+    nodes = {(i, j): Node() for i in range(size) for j in range(size)}
+    for (i, j), node in nodes.items():
+        beside = [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+        node.near = kind(nodes[each] for each in beside if each in nodes)
+    return nodes[0, 0]
+
+
+def test_what_is_reached_in_many_ways_is_read_once() -> None:
+    assert digest_of(grid(12)) == digest_of(grid(12)) != digest_of(grid(11))
+    assert digest_of(grid(2, set)) == digest_of(grid(2, set)) != digest_of(grid(2))
+    shared: list[Any] = [{}]
+    for _ in range(60):
+        shared = [shared, shared]
+    assert digest_of(shared) == digest_of([shared[0], shared[1]])
+
+
+def test_where_something_is_does_not_count() -> None:
+    """The digest of what contains itself is the same inside of something, and after something else."""
+    loop: list[Any] = []
+    loop += [loop, {}]
+    apart = [digest_of([[loop]]), digest_of(loop)]
+    content = Content()
+    assert [content.digest([[loop]]).hex(), content.digest(loop).hex()] == apart
+    assert [content.digest(loop).hex(), content.digest([[loop]]).hex()] == apart[::-1]
+
+
+def test_a_value_that_changes_between_calls_has_another_digest() -> None:
+    content, value = Content(), [[]]  # type: ignore[var-annotated]
+    before = content.digest(value)
+    value[0].append(1)
+    assert content.digest(value) != before
 
 
 def test_the_layout_in_memory_does_not_count() -> None:
@@ -485,15 +602,18 @@ sys.path[:0] = sys.argv[1:3]
 import kept_model
 from scalable.results.naming import Rule, TaskRule, name_calls
 from scalable.results.content import Content, digest_of
-import dataclasses, datetime, decimal, fractions, pathlib, re, uuid, collections, enum
+import dataclasses, datetime, decimal, fractions, pathlib, re, types, uuid, collections, enum
 class Colour(enum.Enum):
     RED = 1
+Shape = enum.Enum("Shape", "ROUND SQUARE")
+Pair = collections.namedtuple("Pair", "a b", defaults=[3])
+class Names(set): pass
 @dataclasses.dataclass
 class Point:
     x: int = 1
     y: list = dataclasses.field(default_factory=list)
 def local(x, *more, k=(1, 2)):
-    "doc"
+    "doc \U0001fae8"
     @staticmethod
     def inner(y: int) -> str:
         return f"{y!r:>{x}} {x + 1}"
@@ -506,7 +626,7 @@ values = [
     pathlib.Path("/a/b"), pathlib.PurePosixPath("c"), datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc),
     datetime.date(2020, 1, 1), datetime.timedelta(1), decimal.Decimal("1.10"), fractions.Fraction(1, 3),
     re.compile("a+", re.I), uuid.UUID(int=5), collections.OrderedDict(a=1), collections.deque([1]), Colour.RED,
-    Point(2),
+    Point(2), Pair(1), Pair, Shape, Shape.ROUND, Names("abc"), types.MappingProxyType({"a": 1}),
     range(3), len, kept_model.simulate, kept_model.Model(), kept_model.Model,
 ]
 names = [each.name for each in name_calls(Rule("t", "i", ("1",), ()), local, [(1,), (2,)], {"k": {1, 2}})[0]]

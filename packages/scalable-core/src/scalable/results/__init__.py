@@ -3,6 +3,11 @@
 ==============  =================================================================================
 `marking`       `cached`, for functions whose results are kept wherever they are called
 `source`        the source of a function, as far as it decides what is computed
+`belonging`     which modules, functions and classes are the user's
+`hashing`       what all digests are made with
+`libraries`     digests of values of NumPy, pandas and xarray
+`attributes`    what modules, functions and classes hold beside their source
+`cycles`        values that contain themselves
 `content`       digests of values and of code
 `naming`        the name of a result: what its call is computed from
 `files`         functions of tasks whose files are checked

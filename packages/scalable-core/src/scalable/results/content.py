@@ -11,34 +11,62 @@ import ast
 import builtins
 import copyreg
 import functools
-import hashlib
 import importlib.util
-import inspect
-import os
 import pathlib
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from scalable.modules.users import is_own, is_sent
+from scalable.results.attributes import (
+    attribute_of,
+    cells_of,
+    chains_of,
+    data_of,
+    defaults_of,
+    has_own_code,
+    is_dunder,
+    is_inside,
+    is_read,
+    made_of,
+    namespace_of,
+)
+from scalable.results.belonging import (
+    MAIN,
+    find_module,
+    is_imported,
+    is_own_class,
+    is_own_function,
+    is_own_module,
+    modules_in,
+    names_imported,
+)
+from scalable.results.cycles import Cycles, Known
+from scalable.results.hashing import PLAIN, NoContentError, hash_of
+from scalable.results.libraries import digest_of_library
 from scalable.results.source import (
+    Import,
     Source,
-    bindings_of,
+    bindings_in,
     canonical,
-    names_read,
+    functions_in,
+    imports_in,
     source_of_class,
     source_of_function,
+    text_of,
 )
 
 __all__ = ["Content", "NoContentError", "digest_of"]
 
-_MAIN = frozenset({"__main__", "__mp_main__"})
+Reading = Generator[Any, bytes, bytes]
+"""Yields values, is sent their digests, and returns a digest."""
 
+Readings = Generator[Any, bytes, list[bytes]]
+"""The same for several digests."""
 
-class NoContentError(Exception):
-    """A value has no content that could be compared: a lock, an open file, a result that is not known yet."""
+DEEPEST = 100_000
+"""Values inside of each other, of which there are no more: something makes them while it is read."""
 
 
 @dataclass
@@ -61,8 +89,11 @@ class Content:
     name_future: Callable[[Any], str | None] = lambda future: None
     parts: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    _open: dict[int, str] = field(default_factory=dict)
-    _known: dict[int, tuple[Any, bytes]] = field(default_factory=dict)
+    _cycles: Cycles = field(default_factory=Cycles)
+    _code: dict[int, Known] = field(default_factory=dict)
+    _values: dict[int, Known] = field(default_factory=dict)
+    _sources: dict[types.CodeType, Source] = field(default_factory=dict)
+    _bound: dict[str | None, Mapping[str, Sequence[ast.stmt]]] = field(default_factory=dict)
 
     def digest(self, value: Any) -> bytes:
         """Return the digest of a value.
@@ -72,47 +103,104 @@ class Content:
         NoContentError
             It has no content that could be compared.
         """
-        kind = type(value)
-        plain = _PLAIN.get(kind)
-        if plain is not None:
-            return _hash(kind.__name__, plain(value))
-        if id(value) in self._open:
-            return _hash("recursive", self._open[id(value)])
-        self._open[id(value)] = f"{kind.__qualname__} {len(self._open)}"
-        try:
-            return self._digest_open(value, kind)
-        except RecursionError:
-            raise NoContentError(f"a {kind.__qualname__} that is nested too deeply") from None
-        finally:
-            del self._open[id(value)]
+        known = self._find(value)
+        return self._read_all(value) if known is None else known
 
-    def _digest_open(self, value: Any, kind: type) -> bytes:
+    def _find(self, value: Any) -> bytes | None:
+        """Return the digest of a value of which nothing is to be read, or not again; else None."""
+        kind = type(value)
+        plain = PLAIN.get(kind)
+        if plain is not None:
+            return hash_of(kind.__name__, plain(value))
+        if kind in (tuple, list) and all(type(each) in PLAIN for each in value):
+            return hash_of(kind.__name__, *map(_digest_plain, value))
+        if (far := self._cycles.find(value)) is not None:
+            return hash_of("recursive", str(far))
+        known = self._known(kind).get(id(value))
+        if known and not any(id(each) in self._cycles.places for each in known.cycle):
+            return known.digest
+        return None
+
+    def _known(self, kind: type) -> dict[int, Known]:
+        return self._code if kind is types.FunctionType or issubclass(kind, type) else self._values
+
+    def _read_all(self, value: Any) -> bytes:
+        """Return the digest of a value, and read what it needs: without recursion, which Python bounds."""
+        cycles = self._cycles
+        begun = len(cycles.stack), len(cycles.lowest)
+        readings = [(value, self._begin(value))]
+        digest: Any = None
+        problem: NoContentError | None = None
+        try:
+            while readings:
+                value, reading = readings[-1]
+                try:
+                    wanted = reading.throw(problem) if problem else reading.send(digest)
+                except StopIteration as end:
+                    digest, problem = end.value, None
+                    readings.pop()
+                    if cycle := cycles.leave(value):
+                        self._known(type(value))[id(value)] = Known(value, digest, cycle[1:])
+                except Exception as error:  # noqa: BLE001 - of code of others, which reading calls
+                    problem = _problem_of(value, error)
+                    readings.pop()
+                else:
+                    digest, problem = self._find(wanted), None
+                    if digest is None:
+                        if len(readings) == DEEPEST:
+                            raise NoContentError(
+                                f"a {type(value).__qualname__} that is nested too deeply"
+                            )
+                        readings.append((wanted, self._begin(wanted)))
+            if problem:
+                raise problem
+            return bytes(digest)
+        finally:
+            cycles.forget(begun[0])
+            del cycles.lowest[begun[1] :]
+            if not cycles.stack:
+                self._values.clear()  # they may change before the next call
+
+    def _begin(self, value: Any) -> Reading:
+        self._cycles.enter(value)
+        return self._read(value, type(value))
+
+    def _read(self, value: Any, kind: type) -> Reading:
+        """Yield the values that the digest of a value needs, and return that: as do all methods of such a name."""
         if kind in (tuple, list):
-            return _hash(kind.__name__, *map(self.digest, value))
-        if kind is dict:
-            return _hash("dict", *self._digest_pairs(value.items()))
+            return (yield from _read_parts(kind.__name__, *value))
+        if kind in (dict, types.MappingProxyType):
+            return hash_of(kind.__name__, *(yield from _read_pairs(value.items())))
         if kind in (set, frozenset):
-            return _hash(kind.__name__, *sorted(map(self.digest, value)))
+            return hash_of(kind.__name__, *(yield from self._read_set(value)))
         if isinstance(value, pathlib.PurePath):
             concrete = "Path" if isinstance(value, pathlib.Path) else "PurePath"
-            return _hash(concrete, str(value))
+            return hash_of(concrete, str(value))
         if isinstance(value, types.ModuleType):
-            return self._digest_module(value.__name__)
-        for known, digest in _CALLABLES:
+            return (yield from self._read_module(value))
+        if isinstance(value, types.FunctionType):
+            return (yield from self._read_function(value))
+        if isinstance(value, type):
+            return (yield from self._read_class(value))
+        for known, parts in _CALLABLES:
             if isinstance(value, known):
-                return digest(self, value)
-        for name, of_library in _of_library(kind):
-            if result := of_library(self, value, name):
-                return result
-        return self._digest_object(value)
+                return (yield from _read_parts(*parts(value)))
+        found = digest_of_library(self, value)
+        return found if found else (yield from self._read_object(value))
 
-    def _digest_pairs(self, pairs: Iterable[tuple[Any, Any]]) -> Iterator[bytes]:
-        for key, value in pairs:
-            yield self.digest(key)
-            yield self.digest(value)
+    def _read_set(self, values: Iterable[Any]) -> Readings:
+        """Read values that have no order: the digest of none depends on which others were read before."""
+        stack = self._cycles.stack
+        begin = len(stack)
+        digests, read = [], []
+        for value in values:
+            digests.append((yield value))
+            read += self._cycles.forget(begin)
+        stack += read
+        return sorted(digests)
 
-    def _digest_object(self, value: Any) -> bytes:
-        """Return the digest of what `pickle` would make an object from."""
+    def _read_object(self, value: Any) -> Reading:
+        """Read what `pickle` would make an object from."""
         what = f"a {type(value).__module__}.{type(value).__qualname__}"
         if hasattr(value, "__dask_graph__"):
             raise NoContentError(f"{what}, which is not computed yet")
@@ -122,154 +210,173 @@ class Content:
         except Exception as error:
             raise NoContentError(f"{what}: {error}") from error
         if isinstance(reduced, str):
-            return _hash("global", getattr(value, "__module__", ""), reduced)
+            return hash_of("global", getattr(value, "__module__", ""), reduced)
         make, args, *rest = reduced
         state, items, pairs = [*rest, None, None, None][:3]
-        return _hash(
-            "object",
-            self.digest(make),
-            self.digest(args),
-            self.digest(state),
-            *map(self.digest, items or ()),
-            *self._digest_pairs(pairs or ()),
-        )
+        if isinstance(value, set | frozenset):  # their arguments are in an order of this process
+            args = ()
+            inner = yield from self._read_set(value)
+        else:
+            inner = yield from _read_each(items or ())
+        made = yield from _read_parts("object", make, args, state)
+        return hash_of(made, *inner, *(yield from _read_pairs(pairs or ())))
 
     # -- Code
 
-    def _once(self, value: Any, digest: Callable[[], bytes]) -> bytes:
-        if id(value) not in self._known:
-            self._known[id(value)] = value, digest()
-        return self._known[id(value)][1]
-
     def _note(self, label: str, digest: bytes) -> None:
-        earlier = self.parts.get(label)
         text = digest.hex()[:16]
-        self.parts[label] = (
-            text if earlier in (None, text) else _hash(str(earlier), text).hex()[:16]
-        )
+        earlier = self.parts.setdefault(label, text)
+        if text not in earlier.split("+"):  # several of one name, in whatever order they were met
+            self.parts[label] = "+".join(sorted([*earlier.split("+"), text]))
 
-    def _digest_function(self, func: types.FunctionType) -> bytes:
-        return self._once(func, lambda: self._read_function(func))
-
-    def _read_function(self, func: types.FunctionType) -> bytes:
+    def _read_function(self, func: types.FunctionType) -> Reading:
         label = _label(func.__module__, func.__qualname__)
-        cells = dict(zip(func.__code__.co_freevars, func.__closure__ or (), strict=True))
-        closure = {name: _of_cell(cell) for name, cell in sorted(cells.items())}
-        if not _is_own_code(func.__module__, func.__code__.co_filename):
-            return _hash("installed", label, *self._digest_bindings(closure))
-        source = source_of_function(func)
-        self._note(label, _hash(source.text))
+        if not is_own_function(func):
+            closure = cells_of(func)
+            if func.__code__ is _DISPATCHES:  # not what it remembers of calls
+                closure = {"registry": dict(vars(func)["registry"])}
+            around = yield from _read_bindings(closure, f"{{}} around {label}")
+            return hash_of("installed", label, *around)
+        source = self._source_of(func)
+        self._note(label, hash_of(source.text))
         self.sources[label] = source.shown
-        given = {"defaults": func.__defaults__, "kwdefaults": func.__kwdefaults__}
-        return _hash(
-            "function",
-            label,
-            source.text,
-            *self._digest_bindings({**given, **closure}),
-            *self._digest_globals(source, func.__globals__, func.__module__),
+        given = yield from self._read_given(func, label)
+        module = func.__globals__.get("__name__")
+        used = yield from self._read_globals(source, func.__globals__, module)
+        return hash_of("function", label, source.text, given, *used)
+
+    def _read_given(self, func: types.FunctionType, label: str) -> Reading:
+        """Read what a function has been given beside its source."""
+        attributes = {name: each for name, each in vars(func).items() if not is_dunder(name)}
+        given = (
+            (yield from _read_bindings(defaults_of(func), f"the default of {{}} in {label}")),
+            (yield from _read_bindings(cells_of(func), f"{{}} around {label}")),
+            (yield from _read_bindings(attributes, f"{label}.{{}}")),
         )
+        return hash_of(*(hash_of(*each) for each in given))
 
-    def _digest_class(self, cls: type) -> bytes:
-        return self._once(cls, lambda: self._read_class(cls))
-
-    def _read_class(self, cls: type) -> bytes:
+    def _read_class(self, cls: type) -> Reading:
         label = _label(cls.__module__, cls.__qualname__)
-        if not _is_own_module(cls.__module__):
-            return _hash("installed", label)
+        if not is_own_class(cls):
+            return hash_of("installed", label)
+        bases = yield from _read_each(cls.__bases__)
         source = source_of_class(cls)
-        bases = [self._digest_class(base) for base in cls.__bases__]
-        namespace = inspect.getmodule(cls)
-        values = {
-            name: value
-            for name, value in sorted(vars(cls).items())
-            if not (name.startswith("__") and name.endswith("__"))
-            or isinstance(value, types.FunctionType)
-        }
         if source is None:
-            return _hash("class", label, *bases, *self._digest_bindings(values))
-        self._note(label, _hash(source.text))
+            kind = yield type(cls)
+            values = dict(sorted(made_of(cls).items()))
+            made = yield from _read_bindings(values, f"{label}.{{}}")
+            return hash_of("class", label, kind, *bases, *made)
+        self._note(label, hash_of(source.text))
         self.sources[label] = source.shown
-        data = {
-            name: value
-            for name, value in values.items()
-            # Not what enumerations and other machinery note there, which differs between releases of Python.
-            if (
-                type(value) in _PLAIN
-                or type(value) in (list, dict, tuple, set, frozenset)
-                or _is_of_library(value)
-            )
-            and not (name.startswith("_") and name.endswith("_"))
-        }
-        return _hash(
-            "class",
-            label,
-            source.text,
-            *bases,
-            *self._digest_bindings(data),
-            *self._digest_globals(source, vars(namespace) if namespace else {}, cls.__module__),
-        )
+        data = yield from _read_bindings(data_of(cls), f"{label}.{{}}")
+        methods = yield from self._read_methods(cls, label)
+        used = yield from self._read_globals(source, namespace_of(cls), cls.__module__)
+        return hash_of("class", label, source.text, *bases, *data, *methods, *used)
 
-    def _digest_bindings(self, values: Mapping[str, Any]) -> Iterator[bytes]:
-        for name, value in values.items():
-            yield _hash(name, self.digest(value))
+    def _read_methods(self, cls: type, label: str) -> Readings:
+        """Read what the methods of a class are, as far as its source does not say it."""
+        digests = []
+        for name, value in sorted(vars(cls).items()):
+            for func in functions_in(value):
+                if is_inside(func, cls):
+                    given = yield from self._read_given(func, f"{label}.{name}")
+                    digests.append(hash_of(name, given))
+                elif has_own_code(func):
+                    digests.append(hash_of(name, (yield from _read_named(func, f"{label}.{name}"))))
+        return digests
 
-    def _digest_globals(
-        self, source: Source, namespace: Mapping[str, Any], module: str
-    ) -> Iterator[bytes]:
-        """Yield the digests of the global values that code reads, and of the modules that it imports."""
-        attributes, bare = _uses(source.nodes)
+    def _read_globals(
+        self, source: Source, namespace: Mapping[str, Any], module: str | None
+    ) -> Readings:
+        """Read the global values that code reads, and the modules that it imports."""
+        digests = []
         for name in sorted(source.names):
             if name not in namespace or namespace[name] is getattr(builtins, name, _NOTHING):
                 continue
             value = namespace[name]
-            if isinstance(value, types.ModuleType) and name not in bare and source.nodes:
-                for attribute in sorted(attributes.get(name, ())):
-                    found = self._digest_attribute(value, attribute)
-                    yield _hash(f"{name}.{attribute}", found)
+            chains = source.uses.get(name, _WHOLE)
+            if isinstance(value, types.ModuleType) and () not in chains:
+                for chain in sorted({*chains_of(value, chains)}):
+                    found = yield from self._read_chain(value, chain)
+                    digests.append(hash_of(".".join((name, *chain)), found))
             else:
-                digest = self._digest_global(_label(module, name), value)
-                yield _hash(name, digest, _bindings(module, name))
-        for imported in sorted(_imports(source.nodes, namespace.get("__package__") or "")):
-            yield self._digest_module(imported)
+                digest = yield from self._read_global(_label(module, name), value)
+                digests.append(hash_of(name, digest, self._bindings(module, name)))
+        package = namespace.get("__package__") or ""
+        for imported, whole in sorted(names_imported(source.imports, package)):
+            digests.append(self._digest_imported(imported, whole=whole))
+        return digests
 
-    def _digest_global(self, label: str, value: Any) -> bytes:
-        try:
-            digest = self.digest(value)
-        except NoContentError as error:
-            raise NoContentError(f"global {label!r} is {error}") from None
+    def _bindings(self, module: str | None, name: str) -> str:
+        """Return how a module of a file gives a name its value.
+
+        Workers import the module anew, so what the value is in this process, which may have set it, is not all.
+        """
+        if module not in self._bound:
+            found = None if module is None else find_module(module)
+            self._bound[module] = bindings_in(found.file) if found and found.file else {}
+        return text_of(self._bound[module].get(name, ()))
+
+    def _source_of(self, func: types.FunctionType) -> Source:
+        if func.__code__ not in self._sources:
+            self._sources[func.__code__] = source_of_function(func)
+        return self._sources[func.__code__]
+
+    def _read_global(self, label: str, value: Any) -> Reading:
+        digest = yield from _read_named(value, f"global {label!r}")
         if not callable(value) and not isinstance(value, types.ModuleType):
             self._note(label, digest)
         return digest
 
-    def _digest_attribute(self, module: types.ModuleType, name: str) -> bytes:
-        if not _is_own_module(module.__name__):
-            return _hash("installed", f"{module.__name__}.{name}")
-        digest = self._digest_global(f"{module.__name__}.{name}", getattr(module, name, None))
-        return _hash(digest, _bindings(module.__name__, name))
+    def _read_chain(self, module: types.ModuleType, chain: tuple[str, ...]) -> Reading:
+        """Read what code takes of a module: the last of several attributes."""
+        *around, name = chain
+        for each in around:
+            module = getattr(module, each)
+        owner = module.__name__
+        if not is_read(module):
+            return hash_of("installed", f"{owner}.{name}")
+        digest = yield from self._read_global(f"{owner}.{name}", attribute_of(module, name))
+        return hash_of(digest, self._bindings(owner, name))
 
-    def _digest_module(self, name: str) -> bytes:
-        """Return the digest of a module, and of the modules of the user's that it imports."""
+    def _read_module(self, module: types.ModuleType) -> Reading:
+        name = module.__name__
+        if is_imported(module) or not is_own_module(module):
+            return self._digest_imported(name, whole=True)
+        values = {name: value for name, value in vars(module).items() if not is_dunder(name)}
+        return hash_of("made", *(yield from _read_bindings(values, f"{name}.{{}}")))
+
+    def _digest_imported(self, name: str, *, whole: bool) -> bytes:
+        """Return the digest of a module, and of the modules of the user's that it imports.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        whole : bool
+            Whether all modules inside of it count, if it is a package.
+        """
         read: dict[str, bytes] = {}
-        self._read_module(name, read)
-        return _hash("module", name, *(_hash(each, read[each]) for each in sorted(read)))
-
-    def _read_module(self, name: str, read: dict[str, bytes]) -> None:
-        file, is_package = _find_module(name)
-        if file is None or name in read:
-            return
-        try:
-            text = pathlib.Path(file).read_text(encoding="utf-8")
-            tree = ast.parse(text)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise NoContentError(
-                f"module {name!r}, whose source cannot be read: {error}"
-            ) from error
-        read[name] = _hash(canonical(tree))
-        self._note(name, read[name])
-        self.sources[name] = text
-        package = name if is_package else name.rpartition(".")[0]
-        for imported in _imports((tree,), package):
-            self._read_module(imported, read)
+        wanted = [(name, whole)]
+        for each, all_of_it in wanted:
+            found = find_module(each)
+            if found is None:
+                continue
+            if all_of_it:
+                wanted += [(inner, False) for inner in modules_in(each)]
+            if found.file is None or each in read:
+                continue
+            try:
+                content = pathlib.Path(found.file).read_bytes()
+                read[each], self.sources[each], imports = _parse_module(found.file, content)
+            except (OSError, SyntaxError, ValueError) as error:
+                raise NoContentError(
+                    f"module {each!r}, whose source cannot be read: {error}"
+                ) from error
+            self._note(each, read[each])
+            package = each if found.places else each.rpartition(".")[0]
+            wanted += names_imported(imports, package)
+        return hash_of("module", name, *(hash_of(each, read[each]) for each in sorted(read)))
 
 
 def digest_of(value: Any, *, name_future: Callable[[Any], str | None] = lambda future: None) -> str:
@@ -287,180 +394,86 @@ def digest_of(value: Any, *, name_future: Callable[[Any], str | None] = lambda f
 
 _NOTHING = object()
 
+_WHOLE: frozenset[tuple[str, ...]] = frozenset({()})
 
-def _hash(*parts: str | bytes) -> bytes:
-    digest = hashlib.sha256()
-    for part in parts:
-        content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        # With their lengths, because different parts may be the same bytes when concatenated.
-        digest.update(b"%d:" % len(content))
-        digest.update(content)
-    return digest.digest()
+_DISPATCHES = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
 
 
-_PLAIN: dict[type, Callable[[Any], str | bytes]] = {
-    type(None): repr,
-    bool: repr,
-    int: hex,
-    float: float.hex,
-    complex: lambda value: f"{value.real.hex()} {value.imag.hex()}",
-    str: lambda value: value,
-    bytes: lambda value: value,
-    bytearray: bytes,
-    type(...): repr,
-    type(NotImplemented): repr,
-}
+def _read_each(values: Iterable[Any]) -> Readings:
+    digests = []
+    for value in values:
+        digests.append((yield value))
+    return digests
 
 
-# -- What belongs to the user
+def _read_parts(label: str, *parts: Any) -> Reading:
+    return hash_of(label, *(yield from _read_each(parts)))
 
 
-def _is_own_module(name: str | None) -> bool:
-    if name is None or name in _MAIN:
-        return True
-    return _find_module(name)[0] is not None
+def _read_pairs(pairs: Iterable[tuple[Any, Any]]) -> Readings:
+    return (yield from _read_each(part for pair in pairs for part in pair))
 
 
-def _is_own_code(module: str | None, file: str) -> bool:
-    if module is None or module in _MAIN:
-        return True
-    return is_sent(module) and is_own(os.path.dirname(os.path.abspath(file)))  # noqa: PTH100, PTH120
+def _read_bindings(values: Mapping[str, Any], where: str) -> Readings:
+    digests = []
+    for name, value in values.items():
+        digests.append(hash_of(name, (yield from _read_named(value, where.format(name)))))
+    return digests
 
 
-def _is_own_top(name: str) -> bool:
-    """Return whether a top-level module or package is the user's. Nothing is imported, unlike for what is inside."""
-    if not is_sent(name):
-        return False
+def _read_named(value: Any, where: str) -> Reading:
     try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return False
-    if spec is None:
-        return False
-    files = [spec.origin] if spec.has_location and spec.origin else []
-    places = [os.path.dirname(file) for file in files] or [*(spec.submodule_search_locations or ())]  # noqa: PTH120
-    return any(is_own(os.path.abspath(place)) for place in places)  # noqa: PTH100
+        return (yield value)
+    except NoContentError as error:
+        raise error.named(where) from None
 
 
-def _find_module(name: str) -> tuple[str | None, bool]:
-    """Return the file of a module of the user's, and whether it is a package; no file if it is not the user's."""
-    if name in _MAIN or not _is_own_top(name.partition(".")[0]):
-        return None, False
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None, False
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None, False
-    if not is_own(os.path.dirname(os.path.abspath(spec.origin))):  # noqa: PTH100, PTH120
-        return None, False
-    return spec.origin, spec.submodule_search_locations is not None
+def _problem_of(value: Any, error: Exception) -> NoContentError:
+    if isinstance(error, NoContentError):
+        return error
+    kind = type(value)
+    if isinstance(error, RecursionError):
+        return NoContentError(f"a {kind.__qualname__} that is nested too deeply")
+    what = f"a {kind.__module__}.{kind.__qualname__}, which cannot be read"
+    return NoContentError(f"{what}: {error!r}")
 
 
-def _bindings(module: str | None, name: str) -> str:
-    """Return how a module of a file gives a name its value.
+def _digest_plain(value: Any) -> bytes:
+    kind = type(value)
+    return hash_of(kind.__name__, PLAIN[kind](value))
 
-    Workers import the module anew, so what the value is in this process, which may have set it, is not all.
-    """
-    file = None if module is None else _find_module(module)[0]
-    return "" if file is None else bindings_of(file, name)
+
+@lru_cache(maxsize=1_000)
+def _parse_module(file: str, content: bytes) -> tuple[bytes, str, tuple[Import, ...]]:
+    """Return the digest of a file of a module, its source for people, and what it imports."""
+    if not file.endswith(".py"):
+        return hash_of(content), f"<compiled: {pathlib.Path(file).name}>", ()
+    text = importlib.util.decode_source(content)
+    tree = ast.parse(text)
+    return hash_of(canonical(tree)), text, imports_in((tree,))
 
 
 def _label(module: str | None, name: str) -> str:
-    return name if module is None or module in _MAIN else f"{module}.{name}"
-
-
-def _of_cell(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not assigned yet
-        return None
-
-
-def _uses(nodes: Iterable[ast.AST]) -> tuple[dict[str, set[str]], frozenset[str]]:
-    """Return which attributes of names code reads, and which names it uses otherwise.
-
-    Examples
-    --------
-    >>> _uses([ast.parse("a.b(c)")])
-    ({'a': {'b'}}, frozenset({'c'}))
-    """
-    attributes: dict[str, set[str]] = {}
-    owners: set[int] = set()
-    for tree in nodes:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                attributes.setdefault(node.value.id, set()).add(node.attr)
-                owners.add(id(node.value))
-    others = [
-        n for t in nodes for n in ast.walk(t) if isinstance(n, ast.Name) and id(n) not in owners
-    ]
-    return attributes, names_read(others)
-
-
-def _imports(nodes: Iterable[ast.AST], package: str) -> set[str]:
-    """Return the modules of the user's that code imports.
-
-    Examples
-    --------
-    >>> _imports([ast.parse("import os.path")], "")
-    set()
-    """
-    names: set[str] = set()
-    for tree in nodes:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                names.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                base = node.module or ""
-                if node.level:
-                    parts = package.split(".")
-                    parts = parts[: len(parts) - node.level + 1]
-                    base = ".".join([*parts, *([base] if base else [])])
-                names.add(base)
-                names.update(f"{base}.{alias.name}" for alias in node.names)
-    parents = {
-        ".".join(name.split(".")[:end]) for name in names for end in range(1, name.count(".") + 2)
-    }
-    return {name for name in parents if name and _find_module(name)[0] is not None}
+    return name if module is None or module in MAIN else f"{module}.{name}"
 
 
 # -- Callables
 
 
-def _builtin(content: Content, value: Any) -> bytes:
+def _parts_of_builtin(value: Any) -> tuple[Any, ...]:
     owner = getattr(value, "__self__", None)
     name = getattr(value, "__qualname__", value.__name__)
     where = getattr(value, "__module__", None) or getattr(
         getattr(value, "__objclass__", None), "__module__", ""
     )
-    if owner is None or isinstance(owner, types.ModuleType):
-        return _hash("builtin", str(where), name)
-    return _hash("builtin", str(where), name, content.digest(owner))
+    is_bound = owner is not None and not isinstance(owner, types.ModuleType)
+    return "builtin", str(where), name, *([owner] if is_bound else [])
 
 
-_CALLABLES: tuple[tuple[Any, Callable[[Content, Any], bytes]], ...] = (
-    (types.FunctionType, lambda content, value: content._digest_function(value)),
-    (type, lambda content, value: content._digest_class(value)),
-    (
-        types.MethodType,
-        lambda content, value: _hash(
-            "method", content.digest(value.__func__), content.digest(value.__self__)
-        ),
-    ),
-    (
-        functools.partial,
-        lambda content, value: _hash(
-            "partial",
-            content.digest(value.func),
-            content.digest(value.args),
-            content.digest(value.keywords),
-        ),
-    ),
-    (
-        type(functools.cache(len)),
-        lambda content, value: _hash("lru_cache", content.digest(value.__wrapped__)),
-    ),
+_CALLABLES: tuple[tuple[Any, Callable[[Any], tuple[Any, ...]]], ...] = (
+    (types.MethodType, lambda value: ("method", value.__func__, value.__self__)),
+    (functools.partial, lambda value: ("partial", value.func, value.args, value.keywords)),
+    (type(functools.cache(len)), lambda value: ("lru_cache", value.__wrapped__)),
     (
         (
             types.BuiltinFunctionType,
@@ -469,172 +482,9 @@ _CALLABLES: tuple[tuple[Any, Callable[[Content, Any], bytes]], ...] = (
             types.MethodWrapperType,
             types.ClassMethodDescriptorType,
         ),
-        _builtin,
+        _parts_of_builtin,
     ),
-    (
-        (staticmethod, classmethod),
-        lambda content, value: _hash(type(value).__name__, content.digest(value.__func__)),
-    ),
-    (
-        property,
-        lambda content, value: _hash(
-            "property", *map(content.digest, (value.fget, value.fset, value.fdel))
-        ),
-    ),
+    ((staticmethod, classmethod), lambda value: (type(value).__name__, value.__func__)),
+    (property, lambda value: ("property", value.fget, value.fset, value.fdel)),
 )
-
-
-# -- Libraries, none of which is imported here
-
-
-@lru_cache(maxsize=10_000)
-def _of_library(kind: type) -> tuple[tuple[str, Callable[[Content, Any, str], bytes | None]], ...]:
-    """Return what may digest values of a type, with the name of the base that it is for."""
-    found = []
-    for base in kind.__mro__:
-        top = base.__module__.partition(".")[0]
-        digest = _LIBRARIES.get((top, base.__name__))
-        if digest is not None:
-            found.append((base.__name__, digest))
-    return tuple(found)
-
-
-def _is_of_library(value: object) -> bool:
-    kind: Any = type(value)
-    return bool(_of_library(kind))
-
-
-def _future(content: Content, value: Any, base: str) -> bytes:
-    name = content.name_future(value)
-    if name is None:
-        raise NoContentError("the future of a call whose result is not kept")
-    return _hash("future", name)
-
-
-def _describe_dtype(dtype: Any) -> str:
-    import numpy as np
-
-    describe: Any = np.lib.format.dtype_to_descr
-    return repr(describe(dtype))
-
-
-def _array(content: Content, value: Any, base: str) -> bytes | None:
-    if type(value).__name__ != base:  # a subclass has more
-        return None
-    if value.dtype.hasobject:
-        return _hash("array", str(value.dtype), repr(value.shape), content.digest(value.tolist()))
-    import numpy as np
-
-    content_of: Any = np.ascontiguousarray(value).reshape(-1)
-    content_of = memoryview(content_of.view(np.uint8)) if value.size else b""
-    return _hash("array", _describe_dtype(value.dtype), repr(value.shape), content_of)
-
-
-def _masked(content: Content, value: Any, base: str) -> bytes:
-    import numpy as np
-
-    ma: Any = np.ma
-    parts = (np.asarray(value.data), ma.getmaskarray(value), np.asarray(value.fill_value))
-    return _hash("masked", type(value).__name__, *map(content.digest, parts))
-
-
-def _scalar(content: Content, value: Any, base: str) -> bytes:
-    import numpy as np
-
-    return _hash("scalar", content.digest(np.asarray(value)))
-
-
-def _dtype(content: Content, value: Any, base: str) -> bytes:
-    return _hash("dtype", _describe_dtype(value))
-
-
-def _ufunc(content: Content, value: Any, base: str) -> bytes:
-    return _hash("ufunc", value.__name__)
-
-
-def _pandas_values(content: Content, values: Any) -> bytes:
-    """Return the digest of a column or of an index."""
-    import numpy as np
-
-    dtype = str(values.dtype)
-    if dtype == "category":
-        codes = content.digest(np.asarray(values.codes))
-        return _hash(dtype, str(values.ordered), content.digest(values.categories), codes)
-    if hasattr(values, "asi8"):
-        return _hash(dtype, str(getattr(values, "freqstr", None)), content.digest(values.asi8))
-    return _hash(dtype, content.digest(np.asarray(values)))
-
-
-def _index(content: Content, value: Any, base: str) -> bytes:
-    names = content.digest(list(value.names))
-    if base == "MultiIndex":
-        levels = [*map(content.digest, value.levels)]
-        return _hash(base, names, *levels, content.digest([*map(list, value.codes)]))
-    return _hash(type(value).__name__, names, _pandas_values(content, value.array))
-
-
-def _series(content: Content, value: Any, base: str) -> bytes:
-    values = _pandas_values(content, value.array)
-    parts = (content.digest(value.name), content.digest(value.index), content.digest(value.attrs))
-    return _hash(type(value).__qualname__, *parts, values)
-
-
-def _frame(content: Content, value: Any, base: str) -> bytes:
-    columns = [_pandas_values(content, value.iloc[:, i].array) for i in range(value.shape[1])]
-    parts = (
-        content.digest(value.columns),
-        content.digest(value.index),
-        content.digest(value.attrs),
-    )
-    return _hash(type(value).__qualname__, *parts, *columns)
-
-
-def _variable(content: Content, value: Any, base: str) -> bytes:
-    if value.chunks is not None:
-        raise NoContentError("an xarray object of Dask arrays, which is not computed yet")
-    return _hash(
-        "variable",
-        content.digest(list(value.dims)),
-        content.digest(dict(value.attrs)),
-        content.digest(value.values),
-    )
-
-
-def _data_array(content: Content, value: Any, base: str) -> bytes:
-    coords = sorted(value.coords.items(), key=lambda item: str(item[0]))
-    return _hash(
-        type(value).__qualname__,
-        content.digest(value.name),
-        _variable(content, value.variable, base),
-        *(
-            _hash(content.digest(name), _variable(content, each.variable, base))
-            for name, each in coords
-        ),
-    )
-
-
-def _dataset(content: Content, value: Any, base: str) -> bytes:
-    variables = sorted(value.variables.items(), key=lambda item: str(item[0]))
-    return _hash(
-        type(value).__qualname__,
-        content.digest(dict(value.attrs)),
-        content.digest(sorted(map(str, value.coords))),
-        *(_hash(content.digest(name), _variable(content, each, base)) for name, each in variables),
-    )
-
-
-_LIBRARIES: dict[tuple[str, str], Callable[[Content, Any, str], bytes | None]] = {
-    ("distributed", "Future"): _future,
-    ("numpy", "MaskedArray"): _masked,
-    ("numpy", "ndarray"): _array,
-    ("numpy", "generic"): _scalar,
-    ("numpy", "dtype"): _dtype,
-    ("numpy", "ufunc"): _ufunc,
-    ("pandas", "MultiIndex"): _index,
-    ("pandas", "Index"): _index,
-    ("pandas", "Series"): _series,
-    ("pandas", "DataFrame"): _frame,
-    ("xarray", "DataArray"): _data_array,
-    ("xarray", "Dataset"): _dataset,
-    ("xarray", "Variable"): _variable,
-}
+"""Types of what can be called, and of what they consist, after a label."""

@@ -176,7 +176,8 @@ def name_calls(
     try:
         code = content.digest(func).hex()
     except NoContentError as error:
-        return [NamedCall(None, reason=str(error)) for _ in calls], {}
+        advice = "; make it inside of the function" if error.where else ""
+        return [NamedCall(None, reason=f"{error}{advice}") for _ in calls], {}
     counts = (str(NAMES), code, edited, rule.image or "", *rule.versions, "ignore", *rule.ignore)
     if rule.outputs:
         counts += ("outputs", *(part for output in rule.outputs for part in output))
@@ -259,7 +260,8 @@ class _Arguments:
         try:
             return self._content.digest(value).hex()
         except NoContentError as error:
-            raise NoContentError(f"argument {name!r} is {error}") from None
+            what = f"of argument {name!r}," if error.where else f"argument {name!r} is"
+            raise NoContentError(f"{what} {error}; see `ignore`") from None
 
     def _digest_known(self, name: str, value: Any) -> str:
         """Return the digest of an argument, that of a keyword argument of all calls from the first of them."""
@@ -375,7 +377,9 @@ def _bind(
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
-            yield from sorted(value.items())
+            for key, each in sorted(value.items()):
+                # Of the same name as an argument that is only positional.
+                yield f"**{key}" if key in bound.arguments else key, each
         elif kind is inspect.Parameter.VAR_POSITIONAL:
             yield f"*{name}", value
         else:

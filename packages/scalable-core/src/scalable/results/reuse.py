@@ -109,7 +109,7 @@ class Results:
         """Return the names of calls, as `name_calls` does, once the store has the source of their function."""
         named, about = name_calls(rule, func, calls, kwargs, name_future, edited=edited)
         for reason in dict.fromkeys(call.reason for call in named if call.name is None):
-            self.tell(f"{rule.label}: results are not kept: {reason}; see `ignore`", once=True)
+            self.tell(f"{rule.label}: results are not kept: {reason}", once=True)
         if first := next((call.name for call in named if call.name), None):
             self._describe(first.rpartition("/")[0], about)
         return named
