@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,21 @@ def test_marked_functions_are_kept_without_a_task(user: User, connect: Connect) 
     simulate = cached(version=2)(user.module.simulate)
     assert connect(user.results()).submit(simulate, 1).result() == 2
     assert user.starts() == simulated(1)
+
+
+def test_a_marked_function_is_kept_with_arguments_bound_to_it(
+    user: User, connect: Connect
+) -> None:
+    marked = cached(ignore=["verbose"])(user.module.simulate)
+
+    def simulate(**bound: Any) -> list[int]:
+        client = connect(user.results())
+        return [*client.gather(client.map(partial(partial(marked), **bound), range(2)))]
+
+    assert simulate(verbose=True) == [0, 2]
+    assert user.starts() == simulated(0, 1)
+    assert simulate(verbose=True) == [0, 2]
+    assert user.starts() == []
 
 
 def test_a_marked_function_without_a_store_is_an_error(user: User, connect: Connect) -> None:

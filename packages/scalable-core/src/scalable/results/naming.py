@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import re
@@ -115,11 +116,14 @@ def rule_for(
     >>> rule_for(abs, "analyse", {"simulate": TaskRule()}, None) is None
     True
     """
-    marked = getattr(func, MARK, None)
+    function = func
+    while isinstance(function, functools.partial):
+        function = function.func
+    marked = getattr(function, MARK, None)
     of_task = tasks.get(task) if task is not None else None
     if marked is None and of_task is None:
         return None
-    label = str(task or getattr(func, "__name__", type(func).__name__))
+    label = str(task or getattr(function, "__name__", type(function).__name__))
     both = (of_task.version if of_task else "", marked["version"] if marked else "")
     ignore = {*(of_task.ignore if of_task else ()), *(marked["ignore"] if marked else ())}
     return Rule(
