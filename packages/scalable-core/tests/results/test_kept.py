@@ -145,9 +145,7 @@ def test_marked_functions_are_kept_without_a_task(user: User, connect: Connect) 
     assert user.starts() == simulated(1)
 
 
-def test_a_marked_function_is_kept_with_arguments_bound_to_it(
-    user: User, connect: Connect
-) -> None:
+def test_a_marked_function_is_kept_with_arguments_bound_to_it(user: User, connect: Connect) -> None:
     marked = cached(ignore=["verbose"])(user.module.simulate)
 
     def simulate(**bound: Any) -> list[int]:
