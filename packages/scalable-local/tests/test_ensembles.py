@@ -27,6 +27,7 @@ ENDINGS = {
     7: "SIGSEGV",
     22: "exit code 3",
     38: "SIGABRT",
+    45: "SIGHUP",
     51: "memory",
 }
 """What the error of a bad member says."""
@@ -41,6 +42,8 @@ def make_member() -> Callable[[int], int]:
             os._exit(3)
         elif number == 38:
             os.abort()
+        elif number == 45:
+            os.kill(os.getpid(), signal.SIGHUP)
         elif number == 51:
             kept = []
             while True:

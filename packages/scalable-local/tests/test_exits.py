@@ -24,7 +24,7 @@ from scalable.providers.local.exits import (
         (0, Reason.EXITED, "exit code 0", False),
         (1, Reason.EXITED, "exit code 1", True),
         (-signal.SIGKILL, Reason.UNKNOWN, "SIGKILL", False),
-        (-signal.SIGTERM, Reason.CANCELLED, "SIGTERM", False),
+        (-signal.SIGTERM, Reason.UNKNOWN, "SIGTERM", False),
         (-signal.SIGSEGV, Reason.EXITED, "SIGSEGV", True),
         (-signal.SIGABRT, Reason.EXITED, "SIGABRT", True),
         (-63, Reason.EXITED, "signal 63", True),
@@ -42,7 +42,7 @@ def test_an_exit_status(status: int, reason: Reason, native: str, log_is_useful:
 
 def test_an_unexplained_sigkill_hints_at_the_machine_s_memory() -> None:
     assert "out of memory" in explain_exit(-signal.SIGKILL).remedy
-    assert explain_exit(-signal.SIGTERM).remedy == ""
+    assert "task" in explain_exit(-signal.SIGTERM).remedy
 
 
 def test_out_of_memory_has_figures_and_a_remedy() -> None:
@@ -64,7 +64,7 @@ FREE = Container("podman", "laptop-1f-gcam-1")
         (GCAM, 0, False, Reason.EXITED, "exit code 0"),
         (GCAM, 1, False, Reason.EXITED, "exit code 1"),
         (GCAM, 128 + signal.SIGSEGV, False, Reason.EXITED, "SIGSEGV"),
-        (GCAM, 128 + signal.SIGTERM, False, Reason.CANCELLED, "SIGTERM"),
+        (GCAM, 128 + signal.SIGTERM, False, Reason.UNKNOWN, "SIGTERM"),
         (GCAM, 128 + signal.SIGKILL, False, Reason.UNKNOWN, "SIGKILL"),
         (GCAM, 128 + signal.SIGKILL, True, Reason.OUT_OF_MEMORY, "SIGKILL"),
         (FREE, 128 + signal.SIGKILL, True, Reason.UNKNOWN, "SIGKILL"),

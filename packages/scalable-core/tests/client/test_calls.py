@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -207,6 +208,19 @@ def test_the_code_of_a_computation_is_the_users(client: ScalableClient, nframes:
             "allow_other_workers= would let Dask run it on workers without the tag 'stitches'",
         ),
         (
+            {"workers": ["gcam-7"], "allow_other_workers": True, "resources": {"stitches": 1}},
+            TypeError,
+            "allow_other_workers= would let Dask run it on workers without the tag 'stitches'",
+        ),
+        ({"tag": 3}, TypeError, "tag=3 is not a name"),
+        ({"tag": ["gcam-7"]}, TypeError, "tag=['gcam-7'] is not a name"),
+        ({"task": b"run_gcam"}, TypeError, "task=b'run_gcam' is not a name"),
+        ({"tag": "stitches", "n": "2"}, TypeError, "n='2' is not a number of slots"),
+        ({"resources": {"stitches": "2"}}, TypeError, "resources= asks for '2' of 'stitches'"),
+        ({"resources": {"stitches": -1}}, TypeError, "resources= asks for -1 of 'stitches'"),
+        ({"resources": {"stitches": math.nan}}, TypeError, "resources= asks for nan of"),
+        ({"resources": ["stitches"]}, TypeError, "resources=['stitches'] does not say how much"),
+        (
             {"workers": ["nobody"]},
             UnknownWorkerError,
             "no worker named in workers= is connected: 'nobody'",
@@ -249,7 +263,25 @@ def test_workers_may_be_named_as_in_dask(client: ScalableClient, by: str) -> Non
     assert client.submit(where, tag="stitches", workers=named).result(timeout=30) == "stitches"
 
 
+def test_a_tag_is_an_annotation_of_calls(client: ScalableClient) -> None:
+    with annotate(tag="stitches", n=2):
+        one, many = client.submit(where), client.map(where, [1, 2])
+        other = client.submit(where, tag="gcam_7")
+        called = client.get_executor().submit(where, 3)
+    # The key is that of the same call with the tag as its argument.
+    assert one.key == client.submit(where, tag="stitches", n=2).key
+    assert client.gather([one, *many, other]) == ["stitches"] * 3 + ["gcam_7"]
+    assert called.result(timeout=30) == "stitches"
+    with annotate(n=2):  # somebody else's
+        assert client.submit(where, 4, tag="gcam-7").result(timeout=30) == "gcam-7"
+    for options in ({"tag": "typo"}, {"task": "typo"}):
+        with annotate(**options), pytest.raises(LookupError, match="typo"):
+            client.submit(where)
+
+
 def test_annotations_are_checked_as_arguments_are(client: ScalableClient) -> None:
+    with annotate(allow_other_workers=True), pytest.raises(TypeError, match="without the tag"):
+        client.submit(where, tag="stitches")
     with annotate(resources={"typo": 1}), pytest.raises(UnknownTagError):
         client.submit(where)
     with annotate(resources={"gcam-7": 1}):

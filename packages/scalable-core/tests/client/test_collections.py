@@ -101,6 +101,72 @@ def test_what_was_annotated_when_it_was_made_runs_there(
     assert [key for key in others if not key.startswith("finalize")] == []
 
 
+@pytest.mark.parametrize("options", [{"tag": "gcam_7"}, {"task": "emulate", "n": 4}])
+@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("make", COLLECTIONS)
+def test_a_tag_is_an_annotation(
+    client: ScalableClient, places: Places, make: Any, optimize: bool, options: dict[str, Any]
+) -> None:
+    with annotate(**options):
+        x = make()
+    client.compute(x, optimize_graph=optimize).result(timeout=30)
+    assert places.seen.pop(options.get("tag", "stitches"))
+    others = [str(key) for keys in places.seen.values() for key in keys]
+    assert [key for key in others if not key.startswith("finalize")] == []
+
+
+def test_delayed_objects_in_a_list_keep_their_tags(client: ScalableClient) -> None:
+    with annotate(tag="gcam_7"):
+        parts = [delayed_object(where)(1)]
+    with annotate(resources={"stitches": 1}):
+        parts.append(delayed_object(where)(2))
+    with annotate(tag="gcam-7"):
+        joined = delayed_object("+".join)(parts)
+    assert joined.compute() == "gcam_7+stitches"
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+def test_what_annotated_tasks_in_a_list_depend_on_may_have_no_annotations(
+    client: ScalableClient, optimize: bool
+) -> None:
+    first = delayed_object(abs)(-1)
+    with annotate(resources={"gcam_7": 1}):
+        second = delayed_object(where)(first)
+    joined = delayed_object("+".join)([second])
+    assert joined.compute(optimize_graph=optimize) == "gcam_7"
+
+
+def test_a_collection_keeps_its_own_annotations(client: ScalableClient) -> None:
+    with annotate(tag="gcam_7"):
+        x = da.arange(4, chunks=2)
+    assert x.sum().compute() == 6
+    assert x.dask.layers[x.name].annotations == {"tag": "gcam_7"}
+
+
+def test_a_tag_annotates_what_is_computed_in_its_block(
+    client: ScalableClient, places: Places
+) -> None:
+    with annotate(tag="stitches"):
+        y = da.arange(4, chunks=2)
+    with annotate(tag="gcam_7"):
+        assert da.ones(4, chunks=2).sum().compute() == 4
+        assert {*places.seen} == {"gcam_7"}
+        # As with annotated resources, the part's own tag counts.
+        assert [*y.compute()] == [0, 1, 2, 3]
+    assert {key[0] for key in places.seen["stitches"]} == {y.name}
+
+
+@pytest.mark.filterwarnings("ignore:Computing mixed collections")
+def test_annotations_hold_beside_a_data_frame(client: ScalableClient, places: Places) -> None:
+    with annotate(resources={"gcam_7": 1}):
+        x = da.arange(8, chunks=1) + 1
+    found, frame = compute(x, dd.from_pandas(pd.DataFrame({"y": range(6)}), npartitions=2))
+    assert [*found] == [*range(1, 9)]
+    assert [*frame.y] == [*range(6)]
+    where_x = {n for n, keys in places.seen.items() for key in keys if key[0] == x.name}
+    assert where_x == {"gcam_7"}
+
+
 def test_parts_may_be_annotated_differently(client: ScalableClient, places: Places) -> None:
     with annotate(resources={"gcam-7": 1}):
         x = da.arange(4, chunks=1) + 1
@@ -143,6 +209,27 @@ def test_an_annotation_that_no_worker_has_is_refused(client: ScalableClient) -> 
         x = da.arange(4, chunks=1)
     with pytest.raises(UnknownTagError, match="typo"):
         x.compute()
+    with annotate(tag="typo"):
+        x = da.arange(4, chunks=1)
+    with pytest.raises(UnknownTagError, match="typo"):
+        x.compute()
+    with annotate(resources={"typo": 1}):
+        parts = [delayed_object(abs)(-1)]
+    with pytest.raises(UnknownTagError, match="typo"):
+        delayed_object(sum)(parts).compute()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("options", [{"resources": {"gcam-7": 1}}, {"tag": "gcam-7"}])
+def test_an_annotated_group_and_other_workers_exclude_each_other(
+    client: ScalableClient, inside: bool, options: dict[str, Any]
+) -> None:
+    # The scheduler would assign its tasks to workers without the resource, and fail on that.
+    with annotate(**options, workers=["nobody"], allow_other_workers=inside):
+        x = da.arange(4, chunks=1)
+    others: Any = {} if inside else {"workers": "any", "allow_other_workers": True}
+    with pytest.raises(TypeError, match="workers without the tag 'gcam-7'; leave it out"):
+        client.compute(x, **others)
 
 
 @pytest.mark.parametrize("tag", ["gcam-7", "stitches"])

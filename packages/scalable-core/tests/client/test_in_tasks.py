@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import distributed
 import pytest
-from dask.base import compute
+from dask.base import annotate, compute
 from dask.delayed import delayed
 from distributed import LocalCluster, get_client, get_worker, worker_client
 from distributed.diagnostics.plugin import NannyPlugin, SchedulerPlugin, UploadDirectory
@@ -86,6 +87,11 @@ def test_a_worker_without_the_package_refuses_tags(
                 lambda: client.persist([], tag="stitches"),
                 lambda: client.get({}, [], tag="stitches"),
             ]
+            with annotate(tag="stitches"):
+                calls.append(lambda: client.submit(where))
+                with contextlib.suppress(TypeError):
+                    calls.pop()()
+                    refused.append("the annotation was ignored")
             for call in calls:
                 try:
                     call()

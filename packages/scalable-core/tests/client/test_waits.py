@@ -69,6 +69,12 @@ def test_a_task_that_failed_and_one_that_was_cancelled(client: ScalableClient) -
     until_explained(lambda: client.explain(failed), "the scheduler does not know it")
 
 
+def test_only_futures_are_explained(client: ScalableClient) -> None:
+    wrong: Any = "abs-1f"
+    with pytest.raises(TypeError, match="'abs-1f' is not a future"):
+        client.explain(wrong)
+
+
 def test_a_plain_cluster_explains_nothing(plain: LocalCluster) -> None:
     with ScalableClient(plain) as client:
         future = client.submit(abs, -1)

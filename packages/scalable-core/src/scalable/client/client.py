@@ -25,8 +25,10 @@ from scalable.client.keys import key_of_call, keys_of_map
 from scalable.client.requirements import (
     check_resources,
     check_workers,
+    refuse_other_workers,
     resolve_tag,
     resources_for_tag,
+    tag_options,
 )
 from scalable.client.results import ReceivedResults
 from scalable.client.waits import describe_wait
@@ -249,7 +251,7 @@ class ScalableClient(WatchedClient):
         TypeError
             `n` without tag or task, or a task of another component than `tag`.
         """
-        tag = resolve_tag(tag, task, n, self._manifest_tasks)
+        tag, task, n = self._resolve(tag, task, n)
         actor = actor or actors
         version = self._update_modules()
         if pure and not actor and (keep := self._keeper(func, task, tag)):
@@ -347,7 +349,7 @@ class ScalableClient(WatchedClient):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, UnknownWorkerError, TypeError
             As for `submit`.
         """
-        tag = resolve_tag(tag, task, n, self._manifest_tasks)
+        tag, task, n = self._resolve(tag, task, n)
         actor = actor or actors
         version = self._update_modules()
         if pure and not actor and (keep := self._keeper(func, task, tag)):
@@ -553,7 +555,7 @@ class ScalableClient(WatchedClient):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, TypeError
             As for `submit`.
         """
-        tag = resolve_tag(tag, task, n, self._manifest_tasks)
+        tag, task, n = self._resolve(tag, task, n)
         if tag is None:
             return super().get_executor(**kwargs)
         anywhere = kwargs.get("allow_other_workers")
@@ -577,7 +579,11 @@ class ScalableClient(WatchedClient):
         ------
         NotSupportedError
             The cluster has no worker groups.
+        TypeError
+            It is no future.
         """
+        if not isinstance(future, Future):
+            raise TypeError(f"{future!r} is not a future; give one, as client.submit() returns it")
         return self.sync(self._explain, future)
 
     async def _explain(self, future: Future[Any]) -> str:
@@ -619,21 +625,24 @@ class ScalableClient(WatchedClient):
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         """Create futures of a graph, once it is known that some worker can run it. All calls come here."""
-        annotations = dask.base.get_annotations()
-        if found := annotations_of(expr):
-            self._check_annotated(found, kwargs.get("resources"))
-            expr = keep_annotations(expr)
+        annotations = self._with_resources(dask.base.get_annotations())
+        anywhere = kwargs.get("allow_other_workers") or annotations.get("allow_other_workers")
+        if found := [*map(self._with_resources, annotations_of(expr))]:
+            self._check_annotated(found, kwargs.get("resources"), anywhere=anywhere)
+            expr = keep_annotations(expr, self._with_resources)
         resources = kwargs.get("resources") or annotations.get("resources")
         # Workers of a plain Dask cluster, which has no table, may have any resources.
         if resources and self._slots and not callable(resources):
             self._check_resources(resources)
+            if anywhere:
+                refuse_other_workers(resources)
         workers = kwargs.get("workers") or annotations.get("workers")
-        anywhere = kwargs.get("allow_other_workers") or annotations.get("allow_other_workers")
         if workers and not callable(workers) and not anywhere:
             self._check_workers(workers, resources)
         if self._kept is not None:
             self._kept.provide(expr, resources)
-        futures = super()._graph_to_futures(expr, keys, *args, **kwargs)
+        with dask.base.annotate(**annotations):
+            futures = super()._graph_to_futures(expr, keys, *args, **kwargs)
         if self.modules is not None:
             self.modules.end_call()
         return futures
@@ -809,6 +818,26 @@ class ScalableClient(WatchedClient):
     def _manifest_tasks(self) -> Mapping[str, str]:
         return self._tasks or {}
 
+    def _resolve(
+        self, tag: str | None, task: str | None, n: int | None
+    ) -> tuple[str | None, str | None, int | None]:
+        """Return the tag, the task and the slots of a call: its own, or else those it is annotated with."""
+        if self._slots and tag is None and task is None and n is None:
+            found = tag_options(dask.base.get_annotations())
+            tag, task, n = (found.get(name) for name in ("tag", "task", "n"))
+        return resolve_tag(tag, task, n, self._manifest_tasks), task, n
+
+    def _with_resources(self, annotations: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the annotations of a part of a graph, whose tag is a resource."""
+        found = tag_options(annotations) if self._slots else {}
+        if not found:
+            return dict(annotations)
+        task, n = found.get("task"), found.get("n")
+        tag: Any = resolve_tag(found.get("tag"), task, n, self._manifest_tasks)
+        anywhere = annotations.get("allow_other_workers")
+        needed = resources_for_tag(tag, n, annotations.get("resources"), anywhere=anywhere)
+        return {**annotations, "resources": needed}
+
     def _with_tag(
         self, tag: str | None, task: str | None, n: int | None, options: dict[str, Any]
     ) -> dict[str, Any]:
@@ -840,11 +869,18 @@ class ScalableClient(WatchedClient):
         check_resources(resources, self._slots)
 
     def _check_annotated(
-        self, annotations: Sequence[Mapping[str, Any]], resources: Mapping[str, float] | None
+        self,
+        annotations: Sequence[Mapping[str, Any]],
+        resources: Mapping[str, float] | None,
+        *,
+        anywhere: Any,
     ) -> None:
         """Raise if parts of a graph are annotated for what no worker has, or for another group than the call."""
         for annotated in annotations:
             own = annotated.get("resources")
+            needed = own or resources
+            if self._slots and needed and (anywhere or annotated.get("allow_other_workers")):
+                refuse_other_workers(needed)
             if not own or callable(own):
                 continue
             if self._slots:

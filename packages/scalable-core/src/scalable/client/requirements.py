@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from numbers import Real
+from typing import Any, NoReturn
 
 from scalable.errors import (
     SlotsExceededError,
@@ -13,7 +14,14 @@ from scalable.errors import (
     UnknownWorkerError,
 )
 
-__all__ = ["check_resources", "check_workers", "resolve_tag", "resources_for_tag"]
+__all__ = [
+    "check_resources",
+    "check_workers",
+    "refuse_other_workers",
+    "resolve_tag",
+    "resources_for_tag",
+    "tag_options",
+]
 
 
 def resolve_tag(
@@ -26,6 +34,8 @@ def resolve_tag(
     >>> resolve_tag(None, "simulate", None, {"simulate": "gcam"})
     'gcam'
     """
+    _check_name("tag", tag)
+    _check_name("task", task)
     if task is not None:
         if task not in tasks:
             raise UnknownTaskError(task, tasks)
@@ -65,18 +75,65 @@ def resources_for_tag(
     {'gcam': 2}
     """
     need = 1 if n is None else n
+    if not isinstance(need, Real):
+        raise TypeError(f"n={need!r} is not a number of slots; give an int, such as n=1")
     if not need >= 1:
         raise ValueError(f"n={need} is not a valid number of slots; give n=1 or more")
+    if resources:
+        _check_amounts(resources)
+    needed = {**(resources or {}), tag: need}
     if anywhere:
-        # decide_worker of distributed then ignores required resources as well.
-        raise TypeError(
-            f"allow_other_workers= would let Dask run it on workers without the tag {tag!r}; leave it out"
-        )
+        refuse_other_workers(needed)
     if resources and resources.get(tag, need) != need:
         raise TypeError(
             f"resources= asks for {resources[tag]:g} slots of tag {tag!r}, and n= for {need}; leave out resources"
         )
-    return {**(resources or {}), tag: need}
+    return needed
+
+
+def refuse_other_workers(resources: Mapping[str, float]) -> NoReturn:
+    """Raise because a call that requires resources may run on other workers than those that it names.
+
+    The scheduler of distributed would assign it to workers without these resources, and fail on that.
+    """
+    tag = next(iter(resources))
+    raise TypeError(
+        f"allow_other_workers= would let Dask run it on workers without the tag {tag!r}; leave it out"
+    )
+
+
+def tag_options(annotations: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which options of a call annotations stand for: its tag, its task and its number of slots.
+
+    Examples
+    --------
+    >>> tag_options({"tag": "gcam", "n": 2, "retries": 3})
+    {'tag': 'gcam', 'n': 2}
+    >>> tag_options({"n": 2})
+    {}
+    """
+    if annotations.get("tag") is None and annotations.get("task") is None:
+        return {}
+    return {name: annotations[name] for name in ("tag", "task", "n") if name in annotations}
+
+
+def _check_name(option: str, name: object) -> None:
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"{option}={name!r} is not a name; give one str, such as {option}='gcam'")
+
+
+def _check_amounts(resources: Mapping[str, float]) -> None:
+    """Raise unless these are amounts of resources by name."""
+    if not isinstance(resources, Mapping):
+        raise TypeError(
+            f"resources={resources!r} does not say how much of each; "
+            "give a mapping, such as resources={'gcam': 1}"
+        )
+    for name, need in resources.items():
+        if not isinstance(need, Real) or not need >= 0:
+            raise TypeError(
+                f"resources= asks for {need!r} of {name!r}, which is no amount; give a number from 0 on"
+            )
 
 
 def check_resources(resources: Mapping[str, float], slots: Mapping[str, int]) -> None:
@@ -97,7 +154,10 @@ def check_resources(resources: Mapping[str, float], slots: Mapping[str, int]) ->
         They are of two groups.
     SlotsExceededError
         They are more than a worker has.
+    TypeError
+        They are not amounts by name.
     """
+    _check_amounts(resources)
     for tag in resources:
         if tag not in slots:
             raise UnknownTagError(tag, slots)

@@ -10,12 +10,12 @@ import asyncio
 import inspect
 import pickle
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
-from dask._expr import HLGExpr, _HLGExprSequence
+from dask._expr import HLGExpr, _AnnotationsTombstone, _HLGExprSequence
 from dask._task_spec import GraphNode, Task
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
@@ -222,31 +222,84 @@ def computation_code(stacklevel: int | None, nframes: int) -> tuple[Any, ...]:
 
 
 def annotations_of(expr: Any) -> list[dict[str, Any]]:
-    """Return the annotations of the parts of an expression that have any."""
-    return [
-        layer.annotations
-        for part in _graphs(expr)
-        for layer in part.hlg.layers.values()
-        if layer.annotations
-    ]
+    """Return the annotations of the parts of an expression that have any, each once."""
+    found: list[dict[str, Any]] = []
+    for part in _graphs(expr):
+        for layer in part.hlg.layers.values():
+            for each in _annotations_by_key(layer).values():
+                if each and each not in found:
+                    found.append(each)
+    return found
 
 
-def keep_annotations(expr: Any) -> Any:
+def _annotations_by_key(layer: Any) -> dict[Any, dict[str, Any]]:
+    """Return the annotations of a layer's tasks by their keys, or by None if they are the same for all.
+
+    A value can be a function of the key. Dask makes layers like that of delayed objects in a list.
+    """
+    annotations = layer.annotations or {}
+    if not any(map(callable, annotations.values())):
+        return {None: annotations}
+    by_key = {
+        key: {name: value(key) if callable(value) else value for name, value in annotations.items()}
+        for key in layer
+    }
+    return {
+        key: {k: v for k, v in found.items() if not isinstance(v, _AnnotationsTombstone)}
+        for key, found in by_key.items()
+    }
+
+
+def keep_annotations(
+    expr: Any, translate: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+) -> Any:
     """Return an expression of the same results in which no annotation is lost.
 
     Dask's optimisation of arrays and bags fuses tasks of a graph without its layers, whose annotations are dropped.
     This one leaves out what does not belong to the results, and fuses whole layers only, and those only if no two of
-    them are annotated differently: the fused tasks would need the resources of both.
+    them are annotated differently: the fused tasks would need the resources of both. Of an expression whose parts are
+    all optimised already, or are not to be, the graph stays as it is.
+
+    Parameters
+    ----------
+    expr : dask.Expr
+        The expression.
+    translate : callable
+        Returns the annotations that take the place of those of a part.
     """
     parts = _graphs(expr)
-    if any(part.low_level_optimizer is None for part in parts):
+    if not parts:
         return expr
-    annotated = annotations_of(expr)
     graph = HighLevelGraph.merge(*(part.hlg for part in parts))
+    layers = {name: _translated(layer, translate) for name, layer in graph.layers.items()}
+    is_final = all(part.low_level_optimizer is None for part in parts)
+    if is_final and all(layers[name] is layer for name, layer in graph.layers.items()):
+        return expr
+    graph = HighLevelGraph(layers, graph.dependencies)
     keys = [*flatten([part.__dask_keys__() for part in parts])]
-    if all(each == annotated[0] for each in annotated):
+    translated = [translate(each) for each in annotations_of(expr)]
+    if not is_final and all(each == translated[0] for each in translated):
         graph = optimize_blockwise(graph, keys=keys)
     return HLGExpr(dsk=graph.cull(keys), low_level_optimizer=None, output_keys=keys)
+
+
+def _translated(layer: Any, translate: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
+    """Return a layer with other annotations. The collection that it belongs to keeps its own."""
+    by_key = {key: translate(each) for key, each in _annotations_by_key(layer).items()}
+    if None in by_key:
+        new = by_key[None]
+    else:
+        values: dict[str, dict[Any, Any]] = {}
+        for key, annotated in by_key.items():
+            for name, value in annotated.items():
+                values.setdefault(name, {})[key] = value
+        # The scheduler calls these. It need not have our packages, and fails on Dask's own value for keys without.
+        new = {name: by_key.get for name, by_key in values.items()}
+    if new == (layer.annotations or {}):
+        return layer
+    changed = copy(layer)
+    changed.annotations = new
+    return changed
 
 
 def _graphs(expr: Any) -> list[HLGExpr]:

@@ -21,7 +21,7 @@ import dask
 import dask.array as da
 import distributed
 import pytest
-from dask._expr import HLGExpr, _HLGExprSequence
+from dask._expr import HLGExpr, _AnnotationsTombstone, _HLGExprSequence
 from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import annotate, collections_to_expr, tokenize
 from dask.blockwise import optimize_blockwise
@@ -172,6 +172,21 @@ def test_several_collections_have_a_graph_each() -> None:
     assert isinstance(expr, _HLGExprSequence)
     assert len(expr.operands) == 2
     assert all(isinstance(operand, HLGExpr) for operand in expr.operands)
+
+
+def test_annotations_of_delayed_objects_in_a_list_are_functions_of_the_key() -> None:
+    """`dask._expr._AnnotationsTombstone`: what the functions return for keys without; what is None is left out, too."""
+    with annotate(resources={"gcam": 1}):
+        annotated: Any = delayed(identity)(1)
+    (expr,) = collections_to_expr([delayed(sum)([annotated, delayed(identity)(2)])]).operands
+    layer = next(each for each in expr.hlg.layers.values() if annotated.key in each)
+    of_key = layer.annotations["resources"]
+    assert of_key(annotated.key) == {"gcam": 1}
+    assert isinstance(of_key("another"), _AnnotationsTombstone)
+    # A method of a dictionary does as well, which the scheduler can unpickle whatever it has installed.
+    layer.annotations = {"resources": {annotated.key: {"gcam": 2}}.get}
+    found = HLGExpr(dsk=HighLevelGraph({"x": layer}, {"x": set()})).__dask_annotations__()
+    assert found["resources"] == {annotated.key: {"gcam": 2}}
 
 
 def test_fused_layers_have_the_annotations_of_all() -> None:

@@ -122,6 +122,17 @@ def test_deaths_from_outside_are_held_against_nobody(rig: Rig, gate: Event, unti
     assert running.result(timeout=30) == 1
 
 
+def test_a_task_in_very_many_deaths_from_outside_is_given_up(
+    rig: Rig, gate: Event, until: Until
+) -> None:
+    running = rig.client.submit(wait_at_gate, 1, key="running", resources={"a": 1})
+    for _ in range(16):
+        kill_while_running(rig, until, ["running"], why=PREEMPTION)
+    with pytest.raises(WorkerDiedError, match="each of 16 attempts: its node was needed"):
+        running.result(timeout=30)
+    gate.set()
+
+
 def test_a_task_that_may_be_given_up_waits_for_the_reason(
     rig: Rig, gate: Event, until: Until
 ) -> None:

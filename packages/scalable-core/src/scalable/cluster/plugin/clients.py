@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import dask.base
 from distributed import Client
 
 from scalable.cluster.plugin.dask_internals import replace_worker_client
@@ -55,7 +56,7 @@ def _client_class() -> type[Client]:
 
 
 def _without_tag(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a call, which must not carry a tag.
+    """Return the options of a call, which must not carry a tag, and not be annotated with one.
 
     Raises
     ------
@@ -67,8 +68,9 @@ def _without_tag(options: Mapping[str, Any]) -> dict[str, Any]:
     >>> _without_tag({"tag": None, "retries": 2})
     {'retries': 2}
     """
+    annotated = {name: dask.base.get_annotations().get(name) for name in ("tag", "task")}
     for name in ("tag", "task", "n"):
-        if options.get(name) is not None:
+        if options.get(name, annotated.get(name)) is not None:
             raise TypeError(
                 f"{name}= in a task needs scalable-core in the worker's environment, which lacks it; "
                 "install it there, or ask for resources={'the tag': 1}"

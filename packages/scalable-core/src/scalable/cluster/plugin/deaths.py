@@ -37,7 +37,8 @@ RECORDING_DELAY = 10.0
 """Seconds in which a worker that has joined begins to report what it runs. One that does not has no plugin."""
 
 LAST_RESORT = 4
-"""A task is given up after this many times the deaths allowed, even if it never could run alone."""
+"""A task is given up after this many times the deaths allowed, even if it never could run alone, or the reason of each
+seems to lie elsewhere: it may cancel its own job, or fill the disk of its node, so that it is evicted."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,10 @@ class Suspect:
     possible : list of (Death, str)
         Those for which it is not known that it was running. They are held against it once no other task can be the
         cause.
+    elsewhere : list of (Death, str)
+        Those whose reason lies elsewhere, while it was running and nothing else was.
     unexplained : list of Death
-        Those that will be, unless their reason lies elsewhere.
+        Those that will be held against it, unless their reason lies elsewhere.
     is_culprit : bool
         Whether it has certainly caused the last of them.
     explanation : bytes
@@ -157,6 +160,7 @@ class Suspect:
     task: TaskState
     blamed: list[tuple[Death, str]] = field(default_factory=list)
     possible: list[tuple[Death, str]] = field(default_factory=list)
+    elsewhere: list[tuple[Death, str]] = field(default_factory=list)
     unexplained: list[Death] = field(default_factory=list)
     is_culprit: bool = False
     explanation: bytes = b""
@@ -174,7 +178,8 @@ class Deaths:
     death can be failed: an innocent one finishes instead.
 
     The reason of a death comes from outside, later. Deaths whose reason does not lie in the tasks are not held against
-    any. While a task has as many deaths as it may have, it waits for their reasons before it runs again.
+    any, unless a task was alone in very many of them. While a task has as many deaths as it may have, it waits for
+    their reasons before it runs again.
 
     Parameters
     ----------
@@ -351,6 +356,9 @@ class Deaths:
             if death in one.unexplained:
                 one.unexplained.remove(death)
         if not may_be_task:
+            for key in {*death.suspects.culprit} & self._suspects.keys():
+                self._suspects[key].elsewhere.append((death, why))
+                self._suspects[key].explanation = explanation
             return
         is_culprit = bool(death.suspects.culprit)
         if not any(key in self.scheduler.tasks for key in death.suspects.keys):
@@ -401,6 +409,9 @@ class Deaths:
 
     def _is_over(self, one: Suspect) -> bool:
         """Return whether a task has had more deaths than it may have, and caused them."""
+        if len(one.elsewhere) >= LAST_RESORT * (self._limit(one) + 1):
+            one.blamed = sorted([*one.blamed, *one.elsewhere], key=lambda blamed: blamed[0].at)
+            return True
         while len(one.blamed) > self._limit(one) and one.task.retries > 0:
             one.task.retries -= 1
             one.spent_retries += 1

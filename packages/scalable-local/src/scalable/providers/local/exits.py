@@ -36,8 +36,8 @@ _REFUSALS = frozenset(
     }
 )
 
-# Signals that people and service managers send. SIGKILL may also be the kernel's, for want of memory; any other signal
-# is a crash.
+# Signals that people, service managers and tasks send. SIGKILL may also be the kernel's, for want of memory; any other
+# signal is a crash.
 _TERMINATING_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 
 _NEEDS_DASK = "install dask and distributed in the image, for the python3 on its PATH"
@@ -81,7 +81,7 @@ def explain_exit(status: int) -> WorkerExit:
     >>> explain_exit(1).summary
     'its process ended with exit code 1'
     >>> explain_exit(-15).reason, explain_exit(-15).summary
-    (<Reason.CANCELLED: 'cancelled'>, 'its process was ended from outside by SIGTERM')
+    (<Reason.UNKNOWN: 'unknown'>, 'its process was ended by SIGTERM')
     >>> explain_exit(-9).reason, explain_exit(-9).summary
     (<Reason.UNKNOWN: 'unknown'>, 'its process was ended by SIGKILL')
     >>> explain_exit(-11).reason, explain_exit(-11).summary
@@ -95,20 +95,19 @@ def explain_exit(status: int) -> WorkerExit:
             log_is_useful=status != 0,
         )
     name = _signal_name(-status)
-    if -status == signal.SIGKILL:
-        # Nothing says who has sent it, so it must not count as an end from outside, which is nobody's fault: a task
-        # that needs more memory than the machine has would be tried forever.
-        return WorkerExit(
-            Reason.UNKNOWN,
-            f"its process was ended by {name}",
-            native=name,
-            remedy="if nobody killed it, the machine ran out of memory: run fewer workers at a time",
-            log_is_useful=False,
-        )
-    if -status not in _TERMINATING_SIGNALS:
+    if -status != signal.SIGKILL and -status not in _TERMINATING_SIGNALS:
         return WorkerExit(Reason.EXITED, f"its process crashed with {name}", native=name)
-    summary = f"its process was ended from outside by {name}"
-    return WorkerExit(Reason.CANCELLED, summary, native=name, log_is_useful=False)
+    remedy = "if nobody else has sent it, see what in the task does"
+    if -status == signal.SIGKILL:
+        remedy = "if nobody killed it, the machine ran out of memory: run fewer workers at a time"
+    # Nothing says who has sent it, so it must not count as an end from outside, which is nobody's fault: a task that
+    # sends it, or needs more memory than the machine has, would be tried for ever.
+    return WorkerExit(
+        *(Reason.UNKNOWN, f"its process was ended by {name}"),
+        native=name,
+        remedy=remedy,
+        log_is_useful=False,
+    )
 
 
 def explain_container_exit(
