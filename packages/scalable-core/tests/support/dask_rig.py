@@ -43,6 +43,11 @@ class Rig:
     def task(self, future: Any) -> TaskState:
         return self.scheduler.tasks[future.key]
 
+    def state(self, future: Any) -> str:
+        """Return the state of a task, or an empty string if the scheduler has not heard of it yet."""
+        task = self.scheduler.tasks.get(future.key)
+        return task.state if task else ""
+
 
 gates: dict[int, threading.Event] = {}
 

@@ -852,7 +852,7 @@ async def test_only_a_task_that_had_a_result_has_a_size(rig: Rig) -> None:
     await until(lambda: waiting.key in rig.scheduler.tasks)
     assert rig.task(waiting).nbytes < 0
     await worker.close()
-    await until(lambda: rig.task(future).state in ("no-worker", "queued"))
+    await until(lambda: rig.state(future) in ("no-worker", "queued"))
     assert rig.task(future).nbytes >= 0
 
 

@@ -157,7 +157,7 @@ async def test_a_held_task_waits_until_it_is_resumed(rig: Rig) -> None:
     blocking = rig.block()
     waiting = rig.client.submit(identity, 1, key="waiting")
     await until(
-        lambda: first.state.executing and rig.task(waiting).state in ("processing", "queued")
+        lambda: first.state.executing and rig.state(waiting) in ("processing", "queued")
     )
     ts = rig.task(waiting)
     hold = Hold(rig.scheduler, ts)
@@ -313,7 +313,7 @@ async def test_tasks_that_no_worker_can_run_are_known(rig: Rig) -> None:
     """`Scheduler.unrunnable`: the tasks in state ``no-worker``."""
     future = rig.client.submit(identity, 1, resources={"none": 1})
     await until(lambda: future.key in rig.scheduler.tasks)
-    assert rig.task(future).state == "no-worker"
+    assert rig.state(future) == "no-worker"
     assert [*rig.scheduler.unrunnable] == [rig.task(future)]
 
 

@@ -44,7 +44,7 @@ async def test_a_draining_worker_gets_no_tasks(rig: Rig) -> None:
     assert ws not in rig.scheduler.running
     future = rig.client.submit(identity, 1)
     await until(lambda: future.key in rig.scheduler.tasks)
-    assert rig.task(future).state in ("no-worker", "queued")
+    assert rig.state(future) in ("no-worker", "queued")
     rig.scheduler.handle_worker_status_change(Status.running, ws, "test")
     assert await future == 1
 
