@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import logging
+import operator
 import os
 import signal
 import socket
@@ -20,14 +21,14 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from distributed import Client, Event, LocalCluster
+from distributed import Client, Event, LocalCluster, get_client
 from distributed.client import FutureCancelledError
 from distributed.core import Status
 
 from scalable.client import ScalableClient
 from scalable.cluster import GroupedCluster, Pace
 from scalable.cluster.dashboard import link_that_opens
-from scalable.cluster.port import Explanation, GroupSpec, Leftover, Unit
+from scalable.cluster.port import Explanation, GroupSpec, Leftover, Reason, Unit
 from scalable.errors import (
     AmbiguousScaleError,
     ClusterClosedError,
@@ -531,6 +532,36 @@ def test_work_for_a_group_of_no_workers_is_explained_and_warned_of_once(
         assert client.gather([future, another]) == [1, 2]
         until(lambda: not cluster.explain())
     warned = [r for r in caplog.records if "0 workers are wanted" in r.getMessage()]
+    assert len(warned) == 1
+
+
+# -- Tasks that wait for their own group
+
+
+reason_of = operator.attrgetter("reason")
+
+
+def wait_for_another(_: Any) -> int:
+    return int(get_client().submit(abs, -1, key="another", resources={"gcam": 1}).result())
+
+
+def test_a_group_whose_task_waits_for_its_own_slot_is_explained_and_warned_of_once(
+    start: Start, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = start("gcam", "fair", pace=Pace(tick=0.02, poll=0.05, unwanted_after=0.1))
+    cluster.scale_groups({"gcam": 1, "fair": 1})
+    with ScalableClient(cluster) as client, caplog.at_level(logging.WARNING, "scalable.cluster"):
+        future = client.submit(wait_for_another, 1, tag="gcam", key="parent")
+        until(lambda: [*map(reason_of, cluster.explain().values())] == [Reason.BLOCKED])
+        why = cluster.explain()["gcam"]
+        assert why.summary.startswith("parent keeps its slot on gcam-1, and another")
+        assert "distributed.secede()" in why.remedy
+        assert cluster.groups["gcam"].running == 1
+        until(lambda: any("keeps its slot" in event.text for event in cluster.events))
+        cluster.scale_groups({"gcam": 2})
+        assert future.result(timeout=60) == 1
+        until(lambda: not cluster.explain())
+    warned = [r for r in caplog.records if "keeps its slot" in r.getMessage()]
     assert len(warned) == 1
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from scalable.cluster.explanations import SECEDE
+
 __all__ = ["describe_wait"]
 
 
@@ -27,8 +29,13 @@ def describe_wait(facts: Mapping[str, Any], groups: Mapping[str, str]) -> str:
     'no worker with the tag gcam takes tasks now: 0 workers are wanted'
     >>> describe_wait({"state": "running", "worker": "gcam-1", "seconds": 3.4, "key": "a", "dependencies": 2}, {})
     'it waits for 2 other tasks; of a: it runs on gcam-1, for 3 s so far'
+    >>> facts = {"state": "running", "worker": "gcam-1", "seconds": 3.4, "blocked": "a keeps its slot …"}
+    >>> describe_wait(facts, {})
+    'it runs on gcam-1, for 3 s so far; a keeps its slot …: if it waits for that, let it call ...'
     """
     text = _describe(facts, groups)
+    if blocked := facts.get("blocked"):
+        text += f"; {blocked}: {SECEDE}"
     if count := facts.get("dependencies"):
         others = "another task" if count == 1 else f"{count} other tasks"
         return f"it waits for {others}; of {facts['key']}: {text}"
@@ -54,9 +61,11 @@ def _describe(facts: Mapping[str, Any], groups: Mapping[str, str]) -> str:
 def _describe_worker(facts: Mapping[str, Any]) -> str:
     if facts["status"] != "running":
         return f"is {facts['status'].replace('_', ' ')}"
-    if not facts["ahead"]:
+    ahead = [f"{key} (for {seconds:.0f} s)" for key, seconds in facts["ahead"]]
+    ahead += [f"{key} (which was cancelled)" for key in facts.get("cancelled", ())]
+    if not ahead:
         return "is about to start it"
-    running = ", ".join(f"{key} (for {seconds:.0f} s)" for key, seconds in facts["ahead"])
+    running = ", ".join(ahead)
     return f"runs {running}" + (f" and {facts['more']} more" if facts["more"] else "")
 
 

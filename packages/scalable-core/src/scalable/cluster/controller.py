@@ -377,6 +377,8 @@ class GroupController:
         if status.reason is Reason.UNWANTED:
             remedy = _remedy_for_unclaimed_work(group)
             return Explanation(status.reason, status.detail, remedy=remedy)
+        if status.reason is Reason.BLOCKED:
+            return Explanation(status.reason, status.detail, remedy=explanations.SECEDE)
         if status.reason is Reason.DEMAND:
             remedy = "set target_duration of `adaptive` to have more workers sooner"
             return Explanation(status.reason, status.detail, remedy=remedy)
@@ -496,7 +498,8 @@ class GroupController:
             self._reports += 1
             await self.scheduler.send_messages()
             update_targets(self.groups, report.demand, self.policy, self.max_workers, now)
-            self._warn_of_unclaimed_work(now)
+            self._note_blocked(report, now)
+            self._warn_of_waits(now)
             await self._drainer.remove_left_behind(report, now)
             await self._drainer.drain_expiring(self.groups, now)
             self._drainer.drain_replaceable(self.groups, now)
@@ -580,15 +583,26 @@ class GroupController:
             for tag, group in self.groups.items()
         }
 
-    def _warn_of_unclaimed_work(self, now: float) -> None:
-        """Warn once of each group that has work and is to have no worker, which only the user can change."""
+    def _note_blocked(self, report: Report, now: float) -> None:
         for tag, group in self.groups.items():
-            since = group.unclaimed_since
-            if since is None or now - since < self.pace.unwanted_after or tag in self._warned:
-                continue
-            self._warned.add(tag)
-            detail = group_status(group).detail
-            self.events.warn(tag, f"{detail}; {_remedy_for_unclaimed_work(group)}")
+            group.blocked = report.blocked.get(tag, "")
+            if not group.blocked:
+                group.blocked_tasks_since = None
+            elif group.blocked_tasks_since is None:
+                group.blocked_tasks_since = now
+
+    def _warn_of_waits(self, now: float) -> None:
+        """Warn once of each group whose work waits for what only the user can change."""
+        for tag, group in self.groups.items():
+            remedies = {
+                _remedy_for_unclaimed_work(group): group.unclaimed_since,
+                explanations.SECEDE: group.blocked_tasks_since,
+            }
+            for remedy, since in remedies.items():
+                if since is None or now - since < self.pace.unwanted_after or tag in self._warned:
+                    continue
+                self._warned.add(tag)
+                self.events.warn(tag, f"{group_status(group).detail}; {remedy}")
 
     def _request_turn(self) -> None:
         self._update_statuses()

@@ -10,6 +10,7 @@ from scalable.cluster.port import Explanation, GroupSpec, Reason, Unit
 from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError, describe_error
 
 __all__ = [
+    "SECEDE",
     "describe_unavailable",
     "explain_blocked_by_cap",
     "explain_end",
@@ -23,6 +24,13 @@ __all__ = [
     "explain_stop",
     "explain_unavailable",
 ]
+
+
+SECEDE = (
+    "if it waits for that, let it call distributed.secede() before, "
+    "or submit with distributed.worker_client()"
+)
+"""What to do where a task keeps a slot that one needs which it has submitted."""
 
 
 def explain_end(end: UnitEnd, spec: GroupSpec, native: Explanation) -> Explanation:

@@ -91,6 +91,10 @@ class Group:
         Slots of work for which it has no worker and is to have none.
     unclaimed_since : float or None
         Since when there is such work.
+    blocked : str
+        Which task keeps a slot that another one needs which it has submitted.
+    blocked_tasks_since : float or None
+        Since when there are such tasks.
     dismissals : deque of float
         When workers were drained because they were paused.
 
@@ -120,6 +124,8 @@ class Group:
     ended: deque[Member] = field(default_factory=lambda: deque(maxlen=MAX_ENDED))
     unclaimed: float = 0.0
     unclaimed_since: float | None = None
+    blocked: str = ""
+    blocked_tasks_since: float | None = None
     dismissals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     failures: FailureHistory = field(init=False)
     starts: StartTimes = field(init=False)

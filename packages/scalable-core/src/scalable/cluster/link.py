@@ -104,6 +104,8 @@ class Report:
     deaths : mapping of str to bool
         Workers that have died with tasks, until `SchedulerLink.explain_deaths` says why, and whether they had finished
         any task before.
+    blocked : mapping of str to str
+        Which tasks keep slots that others need which they have submitted, by the tag of the group that lacks a slot.
     since : float
         Since when the scheduler has answered without a gap, in seconds on the controller's clock. No worker could
         join before.
@@ -114,6 +116,7 @@ class Report:
     refused: Mapping[str, str] = field(default_factory=dict)
     removed: Collection[str] = ()
     deaths: Mapping[str, bool] = field(default_factory=dict)
+    blocked: Mapping[str, str] = field(default_factory=dict)
     since: float = -float("inf")
 
 
@@ -310,6 +313,7 @@ class RpcLink:
             refused=answer["refused"],
             removed=answer["removed"],
             deaths=answer["deaths"],
+            blocked=answer["blocked"],
         )
 
     async def drain(

@@ -61,6 +61,8 @@ class Reason(StrEnum):
     """The group adapts, and the work that is known of is not worth the start of another worker yet."""
     UNWANTED = "unwanted"
     """Work waits for the group, but 0 workers are wanted."""
+    BLOCKED = "blocked"
+    """Its slots are taken by tasks that have submitted others, which need one of them."""
     # Joined, but of no use at present.
     PAUSED = "paused"
     """Its Dask worker starts no tasks, because it uses too much of its memory."""

@@ -81,6 +81,8 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
         reason, detail = _unavailable_reason(group)
         if reason is None and group.deferred:
             return Reason.DEMAND, group.deferred
+        if reason is None and group.blocked:
+            return Reason.BLOCKED, group.blocked
         return reason, detail
     waiting = Counter(
         (m.state.reason, m.state.detail)

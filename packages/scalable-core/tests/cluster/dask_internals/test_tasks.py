@@ -18,7 +18,7 @@ import dask
 import distributed
 import pytest
 from dask_rig import Rig, identity, on_cluster, secede_and_wait_for_gate, until, wait_for_gate
-from distributed import CancelledError, Scheduler, Status, wait
+from distributed import CancelledError, Scheduler, Status, get_client, wait
 from distributed.core import rpc
 from distributed.versions import get_versions
 from tornado.httpclient import AsyncHTTPClient
@@ -306,6 +306,27 @@ async def test_the_scheduler_hears_of_tasks_that_secede(rig: Rig) -> None:
     assert heard == [(future.key, worker.address)]
     rig.gate.set()
     await wait(future)
+
+
+def submit_another() -> None:
+    get_client().submit(identity, 1, key="another")
+
+
+@on_cluster
+async def test_who_has_submitted_a_task_is_known(rig: Rig) -> None:
+    """`Scheduler.stream_handlers["update-graph"]`: a coroutine, called with the keys and the task that submits them."""
+    handler, heard = rig.scheduler.stream_handlers["update-graph"], []
+
+    async def handle(*, keys: Any, submitting_task: Any, **message: Any) -> None:
+        heard.append(({*keys}, submitting_task))
+        await handler(keys=keys, submitting_task=submitting_task, **message)
+
+    rig.scheduler.stream_handlers["update-graph"] = handle
+    await rig.add()
+    future = rig.client.submit(submit_another)
+    await wait(future)
+    await until(lambda: len(heard) == 2)
+    assert heard == [({future.key}, None), ({"another"}, future.key)]
 
 
 @on_cluster

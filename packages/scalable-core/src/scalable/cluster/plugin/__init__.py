@@ -19,6 +19,7 @@ In reading order:
 `nannies`         refuses what needs a nanny
 `explaining`      why a task does not run yet
 `deaths`          the tasks that kill their workers
+`submissions`     tasks that keep their slots while others, which they have submitted, wait for one
 `exceptions`      exceptions of classes that the scheduler does not have
 `spreading`       moves waiting tasks to workers that join later
 `worker`          `GroupsWorkerPlugin`: what workers answer to `draining` and `transfers`

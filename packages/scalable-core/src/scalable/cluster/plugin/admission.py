@@ -57,6 +57,8 @@ class Admission:
         The reason by name of worker, for workers of another environment.
     blocked : set of str
         Workers that drain or were cancelled before they joined; they may not register.
+    unknown : dict of str to list
+        The keys of tasks that workers run and nobody wants any longer, by address: they were cancelled.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -70,6 +72,7 @@ class Admission:
         ]
         self.refused: dict[str, str] = {}
         self.blocked: set[str] = set()
+        self.unknown: dict[str, list[Any]] = {}
         self._removed: set[str] = set()
 
     async def register_worker(self, comm: Comm, **registration: Any) -> None:
@@ -97,11 +100,14 @@ class Admission:
         if address in self._removed and ws is None:
             return {"status": "missing"}
         answer = self._dask_heartbeat_worker(address=address, **heartbeat)
-        if ws is not None and not ws.processing and not heartbeat.get("executing"):
+        executing = heartbeat.get("executing") or {}
+        self.unknown[address] = [key for key in executing if key not in self.scheduler.tasks]
+        if ws is not None and not ws.processing and not executing:
             answer["heartbeat-interval"] = max(answer["heartbeat-interval"], IDLE_INTERVAL)
         return answer
 
     def on_worker_removed(self, ws: WorkerState) -> None:
         """Record that a worker has left."""
+        self.unknown.pop(ws.address, None)
         if str(ws.name) in self.blocked:
             self._removed.add(ws.address)

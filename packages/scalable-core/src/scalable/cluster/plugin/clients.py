@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,12 @@ class UntaggedClient(Client):
         return super().get(*args, **_without_tag(kwargs))
 
 
-def provide_client(worker: Worker) -> None:
-    """Let ``get_client`` and ``worker_client`` on a worker return a client that knows tags, or refuses them."""
-    replace_worker_client(worker, _client_class)
+def provide_client(worker: Worker) -> Callable[[Any], object]:
+    """Let ``get_client`` and ``worker_client`` on a worker return a client that knows tags, or refuses them.
+
+    Return a function to be called in the asyncio task of each task, with its key.
+    """
+    return replace_worker_client(worker, _client_class)
 
 
 def _client_class() -> type[Client]:

@@ -621,9 +621,27 @@ def _start_ready_tasks(worker: Worker) -> None:
         worker.handle_stimulus(UnpauseEvent(stimulus_id=_stimulus_id()))
 
 
-def replace_worker_client(worker: Worker, client_class: Callable[[], type[Client]]) -> None:
-    """Let tasks on a worker get a client of this class where Dask would make one of its own."""
+def _add_submitting_task(client: Client, find_key: Callable[[], Any]) -> None:
+    """Let the scheduler know which coroutine has submitted a task, as it does of tasks that run in a thread."""
+    send: Any = client._send_to_scheduler
+
+    def send_with_key(msg: dict[str, Any]) -> None:
+        if msg["op"] == "update-graph" and msg["submitting_task"] is None:
+            msg["submitting_task"] = find_key()
+        send(msg)
+
+    client._send_to_scheduler = send_with_key  # type: ignore[method-assign]
+
+
+def replace_worker_client(
+    worker: Worker, client_class: Callable[[], type[Client]]
+) -> Callable[[Any], object]:
+    """Let tasks on a worker get a client of this class where Dask would make one of its own.
+
+    Return a function to be called in the asyncio task of each task of Dask's, with its key.
+    """
     dask_get_client = worker._get_client
+    key_of_coroutine: ContextVar[Any] = ContextVar("scalable_key_of_coroutine", default=None)
 
     def get_client(timeout: Any = None) -> Client:
         if not worker._client and not _default_client_fits(worker):
@@ -639,9 +657,11 @@ def replace_worker_client(worker: Worker, client_class: Callable[[], type[Client
                 **limit,
             )
             Worker._initialized_clients.add(worker._client)  # closed with the process
+            _add_submitting_task(worker._client, key_of_coroutine.get)
         return dask_get_client(timeout)
 
     worker._get_client = get_client  # type: ignore[method-assign]
+    return key_of_coroutine.set
 
 
 def _runs_on_loop(worker: Worker) -> bool:

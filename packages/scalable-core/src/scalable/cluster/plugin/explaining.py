@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,11 +23,23 @@ class TaskFacts:
         The scheduler.
     status : callable
         Returns the status of a worker, unresponsive ones included.
+    blocked : callable
+        Returns how a task blocks one that it waits for, or is blocked, in one line.
+    cancelled : mapping of str to sequence
+        The keys of tasks that are no longer wanted and still run, by the address of their worker.
     """
 
-    def __init__(self, scheduler: Scheduler, status: Callable[[WorkerState], str]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        status: Callable[[WorkerState], str],
+        blocked: Callable[[TaskState], str],
+        cancelled: Mapping[str, Sequence[Any]],
+    ) -> None:
         self.scheduler = scheduler
         self._status = status
+        self._blocked = blocked
+        self._cancelled = cancelled
 
     def find(self, key: Any) -> dict[str, Any]:
         """Return the state of a task and what it waits for, in plain values.
@@ -40,7 +52,8 @@ class TaskFacts:
         unfinished = len(ts.waiting_on or ())
         while ts.state == "waiting" and ts.waiting_on:
             ts = min(ts.waiting_on, key=lambda dependency: str(dependency.key))
-        return self._facts(ts) | {"key": str(ts.key), "dependencies": unfinished}
+        own = {"key": str(ts.key), "dependencies": unfinished, "blocked": self._blocked(ts)}
+        return self._facts(ts) | own
 
     def _facts(self, ts: TaskState) -> dict[str, Any]:
         ws = ts.processing_on
@@ -59,4 +72,5 @@ class TaskFacts:
             "state": "assigned",
             "ahead": [(str(other.key), seconds) for other, seconds in running[:MOST_NAMES]],
             "more": max(0, len(running) - MOST_NAMES),
+            "cancelled": [*map(str, self._cancelled.get(ws.address, ())[:MOST_NAMES])],
         }

@@ -67,14 +67,22 @@ _HANDLERS: dict[str, tuple[str, Callable[[Exception], Any]]] = {
 class Isolation:
     """Runs the tasks of a worker so that they do not reach each other.
 
+    Parameters
+    ----------
+    worker : Worker
+        The worker.
+    note_key : callable
+        Called with the key of each task, in the asyncio task that runs it.
+
     Attributes
     ----------
     is_forking : callable
         Returns whether a fork by the present thread is one of the worker's or its tasks', and not of their client.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, note_key: Callable[[Any], object]) -> None:
         self._worker = worker
+        self._note_key = note_key
         # Other workers are threads of their client, whose directory and whose forks are its own business.
         self._owns_process = threading.current_thread() is threading.main_thread()
         self._home = _Home()
@@ -101,6 +109,7 @@ class Isolation:
     async def execute(self, key: Any, *, stimulus_id: str) -> Any:
         """Run a task, and return what Dask's `Worker.execute` returns."""
         run = run_id(self._worker, key)
+        self._note_key(key)
         if self._owns_process:
             self._home.enter()  # for tasks that are coroutines, which run on this thread
         try:

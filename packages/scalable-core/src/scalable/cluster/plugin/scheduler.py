@@ -27,6 +27,7 @@ from scalable.cluster.plugin.presence import Presence
 from scalable.cluster.plugin.results import ResultForwarding
 from scalable.cluster.plugin.shuffles import Shuffles
 from scalable.cluster.plugin.spreading import spread_waiting_tasks
+from scalable.cluster.plugin.submissions import Submissions
 from scalable.cluster.plugin.transfers import Transfers
 from scalable.cluster.plugin.walltimes import Walltimes
 from scalable.cluster.plugin.worker import GroupsWorkerPlugin
@@ -86,6 +87,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.draining = Draining(scheduler, self.transfers)
         self.failed_groups = FailedGroups(scheduler)
         self.walltimes = Walltimes(scheduler, self.members)
+        self.submissions = Submissions(scheduler)
         self.deaths = Deaths(scheduler)
         self.presence = Presence(scheduler, self.orphan_timeout)
         self.results = ResultForwarding(scheduler)
@@ -99,7 +101,9 @@ class GroupsPlugin(SchedulerPlugin):
             "scalable_drain": self.drain,
             "scalable_resume": self.resume,
             "scalable_expire": self.expire,
-            "scalable_explain_task": TaskFacts(scheduler, self.liveness.status).find,
+            "scalable_explain_task": TaskFacts(
+                scheduler, self.liveness.status, self.submissions.explain, self.admission.unknown
+            ).find,
             "scalable_alone": self.deaths.record_alone,
             "scalable_explain_deaths": self.deaths.explain,
             "scalable_fail": self.failed_groups.fail,
@@ -110,6 +114,7 @@ class GroupsPlugin(SchedulerPlugin):
             "task-finished": self.results.handle_task_finished,
             "scalable-receive-results": self.results.add_client,
             "task-erred": self.transfers.handle_task_erred,
+            "update-graph": self.submissions.handle_update_graph,
             "long-running": self.deaths.handle_long_running,
             "scalable-recording": self.deaths.record_recording,
             "scalable-started": self.deaths.record_started,
@@ -180,6 +185,7 @@ class GroupsPlugin(SchedulerPlugin):
             self.transfers.forget_result(key)
         if finish in ("memory", "erred", "forgotten"):
             self.walltimes.forget_task(key)
+        self.submissions.on_transition(key, finish)
         self.deaths.on_transition(key, start, finish, kwargs.get("worker"))
         if finish in Backlog.STATES:
             self.backlog.add(self.scheduler.tasks[key])
@@ -211,6 +217,7 @@ class GroupsPlugin(SchedulerPlugin):
             "removed": [*self.removed.values()],
             "departures": self.departures,
             "deaths": self.deaths.unexplained,
+            "blocked": self.submissions.blocked(),
         }
 
     def _worker_facts(self, ws: WorkerState) -> tuple[str | float, ...]:

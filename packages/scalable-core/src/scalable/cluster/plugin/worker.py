@@ -48,10 +48,10 @@ class GroupsWorkerPlugin(WorkerPlugin):
         self.worker = worker
         self.file_names.keep()
         lift_worker_send_timeout(worker)
-        provide_client(worker)
+        note_key = provide_client(worker)
         worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
         worker.handlers["scalable_check_transfer"] = self.check_transfer
-        self.isolation = Isolation(worker)
+        self.isolation = Isolation(worker, note_key)
         detach_forks(worker, self.isolation.is_forking)
         self.record = RunRecord(worker)
         self.results = SmallResults(worker, self.record.usage.take)
