@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from distributed import LocalCluster
 from fsspec.implementations.memory import MemoryFileSystem
+from outputs_machine import LARGE, NAME, Machine, restore_many
 from results_user import User
 
 from scalable.client import ScalableClient
@@ -29,8 +30,6 @@ from scalable.results.store.outputs import (
 from scalable.results.store.storage import Store
 
 Connect = Callable[..., ScalableClient]
-
-NAME = "simulate/0123456789abcdef/00112233445566778899aabbccddeeff"
 
 MODEL = """
 import os
@@ -242,51 +241,6 @@ def test_files_are_kept_in_any_store(url: str, tmp_path: Path) -> None:
 
 # -- Copies on the machine
 
-LARGE = "member 1\n" * 10_000
-
-
-class Machine:
-    """A machine with workers: where their files and their copies are, and what they tell."""
-
-    def __init__(self, url: str, directory: Path) -> None:
-        self.url, self.directory, self.copies = url, directory, directory / "cache" / "copies"
-        self.told: list[str] = []
-        self.store_id = Store(url).open("me", create=True)["id"]
-        self.table, self.database = directory / "out" / "1.csv", directory / "out" / "db"
-        self.paths = {"table": str(self.table), "database": str(self.database)}
-
-    def worker(self) -> Store:
-        """Return the store as a new worker has it."""
-        copies = str(self.copies)
-        return Store(
-            self.url, trusted=True, store_id=self.store_id, copies=copies, tell=self.told.append
-        )
-
-    def run(self, content: str = LARGE) -> None:
-        """Write and keep what a task writes."""
-        self.database.mkdir(parents=True)
-        self.table.write_text(content)
-        (self.database / "x").write_text(content)
-        keep_outputs(self.worker(), NAME, "simulate", self.paths)
-
-    def restore(self) -> bool:
-        """Restore the files in a new worker, look at them, and remove them; return whether the store was read."""
-        store: Any = self.worker()
-        get_file, read = store.get_file, []
-
-        def count(name: str, path: str) -> None:
-            read.append(name)
-            get_file(name, path)
-
-        store.get_file = count
-        to = self.directory / "to"
-        restored = restore_outputs(store, NAME, str(to))
-        for path in (Path(restored["table"]), Path(restored["database"]) / "x"):
-            assert path.read_text() == LARGE
-            path.unlink()
-        assert len(read) in (0, 2)
-        return bool(read)
-
 
 @pytest.fixture(params=["local", "memory"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
@@ -308,7 +262,7 @@ def test_files_are_restored_from_copies_on_the_machine(machine: Machine) -> None
     assert not machine.restore()
     for path in written:
         path.unlink()
-    assert machine.restore()  # which copies what it has read
+    assert machine.restore() == 2  # which copies what it has read
     assert sorted(machine.copies.rglob("*.output")) == written
     assert not machine.restore()
     assert machine.told == []
@@ -328,7 +282,7 @@ def test_copies_of_other_content_are_replaced(machine: Machine) -> None:
     machine.table.write_text(LARGE)
     (machine.database / "x").write_text(LARGE)
     keep_outputs(Store(machine.url, trusted=True), NAME, "simulate", machine.paths)
-    assert machine.restore()
+    assert machine.restore() == 2
     assert not machine.restore()
 
 
@@ -351,7 +305,7 @@ def test_copies_that_cannot_be_trusted_are_not_restored(machine: Machine, how: s
             pytest.skip("only root gives files to others")
         else:
             os.chown(path, 12345, -1)
-    assert machine.restore()
+    assert machine.restore() == 2
     if how == "directory of another":
         assert machine.told == [
             f"copies of results (local_cache): {written[0]} belongs to user 12345; the run goes on without"
@@ -368,17 +322,7 @@ def test_copies_of_files_that_cannot_be_written_are_told_of_once(machine: Machin
         f"copies of results (local_cache): cannot write to {machine.copies}: Not a directory; "
         "the run goes on without"
     ]
-    assert machine.restore()
-
-
-def _restore_many(url: str, directory: Path, number: int) -> None:
-    machine = Machine(url, directory)
-    machine.directory = directory / str(number)
-    for _ in range(20):
-        machine.restore()
-        for path in machine.copies.rglob("*.output"):
-            path.unlink(missing_ok=True)
-    assert machine.told == []
+    assert machine.restore() == 2
 
 
 def test_two_workers_that_copy_the_same_do_no_harm(tmp_path: Path) -> None:
@@ -386,7 +330,7 @@ def test_two_workers_that_copy_the_same_do_no_harm(tmp_path: Path) -> None:
     machine.run()
     spawn = get_context("spawn")
     workers = [
-        spawn.Process(target=_restore_many, args=(machine.url, tmp_path, number))
+        spawn.Process(target=restore_many, args=(machine.url, tmp_path, number))
         for number in range(2)
     ]
     for worker in workers:
@@ -394,7 +338,7 @@ def test_two_workers_that_copy_the_same_do_no_harm(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(timeout=120)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert machine.restore()
+    assert machine.restore() == 2
     assert not machine.restore()
     assert sorted(path.suffix for path in machine.copies.rglob("*") if path.is_file()) == [
         ".output",

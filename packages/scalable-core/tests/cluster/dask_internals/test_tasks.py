@@ -156,9 +156,7 @@ async def test_a_held_task_waits_until_it_is_resumed(rig: Rig) -> None:
     first = await rig.add("a")
     blocking = rig.block()
     waiting = rig.client.submit(identity, 1, key="waiting")
-    await until(
-        lambda: first.state.executing and rig.state(waiting) in ("processing", "queued")
-    )
+    await until(lambda: first.state.executing and rig.state(waiting) in ("processing", "queued"))
     ts = rig.task(waiting)
     hold = Hold(rig.scheduler, ts)
     assert ts.state == "no-worker"
