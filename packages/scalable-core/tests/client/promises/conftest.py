@@ -102,5 +102,5 @@ def session(
         session = Session(client, options, tmp_path)
         yield session
         session.open()
-    # The scheduler forgets the tasks of a client some time after that has closed. The next one has some of the same keys.
+    # The scheduler forgets the tasks of a client some time after that has closed. The next one has some of these keys.
     session.until(lambda: client.id not in cluster.scheduler.clients)
