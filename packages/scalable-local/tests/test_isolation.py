@@ -411,6 +411,71 @@ def test_tasks_at_the_same_time_have_their_own_directories(
     assert client.gather(futures) == [True, True]
 
 
+def close_output(how: str) -> None:
+    if how == "stream":
+        sys.stdout.close()
+    else:
+        os.close(1)
+        os.close(2)
+
+
+@pytest.mark.parametrize("how", ["stream", "descriptor"])
+def test_a_task_finds_its_output_open(client: ScalableClient, tmp_path: Path, how: str) -> None:
+    if client.session is None or client.session.target_name == "threads":
+        pytest.skip("the output of workers that are threads is the client's")
+
+    def write(path: Path) -> str:
+        # A file that takes the place of the closed descriptor would get what is printed.
+        with path.open("w") as file:
+            os.write(1, b"to the log\n")
+            print("to the log, too", flush=True)
+            return f"{file.fileno() > 2} {sys.stdout.closed}"
+
+    run(client, lambda: close_output(how))
+    assert run(client, lambda: write(tmp_path / "file")) == "True False"
+    assert (tmp_path / "file").read_text() == ""
+    assert "to the log, too" in "".join(client.session.cluster.logs("single").values())
+
+
+def test_a_result_that_cannot_be_pickled_is_named_in_one_line(client: ScalableClient) -> None:
+    if client.session is None or client.session.target_name == "threads":
+        pytest.skip("results of workers that are threads are not pickled")
+    with pytest.raises(TypeError) as caught:
+        run(client, lambda: (number for number in range(3)))
+    assert str(caught.value) == (
+        "Could not serialize object of type generator: TypeError: cannot pickle 'generator' object; "
+        "let the task return what can be pickled"
+    )
+
+
+def test_a_function_on_the_scheduler_cannot_end_it(client: ScalableClient) -> None:
+    with pytest.raises(RuntimeError, match="the function raised SystemExit: 3"):
+        client.run_on_scheduler(lambda: sys.exit(3))
+    assert run(client, lambda: 1) == 1
+
+
+class PanicsWhenUnpickled:
+    def __reduce__(self) -> Any:
+        return raise_it, (PanicException("while it is unpickled"),)
+
+
+class ArgumentThatExits:
+    def __reduce__(self) -> Any:
+        return sys.exit, (3,)
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [(PanicsWhenUnpickled(), "PanicException"), (ArgumentThatExits(), "SystemExit")],
+)
+def test_an_argument_that_cannot_be_unpickled_fails_its_call(
+    client: ScalableClient, argument: Any, text: str
+) -> None:
+    with pytest.raises(RuntimeError, match=f"unpickling the task raised {text}"):
+        run(client, lambda _: 1, argument)
+    assert run(client, lambda: 1) == 1
+
+
 def test_a_fork_of_the_clients_process_that_is_not_a_tasks_is_left_alone(
     client: ScalableClient,
 ) -> None:

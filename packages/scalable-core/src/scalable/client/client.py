@@ -50,6 +50,7 @@ from scalable.cluster.plugin import (
     RESULT_MESSAGE,
     TABLE_TOPIC,
     FileNames,
+    in_one_line,
 )
 from scalable.errors import (
     MissingKeysError,
@@ -739,7 +740,14 @@ class ScalableClient(WatchedClient):
         here, is_all = take_from_gather(self, take)
         response: dict[str, Any] = {"status": "OK", "data": {}}
         if not is_all:
-            response = await super()._gather_remote(*args, **kwargs)
+            try:
+                response = await super()._gather_remote(*args, **kwargs)
+            except TypeError as error:
+                if not str(error).startswith("Could not serialize"):
+                    raise
+                # Dask's text has the worker's traceback in it.
+                text = in_one_line(error).removeprefix("TypeError: ")
+                raise TypeError(f"{text}; let the task return what can be pickled") from None
         if response["status"] == "OK":
             response["data"] |= here
             if kept and self._kept is not None:

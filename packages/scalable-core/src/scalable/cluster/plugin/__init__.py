@@ -37,6 +37,7 @@ In reading order:
 
 from scalable.cluster.plugin.admission import describe_version_mismatch
 from scalable.cluster.plugin.dask_internals import send_sooner
+from scalable.cluster.plugin.exceptions import in_one_line
 from scalable.cluster.plugin.filenames import FileNames, kept_file_names
 from scalable.cluster.plugin.results import RESULT_MESSAGE
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin
@@ -49,6 +50,7 @@ __all__ = [
     "GroupsPlugin",
     "GroupsWorkerPlugin",
     "describe_version_mismatch",
+    "in_one_line",
     "kept_file_names",
     "send_sooner",
 ]

@@ -72,6 +72,7 @@ __all__ = [
     "replace_raised",
     "replace_worker_client",
     "replaced_run_spec",
+    "report_failed_graph",
     "return_resources",
     "run_alone",
     "run_id",
@@ -322,6 +323,15 @@ def cancel_all(scheduler: Scheduler, reason: str) -> None:
             "msg": reason,
         }
         scheduler.report(message, client=name)
+
+
+def report_failed_graph(
+    scheduler: Scheduler, keys: Iterable[Any], client: str, error: Exception
+) -> None:
+    """Let futures of a client raise an error, whose tasks the scheduler cannot read."""
+    for key in keys:
+        message = {"op": "task-erred", "key": key, "exception": to_serialize(error)}
+        scheduler.report({**message, "traceback": None}, client=client)
 
 
 class Stealing:

@@ -7,7 +7,7 @@ import pickle
 import pkgutil
 from typing import Any
 
-__all__ = ["ordinary", "pickled_call", "unpickled"]
+__all__ = ["in_one_line", "ordinary", "pickled_call", "unpickled"]
 
 
 class _Imported:
@@ -82,3 +82,15 @@ def ordinary(error: BaseException, source: str = "the task") -> Exception:
     return RuntimeError(
         f"{source} raised {what}, which cannot be passed on; raise another exception"
     )
+
+
+def in_one_line(error: BaseException) -> str:
+    r"""Describe an error of pickling in one line; distributed's own includes the traceback of its cause.
+
+    Examples
+    --------
+    >>> in_one_line(TypeError("Could not serialize\nTraceback …\nOSError: a handle\n"))
+    'TypeError: Could not serialize: OSError: a handle'
+    """
+    lines = [type(error).__name__, *filter(None, str(error).splitlines())]
+    return ": ".join(lines if len(lines) < 3 else (*lines[:2], lines[-1]))

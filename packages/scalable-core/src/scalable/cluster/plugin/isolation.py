@@ -5,6 +5,7 @@
   unpickled.
 * Each task starts in the worker's directory, with the worker's umask. Where Linux allows it, each thread has its own,
   so that tasks that run at the same time do not notice either.
+* Each task finds standard output and error open, whatever the one before has closed.
 * A task that cannot be unpickled fails, and names the module that is missing; the worker goes on.
 * A fork of a task ends where the task ends, and does not go on as a worker.
 
@@ -18,9 +19,11 @@ import ctypes
 import functools
 import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from scalable.cluster.plugin.dask_internals import (
     actor_executor,
@@ -46,7 +49,7 @@ from scalable.cluster.plugin.missing import explained
 if TYPE_CHECKING:
     from distributed.worker import Worker
 
-__all__ = ["Isolation"]
+__all__ = ["Isolation", "contained"]
 
 _CLONE_FS = 0x200
 """Working directory, root and umask, as in Linux's ``sched.h``."""
@@ -86,6 +89,7 @@ class Isolation:
         # Other workers are threads of their client, whose directory and whose forks are its own business.
         self._owns_process = threading.current_thread() is threading.main_thread()
         self._home = _Home()
+        self._streams = _Streams() if self._owns_process else None
         self._threads = _Thread()
         # Without a reference to the worker, since it is called as long as the process lives.
         self.is_forking = functools.partial(_is_forking, self._threads, self._owns_process)
@@ -97,7 +101,7 @@ class Isolation:
         self._actor_thread.submit = functools.partial(self._actor_thread.submit, _call)
         self._handlers = {op: worker.handlers[op] for op in _HANDLERS}
         for op, (source, fail) in _HANDLERS.items():
-            worker.handlers[op] = _contained(worker.handlers[op], source, fail)
+            worker.handlers[op] = contained(worker.handlers[op], source, fail)
 
     def close(self) -> None:
         """Let the worker run tasks as before."""
@@ -110,6 +114,8 @@ class Isolation:
         """Run a task, and return what Dask's `Worker.execute` returns."""
         run = run_id(self._worker, key)
         self._note_key(key)
+        if self._streams is not None:
+            self._streams.reopen()
         if self._owns_process:
             self._home.enter()  # for tasks that are coroutines, which run on this thread
         try:
@@ -235,6 +241,39 @@ class _Home:
             os.fchdir(self._descriptor)
 
 
+class _Streams:
+    """Standard output and error of a worker when it was set up."""
+
+    _NAMES: ClassVar = {1: "stdout", 2: "stderr"}
+
+    def __init__(self) -> None:
+        self._copies: dict[int, int] = {}
+        for number in self._NAMES:
+            with suppress(OSError):  # it is closed already
+                self._copies[number] = os.dup(number)
+
+    def __del__(self) -> None:
+        for copy in self._copies.values():
+            os.close(copy)
+
+    def reopen(self) -> None:
+        """Open them again if they are closed: the next file would take their place, and get what others print."""
+        for number, copy in self._copies.items():
+            try:
+                os.fstat(number)
+            except OSError:
+                with suppress(OSError):  # the copy was closed as well
+                    os.dup2(copy, number)
+            name = self._NAMES[number]
+            if getattr(getattr(sys, name), "closed", False):
+                with suppress(OSError):
+                    setattr(sys, name, _open_for_lines(number))
+
+
+def _open_for_lines(descriptor: int) -> Any:
+    return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
+
+
 def _leave_shared_directory() -> bool:
     """Give this thread a working directory and a umask of its own, and return whether that was possible.
 
@@ -246,11 +285,23 @@ def _leave_shared_directory() -> bool:
         return False
 
 
-def _contained(handler: Callable[..., Any], source: str, fail: Callable[[Exception], Any]) -> Any:
-    """Return a handler that ends in `fail(error)` where the user's code raises what the caller would not get."""
+def contained(
+    handler: Callable[..., Any], source: str, fail: Callable[[Exception], Any] = _raise
+) -> Any:
+    """Return a handler that ends in `fail(error)` where the user's code raises what the caller would not get.
+
+    Parameters
+    ----------
+    handler : callable
+        The handler.
+    source : str
+        What the handler calls.
+    fail : callable
+        Returns or raises what the caller gets.
+    """
 
     @functools.wraps(handler)
-    async def contained(*args: Any, **kwargs: Any) -> Any:
+    async def handle(*args: Any, **kwargs: Any) -> Any:
         try:
             answer = handler(*args, **kwargs)
             answer = await answer if inspect.isawaitable(answer) else answer
@@ -263,7 +314,7 @@ def _contained(handler: Callable[..., Any], source: str, fail: Callable[[Excepti
             failure = error
         return fail(ordinary(failure, source))
 
-    return contained
+    return handle
 
 
 def _call(function: Callable[..., Any], *args: Any) -> Any:

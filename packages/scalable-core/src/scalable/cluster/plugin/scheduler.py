@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +14,18 @@ from tornado.ioloop import PeriodicCallback
 from scalable.cluster.plugin.admission import Admission
 from scalable.cluster.plugin.dask_internals import (
     cancel_all,
+    report_failed_graph,
     send_sooner,
     tasks_of_dead_worker,
 )
 from scalable.cluster.plugin.deaths import Deaths
 from scalable.cluster.plugin.demand import Backlog
 from scalable.cluster.plugin.draining import Draining
+from scalable.cluster.plugin.exceptions import ordinary
 from scalable.cluster.plugin.explaining import TaskFacts
 from scalable.cluster.plugin.failed_groups import FailedGroups
 from scalable.cluster.plugin.filenames import FileNames
+from scalable.cluster.plugin.isolation import contained
 from scalable.cluster.plugin.liveness import Liveness
 from scalable.cluster.plugin.nannies import refuse_nanny_plugins
 from scalable.cluster.plugin.presence import Presence
@@ -108,13 +113,14 @@ class GroupsPlugin(SchedulerPlugin):
             "scalable_explain_deaths": self.deaths.explain,
             "scalable_fail": self.failed_groups.fail,
             "scalable_cancel_all": self.cancel_all,
+            "run_function": contained(scheduler.handlers["run_function"], "the function"),
         }
         refuse_nanny_plugins(scheduler)
         scheduler.stream_handlers |= {
             "task-finished": self.results.handle_task_finished,
             "scalable-receive-results": self.results.add_client,
             "task-erred": self.transfers.handle_task_erred,
-            "update-graph": self.submissions.handle_update_graph,
+            "update-graph": self.handle_update_graph,
             "long-running": self.deaths.handle_long_running,
             "scalable-recording": self.deaths.record_recording,
             "scalable-started": self.deaths.record_started,
@@ -189,6 +195,22 @@ class GroupsPlugin(SchedulerPlugin):
         self.deaths.on_transition(key, start, finish, kwargs.get("worker"))
         if finish in Backlog.STATES:
             self.backlog.add(self.scheduler.tasks[key])
+
+    # -- Messages of clients
+
+    async def handle_update_graph(
+        self, *, keys: Collection[Any], client: str, **message: Any
+    ) -> None:
+        """Add tasks; those that cannot be unpickled fail, whatever that raises."""
+        try:
+            await self.submissions.handle_update_graph(keys=keys, client=client, **message)
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - it would end the scheduler, or nobody would learn of it
+            failure = error
+        else:
+            return
+        report_failed_graph(self.scheduler, keys, client, ordinary(failure, "unpickling the task"))
 
     # -- Handlers that the controller calls
 

@@ -15,6 +15,7 @@ from scalable.cluster.plugin.dask_internals import (
     return_resources,
     unstarted_tasks,
 )
+from scalable.cluster.plugin.exceptions import in_one_line
 from scalable.cluster.plugin.filenames import FileNames
 from scalable.cluster.plugin.forks import detach_forks
 from scalable.cluster.plugin.isolation import Isolation
@@ -87,18 +88,6 @@ class GroupsWorkerPlugin(WorkerPlugin):
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 - unpickling may raise anything, and that is the reason
-                return _in_one_line(error)
+                return in_one_line(error)
             return None
         return None
-
-
-def _in_one_line(error: BaseException) -> str:
-    r"""Describe an error of pickling in one line; distributed's own includes the traceback of its cause.
-
-    Examples
-    --------
-    >>> _in_one_line(TypeError("Could not serialize\nTraceback …\nOSError: a handle\n"))
-    'TypeError: Could not serialize: OSError: a handle'
-    """
-    lines = [type(error).__name__, *filter(None, str(error).splitlines())]
-    return ": ".join(lines if len(lines) < 3 else (*lines[:2], lines[-1]))
