@@ -36,6 +36,14 @@ def test_a_pickled_function_keeps_its_file(cell: dict[str, Any], call: str) -> N
     assert shown(caught.value)[-2:] == ["return (lambda: x / y)()"] * 2
 
 
+@pytest.fixture(autouse=True)
+def no_other_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set aside what other clusters of this process have changed, such as one that several tests share."""
+    reduce_code = CloudPickler.dispatch_table[CodeType]
+    original = getattr(reduce_code, "original", reduce_code)
+    monkeypatch.setitem(CloudPickler.dispatch_table, CodeType, original)
+
+
 def test_cloudpickle_is_left_as_it_was() -> None:
     before = CloudPickler.dispatch_table[CodeType]
     with kept_file_names(), kept_file_names():

@@ -103,4 +103,5 @@ def session(
         yield session
         session.open()
     # The scheduler forgets the tasks of a client some time after that has closed. The next one has some of these keys.
-    session.until(lambda: client.id not in cluster.scheduler.clients)
+    scheduler: Any = cluster.scheduler
+    session.until(lambda: client.id not in scheduler.clients)
