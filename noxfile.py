@@ -304,7 +304,9 @@ def _install_system(session: nox.Session, system: str) -> None:
     # Images are made of what is installed, and containers cannot keep the byte code of what they import.
     session.env["UV_COMPILE_BYTECODE"] = "1"
     brought_up_with = _group(SYSTEM_GROUPS[system]) if system in SYSTEM_GROUPS else []
-    _install(session, SYSTEMS[system], *_examples(), *brought_up_with, group="test")
+    # Runs that go on on Slurm begin on this machine.
+    beside = ["scalable-local"] if system == "slurm" else []
+    _install(session, SYSTEMS[system], *beside, *_examples(), *brought_up_with, group="test")
 
 
 @nox.session(python=SUPPORTED[0], requires=["wheels"], default=False, reuse_venv=False)

@@ -1,4 +1,4 @@
-"""An ensemble whose client is killed goes on where it stopped, on a real Slurm."""
+"""An ensemble whose client is killed, on this machine or on Slurm, goes on where it stopped, on a real Slurm."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from slurm_site import SlurmSite, wait_until
 
 from scalable.results.store.storage import Store
@@ -16,6 +17,7 @@ MANIFEST = """\
 version: 1
 project: {name: ensemble, results: kept}
 targets:
+  laptop: {provider: local}
   hpc:
     provider: slurm
     queue: short
@@ -53,8 +55,9 @@ def simulate(member):
 """
 
 
+@pytest.mark.parametrize("first", ["laptop", "hpc"])
 def test_a_killed_ensemble_of_400_members_starts_only_the_370_that_are_missing(
-    work: Path, site: SlurmSite
+    work: Path, site: SlurmSite, first: str
 ) -> None:
     starts, hold = work / "starts", work / "hold"
     (work / "scalable.yaml").write_text(MANIFEST)
@@ -62,7 +65,7 @@ def test_a_killed_ensemble_of_400_members_starts_only_the_370_that_are_missing(
     (work / "model.py").write_text(MODEL.format(starts=str(starts), hold=str(hold)))
     hold.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-m", "scalable.cli", "run", "--workflow", "workflow.py"],
+        [sys.executable, "-m", "scalable.cli", "run", "-w", "workflow.py", "--target", first],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -78,7 +81,7 @@ def test_a_killed_ensemble_of_400_members_starts_only_the_370_that_are_missing(
     starts.unlink()
     (record,) = (work / ".scalable" / "runs").iterdir()
     resumed = subprocess.run(
-        [sys.executable, "-m", "scalable.cli", "resume", record.name],
+        [sys.executable, "-m", "scalable.cli", "resume", record.name, "--target", "hpc"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
