@@ -177,7 +177,8 @@ def test_a_session_outlives_its_shell_and_ends_with_its_jobs(
     up = scalable("up", "--json")
     assert up.returncode == 0, up.stderr
     told = json.loads(up.stdout)
-    assert {tag: each["running"] for tag, each in told["groups"].items()} == {"gcam": 2, "plots": 1}
+    # It returns once each group has a worker.
+    assert {tag for tag, each in told["groups"].items() if each["running"]} == {"gcam", "plots"}
     attached = scalable("attach", "--workflow", "workflow.py")
     assert (attached.returncode, attached.stdout) == (0, "42\n4 4\n"), attached.stderr
     assert scalable("scale", "gcam=3", "plots=0").returncode == 0
