@@ -2,7 +2,11 @@
 
 ==============  =================================================================================
 `client`        `ScalableClient`: Dask's calls, each with a tag
+`checking`      `CheckingClient`: sends no task that no worker of any group can run
+`gathering`     `GatheringClient`: has small results already, and those that are kept
 `connection`    `WatchedClient`: ends in one error once its scheduler is lost
+`kept`          the futures of results that are kept
+`results`       small results that came with the news that their tasks have finished
 `failures`      tasks that failed, beside the results of those that did not
 `keys`          the keys of calls that carry a tag
 `requirements`  what a call requires, and whether any worker can ever have it

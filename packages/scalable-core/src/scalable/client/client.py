@@ -4,60 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import operator
-import os
 import uuid
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.base
 import dask.config
 from dask.utils import parse_timedelta
-from distributed import Future, get_worker
+from distributed import Future
 from distributed.security import Security
 
-from scalable.client.connection import WatchedClient
+from scalable.client.checking import CheckingClient
 from scalable.client.executor import TaggedCalls
-from scalable.client.failures import TaskFailure, gather_with_failures
-from scalable.client.kept import KeptFutures
 from scalable.client.keys import key_of_call, keys_of_map
 from scalable.client.requirements import (
-    check_resources,
-    check_workers,
-    refuse_other_workers,
     resolve_tag,
-    resources_for_tag,
-    tag_options,
 )
-from scalable.client.results import ReceivedResults
 from scalable.client.waits import describe_wait
 from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
-    annotations_of,
     computation_code,
     defer_unpickling,
     executor_of,
-    function_name,
-    has_own_deserializers,
     is_coroutine_function,
-    keep_annotations,
-    retrieve_gather_exceptions,
-    take_from_gather,
 )
 from scalable.cluster.notebook import show_live
 from scalable.cluster.plugin import (
-    RESULT_MESSAGE,
-    TABLE_TOPIC,
     FileNames,
-    in_one_line,
 )
 from scalable.errors import (
     MissingKeysError,
     NotSupportedError,
-    ResultStoreError,
-    TagConflictError,
-    UnknownWorkerError,
 )
 
 if TYPE_CHECKING:
@@ -66,12 +43,6 @@ if TYPE_CHECKING:
     from scalable.session import ScalableSession
 
 __all__ = ["ScalableClient"]
-
-TASKS_TOPIC = "scalable-tasks"
-"""Dask event topic on which a client publishes the component of each manifest task, for clients inside of tasks."""
-
-_ERRORS = ("raise", "skip", "collect")
-"""What `gather` does with tasks that fail."""
 
 
 def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
@@ -83,7 +54,7 @@ def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
     return Security().get_tls_config_for_role("client")["cert"] is None
 
 
-class ScalableClient(WatchedClient):
+class ScalableClient(CheckingClient):
     """A ``distributed.Client`` that sends tasks to the workers made for them.
 
     It is Dask's client, whose `submit`, `map`, `compute`, `persist`, `get` and `get_executor` also take a tag. `gather`
@@ -125,72 +96,18 @@ class ScalableClient(WatchedClient):
             raise MissingKeysError(address)
         self.session = session
         self.modules: UserModules | None = None
-        self._tasks = None if tasks is None else dict(tasks)
-        self._slots: Mapping[str, int] | None = None  # until it is known
-        self._connected: Mapping[str, Any] = {}  # workers, when they were last asked for
-        self._gathering: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-        self._file_names = FileNames()
-        self._results = ReceivedResults()
-        self._failures: dict[Any, TaskFailure] = {}
         self.outputs: OutputChecks | None = None
-        self._kept: KeptFutures | None = None
-        self.keep_results(results)
-        super().__init__(address, *args, **kwargs)
+        self._file_names = FileNames()
+        super().__init__(address, *args, tasks=tasks, results=results, **kwargs)
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
-        self._stream_handlers[RESULT_MESSAGE] = self._handle_result
         started = await super()._start(*args, **kwargs)
         self._file_names.keep()
-        # The scheduler publishes the group table as events; a plain Dask cluster has none of them.
-        self.subscribe_topic(TABLE_TOPIC, self._update_slots)
-        await self._fetch_table()
-        if self._tasks is None:
-            self._tasks = await self._fetch_last(TASKS_TOPIC)
-        elif self._tasks:
-            await self.log_event(TASKS_TOPIC, self._tasks)
         return started
-
-    async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
-        await super()._ensure_connected(*args, **kwargs)
-        if self._slots:  # it is connected again
-            self._receive_results()
-
-    def _receive_results(self) -> None:
-        """Request small results with the messages that their tasks have finished."""
-        if not has_own_deserializers(self):
-            self._send_to_scheduler({"op": "scalable-receive-results"})
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         self._file_names.release()
         await super()._close(*args, **kwargs)
-        self._results.clear()
-
-    async def _fetch_table(self) -> None:
-        self._set_slots(await self._fetch_last(TABLE_TOPIC))
-
-    async def _fetch_last(self, topic: str) -> dict[str, Any]:
-        """Return what was published last under a topic."""
-        events = await self.get_events(topic)
-        found: dict[str, Any] = events[-1][1] if events else {}
-        return found
-
-    def _update_slots(self, event: tuple[float, dict[str, int]]) -> None:
-        self._set_slots(event[1])
-
-    def _set_slots(self, slots: Mapping[str, int]) -> None:
-        is_first, self._slots = not self._slots, slots
-        if is_first and slots:  # a plain Dask cluster has none
-            self._receive_results()
-
-    def keep_results(self, results: Results | None) -> None:
-        """Keep results from now on, and use those that are kept; None ends that.
-
-        Parameters
-        ----------
-        results : Results or None
-            From `open_results`; a session sets its own.
-        """
-        self._kept = None if results is None else KeptFutures(self, results)
 
     def submit(
         self,
@@ -254,6 +171,13 @@ class ScalableClient(WatchedClient):
         """
         tag, task, n = self._resolve(tag, task, n)
         actor = actor or actors
+        options: dict[str, Any] = {
+            "workers": workers,
+            "retries": retries,
+            "priority": priority,
+            "fifo_timeout": fifo_timeout,
+            "allow_other_workers": allow_other_workers,
+        }
         version = self._update_modules()
         if pure and not actor and (keep := self._keeper(func, task, tag)):
             if tag is not None:
@@ -263,12 +187,8 @@ class ScalableClient(WatchedClient):
                 key=None if key is None else [key],
                 tag=tag,
                 version=version,
-                workers=workers,
                 resources=resources,
-                retries=retries,
-                priority=priority,
-                fifo_timeout=fifo_timeout,
-                allow_other_workers=allow_other_workers,
+                **options,
             )
             return future
         func = self._checked(func, None if actor else task)
@@ -292,14 +212,10 @@ class ScalableClient(WatchedClient):
             func,
             *args,
             key=key,
-            workers=workers,
             resources=resources,
-            retries=retries,
-            priority=priority,
-            fifo_timeout=fifo_timeout,
-            allow_other_workers=allow_other_workers,
             actor=actor,
             pure=pure,
+            **options,
             **kwargs,
         )
 
@@ -352,6 +268,13 @@ class ScalableClient(WatchedClient):
         """
         tag, task, n = self._resolve(tag, task, n)
         actor = actor or actors
+        options: dict[str, Any] = {
+            "workers": workers,
+            "retries": retries,
+            "priority": priority,
+            "fifo_timeout": fifo_timeout,
+            "allow_other_workers": allow_other_workers,
+        }
         version = self._update_modules()
         if pure and not actor and (keep := self._keeper(func, task, tag)):
             if tag is not None:
@@ -362,13 +285,9 @@ class ScalableClient(WatchedClient):
                     key=key,
                     tag=tag,
                     version=version,
-                    workers=workers,
                     resources=resources,
-                    retries=retries,
-                    priority=priority,
-                    fifo_timeout=fifo_timeout,
-                    allow_other_workers=allow_other_workers,
                     batch_size=batch_size,
+                    **options,
                 )
         func = self._checked(func, None if actor else task)
         if not actor and self._kept and self._kept.has_files and not _are_endless(iterables):
@@ -399,15 +318,11 @@ class ScalableClient(WatchedClient):
             func,
             *iterables,
             key=key,
-            workers=workers,
             resources=resources,
-            retries=retries,
-            priority=priority,
-            fifo_timeout=fifo_timeout,
-            allow_other_workers=allow_other_workers,
             actor=actor,
             pure=pure,
             batch_size=batch_size,
+            **options,
             **kwargs,
         )
         return futures
@@ -422,11 +337,6 @@ class ScalableClient(WatchedClient):
         if not hasattr(self.session or self.cluster, "_live_html"):
             raise NotImplementedError  # a notebook shows Dask's own
         show_live(self)
-
-    @property
-    def failures(self) -> Mapping[Any, TaskFailure]:
-        """The tasks that were gathered with ``errors="collect"`` and have failed, by key."""
-        return dict(self._failures)
 
     def compute(
         self,
@@ -624,26 +534,9 @@ class ScalableClient(WatchedClient):
 
     # -- Hooks of Dask's client
 
-    def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
-        """Create futures of a graph, once it is known that some worker can run it. All calls come here."""
-        annotations = self._with_resources(dask.base.get_annotations())
-        anywhere = kwargs.get("allow_other_workers") or annotations.get("allow_other_workers")
-        if found := [*map(self._with_resources, annotations_of(expr))]:
-            self._check_annotated(found, kwargs.get("resources"), anywhere=anywhere)
-            expr = keep_annotations(expr, self._with_resources)
-        resources = kwargs.get("resources") or annotations.get("resources")
-        # Workers of a plain Dask cluster, which has no table, may have any resources.
-        if resources and self._slots and not callable(resources):
-            self._check_resources(resources)
-            if anywhere:
-                refuse_other_workers(resources)
-        workers = kwargs.get("workers") or annotations.get("workers")
-        if workers and not callable(workers) and not anywhere:
-            self._check_workers(workers, resources)
-        if self._kept is not None:
-            self._kept.provide(expr, resources)
-        with dask.base.annotate(**annotations):
-            futures = super()._graph_to_futures(expr, keys, *args, **kwargs)
+    def _graph_to_futures(self, *args: Any, **kwargs: Any) -> Any:
+        """Create futures of a graph. All calls come here."""
+        futures = super()._graph_to_futures(*args, **kwargs)
         if self.modules is not None:
             self.modules.end_call()
         return futures
@@ -652,42 +545,6 @@ class ScalableClient(WatchedClient):
     def _get_computation_code(stacklevel: int | None = None, nframes: int = 1) -> tuple[Any, ...]:
         """Return the user's code that asked for a computation, without frames of ours."""
         return computation_code(stacklevel, nframes)
-
-    async def _collect(self, gather: Callable[..., Any], futures: Any, **options: Any) -> Any:
-        """Gather futures, with a failure in the place of the result of each task that failed."""
-        values, failures = await gather_with_failures(
-            partial(gather, errors="skip", **options), futures
-        )
-        self._failures |= failures
-        return values
-
-    def _gather(
-        self, futures: Any, errors: str = "raise", direct: Any = None, local_worker: Any = None
-    ) -> Any:
-        """Gather futures; exceptions that an interrupted call leaves behind are retrieved.
-
-        This is no coroutine of its own, which would be one more frame in the tracebacks of the user's tasks.
-        """
-        if errors not in _ERRORS:
-            raise ValueError(f"errors={errors!r} is none of {', '.join(map(repr, _ERRORS))}")
-        if errors == "collect":
-            gathering: Any = self._collect(
-                super()._gather, futures, direct=direct, local_worker=local_worker
-            )
-        elif self._kept is not None and self._kept.has_all(futures):
-            gathering = self._kept.gather(futures)
-        else:
-            gathering = super()._gather(futures, errors, direct, local_worker)
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:  # an asynchronous client's, awaited later
-            return gathering
-        if task is None:  # a call from another thread
-            task = gathering = asyncio.ensure_future(gathering)
-        if task not in self._gathering:
-            self._gathering.add(task)
-            task.add_done_callback(_retrieve_gather_exceptions)
-        return gathering
 
     async def _scatter(self, *args: Any, **kwargs: Any) -> Any:
         """Scatter, once there is a worker: a group that adapts may have none until there is a task."""
@@ -704,55 +561,6 @@ class ScalableClient(WatchedClient):
         return not any(each.running for each in groups) and any(
             each.wanted or each.maximum for each in groups
         )
-
-    def _handle_key_in_memory(self, key: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Record that a task has finished. Perhaps it ran again, so that an earlier result is not this one."""
-        self._results.discard(key)
-        self._failures.pop(key, None)  # it was tried again
-        super()._handle_key_in_memory(key, *args, **kwargs)
-
-    def _handle_result(self, key: Any, result: bytes) -> None:
-        """Keep a small result, which follows the message that its task has finished."""
-        if key in self.futures:
-            self._results.add(key, result)
-
-    def _release_key(self, key: Any) -> None:
-        self._results.discard(key)
-        if self._kept is not None:
-            self._kept.discard(key)
-        super()._release_key(key)
-
-    def _handle_restart(self) -> None:
-        self._results.clear()
-        if self._kept is not None:
-            self._kept.clear()
-        super()._handle_restart()
-
-    async def _gather_remote(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Gather what has not come already."""
-        kept: dict[Any, Any] = {}
-
-        def take(keys: Iterable[Any]) -> dict[Any, Any]:
-            if self._kept is not None:
-                kept.update(self._kept.take(keys))
-            return self._results.take(key for key in keys if key not in kept) | kept
-
-        here, is_all = take_from_gather(self, take)
-        response: dict[str, Any] = {"status": "OK", "data": {}}
-        if not is_all:
-            try:
-                response = await super()._gather_remote(*args, **kwargs)
-            except TypeError as error:
-                if not str(error).startswith("Could not serialize"):
-                    raise
-                # Dask's text has the worker's traceback in it.
-                text = in_one_line(error).removeprefix("TypeError: ")
-                raise TypeError(f"{text}; let the task return what can be pickled") from None
-        if response["status"] == "OK":
-            response["data"] |= here
-            if kept and self._kept is not None:
-                response["data"] |= await self._kept.load(kept)
-        return response
 
     def send_modules(self, modules: UserModules) -> None:
         """Let workers have these modules of the user's from now on, in place of those of another client.
@@ -772,79 +580,13 @@ class ScalableClient(WatchedClient):
                 self._send_to_scheduler(message)
             return self.modules.version
 
-    def _keeper(
-        self, func: Callable[..., Any], task: str | None, tag: str | None
-    ) -> Callable[..., list[Future[Any]]] | None:
-        """Return what submits calls whose results are kept, or None if those of this function are not."""
-        if self._kept is not None:
-            rule = self._kept.results.rule(func, task, tag)
-            return None if rule is None else partial(self._kept.map, rule, func)
-        if hasattr(func, "__scalable_cached__") and not _is_in_task():
-            raise ResultStoreError(
-                f"the results of {function_name(func)} are to be kept, and there is no place for them; "
-                "set project.results in the manifest, or give the client results="
-            )
-        return None
-
     def _checked(self, func: Callable[..., Any], task: str | None) -> Callable[..., Any]:
         """Return a function that fails without the outputs of its task, if that has any which are not kept."""
         if task is None or self.outputs is None or self.asynchronous:
             return func
         return self.outputs.wrap(self, func, task)
 
-    def restore_outputs(self, futures: Any, to: str | os.PathLike[str] | None = None) -> Any:
-        """Write the files of tasks with `outputs` to this machine, and return their paths by the name of the output.
-
-        Parameters
-        ----------
-        futures : Future or list of Future
-            Their futures.
-        to : path, optional
-            The directory for them. By default each is written where its task had written it.
-
-        Returns
-        -------
-        dict of str to str, or list of them
-            The paths.
-
-        Raises
-        ------
-        ResultStoreError
-            The files are not kept, or damaged, or cannot be written.
-        """
-        if isinstance(futures, (list, tuple)):
-            return [self.restore_outputs(future, to) for future in futures]
-        if self._kept is None:
-            raise ResultStoreError(
-                "no outputs are kept; set project.results in the manifest, and cache: true in the task"
-            )
-        return self._kept.restore(futures, None if to is None else os.fspath(to))
-
     # -- What a call requires
-
-    @property
-    def _manifest_tasks(self) -> Mapping[str, str]:
-        return self._tasks or {}
-
-    def _resolve(
-        self, tag: str | None, task: str | None, n: int | None
-    ) -> tuple[str | None, str | None, int | None]:
-        """Return the tag, the task and the slots of a call: its own, or else those it is annotated with."""
-        if self._slots and tag is None and task is None and n is None:
-            found = tag_options(dask.base.get_annotations())
-            tag, task, n = (found.get(name) for name in ("tag", "task", "n"))
-        return resolve_tag(tag, task, n, self._manifest_tasks), task, n
-
-    def _with_resources(self, annotations: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the annotations of a part of a graph, whose tag is a resource."""
-        found = tag_options(annotations) if self._slots else {}
-        if not found:
-            return dict(annotations)
-        task, n = found.get("task"), found.get("n")
-        tag: Any = resolve_tag(found.get("tag"), task, n, self._manifest_tasks)
-        anywhere = annotations.get("allow_other_workers")
-        needed = resources_for_tag(tag, n, annotations.get("resources"), anywhere=anywhere)
-        return {**annotations, "resources": needed}
 
     def _with_tag(
         self, tag: str | None, task: str | None, n: int | None, options: dict[str, Any]
@@ -857,73 +599,6 @@ class ScalableClient(WatchedClient):
         anywhere = options.get("allow_other_workers")
         resources = self._require(tag, n, options.get("resources"), anywhere=anywhere)
         return options | {"resources": resources}
-
-    def _require(
-        self, tag: str, n: int | None, resources: Mapping[str, float] | None, *, anywhere: Any
-    ) -> dict[str, float]:
-        """Return the resources of a call that carries a tag, which a worker of its group can have."""
-        needed = resources_for_tag(tag, n, resources, anywhere=anywhere)
-        self._check_resources(needed)
-        return needed
-
-    def _check_resources(self, resources: Mapping[str, float]) -> None:
-        """Raise if no worker of any group can have these resources."""
-        if self._slots is None:
-            return  # an asynchronous client that is not connected yet
-        new = [tag for tag in resources if tag not in self._slots]
-        if new and self.status == "running" and not self.asynchronous:
-            # The event of a new group may not have arrived yet.
-            self.sync(self._fetch_table)
-        check_resources(resources, self._slots)
-
-    def _check_annotated(
-        self,
-        annotations: Sequence[Mapping[str, Any]],
-        resources: Mapping[str, float] | None,
-        *,
-        anywhere: Any,
-    ) -> None:
-        """Raise if parts of a graph are annotated for what no worker has, or for another group than the call."""
-        for annotated in annotations:
-            own = annotated.get("resources")
-            needed = own or resources
-            if self._slots and needed and (anywhere or annotated.get("allow_other_workers")):
-                refuse_other_workers(needed)
-            if not own or callable(own):
-                continue
-            if self._slots:
-                self._check_resources(own)
-            if resources and {*own} != {*resources}:
-                raise TagConflictError(
-                    [*resources, *(name for name in own if name not in resources)]
-                )
-
-    def _check_workers(self, workers: Any, resources: Any) -> None:
-        """Raise if none of these workers is connected and has the resources."""
-        if not self._slots or self.asynchronous or self.status != "running":
-            return  # a plain Dask cluster, where one may come later; or only the scheduler knows
-        if not isinstance(workers, (list, tuple, set, frozenset)):
-            workers = [workers]
-        needed = {} if callable(resources) else resources or {}
-        try:
-            check_workers(workers, needed, self._connected)
-        except UnknownWorkerError:
-            self._connected = self.scheduler_info(n_workers=-1)["workers"]
-            check_workers(workers, needed, self._connected)
-
-
-def _retrieve_gather_exceptions(task: asyncio.Task[Any]) -> None:
-    if task.cancelled():  # Ctrl-C
-        retrieve_gather_exceptions()
-
-
-def _is_in_task() -> bool:
-    """Return whether this is a call inside of a task, whose client keeps no results."""
-    try:
-        get_worker()
-    except ValueError:
-        return False
-    return True
 
 
 def _are_endless(iterables: Sequence[Any]) -> bool:

@@ -28,7 +28,7 @@ from scalable.cluster.dask_internals import (
 from scalable.errors import NotSupportedError, ResultStoreError
 
 if TYPE_CHECKING:
-    from scalable.client.client import ScalableClient
+    from scalable.client.gathering import GatheringClient
     from scalable.results.naming import NamedCall, Rule
     from scalable.results.reuse import Results
 
@@ -86,13 +86,13 @@ class KeptFutures:
 
     Parameters
     ----------
-    client : ScalableClient
+    client : GatheringClient
         The client.
     results : Results
         What the store has.
     """
 
-    def __init__(self, client: ScalableClient, results: Results) -> None:
+    def __init__(self, client: GatheringClient, results: Results) -> None:
         self._client, self.results = client, results
         self._names: dict[Any, str] = {}
         self._found: dict[Any, _Found] = {}
