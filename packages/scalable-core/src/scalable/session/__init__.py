@@ -2,6 +2,11 @@
 
 ==============  =================================================================================
 `session`       `ScalableSession`: from a manifest to a client, and everything removed again
+`facts`         `SessionFacts`: what a session tells of itself
+`building`      what is checked of a provider's `build_cluster`
+`scaling`       plans whose counts were changed
+`shown`         how it is shown, in a notebook and elsewhere
+`own_record`    the record of a session that ``scalable run`` does not make
 `target`        which target to use when none is named
 `current`       the session of this process, which ``scalable run`` hands to its workflow
 `signals`       closing sessions on SIGTERM and SIGHUP

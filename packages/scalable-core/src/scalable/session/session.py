@@ -10,17 +10,15 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack
 from dataclasses import fields
-from enum import Enum, auto
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from scalable.errors import (
-    DaskConfigurationError,
     IncompleteClusterError,
     LeftoverError,
     ManifestSchemaError,
@@ -38,7 +36,9 @@ from scalable.providers.common import check_options
 from scalable.providers.logs import keep_logs_in, tidy_logs
 from scalable.providers.registry import get_provider
 from scalable.session import signals
+from scalable.session.building import check_cluster, naming_configuration
 from scalable.session.current import current_session
+from scalable.session.facts import SessionFacts, State
 from scalable.session.log_level import log_level, logging_as_asked
 from scalable.session.scaling import changed_plan
 from scalable.session.shown import as_html, live_html, shows_progress_on_stderr
@@ -47,16 +47,13 @@ from scalable.session.target import AUTO, choose_target
 if TYPE_CHECKING:
     from distributed import Future
 
-    from scalable.client import ScalableClient, TaskFailure
-    from scalable.cluster import Event, GroupedCluster
-    from scalable.cluster.events import EventLog
-    from scalable.cluster.history import WorkerSpan
-    from scalable.cluster.port import Explanation, GroupStatus
+    from scalable.client import ScalableClient
+    from scalable.cluster import GroupedCluster
+    from scalable.cluster.port import Explanation
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
     from scalable.providers.base import ClusterHandle, DeploymentProvider
     from scalable.results.reuse import OnCalls, OutputChecks, Results
-    from scalable.runs.recorder import Recorder
     from scalable.session.attached import AttachedSession
     from scalable.session.own_record import OwnRecord
 
@@ -68,14 +65,7 @@ DEFAULT_MANIFEST = "scalable.yaml"
 """The manifest that is read if neither the caller nor ``SCALABLE_MANIFEST`` names one."""
 
 
-class _State(Enum):
-    NEW = auto()
-    STARTING = auto()
-    RUNNING = auto()
-    CLOSED = auto()
-
-
-class ScalableSession:
+class ScalableSession(SessionFacts):
     """One target of one manifest, from validation to the removal of its cluster.
 
     A context manager that starts the session and returns its client; leaving it closes the session. While a session
@@ -125,35 +115,21 @@ class ScalableSession:
         workflow: Path | None = None,
         progress: bool | None = None,
     ) -> None:
+        super().__init__(DeploymentSpec.from_manifest(manifest, target_name=target))
         self._progress = progress
-        self.spec = DeploymentSpec.from_manifest(manifest, target_name=target)
         # Resolved now, because a workflow may change the current directory.
         self._manifest_path = Path(manifest.source).resolve() if manifest.source else None
         self._workflow = workflow
         # Reentrant, because a signal handler of the user's may close the session while this thread holds the lock.
         self._lock = threading.RLock()
-        self._state = _State.NEW
         self._process = os.getpid()
         self._scale_plan = ScalePlan()
-        self._handle: ClusterHandle | None = None
-        self._client: ScalableClient | None = None
         self._async_client: ScalableClient | None = None
-        self._failures: dict[Any, TaskFailure] = {}
         self._modules: UserModules | None = None
-        self._results: Results | None = None
-        self._everything_removed = False
         self._signals_before_close = 0
-        self.recorder: Recorder | None = None
         self._own_record: OwnRecord | None = None
         self._shown = ExitStack()
         self.on_calls: OnCalls | None = None
-        self._start_error: BaseException | None = None
-
-    @cached_property
-    def _log(self) -> EventLog:
-        from scalable.cluster.events import EventLog
-
-        return EventLog()
 
     @classmethod
     def from_yaml(
@@ -249,21 +225,6 @@ class ScalableSession:
 
     # -- Before the start
 
-    @property
-    def manifest(self) -> ManifestModel:
-        """The manifest, with the target's overlay merged."""
-        return self.spec.manifest
-
-    @property
-    def target(self) -> str:
-        """The target's name."""
-        return self.spec.target_name
-
-    @property
-    def target_name(self) -> str:
-        """The target's name, by the word of earlier versions."""
-        return self.target
-
     @cached_property
     def provider(self) -> DeploymentProvider:
         """The target's provider, the same object for the whole session.
@@ -342,13 +303,13 @@ class ScalableSession:
         """
         if plan is not None:
             self._check_is_current(plan)
-        if self._state is _State.NEW:
+        if self._state is State.NEW:
             _warn_of_another(self)
         with self._lock:
-            self._raise_if_in(_State.STARTING, _State.CLOSED)
-            new = self._state is _State.NEW
+            self._raise_if_in(State.STARTING, State.CLOSED)
+            new = self._state is State.NEW
             if new:
-                self._state = _State.STARTING
+                self._state = State.STARTING
                 _open_sessions.append(self)
         if new:
             try:
@@ -401,16 +362,16 @@ class ScalableSession:
             record_into(self._log),
             keep_logs_in(logs, self.manifest.redact),
             ledger_in(directory),
-            _naming(),
+            naming_configuration(),
         ):
             self._handle = provider.build_cluster(self.spec)
-        _check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
+        check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
         if self.closed:
             # Closed by another thread or a signal, while there was no handle to close.
             self._everything_removed = False
             provider.close(self._handle)
             self._everything_removed = True
-        self._raise_if_in(_State.CLOSED)
+        self._raise_if_in(State.CLOSED)
         if hasattr(self.cluster, "set_budget"):
             self.cluster.set_budget(budget, time.monotonic() - began)
         elif budget.is_limited:
@@ -512,8 +473,8 @@ class ScalableSession:
 
     @property
     def _open_handle(self) -> ClusterHandle:
-        self._raise_if_in(_State.CLOSED)
-        if self._state is _State.NEW and current_session() is self:
+        self._raise_if_in(State.CLOSED)
+        if self._state is State.NEW and current_session() is self:
             self.start()  # the workflow of `scalable run` needs workers for the first time
         if self._handle is None:
             raise SessionError("the session is not started; call start(), or enter it with `with`")
@@ -538,79 +499,9 @@ class ScalableSession:
             self._client.outputs = self._output_checks()
         return self._client
 
-    @property
-    def closed(self) -> bool:
-        """Whether the session is closed or closing."""
-        return self._state is _State.CLOSED
-
-    @property
-    def run_directory(self) -> Path | None:
-        """The directory of the run's record, with the logs of workers; None if there is no record."""
-        return None if self.recorder is None else self.recorder.record.directory.absolute()
-
-    @property
-    def is_new(self) -> bool:
-        """Whether the start has not begun."""
-        return self._state is _State.NEW
-
     def note_signals(self, received: int) -> None:
         """Take into account that so many signals have asked for the end before `close` is called."""
         self._signals_before_close = received
-
-    @property
-    def start_error(self) -> BaseException | None:
-        """The error that ended the start, if one did."""
-        return self._start_error
-
-    @property
-    def everything_removed(self) -> bool:
-        """Whether the session is closed, and nothing that it had started is left."""
-        return self._everything_removed
-
-    @property
-    def groups(self) -> Mapping[str, GroupStatus]:
-        """The status of each worker group, by tag; empty if there is no cluster."""
-        return self._handle.backend.groups if self._handle else {}
-
-    @property
-    def events(self) -> Sequence[Event]:
-        """What happened so far, from the start of the scheduler on, oldest first; kept after the session is closed."""
-        return tuple(self._log)
-
-    @property
-    def worker_hours(self) -> Mapping[str, float]:
-        """How many hours the workers of each group have had machines, together; kept after the session is closed."""
-        return dict(getattr(getattr(self._handle, "backend", None), "worker_hours", {}))
-
-    @property
-    def usage(self) -> Mapping[str, Any]:
-        """The cost so far, the limits, which one was reached, and what followed; kept after the session is closed."""
-        return dict(getattr(getattr(self._handle, "backend", None), "usage", {}))
-
-    def take_worker_changes(self) -> list[WorkerSpan]:
-        """Return the workers that have changed since the last call: for the record of the run."""
-        cluster = getattr(self._handle, "backend", None)
-        take: Callable[[], list[WorkerSpan]] = getattr(cluster, "take_worker_changes", list)
-        return take()
-
-    def describe_result(self, name: str) -> Mapping[str, Any]:
-        """Return what a result is computed from, by its name, as far as the store of results knows."""
-        return {} if self._results is None else self._results.describe(name)
-
-    @property
-    def failures(self) -> Mapping[Any, TaskFailure]:
-        """The tasks that the workflow has gathered with ``errors="collect"`` and that have failed, by key."""
-        return self._failures | dict(self._client.failures if self._client else {})
-
-    @property
-    def kept(self) -> Mapping[str, tuple[int, int]]:
-        """How many calls so far had a kept result, and how many had none, by task whose results are kept."""
-        return {} if self._results is None else dict(self._results.counts)
-
-    @property
-    def kept_calls(self) -> Mapping[str, tuple[str | None, int]]:
-        """The component of calls, and how many of them had a kept result, by the name of the function in keys."""
-        return {} if self._results is None else dict(self._results.kept_calls)
 
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.
@@ -692,7 +583,7 @@ class ScalableSession:
         if future is not None:
             why: str = self.client.explain(future)
             return why
-        if self._state is _State.STARTING and self._handle is None:
+        if self._state is State.STARTING and self._handle is None:
             from scalable.cluster.port import Explanation, Reason
 
             latest = self.events[-1].text if self.events else "the cluster is being built"
@@ -738,15 +629,15 @@ class ScalableSession:
     def _detach(self) -> None:
         """Close the client alone, of a session that belongs to another process."""
         with self._lock:
-            was_closed, self._state = self.closed, _State.CLOSED
+            was_closed, self._state = self.closed, State.CLOSED
         if not was_closed and self._client is not None and self._process == os.getpid():
             self._client.close()
 
     def _mark_running(self) -> None:
         """Take note that there is a cluster to use."""
         with self._lock:
-            self._raise_if_in(_State.CLOSED)
-            self._state = _State.RUNNING
+            self._raise_if_in(State.CLOSED)
+            self._state = State.RUNNING
 
     def _end_process(self, number: int) -> NoReturn:
         """End the process at once, saying what may be left."""
@@ -777,7 +668,7 @@ class ScalableSession:
         with self._lock:
             if self.closed:
                 return
-            self._state = _State.CLOSED
+            self._state = State.CLOSED
             if self in _open_sessions:
                 _open_sessions.remove(self)
         if self._process != os.getpid():
@@ -884,16 +775,13 @@ class ScalableSession:
         if current_session() is not self:
             await self.close_async()
 
-    def __repr__(self) -> str:
-        return f"<ScalableSession on {self.target!r}, {self._state.name.lower()}>"
-
     def _repr_html_(self) -> str:
         return as_html(self, self._state.name.lower(), self._body())
 
     def _live_html(self) -> tuple[str, bool]:
         # The state first: a session that is closed meanwhile is seen as closed the next time.
         state = self._state
-        return live_html(self, state.name.lower(), self._body()), state is _State.CLOSED
+        return live_html(self, state.name.lower(), self._body()), state is State.CLOSED
 
     def _ipython_display_(self) -> None:
         from scalable.cluster.notebook import show_live
@@ -925,28 +813,12 @@ class ScalableSession:
                 f"run it with --target {target}, or leave target= out of the workflow"
             )
 
-    def _raise_if_in(self, *states: _State) -> None:
+    def _raise_if_in(self, *states: State) -> None:
         if self._state not in states:
             return
-        if self._state is _State.CLOSED:
+        if self._state is State.CLOSED:
             raise SessionError("the session is closed; make a new one with from_yaml()")
         raise SessionError("the session is being started by another thread; wait for its start()")
-
-
-@contextmanager
-def _naming() -> Iterator[None]:
-    """Turn an error of Dask's while a cluster is built into one that names the configuration which may cause it."""
-    try:
-        yield
-    except (ScalableError, OSError):
-        raise
-    except Exception as error:
-        from scalable.cluster.configuration import configured_keys
-
-        keys = configured_keys(error)
-        if not keys:
-            raise
-        raise DaskConfigurationError(keys, error) from error
 
 
 _open_sessions: list[ScalableSession] = []
@@ -962,12 +834,3 @@ def _warn_of_another(session: ScalableSession) -> None:
                 stacklevel=3,
             )
             return
-
-
-_USED = ("adapt_groups", "events", "explain", "groups", "scale_groups", "wait_for_group")
-
-
-def _check_cluster(provider: str, cluster: object) -> None:
-    """Raise IncompleteClusterError for a cluster without groups, before it is used."""
-    if missing := [name for name in _USED if not hasattr(cluster, name)]:
-        raise IncompleteClusterError(provider, type(cluster).__name__, missing)
