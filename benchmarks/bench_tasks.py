@@ -63,7 +63,7 @@ def compare(what: str, tasks: int, rounds: int, ours: Side, theirs: Side) -> Non
     rates = [statistics.median(tasks / turn[side][0] for turn in turns) for side in (0, 1)]
     clock, cpu = (statistics.median(b[i] / a[i] for a, b in turns) for i in (0, 1))
     print(
-        f"{what:52} {rates[0]:6.0f} / {rates[1]:6.0f} tasks/s  {clock:.2f}  (by CPU {cpu:.2f})",
+        f"{what:60} {rates[0]:6.0f} / {rates[1]:6.0f} tasks/s  {clock:.2f}  (by CPU {cpu:.2f})",
         flush=True,
     )
 
@@ -110,6 +110,13 @@ def main() -> None:
             rounds,
             run(client, tag="model"),
             run(without, resources={"model": 1}),
+        )
+        compare(
+            "20,000 tasks without a tag, with the engine against without",
+            20_000,
+            rounds,
+            run(client),
+            run(without),
         )
 
 
