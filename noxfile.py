@@ -238,7 +238,7 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session(requires=["wheels"], reuse_venv=False)
 def types(session: nox.Session) -> None:
-    """Check the types of each distribution, its tests and the examples, strictly."""
+    """Check the types of each distribution, its tests, the examples and the benchmarks, strictly."""
     _install(session, _everything(), *_examples(), group="types")
     for package in CODE:
         # One run for each: two distributions may both have a tests/test_provider.py. Within one, the
@@ -250,6 +250,7 @@ def types(session: nox.Session) -> None:
         source = example / "src" if (example / "src").is_dir() else example
         session.run("mypy", str(example), env={"MYPYPATH": str(source)})
     session.run("mypy", "tests-integration", env={"MYPYPATH": "tests-integration"})
+    session.run("mypy", "benchmarks", env={"MYPYPATH": "benchmarks"})
     session.run("mypy", "noxfile.py", "docs/_ext")
 
 

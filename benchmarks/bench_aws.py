@@ -21,7 +21,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -77,7 +77,7 @@ def theirs(account: AwsAccount, workers: int) -> Figures:
 
 def make_role(account: AwsAccount) -> str:
     """Create a role for tasks, and return its ARN."""
-    trust = {"Effect": "Allow", "Action": "sts:AssumeRole"}
+    trust: dict[str, Any] = {"Effect": "Allow", "Action": "sts:AssumeRole"}
     trust |= {"Principal": {"Service": "ecs-tasks.amazonaws.com"}}
     document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
     iam = account.client("iam")

@@ -146,7 +146,8 @@ def main() -> None:
         os.environ["SCALABLE_RUNS_DIR"] = directory
         session = ScalableSession(parse_manifest(MANIFEST, target_name="here"), target="here")
         with session:
-            plugin = session.cluster._host.scheduler.plugins["scalable-tally"]
+            host: Any = session.cluster._host
+            plugin = host.scheduler.plugins["scalable-tally"]
             share(session, plugin, arguments.tasks, arguments.rounds)
             for seconds in (0.0, 0.01):
                 compare(session, plugin, arguments.tasks, seconds, arguments.rounds)

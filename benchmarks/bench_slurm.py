@@ -56,7 +56,7 @@ def ours(workers: int, *, queue: str, account: str | None) -> tuple[float, float
 
 def theirs(workers: int, *, queue: str, account: str | None, nanny: bool) -> tuple[float, float]:
     """Return the same for dask-jobqueue."""
-    from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMCluster
 
     with SLURMCluster(
         queue=queue,
