@@ -2,9 +2,9 @@
 
     python benchmarks/bench_tls.py [--rounds 5]
 
-Both sides are schedulers of this process with two worker processes: one under TLS and with a client that connects to
-the workers, as the local provider has it, one without, as Dask has it. They run alternately; a ratio is the median over
-the rounds, and below 1.00, TLS is slower.
+Each side is a scheduler of this process with two worker processes: one under TLS and with a client that connects to the
+workers, as the local provider has it; one under TLS as Dask has it; one without. They run alternately; a ratio is the
+median over the rounds, to the side without, and below 1.00, TLS is slower.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ TASKS = 3_000
 MEGABYTES = 160
 
 
-def start(stack: ExitStack, *, tls: bool) -> Client:
-    """Start a scheduler and two workers, and return a client."""
+def start(stack: ExitStack, *, tls: bool, direct: bool | None = None) -> Client:
+    """Start a scheduler and two workers, and return a client, which may connect to the workers."""
     credentials = make_credentials() if tls else None
     options = {"protocol": "tls", "security": credentials.security()} if credentials else {}
     cluster = LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", **options)
@@ -45,8 +45,8 @@ def start(stack: ExitStack, *, tls: bool) -> Client:
         )
         stack.callback(worker.wait)
         stack.callback(worker.terminate)
-    client = stack.enter_context(
-        Client(cluster, set_as_default=False, direct_to_workers=True if tls else None)
+    client: Client = stack.enter_context(
+        Client(cluster, set_as_default=False, direct_to_workers=direct)
     )
     client.wait_for_workers(2, timeout=60)
     return client
@@ -91,13 +91,14 @@ def to_client(client: Client) -> float:
 def compare(
     what: str, measure: Callable[[Client], float], sides: list[Client], rounds: int
 ) -> None:
-    """Measure both sides alternately, and print their ratio."""
+    """Measure all sides alternately, and print them with the ratios to the last."""
     for side in sides:
         measure(side)  # connections and imports
     turns = [[measure(side) for side in sides] for _ in range(rounds)]
-    under, without = (statistics.median(turn[side] for turn in turns) for side in (0, 1))
-    ratio = statistics.median(a / b for a, b in turns)
-    print(f"{what:34} {under:7.0f} / {without:7.0f}  {ratio:.2f}", flush=True)
+    figures = [statistics.median(turn) for turn in zip(*turns, strict=True)]
+    ours, dask = (statistics.median(turn[i] / turn[-1] for turn in turns) for i in (0, 1))
+    shown = " / ".join(f"{figure:7.0f}" for figure in figures)
+    print(f"{what:24} {shown}  {ours:.2f} (Dask's {dask:.2f})", flush=True)
 
 
 def main() -> None:
@@ -106,7 +107,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     with ExitStack() as stack:
-        sides = [start(stack, tls=True), start(stack, tls=False)]
+        sides = [
+            start(stack, tls=True, direct=True),
+            start(stack, tls=True),
+            start(stack, tls=False),
+        ]
         compare("tasks/s", tasks, sides, rounds)
         compare("MB/s between workers", between_workers, sides, rounds)
         compare("MB/s to the client", to_client, sides, rounds)
