@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from scalable.runs.counting import begin_tally, read_tally, take_ends
 from scalable.runs.records import event_as_json
-from scalable.runs.tally import Tally, begin_tally, read_tally, take_ends
+from scalable.runs.tally import Tally
 
 if TYPE_CHECKING:
     from scalable.cluster import GroupedCluster

@@ -1,20 +1,13 @@
-"""What became of a run's tasks: counted on the scheduler from the start, also of those that it has forgotten."""
+"""What became of a run's tasks. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from distributed.scheduler import Scheduler
-
-    from scalable.cluster import GroupedCluster
-
-__all__ = ["Tally", "TaskCount", "TaskFailures", "begin_tally", "read_tally", "take_ends", "total"]
-
-_TIMEOUT = 5.0
+__all__ = ["Tally", "TaskCount", "TaskFailures", "make_tally", "total"]
 
 _MAX_REASONS = 5
 
@@ -166,191 +159,27 @@ class Tally:
         }
 
 
-def begin_tally(cluster: GroupedCluster) -> None:
-    """Count from now on.
-
-    Raises
-    ------
-    OSError, RuntimeError, TimeoutError
-        The scheduler does not answer.
-    """
-
-    # A nested function, because it is pickled by value: the scheduler may have none of our packages.
-    def begin(dask_scheduler: Scheduler) -> None:
-        from collections import Counter, deque
-        from time import time
-
-        from dask.utils import key_split
-        from distributed.diagnostics.plugin import SchedulerPlugin
-
-        max_reasons, max_text, max_rows = 100, 300, 100_000
-        tasks, workers = dask_scheduler.tasks, dask_scheduler.workers
-
-        class Tally(SchedulerPlugin):
-            """Counts how tasks end."""
-
-            name = "scalable-tally"
-
-            def __init__(self) -> None:
-                self.failed: dict[Any, str] = {}
-                self.done: dict[str, int] = {}
-                self.counts: Counter[tuple[str, str]] = Counter()
-                self.reasons: dict[tuple[str, str], list[Any]] = {}
-                self.tags: dict[str, str] = {}
-                self.rows: deque[tuple[Any, ...]] = deque(maxlen=max_rows)
-                self.lost: Counter[str] = Counter()
-                self.lost_now: set[Any] = set()
-                # Tasks that load a result which an earlier run has kept.
-                self.loading: set[Any] = set()
-                # Of tasks that have not ended: since when they could run.
-                self.ready: dict[Any, float] = {}
-                # By address, also of workers that are gone.
-                self.names = {address: str(ws.name) for address, ws in workers.items()}
-
-            def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-                self.names[worker] = str(workers[worker].name)
-
-            def transition(
-                self,
-                key: Any,
-                start: str,
-                finish: str,
-                *args: Any,
-                worker: Any = None,
-                startstops: Any = None,
-                **kwargs: Any,
-            ) -> None:
-                # Called some times for every task: as little as can be, and what is usual first.
-                if finish in ("processing", "no-worker", "queued"):
-                    if key not in self.ready:
-                        self.ready[key] = time()
-                        annotations = tasks[key].annotations
-                        if annotations and "scalable_kept" in annotations:
-                            self.loading.add(key)
-                elif finish == "waiting":
-                    # What has a size has had a result.
-                    if start == "released" and tasks[key].nbytes >= 0 and key not in self.lost_now:
-                        self.lost_now.add(key)
-                        self.lost[tasks[key].prefix.name] += 1
-                elif finish == "memory":
-                    self.end(key, start == "processing", worker, startstops)
-                elif finish == "erred":
-                    self.fail(key, worker, startstops)
-                elif finish == "forgotten":
-                    task = tasks.get(key)
-                    if key in self.failed:
-                        del self.failed[key]
-                    elif task is not None and task.nbytes < 0 and key not in self.loading:
-                        self.note_tag(task)
-                        self.counts[task.prefix.name, "cancelled"] += 1
-                    self.ready.pop(key, None)
-                    self.lost_now.discard(key)
-                    self.loading.discard(key)
-
-            def end(self, key: Any, has_run: bool, worker: Any, startstops: Any) -> None:
-                task = tasks[key]
-                name = task.prefix.name
-                status = "done"
-                if key in self.loading:
-                    self.loading.discard(key)
-                    self.counts[name, "kept"] += 1
-                    status = "kept"
-                elif key in self.lost_now:
-                    self.lost_now.discard(key)
-                elif key in self.failed:  # it was tried again
-                    self.counts[name, self.failed.pop(key)] -= 1
-                    self.done[name] = self.done.get(name, 0) + 1
-                elif name in self.done:
-                    self.done[name] += 1
-                else:
-                    self.done[name] = 1
-                    self.note_tag(task)
-                ready = self.ready.pop(key, None)
-                if has_run:
-                    tags = task.resource_restrictions
-                    self.rows.append((key, tags, worker, ready, startstops, time(), status))
-
-            def note_tag(self, task: Any) -> None:
-                # A kept result is loaded where it is needed, by workers of whatever component.
-                loads = task.annotations and "scalable_kept" in task.annotations
-                if task.resource_restrictions and not loads:
-                    self.tags.setdefault(task.prefix.name, next(iter(task.resource_restrictions)))
-
-            def fail(self, key: Any, worker: Any, startstops: Any) -> None:
-                task = tasks.get(key)
-                # A task that depends on one that failed has its exception, and was not run.
-                blamed = task is not None and task.exception_blame in (task, None)
-                if key in self.failed:
-                    return
-                self.failed[key] = "failed" if blamed else "cancelled"
-                prefix = key_split(key)
-                self.counts[prefix, self.failed[key]] += 1
-                if key in self.loading:
-                    self.loading.discard(key)
-                    self.counts[prefix, "not kept"] += 1
-                if task is not None:
-                    self.note_tag(task)
-                ready = self.ready.pop(key, None)
-                if not blamed or task is None:
-                    return
-                tags = task.resource_restrictions
-                self.rows.append((key, tags, worker, ready, startstops, time(), "failed"))
-                text = " ".join((task.exception_text or "").split())[:max_text]
-                reason = self.reasons.get((prefix, text))
-                if reason is not None:
-                    reason[0] += 1
-                elif len(self.reasons) < max_reasons:
-                    self.reasons[prefix, text] = [1, str(key), self.names.get(worker, "")]
-
-        if Tally.name not in dask_scheduler.plugins:
-            dask_scheduler.add_plugin(Tally())
-
-    _call(cluster, begin)
-
-
-def read_tally(
-    cluster: GroupedCluster, kept: Mapping[str, tuple[str | None, int]] | None = None
+def make_tally(
+    summary: Mapping[str, Any], kept: Mapping[str, tuple[str | None, int]] | None = None
 ) -> Tally:
-    """Return what has become of the tasks so far.
+    """Return what has become of the tasks.
 
     Parameters
     ----------
-    cluster : GroupedCluster
-        The cluster.
+    summary : mapping
+        What the scheduler has counted, as `scalable.runs.plugins.summarize` returns it; empty if it counts nothing.
     kept : mapping of str to (str, int), optional
         The component of tasks, and how many of them were not submitted because their results are kept, by the name of
         their function.
 
-    Raises
-    ------
-    OSError, RuntimeError, TimeoutError
-        The scheduler does not answer, or does not count.
+    Examples
+    --------
+    >>> make_tally({"done": {"mean": 2}}, {"read": ("gcam", 40)}).counts["read"]
+    TaskCount(done=0, failed=0, left=0, cancelled=0, kept=40)
     """
-
-    def read(dask_scheduler: Scheduler) -> Any:
-        from collections import Counter
-
-        tally: Any = dask_scheduler.plugins.get("scalable-tally")
-        if tally is None:  # it does not count yet
-            return {}, {}, {}, {}, {}, {}, {}
-        tasks = dask_scheduler.tasks
-        loading = Counter(tasks[key].prefix.name for key in tally.loading if key in tasks)
-        left = {
-            prefix.name: sum(
-                count
-                for state, count in prefix.states.items()
-                if state not in ("memory", "erred", "released", "forgotten")
-            )
-            - loading[prefix.name]
-            for prefix in dask_scheduler.task_prefixes.values()
-        }
-        # Also of tasks that have not ended.
-        for task in tasks.values() if any(left.values()) else ():
-            tally.note_tag(task)
-        counts, done = dict(tally.counts), dict(tally.done)
-        return counts, done, dict(loading), left, dict(tally.reasons), tally.tags, dict(tally.lost)
-
-    counts, done, loading, left, reasons, tags, lost = _call(cluster, read)
+    counts, done, loading, left, reasons, tags, lost = (
+        summary.get(each, {}) for each in ("counts", "done", "loading", "left", "reasons", "tags", "lost")
+    )
     kept = kept or {}
     loaded = {name: loading.get(name, 0) + counts.get((name, "kept"), 0) for name in left}
     kept_now = {
@@ -383,63 +212,3 @@ def read_tally(
         {**{name: tag for name, (tag, _) in kept.items() if tag}, **tags},
         lost,
     )
-
-
-def take_ends(cluster: GroupedCluster) -> str:
-    """Return the tasks that have ended since the last call, a line of JSON for each; at most 100,000 of them.
-
-    Raises
-    ------
-    OSError, RuntimeError, TimeoutError
-        The scheduler does not answer, or does not count.
-    """
-
-    # Lines, and one text of them: what is made of each of many thousand tasks is made once.
-    def take(dask_scheduler: Scheduler) -> str:
-        from json.encoder import encode_basestring as quoted
-
-        tally: Any = dask_scheduler.plugins.get("scalable-tally")
-        if tally is None:  # it does not count yet
-            return ""
-        rows = list(tally.rows)
-        tally.rows.clear()
-        names = {address: quoted(name) for address, name in tally.names.items()}
-        names[None] = "null"
-        lines = []
-        for key, tags, worker, ready, startstops, end, status in rows:
-            begin = cpu = peak = None
-            for each in startstops or ():
-                if each["action"] == "compute":
-                    begin, end = each.get("start"), each.get("stop")
-                    cpu, peak = each.get("cpu_seconds"), each.get("peak_memory")
-            # A task whose worker has died with it has reported no times. Numbers are measured, so that they are finite,
-            # and Python writes them as JSON does.
-            lines.append(
-                f'{{"task": {quoted(key if type(key) is str else str(key))}, '
-                f'"component": {quoted(next(iter(tags))) if tags else "null"}, '
-                f'"worker": {names.get(worker, "null")}, '
-                f'"ready": {"null" if ready is None else ready}, '
-                f'"started": {"null" if begin is None else begin}, '
-                f'"ended": {end}, "status": "{status}", '
-                f'"cpu_seconds": {"null" if cpu is None else cpu}, '
-                f'"peak_memory": {"null" if peak is None else peak}}}\n'
-            )
-        return "".join(lines)
-
-    text: str = _call(cluster, take)
-    return text
-
-
-def _call(cluster: GroupedCluster, function: Any) -> Any:
-    from distributed.protocol.pickle import dumps
-    from distributed.utils import sync
-
-    answer = sync(
-        cluster.loop,
-        cluster.scheduler_comm.run_function,
-        function=dumps(function),
-        callback_timeout=_TIMEOUT,
-    )
-    if answer["status"] != "OK":
-        raise RuntimeError("the scheduler cannot count its tasks")
-    return answer["result"]
