@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scalable.cli.asking import Answer, Answers, Scope
-    from scalable.cli.standing import OpenRun, Standings
+    from scalable.cli.standing import LostRun, OpenRun, Standings
     from scalable.cluster.port import Leftover
     from scalable.providers.base import Owned
 
@@ -152,14 +152,11 @@ def reap(
 
     if runs and all_runs:
         raise click.UsageError("name the runs to remove, or give --all, not both")
-    _reap_those(
-        context,
-        Scope(manifest, target, overlay, provider),
-        runs,
-        all_runs,
-        yes=yes,
-        as_json=as_json,
-    )
+    scope = Scope(manifest, target, overlay, provider)
+    if runs or all_runs:
+        _reap_runs(context, scope, runs, yes=yes, as_json=as_json)
+    else:
+        _reap_orphans(context, scope, yes=yes, as_json=as_json)
 
 
 def reap_run(context: click.Context, directory: Path, *, as_json: bool) -> None:
@@ -173,80 +170,110 @@ def reap_run(context: click.Context, directory: Path, *, as_json: bool) -> None:
         mark_removed(directory)
         print_status(f"run {directory.name} has made nothing")
         return
-    _reap_those(
-        context, Scope(None, None, None, None), yes=True, as_json=as_json, only=ledger.run_ids
-    )
+    scope = Scope(None, None, None, None)
+    _reap_orphans(context, scope, yes=True, as_json=as_json, only=ledger.run_ids)
 
 
-def _reap_those(
+def _reap_orphans(
     context: click.Context,
     scope: Scope,
-    runs: tuple[str, ...] = (),
-    all_runs: bool = False,
     *,
     yes: bool,
     as_json: bool,
     only: frozenset[str] | None = None,
 ) -> None:
-    """Remove orphans (of those runs `only`, if given), or the resources of some runs or all."""
+    """Remove the orphans that two answers show, of those runs `only`, if given."""
     from scalable.cli.asking import ask
-    from scalable.cli.standing import Standings, confirm
+    from scalable.cli.standing import Standings
 
     answers = ask(scope)
     _print_troubles(answers)
     standings = Standings.read(only)
-    orphans_only = not runs and not all_runs
     gone = standings.lost(answers, scope)
-    unshown = standings.unshown(answers, scope)
-    confirmed = orphans_only and bool(gone or standings.orphans(answers))
-    if confirmed:
-        answers, gone = confirm(answers, gone, scope, only)
-        # One run may be ending by itself just now, so that an answer shows what the next one does not.
-        for _ in range(_MORE_ANSWERS if only is not None else 0):
-            if gone or standings.orphans(answers):
-                break
-            first = ask(scope)
-            answers, gone = confirm(first, standings.lost(first, scope), scope, only)
-    removal = _Removal()
+    shown_once = bool(gone or standings.orphans(answers))
+    if shown_once:
+        answers, gone = _confirm(answers, gone, standings, scope, only)
+    removal = _Removal(standings, yes=yes, as_json=as_json)
     for answer in answers.found:
-        if orphans_only:
-            mine = [each for each in answer.owned if standings.is_orphan(each)]
-        else:
-            mine, others = _select(answer.owned, runs)
-            removal.others += others
-        if mine:
-            _show([(answer, resource) for resource in mine], standings, err=as_json)
-            if not yes:
-                click.confirm(f"Remove these {len(mine)} resources?", abort=True, err=True)
-            removal.remove(answer, mine)
-    if orphans_only and answers.complete:
+        removal.remove(answer, [each for each in answer.owned if standings.is_orphan(each)])
+    if answers.complete:
         standings.close(removal.left, removal.removed, gone)
         for run in gone:
             print_status(f"nothing is left of run {run.name}")
-    refused = _print_others(removal.others, runs)
-    if as_json:
-        print_json({"removed": removal.removed, "left": removal.left})
-    elif answers.found and answers.complete:
-        owned = [resource for answer in answers.found for resource in answer.owned]
-        missing = [run for run in runs if run not in {each.run_id for each in owned}]
-        alive = {run: each for run in missing for each in unshown if run in each.names}
-        for name, each in alive.items():
-            print_problem(f"run {name} {each.describe()}")
-            refused = True
-        missing = [run for run in missing if run not in alive]
-        if missing:
-            names = " or ".join(missing)
-            print_status(
-                f"there are no resources of {names} in a queue or a cloud; see `scalable ps`"
-            )
-        elif confirmed and not (removal.removed or removal.left or gone):
+    removal.print_json()
+    nothing_done = not (removal.removed or removal.left or gone)
+    if not as_json and answers.found and answers.complete and nothing_done:
+        if shown_once:
             print_status("no orphan was shown twice, so nothing was removed")
-        elif not owned and not gone and not alive:
-            print_status(_nothing(answers))
-        elif orphans_only and not (removal.removed or removal.left or gone):
+        elif any(answer.owned for answer in answers.found):
             print_status("there are no orphans; name a run to remove it")
+        else:
+            print_status(_nothing(answers))
+    if removal.left or not answers.complete:
+        context.exit(FAILED)
+
+
+def _confirm(
+    answers: Answers,
+    gone: list[LostRun],
+    standings: Standings,
+    scope: Scope,
+    only: frozenset[str] | None,
+) -> tuple[Answers, list[LostRun]]:
+    """Return the orphans, and the runs without any, that another answer confirms."""
+    from scalable.cli.asking import ask
+    from scalable.cli.standing import confirm
+
+    answers, gone = confirm(answers, gone, scope, only)
+    # One run may be ending by itself just now, so that an answer shows what the next one does not.
+    for _ in range(_MORE_ANSWERS if only is not None else 0):
+        if gone or standings.orphans(answers):
+            break
+        first = ask(scope)
+        answers, gone = confirm(first, standings.lost(first, scope), scope, only)
+    return answers, gone
+
+
+def _reap_runs(
+    context: click.Context, scope: Scope, runs: tuple[str, ...], *, yes: bool, as_json: bool
+) -> None:
+    """Remove the resources of these runs, of all of this user's without any."""
+    from scalable.cli.asking import ask
+    from scalable.cli.standing import Standings
+
+    answers = ask(scope)
+    _print_troubles(answers)
+    standings = Standings.read()
+    removal = _Removal(standings, yes=yes, as_json=as_json)
+    others: list[Owned] = []
+    for answer in answers.found:
+        mine, theirs = _select(answer.owned, runs)
+        others += theirs
+        removal.remove(answer, mine)
+    refused = _print_others(others, runs)
+    removal.print_json()
+    if not as_json and answers.found and answers.complete:
+        refused |= _print_missing(runs, answers, standings, scope)
     if removal.left or refused or not answers.complete:
         context.exit(FAILED)
+
+
+def _print_missing(
+    runs: Sequence[str], answers: Answers, standings: Standings, scope: Scope
+) -> bool:
+    """Print which runs have no resources; return whether one of them lives."""
+    shown = {resource.run_id for answer in answers.found for resource in answer.owned}
+    unshown = standings.unshown(answers, scope)
+    missing = [run for run in runs if run not in shown]
+    alive = {run: each for run in missing for each in unshown if run in each.names}
+    for name, each in alive.items():
+        print_problem(f"run {name} {each.describe()}")
+    if unknown := [run for run in missing if run not in alive]:
+        names = " or ".join(unknown)
+        print_status(f"there are no resources of {names} in a queue or a cloud; see `scalable ps`")
+    elif not shown and not alive and not standings.lost(answers, scope):
+        print_status(_nothing(answers))
+    return bool(alive)
 
 
 def _select(owned: Iterable[Owned], runs: Sequence[str]) -> tuple[list[Owned], list[Owned]]:
@@ -271,14 +298,21 @@ _MORE_ANSWERS = 5
 
 @dataclass
 class _Removal:
-    """What was removed, what is left, and what belongs to others; the first two as JSON values."""
+    """What was removed, and what is left, as JSON values."""
 
+    standings: Standings
+    yes: bool
+    as_json: bool
     removed: list[dict[str, Any]] = field(default_factory=list)
     left: list[dict[str, Any]] = field(default_factory=list)
-    others: list[Owned] = field(default_factory=list)
 
     def remove(self, answer: Answer, selected: Sequence[Owned]) -> None:
-        """Remove resources of one target, and print what could not be removed."""
+        """Remove resources of one target, if the user confirms it, and print what could not be removed."""
+        if not selected:
+            return
+        _show([(answer, resource) for resource in selected], self.standings, err=self.as_json)
+        if not self.yes:
+            click.confirm(f"Remove these {len(selected)} resources?", abort=True, err=True)
         leftovers = _reap(answer, selected)
         for leftover in leftovers:
             print_problem(f"could not remove {leftover}")
@@ -288,6 +322,11 @@ class _Removal:
             print_status(f"removed {len(gone)} of {answer.label}")
         self.removed += _as_json(answer, gone)
         self.left += _as_json(answer, leftovers)
+
+    def print_json(self) -> None:
+        """Print both, where JSON is wanted."""
+        if self.as_json:
+            print_json({"removed": self.removed, "left": self.left})
 
 
 def _reap(answer: Answer, selected: Sequence[Owned]) -> Sequence[Leftover]:

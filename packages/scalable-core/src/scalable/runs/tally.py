@@ -178,7 +178,8 @@ def make_tally(
     TaskCount(done=0, failed=0, left=0, cancelled=0, kept=40)
     """
     counts, done, loading, left, reasons, tags, lost = (
-        summary.get(each, {}) for each in ("counts", "done", "loading", "left", "reasons", "tags", "lost")
+        summary.get(each, {})
+        for each in ("counts", "done", "loading", "left", "reasons", "tags", "lost")
     )
     kept = kept or {}
     loaded = {name: loading.get(name, 0) + counts.get((name, "kept"), 0) for name in left}
