@@ -135,30 +135,15 @@ class KeptFutures:
         **options
             As for ``distributed.Client.map``.
         """
-        if self._client.asynchronous:
-            raise NotSupportedError(
-                f"results of {rule.label} are to be kept, which an asynchronous client cannot do; "
-                "use one with asynchronous=False"
-            )
-        if is_coroutine_function(func):
-            raise NotSupportedError(
-                f"results of {rule.label} are to be kept, which a coroutine function's cannot be; "
-                "use a plain function"
-            )
+        self._check(rule, func)
         named = self.results.name(rule, func, calls, kwargs, self._name_of, version)
         if key is None or isinstance(key, str):
-            prefix = key or key_prefix(tag, func)
-            plain = iter(
-                keys_of_map(
-                    *(tag, (resources or {}).get(tag or "", 1), func),
-                    [args for args, call in zip(calls, named, strict=True) if call.name is None],
-                    *(kwargs,),
-                    pure=True,
-                    prefix=prefix,
-                    version=version,
-                )
+            prefix, n = key or key_prefix(tag, func), (resources or {}).get(tag or "", 1)
+            rest = [args for args, call in zip(calls, named, strict=True) if call.name is None]
+            others = keys_of_map(
+                tag, n, func, rest, kwargs, pure=True, prefix=prefix, version=version
             )
-            keys = [_key(prefix, call.name) if call.name else next(plain) for call in named]
+            keys = _keys(prefix, named, others)
         else:
             keys = list(key)
         known = self._client.futures
@@ -203,6 +188,19 @@ class KeptFutures:
         self.results.count(rule, len(finished), len(to_do), named, found)
         futures |= submit([*to_do.values()])
         return [futures[each] for each in keys]
+
+    def _check(self, rule: Rule, func: Callable[..., Any]) -> None:
+        """Raise if results cannot be kept."""
+        if self._client.asynchronous:
+            raise NotSupportedError(
+                f"results of {rule.label} are to be kept, which an asynchronous client cannot do; "
+                "use one with asynchronous=False"
+            )
+        if is_coroutine_function(func):
+            raise NotSupportedError(
+                f"results of {rule.label} are to be kept, which a coroutine function's cannot be; "
+                "use a plain function"
+            )
 
     def _name_of(self, future: Future[Any]) -> str | None:
         return self._names.get(future.key)
@@ -436,6 +434,12 @@ def _keys_in(value: Any) -> Iterator[Any]:
 def _about(call: NamedCall) -> str:
     """Return a call's name and what the store says of it as one text, which Dask need not look into."""
     return f"{call.name} {json.dumps({'arguments': call.arguments})}"
+
+
+def _keys(prefix: object, named: Iterable[NamedCall], others: Iterable[Any]) -> list[Any]:
+    """Return the keys of calls: by the name of the result, or the next of `others` where it has none."""
+    rest = iter(others)
+    return [_key(prefix, call.name) if call.name else next(rest) for call in named]
 
 
 def _key(prefix: object, name: str) -> str:

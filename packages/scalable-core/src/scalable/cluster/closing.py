@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 from scalable.cluster.port import Leftover
@@ -36,6 +36,39 @@ class ClosingSteps:
         self.timeout = timeout
         self._hurried = asyncio.Event()
         self.failures: list[Leftover] = []
+
+    def leftovers(
+        self,
+        swept: Sequence[Sequence[Leftover]],
+        unknown: Sequence[Leftover],
+        units: Iterable[str],
+        *,
+        has_launched: bool,
+    ) -> tuple[list[Leftover], list[Leftover]]:
+        """Return what is left, and the problems that have left nothing.
+
+        Parameters
+        ----------
+        swept : sequence of sequence of Leftover
+            The answer of the sweep, in a sequence of one; empty if it has failed.
+        unknown : sequence of Leftover
+            Launches that the native system has not answered.
+        units : iterable of str
+            The names of the units that were to be stopped.
+        has_launched : bool
+            Whether anything was ever launched.
+        """
+        found = swept[0] if swept else ()
+        if not has_launched:  # that the native system cannot be asked is no leftover
+            certain = [left for left in found if left.is_certain]
+            return certain, [*self.failures, *(left for left in found if not left.is_certain)]
+        if swept:  # the sweep knows what is left
+            return [*found, *unknown], self.failures
+        workers = [
+            Leftover("worker", name, "it is not known whether it ended", is_certain=False)
+            for name in units
+        ]
+        return [*self.failures, *unknown, *workers], []
 
     async def run(
         self, what: str, *calls: Awaitable[Any], timeout: float | None = None

@@ -654,6 +654,18 @@ class GroupController:
             )
             for launch in self._native.unfinished_launches()
         ]
+        self._end_groups()
+        await self._publish()
+        has_launched = bool(
+            units or unknown or launched or any(group.created for group in self.groups.values())
+        )
+        left, passed = steps.leftovers(swept, unknown, units, has_launched=has_launched)
+        for problem in passed:
+            self.events.record("", f"{problem.kind}: {problem.name}: {problem.error}")
+        return left
+
+    def _end_groups(self) -> None:
+        """Take note that no group has members any more, and of what they have used."""
         for group in self.groups.values():
             for member in group.members.values():
                 self.history.end(member)
@@ -665,27 +677,6 @@ class GroupController:
             group.members.clear()
             group.requests.clear()
             group.wanted, group.range = 0, None
-        await self._publish()
-        if not (units or unknown or launched or any(g.created for g in self.groups.values())):
-            # Nothing was ever launched: that the native system cannot be asked is no leftover.
-            certain = [left for left in (swept[0] if swept else ()) if left.is_certain]
-            uncertain = [left for left in (swept[0] if swept else ()) if not left.is_certain]
-            for problem in (*steps.failures, *uncertain):
-                self.events.record("", f"{problem.kind}: {problem.name}: {problem.error}")
-            return certain
-        # Where sweep has answered, it knows what is left, and the failures of other steps are events only.
-        if swept:
-            for problem in steps.failures:
-                self.events.record("", f"{problem.kind}: {problem.name}: {problem.error}")
-            return [*swept[0], *unknown]
-        return [
-            *steps.failures,
-            *unknown,
-            *(
-                Leftover("worker", name, "it is not known whether it ended", is_certain=False)
-                for name in units
-            ),
-        ]
 
 
 def _remedy_for_unclaimed_work(group: Group) -> str:
