@@ -9,11 +9,12 @@ import pytest
 
 from scalable.errors import ResultStoreError
 from scalable.manifest.parser import parse_manifest
+from scalable.manifest.storage import results_url
 from scalable.manifest.validate import validate_manifest
 from scalable.results.comparing import compare
 from scalable.results.naming import TaskRule
 from scalable.results.reuse import open_results
-from scalable.results.settings import results_url, store_options, task_rules
+from scalable.results.settings import store_options, task_rules
 
 
 def manifest(project: dict[str, Any], **task: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -98,4 +97,6 @@ def write_targets(installed: Iterable[str]) -> str:
 
 
 def _read(name: str) -> str:
+    from importlib.resources import files
+
     return files("scalable.cli").joinpath("starter", name).read_text(encoding="utf-8")

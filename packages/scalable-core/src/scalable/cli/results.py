@@ -55,8 +55,8 @@ def _store_options(command: F) -> F:
 
 def _open(manifest: str | None, target: str | None, trust: bool, store: str | None) -> Store:
     from scalable.errors import ResultStoreError
+    from scalable.manifest.storage import results_url
     from scalable.results.reuse import open_store
-    from scalable.results.settings import results_url
     from scalable.session import ScalableSession
 
     if store is not None:

@@ -26,6 +26,7 @@ In reading order, each module importing only those above it:
 `references`   names that have to exist
 `parser`       the pipeline: `load_manifest`, `parse_manifest`
 `validate`     `validate_manifest`
+`storage`      where results are kept, and outputs that are only checked
 `jsonschema`   one JSON Schema for editors
 =============  ====================================================================================
 

@@ -29,6 +29,7 @@ from scalable.errors import (
     ValidationFailedError,
 )
 from scalable.manifest.parser import load_manifest
+from scalable.manifest.storage import checked_outputs, results_url
 from scalable.manifest.validate import ValidationReport, validate_manifest
 from scalable.modules import UserModules, upload_modules, workflow_directory
 from scalable.providers.base import DeploymentSpec, ScalePlan
@@ -423,13 +424,12 @@ class ScalableSession(SessionFacts):
         ResultStoreError
             It cannot be read or written, or it is somebody else's.
         """
-        from scalable.results.settings import results_url, store_options, task_rules
-
         base = self._manifest_path.parent if self._manifest_path else Path.cwd()
         url = results_url(self.manifest, base)
         if url is None:
             return None
         from scalable.results.reuse import open_results
+        from scalable.results.settings import store_options, task_rules
 
         def report(text: str, is_problem: bool) -> None:
             (self._log.warn if is_problem else self._log.record)("", text)
@@ -438,8 +438,6 @@ class ScalableSession(SessionFacts):
         return open_results(url, rules, report=report, **store_options(self.manifest))
 
     def _output_checks(self) -> OutputChecks | None:
-        from scalable.results.settings import checked_outputs
-
         patterns = checked_outputs(self.manifest, kept=self._results is not None)
         if not patterns:
             return None

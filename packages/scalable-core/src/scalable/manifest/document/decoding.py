@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from scalable.manifest.document.limits import MAX_BYTES
 from scalable.manifest.document.nodes import Mark
 
 __all__ = ["UnreadableTextError", "decode"]
 
-# https://yaml.org/spec/1.2.2/#51-character-set, without the byte order mark, which is invisible.
-_NOT_ALLOWED = re.compile(
-    "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
+_UNUSUAL = re.compile("[^\t\n\r\x20-\x7e]")
+
+
+@cache
+def _not_allowed() -> re.Pattern[str]:
+    """Return a pattern of what YAML does not allow. It takes milliseconds to compile, and most documents are ASCII."""
+    # https://yaml.org/spec/1.2.2/#51-character-set, without the byte order mark, which is invisible.
+    return re.compile(
+        "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+    )
 
 
 class UnreadableTextError(ValueError):
@@ -49,7 +56,7 @@ def decode(document: str | bytes) -> str:
         raise UnreadableTextError("E_TOO_LARGE", f"the document is larger than {limit}")
     text = document if isinstance(document, str) else _from_utf8(document)
     text = text.removeprefix("\ufeff")
-    if bad := _NOT_ALLOWED.search(text):
+    if _UNUSUAL.search(text) and (bad := _not_allowed().search(text)):
         message = f"character U+{ord(bad[0]):04X} is not allowed in YAML; remove it"
         raise UnreadableTextError("E_CHARACTER", message, _mark_after(text[: bad.start()]))
     return text
