@@ -444,7 +444,7 @@ def test_a_signal_in_the_middle_leaves_no_process(
     assert running.returncode == status
     assert gone(workers)
     assert "Traceback" not in stderr
-    assert record(project)["exit_status"] == status
+    assert (record(project)["status"], record(project)["exit_status"]) == ("interrupted", status)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -465,7 +465,7 @@ def test_a_signal_while_it_starts_leaves_no_process(
     assert running.returncode == status
     assert stdout == ""
     assert "Traceback" not in stderr
-    assert stderr.splitlines()[-1].startswith(f"scalable: ended with exit status {status}")
+    assert stderr.splitlines()[-1].startswith(f"scalable: interrupted with exit status {status}")
     assert record(project)["exit_status"] == status
 
 

@@ -511,9 +511,17 @@ def _print_summary(
     if logs.is_dir():
         print_status(f"logs of workers in {logs}; `scalable logs` shows them")
     print_status(
-        f"{_describe_exit(outcome.code)} after {summary['seconds']:.1f} s; record in {record.directory}"
+        f"{_describe_end(record.document)} after {summary['seconds']:.1f} s; record in {record.directory}"
     )
 
 
-def _describe_exit(code: int) -> str:
-    return f"ended with exit status {code}" if code else "finished"
+def _describe_end(document: Mapping[str, Any]) -> str:
+    """Return how a run ended.
+
+    Examples
+    --------
+    >>> _describe_end({"status": "failed", "exit_status": 3})
+    'failed with exit status 3'
+    """
+    code = document["exit_status"]
+    return str(document["status"]) + (f" with exit status {code}" if code else "")
