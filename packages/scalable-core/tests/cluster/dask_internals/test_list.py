@@ -130,6 +130,10 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
     grouped = {"wait_for_workers"}
     tagged = {"submit", "map", "compute", "persist", "get", "get_executor"}
     ours = set().union(
-        *(attributes(cls) for cls in ScalableClient.__mro__ if cls.__module__.startswith("scalable."))
+        *(
+            attributes(cls)
+            for cls in ScalableClient.__mro__
+            if cls.__module__.startswith("scalable.")
+        )
     )
     assert ours & theirs == tagged | grouped | OVERRIDDEN | used
