@@ -501,6 +501,24 @@ def test_a_workflow_may_take_its_time_to_clean_up(process: Start, gone: Gone) ->
     assert gone(workers)
 
 
+@pytest.mark.parametrize("dropped", [True, False])
+def test_what_is_left_is_told_once_of_a_script_that_closes_its_session(
+    scalable: Scalable, project: Path, dropped: bool
+) -> None:
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "stuck: true"))
+    (project / "workflow.py").write_text(
+        "from scalable.session import ScalableSession\n"
+        "session = ScalableSession.from_yaml()\nsession.start()\n"
+        f"try: session.close()\nexcept {'Exception' if dropped else 'ZeroDivisionError'}: pass\n"
+    )
+
+    done = scalable("run", "-w", "workflow.py")
+
+    assert done.returncode == 1
+    assert done.stderr.count("volume scratch") == 1
+
+
 def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> None:
     done = scalable("run", "-w", "workflow.py", "--", "some", DEMO_SECRET="hunter2hunter2")
 

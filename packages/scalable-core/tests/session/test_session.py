@@ -389,13 +389,17 @@ def test_a_session_knows_when_everything_is_removed(project: Path) -> None:
     assert session.everything_removed
 
 
-def test_a_leftover_does_not_replace_the_error_of_the_block(project: Path) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(3), KeyboardInterrupt()])
+def test_a_leftover_does_not_replace_the_error_of_the_block(
+    project: Path, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
     manifest(project, "stuck: true")
 
-    with pytest.raises(ZeroDivisionError) as caught, ScalableSession.from_yaml():
-        1 / 0  # noqa: B018 - it raises
+    with pytest.raises(type(error)) as caught, ScalableSession.from_yaml():
+        raise error
 
     assert "volume scratch" in caught.value.__notes__[0]
+    assert "volume scratch" in capsys.readouterr().err
 
 
 def test_modules_that_are_listed_start_from_the_manifest(project: Path) -> None:

@@ -458,9 +458,15 @@ def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
         # The signal arrived while the session was closing, and was deferred.
         return replace(outcome, code=outcome.code or exit_status(error))
     except ScalableError as error:
-        print_problem(session.manifest.redact(str(error)))
-        return replace(outcome, code=outcome.code or FAILED)
-    return outcome
+        problem: ScalableError | None = error
+    else:
+        problem = session.leftover_error  # of a script that has closed the session, and dropped it
+    error_of_script = outcome.error
+    shown = getattr(error_of_script, "__notes__", ())
+    if problem is None or problem is error_of_script or str(problem) in shown:
+        return outcome
+    print_problem(session.manifest.redact(str(problem)))
+    return replace(outcome, code=outcome.code or FAILED)
 
 
 def _finish_record(
