@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 from distributed.cli import dask_worker
 
 from scalable.manifest.schema import ComponentConfig
@@ -44,6 +45,17 @@ def test_the_arguments_are_what_dask_worker_understands(tmp_path: Path) -> None:
     assert params["dashboard_address"] == "127.0.0.1:0"
     assert (params["nanny"], params["dashboard"]) == (False, False)
     assert params["death_timeout"] == "60"
+
+
+def test_the_tilde_of_a_preload_script_is_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prepare.py").touch()
+
+    built = command(ComponentConfig(name="gcam", preload_script="~/prepare.py"))
+
+    assert str(tmp_path / "prepare.py") in built.argv
 
 
 def test_without_memory_there_is_no_limit_and_without_a_script_no_preload() -> None:

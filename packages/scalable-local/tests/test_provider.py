@@ -77,6 +77,36 @@ def test_what_processes_cannot_do_is_reported_once_per_component() -> None:
     assert problems(components) == [("W_NO_EFFECT", "components.gcam.image")]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is not there"),
+        (b"import os\ndef f(:\n", "is not valid Python (line 2: "),
+        (b"x = '\xe9'\n", "is not valid Python (line "),
+        (b"x = 1\n", ""),
+    ],
+)
+def test_a_preload_script_that_cannot_run_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, message: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if content is not None:
+        (tmp_path / "prepare.py").write_bytes(content)
+
+    report = LocalProvider().validate(spec({"gcam": {"preload_script": "~/prepare.py"}}))
+
+    assert [issue.code for issue in report.issues] == (["W_NO_FILE"] if message else [])
+    assert message in "".join(issue.message for issue in report.issues)
+
+
+def test_a_preload_script_that_is_a_directory_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "prepare.py").mkdir()
+
+    assert problems({"gcam": {"preload_script": str(tmp_path / "prepare.py")}}) == [
+        ("W_NO_FILE", "components.gcam.preload_script")
+    ]
+
+
 def test_what_threads_cannot_do_is_reported_once_per_component() -> None:
     components = {
         "gcam": {"env": {"A": "b"}, "memory": "1G", "preload_script": "p.py", "cpus": 2},

@@ -444,7 +444,7 @@ def test_a_signal_in_the_middle_leaves_no_process(
     assert running.returncode == status
     assert gone(workers)
     assert "Traceback" not in stderr
-    assert record(project)["exit_status"] == status
+    assert (record(project)["status"], record(project)["exit_status"]) == ("interrupted", status)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -465,7 +465,7 @@ def test_a_signal_while_it_starts_leaves_no_process(
     assert running.returncode == status
     assert stdout == ""
     assert "Traceback" not in stderr
-    assert stderr.splitlines()[-1].startswith(f"scalable: ended with exit status {status}")
+    assert stderr.splitlines()[-1].startswith(f"scalable: interrupted with exit status {status}")
     assert record(project)["exit_status"] == status
 
 
@@ -499,6 +499,24 @@ def test_a_workflow_may_take_its_time_to_clean_up(process: Start, gone: Gone) ->
 
     assert (running.returncode, stdout) == (130, "cleaned up KeyboardInterrupt\n")
     assert gone(workers)
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_what_is_left_is_told_once_of_a_script_that_closes_its_session(
+    scalable: Scalable, project: Path, dropped: bool
+) -> None:
+    text = (project / "scalable.yaml").read_text()
+    (project / "scalable.yaml").write_text(text.replace("n_workers: 1", "stuck: true"))
+    (project / "workflow.py").write_text(
+        "from scalable.session import ScalableSession\n"
+        "session = ScalableSession.from_yaml()\nsession.start()\n"
+        f"try: session.close()\nexcept {'Exception' if dropped else 'ZeroDivisionError'}: pass\n"
+    )
+
+    done = scalable("run", "-w", "workflow.py")
+
+    assert done.returncode == 1
+    assert done.stderr.count("volume scratch") == 1
 
 
 def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> None:

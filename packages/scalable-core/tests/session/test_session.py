@@ -389,13 +389,17 @@ def test_a_session_knows_when_everything_is_removed(project: Path) -> None:
     assert session.everything_removed
 
 
-def test_a_leftover_does_not_replace_the_error_of_the_block(project: Path) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(3), KeyboardInterrupt()])
+def test_a_leftover_does_not_replace_the_error_of_the_block(
+    project: Path, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
     manifest(project, "stuck: true")
 
-    with pytest.raises(ZeroDivisionError) as caught, ScalableSession.from_yaml():
-        1 / 0  # noqa: B018 - it raises
+    with pytest.raises(type(error)) as caught, ScalableSession.from_yaml():
+        raise error
 
     assert "volume scratch" in caught.value.__notes__[0]
+    assert "volume scratch" in capsys.readouterr().err
 
 
 def test_modules_that_are_listed_start_from_the_manifest(project: Path) -> None:
@@ -708,7 +712,48 @@ def test_a_session_in_plain_python_keeps_a_record(
     )
     assert first["summary"]["worker_hours"]["fair"] > 0
     assert (second["status"], second["error"]) == ("failed", "ZeroDivisionError: of the user")
+    assert first["summary"]["seconds"] > 0
     assert not (project / ".scalable").exists()
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "exit_status", "error"),
+    [
+        (KeyboardInterrupt(), "interrupted", 130, "KeyboardInterrupt"),
+        (SystemExit(143), "interrupted", 143, "SystemExit: 143"),
+        (SystemExit(3), "failed", 3, "SystemExit: 3"),
+        (SystemExit(0), "finished", 0, None),
+    ],
+)
+def test_the_record_of_a_session_has_the_exit_status_of_its_script(
+    project: Path, end: BaseException, status: str, exit_status: int, error: str | None
+) -> None:
+    with pytest.raises(type(end)), ScalableSession.from_yaml():
+        raise end
+
+    (directory,) = find_records()
+    written = json.loads((directory / "record.json").read_text())
+    assert (written["status"], written["exit_status"], written["error"]) == (
+        status,
+        exit_status,
+        error,
+    )
+
+
+@pytest.mark.parametrize(
+    ("last", "end"), [("", ("finished", None)), ("1 / 0", ("failed", "ZeroDivisionError"))]
+)
+def test_the_record_of_a_session_that_a_script_leaves_open_has_the_scripts_end(
+    project: Path, script: Script, last: str, end: tuple[str, str | None]
+) -> None:
+    running = script(
+        f"    session = ScalableSession.from_yaml()\n    session.start()\n    {last}\n"
+    )
+    running.communicate(timeout=60)
+
+    (directory,) = find_records()
+    written = json.loads((directory / "record.json").read_text())
+    assert (written["status"], written["error"] and written["error"].partition(":")[0]) == end
 
 
 def test_a_session_without_a_place_for_its_record_goes_on(

@@ -57,8 +57,9 @@ def resume(
     """Run the workflow of RUN again, with the results that are kept.
 
     RUN is the id of a run that was started from this directory, or the beginning of it; `scalable runs` lists them.
-    It may have failed, or have been killed. The manifest, the workflow and the arguments are those of RUN, as the
-    files are now. Tasks with `cache: true` whose results are in the store are not computed again, on whichever target.
+    It may have failed, or have been interrupted or killed. The manifest, the workflow and the arguments are those of
+    RUN, as the files are now. Tasks with `cache: true` whose results are in the store are not computed again, on
+    whichever target.
     """
     from scalable.runs import run_state
 

@@ -458,9 +458,15 @@ def _close(session: ScalableSession, outcome: Outcome) -> Outcome:
         # The signal arrived while the session was closing, and was deferred.
         return replace(outcome, code=outcome.code or exit_status(error))
     except ScalableError as error:
-        print_problem(session.manifest.redact(str(error)))
-        return replace(outcome, code=outcome.code or FAILED)
-    return outcome
+        problem: ScalableError | None = error
+    else:
+        problem = session.leftover_error  # of a script that has closed the session, and dropped it
+    error_of_script = outcome.error
+    shown = getattr(error_of_script, "__notes__", ())
+    if problem is None or problem is error_of_script or str(problem) in shown:
+        return outcome
+    print_problem(session.manifest.redact(str(problem)))
+    return replace(outcome, code=outcome.code or FAILED)
 
 
 def _finish_record(
@@ -511,9 +517,17 @@ def _print_summary(
     if logs.is_dir():
         print_status(f"logs of workers in {logs}; `scalable logs` shows them")
     print_status(
-        f"{_describe_exit(outcome.code)} after {summary['seconds']:.1f} s; record in {record.directory}"
+        f"{_describe_end(record.document)} after {summary['seconds']:.1f} s; record in {record.directory}"
     )
 
 
-def _describe_exit(code: int) -> str:
-    return f"ended with exit status {code}" if code else "finished"
+def _describe_end(document: Mapping[str, Any]) -> str:
+    """Return how a run ended.
+
+    Examples
+    --------
+    >>> _describe_end({"status": "failed", "exit_status": 3})
+    'failed with exit status 3'
+    """
+    code = document["exit_status"]
+    return str(document["status"]) + (f" with exit status {code}" if code else "")

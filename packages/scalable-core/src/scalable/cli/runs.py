@@ -156,8 +156,16 @@ def _row(document: dict[str, Any]) -> list[object]:
         sum(task["done"] + task["failed"] + task["left"] + task["cancelled"] for task in tasks),
         sum(task.get("kept", 0) for task in tasks),
         sum(task["failed"] for task in tasks),
-        (document.get("workflow") or {}).get("path") or "-",
+        _shown_path((document.get("workflow") or {}).get("path")),
     ]
+
+
+def _shown_path(path: str | None) -> str:
+    """Return the path of a workflow as one would write it here."""
+    if path is None:
+        return "-"
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def run_directory(document: Mapping[str, Any]) -> Path:

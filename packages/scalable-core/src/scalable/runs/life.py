@@ -30,7 +30,7 @@ class RunState:
     Parameters
     ----------
     status : str
-        What its record says: ``running``, ``finished`` or ``failed``.
+        What its record says: ``running``, ``finished``, ``failed`` or ``interrupted``.
     lives : bool or None
         Whether its process lives; None if that is not known, because it is on another machine.
     host : str

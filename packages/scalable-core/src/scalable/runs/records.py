@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import secrets
+import signal
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -197,7 +198,7 @@ class RunRecord:
             The record cannot be written.
         """
         self.document |= {
-            "status": "failed" if exit_status else "finished",
+            "status": _end_status(exit_status),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "exit_status": exit_status,
             "everything_removed": everything_removed,
@@ -301,6 +302,22 @@ class RunRecord:
         with os.fdopen(new, "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(self.to_json())
         os.replace("record.new", "record.json", src_dir_fd=at, dst_dir_fd=at)
+
+
+_INTERRUPTED = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+
+
+def _end_status(exit_status: int) -> str:
+    """Return how a run has ended: by itself, or because a signal asked it to.
+
+    Examples
+    --------
+    >>> [_end_status(code) for code in (0, 1, 130)]
+    ['finished', 'failed', 'interrupted']
+    """
+    if exit_status in _INTERRUPTED:
+        return "interrupted"
+    return "failed" if exit_status else "finished"
 
 
 def event_as_json(event: Event) -> dict[str, Any]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scalable.cluster.events import EventLog
     from scalable.cluster.history import WorkerSpan
     from scalable.cluster.port import GroupStatus
+    from scalable.errors import LeftoverError
     from scalable.manifest.schema import ManifestModel
     from scalable.providers.base import ClusterHandle, DeploymentSpec
     from scalable.results.reuse import Results
@@ -50,6 +51,7 @@ class SessionFacts:
         self._failures: dict[Any, TaskFailure] = {}
         self._start_error: BaseException | None = None
         self._everything_removed = False
+        self._leftover_error: LeftoverError | None = None
 
     @property
     def manifest(self) -> ManifestModel:
@@ -86,6 +88,11 @@ class SessionFacts:
     def is_new(self) -> bool:
         """Whether the start has not begun."""
         return self._state is State.NEW
+
+    @property
+    def leftover_error(self) -> LeftoverError | None:
+        """What `close` has raised because it could not remove something; None if it has not."""
+        return self._leftover_error
 
     @property
     def start_error(self) -> BaseException | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import logging
+import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,10 +41,11 @@ class OwnRecord:
     def __init__(self, session: ScalableSession, record: RunRecord) -> None:
         self._session = session
         self._ended = False
+        self._started = time.monotonic()
         self.recorder = Recorder(session, record, logger.warning)
         self.recorder.start()
         # After the record has registered what closes its directory, so that this is called before.
-        atexit.register(self.end)
+        atexit.register(self._end_at_exit)
 
     @classmethod
     def begin(cls, session: ScalableSession) -> OwnRecord | None:
@@ -59,6 +62,12 @@ class OwnRecord:
             return None
         return cls(session, record)
 
+    def _end_at_exit(self) -> None:
+        """Write how the session of a script has ended that did not close it."""
+        is_script = self.recorder.record.document["workflow"]["path"] is not None
+        # What nothing has caught, which Python has printed and kept.
+        self.end(getattr(sys, "last_value", None) if is_script else None)
+
     def end(self, error: BaseException | None = None) -> None:
         """Write how the session has ended; once."""
         if self._ended:
@@ -67,16 +76,32 @@ class OwnRecord:
         recorder = self.recorder
         recorder.stop()
         recorder.write(warn=True)
-        atexit.unregister(self.end)
+        atexit.unregister(self._end_at_exit)
         try:
             recorder.record.end(
-                int(error is not None),
+                _exit_status(error),
                 everything_removed=self._session.everything_removed,
                 error=None
-                if error is None
+                if error is None or not _exit_status(error)
                 else "".join(traceback.format_exception_only(error)).strip(),
                 events=self._session.events,
-                summary=recorder.summary(),
+                summary=recorder.summary()
+                | {"seconds": round(time.monotonic() - self._started, 3)},
             )
         except OSError as problem:
             logger.warning("the record is not complete: %s", problem)
+
+
+def _exit_status(error: BaseException | None) -> int:
+    """Return the exit status of a script that an error ends, as shells see it.
+
+    Examples
+    --------
+    >>> [_exit_status(e) for e in (None, SystemExit(3), SystemExit("no"), KeyboardInterrupt(), OSError())]
+    [0, 3, 1, 130, 1]
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return int(error is not None)

@@ -680,22 +680,26 @@ class ScalableSession(SessionFacts):
                 try:
                     self.provider.close(self._handle)
                 except LeftoverError as error:
+                    self._leftover_error = error
                     if error.command or not (command := self._reap_command()):
                         raise
-                    raise LeftoverError(error.cluster, error.leftovers, command) from None
+                    self._leftover_error = LeftoverError(error.cluster, error.leftovers, command)
+                    raise self._leftover_error from None
                 finally:
                     if self.run_directory is not None:
                         tidy_logs(self.run_directory / "logs", self.manifest.redact)
             self._everything_removed = True
 
-    def _close_after(self, error: BaseException) -> None:
-        """Close because of an error; a problem while closing becomes a note of that error."""
+    def _close_after(self, error: BaseException) -> list[str]:
+        """Close because of an error; a problem while closing becomes notes of that error, which are returned."""
         try:
             self.close()
         except ScalableError as close_error:
-            error.add_note(str(close_error))
-            for note in getattr(close_error, "__notes__", ()):
+            notes = [str(close_error), *getattr(close_error, "__notes__", ())]
+            for note in notes:
                 error.add_note(note)
+            return notes
+        return []
 
     def __enter__(self) -> ScalableClient:
         return self.start()
@@ -710,8 +714,10 @@ class ScalableSession(SessionFacts):
             return
         if exc is None:
             self.close()
-        else:
-            self._close_after(exc)
+            return
+        for note in self._close_after(exc):
+            # Python shows no notes of SystemExit, and who catches another error may show nothing.
+            self._say(note)
 
     # -- For coroutines
 

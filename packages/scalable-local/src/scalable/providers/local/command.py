@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from scalable.providers.containers import mounts_and_preload
 from scalable.providers.tls import TlsFiles, tls_arguments
 from scalable.providers.worker import server_command, thread_environment, worker_arguments
 
@@ -125,7 +126,7 @@ def process_command(
         slots=slots,
         scheduler_address=scheduler_address,
         directory=directory,
-        preload=component.preload_script,
+        preload=mounts_and_preload(component)[1],
     )
     command = server_command(sys.executable, "worker")
     return Command((*command, *arguments), worker_environment(component, slots))

@@ -58,7 +58,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
             plain = spec.components.keys() - chosen_runtimes(spec, options).keys()
             why = "its workers are plain processes there"
             yield from _without_effect(spec, plain, _NEED_CONTAINERS, why)
-            yield from _missing_preloads(spec, plain)
+            yield from _unusable_preloads(spec, plain)
             yield from self._check_memory(spec)
         else:
             if options.containers != "none":
@@ -135,19 +135,36 @@ _EXPECTED_BOOT = 2.0
 """Seconds that a worker takes to import Dask and join, on a laptop of 2020 or later."""
 
 
-def _missing_preloads(
+def _unusable_preloads(
     spec: DeploymentSpec, components: Collection[str]
 ) -> Iterator[ValidationIssue]:
-    """Warn of scripts that workers of these components would not find now."""
+    """Warn of scripts with which workers of these components could not start now."""
     for name, component in spec.components.items():
         script = component.preload_script
         # Dask also takes a module's name, or a URL.
         is_file = script is not None and script.endswith(".py") and "://" not in script
-        if name in components and script and is_file and not Path(script).exists():
-            message = f"there is no file {script!r}, so no worker of this component could start"
-            if not Path(script).is_absolute():
+        if not (name in components and script and is_file):
+            continue
+        if what := _why_unusable(Path(script).expanduser()):
+            message = f"{script!r} {what}, so no worker of this component could start"
+            if not script.startswith(("/", "~")):
                 message += "; the path is relative to the current directory"
             yield spec.component_issue(name, "preload_script", "W_NO_FILE", message, "warning")
+
+
+def _why_unusable(script: Path) -> str:
+    """Return what keeps a script from being run; empty if nothing is known that does."""
+    try:
+        compile(script.read_bytes(), str(script), "exec", dont_inherit=True)
+    except FileNotFoundError:
+        return "is not there"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except SyntaxError as error:
+        return f"is not valid Python (line {error.lineno}: {error.msg})"
+    except ValueError as error:
+        return f"is not valid Python ({error})"
+    return ""
 
 
 def _without_effect(
