@@ -135,3 +135,10 @@ def test_paths_on_this_machine_become_absolute(
 def test_a_preload_script_that_does_not_exist_here_is_in_the_image_or_a_module() -> None:
     gcam = ComponentConfig(name="gcam", preload_script="gcam.prepare")
     assert request(gcam, SlurmOptions()).preload == "gcam.prepare"
+
+
+def test_what_a_component_requests_is_no_directive_of_the_site() -> None:
+    given = ["-N 1", "-n1", "--mem-per-cpu=4G", "-Cssd"]
+    wrf = ComponentConfig(name="wrf", nodes=4, ranks=64, memory=2**30)
+    assert request(wrf, SlurmOptions(), job_extra=given).directives == ("-Cssd",)
+    assert request(BARE, SlurmOptions(), job_extra=given).directives == ("-N", "1", *given[1:])

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from scalable.manifest.schema import FrozenModel
 from scalable.manifest.units import Duration
 from scalable.providers.options import Matching, OneLine, TargetOptions
-from scalable.providers.slurm.directives import find_owned
+from scalable.providers.slurm.directives import find_owned, names_several_clusters
 
 __all__ = ["JobOptions", "SlurmOptions"]
 
@@ -18,11 +18,25 @@ Word = Annotated[str, Matching(r"[^\s\x00-\x1f\x7f]+", "one word, without whites
 
 # squeue and scancel split names at commas.
 JobName = Annotated[
-    str, Matching(r"[^\s,\x00-\x1f\x7f]+", "one word, without whitespace or commas")
+    # It is also part of the name of a directory, which has 255 bytes at most.
+    str,
+    Matching(
+        r"[^\s,/\\\x00-\x1f\x7f]{1,50}",
+        "one word of 50 characters at most, without whitespace, commas or slashes",
+    ),
 ]
 
+
+def _check_cluster(name: str) -> str:
+    if names_several_clusters(name):
+        raise ValueError("must be the name of one cluster, which would run all jobs")
+    return name
+
+
 ClusterName = Annotated[
-    str, Matching(r"[^\s,\x00-\x1f\x7f]+", "the name of one cluster, without whitespace or commas")
+    str,
+    Matching(r"[^\s,\x00-\x1f\x7f]+", "the name of one cluster, without whitespace or commas"),
+    AfterValidator(_check_cluster),
 ]
 
 Interface = Annotated[

@@ -213,7 +213,10 @@ def _site_directives(
         "--reservation": options.reservation,
         "--time": options.walltime,
         "--cpus-per-task": "cpus" in component.model_fields_set,
-        "--mem": "memory" in component.model_fields_set,
+        **dict.fromkeys(
+            ("--mem", "--mem-per-cpu", "--mem-per-gpu"), "memory" in component.model_fields_set
+        ),
+        **dict.fromkeys(("--nodes", "--ntasks", "--ntasks-per-node"), component.runs_mpi),
     }
     return drop_options(site.directives, {name for name, value in own.items() if value})
 

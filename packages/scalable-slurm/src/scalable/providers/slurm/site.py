@@ -11,7 +11,13 @@ from typing import Any
 
 from scalable.errors import ValidationFailedError, did_you_mean
 from scalable.manifest.issues import ValidationIssue, ValidationReport
-from scalable.providers.slurm.directives import find_owned, split_cluster
+from scalable.providers.slurm.directives import (
+    names_several_clusters,
+    owned_options,
+    parse_options,
+    split_cluster,
+    values_of,
+)
 
 __all__ = ["SiteDefaults", "read_site"]
 
@@ -177,8 +183,8 @@ def _text(value: Any) -> str:
 
 def _word(value: Any) -> str:
     text = _text(value)
-    if re.search(r"[\s,]", text):
-        raise ValueError("must be one word, without whitespace or commas")
+    if not re.fullmatch(r"[^\s,/\\]{1,50}", text):
+        raise ValueError("must be one word of 50 characters at most, without commas or slashes")
     return text
 
 
@@ -279,10 +285,15 @@ def _directives(values: Any, note: Note) -> tuple[str, ...]:
             raise ValueError(f"{directive!r} is no option; options begin with - or --")
         if ":" in arguments:
             raise ValueError(f"{directive!r} would make a heterogeneous job, which workers are not")
-        owned = [each for argument in arguments if (each := find_owned(argument))]
+        options = list(parse_options(arguments))
+        if stray := next((option.arguments[0] for option in options if not option.names), None):
+            raise ValueError(f"{directive!r} has {stray!r}, which is no option's value")
+        if any(map(names_several_clusters, values_of(arguments, "--clusters"))):
+            raise ValueError(f"{directive!r} would leave to Slurm where jobs go; name one cluster")
+        owned = owned_options(arguments)
         if all(option == "--clusters" for option, _ in owned):
             kept += arguments
-        elif sum(argument.startswith("-") for argument in arguments) == 1:
+        elif len(options) == 1:
             note(f"{directive!r} has no effect: {owned[0][1]}")
         else:
             raise ValueError(f"{directive!r} sets {owned[0][0]}: {owned[0][1]}; take it out")
