@@ -288,6 +288,44 @@ def test_a_node_on_which_workers_do_not_start_is_left_out_and_named(
     assert "kept off it for 600 s" in asyncio.run(backend.describe(unit(1))).remedy
 
 
+@pytest.mark.parametrize(
+    ("state", "left_out"), [("CANCELLED", True), ("COMPLETED", True), ("TIMEOUT", False)]
+)
+def test_a_node_on_which_jobs_end_at_once_is_left_out_however_they_end(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, state: str, left_out: bool
+) -> None:
+    """Jobs are cancelled where the prolog of a node fails, and completed where their interpreter ends at once."""
+    fake_command("sbatch", stdout="8\n")
+    lines = [f"7|{element}|{state}|None|INVALID|node1|{MINE}\n" for element in range(2)]
+    fake_command("squeue", stdout="".join(lines))
+    asyncio.run(backend.observe())
+    asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q2"))
+    assert ["--exclude=node1" in call for call in calls("sbatch")] == [left_out]
+
+
+def test_jobs_that_were_to_end_say_nothing_about_their_node(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
+    fake_command("sbatch", stdout="7\n")
+    for command in ("squeue", "scancel"):
+        fake_command(command)
+    launched = asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q"))
+    asyncio.run(backend.stop(launched.units))
+    lines = [f"7|{element}|CANCELLED|None|INVALID|node1|{MINE}\n" for element in range(2)]
+    fake_command("squeue", stdout="".join(lines))
+    asyncio.run(backend.observe())
+    asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q2"))
+    assert not any("--exclude" in call for call in calls("sbatch"))
+
+
+def test_a_site_without_job_arrays_is_told(
+    backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    refusing(fake_command, tmp_path, "true", "Invalid job array specification")
+    with pytest.raises(LaunchRefusedError, match="no job arrays"):
+        asyncio.run(backend.launch(GroupSpec("gcam"), 4, "q"))
+
+
 def test_the_only_node_is_not_left_out(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
 ) -> None:

@@ -63,6 +63,9 @@ def test_a_job_with_an_id_was_accepted_whatever_fails_afterwards(fake_command: F
         "User's group not permitted to use this partition",
         "Invalid generic resource (gres) specification",
         "sbatch: unrecognized option '--exclusiv'",
+        "--mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive.",
+        "QOSMaxWallDurationPerJobLimit Job violates accounting/QOS policy (job submit limit, user's size)",
+        "QOSMinCpuNotSatisfied Job violates accounting/QOS policy (job submit limit, user's size)",
     ],
 )
 def test_a_refusal_that_will_be_the_same_is_final(fake_command: FakeCommand, text: str) -> None:

@@ -169,6 +169,9 @@ class SlurmBackend:
             try:
                 named = await self._submit_array(request, workers, request_id)
             except TooManyJobsError as error:
+                if size == 1 and _NO_ARRAYS in str(error).lower():
+                    text = "the site accepts no job arrays (MaxArraySize), of which each worker is an element"
+                    raise LaunchRefusedError(f"{text}: {error}") from error
                 if size == 1:
                     shortfall = error.explanation
                 size, refused = max(1, size // 2), size
@@ -271,7 +274,7 @@ class SlurmBackend:
                 continue
             had_ended = job.phase is Phase.GONE
             job.see(seen)
-            self._nodes.see(seen, time.monotonic())
+            self._nodes.see(seen, time.monotonic(), wanted=not job.stopped)
             shown.append((job, had_ended))
         # Those that have ended once more: their last workers may have ended before them.
         several = [job for job, had_ended in shown if job.room > 1 and not had_ended]
@@ -494,6 +497,8 @@ class SlurmBackend:
     def _job_log_path(self, unit: Unit) -> Path:
         return Path(self.requests[unit.tag].log_directory) / f"{unit.native}.log"
 
+
+_NO_ARRAYS = "invalid job array specification"
 
 _FILES_DEADLINE = 10.0
 """Seconds for reading or writing files of jobs, on a file system that may hang."""
