@@ -3,6 +3,7 @@
 ==============  =================================================================================
 `options`       the options of a target
 `provider`      the steps of a provider: validate, render, build, list, reap
+`checking`      what can be known about a component before anything is asked of Slurm
 `cluster`       `SlurmCluster`, for users and for the provider
 `site`          a site's defaults in dask-jobqueue's configuration, parsed
 `jobqueue`      the only module that imports dask-jobqueue: its configuration, and the scheduler

@@ -29,7 +29,8 @@ _TOO_MANY = re.compile(
     re.IGNORECASE,
 )
 
-# Of accounts and of a QOS that refuses what would wait for ever: QOSMaxCpuPerJobLimit, QOSMinCpuNotSatisfied. Slurm adds the same words to all: "(job submit limit, user's size and/or time limits)".
+# Of accounts, and of a QOS that refuses what would wait for ever: QOSMaxCpuPerJobLimit, QOSMinCpuNotSatisfied. Slurm
+# adds the same words to all of them: "(job submit limit, user's size and/or time limits)".
 _OF_EACH_JOB = re.compile(r"PerJob|QOSMin|MaxWall", re.IGNORECASE)
 
 _FINAL = re.compile(
