@@ -63,6 +63,7 @@ def test_no_option_is_required() -> None:
         ("interface: longer-than-15-chars", "interface", "must be the name of a network interface"),
         ("container_runtime: aptainer", "container_runtime", "did you mean 'apptainer'?"),
         ('logs_location: "a\\nb"', "logs_location", "must be one line of text"),
+        ("local_directory: $(mktemp -d)", "local_directory", "may have variables such as $TMPDIR"),
         ("modules: gcc", "modules", "must be a list"),
         ("modules: [gcc 13]", "modules[0]", "must be one word"),
         ('prologue: [a, "b\\nc"]', "prologue[1]", "must be one line of text"),

@@ -73,6 +73,14 @@ def test_old_names_are_obeyed_where_the_new_ones_are_not_set() -> None:
         ("worker-extra-args", "--lifetime 1h"),
         ("worker-extra-args", ["--nthreads", "4"]),
         ("scheduler-options", ["port"]),
+        ("worker-extra-args", ["--resources GPU=1"]),
+        ("worker-extra-args", ["--preload", "$HOME/x.py"]),
+        ("death-timeout", ["60"]),
+        ("death-timeout", " "),
+        ("memory", True),
+        ("python", "singularity exec image.sif python"),
+        ("local-directory", "$(mktemp -d)"),
+        ("local-directory", "${TMPDIR:=/x}"),
         ("account", ["a"]),
         ("cores", 0),
         ("cores", True),
@@ -97,6 +105,7 @@ def test_a_value_of_another_shape_is_refused(key: str, value: Any) -> None:
         ("job-directives-skip", ["-o"]),
         ("scheduler-options", {"idle_timeout": "1h"}),
         ("acount", "x"),
+        ("walltime", 7200),
     ],
 )
 def test_what_has_no_effect_is_told(key: str, value: Any) -> None:

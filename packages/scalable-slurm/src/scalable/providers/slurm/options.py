@@ -11,6 +11,7 @@ from scalable.manifest.schema import FrozenModel
 from scalable.manifest.units import Duration
 from scalable.providers.options import Matching, OneLine, TargetOptions
 from scalable.providers.slurm.directives import find_owned, names_several_clusters
+from scalable.providers.slurm.paths import check_variables
 
 __all__ = ["JobOptions", "SlurmOptions"]
 
@@ -203,7 +204,7 @@ class SlurmOptions(JobOptions, TargetOptions):
         default=None,
         description="Python interpreter on the nodes. The one that runs Scalable if not set.",
     )
-    local_directory: OneLine | None = Field(
+    local_directory: Annotated[OneLine, AfterValidator(check_variables)] | None = Field(
         default=None,
         description="Directory on a node for what does not fit into a worker's memory. "
         "`$TMPDIR` and other variables in it are those of the job. /tmp if not set.",
