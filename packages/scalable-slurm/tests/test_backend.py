@@ -288,6 +288,44 @@ def test_a_node_on_which_workers_do_not_start_is_left_out_and_named(
     assert "kept off it for 600 s" in asyncio.run(backend.describe(unit(1))).remedy
 
 
+@pytest.mark.parametrize(
+    ("state", "left_out"), [("CANCELLED", True), ("COMPLETED", True), ("TIMEOUT", False)]
+)
+def test_a_node_on_which_jobs_end_at_once_is_left_out_however_they_end(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, state: str, left_out: bool
+) -> None:
+    """Jobs are cancelled where the prolog of a node fails, and completed where their interpreter ends at once."""
+    fake_command("sbatch", stdout="8\n")
+    lines = [f"7|{element}|{state}|None|INVALID|node1|{MINE}\n" for element in range(2)]
+    fake_command("squeue", stdout="".join(lines))
+    asyncio.run(backend.observe())
+    asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q2"))
+    assert ["--exclude=node1" in call for call in calls("sbatch")] == [left_out]
+
+
+def test_jobs_that_were_to_end_say_nothing_about_their_node(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
+    fake_command("sbatch", stdout="7\n")
+    for command in ("squeue", "scancel"):
+        fake_command(command)
+    launched = asyncio.run(backend.launch(GroupSpec("gcam"), 2, "q"))
+    asyncio.run(backend.stop(launched.units))
+    lines = [f"7|{element}|CANCELLED|None|INVALID|node1|{MINE}\n" for element in range(2)]
+    fake_command("squeue", stdout="".join(lines))
+    asyncio.run(backend.observe())
+    asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q2"))
+    assert not any("--exclude" in call for call in calls("sbatch"))
+
+
+def test_a_site_without_job_arrays_is_told(
+    backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    refusing(fake_command, tmp_path, "true", "Invalid job array specification")
+    with pytest.raises(LaunchRefusedError, match="no job arrays"):
+        asyncio.run(backend.launch(GroupSpec("gcam"), 4, "q"))
+
+
 def test_the_only_node_is_not_left_out(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
 ) -> None:
@@ -377,7 +415,8 @@ def test_an_sbatch_without_an_answer_is_killed_and_named(
     fake_command: FakeCommand, tmp_path: Path
 ) -> None:
     backend, submitting = make_backend(tmp_path, sweep_timeout=2.0), tmp_path / "submitting"
-    fake_command("squeue")
+    for command in ("squeue", "scancel"):
+        fake_command(command)
     fake_command("sbatch", then=f"echo $$ > {submitting}; exec sleep 600")
 
     async def scenario() -> Sequence[Leftover]:
@@ -559,6 +598,55 @@ def test_a_sweep_cancels_the_run_once_and_waits_until_it_is_gone(
     fake_command("scancel", then=f": > {tmp_path}/squeue.out")
     assert asyncio.run(backend.sweep()) == []
     assert calls("scancel") == ["--quiet --name=scalable-r"]
+
+
+def answer_by_state(fake_command: FakeCommand, directory: Path, array: str = "7") -> None:
+    """Let ``scontrol`` know one job of an array in the state that a file has, and ``scancel`` cancel it."""
+    line = f"JobId={array} ArrayJobId={array} ArrayTaskId=0 JobState=$state Reason=None NodeList="
+    fake_command(
+        "scontrol",
+        then=f'state=$(cat {directory}/state) && [ "${{4}}" = {array} ] && echo "{line}" && exit 0;'
+        "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
+    )
+    fake_command("scancel", then=f"echo CANCELLED >{directory}/state")
+
+
+@pytest.mark.parametrize("shown", ["", f"7|0|PENDING|Priority|NOT_SET||{MINE}\n"])
+def test_a_sweep_believes_the_controller_and_no_cached_squeue(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path, shown: str
+) -> None:
+    """Neither jobs that a cache does not have yet are left, nor those that it still has reported."""
+    fake_command("sbatch", stdout="7\n")
+    fake_command("squeue", stdout=shown)
+    answer_by_state(fake_command, tmp_path)
+    (tmp_path / "state").write_text("PENDING")
+
+    async def launch_and_close() -> Sequence[Leftover]:
+        await backend.launch(GroupSpec("gcam"), 1, "q")
+        return await backend.sweep()
+
+    assert asyncio.run(launch_and_close()) == []
+    assert calls("scancel") == ["--quiet --name=scalable-r"]
+
+
+def test_jobs_that_squeue_leaves_out_are_as_the_controller_has_them(
+    backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    fake_command("sbatch", stdout="7\n")
+    fake_command("squeue")
+    answer_by_state(fake_command, tmp_path)
+
+    async def observe(state: str) -> list[tuple[Phase, str]]:
+        (tmp_path / "state").write_text(state)
+        return [(each.phase, each.detail) for each in (await backend.observe()).values()]
+
+    asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q"))
+    assert asyncio.run(observe("PENDING")) == [(Phase.PENDING, "just submitted")]
+    assert asyncio.run(observe("RUNNING")) == [(Phase.RUNNING, "on ")]
+    fake_command("scontrol", stderr="Unable to contact slurm controller\n", status=1)
+    assert asyncio.run(observe("")) == [(Phase.RUNNING, "on ")]
+    answer_by_state(fake_command, tmp_path, "8")
+    assert asyncio.run(observe("")) == []
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED"])

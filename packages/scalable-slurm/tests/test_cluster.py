@@ -7,7 +7,8 @@ import pytest
 
 from scalable.cluster import Pace
 from scalable.errors import LeftoverError, NotSupportedError, ValidationFailedError
-from scalable.providers.slurm import SlurmCluster
+from scalable.providers.slurm import SlurmCluster, SlurmOptions
+from scalable.providers.slurm.options import JobOptions
 
 if TYPE_CHECKING:
     from conftest import FakeCommand
@@ -55,3 +56,44 @@ def test_groups_have_the_size_that_the_options_say(
         assert cluster.groups["gcam"].wanted == 0
         with pytest.raises(TypeError, match="a number of workers and a tag"):
             cluster.add_workers("gcam", "4")  # type: ignore[arg-type]
+
+
+def test_arguments_that_cannot_be_obeyed_are_refused(tmp_path: Path) -> None:
+    options = SlurmOptions(logs_location=str(tmp_path), interface="lo")
+    with pytest.raises(TypeError, match="queue apart from them"):
+        SlurmCluster(options, queue="short")
+    with pytest.raises(TypeError, match="by name, such as"):
+        SlurmCluster("short")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be ComponentConfig objects"):
+        SlurmCluster(options, components={"gcam": {}})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="must be a Pace"):
+        SlurmCluster(options, pace=5)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_container_is_checked_like_a_component_of_a_manifest(
+    tmp_path: Path, fake_command: FakeCommand, caplog: pytest.LogCaptureFixture
+) -> None:
+    for command in ("squeue", "scancel"):
+        fake_command(command)
+    options = SlurmOptions(
+        logs_location=str(tmp_path),
+        interface="lo",
+        components={"gcam": JobOptions(queue="long", qos="high")},
+        workers={"gcam": 0},
+    )
+    with SlurmCluster(options, security=False) as cluster:
+        with pytest.raises(ValidationFailedError, match="nodes or ranks"):
+            cluster.add_container("wrf", nodes=2, path="wrf.sif")
+        with pytest.raises(ValidationFailedError, match="has its job for itself"):
+            cluster.add_container("wrf", nodes=2, workers_per_job=4)
+        with pytest.raises(ValidationFailedError, match="reads as something else"):
+            cluster.add_container("a", path="a.sif", dirs={"/a,b": "/c"})
+        with pytest.raises(TypeError, match="both path and image"):
+            cluster.add_container("a", path="a.sif", image="b.sif")
+        cluster.add_container("gcam", qos="low")
+        request = cluster._backend.requests["gcam"]
+        assert (request.partition, request.qos) == ("long", "low")
+        assert not [text for text in caplog.messages if "says nothing" in text]
+        cluster.add_container("gcm")
+        assert [text for text in caplog.messages if "did you mean 'gcam'" in text]

@@ -33,6 +33,27 @@ def test_a_job_that_was_accepted_without_its_id_is_not_refused(fake_command: Fak
 
 
 @pytest.mark.parametrize(
+    ("stdout", "job"),
+    [
+        ("Submitted batch job 4711 on cluster two\n", "4711"),
+        ("core hours left:\n2000\nSubmitted batch job 4711\n", None),
+        ("2000\n4711\n", None),
+    ],
+)
+def test_of_several_numbers_none_is_taken_for_the_job(
+    fake_command: FakeCommand, stdout: str, job: str | None
+) -> None:
+    """Another number may be that of another job of the user, which would be cancelled."""
+    fake_command("sbatch", stdout=stdout)
+    assert submit() == job
+
+
+def test_a_job_with_an_id_was_accepted_whatever_fails_afterwards(fake_command: FakeCommand) -> None:
+    fake_command("sbatch", stdout="4711\n", stderr="usage: invalid option -- 'q'\n", status=2)
+    assert submit() == "4711"
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "Invalid account or account/partition combination specified",
@@ -42,6 +63,9 @@ def test_a_job_that_was_accepted_without_its_id_is_not_refused(fake_command: Fak
         "User's group not permitted to use this partition",
         "Invalid generic resource (gres) specification",
         "sbatch: unrecognized option '--exclusiv'",
+        "--mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive.",
+        "QOSMaxWallDurationPerJobLimit Job violates accounting/QOS policy (job submit limit, user's size)",
+        "QOSMinCpuNotSatisfied Job violates accounting/QOS policy (job submit limit, user's size)",
     ],
 )
 def test_a_refusal_that_will_be_the_same_is_final(fake_command: FakeCommand, text: str) -> None:

@@ -54,13 +54,16 @@ def test_no_option_is_required() -> None:
     [
         ("queue: short --comment=x", "queue", "must be one word"),
         ('account: "a\\n#SBATCH -x"', "account", "must be one word"),
-        ("name: a,b", "name", "without whitespace or commas"),
+        ("name: a,b", "name", "without whitespace, commas or slashes"),
+        ("name: a/b", "name", "without whitespace, commas or slashes"),
+        ("cluster: ALL", "cluster", "must be the name of one cluster"),
         ("walltime: 30s", "walltime", "must be at least 60"),
         ("walltime: two hours", "walltime", "must be a duration"),
         ("interface: a/b", "interface", "must be the name of a network interface"),
         ("interface: longer-than-15-chars", "interface", "must be the name of a network interface"),
         ("container_runtime: aptainer", "container_runtime", "did you mean 'apptainer'?"),
         ('logs_location: "a\\nb"', "logs_location", "must be one line of text"),
+        ("local_directory: $(mktemp -d)", "local_directory", "may have variables such as $TMPDIR"),
         ("modules: gcc", "modules", "must be a list"),
         ("modules: [gcc 13]", "modules[0]", "must be one word"),
         ('prologue: [a, "b\\nc"]', "prologue[1]", "must be one line of text"),
@@ -70,6 +73,11 @@ def test_no_option_is_required() -> None:
         ("directives: [--part=x]", "directives[0]", "use the option queue"),
         ("directives: [--exclusive, --mem=1G]", "directives[1]", "memory of the component"),
         ("directives: [--array=0-9]", "directives[0]", "Scalable sets it itself"),
+        ("directives: [--quiet]", "directives[0]", "it would hide what sbatch answers"),
+        ("directives: [--cluster=two]", "directives[0]", "use the option cluster"),
+        ('directives: ["--signal=B:USR1@60"]', "directives[0]", "drained before its walltime"),
+        ("directives: [--dependency=singleton]", "directives[0]", "one after another"),
+        ("directives: [--export-file=x]", "directives[0]", "use env of the component"),
         ("comm_port: 70000", "comm_port", "must be at most 65535"),
         ("qeue: short", "qeue", "did you mean 'queue'?"),
     ],
@@ -82,7 +90,7 @@ def test_invalid_values_are_rejected(line: str, path: str, message: str) -> None
 
 
 def test_directives_that_only_share_a_prefix_with_ours_are_accepted() -> None:
-    line = "directives: [--nodelist=n1, --ntasks-per-core=1, --export-file=x, --time-min=5]"
+    line = "directives: [--nodelist=n1, --ntasks-per-core=1, --wait-all-nodes=1, --signal=USR1@60]"
     assert report_of(line).issues == ()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
-from scalable.providers.slurm.request import JobRequest, job_request
+from scalable.providers.slurm.request import JobRequest, job_request, logs_directory
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.site import read_site
 
@@ -135,3 +135,22 @@ def test_paths_on_this_machine_become_absolute(
 def test_a_preload_script_that_does_not_exist_here_is_in_the_image_or_a_module() -> None:
     gcam = ComponentConfig(name="gcam", preload_script="gcam.prepare")
     assert request(gcam, SlurmOptions()).preload == "gcam.prepare"
+
+
+def test_what_a_component_requests_is_no_directive_of_the_site() -> None:
+    given = ["-N 1", "-n1", "--mem-per-cpu=4G", "-Cssd"]
+    wrf = ComponentConfig(name="wrf", nodes=4, ranks=64, memory=2**30)
+    assert request(wrf, SlurmOptions(), job_extra=given).directives == ("-Cssd",)
+    assert request(BARE, SlurmOptions(), job_extra=given).directives == ("-N", "1", *given[1:])
+
+
+def test_home_and_variables_in_paths_are_those_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    job = request(BARE, SlurmOptions(), python="~/env/bin/python", local_directory="~/${TMPDIR}")
+    assert job.python == f"{tmp_path}/env/bin/python"
+    assert job.local_directory == f"{tmp_path}/${{TMPDIR}}"
+    site = read_site({"log-directory": "$SCRATCH/logs"})
+    assert logs_directory(SlurmOptions(), site) == Path("/scratch/me/logs")

@@ -49,3 +49,11 @@ def test_each_option_is_one_argument_of_sbatch() -> None:
 def test_options_that_a_site_does_not_accept_are_left_out() -> None:
     argv = sbatch(JobRequest("gcam", "/logs", memory=2**30, skipped=("--mem",)))
     assert not any(argument.startswith("--mem") for argument in argv)
+
+
+def test_gpus_and_other_generic_resources_are_requested_together() -> None:
+    """Of two such options, sbatch obeys the last."""
+    argv = sbatch(JobRequest("gcam", "/logs", gpus=2, directives=("--gres=lscratch:100",)))
+    assert [each for each in argv if "--gres" in each] == ["--gres=gpu:2,lscratch:100"]
+    argv = sbatch(JobRequest("gcam", "/logs", gpus=2, directives=("--gres=gpu:a100:2",)))
+    assert [each for each in argv if "--gres" in each][-1] == "--gres=gpu:a100:2"

@@ -64,11 +64,23 @@ def test_old_names_are_obeyed_where_the_new_ones_are_not_set() -> None:
         ("job-extra-directives", {"exclusive": None}),
         ("job-extra-directives", ["#SBATCH --exclusive"]),
         ("job-extra-directives", ["-C ssd --array=0-9"]),
+        ("job-extra-directives", ["-M one,two"]),
+        ("job-extra-directives", ["--clusters=all"]),
+        ("job-extra-directives", ["--exclusive run.sh"]),
+        ("job-extra-directives", ["-HJmine"]),
         ("job-script-prologue", "module load gcc"),
         ("job-directives-skip", "--mem"),
         ("worker-extra-args", "--lifetime 1h"),
         ("worker-extra-args", ["--nthreads", "4"]),
         ("scheduler-options", ["port"]),
+        ("worker-extra-args", ["--resources GPU=1"]),
+        ("worker-extra-args", ["--preload", "$HOME/x.py"]),
+        ("death-timeout", ["60"]),
+        ("death-timeout", " "),
+        ("memory", True),
+        ("python", "singularity exec image.sif python"),
+        ("local-directory", "$(mktemp -d)"),
+        ("local-directory", "${TMPDIR:=/x}"),
         ("account", ["a"]),
         ("cores", 0),
         ("cores", True),
@@ -88,9 +100,12 @@ def test_a_value_of_another_shape_is_refused(key: str, value: Any) -> None:
         ("worker-command", "mine"),
         ("shared-temp-directory", "/x"),
         ("job-extra-directives", ["-J mine"]),
+        ("job-extra-directives", ["-W"]),
+        ("job-extra-directives", ["--signal B:USR1@60"]),
         ("job-directives-skip", ["-o"]),
         ("scheduler-options", {"idle_timeout": "1h"}),
         ("acount", "x"),
+        ("walltime", 7200),
     ],
 )
 def test_what_has_no_effect_is_told(key: str, value: Any) -> None:
@@ -101,3 +116,5 @@ def test_what_has_no_effect_is_told(key: str, value: Any) -> None:
 def test_a_cluster_among_the_directives_is_followed() -> None:
     site = read_site({"job-extra-directives": ["-M two", "--exclusive"]})
     assert (site.cluster, site.directives) == ("two", ("--exclusive",))
+    site = read_site({"job-extra-directives": ["-HMtwo", "--cluster=three"]})
+    assert (site.cluster, site.directives) == ("three", ("-H",))

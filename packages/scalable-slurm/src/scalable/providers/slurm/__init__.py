@@ -3,6 +3,7 @@
 ==============  =================================================================================
 `options`       the options of a target
 `provider`      the steps of a provider: validate, render, build, list, reap
+`checking`      what can be known about a component before anything is asked of Slurm
 `cluster`       `SlurmCluster`, for users and for the provider
 `site`          a site's defaults in dask-jobqueue's configuration, parsed
 `jobqueue`      the only module that imports dask-jobqueue: its configuration, and the scheduler
@@ -10,6 +11,7 @@
 `sbatch`        a request as the command line of ``sbatch``
 `script`        a request as a job script and its environment variables
 `backend`       the engine's port: launch, observe, stop, describe, sweep
+`paths`         paths with variables that only the job knows
 `packing`       how many workers fit into a job that gets whole nodes
 `jobs`          jobs and the units in them; the files about the workers of a job that runs several
 `nodes`         nodes on which workers cannot start

@@ -36,6 +36,7 @@ from scalable.providers.slurm.jobs import (
     read_ends,
 )
 from scalable.providers.slurm.nodes import LEFT_OUT_FOR, FailingNodes
+from scalable.providers.slurm.output import SlurmJob
 from scalable.providers.slurm.packing import pack
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.slurm.sbatch import sbatch_argv
@@ -44,7 +45,6 @@ from scalable.providers.slurm.states import describe_exit, end_reason, pending_r
 
 if TYPE_CHECKING:
     from scalable.providers.slurm.commands import Slurm
-    from scalable.providers.slurm.output import SlurmJob
 
 __all__ = ["SlurmBackend", "format_comment", "parse_comment"]
 
@@ -120,6 +120,7 @@ class SlurmBackend:
         # On file systems of the site, which may hang.
         self._reading = BlockingCalls(run)
         self._closed = False
+        self._has_submitted = False
         self._submissions: dict[str, asyncio.Task[LaunchResult]] = {}
         """By request id, those under way. They outlive the coroutine of a launch that was given up, because an
         ``sbatch`` that is killed may have submitted its job or not."""
@@ -128,6 +129,8 @@ class SlurmBackend:
         """By group, the size of arrays that may be accepted, where a larger one was not."""
         self._jobs: dict[str, Job] = {}
         self._packed: dict[str, JobRequest] = {}
+        self._unknown: set[str] = set()
+        """Jobs that the controller does not know any more."""
         self._nodes = FailingNodes()
 
     @property
@@ -166,6 +169,9 @@ class SlurmBackend:
             try:
                 named = await self._submit_array(request, workers, request_id)
             except TooManyJobsError as error:
+                if size == 1 and _NO_ARRAYS in str(error).lower():
+                    text = "the site accepts no job arrays (MaxArraySize), of which each worker is an element"
+                    raise LaunchRefusedError(f"{text}: {error}") from error
                 if size == 1:
                     shortfall = error.explanation
                 size, refused = max(1, size // 2), size
@@ -222,6 +228,7 @@ class SlurmBackend:
 
     async def _submit_array(self, request: JobRequest, n: int, request_id: str) -> list[Unit]:
         """Submit one array of `n` workers and return its units; none where sbatch does not tell its number."""
+        self._has_submitted = True
         comment = format_comment(self._run, request.tag, request_id, n, request.room)
         script, env = job_script(request, self._scheduler_address, n), job_environment(request)
         jobs = _jobs_for(n, request)
@@ -255,20 +262,50 @@ class SlurmBackend:
         return self._jobs.setdefault(name, Job(name, tag, room))
 
     async def observe(self) -> Mapping[str, UnitState]:
-        """Return the state of every unit, from one ``squeue``, and from the files of jobs with several."""
+        """Return the state of every unit, from one ``squeue``, and from the files of jobs with several.
+
+        Jobs that it does not show are looked for one array after another.
+        """
         shown = []
-        for seen in await self._slurm.list_jobs(self.job_name):
+        listed = await self._slurm.list_jobs(self.job_name)
+        for seen in [*listed, *await self._find_unlisted(listed)]:
             job = self._find_job(seen)
             if job is None:
                 continue
             had_ended = job.phase is Phase.GONE
             job.see(seen)
-            self._nodes.see(seen, time.monotonic())
+            self._nodes.see(seen, time.monotonic(), wanted=not job.stopped)
             shown.append((job, had_ended))
         # Those that have ended once more: their last workers may have ended before them.
         several = [job for job, had_ended in shown if job.room > 1 and not had_ended]
         await self._read_ends([job for job in several if job.phase is not Phase.PENDING])
         return {state.unit.id: state for job, _ in shown for state in job.states()}
+
+    async def _find_unlisted(self, listed: Sequence[SlurmJob]) -> list[SlurmJob]:
+        """Return the known jobs that ``squeue`` has left out, as the controller has them.
+
+        Where it does not tell, they are as they were last seen.
+        """
+        ids = {job.id for job in listed}
+        self._unknown -= ids
+        by_array: dict[str, list[Job]] = {}
+        for job in self._jobs.values():
+            if job.phase is Phase.GONE or job.id in ids or job.id in self._unknown:
+                continue
+            by_array.setdefault(job.id.partition("_")[0], []).append(job)
+        found: list[SlurmJob] = []
+        for array, jobs in by_array.items():
+            elements = await self._slurm.find_elements(array)
+            known = None if elements is None else {each.id: each for each in elements}
+            for job in jobs:
+                last = job.last or SlurmJob(job.id, "PENDING", "None", None, "", "")
+                if known is None:
+                    found.append(last)
+                elif job.id in known:
+                    found.append(replace(known[job.id], seconds_left=last.seconds_left))
+                else:
+                    self._unknown.add(job.id)
+        return found
 
     async def _read_ends(self, jobs: Sequence[Job]) -> None:
         """Read which workers of jobs have ended. If that fails, they end with their Dask workers or their jobs."""
@@ -423,8 +460,11 @@ class SlurmBackend:
         alive: list[SlurmJob] = []
         try:
             async with asyncio.timeout(timeout):
+                # Whatever squeue shows, which may be old: scancel asks the controller.
+                if self._has_submitted:
+                    await self._slurm.cancel_by_name(self.job_name)
                 alive = await self._live_jobs()
-                if alive:
+                if alive and not self._has_submitted:
                     await self._slurm.cancel_by_name(self.job_name)
                 while alive:
                     await asyncio.sleep(0.5)
@@ -438,11 +478,18 @@ class SlurmBackend:
         return []
 
     async def _live_jobs(self) -> list[SlurmJob]:
-        return [
-            job
-            for job in await self._slurm.list_jobs(self.job_name)
-            if phase_of(job.state) is not Phase.GONE and job.state != "COMPLETING"
-        ]
+        """Return the jobs that have not ended, as the controller has them, or else ``squeue``."""
+        listed = {job.id: job for job in await self._slurm.list_jobs(self.job_name)}
+        known = {job.id for job in self._jobs.values() if job.phase is not Phase.GONE}
+        doubtful = {name for name, job in listed.items() if _is_live(job)} | (known - listed.keys())
+        for array in {name.partition("_")[0] for name in doubtful}:
+            elements = await self._slurm.find_elements(array)
+            if elements is not None:
+                listed = {
+                    name: job for name, job in listed.items() if not name.startswith(f"{array}_")
+                }
+                listed |= {job.id: job for job in elements}
+        return [job for job in listed.values() if _is_live(job)]
 
     def _log_path(self, unit: Unit) -> Path:
         return Path(self.requests[unit.tag].log_directory) / log_name(unit)
@@ -451,8 +498,14 @@ class SlurmBackend:
         return Path(self.requests[unit.tag].log_directory) / f"{unit.native}.log"
 
 
+_NO_ARRAYS = "invalid job array specification"
+
 _FILES_DEADLINE = 10.0
 """Seconds for reading or writing files of jobs, on a file system that may hang."""
+
+
+def _is_live(job: SlurmJob) -> bool:
+    return phase_of(job.state) is not Phase.GONE and job.state != "COMPLETING"
 
 
 def _jobs_for(workers: int, request: JobRequest) -> int:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from scalable.cluster import GroupedCluster, Pace, RetryPolicy
 from scalable.cluster.ledger import new_run_id
 from scalable.cluster.port import GroupSpec
-from scalable.errors import NotSupportedError, ValidationFailedError
+from scalable.errors import NotSupportedError, ValidationFailedError, did_you_mean
+from scalable.manifest import parse_manifest
 from scalable.manifest.checking import check_model
 from scalable.manifest.document.place import Place
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
 from scalable.planning import group_size
+from scalable.providers.base import DeploymentSpec
 from scalable.providers.containers import chosen_runtime
 from scalable.providers.slurm.backend import SlurmBackend
+from scalable.providers.slurm.checking import check_component
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.jobqueue import make_host, site_defaults
 from scalable.providers.slurm.options import JobOptions, SlurmOptions
@@ -75,6 +80,8 @@ class SlurmCluster(GroupedCluster):
 
     Raises
     ------
+    TypeError
+        An argument is of another type; or options are passed in both ways.
     ValidationFailedError
         An option is wrong or unknown, or this machine has no such interface.
     NotSupportedError
@@ -105,12 +112,13 @@ class SlurmCluster(GroupedCluster):
             raise NotSupportedError(
                 "SlurmCluster makes keys of its own, and takes none: pass security=True, or False for none"
             )
-        self.options = options or _checked_options(fields)
+        first = list(components)
+        _check_types(options, first, pace, fields)
+        self.options = _checked_options(fields) if options is None else options
         self._site = site_defaults()
         for note in self._site.notes:
             logger.warning("%s", note)
         check_interfaces(self.options, self._site)
-        first = list(components)
         run = new_run_id(run_prefix(self.options, self._site), 12)
         directory = RunDirectory(logs_directory(self.options, self._site) / run)
         with contextlib.ExitStack() as cleanup:
@@ -190,11 +198,16 @@ class SlurmCluster(GroupedCluster):
 
         Raises
         ------
+        TypeError
+            A field is passed under both of its names: ``path`` and ``image``, or ``dirs`` and ``mounts``.
         ValidationFailedError
-            A field is wrong or unknown.
+            A field is wrong or unknown, or cannot be obeyed with the others.
         ValueError
             The tag is already in use.
         """
+        for name, other, value in (("path", "image", path), ("dirs", "mounts", dirs)):
+            if value is not None and fields.get(other) is not None:
+                raise TypeError(f"add_container got both {name} and {other}, which are the same")
         all_fields = {
             "cpus": cpus,
             "memory": memory,
@@ -213,8 +226,15 @@ class SlurmCluster(GroupedCluster):
                 "E_NO_IMAGE",
                 "dirs have no effect without a container: pass the image as path, and a container runtime",
             )
-        own = {tag: _validated(JobOptions, job, f"components.{tag}")} if job else {}
-        self._add_request(component, self.options.model_copy(update={"components": own}))
+        own: JobOptions = _validated(JobOptions, job, f"components.{tag}")
+        if tag in self.options.components:
+            given_here = {name: getattr(own, name) for name in own.model_fields_set}
+            own = self.options.components[tag].model_copy(update=given_here)
+        options = self.options.model_copy(update={"components": {tag: own}})
+        _check_component(component, options)
+        for name in ("components", "workers"):
+            _warn_if_misspelt(name, tag, getattr(self.options, name))
+        self._add_request(component, options)
         self.add_group(self._group(component))
         self._give_configured_size(tag)
 
@@ -334,6 +354,44 @@ def _checked_options(fields: Mapping[str, Any]) -> SlurmOptions:
     return options
 
 
+def _check_types(
+    options: object, components: Iterable[object], pace: object, fields: Mapping[str, Any]
+) -> None:
+    if not (options is None or isinstance(options, SlurmOptions)):
+        raise TypeError("SlurmCluster takes options by name, such as SlurmCluster(queue='short')")
+    if options is not None and fields:
+        raise TypeError(
+            f"SlurmCluster got options, and {', '.join(sorted(fields))} apart from them; pass one or the other"
+        )
+    if not all(isinstance(component, ComponentConfig) for component in components):
+        raise TypeError(
+            "components must be ComponentConfig objects; add_container adds others, and takes options for their jobs"
+        )
+    if not (pace is None or isinstance(pace, Pace)):
+        raise TypeError("pace must be a Pace, such as Pace(poll=10.0)")
+
+
+def _check_component(component: ComponentConfig, options: SlurmOptions) -> None:
+    """Check a component as in a manifest; warnings are logged."""
+    name = "SlurmCluster"
+    targets = {name: {"provider": "slurm"}}
+    manifest = parse_manifest({"version": 1, "project": {"name": name}, "targets": targets})
+    spec = DeploymentSpec.from_manifest(manifest, target_name=name)
+    spec = replace(spec, components={component.name: component})
+    report = ValidationReport.of(check_component(spec, component.name, options))
+    if not report.ok:
+        raise ValidationFailedError(report)
+    for issue in report.warnings:
+        logger.warning("%s: %s", issue.path, issue.message)
+
+
+def _warn_if_misspelt(option: str, tag: str, by_tag: object) -> None:
+    if isinstance(by_tag, Mapping) and by_tag and tag not in by_tag:
+        near = did_you_mean(tag, by_tag)
+        if near or option == "workers":
+            logger.warning("the option %s says nothing about %r%s", option, tag, near)
+
+
 def _count_and_tag(method: str, n: object, tag: object) -> tuple[int, str]:
     """Return a number of workers and a tag, which were passed in one order or the other.
 
@@ -344,13 +402,13 @@ def _count_and_tag(method: str, n: object, tag: object) -> tuple[int, str]:
     """
     if isinstance(n, str):
         n, tag = tag, n
-    if isinstance(n, bool) or not isinstance(n, int) or not isinstance(tag, str):
+    if isinstance(n, bool) or not isinstance(n, SupportsIndex) or not isinstance(tag, str):
         raise TypeError(
             f"{method} takes a number of workers and a tag, such as {method}(4, 'gcam')"
         )
-    if n < 1:
-        raise ValueError(f"{method} takes a number of workers above 0, not {n}")
-    return n, tag
+    if (count := operator.index(n)) < 1:
+        raise ValueError(f"{method} takes a number of workers above 0, not {count}")
+    return count, tag
 
 
 def _invalid(path: str, code: str, message: str) -> ValidationFailedError:

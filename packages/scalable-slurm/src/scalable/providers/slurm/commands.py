@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -19,13 +20,17 @@ from scalable.providers.slurm.output import (
     SlurmJob,
     array_expressions,
     join_lines,
+    parse_elements,
     parse_queue,
     parse_record,
+    parse_submitted,
 )
 from scalable.providers.slurm.packing import NODE_FORMAT, NodeShape, parse_nodes
 from scalable.providers.slurm.refusals import Refusal, classify_refusal
 
 __all__ = ["Slurm", "SlurmCommandError", "TooManyJobsError"]
+
+logger = logging.getLogger("scalable.providers.slurm")
 
 
 class SlurmCommandError(ClusterError):
@@ -75,7 +80,7 @@ class Slurm:
         Returns
         -------
         str or None
-            The array's job id; None where a site's own sbatch does not print it.
+            The array's job id; None where a site's own sbatch does not print it, or other numbers too.
 
         Raises
         ------
@@ -94,11 +99,14 @@ class Slurm:
             raise LaunchRefusedError(
                 "sbatch was not found; run this where Slurm's commands are on PATH, such as a login node"
             ) from None
-        # "7" or "7;cluster", on a line of its own among the site's banners.
-        job = re.search(r"^(\d+)(?:;\S+)?\s*$", stdout, re.MULTILINE)
+        job = parse_submitted(stdout)
         if status == 0:
-            return job.group(1) if job else None
+            return job
         message = join_lines(stderr or stdout)
+        if job is not None:
+            # As a site's own sbatch does whose last step fails.
+            logger.warning("sbatch submitted job %s, and failed then: %s", job, message)
+            return job
         match classify_refusal(message):
             case Refusal.TOO_MANY:
                 text = f"the site accepts no more jobs at present: {message}"
@@ -180,6 +188,17 @@ class Slurm:
     async def cancel_by_name(self, job_name: str) -> None:
         """Cancel all jobs with this name, with one ``scancel``."""
         await self._call(["scancel", "--quiet", f"--name={job_name}"])
+
+    async def find_elements(self, array: str) -> list[SlurmJob] | None:
+        """Return the elements of an array as the controller itself knows them; None where it does not tell.
+
+        Some sites answer ``squeue`` from a cache, or with nothing while the controller is away.
+        """
+        try:
+            answer = await self._call(["scontrol", "--oneliner", "show", "job", array])
+        except SlurmCommandError as error:
+            return [] if "invalid job id" in error.stderr.lower() else None
+        return parse_elements(answer) or None
 
     async def find_record(self, job: str) -> dict[str, str]:
         """Return the record of one array element, from the controller or else accounting; empty if there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from scalable.errors import NotSupportedError
+from scalable.providers.slurm.directives import names_several_clusters
 
 __all__ = ["cluster_from", "query_environ", "submit_environ"]
 
@@ -12,16 +13,19 @@ __all__ = ["cluster_from", "query_environ", "submit_environ"]
 # some of a run's jobs.
 _OPTION_PREFIXES = ("SQUEUE_", "SCANCEL_", "SINFO_")
 
-# Variables that make sbatch wait for the end of its jobs, or send their standard error, or themselves, elsewhere.
+# Variables that make sbatch wait for the end of its jobs, or send their standard error, or themselves, elsewhere, or
+# workers a signal that ends them.
 _HARMFUL = frozenset(
     {
-        *("SBATCH_WAIT", "SBATCH_ERROR", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"),
+        *("SBATCH_WAIT", "SBATCH_ERROR", "SBATCH_SIGNAL", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"),
         *("SBATCH_CLUSTER_CONSTRAINT", "SLURM_CLUSTER_CONSTRAINT"),
     }
 )
 
-# Inside a job, every other variable of Slurm's describes that job.
+# Inside a job, every other variable of Slurm's describes that job, and those of MPI its place in a step.
 _SITE_VARIABLES = frozenset({"SLURM_CONF", "SLURM_JWT"})
+_JOB_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMI2_", "PMIX_")
+_INSIDE_A_JOB = frozenset({"SLURM_JOB_ID", "SLURM_JOBID", "SLURM_JOB_NODELIST", "SLURM_STEP_ID"})
 
 
 def cluster_from(environ: Mapping[str, str]) -> str | None:
@@ -40,7 +44,7 @@ def cluster_from(environ: Mapping[str, str]) -> str | None:
     for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"):
         if not (value := environ.get(name, "").strip()):
             continue
-        if "," in value or value == "all":
+        if names_several_clusters(value):
             raise NotSupportedError(
                 f"${name} names several clusters, of which jobs would be on any: {value}; "
                 "set the option cluster to one of them"
@@ -79,13 +83,13 @@ def submit_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
     Examples
     --------
-    >>> submit_environ({"SLURM_CONF": "/c", "SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "300", "SBATCH_ACCOUNT": "a"})
+    >>> submit_environ({"SLURM_CONF": "/c", "SLURM_JOBID": "7", "PMIX_RANK": "0", "SBATCH_ACCOUNT": "a"})
     {'SLURM_CONF': '/c', 'SBATCH_ACCOUNT': 'a'}
     """
-    inside = "SLURM_JOB_ID" in environ
+    inside = not _INSIDE_A_JOB.isdisjoint(environ)
     return {
         name: value
         for name, value in environ.items()
         if name not in _HARMFUL
-        and not (inside and name.startswith("SLURM_") and name not in _SITE_VARIABLES)
+        and not (inside and name.startswith(_JOB_PREFIXES) and name not in _SITE_VARIABLES)
     }

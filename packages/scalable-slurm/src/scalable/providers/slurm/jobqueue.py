@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scalable.errors import (
@@ -58,10 +59,24 @@ def site_defaults() -> SiteDefaults:
     """
     import dask.config
 
-    config = _section(_section(dask.config.config, "jobqueue"), "slurm", "jobqueue.")
+    sections = _section(dask.config.config, "jobqueue")
+    config = _section(sections, "slurm", "jobqueue.")
     by_name = {str(name).replace("_", "-"): value for name, value in config.items()}
     set_here = {name: value for name, value in by_name.items() if value not in (None, [], {})}
-    return read_site(by_name, {name: _where_set(name) for name in set_here})
+    site = read_site(by_name, {name: _where_set(name) for name in set_here})
+    return replace(site, notes=(*site.notes, *_notes_on_others(sections)))
+
+
+_SYSTEMS = frozenset({"htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm"})
+"""The sections that dask-jobqueue itself has; others are read for a ``config_name`` only."""
+
+
+def _notes_on_others(sections: Mapping[str, Any]) -> Iterator[ValidationIssue]:
+    for name, section in sections.items():
+        if name not in _SYSTEMS and section:
+            path = f"jobqueue.{name}"
+            message = "has no effect: jobqueue.slurm alone is read; move these settings there"
+            yield ValidationIssue(path, message, "W_JOBQUEUE", "warning", _file_with(path))
 
 
 def _section(config: Mapping[str, Any], name: str, above: str = "") -> Mapping[str, Any]:

@@ -22,7 +22,11 @@ _YOUNG = 60.0
 _FAILURES = 2
 """One may be that of the worker."""
 
-_FAILED = frozenset({"BOOT_FAIL", "FAILED", "LAUNCH_FAILED", "NODE_FAIL"})
+# A node whose prolog fails shows jobs as cancelled. Seconds within which an end is a failure, by state.
+_FAILED = {
+    **dict.fromkeys(("BOOT_FAIL", "CANCELLED", "FAILED", "LAUNCH_FAILED", "NODE_FAIL"), _YOUNG),
+    "COMPLETED": 15.0,
+}
 
 
 class FailingNodes:
@@ -43,7 +47,7 @@ class FailingNodes:
         self._ended: set[str] = set()
         self._failures: dict[str, list[float]] = {}
 
-    def see(self, job: SlurmJob, now: float) -> None:
+    def see(self, job: SlurmJob, now: float, *, wanted: bool = True) -> None:
         """Note the state of a job.
 
         Parameters
@@ -52,6 +56,8 @@ class FailingNodes:
             The job.
         now : float
             The time, in seconds.
+        wanted : bool
+            Whether it was not to end.
         """
         phase = phase_of(job.state)
         if phase is Phase.RUNNING:
@@ -60,8 +66,8 @@ class FailingNodes:
                 self._failures.pop(job.node, None)
         elif phase is Phase.GONE and job.id not in self._ended:
             self._ended.add(job.id)
-            is_young = now - self._began.pop(job.id, now) < _YOUNG
-            if is_young and job.node and job.state in _FAILED:
+            age = now - self._began.pop(job.id, now)
+            if wanted and job.node and age < _FAILED.get(job.state, 0.0):
                 self._failures.setdefault(job.node, []).append(now)
 
     def left_out(self, now: float) -> Sequence[str]:

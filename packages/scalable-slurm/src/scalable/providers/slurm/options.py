@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field
 from scalable.manifest.schema import FrozenModel
 from scalable.manifest.units import Duration
 from scalable.providers.options import Matching, OneLine, TargetOptions
-from scalable.providers.slurm.directives import find_owned
+from scalable.providers.slurm.directives import find_owned, names_several_clusters
+from scalable.providers.slurm.paths import check_variables
 
 __all__ = ["JobOptions", "SlurmOptions"]
 
@@ -18,11 +19,25 @@ Word = Annotated[str, Matching(r"[^\s\x00-\x1f\x7f]+", "one word, without whites
 
 # squeue and scancel split names at commas.
 JobName = Annotated[
-    str, Matching(r"[^\s,\x00-\x1f\x7f]+", "one word, without whitespace or commas")
+    # It is also part of the name of a directory, which has 255 bytes at most.
+    str,
+    Matching(
+        r"[^\s,/\\\x00-\x1f\x7f]{1,50}",
+        "one word of 50 characters at most, without whitespace, commas or slashes",
+    ),
 ]
 
+
+def _check_cluster(name: str) -> str:
+    if names_several_clusters(name):
+        raise ValueError("must be the name of one cluster, which would run all jobs")
+    return name
+
+
 ClusterName = Annotated[
-    str, Matching(r"[^\s,\x00-\x1f\x7f]+", "the name of one cluster, without whitespace or commas")
+    str,
+    Matching(r"[^\s,\x00-\x1f\x7f]+", "the name of one cluster, without whitespace or commas"),
+    AfterValidator(_check_cluster),
 ]
 
 Interface = Annotated[
@@ -189,7 +204,7 @@ class SlurmOptions(JobOptions, TargetOptions):
         default=None,
         description="Python interpreter on the nodes. The one that runs Scalable if not set.",
     )
-    local_directory: OneLine | None = Field(
+    local_directory: Annotated[OneLine, AfterValidator(check_variables)] | None = Field(
         default=None,
         description="Directory on a node for what does not fit into a worker's memory. "
         "`$TMPDIR` and other variables in it are those of the job. /tmp if not set.",

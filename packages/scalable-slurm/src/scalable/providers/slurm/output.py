@@ -6,7 +6,7 @@ Lines in any other form are ignored: sites print banners around the output.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "SlurmJob",
     "array_expressions",
     "join_lines",
+    "parse_elements",
     "parse_queue",
     "parse_record",
+    "parse_submitted",
 ]
 
 # Array job, element, state, reason, walltime left, node, comment. The comment is last because that of a foreign job may
@@ -118,6 +120,50 @@ def parse_record(text: str) -> dict[str, str]:
     '127:0'
     """
     return dict(re.findall(r"(?:^|\s)([\w:/]+)=(\S*)", text.strip()))
+
+
+def parse_elements(text: str) -> list[SlurmJob]:
+    """Parse the elements of one array from ``scontrol --oneliner show job``, which has one line for all that wait.
+
+    Examples
+    --------
+    >>> line = "JobId=7 ArrayJobId=7 ArrayTaskId=0-1,4-8:4%2 JobState=PENDING Reason=Priority NodeList="
+    >>> [job.id for job in parse_elements(line)]
+    ['7_0', '7_1', '7_4', '7_8']
+    """
+    found = []
+    for line in text.splitlines():
+        record = parse_record(line)
+        array, elements = record.get("ArrayJobId"), record.get("ArrayTaskId", "")
+        if not array or not re.fullmatch(r"[\d,:-]+(%\d+)?", elements):
+            continue
+        node = record.get("NodeList", "").replace("(null)", "")
+        state, reason = record.get("JobState", ""), record.get("Reason", "None")
+        for element in _elements(elements.partition("%")[0]):
+            found.append(SlurmJob(f"{array}_{element}", state, reason, None, node, ""))
+    return found
+
+
+def _elements(text: str) -> Iterator[int]:
+    for part in text.split(","):
+        bounds, _, step = part.partition(":")
+        first, _, last = bounds.partition("-")
+        yield from range(int(first), int(last or first) + 1, int(step or 1))
+
+
+def parse_submitted(text: str) -> str | None:
+    r"""Return the job id that ``sbatch`` prints; None where it prints none, or its banners have numbers too.
+
+    Examples
+    --------
+    >>> parse_submitted("Maintenance on Friday!\n7;cluster\n"), parse_submitted("Submitted batch job 7\n")
+    ('7', '7')
+    >>> print(parse_submitted("hours left:\n2000\n7\n"))
+    None
+    """
+    lines = r"^(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?\s*$"
+    found = set(re.findall(lines, text, re.MULTILINE))
+    return found.pop() if len(found) == 1 else None
 
 
 def join_lines(text: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from scalable.providers.slurm.directives import is_exclusive
+from scalable.providers.slurm.directives import is_exclusive, values_of
+from scalable.providers.slurm.sbatch import sbatch_argv
 
 if TYPE_CHECKING:
     from scalable.providers.slurm.commands import Slurm
@@ -81,7 +83,11 @@ def parse_nodes(text: str) -> list[NodeShape]:
 
 
 def workers_that_fit(
-    request: JobRequest, nodes: Sequence[NodeShape], *, always_whole: bool = False
+    request: JobRequest,
+    nodes: Sequence[NodeShape],
+    *,
+    always_whole: bool = False,
+    environ: Mapping[str, str] | None = None,
 ) -> int:
     r"""Return how many workers one job should run: 1, or as many as fit on the smallest node that has room for one.
 
@@ -93,6 +99,8 @@ def workers_that_fit(
         The nodes of the cluster.
     always_whole : bool, optional
         Whether all jobs get nodes for themselves.
+    environ : mapping of str to str, optional
+        Variables from which ``sbatch`` takes what neither the request nor its directives say.
 
     Examples
     --------
@@ -101,20 +109,28 @@ def workers_that_fit(
     >>> [workers_that_fit(JobRequest("a", "/l", cpus=3, partition=name), nodes) for name in ("excl", None)]
     [5, 1]
     """
-    wanted = request.partition.split(",") if request.partition else None
+    environ = environ or {}
+    argv = sbatch_argv(request, 1, job_name="", comment="")
+    partition = _last(values_of(argv, "--partition")) or environ.get("SBATCH_PARTITION")
+    constraint = _last(values_of(argv, "--constraint")) or environ.get("SBATCH_CONSTRAINT")
+    wanted = partition.split(",") if partition else None
     candidates = [
         node
         for node in nodes
         if (node.is_default if wanted is None else node.partition in wanted)
-        and _may_match(request.constraint, node.features)
+        and _may_match(constraint, node.features)
     ]
     whole = (
         always_whole
-        or is_exclusive(request.directives)
+        or is_exclusive(argv, environ)
         or (bool(candidates) and all(node.is_exclusive for node in candidates))
     )
     counts = [count for node in candidates if (count := _fitting(request, node))]
     return min(counts) if whole and counts else 1
+
+
+def _last(values: Sequence[str]) -> str | None:
+    return values[-1] if values else None
 
 
 def _may_match(constraint: str | None, features: Iterable[str]) -> bool:
@@ -148,5 +164,5 @@ async def pack(slurm: Slurm, request: JobRequest) -> JobRequest:
         )
         logger.warning(text, request.tag, error)
         return request
-    count = workers_that_fit(request, nodes, always_whole=always_whole)
+    count = workers_that_fit(request, nodes, always_whole=always_whole, environ=os.environ)
     return replace(request, workers_per_job=count)

@@ -30,11 +30,10 @@ from scalable.providers.base import (
     current_owner,
 )
 from scalable.providers.common import BaseProvider, cluster_handle, run_now
-from scalable.providers.containers import check_container, chosen_runtime
 from scalable.providers.slurm.backend import parse_comment
+from scalable.providers.slurm.checking import check_component
 from scalable.providers.slurm.options import SlurmOptions
 from scalable.providers.slurm.request import (
-    PREFERRED_RUNTIME,
     JobRequest,
     chosen_cluster,
     job_request,
@@ -72,17 +71,8 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         for name in options.components.keys() - spec.components.keys():
             message = f"there is no component {name!r}{did_you_mean(name, spec.components)}"
             yield spec.option_issue(("components", name), "E_UNKNOWN_COMPONENT", message)
-        for name, component in spec.components.items():
-            yield from _check_mpi_job(spec, name, options)
-            runtime = chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME)
-            if runtime != "none":
-                yield from check_container(spec, name, runtime)
-            elif component.mounts:
-                message = (
-                    "have no effect without a container; "
-                    "give the component an image and a container runtime"
-                )
-                yield spec.component_issue(name, "mounts", "W_NO_EFFECT", message, "warning")
+        for name in spec.components:
+            yield from check_component(spec, name, options)
 
     def request(self, component: ComponentConfig, options: SlurmOptions) -> ResourceRequest:
         """Return the component's resources, with the walltime that the target sets for it."""
@@ -227,20 +217,3 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
         check_interfaces(options, site_defaults(), where)
         cluster = SlurmCluster(options, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
-
-
-def _check_mpi_job(
-    spec: DeploymentSpec, name: str, options: SlurmOptions
-) -> Iterator[ValidationIssue]:
-    component = spec.components[name]
-    if not component.runs_mpi:
-        return
-    if chosen_runtime(component, options.container_runtime, PREFERRED_RUNTIME) != "none":
-        message = (
-            "cannot be that of a component with nodes or ranks, whose worker starts srun, which no image has; "
-            "remove it, and let the task start the container: srun apptainer exec …"
-        )
-        yield spec.component_issue(name, "image", "E_NOT_SUPPORTED", message)
-    if options.for_component(name).workers_per_job not in ("auto", 1):
-        message = f"must be 1 for {name}: with nodes or ranks, a worker has its job for itself"
-        yield spec.option_issue("workers_per_job", "E_NOT_SUPPORTED", message)

@@ -25,9 +25,13 @@ class Refusal(Enum):
 
 # Of accounts (AssocMaxSubmitJobLimit, AssocGrpSubmitJobsLimit), of a QOS (QOSMaxSubmitJobPerUserLimit), of the cluster.
 _TOO_MANY = re.compile(
-    r"submit ?jobs?|job submit limit|Invalid job array specification|too many (pending )?jobs",
+    r"submit ?jobs?|job submit limit|invalid job array specification|too many (pending )?jobs",
     re.IGNORECASE,
 )
+
+# Of accounts, and of a QOS that refuses what would wait for ever: QOSMaxCpuPerJobLimit, QOSMinCpuNotSatisfied. Slurm
+# adds the same words to all of them: "(job submit limit, user's size and/or time limits)".
+_OF_EACH_JOB = re.compile(r"PerJob|QOSMin|MaxWall", re.IGNORECASE)
 
 _FINAL = re.compile(
     "|".join(
@@ -38,7 +42,7 @@ _FINAL = re.compile(
             r"(requested )?node configuration is not available",
             r"(requested )?(time limit|reservation) is invalid",
             r"invalid --|invalid (option|argument|number|time|mail)|unrecognized option|requires an argument|ambiguous",
-            r"can ?not be satisfied",
+            r"can ?not be satisfied|mutually exclusive|job dependency problem|too long",
             r"not permitted|permission denied|access denied",
             r"(more|fewer) (processors|nodes|cpus|tasks) requested",
             r"job size specification|(batch|job) script",
@@ -59,9 +63,13 @@ def classify_refusal(message: str) -> Refusal:
     <Refusal.FINAL: 1>
     >>> classify_refusal("AssocMaxSubmitJobLimit Batch job submission failed: Job violates accounting/QOS policy")
     <Refusal.TOO_MANY: 2>
+    >>> classify_refusal("QOSMaxWallDurationPerJobLimit Job violates accounting/QOS policy")
+    <Refusal.FINAL: 1>
     >>> classify_refusal("Batch job submission failed: Protocol authentication error")
     <Refusal.PASSING: 3>
     """
+    if _OF_EACH_JOB.search(message):
+        return Refusal.FINAL
     if _TOO_MANY.search(message):
         return Refusal.TOO_MANY
     return Refusal.FINAL if _FINAL.search(message) else Refusal.PASSING

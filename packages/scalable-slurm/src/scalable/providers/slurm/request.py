@@ -185,7 +185,7 @@ def job_request(
         skipped=site.skipped,
         modules=options.modules,
         prologue=(*site.prologue, *options.prologue),
-        python=options.python or site.python or sys.executable,
+        python=_below_home(options.python or site.python or sys.executable),
         runtime=runtime,
         image=component.image if runtime != "none" else None,
         mounts=mounts,
@@ -195,10 +195,16 @@ def job_request(
         worker_ports=options.worker_ports,
         worker_arguments=site.worker_arguments,
         shebang=options.shebang or site.shebang or "#!/bin/bash",
-        local_directory=options.local_directory or site.local_directory or "/tmp",  # noqa: S108 - the node's own
+        local_directory=_below_home(
+            options.local_directory or site.local_directory or "/tmp"  # noqa: S108 - the node's own
+        ),
         tls=tls,
         death_timeout=site.death_timeout,
     )
+
+
+def _below_home(path: str) -> str:
+    return str(Path(path).expanduser())
 
 
 def _site_directives(
@@ -213,7 +219,10 @@ def _site_directives(
         "--reservation": options.reservation,
         "--time": options.walltime,
         "--cpus-per-task": "cpus" in component.model_fields_set,
-        "--mem": "memory" in component.model_fields_set,
+        **dict.fromkeys(
+            ("--mem", "--mem-per-cpu", "--mem-per-gpu"), "memory" in component.model_fields_set
+        ),
+        **dict.fromkeys(("--nodes", "--ntasks", "--ntasks-per-node"), component.runs_mpi),
     }
     return drop_options(site.directives, {name for name, value in own.items() if value})
 
@@ -232,7 +241,8 @@ def chosen_cluster(options: SlurmOptions, site: SiteDefaults) -> str | None:
 def logs_directory(options: SlurmOptions, site: SiteDefaults) -> Path:
     """Return where runs have their directories: as the target says, else as the site does."""
     own = "logs_location" in options.model_fields_set or site.log_directory is None
-    return Path(options.logs_location if own else str(site.log_directory)).expanduser().absolute()
+    location = options.logs_location if own else str(site.log_directory)
+    return Path(os.path.expandvars(location)).expanduser().absolute()
 
 
 def run_prefix(options: SlurmOptions, site: SiteDefaults) -> str:

@@ -73,6 +73,12 @@ def sbatch_argv(
         "constraint": request.constraint,
         "reservation": request.reservation,
     }
+    directives = _without_nodes(request.directives, left_out)
+    generic = values_of(directives, "--gres")
+    if request.gpus and generic and not any("gpu" in value for value in generic):
+        # Of several, only the last would count.
+        directives = drop_options(directives, {"--gres"})
+        shape["gres"] = ",".join([f"gpu:{room * request.gpus}", generic[-1]])
     return [
         "sbatch",
         *(
@@ -80,7 +86,7 @@ def sbatch_argv(
             for option in _long_options(shape)
             if not any(_matches(option, part) for part in request.skipped)
         ),
-        *_without_nodes(request.directives, left_out),
+        *directives,
         # After the directives because the last occurrence counts: Scalable recognizes its jobs by these.
         "--parsable",
         *_long_options(options),

@@ -5,7 +5,6 @@ Pure functions. Every value in the script is quoted by `shlex`; the lines of a p
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from scalable.providers.containers import (
     runs_as_child,
     user_flags,
 )
+from scalable.providers.slurm.paths import expanded, has_variables
 from scalable.providers.slurm.presence import FILE
 from scalable.providers.slurm.request import JobRequest
 from scalable.providers.tls import tls_arguments
@@ -74,8 +74,8 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
     """
     job = '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
     scratch = []
-    if _VARIABLE.search(request.local_directory):
-        scratch = [f"scratch={_expanded(request.local_directory)}"]
+    if has_variables(request.local_directory):
+        scratch = [f"scratch={expanded(request.local_directory)}"]
         request = replace(request, local_directory=_SCRATCH)
     arguments = _quoted(_worker_arguments(request, scheduler_address))
     python = "python3" if request.image else request.python
@@ -123,28 +123,8 @@ _SENTINEL = {
     for runtime in ("none", *RUNTIMES)
 }
 
-_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
-
 _SCRATCH = "/<scratch>"
 """Stands in arguments for a directory whose path only the node knows; the script has it in the variable ``scratch``."""
-
-
-def _expanded(path: str) -> str:
-    r"""Return a path for a shell that expands the variables in it, each of which must be set, and nothing else.
-
-    Examples
-    --------
-    >>> _expanded("$TMPDIR/it's"), _expanded("/local/${USER}/x")
-    ('"${TMPDIR:?}"\'/it\'"\'"\'s\'', '/local/"${USER:?}"/x')
-    """
-    words, end = [], 0
-    for found in _VARIABLE.finditer(path):
-        words += [path[end : found.start()], f'"${{{found[1] or found[2]}:?}}"']
-        end = found.end()
-    return "".join(
-        word if number % 2 else shlex.quote(word) if word else ""
-        for number, word in enumerate([*words, path[end:]])
-    )
 
 
 def _quoted(argv: Sequence[str]) -> str:

@@ -11,7 +11,14 @@ from typing import Any
 
 from scalable.errors import ValidationFailedError, did_you_mean
 from scalable.manifest.issues import ValidationIssue, ValidationReport
-from scalable.providers.slurm.directives import find_owned, split_cluster
+from scalable.providers.slurm.directives import (
+    names_several_clusters,
+    owned_options,
+    parse_options,
+    split_cluster,
+    values_of,
+)
+from scalable.providers.slurm.paths import check_variables
 
 __all__ = ["SiteDefaults", "read_site"]
 
@@ -108,7 +115,12 @@ def read_site(config: Mapping[str, Any], files: Mapping[str, str] | None = None)
         written, value = settings.pop(key)
         try:
             found[name] = read(value, partial(note, written))
-        except (KeyError, TypeError, ValueError) as error:  # Dask's is a KeyError: an unknown unit
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+        ) as error:  # KeyError: an unit that Dask does not know
             message = f"{value!r} cannot be read ({error.args[0]}); correct it in dask-jobqueue's configuration"
             place = (files or {}).get(written)
             issues.append(
@@ -177,8 +189,8 @@ def _text(value: Any) -> str:
 
 def _word(value: Any) -> str:
     text = _text(value)
-    if re.search(r"[\s,]", text):
-        raise ValueError("must be one word, without whitespace or commas")
+    if not re.fullmatch(r"[^\s,/\\]{1,50}", text):
+        raise ValueError("must be one word of 50 characters at most, without commas or slashes")
     return text
 
 
@@ -211,7 +223,7 @@ def _memory(text: Any) -> int:
     """
     from dask.utils import parse_bytes
 
-    amount = int(parse_bytes(text if isinstance(text, int) else _text(text)))
+    amount = int(parse_bytes(_text(text)))
     if amount < 1:
         raise ValueError("must be more than 0")
     return amount
@@ -242,7 +254,7 @@ def _seconds(text: Any) -> int:
     """
     from dask.utils import parse_timedelta
 
-    seconds = int(parse_timedelta(text))
+    seconds = int(parse_timedelta(_text(text)))
     if seconds < 1:
         raise ValueError("must be a second or more")
     return seconds
@@ -250,6 +262,35 @@ def _seconds(text: Any) -> int:
 
 def _name(value: Any) -> str | None:
     return None if value == "dask-worker" else _word(value)  # dask-jobqueue's own default
+
+
+def _python(value: Any) -> str:
+    text = _text(value)
+    if re.search(r"[\s$`]", text):
+        raise ValueError(
+            "must be the path of an interpreter; for a container, give the component an image"
+        )
+    return text
+
+
+def _directory(value: Any) -> str:
+    return check_variables(_text(value))
+
+
+def _walltime(value: Any, note: Note) -> str:
+    """Return a time in sbatch's own format.
+
+    Examples
+    --------
+    >>> _walltime(7200, print)
+    is 7200 minutes to Slurm; YAML reads 02:00:00 as a number too, unless it is in quotes
+    '7200'
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 3600:
+        note(
+            f"is {value} minutes to Slurm; YAML reads 02:00:00 as a number too, unless it is in quotes"
+        )
+    return _text(value)
 
 
 def _shebang(value: Any) -> str | None:
@@ -279,10 +320,15 @@ def _directives(values: Any, note: Note) -> tuple[str, ...]:
             raise ValueError(f"{directive!r} is no option; options begin with - or --")
         if ":" in arguments:
             raise ValueError(f"{directive!r} would make a heterogeneous job, which workers are not")
-        owned = [each for argument in arguments if (each := find_owned(argument))]
+        options = list(parse_options(arguments))
+        if stray := next((option.arguments[0] for option in options if not option.names), None):
+            raise ValueError(f"{directive!r} has {stray!r}, which is no option's value")
+        if any(map(names_several_clusters, values_of(arguments, "--clusters"))):
+            raise ValueError(f"{directive!r} would leave to Slurm where jobs go; name one cluster")
+        owned = owned_options(arguments)
         if all(option == "--clusters" for option, _ in owned):
             kept += arguments
-        elif sum(argument.startswith("-") for argument in arguments) == 1:
+        elif len(options) == 1:
             note(f"{directive!r} has no effect: {owned[0][1]}")
         else:
             raise ValueError(f"{directive!r} sets {owned[0][0]}: {owned[0][1]}; take it out")
@@ -325,8 +371,17 @@ _OWN_WORKER_ARGUMENTS = frozenset(
 
 
 def _worker_arguments(values: Any) -> tuple[str, ...]:
-    arguments = _texts(values)
+    """Return arguments of a command line; dask-jobqueue has a shell split each text at its blanks.
+
+    Examples
+    --------
+    >>> _worker_arguments(["--lifetime 55m", "--lifetime-stagger", "5m"])
+    ('--lifetime', '55m', '--lifetime-stagger', '5m')
+    """
+    arguments = tuple(word for text in _texts(values) for word in shlex.split(text))
     for argument in arguments:
+        if re.search(r"[$`]", argument):
+            raise ValueError(f"{argument} has a variable, which is not expanded; write its value")
         if argument.partition("=")[0] in _OWN_WORKER_ARGUMENTS:
             raise ValueError(f"{argument} is set by Scalable itself; take it out")
     return arguments
@@ -387,14 +442,14 @@ _READERS: Mapping[str, tuple[str, Reader]] = {
     "job-cpu": ("cpus", _alone(_count)),
     "memory": ("memory", _alone(_memory)),
     "job-mem": ("memory", _alone(_job_memory)),
-    "walltime": ("walltime", _alone(_text)),
+    "walltime": ("walltime", _walltime),
     "queue": ("queue", _alone(_text)),
     "account": ("account", _alone(_text)),
     "name": ("name", _alone(_name)),
     "interface": ("interface", _alone(_text)),
-    "python": ("python", _alone(_text)),
+    "python": ("python", _alone(_python)),
     "shebang": ("shebang", _alone(_shebang)),
-    "local-directory": ("local_directory", _alone(_text)),
+    "local-directory": ("local_directory", _alone(_directory)),
     "log-directory": ("log_directory", _alone(_text)),
     "job-extra-directives": ("directives", _directives),
     "job-script-prologue": ("prologue", _alone(_lines)),

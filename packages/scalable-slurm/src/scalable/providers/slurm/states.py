@@ -57,9 +57,13 @@ _WAITING = {
     "PartitionDown": Reason.UNSCHEDULABLE,
     "PartitionInactive": Reason.UNSCHEDULABLE,
     "BadConstraints": Reason.UNSCHEDULABLE,
+    "DependencyNeverSatisfied": Reason.UNSCHEDULABLE,
+    "ReservationDeleted": Reason.UNSCHEDULABLE,
     "InvalidAccount": Reason.CREDENTIALS,
     "InvalidQOS": Reason.CREDENTIALS,
     "AccountNotAllowed": Reason.CREDENTIALS,
+    "job_requeued_in_held_state": Reason.CANCELLED,
+    "launch_failed_requeued_held": Reason.NODE_FAILURE,
     "JobHeldUser": Reason.CANCELLED,
     "JobHeldAdmin": Reason.CANCELLED,
 }

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from scalable.providers.slurm.packing import parse_nodes, workers_that_fit
+from scalable.providers.slurm.request import JobRequest
+
+NODES = parse_nodes("shared*|NO|16|64000|(null)|(null)\nwhole|EXCLUSIVE|32|64000|(null)|ssd\n")
+
+
+@pytest.mark.parametrize(
+    ("request_", "environ", "workers"),
+    [
+        (JobRequest("a", "/l", directives=("-p", "whole")), {}, 32),
+        (JobRequest("a", "/l", partition="whole", directives=("--partition=shared",)), {}, 1),
+        (JobRequest("a", "/l"), {"SBATCH_PARTITION": "whole"}, 32),
+        (JobRequest("a", "/l", partition="shared"), {"SBATCH_PARTITION": "whole"}, 1),
+        (JobRequest("a", "/l", partition="whole", skipped=("-p ",)), {}, 1),
+        (JobRequest("a", "/l"), {"SBATCH_EXCLUSIVE": "exclusive"}, 16),
+        (JobRequest("a", "/l", directives=("--exclus",)), {}, 16),
+        (JobRequest("a", "/l", directives=("--exclusive=user",)), {}, 1),
+    ],
+)
+def test_jobs_are_packed_for_the_partition_in_which_sbatch_puts_them(
+    request_: JobRequest, environ: dict[str, str], workers: int
+) -> None:
+    """However it is chosen: by the target, by directives of the site, or by variables of the user."""
+    assert workers_that_fit(request_, NODES, environ=environ) == workers
