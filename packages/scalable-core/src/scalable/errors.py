@@ -132,7 +132,12 @@ def describe_error(error: BaseException) -> str:
     >>> describe_error(OSError("no route")), describe_error(TimeoutError())
     ('no route', 'it took too long')
     """
-    return str(error) or ("it took too long" if isinstance(error, TimeoutError) else repr(error))
+    try:
+        return str(error) or (
+            "it took too long" if isinstance(error, TimeoutError) else repr(error)
+        )
+    except Exception:  # noqa: BLE001 - of the error's own class, which must not hide the error
+        return type(error).__name__
 
 
 def _listed(names: Iterable[str]) -> str:

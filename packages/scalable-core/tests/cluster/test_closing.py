@@ -163,7 +163,7 @@ async def test_what_was_never_launched_is_not_left() -> None:
         ]
 
     async with Simulation("gcam") as world:
-        refused: deque[Exception] = deque([LaunchRefusedError("there is no sbatch")] * 50)
+        refused: deque[BaseException] = deque([LaunchRefusedError("there is no sbatch")] * 50)
         world.backend.behavior["gcam"] = UnitBehavior(errors=refused)
         await world.controller.scale_groups({"gcam": 2})
         await world.run(10)

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from scalable.cluster.events import EventLog
 from scalable.cluster.log_directory import MAX_KEPT, keep_logs_in
 from scalable.cluster.logs import LogKeeper
 from scalable.cluster.port import Explanation, GroupSpec, Leftover, Reason, Unit, UnitState
+from scalable.providers.logs import tidy_logs
 
 UNIT = Unit("gcam-1", "gcam", "request")
 
@@ -85,3 +88,38 @@ def test_a_log_that_can_no_longer_be_read_stays_as_it_was(tmp_path: Path) -> Non
 
     assert (tmp_path / "gcam-1.log").read_text() == "one\n"
     assert [event.text for event in events] == ["logs are not kept: no route"]
+
+
+@pytest.mark.parametrize("swapped", ["logs", "run"])
+def test_logs_are_not_led_to_other_files_of_the_user(tmp_path: Path, swapped: str) -> None:
+    """Another user who can write above the directory of a run puts a link in its place."""
+    elsewhere = tmp_path / "own"
+    (elsewhere / "logs").mkdir(parents=True)
+    precious = elsewhere / "logs" / "gcam-2.log"
+    precious.write_text("a secret of the user\n")
+    directory = tmp_path / "run" / "logs"
+    if swapped == "run":
+        directory.parent.symlink_to(elsewhere)
+    else:
+        directory.parent.mkdir()
+        directory.symlink_to(precious.parent)
+
+    events = keep(directory, "one\n")
+    with pytest.raises(PermissionError, match="another user has replaced it"):
+        tidy_logs(directory, lambda text: text.replace("secret", "${KEY}"))
+
+    assert precious.read_text() == "a secret of the user\n"
+    assert [*precious.parent.iterdir()] == [precious]
+    assert "another user has replaced it" in [*events][-1].text
+
+
+def test_a_log_that_is_a_link_is_not_written(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("a secret of the user\n")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "gcam-1.log").symlink_to(precious)
+
+    with pytest.raises(OSError, match="symbolic links"):
+        tidy_logs(tmp_path / "logs", lambda text: text.replace("secret", "${KEY}"))
+
+    assert precious.read_text() == "a secret of the user\n"

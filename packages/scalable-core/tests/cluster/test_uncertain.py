@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+
+import pytest
 
 from scalable.cluster.port import Reason
 from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_time
@@ -55,3 +58,49 @@ async def test_capacity_that_comes_and_goes_fails_no_group() -> None:
             assert "no machine is left" in world.groups["gcam"].detail
         world.backend.behavior["gcam"] = UnitBehavior()
         await world.until(lambda: world.groups["gcam"].running == 6, within=120)
+
+
+class _SilentError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(asyncio.CancelledError(), id="cancelled by its library"),
+        pytest.param(SystemExit(1), id="an exit"),
+        pytest.param(BaseExceptionGroup("both", [asyncio.CancelledError()]), id="a group"),
+        pytest.param(type("PanicException", (BaseException,), {})("at main.rs"), id="a panic"),
+        pytest.param(StopAsyncIteration(), id="the end of an iteration"),
+        pytest.param(_SilentError(), id="an error without text"),
+    ],
+)
+@pytest.mark.parametrize("call", ["launch", "observe", "stop", "describe"])
+@in_virtual_time
+async def test_whatever_a_native_library_raises_is_waited_out(
+    call: str, error: BaseException
+) -> None:
+    async with Simulation("gcam") as world:
+        failing = world.backend.errors[call]
+        if call == "launch":
+            failing = world.backend.behavior["gcam"].errors
+        failing.append(error)
+        await world.scale({"gcam": 3})
+        world.backend.kill("gcam-1", Reason.EXITED)
+        await world.run(1)
+        await world.scale({"gcam": 1})
+        await world.until(lambda: len(world.backend.alive()) == 1)
+
+        assert not failing
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(1), _SilentError()])
+@in_virtual_time
+async def test_whatever_a_native_library_raises_at_the_end_is_told(error: BaseException) -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 1})
+        world.backend.errors["sweep"].append(error)
+        leftovers = await world.close()
+
+        assert [each.name for each in leftovers] == ["sweeping", "gcam-1"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scalable.providers.logs import tail
+from scalable.providers.logs import MAX_LOG, tail, tidy_logs
 
 
 def test_the_last_lines(tmp_path: Path) -> None:
@@ -36,3 +36,16 @@ def test_bytes_that_are_not_text(tmp_path: Path) -> None:
 def test_no_log_reads_as_empty(tmp_path: Path) -> None:
     assert tail(tmp_path / "none") == ""
     assert tail(tmp_path) == ""
+
+
+def test_the_line_that_is_cut_shows_no_part_of_a_secret(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    line = "token hunter2hunter2\n"
+    (logs / "gcam-1.log").write_text(line * (MAX_LOG // len(line) + 1))
+
+    tidy_logs(logs, lambda text: text.replace("hunter2hunter2", "${KEY}"))
+
+    head, *kept = (logs / "gcam-1.log").read_text().splitlines()
+    assert head.startswith("[the first ")
+    assert set(kept) == {"token ${KEY}"}

@@ -361,6 +361,11 @@ def test_what_cannot_be_resumed_is_one_line(
     (directory,) = records(project)
     assert "hunter2secret" not in "".join(path.read_text() for path in directory.glob("*.json*"))
     assert scalable("resume", directory.name).stdout == "13\n"
+    environment["TOKEN"] = "postgresql://anna:hunter2secret@host/db"
+    assert scalable("run", "-w", "workflow.py", "--", "--password=hunter2secret").returncode == 0
+    done = scalable("resume", "latest")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot be resumed: its argument --password=${TOKEN} had a part" in done.stderr
     del environment["TOKEN"]
     done = scalable("resume", directory.name)
     assert (done.returncode, done.stdout) == (2, "")

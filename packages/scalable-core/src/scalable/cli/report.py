@@ -46,7 +46,8 @@ def report(run: str | None, output: Path | None, latest: bool, as_json: bool) ->
     text = render_report(document, tasks, workers, logs, run_state(document, directory))
     path = output or directory / "report.html"
     # Only for its owner, as all of the record is.
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | (0 if output else os.O_NOFOLLOW)
+    file = os.open(path, how, 0o600)
     with os.fdopen(file, "w", encoding="utf-8") as stream:
         stream.write(text)
     if as_json:

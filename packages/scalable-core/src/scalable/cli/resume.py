@@ -106,6 +106,13 @@ def request_of(record: Mapping[str, Any], env: Mapping[str, str]) -> Request:
             started = record.get("directory")
             where = f"; it was started in {started}" if started else ""
             raise Failure(f"run {run} cannot be resumed here: there is no {file}{where}", USAGE)
+    if lost := workflow.get("lost"):
+        shown = workflow["arguments"][lost[0]]
+        raise Failure(
+            f"run {run} cannot be resumed: its argument {shown} had a part or another spelling of its value, "
+            "which no record keeps; start it again with `scalable run`, which also uses the results that were kept",
+            USAGE,
+        )
     hidden = workflow.get("redacted") or []
     arguments = [
         _expand(text, env) if number in hidden else text

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
+from scalable.cluster.limits import contained
 from scalable.cluster.port import Leftover
 from scalable.errors import describe_error
 
@@ -75,7 +76,10 @@ class ClosingSteps:
     ) -> list[Any]:
         """Await some calls, and return the results of those that succeed."""
         limit = self.timeout if timeout is None else min(timeout, self.timeout)
-        tasks = [asyncio.ensure_future(call) for call in calls]
+        tasks = [
+            call if isinstance(call, asyncio.Future) else asyncio.ensure_future(contained(call))
+            for call in calls
+        ]
         if not tasks:
             return []
         slow = await self._wait(tasks, limit)

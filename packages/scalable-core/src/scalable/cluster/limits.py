@@ -6,16 +6,36 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-__all__ = ["limited", "start_limited"]
+__all__ = ["contained", "limited", "start_limited"]
 
 T = TypeVar("T")
+
+
+async def contained(call: Awaitable[T]) -> T:
+    """Return a call's result; raise RuntimeError if its library ends or cancels it instead of failing.
+
+    Of what is no Exception, asyncio would take a cancellation for ours, and SystemExit for the end of the event loop.
+    """
+    try:
+        return await call
+    except (
+        Exception,
+        KeyboardInterrupt,
+        GeneratorExit,
+    ):  # the last one is that of a loop that ends
+        raise
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        raise RuntimeError(f"its library ended the call with {error!r}") from error
 
 
 async def limited(call: Awaitable[T], seconds: float, error: Callable[[float], Exception]) -> T:
     """Return a call's result; raise ``error(seconds)`` if it takes longer. Its own TimeoutError stays its own."""
     try:
         async with asyncio.timeout(seconds) as timeout:
-            return await call
+            return await contained(call)
     except TimeoutError as caught:
         if timeout.expired():
             raise error(seconds) from caught

@@ -9,7 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalable.cluster.log_directory import MAX_KEPT, current_log_directory
+from scalable.cluster.log_directory import (
+    MAX_KEPT,
+    current_log_directory,
+    open_log_directory,
+)
 from scalable.cluster.port import Explanation, ReadsLogs, Unit
 from scalable.errors import describe_error
 
@@ -143,10 +147,14 @@ class LogKeeper:
     def _write(self, path: Path, text: str, size: int) -> int:
         assert self._kept is not None  # noqa: S101 - as above
         text = end_of(self._kept.redact(text), size)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(file, "w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text if text.endswith("\n") else text + "\n")
-        new.replace(path)
+        new = path.with_suffix(".new").name
+        at = open_log_directory(path.parent, create=True)
+        try:
+            how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            file = os.open(new, how, 0o600, dir_fd=at)
+            with os.fdopen(file, "w", encoding="utf-8", errors="replace") as stream:
+                stream.write(text if text.endswith("\n") else text + "\n")
+            os.replace(new, path.name, src_dir_fd=at, dst_dir_fd=at)
+        finally:
+            os.close(at)
         return len(text)

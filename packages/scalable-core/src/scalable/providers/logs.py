@@ -7,9 +7,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from scalable.cluster.log_directory import keep_logs_in, kept_logs
+from scalable.cluster.log_directory import keep_logs_in, kept_logs, open_log_directory
 
-__all__ = ["keep_logs_in", "kept_logs", "read_end", "tail", "tidy_logs"]
+__all__ = [
+    "keep_logs_in",
+    "kept_logs",
+    "open_log_directory",
+    "read_end",
+    "tail",
+    "tidy_logs",
+]
 
 MAX_LOG = 10_000_000
 """Bytes that are kept of one worker's log after a run: its end."""
@@ -28,24 +35,38 @@ def tidy_logs(directory: Path, redact: Callable[[str], str]) -> None:
     Raises
     ------
     OSError
-        A log cannot be written.
+        A log cannot be written, or another user has replaced the directory.
     """
-    if not directory.is_dir():
+    try:
+        at = open_log_directory(directory)
+    except FileNotFoundError:
         return
-    for log in directory.glob("*.log"):
-        with log.open("r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - MAX_LOG))
-            written = file.read().decode(errors="replace")
-            kept = redact(written)
-            if size > MAX_LOG:
-                kept = f"[the first {size - MAX_LOG} bytes are not kept]\n{kept}"
-            if kept != written:
-                file.seek(0)
-                file.truncate()
-                file.write(kept.encode(errors="replace"))
+    try:
+        for name in os.listdir(at):  # noqa: PTH208 - pathlib takes no descriptors
+            if name.endswith(".log"):
+                _tidy(os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at), redact)
+    finally:
+        os.close(at)
     with suppress(OSError):
         directory.rmdir()
+
+
+def _tidy(log: int, redact: Callable[[str], str]) -> None:
+    with os.fdopen(log, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        left_out = file.seek(max(0, size - MAX_LOG))
+        content = file.read()
+        # A line that is cut may begin within a secret, which nothing would recognise.
+        if left_out and (cut := content.find(b"\n") + 1) < len(content):
+            left_out, content = left_out + cut, content[cut:]
+        written = content.decode(errors="replace")
+        kept = redact(written)
+        if left_out:
+            kept = f"[the first {left_out} bytes are not kept]\n{kept}"
+        if kept != written:
+            file.seek(0)
+            file.truncate()
+            file.write(kept.encode(errors="replace"))
 
 
 def read_end(path: Path, size: int) -> str:

@@ -118,8 +118,16 @@ class RunRecord:
         """
         import psutil
 
+        redact, variables = session.manifest.redact, session.manifest.variables
+
         def is_redacted(text: str) -> bool:
-            return session.manifest.redact(text) != text
+            return redact(text) != text
+
+        def is_lost(text: str) -> bool:
+            shown = redact(text)
+            for name, value in variables.items():
+                shown = shown.replace(f"${{{name}}}", value)
+            return shown != text
 
         now = datetime.now(UTC)
         run_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -147,6 +155,8 @@ class RunRecord:
                 "arguments": list(arguments),
                 # Which of these show ${VAR} in the place of a value.
                 "redacted": [number for number, text in enumerate(arguments) if is_redacted(text)],
+                # Which of them do not show what they were: ${VAR} is in the place of another spelling or of a part.
+                "lost": [number for number, text in enumerate(arguments) if is_lost(text)],
                 "path_redacted": workflow is not None and is_redacted(str(workflow)),
                 "in_cluster": in_cluster,
             },

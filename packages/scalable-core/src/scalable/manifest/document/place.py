@@ -20,11 +20,10 @@ from scalable.manifest.document.nodes import (
     to_data,
 )
 from scalable.manifest.document.paths import KeyPath, format_path, parse_path
+from scalable.manifest.document.redaction import redact
 from scalable.manifest.issues import Position, Severity, ValidationIssue, one_line
 
 __all__ = ["Place", "Problem", "Source"]
-
-_MIN_SECRET_LENGTH = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -43,47 +42,8 @@ class Source:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def redact(self, text: str) -> str:
-        """Return a text with ``${VAR}`` wherever it shows the value of a variable, also quoted or escaped.
-
-        Values of less than four characters stay: they are not secrets, and occur by chance in any text.
-        """
-        shown = {
-            spelling: name
-            for name, value in self.variables.items()
-            if len(value) >= _MIN_SECRET_LENGTH
-            for spelling in _spellings(value)
-        }
-        for spelling in sorted(shown, key=len, reverse=True):
-            text = text.replace(spelling, f"${{{shown[spelling]}}}")
-        return text
-
-
-def _spellings(value: str) -> set[str]:
-    r"""Return a value as Python's ``repr``, JSON, URLs and shells write it, without the quotes around it.
-
-    Examples
-    --------
-    >>> print(*sorted(_spellings("p/w'd")))
-    p%2Fw%27d p/w%27d p/w'"'"'d p/w'd p/w\'d
-    """
-    import json
-    import shlex
-    from urllib.parse import quote, quote_plus
-
-    return {
-        value,
-        repr(value)[1:-1],
-        repr(value + "'\"")[1:-4],  # as a part of a text with quotes of both kinds
-        ascii(value)[1:-1],
-        ascii(value + "'\"")[1:-4],
-        json.dumps(value)[1:-1],
-        json.dumps(value, ensure_ascii=False)[1:-1],
-        # A variable may hold bytes that are not UTF-8, which Python reads as surrogates.
-        quote(value, errors="surrogatepass"),
-        quote(value, safe="", errors="surrogatepass"),
-        quote_plus(value, errors="surrogatepass"),
-        shlex.quote(value).strip("'"),
-    }
+        """Return a text with ``${VAR}`` wherever it shows the value of a variable; see `redaction`."""
+        return redact(text, self.variables)
 
 
 # No repr of the fields: after expansion they hold values of the environment.

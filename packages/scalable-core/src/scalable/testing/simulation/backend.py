@@ -62,7 +62,7 @@ class UnitBehavior:
     capacity : float
         Units of the group that may exist at a time. A launch of more gives a part of them, and says why; one that finds
         no room is refused for now. The reason is CAPACITY.
-    errors : deque of Exception
+    errors : deque of BaseException
         The errors that the next launches raise, one each.
     """
 
@@ -79,7 +79,7 @@ class UnitBehavior:
     mismatch: str = ""
     stop_delay: float = 0.0
     capacity: float = math.inf
-    errors: deque[Exception] = field(default_factory=deque)
+    errors: deque[BaseException] = field(default_factory=deque)
 
 
 class WorkerPool(Protocol):
@@ -178,7 +178,7 @@ class SimulatedBackend:
         self.invariants = invariants
         self.behavior: defaultdict[str, UnitBehavior] = defaultdict(UnitBehavior)
         self.latencies: defaultdict[str, float] = defaultdict(float)
-        self.errors: defaultdict[str, deque[Exception]] = defaultdict(deque)
+        self.errors: defaultdict[str, deque[BaseException]] = defaultdict(deque)
         self.lag = 0.0
         self.omissions: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()

@@ -46,7 +46,7 @@ from scalable.providers.local.reaper import (
 )
 from scalable.providers.local.runtimes import Containers
 from scalable.providers.local.watchdog import Watchdog
-from scalable.providers.logs import tail
+from scalable.providers.logs import open_log_directory, tail
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
@@ -184,7 +184,6 @@ class ProcessBackend:
             self._directory = Path(
                 tempfile.mkdtemp(prefix=f"scalable-{readable}-", dir=self._parent)
             )
-            self._log_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._watchdog is None:
             containers = self._containers
             self._watchdog = Watchdog(
@@ -214,7 +213,7 @@ class ProcessBackend:
         scratch.mkdir(parents=True)  # a directory must exist before it is mounted
         if self._credentials is not None:
             self._credentials.write(scratch / TLS)
-        output = os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+        output = _create_log(log)
         try:
             process = subprocess.Popen(
                 command.argv,
@@ -355,6 +354,15 @@ class ProcessBackend:
         return explain_container_exit(
             worker.unit.tag, container, status, killed=killed, log=tail(worker.log)
         )
+
+
+def _create_log(log: Path) -> int:
+    at = open_log_directory(log.parent, create=True)
+    try:
+        how = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND
+        return os.open(log.name, how, 0o600, dir_fd=at)
+    finally:
+        os.close(at)
 
 
 def _native_id(pid: int, container: Container | None) -> str:
