@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from types import CodeType, TracebackType
 
     from scalable.planning import Plan
+    from scalable.providers.base import Submission
     from scalable.results.naming import NamedCall
     from scalable.runs import RunRecord
     from scalable.runs.tally import Tally
@@ -171,12 +172,9 @@ class Request:
 def run_workflow(context: click.Context, request: Request) -> None:
     """Run a workflow, and end the command with its exit status."""
     from scalable.planning import check_limits
-    from scalable.runs.recorder import Recorder
     from scalable.session import ScalableSession
-    from scalable.session.ending import RunEnd
 
-    workflow, arguments = request.workflow, request.arguments
-    quiet, as_json = request.quiet, request.as_json
+    workflow, as_json = request.workflow, request.as_json
     code = None if workflow is None else compile_workflow(workflow)
     saved, request = _read_plan(request)
     session = ScalableSession.from_yaml(
@@ -197,68 +195,116 @@ def run_workflow(context: click.Context, request: Request) -> None:
         return
     inside = None
     if request.in_cluster and workflow is not None:
-        inside = submission(session, workflow, arguments)
+        inside = submission(session, workflow, request.arguments)
     record = _begin_record(session, plan, request)
-    session.on_calls = partial(_note_calls, session, record, request)
-    started, outcome, debug = time.monotonic(), Outcome(FAILED), wants_debug(context)
-    removed = False
-    recorder = session.recorder = Recorder(session, record, _warn)
-    recorder.start()
+    run = _Run(session, record, request, inside, debug=wants_debug(context))
+    run.execute(context, code)
+    context.exit(run.outcome.code)
 
-    def finish() -> None:
-        nonlocal outcome
-        session.note_signals(end.received)
-        tally = recorder.note_tasks()
-        outcome = _close(session, outcome)
-        recorder.stop()
-        recorder.write(warn=True)  # the events of the end
-        everything_removed = session.everything_removed if inside is None else removed
-        summary = recorder.summary() | {"seconds": round(time.monotonic() - started, 3)}
-        _finish_record(
-            outcome, record, session, everything_removed=everything_removed, summary=summary
-        )
-        if as_json:
+
+class _Run:
+    """A run that has a record: executes the workflow, and closes and records everything however that ends.
+
+    Parameters
+    ----------
+    session : ScalableSession
+        The session, not started.
+    record : RunRecord
+        The record, begun.
+    request : Request
+        What is to be run.
+    inside : Submission or None
+        What runs the workflow inside of its cluster, where that was asked for.
+    debug : bool
+        Whether tracebacks are shown.
+
+    Attributes
+    ----------
+    outcome : Outcome
+        How it has ended.
+    """
+
+    def __init__(
+        self,
+        session: ScalableSession,
+        record: RunRecord,
+        request: Request,
+        inside: Submission | None,
+        *,
+        debug: bool,
+    ) -> None:
+        from scalable.runs.recorder import Recorder
+        from scalable.session.ending import RunEnd
+
+        self.outcome = Outcome(FAILED)
+        self._debug = debug
+        self._session, self._record, self._request = session, record, request
+        self._inside, self._removed_inside = inside, False
+        self._began = time.monotonic()
+        self._end = RunEnd(self._end_now)
+        self._recorder = session.recorder = Recorder(session, record, _warn)
+        session.on_calls = partial(_note_calls, session, record, request)
+
+    def execute(self, context: click.Context, code: CodeType | None) -> None:
+        """Execute the workflow, and close and record everything."""
+        self._recorder.start()
+        with self._end.watching():
+            try:
+                if not self._debug:
+                    _silence_dask(context)
+                as_json = self._request.as_json and sys.stdout
+                with _redirect_stdout() if as_json else nullcontext(), self._end.workflow():
+                    self.outcome = self._drive(code)
+                self._removed_inside = self.outcome.code == 0
+                show_error(self.outcome, self._session, debug=self._debug)
+                self.outcome = _with_failures(self.outcome, self._session)
+            except Exception as error:  # noqa: BLE001 - of --in-cluster; the script's own is its outcome
+                self.outcome = Outcome(exit_status(error), error)
+                _show_failure(error, self._session, debug=self._debug)
+            except KeyboardInterrupt as error:
+                self.outcome = Outcome(exit_status(error), error)
+                show_error(self.outcome, self._session, debug=self._debug)
+            except BaseException as error:
+                self.outcome = Outcome(exit_status(error), error)
+                raise
+            finally:
+                self._finish()
+
+    def _drive(self, code: CodeType | None) -> Outcome:
+        """Return how the workflow has ended."""
+        request, session = self._request, self._session
+        if self._inside is not None:
+            return Outcome(run_inside(session, self._inside, click.echo))
+        if request.drive is not None:
+            return request.drive(session, self._record)
+        if code is None or request.workflow is None:
+            return self.outcome
+        shown = nullcontext() if request.quiet else progress_on_stderr(session)
+        with shown, _offered(session):
+            return run_script(code, request.workflow, request.arguments)
+
+    def _finish(self) -> None:
+        session, record = self._session, self._record
+        session.note_signals(self._end.received)
+        tally = self._recorder.note_tasks()
+        self.outcome = _close(session, self.outcome)
+        self._recorder.stop()
+        self._recorder.write(warn=True)  # the events of the end
+        inside = self._inside is not None
+        removed = self._removed_inside if inside else session.everything_removed
+        summary = self._recorder.summary() | {"seconds": round(time.monotonic() - self._began, 3)}
+        _finish_record(self.outcome, record, session, everything_removed=removed, summary=summary)
+        if self._request.as_json:
             click.echo(record.to_json(), nl=False)
-        elif not quiet:
-            _print_summary(outcome, record, session, tally, summary)
+        elif not self._request.quiet:
+            _print_summary(self.outcome, record, session, tally, summary)
 
-    def end_now(number: int) -> None:
-        nonlocal outcome
+    def _end_now(self, number: int) -> None:
         print_status(f"the workflow goes on after {signal.Signals(number).name}; ending it")
-        outcome = Outcome(128 + number, KeyboardInterrupt())
-        finish()
+        self.outcome = Outcome(128 + number, KeyboardInterrupt())
+        self._finish()
         sys.stdout.flush()
-        os._exit(outcome.code)
-
-    end = RunEnd(end_now)
-    with end.watching():
-        try:
-            if not debug:
-                _silence_dask(context)
-            with _redirect_stdout() if as_json and sys.stdout else nullcontext(), end.workflow():
-                if inside is not None:
-                    outcome = Outcome(run_inside(session, inside, click.echo))
-                elif request.drive is not None:
-                    outcome = request.drive(session, record)
-                elif code is not None and workflow is not None:
-                    shown = nullcontext() if quiet else progress_on_stderr(session)
-                    with shown, _offered(session):
-                        outcome = run_script(code, workflow, arguments)
-            removed = outcome.code == 0
-            show_error(outcome, session, debug=debug)
-            outcome = _with_failures(outcome, session)
-        except Exception as error:  # noqa: BLE001 - of --in-cluster; the script's own is its outcome
-            outcome = Outcome(exit_status(error), error)
-            _show_failure(error, session, debug=debug)
-        except KeyboardInterrupt as error:
-            outcome = Outcome(exit_status(error), error)
-            show_error(outcome, session, debug=debug)
-        except BaseException as error:
-            outcome = Outcome(exit_status(error), error)
-            raise
-        finally:
-            finish()
-    context.exit(outcome.code)
+        os._exit(self.outcome.code)
 
 
 @contextmanager
