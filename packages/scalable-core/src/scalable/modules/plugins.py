@@ -230,7 +230,7 @@ def _is_below(path: str, root: str) -> bool:
 
 def _is_same(path: str, inode: Sequence[int]) -> bool:
     try:
-        status = os.stat(path)  # noqa: PTH116
+        status = os.stat(path)
     except OSError:
         return False
     return [status.st_dev, status.st_ino] == [*inode]
@@ -238,7 +238,7 @@ def _is_same(path: str, inode: Sequence[int]) -> bool:
 
 def _is_unchanged(path: str, size: int, changed: int) -> bool:
     try:
-        status = os.stat(path)  # noqa: PTH116
+        status = os.stat(path)
     except OSError:
         return False
     return (status.st_size, status.st_mtime_ns) == (size, changed)

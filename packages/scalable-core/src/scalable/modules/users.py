@@ -127,7 +127,7 @@ def find_loaded(
         parts = name.split(".")
         if not is_sent(name) or not all(part.isidentifier() for part in parts):
             continue
-        if not is_own(os.path.dirname(file)):  # noqa: PTH120 - called for every module
+        if not is_own(os.path.dirname(file)):
             continue
         path = Path(file).absolute()
         is_package = path.name == "__init__.py" and parts[-1] != "__init__"

@@ -14,10 +14,10 @@ def leave_out_current_directory() -> list[str]:
     ``-P`` adds none, but an empty part of PYTHONPATH is one, as in ``PYTHONPATH=$PYTHONPATH:/opt/model``.
     """
     try:
-        current = os.getcwd()  # noqa: PTH109 - pathlib would be imported first
+        current = os.getcwd()
     except FileNotFoundError:
         return []
-    found = [entry for entry in sys.path if os.path.abspath(entry) == current]  # noqa: PTH100
+    found = [entry for entry in sys.path if os.path.abspath(entry) == current]
     sys.path[:] = [entry for entry in sys.path if entry not in found]
     return found
 

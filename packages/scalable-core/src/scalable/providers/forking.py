@@ -135,7 +135,7 @@ class Workers:
         """Read which workers are to start and to end."""
         text = ""
         # Created here if need be: that it does not exist, a node may believe for a minute.
-        with report_errors(), open(f"{self.files}/{self.job}.asked", "a+") as file:  # noqa: PTH123
+        with report_errors(), open(f"{self.files}/{self.job}.asked", "a+") as file:
             file.seek(0)
             text = file.read()
         for sign, digits in re.findall(r"^([+-])(\d+)\n", text, re.MULTILINE):
@@ -196,7 +196,7 @@ class Workers:
 
     def write_end(self, number: int, code: int, seconds: float, why: str) -> None:
         """Report to the client that a worker has ended."""
-        with report_errors(), open(f"{self.files}/{self.job}.ended", "a") as file:  # noqa: PTH123
+        with report_errors(), open(f"{self.files}/{self.job}.ended", "a") as file:
             file.write(f"{number} {code} {seconds:.0f} {why}\n")
 
 
@@ -212,11 +212,11 @@ def report_errors() -> Iterator[None]:
 def memory_of_trees(roots: set[int]) -> dict[int, int]:
     """Return the resident memory of each of these processes and what it has started, in bytes."""
     parents, resident = {}, {}
-    for name in os.listdir("/proc"):  # noqa: PTH208
+    for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+            with open(f"/proc/{name}/stat", "rb") as file:
                 # After the name of the program, which may hold anything: state, parent, …
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
@@ -234,14 +234,14 @@ def memory_of_trees(roots: set[int]) -> dict[int, int]:
 
 def count_oom_kills() -> int:
     """Return how many processes of this job the kernel has killed for want of memory; 0 where that is not known."""
-    with contextlib.suppress(OSError), open("/proc/self/cgroup") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open("/proc/self/cgroup") as file:
         for line in file.read().splitlines():
             _, kind, path = line.split(":", 2)
             if kind in ("", "memory"):
                 counts = "memory.oom_control" if kind else "memory.events"
                 with (
                     contextlib.suppress(OSError),
-                    open(f"/sys/fs/cgroup/{kind}{path}/{counts}") as file,  # noqa: PTH123
+                    open(f"/sys/fs/cgroup/{kind}{path}/{counts}") as file,
                 ):
                     if found := re.search(r"^oom_kill (\d+)", file.read(), re.MULTILINE):
                         return int(found[1])

@@ -83,9 +83,9 @@ def _checked(file: Any, places: Iterable[str] | None) -> Found | None:
     if not isinstance(file, str):
         inside = tuple(each for each in inside if is_own(each))
         return Found(None, inside) if inside else None
-    file = os.path.abspath(file)  # noqa: PTH100
+    file = os.path.abspath(file)
     is_code = file.endswith((".py", ".pyc", *EXTENSION_SUFFIXES))
-    return Found(file, inside) if is_code and is_own(os.path.dirname(file)) else None  # noqa: PTH120
+    return Found(file, inside) if is_code and is_own(os.path.dirname(file)) else None
 
 
 def is_imported(module: types.ModuleType) -> bool:
@@ -130,7 +130,7 @@ def is_own_function(func: types.FunctionType) -> bool:
     file = func.__code__.co_filename
     if file.startswith("<") or not isinstance(module, str) or module in MAIN:
         return _is_own_name(module if isinstance(module, str) else None)
-    return is_sent(module) and is_own(os.path.dirname(os.path.abspath(file)))  # noqa: PTH100, PTH120
+    return is_sent(module) and is_own(os.path.dirname(os.path.abspath(file)))
 
 
 def is_written(func: types.FunctionType) -> bool:

@@ -230,7 +230,7 @@ class _Home:
         if self._descriptor is None:
             return
         try:
-            if os.getcwd() == self._path:  # noqa: PTH109
+            if os.getcwd() == self._path:  # noqa: PTH109 - as above
                 return
         except FileNotFoundError:
             pass

@@ -36,29 +36,29 @@ def scan(path: str) -> Iterator[tuple[str, bool, os.stat_result]]:
 
 def write_file(path: str, parts: list[bytes]) -> None:
     """Write a file under a temporary name, and rename it."""
-    directory = os.path.dirname(path)  # noqa: PTH120
-    partial = os.path.join(directory, f"{TEMPORARY}{secrets.token_hex(8)}")  # noqa: PTH118
+    directory = os.path.dirname(path)
+    partial = os.path.join(directory, f"{TEMPORARY}{secrets.token_hex(8)}")
     descriptor = create_file(partial)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(parts)
-        os.replace(partial, path)  # noqa: PTH105
+        os.replace(partial, path)
     except BaseException:
-        os.unlink(partial)  # noqa: PTH108
+        os.unlink(partial)
         raise
 
 
 def copy_file(source: str, path: str) -> None:
     """Write a file with the content of another, as `write_file` does."""
-    directory = os.path.dirname(path)  # noqa: PTH120
-    partial = os.path.join(directory, f"{TEMPORARY}{secrets.token_hex(8)}")  # noqa: PTH118
+    directory = os.path.dirname(path)
+    partial = os.path.join(directory, f"{TEMPORARY}{secrets.token_hex(8)}")
     descriptor = create_file(partial)
     try:
-        with open(source, "rb") as content, os.fdopen(descriptor, "wb") as file:  # noqa: PTH123
+        with open(source, "rb") as content, os.fdopen(descriptor, "wb") as file:
             shutil.copyfileobj(content, file, 2**20)
-        os.replace(partial, path)  # noqa: PTH105
+        os.replace(partial, path)
     except BaseException:
-        os.unlink(partial)  # noqa: PTH108
+        os.unlink(partial)
         raise
 
 
@@ -68,16 +68,16 @@ def create_file(path: str) -> int:
     try:
         return os.open(path, flags, 0o600)
     except FileNotFoundError:
-        make_directory(os.path.dirname(path))  # noqa: PTH120
+        make_directory(os.path.dirname(path))
         return os.open(path, flags, 0o600)
 
 
 def make_directory(path: str) -> None:
     """Make a directory and those above it, for the user alone; `os.makedirs` lets others read those above."""
     try:
-        os.mkdir(path, 0o700)  # noqa: PTH102
+        os.mkdir(path, 0o700)
     except FileNotFoundError:
-        make_directory(os.path.dirname(path))  # noqa: PTH120
+        make_directory(os.path.dirname(path))
         make_directory(path)
     except FileExistsError:
         return

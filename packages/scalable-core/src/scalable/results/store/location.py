@@ -155,7 +155,7 @@ class Location:
         """
         with self._failing("read results at", FileNotFoundError):
             if self.is_local and not self.trusted:
-                self._check_own(name, os.stat(self._path(name)))  # noqa: PTH116
+                self._check_own(name, os.stat(self._path(name)))
             self._fs.get_file(self._path(name), path)
 
     def size(self, name: str) -> int:
@@ -186,7 +186,7 @@ class Location:
                 if not self.is_local:
                     part = {} if end is None and not begin else {"start": begin, "end": end}
                     return bytes(self._fs.cat_file(path, **part))
-                with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                with open(path, "rb", buffering=0) as file:
                     if not self.trusted:
                         self._check_own(name, os.fstat(file.fileno()))
                     if begin:

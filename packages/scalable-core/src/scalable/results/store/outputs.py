@@ -103,7 +103,7 @@ def check_written(task: str, paths: Mapping[str, str]) -> None:
         One is not.
     """
     for name, path in paths.items():
-        if not os.path.exists(path):  # noqa: PTH110
+        if not os.path.exists(path):
             raise FileNotFoundError(
                 f"task {task} has not written its output {name!r}: there is no {path} in {Path.cwd()} on "
                 f"{platform.node()}; write it there, or mend tasks.{task}.outputs"
@@ -141,8 +141,8 @@ def keep_outputs(store: Any, name: str, task: str, paths: Mapping[str, str]) -> 
     for output, path in paths.items():
         with tempfile.TemporaryDirectory() as scratch:
             source, kind = path, "file"
-            if os.path.isdir(path):  # noqa: PTH112
-                source, kind = os.path.join(scratch, "tar"), "directory"  # noqa: PTH118
+            if os.path.isdir(path):
+                source, kind = os.path.join(scratch, "tar"), "directory"
                 _pack(path, source)
             digest, size = _digest(source)
             store.put_file(f"{name}.{output}{CONTENT}", source)
@@ -177,7 +177,7 @@ def check_outputs(store: Any, name: str, *, content: bool) -> None:
             if store.size(f"{name}.{output}{CONTENT}") != facts["size"]:
                 raise DamagedOutputError(f"output {output!r} of {name} is damaged, or not there")
             if content:
-                _fetch(store, name, output, facts, os.path.join(scratch, output))  # noqa: PTH118
+                _fetch(store, name, output, facts, os.path.join(scratch, output))
 
 
 def restore_outputs(store: Any, name: str, to: str | None = None) -> dict[str, str]:
@@ -207,27 +207,27 @@ def restore_outputs(store: Any, name: str, to: str | None = None) -> dict[str, s
     for output, facts in _index(store, name).items():
         path = facts["path"]
         if to is not None:
-            path = os.path.join(to, path.lstrip("/"))  # noqa: PTH118
+            path = os.path.join(to, path.lstrip("/"))
         _restore(store, name, output, facts, path)
         restored[output] = path
     return restored
 
 
 def _restore(store: Any, name: str, output: str, facts: Mapping[str, Any], path: str) -> None:
-    above = os.path.dirname(path) or "."  # noqa: PTH120
-    os.makedirs(above, exist_ok=True)  # noqa: PTH103
+    above = os.path.dirname(path) or "."
+    os.makedirs(above, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=above) as scratch:
-        partial = os.path.join(scratch, "content")  # noqa: PTH118
+        partial = os.path.join(scratch, "content")
         if facts["kind"] == "directory":
-            if os.path.isdir(path):  # noqa: PTH112
+            if os.path.isdir(path):
                 _pack(path, partial)
                 if _digest(partial)[0] == facts["sha256"]:
                     return
             _bring(store, name, output, facts, partial)
-            _unpack(partial, os.path.join(scratch, "unpacked"), path)  # noqa: PTH118
-        elif not (os.path.isfile(path) and _digest(path)[0] == facts["sha256"]):  # noqa: PTH113
+            _unpack(partial, os.path.join(scratch, "unpacked"), path)
+        elif not (os.path.isfile(path) and _digest(path)[0] == facts["sha256"]):
             _bring(store, name, output, facts, partial)
-            os.replace(partial, path)  # noqa: PTH105
+            os.replace(partial, path)
 
 
 def _pack(directory: str, archive: str) -> None:
@@ -248,10 +248,10 @@ def _unpack(archive: str, scratch: str, directory: str) -> None:
     with tarfile.open(archive) as tar:
         tar.extractall(scratch, filter="data")
     for root, _, files in os.walk(scratch):
-        to = os.path.normpath(os.path.join(directory, os.path.relpath(root, scratch)))  # noqa: PTH118
-        os.makedirs(to, exist_ok=True)  # noqa: PTH103
+        to = os.path.normpath(os.path.join(directory, os.path.relpath(root, scratch)))
+        os.makedirs(to, exist_ok=True)
         for file in files:
-            os.replace(os.path.join(root, file), os.path.join(to, file))  # noqa: PTH105, PTH118
+            os.replace(os.path.join(root, file), os.path.join(to, file))
 
 
 def _bring(store: Any, name: str, output: str, facts: Mapping[str, Any], path: str) -> None:
@@ -304,7 +304,7 @@ def _index(store: Any, name: str) -> dict[str, Any]:
 
 def _digest(path: str) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:  # noqa: PTH123
+    with open(path, "rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
             size += len(piece)

@@ -86,12 +86,12 @@ def remove_from(path: str, names: Collection[str]) -> None:
     The others are written to a new segment. A process that has appended looks whether its segment is still there,
     and appends to another one if it is not. What it had appended before is found here.
     """
-    directory = os.path.dirname(path)  # noqa: PTH120
-    with open(path, "rb") as file:  # noqa: PTH123
+    directory = os.path.dirname(path)
+    with open(path, "rb") as file:
         kept, rest = without(file.read(), names)
         if kept:
             disk.write_file(f"{directory}/{new_name()}", [kept])
-        os.unlink(path)  # noqa: PTH108
+        os.unlink(path)
         late, _ = without(rest + file.read(), ())
         if late:
             disk.write_file(f"{directory}/{new_name()}", [late])

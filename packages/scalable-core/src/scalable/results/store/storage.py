@@ -88,7 +88,7 @@ class Store(Location):
     ) -> None:
         super().__init__(url, trusted=trusted, shown=shown)
         self.store_id = store_id
-        self._copies, self._tell = copies and os.path.expanduser(copies), tell  # noqa: PTH111
+        self._copies, self._tell = copies and os.path.expanduser(copies), tell
         self.refused: set[str] = set()
         self.damaged: set[str] = set()
         self._places: dict[str, Place] = {}
@@ -158,7 +158,7 @@ class Store(Location):
             )
         if self.is_local:
             for path, shown in ((self._root, self.shown), (self._path(MARKER), MARKER)):
-                self._check_own(shown, os.stat(path))  # noqa: PTH116
+                self._check_own(shown, os.stat(path))
 
     def check_writable(self) -> None:
         """Raise if nothing can be written.
@@ -222,7 +222,7 @@ class Store(Location):
             path = self._path(name + SUFFIX)
             with suppress(*ABSENT), self._failing("read results at", *ABSENT):
                 if self.is_local:
-                    status = os.stat(path)  # noqa: PTH116
+                    status = os.stat(path)
                     yield Entry(name + SUFFIX, status.st_size, False, status)
                 else:
                     yield Entry(name + SUFFIX, int(self._fs.info(path)["size"]), False, None)
@@ -468,7 +468,7 @@ class Store(Location):
         """Return the copies of what this store has. Only this user writes them."""
         copies = Store(f"{directory}/{self.store_id}", shown=directory)
         with suppress(*ABSENT), copies._failing("read", *ABSENT):
-            if problem := disk.not_own(os.stat(copies.url)):  # noqa: PTH116
+            if problem := disk.not_own(os.stat(copies.url)):
                 raise UntrustedStoreError(f"{copies.url} {problem}")
         return copies
 
