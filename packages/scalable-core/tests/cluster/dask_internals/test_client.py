@@ -61,7 +61,7 @@ from scalable.cluster.dask_internals import (
     take_from_gather,
     when_client_is_missing,
 )
-from scalable.cluster.plugin.dask_internals import send_sooner, send_to_clients
+from scalable.cluster.plugin.dask_internals import keep_no_log, send_sooner, send_to_clients
 from scalable.providers.servers import stop_http_server
 
 
@@ -402,6 +402,22 @@ async def test_a_connection_for_batches_waits_between_them(rig: Rig) -> None:
     for each in connections:
         send_sooner(each)
         assert each.interval == 0.002
+
+
+@on_cluster
+async def test_a_connection_keeps_what_it_has_sent(rig: Rig) -> None:
+    """`BatchedSend.recent_message_log`: the last batches, whatever is in them, of each connection by itself."""
+    worker = await rig.add()
+    connections: list[Any] = [
+        worker.batched_stream,
+        rig.scheduler.client_comms[rig.client.id],
+    ]
+    await rig.client.submit(identity, 1)
+    assert all(each.recent_message_log for each in connections)
+    for each in connections:
+        keep_no_log(each)
+    await rig.client.submit(identity, 2)
+    assert not any(each.recent_message_log for each in connections)
 
 
 @on_cluster

@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -59,6 +60,7 @@ __all__ = [
     "hide_from_tracebacks",
     "interrupt_retirement",
     "is_holder_busy",
+    "keep_no_log",
     "lift_send_timeout",
     "lift_worker_send_timeout",
     "not_executed",
@@ -161,6 +163,14 @@ def lift_worker_send_timeout(worker: Worker) -> None:
 def send_sooner(batched: Any) -> None:
     """Let a connection send its next batch of messages after 2 ms, where Dask waits for 5 or 10 ms."""
     batched.interval = BATCH_INTERVAL
+
+
+def keep_no_log(batched: Any) -> None:
+    """Let a connection keep none of the messages that it has sent.
+
+    Dask keeps the last 1000 batches below 1 MB for its developers, and so all small results that are sent in them.
+    """
+    batched.recent_message_log = deque(maxlen=0)
 
 
 def adjust_batches(worker: Worker) -> None:

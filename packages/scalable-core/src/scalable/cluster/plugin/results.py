@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.plugin.dask_internals import (
     adjust_batches,
+    keep_no_log,
     replace_batched_send,
     runs_here,
     send_to_clients,
@@ -103,6 +104,7 @@ class SmallResults:
         self._worker = worker
         self._take_usage = take_usage
         self._dask_send = replace_batched_send(worker, self.send)
+        keep_no_log(worker.batched_stream)
 
     def close(self) -> None:
         """Let the worker send its messages as before."""
@@ -135,6 +137,8 @@ class ResultForwarding:
     def add_client(self, client: str) -> None:
         """From now on, send results to this client with the messages that their tasks have finished."""
         self._clients.add(client)
+        if (connection := self._scheduler.client_comms.get(client)) is not None:
+            keep_no_log(connection)
 
     def remove_client(self, client: str) -> None:
         """Forget a client."""
