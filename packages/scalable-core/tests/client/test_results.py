@@ -253,6 +253,22 @@ def test_nothing_is_kept_of_what_is_released(client: ScalableClient, cluster: Lo
     until(lambda: len(client._results) == 0 and not scheduler.tasks)
 
 
+def test_no_connection_keeps_results_that_it_has_sent(
+    client: ScalableClient, cluster: LocalCluster
+) -> None:
+    """Dask's log of what was sent would have them, of the scheduler and of workers."""
+
+    def log_of(dask_worker: Any) -> list[Any]:
+        return [*dask_worker.batched_stream.recent_message_log]
+
+    assert client.submit(abs, -1, tag=TAG).result() == 1
+    scheduler: Any = cluster.scheduler
+    assert [*scheduler.client_comms[client.id].recent_message_log] == []
+    logs = client.run(log_of)
+    assert len(logs) == len(scheduler.workers)
+    assert not any(logs.values())
+
+
 def test_a_restart_drops_results(client: ScalableClient) -> None:
     received = client._results
     received.add("key", b"packed")
