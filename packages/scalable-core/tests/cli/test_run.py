@@ -77,7 +77,7 @@ with ScalableSession.from_yaml() as client:
     elif how == "task":
         client.submit(fail, tag="gcam").result()
     elif how == "tag":
-        client.submit(fail, tag="gcm")
+        client.submit(fail, tag="gc" + "m")  # not told before the start
     elif how == "slots":
         client.submit(fail, tag="fair", n=3)
 """
@@ -517,6 +517,29 @@ def test_what_is_left_is_told_once_of_a_script_that_closes_its_session(
 
     assert done.returncode == 1
     assert done.stderr.count("volume scratch") == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("client.submit(abs, 1, tag='fari')", "no worker group has the tag 'fari' (did you mean"),
+        ("client.map(abs, [1], task='x')", "no task 'x' in the manifest"),
+    ],
+)
+def test_a_tag_that_is_not_there_is_told_before_anything_starts(
+    scalable: Scalable, project: Path, call: str, message: str
+) -> None:
+    script = f"from scalable.session import ScalableSession\nwith ScalableSession.from_yaml() as client:\n    {call}\n"
+    (project / "workflow.py").write_text(script)
+    certain = scalable("run", "-w", "workflow.py")
+    (project / "workflow.py").write_text(script.replace(call, f"if False: {call}"))
+    uncertain = scalable("run", "-w", "workflow.py")
+
+    assert (certain.returncode, uncertain.returncode) == (2, 0)
+    assert certain.stderr.startswith(f"workflow.py:3: error: {message}")
+    assert len(certain.stderr.splitlines()) == 1
+    assert f"workflow.py:3: warning: {message}" in uncertain.stderr
+    assert len(list((project / ".scalable" / "runs").iterdir())) == 1
 
 
 def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> None:
