@@ -226,7 +226,11 @@ def test_a_mistake_in_the_workflow_is_a_line_with_its_place(
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     number = 1 + WORKFLOW.splitlines().index(
-        next(line for line in WORKFLOW.splitlines() if ("gcm" if how == "tag" else "n=3") in line)
+        next(
+            line
+            for line in WORKFLOW.splitlines()
+            if ('"gc" + "m"' if how == "tag" else "n=3") in line
+        )
     )
     assert line.startswith(f"{project}/workflow.py:{number}: error: {message}")
     assert gone(pids(done.stdout))
