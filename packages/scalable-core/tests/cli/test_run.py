@@ -546,6 +546,25 @@ def test_a_tag_that_is_not_there_is_told_before_anything_starts(
     assert len(list((project / ".scalable" / "runs").iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "status", "says"),
+    [
+        ("work.ipynb", b'{"cells": []}', 2, "work.ipynb is a notebook"),
+        ("nul.py", b"x = 1\0\n", 1, "nul.py"),
+    ],
+)
+def test_a_file_that_is_no_program_is_named(
+    scalable: Scalable, project: Path, name: str, content: bytes, status: int, says: str
+) -> None:
+    (project / name).write_bytes(content)
+
+    done = scalable("run", "-w", name)
+
+    assert done.returncode == status
+    assert says in done.stderr
+    assert not (project / ".scalable").exists()
+
+
 def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> None:
     done = scalable("run", "-w", "workflow.py", "--", "some", DEMO_SECRET="hunter2hunter2")
 

@@ -182,6 +182,12 @@ def test_names_in_calls_of_others_are_not_those_of_a_client() -> None:
     )
 
 
+def test_a_client_of_a_session_that_is_started_step_by_step_is_known() -> None:
+    script = "client = session.start()\nclient.submit(f, tag='x')"
+
+    assert find_mentions(script) == [Mention(2, "tag", "x", True)]
+
+
 def test_a_helper_that_is_defined_before_the_session_uses_its_client() -> None:
     script = (
         "def go(client):\n    client.submit(f, tag='x')\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -314,12 +315,19 @@ def compile_workflow(workflow: Path) -> CodeType:
             f"`scalable run {workflow} --workflow workflow.py`",
             USAGE,
         )
+    if workflow.suffix == ".ipynb":
+        raise Failure(
+            f"{workflow} is a notebook, not a Python program; make one of it with "
+            f"`jupyter nbconvert --to script {shlex.quote(str(workflow))}`",
+            USAGE,
+        )
     try:
         return compile_script(workflow)
     except (SyntaxError, ValueError) as error:
         # Before anything costs money. Shown as Python does, with the line and without frames.
         *place, what = traceback.format_exception_only(error)
-        raise Failure("".join([what, *place]), FAILED) from error
+        where = place or [f'  File "{workflow}"\n']
+        raise Failure("".join([what, *where]), FAILED) from error
 
 
 def _check_requested_target(

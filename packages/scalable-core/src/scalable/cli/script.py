@@ -136,6 +136,8 @@ def find_mentions(source: str | bytes) -> list[Mention]:
         match node:
             case ast.withitem(ast.Call(ast.Attribute(attr="from_yaml")), ast.Name(name)):
                 clients.add(name)
+            case ast.Assign([ast.Name(name)], ast.Call(ast.Attribute(attr="start"), [], [])):
+                clients.add(name)  # client = session.start()
             case ast.Call(ast.Name(name)) if certain:
                 called.add(name)
     found = []
