@@ -98,7 +98,9 @@ class Slurm:
         job = re.search(r"^(\d+)(?:;\S+)?\s*$", stdout, re.MULTILINE)
         if status == 0:
             return job.group(1) if job else None
-        message = join_lines(stderr or stdout)
+        message = (
+            join_lines(stderr or stdout) or f"it ended with status {status}, without a message"
+        )
         match classify_refusal(message):
             case Refusal.TOO_MANY:
                 text = f"the site accepts no more jobs at present: {message}"
