@@ -74,6 +74,12 @@ def test_a_refusal_that_will_be_the_same_is_final(fake_command: FakeCommand, tex
         submit()
 
 
+def test_an_sbatch_that_says_nothing_is_told_with_its_status(fake_command: FakeCommand) -> None:
+    fake_command("sbatch", status=7)
+    with pytest.raises(LaunchError, match="status 7, without a message"):
+        submit()
+
+
 def test_a_refusal_is_final_and_has_slurms_message(fake_command: FakeCommand) -> None:
     text = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n"
     fake_command("sbatch", stderr=text, status=1)

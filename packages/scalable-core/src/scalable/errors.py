@@ -329,7 +329,7 @@ class LaunchRefusedError(LaunchError):
 
 
 class DaskConfigurationError(ClusterError):
-    """The scheduler did not start, and Dask's configuration of this user or site may be why.
+    """The scheduler or the client did not start, and Dask's configuration of this user or site may be why.
 
     Attributes
     ----------
@@ -337,11 +337,13 @@ class DaskConfigurationError(ClusterError):
         What that configuration sets, the likeliest cause first.
     """
 
-    def __init__(self, keys: Iterable[str], cause: BaseException | str) -> None:
+    def __init__(
+        self, keys: Iterable[str], cause: BaseException | str, what: str = "scheduler"
+    ) -> None:
         self.keys = tuple(keys)
         self.cause = cause if isinstance(cause, str) else " ".join(describe_error(cause).split())
         super().__init__(
-            f"the scheduler did not start: {self.cause}; Dask's configuration here sets {', '.join(self.keys)}: "
+            f"the {what} did not start: {self.cause}; Dask's configuration here sets {', '.join(self.keys)}: "
             "check it in the files that `python -c 'import dask.config; print(dask.config.paths)'` lists, "
             "and in variables that begin with DASK_"
         )

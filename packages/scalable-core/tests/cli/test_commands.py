@@ -605,6 +605,43 @@ def test_a_group_of_commands_without_one_shows_its_help(scalable: Scalable) -> N
     assert done.stderr.startswith("Usage: ")
 
 
+@pytest.mark.parametrize(
+    ("configuration", "says"),
+    [
+        ("distributed: {scheduler: ", "site.yaml"),
+        ("- distributed", "site.yaml"),
+        ("logging: {version: 3}", "the key logging in it: Unsupported version: 3"),
+        ("logging-file-config: /no/such.ini", "/no/such.ini"),
+    ],
+)
+def test_configuration_with_which_dask_cannot_be_imported_is_a_line(
+    tmp_path: Path, configuration: str, says: str
+) -> None:
+    (tmp_path / "site.yaml").write_text(configuration)
+    program = (
+        "from scalable.cli.failures import report_error\n"
+        "try: import distributed\n"
+        "except Exception as error:\n"
+        "    failure = report_error(error, as_json=False, debug=False)\n"
+        "    failure.show()\n"
+        "    raise SystemExit(failure.exit_code)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "DASK_CONFIG": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: Dask's configuration cannot be used: ")
+    assert says in done.stderr
+
+
 def test_ctrl_c_while_the_command_is_imported_is_a_line(
     project: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -77,7 +77,7 @@ with ScalableSession.from_yaml() as client:
     elif how == "task":
         client.submit(fail, tag="gcam").result()
     elif how == "tag":
-        client.submit(fail, tag="gcm")
+        client.submit(fail, tag="gc" + "m")  # not told before the start
     elif how == "slots":
         client.submit(fail, tag="fair", n=3)
 """
@@ -226,7 +226,11 @@ def test_a_mistake_in_the_workflow_is_a_line_with_its_place(
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     number = 1 + WORKFLOW.splitlines().index(
-        next(line for line in WORKFLOW.splitlines() if ("gcm" if how == "tag" else "n=3") in line)
+        next(
+            line
+            for line in WORKFLOW.splitlines()
+            if ('"gc" + "m"' if how == "tag" else "n=3") in line
+        )
     )
     assert line.startswith(f"{project}/workflow.py:{number}: error: {message}")
     assert gone(pids(done.stdout))
@@ -517,6 +521,48 @@ def test_what_is_left_is_told_once_of_a_script_that_closes_its_session(
 
     assert done.returncode == 1
     assert done.stderr.count("volume scratch") == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("client.submit(abs, 1, tag='fari')", "no worker group has the tag 'fari' (did you mean"),
+        ("client.map(abs, [1], task='x')", "no task 'x' in the manifest"),
+    ],
+)
+def test_a_tag_that_is_not_there_is_told_before_anything_starts(
+    scalable: Scalable, project: Path, call: str, message: str
+) -> None:
+    script = f"from scalable.session import ScalableSession\nwith ScalableSession.from_yaml() as client:\n    {call}\n"
+    (project / "workflow.py").write_text(script)
+    certain = scalable("run", "-w", "workflow.py")
+    (project / "workflow.py").write_text(script.replace(call, f"if False: {call}"))
+    uncertain = scalable("run", "-w", "workflow.py")
+
+    assert (certain.returncode, uncertain.returncode) == (2, 0)
+    assert certain.stderr.startswith(f"workflow.py:3: error: {message}")
+    assert len(certain.stderr.splitlines()) == 1
+    assert f"workflow.py:3: warning: {message}" in uncertain.stderr
+    assert len(list((project / ".scalable" / "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "says"),
+    [
+        ("work.ipynb", b'{"cells": []}', 2, "work.ipynb is a notebook"),
+        ("nul.py", b"x = 1\0\n", 1, "nul.py"),
+    ],
+)
+def test_a_file_that_is_no_program_is_named(
+    scalable: Scalable, project: Path, name: str, content: bytes, status: int, says: str
+) -> None:
+    (project / name).write_bytes(content)
+
+    done = scalable("run", "-w", name)
+
+    assert done.returncode == status
+    assert says in done.stderr
+    assert not (project / ".scalable").exists()
 
 
 def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> None:

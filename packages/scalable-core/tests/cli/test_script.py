@@ -4,12 +4,20 @@ import contextlib
 import io
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from scalable.cli.script import compile_script, find_other_target, run_script, trim_tracebacks
+from scalable.cli.script import (
+    Mention,
+    compile_script,
+    find_mentions,
+    find_other_target,
+    run_script,
+    trim_tracebacks,
+)
 
 FACTS = """\
 import json, sys, __main__, helpers
@@ -138,3 +146,52 @@ def test_a_script_for_another_target_only_is_found_out(
     source: str, found: tuple[int, str] | None
 ) -> None:
     assert find_other_target(source, {"here", "auto"}) == found
+
+
+@pytest.mark.parametrize(
+    ("before", "indent", "after", "is_certain"),
+    [
+        ("", 0, "", True),
+        ("if __name__ == '__main__':", 4, "", True),
+        ("def main():", 4, "main()", True),
+        ("async def main():", 4, "asyncio.run(main())", True),
+        ("def main():", 4, "if __name__ == '__main__':\n    sys.exit(main())", True),
+        ("def main():", 4, "", False),
+        ("def main():", 4, "if more: main()", False),
+        ("if target == 'hpc':", 4, "", False),
+        ("for each in many:", 4, "", False),
+        ("try:", 4, "except KeyError: pass", False),
+        ("with suppress(KeyError):", 4, "", False),
+    ],
+)
+def test_names_in_a_script_are_certain_where_it_cannot_avoid_them(
+    before: str, indent: int, after: str, is_certain: bool
+) -> None:
+    block = (
+        "with ScalableSession.from_yaml() as client:\n    client.map(f, range(3), task='simulate')"
+    )
+    script = "\n".join([before, textwrap.indent(block, " " * indent), after])
+
+    assert find_mentions(script) == [Mention(3, "task", "simulate", is_certain)]
+
+
+def test_names_in_calls_of_others_are_not_those_of_a_client() -> None:
+    assert not find_mentions(
+        "with ScalableSession.from_yaml() as client:\n    mlflow.submit(f, tag='x')\n"
+        "    client.submit(f, tag=tag)\n    client.submit(f, workers='tag')\n"
+    )
+
+
+def test_a_client_of_a_session_that_is_started_step_by_step_is_known() -> None:
+    script = "client = session.start()\nclient.submit(f, tag='x')"
+
+    assert find_mentions(script) == [Mention(2, "tag", "x", True)]
+
+
+def test_a_helper_that_is_defined_before_the_session_uses_its_client() -> None:
+    script = (
+        "def go(client):\n    client.submit(f, tag='x')\n"
+        "with ScalableSession.from_yaml() as client:\n    go(client)\n"
+    )
+
+    assert find_mentions(script) == [Mention(2, "tag", "x", True)]

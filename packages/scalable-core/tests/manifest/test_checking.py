@@ -138,7 +138,7 @@ def test_what_is_right_is_made() -> None:
             "E_BAD_VALUE targets.t.count: must be a whole number, not '2'; write it without quotes",
         ),
         ("count: true", "E_BAD_VALUE targets.t.count: must be a whole number, not true"),
-        ("count: 2.0", "E_BAD_VALUE targets.t.count: must be a whole number, not 2.0"),
+        ("count: 2.0", "E_BAD_VALUE targets.t.count: must be a whole number, not 2.0; write 2"),
         ("count:", "E_BAD_VALUE targets.t.count: must be a whole number, not null"),
         ("count: [1]", "E_BAD_VALUE targets.t.count: must be a whole number, not a list"),
         ("count: {}", "E_BAD_VALUE targets.t.count: must be a whole number, not a mapping"),

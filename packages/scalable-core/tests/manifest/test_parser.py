@@ -707,3 +707,21 @@ overlays:
 def test_targets_of_a_file_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestParseError, match="there is no such file"):
         load_targets(tmp_path / "scalable.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("env: [OMP_NUM_THREADS=4]", "write each entry as `OMP_NUM_THREADS: 4`"),
+        ("mounts: ['/data:/in']", "write each entry as `/data: /in`"),
+        ("env: [alone]", "must be a mapping, not a list"),
+    ],
+)
+def test_a_list_in_place_of_a_mapping_says_what_to_write(written: str, hint: str) -> None:
+    text = (
+        "version: 1\nproject: {name: test}\ntargets: {here: {provider: local}}\n"
+        f"components:\n  gcam:\n    {written}\n"
+    )
+    with pytest.raises(ManifestSchemaError) as caught:
+        parse_manifest(text)
+    assert caught.value.issues[0].message.endswith(hint)

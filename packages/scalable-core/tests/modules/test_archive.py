@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def test_packs_what_import_finds_beside_a_script(tmp_path: Path) -> None:
         "package/data/table.csv",
         "plain/module.py",
         "plain/deeper/module.py",
+        f"model{EXTENSION_SUFFIXES[0]}",  # as f2py writes it
     )
     # None of these can be imported, or none should be sent.
     write(
@@ -34,6 +36,8 @@ def test_packs_what_import_finds_beside_a_script(tmp_path: Path) -> None:
         "notes.txt",
         "results/big.nc",
         "plain/output.csv",
+        "libmodel.so",
+        f"not-a-name{EXTENSION_SUFFIXES[0]}",
         "not-a-name/module.py",
         ".hidden/module.py",
         "package/__pycache__/helpers.cpython-311.pyc",
@@ -48,6 +52,7 @@ def test_packs_what_import_finds_beside_a_script(tmp_path: Path) -> None:
     assert archive is not None
     assert archive.names == (
         "helpers.py",
+        f"model{EXTENSION_SUFFIXES[0]}",
         "package/__init__.py",
         "package/data/table.csv",
         "plain/deeper/module.py",
@@ -154,7 +159,7 @@ def test_too_many_files_end_the_search(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"), [("gone", "does not exist"), ("table.csv", "neither a .py file nor")]
+    ("name", "problem"), [("gone", "does not exist"), ("table.csv", "neither a module nor")]
 )
 def test_a_listed_path_that_cannot_be_imported_is_named(
     tmp_path: Path, name: str, problem: str

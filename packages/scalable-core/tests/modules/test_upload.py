@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -14,6 +15,7 @@ from dataclasses import replace
 from operator import call as apply
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import Client, LocalCluster
 
@@ -286,6 +288,23 @@ def test_a_module_of_the_workflow_replaces_no_installed_one(
 
     assert places[:2] == [place("wave"), place("pytest")]
     assert places[2] == str(workflow)
+
+
+def test_a_compiled_module_beside_the_workflow_reaches_workers(
+    start: Start, address: str, tmp_path: Path
+) -> None:
+    compiled = next(Path(psutil.__file__).parent.glob("_psutil_*.so"))
+    name = compiled.name.partition(".")[0]  # it is imported as a part of psutil, and by itself
+    (tmp_path / "workflow").mkdir()
+    shutil.copy(compiled, tmp_path / "workflow" / compiled.name)
+    archive = elsewhere(pack(tmp_path / "workflow"))
+    shutil.rmtree(tmp_path / "workflow")
+
+    start(*worker(address, "a"))
+    with Client(address) as client:
+        upload_modules(client, archive)
+        found = client.submit(lambda: str(importlib.import_module(name).__file__))
+        assert "modules-" in found.result(timeout=30)
 
 
 def test_workers_inside_this_process_are_left_alone(archive: ModuleArchive) -> None:

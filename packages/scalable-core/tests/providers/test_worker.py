@@ -88,7 +88,18 @@ def test_a_preload_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "missing" in done.stderr.splitlines()[-1]
 
 
-def started_with(preload: str, directory: Path) -> subprocess.CompletedProcess[str]:
+def test_a_preload_of_the_configuration_that_fails_is_named_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", "['no_such_module']")
+
+    done = started_with(None, tmp_path)
+
+    assert done.returncode == 1
+    assert "configuration here sets distributed.worker.preload: " in done.stderr.splitlines()[-1]
+
+
+def started_with(preload: str | None, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run a worker with a preload until it ends."""
     arguments = worker_arguments(
         NOWHERE,

@@ -414,12 +414,14 @@ def test_modules_that_are_listed_start_from_the_manifest(project: Path) -> None:
         ScalableSession.from_yaml(path).start()
 
 
-def test_a_second_session_on_a_target_warns(project: Path) -> None:
-    first = ScalableSession.from_yaml()
+@pytest.mark.parametrize("target", ["demo", "other"])
+def test_a_second_session_warns(project: Path, target: str) -> None:
+    manifest(project, "n_workers: 0}, other: {provider: demo, n_workers: 0")
+    first = ScalableSession.from_yaml(target="demo")
     first.start()
     try:
         assert ScalableSession.open_sessions() == [first]
-        second = ScalableSession.from_yaml()
+        second = ScalableSession.from_yaml(target=target)
         with pytest.warns(UserWarning, match=r"another session on target 'demo' is open.*close"):
             second.start()
         assert ScalableSession.open_sessions() == [first, second]
@@ -430,14 +432,15 @@ def test_a_second_session_on_a_target_warns(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("configuration", "key"),
+    ("configuration", "what", "key"),
     [
-        ("distributed: {scheduler: {preload: [no_such_module_here]}}", "scheduler.preload"),
-        ("distributed: {admin: {event-loop: nonsense}}", "distributed.admin.event-loop"),
+        ("distributed: {scheduler: {preload: [no_such_module]}}", "scheduler", "scheduler.preload"),
+        ("distributed: {admin: {event-loop: nonsense}}", "scheduler", "admin.event-loop"),
+        ("distributed: {client: {preload: [no_such_module]}}", "client", "client.preload"),
     ],
 )
-def test_configuration_that_keeps_a_scheduler_from_starting_is_named(
-    configuration: str, key: str, project: Path, monkeypatch: pytest.MonkeyPatch
+def test_configuration_that_keeps_a_session_from_starting_is_named(
+    configuration: str, what: str, key: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "site").mkdir()
     (project / "site" / "site.yaml").write_text(configuration)
@@ -458,8 +461,8 @@ def test_configuration_that_keeps_a_scheduler_from_starting_is_named(
         timeout=120,
         check=False,
     )
-    assert done.stdout.startswith("DaskConfigurationError the scheduler did not start: ")
-    assert key in done.stdout
+    assert done.stdout.startswith(f"DaskConfigurationError the {what} did not start: ")
+    assert f"distributed.{key}" in done.stdout
 
 
 def test_closing_from_another_thread_ends_a_start_that_waits(

@@ -78,8 +78,10 @@ def report_error(error: Exception, *, as_json: bool, debug: bool) -> Failure:
     """
     if debug:
         traceback.print_exception(error)
-    message = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
+    message, code = str(error), exit_status(error)
+    if configuration := _dask_configuration(error):
+        message, code = configuration, USAGE
+    elif isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {error.strerror}"
     elif not isinstance(error, ScalableError):
         message = f"unexpected {type(error).__name__}: {error}; --debug shows where it came from"
@@ -101,4 +103,16 @@ def report_error(error: Exception, *, as_json: bool, debug: bool) -> Failure:
     if issues:
         print_issues(issues)
         message = ""
-    return Failure(message, exit_status(error))
+    return Failure(message, code)
+
+
+def _dask_configuration(error: Exception) -> str:
+    """Return what is wrong with Dask's configuration, if importing Dask has failed because of it; empty otherwise."""
+    modules = {f.f_globals.get("__name__") for f, _ in traceback.walk_tb(error.__traceback__)}
+    if not modules & {"dask.config", "distributed.config"}:
+        return ""
+    what = "the key logging in it: " if "distributed.config" in modules else ""
+    return (
+        f"Dask's configuration cannot be used: {what}{' '.join(str(error).split())}; correct it: "
+        "it is in files of /etc/dask, of ~/.config/dask and of $DASK_CONFIG, and in variables that begin with DASK_"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -25,11 +26,18 @@ from scalable.cli.runs import describe_cost
 from scalable.cli.script import (
     Outcome,
     compile_script,
+    find_mentions,
     find_other_target,
     run_script,
     trim_tracebacks,
 )
-from scalable.errors import ScalableError, SessionError, TasksFailedError
+from scalable.errors import (
+    ScalableError,
+    SessionError,
+    TasksFailedError,
+    UnknownTagError,
+    UnknownTaskError,
+)
 from scalable.progress.showing import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -190,6 +198,7 @@ def run_workflow(context: click.Context, request: Request) -> None:
     print_warnings(session)
     if workflow is not None:
         _check_requested_target(context, workflow, session)
+        _check_mentions(context, workflow, session)
     if request.dry_run:
         click.echo(plan.to_json() if as_json else describe_session(session, plan), nl=not as_json)
         return
@@ -352,12 +361,19 @@ def compile_workflow(workflow: Path) -> CodeType:
             f"`scalable run {workflow} --workflow workflow.py`",
             USAGE,
         )
+    if workflow.suffix == ".ipynb":
+        raise Failure(
+            f"{workflow} is a notebook, not a Python program; make one of it with "
+            f"`jupyter nbconvert --to script {shlex.quote(str(workflow))}`",
+            USAGE,
+        )
     try:
         return compile_script(workflow)
     except (SyntaxError, ValueError) as error:
         # Before anything costs money. Shown as Python does, with the line and without frames.
         *place, what = traceback.format_exception_only(error)
-        raise Failure("".join([what, *place]), FAILED) from error
+        where = place or [f'  File "{workflow}"\n']
+        raise Failure("".join([what, *where]), FAILED) from error
 
 
 def _check_requested_target(
@@ -374,6 +390,30 @@ def _check_requested_target(
         session.check_requested_target(target)
     except SessionError as error:
         print_problem(str(error), where=f"{workflow}:{line}")
+        context.exit(USAGE)
+
+
+def _check_mentions(context: click.Context, workflow: Path, session: ScalableSession) -> None:
+    """Tell before the start which tags and tasks of the workflow the manifest lacks.
+
+    What is named in any case ends the command; what is in a branch may be meant for another target.
+    """
+    tags, tasks = session.spec.components, session.spec.tasks
+    certain = False
+    for each in find_mentions(workflow.read_bytes()):
+        error: ScalableError
+        if each.keyword == "tag" and each.name not in tags:
+            error = UnknownTagError(each.name, tags)
+        elif each.keyword == "task" and each.name not in tasks:
+            error = UnknownTaskError(each.name, tasks)
+        else:
+            continue
+        certain = certain or each.is_certain
+        severity: Literal["error", "warning"] = "error" if each.is_certain else "warning"
+        print_problem(
+            session.manifest.redact(str(error)), severity=severity, where=f"{workflow}:{each.line}"
+        )
+    if certain:
         context.exit(USAGE)
 
 

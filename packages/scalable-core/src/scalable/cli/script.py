@@ -14,7 +14,15 @@ from types import CodeType, ModuleType, NoneType, TracebackType
 
 from scalable.cli.failures import exit_status
 
-__all__ = ["Outcome", "compile_script", "find_other_target", "run_script", "trim_tracebacks"]
+__all__ = [
+    "Mention",
+    "Outcome",
+    "compile_script",
+    "find_mentions",
+    "find_other_target",
+    "run_script",
+    "trim_tracebacks",
+]
 
 _HIDDEN_PACKAGES = frozenset(
     {"asyncio", "concurrent", "dask", "distributed", "scalable", "threading", "tornado"}
@@ -84,6 +92,112 @@ def find_other_target(source: str | bytes, targets: Collection[str]) -> tuple[in
             case ast.Call(ast.Attribute(attr="from_yaml")):
                 return None
     return min(found, default=None)
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A tag or a task that a script names in a call of its client.
+
+    Parameters
+    ----------
+    line : int
+        The line of the call.
+    keyword : str
+        ``tag`` or ``task``.
+    name : str
+        What it names.
+    is_certain : bool
+        Whether the call is made in any case, as far as the source shows: in no branch, loop or ``try``.
+    """
+
+    line: int
+    keyword: str
+    name: str
+    is_certain: bool
+
+
+def find_mentions(source: str | bytes) -> list[Mention]:
+    r"""Find the tags and tasks that a script names, as far as its source shows, before anything is started.
+
+    Parameters
+    ----------
+    source : str or bytes
+        The script. It must compile.
+
+    Examples
+    --------
+    >>> script = "with ScalableSession.from_yaml() as client:\n    client.submit(f, tag='gcam')"
+    >>> find_mentions(script)
+    [Mention(line=2, keyword='tag', name='gcam', is_certain=True)]
+    """
+    tree = ast.parse(source)
+    clients, called = set(), set()
+    for node, certain in _with_certainty(tree, True, ()):
+        match node:
+            case ast.withitem(ast.Call(ast.Attribute(attr="from_yaml")), ast.Name(name)):
+                clients.add(name)
+            case ast.Assign([ast.Name(name)], ast.Call(ast.Attribute(attr="start"), [], [])):
+                clients.add(name)  # client = session.start()
+            case ast.Call(ast.Name(name)) if certain:
+                called.add(name)
+    found = []
+    for node, certain in _with_certainty(tree, True, called):
+        match node:
+            case ast.Call(ast.Attribute(ast.Name(name)), _, keywords) if name in clients:
+                for keyword in keywords:
+                    match keyword:
+                        case ast.keyword("tag" | "task" as which, ast.Constant(str(named))):
+                            found.append(Mention(node.lineno, which, named, certain))
+    return found
+
+
+_UNCERTAIN = (
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.Try,
+    ast.TryStar,
+    ast.Match,
+    ast.ClassDef,
+    ast.Lambda,
+    ast.IfExp,
+    ast.BoolOp,
+    ast.GeneratorExp,
+    ast.ListComp,
+    ast.SetComp,
+    ast.DictComp,
+)
+
+
+def _with_certainty(
+    node: ast.AST, certain: bool, called: Collection[str]
+) -> Iterator[tuple[ast.AST, bool]]:
+    """Yield a node and what is below it, each with whether it is run in any case.
+
+    The body of a function is if its name is one of `called`.
+    """
+    yield node, certain
+    match node:
+        case ast.If(ast.Compare(ast.Name("__name__"))):
+            pass
+        case ast.If() | ast.With() | ast.AsyncWith() if not _is_session_block(node):
+            certain = False
+        case ast.FunctionDef(name) | ast.AsyncFunctionDef(name):
+            certain = certain and name in called
+        case _ if isinstance(node, _UNCERTAIN):
+            certain = False
+    for child in ast.iter_child_nodes(node):
+        yield from _with_certainty(child, certain, called)
+
+
+def _is_session_block(node: ast.AST) -> bool:
+    """Return whether a node is a ``with`` of sessions alone; another one may suppress errors."""
+    return isinstance(node, (ast.With, ast.AsyncWith)) and all(
+        isinstance(item.context_expr, ast.Call)
+        and isinstance(item.context_expr.func, ast.Attribute)
+        and item.context_expr.func.attr == "from_yaml"
+        for item in node.items
+    )
 
 
 def run_script(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:

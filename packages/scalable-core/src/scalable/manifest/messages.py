@@ -137,8 +137,12 @@ def _describe_mismatch(problems: Sequence[ErrorDetails], node: Node | None) -> s
     if node is None:
         return message
     message += f", not {_quote(node)}"
+    if isinstance(node, ListNode) and [*expected] == ["a mapping"]:
+        return message + _as_mapping(node)
     if not isinstance(node, ScalarNode):
         return message
+    if [*expected] == ["a whole number"] and isinstance(node.value, float):
+        return message + (f"; write {node.value:.0f}" if node.value.is_integer() else "")
     if "expected" in (context := problems[0].get("ctx", {})):
         return message + did_you_mean(node.written, re.findall(r"'([^']*)'", context["expected"]))
     word = node.written.lower()
@@ -150,6 +154,14 @@ def _describe_mismatch(problems: Sequence[ErrorDetails], node: Node | None) -> s
     if not (expects_text or node.plain) and node.text == node.written and _is_non_text(node.text):
         return f"{message}; write it without quotes"
     return message
+
+
+def _as_mapping(node: ListNode) -> str:
+    """Return how to write a list of text such as NAME=VALUE as a mapping; empty if it is none."""
+    for item in node.items:
+        if isinstance(item, ScalarNode) and (parts := re.match("(.+?)[=:](.+)", item.written)):
+            return f"; write each entry as `{parts[1].strip()}: {parts[2].strip()}`"
+    return ""
 
 
 def _facts(problem: ErrorDetails) -> dict[str, Any]:

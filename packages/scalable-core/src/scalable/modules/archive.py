@@ -7,6 +7,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -24,6 +25,8 @@ MAX_FILES = 5_000
 
 _SKIPPED_NAMES = frozenset({"__pycache__", "node_modules", "site-packages"})
 _SKIPPED_SUFFIXES = frozenset({".pyc", ".pyo"})
+# Of Python's own extension modules alone; what ends in .so without more may be any library, of any size.
+_COMPILED = tuple(suffix for suffix in EXTENSION_SUFFIXES if suffix.count(".") > 1)
 _MAX_NAMED = 3
 # The earliest time of the zip format. Real times would make archives of equal files differ.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -133,7 +136,7 @@ def pack_modules(
 
 def list_entry(path: Path) -> Iterator[Member]:
     """Yield the files of one entry of ``project.modules``."""
-    if path.is_file() and path.suffix == ".py":
+    if path.is_file() and _is_module(path):
         yield PurePosixPath(path.name), path
     elif (path / "__init__.py").is_file():
         yield from _walk(path, PurePosixPath(path.resolve().name), _select_all)
@@ -141,7 +144,7 @@ def list_entry(path: Path) -> Iterator[Member]:
         yield from list_importable(path)
     elif path.exists():
         raise ModulesError(
-            f"project.modules names {path}, which is neither a .py file nor a directory; "
+            f"project.modules names {path}, which is neither a module nor a directory; "
             "keep data files inside a package"
         )
     else:
@@ -192,6 +195,13 @@ def _walk(
             yield from _walk(entry, name / entry.name, inside, ancestors | {real})
 
 
+def _is_module(file: Path) -> bool:
+    """Return whether a file is one module by its name: source, or compiled as by f2py."""
+    return file.suffix == ".py" or (
+        file.name.endswith(_COMPILED) and file.name.partition(".")[0].isidentifier()
+    )
+
+
 def _select_all(entry: Path) -> Selector | None:
     """Select everything, because a package's data files belong to it."""
     return _select_all
@@ -199,7 +209,7 @@ def _select_all(entry: Path) -> Selector | None:
 
 def _select_importable(entry: Path) -> Selector | None:
     """Select what ``import`` finds in a directory on ``sys.path``."""
-    if entry.suffix == ".py":
+    if _is_module(entry):
         return _select_importable
     if not entry.name.isidentifier():
         return None

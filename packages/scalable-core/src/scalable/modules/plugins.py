@@ -124,7 +124,7 @@ class _ModuleFinder:
         self.files = {str(Path(root, name)): o for name, o in plugin.origins.items()}
         self.digests = {name: origin[3] for name, origin in plugin.origins.items()}
         self.directories = [path for path, *inode in plugin.directories if _is_same(path, inode)]
-        self.tops = {name.split("/")[0].removesuffix(".py") for name in plugin.origins}
+        self.tops = {name.split("/")[0].partition(".")[0] for name in plugin.origins}
 
     def add(self) -> None:
         """Let ``import`` find the modules."""

@@ -167,7 +167,7 @@ class UserModules:
             archive = build_archive(files)
         except OSError as error:
             raise unreadable_error(error) from error
-        tops = {PurePosixPath(name).parts[0].removesuffix(".py") for name in archive.names}
+        tops = {PurePosixPath(name).parts[0].partition(".")[0] for name in archive.names}
         archive = replace(
             archive,
             preferred=find_preferred(tops, sys.modules, path),

@@ -33,6 +33,7 @@ def main() -> None:
         from distributed.cli.dask_scheduler import main as run
     import traceback
 
+    import dask.config
     from distributed.preloading import PreloadManager
 
     sys.path += last
@@ -59,6 +60,8 @@ def main() -> None:
             error = error.__cause__
         # The last line, because the end of the log is what is shown.
         what = f"{type(error).__name__}: {error}"
+        if configured := dask.config.get(f"distributed.{server}.preload", None):
+            what += f"; Dask's configuration here sets distributed.{server}.preload: {configured}"
         print(f"the {server} could not start: {preloading}{what}", file=sys.stderr)
         sys.exit(1)
 

@@ -14,8 +14,8 @@ _USED = ("adapt_groups", "events", "explain", "groups", "scale_groups", "wait_fo
 
 
 @contextmanager
-def naming_configuration() -> Iterator[None]:
-    """Turn an error of Dask's while a cluster is built into one that names the configuration which may cause it."""
+def naming_configuration(what: str = "scheduler") -> Iterator[None]:
+    """Turn an error of Dask's at a start into one that names the configuration which may cause it."""
     try:
         yield
     except (ScalableError, OSError):
@@ -26,7 +26,7 @@ def naming_configuration() -> Iterator[None]:
         keys = configured_keys(error)
         if not keys:
             raise
-        raise DaskConfigurationError(keys, error) from error
+        raise DaskConfigurationError(keys, error, what) from error
 
 
 def check_cluster(provider: str, cluster: object) -> None:

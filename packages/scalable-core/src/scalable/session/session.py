@@ -490,7 +490,8 @@ class ScalableSession(SessionFacts):
         running = self._open_handle
         if self._client is None or self._client.status == "closed":
             self._failures = dict(self.failures)
-            self._client = running.client_factory()
+            with naming_configuration("client"):
+                self._client = running.client_factory()
             self._client.session = self
             self._client.modules = self._modules
             self._client.keep_results(self._results)
@@ -829,12 +830,12 @@ _open_sessions: list[ScalableSession] = []
 
 
 def _warn_of_another(session: ScalableSession) -> None:
-    """Warn if a session on the same target is open: as when a cell of a notebook is run again."""
-    for other in ScalableSession.open_sessions():
-        if (other._manifest_path, other.target) == (session._manifest_path, session.target):
+    """Warn if a session is open: as when a cell of a notebook is run again, perhaps with another target."""
+    for number, other in enumerate(ScalableSession.open_sessions()):
+        if other._manifest_path == session._manifest_path:
             warnings.warn(
-                f"another session on target {session.target!r} is open, and keeps its own workers until it is closed; "
-                "close it with ScalableSession.open_sessions()[0].close(), if you do not use both",
+                f"another session on target {other.target!r} is open, and keeps its own workers until it is closed; "
+                f"close it with ScalableSession.open_sessions()[{number}].close(), if you do not use both",
                 stacklevel=3,
             )
             return

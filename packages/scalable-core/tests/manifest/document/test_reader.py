@@ -103,6 +103,37 @@ def test_everything_knows_where_it_is_written() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n", {"x": 1, "y": 3}),
+        ("a: &a {x: 1, y: 2}\nb:\n  y: 3\n  <<: *a\n", {"x": 1, "y": 3}),
+        ("a: &a {x: 1}\nb: {<<: [*a, {x: 2, z: 4}]}\n", {"x": 1, "z": 4}),
+        ("a: &a {x: 1}\nc: &c {<<: *a, y: 2}\nb: {<<: *c}\n", {"x": 1, "y": 2}),
+        ("b: {'<<': 5}\n", {"<<": 5}),
+        ("b: {x: 1}\n---\n", {"x": 1}),
+        ("---\nb: {x: 1}\n---\n# nothing\n...\n", {"x": 1}),
+    ],
+)
+def test_what_people_write_is_read_as_they_mean_it(text: str, means: dict[str, int]) -> None:
+    assert data(text)["b"] == means
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a: @b\n", "text that begins with @ needs quotes around it"),
+        ("a: *.nc\n", "text that begins with * or & needs quotes around it"),
+        ("a: b: c\n", "text with a colon and a blank in it needs quotes around it"),
+        ('a: "C:\\data"\n', r"write \\ for \, or use single quotes"),
+        ("a: {b: {c: 1}\nd: 2\n", "it begins in line 1, column 4"),
+    ],
+)
+def test_a_mistake_of_syntax_says_what_to_write(text: str, hint: str) -> None:
+    (line,) = found(text)
+    assert hint in line
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("", "1:1 E_EMPTY: the document is empty"),
@@ -115,7 +146,8 @@ def test_everything_knows_where_it_is_written() -> None:
         ("a: 1\n---\nb: 2\n", "2:1 E_MULTIPLE_DOCUMENTS: a second document begins here"),
         ("a: 1\nb: {a: 1, a: 2}\n", "2:11 E_DUPLICATE_KEY b.a: duplicate key 'a'"),
         ("a: 1\n'a': 2\n", "2:1 E_DUPLICATE_KEY a: duplicate key 'a', first in line 1"),
-        ("a:\n  <<: {b: 1}\n", '2:3 E_MERGE_KEY a."<<": YAML 1.2 has no merge keys'),
+        ("a:\n  <<: 5\n", '2:7 E_MERGE_KEY a."<<": `<<` takes a mapping or a list of them'),
+        ("a: {<<: [{b: 1}, c]}\n", '1:9 E_MERGE_KEY a."<<": `<<` takes a mapping or a list'),
         ("1: a\n", "1:1 E_BAD_KEY 1: a key must be text; write '1' in quotes"),
         ("true: a\n", "1:1 E_BAD_KEY true: a key must be text; write 'true' in quotes"),
         ("~: a\n", "1:1 E_BAD_KEY \"~\": a key must be text; write '~' in quotes"),

@@ -100,6 +100,16 @@ def _describe(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None]
         return message, (line, tab + 1)
     if "flow" in message and "${" in written:
         message += "; between { } or [ ], a ${VAR} needs quotes around it"
+    elif error.context_mark is not None and (begun := _mark_of(error.context_mark)) < (line, 0):
+        message += f"; it begins in line {begun[0]}, column {begun[1]}"
+    elif "escape character" in message:
+        message += r"; write \\ for \, or use single quotes"
+    elif (first := written[column - 1 : column]) and "start any token" in message:
+        message += f"; text that begins with {first} needs quotes around it"
+    elif "mapping values are not allowed" in message:
+        message += "; text with a colon and a blank in it needs quotes around it"
+    elif "scanning an alias" in message or "scanning an anchor" in message:
+        message += "; text that begins with * or & needs quotes around it"
     return message, (line, column)
 
 
@@ -158,6 +168,10 @@ class _Frame:
     """Of a mapping: the key whose value comes next."""
     keep: bool = True
     """Whether that value goes into the mapping; False after a key that was refused."""
+    is_merge: bool = False
+    """Whether that key is ``<<``."""
+    merged: list[MappingNode] = field(default_factory=list)
+    """Of a mapping: those whose keys it has, too, where it does not have its own."""
 
 
 _NULL = ScalarNode("", None, plain=True, mark=None, text="")
@@ -175,6 +189,8 @@ class _TreeBuilder:
     """None for a collection that is still open."""
     size: int = 0
     documents: int = 0
+    second: Mark | None = None
+    """Where a second document begins, which may only be empty: after a ``---`` at the end."""
 
     def build(self, text: str, loader: Any) -> None:
         handlers = {
@@ -187,6 +203,11 @@ class _TreeBuilder:
             yaml.DocumentStartEvent: self.document,
         }
         for event in yaml.parse(text, Loader=loader):
+            if self.second is not None and isinstance(event, yaml.NodeEvent):
+                if isinstance(event, yaml.ScalarEvent) and not event.value and not event.style:
+                    continue
+                message = "a second document begins here; a manifest is one document"
+                raise _LimitError("E_MULTIPLE_DOCUMENTS", message, self.second)
             handler = handlers.get(type(event))
             if handler:
                 handler(event, _mark_of(event.start_mark))
@@ -207,9 +228,8 @@ class _TreeBuilder:
 
     def document(self, event: Any, mark: Mark) -> None:
         self.documents += 1
-        if self.documents > 1:
-            message = "a second document begins here; a manifest is one document"
-            raise _LimitError("E_MULTIPLE_DOCUMENTS", message, mark)
+        if self.documents > 1 and self.second is None:
+            self.second = mark
 
     def scalar(self, event: Any, mark: Mark) -> None:
         self._grow(1, mark)
@@ -244,6 +264,10 @@ class _TreeBuilder:
 
     def end(self, event: Any, mark: Mark) -> None:
         frame = self.frames.pop()
+        if isinstance(frame.node, MappingNode) and frame.merged:
+            # The first of several has precedence: https://yaml.org/type/merge.html
+            keys = {k: e for each in reversed(frame.merged) for k, e in each.entries.items()}
+            frame.node.entries = keys | frame.node.entries
         if frame.anchor is not None:
             size = self.size - frame.size_before
             self.anchors[frame.anchor] = _Anchor(frame.node, size, frame.height)
@@ -275,12 +299,24 @@ class _TreeBuilder:
         elif frame.key is None:
             key = node.written if isinstance(node, ScalarNode) else "?"
             frame.key = Entry(key[:MAX_KEY], mark, _NULL)
-            frame.keep = self._is_usable_key(node, key, frame.node, mark)
+            frame.is_merge = key == "<<" and isinstance(node, ScalarNode) and node.plain
+            frame.keep = not frame.is_merge and self._is_usable_key(node, key, frame.node, mark)
         else:
             frame.key.node = node
-            if frame.keep:
+            if frame.is_merge:
+                frame.merged += self._mappings_in(node, mark)
+            elif frame.keep:
                 frame.node.entries[frame.key.key] = frame.key
             frame.key = None
+
+    def _mappings_in(self, node: Node, mark: Mark) -> list[MappingNode]:
+        """Return the mappings that a merge key names."""
+        named = node.items if isinstance(node, ListNode) else [node]
+        found = [each for each in named if isinstance(each, MappingNode)]
+        if len(found) < len(named):
+            message = "`<<` takes a mapping or a list of them, such as `<<: *name`"
+            self.report("E_MERGE_KEY", message, mark)
+        return found
 
     def _is_usable_key(self, node: Node, key: str, mapping: MappingNode, mark: Mark) -> bool:
         if not isinstance(node, ScalarNode):
@@ -288,10 +324,6 @@ class _TreeBuilder:
             return False
         if len(key) > MAX_KEY:
             self.report("E_BAD_KEY", f"a key has at most {MAX_KEY:,} characters", mark)
-            return False
-        if key == "<<" and node.plain:
-            message = "YAML 1.2 has no merge keys; repeat the keys, or use an overlay"
-            self.report("E_MERGE_KEY", message, mark)
             return False
         if not isinstance(node.value, str):
             self.report("E_BAD_KEY", f"a key must be text; write {key!r} in quotes", mark)

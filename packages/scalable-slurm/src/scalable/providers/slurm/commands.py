@@ -102,7 +102,9 @@ class Slurm:
         job = parse_submitted(stdout)
         if status == 0:
             return job
-        message = join_lines(stderr or stdout)
+        message = (
+            join_lines(stderr or stdout) or f"it ended with status {status}, without a message"
+        )
         if job is not None:
             # As a site's own sbatch does whose last step fails.
             logger.warning("sbatch submitted job %s, and failed then: %s", job, message)
