@@ -121,6 +121,8 @@ class SlurmBackend:
         self._reading = BlockingCalls(run)
         self._closed = False
         self._has_submitted = False
+        self.has_left_jobs = False
+        """Whether the last sweep has left jobs, or may have."""
         self._submissions: dict[str, asyncio.Task[LaunchResult]] = {}
         """By request id, those under way. They outlive the coroutine of a launch that was given up, because an
         ``sbatch`` that is killed may have submitted its job or not."""
@@ -437,7 +439,9 @@ class SlurmBackend:
         started = asyncio.get_running_loop().time()
         unanswered = await self._end_submissions(0.5 * self._sweep_timeout)
         seconds = self._sweep_timeout - (asyncio.get_running_loop().time() - started)
-        return [*unanswered, *await self._cancel_jobs(seconds)]
+        left = [*unanswered, *await self._cancel_jobs(seconds)]
+        self.has_left_jobs = bool(left)
+        return left
 
     async def _end_submissions(self, limit: float) -> list[Leftover]:
         """Wait for every ``sbatch`` under way; kill and return those that have not answered by the limit."""
@@ -466,6 +470,9 @@ class SlurmBackend:
                 alive = await self._live_jobs()
                 if alive and not self._has_submitted:
                     await self._slurm.cancel_by_name(self.job_name)
+                elif alive:
+                    # A site's own rules may have given them another name.
+                    await self._slurm.cancel([job.id for job in alive])
                 while alive:
                     await asyncio.sleep(0.5)
                     alive = await self._live_jobs()
@@ -473,7 +480,10 @@ class SlurmBackend:
             if alive and isinstance(error, TimeoutError):
                 return [Leftover("Slurm job", job.id, job.state) for job in alive]
             message = getattr(error, "stderr", "") or "Slurm does not answer"
-            remedy = f"when Slurm answers again, `scalable reap {self._run}` cancels what is left"
+            remedy = (
+                "when Slurm answers again, a process on this machine cancels what is left, "
+                f"and so does `scalable reap {self._run}`"
+            )
             return [Leftover("jobs named", self.job_name, f"{message}; {remedy}", is_certain=False)]
         return []
 
