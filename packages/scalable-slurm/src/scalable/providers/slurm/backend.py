@@ -131,8 +131,8 @@ class SlurmBackend:
         """By group, the size of arrays that may be accepted, where a larger one was not."""
         self._jobs: dict[str, Job] = {}
         self._packed: dict[str, JobRequest] = {}
-        self._unknown: set[str] = set()
-        """Jobs that the controller does not know any more."""
+        self._unlisted: dict[str, float] = {}
+        """Since when ``squeue`` does not show a job; for ever, where the controller does not know it any more."""
         self._nodes = FailingNodes()
 
     @property
@@ -286,13 +286,15 @@ class SlurmBackend:
     async def _find_unlisted(self, listed: Sequence[SlurmJob]) -> list[SlurmJob]:
         """Return the known jobs that ``squeue`` has left out, as the controller has them.
 
-        Where it does not tell, they are as they were last seen.
+        Where it does not tell, they are as they were last seen, for a while: if it is away, it accepts no others.
         """
-        ids = {job.id for job in listed}
-        self._unknown -= ids
+        ids, now = {job.id for job in listed}, time.monotonic()
+        self._unlisted = {job: since for job, since in self._unlisted.items() if job not in ids}
         by_array: dict[str, list[Job]] = {}
         for job in self._jobs.values():
-            if job.phase is Phase.GONE or job.id in ids or job.id in self._unknown:
+            if job.phase is Phase.GONE or job.id in ids:
+                continue
+            if now - self._unlisted.setdefault(job.id, now) > _UNLISTED_AT_MOST:
                 continue
             by_array.setdefault(job.id.partition("_")[0], []).append(job)
         found: list[SlurmJob] = []
@@ -306,7 +308,7 @@ class SlurmBackend:
                 elif job.id in known:
                     found.append(replace(known[job.id], seconds_left=last.seconds_left))
                 else:
-                    self._unknown.add(job.id)
+                    self._unlisted[job.id] = -math.inf
         return found
 
     async def _read_ends(self, jobs: Sequence[Job]) -> None:
@@ -507,6 +509,9 @@ class SlurmBackend:
     def _job_log_path(self, unit: Unit) -> Path:
         return Path(self.requests[unit.tag].log_directory) / f"{unit.native}.log"
 
+
+_UNLISTED_AT_MOST = 120.0
+"""Seconds for which a job is not given up that ``squeue`` does not show, and of which the controller says nothing."""
 
 _NO_ARRAYS = "invalid job array specification"
 
