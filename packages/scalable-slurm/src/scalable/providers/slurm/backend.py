@@ -276,7 +276,8 @@ class SlurmBackend:
                 continue
             had_ended = job.phase is Phase.GONE
             job.see(seen)
-            self._nodes.see(seen, time.monotonic(), wanted=not job.stopped)
+            patience = self.requests[job.tag].death_timeout if job.tag in self.requests else 0
+            self._nodes.see(seen, time.monotonic(), wanted=not job.stopped, patience=patience)
             shown.append((job, had_ended))
         # Those that have ended once more: their last workers may have ended before them.
         several = [job for job, had_ended in shown if job.room > 1 and not had_ended]
