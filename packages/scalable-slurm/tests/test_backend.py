@@ -630,7 +630,11 @@ def test_a_sweep_believes_the_controller_and_no_cached_squeue(
 
 
 def test_jobs_that_squeue_leaves_out_are_as_the_controller_has_them(
-    backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
+    backend: SlurmBackend,
+    fake_command: FakeCommand,
+    calls: Calls,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_command("sbatch", stdout="7\n")
     fake_command("squeue")
@@ -645,8 +649,33 @@ def test_jobs_that_squeue_leaves_out_are_as_the_controller_has_them(
     assert asyncio.run(observe("RUNNING")) == [(Phase.RUNNING, "on ")]
     fake_command("scontrol", stderr="Unable to contact slurm controller\n", status=1)
     assert asyncio.run(observe("")) == [(Phase.RUNNING, "on ")]
+    with monkeypatch.context() as later:
+        later.setattr("scalable.providers.slurm.backend._UNLISTED_AT_MOST", -1.0)
+        assert asyncio.run(observe("")) == []
     answer_by_state(fake_command, tmp_path, "8")
     assert asyncio.run(observe("")) == []
+    before = len(calls("scontrol"))
+    assert asyncio.run(observe("")) == []
+    assert len(calls("scontrol")) == before
+
+
+def test_a_sweep_cancels_jobs_that_the_site_has_given_another_name(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("sbatch", stdout="7\n")
+    fake_command("squeue")
+    answer_by_state(fake_command, tmp_path)
+    by_id = f'case "$*" in *7_0*) echo CANCELLED >{tmp_path}/state;; esac'
+    fake_command("scancel", then=by_id)
+    (tmp_path / "state").write_text("RUNNING")
+
+    async def launch_and_close() -> Sequence[Leftover]:
+        await backend.launch(GroupSpec("gcam"), 1, "q")
+        return await backend.sweep()
+
+    assert asyncio.run(launch_and_close()) == []
+    assert calls("scancel") == ["--quiet --name=scalable-r", "--quiet 7_0"]
+    assert not backend.has_left_jobs
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED"])

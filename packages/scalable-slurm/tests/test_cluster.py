@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,21 @@ def test_a_job_that_cannot_be_cancelled_is_reported_by_close(
     cluster.add_workers(1, "gcam")
     with pytest.raises(LeftoverError) as caught:
         cluster.close()
-    assert [str(each) for each in caught.value.leftovers] == ["Slurm job 7_0 (RUNNING)"]
+    try:
+        assert [str(each) for each in caught.value.leftovers] == ["Slurm job 7_0 (RUNNING)"]
+        assert cluster._watchdog._process.poll() is None  # cancels it when that is possible
+    finally:
+        cluster._watchdog.stop()
+
+
+def test_the_watchdog_of_a_cluster_that_left_nothing_ends_with_it(
+    tmp_path: Path, fake_command: FakeCommand
+) -> None:
+    for command in ("squeue", "scancel"):
+        fake_command(command)
+    cluster = SlurmCluster(logs_location=str(tmp_path), interface="lo", security=False)
+    cluster.close()
+    assert cluster._watchdog._process.poll() == -signal.SIGKILL
 
 
 def test_options_of_other_libraries_are_answered_with_what_to_write(tmp_path: Path) -> None:

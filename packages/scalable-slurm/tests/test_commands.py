@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -191,4 +192,32 @@ def test_a_cancelled_call_leaves_no_process(fake_command: FakeCommand, tmp_path:
     child = asyncio.run(give_up())
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(child)
+        assert process.status() == psutil.STATUS_ZOMBIE or process.wait(10) is None
+
+
+def test_a_call_that_is_cancelled_as_it_starts_leaves_no_process(
+    fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    """A busy event loop may be told that the command runs after that has started others."""
+    started = tmp_path / "started"
+    fake_command(
+        "squeue", then=f"sleep 60 & echo $! > {started}.new; mv {started}.new {started}; wait"
+    )
+
+    async def give_up() -> bool:
+        call = asyncio.create_task(Slurm().list_jobs("x"))
+        for _ in range(2):
+            await asyncio.sleep(0)
+        # It has started the command, and waits for the loop to say so, which is busy until then.
+        deadline = time.monotonic() + 30
+        while not started.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert started.exists()
+        call.cancel()
+        await asyncio.wait({call}, timeout=30)
+        return call.cancelled()
+
+    assert asyncio.run(give_up())
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(int(started.read_text()))
         assert process.status() == psutil.STATUS_ZOMBIE or process.wait(10) is None

@@ -93,8 +93,9 @@ def test_a_stopped_watchdog_cancels_nothing(
 def test_jobs_that_appear_later_are_cancelled_and_slurm_may_be_away(
     fake_command: FakeCommand, calls: Calls, tmp_path: Path
 ) -> None:
-    fake_command("scancel", status=1)  # Slurm does not answer
-    asked = tmp_path / "asked"
+    asked, cancelled = tmp_path / "asked", tmp_path / "cancelled"
+    away = f"echo >>{cancelled}; [ $(wc -l <{cancelled}) -gt 2 ] || exit 1"
+    fake_command("scancel", then=away)
     # It does not answer once, and then there is a job, of an sbatch that was under way.
     fake_command(
         "squeue",
@@ -105,8 +106,24 @@ def test_jobs_that_appear_later_are_cancelled_and_slurm_may_be_away(
     assert watchdog._process.stdin is not None
     watchdog._process.stdin.close()
     assert watchdog._process.wait(60) == 0
-    assert calls("scancel") == ["--quiet --name=scalable-r"] * 2
+    assert {*calls("scancel")} == {"--quiet --name=scalable-r"}
+    assert len(calls("scancel")) == len(calls("squeue")) + 2
     assert len(calls("squeue")) >= 3
+
+
+def test_nothing_that_squeue_answers_ends_the_watchdog_while_the_controller_is_away(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    fake_command("squeue")  # which some sites have hide its errors
+    fake_command("scancel", status=1)
+    watchdog = QueueWatchdog("scalable-r", tmp_path / "run", settle=1)
+    watchdog.let_go()
+    deadline = time.monotonic() + 60
+    while len(calls("scancel")) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert watchdog._process.poll() is None
+    fake_command("scancel")
+    assert watchdog._process.wait(60) == 0
 
 
 def test_an_sbatch_that_is_under_way_is_waited_for(

@@ -121,6 +121,8 @@ class SlurmBackend:
         self._reading = BlockingCalls(run)
         self._closed = False
         self._has_submitted = False
+        self.has_left_jobs = False
+        """Whether the last sweep has left jobs, or may have."""
         self._submissions: dict[str, asyncio.Task[LaunchResult]] = {}
         """By request id, those under way. They outlive the coroutine of a launch that was given up, because an
         ``sbatch`` that is killed may have submitted its job or not."""
@@ -129,8 +131,8 @@ class SlurmBackend:
         """By group, the size of arrays that may be accepted, where a larger one was not."""
         self._jobs: dict[str, Job] = {}
         self._packed: dict[str, JobRequest] = {}
-        self._unknown: set[str] = set()
-        """Jobs that the controller does not know any more."""
+        self._unlisted: dict[str, float] = {}
+        """Since when ``squeue`` does not show a job; for ever, where the controller does not know it any more."""
         self._nodes = FailingNodes()
 
     @property
@@ -274,7 +276,8 @@ class SlurmBackend:
                 continue
             had_ended = job.phase is Phase.GONE
             job.see(seen)
-            self._nodes.see(seen, time.monotonic(), wanted=not job.stopped)
+            patience = self.requests[job.tag].death_timeout if job.tag in self.requests else 0
+            self._nodes.see(seen, time.monotonic(), wanted=not job.stopped, patience=patience)
             shown.append((job, had_ended))
         # Those that have ended once more: their last workers may have ended before them.
         several = [job for job, had_ended in shown if job.room > 1 and not had_ended]
@@ -284,13 +287,15 @@ class SlurmBackend:
     async def _find_unlisted(self, listed: Sequence[SlurmJob]) -> list[SlurmJob]:
         """Return the known jobs that ``squeue`` has left out, as the controller has them.
 
-        Where it does not tell, they are as they were last seen.
+        Where it does not tell, they are as they were last seen, for a while: if it is away, it accepts no others.
         """
-        ids = {job.id for job in listed}
-        self._unknown -= ids
+        ids, now = {job.id for job in listed}, time.monotonic()
+        self._unlisted = {job: since for job, since in self._unlisted.items() if job not in ids}
         by_array: dict[str, list[Job]] = {}
         for job in self._jobs.values():
-            if job.phase is Phase.GONE or job.id in ids or job.id in self._unknown:
+            if job.phase is Phase.GONE or job.id in ids:
+                continue
+            if now - self._unlisted.setdefault(job.id, now) > _UNLISTED_AT_MOST:
                 continue
             by_array.setdefault(job.id.partition("_")[0], []).append(job)
         found: list[SlurmJob] = []
@@ -304,7 +309,7 @@ class SlurmBackend:
                 elif job.id in known:
                     found.append(replace(known[job.id], seconds_left=last.seconds_left))
                 else:
-                    self._unknown.add(job.id)
+                    self._unlisted[job.id] = -math.inf
         return found
 
     async def _read_ends(self, jobs: Sequence[Job]) -> None:
@@ -437,7 +442,9 @@ class SlurmBackend:
         started = asyncio.get_running_loop().time()
         unanswered = await self._end_submissions(0.5 * self._sweep_timeout)
         seconds = self._sweep_timeout - (asyncio.get_running_loop().time() - started)
-        return [*unanswered, *await self._cancel_jobs(seconds)]
+        left = [*unanswered, *await self._cancel_jobs(seconds)]
+        self.has_left_jobs = bool(left)
+        return left
 
     async def _end_submissions(self, limit: float) -> list[Leftover]:
         """Wait for every ``sbatch`` under way; kill and return those that have not answered by the limit."""
@@ -466,6 +473,9 @@ class SlurmBackend:
                 alive = await self._live_jobs()
                 if alive and not self._has_submitted:
                     await self._slurm.cancel_by_name(self.job_name)
+                elif alive:
+                    # A site's own rules may have given them another name.
+                    await self._slurm.cancel([job.id for job in alive])
                 while alive:
                     await asyncio.sleep(0.5)
                     alive = await self._live_jobs()
@@ -473,7 +483,10 @@ class SlurmBackend:
             if alive and isinstance(error, TimeoutError):
                 return [Leftover("Slurm job", job.id, job.state) for job in alive]
             message = getattr(error, "stderr", "") or "Slurm does not answer"
-            remedy = f"when Slurm answers again, `scalable reap {self._run}` cancels what is left"
+            remedy = (
+                "when Slurm answers again, a process on this machine cancels what is left, "
+                f"and so does `scalable reap {self._run}`"
+            )
             return [Leftover("jobs named", self.job_name, f"{message}; {remedy}", is_certain=False)]
         return []
 
@@ -497,6 +510,9 @@ class SlurmBackend:
     def _job_log_path(self, unit: Unit) -> Path:
         return Path(self.requests[unit.tag].log_directory) / f"{unit.native}.log"
 
+
+_UNLISTED_AT_MOST = 120.0
+"""Seconds for which a job is not given up that ``squeue`` does not show, and of which the controller says nothing."""
 
 _NO_ARRAYS = "invalid job array specification"
 

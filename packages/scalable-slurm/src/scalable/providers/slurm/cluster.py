@@ -145,8 +145,8 @@ class SlurmCluster(GroupedCluster):
             self._backend = SlurmBackend(
                 Slurm(cluster), run, host.scheduler_address, {}, sweep_timeout=sweep_timeout
             )
-            watchdog = QueueWatchdog(self._backend.job_name, directory.path, cluster)
-            cleanup.callback(watchdog.stop)
+            self._watchdog = QueueWatchdog(self._backend.job_name, directory.path, cluster)
+            cleanup.callback(self._watchdog.stop)
             for component in first:
                 self._add_request(component, self.options)
             super().__init__(
@@ -157,9 +157,15 @@ class SlurmCluster(GroupedCluster):
                 max_workers=self.options.max_workers,
                 retry=_RETRY,
                 pace=pace,
-                on_closed=[watchdog.stop, directory.remove_keys],
+                on_closed=[self._end_watchdog, directory.remove_keys],
             )
             cleanup.pop_all()  # from here on, close() does this
+
+    def _end_watchdog(self) -> None:
+        if self._backend.has_left_jobs:
+            self._watchdog.let_go()
+        else:
+            self._watchdog.stop()
 
     @property
     def jobs(self) -> tuple[SlurmJob, ...]:

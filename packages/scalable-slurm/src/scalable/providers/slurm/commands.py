@@ -249,25 +249,35 @@ async def _run_command(
     argv: Sequence[str], stdin: str | None, env: Mapping[str, str]
 ) -> tuple[int, str, str]:
     program, *rest = argv
-    process = await asyncio.create_subprocess_exec(
-        # By this process's PATH: the one in `env` is the job's.
-        shutil.which(program) or program,
-        *rest,
-        stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=env,
-        # Ctrl-C at the terminal must reach only the client, which then cancels the jobs in order.
-        start_new_session=True,
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            # By this process's PATH: the one in `env` is the job's.
+            shutil.which(program) or program,
+            *rest,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=env,
+            # Ctrl-C at the terminal must reach only the client, which then cancels the jobs in order.
+            start_new_session=True,
+        )
     )
     try:
+        # If it was cancelled, it would end the command alone, and wait for what this has started.
+        process = await asyncio.shield(starting)
         stdout, stderr = await process.communicate(None if stdin is None else stdin.encode())
     except asyncio.CancelledError:
-        if process.returncode is None:
-            # The whole process group: a site's command may be a script around Slurm's own.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        with contextlib.suppress(OSError):  # it could not be started
+            process = await starting
+            await _kill(process)
         raise
     assert process.returncode is not None  # noqa: S101 - communicate() has waited for it
     return process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        # The whole process group: a site's command may be a script around Slurm's own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from scalable.errors import NotSupportedError
@@ -24,7 +25,10 @@ _HARMFUL = frozenset(
 
 # Inside a job, every other variable of Slurm's describes that job, and those of MPI its place in a step.
 _SITE_VARIABLES = frozenset({"SLURM_CONF", "SLURM_JWT"})
-_JOB_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMI2_", "PMIX_")
+_OF_A_JOB = re.compile(
+    r"SLURMD?_|SRUN_CPUS_PER_TASK|PMIX_(RANK|NAMESPACE|SERVER_|SYSTEM_TMPDIR|HOSTNAME)"
+    r"|PMI_(FD|ID|JOBID|LOCAL_|PORT|RANK|SIZE|SPAWNED|UNIVERSE_SIZE)"
+)
 _INSIDE_A_JOB = frozenset({"SLURM_JOB_ID", "SLURM_JOBID", "SLURM_JOB_NODELIST", "SLURM_STEP_ID"})
 
 
@@ -83,13 +87,13 @@ def submit_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
     Examples
     --------
-    >>> submit_environ({"SLURM_CONF": "/c", "SLURM_JOBID": "7", "PMIX_RANK": "0", "SBATCH_ACCOUNT": "a"})
-    {'SLURM_CONF': '/c', 'SBATCH_ACCOUNT': 'a'}
+    >>> submit_environ({"SLURM_CONF": "/c", "SLURM_JOBID": "7", "PMIX_RANK": "0", "PMIX_MCA_psec": "native"})
+    {'SLURM_CONF': '/c', 'PMIX_MCA_psec': 'native'}
     """
     inside = not _INSIDE_A_JOB.isdisjoint(environ)
     return {
         name: value
         for name, value in environ.items()
         if name not in _HARMFUL
-        and not (inside and name.startswith(_JOB_PREFIXES) and name not in _SITE_VARIABLES)
+        and not (inside and _OF_A_JOB.match(name) and name not in _SITE_VARIABLES)
     }

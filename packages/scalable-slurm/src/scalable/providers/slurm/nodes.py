@@ -17,16 +17,16 @@ LEFT_OUT_FOR = 600.0
 """Seconds for which a node is left out of launches."""
 
 _YOUNG = 60.0
-"""Seconds within which a worker that ends has not started well."""
+"""Seconds within which a worker that ends has not started well, beside those for which it looks for its scheduler."""
 
 _FAILURES = 2
 """One may be that of the worker."""
 
-# A node whose prolog fails shows jobs as cancelled. Seconds within which an end is a failure, by state.
-_FAILED = {
-    **dict.fromkeys(("BOOT_FAIL", "CANCELLED", "FAILED", "LAUNCH_FAILED", "NODE_FAIL"), _YOUNG),
-    "COMPLETED": 15.0,
-}
+# Jobs are shown as cancelled where the prolog of a node fails.
+_FAILED = frozenset({"BOOT_FAIL", "CANCELLED", "FAILED", "LAUNCH_FAILED", "NODE_FAIL"})
+
+_AT_ONCE = 15.0
+"""Seconds within which a job that completes has not started well."""
 
 
 class FailingNodes:
@@ -47,7 +47,9 @@ class FailingNodes:
         self._ended: set[str] = set()
         self._failures: dict[str, list[float]] = {}
 
-    def see(self, job: SlurmJob, now: float, *, wanted: bool = True) -> None:
+    def see(
+        self, job: SlurmJob, now: float, *, wanted: bool = True, patience: float = 60.0
+    ) -> None:
         """Note the state of a job.
 
         Parameters
@@ -58,16 +60,22 @@ class FailingNodes:
             The time, in seconds.
         wanted : bool
             Whether it was not to end.
+        patience : float
+            Seconds for which its worker looks for its scheduler before it ends.
         """
+        young = _YOUNG + patience
         phase = phase_of(job.state)
         if phase is Phase.RUNNING:
             began = self._began.setdefault(job.id, now)
-            if now - began >= _YOUNG:
+            if now - began >= young:
                 self._failures.pop(job.node, None)
         elif phase is Phase.GONE and job.id not in self._ended:
             self._ended.add(job.id)
             age = now - self._began.pop(job.id, now)
-            if wanted and job.node and age < _FAILED.get(job.state, 0.0):
+            failed = (
+                age < young if job.state in _FAILED else job.state == "COMPLETED" and age < _AT_ONCE
+            )
+            if wanted and job.node and failed:
                 self._failures.setdefault(job.node, []).append(now)
 
     def left_out(self, now: float) -> Sequence[str]:

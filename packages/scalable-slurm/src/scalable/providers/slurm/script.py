@@ -110,6 +110,7 @@ for _ in $(seq 18); do
     ! timeout 10 bash -c '3<>"/dev/tcp/$0/$1"' {address} 2>/dev/null || break
     if [ -z "$(find "$client" -mmin -2 2>/dev/null)" ]; then
         echo 'The client of this run has died: nothing listens at' {address} >&2
+        unset "${{!SCANCEL_@}}"  # a user's options for what they type
         scancel --quiet --user="$(id -u)" --name="$SLURM_JOB_NAME" --state=PENDING
         exit 1
     fi

@@ -34,9 +34,11 @@ empty=0 pause=1 waited=0
 while [ "$empty" -lt "$2" ] && [ "$waited" -lt 86400 ]; do
     [ -z "${SLURM_CONF-}" ] || [ -e "$SLURM_CONF" ] || exit
     sleep "$pause"
-    if jobs=$(squeue --noheader --user="$(id -u)" --name="$0" --format=job=%i); then
+    # squeue alone may answer with nothing while the controller is away.
+    if scancel --quiet --name="$0" &&
+        jobs=$(squeue --noheader --user="$(id -u)" --name="$0" --format=job=%i); then
         case $jobs in  # among banners, and the name of the cluster
-        *job=*) empty=0 && scancel --quiet --name="$0" ;;
+        *job=*) empty=0 ;;
         *) empty=$((empty + pause)) ;;
         esac
         case $(ps -u "$(id -u)" -o args=) in  # an sbatch of the client's, which it does not end with
@@ -50,6 +52,10 @@ done
 
 _SETTLE = 60
 """Seconds for which the queue must have been empty: some sites show it as it was half a minute ago."""
+
+
+_let_go: list[subprocess.Popen[bytes]] = []
+"""Watchdogs that nobody waits for. Python would complain about them if it forgot them while they run."""
 
 
 class QueueWatchdog:
@@ -83,6 +89,12 @@ class QueueWatchdog:
             start_new_session=True,
             env=query_environ(os.environ, cluster),
         )
+
+    def let_go(self) -> None:
+        """Have the watchdog do now what it does after the death of this process, which it outlives. Idempotent."""
+        _let_go.append(self._process)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def stop(self) -> None:
         """Stop the watchdog, which then neither cancels nor removes anything. Idempotent."""
