@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 
 from scalable.cluster.pace import Pace
-from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.port import GroupSpec, Phase, Reason, UnitState
 from scalable.cluster.retry import RetryPolicy
 from scalable.errors import (
     GroupFailedError,
@@ -689,3 +690,32 @@ async def test_workers_that_end_with_their_tasks_are_replaced_at_once() -> None:
             await world.until(lambda: world.groups["gcam"].running == 1)
 
             assert world.time - began < 10
+
+
+@pytest.mark.parametrize("seconds_left", [30.0, 0.0])
+@in_virtual_time
+async def test_units_that_are_announced_to_end_before_their_workers_join_become_fewer(
+    seconds_left: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A zone announces the end of each machine of spare capacity as soon as it has started."""
+    async with Simulation("gcam", pace=CALM) as world:
+        observe = world.backend.observe
+
+        async def announce() -> dict[str, UnitState]:
+            seen = await observe()
+            return {
+                name: replace(state, reason=Reason.PREEMPTED, seconds_left=seconds_left)
+                if state.phase is Phase.RUNNING
+                else state
+                for name, state in seen.items()
+            }
+
+        monkeypatch.setattr(world.backend, "observe", announce)
+        world.backend.behavior["gcam"] = UnitBehavior(boot=60, accept=0.2)
+        await world.controller.scale_groups({"gcam": 4})
+        await world.run(HOUR)
+
+        assert not world.groups["gcam"].failed
+        assert world.backend.calls["launch"] <= 80
+        monkeypatch.undo()
+        await world.until(lambda: world.groups["gcam"].running == 4, within=200)

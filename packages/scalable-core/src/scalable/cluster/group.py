@@ -408,6 +408,12 @@ class Group:
         ]
         for member in due:
             member.expires, member.noticed = True, member.preempted
+            if not member.alive:
+                continue
+            if member.joined_at is None:
+                self.failures.record_taken(member.unit.request_id, now)
+            elif member.idle and now - member.joined_at < self.retry.lasting_after:
+                self.failures.record_short_life(member.unit.request_id, now)
         return due
 
     def take_replaceable(self, now: float) -> list[Member]:

@@ -130,9 +130,7 @@ class FailureHistory:
         """
         if problem.reason in _EXTERNAL_REASONS:
             self.record_postponed_launch(problem, now)
-            # Launches that are accepted, and whose units are taken away every time, are fewer and fewer.
-            self._taken_launches.add(request_id)
-            self._back_off(self.policy.back_off(len(self._taken_launches)), now)
+            self.record_taken(request_id, now)
             return False
         self.last_problem = problem
         self._failed_launches.add(request_id)
@@ -142,6 +140,14 @@ class FailureHistory:
         if problem.reason in _LASTING_REASONS:
             return True
         return self._has_lasted(len(self._failed_launches), self.policy.max_start_failures, now)
+
+    def record_taken(self, request_id: str, now: float) -> None:
+        """Record that a unit was taken away, or is about to be, before its worker joined.
+
+        Launches that are accepted, and whose units are taken away every time, become fewer and fewer.
+        """
+        self._taken_launches.add(request_id)
+        self._back_off(self.policy.back_off(len(self._taken_launches)), now)
 
     def record_postponed_launch(self, problem: Explanation, now: float) -> bool:
         """Record that the native system accepts no launch for now, or no more; return whether it is the first in a row.
