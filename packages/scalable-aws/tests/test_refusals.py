@@ -19,6 +19,8 @@ from scalable.providers.cloud.aws.refusals import (
         ("AccessDeniedException", "not authorized", 400, Reason.CREDENTIALS, True),
         ("UnauthorizedOperation", "not authorized", 403, Reason.CREDENTIALS, True),
         ("ExpiredTokenException", "expired", 400, Reason.CREDENTIALS, False),
+        ("InvalidSignatureException", "Signature expired: 2026", 400, Reason.CREDENTIALS, False),
+        ("InvalidSignatureException", "does not match", 400, Reason.CREDENTIALS, True),
         ("ThrottlingException", "Rate exceeded", 400, Reason.QUOTA, False),
         ("RequestLimitExceeded", "Request limit exceeded", 503, Reason.QUOTA, False),
         ("ServiceUnavailable", "try later", 503, Reason.NETWORK, False),

@@ -116,3 +116,44 @@ def test_an_instance_that_appears_during_the_removal_is_terminated() -> None:
     api.answer("logs", "delete_log_group", {})
     assert asyncio.run(remove_run(api, "r", 20, {"ec2"})) == []
     api.check()
+
+
+def test_credentials_that_are_renewed_during_the_removal_are_used() -> None:
+    """They were renewed in their file, which is read again for the call after the one that was refused."""
+    api = StubbedApi()
+    api.refuse("ec2", "describe_instances", "RequestExpired", "Request has expired")
+    api.answer("ec2", "describe_instances", shown(a1="running"))
+    api.refuse("ec2", "terminate_instances", "ExpiredToken", "The security token has expired")
+    api.answer("ec2", "describe_instances", shown(a1="running"))
+    api.answer("ec2", "terminate_instances", {}, {"InstanceIds": ["i-a1"]})
+    api.answer("ec2", "describe_instances", shown(a1="terminated"))
+    assert asyncio.run(terminate_run(api, "r", 20)) == []
+    api.check()
+    api.refuse("ecs", "list_tasks", "ExpiredTokenException", "has expired")
+    api.answer("ecs", "list_tasks", {"taskArns": []})
+    assert asyncio.run(stop_run(api, "r", 20)) == []
+    api.check()
+
+
+def test_credentials_that_stay_expired_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "_RENEWED_WITHIN", 0.2)
+    monkeypatch.setattr(removal, "_POLL", 0.3)
+    api = StubbedApi()
+    for _ in range(2):
+        api.refuse("ec2", "describe_instances", "RequestExpired", "Request has expired")
+    (left,) = asyncio.run(terminate_run(api, "r", 200))
+    assert "renew your credentials" in left.error
+    assert "scalable reap r" in left.error
+    api.check()
+
+
+def test_an_instance_that_may_not_be_terminated_keeps_no_other_one_alive() -> None:
+    api = StubbedApi()
+    api.answer("ec2", "describe_instances", shown(a1="running", b1="running"))
+    text = "The instance 'i-a1' may not be terminated. Modify its 'disableApiTermination' attribute"
+    for _ in range(2):
+        api.refuse("ec2", "terminate_instances", "OperationNotPermitted", text)
+    api.answer("ec2", "terminate_instances", {}, {"InstanceIds": ["i-b1"]})
+    found = asyncio.run(terminate_run(api, "r", 20))
+    assert text in found[0].error
+    api.check()

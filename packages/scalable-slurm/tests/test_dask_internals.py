@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from scalable.providers.slurm.jobqueue import import_jobqueue
 from scalable.providers.slurm.site import _READERS
+from scalable.providers.tls import make_credentials
 
 
 def test_a_cluster_of_dask_jobqueue_can_be_without_workers() -> None:
@@ -41,6 +43,31 @@ def test_a_cluster_of_dask_jobqueue_can_be_without_workers() -> None:
         port = urlsplit(cluster.dashboard_link).port
         socket.create_connection(("127.0.0.1", port), timeout=10).close()
         assert not cluster.workers
+
+
+def test_a_cluster_of_dask_jobqueue_asks_for_the_keys_of_its_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`SLURMCluster._get_worker_security`: writes keys that are in memory to files, which it leaves."""
+    import_jobqueue()
+    from dask_jobqueue.slurm import SLURMCluster
+
+    monkeypatch.chdir(tmp_path)
+    security = make_credentials().security()
+    options: dict[str, Any] = {"name": "ours", "cores": 1, "processes": 1, "memory": "1 GiB"}
+    options |= {"n_workers": 0, "shared_temp_directory": str(tmp_path)}
+    asked: list[Any] = []
+
+    class WithoutJobs(SLURMCluster):
+        def _get_worker_security(self, security: Any) -> None:
+            asked.append(security)
+
+    with WithoutJobs(security=security, **options) as cluster:
+        assert cluster.scheduler_address.startswith("tls://")
+    assert asked == [security]
+    assert not [*tmp_path.iterdir()]
+    with SLURMCluster(security=security, **options):
+        assert [*tmp_path.iterdir()]
 
 
 def test_a_cluster_of_dask_jobqueue_takes_another_class_of_jobs() -> None:

@@ -30,7 +30,10 @@ def test_keys_are_readable_by_their_user_only(tmp_path: Path) -> None:
     assert found
     assert set(found.values()) == {0o600}
     assert "PRIVATE KEY" in Path(tls.key).read_text()
-    assert security.get_tls_config_for_role("scheduler")["key"] == tls.key
+    # Scheduler and clients have them in memory, for another user may be able to replace the files.
+    for role in ("scheduler", "client"):
+        assert security.get_tls_config_for_role(role)["key"] == Path(tls.key).read_text()
+        assert security.get_tls_config_for_role(role)["ca_file"] == Path(tls.ca_file).read_text()
     assert security.require_encryption
 
 
@@ -108,3 +111,14 @@ def test_a_client_on_another_machine_is_dead_once_it_has_been_silent_for_long(
     assert list(dead_runs(tmp_path, 1000.0 + 3000.0)) == []
     assert list(dead_runs(tmp_path, 1000.0 + 4000.0)) == [run.path]
     run.remove_keys()
+
+
+def test_what_other_users_put_beside_runs_is_not_waited_for(tmp_path: Path) -> None:
+    """A pipe would never end, and a link leads to files of others."""
+    for name in ("pipe", "link"):
+        (tmp_path / name / "tls").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipe" / FILE)
+    (tmp_path / "dead").write_text("0 0 0")
+    (tmp_path / "link" / FILE).symlink_to(tmp_path / "dead")
+
+    assert list(dead_runs(tmp_path, time.time() + 1e6)) == []

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 
 from scalable.cluster.pace import Pace
-from scalable.cluster.port import GroupSpec, Reason
+from scalable.cluster.port import GroupSpec, Phase, Reason, UnitState
 from scalable.cluster.retry import RetryPolicy
 from scalable.errors import (
     GroupFailedError,
@@ -636,3 +637,85 @@ async def test_workers_that_die_early_with_tasks_are_described_each_by_itself() 
         assert world.backend.calls["describe"] == 3
         await world.until(lambda: world.groups["gcam"].running == 3)
         assert not (await world.scheduler.report()).deaths
+
+
+@pytest.mark.parametrize("reason", [Reason.CANCELLED, Reason.PREEMPTED])
+@in_virtual_time
+async def test_launches_that_are_taken_away_every_time_become_fewer(reason: Reason) -> None:
+    """An administrator cancels all jobs of a user every 10 s, or a zone takes every machine back while it boots."""
+    async with Simulation("gcam", pace=CALM) as world:
+        world.backend.behavior["gcam"] = UnitBehavior(boot=math.inf)
+        await world.controller.scale_groups({"gcam": 4})
+        for _ in range(360):
+            await world.run(10)
+            for made in world.backend.alive():
+                world.backend.kill(made.unit.id, reason)
+
+        assert not world.groups["gcam"].failed
+        assert world.backend.calls["launch"] <= 80
+        world.backend.behavior["gcam"] = UnitBehavior()
+        await world.until(lambda: world.groups["gcam"].running == 4, within=100)
+
+
+@pytest.mark.parametrize("boot", [2, 60])
+@in_virtual_time
+async def test_idle_workers_that_never_live_long_are_replaced_less_and_less_often(
+    boot: float,
+) -> None:
+    """A machine ends its workers soon after they have joined, beside one that is well."""
+    async with Simulation("gcam", pace=CALM) as world:
+        await world.scale({"gcam": 1})
+        await world.run(600)
+        world.backend.behavior["gcam"] = UnitBehavior(boot=boot, lifetime=15)
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(2 * HOUR)
+
+        assert not world.groups["gcam"].failed
+        assert world.backend.calls["launch"] <= 40
+        world.backend.behavior["gcam"] = UnitBehavior()
+        await world.until(lambda: world.groups["gcam"].running == 2, within=400)
+
+
+@in_virtual_time
+async def test_workers_that_end_with_their_tasks_are_replaced_at_once() -> None:
+    """Such as those of tasks that end their process, each a minute after it has begun."""
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 1})
+        for _ in range(20):
+            world.scheduler.submit("gcam", 1, seconds=10 * HOUR)
+            await world.run(60)
+            (name,) = world.scheduler.workers
+            world.backend.kill(name, Reason.EXITED)
+            began = world.time
+            await world.until(lambda: world.groups["gcam"].running == 1)
+
+            assert world.time - began < 10
+
+
+@pytest.mark.parametrize("seconds_left", [30.0, 0.0])
+@in_virtual_time
+async def test_units_that_are_announced_to_end_before_their_workers_join_become_fewer(
+    seconds_left: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A zone announces the end of each machine of spare capacity as soon as it has started."""
+    async with Simulation("gcam", pace=CALM) as world:
+        observe = world.backend.observe
+
+        async def announce() -> dict[str, UnitState]:
+            seen = await observe()
+            return {
+                name: replace(state, reason=Reason.PREEMPTED, seconds_left=seconds_left)
+                if state.phase is Phase.RUNNING
+                else state
+                for name, state in seen.items()
+            }
+
+        monkeypatch.setattr(world.backend, "observe", announce)
+        world.backend.behavior["gcam"] = UnitBehavior(boot=60, accept=0.2)
+        await world.controller.scale_groups({"gcam": 4})
+        await world.run(HOUR)
+
+        assert not world.groups["gcam"].failed
+        assert world.backend.calls["launch"] <= 80
+        monkeypatch.undo()
+        await world.until(lambda: world.groups["gcam"].running == 4, within=200)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import GroupSpec, Phase
 from scalable.testing.simulation import Simulation, TaskState, UnitBehavior, in_virtual_time
@@ -242,6 +244,27 @@ async def test_the_stop_of_an_unresponsive_unit_is_repeated_at_intervals() -> No
 
         world.backend.units["gcam-1"].behavior.stop_delay = 0
         await world.until(lambda: not world.backend.alive(), within=70)
+
+
+@in_virtual_time
+async def test_stops_that_are_always_refused_are_told_and_tried_less_often(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As with credentials that have expired, and of machines that cost money."""
+    async with Simulation("gcam", max_workers=3) as world:
+        await world.scale({"gcam": 3})
+        world.backend.errors["stop"] += [PermissionError("the token has expired")] * 1000
+        asked = world.backend.calls["stop"]
+        await world.controller.scale_groups({"gcam": 1})
+        await world.run(60)
+        await world.controller.scale_groups({"gcam": 3})
+        await world.run(600)
+
+        assert world.backend.calls["stop"] - asked <= 20
+        assert caplog.text.count("will try again: the token has expired") == 1
+        assert world.groups["gcam"].detail == "waiting for room under max_workers"
+        world.backend.errors["stop"].clear()
+        await world.until(lambda: world.groups["gcam"].running == 3, within=120)
 
 
 @in_virtual_time

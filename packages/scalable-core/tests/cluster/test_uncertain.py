@@ -104,3 +104,27 @@ async def test_whatever_a_native_library_raises_at_the_end_is_told(error: BaseEx
         leftovers = await world.close()
 
         assert [each.name for each in leftovers] == ["sweeping", "gcam-1"]
+
+
+@in_virtual_time
+async def test_a_backend_that_returns_nothing_to_explain_or_sweep_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nothing(*_: object) -> None:
+        return None
+
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 2})
+        for call in ("describe", "sweep"):
+            monkeypatch.setattr(world.backend, call, nothing)
+        world.backend.kill("gcam-1", Reason.EXITED)
+        await world.run(5)
+        await world.until(lambda: world.groups["gcam"].running == 2)
+        leftovers = await world.close()
+
+        assert any(
+            "describe() returned NoneType" in event.text for event in world.controller.events
+        )
+        assert ("sweeping", "'NoneType' object is not iterable") in [
+            (each.name, each.error) for each in leftovers
+        ]

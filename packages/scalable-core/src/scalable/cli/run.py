@@ -479,7 +479,7 @@ def _begin_record(session: ScalableSession, plan: Plan, request: Request) -> Run
     except OSError as error:
         raise Failure(
             f"the run's record cannot be kept: {Path(error.filename).absolute()}: {error.strerror}; "
-            "run it from a directory that you can write to",
+            "run it from a directory that you can write to, or name another one in SCALABLE_RUNS_DIR",
             USAGE,
         ) from error
 

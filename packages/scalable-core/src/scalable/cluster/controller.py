@@ -641,7 +641,7 @@ class GroupController:
             await steps.run("keeping logs", self._logs.keep(units.values()))
         if units:
             await steps.run("stopping workers", self.backend.stop(list(units.values())))
-        swept = await steps.run("sweeping", self.backend.sweep())
+        swept = await steps.run("sweeping", self._sweep())
         if self._logs.after_stop:
             await steps.run("keeping logs", self._logs.keep(units.values()))
         await steps.run("keeping logs", self._logs.settle())
@@ -677,6 +677,9 @@ class GroupController:
             group.members.clear()
             group.requests.clear()
             group.wanted, group.range = 0, None
+
+    async def _sweep(self) -> list[Leftover]:
+        return list(await self.backend.sweep())
 
 
 def _remedy_for_unclaimed_work(group: Group) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 
 from scalable.cluster import explanations
 from scalable.cluster.events import EventLog
@@ -47,6 +48,7 @@ class Drainer:
         self._events = events
         self._pace = pace
         self._on_stopped = on_stopped
+        self._refused_stops, self._stop_at = 0, -inf
         self._left_behind: dict[str, float] = {}
 
     async def drain_expiring(self, groups: Mapping[str, Group], now: float) -> None:
@@ -192,19 +194,25 @@ class Drainer:
         self, groups: Mapping[str, Group], members: Sequence[Member], now: float
     ) -> None:
         """Stop units, in one native call for all of them."""
-        if members:
+        if members and now >= self._stop_at:
             for member in members:
                 member.stopped_at = now
             self._native.stop(members)
         for stopped, error in await self._native.finished_stops():
             if error is None:
+                self._refused_stops, self._stop_at = 0, now
                 if any(group.lacking > 0 for group in groups.values()):
                     # These may be waiting for their room.
                     self._native.observe_soon()
                 self._on_stopped()
                 continue
             names = ", ".join(member.unit.id for member in stopped)
-            self._events.record("", f"cannot stop {names}, will try again: {describe_error(error)}")
+            text = f"cannot stop {names}, will try again: {describe_error(error)}"
+            # They may cost money, and in a script without the CLI nothing else shows it.
+            tell = self._events.record if self._refused_stops else self._events.warn
+            tell("", text)
+            wait = min(2.0 ** min(self._refused_stops, 60), self._pace.stop_retry_interval)
+            self._refused_stops, self._stop_at = self._refused_stops + 1, now + wait
             for member in stopped:
                 member.stopped_at = None
 

@@ -75,6 +75,8 @@ class Group:
         Why the controller has given up on it.
     blocked_since : float or None
         Since when it has had no worker, because the cap left no room.
+    no_room : bool
+        Whether it lacks workers, and the cap leaves no room.
     needed, used : Peaks
         How many workers demand has called for since it adapts; and how many demand has called for or were busy.
     start_when_needed : StartTime
@@ -115,6 +117,7 @@ class Group:
     requests: dict[str, Request] = field(default_factory=dict)
     failure: Explanation | None = None
     blocked_since: float | None = None
+    no_room: bool = False
     needed: Peaks = field(default_factory=Peaks)
     used: Peaks = field(default_factory=Peaks)
     start_when_needed: StartTime = field(default_factory=StartTime)
@@ -331,6 +334,8 @@ class Group:
         member.left_at = None
         if member.joined_at is not None and now - member.joined_at >= self.retry.healthy_after:
             self.failures.record_healthy(member.launched)
+            if member.worker.tasks or now - member.joined_at >= self.retry.lasting_after:
+                self.failures.record_use(member.launched)
 
     def _mark_left(self, member: Member, now: float, *, had_finished: bool = False) -> None:
         """Record that a worker has left: it is replaced at once, unless workers keep leaving early."""
@@ -339,7 +344,10 @@ class Group:
         member.left_at = now
         if member.draining or member.stopped:
             return
-        if now - member.joined_at >= self.retry.healthy_after:
+        lived = now - member.joined_at
+        if lived >= self.retry.healthy_after:
+            if lived < self.retry.lasting_after and not member.had_tasks:
+                self.failures.record_short_life(member.unit.request_id, now)
             return
         if member.had_tasks:
             self.failures.record_death(now, had_finished=had_finished)
@@ -356,6 +364,7 @@ class Group:
 
     def update_blocked(self, no_room: bool, now: float) -> None:
         """Record whether it lacks workers because the cap leaves no room for them."""
+        self.no_room = no_room
         if not no_room or self.alive:
             self.blocked_since = None
         elif self.blocked_since is None:
@@ -399,6 +408,12 @@ class Group:
         ]
         for member in due:
             member.expires, member.noticed = True, member.preempted
+            if not member.alive:
+                continue
+            if member.joined_at is None:
+                self.failures.record_taken(member.unit.request_id, now)
+            elif member.idle and now - member.joined_at < self.retry.lasting_after:
+                self.failures.record_short_life(member.unit.request_id, now)
         return due
 
     def take_replaceable(self, now: float) -> list[Member]:

@@ -136,6 +136,8 @@ class NativeCalls:
         """Wait for the explanation of one unit; if that fails, explain it from its most recent state."""
         try:
             why = await self._start_call(self.backend.describe(member.unit), timeout)
+            if not isinstance(why, Explanation):
+                raise TypeError(f"describe() returned {type(why).__name__}, not an Explanation")
             return why if self._logs is None else self._logs.without_secrets(why)
         except Exception as error:  # noqa: BLE001 - part of the explanation
             return explain_from_state(member, error)

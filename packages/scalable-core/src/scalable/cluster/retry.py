@@ -44,6 +44,10 @@ class RetryPolicy:
         The longest back-off after workers that died with tasks, one after another, without having finished any.
     healthy_after : float
         A worker that lived this long is healthy, and is replaced at once when it is lost.
+    lasting_after : float
+        A worker that ends earlier, and without a task, had a short life.
+    free_short_lives : int
+        Launches in a row with such workers that cost no delay. Further ones are followed by a growing back-off.
     orphan_timeout : float
         How long a unit may run on after its Dask worker has left, before it is stopped.
     absence_timeout : float
@@ -62,6 +66,8 @@ class RetryPolicy:
     max_failure_delay: float = 300.0
     max_task_delay: float = 5.0
     healthy_after: float = 10.0
+    lasting_after: float = 300.0
+    free_short_lives: int = 5
     orphan_timeout: float = 10.0
     absence_timeout: float = 30.0
     pause_timeout: float = 15.0
@@ -99,7 +105,10 @@ class FailureHistory:
     retry_at: float = 0.0
     _failing_since: float | None = None
     _failed_launches: set[str] = field(default_factory=set)
+    _taken_launches: set[str] = field(default_factory=set)
     _early_losses: set[str] = field(default_factory=set)
+    _short_lives: set[str] = field(default_factory=set)
+    _last_short_life_at: float = 0.0
     _deaths: int = 0
     _last_loss_at: float = 0.0
     _postponed_launches: int = 0
@@ -121,6 +130,7 @@ class FailureHistory:
         """
         if problem.reason in _EXTERNAL_REASONS:
             self.record_postponed_launch(problem, now)
+            self.record_taken(request_id, now)
             return False
         self.last_problem = problem
         self._failed_launches.add(request_id)
@@ -130,6 +140,14 @@ class FailureHistory:
         if problem.reason in _LASTING_REASONS:
             return True
         return self._has_lasted(len(self._failed_launches), self.policy.max_start_failures, now)
+
+    def record_taken(self, request_id: str, now: float) -> None:
+        """Record that a unit was taken away, or is about to be, before its worker joined.
+
+        Launches that are accepted, and whose units are taken away every time, become fewer and fewer.
+        """
+        self._taken_launches.add(request_id)
+        self._back_off(self.policy.back_off(len(self._taken_launches)), now)
 
     def record_postponed_launch(self, problem: Explanation, now: float) -> bool:
         """Record that the native system accepts no launch for now, or no more; return whether it is the first in a row.
@@ -170,9 +188,22 @@ class FailureHistory:
             return False
         return self._has_lasted(len(self._early_losses), self.policy.max_early_losses, now)
 
+    def record_short_life(self, request_id: str, now: float) -> None:
+        """Record that a worker ended without a task that was healthy, but not for long: a few may be accidents."""
+        self._short_lives.add(request_id)
+        self._last_short_life_at = now
+        failures = max(0, len(self._short_lives) - self.policy.free_short_lives)
+        self._back_off(self.policy.back_off(failures, self.policy.max_failure_delay), now)
+
+    def record_use(self, launched: float) -> None:
+        """Record that a worker has tasks, or has lived for long; launched after the last short life, it ends these."""
+        if launched >= self._last_short_life_at:
+            self._short_lives.clear()
+
     def record_joined(self) -> None:
         """Record that a worker has joined: the group can start workers."""
         self._failed_launches.clear()
+        self._taken_launches.clear()
         if not self._early_losses:
             self._failing_since = None
 
@@ -198,7 +229,9 @@ class FailureHistory:
         self.retry_at = 0.0
         self._failing_since = None
         self._failed_launches.clear()
+        self._taken_launches.clear()
         self._early_losses.clear()
+        self._short_lives.clear()
         self._postponed_launches = self._deaths = self._probes = 0
 
     def _record_failure(self, failures: int, now: float) -> None:

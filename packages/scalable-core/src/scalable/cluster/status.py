@@ -103,6 +103,8 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
         return Reason.BACKOFF, f"to be tried again: {problem.summary}"
     if dismissed := _dismissed(group):
         return Reason.PAUSED, f"waiting for room{dismissed}"
+    if group.no_room:
+        return Reason.QUOTA, "waiting for room under max_workers"
     return Reason.STARTING, "about to be launched"
 
 

@@ -144,6 +144,12 @@ def make_host(
         def __init__(self, *_: Any, **__: Any) -> None:
             self.worker_processes = 1
 
+    class WithoutJobs(SLURMCluster):
+        """Keeps the keys of scheduler and clients in memory: those of the workers are files already."""
+
+        def _get_worker_security(self, security: Any) -> None:
+            return None
+
     site = site_defaults()
     own = {"host": host, "port": port, "interface": interface}
     options = {**site.scheduler, **{key: value for key, value in own.items() if value is not None}}
@@ -158,14 +164,13 @@ def make_host(
         dashboard_address or site.scheduler.get("dashboard_address") or "127.0.0.1:0"
     )
     try:
-        return SLURMCluster(
+        return WithoutJobs(
             name=name,
             n_workers=0,
             job_cls=NoJob,  # type: ignore[arg-type] # annotated as an instance
             interface=interface or site.interface,
             security=security,
             scheduler_options=options,
-            shared_temp_directory=".",  # unused: the keys are files already
         )
     except (RuntimeError, ValueError) as error:
         cause = _os_error_behind(error)

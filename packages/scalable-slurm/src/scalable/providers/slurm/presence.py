@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,12 +62,28 @@ def dead_runs(logs: Path, now: float) -> Iterator[Path]:
     """
     for keys in sorted(logs.glob("*/tls")):
         try:
-            text = (keys.parent / FILE).read_text()
-            age = now - (keys.parent / FILE).stat().st_mtime
-        except OSError:  # it ends at this moment, or is not ours to read
+            text, changed = _read_own(keys.parent / FILE)
+            age = now - changed
+        except OSError:  # it ends at this moment, or is not ours
             continue
         if _is_dead(text, age):
             yield keys.parent
+
+
+def _read_own(path: Path) -> tuple[str, float]:
+    """Return the text of a file of this user, and when it was changed.
+
+    Raises
+    ------
+    OSError
+        It is another user's, a link, or no file: whoever can write in the directory of all runs could make this wait
+        for a pipe.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        facts = os.fstat(file.fileno())
+        if facts.st_uid != os.geteuid() or not stat.S_ISREG(facts.st_mode):
+            raise PermissionError(errno.EPERM, "it is not a file of this user", str(path))
+        return file.read(1000).decode(errors="replace"), facts.st_mtime
 
 
 def _is_dead(text: str, age: float) -> bool:

@@ -59,8 +59,9 @@ class RunDirectory:
 
         The files have mode 0600: anyone who can read them can run code as the user.
         """
-        files = make_credentials().write(self.path / "tls")
-        return files.security(), files
+        credentials = make_credentials()
+        # Scheduler and clients do not read the files, which who can write above this directory could replace.
+        return credentials.security(), credentials.write(self.path / "tls")
 
     def remove_keys(self) -> None:
         """Remove the keys, and the directory if it has no logs. Idempotent."""

@@ -44,6 +44,7 @@ _NOT_ACCEPTED = frozenset(
     }
 )
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
+_UNSIGNED = frozenset({"InvalidSignatureException", "SignatureDoesNotMatch"})
 _CAPACITY = frozenset(
     {
         *("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity"),
@@ -91,7 +92,9 @@ def is_there_already(error: AwsError) -> bool:
 
 def is_expired(error: AwsError) -> bool:
     """Return whether credentials have to be renewed."""
-    return error.code in _EXPIRED
+    # What was signed before the machine slept, or by a clock that is wrong, is refused like a wrong key.
+    outdated = error.code in _UNSIGNED and "expired" in error.text
+    return outdated or error.code in _EXPIRED
 
 
 def is_transient(error: AwsError) -> bool:
@@ -114,7 +117,7 @@ def explain_refusal(error: AwsError) -> Explanation:
     if code in _DENIED:
         remedy = "ask for this permission; docs/providers/aws.md has the policy that suffices"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
-    if code in _EXPIRED:
+    if is_expired(error):
         remedy = "renew your credentials, for example by `aws sso login`"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
     if code in _NOT_ACCEPTED:
@@ -138,7 +141,7 @@ def is_lasting(error: AwsError) -> bool:
     """Return whether the same call would be refused again, whatever time passes."""
     # Credentials that have expired are renewed while a run goes on.
     reason = explain_refusal(error).reason
-    return reason in (Reason.REFUSED, Reason.CREDENTIALS) and error.code not in _EXPIRED
+    return reason in (Reason.REFUSED, Reason.CREDENTIALS) and not is_expired(error)
 
 
 def explain_shortfall(reason: str, detail: str = "") -> Explanation:

@@ -20,7 +20,12 @@ from scalable.providers.cloud.aws.names import (
     resource_name,
     role_name,
 )
-from scalable.providers.cloud.aws.refusals import explain_refusal, is_missing, is_transient
+from scalable.providers.cloud.aws.refusals import (
+    explain_refusal,
+    is_expired,
+    is_missing,
+    is_transient,
+)
 from scalable.providers.cloud.aws.states import STOP_REASON, task_id
 
 if TYPE_CHECKING:
@@ -58,6 +63,11 @@ what a role or profile had in it is gone."""
 _SHOWN_WITHIN = 30.0
 """Seconds after which every list has what was started:
 https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html."""
+
+
+_RENEWED_WITHIN = 30.0
+"""Seconds for which a call is repeated that is refused because credentials have expired. Each reads them again, and
+what stays behind costs money."""
 
 
 async def list_tasks(api: AwsApi, run: str) -> list[str]:
@@ -105,7 +115,8 @@ async def stop_run(
 
     Tasks that are `known` are stopped even if the list does not show them yet.
     """
-    deadline = _now() + limit
+    heard = _now()
+    deadline = heard + limit
     left: list[str] = []
     unlisted = {*known}
     while True:
@@ -115,11 +126,12 @@ async def stop_run(
                 return []
             await stop_tasks(api, run, left)
             unlisted.clear()
+            heard = _now()
             problem, lasting = "it still runs", False
         except AwsError as error:
             if is_missing(error):
                 return []
-            problem, lasting = str(explain_refusal(error)), not is_transient(error)
+            problem, lasting = str(explain_refusal(error)), _is_lasting(error, heard)
         except (AwsUnreachableError, NativeTimeoutError) as error:
             problem, lasting = describe_error(error), False
         if lasting or _now() > deadline:
@@ -144,7 +156,13 @@ async def list_instances(api: AwsApi, run: str) -> list[dict[str, Any]]:
 async def terminate(api: AwsApi, instances: Collection[str]) -> set[str]:
     """Terminate instances, in one call; return those that AWS does not know: no longer, or not yet.
 
-    A call that names one of those terminates none of the others, which therefore takes a second call.
+    A call that names one of those terminates none of the others, which therefore takes a second call. So does one that
+    names an instance which may not be terminated: then each takes a call.
+
+    Raises
+    ------
+    AwsError, AwsUnreachableError
+        One could not be terminated; all others were tried, unless AWS is in trouble.
     """
     rest, unknown = {*instances}, set[str]()
     while rest:
@@ -153,11 +171,25 @@ async def terminate(api: AwsApi, instances: Collection[str]) -> set[str]:
         except AwsError as error:
             named = rest.intersection(_INSTANCE.findall(error.text))
             if not is_missing(error) or not named:
-                raise
+                if len(rest) == 1 or is_transient(error) or is_expired(error):
+                    raise
+                return unknown | await _terminate_each(api, rest)
             unknown |= named
             rest -= named
         else:
             break
+    return unknown
+
+
+async def _terminate_each(api: AwsApi, instances: Collection[str]) -> set[str]:
+    unknown, problem = set[str](), None
+    for each in sorted(instances):
+        try:
+            unknown |= await terminate(api, [each])
+        except AwsError as error:
+            problem = error
+    if problem is not None:
+        raise problem
     return unknown
 
 
@@ -176,7 +208,7 @@ async def terminate_run(
 
     Instances that are `known` are terminated even if the list does not show them yet.
     """
-    began = _now()
+    began = heard = _now()
     deadline = began + limit
     left: list[str] = []
     asked: set[str] = set()
@@ -192,9 +224,10 @@ async def terminate_run(
                 return []
             new = {*left} - asked
             asked |= new - await terminate(api, new)
+            heard = _now()
             problem, lasting = "it is shutting down", False
         except AwsError as error:
-            problem, lasting = str(explain_refusal(error)), not is_transient(error)
+            problem, lasting = str(explain_refusal(error)), _is_lasting(error, heard)
         except (AwsUnreachableError, NativeTimeoutError) as error:
             problem, lasting = describe_error(error), False
         if lasting or _now() > deadline:
@@ -266,14 +299,17 @@ async def stop_all(
 async def _until_done(step: Step, run: str, deadline: float) -> Sequence[Leftover]:
     """Repeat a step until nothing is left for it to remove, or it cannot succeed."""
     kind, name, remove = step
+    heard = _now()
     while True:
         try:
             await remove()
         except AwsError as error:
             if is_missing(error):
                 return []
-            problem = str(explain_refusal(error)) if error.code not in _BUSY else str(error)
-            lasting = error.code not in _BUSY and not is_transient(error)
+            if error.code in _BUSY:
+                heard, problem, lasting = _now(), str(error), False
+            else:
+                problem, lasting = str(explain_refusal(error)), _is_lasting(error, heard)
         except (AwsUnreachableError, NativeTimeoutError) as error:
             problem, lasting = describe_error(error), False
         else:
@@ -366,6 +402,13 @@ async def _stop_again(api: AwsApi, run: str, kinds: Set[Kind]) -> None:
     await terminate(
         api, [each["InstanceId"] for each in instances if each["State"]["Name"] not in ending]
     )
+
+
+def _is_lasting(error: AwsError, heard: float) -> bool:
+    """Return whether a removal is refused for good, which AWS has not refused before `heard`."""
+    if is_expired(error):
+        return _now() - heard > _RENEWED_WITHIN
+    return not is_transient(error)
 
 
 def _remedy(run: str) -> str:

@@ -9,7 +9,7 @@ from scalable.cluster.port import Explanation, Reason
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceError
 
-__all__ = ["explain_refusal", "is_lasting", "is_transient"]
+__all__ = ["RATE", "explain_refusal", "is_lasting", "is_transient"]
 
 # https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-vm-creation
 _CAPACITY = (
@@ -18,7 +18,9 @@ _CAPACITY = (
     "resource_availability",
     "STOCKOUT",
 )
-_QUOTA = ("QUOTA", "quotaExceeded", "RATE_LIMIT", "rateLimitExceeded")
+RATE = ("RATE_LIMIT", "rateLimitExceeded", "RateLimitExceeded")
+"""In the codes of requests that are too many at present."""
+_QUOTA = ("QUOTA", "quotaExceeded", *RATE)
 _ROLES = {
     "compute": "you need roles/compute.instanceAdmin.v1, and roles/iam.serviceAccountUser on the "
     "machines' service account",
@@ -30,7 +32,10 @@ _DISABLED = ("accessNotConfigured", "SERVICE_DISABLED", "has not been used in pr
 
 def is_transient(error: GceError) -> bool:
     """Return whether it lies in the present state of Compute Engine: it is busy, or in trouble."""
-    return error.status == 429 or error.status >= 500
+    # Requests are limited by the minute, which is refused with status 403:
+    # https://cloud.google.com/compute/api-quota
+    too_many = any(word in error.code for word in RATE)
+    return too_many or error.status == 429 or error.status >= 500
 
 
 def explain_refusal(error: GceError, service: str = "compute") -> Explanation:

@@ -21,6 +21,11 @@ _POLL = 1.0
 _ASK_AGAIN = 60.0
 """Seconds after which the deletion of a machine is requested again."""
 
+_EXPIRED = 401
+_RENEWED_WITHIN = 30.0
+"""Seconds for which a call is repeated that is refused because credentials have expired. Each reads them again, and
+what stays behind costs money."""
+
 
 async def delete_run(
     api: GceApi,
@@ -42,9 +47,15 @@ async def delete_run(
         Names of machines that stay.
     """
     now = asyncio.get_running_loop().time
-    deadline = now() + limit
+    heard = now()
+    deadline = heard + limit
     asked: dict[str, float] = {}
     left: list[str] = []
+
+    async def delete(zone: str, name: str) -> None:
+        await api.delete(zone, name)
+        asked[name] = now()
+
     while True:
         try:
             more, unknown = await _is_creating(api, zones)  # first: what it has made is listed then
@@ -55,13 +66,15 @@ async def delete_run(
             if not left and not more:
                 return []
             new = [name for name in left if now() - asked.get(name, -_ASK_AGAIN) >= _ASK_AGAIN]
-            asked |= dict.fromkeys(new, now())
             await asyncio.gather(
-                *(api.delete(found[name].zone.rpartition("/")[2], name) for name in new)
+                *(delete(found[name].zone.rpartition("/")[2], name) for name in new)
             )
+            heard = now()
             problem, lasting = "it is being deleted", False
         except GceError as error:
             problem, lasting = str(explain_refusal(error)), not is_transient(error)
+            if error.status == _EXPIRED:
+                lasting = now() - heard > _RENEWED_WITHIN
         except (GceUnreachableError, NativeTimeoutError) as error:
             problem, lasting = describe_error(error), False
         if lasting or now() > deadline:
@@ -77,7 +90,7 @@ async def _is_creating(api: GceApi, zones: Sequence[str]) -> tuple[bool, str]:
     try:
         return await api.is_creating(zones), ""
     except GceError as error:
-        if is_transient(error):
+        if is_transient(error) or error.status == _EXPIRED:
             raise
         return False, f"it is not known whether more are being created: {explain_refusal(error)}"
 
