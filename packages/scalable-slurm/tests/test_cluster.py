@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scalable.cluster import Pace
-from scalable.errors import LeftoverError, NotSupportedError, ValidationFailedError
+from scalable.errors import (
+    LeftoverError,
+    LimitExceededError,
+    NotSupportedError,
+    ValidationFailedError,
+)
 from scalable.providers.slurm import SlurmCluster, SlurmOptions
 from scalable.providers.slurm.options import JobOptions
 
@@ -45,13 +50,31 @@ def test_the_watchdog_of_a_cluster_that_left_nothing_ends_with_it(
 
 
 def test_options_of_other_libraries_are_answered_with_what_to_write(tmp_path: Path) -> None:
-    for option in ("silence_logs", "config_overwrite", "cores", "limits"):
+    for option in ("silence_logs", "config_overwrite", "cores"):
         refused: dict[str, Any] = {"logs_location": str(tmp_path), option: 1}
         with pytest.raises(NotSupportedError, match=f"no option {option}: "):
             SlurmCluster(**refused)
     with pytest.raises(ValidationFailedError, match="no interface"):
         SlurmCluster(logs_location=str(tmp_path), interface="nosuch0")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_limits_hold(tmp_path: Path, fake_command: FakeCommand) -> None:
+    for command in ("squeue", "scancel"):
+        fake_command(command)
+    fake_command("sbatch", stdout="7\n")
+    fields: dict[str, Any] = {"logs_location": str(tmp_path), "interface": "lo", "security": False}
+    limits = {"max_workers": 2, "max_worker_hours": 10, "on_exceed": "drain"}
+    with SlurmCluster(**fields, limits=limits) as cluster:
+        cluster.add_container("gcam")
+        with pytest.raises(LimitExceededError, match="max_workers"):
+            cluster.add_workers(3, "gcam")
+        cluster.add_workers(2, "gcam")
+        assert cluster.groups["gcam"].wanted == 2
+        assert cluster.usage["limits"]["max_worker_hours"] == 10
+    for limit in ("max_cost", "max_hourly_cost"):
+        with pytest.raises(NotSupportedError, match="pass max_worker_hours"):
+            SlurmCluster(**fields, limits={limit: 5})
 
 
 def test_groups_have_the_size_that_the_options_say(

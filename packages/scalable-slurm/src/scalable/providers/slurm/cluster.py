@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from scalable.cluster import GroupedCluster, Pace, RetryPolicy
+from scalable.cluster.budget import Budget
 from scalable.cluster.ledger import new_run_id
 from scalable.cluster.port import GroupSpec
 from scalable.errors import NotSupportedError, ValidationFailedError, did_you_mean
@@ -21,6 +22,7 @@ from scalable.manifest.schema import ComponentConfig
 from scalable.planning import group_size
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.containers import chosen_runtime
+from scalable.providers.options import Limits
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.checking import check_component
 from scalable.providers.slurm.commands import Slurm
@@ -115,6 +117,7 @@ class SlurmCluster(GroupedCluster):
         first = list(components)
         _check_types(options, first, pace, fields)
         self.options = _checked_options(fields) if options is None else options
+        budget = _budget(self.options.limits)
         self._site = site_defaults()
         for note in self._site.notes:
             logger.warning("%s", note)
@@ -160,6 +163,8 @@ class SlurmCluster(GroupedCluster):
                 on_closed=[self._end_watchdog, directory.remove_keys],
             )
             cleanup.pop_all()  # from here on, close() does this
+        if budget.is_limited:
+            self.set_budget(budget)
 
     def _end_watchdog(self) -> None:
         if self._backend.has_left_jobs:
@@ -342,7 +347,6 @@ _ELSEWHERE = {
     "nanny": "there is none: the cluster itself replaces workers",
     "asynchronous": "each method has a twin named …_async",
     "config_name": "the configuration is jobqueue.slurm",
-    "limits": "Slurm has no prices, so that no limit on cost can be kept; remove it",
 }
 
 
@@ -358,6 +362,17 @@ def _checked_options(fields: Mapping[str, Any]) -> SlurmOptions:
         message = "must lie between the minimum and the maximum of adaptive"
         raise _invalid("SlurmCluster.n_workers", "E_OUT_OF_RANGE", message)
     return options
+
+
+def _budget(limits: Limits) -> Budget:
+    """Return what a cluster may use."""
+    if limits.max_cost is not None or limits.max_hourly_cost is not None:
+        raise NotSupportedError(
+            "Slurm has no prices, so that it can keep no limit on cost: pass max_worker_hours or max_workers"
+        )
+    return Budget(
+        limits.max_workers, max_worker_hours=limits.max_worker_hours, on_exceed=limits.on_exceed
+    )
 
 
 def _check_types(

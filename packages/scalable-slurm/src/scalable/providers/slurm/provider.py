@@ -30,6 +30,7 @@ from scalable.providers.base import (
     current_owner,
 )
 from scalable.providers.common import BaseProvider, cluster_handle, run_now
+from scalable.providers.options import Limits
 from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.checking import check_component
 from scalable.providers.slurm.options import SlurmOptions
@@ -215,5 +216,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
         where = spec.manifest.place(("targets", spec.target_name))
         check_interfaces(options, site_defaults(), where)
-        cluster = SlurmCluster(options, components=spec.components.values())
+        # A session sets the limits of its target.
+        unlimited = options.model_copy(update={"limits": Limits()})
+        cluster = SlurmCluster(unlimited, components=spec.components.values())
         return cluster_handle(cluster, spec, {"run": cluster.name, "logs": cluster.logs_location})
