@@ -4,11 +4,10 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from google.api_core import exceptions
 from google.cloud import compute_v1
 
 from scalable.providers.cloud.gcp import removal
-from scalable.providers.cloud.gcp.api import GceApi, GceError, _is_transient
+from scalable.providers.cloud.gcp.api import GceApi, GceError
 from scalable.providers.cloud.gcp.removal import delete_run
 
 EXPIRED = GceError("Instances.list", "unauthenticated", "Reauthentication is needed", 401)
@@ -67,11 +66,3 @@ def test_a_machine_that_may_not_be_deleted_is_told_at_once() -> None:
     project = Project(1, delete=[DENIED])
     (left,) = removed(project)
     assert "compute.instances.delete" in left.error
-
-
-def test_too_many_requests_are_made_again() -> None:
-    """Compute Engine refuses them with the status of a permission that is lacking."""
-    refused: Any = exceptions.Forbidden
-    busy = refused("Quota exceeded", errors=[{"reason": "rateLimitExceeded"}])
-    denied = refused("Required 'compute.instances.list'", errors=[{"reason": "forbidden"}])
-    assert (_is_transient(busy), _is_transient(denied)) == (True, False)

@@ -30,7 +30,6 @@ from google.cloud import compute_v1
 from scalable.cluster.port import Leftover
 from scalable.errors import ProviderNotSetUpError, describe_error
 from scalable.providers.blocking import BlockingCalls
-from scalable.providers.cloud.gcp.refusals import is_transient
 
 __all__ = ["ENDPOINT", "GceApi", "GceError", "GceUnreachableError", "service_url"]
 
@@ -83,9 +82,6 @@ _is_server_error = retry.if_exception_type(
 
 
 def _is_transient(error: Exception) -> bool:
-    if isinstance(error, exceptions.Forbidden):
-        found = _translated(error, "")
-        return isinstance(found, GceError) and is_transient(found)
     return bool(_is_server_error(error) or retry.if_transient_error(error))
 
 
