@@ -7,6 +7,7 @@ and its functions, which run there, return plain types. `scalable.runs.counting`
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
+from json import loads
 from json.encoder import encode_basestring as quoted
 from time import time
 from typing import Any
@@ -44,19 +45,20 @@ class TallyPlugin(SchedulerPlugin):
         self.counts: Counter[tuple[str, str]] = Counter()
         self.reasons: dict[tuple[str, str], list[Any]] = {}
         self.tags: dict[str, str] = {}
-        self.rows: deque[tuple[Any, ...]] = deque(maxlen=_MAX_ROWS)
+        # Lines of JSON: messages, which have the same in them, would take three times as much memory.
+        self.rows: deque[str] = deque(maxlen=_MAX_ROWS)
         self.lost: Counter[str] = Counter()
         self.lost_now: set[Any] = set()
         # Tasks that load a result which an earlier run has kept.
         self.loading: set[Any] = set()
         # Of tasks that have not ended: since when they could run.
         self.ready: dict[Any, float] = {}
-        # By address, also of workers that are gone.
-        self.names = {address: str(ws.name) for address, ws in self.workers.items()}
+        # By address, also of workers that are gone; as JSON.
+        self.names = {address: quoted(str(ws.name)) for address, ws in self.workers.items()}
 
     def add_worker(self, scheduler: Any, worker: str) -> None:
         """Keep the name of a worker."""
-        self.names[worker] = str(self.workers[worker].name)
+        self.names[worker] = quoted(str(self.workers[worker].name))
 
     def transition(
         self,
@@ -108,8 +110,7 @@ class TallyPlugin(SchedulerPlugin):
             self.note_tag(task)
         ready = self.ready.pop(key, None)
         if has_run:
-            tags = task.resource_restrictions
-            self.rows.append((key, tags, worker, ready, startstops, time(), status))
+            self._add_row(key, task, worker, ready, startstops, status)
 
     def _forget(self, key: Any) -> None:
         task = self.tasks.get(key)
@@ -146,14 +147,42 @@ class TallyPlugin(SchedulerPlugin):
         ready = self.ready.pop(key, None)
         if not blamed or task is None:
             return
-        tags = task.resource_restrictions
-        self.rows.append((key, tags, worker, ready, startstops, time(), "failed"))
+        self._add_row(key, task, worker, ready, startstops, "failed")
         text = " ".join((task.exception_text or "").split())[:_MAX_TEXT]
         reason = self.reasons.get((prefix, text))
         if reason is not None:
             reason[0] += 1
         elif len(self.reasons) < _MAX_REASONS:
-            self.reasons[prefix, text] = [1, str(key), self.names.get(worker, "")]
+            self.reasons[prefix, text] = [1, str(key), loads(self.names.get(worker, '""'))]
+
+    def _add_row(
+        self,
+        key: Any,
+        task: Any,
+        worker: Any,
+        ready: float | None,
+        startstops: Any,
+        status: str,
+    ) -> None:
+        begin = cpu = peak = None
+        end = time()
+        for each in startstops or ():
+            if each["action"] == "compute":
+                begin, end = each.get("start"), each.get("stop")
+                cpu, peak = each.get("cpu_seconds"), each.get("peak_memory")
+        tags = task.resource_restrictions
+        # A task whose worker has died with it has reported no times. Numbers are measured, so that they are finite,
+        # and Python writes them as JSON does.
+        self.rows.append(
+            f'{{"task": {quoted(key if type(key) is str else str(key))}, '
+            f'"component": {quoted(next(iter(tags))) if tags else "null"}, '
+            f'"worker": {self.names.get(worker, "null")}, '
+            f'"ready": {"null" if ready is None else ready}, '
+            f'"started": {"null" if begin is None else begin}, '
+            f'"ended": {end}, "status": "{status}", '
+            f'"cpu_seconds": {"null" if cpu is None else cpu}, '
+            f'"peak_memory": {"null" if peak is None else peak}}}\n'
+        )
 
     def left(self, scheduler: Any) -> tuple[dict[str, int], dict[str, int]]:
         """Return how many tasks have not ended, and how many load kept results, by the name of their function."""
@@ -208,30 +237,9 @@ def take_rows(dask_scheduler: Any) -> str:
     tally = dask_scheduler.plugins.get(_NAME)
     if tally is None:
         return ""
-    rows = list(tally.rows)
+    lines = "".join(tally.rows)
     tally.rows.clear()
-    names = {address: quoted(name) for address, name in tally.names.items()}
-    names[None] = "null"
-    lines = []
-    for key, tags, worker, ready, startstops, end, status in rows:
-        begin = cpu = peak = None
-        for each in startstops or ():
-            if each["action"] == "compute":
-                begin, end = each.get("start"), each.get("stop")
-                cpu, peak = each.get("cpu_seconds"), each.get("peak_memory")
-        # A task whose worker has died with it has reported no times. Numbers are measured, so that they are finite,
-        # and Python writes them as JSON does.
-        lines.append(
-            f'{{"task": {quoted(key if type(key) is str else str(key))}, '
-            f'"component": {quoted(next(iter(tags))) if tags else "null"}, '
-            f'"worker": {names.get(worker, "null")}, '
-            f'"ready": {"null" if ready is None else ready}, '
-            f'"started": {"null" if begin is None else begin}, '
-            f'"ended": {end}, "status": "{status}", '
-            f'"cpu_seconds": {"null" if cpu is None else cpu}, '
-            f'"peak_memory": {"null" if peak is None else peak}}}\n'
-        )
-    return "".join(lines)
+    return lines
 
 
 def progress(dask_scheduler: Any) -> tuple[dict[str, tuple[int, int, int]], list[float]] | None:
