@@ -23,6 +23,9 @@ _LOOK_AFTER = 0.5
 MAX_DROPPED = 3
 """How often the workflow may drop the exception."""
 
+_MAX_DROPPED_BY_PYTHON = 20
+"""How often Python may drop it, which it does in finalizers: a workflow may never be anywhere else."""
+
 
 class RunEnd:
     """Whether signals have asked for the end of a run, and how the workflow is made to comply.
@@ -42,9 +45,9 @@ class RunEnd:
         self.received = 0
         self._end_now = end_now
         self._raised: list[BaseException] = []
-        self._dropped = 0
+        self._dropped = self._dropped_by_python = 0
         self._lost = signals.lost
-        self._in_workflow = False
+        self._in_workflow = self._handling = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -65,20 +68,33 @@ class RunEnd:
         signals.mark_handled()
         again = signals.was_raised_again(number)
         self.received += not again and number != signal.SIGHUP
-        if signals.is_inside_hook(frame):
-            signals.raise_again(number)  # an exception would be lost here, too
+        # An exception would be lost inside of the hook, too; one while another signal is handled would take its place.
+        if self._handling or signals.is_inside_hook(frame):
+            signals.raise_again(number)
             return
+        self._handling = True
+        try:
+            error = self._decide(number, again)
+        finally:
+            self._handling = False
+        if error is not None:
+            raise error
+
+    def _decide(self, number: int, again: bool) -> BaseException | None:
+        """Return what to raise in the workflow, if anything; end the run if that is to no avail."""
         if again:
             if not self._in_workflow:
-                return
+                return None
             if self._is_handled():
                 signals.raise_again(number, _LOOK_AFTER)
-                return
+                return None
             if signals.lost > self._lost:
                 self._lost = signals.lost  # Python has dropped it, not the workflow
+                self._dropped_by_python += 1
             else:
                 self._dropped += 1
-            if self._dropped >= MAX_DROPPED:
+            if self._dropped >= MAX_DROPPED or self._dropped_by_python >= _MAX_DROPPED_BY_PYTHON:
+                self._in_workflow = False
                 self._end_now(number)
         error: BaseException = (
             KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
@@ -86,7 +102,7 @@ class RunEnd:
         self._raised.append(error)
         if self._in_workflow:
             signals.raise_again(number, _LOOK_AFTER)
-        raise error
+        return error
 
     def _is_handled(self) -> bool:
         """Return whether the main thread is handling an exception that a signal has raised, or one raised then."""
