@@ -48,7 +48,7 @@ def test_a_cluster_of_dask_jobqueue_can_be_without_workers() -> None:
 def test_a_cluster_of_dask_jobqueue_asks_for_the_keys_of_its_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`SLURMCluster._get_worker_security`: writes keys that are in memory to files, which it leaves."""
+    """`dask_jobqueue.slurm.SLURMCluster._get_worker_security`: writes keys to files, which it leaves."""
     import_jobqueue()
     from dask_jobqueue.slurm import SLURMCluster
 
