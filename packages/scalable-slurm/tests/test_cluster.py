@@ -49,6 +49,17 @@ def test_the_watchdog_of_a_cluster_that_left_nothing_ends_with_it(
     assert cluster._watchdog._process.poll() == -signal.SIGKILL
 
 
+def test_the_watchdog_of_a_cluster_that_made_nothing_ends_with_it_without_slurm(
+    tmp_path: Path, fake_command: FakeCommand
+) -> None:
+    for command in ("squeue", "scancel"):
+        fake_command(command, stderr="no Slurm here", status=1)
+    pace = Pace(tick=0.05, poll=0.1, close_timeout=4.0)
+    cluster = SlurmCluster(logs_location=str(tmp_path), interface="lo", security=False, pace=pace)
+    cluster.close()
+    assert cluster._watchdog._process.poll() == -signal.SIGKILL
+
+
 def test_options_of_other_libraries_are_answered_with_what_to_write(tmp_path: Path) -> None:
     for option in ("silence_logs", "config_overwrite", "cores"):
         refused: dict[str, Any] = {"logs_location": str(tmp_path), option: 1}

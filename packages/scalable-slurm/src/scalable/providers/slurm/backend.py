@@ -443,7 +443,8 @@ class SlurmBackend:
         unanswered = await self._end_submissions(0.5 * self._sweep_timeout)
         seconds = self._sweep_timeout - (asyncio.get_running_loop().time() - started)
         left = [*unanswered, *await self._cancel_jobs(seconds)]
-        self.has_left_jobs = bool(left)
+        # Where nothing was submitted, that squeue cannot be asked leaves nothing to watch.
+        self.has_left_jobs = any(self._has_submitted or each.is_certain for each in left)
         return left
 
     async def _end_submissions(self, limit: float) -> list[Leftover]:
