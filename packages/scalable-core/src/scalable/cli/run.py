@@ -394,7 +394,7 @@ def _check_requested_target(
 
 
 def _check_mentions(context: click.Context, workflow: Path, session: ScalableSession) -> None:
-    """Tell before the start which tags and tasks of the workflow the manifest lacks.
+    """Refuse, or warn of, tags and tasks of the workflow that the manifest lacks, before the start.
 
     What is named in any case ends the command; what is in a branch may be meant for another target.
     """

@@ -8,7 +8,7 @@ value that the manifest has from the environment.
 `records`       ``record.json``: the run, its plan, its end; finding and reading records
 `life`          whether a run lives, here or on another machine
 `tally`         what became of the tasks
-`counting`      asking the scheduler for it
+`counting`      what the scheduler has counted of them
 `plugins`       what counts them on the scheduler
 `packages`      the versions of what a workflow imports
 `cost`          what a run has cost

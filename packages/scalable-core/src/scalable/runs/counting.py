@@ -1,4 +1,4 @@
-"""Asking the scheduler what has become of its tasks: counted there from the start, also those that it has forgotten."""
+"""What a scheduler has counted of its tasks: from the start, and also those that it has forgotten."""
 
 from __future__ import annotations
 
