@@ -253,17 +253,20 @@ def test_nothing_is_kept_of_what_is_released(client: ScalableClient, cluster: Lo
     until(lambda: len(client._results) == 0 and not scheduler.tasks)
 
 
-def test_no_connection_keeps_results_that_it_has_sent(
+def test_no_connection_keeps_what_it_has_sent(
     client: ScalableClient, cluster: LocalCluster
 ) -> None:
-    """Dask's log of what was sent would have them, of the scheduler and of workers."""
+    """Dask's log of what was sent would have functions, arguments and results: in clients, scheduler and workers."""
 
     def log_of(dask_worker: Any) -> list[Any]:
         return [*dask_worker.batched_stream.recent_message_log]
 
     assert client.submit(abs, -1, tag=TAG).result() == 1
     scheduler: Any = cluster.scheduler
-    assert [*scheduler.client_comms[client.id].recent_message_log] == []
+    mine: Any = client.scheduler_comm
+    sent = [mine, scheduler.client_comms[client.id], *scheduler.stream_comms.values()]
+    assert len(sent) == 2 + len(scheduler.workers)
+    assert not any(each.recent_message_log for each in sent)
     logs = client.run(log_of)
     assert len(logs) == len(scheduler.workers)
     assert not any(logs.values())

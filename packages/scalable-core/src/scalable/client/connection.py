@@ -15,7 +15,7 @@ from scalable.cluster.dask_internals import (
     retrieve_gather_exceptions,
     send_with_next,
 )
-from scalable.cluster.plugin import send_sooner
+from scalable.cluster.plugin import keep_no_log, send_sooner
 from scalable.errors import ClusterClosedError, SchedulerLostError
 
 __all__ = ["WatchedClient"]
@@ -143,6 +143,7 @@ class WatchedClient(Client):
         await super()._ensure_connected(*args, **kwargs)
         if self.scheduler_comm is not None:
             send_sooner(self.scheduler_comm)
+            keep_no_log(self.scheduler_comm)
 
     async def _reconnect(self) -> None:
         # Dask cancels all futures at once, and names no reason. The cluster finds it out.

@@ -36,7 +36,7 @@ In reading order:
 """
 
 from scalable.cluster.plugin.admission import describe_version_mismatch
-from scalable.cluster.plugin.dask_internals import send_sooner
+from scalable.cluster.plugin.dask_internals import keep_no_log, send_sooner
 from scalable.cluster.plugin.exceptions import in_one_line
 from scalable.cluster.plugin.filenames import FileNames, kept_file_names
 from scalable.cluster.plugin.results import RESULT_MESSAGE
@@ -51,6 +51,7 @@ __all__ = [
     "GroupsWorkerPlugin",
     "describe_version_mismatch",
     "in_one_line",
+    "keep_no_log",
     "kept_file_names",
     "send_sooner",
 ]

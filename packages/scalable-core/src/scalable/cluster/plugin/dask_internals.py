@@ -168,7 +168,8 @@ def send_sooner(batched: Any) -> None:
 def keep_no_log(batched: Any) -> None:
     """Let a connection keep none of the messages that it has sent.
 
-    Dask keeps the last 1000 batches below 1 MB for its developers, and so all small results that are sent in them.
+    Dask keeps the last 1000 batches below 1 MB for its developers, with all small results, functions and arguments that
+    were sent in them.
     """
     batched.recent_message_log = deque(maxlen=0)
 

@@ -14,6 +14,7 @@ from tornado.ioloop import PeriodicCallback
 from scalable.cluster.plugin.admission import Admission
 from scalable.cluster.plugin.dask_internals import (
     cancel_all,
+    keep_no_log,
     report_failed_graph,
     send_sooner,
     tasks_of_dead_worker,
@@ -161,6 +162,7 @@ class GroupsPlugin(SchedulerPlugin):
         """Record when a worker joined, and its state, which the scheduler drops once the worker is gone."""
         self.members[worker] = scheduler.workers[worker], time()
         send_sooner(scheduler.stream_comms[worker])
+        keep_no_log(scheduler.stream_comms[worker])
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
