@@ -25,6 +25,7 @@ from scalable.providers.registry import (
     describe_providers,
     get_provider,
     iter_provider_names,
+    provider_distributions,
     register_provider,
     register_providers,
 )
@@ -286,10 +287,21 @@ def test_what_is_described(install_plugin: InstallPlugin) -> None:
     assert (info.status, info.problem) == (ProviderStatus.FOUND, "")
 
 
+def test_the_versions_of_distributions_are_those_that_are_installed(
+    install_plugin: InstallPlugin,
+) -> None:
+    install_plugin("widget", distribution="acme-Widget")
+    register_provider("desk", Desk)
+    assert provider_distributions("widget") == {"acme-widget": "1.0"}
+    assert provider_distributions().items() >= {("acme-widget", "1.0")}
+    assert provider_distributions("desk") == {}
+
+
 def test_listing_imports_no_plugin(install_plugin: InstallPlugin) -> None:
     install_plugin("widget", source="raise SystemExit('imported')")
     list(iter_provider_names())
     describe_providers()
+    provider_distributions()
     assert "acme_widget" not in sys.modules
 
 

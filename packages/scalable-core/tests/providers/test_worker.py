@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scalable.providers.entry import NoCollection
 from scalable.providers.worker import server_command, worker_arguments
 
 NOWHERE = "tcp://127.0.0.1:1"
@@ -117,3 +119,15 @@ def started_with(preload: str | None, directory: Path) -> subprocess.CompletedPr
         text=True,
         timeout=300,
     )
+
+
+def test_garbage_is_collected_again_after_imports_that_fail() -> None:
+    def fail() -> None:
+        with NoCollection():
+            assert not gc.isenabled()
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert gc.isenabled()
+    gc.unfreeze()

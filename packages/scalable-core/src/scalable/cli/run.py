@@ -39,6 +39,7 @@ from scalable.errors import (
     UnknownTaskError,
 )
 from scalable.progress.showing import progress_on_stderr
+from scalable.providers.entry import NoCollection
 
 if TYPE_CHECKING:
     from types import CodeType, TracebackType
@@ -179,11 +180,20 @@ class Request:
 
 def run_workflow(context: click.Context, request: Request) -> None:
     """Run a workflow, and end the command with its exit status."""
+    code = None if request.workflow is None else compile_workflow(request.workflow)
+    with NoCollection():
+        run = _prepare(context, request)
+    if run is not None:
+        run.execute(context, code)
+        context.exit(run.outcome.code)
+
+
+def _prepare(context: click.Context, request: Request) -> _Run | None:
+    """Return a run whose record has begun; None, with the plan shown, where no more was asked for."""
     from scalable.planning import check_limits
     from scalable.session import ScalableSession
 
     workflow, as_json = request.workflow, request.as_json
-    code = None if workflow is None else compile_workflow(workflow)
     saved, request = _read_plan(request)
     session = ScalableSession.from_yaml(
         request.manifest,
@@ -201,14 +211,12 @@ def run_workflow(context: click.Context, request: Request) -> None:
         _check_mentions(context, workflow, session)
     if request.dry_run:
         click.echo(plan.to_json() if as_json else describe_session(session, plan), nl=not as_json)
-        return
+        return None
     inside = None
     if request.in_cluster and workflow is not None:
         inside = submission(session, workflow, request.arguments)
     record = _begin_record(session, plan, request)
-    run = _Run(session, record, request, inside, debug=wants_debug(context))
-    run.execute(context, code)
-    context.exit(run.outcome.code)
+    return _Run(session, record, request, inside, debug=wants_debug(context))
 
 
 class _Run:
@@ -319,8 +327,9 @@ class _Run:
 @contextmanager
 def _offered(session: ScalableSession) -> Iterator[None]:
     """Offer a session to the script, which starts it at its first need of workers: as a session or Dask's client."""
-    from scalable.cluster.dask_internals import when_client_is_missing
-    from scalable.session import set_current_session, signals
+    with NoCollection():
+        from scalable.cluster.dask_internals import when_client_is_missing
+        from scalable.session import set_current_session, signals
 
     def start() -> None:
         if session.is_new:

@@ -82,12 +82,10 @@ def plan_document(
 
 def _versions(provider: str) -> Iterator[tuple[str, str]]:
     """Yield the versions of the core and of the distribution that has a provider."""
-    from scalable.providers.registry import ENTRY_POINT_GROUP
+    from scalable.providers.registry import provider_distributions
 
     yield "scalable-core", metadata.version("scalable-core")
-    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name.strip().lower() == provider and entry.dist is not None:
-            yield entry.dist.name.lower(), entry.dist.version
+    yield from provider_distributions(provider).items()
 
 
 def read_plan(path: Path) -> dict[str, Any]:

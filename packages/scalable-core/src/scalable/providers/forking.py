@@ -10,7 +10,6 @@ line for each worker that has ended: its number, its exit status or minus its si
 """
 
 import contextlib
-import gc
 import json
 import os
 import re
@@ -20,7 +19,7 @@ import time
 import warnings
 from collections.abc import Iterator
 
-from scalable.providers.entry import leave_out_current_directory, main
+from scalable.providers.entry import NoCollection, leave_out_current_directory, main
 
 TICK = 1.0
 """Seconds between two looks at what is asked, and at the memory of workers."""
@@ -251,13 +250,12 @@ def count_oom_kills() -> int:
 def import_dask() -> None:
     """Import what a worker does, as `main` does: files of the current directory replace no module of Dask's."""
     last = leave_out_current_directory()
-    import distributed.cli.dask_worker
-    import distributed.comm.tcp
-    import distributed.preloading
-    import distributed.worker  # noqa: F401
-
+    with NoCollection():
+        import distributed.cli.dask_worker
+        import distributed.comm.tcp
+        import distributed.preloading
+        import distributed.worker  # noqa: F401
     sys.path += last
-    gc.freeze()
 
 
 def fork_workers() -> None:

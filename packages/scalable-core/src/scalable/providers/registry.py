@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib.metadata import entry_points
+from itertools import chain
 from types import MappingProxyType
 
 from scalable.errors import (
@@ -44,6 +45,7 @@ __all__ = [
     "get_provider",
     "install_hint",
     "iter_provider_names",
+    "provider_distributions",
     "register_provider",
     "register_providers",
 ]
@@ -312,6 +314,20 @@ def _candidates(name: str) -> Sequence[_Candidate]:
             remedy="correct the factory that was passed to register_provider()",
         )
     ]
+
+
+def provider_distributions(provider: str | None = None) -> dict[str, str]:
+    """Return the versions of the distributions that have a provider, by their names; nothing is imported.
+
+    Parameters
+    ----------
+    provider : str, optional
+        The name of a provider, to get that of its distribution alone.
+    """
+    installed = _installed()
+    names = installed if provider is None else [provider]
+    found = chain.from_iterable(installed.get(name, ()) for name in names)
+    return {each.distribution.lower(): each.version for each in found}
 
 
 @cache

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from scalable.cluster.ledger import this_process
-from scalable.providers.registry import ENTRY_POINT_GROUP
+from scalable.providers.registry import provider_distributions
 from scalable.runs.packages import workflow_packages
 
 if TYPE_CHECKING:
@@ -503,10 +503,7 @@ def installed_versions() -> dict[str, str]:
     for name in ("dask", "distributed", "scalable-core"):
         versions[name] = metadata.version(name)
     # Not of all distributions, which would read the descriptions of hundreds.
-    for provider in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        if provider.dist is not None:
-            versions[provider.dist.name.lower()] = provider.dist.version
-    return dict(sorted(versions.items()))
+    return dict(sorted({**versions, **provider_distributions()}.items()))
 
 
 def _create_private(directory: Path) -> int:
