@@ -242,8 +242,8 @@ def test_the_sources_are_found() -> None:
     assert {distribution(module) for module in modules()} == {
         path.parent.name for path in PACKAGES.glob("*/src")
     }
-    assert any(each.at_top for each in imports("scalable.cli.run"))
-    assert any(not each.at_top for each in imports("scalable.cli.run"))
+    assert any(each.at_top for each in imports("scalable.cli.running"))
+    assert any(not each.at_top for each in imports("scalable.cli.running"))
 
 
 def test_core_imports_from_the_layers_below() -> None:

@@ -11,20 +11,15 @@ from typing import Any
 
 import click
 
+from scalable.cli.endings import show_error
 from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option, wants_debug
 from scalable.cli.output import print_json, print_status
 from scalable.cli.owned import reap_run
-from scalable.cli.run import (
-    ARGUMENTS,
-    WithArguments,
-    compile_workflow,
-    show_error,
-    workflow_option,
-)
 from scalable.cli.runs import find_run
 from scalable.cli.script import run_script
 from scalable.cli.up import LogFollower
+from scalable.cli.workflow import ARGUMENTS, WithArguments, compile_workflow, workflow_option
 
 __all__ = ["attach", "down", "scale"]
 

@@ -14,7 +14,8 @@ import click
 from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
 from scalable.cli.output import print_note, print_problem, print_status
-from scalable.cli.run import Request, run_workflow
+from scalable.cli.preparing import Request
+from scalable.cli.running import run_workflow
 from scalable.cli.runs import find_run, run_directory
 
 if TYPE_CHECKING:

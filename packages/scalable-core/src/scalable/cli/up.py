@@ -20,7 +20,8 @@ import click
 from scalable.cli.failures import exit_status
 from scalable.cli.options import debug_option, json_option, manifest_arguments
 from scalable.cli.output import print_json, print_problem, print_status
-from scalable.cli.run import Request, run_workflow
+from scalable.cli.preparing import Request
+from scalable.cli.running import run_workflow
 from scalable.cli.script import Outcome
 from scalable.progress.showing import progress_on_stderr
 
