@@ -717,7 +717,7 @@ def test_without_bokeh_there_is_no_link_and_the_reason_is_said(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = start("a")
-    monkeypatch.setattr("scalable.cluster.grouped.has_dashboard", lambda: False)
+    monkeypatch.setattr("scalable.cluster.dask_names.has_dashboard", lambda: False)
     assert cluster.dashboard_link == ""
     assert "scalable-core[dashboard]" in cluster.dashboard_problem
     assert html.escape(cluster.dashboard_problem) in cluster._repr_html_()

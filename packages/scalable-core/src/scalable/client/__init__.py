@@ -7,6 +7,8 @@
 `connection`    `WatchedClient`: ends in one error once its scheduler is lost
 `kept`          the futures of results that are kept
 `results`       small results that came with the news that their tasks have finished
+`unreadable`    results that cannot be unpickled here
+`foreign`       exceptions of classes that this process does not have
 `failures`      tasks that failed, beside the results of those that did not
 `keys`          the keys of calls that carry a tag
 `requirements`  what a call requires, and whether any worker can ever have it

@@ -15,7 +15,7 @@ from scalable.cluster.dask_internals import (
     retrieve_gather_exceptions,
     send_with_next,
 )
-from scalable.cluster.plugin import keep_no_log, send_sooner
+from scalable.cluster.plugin import ContainedCalls, keep_no_log, send_sooner
 from scalable.errors import ClusterClosedError, SchedulerLostError
 
 __all__ = ["WatchedClient"]
@@ -32,7 +32,7 @@ _MESSAGES_OF_THE_END = {
 """Messages that mean nothing any more once the scheduler is lost."""
 
 
-class _WatchedScheduler(PooledRPCCall):
+class _WatchedScheduler(ContainedCalls):
     """The calls of a client to its scheduler, which raise why it is lost and not that a connection broke.
 
     Parameters

@@ -14,15 +14,22 @@ from distributed import Future, get_worker
 
 from scalable.client.connection import WatchedClient
 from scalable.client.failures import TaskFailure, gather_with_failures
+from scalable.client.foreign import read_exception
 from scalable.client.kept import KeptFutures
 from scalable.client.results import ReceivedResults
+from scalable.client.unreadable import (
+    Unreadable,
+    answer_without,
+    received_apart,
+    replace_unreadable,
+)
 from scalable.cluster.dask_internals import (
     function_name,
     has_own_deserializers,
     retrieve_gather_exceptions,
     take_from_gather,
 )
-from scalable.cluster.plugin import RESULT_MESSAGE, in_one_line
+from scalable.cluster.plugin import RESULT_MESSAGE, contain_answers
 from scalable.errors import ResultStoreError
 
 if TYPE_CHECKING:
@@ -51,6 +58,8 @@ class GatheringClient(WatchedClient):
     def __init__(self, *args: Any, results: Results | None = None, **kwargs: Any) -> None:
         self._gathering: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._results = ReceivedResults()
+        # Until the scheduler has confirmed that their tasks have finished.
+        self._unreadable: dict[Any, Unreadable] = {}
         self._failures: dict[Any, TaskFailure] = {}
         self._kept: KeptFutures | None = None
         self.keep_results(results)
@@ -58,6 +67,7 @@ class GatheringClient(WatchedClient):
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
         self._stream_handlers[RESULT_MESSAGE] = self._handle_result
+        contain_answers(self.rpc, replace_unreadable)
         return await super()._start(*args, **kwargs)
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
@@ -184,14 +194,13 @@ class GatheringClient(WatchedClient):
         here, is_all = take_from_gather(self, take)
         response: dict[str, Any] = {"status": "OK", "data": {}}
         if not is_all:
-            try:
+            with received_apart() as unreadable:
                 response = await super()._gather_remote(*args, **kwargs)
-            except TypeError as error:
-                if not str(error).startswith("Could not serialize"):
-                    raise
-                # Dask's text has the worker's traceback in it.
-                text = in_one_line(error).removeprefix("TypeError: ")
-                raise TypeError(f"{text}; let the task return what can be pickled") from None
+            if unreadable and response["status"] == "OK":
+                data = response["data"].items()
+                found = {key: each for key, each in data if isinstance(each, Unreadable)}
+                self._unreadable |= found
+                response = answer_without(found)
         if response["status"] == "OK":
             response["data"] |= here
             if kept and self._kept is not None:
@@ -201,8 +210,20 @@ class GatheringClient(WatchedClient):
     def _handle_key_in_memory(self, key: Any = None, *args: Any, **kwargs: Any) -> None:
         """Record that a task has finished. Perhaps it ran again, so that an earlier result is not this one."""
         self._results.discard(key)
+        if (unreadable := self._unreadable.pop(key, None)) is not None:
+            error = unreadable.error
+            self._handle_task_erred(key, error, error.__traceback__)
+            return
         self._failures.pop(key, None)  # it was tried again
         super()._handle_key_in_memory(key, *args, **kwargs)
+
+    def _handle_task_erred(
+        self, key: Any = None, exception: Any = None, traceback: Any = None
+    ) -> None:
+        """Record that a task has failed."""
+        if isinstance(exception, bytes):
+            exception = read_exception(exception)
+        super()._handle_task_erred(key, exception, traceback)
 
     def _handle_result(self, key: Any, result: bytes) -> None:
         """Keep a small result, which follows the message that its task has finished."""
@@ -211,12 +232,14 @@ class GatheringClient(WatchedClient):
 
     def _release_key(self, key: Any) -> None:
         self._results.discard(key)
+        self._unreadable.pop(key, None)
         if self._kept is not None:
             self._kept.discard(key)
         super()._release_key(key)
 
     def _handle_restart(self) -> None:
         self._results.clear()
+        self._unreadable.clear()
         if self._kept is not None:
             self._kept.clear()
         super()._handle_restart()

@@ -25,6 +25,7 @@ from scalable.cluster.dask_internals import (
     is_coroutine_function,
     reset_future,
 )
+from scalable.cluster.plugin import passable
 from scalable.errors import NotSupportedError, ResultStoreError
 
 if TYPE_CHECKING:
@@ -374,8 +375,8 @@ class KeptFutures:
         for key, name in names.items():
             try:
                 values[key] = read(name)
-            except Exception as error:  # noqa: BLE001 - reported; whatever it is, the call can be computed
-                problems[key] = error
+            except BaseException as error:  # noqa: BLE001 - reported; whatever it is, the call can be computed
+                problems[key] = passable(error, "unpickling the result")
         return values, problems
 
     def _compute(self, problems: Mapping[Any, Exception]) -> None:

@@ -31,7 +31,9 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `versions`      whether client and scheduler fit each other
 `plugin`        the scheduler's side of `link`, a package that is sent by value
 `calls`         calls to the event loop, from any other thread or loop
-`grouped`       `GroupedCluster`, for users and Dask's client
+`teardown`      how a cluster ends, also where the program ends first
+`dask_names`    the names by which Dask's client, its documentation and notebooks know a cluster
+`grouped`       `GroupedCluster`: the groups, for users
 `logs`          the logs of workers that a run keeps, in `log_directory`
 `history`       when each worker was launched, joined and ended
 `dashboard`     the link to Dask's dashboard: one that opens, or none

@@ -558,6 +558,27 @@ async def test_a_gather_asks_for_all_keys_by_one_coroutine(rig: Rig) -> None:
 
 
 @on_cluster
+async def test_a_client_learns_of_failures(rig: Rig) -> None:
+    """`distributed.Client._handle_task_erred`: called with the key and the exception, pickled, or as an object."""
+    received = []
+
+    class Ours(Client):
+        def _handle_task_erred(
+            self, key: Any = None, exception: Any = None, traceback: Any = None
+        ) -> None:
+            received.append(exception)
+            super()._handle_task_erred(key, LookupError("ours"), traceback)  # type: ignore[no-untyped-call]
+
+    await rig.add()
+    async with Ours(  # type: ignore[no-untyped-call]
+        rig.scheduler.address, asynchronous=True, set_as_default=False
+    ) as client:
+        with pytest.raises(LookupError, match="ours"):
+            await client.submit(operator.truediv, 1, 0)
+    assert isinstance(pickle.loads(received[0]), ZeroDivisionError)
+
+
+@on_cluster
 async def test_the_keys_of_a_gather_can_be_taken_from_it(rig: Rig) -> None:
     """`distributed.Client._gather_keys`: a set of the keys to ask for, or None."""
 

@@ -31,29 +31,38 @@ from distributed.core import ConnectionPool
 from distributed.protocol.core import dumps as protocol_dumps
 from distributed.protocol.core import loads as protocol_loads
 from distributed.protocol.pickle import loads
-from distributed.protocol.serialize import ToPickle, to_serialize
+from distributed.protocol.serialize import (
+    ToPickle,
+    merge_and_deserialize,
+    serialize,
+    to_serialize,
+)
 from distributed.utils import get_traceback
 from distributed.worker import get_data_from_worker
 from distributed.worker_state_machine import UnpauseEvent
 
+from scalable.cluster.plugin import raise_unreadable
 from scalable.cluster.plugin.dask_internals import (
     actor_executor,
     actor_failure,
     adjust_batches,
+    contain_answers,
+    contain_requests,
     drop_unusable_traceback,
     executing_tasks,
     forget_worker_and_clients,
     hide_from_tracebacks,
-    is_holder_busy,
     lift_worker_send_timeout,
     raised_by,
     read_unreadable_tasks,
+    receive_alone,
     replace_execute,
     replaced_run_spec,
     return_resources,
     run_id,
     task_failure,
     task_that_raises,
+    try_to_send,
     unstarted_tasks,
     untransferable_error,
 )
@@ -82,11 +91,16 @@ class Armed:
         return pickle.loads, (b"cno_such_module\nfunction\n.",)
 
 
+def failing_task(error: BaseException) -> Any:
+    assert isinstance(error, Exception)
+    return task_that_raises(error)
+
+
 @on_cluster
 async def test_a_worker_reads_on_after_a_task_that_it_cannot_unpickle(rig: Rig) -> None:
     """`Comm.read`: calls `from_frames`, a global name, as each comm that sends bytes does."""
     worker = await rig.add()
-    read_unreadable_tasks(worker, task_that_raises)
+    read_unreadable_tasks(worker, failing_task)
     assert await rig.client.submit(identity, 1) == 1  # read as before, because that had begun
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         await rig.client.submit(identity, Unarmed())
@@ -294,16 +308,59 @@ async def test_a_worker_starts_what_waited_for_resources(rig: Rig) -> None:
 
 @on_cluster
 async def test_a_worker_receives_a_result_from_another(rig: Rig) -> None:
-    """`distributed.worker.get_data_from_worker`: raises what pickling raises; a busy worker sends nothing."""
+    """`distributed.worker.get_data_from_worker`: a result that cannot be pickled cannot be unpickled either; a busy
+    worker sends nothing."""
     first, second = await rig.add("a"), await rig.add("b")
     good = rig.client.submit(identity, 1, workers=["a"])
     bad = rig.client.submit(Unsendable, workers=["a"])
     await wait([good, bad])
-    assert not await is_holder_busy(second, good.key, first.address)
-    with pytest.raises(TypeError, match="cannot be pickled"):
-        await is_holder_busy(second, bad.key, first.address)
+    failures: list[BaseException] = []
+    assert not await receive_alone(second, good.key, first.address, failures)
+    assert failures == []
+    assert not await receive_alone(second, bad.key, first.address, failures)
+    assert "cannot be pickled" in str(failures[0])
     first.transfer_outgoing_count_limit = 0
-    assert await is_holder_busy(second, good.key, first.address)
+    assert await receive_alone(second, good.key, first.address, failures)
+
+
+class Unreadable:
+    """A result that its worker can pickle, and nobody unpickle."""
+
+    def __reduce__(self) -> Any:
+        return open, ("/no/such/file",)
+
+
+@on_cluster
+async def test_parts_of_messages_are_unpickled_by_one_function(rig: Rig) -> None:
+    """`distributed.protocol.serialize.merge_and_deserialize`: called by its global name, for each result."""
+    assert protocol_loads.__globals__["merge_and_deserialize"] is merge_and_deserialize
+    await rig.add("a")
+    futures = [rig.client.submit(make, workers=["a"]) for make in (Unreadable, dict)]
+    contain_answers(rig.client.rpc, lambda error: type(error).__name__)
+    assert await rig.client.gather(futures) == ["FileNotFoundError", {}]
+
+
+@on_cluster
+async def test_a_pool_connects_by_a_method(rig: Rig) -> None:
+    """`ConnectionPool.connect`: called for each message; a connection is closed on which one could not be read."""
+    first = await rig.add("a")
+    contain_answers(rig.client.rpc, raise_unreadable)
+    future = rig.client.submit(Unreadable, workers=["a"])
+    await wait(future)
+    with pytest.raises(RuntimeError, match="unpickling it raised FileNotFoundError"):
+        await get_data_from_worker(rig.client.rpc, [future.key], first.address)
+    assert rig.client.rpc.available[first.address] == set()
+    await until(lambda: first.transfer_outgoing_count == 0)
+
+
+@on_cluster
+async def test_a_server_passes_connections_to_a_handler(rig: Rig) -> None:
+    """`Listener.comm_handler`: looked up for each connection that a worker accepts."""
+    first = await rig.add("a")
+    contain_requests(first, raise_unreadable)
+    with pytest.raises(RuntimeError, match="unpickling it raised FileNotFoundError"):
+        await rig.client.rpc(first.address).update_data(data={"x": to_serialize(Unreadable())})
+    assert await rig.client.submit(identity, 1, workers=["a"]) == 1
 
 
 @on_cluster
@@ -320,6 +377,44 @@ async def test_connections_of_its_own(rig: Rig) -> None:
     answer: Any = await get_data_from_worker(connections, [future.key], first.address)
     assert answer["status"] == "OK"
     await connections.close()
+
+
+class Pickled:
+    """A result that is noted when it is pickled."""
+
+    noted: list[str] = []  # noqa: RUF012 - of all
+
+    def __reduce__(self) -> Any:
+        self.noted.append(threading.current_thread().name)
+        return Pickled, ()
+
+
+@on_cluster
+async def test_a_result_is_what_execute_returns(rig: Rig) -> None:
+    """`distributed.worker_state_machine.ExecuteSuccessEvent`: has the result."""
+    worker = await rig.add()
+    Pickled.noted.clear()
+
+    async def execute(key: Any, *, stimulus_id: str) -> Any:
+        done = await previous(key, stimulus_id=stimulus_id)
+        await try_to_send(worker, done)
+        return done
+
+    previous = replace_execute(worker, execute)
+    for make in (Pickled, Unsendable):
+        await wait(rig.client.submit(make))
+    with pytest.raises(ZeroDivisionError):
+        await rig.client.submit(operator.truediv, 1, 0)
+    assert len(Pickled.noted) == 1
+    assert "Dask-Actor-Threads" in Pickled.noted[0]
+
+
+def test_results_are_pickled_by_one_function() -> None:
+    """`distributed.protocol.serialize.serialize`: returns frames, and an error in their place only if it may."""
+    Pickled.noted.clear()
+    header, _ = serialize(Pickled())
+    assert header["serializer"] == "pickle"
+    assert len(Pickled.noted) == 1
 
 
 @on_cluster

@@ -30,6 +30,7 @@ OVERRIDDEN = {
     "_gather_remote",
     "_handle_key_in_memory",
     "_handle_restart",
+    "_handle_task_erred",
     "_release_key",
     "_scatter",
     "_send_to_scheduler_safe",

@@ -29,12 +29,10 @@ from scalable.cluster.plugin.dask_internals import (
     cancel_all,
     fail_task,
     free_key,
-    gather_failure,
     has_seceded,
     not_executed,
     release_tasks,
     replace_execute,
-    replace_gather,
     run_alone,
     runs_alone,
     seconds_alone,
@@ -210,38 +208,6 @@ async def test_a_worker_runs_a_task_by_a_method_that_can_be_replaced(rig: Rig) -
     await wait(future)
     assert ended == [future.key]
     assert not has_seceded(worker, future.key)
-
-
-@on_cluster
-async def test_a_worker_receives_results_by_a_method_that_can_be_replaced(rig: Rig) -> None:
-    """`Worker.gather_dep`: is called with the other worker and the keys, and looked up each time."""
-    holder, receiver = await rig.add("holder"), await rig.add("receiver")
-    wanted: list[tuple[str, list[Any]]] = []
-
-    async def gather(worker: str, to_gather: Any, total_nbytes: int, *, stimulus_id: str) -> Any:
-        wanted.append((worker, [*to_gather]))
-        return await original(worker, to_gather, total_nbytes, stimulus_id=stimulus_id)
-
-    original = replace_gather(receiver, gather)
-    made = rig.client.submit(int, 1, key="made", workers=[holder.address])
-    assert await rig.client.submit(operator.add, made, 1, workers=[receiver.address]) == 2
-    assert wanted == [(holder.address, ["made"])]
-
-
-@on_cluster
-async def test_results_that_cannot_be_received_are_failures(rig: Rig) -> None:
-    """`distributed.worker_state_machine.GatherDepFailureEvent`: as the result of ``gather_dep``, fails the results."""
-    holder, receiver = await rig.add("holder"), await rig.add("receiver")
-
-    async def gather(worker: str, to_gather: Any, total_nbytes: int, *, stimulus_id: str) -> Any:
-        return gather_failure(worker, total_nbytes, OSError("no route"))
-
-    replace_gather(receiver, gather)
-    made = rig.client.submit(int, 1, key="made", workers=[holder.address])
-    future = rig.client.submit(int, made, workers=[receiver.address])
-    tasks = receiver.state.tasks
-    await until(lambda: "made" in tasks and tasks["made"].state == "error")
-    del future
 
 
 @on_cluster

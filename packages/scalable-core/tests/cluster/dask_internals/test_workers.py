@@ -18,6 +18,7 @@ from scalable.cluster.plugin.dask_internals import (
     interrupt_retirement,
     lift_send_timeout,
     remove_worker,
+    results_of_dead_worker,
     send_worker_status,
     set_worker_status,
     tasks_of_dead_worker,
@@ -150,10 +151,13 @@ async def test_the_last_event_of_a_worker_is_its_removal(rig: Rig) -> None:
 
     class Removals(SchedulerPlugin):
         def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
-            found.append([ts.key for ts in tasks_of_dead_worker(scheduler, worker)])
+            of_death = (tasks_of_dead_worker, results_of_dead_worker)
+            found.append([[ts.key for ts in each(scheduler, worker)] for each in of_death])
 
     rig.scheduler.add_plugin(Removals())
     worker = await rig.add()
+    made = rig.client.submit(identity, 1, key="made")
+    await wait(made)
     running = rig.block(key="running")
     await until(lambda: worker.state.executing)
     await worker.close(executor_wait=False)
@@ -161,7 +165,7 @@ async def test_the_last_event_of_a_worker_is_its_removal(rig: Rig) -> None:
     second = await rig.add("b")
     await until(lambda: second.state.executing)
     await remove_worker(rig.scheduler, rig.scheduler.workers[second.address])
-    assert found == [["running"], []]
+    assert found == [[["running"], ["made"]], [[], []]]
     del running
 
 

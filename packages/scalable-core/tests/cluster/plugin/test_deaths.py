@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,70 @@ def test_the_task_that_ran_ends_in_the_reason_and_the_others_do_not(
     # It can be tried again, as any task that has failed.
     rig.client.retry(running)
     assert running.result(timeout=30) is None
+
+
+class EndsWhoPicklesIt:
+    """A result that is being pickled until the test has ended the worker."""
+
+    begun = threading.Event()
+    ended = threading.Event()
+
+    def __reduce__(self) -> Any:
+        self.begun.set()
+        self.ended.wait(30)
+        return EndsWhoPicklesIt, ()
+
+
+def lose_result(rig: Rig, until: Until, key: str) -> str:
+    """Let a worker die that runs nothing and has a result; return its name."""
+    (name,) = rig.add("a")
+    until(lambda: rig.scheduler.tasks[key].state == "memory")
+    rig.close(name)
+    until(lambda: name not in rig.report().workers)
+    rig.run(rig.link.explain_deaths({name: CRASH}))
+    return name
+
+
+def test_a_task_whose_result_ends_who_pickles_it_is_the_culprit(rig: Rig, until: Until) -> None:
+    """Nothing runs when that happens for the first time; later, it is pickled while its task runs alone."""
+    EndsWhoPicklesIt.begun.clear()
+    EndsWhoPicklesIt.ended.clear()
+    future = rig.client.submit(EndsWhoPicklesIt, key="made", resources={"a": 1})
+    lose_result(rig, until, "made")
+    names = [lose_result(rig, until, "made")]
+    for _ in range(3):
+        (name,) = rig.add("a")
+        until(EndsWhoPicklesIt.begun.is_set)
+        EndsWhoPicklesIt.begun.clear()
+        assert rig.scheduler.tasks["made"].state == "processing"
+        rig.close(name)
+        until(lambda name=name: name not in rig.report().workers)
+        rig.run(rig.link.explain_deaths({name: CRASH}))
+        names.append(name)
+    with pytest.raises(WorkerDiedError, match="crashed with SIGSEGV") as caught:
+        future.result(timeout=30)
+    assert caught.value.workers == (*names,)
+    EndsWhoPicklesIt.ended.set()
+
+
+class CountsPickles:
+    pickled = 0
+
+    def __reduce__(self) -> Any:
+        type(self).pickled += 1
+        return CountsPickles, ()
+
+
+def test_a_result_that_was_pickled_without_harm_is_no_reason(rig: Rig, until: Until) -> None:
+    CountsPickles.pickled = 0
+    future = rig.client.submit(CountsPickles, key="made", resources={"a": 1})
+    tried = []
+    for _ in range(5):
+        lose_result(rig, until, "made")
+        tried.append(CountsPickles.pickled)
+    assert tried == [0, 0, 1, 1, 1]
+    rig.add("a")
+    assert type(future.result(timeout=30)) is CountsPickles
 
 
 def test_a_task_that_ran_is_suspected_whatever_is_more_urgent(

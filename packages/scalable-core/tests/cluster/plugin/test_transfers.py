@@ -53,11 +53,31 @@ class EndsItsReader:
         return sys.exit, ("it stays where it is",)
 
 
+class FindsNoFile:
+    """Opens a file of another machine when it is unpickled. Dask takes that for trouble with the network."""
+
+    def __reduce__(self) -> Any:
+        return open, ("it stays where it is",)
+
+
+class EndsTooEarly:
+    """Reads a file that is cut off when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return _read_too_much, ()
+
+
+def _read_too_much() -> None:
+    raise EOFError("it stays where it is")
+
+
 def _fail_to_load() -> None:
     raise ModuleNotFoundError("it stays where it is")
 
 
-@pytest.mark.parametrize("kind", [Unsendable, Unreadable, EndsItsSender, EndsItsReader])
+@pytest.mark.parametrize(
+    "kind", [Unsendable, Unreadable, EndsItsSender, EndsItsReader, FindsNoFile, EndsTooEarly]
+)
 def test_a_task_whose_input_cannot_be_sent_ends_and_no_other_does(rig: Rig, kind: type) -> None:
     rig.add("a", "b-c")
     good = rig.client.map(identity, range(10), resources={"a": 1})

@@ -36,8 +36,13 @@ In reading order:
 """
 
 from scalable.cluster.plugin.admission import describe_version_mismatch
-from scalable.cluster.plugin.dask_internals import keep_no_log, send_sooner
-from scalable.cluster.plugin.exceptions import in_one_line
+from scalable.cluster.plugin.dask_internals import (
+    ContainedCalls,
+    contain_answers,
+    keep_no_log,
+    send_sooner,
+)
+from scalable.cluster.plugin.exceptions import in_one_line, passable, raise_unreadable
 from scalable.cluster.plugin.filenames import FileNames, kept_file_names
 from scalable.cluster.plugin.results import RESULT_MESSAGE
 from scalable.cluster.plugin.scheduler import TABLE_TOPIC, GroupsPlugin
@@ -46,12 +51,16 @@ from scalable.cluster.plugin.worker import GroupsWorkerPlugin
 __all__ = [
     "RESULT_MESSAGE",
     "TABLE_TOPIC",
+    "ContainedCalls",
     "FileNames",
     "GroupsPlugin",
     "GroupsWorkerPlugin",
+    "contain_answers",
     "describe_version_mismatch",
     "in_one_line",
     "keep_no_log",
     "kept_file_names",
+    "passable",
+    "raise_unreadable",
     "send_sooner",
 ]

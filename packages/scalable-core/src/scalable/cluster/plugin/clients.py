@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import dask.base
 from distributed import Client
 
-from scalable.cluster.plugin.dask_internals import replace_worker_client
+from scalable.cluster.plugin.dask_internals import contain_answers, replace_worker_client
+from scalable.cluster.plugin.exceptions import raise_unreadable
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -19,6 +20,10 @@ __all__ = ["UntaggedClient", "provide_client"]
 
 class UntaggedClient(Client):
     """Dask's client, which refuses tags instead of passing them to the user's function or ignoring them."""
+
+    async def _start(self, *args: Any, **kwargs: Any) -> Any:
+        contain_answers(self.rpc, raise_unreadable)
+        return await super()._start(*args, **kwargs)
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:
         """Submit a task without a tag."""

@@ -7,12 +7,13 @@ and documented attributes of distributed's state classes are used where they are
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from time import time
 from types import FunctionType, MethodType, SimpleNamespace
@@ -25,14 +26,14 @@ import distributed.worker
 from dask._task_spec import Task
 from distributed import Worker, default_client
 from distributed.active_memory_manager import RetireWorker
-from distributed.core import ConnectionPool, Status
+from distributed.core import ConnectionPool, PooledRPCCall, Status
 from distributed.protocol.pickle import dumps, loads
-from distributed.protocol.serialize import to_serialize
+from distributed.protocol.serialize import merge_and_deserialize, serialize, to_serialize
 from distributed.shuffle._core import barrier_key
 from distributed.worker import get_data_from_worker
 from distributed.worker_state_machine import (
     ExecuteFailureEvent,
-    GatherDepFailureEvent,
+    ExecuteSuccessEvent,
     RescheduleEvent,
     UnpauseEvent,
 )
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
 
 __all__ = [
+    "ContainedCalls",
     "Hold",
     "Stealing",
     "actor_failure",
@@ -49,32 +51,33 @@ __all__ = [
     "barrier_of_shuffle",
     "cancel_all",
     "close_connection",
+    "contain_answers",
+    "contain_requests",
     "drop_unusable_traceback",
     "executing_tasks",
     "fail_task",
     "find_worker",
     "forget_worker_and_clients",
     "free_key",
-    "gather_failure",
     "has_seceded",
     "hide_from_tracebacks",
     "interrupt_retirement",
-    "is_holder_busy",
     "keep_no_log",
     "lift_send_timeout",
     "lift_worker_send_timeout",
     "not_executed",
     "raised_by",
     "read_unreadable_tasks",
+    "receive_alone",
     "release_tasks",
     "remove_worker",
     "replace_batched_send",
     "replace_execute",
-    "replace_gather",
     "replace_raised",
     "replace_worker_client",
     "replaced_run_spec",
     "report_failed_graph",
+    "results_of_dead_worker",
     "return_resources",
     "run_alone",
     "run_id",
@@ -91,6 +94,7 @@ __all__ = [
     "task_failure",
     "task_that_raises",
     "tasks_of_dead_worker",
+    "try_to_send",
     "turn_off_worker_ttl",
     "unstarted_tasks",
     "untransferable_error",
@@ -203,10 +207,18 @@ def interrupt_retirement(scheduler: Scheduler, address: str) -> bool:
 
 def tasks_of_dead_worker(scheduler: Scheduler, address: str) -> list[TaskState]:
     """Return the tasks that were assigned to a removed worker, none if its removal was expected."""
+    return _tasks_of_death(scheduler, address, "processing-tasks")
+
+
+def results_of_dead_worker(scheduler: Scheduler, address: str) -> list[TaskState]:
+    """Return the tasks whose results were lost with a removed worker, none if its removal was expected."""
+    return _tasks_of_death(scheduler, address, "lost-computed-tasks")
+
+
+def _tasks_of_death(scheduler: Scheduler, address: str, which: str) -> list[TaskState]:
     _, event = scheduler.get_events(address)[-1]
     died = event["action"] == "remove-worker" and not event["expected"]
-    keys = event["processing-tasks"] if died else ()
-    return [ts for key in keys if (ts := scheduler.tasks.get(key))]
+    return [ts for key in event[which] if (ts := scheduler.tasks.get(key))] if died else []
 
 
 # -- Tasks, in the scheduler
@@ -421,20 +433,6 @@ def replace_execute(worker: Worker, execute: Callable[..., Awaitable[Any]]) -> C
     return previous
 
 
-def replace_gather(worker: Worker, gather: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-    """Let a worker call `gather` to receive results of another; return what it has called so far."""
-    previous = worker.gather_dep
-    setattr(worker, "gather_dep", gather)  # noqa: B010 - a method, as mypy sees it
-    return previous
-
-
-def gather_failure(holder: str, nbytes: int, error: Exception) -> GatherDepFailureEvent:
-    """Return what `Worker.gather_dep` returns where results of a worker cannot be received."""
-    return GatherDepFailureEvent.from_exception(
-        error, worker=holder, total_nbytes=nbytes, stimulus_id=_stimulus_id()
-    )
-
-
 def replace_batched_send(worker: Worker, send: Callable[[Any], None]) -> Callable[[Any], None]:
     """Let a worker call `send` with its messages to the scheduler; return what it has called so far."""
     previous = worker.batched_send
@@ -470,28 +468,127 @@ def _is_run_by_thread(worker: Worker, ts: Any) -> bool:
     return "ThreadPoolExecutor" in str(type(executor)) and not ts.run_spec.is_coro
 
 
-def read_unreadable_tasks(worker: Worker, replace: Callable[[Exception], Any]) -> None:
+def read_unreadable_tasks(worker: Worker, replace: Callable[[BaseException], Any]) -> None:
     """Let a worker go on if it cannot unpickle a task that the scheduler sends; `replace(error)` takes its place.
 
     The message is lost otherwise, and with it the worker, since nobody knows any more which task it was.
     """
     comm: Any = worker.batched_stream.comm
+    pickling = SimpleNamespace(loads=_guarded(loads, replace), dumps=dumps)
+    hide_from_tracebacks(_raise)
+    _read_with(comm, pickle=pickling)
+
+
+def contain_requests(worker: Worker, replace: Callable[[BaseException], Any]) -> None:
+    """Let `replace(error)` take the place of what a worker is sent and cannot unpickle, such as scattered data."""
+
+    def contained(handle: Callable[[Any], Any], comm: Any) -> Any:
+        _contain_unpickling(comm, replace)
+        return handle(comm)
+
+    listeners: list[Any] = worker.listeners
+    for listener in listeners:
+        listener.comm_handler = functools.partial(contained, listener.comm_handler)
+
+
+def contain_answers(pool: Any, replace: Callable[[BaseException], Any]) -> None:
+    """Let `replace(error)`, which may raise, take the place of what a pool of connections receives and cannot unpickle.
+
+    What users' code raises there is taken for something else: `OSError` and `EOFError` for trouble with the network, so
+    that the same is asked for again without end; `SystemExit` ends the event loop.
+
+    Parameters
+    ----------
+    pool : ConnectionPool
+        Of a worker or a client.
+    replace : callable
+        Returns what takes its place, or raises an exception that is none of these.
+    """
+    pool.__class__ = _ContainedPool
+    pool.replace = replace
+
+
+class _ContainedPool(ConnectionPool):
+    """A pool whose connections contain what is raised while a message is unpickled."""
+
+    replace: Callable[[BaseException], Any]
+
+    async def connect(self, addr: str, timeout: float | None = None) -> Any:
+        """Return a connection."""
+        comm: Any = await super().connect(addr, timeout)
+        if "read" not in vars(comm):
+            _contain_unpickling(comm, self.replace)
+            comm.read = functools.partial(_read_or_abort, comm, comm.read)
+        return comm
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        calls = super().__call__(*args, **kwargs)
+        made: Any = ContainedCalls
+        return made(calls.addr, self, calls.serializers, calls.deserializers)
+
+
+async def _read_or_abort(comm: Any, read: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Read a message; close the connection if it cannot be read, because its sender waits there for a confirmation."""
+    try:
+        return await read(*args, **kwargs)
+    except (OSError, asyncio.CancelledError):
+        raise
+    except Exception:
+        comm.abort()
+        raise
+
+
+class ContainedCalls(PooledRPCCall):
+    """Calls of a server, of which those of an actor's methods do not raise.
+
+    Dask raises that where nobody asks for it, and whoever waits for the method's result waits for ever.
+    """
+
+    async def actor_execute(self, **kwargs: Any) -> Any:
+        """Call a method of an actor; return what was raised, as a worker does."""
+        call = self.__getattr__("actor_execute")  # type: ignore[no-untyped-call]
+        return await _answered(call(**kwargs))
+
+    async def proxy(self, *, msg: dict[str, Any], **kwargs: Any) -> Any:
+        """Let a scheduler pass on a call to a worker."""
+        call = self.__getattr__("proxy")  # type: ignore[no-untyped-call]
+        answer = call(msg=msg, **kwargs)
+        return await (_answered(answer) if msg["op"] == "actor_execute" else answer)
+
+
+async def _answered(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except OSError:
+        raise  # Dask answers this itself
+    except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+        return {"status": "error", "exception": error}
+
+
+def _contain_unpickling(comm: Any, replace: Callable[[BaseException], Any]) -> None:
+    _read_with(comm, merge_and_deserialize=_guarded(merge_and_deserialize, replace))
+
+
+def _guarded(load: Callable[..., Any], replace: Callable[[BaseException], Any]) -> Any:
+    """Return a function that returns `replace(error)` where `load` raises."""
+
+    def load_or_replace(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return load(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - unpickling may raise anything
+            failure = error
+        return replace(failure)
+
+    hide_from_tracebacks(load_or_replace)
+    return load_or_replace
+
+
+def _read_with(comm: Any, **functions: Any) -> None:
+    """Let a connection read messages by copies of distributed's functions, which find others under some names."""
     read = type(comm).read
     if "from_frames" not in read.__globals__:
         return  # within one process, nothing is pickled
-
-    def loads_task(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return loads(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - unpickling may raise anything
-            return replace(error)
-
-    hide_from_tracebacks(loads_task)
-    hide_from_tracebacks(_raise)
-    # Copies of distributed's functions, which call this one where distributed's call `pickle.loads`.
-    pickling = SimpleNamespace(loads=loads_task, dumps=dumps)
-    protocol_loads = _with_globals(distributed.protocol.core.loads, pickle=pickling)
-    protocol = SimpleNamespace(loads=protocol_loads)
+    protocol = SimpleNamespace(loads=_with_globals(distributed.protocol.core.loads, **functions))
     from_frames = _with_globals(distributed.comm.utils.from_frames, protocol=protocol)
     comm.read = MethodType(_with_globals(read, from_frames=from_frames), comm)
 
@@ -519,6 +616,17 @@ def replace_raised(done: Any, error: Exception) -> None:
     """Replace the exception in what `Worker.execute` returned for a task that has failed."""
     done.exception = to_serialize(dumps(error))
     done.exception_text = repr(error)
+
+
+async def try_to_send(worker: Worker, done: Any) -> None:
+    """Pickle the result in what `Worker.execute` returned, as if it was sent; whether that fails is found out later."""
+    if isinstance(done, ExecuteSuccessEvent):
+        await worker.loop.run_in_executor(worker.executors["actor"], _try_to_pickle, done.value)
+
+
+def _try_to_pickle(value: object) -> None:
+    with suppress(BaseException):
+        serialize(value)
 
 
 def raised_by(done: Any) -> BaseException | None:
@@ -604,22 +712,36 @@ def forget_worker_and_clients() -> None:
     distributed.client._current_client.set(None)
 
 
-async def is_holder_busy(worker: Worker, key: Any, holder: str) -> bool:
+async def receive_alone(
+    worker: Worker, key: Any, holder: str, failures: list[BaseException]
+) -> bool:
     """Receive a result from another worker and discard it; return whether that one was too busy to send it.
+
+    Parameters
+    ----------
+    worker : Worker
+        The recipient.
+    key : object
+        The key of the result.
+    holder : str
+        The address of the other worker.
+    failures : list
+        What unpickling the result raises is appended.
 
     Raises
     ------
     OSError
         The other worker cannot be reached.
     Exception
-        The result cannot be pickled there, or not be unpickled here.
+        The result cannot be pickled there.
     """
-    # A pool of its own, because a connection on which a result could not be read is out of step from then on.
+    # A pool of its own, whose connections are closed whatever comes of it.
     connections = await ConnectionPool(
         serializers=worker.rpc.serializers,
         deserializers=worker.rpc.deserializers,
         connection_args=worker.connection_args,
     )
+    contain_answers(connections, failures.append)
     try:
         got = await get_data_from_worker(connections, [key], holder, who=worker.address)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from scalable.cluster.plugin.exceptions import pickled_call, unpickled
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
 
-__all__ = ["Deaths", "find_suspects"]
+__all__ = ["Deaths", "find_suspects", "with_lost"]
 
 ERROR = "scalable.cluster.killed:KilledWorkerError"
 """The exception of a task that is given up. The scheduler need not have it."""
@@ -39,6 +39,9 @@ RECORDING_DELAY = 10.0
 LAST_RESORT = 4
 """A task is given up after this many times the deaths allowed, even if it never could run alone, or the reason of each
 seems to lie elsewhere: it may cancel its own job, or fill the disk of its node, so that it is evicted."""
+
+_NEEDED = ("waiting", "no-worker", "queued", "processing")
+"""States of a task that is about to run."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,28 @@ def find_suspects(
     return Suspects((*executing, *started_unreported), executing, (), had_seceded)
 
 
+def with_lost(suspects: Suspects, lost: Collection[Any]) -> Suspects:
+    """Return the suspects of a death with which results were lost that had been lost in another death before.
+
+    To pickle one of these may be what ends their workers, and then no task that was running is the culprit.
+
+    Parameters
+    ----------
+    suspects : Suspects
+        The suspects otherwise.
+    lost : collection
+        The keys of these results.
+
+    Examples
+    --------
+    >>> with_lost(find_suspects("a", "a", "", None, slots=1), "b")
+    Suspects(keys=('a', 'b'), running=('a',), culprit=(), seceded=())
+    """
+    if not lost:
+        return suspects
+    return replace(suspects, keys=(*suspects.keys, *lost), culprit=())
+
+
 @dataclass(frozen=True, eq=False)
 class Death:
     """A worker that died while tasks were assigned to it, and whether it had finished any."""
@@ -177,6 +202,9 @@ class Deaths:
     makes suspects; each of these runs alone from then on, until it finishes. Only a task that was alone in its last
     death can be failed: an innocent one finishes instead.
 
+    A task may also end its worker after it has finished, when its result is pickled: it may take more memory then. So
+    tasks whose results were lost in two deaths are suspects as well.
+
     The reason of a death comes from outside, later. Deaths whose reason does not lie in the tasks are not held against
     any, unless a task was alone in very many of them. While a task has as many deaths as it may have, it waits for
     their reasons before it runs again.
@@ -205,6 +233,9 @@ class Deaths:
         # By key of the task: its worker, and since when it has been running there.
         self._running: dict[Any, tuple[str, float]] = {}
         self._seceded: set[Any] = set()
+        # Keys of results that were lost with dead workers, and of those that were pickled since without harm.
+        self._lost: set[Any] = set()
+        self._harmless: set[Any] = set()
         self._dask_long_running = scheduler.stream_handlers["long-running"]
         self._suspects: dict[Any, Suspect] = {}
         # By name of the worker.
@@ -258,8 +289,13 @@ class Deaths:
                 self._forget_run(key)
             if finish == "memory" and worker is not None:
                 self._had_finished.add(worker)
+        if finish == "forgotten":
+            self._lost.discard(key)
+            self._harmless.discard(key)
         if finish in ("memory", "erred", "forgotten") and key in self._suspects:
             one = self._suspects.pop(key)
+            if finish == "memory":
+                self._harmless.add(key)
             run_alone(one.task, None)
             if one.hold is not None:
                 one.hold.resume()  # it may be tried again
@@ -275,6 +311,7 @@ class Deaths:
         ws: WorkerState,
         joined: float,
         assigned: Collection[TaskState],
+        lost: Collection[TaskState] = (),
         *,
         excused: bool = False,
     ) -> None:
@@ -288,6 +325,8 @@ class Deaths:
             When it joined.
         assigned : collection of TaskState
             Its tasks; none if it was removed on purpose.
+        lost : collection of TaskState
+            The tasks that had finished, and whose results nobody else has; none if it was removed on purpose.
         excused : bool
             Whether it is known already that none of them is the cause.
         """
@@ -308,6 +347,12 @@ class Deaths:
         if is_stock:
             # No task can run alone on it, so that none could ever be failed.
             suspects = Suspects(suspects.keys, suspects.keys, suspects.keys)
+        elif not excused:
+            suspicious = self._lost - self._harmless
+            again = [ts for ts in lost if ts.key in suspicious and ts.state in _NEEDED]
+            self._lost.update(ts.key for ts in lost)
+            suspects = with_lost(suspects, [ts.key for ts in again])
+            queue |= {ts.key: ts for ts in again}
         for ts in assigned:
             suspect(ts, -1)
         death = Death(str(ws.name), time(), suspects, address in self._had_finished)

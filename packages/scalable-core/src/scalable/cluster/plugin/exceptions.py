@@ -5,9 +5,16 @@ from __future__ import annotations
 import operator
 import pickle
 import pkgutil
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["in_one_line", "ordinary", "pickled_call", "unpickled"]
+__all__ = [
+    "in_one_line",
+    "ordinary",
+    "passable",
+    "pickled_call",
+    "raise_unreadable",
+    "unpickled",
+]
 
 
 class _Imported:
@@ -82,6 +89,42 @@ def ordinary(error: BaseException, source: str = "the task") -> Exception:
     return RuntimeError(
         f"{source} raised {what}, which cannot be passed on; raise another exception"
     )
+
+
+def passable(error: BaseException, source: str = "the task") -> Exception:
+    """Return what users' code has raised, or an ordinary exception in its place, if it cannot be passed on.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised.
+    source : str
+        What raised it.
+
+    Examples
+    --------
+    >>> passable(ValueError("no data")), passable(KeyboardInterrupt())
+    (ValueError('no data'), RuntimeError('the task raised KeyboardInterrupt, which cannot be passed on; ...'))
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return ordinary(error, source)
+
+
+def raise_unreadable(error: BaseException) -> NoReturn:
+    """Raise what unpickling a message has raised, or another exception, if that would be taken for one of the network.
+
+    Examples
+    --------
+    >>> raise_unreadable(FileNotFoundError(2, "No such file or directory", "/data/x.nc"))
+    Traceback (most recent call last):
+    ...
+    RuntimeError: unpickling it raised FileNotFoundError: [Errno 2] No such file or directory: '/data/x.nc'
+    """
+    failure = passable(error, "unpickling it")
+    if isinstance(failure, (OSError, EOFError)):
+        failure = RuntimeError(f"unpickling it raised {in_one_line(failure)}")
+    raise failure
 
 
 def in_one_line(error: BaseException) -> str:

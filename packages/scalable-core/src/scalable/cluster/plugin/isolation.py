@@ -6,7 +6,8 @@
 * Each task starts in the worker's directory, with the worker's umask. Where Linux allows it, each thread has its own,
   so that tasks that run at the same time do not notice either.
 * Each task finds standard output and error open, whatever the one before has closed.
-* A task that cannot be unpickled fails, and names the module that is missing; the worker goes on.
+* A task that cannot be unpickled fails, and names the module that is missing; the worker goes on. So it does after
+  whatever unpickling a result raises.
 * A fork of a task ends where the task ends, and does not go on as a worker.
 
 Variables of the environment stay as a task leaves them, and so does the state of modules: libraries rely on that.
@@ -21,20 +22,20 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from scalable.cluster.plugin.dask_internals import (
     actor_executor,
     actor_failure,
+    contain_answers,
+    contain_requests,
     drop_unusable_traceback,
-    gather_failure,
     hide_from_tracebacks,
     raised_by,
     read_unreadable_tasks,
     replace_execute,
-    replace_gather,
     replace_raised,
     replaced_run_spec,
     run_id,
@@ -42,7 +43,7 @@ from scalable.cluster.plugin.dask_internals import (
     task_that_raises,
     untransferable_error,
 )
-from scalable.cluster.plugin.exceptions import ordinary
+from scalable.cluster.plugin.exceptions import ordinary, passable, raise_unreadable
 from scalable.cluster.plugin.forks import end_fork
 from scalable.cluster.plugin.missing import explained
 
@@ -94,9 +95,10 @@ class Isolation:
         # Without a reference to the worker, since it is called as long as the process lives.
         self.is_forking = functools.partial(_is_forking, self._threads, self._owns_process)
         self._dask_execute = replace_execute(worker, self.execute)
-        self._dask_gather = replace_gather(worker, self.gather)
         hide_from_tracebacks(_IsolatedTask.__call__)
-        read_unreadable_tasks(worker, task_that_raises)
+        read_unreadable_tasks(worker, _failing_task)
+        contain_answers(worker.rpc, raise_unreadable)
+        contain_requests(worker, raise_unreadable)
         self._actor_thread = actor_executor(worker)
         self._actor_thread.submit = functools.partial(self._actor_thread.submit, _call)
         self._handlers = {op: worker.handlers[op] for op in _HANDLERS}
@@ -106,7 +108,6 @@ class Isolation:
     def close(self) -> None:
         """Let the worker run tasks as before."""
         replace_execute(self._worker, self._dask_execute)
-        replace_gather(self._worker, self._dask_gather)
         self._worker.handlers.update(self._handlers)
         del self._actor_thread.submit
 
@@ -128,24 +129,12 @@ class Isolation:
         else:
             drop_unusable_traceback(done)
             raised = raised_by(done)
-            if raised is None or _can_be_passed_on(raised):
+            if raised is None or passable(raised) is raised:
                 self._explain_missing_module(done, raised)
                 return done
             failure = raised
         # Not while the error is handled: as the context of the new one, it would be pickled.
         return task_failure(key, run, ordinary(failure), failure)
-
-    async def gather(
-        self, worker: str, to_gather: Collection[Any], total_nbytes: int, *, stimulus_id: str
-    ) -> Any:
-        """Receive results from another worker, and return what Dask's `Worker.gather_dep` returns."""
-        try:
-            return await self._dask_gather(worker, to_gather, total_nbytes, stimulus_id=stimulus_id)
-        except (Exception, asyncio.CancelledError):
-            raise
-        except BaseException as error:  # noqa: BLE001 - it would end the worker, or the event loop
-            failure = error
-        return gather_failure(worker, total_nbytes, ordinary(failure, "unpickling a result"))
 
     def _explain_missing_module(self, done: Any, raised: BaseException | None) -> None:
         worker = self._worker
@@ -326,6 +315,5 @@ def _call(function: Callable[..., Any], *args: Any) -> Any:
     raise ordinary(failure)
 
 
-def _can_be_passed_on(error: BaseException) -> bool:
-    """Return whether a client can raise an exception, which it does in a coroutine."""
-    return isinstance(error, Exception) and not isinstance(error, StopIteration)
+def _failing_task(error: BaseException) -> Any:
+    return task_that_raises(passable(error, "unpickling the task"))

@@ -11,6 +11,7 @@ from scalable.cluster.plugin.dask_internals import (
     not_executed,
     replace_execute,
     seconds_alone,
+    try_to_send,
     was_taken_back,
 )
 from scalable.cluster.plugin.usage import TaskUsage
@@ -36,6 +37,7 @@ class RunRecord:
     Messages are sent before a task starts, but a worker that is ended by its task within milliseconds takes its last
     ones with it. So a task that was suspected once runs alone, from when the scheduler has confirmed that it knows to
     when it has confirmed that it knows of its end. Should the worker die in between, no other task can be the cause.
+    Its result is pickled in that time, too, because that is what may end its worker.
 
     A task that has seceded does not count as running, because it usually waits for others that must run meanwhile.
 
@@ -95,6 +97,8 @@ class RunRecord:
             run = asyncio.ensure_future(self._run(key, stimulus_id))
             try:
                 await self._wait_for(key, run, seconds)
+                if run.done() and not run.cancelled() and run.exception() is None:
+                    await try_to_send(self._worker, run.result())
                 if is_alone:
                     await self._report_alone(None)
             except asyncio.CancelledError:

@@ -16,6 +16,7 @@ from scalable.cluster.plugin.dask_internals import (
     cancel_all,
     keep_no_log,
     report_failed_graph,
+    results_of_dead_worker,
     send_sooner,
     tasks_of_dead_worker,
 )
@@ -177,7 +178,8 @@ class GroupsPlugin(SchedulerPlugin):
         assigned = tasks_of_dead_worker(scheduler, worker)
         is_preempted = self.walltimes.is_preempted(ws)
         self.walltimes.on_worker_removed(ws, joined, assigned)
-        self.deaths.on_worker_removed(ws, joined, assigned, excused=is_preempted)
+        lost = results_of_dead_worker(scheduler, worker)
+        self.deaths.on_worker_removed(ws, joined, assigned, lost, excused=is_preempted)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Send no more results to a client."""

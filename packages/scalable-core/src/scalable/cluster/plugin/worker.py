@@ -10,8 +10,8 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from scalable.cluster.plugin.clients import provide_client
 from scalable.cluster.plugin.dask_internals import (
     executing_tasks,
-    is_holder_busy,
     lift_worker_send_timeout,
+    receive_alone,
     return_resources,
     unstarted_tasks,
 )
@@ -79,15 +79,14 @@ class GroupsWorkerPlugin(WorkerPlugin):
 
     async def check_transfer(self, key: Any, holders: list[str]) -> str | None:
         """Receive a result from one of its holders and discard it; return why it cannot be received, or None."""
+        failures: list[BaseException] = []
         for holder in holders:
             try:
-                while await is_holder_busy(self.worker, key, holder):
+                while await receive_alone(self.worker, key, holder, failures):
                     await asyncio.sleep(RETRY_DELAY)
             except OSError:
                 continue  # the holder is at fault, not the result
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - unpickling may raise anything, and that is the reason
-                return in_one_line(error)
-            return None
+            except Exception as error:  # noqa: BLE001 - pickling may raise anything, and that is the reason
+                failures.append(error)
+            return in_one_line(failures[0]) if failures else None
         return None
