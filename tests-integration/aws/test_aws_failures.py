@@ -11,6 +11,7 @@ import uuid
 import aws_account
 import dask
 import pytest
+from awkward import VALUES
 from aws_account import AwsAccount, Image
 from aws_clusters import cluster, spec_in
 from slurm_site import wait_until
@@ -200,6 +201,23 @@ def test_a_launch_that_is_denied_fails_its_group(account: AwsAccount) -> None:
         handle.backend.scale_groups({"gcam": 1})
         with pytest.raises(GroupFailedError, match=r"ecs:RunTask"):
             handle.backend.wait_for_group("gcam", timeout=60)
+
+
+@pytest.mark.parametrize("kind", ["fargate", "ec2"])
+def test_variables_reach_workers_as_they_are(account: AwsAccount, kind: str) -> None:
+    env = {f"V{n}": value for n, value in enumerate([*VALUES, "🌍 𠮷"])}
+    with cluster(account, {"gcam": {"env": env}}, cluster_type=kind) as handle:
+        handle.backend.scale_groups({"gcam": 1})
+        handle.backend.wait_for_group("gcam", timeout=120)
+        with handle.client_factory() as client:
+            found = client.submit(by_value(_variables), [*env], tag="gcam").result(60)
+    assert found == env
+
+
+def _variables(names: list[str]) -> dict[str, str]:
+    import os
+
+    return {name: os.environ[name] for name in names}
 
 
 def _double(number: int) -> int:

@@ -41,6 +41,7 @@ def test_names_that_do_not_exist_are_answered_with_near_ones(project: GceProject
 @pytest.mark.parametrize(
     ("quotas", "options", "told"),
     [
+        ({"CPUS_ALL_REGIONS": 3}, {}, "4 of CPUS_ALL_REGIONS are wanted, and 3 are free"),
         ({"CPUS": 3}, {}, "4 of CPUS are wanted, and 3 are free"),
         ({"CPUS": 9}, {"adaptive": {"maximum": 9}}, "20 of CPUS are wanted, and 9 are free"),
         ({"INSTANCES": 1}, {}, "2 of INSTANCES are wanted, and 1 are free"),
@@ -59,6 +60,25 @@ def test_a_quota_that_the_largest_run_exceeds_is_named(
     assert "start fewer workers" in (found.remedy or "")
     project.conditions.quotas.clear()
     assert checks(project, **options)["quota"].ok
+
+
+@pytest.mark.parametrize(
+    ("quota", "options", "gpus", "told"),
+    [
+        ("NVIDIA_L4_GPUS", {}, 1, "3 of NVIDIA_L4_GPUS are wanted, and 2 are free"),
+        ("PREEMPTIBLE_NVIDIA_L4_GPUS", {"spot": True}, 1, "3 of PREEMPTIBLE_NVIDIA_L4_GPUS"),
+        ("GPUS_ALL_REGIONS", {}, 1, "3 of GPUS_ALL_REGIONS are wanted"),
+        ("NVIDIA_T4_GPUS", {"gpu_type": "nvidia-tesla-t4"}, 2, "6 of NVIDIA_T4_GPUS are wanted"),
+    ],
+)
+def test_a_quota_of_gpus_is_named(
+    project: GceProject, quota: str, options: dict[str, Any], gpus: int, told: str
+) -> None:
+    project.conditions.quotas[quota] = 2
+    image = "projects/debian-cloud/global/images/family/debian-12"
+    found = checks(project, {"ml": {"gpus": gpus}}, boot_image=image, n_workers=3, **options)
+    assert (found["quota"].ok, found["quota"].detail.startswith(told)) == (False, True), found
+    project.conditions.quotas.clear()
 
 
 def test_a_firewall_that_lets_only_the_network_in_may_be_right(project: GceProject) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gce_clusters
 import pytest
+from awkward import VALUES
 from clusters import start
 from gce_clusters import cluster, spec_in
 from gce_project import GceProject, Image
@@ -18,6 +19,7 @@ from start_log import logged, started
 from scalable.cluster.port import Reason
 from scalable.errors import GroupFailedError, SchedulerStartError
 from scalable.providers.cloud.gcp import GCPProvider, instances
+from scalable.testing.conformance import by_value
 
 ZONES = ("us-central1-a", "us-central1-b")
 DENIED = {
@@ -117,12 +119,17 @@ def test_a_denied_call_is_one_line_and_leaves_nothing(project: GceProject, call:
     assert "\n" not in str(error.value)
 
 
+BUSY, TOO_MANY = (503, "backendError"), (403, "rateLimitExceeded")
+
+
 @pytest.mark.parametrize("call", DENIED)
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("refusal", "after"), [(BUSY, False), (BUSY, True), (TOO_MANY, False)], ids=str
+)
 def test_a_call_that_fails_at_times_is_repeated(
-    project: GceProject, call: str, after: bool
+    project: GceProject, call: str, refusal: tuple[int, str], after: bool
 ) -> None:
-    project.fault(call, 503, times=2, after=after)
+    project.fault(call, *refusal, times=2, after=after)
     with cluster(project, **WITH_EACH) as handle:
         assert len(project.instances) == 1
         handle.backend.scale_groups({"gcam": 1})
@@ -138,6 +145,28 @@ def test_a_call_whose_answer_is_lost_creates_nothing_twice(project: GceProject) 
         handle.backend.scale_groups({"gcam": 2})
         handle.backend.wait_for_group("gcam", 2, timeout=120)
         assert len(project.instances) == 3
+
+
+def test_a_region_that_does_not_exist_is_answered_with_a_near_one(project: GceProject) -> None:
+    with pytest.raises(
+        SchedulerStartError, match=r"'us-central2' \(did you mean 'us-central1'\?\)"
+    ):
+        GCPProvider().build_cluster(spec_in(project, zones=[], region="us-central2"))
+
+
+def test_variables_reach_workers_as_they_are(project: GceProject) -> None:
+    env = {f"V{n}": value for n, value in enumerate([*VALUES, "🌍 𠮷"])}
+    with cluster(project, {"gcam": {"env": env}}) as handle:
+        start(handle.backend, gcam=1)
+        with handle.client_factory() as client:
+            found = client.submit(by_value(_variables), [*env], tag="gcam").result(60)
+    assert found == env
+
+
+def _variables(names: list[str]) -> dict[str, str]:
+    import os
+
+    return {name: os.environ[name] for name in names}
 
 
 def test_nothing_is_made_after_close(project: GceProject) -> None:

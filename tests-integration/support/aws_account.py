@@ -479,4 +479,4 @@ def manifest(target: Mapping[str, Any], **sections: Any) -> str:
         "targets": {"here": {"provider": "aws", **target}},
         **sections,
     }
-    return json.dumps(whole)
+    return json.dumps(whole, ensure_ascii=False)  # as YAML has it

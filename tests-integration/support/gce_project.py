@@ -257,7 +257,7 @@ class GceProject:
         return checked
 
     def _get_project(self, _: Request) -> Mapping[str, Any]:
-        quotas = self._quotas("CPUS_ALL_REGIONS")
+        quotas = self._quotas("CPUS_ALL_REGIONS", "GPUS_ALL_REGIONS")
         return {"name": PROJECT, "quotas": quotas, "defaultServiceAccount": ACCOUNT}
 
     def _list_zones(self, request: Request) -> Mapping[str, Any]:
@@ -281,6 +281,7 @@ class GceProject:
         metrics = (
             *("CPUS", "N2_CPUS", "N2D_CPUS", "C2_CPUS", "PREEMPTIBLE_CPUS"),
             *("INSTANCES", "IN_USE_ADDRESSES", "SSD_TOTAL_GB"),
+            *("NVIDIA_L4_GPUS", "PREEMPTIBLE_NVIDIA_L4_GPUS", "NVIDIA_T4_GPUS"),
         )
         zones = [z for z in self.catalogue.zones if gce_rules.region_of(z) == request.name]
         links = [f"{BASE}projects/{PROJECT}/zones/{zone}" for zone in zones]
@@ -440,4 +441,4 @@ def manifest(target: Mapping[str, Any], **sections: Any) -> str:
         "targets": {"here": {"provider": "gcp", **target}},
         **sections,
     }
-    return json.dumps(whole)
+    return json.dumps(whole, ensure_ascii=False)  # as YAML has it

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from scalable.planning import build_plan
 from scalable.providers.cloud.aws import AWSBatchProvider
@@ -77,6 +78,25 @@ def test_user_data_has_no_key_and_fits() -> None:
     assert user_data(script) == data
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "\U0001f30d \u00e9 \u6f22 \U00020bb7",
+        "a\nb\tc",
+        "\"'\\ $HOME `x` %d {{ v }} # : -",
+        "\x7f\x85\u2028\ufeff",
+    ],
+)
+def test_a_variable_reaches_the_container_as_it_is(tmp_path: Path, value: str) -> None:
+    run = Run("r", "me")
+    script = boot_script(run, PLACE, part="gcam", image="i", command=["x"], env={"A": value})
+    # As cloud-init does: PyYAML reads it, and the command is written into a file.
+    (command,) = yaml.safe_load(gzip.decompress(user_data(script)))["runcmd"]
+    boot(tmp_path, command)
+    arguments = (tmp_path / "docker.args").read_text("utf-8")
+    assert f"<A={value}>" in arguments
+
+
 PROGRAMS = {
     "curl": """case "$*" in
         *api/token*) echo T;;
@@ -142,7 +162,7 @@ def test_an_instance_shuts_down_however_its_script_ends(
 
 
 def test_an_instance_that_boots_again_shuts_down(tmp_path: Path) -> None:
-    config = json.loads(gzip.decompress(user_data("exit 0")).decode().partition("\n")[2])
+    config = yaml.safe_load(gzip.decompress(user_data("exit 0")))
     (first,) = config["bootcmd"]
     here = tmp_path / "instance"
     here.mkdir()
@@ -159,6 +179,24 @@ def test_the_password_of_a_registry_is_of_its_region(tmp_path: Path) -> None:
     image = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/gcam:7"
     script = boot_script(Run("r", "me"), PLACE, part="gcam", image=image, command=["x"], env={})
     assert "aws ecr get-login-password --region eu-west-1 |" in script
+
+
+@pytest.mark.parametrize(
+    ("registry", "is_ecr"),
+    [
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", True),
+        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", True),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", True),
+        ("123456789012.dkr.ecr.eu-west-1.example.com", False),
+        ("ghcr.io", False),
+        ("localhost:5000", False),
+    ],
+)
+def test_the_password_is_for_registries_of_aws_alone(registry: str, is_ecr: bool) -> None:
+    run, image = Run("r", "me"), f"{registry}/gcam@sha256:{'0' * 64}"
+    script = boot_script(run, PLACE, part="gcam", image=image, command=["x"], env={})
+    assert ("docker login" in script) is is_ecr
+    assert ("aws ecr" in script) is is_ecr
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from scalable.manifest.validate import ValidationReport
+from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.aws import AWSBatchProvider, AWSOptions
 from scalable.testing.offline import spec_of
 
@@ -133,11 +134,46 @@ def test_options_of_the_other_cluster_type(cluster_type: str, option: str, value
 def test_user_data_that_are_too_large() -> None:
     # Text that gzip cannot make much smaller.
     noise = random.Random(1).randbytes(32000).hex()
-    components = f"gcam: {{env: {{NOISE: {noise}}}}}\nplots: {{env: {{SHORT: a}}}}"
-    options = "region: us-east-1\ncluster_type: ec2"
-    [issue] = AWSBatchProvider().validate(spec_of("aws", options, components)).errors
+    [issue] = AWSBatchProvider().validate(with_variable("ec2", noise)).errors
     assert (issue.path, issue.code) == ("components.gcam.env", "E_TOO_LARGE")
     assert "16384" in issue.message
+
+
+def test_a_task_definition_that_is_too_large() -> None:
+    assert AWSBatchProvider().validate(with_variable("fargate", "é" * 20_000)).errors == ()
+    [issue] = AWSBatchProvider().validate(with_variable("fargate", "é" * 40_000)).errors
+    assert (issue.path, issue.code) == ("components.gcam.env", "E_TOO_LARGE")
+    assert "65536" in issue.message
+
+
+def with_variable(cluster_type: str, value: str) -> DeploymentSpec:
+    components = f"gcam: {{env: {{LONG: {value}}}}}\nplots: {{env: {{SHORT: a}}}}"
+    return spec_of("aws", f"region: us-east-1\ncluster_type: {cluster_type}", components)
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "gpus", "message"),
+    [
+        ("g5.12xlarge", 4, None),
+        (
+            "g5.xlarge",
+            4,
+            "is more than the target's instance_type has (g5.xlarge: 4 vCPU, 16 GiB, 1 GPUs)",
+        ),
+        ("c6i.large", 1, "has no GPU"),
+    ],
+)
+def test_an_instance_type_has_the_gpus_of_a_component(
+    instance_type: str, gpus: int, message: str | None
+) -> None:
+    options = f"region: us-east-1\ncluster_type: ec2\ninstance_type: {instance_type}"
+    found = AWSBatchProvider().validate(spec_of("aws", options, f"gcam: {{gpus: {gpus}}}")).errors
+    if message is None:
+        assert found == ()
+        return
+    [issue] = found
+    assert issue.path == "components.gcam.gpus"
+    assert message in issue.message
 
 
 def test_every_problem_is_found_at_once_and_located() -> None:

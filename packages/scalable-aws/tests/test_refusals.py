@@ -20,6 +20,7 @@ from scalable.providers.cloud.aws.refusals import (
         ("UnauthorizedOperation", "not authorized", 403, Reason.CREDENTIALS, True),
         ("ExpiredTokenException", "expired", 400, Reason.CREDENTIALS, False),
         ("InvalidSignatureException", "Signature expired: 2026", 400, Reason.CREDENTIALS, False),
+        ("SignatureDoesNotMatch", "Signature not yet current", 403, Reason.CREDENTIALS, False),
         ("InvalidSignatureException", "does not match", 400, Reason.CREDENTIALS, True),
         ("ThrottlingException", "Rate exceeded", 400, Reason.QUOTA, False),
         ("RequestLimitExceeded", "Request limit exceeded", 503, Reason.QUOTA, False),
@@ -62,6 +63,13 @@ def test_a_denied_call_names_the_permission_and_who_lacks_it() -> None:
 )
 def test_shortfalls(said: str, reason: Reason) -> None:
     assert explain_shortfall(said).reason is reason
+
+
+def test_a_clock_that_is_wrong_is_not_a_login_that_has_expired() -> None:
+    error = AwsError("ListTasks", "InvalidSignatureException", "Signature not yet current: 2026")
+    assert "clock" in explain_refusal(error).remedy
+    error = AwsError("ListTasks", "ExpiredTokenException", "expired")
+    assert "aws sso login" in explain_refusal(error).remedy
 
 
 def test_what_passes_by_itself() -> None:

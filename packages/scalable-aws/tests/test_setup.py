@@ -170,6 +170,25 @@ def test_what_a_proxy_answers_is_not_the_address_of_this_machine(
     assert asyncio.run(AwsApi("test", "us-east-1").public_address()) == "203.0.113.7"
 
 
+@pytest.mark.parametrize(
+    ("region", "hint"),
+    [
+        ("us-est-1", "botocore knows no region 'us-est-1' (did you mean 'us-"),
+        ("us-gov-wst-1", "did you mean 'us-gov-west-1'?"),
+        ("us-east-1", ""),
+    ],
+)
+def test_a_region_that_may_not_exist_is_told_where_nothing_answers(region: str, hint: str) -> None:
+    from botocore.exceptions import EndpointConnectionError
+
+    url = f"https://ecs.{region}.amazonaws.com/"
+    found = AwsApi("test", region)._error(EndpointConnectionError(endpoint_url=url), "ListTasks")
+    assert isinstance(found, AwsUnreachableError)
+    assert url in str(found)
+    assert hint in str(found)
+    assert ("botocore" in str(found)) == bool(hint)
+
+
 def test_a_denied_call_is_one_short_line() -> None:
     from botocore.exceptions import ClientError
 

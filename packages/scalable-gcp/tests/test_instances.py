@@ -117,6 +117,24 @@ def test_machines_without_external_addresses() -> None:
     assert card["accessConfigs"]
 
 
+@pytest.mark.parametrize(
+    ("registry", "is_google"),
+    [
+        ("europe-west4-docker.pkg.dev", True),
+        ("gcr.io", True),
+        ("eu.gcr.io", True),
+        ("notgcr.io", False),
+        ("gcr.io:5000", False),
+        ("ghcr.io", False),
+    ],
+)
+def test_the_token_is_for_registries_of_google_alone(registry: str, is_google: bool) -> None:
+    items = properties_of("zone: us-east1-b", f"gcam: {{image: '{registry}/lab/gcam:7'}}")
+    script = items["metadata"]["items"][0]["value"]
+    assert ("docker login" in script) is is_google
+    assert ("access_token" in script) is is_google
+
+
 def test_gpus() -> None:
     options = "zone: us-east1-b\nboot_image: projects/lab/global/images/with-driver"
     own = properties_of(options, "gcam: {gpus: 1}")

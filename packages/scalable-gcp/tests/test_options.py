@@ -82,6 +82,20 @@ def test_invalid_values(line: str, path: str, message: str) -> None:
     assert message in issue.message
 
 
+def test_labels_of_target_and_component_leave_room_for_those_of_scalable() -> None:
+    def found(n: int) -> list[str]:
+        ours = ", ".join(f"t{i}: v" for i in range(40))
+        tags = ", ".join(f"c{i}: v" for i in range(n))
+        spec = spec_of(
+            "gcp", f"zone: us-east1-b\nlabels: {{{ours}}}", f"gcam: {{tags: {{{tags}}}}}"
+        )
+        return [f"{each.path}: {each.message}" for each in GCPProvider().validate(spec).errors]
+
+    assert found(20) == []
+    [issue] = found(21)
+    assert issue.startswith("components.gcam.tags: makes 65 labels")
+
+
 def test_every_problem_is_found_at_once_and_located() -> None:
     report = report_of(
         "region: Europe\ndisk_gb: 5\nsopt: true\nworkers: {gcma: 2}\nlimits: {max_hourly_cost: 3}"

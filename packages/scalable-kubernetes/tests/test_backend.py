@@ -13,7 +13,7 @@ from api_server import ApiServer, serving
 from scalable.cluster.port import GroupSpec, Phase, Reason
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.kubernetes import KubernetesProvider, backend, removal
-from scalable.providers.kubernetes.api import KubernetesApi
+from scalable.providers.kubernetes.api import ApiError, KubernetesApi
 from scalable.providers.kubernetes.backend import KubernetesBackend
 from scalable.providers.kubernetes.objects import Run, dask_cluster
 from scalable.providers.kubernetes.removal import remove_run
@@ -72,6 +72,40 @@ def test_a_launch_whose_object_exists_already_is_the_same(server: ApiServer) -> 
             u.id for u in made.units
         }
         assert len(server.of_kind("deployments")) == 2
+
+    drive(use)
+
+
+LATE = (504, "the server was unable to return a response in the time allotted")
+
+
+def test_an_error_of_the_server_does_not_say_that_nothing_was_made(server: ApiServer) -> None:
+    async def use(backend: KubernetesBackend) -> None:
+        server.late_refusals = [LATE]
+        with pytest.raises(ApiError) as error:
+            await backend.launch(GCAM, 2, "a")
+        assert error.value.code == 504
+        # Nor does what it refuses before it looks for the name.
+        server.refusals = [(429, "too many requests"), (403, "forbidden")]
+        for _ in range(2):
+            with pytest.raises(ApiError):
+                await backend.launch(GCAM, 2, "a")
+        assert len((await backend.launch(GCAM, 2, "a")).units) == 2
+        assert len(server.of_kind("daskworkergroups")) == 1
+        assert len(server.of_kind("deployments")) == 2
+
+    drive(use)
+
+
+def test_a_login_that_has_expired_fails_no_group_for_good(server: ApiServer) -> None:
+    async def use(backend: KubernetesBackend) -> None:
+        server.refusals = [(401, "Unauthorized")] * 2
+        with pytest.raises(LaunchError, match="log in again") as refused:
+            await backend.launch(GCAM, 2, "a")
+        assert not isinstance(refused.value, LaunchRefusedError)
+        server.refusals = [(403, "you may not")]
+        with pytest.raises(LaunchRefusedError, match="you may not"):
+            await backend.launch(GCAM, 2, "b")
 
     drive(use)
 

@@ -151,20 +151,26 @@ def test_its_log_is_written_once_and_its_exit_status_returned(
     assert server.objects == {}
 
 
-def test_it_goes_on_while_the_api_server_has_a_problem(server: ApiServer) -> None:
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(503, "etcd has no leader"), (429, "too many requests"), (401, "Unauthorized")],
+)
+def test_it_goes_on_while_the_api_server_has_a_problem(
+    server: ApiServer, code: int, text: str
+) -> None:
     ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
     playing = play(server, container({"running": {}}), container(ended), log=LOG)
 
     def fail() -> None:
         while ("pods", "p") not in server.objects:
             time.sleep(0.01)
-        server.refusals += [(503, "etcd has no leader")] * 2
+        server.refusals += [(code, text)] * 4
 
     threading.Thread(target=fail, daemon=True).start()
     written: list[str] = []
     assert run_inside(server, written) == 0
     playing.join()
-    assert any("etcd has no leader" in line for line in written)
+    assert any(text in line for line in written)
     assert written[-3:] == ["one", "two", "three"]
 
 

@@ -214,6 +214,15 @@ def test_a_template_adds_what_there_is_no_option_for() -> None:
     assert worker["securityContext"] == {"runAsUser": 1000}
 
 
+@pytest.mark.parametrize("value", ["1e3", "64e5173", "0o14", "y", "N", "no", "12:30", "2026-01-01"])
+def test_what_is_rendered_is_text_for_kubectl_too(value: str) -> None:
+    spec = spec_of("kubernetes", "", f"gcam: {{env: {{A: '{value}'}}}}")
+    plan = build_plan(spec, KubernetesProvider()).scale_plan
+    found = {each.name: each.content for each in KubernetesProvider().render(spec, plan)}
+    # kubectl reads all of these as numbers, truth values or times unless they are in quotes.
+    assert f"- name: A\n          value: '{value}'\n" in found["gcam.yaml"]
+
+
 def test_what_is_rendered_has_neither_keys_nor_values_of_variables() -> None:
     manifest = manifest_of(
         "kubernetes", "", "gcam: {env: {TOKEN: '${TOKEN}', OTHER: 'a ${TOKEN}'}}"

@@ -49,6 +49,20 @@ def test_what_is_above_a_quota_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "counts"),
+    [
+        ({"hard": {"pods": "1"}}, True),
+        ({"scopes": ["NotTerminating"]}, True),
+        ({"scopes": ["BestEffort"]}, False),
+        ({"scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass"}]}}, False),
+    ],
+)
+def test_a_quota_of_other_pods_is_none_for_a_run(spec: dict[str, Any], counts: bool) -> None:
+    found = over_quota(quota({"pods": "1"}, {}) | {"spec": spec}, {"pods": Decimal(4)})
+    assert bool([*found]) is counts
+
+
+@pytest.mark.parametrize(
     ("text", "amount"),
     [
         ("0", 0),
@@ -101,7 +115,8 @@ def test_quantities_for_people(amount: Decimal, text: str) -> None:
     ],
 )
 def test_refusals(code: int, text: str, reason: Reason, lasting: bool, remedy: str) -> None:
-    explanation = explain_refusal(ApiError(code, text), "models")
+    error = ApiError(code, text)
+    explanation = explain_refusal(error, "models")
     assert explanation.reason is reason
-    assert is_lasting(explanation) is lasting
+    assert is_lasting(error) is lasting
     assert remedy in explanation.remedy

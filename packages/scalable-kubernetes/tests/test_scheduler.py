@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import ApiServer, serving
+from api_server import ApiServer, serving, write_kubeconfig
 
 from scalable.cluster.port import Phase, Reason
 from scalable.errors import SchedulerStartError
@@ -95,6 +95,81 @@ def test_a_start_that_is_refused_in_its_middle_leaves_nothing(server: ApiServer)
             await scheduler.start()
         assert await scheduler.stop() == []
         assert server.objects == {}
+
+    drive(use)
+
+
+LATE = (504, "the server was unable to return a response in the time allotted")
+BUSY = (429, "too many requests")
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "_PAUSES", (0.01, 0.01))
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("answers", [[LATE], [LATE, LATE]], ids=["cluster", "cluster and keys"])
+def test_a_start_goes_on_where_the_server_has_done_what_it_says_it_has_not(
+    server: ApiServer, answers: list[tuple[int, str]]
+) -> None:
+    async def use(scheduler: KubernetesScheduler) -> None:
+        server.late_refusals = [*answers]
+        await scheduler.start()
+        (cluster,) = server.of_kind("daskclusters").values()
+        assert scheduler.owner is not None
+        assert scheduler.owner["uid"] == cluster["metadata"]["uid"]
+        assert len(server.of_kind("secrets")) == 1
+        assert await scheduler.stop() == []
+        assert server.objects == {}
+
+    drive(use)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_start_waits_for_a_server_that_is_busy(server: ApiServer) -> None:
+    async def use(scheduler: KubernetesScheduler) -> None:
+        server.refusals = [BUSY, BUSY]
+        await scheduler.start()
+        assert await scheduler.stop() == []
+
+    drive(use)
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("later", [LATE, (403, "no")], ids=["in trouble", "refused"])
+def test_what_was_made_although_the_server_answers_with_errors_is_removed(
+    server: ApiServer, later: tuple[int, str]
+) -> None:
+    async def use(scheduler: KubernetesScheduler) -> None:
+        server.late_refusals = [LATE]
+        original = server.answer
+
+        def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+            if method == "POST" and server.of_kind("daskclusters"):
+                return later[0], {"message": later[1]}
+            return original(method, path, body)
+
+        server.answer = answer  # type: ignore[method-assign]
+        with pytest.raises(SchedulerStartError, match=later[1]):
+            await scheduler.start()
+        assert server.of_kind("daskclusters")
+        assert await scheduler.stop() == []
+        assert server.objects == {}
+
+    drive(use)
+
+
+def test_a_server_that_is_not_reached_at_all_has_nothing_to_be_removed(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_kubeconfig(tmp_path / "nowhere", "http://127.0.0.1:9")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+
+    async def use(scheduler: KubernetesScheduler) -> None:
+        with pytest.raises(SchedulerStartError, match=r"http://127\.0\.0\.1:9 does not answer"):
+            await scheduler.start()
+        assert await scheduler.stop() == []  # which would wait for it
 
     drive(use)
 

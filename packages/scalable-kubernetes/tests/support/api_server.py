@@ -24,6 +24,8 @@ class ApiServer:
     ----------
     refusals : list of (int, str)
         Answers to the next requests, instead of what they ask for.
+    late_refusals : list of (int, str)
+        Answers to the next requests that create something, which is done all the same.
     logs : dict
         The logs of pods, by name.
     room : int or None
@@ -38,6 +40,7 @@ class ApiServer:
         self.objects: dict[tuple[str, str], Object] = {}
         self.requests: list[tuple[str, str]] = []
         self.refusals: list[tuple[int, str]] = []
+        self.late_refusals: list[tuple[int, str]] = []
         self.logs: dict[str, str] = {}
         self.room: int | None = None
         self.has_operator = True
@@ -79,6 +82,10 @@ class ApiServer:
             self.requests.append((method, kind))
             if self.refusals:
                 code, message = self.refusals.pop(0)
+                return code, {"message": message}
+            if method == "POST" and self.late_refusals:
+                self._create(kind, body)
+                code, message = self.late_refusals.pop(0)
                 return code, {"message": message}
             if method == "POST":
                 return self._create(kind, body)

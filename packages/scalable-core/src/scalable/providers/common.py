@@ -32,6 +32,7 @@ A provider of workers on desks, complete except for its backend::
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -57,6 +58,7 @@ from scalable.providers.base import (
     EstimatesCost,
     ResourceRequest,
     ScalePlan,
+    current_owner,
 )
 from scalable.providers.options import TargetOptions, common_options
 from scalable.providers.registry import get_provider, install_hint, iter_provider_names
@@ -76,6 +78,9 @@ __all__ = [
     "find_name_clashes",
     "group_specs",
     "no_effect_warnings",
+    "owner_label",
+    "owner_of_label",
+    "redacted",
     "run_now",
     "scheduler_image",
 ]
@@ -445,6 +450,76 @@ def dns_label(component: str) -> str:
     ('gcam-core', 'plots')
     """
     return component.lower().replace("_", "-").rstrip("-")
+
+
+def owner_label(owner: str, refused: str, length: int) -> str:
+    """Return a user's name as a label: as it is, or what the native system accepts of it, and a checksum.
+
+    Without that, ``anna.b`` and ``anna_b`` would be one user, who may remove what the other one has.
+
+    Parameters
+    ----------
+    owner : str
+        What `current_owner` returns.
+    refused : str
+        Regular expression of the characters that a label must not have.
+    length : int
+        Characters that it may have.
+
+    Examples
+    --------
+    >>> owner_label("anna_b", "[^a-z0-9_-]", 63), owner_label("Anna.B", "[^a-z0-9_-]", 63)
+    ('anna_b', 'anna_b-161a473b')
+    """
+    import hashlib  # which validating and planning do without
+
+    def accepted(character: re.Match[str]) -> str:
+        lower = character[0].lower()
+        return "_" if re.search(refused, lower) else lower
+
+    label = re.sub(refused, accepted, owner)
+    if label == owner and len(owner) <= length:
+        return owner
+    checksum = hashlib.sha256(owner.encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{label[: length - len(checksum) - 1]}-{checksum}"
+
+
+def owner_of_label(label: str, as_label: Callable[[str], str]) -> str:
+    """Return the user whom a label means: the present one, if the label is theirs, and else the label.
+
+    Parameters
+    ----------
+    label : str
+        The label.
+    as_label : callable
+        Returns a user's label, by `owner_label`.
+    """
+    present = current_owner()
+    return present if label == as_label(present) else label
+
+
+def redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    """Return what a provider renders without the values of variables, wherever there is text in it.
+
+    Parameters
+    ----------
+    value : object
+        Mappings, lists and scalars.
+    redact : callable
+        Returns a text with ``${VAR}`` in place of the values that the manifest takes from the environment.
+
+    Examples
+    --------
+    >>> redacted({"env": [{"value": "hunter2"}], "n": 2}, lambda text: text.replace("hunter2", "${PASSWORD}"))
+    {'env': [{'value': '${PASSWORD}'}], 'n': 2}
+    """
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: redacted(item, redact) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item, redact) for item in value]
+    return value
 
 
 def scheduler_image(spec: DeploymentSpec, image: str | None) -> str:

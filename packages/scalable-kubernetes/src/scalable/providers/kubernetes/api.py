@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -32,6 +33,9 @@ HOMES = {
 """The API that a kind of object belongs to, if not the core's."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+
+_SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where a pod has the credentials of its service account, and the name of its namespace."""
 
 _CLOSE_PATIENCE = 3.0
 """Seconds for the answers that nobody waits for any more when the connections are closed."""
@@ -63,7 +67,15 @@ class ApiError(Exception):
 
 
 class ApiUnreachableError(OSError):
-    """The API server does not answer."""
+    """The API server does not answer.
+
+    Attributes
+    ----------
+    was_sent : bool
+        Whether the request may have reached it.
+    """
+
+    was_sent = True
 
 
 class KubernetesApi:
@@ -109,28 +121,23 @@ class KubernetesApi:
         from kr8s.asyncio import Api
 
         # Not by kr8s.asyncio.api(), whose objects are shared and which warns of versions that it was not tested with.
-        auth: Any = Api(bypass_factory=True, context=self._context, namespace=self._wanted).auth
+        auth: Any = Api(
+            bypass_factory=True,
+            context=self._context,
+            serviceaccount=_SERVICE_ACCOUNT,
+            namespace=self._wanted or "default",  # see `_own_namespace`
+        ).auth
         try:
             await auth
+            client = await _make_client(auth)
         except Exception as error:  # kr8s raises what it meets: ValueError, KeyError, OSError
             where = f"context {self._context!r}" if self._context else "no credentials"
             remedy = "set KUBECONFIG, or the target's context to one that `kubectl config get-contexts` lists"
-            detail = f"{where}: {describe_error(error)}"
+            detail = f"{where}: {' '.join(describe_error(error).split())}"
             raise ProviderNotSetUpError("kubernetes", detail, remedy) from error
-        self._auth = auth
         self.server = str(auth.server)
-        self.namespace = self._wanted or auth.namespace
-        self._client = await self._make_client()
-
-    async def _make_client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            base_url=self._auth.server,
-            verify=await self._auth.ssl_context(),
-            proxy=self._auth.proxy,
-            timeout=_TIMEOUT,
-            # A connection for each that goes through a forwarded port.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-        )
+        self.namespace = self._wanted or _own_namespace(auth)
+        self._auth, self._client = auth, client
 
     def _credentials(self) -> dict[str, Any]:
         """Return what each request needs beside its content."""
@@ -180,7 +187,32 @@ class KubernetesApi:
             answer = await self._send(self._opened(), method, path, body, params)
         if answer.is_error:
             raise ApiError(answer.status_code, _message(answer))
+        if answer.is_redirect:  # to a page on which people log in, for example
+            raise self._stranger(f"it answers {answer.status_code}")
         return answer
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Send a request, and return the object that is its answer; raises what `request` does."""
+        answer = await self.request(method, path, body=body, params=params)
+        try:
+            found = answer.json()
+        except ValueError as error:
+            raise self._stranger("its answer is no JSON") from error
+        if not isinstance(found, dict):
+            raise self._stranger("its answer is no object")
+        return found
+
+    def _stranger(self, why: str) -> ApiUnreachableError:
+        """Return the error of an answer that no API server gives, but a proxy on the way."""
+        message = f"what answers at {self.server} is not the API server ({why}); check the network, a VPN or a proxy"
+        return ApiUnreachableError(message)
 
     def _opened(self) -> httpx.AsyncClient:
         if self._client is None:
@@ -212,8 +244,11 @@ class KubernetesApi:
             return await asyncio.shield(sending)
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
-            message = f"the API server {self.server} does not answer: {why}"
-            raise ApiUnreachableError(message) from error
+            unreachable = ApiUnreachableError(
+                f"the API server {self.server} does not answer: {why}"
+            )
+            unreachable.was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            raise unreachable from error
 
     def _sent(self, sending: asyncio.Task[httpx.Response]) -> None:
         self._sending.discard(sending)
@@ -231,10 +266,19 @@ class KubernetesApi:
         Others may still use its connections, such as to a forwarded port, so that these are closed at the end.
         """
         async with self._opening:
-            if self._client is client:  # else somebody has done it, or all is closed
+            if self._client is not client:  # somebody has done it, or all is closed
+                return
+            try:
                 await self._auth.reauthenticate()
-                self._expired.append(client)
-                self._client = await self._make_client()
+                renewed = await _make_client(self._auth)
+            except (
+                Exception
+            ) as error:  # as in `_open`, and whatever becomes of the command that issues tokens
+                why = " ".join(describe_error(error).split())
+                message = f"the credentials have expired, and cannot be renewed: {why}"
+                raise ApiError(httpx.codes.UNAUTHORIZED, message) from error
+            self._expired.append(client)
+            self._client = renewed
 
     def _path(self, kind: str, name: str = "") -> str:
         home = HOMES.get(kind, "api/v1")
@@ -242,8 +286,7 @@ class KubernetesApi:
 
     async def get(self, kind: str, name: str) -> dict[str, Any]:
         """Return an object."""
-        found: dict[str, Any] = (await self.request("GET", self._path(kind, name))).json()
-        return found
+        return await self.ask("GET", self._path(kind, name))
 
     async def list(self, kind: str, selector: str = "", **params: str) -> list[dict[str, Any]]:
         """Return the objects of a kind that have these labels."""
@@ -252,7 +295,7 @@ class KubernetesApi:
         if selector:
             wanted["labelSelector"] = selector
         while True:
-            answer = (await self.request("GET", self._path(kind), params=wanted)).json()
+            answer = await self.ask("GET", self._path(kind), params=wanted)
             found += answer["items"]
             token = answer["metadata"].get("continue")
             if not token:
@@ -261,8 +304,7 @@ class KubernetesApi:
 
     async def create(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object and return it."""
-        made: dict[str, Any] = (await self.request("POST", self._path(kind), body=body)).json()
-        return made
+        return await self.ask("POST", self._path(kind), body=body)
 
     async def patch(self, kind: str, name: str, body: Mapping[str, Any]) -> None:
         """Change an object by a merge patch."""
@@ -326,6 +368,8 @@ class KubernetesApi:
                 if answer.is_error:
                     await answer.aread()
                     raise ApiError(answer.status_code, _message(answer))
+                if answer.is_redirect:
+                    raise self._stranger(f"it answers {answer.status_code}")
                 async for line in answer.aiter_lines():
                     yield line
         except (
@@ -422,9 +466,63 @@ def _end_as_eof() -> Iterator[None]:
         raise ConnectionError("the connection to the API server is broken") from error
 
 
+async def _make_client(auth: Any) -> httpx.AsyncClient:
+    """Return a client with the keys and certificates that kr8s has found."""
+    try:
+        for path in (auth.client_cert_file, auth.client_key_file, auth.server_ca_file):
+            if path and not Path(path).exists():  # which ssl would not name
+                raise FileNotFoundError(f"there is no file {path}")
+        verify = await auth.ssl_context()
+    finally:
+        _remove_written_keys(auth)
+    return httpx.AsyncClient(
+        base_url=auth.server,
+        verify=verify,
+        proxy=auth.proxy,
+        timeout=_TIMEOUT,
+        # A connection for each that goes through a forwarded port.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+    )
+
+
+def _own_namespace(auth: Any) -> str:
+    """Return the namespace of the context that is used, or, in a pod without a kubeconfig, that of the pod.
+
+    kr8s 0.20.15 has that of the current context, whichever is used, and never that of a pod.
+    """
+    if auth.active_context:
+        context = auth.kubeconfig.get_context(auth.active_context)
+        return str(context.get("namespace") or "default")
+    try:
+        return (Path(_SERVICE_ACCOUNT) / "namespace").read_text("utf-8").strip() or "default"
+    except OSError:
+        return "default"
+
+
+def _remove_written_keys(auth: Any) -> None:
+    """Remove the files into which kr8s writes keys and certificates that are in a kubeconfig itself.
+
+    It leaves them in the directory for temporary files, and writes others whenever credentials are read again.
+    """
+    context = auth.kubeconfig.get_context(auth.active_context) if auth.active_context else {}
+    if not context.get("cluster"):
+        return
+    user = auth.kubeconfig.get_user(context["user"])
+    cluster = auth.kubeconfig.get_cluster(context["cluster"])
+    for given, key, path in (
+        (user, "client-key-data", auth.client_key_file),
+        (user, "client-certificate-data", auth.client_cert_file),
+        (cluster, "certificate-authority-data", auth.server_ca_file),
+    ):
+        if key in given and path:
+            Path(path).unlink(missing_ok=True)
+
+
 def _message(answer: httpx.Response) -> str:
-    """Return the message of an error of the API server, in one line."""
+    """Return the message of an error of the API server, in one line; a page of a proxy is none."""
     text = ""
     with contextlib.suppress(ValueError, AttributeError):
         text = str(answer.json().get("message", ""))
-    return " ".join((text or answer.text or answer.reason_phrase).split())
+    if not text and not answer.text.lstrip().startswith("<"):
+        text = answer.text
+    return " ".join((text or answer.reason_phrase).split())

@@ -54,7 +54,7 @@ from scalable.providers.kubernetes.pods import (
     replica_failure,
     worker_name,
 )
-from scalable.providers.kubernetes.refusals import explain_refusal, is_lasting
+from scalable.providers.kubernetes.refusals import explain_refusal, is_lasting, is_unclear
 from scalable.providers.kubernetes.removal import remove_workers
 from scalable.providers.kubernetes.request import WorkerRequest
 
@@ -135,6 +135,8 @@ class KubernetesBackend:
         """The worker group of each launch, by request id."""
         self._tags: dict[str, str] = {}
         """The tag of each worker group."""
+        self._unclear: set[str] = set()
+        """The worker groups that were requested, and may or may not have been made."""
         self._launched: dict[str, LaunchResult] = {}
         self._complete: set[str] = set()
         """The worker groups that get no more units."""
@@ -181,15 +183,24 @@ class KubernetesBackend:
             request_id=request_id,
             owner=self._owner,
         )
+        was_unclear = name in self._unclear
+        self._unclear.add(name)
         try:
             await self._api.create("daskworkergroups", made)
         except ApiError as error:
-            if error.code == 409:  # an earlier call of this launch has made it
-                return
-            problem = explain_refusal(error, self._api.namespace)
-            kind = LaunchRefusedError if is_lasting(problem) else LaunchError
-            message = f"Kubernetes refuses a worker group of {tag}: {problem}"
-            raise kind(message, problem) from error
+            if error.code != 409:
+                # A refusal says nothing of an earlier attempt. The engine asks again, under the same name.
+                if was_unclear or is_unclear(error):
+                    raise
+                self._unclear.discard(name)
+                raise self._refusal(tag, error) from error
+            # An earlier call of this launch has made it.
+        self._unclear.discard(name)
+
+    def _refusal(self, tag: str, error: ApiError) -> LaunchError:
+        problem = explain_refusal(error, self._api.namespace)
+        kind = LaunchRefusedError if is_lasting(error) else LaunchError
+        return kind(f"Kubernetes refuses a worker group of {tag}: {problem}", problem)
 
     async def _wait_for_operator(self, name: str, n: int) -> LaunchResult:
         loop = asyncio.get_running_loop()

@@ -11,7 +11,12 @@ from scalable.errors import SessionError
 from scalable.providers.kubernetes.api import ApiError, ApiUnreachableError
 from scalable.providers.kubernetes.names import RUN, selector
 from scalable.providers.kubernetes.pods import first_pod, has_ended, pod_state
-from scalable.providers.kubernetes.refusals import explain_refusal
+from scalable.providers.kubernetes.refusals import (
+    explain_refusal,
+    is_expired,
+    is_transient,
+    is_unclear,
+)
 from scalable.providers.kubernetes.workflow import (
     CONTAINER,
     workflow_job,
@@ -30,9 +35,6 @@ __all__ = ["run_inside"]
 _POLL = 1.0
 _REMOVAL_TIMEOUT = 180.0
 """Seconds for the end of the pod, which removes its cluster first."""
-
-_SERVER_ERRORS = 500
-"""The first of the answers by which an API server says that it has a problem itself."""
 
 _BATCH = "batch/v1"
 
@@ -61,7 +63,7 @@ async def run_inside(
         try:
             made = await api.create("jobs", job)
         except ApiError as error:
-            refused = error.code < _SERVER_ERRORS
+            refused = not is_unclear(error)
             raise _cannot_run(error, api) from error
         await _create_secret(api, run, made, submission)
         write(f"the workflow runs as Job {name} in namespace {api.namespace}")
@@ -111,7 +113,7 @@ async def _remove(api: KubernetesApi, run: Run) -> None:
         except ApiUnreachableError:
             pass  # asked again
         except ApiError as error:
-            if error.code < _SERVER_ERRORS:
+            if not is_transient(error):
                 problem = explain_refusal(error, api.namespace)
                 raise SessionError(
                     f"Job {name} may be left: {problem}; remove it by `kubectl delete job {name}`"
@@ -143,7 +145,8 @@ class _Follower:
             except ApiUnreachableError as error:
                 self._say(f"{error}; the workflow goes on, and its output is shown later")
             except ApiError as error:
-                if error.code < _SERVER_ERRORS:
+                # Whoever has to log in again must not lose what runs meanwhile.
+                if not (is_transient(error) or is_expired(error)):
                     problem = explain_refusal(error, self._api.namespace)
                     raise SessionError(f"the workflow cannot be followed: {problem}") from error
                 self._say(f"{error}; the workflow goes on, and its output is shown later")

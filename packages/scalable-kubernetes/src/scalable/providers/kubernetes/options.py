@@ -210,7 +210,8 @@ class KubernetesOptions(WorkerOptions, RemoteTargetOptions):
         "any of the options from worker_service_account to pod_template.",
     )
     namespace: Label | None = Field(
-        default=None, description="Namespace. By default the one of the kubeconfig."
+        default=None,
+        description="Namespace. By default that of the context, or of the pod in which this runs.",
     )
     context: OneLine | None = Field(
         default=None, description="Context of the kubeconfig. By default the current one."

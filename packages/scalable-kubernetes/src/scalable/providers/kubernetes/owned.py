@@ -56,7 +56,8 @@ async def _list(api: KubernetesApi, kind: str) -> list[dict[str, Any]]:
         if kind == "jobs" and error.code == 403:  # a Role for workflows outside of the cluster
             return []
         raise
-    return [each for each in found if "deletionTimestamp" not in each["metadata"]]
+    # What somebody else manages may have the same label, and is of no run.
+    return [each for each in found if _run_of(each) and "deletionTimestamp" not in each["metadata"]]
 
 
 def _run_of(made: Mapping[str, Any]) -> str:

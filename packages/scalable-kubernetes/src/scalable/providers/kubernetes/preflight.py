@@ -66,7 +66,7 @@ async def preflight(
     except ProviderNotSetUpError as error:
         return [CheckResult("credentials", False, _line(error.missing), error.remedy)]
     try:
-        version = (await api.request("GET", "/version")).json()["gitVersion"]
+        version = (await api.ask("GET", "/version"))["gitVersion"]
     except (ApiError, ApiUnreachableError) as error:
         remedy = "check the network, a VPN, and that `kubectl version` answers"
         return [CheckResult("API server", False, _line(error), remedy)]
@@ -96,7 +96,7 @@ async def _ask(name: str, check: Callable[..., Awaitable[CheckResult]], *args: A
 
 async def _check_operator(api: KubernetesApi) -> CheckResult:
     try:
-        answer = (await api.request("GET", f"/apis/{_DASK}/v1")).json()
+        answer = await api.ask("GET", f"/apis/{_DASK}/v1")
     except ApiError as error:
         if error.code != 404:
             raise
@@ -113,7 +113,7 @@ async def _check_operator(api: KubernetesApi) -> CheckResult:
 async def _check_namespace(api: KubernetesApi) -> CheckResult:
     name = api.namespace
     try:
-        found = (await api.request("GET", f"/api/v1/namespaces/{name}")).json()
+        found = await api.ask("GET", f"/api/v1/namespaces/{name}")
     except ApiError as error:
         if error.code != 404:
             raise
@@ -161,7 +161,7 @@ async def _is_allowed(api: KubernetesApi, group: str, resource: str, verb: str) 
         "spec": {"resourceAttributes": attributes},
     }
     path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-    return bool((await api.request("POST", path, body=review)).json()["status"]["allowed"])
+    return bool((await api.ask("POST", path, body=review))["status"]["allowed"])
 
 
 def _named_objects(options: KubernetesOptions, plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -228,6 +228,8 @@ def wanted_amounts(options: KubernetesOptions, plan: Plan) -> dict[str, Decimal]
 
 def over_quota(quota: Mapping[str, Any], wanted: Mapping[str, Decimal]) -> Iterable[str]:
     """Yield what is wanted beyond what a quota leaves, in words."""
+    if not _counts_all(quota):
+        return
     status = quota.get("status", {})
     for name, hard in status.get("hard", {}).items():
         left = parse_quantity(hard) - parse_quantity(status.get("used", {}).get(name, "0"))
@@ -236,6 +238,17 @@ def over_quota(quota: Mapping[str, Any], wanted: Mapping[str, Decimal]) -> Itera
                 f"{quota['metadata']['name']} leaves {format_quantity(left)} of {name}, "
                 f"{format_quantity(wanted[name])} are wanted"
             )
+
+
+def _counts_all(quota: Mapping[str, Any]) -> bool:
+    """Return whether a quota counts every pod of a run, by its scopes.
+
+    Source: https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes
+    """
+    spec = quota.get("spec", {})
+    selected = spec.get("scopeSelector", {}).get("matchExpressions", [])
+    scopes = {*spec.get("scopes", []), *(each["scopeName"] for each in selected)}
+    return scopes <= {"NotTerminating", "NotBestEffort"}
 
 
 def _line(error: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from scalable.cluster.port import Explanation, Reason
 from scalable.providers.kubernetes.api import ApiError
 
-__all__ = ["explain_refusal", "is_lasting"]
+__all__ = ["explain_refusal", "is_expired", "is_lasting", "is_transient", "is_unclear"]
 
 INSTALL = (
     "install the Dask operator: helm install --repo https://helm.dask.org "
@@ -34,7 +34,10 @@ def explain_refusal(error: ApiError, namespace: str) -> Explanation:
         return Explanation(Reason.REFUSED, summary, native=text, remedy=INSTALL)
     if error.code == 403 and "exceeded quota" in text:
         return Explanation(Reason.QUOTA, text, remedy="ask for a larger quota, or request less")
-    if error.code in (401, 403):
+    if is_expired(error):
+        remedy = "log in again; `kubectl auth whoami` must work"
+        return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
+    if error.code == 403:
         remedy = "ask for this permission; docs/providers/kubernetes.md has the Role that suffices"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
     if error.code in (400, 422):
@@ -42,6 +45,23 @@ def explain_refusal(error: ApiError, namespace: str) -> Explanation:
     return Explanation(Reason.NETWORK, text)
 
 
-def is_lasting(explanation: Explanation) -> bool:
-    """Return whether the same request would be refused again."""
-    return explanation.reason in (Reason.REFUSED, Reason.CREDENTIALS)
+def is_lasting(error: ApiError) -> bool:
+    """Return whether the same request would be refused again, whatever time passes."""
+    # Credentials that have expired are renewed while a run goes on.
+    reason = explain_refusal(error, "").reason
+    return reason in (Reason.REFUSED, Reason.CREDENTIALS) and not is_expired(error)
+
+
+def is_expired(error: ApiError) -> bool:
+    """Return whether credentials have to be renewed."""
+    return error.code == 401
+
+
+def is_transient(error: ApiError) -> bool:
+    """Return whether it lies in the present state of the server: it is busy, or in trouble."""
+    return error.code == 429 or is_unclear(error)
+
+
+def is_unclear(error: ApiError) -> bool:
+    """Return whether the server may have done what it was asked for, such as where its store answers late."""
+    return error.code >= 500

@@ -28,7 +28,7 @@ from scalable.providers.kubernetes.pods import (
     pod_state,
     replica_failure,
 )
-from scalable.providers.kubernetes.refusals import explain_refusal
+from scalable.providers.kubernetes.refusals import explain_refusal, is_transient, is_unclear
 from scalable.providers.kubernetes.removal import remove_run
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ PULL_PATIENCE = 30.0
 
 FORBIDDEN = (401, 403)
 """Answers of an API server that does not allow a request."""
+
+_PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds between the attempts to create an object."""
 
 _CONNECT_TIMEOUT = 3.0
 """Seconds in which a service is reached directly by whoever is in the cluster."""
@@ -97,16 +100,39 @@ class KubernetesScheduler:
         """Create the DaskCluster, and the Secret with the run's keys."""
         await self._api.open()
         self._requested_at = _now()
-        self._may_exist = True
         try:
-            made = await self._api.create("daskclusters", self._cluster)
+            made = await self._create("daskclusters", self._cluster)
+            made = made or await self._api.get("daskclusters", self._run.name)
             self.owner = owner_reference(made)
             secret = keys_secret(self._run, self._credentials, self.owner)
-            await self._api.create("secrets", secret)
+            await self._create("secrets", secret)
         except ApiError as error:
-            self._may_exist = self.owner is not None  # else even the first object was refused
             problem = explain_refusal(error, self._api.namespace)
             raise SchedulerStartError(self._run.name, problem) from error
+        except ApiUnreachableError as error:
+            problem = Explanation(Reason.NETWORK, str(error))
+            raise SchedulerStartError(self._run.name, problem) from error
+
+    async def _create(self, kind: str, made: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Create an object; a server that is busy or in trouble is asked again. Return it, or None if it is there."""
+        before, unclear = self._may_exist, False
+        pauses = iter(_PAUSES)
+        while True:
+            self._may_exist = True
+            try:
+                return await self._api.create(kind, made)
+            except ApiError as error:
+                if error.code == 409 and unclear:
+                    return None
+                unclear = unclear or is_unclear(error)
+                self._may_exist = before or unclear
+                pause = next(pauses, None)
+                if pause is None or not is_transient(error):
+                    raise
+            except ApiUnreachableError as error:
+                self._may_exist = before or unclear or error.was_sent
+                raise
+            await asyncio.sleep(pause)
 
     async def connect(self) -> str:
         """Return the address of the scheduler, directly or through a port that is forwarded to its pod."""

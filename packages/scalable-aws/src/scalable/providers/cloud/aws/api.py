@@ -27,7 +27,7 @@ from botocore.exceptions import ConnectionError as BrokenConnectionError
 from botocore.parsers import ResponseParserError
 
 from scalable.cluster.port import Leftover
-from scalable.errors import ProviderNotSetUpError, describe_error
+from scalable.errors import ProviderNotSetUpError, describe_error, did_you_mean
 from scalable.providers.blocking import BlockingCalls
 from scalable.providers.cloud.aws.refusals import is_expired
 from scalable.providers.cloud.aws.tasks import Request
@@ -249,12 +249,28 @@ class AwsApi:
 
         botocore reads credentials that are in a file once only.
         """
-        found = _translated(error, operation, self._wanted)
+        found = _translated(error, operation)
+        if isinstance(error, EndpointConnectionError):
+            return AwsUnreachableError(f"{found}{self._region_hint()}")
         if isinstance(found, AwsError) and is_expired(found):
             with self._lock:
                 self._clients = {}
                 self.__dict__.pop("_session", None)
         return found
+
+    def _region_hint(self) -> str:
+        """Return that botocore does not know the region, if that is so; it may be newer than that."""
+        with self._lock:
+            session, region = self._session, str(self._session.region_name)
+            known = {
+                each
+                for partition in session.get_available_partitions()
+                for each in session.get_available_regions("ec2", partition)
+            }
+        if region in known:
+            return ""
+        hint = did_you_mean(region, known)
+        return f"; botocore knows no region {region!r}{hint}: correct the target's region"
 
 
 _ERRORS = (ClientError, BotoCoreError, ResponseParserError)
@@ -262,7 +278,7 @@ _ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 
 def _translated(
-    error: ClientError | BotoCoreError | ResponseParserError, operation: str, region: str | None
+    error: ClientError | BotoCoreError | ResponseParserError, operation: str
 ) -> Exception:
     """Return an error of botocore as ours."""
     if isinstance(error, ClientError):
@@ -271,9 +287,6 @@ def _translated(
         text = " ".join(_ENCODED.sub("", str(details.get("Message", ""))).split())
         return AwsError(operation, str(details.get("Code", "Unknown")), text, status)
     text = " ".join(str(error).split())
-    if isinstance(error, EndpointConnectionError):
-        hint = f"; is there a region {region!r}?" if region else ""
-        return AwsUnreachableError(f"{operation}: {text}{hint}")
     if isinstance(error, BrokenConnectionError | HTTPClientError | ResponseParserError):
         return AwsUnreachableError(f"{operation}: {text}")
     if isinstance(error, NoRegionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -22,9 +23,16 @@ from scalable.providers.cloud.aws.machines import machine_named, smallest_machin
 from scalable.providers.cloud.aws.names import Run, run_prefix
 from scalable.providers.cloud.aws.options import AWSOptions, TagKey, TagValue
 from scalable.providers.cloud.aws.request import worker_request
-from scalable.providers.cloud.aws.tasks import Place
+from scalable.providers.cloud.aws.tasks import MAX_DEFINITION, Place, worker_definition
 
-__all__ = ["check_fargate", "check_labels", "check_machines", "check_options", "check_user_data"]
+__all__ = [
+    "check_definitions",
+    "check_fargate",
+    "check_labels",
+    "check_machines",
+    "check_options",
+    "check_user_data",
+]
 
 _ONLY_FOR = MappingProxyType(
     {
@@ -59,6 +67,8 @@ _TAGS: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[TagKey, TagValue])
 
 _CERTIFICATE_BYTES = 512
 """What a run's certificate adds to user data at most, which has been packed."""
+_CERTIFICATES_BYTES = 4096
+"""What it adds to a task definition at most, in which it is four times, together with names of the account."""
 
 
 def check_options(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:
@@ -78,10 +88,32 @@ def check_options(spec: DeploymentSpec, options: AWSOptions) -> Iterator[Validat
             yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
 
 
+def check_definitions(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:
+    """Find components whose variables make their task definition larger than AWS takes."""
+    run, place = _example(spec, options)
+    for name, component in spec.components.items():
+        request = worker_request(component, options, "")
+        if request.task is None:  # which has an issue of its own
+            continue
+        definition = worker_definition(run, place, request, options, "tls://10.0.0.1:8786")
+        size = len(json.dumps(definition.params, ensure_ascii=False).encode()) + _CERTIFICATES_BYTES
+        if size > MAX_DEFINITION:
+            message = (
+                f"makes a task definition of {size} bytes with the rest that a task is told, and AWS takes "
+                f"{MAX_DEFINITION}; set fewer or shorter variables"
+            )
+            yield spec.component_issue(name, "env", "E_TOO_LARGE", message)
+
+
+def _example(spec: DeploymentSpec, options: AWSOptions) -> tuple[Run, Place]:
+    """Return a run and its place as far as they matter for the size of a request."""
+    run = Run(f"{run_prefix(spec.target_name)}-00000000", "", options.tags)
+    return run, Place(options.region or "us-east-1", "", (), (), key="", certificate="")
+
+
 def check_user_data(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:
     """Find components whose variables make the user data of their instances larger than AWS takes."""
-    run = Run(f"{run_prefix(spec.target_name)}-00000000", "", options.tags)
-    place = Place(options.region or "us-east-1", "", (), (), key="", certificate="")
+    run, place = _example(spec, options)
     for name, component in spec.components.items():
         script = worker_script(
             run, place, worker_request(component, options, ""), options, "tls://10.0.0.1:8786", 0
@@ -103,6 +135,9 @@ def check_machines(spec: DeploymentSpec, options: AWSOptions) -> Iterator[Valida
         if options.instance_type and component.gpus and not _WITH_GPU.match(options.instance_type):
             message = "the target's instance_type has no GPU; choose a type of family g or p"
             yield spec.component_issue(name, "gpus", "E_NOT_SUPPORTED", message)
+        elif named and component.gpus > named.gpus:
+            message = f"is more than the target's instance_type has ({named}); choose a larger one"
+            yield spec.component_issue(name, "gpus", "E_NO_MACHINE", message)
         if options.instance_type is None:
             if smallest_machine(component.cpus, memory, component.gpus) is None:
                 message = "no instance type that is known here has these cpus, memory and gpus; set instance_type"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +31,7 @@ from scalable.providers.tls import KEY_VARIABLES, dask_environment
 from scalable.providers.worker import server_command, thread_environment, worker_arguments
 
 __all__ = [
+    "ECR",
     "MAX_USER_DATA",
     "boot_script",
     "instance_log_stream",
@@ -53,6 +54,11 @@ _END_AT_SECOND_BOOT = (
     "if [ -e /var/lib/cloud/instance/scalable ]; then shutdown -h now; "
     "else touch /var/lib/cloud/instance/scalable; fi"
 )
+
+ECR = re.compile(
+    r"(?P<account>[0-9]{12})\.dkr\.ecr(-fips)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.(com|com\.cn|eu)"
+)
+"""A registry of AWS: https://docs.aws.amazon.com/AmazonECR/latest/userguide/Registries.html."""
 
 _METADATA = "http://169.254.169.254/latest"
 
@@ -103,9 +109,9 @@ def boot_script(
     ]
     words = ['"$ID"' if word == "$ID" else quoted(word) for word in command]
     login = ":"
-    if ".dkr.ecr." in registry:
-        # A password is valid in the region of the registry only.
-        password = f"aws ecr get-login-password --region {quoted(registry.split('.')[3])}"
+    if ecr := ECR.fullmatch(registry):  # nobody else gets the password
+        # It is valid in the region of the registry only.
+        password = f"aws ecr get-login-password --region {quoted(ecr['region'])}"
         login = f"{password} | docker login --username AWS --password-stdin {quoted(registry)}"
     return "\n".join(
         [
@@ -132,9 +138,11 @@ def boot_script(
 
 def user_data(script: str) -> bytes:
     """Return a boot script as cloud-init takes it, which unpacks it by itself."""
+    import yaml  # as cloud-init reads it: JSON has other escapes
+
     config = {"bootcmd": [_END_AT_SECOND_BOOT], "runcmd": [script]}
-    text = "#cloud-config\n" + json.dumps(config)
-    return gzip.compress(text.encode(), mtime=0)
+    text = yaml.safe_dump(config, default_style='"', width=len(script) + 100)
+    return gzip.compress(f"#cloud-config\n{text}".encode(), mtime=0)
 
 
 def scheduler_script(run: Run, place: Place, image: str, options: AWSOptions) -> str:

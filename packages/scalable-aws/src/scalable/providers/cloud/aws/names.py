@@ -5,11 +5,10 @@ All names follow from that of the run, so that whoever knows the run finds every
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from scalable.providers.common import dns_label
+from scalable.providers.common import dns_label, owner_label
 
 __all__ = [
     "COMPONENT",
@@ -22,6 +21,7 @@ __all__ = [
     "key_parameter",
     "log_group",
     "lower_tags",
+    "owner_tag",
     "parameter_path",
     "profile_name",
     "resource_name",
@@ -69,8 +69,18 @@ class Run:
     @property
     def all_tags(self) -> dict[str, str]:
         """The tags of everything that it creates. Ours take precedence, because `scalable reap` relies on them."""
-        owner = re.sub(r"[^\w .:/=+@-]", "_", self.owner)[:256]
-        return {**self.tags, RUN: self.name, OWNER: owner}
+        return {**self.tags, RUN: self.name, OWNER: owner_tag(self.owner)}
+
+
+def owner_tag(owner: str) -> str:
+    r"""Return a user's name as the value of a tag.
+
+    Examples
+    --------
+    >>> owner_tag("anna.b"), owner_tag("LAB\\anna")
+    ('anna.b', 'LAB_anna-025a042c')
+    """
+    return owner_label(owner, r"[^\w .:/=+@-]", 256)
 
 
 def run_prefix(target: str) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from scalable.cluster.port import Leftover
 from scalable.providers.base import Owned
 from scalable.providers.cloud.aws.api import AwsError
-from scalable.providers.cloud.aws.names import OWNER, RUN, WORKERS, log_group, run_of
+from scalable.providers.cloud.aws.names import OWNER, RUN, WORKERS, log_group, owner_tag, run_of
 from scalable.providers.cloud.aws.refusals import is_missing
 from scalable.providers.cloud.aws.removal import remove_run
+from scalable.providers.common import owner_of_label
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
@@ -75,7 +76,7 @@ async def _log_groups(api: AwsApi) -> list[Owned]:
         if name == log_group(tags.get(RUN, "")):
             _, _, _, region, account, _ = arn.split(":", 5)
             place = f"{account} {region}"
-            found.append(Owned(LOG_GROUP, name, tags[RUN], tags.get(OWNER, ""), place=place))
+            found.append(Owned(LOG_GROUP, name, tags[RUN], _owner(tags), place=place))
     return found
 
 
@@ -90,7 +91,11 @@ def _owned(clusters: Iterable[Mapping[str, Any]]) -> Iterable[Owned]:
         detail = f"{running} tasks run" + (f", {pending} start" if pending else "")
         _, _, _, region, account, _ = each["clusterArn"].split(":", 5)
         kind = CLUSTER_WITH_INSTANCES if tags.get(WORKERS) == "ec2" else CLUSTER
-        yield Owned(kind, name, tags[RUN], tags.get(OWNER, ""), detail, f"{account} {region}")
+        yield Owned(kind, name, tags[RUN], _owner(tags), detail, f"{account} {region}")
+
+
+def _owner(tags: Mapping[str, str]) -> str:
+    return owner_of_label(tags.get(OWNER, ""), owner_tag)
 
 
 async def reap(api: AwsApi, owned: Sequence[Owned]) -> list[Leftover]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scalable.errors import NativeTimeoutError, ProviderNotSetUpError
 from scalable.providers.base import CheckResult
 from scalable.providers.cloud.aws.api import AwsApi, AwsError, AwsUnreachableError
+from scalable.providers.cloud.aws.instances import ECR
 from scalable.providers.cloud.aws.machines import machine_named
 from scalable.providers.cloud.aws.quotas import Quota, fargate_quotas, instance_quotas
 from scalable.providers.cloud.aws.refusals import is_missing
@@ -24,10 +25,8 @@ __all__ = ["preflight"]
 
 _LOGIN = "run `aws configure` or `aws sso login`; `aws sts get-caller-identity` must work"
 
-_ECR = re.compile(
-    r"(?P<account>[0-9]{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com[a-z.]*/"
-    r"(?P<name>[^:@]+)(:(?P<tag>[^@]+))?(@(?P<digest>.+))?"
-)
+_IN_REGISTRY = re.compile(r"(?P<name>[^:@]+)(:(?P<tag>[^@]+))?(@(?P<digest>.+))?")
+"""An image as its registry calls it."""
 
 
 async def preflight(
@@ -210,8 +209,9 @@ async def _check_role(api: AwsApi, what: str, arn: str) -> CheckResult:
 
 async def _check_image(api: AwsApi, image: str) -> CheckResult:
     name = f"image {image}"
-    found = _ECR.fullmatch(image)
-    if found is None:
+    host, _, rest = image.partition("/")
+    registry, found = ECR.fullmatch(host), _IN_REGISTRY.fullmatch(rest)
+    if registry is None or found is None:
         return CheckResult(name, None, "not checked: it is not in ECR")
     which = (
         {"imageDigest": found["digest"]}
@@ -220,10 +220,10 @@ async def _check_image(api: AwsApi, image: str) -> CheckResult:
     )
     try:
         await api.call_in(
-            found["region"],
+            registry["region"],
             "ecr",
             "DescribeImages",
-            registryId=found["account"],
+            registryId=registry["account"],
             repositoryName=found["name"],
             imageIds=[which],
         )

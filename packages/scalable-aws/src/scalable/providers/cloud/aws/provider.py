@@ -25,6 +25,7 @@ from scalable.providers.base import (
     current_owner,
 )
 from scalable.providers.cloud.aws.checks import (
+    check_definitions,
     check_fargate,
     check_labels,
     check_machines,
@@ -111,6 +112,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         yield from check_labels(spec, options)
         if options.cluster_type == "fargate":
             yield from check_fargate(spec, options)
+            yield from check_definitions(spec, options)
         else:
             yield from check_machines(spec, options)
             yield from check_user_data(spec, options)

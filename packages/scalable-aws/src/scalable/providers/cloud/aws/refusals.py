@@ -45,6 +45,7 @@ _NOT_ACCEPTED = frozenset(
 )
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _UNSIGNED = frozenset({"InvalidSignatureException", "SignatureDoesNotMatch"})
+_OUTDATED = ("Signature expired", "Signature not yet current")
 _CAPACITY = frozenset(
     {
         *("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity"),
@@ -92,9 +93,15 @@ def is_there_already(error: AwsError) -> bool:
 
 def is_expired(error: AwsError) -> bool:
     """Return whether credentials have to be renewed."""
-    # What was signed before the machine slept, or by a clock that is wrong, is refused like a wrong key.
-    outdated = error.code in _UNSIGNED and "expired" in error.text
-    return outdated or error.code in _EXPIRED
+    return _is_outdated(error) or error.code in _EXPIRED
+
+
+def _is_outdated(error: AwsError) -> bool:
+    """Return whether a call was signed at another time than AWS has, which it refuses like a wrong key.
+
+    That is before the machine slept, or by a clock that is wrong.
+    """
+    return error.code in _UNSIGNED and any(each in error.text for each in _OUTDATED)
 
 
 def is_transient(error: AwsError) -> bool:
@@ -116,6 +123,9 @@ def explain_refusal(error: AwsError) -> Explanation:
     text, code = str(error), error.code
     if code in _DENIED:
         remedy = "ask for this permission; docs/providers/aws.md has the policy that suffices"
+        return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
+    if _is_outdated(error):
+        remedy = "set the clock of this machine"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
     if is_expired(error):
         remedy = "renew your credentials, for example by `aws sso login`"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from scalable.providers.cloud.aws.tasks import Request
+from scalable.providers.common import redacted
 
 __all__ = ["KEY", "rendered"]
 
@@ -25,16 +25,7 @@ def rendered(request: Request, redact: Callable[[str], str]) -> str:
     redact : callable
         Returns a text with ``${VAR}`` in place of the values that the manifest takes from the environment.
     """
-    return json.dumps(_redacted(request.params, redact), indent=2, ensure_ascii=False) + "\n"
-
-
-def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
-    if isinstance(value, bytes):
-        value = gzip.decompress(value).decode()
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: _redacted(item, redact) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redacted(item, redact) for item in value]
-    return value
+    shown = {**request.params}
+    if "UserData" in shown:
+        shown["UserData"] = gzip.decompress(shown["UserData"]).decode()
+    return json.dumps(redacted(shown, redact), indent=2, ensure_ascii=False) + "\n"

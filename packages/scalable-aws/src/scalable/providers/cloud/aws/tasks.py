@@ -28,6 +28,7 @@ from scalable.providers.worker import (
 )
 
 __all__ = [
+    "MAX_DEFINITION",
     "MAX_TASKS",
     "PORT",
     "SCHEDULER",
@@ -48,6 +49,9 @@ PORT = 8786
 
 SCHEDULER = "0-scheduler"
 """What stands for the scheduler where workers have the name of their component, which begins with a letter."""
+
+MAX_DEFINITION = 64 * 1024
+"""Bytes of a task definition: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/service-quotas.html."""
 
 MAX_TASKS = 10
 """Tasks of one RunTask call: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html."""

@@ -26,10 +26,12 @@ from google.auth import credentials as auth
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 from google.auth.transport.requests import AuthorizedSession
 from google.cloud import compute_v1
+from google.protobuf.json_format import ParseError
 
 from scalable.cluster.port import Leftover
 from scalable.errors import ProviderNotSetUpError, describe_error
 from scalable.providers.blocking import BlockingCalls
+from scalable.providers.cloud.gcp.refusals import is_expired, is_transient
 
 __all__ = ["ENDPOINT", "GceApi", "GceError", "GceUnreachableError", "service_url"]
 
@@ -82,6 +84,11 @@ _is_server_error = retry.if_exception_type(
 
 
 def _is_transient(error: Exception) -> bool:
+    if isinstance(
+        error, exceptions.Forbidden
+    ):  # as which requests are refused that are too many at present
+        found = _translated(error, "")
+        return isinstance(found, GceError) and is_transient(found)
     return bool(_is_server_error(error) or retry.if_transient_error(error))
 
 
@@ -202,10 +209,9 @@ class GceApi:
         )
         return any(each.client_operation_id in self._requested for some in lists for each in some)
 
-    async def zones(self, region: str) -> list[str]:
-        """Return the zones of a region."""
-        found = await self.call("Zones", "list")
-        return sorted(zone.name for zone in found if zone.name.startswith(f"{region}-"))
+    async def zones(self) -> list[str]:
+        """Return the zones of all regions."""
+        return sorted(zone.name for zone in await self.call("Zones", "list"))
 
     async def rest(
         self,
@@ -276,7 +282,7 @@ class GceApi:
                     self._free.setdefault(service, []).append(client)
         except _ERRORS as error:
             found = _translated(error, name)
-            if isinstance(found, GceError) and found.status == 401:
+            if isinstance(found, GceError) and is_expired(found):
                 with self._lock:  # credentials may have been renewed in their file
                     self._credentials, self._free = None, {}
             raise found from error
@@ -299,7 +305,10 @@ _ERRORS = (
     GoogleAuthError,
     ConnectionError,
     OSError,
+    ParseError,
 )
+"""What Google's libraries raise. The last one is none of the others: an answer that is not of Google, but of a proxy on
+the way."""
 
 
 def _translated(error: Exception, call: str) -> Exception:
@@ -360,5 +369,6 @@ def _find_credentials() -> tuple[auth.Credentials, str | None]:
     try:
         found, project = google.auth.default(scopes=_SCOPES)
     except DefaultCredentialsError as error:
-        raise ProviderNotSetUpError("gcp", "no credentials were found", _REMEDY) from error
+        said = " ".join(describe_error(error).split())
+        raise ProviderNotSetUpError("gcp", f"no credentials were found: {said}", _REMEDY) from error
     return found, project

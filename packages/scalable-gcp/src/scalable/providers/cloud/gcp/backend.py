@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +19,18 @@ from scalable.cluster.port import (
     Unit,
     UnitState,
 )
-from scalable.errors import LaunchError, LaunchRefusedError
-from scalable.providers.cloud.gcp.api import GceError
+from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError
+from scalable.providers.cloud.gcp.api import GceError, GceUnreachableError
 from scalable.providers.cloud.gcp.instances import MAX_METADATA, worker_body
 from scalable.providers.cloud.gcp.names import REQUEST, RUN, TAG, native_request, worker_names
-from scalable.providers.cloud.gcp.refusals import explain_refusal, is_lasting
+from scalable.providers.cloud.gcp.refusals import (
+    explain_refusal,
+    is_expired,
+    is_lasting,
+    is_transient,
+    makes_nothing,
+    tells_of_all_attempts,
+)
 from scalable.providers.cloud.gcp.removal import delete_run
 from scalable.providers.cloud.gcp.states import (
     NativeState,
@@ -60,6 +68,8 @@ class _Creation:
         The zone that is tried, by its number.
     operation : str
         The operation of bulkInsert in this zone; empty before it is accepted.
+    is_unclear : bool
+        Whether this zone was asked, and it is not known what has come of it.
     """
 
     tag: str
@@ -67,6 +77,7 @@ class _Creation:
     names: list[str]
     zone: int = 0
     operation: str = ""
+    is_unclear: bool = False
 
 
 @dataclass
@@ -165,19 +176,21 @@ class GceBackend:
         """
         while True:
             zone = self._place.zones[creation.zone]
-            request_id = native_request(creation.request_id, zone)
+            request_id, body = native_request(creation.request_id, zone), self._body(creation)
+            was_unclear, creation.is_unclear = creation.is_unclear, True
             try:
-                operation = await self._api.create(zone, self._body(creation), request_id)
+                operation = await self._api.create(zone, body, request_id)
             except GceError as error:
+                if not (tells_of_all_attempts if was_unclear else makes_nothing)(error):
+                    raise ConnectionError(str(error)) from error  # asked for again with the same id
+                creation.is_unclear = False
                 why = explain_refusal(error)
-                if why.reason is Reason.NETWORK:  # asked for again with the same id
-                    raise ConnectionError(str(error)) from error
                 if why.reason is not Reason.CAPACITY:
                     raise
                 if not self._next_zone(creation):
                     return why
             else:
-                creation.operation = operation.name
+                creation.operation, creation.is_unclear = operation.name, False
                 return None
 
     def _next_zone(self, creation: _Creation) -> bool:
@@ -198,7 +211,8 @@ class GceBackend:
             scheduler=self._scheduler,
             keys=self._place.keys,
         )
-        size = max(len(i["value"]) for i in body["instanceProperties"]["metadata"]["items"])
+        items = body["instanceProperties"]["metadata"]["items"]
+        size = max(len(each["value"].encode()) for each in items)
         if size > MAX_METADATA:
             problem = (
                 f"the startup script of {creation.tag} has {size} bytes, and Compute Engine takes "
@@ -228,6 +242,8 @@ class GceBackend:
         try:
             why = await self._request(creation)
         except GceError as error:
+            if is_expired(error) or is_transient(error):
+                return  # asked for again with the next look
             why = explain_refusal(error)
         if why is not None:
             self._give_up(creation, why)
@@ -406,9 +422,14 @@ class GceBackend:
             for name, machine in self._machines.items()
             if name in found and machine.end is not None and not machine.is_stopped
         ]
-        for machine in ended:
-            machine.is_stopped = True
-        await asyncio.gather(*(self._api.delete(m.zone, m.unit.id) for m in ended))
+
+        async def delete(machine: _Machine) -> None:
+            # What is refused is asked for again with the next list; `sweep` tells of what cannot be deleted at all.
+            with contextlib.suppress(GceError, GceUnreachableError, NativeTimeoutError):
+                await self._api.delete(machine.zone, machine.unit.id)
+                machine.is_stopped = True
+
+        await asyncio.gather(*map(delete, ended))
 
     def _shown(self, machine: _Machine, state: NativeState | None) -> UnitState:
         end = machine.end

@@ -93,7 +93,8 @@ def _script(
     ]
     words = ['"$NAME"' if word == "$NAME" else quoted(word) for word in command]
     registry = image.partition("/")[0]
-    login, is_private = ":", registry.endswith((".pkg.dev", "gcr.io"))
+    # Nobody else gets the token.
+    login, is_private = ":", registry == "gcr.io" or registry.endswith((".pkg.dev", ".gcr.io"))
     if is_private:
         login = f"token | docker login -u oauth2accesstoken --password-stdin https://{registry}"
     return "\n".join(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from scalable.providers.common import dns_label
+from scalable.providers.common import dns_label, owner_label
 
 __all__ = [
     "OWNER",
@@ -16,9 +15,12 @@ __all__ = [
     "TAG",
     "Run",
     "native_request",
+    "owner_value",
+    "regions_of",
     "run_prefix",
     "scheduler_name",
     "worker_names",
+    "zones_of",
 ]
 
 RUN = "scalable-run"
@@ -29,8 +31,6 @@ TAG = "scalable-tag"
 """Label of a worker: its component."""
 REQUEST = "scalable-request"
 """Label of a worker: the launch that it answers."""
-
-_NOT_IN_LABELS = re.compile(r"[^a-z0-9_-]")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,12 @@ class Run:
     @property
     def all_labels(self) -> dict[str, str]:
         """The labels of everything that it creates. Ours take precedence, because `scalable reap` relies on them."""
-        owner = _NOT_IN_LABELS.sub("_", self.owner.lower())[:63]
-        return {**self.labels, RUN: self.name, OWNER: owner}
+        return {**self.labels, RUN: self.name, OWNER: owner_value(self.owner)}
+
+
+def owner_value(owner: str) -> str:
+    """Return a user's name as the value of a label."""
+    return owner_label(owner, "[^a-z0-9_-]", 63)
 
 
 def run_prefix(target: str) -> str:
@@ -69,6 +73,22 @@ def run_prefix(target: str) -> str:
     return dns_label(dns_label(target)[:20])
 
 
+def zones_of(region: str, zones: Iterable[str]) -> list[str]:
+    """Return those of the zones that are in a region.
+
+    Examples
+    --------
+    >>> zones_of("us-east1", ["us-east1-b", "us-east11-a"]), regions_of(["us-east1-b", "us-east1-c"])
+    (['us-east1-b'], ['us-east1'])
+    """
+    return [zone for zone in zones if zone.startswith(f"{region}-")]
+
+
+def regions_of(zones: Iterable[str]) -> list[str]:
+    """Return the regions in which zones are."""
+    return sorted({zone.rpartition("-")[0] for zone in zones})
+
+
 def scheduler_name(run: str) -> str:
     """Return the name of the scheduler's machine."""
     return f"{run}-scheduler"
@@ -80,10 +100,12 @@ def worker_names(run: str, tag: str, request_id: str, n: int) -> list[str]:
     Examples
     --------
     >>> worker_names("gcp-1f00ba", "GCAM_core", "9c2f44d1", 2)
-    ['gcp-1f00ba-gcam-core-9c2f44-0', 'gcp-1f00ba-gcam-core-9c2f44-1']
+    ['gcp-1f00ba-gcam-core-9c2f44d1-0', 'gcp-1f00ba-gcam-core-9c2f44d1-1']
     """
+    # 63 characters with the longest run, and the three digits of a thousand machines. A run may have thousands of
+    # launches, so that fewer digits of the request would be the same once.
     part = dns_label(dns_label(tag)[:16])
-    return [f"{run}-{part}-{request_id[:6]}-{number}" for number in range(n)]
+    return [f"{run}-{part}-{request_id[:12]}-{number}" for number in range(n)]
 
 
 def native_request(request_id: str, zone: str) -> str:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Leftover
 from scalable.providers.base import Owned
-from scalable.providers.cloud.gcp.names import OWNER, RUN
+from scalable.providers.cloud.gcp.names import OWNER, RUN, owner_value
 from scalable.providers.cloud.gcp.removal import delete_run
 from scalable.providers.cloud.gcp.secret_manager import delete_secret, list_secrets
+from scalable.providers.common import owner_of_label
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceApi
@@ -35,6 +36,7 @@ async def list_owned(api: GceApi, options: GCPOptions) -> list[Owned]:
         for each in scope.instances:
             run, owner = each.labels.get(RUN), each.labels.get(OWNER, "")
             if run:
+                owner = owner_of_label(owner, owner_value)
                 place = f"{project} {zone}"
                 found.append(Owned("machine", each.name, run, owner, each.status.lower(), place))
     return [*found, *(await list_secrets(api) if options.keys == "secret-manager" else ())]

@@ -15,6 +15,7 @@ from scalable.providers.base import CheckResult
 from scalable.providers.cloud.gcp.api import GceApi, GceError, GceUnreachableError
 from scalable.providers.cloud.gcp.instances import PORT, boot_image, subnetwork
 from scalable.providers.cloud.gcp.machines import machine_named
+from scalable.providers.cloud.gcp.names import regions_of, zones_of
 from scalable.providers.cloud.gcp.refusals import explain_refusal
 from scalable.providers.cloud.gcp.secret_manager import default_account, list_secrets
 
@@ -51,7 +52,7 @@ async def preflight(
     zones = await _ask("zones", _check_zones, api, options)
     results.append(zones)
     if zones.ok:
-        names = options.own_zones or await api.zones(options.own_region)
+        names = options.own_zones or zones_of(options.own_region, await api.zones())
         for request in requests.values():
             name = f"machine of {request.tag}"
             results.append(await _ask(name, _check_machine, api, name, request, names))
@@ -92,14 +93,13 @@ async def _check_credentials(api: GceApi) -> CheckResult:
 
 
 async def _check_zones(api: GceApi, options: GCPOptions) -> CheckResult:
-    all_zones = [zone.name for zone in await api.call("Zones", "list")]
+    all_zones = await api.zones()
     region = options.own_region
     if not options.own_zones:
-        there = [zone for zone in all_zones if zone.startswith(f"{region}-")]
-        if there:
+        if there := zones_of(region, all_zones):
             return CheckResult("zones", True, ", ".join(there))
-        regions = sorted({zone.rpartition("-")[0] for zone in all_zones})
-        return CheckResult("zones", False, f"there is no region {region}", _near(region, regions))
+        near = _near(region, regions_of(all_zones))
+        return CheckResult("zones", False, f"there is no region {region}", near)
     for zone in options.own_zones:
         if zone not in all_zones:
             return CheckResult("zones", False, f"there is no zone {zone}", _near(zone, all_zones))
@@ -242,9 +242,10 @@ async def _check_quota(
     requests: Mapping[str, WorkerRequest],
     counts: Mapping[str, int],
 ) -> CheckResult:
-    """Compare what a run has at most with the quotas of the region that there are for it."""
+    """Compare what a run has at most with the quotas of region and project that there are for it."""
+    project = await api.call("Projects", "get")
     region = await api.call("Regions", "get", region=options.own_region)
-    quotas = {each.metric: each for each in region.quotas}
+    quotas = {each.metric: each for each in (*project.quotas, *region.quotas)}
     wanted = _wanted(options, requests, counts, {*quotas})
     free = {metric: int(quotas[metric].limit - quotas[metric].usage) for metric in wanted}
     short = [metric for metric, n in wanted.items() if n > free[metric]]
@@ -256,6 +257,14 @@ async def _check_quota(
         )
         return CheckResult("quota", False, detail, remedy)
     return CheckResult("quota", True if wanted else None, detail or "not known")
+
+
+_GPU_QUOTAS = {
+    "nvidia-l4": "NVIDIA_L4_GPUS",
+    "nvidia-tesla-a100": "NVIDIA_A100_GPUS",
+    "nvidia-tesla-t4": "NVIDIA_T4_GPUS",
+}
+"""The quota of each type of GPU: https://cloud.google.com/compute/resource-usage#gpu_quota."""
 
 
 def _wanted(
@@ -278,6 +287,13 @@ def _wanted(
         if spot and "PREEMPTIBLE_CPUS" in metrics:
             metric = "PREEMPTIBLE_CPUS"
         wanted[metric] += n * (machine.vcpus or 0)
+        wanted["CPUS_ALL_REGIONS"] += n * (machine.vcpus or 0)
+    for tag, request in requests.items():
+        kind, count = request.attached or (request.machine.gpu_type, request.machine.gpus or 0)
+        if gpus := _GPU_QUOTAS.get(kind):
+            n = count * counts.get(tag, 0)
+            wanted[f"PREEMPTIBLE_{gpus}" if options.spot else gpus] += n
+            wanted["GPUS_ALL_REGIONS"] += n
     total = sum(n for _, n, _ in machines)
     wanted["INSTANCES"] = total
     wanted["SSD_TOTAL_GB"] = total * options.disk_gb  # pd-balanced counts among them

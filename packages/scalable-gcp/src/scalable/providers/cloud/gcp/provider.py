@@ -53,6 +53,11 @@ _CLOSE_TIMEOUT = 240.0
 _MAX_LAUNCH = 1000
 """Machines in one call: https://cloud.google.com/compute/docs/instances/multiple/about-bulk-creation."""
 
+# https://cloud.google.com/compute/docs/labeling-resources#requirements
+_MAX_LABELS = 64
+_OUR_LABELS = 4
+"""Labels of a worker that are Scalable's."""
+
 _LABELS: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[LabelKey, LabelValue])
 
 
@@ -78,15 +83,7 @@ class GCPProvider(BaseProvider[GCPOptions]):
                 "require GPUs: Container-Optimized OS has none"
             )
             yield spec.option_issue("boot_image", "E_MISSING_KEY", message)
-        for name, component in spec.components.items():
-            try:
-                _LABELS.validate_python(dict(component.tags))
-            except ValidationError:
-                message = (
-                    "Compute Engine takes 63 lower-case letters, digits, _ and - in keys and values of labels; a key "
-                    "begins with a letter, and not with goog or scalable-"
-                )
-                yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)
+        yield from _check_labels(spec, options)
         if problem := PRICES.read().problem:
             yield spec.option_issue((), "W_PRICES", problem, "warning")
         yield from no_effect_warnings(
@@ -305,6 +302,25 @@ def _check_zones(spec: DeploymentSpec, options: GCPOptions) -> Iterator[Validati
         if zone in options.zones[:number]:
             message = "is there twice; remove it"
             yield spec.option_issue(("zones", number), "E_DUPLICATE_KEY", message)
+
+
+def _check_labels(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
+    for name, component in spec.components.items():
+        try:
+            _LABELS.validate_python(dict(component.tags))
+        except ValidationError:
+            message = (
+                "Compute Engine takes 63 lower-case letters, digits, _ and - in keys and values of labels; a key "
+                "begins with a letter, and not with goog or scalable-"
+            )
+            yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)
+        n = len({*options.labels, *component.tags}) + _OUR_LABELS
+        if n > _MAX_LABELS:
+            message = (
+                f"makes {n} labels with those of the target and of Scalable, and Compute Engine takes {_MAX_LABELS}; "
+                "use fewer"
+            )
+            yield spec.component_issue(name, "tags", "E_BAD_VALUE", message)
 
 
 def _check_machine(

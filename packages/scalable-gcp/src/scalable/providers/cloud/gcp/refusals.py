@@ -9,7 +9,15 @@ from scalable.cluster.port import Explanation, Reason
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceError
 
-__all__ = ["RATE", "explain_refusal", "is_lasting", "is_transient"]
+__all__ = [
+    "RATE",
+    "explain_refusal",
+    "is_expired",
+    "is_lasting",
+    "is_transient",
+    "makes_nothing",
+    "tells_of_all_attempts",
+]
 
 # https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-vm-creation
 _CAPACITY = (
@@ -38,6 +46,11 @@ def is_transient(error: GceError) -> bool:
     return too_many or error.status == 429 or error.status >= 500
 
 
+def is_expired(error: GceError) -> bool:
+    """Return whether credentials have to be renewed."""
+    return error.status == 401
+
+
 def explain_refusal(error: GceError, service: str = "compute") -> Explanation:
     """Return why Compute Engine, or another service of Google's, has refused a call, and what to do.
 
@@ -58,7 +71,7 @@ def explain_refusal(error: GceError, service: str = "compute") -> Explanation:
             "ask for a larger quota in the console (IAM & Admin, Quotas), or start fewer workers"
         )
         return Explanation(Reason.QUOTA, text, remedy="" if is_transient(error) else remedy)
-    if error.status == 401:
+    if is_expired(error):
         remedy = "run `gcloud auth application-default login`"
         return Explanation(Reason.CREDENTIALS, text, remedy=remedy)
     if error.status == 403:
@@ -68,8 +81,22 @@ def explain_refusal(error: GceError, service: str = "compute") -> Explanation:
     return Explanation(Reason.REFUSED, text, remedy="correct the target's options")
 
 
+def makes_nothing(error: GceError) -> bool:
+    """Return whether an attempt to create machines that ends in this error has made none."""
+    return explain_refusal(error).reason is not Reason.NETWORK
+
+
+def tells_of_all_attempts(error: GceError) -> bool:
+    """Return whether Compute Engine says this only where no earlier attempt with the same id has made machines.
+
+    It limits requests, and checks credentials and the request itself, before it looks for the id.
+    """
+    reason = explain_refusal(error).reason
+    return reason is Reason.CAPACITY or (reason is Reason.QUOTA and not is_transient(error))
+
+
 def is_lasting(error: GceError) -> bool:
     """Return whether the same call would be refused again, whatever time passes."""
     # Credentials that have expired are renewed while a run goes on.
     reason = explain_refusal(error).reason
-    return reason in (Reason.REFUSED, Reason.CREDENTIALS) and error.status != 401
+    return reason in (Reason.REFUSED, Reason.CREDENTIALS) and not is_expired(error)

@@ -10,7 +10,7 @@ from scalable.cluster.port import Leftover
 from scalable.errors import NativeTimeoutError, describe_error
 from scalable.providers.cloud.gcp.api import GceError, GceUnreachableError
 from scalable.providers.cloud.gcp.names import RUN
-from scalable.providers.cloud.gcp.refusals import explain_refusal, is_transient
+from scalable.providers.cloud.gcp.refusals import explain_refusal, is_expired, is_transient
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceApi
@@ -21,7 +21,6 @@ _POLL = 1.0
 _ASK_AGAIN = 60.0
 """Seconds after which the deletion of a machine is requested again."""
 
-_EXPIRED = 401
 _RENEWED_WITHIN = 30.0
 """Seconds for which a call is repeated that is refused because credentials have expired. Each reads them again, and
 what stays behind costs money."""
@@ -73,7 +72,7 @@ async def delete_run(
             problem, lasting = "it is being deleted", False
         except GceError as error:
             problem, lasting = str(explain_refusal(error)), not is_transient(error)
-            if error.status == _EXPIRED:
+            if is_expired(error):
                 lasting = now() - heard > _RENEWED_WITHIN
         except (GceUnreachableError, NativeTimeoutError) as error:
             problem, lasting = describe_error(error), False
@@ -90,7 +89,7 @@ async def _is_creating(api: GceApi, zones: Sequence[str]) -> tuple[bool, str]:
     try:
         return await api.is_creating(zones), ""
     except GceError as error:
-        if is_transient(error) or error.status == _EXPIRED:
+        if is_transient(error) or is_expired(error):
             raise
         return False, f"it is not known whether more are being created: {explain_refusal(error)}"
 

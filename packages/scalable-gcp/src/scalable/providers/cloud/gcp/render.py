@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scalable.providers.common import redacted
+
 __all__ = ["KEY", "rendered"]
 
 KEY = "(the run's private key)"
@@ -22,14 +24,4 @@ def rendered(body: Mapping[str, Any], redact: Callable[[str], str]) -> str:
     redact : callable
         Returns a text with ``${VAR}`` in place of the values that the manifest takes from the environment.
     """
-    return json.dumps(_redacted(body, redact), indent=2, ensure_ascii=False) + "\n"
-
-
-def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: _redacted(item, redact) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redacted(item, redact) for item in value]
-    return value
+    return json.dumps(redacted(body, redact), indent=2, ensure_ascii=False) + "\n"

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.host import SchedulerState
 from scalable.cluster.port import Explanation, Leftover, Phase, Reason
-from scalable.errors import SchedulerStartError
+from scalable.errors import SchedulerStartError, did_you_mean
 from scalable.providers.cloud.gcp.api import GceError, GceUnreachableError
 from scalable.providers.cloud.gcp.instances import PORT, scheduler_body, subnetwork
 from scalable.providers.cloud.gcp.keys import Keys
-from scalable.providers.cloud.gcp.names import Run, native_request, scheduler_name
+from scalable.providers.cloud.gcp.names import (
+    Run,
+    native_request,
+    regions_of,
+    scheduler_name,
+    zones_of,
+)
 from scalable.providers.cloud.gcp.options import GCPOptions
-from scalable.providers.cloud.gcp.refusals import explain_refusal, is_lasting
+from scalable.providers.cloud.gcp.refusals import explain_refusal, is_lasting, is_transient
 from scalable.providers.cloud.gcp.removal import delete_run
 from scalable.providers.cloud.gcp.secret_manager import delete_secret, store_key
 from scalable.providers.cloud.gcp.states import console_tail, end_in_console, machine_state
@@ -100,11 +106,7 @@ class GceScheduler:
         run, options = self.place.run, self.place.options
         project = await self._api.check_credentials()
         try:
-            zones = options.own_zones or await self._api.zones(options.own_region)
-            if not zones:
-                problem = f"project {project} has no zones in region {options.own_region}"
-                why = Explanation(Reason.REFUSED, problem, remedy="correct the target's region")
-                raise SchedulerStartError(run.name, why)
+            zones = options.own_zones or await self._zones(project)
             network = subnetwork(options, project, options.own_region)
             self.place = replace(self.place, zones=zones, subnetwork=network)
             self._may_exist = True
@@ -114,6 +116,15 @@ class GceScheduler:
             raise SchedulerStartError(run.name, explain_refusal(error)) from error
         except GceUnreachableError as error:
             raise SchedulerStartError(run.name, Explanation(Reason.NETWORK, str(error))) from error
+
+    async def _zones(self, project: str) -> list[str]:
+        region, every = self.place.options.own_region, await self._api.zones()
+        if found := zones_of(region, every):
+            return found
+        hint = did_you_mean(region, regions_of(every))
+        problem = f"project {project} has no zones in region {region!r}{hint}"
+        why = Explanation(Reason.REFUSED, problem, remedy="correct the target's region")
+        raise SchedulerStartError(self.place.run.name, why)
 
     async def _store_key(self, project: str) -> None:
         run, options = self.place.run, self.place.options
@@ -152,10 +163,11 @@ class GceScheduler:
                 operation = await self._api.create(zone, body, request)
                 break
             except (GceError, GceUnreachableError) as error:
-                unclear = not isinstance(error, GceError) or (
-                    explain_refusal(error).reason is Reason.NETWORK or error.status == 429
+                no_room = isinstance(error, GceError) and (
+                    explain_refusal(error).reason is Reason.CAPACITY
                 )
-                if not unclear or attempt == 3:
+                passes = not isinstance(error, GceError) or is_transient(error)
+                if no_room or not passes or attempt == 3:
                     raise
                 await asyncio.sleep(2.0**attempt / 2)
         while operation.status.name != "DONE":

@@ -10,8 +10,9 @@ from scalable.errors import NativeTimeoutError, describe_error
 from scalable.providers.base import Owned
 from scalable.providers.cloud.gcp.api import GceError, GceUnreachableError, service_url
 from scalable.providers.cloud.gcp.keys import Keys, secret_requests
-from scalable.providers.cloud.gcp.names import OWNER, RUN, Run
+from scalable.providers.cloud.gcp.names import OWNER, RUN, Run, owner_value
 from scalable.providers.cloud.gcp.refusals import explain_refusal
+from scalable.providers.common import owner_of_label
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceApi
@@ -77,6 +78,7 @@ async def list_secrets(api: GceApi) -> list[Owned]:
             name, labels = each["name"].rpartition("/")[2], each.get("labels", {})
             run, owner = labels.get(RUN), labels.get(OWNER, "")
             if run:
+                owner = owner_of_label(owner, owner_value)
                 found.append(Owned("secret", name, run, owner, "kept", api.project))
         token = page.get("nextPageToken", "")
         if not token:

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aws_stubs import StubbedApi
+
+from scalable.providers import common
+from scalable.providers.base import Owned
+from scalable.providers.cloud.aws.names import Run, log_group, lower_tags, owner_tag, resource_name
+from scalable.providers.cloud.aws.owned import list_owned
+
+
+def owned_by(*owners: str, instances: str = "") -> list[Owned]:
+    """Return what is listed of a run of each of these users on Fargate, and of one with instances."""
+    api = StubbedApi()
+    runs = [Run(f"aws-{n}", owner) for n, owner in enumerate(owners)]
+    arns = [f"arn:aws:ecs:us-east-1:1:cluster/{resource_name(run.name)}" for run in runs]
+    clusters = [
+        {
+            "clusterArn": arn,
+            "clusterName": resource_name(run.name),
+            "status": "ACTIVE",
+            "tags": lower_tags(run.all_tags),
+        }
+        for run, arn in zip(runs, arns, strict=True)
+    ]
+    api.answer("ecs", "list_clusters", {"clusterArns": arns})
+    api.answer("ecs", "describe_clusters", {"clusters": clusters})
+    run = Run("aws-instances", instances)
+    group = log_group(run.name)
+    arn = f"arn:aws:logs:us-east-1:1:log-group:{group}:*"
+    api.answer("logs", "describe_log_groups", {"logGroups": [{"logGroupName": group, "arn": arn}]})
+    api.answer("logs", "list_tags_for_resource", {"tags": run.all_tags})
+    found = asyncio.run(list_owned(api))
+    api.check()
+    return found
+
+
+@pytest.mark.parametrize("me", ["anna", "anna.b@lab.example", "LAB\\anna", "Анна", "a" * 300])
+def test_what_a_user_has_started_is_theirs(monkeypatch: pytest.MonkeyPatch, me: str) -> None:
+    monkeypatch.setattr(common, "current_owner", lambda: me)
+    found = owned_by(me, "somebody", instances=me)
+    assert [each.owner for each in found] == [me, "somebody", me]
+
+
+def test_users_whose_names_differ_in_what_a_tag_cannot_have_are_two() -> None:
+    assert owner_tag("LAB\\anna") != owner_tag("LAB_anna")
+    assert len(owner_tag("a" * 300)) == 256
