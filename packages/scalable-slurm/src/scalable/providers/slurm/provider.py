@@ -31,8 +31,8 @@ from scalable.providers.base import (
 )
 from scalable.providers.common import BaseProvider, cluster_handle, run_now
 from scalable.providers.options import Limits
-from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.checking import check_component
+from scalable.providers.slurm.labels import job_name, parse_comment
 from scalable.providers.slurm.options import SlurmOptions
 from scalable.providers.slurm.request import (
     JobRequest,
@@ -110,7 +110,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             argv = sbatch_argv(
                 request,
                 -(-n // request.room),
-                job_name=f"scalable-{run}",
+                job_name=job_name(run),
                 comment=f"scalable run={run}",
             )
             text = f"{note}# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER', n)}"
