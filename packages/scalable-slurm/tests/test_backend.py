@@ -12,6 +12,7 @@ from slurm_units import MINE, SEVERAL, asked, make_backend, running, shared, uni
 from scalable.cluster.port import GroupSpec, LaunchResult, Leftover, Phase, ReadsLogs
 from scalable.errors import LaunchRefusedError
 from scalable.providers.slurm.backend import SlurmBackend
+from scalable.providers.slurm.commands import SlurmCommandError
 
 if TYPE_CHECKING:
     from conftest import Calls, FakeCommand
@@ -54,6 +55,59 @@ def test_a_launch_that_was_given_up_is_waited_for_when_it_is_repeated(
     assert len(calls("sbatch")) == 1
 
 
+def test_an_sbatch_that_hangs_is_not_waited_for_once_its_jobs_are_seen(
+    backend: SlurmBackend,
+    fake_command: FakeCommand,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("scalable.providers.slurm.commands._LOOK_EVERY", 0.1)
+    submitting = tmp_path / "submitting"
+    fake_command("sbatch", then=f": > {submitting}; exec sleep 600")
+    for command in ("scancel", "scontrol"):
+        fake_command(command)
+    lines = [f"7|{i}|PENDING|Priority|30:00||scalable-r|{MINE}\n" for i in range(2)]
+    fake_command("squeue", stdout="".join(lines))
+
+    async def scenario() -> LaunchResult:
+        launch = asyncio.create_task(backend.launch(GroupSpec("gcam"), 2, "q"))
+        async with asyncio.timeout(60):
+            while not submitting.exists():
+                await asyncio.sleep(0.01)
+        await backend.observe()
+        try:
+            return await launch
+        finally:
+            fake_command("squeue")
+            assert await backend.sweep() == []
+
+    assert asyncio.run(scenario()) == LaunchResult([unit(0), unit(1)])
+
+
+def test_an_sbatch_that_hangs_is_told_and_asked_for_again(
+    backend: SlurmBackend,
+    fake_command: FakeCommand,
+    calls: Calls,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("scalable.providers.slurm.backend._ANSWER_WITHIN", 0.2)
+    go = tmp_path / "go"
+    fake_command("sbatch", stdout="7\n", then=f"cat {go} > {tmp_path}/gone")
+    os.mkfifo(go)
+
+    async def scenario() -> LaunchResult:
+        for _ in range(2):
+            with pytest.raises(SlurmCommandError, match=r"no answer for .*; see by hand"):
+                await backend.launch(GroupSpec("gcam"), 1, "q")
+        monkeypatch.setattr("scalable.providers.slurm.backend._ANSWER_WITHIN", 60.0)
+        await asyncio.to_thread(go.write_text, "")
+        return await backend.launch(GroupSpec("gcam"), 1, "q")
+
+    assert asyncio.run(scenario()) == LaunchResult([unit(0)])
+    assert len(calls("sbatch")) == 1
+
+
 def test_a_sweep_cancels_what_a_launch_that_was_given_up_submits(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
 ) -> None:
@@ -61,7 +115,7 @@ def test_a_sweep_cancels_what_a_launch_that_was_given_up_submits(
     go, submitting, queue = tmp_path / "go", tmp_path / "submitting", tmp_path / "squeue.out"
     fake_command("squeue")
     fake_command("scancel", then=f": > {queue}")
-    submit = f"echo '7|0|PENDING|Priority|1:30||{MINE}' > {queue}"
+    submit = f"echo '7|0|PENDING|Priority|1:30||scalable-r|{MINE}' > {queue}"
     fake_command(
         "sbatch", stdout="7\n", then=f": > {submitting}; cat {go} > {tmp_path}/gone; {submit}"
     )
@@ -134,7 +188,7 @@ def test_a_job_is_cancelled_with_its_last_worker(
 def test_a_worker_of_a_job_that_waits_is_gone_at_once(
     packed: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
 ) -> None:
-    fake_command("squeue", stdout=f"7|0|PENDING|Priority|30:00||{SEVERAL}\n")
+    fake_command("squeue", stdout=f"7|0|PENDING|Priority|30:00||scalable-r|{SEVERAL}\n")
     asyncio.run(packed.observe())
     asyncio.run(packed.stop([shared("7_0", 3)]))
     states = asyncio.run(packed.observe())

@@ -9,7 +9,6 @@ from slurm_units import MINE, running, shared, unit
 
 from scalable.cluster.port import Phase, Reason, Unit
 from scalable.providers.slurm.backend import SlurmBackend
-from scalable.providers.slurm.commands import Slurm
 
 if TYPE_CHECKING:
     from conftest import FakeCommand
@@ -101,7 +100,7 @@ def test_a_job_without_a_record_ended_as_it_was_last_seen(
     for command in ("scontrol", "sacct"):
         fake_command(command, stderr="Invalid job id specified\n", status=1)
     assert asyncio.run(backend.describe(unit(0))).reason is Reason.UNKNOWN
-    fake_command("squeue", stdout=f"7|0|NODE_FAIL|NodeDown|INVALID|node1|{MINE}\n")
+    fake_command("squeue", stdout=f"7|0|NODE_FAIL|NodeDown|INVALID|node1|scalable-r|{MINE}\n")
     asyncio.run(backend.observe())
     assert asyncio.run(backend.describe(unit(0))).reason is Reason.NODE_FAILURE
 
@@ -110,7 +109,7 @@ def test_a_running_job_without_a_record_is_not_reported_as_running(
     backend: SlurmBackend, fake_command: FakeCommand
 ) -> None:
     """The controller drops the record of a job MinJobAge after its end, and many sites have no accounting."""
-    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
+    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|scalable-r|{MINE}\n")
     asyncio.run(backend.observe())
     for command in ("scontrol", "sacct"):
         fake_command(command, stderr="Invalid job id specified\n", status=1)

@@ -79,11 +79,6 @@ def test_a_site_without_job_arrays_is_told(
         asyncio.run(backend.launch(GroupSpec("gcam"), 4, "q"))
 
 
-def running(fake_command: FakeCommand, *jobs: str, left: str = "30:00") -> None:
-    lines = [f"{job.replace('_', '|')}|RUNNING|None|{left}|node1|{SEVERAL}\n" for job in jobs]
-    fake_command("squeue", stdout="".join(lines))
-
-
 def test_a_job_has_room_for_several_workers_each_a_unit(
     packed: SlurmBackend, fake_command: FakeCommand, calls: Calls
 ) -> None:
@@ -124,7 +119,7 @@ def test_no_workers_are_added_to_a_job_that_is_of_no_use(
     elif why == "late":
         running(fake_command, "7_1", left="14:00")
     else:
-        state = f"7|1|SUSPENDED|None|30:00|node1|{SEVERAL}\n"
+        state = f"7|1|SUSPENDED|None|30:00|node1|scalable-r|{SEVERAL}\n"
         fake_command("squeue", stdout=state)
     asyncio.run(packed.observe())
     fake_command("sbatch", stdout="8\n")

@@ -10,7 +10,6 @@ from slurm_units import MINE, answer_by_state, make_backend
 
 from scalable.cluster.port import GroupSpec, Leftover
 from scalable.providers.slurm.backend import SlurmBackend
-from scalable.providers.slurm.commands import Slurm
 
 if TYPE_CHECKING:
     from conftest import Calls, FakeCommand
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
 def test_a_sweep_cancels_the_run_once_and_waits_until_it_is_gone(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path
 ) -> None:
-    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
+    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|scalable-r|{MINE}\n")
     fake_command("scancel", then=f": > {tmp_path}/squeue.out")
     assert asyncio.run(backend.sweep()) == []
     assert calls("scancel") == ["--quiet --name=scalable-r"]
 
 
-@pytest.mark.parametrize("shown", ["", f"7|0|PENDING|Priority|NOT_SET||{MINE}\n"])
+@pytest.mark.parametrize("shown", ["", f"7|0|PENDING|Priority|NOT_SET||scalable-r|{MINE}\n"])
 def test_a_sweep_believes_the_controller_and_no_cached_squeue(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, tmp_path: Path, shown: str
 ) -> None:
@@ -66,13 +65,13 @@ def test_a_sweep_cancels_jobs_that_the_site_has_given_another_name(
 def test_a_sweep_ignores_jobs_that_are_already_ending(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, state: str
 ) -> None:
-    fake_command("squeue", stdout=f"7|0|{state}|None|1:30|node1|{MINE}\n")
+    fake_command("squeue", stdout=f"7|0|{state}|None|1:30|node1|scalable-r|{MINE}\n")
     assert asyncio.run(backend.sweep()) == []
     assert calls("scancel") == []
 
 
 def test_a_sweep_reports_jobs_that_do_not_end(fake_command: FakeCommand, tmp_path: Path) -> None:
-    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|{MINE}\n")
+    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|scalable-r|{MINE}\n")
     fake_command("scancel")
     (leftover,) = asyncio.run(make_backend(tmp_path, sweep_timeout=3.0).sweep())
     assert str(leftover) == "Slurm job 7_0 (RUNNING)"

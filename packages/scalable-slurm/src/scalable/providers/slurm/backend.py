@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from scalable.cluster.port import Explanation, GroupSpec, LaunchResult, Leftover
 from scalable.errors import LaunchRefusedError
 from scalable.providers.blocking import BlockingCalls
 from scalable.providers.logs import read_end, tail
+from scalable.providers.slurm.commands import NoAnswerError
 from scalable.providers.slurm.explanations import (
     Log,
     explain_job,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from scalable.providers.slurm.commands import Slurm
 
 __all__ = ["SlurmBackend"]
+
+_ANSWER_WITHIN = 100.0
+"""Seconds for ``sbatch``, less than a launch has: what it does is asked for again then, and the user told."""
 
 
 class SlurmBackend:
@@ -80,14 +85,13 @@ class SlurmBackend:
         ``sbatch`` that is killed may have submitted its job or not."""
         self._launched: dict[str, LaunchResult] = {}
         self._jobs = Jobs()
-        self._nodes = FailingNodes()
+        self._nodes: defaultdict[str, FailingNodes] = defaultdict(FailingNodes)
+        """By group."""
         self._files = JobFiles(requests, self._reading)
         self._submitter = Submitter(
             slurm, run, scheduler_address, requests, self._jobs, self._files, self._nodes
         )
-        self._observer = Observer(
-            slurm, self.job_name, requests, self._jobs, self._files, self._nodes
-        )
+        self._observer = Observer(slurm, run, requests, self._jobs, self._files, self._nodes)
         self._sweeper = Sweeper(slurm, run, self._jobs)
 
     @property
@@ -106,7 +110,11 @@ class SlurmBackend:
             submission = asyncio.create_task(self._submitter.submit(group.tag, n, request_id))
             self._submissions[request_id] = submission
             submission.add_done_callback(partial(self._record_submission, request_id))
-        return await asyncio.shield(submission)
+        done, _ = await asyncio.wait({submission}, timeout=_ANSWER_WITHIN)
+        if not done:
+            text = f"no answer for {_ANSWER_WITHIN:g} s; see by hand whether it hangs: sbatch --wrap true"
+            raise NoAnswerError("sbatch", text)
+        return await submission
 
     def _record_submission(self, request_id: str, submission: asyncio.Task[LaunchResult]) -> None:
         del self._submissions[request_id]
@@ -120,6 +128,16 @@ class SlurmBackend:
         Jobs that it does not show are looked for one array after another.
         """
         return await self._observer.observe()
+
+    def note_late_starts(self, late: Sequence[Unit], connected: Sequence[Unit]) -> None:
+        """Take note of nodes on which workers start, but do not join, while those on others do."""
+        for tag in {unit.tag for unit in late}:
+            seen = self._seen(late, tag), self._seen(connected, tag)
+            self._nodes[tag].note_late(*seen, time.monotonic())
+
+    def _seen(self, units: Sequence[Unit], tag: str) -> list[SlurmJob]:
+        jobs = (self._jobs.of(unit) for unit in units if unit.tag == tag)
+        return [job.last for job in jobs if job is not None and job.last is not None]
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """Cancel the jobs of which no unit is wanted any more with one ``scancel``; end single workers of others."""
@@ -158,7 +176,7 @@ class SlurmBackend:
                 log = Log(log.path, (await self._read_log(self._job_log_path(unit))).tail)
             why = explain_job(unit, last, record, memory, log)
             node = record.get("NodeList") or node
-        return with_left_out(why, node, self._nodes.left_out(time.monotonic()))
+        return with_left_out(why, node, self._nodes[unit.tag].left_out(time.monotonic()))
 
     async def _read_log(self, path: Path) -> Log:
         return Log(path, await self._reading.run(tail, path))
@@ -181,6 +199,7 @@ class SlurmBackend:
         has_submitted = self._submitter.has_submitted
         jobs = await self._sweeper.cancel_all(seconds, has_submitted=has_submitted)
         left = [*unanswered, *jobs]
+        await self._slurm.end_commands()
         # Where nothing was submitted, that squeue cannot be asked leaves nothing to watch.
         self.has_left_jobs = any(has_submitted or each.is_certain for each in left)
         return left

@@ -13,7 +13,7 @@ from scalable.cluster.port import Explanation, Phase, Reason, Unit
 from scalable.manifest.units import format_memory
 from scalable.providers.slurm.jobfiles import WorkerEnd
 from scalable.providers.slurm.nodes import LEFT_OUT_FOR
-from scalable.providers.slurm.output import SlurmJob
+from scalable.providers.slurm.output import SlurmJob, node_names
 from scalable.providers.slurm.states import describe_exit, end_reason, pending_reason, phase_of
 
 __all__ = ["Log", "explain_job", "explain_worker_end", "with_left_out"]
@@ -137,10 +137,11 @@ def explain_worker_end(
 
 
 def with_left_out(why: Explanation, node: str, left_out: Sequence[str]) -> Explanation:
-    """Return the explanation of an end, which also says if its node is one of those that new workers do not get."""
-    if node not in left_out:
+    """Return the explanation of a unit, which also says if its node is one of those that new workers do not get."""
+    names = [name for name in node_names(node) if name in left_out]
+    if not names:
         return why
-    text = f"workers end on {node} as soon as they start, so new ones are kept off it for {LEFT_OUT_FOR:g} s"
+    text = f"workers fail to start on {', '.join(names)}, so new ones are kept off it for {LEFT_OUT_FOR:g} s"
     return replace(why, remedy=_join(text, why.remedy))
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scalable.cluster.port import Phase, Reason, Unit, UnitState
 from scalable.providers.slurm.jobfiles import WorkerEnd
-from scalable.providers.slurm.labels import parse_comment
 from scalable.providers.slurm.output import SlurmJob
 from scalable.providers.slurm.states import end_reason, pending_reason, phase_of
 
-__all__ = ["Job", "Jobs", "first_workers", "log_name"]
+__all__ = ["Awaited", "Job", "Jobs", "first_workers", "log_name"]
 
 _YOUNG = 60.0
 """Seconds within which a worker that ends by itself has not started well; tasks end it by a signal."""
@@ -165,11 +164,43 @@ class Job:
         return UnitState(unit, Phase.GONE, end_reason(job.state), job.state)
 
 
+@dataclass
+class Awaited:
+    """An array that was submitted, and of which no job is known yet.
+
+    Parameters
+    ----------
+    label : mapping of str to str
+        The fields of its comment.
+    workers : int
+        How many workers it begins with.
+    since : float
+        When it was submitted.
+    said : str
+        What ``sbatch`` has printed in place of its id.
+    """
+
+    label: Mapping[str, str]
+    workers: int
+    since: float
+    said: str
+
+
 class Jobs:
-    """All jobs of a run that are known, in the order in which they became known."""
+    """All jobs of a run that are known, in the order in which they became known.
+
+    Attributes
+    ----------
+    awaited : dict of str to Awaited
+        Arrays of which none is known yet, by request id.
+    found : dict of str to str
+        The array that was found of a launch that has not told it, by request id.
+    """
 
     def __init__(self) -> None:
         self._by_id: dict[str, Job] = {}
+        self.awaited: dict[str, Awaited] = {}
+        self.found: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self._by_id.values())
@@ -184,6 +215,8 @@ class Jobs:
 
     def add_array(self, array: str, tag: str, n: int, room: int, request_id: str) -> list[Unit]:
         """Add the jobs of an array that begins with `n` workers; return their units."""
+        if self.found.get(request_id) == array:
+            del self.found[request_id]
         units: list[Unit] = []
         for element in range(-(-n // room)):
             job = self._add(f"{array}_{element}", tag, room)
@@ -192,18 +225,14 @@ class Jobs:
             units += job.units.values()
         return units
 
-    def find(self, seen: SlurmJob) -> Job | None:
-        """Return a job: known from its launch or, if sbatch's answer was lost, from its comment."""
-        if seen.id in self._by_id:
-            return self._by_id[seen.id]
-        facts = parse_comment(seen.comment)
-        element = seen.id.rpartition("_")[2]
-        # Where elements were cancelled while they waited, Slurm shows one more record, of the array, without a number.
-        if not {"tag", "request"} <= facts.keys() or not element.isdigit():
-            return None
-        room, workers = int(facts.get("room", 1)), int(facts.get("workers", 1))
-        job = self._add(seen.id, facts["tag"], room)
-        job.add(first_workers(workers, room, int(element)) if room > 1 else 1, facts["request"])
+    def add_found(self, name: str, label: Mapping[str, str]) -> Job:
+        """Add a job that was found, if sbatch's answer was lost, by the fields of its comment or script."""
+        room, workers = int(label.get("room", 1)), int(label.get("workers", 1))
+        job = self._add(name, label["tag"], room)
+        array, element = name.partition("_")[0], int(name.partition("_")[2])
+        self.found[label["request"]] = array
+        job.add(first_workers(workers, room, element) if room > 1 else 1, label["request"])
+        self.awaited.pop(label["request"], None)
         return job
 
     def _add(self, name: str, tag: str, room: int) -> Job:

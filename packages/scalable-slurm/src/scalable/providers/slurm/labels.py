@@ -1,11 +1,21 @@
-"""How jobs are recognized as those of a run, of a group and of a launch: by their name and their comment.
+"""How jobs are recognized as those of a run, of a group and of a launch.
 
-Pure functions.
+By their name, which all jobs of a run share, and by their comment. Sites have plugins that rewrite either, or drop it:
+the job script has the comment as a line of its own. Pure functions.
 """
 
 from __future__ import annotations
 
-__all__ = ["format_comment", "job_name", "parse_comment"]
+import re
+
+__all__ = [
+    "format_comment",
+    "job_name",
+    "label_line",
+    "may_be_ours",
+    "parse_comment",
+    "parse_script",
+]
 
 
 def job_name(run: str) -> str:
@@ -40,10 +50,47 @@ def parse_comment(comment: str) -> dict[str, str]:
     --------
     >>> parse_comment("scalable run=r1 tag=gcam request=f00")["tag"]
     'gcam'
-    >>> parse_comment("nightly build")
+    >>> parse_comment("nightly build"), parse_comment("scalable test n=5")
+    ({}, {})
+    """
+    owner, _, text = comment.partition(" ")
+    facts = dict(fact.split("=", 1) for fact in text.split() if "=" in fact)
+    return facts if owner == "scalable" and {"run", "tag", "request"} <= facts.keys() else {}
+
+
+def label_line(comment: str) -> str:
+    """Return a comment as a line of a job script.
+
+    Examples
+    --------
+    >>> label_line("scalable run=r1 tag=gcam request=f00")
+    '# scalable run=r1 tag=gcam request=f00'
+    """
+    return f"# {comment}"
+
+
+def parse_script(script: str) -> dict[str, str]:
+    r"""Return the fields of the comment that a job script has as a line; empty for a foreign job's script.
+
+    Examples
+    --------
+    >>> parse_script("#!/bin/bash\n# scalable run=r1 tag=gcam request=f00\nmodule load gcc")["request"]
+    'f00'
+    >>> parse_script("#!/bin/bash\n# scalable model\n")
     {}
     """
-    owner, _, facts = comment.partition(" ")
-    if owner != "scalable":
-        return {}
-    return dict(fact.split("=", 1) for fact in facts.split() if "=" in fact)
+    line = re.search(r"^# (scalable run=\S.*)$", script, re.MULTILINE)
+    return parse_comment(line[1]) if line else {}
+
+
+def may_be_ours(name: str, comment: str) -> bool:
+    """Return whether a job may be one of ours whose comment was rewritten, so that its script is worth a look.
+
+    Examples
+    --------
+    >>> may_be_ours("scalable-run-1f00", "climate"), may_be_ours("climate_scalable-run-1f00", "")
+    (True, True)
+    >>> may_be_ours("scalable-run-1f00", "scalable run=run-1f00 tag=gcam request=f00"), may_be_ours("wrf", "")
+    (False, False)
+    """
+    return job_name("") in name and not parse_comment(comment)

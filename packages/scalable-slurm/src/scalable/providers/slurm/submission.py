@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Explanation, LaunchResult, Phase, Reason, Unit
 from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError, describe_error
 from scalable.providers.slurm.commands import TooManyJobsError
-from scalable.providers.slurm.labels import format_comment, job_name
+from scalable.providers.slurm.jobs import Awaited
+from scalable.providers.slurm.labels import format_comment, job_name, parse_comment
+from scalable.providers.slurm.nodes import LEFT_OUT_FOR
 from scalable.providers.slurm.packing import pack
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
 
 if TYPE_CHECKING:
-    from scalable.providers.slurm.commands import Slurm
+    from scalable.providers.slurm.commands import Slurm, Submitted
     from scalable.providers.slurm.jobfiles import JobFiles
     from scalable.providers.slurm.jobs import Job, Jobs
     from scalable.providers.slurm.nodes import FailingNodes
@@ -75,8 +77,8 @@ class Submitter:
         All jobs of the run; what is submitted is added.
     files : JobFiles
         For jobs with several workers.
-    nodes : FailingNodes
-        Nodes that new jobs should not get.
+    nodes : mapping of str to FailingNodes
+        By group, nodes that new jobs should not get.
 
     Attributes
     ----------
@@ -92,7 +94,7 @@ class Submitter:
         requests: dict[str, JobRequest],
         jobs: Jobs,
         files: JobFiles,
-        nodes: FailingNodes,
+        nodes: Mapping[str, FailingNodes],
     ) -> None:
         self.has_submitted = False
         self._slurm = slurm
@@ -102,6 +104,8 @@ class Submitter:
         self._jobs = jobs
         self._files = files
         self._nodes = nodes
+        self._told: dict[str, set[str]] = {}
+        """By group, nodes that the user knows are left out."""
         self._packed: dict[str, JobRequest] = {}
         self._accepted: dict[str, int] = {}
         """By group, the size of arrays that may be accepted, where a larger one was not."""
@@ -118,7 +122,7 @@ class Submitter:
         """
         request = await self._pack(tag)
         units = await self._fill_jobs(tag, n, request_id)
-        unnamed, shortfall = 0, None
+        unnamed, shortfall, awaited = 0, None, None
         size = ArraySize(self._accepted.get(tag, _jobs_for(n, request)))
         while len(units) + unnamed < n and shortfall is None:
             lacking = n - len(units) - unnamed
@@ -139,12 +143,14 @@ class Submitter:
             else:
                 units += named
                 unnamed += workers - len(named)
+                if not named:
+                    awaited = _explain_awaited(workers)
                 if tag in self._accepted:
                     self._accepted[tag] = max(size.jobs, self._accepted[tag])
                 size.accept()
         if shortfall is not None and not units and not unnamed:
             raise LaunchError(shortfall.summary, shortfall)
-        return LaunchResult(units, unnamed, shortfall)
+        return LaunchResult(units, unnamed, shortfall, awaited)
 
     async def _pack(self, tag: str) -> JobRequest:
         """Return the request of a group with the number of workers of one job."""
@@ -180,9 +186,9 @@ class Submitter:
         """Submit one array of `n` workers and return its units; none where sbatch does not tell its number."""
         self.has_submitted = True
         comment = format_comment(self._run, request.tag, request_id, n, request.room)
-        script, env = job_script(request, self._scheduler_address, n), job_environment(request)
+        script = job_script(request, self._scheduler_address, n, run=self._run, comment=comment)
 
-        async def submit(left_out: Sequence[str]) -> str | None:
+        async def submit(left_out: Sequence[str]) -> Submitted:
             argv = sbatch_argv(
                 request,
                 _jobs_for(n, request),
@@ -190,20 +196,44 @@ class Submitter:
                 comment=comment,
                 left_out=left_out,
             )
-            return await self._slurm.submit(argv, script, env)
+            env = job_environment(request)
+            return await self._slurm.submit(
+                argv, script, env, find=lambda: self._jobs.found.get(request_id)
+            )
 
-        left_out = self._nodes.left_out(time.monotonic())
+        left_out = self._nodes[request.tag].left_out(time.monotonic())
+        self._tell_of(request.tag, left_out)
         try:
-            array = await submit(left_out)
+            submitted = await submit(left_out)
         except LaunchRefusedError:
             if not left_out:
                 raise
             # Perhaps because there are no other nodes.
-            array = await submit(())
-            self._nodes.forget()
-        if array is None:
-            return []  # by their comment, they are found in the queue
-        return self._jobs.add_array(array, request.tag, n, request.room, request_id)
+            submitted = await submit(())
+            self._nodes[request.tag].forget()
+        if submitted.job is None:  # `Observer` finds them
+            awaited = Awaited(parse_comment(comment), n, time.monotonic(), submitted.said)
+            self._jobs.awaited[request_id] = awaited
+            return []
+        return self._jobs.add_array(submitted.job, request.tag, n, request.room, request_id)
+
+    def _tell_of(self, tag: str, left_out: Sequence[str]) -> None:
+        """Warn of nodes that jobs do not get from now on: those jobs may wait while these nodes are free."""
+        if new := sorted({*left_out} - self._told.get(tag, set())):
+            text = "%s: workers fail to start on %s, so new ones are kept off it for %g s"
+            logger.warning(text, tag, ", ".join(new), LEFT_OUT_FOR)
+        self._told[tag] = {*left_out}
+
+
+def _explain_awaited(workers: int) -> Explanation:
+    """Explain for what a launch waits of which sbatch has not told the job."""
+    return Explanation(
+        Reason.STARTING,
+        f"sbatch has accepted {workers} worker{'s' * (workers != 1)}, and told no job id; "
+        "waiting until squeue shows their jobs",
+        remedy="if it does not, see whether this site's sbatch has submitted them, and have it print the id "
+        "(--parsable)",
+    )
 
 
 def _check_arrays(error: TooManyJobsError) -> None:

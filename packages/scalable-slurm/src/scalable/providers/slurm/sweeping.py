@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from scalable.cluster.port import Leftover, Phase
 from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.providers.slurm.labels import job_name
+from scalable.providers.slurm.recognition import Recognizer
 from scalable.providers.slurm.states import phase_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Sweeper:
         self._run = run
         self._name = job_name(run)
         self._jobs = jobs
+        self._recognizer = Recognizer(slurm)
 
     async def cancel_all(self, timeout: float, *, has_submitted: bool) -> list[Leftover]:
         """Cancel all jobs, wait until they have ended, and return those that have not by then.
@@ -75,7 +77,7 @@ class Sweeper:
 
     async def _live_jobs(self) -> list[SlurmJob]:
         """Return the jobs that have not ended, as the controller has them, or else ``squeue``."""
-        listed = {job.id: job for job in await self._slurm.list_jobs(self._name)}
+        listed = {job.id: job for job in await self._list_jobs()}
         known = {job.id for job in self._jobs if job.phase is not Phase.GONE}
         doubtful = {name for name, job in listed.items() if _is_live(job)} | (known - listed.keys())
         for array in {name.partition("_")[0] for name in doubtful}:
@@ -86,6 +88,19 @@ class Sweeper:
                 }
                 listed |= {job.id: job for job in elements}
         return [job for job in listed.values() if _is_live(job)]
+
+    async def _list_jobs(self) -> list[SlurmJob]:
+        """Return the jobs that ``squeue`` shows, which a site's own rules may have given another name or comment."""
+        listed = await self._slurm.list_user_jobs()
+        if self._jobs.awaited:
+            unknown = (job for job in listed if self._jobs.get(job.id) is None)
+            await self._recognizer.look_at(job for job in unknown if job.name != self._name)
+        return [job for job in listed if self._is_ours(job)]
+
+    def _is_ours(self, job: SlurmJob) -> bool:
+        if job.name == self._name or self._jobs.get(job.id) is not None:
+            return True
+        return self._recognizer.label_of(job).get("run") == self._run
 
 
 def _is_live(job: SlurmJob) -> bool:
