@@ -247,8 +247,11 @@ class Slurm:
         return join_lines(await self._call(["scontrol", "ping"]))
 
     async def partitions(self) -> dict[str, str]:
-        """Return the state of each partition, such as ``up``, by name; hidden ones accept jobs too and are included."""
-        lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%R|%a"])).splitlines()
+        """Return the state of each partition, such as ``up``, by name; hidden ones accept jobs too and are included.
+
+        The name of the default one has a star.
+        """
+        lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%P|%a"])).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
     async def nodes(self) -> list[NodeShape]:
