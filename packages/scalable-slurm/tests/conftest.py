@@ -7,6 +7,11 @@ from typing import Protocol
 
 import pytest
 from hypothesis import HealthCheck, settings
+from slurm_units import make_backend
+
+from scalable.providers.slurm.backend import SlurmBackend
+from scalable.providers.slurm.commands import Slurm
+from scalable.providers.slurm.request import JobRequest
 
 # A busy machine must not fail a test.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -54,3 +59,16 @@ def calls(tmp_path: Path) -> Calls:
         return log.read_text().splitlines() if log.exists() else []
 
     return called
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> SlurmBackend:
+    return make_backend(tmp_path, sweep_timeout=30.0)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> SlurmBackend:
+    """A backend whose jobs have room for four workers each."""
+    (tmp_path / "logs" / "jobs").mkdir(parents=True)
+    request = JobRequest("gcam", str(tmp_path / "logs"), cpus=2, memory=2**30, workers_per_job=4)
+    return SlurmBackend(Slurm(), "r", "tls://h:1", {"gcam": request}, sweep_timeout=30.0)

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from slurm_units import SCRIPT, read_scripts
 
 from scalable.errors import LaunchError, LaunchRefusedError
+from scalable.providers.slurm import commands
 from scalable.providers.slurm.commands import Slurm, SlurmCommandError
 
 if TYPE_CHECKING:
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def submit() -> str | None:
-    return asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", {}))
+    return asyncio.run(Slurm().submit(["sbatch"], SCRIPT, {})).job
 
 
 def test_the_job_id_is_found_among_banners(fake_command: FakeCommand) -> None:
@@ -47,6 +51,100 @@ def test_of_several_numbers_none_is_taken_for_the_job(
     """Another number may be that of another job of the user, which would be cancelled."""
     fake_command("sbatch", stdout=stdout)
     assert submit() == job
+
+
+def test_of_several_numbers_the_job_is_the_one_with_this_script(fake_command: FakeCommand) -> None:
+    fake_command("sbatch", stdout="2000\n4711\n12\n")
+    read_scripts(
+        fake_command,
+        {"2000": "#!/bin/sh\n", "4711": SCRIPT, "12": SCRIPT.replace("request=q", "request=p")},
+    )
+    assert submit() == "4711"
+
+
+def test_an_sbatch_that_goes_on_after_it_has_submitted_is_not_waited_for(
+    fake_command: FakeCommand,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As with --wait. A number of its banner, or the beginning of another one, is not taken for the job."""
+    monkeypatch.setattr(commands, "_LOOK_EVERY", 0.1)
+    slow = f"echo 2000; echo $$ >> {tmp_path}/running; sleep 1; echo 4711; exec sleep 600"
+    fake_command("sbatch", then=slow)
+    read_scripts(fake_command, {"2000": "#!/bin/sh\n", "4711": SCRIPT})
+
+    async def scenario() -> None:
+        slurm = Slurm()
+        for _ in range(2):
+            assert (await slurm.submit(["sbatch"], SCRIPT, {})).job == "4711"
+        processes = [psutil.Process(int(pid)) for pid in (tmp_path / "running").read_text().split()]
+        assert len(processes) == 2
+        assert all(process.is_running() for process in processes)
+        await slurm.end_commands()
+        assert psutil.wait_procs(processes, timeout=30)[1] == []
+
+    asyncio.run(scenario())
+    (warning,) = caplog.messages
+    assert "submitted job 4711, and does not end" in warning
+    assert "--wait" in warning
+
+
+def test_the_user_is_told_of_an_sbatch_that_hangs(
+    fake_command: FakeCommand,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(commands, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(commands, "_SLOW_AFTER", 0.5)
+    fake_command("sbatch", stderr="contacting the portal\n", then=f"cat {tmp_path}/go")
+    os.mkfifo(tmp_path / "go")
+    told = asyncio.Event()
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.set()
+
+    async def scenario() -> str | None:
+        call = asyncio.create_task(Slurm().submit(["sbatch"], SCRIPT, {}))
+        await asyncio.wait_for(told.wait(), 60)
+        await asyncio.sleep(0.5)  # it is told once
+        await asyncio.to_thread((tmp_path / "go").write_text, "4711\n")
+        return (await call).job
+
+    handler = Told()
+    logging.getLogger("scalable.providers.slurm").addHandler(handler)
+    try:
+        assert asyncio.run(scenario()) == "4711"
+    finally:
+        logging.getLogger("scalable.providers.slurm").removeHandler(handler)
+    (warning,) = caplog.messages
+    assert "has printed no job id; its last words: contacting the portal" in warning
+    assert "sbatch --wrap true" in warning
+
+
+@pytest.mark.parametrize("holds", ["", "2>/dev/null", ">/dev/null"])
+def test_what_a_command_leaves_running_does_not_hold_it(
+    fake_command: FakeCommand, tmp_path: Path, holds: str
+) -> None:
+    """A site's script may start others in the background, which hold its output for as long as they live."""
+    fake_command("sbatch", stdout="4711\n", then=f"sleep 600 {holds} & echo $! > {tmp_path}/left")
+    fake_command("squeue", stdout="7|0|RUNNING|None|1:30|node1|x|mine\n", then="sleep 30 & :")
+    began = time.monotonic()
+    assert submit() == "4711"
+    assert [job.id for job in asyncio.run(Slurm().list_jobs("x"))] == ["7_0"]
+    assert time.monotonic() - began < 25
+    os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
+
+
+def test_a_command_gets_a_script_of_any_size(fake_command: FakeCommand, tmp_path: Path) -> None:
+    script = SCRIPT + "# 0123456789\n" * 100_000
+    fake_command("sbatch", stdout="4711\n", then=f"cat > {tmp_path}/script")
+    assert asyncio.run(Slurm().submit(["sbatch"], script, {})).job == "4711"
+    assert (tmp_path / "script").read_text() == script
+    fake_command("sbatch", stdout="4711\n")  # which does not read it
+    assert asyncio.run(Slurm().submit(["sbatch"], script, {})).job == "4711"
 
 
 def test_a_job_with_an_id_was_accepted_whatever_fails_afterwards(fake_command: FakeCommand) -> None:
@@ -114,7 +212,7 @@ def test_a_refusal_that_may_be_temporary_is_not_final(fake_command: FakeCommand,
 def test_sbatch_is_found_by_our_own_path_whatever_the_jobs_path(fake_command: FakeCommand) -> None:
     fake_command("sbatch", stdout="4711\n")
     env = {"PATH": "/opt/gcam/bin:/usr/bin:/bin"}
-    assert asyncio.run(Slurm().submit(["sbatch"], "#!/bin/sh\n", env)) == "4711"
+    assert asyncio.run(Slurm().submit(["sbatch"], SCRIPT, env)).job == "4711"
 
 
 def test_the_error_of_a_missing_command_names_the_place_to_run_it(
@@ -137,7 +235,7 @@ def test_hidden_partitions_are_listed(fake_command: FakeCommand, tmp_path: Path)
 
 def test_banners_in_the_output_are_ignored(fake_command: FakeCommand) -> None:
     banner = "** Maintenance on Friday **\n"
-    fake_command("squeue", stdout=f"{banner}7|0|PENDING|Priority|NOT_SET||mine\n")
+    fake_command("squeue", stdout=f"{banner}7|0|PENDING|Priority|NOT_SET||x|mine\n")
     fake_command("sinfo", stdout=f"{banner}short|up\n")
     fake_command("scontrol", stdout=banner, stderr="Invalid job id specified\n", status=1)
     fake_command("sacct", stdout=f"{banner}TIMEOUT|0:0|node7\n")
@@ -174,6 +272,18 @@ def test_option_variables_of_the_user_do_not_affect_queries(
         asyncio.run(Slurm().list_jobs("x"))
     assert "PATH=" in caught.value.stderr
     assert "SQUEUE_PARTITION" not in caught.value.stderr
+
+
+def test_a_command_that_hangs_is_ended_and_named(
+    fake_command: FakeCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_ANSWER_WITHIN", 0.2)
+    for name in ("sinfo", "sbatch"):
+        fake_command(name, then="exec sleep 600")
+    with pytest.raises(SlurmCommandError, match=r"sinfo --version: no answer for 0\.2 s"):
+        asyncio.run(Slurm().version())
+    with pytest.raises(SlurmCommandError, match=r"no answer for 0\.2 s"):
+        asyncio.run(Slurm().test_only(["sbatch"]))
 
 
 def test_a_cancelled_call_leaves_no_process(fake_command: FakeCommand, tmp_path: Path) -> None:

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from scalable.providers.slurm.preflight import _check_logs, _check_scratch
+from scalable.providers.slurm.commands import Slurm
+from scalable.providers.slurm.options import SlurmOptions
+from scalable.providers.slurm.preflight import _check_logs, _check_scratch, preflight
+from scalable.providers.slurm.site import SiteDefaults
+from scalable.testing.offline import spec_of
+
+if TYPE_CHECKING:
+    from conftest import FakeCommand
 
 
 def mount(monkeypatch: pytest.MonkeyPatch, *mounts: tuple[Path, str]) -> None:
@@ -43,3 +52,83 @@ def test_scratch_is_checked_on_this_machine_in_place_of_a_node(tmp_path: Path) -
     result = _check_scratch(str(tmp_path / "dask"))
     assert result.ok
     assert str(tmp_path) in result.detail
+
+
+def checked(
+    fake_command: FakeCommand,
+    options: SlurmOptions,
+    site: SiteDefaults,
+    partitions: str = "short*|up\nlong|up\nclosed|down\n",
+    sbatch: str = ":",
+) -> dict[str, tuple[bool | None, str]]:
+    """Return what a check finds at a site with these partitions, by name."""
+    for command in ("squeue", "scancel", "scontrol"):
+        fake_command(command)
+    fake_command("sinfo", stdout=partitions)
+    fake_command("sbatch", then=sbatch)
+    components = spec_of("slurm", "", "gcam: {}").components
+    results = asyncio.run(preflight(Slurm(), options, components, site))
+    return {result.name: (result.ok, result.detail) for result in results}
+
+
+@pytest.mark.parametrize(
+    ("queue", "directives", "variable", "found"),
+    [
+        (None, (), None, (True, "short is up, the site's default")),
+        (None, ("-p", "long"), None, (True, "long is up, by a directive")),
+        (None, ("--partition=closed",), "long", (False, "'closed' is down, by a directive")),
+        (None, (), "long", (True, "long is up, by $SBATCH_PARTITION")),
+        (
+            None,
+            (),
+            "lng",
+            (False, "no partition 'lng', by $SBATCH_PARTITION (did you mean 'long'?)"),
+        ),
+        ("long", (), "closed", (True, "long is up")),
+    ],
+)
+def test_the_partition_is_checked_that_jobs_get_into(
+    fake_command: FakeCommand,
+    monkeypatch: pytest.MonkeyPatch,
+    queue: str | None,
+    directives: tuple[str, ...],
+    variable: str | None,
+    found: tuple[bool, str],
+) -> None:
+    if variable is None:
+        monkeypatch.delenv("SBATCH_PARTITION", raising=False)
+    else:
+        monkeypatch.setenv("SBATCH_PARTITION", variable)
+    site = SiteDefaults(directives=directives)
+    ok, detail = checked(fake_command, SlurmOptions(queue=queue), site)["partition"]
+    assert (ok, found[1] in detail) == (found[0], True), detail
+
+
+def test_a_partition_that_is_not_passed_on_is_not_the_one(
+    fake_command: FakeCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SBATCH_PARTITION", raising=False)
+    options, site = SlurmOptions(queue="long"), SiteDefaults(skipped=("-p ",))
+    assert checked(fake_command, options, site)["partition"] == (
+        True,
+        "short is up, the site's default",
+    )
+    default_is_down = checked(fake_command, options, site, "short*|inact\nlong|up\n")["partition"]
+    assert default_is_down == (False, "partition 'short' is inact, the site's default")
+    assert checked(fake_command, options, site, "short|up\n")["partition"][0] is None
+
+
+def test_the_local_directory_is_checked_that_workers_get(
+    fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    site = SiteDefaults(worker_arguments=("--local-directory", str(tmp_path)))
+    assert str(tmp_path) in checked(fake_command, SlurmOptions(), site)["local_directory"][1]
+
+
+def test_it_is_not_known_what_an_sbatch_that_hangs_would_accept(
+    fake_command: FakeCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scalable.providers.slurm.commands._ANSWER_WITHIN", 1.0)
+    options, site = SlurmOptions(workers_per_job=1), SiteDefaults()
+    ok, detail = checked(fake_command, options, site, sbatch="exec sleep 600")["component gcam"]
+    assert (ok, detail) == (None, "sbatch --test-only: no answer for 1 s")

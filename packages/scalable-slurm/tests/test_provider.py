@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from slurm_units import read_scripts
 
 from scalable.cluster import AdaptivePolicy
 from scalable.errors import ProviderNotSetUpError, ValidationFailedError
@@ -16,6 +18,9 @@ from scalable.providers.registry import get_provider
 from scalable.providers.slurm import SlurmProvider, provider
 from scalable.providers.slurm.commands import SlurmCommandError
 from scalable.testing.offline import manifest_of, modules_of_planning, spec_of
+
+if TYPE_CHECKING:
+    from conftest import Calls, FakeCommand
 
 
 def warnings_of(spec: DeploymentSpec) -> list[tuple[str, str]]:
@@ -127,13 +132,42 @@ def test_jobs_are_listed_for_the_user_that_slurm_sees(
     squeue = tmp_path / "squeue"
     squeue.write_text(
         f'#!/bin/sh\ncase "$*" in *--user={os.getuid()}*) '
-        "echo '7|0|RUNNING|None|1:30|node1|scalable run=r1 tag=gcam request=f00';; esac\n"
+        "echo '7|0|RUNNING|None|1:30|node1|scalable-r|scalable run=r1 tag=gcam request=f00';; esac\n"
     )
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("LOGNAME", "nobody")
     (owned,) = SlurmProvider().list_owned(spec_of("slurm"))
     assert (owned.name, owned.run_id, owned.owner != "nobody") == ("7_0", "r1", True)
+
+
+def test_jobs_whose_comment_the_site_rewrites_are_listed_and_no_others(
+    fake_command: FakeCommand, calls: Calls
+) -> None:
+    names = {
+        4: ("scalable-run-1f00", "climate"),
+        5: ("climate_scalable-run-1f00", ""),
+        6: ("scalable-benchmark", "mine"),  # somebody's own
+        7: ("wrf", "scalable test n=5"),
+        8: ("wrf", "scalable run=r2 tag=gcam request=f00"),
+        9: ("scalable-over", ""),
+        10: ("wrf", ""),
+        12: ("climate_job", "climate"),
+    }
+    lines = [f"{job}|0|RUNNING|None|1:30|node1|{name}|{c}\n" for job, (name, c) in names.items()]
+    lines.append("11|N/A|RUNNING|None|1:30|node1|scalable-run-1f00|\n")
+    fake_command("squeue", stdout="".join(lines))
+    script = "#!/bin/sh\n# scalable run=run-1f00 tag=gcam request=f00\n"
+    scripts = {"4": script, "5": script, "6": "#!/bin/sh\n# scalable model\n", "12": script}
+    read_scripts(fake_command, scripts)
+    found = SlurmProvider().list_owned(spec_of("slurm"))
+    assert [(each.name, each.run_id, each.detail) for each in found] == [
+        ("4_0", "run-1f00", "gcam running on node1"),
+        ("5_0", "run-1f00", "gcam running on node1"),
+        ("8_0", "r2", "gcam running on node1"),
+        ("12_0", "run-1f00", "gcam running on node1"),
+    ]
+    assert not any("script 11 " in call or "script 8 " in call for call in calls("scontrol"))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +194,7 @@ def test_the_keys_of_a_run_go_with_its_last_jobs(
 ) -> None:
     """A client that was killed has left them."""
     lines = [
-        f"{job}|0|RUNNING|None|1:30|node1|scalable run={run} tag=gcam request=f00"
+        f"{job}|0|RUNNING|None|1:30|node1|scalable-r|scalable run={run} tag=gcam request=f00"
         for job, run in ((7, "r1"), (8, "r2"), (9, "r2"))
     ]
     for name, body in (("squeue", "".join(f"echo '{line}'\n" for line in lines)), ("scancel", "")):

@@ -27,10 +27,14 @@ REACHED = "timeout() { :; }; export OMP_NUM_THREADS=1 APPTAINERENV_OMP_NUM_THREA
 anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
+def script_of(request: JobRequest, scheduler_address: str = "x") -> str:
+    return job_script(request, scheduler_address, run="it's", comment="scalable run=it's")
+
+
 def executed_argv(request: JobRequest, scheduler_address: str = "tls://h:1") -> list[str]:
     """Run the script in a shell where ``exec`` and ``module`` print their arguments, and return those."""
     printing = "module() { printf '%s\\0' \"$@\"; }; exec() { printf '%s\\0' \"$@\"; }\n"
-    script = job_script(request, scheduler_address)
+    script = script_of(request, scheduler_address)
     done = subprocess.run(
         ["bash"],
         input=(REACHED + printing + script).encode(),
@@ -99,7 +103,7 @@ def test_variables_of_the_local_directory_are_those_of_the_node(rest: str) -> No
 
 
 def test_a_variable_that_the_node_lacks_is_named() -> None:
-    script = job_script(JobRequest("gcam", "/logs", local_directory="$NOWHERE/x"), "x")
+    script = script_of(JobRequest("gcam", "/logs", local_directory="$NOWHERE/x"))
     done = subprocess.run(["bash"], input=REACHED + script, text=True, capture_output=True)
     assert done.returncode
     assert "NOWHERE" in done.stderr
@@ -107,7 +111,7 @@ def test_a_variable_that_the_node_lacks_is_named() -> None:
 
 def test_a_failing_line_starts_no_worker() -> None:
     request = JobRequest("gcam", "/logs", prologue=("false",), python="/bin/echo")
-    script = REACHED + job_script(request, "x")
+    script = REACHED + script_of(request)
     done = subprocess.run(["bash"], input=script, text=True, capture_output=True)
     assert (done.returncode, done.stdout) == (1, "")
 
@@ -115,7 +119,7 @@ def test_a_failing_line_starts_no_worker() -> None:
 def test_variables_are_inherited_and_never_written() -> None:
     request = JobRequest("gcam", "/logs", cpus=4, env={"TOKEN": "hush", "OMP_NUM_THREADS": "2"})
     argv = sbatch_argv(request, 1, job_name="scalable-r", comment="c")
-    assert "hush" not in job_script(request, "x") + " ".join(argv) + repr(request)
+    assert "hush" not in script_of(request) + " ".join(argv) + repr(request)
     environment = job_environment(request)
     assert environment["TOKEN"] == "hush"
     assert environment["OMP_NUM_THREADS"] == "2"
@@ -167,7 +171,7 @@ def test_a_container_can_read_its_mounts_and_share_its_memory(runtime: str) -> N
 def test_podman_gets_a_runtime_directory_only_if_it_exists(tmp_path: Path, there: bool) -> None:
     directory = str(tmp_path if there else tmp_path / "none")
     printing = "exec() { printf '%s' \"${XDG_RUNTIME_DIR-unset}\"; }\n"
-    script = job_script(replace(CONTAINER, runtime="podman"), "tls://h:1")
+    script = script_of(replace(CONTAINER, runtime="podman"), "tls://h:1")
     done = subprocess.run(
         ["bash"],
         input=REACHED + printing + script,
@@ -181,7 +185,7 @@ def test_podman_gets_a_runtime_directory_only_if_it_exists(tmp_path: Path, there
 
 def test_a_variable_enters_a_container_by_name_alone() -> None:
     request = JobRequest("a", "/l", runtime="podman", image="a:1", env={"TOKEN": "hush"})
-    script = job_script(request, "x")
+    script = script_of(request)
     assert "--env TOKEN" in script
     assert "hush" not in script
     assert job_environment(request)["TOKEN"] == "hush"
@@ -240,22 +244,26 @@ def test_a_job_whose_client_has_died_ends_with_those_that_wait(
         if listens:
             server.listen()
         address = f"tls://127.0.0.1:{server.getsockname()[1]}"
-        script = job_script(JobRequest("gcam", str(tmp_path), python="/bin/true"), address)
+        script = script_of(JobRequest("gcam", str(tmp_path), python="/bin/true"), address)
         environ = {
             "PATH": f"{tmp_path}:/usr/bin:/bin",
-            "SLURM_JOB_NAME": "it's",
+            "SLURM_JOB_NAME": "all-jobs-of-this-user",
+            "SLURM_ARRAY_JOB_ID": "7",
             "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(["bash"], input=script, text=True, env=environ, check=False)
     assert done.returncode == ends
     if ends:
-        assert log.read_text() == f"--quiet --user={os.getuid()} --name=it's --state=PENDING\n"
+        assert log.read_text().splitlines() == [
+            f"--quiet --user={os.getuid()} --name=scalable-it's --state=PENDING",
+            "--quiet --state=PENDING 7",
+        ]
     else:
         assert not log.exists()
 
 
 def test_a_site_that_drops_the_environment_is_named() -> None:
-    script = "timeout() { :; }\n" + job_script(JobRequest("gcam", "/logs", python="/bin/echo"), "x")
+    script = "timeout() { :; }\n" + script_of(JobRequest("gcam", "/logs", python="/bin/echo"))
     clean = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run(["bash"], input=script, text=True, capture_output=True, env=clean)
     assert (done.returncode, done.stdout) == (1, "")

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slurm_units import read_scripts
+
 from scalable.providers.slurm.rundir import RunDirectory
 from scalable.providers.slurm.watchdog import QueueWatchdog
 
@@ -100,14 +102,25 @@ def test_jobs_that_appear_later_are_cancelled_and_slurm_may_be_away(
     fake_command(
         "squeue",
         then=f"echo >>{asked}; n=$(wc -l <{asked}); [ $n -gt 1 ] || exit 1; "
-        "[ $n -gt 2 ] || echo job=7_0; echo CLUSTER: two",
+        "[ $n -gt 2 ] || { echo 'job=7 0 climate|scalable run=r tag=a request=q'; echo 'job=7 1 scalable-r|'; "
+        "echo 'job=8 0 scalable-r2|scalable run=r2 tag=a request=q'; echo 'job=9 N/A x|mine'; "
+        "echo 'job=10 0-1 climate|climate'; echo 'job=11 0 x|climate'; }; echo CLUSTER: two",
+    )
+    read_scripts(
+        fake_command,
+        {
+            "10": "#!/bin/sh\n# scalable run=r tag=a request=q\n",
+            "11": "#!/bin/sh\n# scalable run=r2 tag=a request=q\n",
+        },
     )
     watchdog = QueueWatchdog("scalable-r", tmp_path / "run", settle=2)
     assert watchdog._process.stdin is not None
     watchdog._process.stdin.close()
     assert watchdog._process.wait(60) == 0
-    assert {*calls("scancel")} == {"--quiet --name=scalable-r"}
-    assert len(calls("scancel")) == len(calls("squeue")) + 2
+    assert {*calls("scancel")} == {"--quiet --name=scalable-r", "--quiet 10 7"}
+    assert calls("scancel").count("--quiet 10 7") == 1
+    assert {call.split()[2] for call in calls("scontrol")} == {"8", "10", "11"}
+    assert len(calls("scancel")) == len(calls("squeue")) + 3
     assert len(calls("squeue")) >= 3
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from scalable.cluster.pace import Pace
-from scalable.cluster.port import GroupSpec, Phase, Reason, UnitState
+from scalable.cluster.port import GroupSpec, NotesLateStarts, Phase, Reason, Unit, UnitState
 from scalable.cluster.retry import RetryPolicy
 from scalable.errors import (
     GroupFailedError,
@@ -719,3 +720,22 @@ async def test_units_that_are_announced_to_end_before_their_workers_join_become_
         assert world.backend.calls["launch"] <= 80
         monkeypatch.undo()
         await world.until(lambda: world.groups["gcam"].running == 4, within=200)
+
+
+@in_virtual_time
+async def test_a_backend_is_told_of_workers_that_never_join_while_others_are_connected() -> None:
+    async with Simulation(GroupSpec("gcam", startup_timeout=100)) as world:
+        told: list[tuple[list[str], list[str]]] = []
+
+        def note(late: Sequence[Unit], connected: Sequence[Unit]) -> None:
+            told.append(([unit.id for unit in late], [unit.id for unit in connected]))
+
+        setattr(world.backend, "note_late_starts", note)  # noqa: B010 - an ability that it has not
+        assert isinstance(world.backend, NotesLateStarts)
+        await world.scale({"gcam": 1})
+        world.backend.behavior["gcam"] = UnitBehavior(boot=math.inf)
+        await world.controller.scale_groups({"gcam": 3})
+        await world.run(90)
+        assert told == []
+        await world.run(20)
+        assert told == [(["gcam-2", "gcam-3"], ["gcam-1"])]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import Explanation, GroupSpec, LaunchResult, Reason
 from scalable.errors import LaunchError
 from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_time
+
+HOUR = 3600.0
 
 
 @in_virtual_time
@@ -116,6 +119,32 @@ async def test_a_launch_whose_units_never_appear_is_a_failed_start() -> None:
         assert world.backend.calls["launch"] == 3
         assert world.groups["gcam"].reason is Reason.NETWORK
         assert "has not answered for 120 s" in world.groups["gcam"].detail
+
+
+@in_virtual_time
+async def test_what_is_awaited_is_told_until_the_units_have_names() -> None:
+    async with Simulation(GroupSpec("gcam", startup_timeout=100)) as world:
+        awaited = Explanation(Reason.STARTING, "waiting for the names", remedy="ask the site")
+        launch, world.backend.behavior["gcam"] = world.backend.launch, UnitBehavior(naming=50)
+
+        async def unnamed(group: GroupSpec, n: int, request_id: str) -> LaunchResult:
+            return replace(await launch(group, n, request_id), awaited=awaited)
+
+        world.backend.launch = unnamed  # type: ignore[method-assign]
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(10)
+        assert world.groups["gcam"].detail == "waiting for the names"
+        assert await world.controller.explain() == {"gcam": awaited}
+        await world.until(lambda: world.groups["gcam"].running == 2)
+        assert await world.controller.explain() == {}
+
+        await world.scale({"gcam": 0})
+        world.backend.behavior["gcam"] = UnitBehavior(naming=HOUR, boot=2 * HOUR)
+        await world.controller.scale_groups({"gcam": 1})
+        await world.until(lambda: world.groups["gcam"].failed, within=HOUR)
+        (why,) = (await world.controller.explain()).values()
+        assert why.summary == "1 workers were launched, but did not appear in 100 s"
+        assert why.remedy == "ask the site"
 
 
 @in_virtual_time

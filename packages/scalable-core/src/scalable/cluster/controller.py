@@ -27,7 +27,7 @@ from scalable.cluster.launching import Launcher
 from scalable.cluster.ledger import current_ledger
 from scalable.cluster.link import Report, SchedulerLink
 from scalable.cluster.logs import LogKeeper
-from scalable.cluster.member import Observation
+from scalable.cluster.member import EndReason, Observation, UnitEnd
 from scalable.cluster.native import NativeCalls
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import (
@@ -36,6 +36,7 @@ from scalable.cluster.port import (
     GroupSpec,
     GroupStatus,
     Leftover,
+    NotesLateStarts,
     Reason,
 )
 from scalable.cluster.retry import RetryPolicy
@@ -382,6 +383,8 @@ class GroupController:
         if status.reason is Reason.DEMAND:
             remedy = "set target_duration of `adaptive` to have more workers sooner"
             return Explanation(status.reason, status.detail, remedy=remedy)
+        if group.awaited is not None and status.detail == group.awaited.summary:
+            return group.awaited
         absent = [m for m in group.alive if m.joined_at is None and m.state is not None]
         if absent:
             detail = await self._native.describe_member(absent[0])
@@ -459,6 +462,7 @@ class GroupController:
     ) -> None:
         """Bring every group up to date, and handle the units that ended."""
         ends = [(g, end) for g in self.groups.values() for end in g.update(seen, report, now)]
+        self._note_late_starts(end for _, end in ends)
         causes = await self._ends.describe_ends(end for _, end in ends)
         for group, end in ends:
             await self._ends.handle_end(group, end, causes)
@@ -474,6 +478,12 @@ class GroupController:
                 await self._ends.handle_overdue_requests(group)
             if group.failure is not None and group.has_healthy(now):
                 await self._failures.clear(group)
+
+    def _note_late_starts(self, ends: Iterable[UnitEnd]) -> None:
+        late = [end.member.unit for end in ends if end.reason is EndReason.JOIN_TIMEOUT]
+        if late and isinstance(self.backend, NotesLateStarts):
+            members = [m for group in self.groups.values() for m in group.members.values()]
+            self.backend.note_late_starts(late, [m.unit for m in members if m.worker is not None])
 
     def _record_intent(self, tag: str, n: int, request_id: str) -> None:
         try:

@@ -198,7 +198,7 @@ class EndHandler:
 
     async def handle_overdue_requests(self, group: Group) -> None:
         """Count launches whose units never appeared as failed starts."""
-        for request_id, missing in group.forget_overdue_requests(self._clock()).items():
-            problem = explanations.explain_never_seen(missing, group.spec)
+        for request_id, request in group.forget_overdue_requests(self._clock()).items():
+            problem = explanations.explain_never_seen(request.unnamed, group.spec, request.awaited)
             self._events.record(group.spec.tag, problem.summary)
             await self._failures.record_start_failure(group, request_id, problem, self._clock())

@@ -126,7 +126,9 @@ def explain_refusal(end: UnitEnd) -> Explanation:
     )
 
 
-def explain_never_seen(missing: int, spec: GroupSpec) -> Explanation:
+def explain_never_seen(
+    missing: int, spec: GroupSpec, awaited: Explanation | None = None
+) -> Explanation:
     """Explain that a launch was accepted, but its units never appeared.
 
     Examples
@@ -137,6 +139,7 @@ def explain_never_seen(missing: int, spec: GroupSpec) -> Explanation:
     return Explanation(
         Reason.STARTUP_TIMEOUT,
         f"{missing} workers were launched, but did not appear in {spec.startup_timeout:g} s",
+        remedy="" if awaited is None else awaited.remedy,
     )
 
 

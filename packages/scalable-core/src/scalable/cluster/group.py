@@ -42,6 +42,8 @@ class Request:
     asked_at: float = 0.0
     answered_at: float | None = None
     named: set[str] = field(default_factory=set)
+    awaited: Explanation | None = None
+    """Why the others have no names yet, where the native system tells."""
     lost_answers: int = 0
     """Calls whose outcome is not known, so that another one with the same request id is to tell it."""
 
@@ -204,6 +206,7 @@ class Group:
         if request is not None:
             request.asked = max(len(result.units) + result.unnamed, len(request.named))
             request.answered_at = now
+            request.awaited = result.awaited
         self._forget_complete_requests()
 
     def record_lost_answer(self, request_id: str) -> str:
@@ -227,10 +230,17 @@ class Group:
         """Expect no more units of a launch."""
         self.requests.pop(request_id, None)
 
-    def forget_overdue_requests(self, now: float) -> dict[str, int]:
-        """Expect no more units of launches that were answered too long ago; return how many units each lacks."""
+    @property
+    def awaited(self) -> Explanation | None:
+        """Why units that were launched have no names yet, where the native system tells."""
+        return next(
+            (request.awaited for request in self.requests.values() if request.awaited), None
+        )
+
+    def forget_overdue_requests(self, now: float) -> dict[str, Request]:
+        """Expect no more units of launches that were answered too long ago; return those, by request id."""
         overdue = {
-            request_id: request.unnamed
+            request_id: request
             for request_id, request in self.requests.items()
             if request.answered_at is not None
             and now - request.answered_at > self.spec.startup_timeout

@@ -23,6 +23,7 @@ __all__ = [
     "GroupStatus",
     "LaunchResult",
     "Leftover",
+    "NotesLateStarts",
     "Phase",
     "ReadsLogs",
     "Reason",
@@ -173,11 +174,14 @@ class LaunchResult:
         Units that were created as well, and that `observe` will show later with the same request id.
     shortfall : Explanation or None
         Why the launch created fewer than it was asked for; None where the native system gives no reason.
+    awaited : Explanation or None
+        Why units have no name yet, and what to do if they get none; shown for as long as that is so.
     """
 
     units: Sequence[Unit] = ()
     unnamed: int = 0
     shortfall: Explanation | None = None
+    awaited: Explanation | None = None
 
 
 @dataclass(frozen=True)
@@ -361,6 +365,18 @@ class ReadsLogs(Protocol):
 
     async def read_log(self, unit: Unit, size: int) -> str:
         """Return the end of a unit's log, of about `size` bytes; empty where there is none, or it cannot be read."""
+        ...
+
+
+@runtime_checkable
+class NotesLateStarts(Protocol):
+    """An optional ability of a `Backend`: to keep new units off the machines on which workers start, but never join."""
+
+    def note_late_starts(self, late: Sequence[Unit], connected: Sequence[Unit]) -> None:
+        """Take note that the Dask workers of `late` did not join within startup_timeout, while others are connected.
+
+        Where none is connected, the scheduler may be the one that cannot be reached.
+        """
         ...
 
 

@@ -95,6 +95,8 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
     problem = group.failures.last_problem
     if problem is not None and group.failures.is_postponed and group.lacking > 0:
         return _reason_to_wait(problem), f"to be tried again: {problem.summary}"
+    if group.awaited is not None:
+        return group.awaited.reason, group.awaited.summary
     if (absent or group.requests) and group.unclear_request is None:
         return Reason.STARTING, "starting"
     if group.blocked_since is not None:

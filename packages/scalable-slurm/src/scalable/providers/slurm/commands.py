@@ -1,20 +1,20 @@
-"""Slurm's commands, and the only module that runs them."""
+"""Slurm's commands, as one object; no other module runs them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
 import shlex
-import shutil
-import signal
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from scalable.cluster.port import Explanation, Reason
 from scalable.errors import ClusterError, LaunchError, LaunchRefusedError
 from scalable.providers.slurm.environ import query_environ, submit_environ
+from scalable.providers.slurm.labels import job_name, parse_script
 from scalable.providers.slurm.output import (
     QUEUE_FORMAT,
     SlurmJob,
@@ -27,10 +27,20 @@ from scalable.providers.slurm.output import (
 )
 from scalable.providers.slurm.packing import NODE_FORMAT, NodeShape, parse_nodes
 from scalable.providers.slurm.refusals import Refusal, classify_refusal
+from scalable.providers.slurm.running import RunningCommand, run_command, start_command
 
-__all__ = ["Slurm", "SlurmCommandError", "TooManyJobsError"]
+__all__ = ["NoAnswerError", "Slurm", "SlurmCommandError", "Submitted", "TooManyJobsError"]
 
 logger = logging.getLogger("scalable.providers.slurm")
+
+_ANSWER_WITHIN = 90.0
+"""Seconds after which a command is ended that asks Slurm or cancels jobs: less than the engine has for a call."""
+
+_LOOK_EVERY = 5.0
+"""Seconds after which it is looked what an ``sbatch`` has printed that has not ended, and again and again."""
+
+_SLOW_AFTER = 30.0
+"""Seconds after which the user is told of an ``sbatch`` that has not ended, and has printed no job id."""
 
 
 class SlurmCommandError(ClusterError):
@@ -49,8 +59,28 @@ class SlurmCommandError(ClusterError):
         super().__init__(f"{command}: {stderr or 'failed without a message'}")
 
 
+class NoAnswerError(SlurmCommandError):
+    """One of Slurm's commands has not ended."""
+
+
 class TooManyJobsError(LaunchError):
     """An array has more elements than the site's limits allow, by its size or with the jobs that there are."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What ``sbatch`` has answered that has submitted an array.
+
+    Parameters
+    ----------
+    job : str or None
+        The array's job id; None where it is not known.
+    said : str
+        What it has printed in place of that, in one line.
+    """
+
+    job: str | None
+    said: str = ""
 
 
 class Slurm:
@@ -64,8 +94,16 @@ class Slurm:
 
     def __init__(self, cluster: str | None = None) -> None:
         self._cluster = cluster
+        self._left_running: list[RunningCommand] = []
 
-    async def submit(self, argv: Sequence[str], script: str, env: Mapping[str, str]) -> str | None:
+    async def submit(
+        self,
+        argv: Sequence[str],
+        script: str,
+        env: Mapping[str, str],
+        *,
+        find: Callable[[], str | None] = lambda: None,
+    ) -> Submitted:
         """Submit one array.
 
         Parameters
@@ -73,14 +111,17 @@ class Slurm:
         argv : sequence of str
             The ``sbatch`` command line, which has ``--parsable``.
         script : str
-            The job script, passed on standard input.
+            The job script, passed on standard input. A job whose script has the same label is this one.
         env : mapping of str to str
             Variables that the job gets in addition to this process's environment.
+        find : callable
+            Returns the array's job id, if it was found in the queue.
 
         Returns
         -------
-        str or None
-            The array's job id; None where a site's own sbatch does not print it, or other numbers too.
+        Submitted
+            The array's job id. A site's own sbatch may print none, or other numbers too; one that does not end once it
+            has submitted is left running.
 
         Raises
         ------
@@ -92,23 +133,30 @@ class Slurm:
             It may be accepted later.
         """
         try:
-            status, stdout, stderr = await _run_command(
-                argv, script, {**submit_environ(os.environ), **env}
-            )
+            sbatch = await start_command(argv, script, {**submit_environ(os.environ), **env})
         except FileNotFoundError:
             raise LaunchRefusedError(
                 "sbatch was not found; run this where Slurm's commands are on PATH, such as a login node"
             ) from None
-        job = parse_submitted(stdout)
+        try:
+            status = await self._end_or_job(sbatch, script, find)
+        except BaseException:  # such as a cancellation
+            await sbatch.kill()
+            raise
+        if isinstance(status, str):
+            return Submitted(status)
+        stdout, stderr = sbatch.stdout, sbatch.stderr
+        numbers = parse_submitted(stdout)
+        job = numbers[0] if len(numbers) == 1 else await self._find_submitted(numbers, script)
         if status == 0:
-            return job
+            return Submitted(job, join_lines(stdout))
         message = (
             join_lines(stderr or stdout) or f"it ended with status {status}, without a message"
         )
         if job is not None:
             # As a site's own sbatch does whose last step fails.
             logger.warning("sbatch submitted job %s, and failed then: %s", job, message)
-            return job
+            return Submitted(job)
         match classify_refusal(message):
             case Refusal.TOO_MANY:
                 text = f"the site accepts no more jobs at present: {message}"
@@ -117,6 +165,59 @@ class Slurm:
                 raise LaunchRefusedError(f"sbatch refused the job: {message}")
             case Refusal.PASSING:
                 raise LaunchError(f"sbatch could not submit the job: {message}")
+
+    async def _end_or_job(
+        self, sbatch: RunningCommand, script: str, find: Callable[[], str | None]
+    ) -> int | str:
+        """Return the status of an ``sbatch``, or the id of the job that it has submitted, if it does not end then."""
+        began, told = time.monotonic(), False
+        while (status := await sbatch.wait(_LOOK_EVERY)) is None:
+            numbers = parse_submitted(sbatch.stdout)
+            if (job := find() or await self._find_submitted(numbers, script)) is not None:
+                self._leave(sbatch, job)
+                return job
+            seconds = time.monotonic() - began
+            if seconds >= _SLOW_AFTER and not told:
+                told, said = True, join_lines(sbatch.stderr or sbatch.stdout)
+                logger.warning(
+                    "sbatch has run for %.0f s and has printed no job id%s; until it ends, or its job appears, nothing "
+                    "else is launched for this group. See by hand whether sbatch hangs: sbatch --wrap true",
+                    seconds,
+                    f"; its last words: {said}" if said else "",
+                )
+        return status
+
+    async def _find_submitted(self, numbers: Sequence[str], script: str) -> str | None:
+        """Return which of some numbers is the job with this script, by its label.
+
+        Another one may be the beginning of that number, or the number of another job of the user.
+        """
+        label = parse_script(script)
+        for number in reversed(numbers) if label else ():
+            found = await self.find_label(number)
+            if found == label:
+                return number
+            if found is None:  # perhaps it has ended
+                elements = await self.find_elements(number)
+                if elements and {each.name for each in elements} == {job_name(label["run"])}:
+                    return number
+        return None
+
+    def _leave(self, sbatch: RunningCommand, job: str) -> None:
+        if not self._left_running:
+            logger.warning(
+                "sbatch has submitted job %s, and does not end; it is not waited for. This site's sbatch may wait for "
+                "its jobs (--wait): launches are quicker if it does not",
+                job,
+            )
+        sbatch.leave()
+        self._left_running = [each for each in self._left_running if not each.has_ended]
+        self._left_running.append(sbatch)
+
+    async def end_commands(self) -> None:
+        """End what was left running."""
+        while self._left_running:
+            await self._left_running.pop().kill()
 
     async def test_only(self, argv: Sequence[str]) -> str:
         """Check whether Slurm would accept a submission, without submitting it.
@@ -132,12 +233,7 @@ class Slurm:
             It would be refused.
         """
         command = [argv[0], "--test-only", *argv[1:]]
-        try:
-            status, _, stderr = await _run_command(
-                command, "#!/bin/sh\n", submit_environ(os.environ)
-            )
-        except FileNotFoundError:
-            raise SlurmCommandError(argv[0], "not found on PATH") from None
+        status, _, stderr = await _ask(command, "#!/bin/sh\n", submit_environ(os.environ))
         if status != 0:
             raise SlurmCommandError("sbatch --test-only", join_lines(stderr))
         return join_lines(stderr)
@@ -151,8 +247,11 @@ class Slurm:
         return join_lines(await self._call(["scontrol", "ping"]))
 
     async def partitions(self) -> dict[str, str]:
-        """Return the state of each partition, such as ``up``, by name; hidden ones accept jobs too and are included."""
-        lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%R|%a"])).splitlines()
+        """Return the state of each partition, such as ``up``, by name; hidden ones accept jobs too and are included.
+
+        The name of the default one has a star.
+        """
+        lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%P|%a"])).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
     async def nodes(self) -> list[NodeShape]:
@@ -202,6 +301,18 @@ class Slurm:
             return [] if "invalid job id" in error.stderr.lower() else None
         return parse_elements(answer) or None
 
+    async def find_label(self, array: str) -> dict[str, str] | None:
+        """Return which run, group and launch an array of this user belongs to, by its job script; empty if to none.
+
+        None where the script cannot be read, which the controller forgets when the job ends.
+        """
+        try:
+            script = await self._call(["scontrol", "write", "batch_script", array, "-"])
+        except SlurmCommandError:
+            return None
+        # Slurm itself demands that line, and ends with status 0 where it has no script.
+        return parse_script(script) if "#!" in script else None
+
     async def find_record(self, job: str) -> dict[str, str]:
         """Return the record of one array element, from the controller or else accounting; empty if there is none."""
         for find in (self._from_controller, self._from_accounting):
@@ -234,50 +345,23 @@ class Slurm:
         return dict(zip(fields, found, strict=False))
 
     async def _call(self, argv: Sequence[str]) -> str:
-        try:
-            status, stdout, stderr = await _run_command(
-                argv, None, query_environ(os.environ, self._cluster)
-            )
-        except FileNotFoundError:
-            raise SlurmCommandError(argv[0], "not found on PATH") from None
+        env = query_environ(os.environ, self._cluster)
+        status, stdout, stderr = await _ask(argv, None, env)
         if status != 0:
             raise SlurmCommandError(shlex.join(argv), join_lines(stderr))
         return stdout
 
 
-async def _run_command(
+async def _ask(
     argv: Sequence[str], stdin: str | None, env: Mapping[str, str]
 ) -> tuple[int, str, str]:
-    program, *rest = argv
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
-            # By this process's PATH: the one in `env` is the job's.
-            shutil.which(program) or program,
-            *rest,
-            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=env,
-            # Ctrl-C at the terminal must reach only the client, which then cancels the jobs in order.
-            start_new_session=True,
-        )
-    )
     try:
-        # If it was cancelled, it would end the command alone, and wait for what this has started.
-        process = await asyncio.shield(starting)
-        stdout, stderr = await process.communicate(None if stdin is None else stdin.encode())
-    except asyncio.CancelledError:
-        with contextlib.suppress(OSError):  # it could not be started
-            process = await starting
-            await _kill(process)
-        raise
-    assert process.returncode is not None  # noqa: S101 - communicate() has waited for it
-    return process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
-
-
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        # The whole process group: a site's command may be a script around Slurm's own.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        async with asyncio.timeout(_ANSWER_WITHIN) as limit:
+            return await run_command(argv, stdin, env)
+    except FileNotFoundError:
+        raise SlurmCommandError(argv[0], "not found on PATH") from None
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        text = f"no answer for {_ANSWER_WITHIN:g} s"
+        raise NoAnswerError(shlex.join(argv), text) from None

@@ -1,91 +1,22 @@
-"""The jobs of a run and the units in them, of which a job may have several; and the files about those of one job.
-
-A worker of a job that runs several is told to start or to end, and shown to have ended, by two files of its job
-(`scalable.providers.worker.forking_command`). Slurm knows the job as a whole only.
-"""
+"""The jobs of a run and the units in them, of which a job may have several."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from scalable.cluster.port import Phase, Reason, Unit, UnitState
+from scalable.providers.slurm.jobfiles import WorkerEnd
 from scalable.providers.slurm.output import SlurmJob
-from scalable.providers.slurm.states import describe_exit, end_reason, pending_reason, phase_of
+from scalable.providers.slurm.states import end_reason, pending_reason, phase_of
 
-__all__ = ["Job", "WorkerEnd", "ask", "first_workers", "log_name", "parse_ends", "read_ends"]
+__all__ = ["Awaited", "Job", "Jobs", "first_workers", "log_name"]
 
 _YOUNG = 60.0
 """Seconds within which a worker that ends by itself has not started well; tasks end it by a signal."""
 
 _FAILURES = 2
 """One may be that of the worker."""
-
-
-@dataclass(frozen=True)
-class WorkerEnd:
-    """The end of one worker of a job that goes on.
-
-    Parameters
-    ----------
-    status : int
-        Its exit status, or minus its signal.
-    seconds : float
-        How long it lived.
-    why : str
-        ``exited``, ``memory`` or ``stopped``.
-    """
-
-    status: int
-    seconds: float
-    why: str
-
-    @property
-    def reason(self) -> Reason:
-        """The normalised reason."""
-        reasons = {"memory": Reason.OUT_OF_MEMORY, "stopped": Reason.STOPPED}
-        return reasons.get(self.why, Reason.EXITED)
-
-    def __str__(self) -> str:
-        if self.why != "exited":
-            return {"memory": "used too much memory", "stopped": "was stopped"}[self.why]
-        return describe_exit(f"{max(0, self.status)}:{max(0, -self.status)}")
-
-
-def parse_ends(text: str) -> dict[int, WorkerEnd]:
-    r"""Return how workers of a job have ended, from a file that its program writes.
-
-    Examples
-    --------
-    >>> [str(end) for end in parse_ends("3 -9 61 exited\n0 -9 5 memory\n4 1").values()]
-    ['was ended by SIGKILL', 'used too much memory']
-    """
-    lines = re.findall(r"^(\d+) (-?\d+) (\d+) (exited|memory|stopped)\n", text, re.MULTILINE)
-    return {
-        int(number): WorkerEnd(int(status), float(seconds), why)
-        for number, status, seconds, why in lines
-    }
-
-
-def read_ends(directory: Path, jobs: Iterable[str]) -> dict[str, dict[int, WorkerEnd]]:
-    """Return how workers of these jobs have ended, by job and number."""
-    found = {}
-    for job in jobs:
-        try:
-            found[job] = parse_ends((directory / f"{job}.ended").read_text())
-        except FileNotFoundError:  # the job has not begun
-            continue
-    return found
-
-
-def ask(directory: Path, lines: Mapping[str, str]) -> None:
-    """Append what is asked of jobs, by job, to their files."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    for job, text in lines.items():
-        with (directory / f"{job}.asked").open("a") as file:
-            file.write(text)
 
 
 def first_workers(workers: int, room: int, element: int) -> int:
@@ -167,6 +98,11 @@ class Job:
         """Return the number of a unit of this job; None where it has no such unit."""
         return next((number for number, each in self.units.items() if each == unit), None)
 
+    def end_of(self, unit: Unit) -> WorkerEnd | None:
+        """Return how a unit of this job has ended, if it has, and the job had not."""
+        number = self.number(unit)
+        return None if number is None else self.ends.get(number)
+
     @property
     def phase(self) -> Phase:
         """The phase of the job as a whole."""
@@ -226,3 +162,78 @@ class Job:
                 seconds_left=job.seconds_left,
             )
         return UnitState(unit, Phase.GONE, end_reason(job.state), job.state)
+
+
+@dataclass
+class Awaited:
+    """An array that was submitted, and of which no job is known yet.
+
+    Parameters
+    ----------
+    label : mapping of str to str
+        The fields of its comment.
+    workers : int
+        How many workers it begins with.
+    since : float
+        When it was submitted.
+    said : str
+        What ``sbatch`` has printed in place of its id.
+    """
+
+    label: Mapping[str, str]
+    workers: int
+    since: float
+    said: str
+
+
+class Jobs:
+    """All jobs of a run that are known, in the order in which they became known.
+
+    Attributes
+    ----------
+    awaited : dict of str to Awaited
+        Arrays of which none is known yet, by request id.
+    found : dict of str to str
+        The array that was found of a launch that has not told it, by request id.
+    """
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Job] = {}
+        self.awaited: dict[str, Awaited] = {}
+        self.found: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._by_id.values())
+
+    def get(self, name: str) -> Job | None:
+        """Return a job by its id; None where it is not known."""
+        return self._by_id.get(name)
+
+    def of(self, unit: Unit) -> Job | None:
+        """Return the job of a unit; None where it is not known."""
+        return self._by_id.get(unit.native)
+
+    def add_array(self, array: str, tag: str, n: int, room: int, request_id: str) -> list[Unit]:
+        """Add the jobs of an array that begins with `n` workers; return their units."""
+        if self.found.get(request_id) == array:
+            del self.found[request_id]
+        units: list[Unit] = []
+        for element in range(-(-n // room)):
+            job = self._add(f"{array}_{element}", tag, room)
+            if not job.units:
+                job.add(first_workers(n, room, element), request_id)
+            units += job.units.values()
+        return units
+
+    def add_found(self, name: str, label: Mapping[str, str]) -> Job:
+        """Add a job that was found, if sbatch's answer was lost, by the fields of its comment or script."""
+        room, workers = int(label.get("room", 1)), int(label.get("workers", 1))
+        job = self._add(name, label["tag"], room)
+        array, element = name.partition("_")[0], int(name.partition("_")[2])
+        self.found[label["request"]] = array
+        job.add(first_workers(workers, room, element) if room > 1 else 1, label["request"])
+        self.awaited.pop(label["request"], None)
+        return job
+
+    def _add(self, name: str, tag: str, room: int) -> Job:
+        return self._by_id.setdefault(name, Job(name, tag, room))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Phase
+from scalable.providers.slurm.output import node_names
 from scalable.providers.slurm.states import phase_of
 
 if TYPE_CHECKING:
@@ -29,8 +30,14 @@ _AT_ONCE = 15.0
 """Seconds within which a job that completes has not started well."""
 
 
+_LATE_COUNTS_FOR = 3600.0
+"""Seconds for which a worker that has not joined counts together with the next one."""
+
+
 class FailingNodes:
-    """Remembers on which nodes jobs fail as soon as they have begun.
+    """Remembers on which nodes jobs of one group fail as soon as they have begun, or never get their workers to join.
+
+    What fails on every node is the fault of the group: it must not keep the workers of others off them.
 
     Examples
     --------
@@ -46,6 +53,8 @@ class FailingNodes:
         self._began: dict[str, float] = {}
         self._ended: set[str] = set()
         self._failures: dict[str, list[float]] = {}
+        self._late: dict[str, dict[str, float]] = {}
+        """By node, when it was told of jobs that their workers had not joined in time."""
 
     def see(
         self, job: SlurmJob, now: float, *, wanted: bool = True, patience: float = 60.0
@@ -67,25 +76,50 @@ class FailingNodes:
         phase = phase_of(job.state)
         if phase is Phase.RUNNING:
             began = self._began.setdefault(job.id, now)
-            if now - began >= young:
-                self._failures.pop(job.node, None)
+            for node in node_names(job.node) if now - began >= young else ():
+                self._failures.pop(node, None)
         elif phase is Phase.GONE and job.id not in self._ended:
             self._ended.add(job.id)
             age = now - self._began.pop(job.id, now)
             failed = (
                 age < young if job.state in _FAILED else job.state == "COMPLETED" and age < _AT_ONCE
             )
-            if wanted and job.node and failed:
-                self._failures.setdefault(job.node, []).append(now)
+            # Of several, it is not known which is to blame; that one is among those of the next failure, too.
+            for node in node_names(job.node) if wanted and failed else ():
+                self._failures.setdefault(node, []).append(now)
+
+    def note_late(
+        self, late: Iterable[SlurmJob], connected: Iterable[SlurmJob], now: float
+    ) -> None:
+        """Note that workers of jobs run, but have not joined in time, while those of other jobs are connected.
+
+        Only workers that are connected from another node show that it is their node, and not the scheduler.
+        """
+        well = {job.id: node_names(job.node) for job in connected}
+        for job, nodes in well.items():
+            for node in nodes:
+                if self._began.get(job, now) > max(self._late.get(node, {}).values(), default=now):
+                    del self._late[node]
+        for each in late:
+            nodes = node_names(each.node)
+            # Of a job with several workers, the others may have joined.
+            if each.id not in well and {node for own in well.values() for node in own} - {*nodes}:
+                for node in nodes:
+                    self._late.setdefault(node, {}).setdefault(each.id, now)
 
     def left_out(self, now: float) -> Sequence[str]:
         """Return the nodes that new jobs should not get."""
         return tuple(
             node
-            for node, times in sorted(self._failures.items())
-            if len(times) >= _FAILURES and now - times[-1] < LEFT_OUT_FOR
+            for node in sorted(self._failures.keys() | self._late.keys())
+            if len(times := self._times(node, now)) >= _FAILURES and now - max(times) < LEFT_OUT_FOR
         )
+
+    def _times(self, node: str, now: float) -> Sequence[float]:
+        late = self._late.get(node, {}).values()
+        return [*self._failures.get(node, ()), *(t for t in late if now - t < _LATE_COUNTS_FOR)]
 
     def forget(self) -> None:
         """Forget all failures: there are no other nodes."""
         self._failures.clear()
+        self._late.clear()

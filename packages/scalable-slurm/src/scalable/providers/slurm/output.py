@@ -5,8 +5,9 @@ Lines in any other form are ignored: sites print banners around the output.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -14,16 +15,17 @@ __all__ = [
     "SlurmJob",
     "array_expressions",
     "join_lines",
+    "node_names",
     "parse_elements",
     "parse_queue",
     "parse_record",
     "parse_submitted",
 ]
 
-# Array job, element, state, reason, walltime left, node, comment. The comment is last because that of a foreign job may
-# contain the separator.
+# Array job, element, state, reason, walltime left, node, name, comment. The last two are so because those of a foreign
+# job may contain the separator.
 _SEPARATOR = "|"
-QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%k"))
+QUEUE_FORMAT = _SEPARATOR.join(("%F", "%K", "%T", "%r", "%L", "%N", "%j", "%k"))
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class SlurmJob:
     ----------
     id : str
         ``<array job>_<element>``, as ``scancel`` accepts it.
-    state, reason, node, comment : str
+    state, reason, node, comment, name : str
         As printed by ``squeue``.
     seconds_left : int or None
         Walltime left; None without a limit, or before the job starts.
@@ -46,6 +48,17 @@ class SlurmJob:
     seconds_left: int | None
     node: str
     comment: str
+    name: str = ""
+
+    @property
+    def array(self) -> str:
+        """The id of its array."""
+        return self.id.partition("_")[0]
+
+    @property
+    def is_element(self) -> bool:
+        """Whether it is one element of an array, and neither a job by itself nor what is left of a whole array."""
+        return self.id.partition("_")[2].isdigit()
 
 
 def parse_queue(text: str) -> list[SlurmJob]:
@@ -53,16 +66,18 @@ def parse_queue(text: str) -> list[SlurmJob]:
 
     Examples
     --------
-    >>> parse_queue("Maintenance on Friday!\n7|0|RUNNING|None|1:30|node1|mine\n")
-    [SlurmJob(id='7_0', state='RUNNING', reason='None', seconds_left=90, node='node1', comment='mine')]
+    >>> (job,) = parse_queue("Maintenance on Friday!\n7|0|RUNNING|None|1:30|node1|wrf|mine\n")
+    >>> job.id, job.state, job.seconds_left, job.node, job.name, job.comment
+    ('7_0', 'RUNNING', 90, 'node1', 'wrf', 'mine')
     """
     jobs = []
     for line in text.splitlines():
         fields = line.split(_SEPARATOR, QUEUE_FORMAT.count(_SEPARATOR))
         if len(fields) <= QUEUE_FORMAT.count(_SEPARATOR):
             continue
-        array, element, state, reason, left, node, comment = fields
-        jobs.append(SlurmJob(f"{array}_{element}", state, reason, _parse_left(left), node, comment))
+        array, element, state, reason, left, node, name, comment = fields
+        job = f"{array}_{element}"
+        jobs.append(SlurmJob(job, state, reason, _parse_left(left), node, comment, name))
     return jobs
 
 
@@ -95,7 +110,7 @@ def _expression(array: str, numbers: Sequence[int]) -> str:
 
 
 def _parse_left(text: str) -> int | None:
-    """Parse the time left that ``squeue`` prints for ``%L``.
+    """Parse a time as ``squeue`` prints it for ``%L``, and ``scontrol`` for the limit of a job.
 
     Examples
     --------
@@ -139,9 +154,15 @@ def parse_elements(text: str) -> list[SlurmJob]:
             continue
         node = record.get("NodeList", "").replace("(null)", "")
         state, reason = record.get("JobState", ""), record.get("Reason", "None")
+        left, name = _seconds_left(record), record.get("JobName", "")
         for element in _elements(elements.partition("%")[0]):
-            found.append(SlurmJob(f"{array}_{element}", state, reason, None, node, ""))
+            found.append(SlurmJob(f"{array}_{element}", state, reason, left, node, "", name))
     return found
+
+
+def _seconds_left(record: Mapping[str, str]) -> int | None:
+    limit, used = _parse_left(record.get("TimeLimit", "")), _parse_left(record.get("RunTime", ""))
+    return None if not used or limit is None else max(0, limit - used)
 
 
 def _elements(text: str) -> Iterator[int]:
@@ -151,19 +172,45 @@ def _elements(text: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1, int(step or 1))
 
 
-def parse_submitted(text: str) -> str | None:
-    r"""Return the job id that ``sbatch`` prints; None where it prints none, or its banners have numbers too.
+def node_names(text: str) -> list[str]:
+    """Return the names of nodes that Slurm prints as an expression.
+
+    Examples
+    --------
+    >>> node_names("node1"), node_names("gpu[08-10,12],login"), node_names("r[1-2]n[0-1]")
+    (['node1'], ['gpu08', 'gpu09', 'gpu10', 'gpu12', 'login'], ['r1n0', 'r1n1', 'r2n0', 'r2n1'])
+    """
+    names: list[str] = []
+    for each in re.findall(r"(?:[^,\[]|\[[^]]*\])+", text):
+        parts = re.findall(r"\[([^]]*)\]|([^\[]+)", each)
+        choices = [_numbers(ranges) if ranges else [plain] for ranges, plain in parts]
+        names += map("".join, itertools.product(*choices))
+    return names
+
+
+def _numbers(text: str) -> list[str]:
+    found = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            return [f"[{text}]"]
+        numbers = range(int(first), int(last or first) + 1)
+        found += [str(number).zfill(len(first)) for number in numbers]
+    return found
+
+
+def parse_submitted(text: str) -> list[str]:
+    r"""Return the job id that ``sbatch`` prints, if it does, with the numbers that its banners have.
 
     Examples
     --------
     >>> parse_submitted("Maintenance on Friday!\n7;cluster\n"), parse_submitted("Submitted batch job 7\n")
-    ('7', '7')
-    >>> print(parse_submitted("hours left:\n2000\n7\n"))
-    None
+    (['7'], ['7'])
+    >>> parse_submitted("hours left:\n2000\n7\n")
+    ['2000', '7']
     """
     lines = r"^(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?\s*$"
-    found = set(re.findall(lines, text, re.MULTILINE))
-    return found.pop() if len(found) == 1 else None
+    return list(dict.fromkeys(re.findall(lines, text, re.MULTILINE)))
 
 
 def join_lines(text: str) -> str:

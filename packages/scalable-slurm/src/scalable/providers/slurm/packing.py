@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from scalable.providers.slurm.directives import is_exclusive, values_of
-from scalable.providers.slurm.sbatch import sbatch_argv
+from scalable.providers.slurm.directives import is_exclusive
+from scalable.providers.slurm.sbatch import asked_for, sbatch_argv
 
 if TYPE_CHECKING:
     from scalable.providers.slurm.commands import Slurm
@@ -111,8 +111,8 @@ def workers_that_fit(
     """
     environ = environ or {}
     argv = sbatch_argv(request, 1, job_name="", comment="")
-    partition = _last(values_of(argv, "--partition")) or environ.get("SBATCH_PARTITION")
-    constraint = _last(values_of(argv, "--constraint")) or environ.get("SBATCH_CONSTRAINT")
+    partition = asked_for(argv, "partition", environ)
+    constraint = asked_for(argv, "constraint", environ)
     wanted = partition.split(",") if partition else None
     candidates = [
         node
@@ -127,10 +127,6 @@ def workers_that_fit(
     )
     counts = [count for node in candidates if (count := _fitting(request, node))]
     return min(counts) if whole and counts else 1
-
-
-def _last(values: Sequence[str]) -> str | None:
-    return values[-1] if values else None
 
 
 def _may_match(constraint: str | None, features: Iterable[str]) -> bool:

@@ -13,10 +13,11 @@ from scalable.manifest.document.place import Place
 from scalable.manifest.issues import ValidationReport
 from scalable.providers.base import CheckResult
 from scalable.providers.containers import image_reference, runs_as_child
-from scalable.providers.slurm.commands import SlurmCommandError
+from scalable.providers.slurm.commands import NoAnswerError, SlurmCommandError
+from scalable.providers.slurm.directives import values_of
 from scalable.providers.slurm.packing import pack
 from scalable.providers.slurm.request import JobRequest, job_request, logs_directory
-from scalable.providers.slurm.sbatch import sbatch_argv
+from scalable.providers.slurm.sbatch import asked_for, sbatch_argv
 
 if TYPE_CHECKING:
     from scalable.manifest.schema import ComponentConfig
@@ -81,7 +82,7 @@ async def preflight(
         for tag, component in components.items()
     }
     if reachable:
-        wanted = dict.fromkeys(request.partition for request in requests.values())
+        wanted = dict.fromkeys(_partition(request, os.environ) for request in requests.values())
         results += await _check_partitions(slurm, wanted)
         for tag, request in requests.items():
             results.append(await _check_request(slurm, tag, request))
@@ -89,7 +90,7 @@ async def preflight(
     for tag, request in requests.items():
         results += _check_image(tag, request)
     results.append(_check_logs(logs_directory(options, site)))
-    scratch = {request.local_directory for request in requests.values()}
+    scratch = {_local_directory(request) for request in requests.values()}
     results += map(_check_scratch, sorted(scratch))
     results += [CheckResult("jobqueue.yaml", None, str(note)) for note in site.notes]
     return results
@@ -118,35 +119,69 @@ async def _check_controller(slurm: Slurm) -> CheckResult:
     return CheckResult("controller", True, f"{version}; {answer}")
 
 
-async def _check_partitions(slurm: Slurm, wanted: Iterable[str | None]) -> list[CheckResult]:
+def _partition(request: JobRequest, environ: Mapping[str, str]) -> tuple[str | None, str]:
+    """Return the partition that jobs get into, None for the site's default, and what says so if no option does.
+
+    Examples
+    --------
+    >>> _partition(JobRequest("a", "/l", directives=("-p", "long")), {"SBATCH_PARTITION": "x"})
+    ('long', ', by a directive')
+    >>> _partition(JobRequest("a", "/l"), {"SBATCH_PARTITION": "x"}), _partition(JobRequest("a", "/l"), {})
+    (('x', ', by $SBATCH_PARTITION'), (None, ''))
+    """
+    argv = sbatch_argv(request, 1, job_name="", comment="")
+    by_argument, wanted = asked_for(argv, "partition", {}), asked_for(argv, "partition", environ)
+    if wanted == request.partition:
+        return wanted, ""
+    return wanted, ", by $SBATCH_PARTITION" if by_argument is None else ", by a directive"
+
+
+async def _check_partitions(
+    slurm: Slurm, wanted: Iterable[tuple[str | None, str]]
+) -> list[CheckResult]:
     try:
         partitions = await slurm.partitions()
     except SlurmCommandError as error:
         return [CheckResult("partition", None, str(error))]
-    return [_check_partition(partitions, names) for names in wanted]
+    default = next((name.rstrip("*") for name in partitions if name.endswith("*")), None)
+    states = {name.rstrip("*"): state for name, state in partitions.items()}
+    remedy = f"set queue to one of: {', '.join(sorted(states))}"
+    results = []
+    for names, by in wanted:
+        if names is None and default is None:
+            text = "the site has no default partition, as far as sinfo shows"
+            results.append(CheckResult("partition", None, text, remedy))
+        elif names is None:
+            results.append(_check_partition(states, default or "", ", the site's default", remedy))
+        else:
+            results.append(_check_partition(states, names, by, remedy))
+    return results
 
 
-def _check_partition(partitions: Mapping[str, str], wanted: str | None) -> CheckResult:
-    if wanted is None:
-        return CheckResult("partition", True, "the site's default")
+def _check_partition(states: Mapping[str, str], wanted: str, why: str, remedy: str) -> CheckResult:
     # There may be several; Slurm then uses the one where the job can start first.
     for name in wanted.split(","):
-        if name not in partitions:
-            near = did_you_mean(name, partitions)
+        if name not in states:
+            near = did_you_mean(name, states)
             return CheckResult(
-                "partition",
-                False,
-                f"there is no partition {name!r}{near}",
-                f"set queue to one of: {', '.join(sorted(partitions))}",
+                "partition", False, f"there is no partition {name!r}{why}{near}", remedy
             )
-        if partitions[name] != "up":
-            return CheckResult(
-                "partition",
-                False,
-                f"partition {name!r} is {partitions[name]}",
-                "choose another, or wait",
-            )
-    return CheckResult("partition", True, f"{wanted} is up")
+        if states[name] != "up":
+            text = f"partition {name!r} is {states[name]}{why}"
+            return CheckResult("partition", False, text, "choose another, or wait")
+    return CheckResult("partition", True, f"{wanted} is up{why}")
+
+
+def _local_directory(request: JobRequest) -> str:
+    """Return the local directory of workers, which the site's arguments of workers may set as well.
+
+    Examples
+    --------
+    >>> _local_directory(JobRequest("a", "/l", worker_arguments=("--local-directory", "/scratch")))
+    '/scratch'
+    """
+    given = values_of(request.worker_arguments, "--local-directory")
+    return given[-1] if given else request.local_directory
 
 
 async def _check_request(slurm: Slurm, tag: str, request: JobRequest) -> CheckResult:
@@ -156,6 +191,9 @@ async def _check_request(slurm: Slurm, tag: str, request: JobRequest) -> CheckRe
     argv = sbatch_argv(request, 1, job_name="scalable-check", comment="scalable check")
     try:
         answer = await slurm.test_only(argv)
+    except NoAnswerError as error:
+        remedy = "see by hand whether this site's sbatch hangs: sbatch --test-only --wrap true"
+        return CheckResult(name, None, f"sbatch --test-only: {error.stderr}", remedy)
     except SlurmCommandError as error:
         remedy = "compare cpus, memory, gpus, walltime, account and qos with what the site offers (sinfo -l)"
         return CheckResult(name, False, error.stderr, remedy)

@@ -6,7 +6,7 @@ import asyncio
 import shlex
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -31,9 +31,10 @@ from scalable.providers.base import (
 )
 from scalable.providers.common import BaseProvider, cluster_handle, run_now
 from scalable.providers.options import Limits
-from scalable.providers.slurm.backend import parse_comment
 from scalable.providers.slurm.checking import check_component
+from scalable.providers.slurm.labels import job_name, may_be_ours
 from scalable.providers.slurm.options import SlurmOptions
+from scalable.providers.slurm.output import SlurmJob
 from scalable.providers.slurm.request import (
     JobRequest,
     chosen_cluster,
@@ -50,6 +51,9 @@ T = TypeVar("T")
 
 _LIST_TIMEOUT = 50.0
 """Seconds after which ``squeue`` is ended; less than a provider has for its list."""
+
+_OTHER_SCRIPTS = 100
+"""Arrays with other names and comments than ours that are looked at, the newest first: a site may rewrite both."""
 
 _KEYS = "TLS keys"
 
@@ -101,7 +105,7 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
 
         options, site = self.parse_options(spec), site_defaults()
         run = f"{run_prefix(options, site)}-RUN"
-        logs = str(logs_directory(options, site) / run)
+        logs, comment = str(logs_directory(options, site) / run), f"scalable run={run}"
         artifacts = []
         for tag, component in spec.components.items():
             request = job_request(component, options, site, logs=logs, tls=None)
@@ -110,10 +114,11 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             argv = sbatch_argv(
                 request,
                 -(-n // request.room),
-                job_name=f"scalable-{run}",
-                comment=f"scalable run={run}",
+                job_name=job_name(run),
+                comment=comment,
             )
-            text = f"{note}# {shlex.join(argv)}\n{job_script(request, 'SCHEDULER', n)}"
+            script = job_script(request, "SCHEDULER", n, run=run, comment=comment)
+            text = f"{note}# {shlex.join(argv)}\n{script}"
             shown = spec.manifest.redact(text)
             artifacts.append(Artifact(f"{tag}.sbatch", "text/x-shellscript", shown))
         return artifacts
@@ -136,13 +141,21 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             Slurm's commands are not on PATH, or have no configuration.
         """
         from scalable.providers.slurm.commands import Slurm, SlurmCommandError
+        from scalable.providers.slurm.recognition import Recognizer
+
+        async def list_jobs() -> list[tuple[SlurmJob, Mapping[str, str]]]:
+            slurm = Slurm(self._cluster(spec))
+            jobs, recognizer = await slurm.list_user_jobs(), Recognizer(slurm)
+            renamed = [job for job in jobs if may_be_ours(job.name, job.comment)]
+            await recognizer.look_at(renamed, most=len(jobs))
+            await recognizer.look_at(jobs, most=_OTHER_SCRIPTS)
+            return [(job, label) for job in jobs if (label := recognizer.label_of(job))]
 
         remedy = "run this where Slurm's commands work, such as a login node"
         if shutil.which("squeue") is None:
             raise ProviderNotSetUpError(self.name, "squeue is not on PATH", remedy)
         try:
-            slurm = Slurm(self._cluster(spec))
-            jobs = run_now(asyncio.wait_for(slurm.list_user_jobs(), _LIST_TIMEOUT))
+            jobs = run_now(asyncio.wait_for(list_jobs(), _LIST_TIMEOUT))
         except TimeoutError:
             raise SlurmCommandError("squeue", f"no answer in {_LIST_TIMEOUT:g} s") from None
         except SlurmCommandError as error:
@@ -151,12 +164,11 @@ class SlurmProvider(BaseProvider[SlurmOptions]):
             raise
         user = current_owner()
         found = []
-        for job in jobs:
-            facts = parse_comment(job.comment)
-            if facts and job.state != "COMPLETING":  # already cancelled, and about to end
+        for job, label in jobs:
+            if job.state != "COMPLETING":  # already cancelled, and about to end
                 where = f" on {job.node}" if job.node else f" ({job.reason})"
-                detail = f"{facts.get('tag', '')} {job.state.lower()}{where}".strip()
-                found.append(Owned("Slurm job", job.id, facts.get("run", ""), user, detail))
+                detail = f"{label['tag']} {job.state.lower()}{where}"
+                found.append(Owned("Slurm job", job.id, label["run"], user, detail))
         alive = {owned.run_id for owned in found}
         for run in self._dead_runs(spec):
             if run.name not in alive:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from scalable.providers.slurm.directives import drop_options, values_of
 from scalable.providers.slurm.request import JobRequest
 
-__all__ = ["sbatch_argv"]
+__all__ = ["asked_for", "sbatch_argv"]
 
 # sbatch replaces %A and %a by the array's job id and the element's index.
 LOG_PATTERN = "%A_%a.log"
@@ -93,6 +93,20 @@ def sbatch_argv(
         # The engine would not recognize a requeued worker: it has replaced it by then.
         "--no-requeue",
     ]
+
+
+def asked_for(argv: Sequence[str], option: str, environ: Mapping[str, str]) -> str | None:
+    """Return the value that ``sbatch`` takes for an option: the last one of its command line, or else of its variable.
+
+    Examples
+    --------
+    >>> asked_for(["sbatch", "--partition=a", "-p", "b"], "partition", {"SBATCH_PARTITION": "c"})
+    'b'
+    >>> asked_for(["sbatch"], "partition", {"SBATCH_PARTITION": "c"}), asked_for(["sbatch"], "partition", {})
+    ('c', None)
+    """
+    given = values_of(argv, f"--{option}")
+    return given[-1] if given else environ.get(f"SBATCH_{option.upper()}") or None
 
 
 def _without_nodes(directives: Sequence[str], nodes: Sequence[str]) -> tuple[str, ...]:

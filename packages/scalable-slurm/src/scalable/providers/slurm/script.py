@@ -16,6 +16,7 @@ from scalable.providers.containers import (
     runs_as_child,
     user_flags,
 )
+from scalable.providers.slurm.labels import job_name, label_line
 from scalable.providers.slurm.paths import expanded, has_variables
 from scalable.providers.slurm.presence import FILE
 from scalable.providers.slurm.request import JobRequest
@@ -45,7 +46,9 @@ _PIPE = "<> <(:)"
 _ONLY_THE_IMAGE = {"PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
 
 
-def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) -> str:
+def job_script(
+    request: JobRequest, scheduler_address: str, workers: int = 1, *, run: str, comment: str
+) -> str:
     r"""Return the script that each element of the array runs.
 
     Parameters
@@ -56,12 +59,18 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
         The scheduler's address.
     workers : int, optional
         How many workers the array begins with, where a job has room for several.
+    run : str
+        The run's id.
+    comment : str
+        The comment of the jobs, which a site may rewrite where Slurm has it.
 
     Examples
     --------
     >>> request = JobRequest("gcam", "/logs", modules=("gcc/13",), prologue=("ulimit -s unlimited",))
-    >>> print(job_script(request, "tls://10.0.0.1:8786"))  # doctest: +ELLIPSIS
+    >>> print(job_script(request, "tls://10.0.0.1:8786", run="r1", comment="scalable run=r1"))
+    ... # doctest: +ELLIPSIS
     #!/bin/bash
+    # scalable run=r1
     # A job that starts after its client has died ends, and so do those that still wait. The client touches this file.
     ...
     # A module or a line that fails must not start a worker in the wrong environment.
@@ -87,7 +96,8 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
         worker = f"{command} {job} {shlex.quote(request.tag)} {arguments}"
     lines = [
         request.shebang,
-        _end_without_client(request.log_directory, scheduler_address),
+        label_line(comment),
+        _end_without_client(request.log_directory, scheduler_address, job_name(run)),
         "# A module or a line that fails must not start a worker in the wrong environment.",
         "set -e",
         f': "${{{_SENTINEL[request.runtime]}?sbatch of this site has not passed on the environment}}"',
@@ -99,7 +109,7 @@ def job_script(request: JobRequest, scheduler_address: str, workers: int = 1) ->
     return "\n".join(lines) + "\n"
 
 
-def _end_without_client(directory: str, scheduler_address: str) -> str:
+def _end_without_client(directory: str, scheduler_address: str, name: str) -> str:
     """Return lines that end a job whose client has died, and the jobs of the run that still wait."""
     host, _, port = scheduler_address.rpartition("://")[2].rpartition(":")
     address = " ".join(shlex.quote(part) for part in (host.strip("[]"), port))
@@ -111,7 +121,9 @@ for _ in $(seq 18); do
     if [ -z "$(find "$client" -mmin -2 2>/dev/null)" ]; then
         echo 'The client of this run has died: nothing listens at' {address} >&2
         unset "${{!SCANCEL_@}}"  # a user's options for what they type
-        scancel --quiet --user="$(id -u)" --name="$SLURM_JOB_NAME" --state=PENDING
+        # Not by $SLURM_JOB_NAME: a site may give all jobs of a user one name.
+        scancel --quiet --user="$(id -u)" --name={shlex.quote(name)} --state=PENDING
+        scancel --quiet --state=PENDING "$SLURM_ARRAY_JOB_ID"
         exit 1
     fi
     sleep 10

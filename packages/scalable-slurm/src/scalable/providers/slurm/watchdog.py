@@ -25,6 +25,18 @@ reader=$!
 is_orphan() {
     parent=$(ps -o ppid= -p $$) && [ -n "$parent" ] && [ "$((parent))" -ne "$PPID" ]
 }
+run=${0#scalable-}
+find_arrays() {  # by name or, where the site gives them another, by comment, or by script
+    listed=$(squeue --noheader --user="$(id -u)" --format='job=%F %K %j|%k') || return
+    printf '%s\\n' "$listed" | sort -ru | head -n 500 | while IFS= read -r line; do
+        array=${line#job=} array=${array%% *}
+        case $line in  # among banners, and the name of the cluster
+        "job="*" $0|"* | "job="*"|scalable run=$run "*) echo "$array" ;;
+        "job="*" N/A "*) ;;
+        "job="*) scontrol write batch_script "$array" - | grep -qF "# scalable run=$run " && echo "$array" ;;
+        esac
+    done | sort -u
+}
 while kill -0 "$reader" && ! is_orphan; do sleep 2; done
 kill "$reader"
 scancel --quiet --name="$0"
@@ -35,12 +47,13 @@ while [ "$empty" -lt "$2" ] && [ "$waited" -lt 86400 ]; do
     [ -z "${SLURM_CONF-}" ] || [ -e "$SLURM_CONF" ] || exit
     sleep "$pause"
     # squeue alone may answer with nothing while the controller is away.
-    if scancel --quiet --name="$0" &&
-        jobs=$(squeue --noheader --user="$(id -u)" --name="$0" --format=job=%i); then
-        case $jobs in  # among banners, and the name of the cluster
-        *job=*) empty=0 ;;
-        *) empty=$((empty + pause)) ;;
-        esac
+    if scancel --quiet --name="$0" && arrays=$(find_arrays); then
+        if [ -n "$arrays" ]; then
+            scancel --quiet $arrays
+            empty=0
+        else
+            empty=$((empty + pause))
+        fi
         case $(ps -u "$(id -u)" -o args=) in  # an sbatch of the client's, which it does not end with
         *"--job-name=$0 "*) empty=0 ;;
         esac
