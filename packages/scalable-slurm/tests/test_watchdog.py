@@ -189,3 +189,18 @@ def test_a_child_that_outlives_the_client_does_not_keep_the_jobs(
             assert calls("scancel")
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_a_command_that_hangs_keeps_neither_keys_nor_jobs(
+    fake_command: FakeCommand, calls: Calls, tmp_path: Path
+) -> None:
+    once = f"echo >>{tmp_path}/$(basename $0).n; [ $(wc -l <{tmp_path}/$(basename $0).n) -gt 1 ]"
+    for command in ("scancel", "squeue"):
+        fake_command(command, then=f"{once} || exec sleep 600")
+    run = RunDirectory(tmp_path / "run")
+    run.write_keys()
+    watchdog = QueueWatchdog("scalable-r", run.path, settle=1, limit=1)
+    watchdog.let_go()
+    assert watchdog._process.wait(60) == 0
+    assert not run.path.exists()
+    assert len(calls("squeue")) >= 2

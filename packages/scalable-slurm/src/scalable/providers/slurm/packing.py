@@ -21,6 +21,9 @@ __all__ = ["NODE_FORMAT", "NodeShape", "pack", "parse_nodes", "workers_that_fit"
 
 logger = logging.getLogger("scalable.providers.slurm")
 
+_ANSWER_WITHIN = 20.0
+"""Seconds for what is only asked to use nodes better: a launch waits for it."""
+
 # Partition (the default one has a star), whether jobs share nodes, CPUs, MiB, generic resources, features.
 NODE_FORMAT = "%P|%h|%c|%m|%G|%f"
 
@@ -153,12 +156,14 @@ async def pack(slurm: Slurm, request: JobRequest) -> JobRequest:
     if request.workers_per_job != "auto":
         return request
     try:
-        nodes, always_whole = await asyncio.gather(slurm.nodes(), slurm.gives_whole_nodes())
-    except SlurmCommandError as error:
+        async with asyncio.timeout(_ANSWER_WITHIN):
+            nodes, always_whole = await asyncio.gather(slurm.nodes(), slurm.gives_whole_nodes())
+    except (SlurmCommandError, TimeoutError) as error:
         text = (
             "%s: one worker in each job, because it is not known whether jobs get whole nodes: %s"
         )
-        logger.warning(text, request.tag, error)
+        why = str(error) or f"sinfo or scontrol has not answered for {_ANSWER_WITHIN:g} s"
+        logger.warning(text, request.tag, why)
         return request
     count = workers_that_fit(request, nodes, always_whole=always_whole, environ=os.environ)
     return replace(request, workers_per_job=count)

@@ -25,21 +25,24 @@ reader=$!
 is_orphan() {
     parent=$(ps -o ppid= -p $$) && [ -n "$parent" ] && [ "$((parent))" -ne "$PPID" ]
 }
-run=${0#scalable-}
+run=${0#scalable-} limit=$3
 find_arrays() {  # by name or, where the site gives them another, by comment, or by script
-    listed=$(squeue --noheader --user="$(id -u)" --format='job=%F %K %j|%k') || return
+    listed=$(timeout "$limit" squeue --noheader --user="$(id -u)" --format='job=%F %K %j|%k') || return
     printf '%s\\n' "$listed" | sort -ru | head -n 500 | while IFS= read -r line; do
         array=${line#job=} array=${array%% *}
         case $line in  # among banners, and the name of the cluster
         "job="*" $0|"* | "job="*"|scalable run=$run "*) echo "$array" ;;
         "job="*" N/A "*) ;;
-        "job="*) scontrol write batch_script "$array" - | grep -qF "# scalable run=$run " && echo "$array" ;;
+        "job="*)
+            timeout "$limit" scontrol write batch_script "$array" - |
+                grep -qF "# scalable run=$run " && echo "$array"
+            ;;
         esac
     done | sort -u
 }
 while kill -0 "$reader" && ! is_orphan; do sleep 2; done
 kill "$reader"
-scancel --quiet --name="$0"
+timeout "$limit" scancel --quiet --name="$0"
 rm -rf -- "$1/tls" "$1/jobs" "$1/client"
 rmdir -- "$1"  # fails where there are logs, which are kept
 empty=0 pause=1 waited=0
@@ -47,9 +50,9 @@ while [ "$empty" -lt "$2" ] && [ "$waited" -lt 86400 ]; do
     [ -z "${SLURM_CONF-}" ] || [ -e "$SLURM_CONF" ] || exit
     sleep "$pause"
     # squeue alone may answer with nothing while the controller is away.
-    if scancel --quiet --name="$0" && arrays=$(find_arrays); then
+    if timeout "$limit" scancel --quiet --name="$0" && arrays=$(find_arrays); then
         if [ -n "$arrays" ]; then
-            scancel --quiet $arrays
+            timeout "$limit" scancel --quiet $arrays
             empty=0
         else
             empty=$((empty + pause))
@@ -88,13 +91,21 @@ class QueueWatchdog:
         The cluster of the jobs; by default, the one of this machine.
     settle : int, optional
         Seconds for which there must be no jobs before it ends.
+    limit : int, optional
+        Seconds after which one of Slurm's commands that hangs is ended.
     """
 
     def __init__(
-        self, job_name: str, directory: Path, cluster: str | None = None, *, settle: int = _SETTLE
+        self,
+        job_name: str,
+        directory: Path,
+        cluster: str | None = None,
+        *,
+        settle: int = _SETTLE,
+        limit: int = 60,
     ) -> None:
         self._process = subprocess.Popen(
-            ["sh", "-c", _SCRIPT, job_name, str(directory), str(settle)],  # noqa: S607 - every POSIX system has a shell
+            ["sh", "-c", _SCRIPT, job_name, str(directory), str(settle), str(limit)],  # noqa: S607 - every POSIX system has a shell
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
