@@ -419,7 +419,7 @@ def close_output(how: str) -> None:
     elif how == "file":
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - stays open
     elif how == "nothing":
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     else:
         os.close(1)
         os.close(2)
