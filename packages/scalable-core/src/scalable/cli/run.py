@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -477,8 +477,11 @@ def _begin_record(session: ScalableSession, plan: Plan, request: Request) -> Run
             resumes=request.resumes,
         )
     except OSError as error:
+        place = error.filename
+        with suppress(FileNotFoundError):  # the current directory is gone
+            place = Path(place).absolute()
         raise Failure(
-            f"the run's record cannot be kept: {Path(error.filename).absolute()}: {error.strerror}; "
+            f"the run's record cannot be kept: {place}: {error.strerror}; "
             "run it from a directory that you can write to, or name another one in SCALABLE_RUNS_DIR",
             USAGE,
         ) from error
