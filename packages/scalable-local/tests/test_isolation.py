@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import multiprocessing
 import os
 import shutil
@@ -414,12 +416,16 @@ def test_tasks_at_the_same_time_have_their_own_directories(
 def close_output(how: str) -> None:
     if how == "stream":
         sys.stdout.close()
+    elif how == "file":
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - stays open
+    elif how == "nothing":
+        sys.stdout = None
     else:
         os.close(1)
         os.close(2)
 
 
-@pytest.mark.parametrize("how", ["stream", "descriptor"])
+@pytest.mark.parametrize("how", ["stream", "descriptor", "file", "nothing"])
 def test_a_task_finds_its_output_open(client: ScalableClient, tmp_path: Path, how: str) -> None:
     if client.session is None or client.session.target_name == "threads":
         pytest.skip("the output of workers that are threads is the client's")
@@ -428,13 +434,40 @@ def test_a_task_finds_its_output_open(client: ScalableClient, tmp_path: Path, ho
         # A file that takes the place of the closed descriptor would get what is printed.
         with path.open("w") as file:
             os.write(1, b"to the log\n")
-            print("to the log, too", flush=True)
+            print(f"to the log, too: {how}", flush=True)
             return f"{file.fileno() > 2} {sys.stdout.closed}"
 
     run(client, lambda: close_output(how))
     assert run(client, lambda: write(tmp_path / "file")) == "True False"
     assert (tmp_path / "file").read_text() == ""
-    assert "to the log, too" in "".join(client.session.cluster.logs("single").values())
+    assert f"to the log, too: {how}" in "".join(client.session.cluster.logs("single").values())
+
+
+def test_a_task_may_replace_its_output_while_another_starts(
+    client: ScalableClient, tmp_path: Path
+) -> None:
+    if client.session is None or client.session.target_name == "threads":
+        pytest.skip("the output of workers that are threads is the client's")
+
+    def capture(marks: Path) -> str:
+        with contextlib.redirect_stdout(io.StringIO()) as captured:
+            (marks / "begun").touch()
+            deadline = time.monotonic() + LIMIT
+            while not (marks / "other").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            print("mine", end="")
+        return captured.getvalue()
+
+    def touch_once_begun(marks: Path) -> None:
+        (marks / "other").touch()
+
+    captured = client.submit(capture, tmp_path, tag="shared", pure=False)
+    deadline = time.monotonic() + LIMIT
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    client.submit(touch_once_begun, tmp_path, tag="shared", pure=False).result(timeout=LIMIT)
+    assert captured.result(timeout=LIMIT) == "mine"
 
 
 def test_a_result_that_cannot_be_pickled_is_named_in_one_line(client: ScalableClient) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-import cloudpickle
 import pytest
 from distributed import get_worker
 
@@ -20,7 +18,7 @@ version: 1
 project: {{name: unreadable}}
 targets: {{here: {{provider: local, workers: 1}}}}
 components:
-  model: {{cpus: 1, env: {{PYTHONPATH: "{packages}"}}}}
+  model: {{cpus: 1, env: {{PYTHONPATH: "{path}"}}}}
 """
 LIMIT = 60
 """Seconds for what takes milliseconds. What is lost would take for ever."""
@@ -36,16 +34,17 @@ class Handle:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScalableClient]:
+def client(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ScalableClient]:
     directory = tmp_path_factory.mktemp("unreadable")
     packages = directory / "of-workers-only"
     packages.mkdir()
     (packages / "licences.py").write_text(LICENCE)
-    (directory / "scalable.yaml").write_text(MANIFEST.format(packages=packages))
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    path = f"{packages}{os.pathsep}{request.config.rootpath}"
+    (directory / "scalable.yaml").write_text(MANIFEST.format(path=path))
     with ScalableSession.from_yaml(directory / "scalable.yaml") as client:
         yield client
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 class UnreadableIn:

@@ -314,6 +314,47 @@ def test_a_record_that_cannot_be_written_stops_the_run(scalable: Scalable, proje
     assert done.stdout == ""
 
 
+def test_a_record_that_has_no_room_is_named(project: Path, environment: dict[str, str]) -> None:
+    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+    run = "sys.argv = ['scalable', 'run', '-w', 'workflow.py']; runpy.run_module('scalable.cli', run_name='__main__')"
+
+    done = subprocess.run(
+        [sys.executable, "-c", limit + run],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    place = f"{project}/.scalable/runs/"
+    assert line.startswith(f"error: the run's record cannot be kept: {place}")
+    assert "File too large; run it from a directory" in line
+
+
+def test_a_current_directory_that_is_gone_is_named(
+    project: Path, environment: dict[str, str]
+) -> None:
+    gone = project / "gone"
+    gone.mkdir()
+    remove = f"import os, runpy, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
+    run = (
+        f"sys.argv = ['scalable', 'run', {str(project / 'scalable.yaml')!r}, "
+        f"'-w', {str(project / 'workflow.py')!r}]; runpy.run_module('scalable.cli', run_name='__main__')"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", remove + run], env=environment, capture_output=True, text=True
+    )
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "error: the run's record cannot be kept: the current directory: No such file"
+    )
+
+
 # -- At the target
 
 INSIDE = """\

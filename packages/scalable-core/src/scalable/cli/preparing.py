@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -197,8 +198,11 @@ def _begin_record(session: ScalableSession, plan: Plan, request: Request) -> Run
             resumes=request.resumes,
         )
     except OSError as error:
+        place = error.filename
+        with suppress(FileNotFoundError):  # the current directory is gone
+            place = Path(place).absolute()
         raise Failure(
-            f"the run's record cannot be kept: {Path(error.filename).absolute()}: {error.strerror}; "
+            f"the run's record cannot be kept: {place}: {error.strerror}; "
             "run it from a directory that you can write to, or name another one in SCALABLE_RUNS_DIR",
             USAGE,
         ) from error

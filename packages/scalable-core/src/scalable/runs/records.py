@@ -15,8 +15,8 @@ import platform
 import secrets
 import signal
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -129,6 +129,8 @@ class RunRecord:
                 shown = shown.replace(f"${{{name}}}", value)
             return shown != text
 
+        with _naming("the current directory"):
+            cwd = Path.cwd()
         now = datetime.now(UTC)
         run_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         document = {
@@ -161,7 +163,7 @@ class RunRecord:
                 "in_cluster": in_cluster,
             },
             "resumes": resumes,
-            "directory": str(Path.cwd()),
+            "directory": str(cwd),
             "process": {
                 "host": platform.node(),
                 "pid": os.getpid(),
@@ -175,7 +177,8 @@ class RunRecord:
         directory = (root or records_directory()) / run_id
         descriptor = _create_private(directory)
         record = cls(directory, descriptor, document, session.manifest.redact)
-        record._write()
+        with _naming(str(directory)):
+            record._write()
         return record
 
     def end(
@@ -312,6 +315,16 @@ class RunRecord:
         with os.fdopen(new, "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(self.to_json())
         os.replace("record.new", "record.json", src_dir_fd=at, dst_dir_fd=at)
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Within the block, let errors of the system that name no file name this: writes on a full disk, for instance."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or what
+        raise
 
 
 _INTERRUPTED = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}

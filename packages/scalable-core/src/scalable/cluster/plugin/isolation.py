@@ -5,7 +5,8 @@
   unpickled.
 * Each task starts in the worker's directory, with the worker's umask. Where Linux allows it, each thread has its own,
   so that tasks that run at the same time do not notice either.
-* Each task finds standard output and error open, whatever the one before has closed.
+* Each task finds standard output and error open, whatever the one before has closed. What it has put in their place is
+  gone once no task runs.
 * A task that cannot be unpickled fails, and names the module that is missing; the worker goes on. So it does after
   whatever unpickling a result raises.
 * A fork of a task ends where the task ends, and does not go on as a worker.
@@ -91,6 +92,7 @@ class Isolation:
         self._owns_process = threading.current_thread() is threading.main_thread()
         self._home = _Home()
         self._streams = _Streams() if self._owns_process else None
+        self._executing = 0
         self._threads = _Thread()
         # Without a reference to the worker, since it is called as long as the process lives.
         self.is_forking = functools.partial(_is_forking, self._threads, self._owns_process)
@@ -116,9 +118,12 @@ class Isolation:
         run = run_id(self._worker, key)
         self._note_key(key)
         if self._streams is not None:
+            if not self._executing:
+                self._streams.put_back()  # one that runs may have replaced them for itself
             self._streams.reopen()
         if self._owns_process:
             self._home.enter()  # for tasks that are coroutines, which run on this thread
+        self._executing += 1
         try:
             with replaced_run_spec(self._worker, key, lambda task: _IsolatedTask(task, self)):
                 done = await self._dask_execute(key, stimulus_id=stimulus_id)
@@ -133,6 +138,8 @@ class Isolation:
                 self._explain_missing_module(done, raised)
                 return done
             failure = raised
+        finally:
+            self._executing -= 1
         # Not while the error is handled: as the context of the new one, it would be pickled.
         return task_failure(key, run, ordinary(failure), failure)
 
@@ -236,6 +243,7 @@ class _Streams:
     _NAMES: ClassVar = {1: "stdout", 2: "stderr"}
 
     def __init__(self) -> None:
+        self._objects = {name: getattr(sys, name) for name in self._NAMES.values()}
         self._copies: dict[int, int] = {}
         for number in self._NAMES:
             with suppress(OSError):  # it is closed already
@@ -244,6 +252,12 @@ class _Streams:
     def __del__(self) -> None:
         for copy in self._copies.values():
             os.close(copy)
+
+    def put_back(self) -> None:
+        """Put them back where others have taken their place: a file of one task would get what the next ones print."""
+        for name, stream in self._objects.items():
+            if getattr(sys, name) is not stream:
+                setattr(sys, name, stream)
 
     def reopen(self) -> None:
         """Open them again if they are closed: the next file would take their place, and get what others print."""
@@ -256,7 +270,8 @@ class _Streams:
             name = self._NAMES[number]
             if getattr(getattr(sys, name), "closed", False):
                 with suppress(OSError):
-                    setattr(sys, name, _open_for_lines(number))
+                    self._objects[name] = _open_for_lines(number)
+                    setattr(sys, name, self._objects[name])
 
 
 def _open_for_lines(descriptor: int) -> Any:
