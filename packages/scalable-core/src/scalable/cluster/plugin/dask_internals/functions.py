@@ -1,0 +1,36 @@
+"""Functions, copied or hidden from tracebacks, and the ids of changes; what the other modules share."""
+
+from __future__ import annotations
+
+import os
+from time import time
+from types import FunctionType
+from typing import Any
+
+__all__ = [
+    "hide_from_tracebacks",
+    "new_stimulus_id",
+    "with_globals",
+]
+
+
+def new_stimulus_id() -> str:
+    """Return the id of a change that the plugin has caused, for Dask's logs."""
+    return f"scalable-{time()}"
+
+
+def with_globals(function: Any, **changed: Any) -> Any:
+    """Return a copy of a function that finds other objects under some global names."""
+    names = function.__globals__ | changed
+    copy = FunctionType(
+        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def hide_from_tracebacks(function: Any) -> None:
+    """Let Dask leave out this function's frame above that of a task, as it leaves out its own."""
+    # `distributed.utils.get_traceback` goes by the name of the file.
+    name = os.path.join("distributed", "worker.py")  # noqa: PTH118 - a text that is compared
+    function.__code__ = function.__code__.replace(co_filename=name)
