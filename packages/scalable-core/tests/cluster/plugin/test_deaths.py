@@ -111,7 +111,8 @@ class EndsWhoPicklesIt:
 def lose_result(rig: Rig, until: Until, key: str) -> str:
     """Let a worker die that runs nothing and has a result; return its name."""
     (name,) = rig.add("a")
-    until(lambda: rig.scheduler.tasks[key].state == "memory")
+    # The scheduler may not know the task yet, which has just been submitted.
+    until(lambda: key in rig.scheduler.tasks and rig.scheduler.tasks[key].state == "memory")
     rig.close(name)
     until(lambda: name not in rig.report().workers)
     rig.run(rig.link.explain_deaths({name: CRASH}))
