@@ -17,11 +17,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from bench_tasks import MANIFEST, WORKERS, plain_dask
+from bench_tasks import plain_dask, scalable_session
 from distributed import Client
-
-from scalable.manifest.parser import parse_manifest
-from scalable.session import ScalableSession
 
 # Functions of this file, which are pickled by value: workers cannot import `bench_tasks`.
 PAYLOADS: dict[str, Callable[[int], Any]] = {
@@ -75,9 +72,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=300)
     options = parser.parse_args()
     with ExitStack() as stack:
-        client = stack.enter_context(ScalableSession(parse_manifest(MANIFEST), target="here"))
-        cluster: Any = client.cluster
-        cluster.wait_for_group("model", WORKERS, timeout=60)
+        client = scalable_session(stack)
         plain = stack.enter_context(plain_dask(stack))
         sides: list[tuple[Client, dict[str, Any]]] = [
             (client, {"tag": "model"}),

@@ -14,12 +14,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from distributed import Client, LocalCluster
 
+from scalable.client import ScalableClient
 from scalable.manifest.parser import parse_manifest
 from scalable.session import ScalableSession
 
@@ -68,12 +69,29 @@ def compare(what: str, tasks: int, rounds: int, ours: Side, theirs: Side) -> Non
     )
 
 
-def plain_dask(stack: ExitStack) -> Client:
-    """Start a scheduler in this process and workers like those of the local provider, without the engine."""
-    cluster = stack.enter_context(LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0"))
+def scalable_session(stack: ExitStack) -> ScalableClient:
+    """Start a session of the local provider, and return its client when all workers are there."""
+    client = stack.enter_context(ScalableSession(parse_manifest(MANIFEST), target="here"))
+    cluster: Any = client.cluster
+    cluster.wait_for_group("model", WORKERS, timeout=60)
+    return client
+
+
+def plain_dask(stack: ExitStack, arguments: Sequence[str] = (), **options: Any) -> Client:
+    """Start a scheduler in this process and workers like those of the local provider, without the engine.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        More arguments of `dask worker`.
+    **options
+        More options of `LocalCluster`.
+    """
+    cluster = LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", **options)
+    stack.enter_context(cluster)
     for number in range(WORKERS):
         command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
-        command += ["--name", str(number), "--nthreads", "1", "--resources", "model=1"]
+        command += ["--name", str(number), "--nthreads", "1", "--resources", "model=1", *arguments]
         worker = subprocess.Popen(
             [*command, "--no-nanny", "--no-dashboard", "--memory-limit", "0"],
             stdout=subprocess.DEVNULL,
@@ -92,9 +110,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     with ExitStack() as stack:
-        client = stack.enter_context(ScalableSession(parse_manifest(MANIFEST), target="here"))
-        cluster: Any = client.cluster
-        cluster.wait_for_group("model", WORKERS, timeout=60)
+        client = scalable_session(stack)
         plain = stack.enter_context(Client(client.cluster, set_as_default=False))
         compare(
             "5,000 tasks, tagged against Dask's client, same cluster",

@@ -2,24 +2,23 @@
 
     python benchmarks/bench_tls.py [--rounds 5]
 
-Each side is a scheduler of this process with two worker processes: one under TLS and with a client that connects to the
-workers, as the local provider has it; one under TLS as Dask has it; one without. They run alternately; a ratio is the
-median over the rounds, to the side without, and below 1.00, TLS is slower.
+Needs scalable-core and scalable-local. Each side is a scheduler of this process with two worker processes: a session
+of the local provider, which is under TLS; Dask under TLS; and Dask without. They run alternately; a ratio is the median
+over the rounds, to the side without, and below 1.00, TLS is slower.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from distributed import Client, LocalCluster
+from bench_tasks import plain_dask, scalable_session
+from distributed import Client
 
 from scalable.providers.tls import make_credentials, tls_arguments
 
@@ -27,29 +26,12 @@ TASKS = 3_000
 MEGABYTES = 160
 
 
-def start(stack: ExitStack, *, tls: bool, direct: bool | None = None) -> Client:
-    """Start a scheduler and two workers, and return a client, which may connect to the workers."""
-    credentials = make_credentials() if tls else None
-    options = {"protocol": "tls", "security": credentials.security()} if credentials else {}
-    cluster = LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", **options)
-    stack.enter_context(cluster)
+def dask_under_tls(stack: ExitStack) -> Client:
+    """Start a plain Dask cluster whose connections are under TLS."""
+    credentials = make_credentials()
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    extra = tls_arguments(credentials.write(directory / "tls")) if credentials else []
-    for number in range(2):
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
-        command += ["--name", str(number), "--nthreads", "1", "--host", "127.0.0.1", *extra]
-        worker = subprocess.Popen(
-            [*command, "--no-nanny", "--no-dashboard", "--memory-limit", "0"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        stack.callback(worker.wait)
-        stack.callback(worker.terminate)
-    client: Client = stack.enter_context(
-        Client(cluster, set_as_default=False, direct_to_workers=direct)
-    )
-    client.wait_for_workers(2, timeout=60)
-    return client
+    arguments = tls_arguments(credentials.write(directory / "tls"))
+    return plain_dask(stack, arguments, protocol="tls", security=credentials.security())
 
 
 def identity(x: int) -> int:
@@ -107,11 +89,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     with ExitStack() as stack:
-        sides = [
-            start(stack, tls=True, direct=True),
-            start(stack, tls=True),
-            start(stack, tls=False),
-        ]
+        sides = [scalable_session(stack), dask_under_tls(stack), plain_dask(stack)]
         compare("tasks/s", tasks, sides, rounds)
         compare("MB/s between workers", between_workers, sides, rounds)
         compare("MB/s to the client", to_client, sides, rounds)
