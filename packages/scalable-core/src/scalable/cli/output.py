@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,31 @@ __all__ = [
     "print_note",
     "print_problem",
     "print_status",
+    "print_text",
     "print_warnings",
 ]
 
 
 def print_json(document: Any) -> None:
-    """Print a document as JSON, for programs."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print a document as JSON, for programs; what stdout cannot show is escaped as in JSON."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode(_encoding())
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2)
+    click.echo(text)
+
+
+def print_text(text: str, *, end: str = "\n") -> None:
+    """Print a result on stdout; what that cannot show, such as a name in another encoding, is escaped."""
+    encoding = _encoding()
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)
+    # As text in any case: click.echo adds an end of its own.
+    click.echo(shown + end, nl=False)
+
+
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def print_status(text: str) -> None:

@@ -167,7 +167,10 @@ def find_managed(run: str | os.PathLike[str] | None) -> tuple[Path, dict[str, An
     """
     if isinstance(run, os.PathLike) or os.sep in (run or ""):
         directory = Path(run or "")
-        record = read_record(directory)
+        try:
+            record = read_record(directory)
+        except ValueError as error:
+            raise SessionError(f"{directory}: {error}") from error
         found = [(directory, record)] if record else []
     else:
         found = [each for each in managed_runs() if each[0].name.startswith(run or "")]
