@@ -144,6 +144,45 @@ def test_problems_are_json_too(cli: Cli, project: Path) -> None:
     assert document["issues"][0]["line"] == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["runs", "show", "nope"], "there are no runs in .scalable/runs"),
+        (["report"], "there are no runs in .scalable/runs"),
+        (["logs", "nope"], "there are no runs in .scalable/runs"),
+        (["resume", "nope"], "there are no runs in .scalable/runs"),
+        (["init"], "scalable.yaml exists, and nothing is overwritten"),
+        (["run", "-w", "bad.py"], "SyntaxError"),
+        (["run", "-w", "tag.py"], "tag.py:3: no worker group has the tag 'nobody'"),
+        (["run", "-w", "target.py"], "elsewhere"),
+        (["run", "-w", "fine.py", "--plan", "nope.json"], "nope.json: No such file"),
+    ],
+    ids=lambda each: "-".join(each) if isinstance(each, list) else "",
+)
+def test_each_failure_is_json_too(
+    cli: Cli, project: Path, demo: None, command: list[str], said: str
+) -> None:
+    session = "from scalable.session import ScalableSession\n"
+    scripts = {
+        "bad": "1 +",
+        "tag": f"{session}with ScalableSession.from_yaml() as c:\n    c.submit(abs, tag='nobody')",
+        "target": f"{session}ScalableSession.from_yaml(target='elsewhere')",
+        "fine": "",
+    }
+    for name, text in scripts.items():
+        (project / f"{name}.py").write_text(text)
+
+    result = cli(*command, "--json")
+
+    document = json.loads(result.stdout)
+    assert result.exit_code != 0
+    assert document["ok"] is False
+    assert said in document["error"]["message"]
+    plain = cli(*command)
+    assert (plain.exit_code, plain.stdout) == (result.exit_code, "")
+    assert plain.stderr == result.stderr
+
+
 def test_a_name_that_refers_to_nothing_hides_no_option(cli: Cli, project: Path) -> None:
     text = (project / "scalable.yaml").read_text()
     (project / "scalable.yaml").write_text(
