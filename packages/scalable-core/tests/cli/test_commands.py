@@ -144,6 +144,26 @@ def test_problems_are_json_too(cli: Cli, project: Path) -> None:
     assert document["issues"][0]["line"] == 1
 
 
+@pytest.mark.parametrize("where", ["results", "runs"])
+def test_a_home_that_is_not_known_is_named(
+    cli: Cli, project: Path, demo: None, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = "~no-such-user/data"
+    text = (project / "scalable.yaml").read_text()
+    if where == "results":
+        text = text.replace("project: {", f'project: {{results: "{path}", ')
+    else:
+        monkeypatch.setenv("SCALABLE_RUNS_DIR", path)
+    (project / "scalable.yaml").write_text(text)
+
+    result = cli(*{"results": ["results", "list"], "runs": ["runs"]}[where])
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: the home directory of {path} is not known: there is no user 'no-such-user'; write the whole path\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

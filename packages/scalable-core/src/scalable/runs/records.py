@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from scalable.cluster.ledger import this_process
+from scalable.paths import expand_home
 from scalable.providers.registry import provider_distributions
 from scalable.runs.packages import workflow_packages
 from scalable.runs.shape import RECORD, find_fault
@@ -362,7 +363,7 @@ def event_as_json(event: Event) -> dict[str, Any]:
 def records_directory() -> Path:
     """Return the directory of records: ``SCALABLE_RUNS_DIR``, or ``.scalable/runs`` in the current directory."""
     named = os.environ.get("SCALABLE_RUNS_DIR")
-    return Path(named).expanduser() if named else RECORDS_DIRECTORY
+    return expand_home(named) if named else RECORDS_DIRECTORY
 
 
 def find_records(root: Path | None = None) -> list[Path]:
