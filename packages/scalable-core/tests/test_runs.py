@@ -226,6 +226,16 @@ def test_a_disk_that_is_full_leaves_no_part_of_a_row(
     assert read_rows(record.directory, "tasks.jsonl") == [{"task": "a"}, {"task": "c"}]
 
 
+def test_an_end_that_cannot_be_written_says_where(
+    record: RunRecord, full_disk: Callable[[int], None]
+) -> None:
+    full_disk(30)
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - which one depends on what is full
+        record.end(0)
+    full_disk(0)
+    assert raised.value.filename == str(record.shown)
+
+
 def test_what_could_not_be_written_is_written_once_there_is_room(
     demo: None, project: Path, full_disk: Callable[[int], None]
 ) -> None:

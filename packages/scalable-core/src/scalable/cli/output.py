@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,15 +34,26 @@ def print_json(document: Any) -> None:
         text.encode(_encoding())
     except UnicodeEncodeError:
         text = json.dumps(document, indent=2)
-    click.echo(text)
+    with _naming_stdout():
+        click.echo(text)
 
 
 def print_text(text: str, *, end: str = "\n") -> None:
     """Print a result on stdout; what that cannot show, such as a name in another encoding, is escaped."""
     encoding = _encoding()
     shown = text.encode(encoding, "backslashreplace").decode(encoding)
-    # As text in any case: click.echo adds an end of its own.
-    click.echo(shown + end, nl=False)
+    with _naming_stdout():
+        click.echo(shown + end, nl=False)
+
+
+@contextmanager
+def _naming_stdout() -> Iterator[None]:
+    """Within the block, let errors of the system, such as that a disk is full, name where the output goes."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
 
 
 def _encoding() -> str:

@@ -78,7 +78,7 @@ def _open(manifest: str | None, target: str | None, trust: bool, store: str | No
 def list_(task: str | None, as_json: bool, **where: Any) -> None:
     """List the results: a line for each version of a task, or for each result of TASK."""
     store = _open(**where)
-    found = [(name, size) for name, size in store.results(task or "")]
+    found = [(name, size) for name, size in store.results(_checked(task))]
     if as_json:
         print_json([{"name": name, "size": size} for name, size in found])
     elif task is not None:
@@ -210,7 +210,7 @@ def verify(context: click.Context, /, task: str | None, as_json: bool, **where: 
 
     store = _open(**where)
     good, damaged = 0, []
-    for name, _ in store.results(task or ""):
+    for name, _ in store.results(_checked(task)):
         try:
             store.check_result(name)
             if store.read_code(name).get("outputs") or store.size(name + INDEX) >= 0:
@@ -246,6 +246,13 @@ def restore(name: str, to: str | None, as_json: bool, **where: Any) -> None:
     else:
         for output, path in paths.items():
             print_text(f"{output:<10} {path}")
+
+
+def _checked(task: str | None) -> str:
+    """Return the name of a task or a version of it, which leads nowhere out of the store."""
+    if task is not None and not {*task.rstrip("/").split("/")}.isdisjoint({"", ".", ".."}):
+        raise click.UsageError(f"{task!r} is not the name of a task or a version of one")
+    return task or ""
 
 
 def _resolve(store: Store, part: str) -> str:

@@ -231,7 +231,10 @@ def _finish_record(
             summary=summary,
         )
     except OSError as problem:  # such as a full disk, which does not change how the run ended
-        print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
+        print_problem(
+            f"{problem.filename}: {problem.strerror}; the record does not say how this run ended",
+            severity="warning",
+        )
 
 
 def _warn(text: str) -> None:

@@ -230,7 +230,8 @@ class RunRecord:
             "events": [event_as_json(event) for event in events],
             "summary": dict(summary or {}),
         }
-        self._write()
+        with _naming(str(self.shown)):
+            self._write()
 
     def touch(self) -> None:
         """Show other machines that this process lives, by the time of the record, which is that of its file system."""
