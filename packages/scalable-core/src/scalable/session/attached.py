@@ -12,6 +12,7 @@ from scalable.errors import SessionError
 from scalable.manifest.dotenv import environment_beside
 from scalable.manifest.parser import parse_manifest
 from scalable.session.control import ask, find_managed
+from scalable.session.facts import State
 from scalable.session.session import ScalableSession
 
 if TYPE_CHECKING:
@@ -159,7 +160,10 @@ class AttachedSession(ScalableSession):
 
     def close(self) -> None:
         """Close the client; the session of the other process goes on. Idempotent."""
-        self._detach()
+        with self._lock:
+            was_closed, self._state = self.closed, State.CLOSED
+        if not was_closed and self._client is not None and self._process == os.getpid():
+            self._client.close()
 
     def _body(self) -> str:
         from scalable.cluster.notebook import groups_table
