@@ -383,13 +383,13 @@ class Group:
     # -- Scale-in
 
     def adapt(self, bounds: tuple[int, int]) -> None:
-        """Let it follow demand within these bounds, from the workers that it should have now."""
+        """Make it follow demand within these bounds, from its present wanted count."""
         low, high = self.range = bounds
         self.wanted = min(max(self.wanted, low), high)
         self.needed, self.used = Peaks(), Peaks()
 
     def pin(self, count: int) -> None:
-        """Let it have a fixed number of workers."""
+        """Give it a fixed wanted count."""
         self.range, self.wanted = None, count
         self.deferred = ""
 

@@ -242,7 +242,7 @@ class Deaths:
         self._unexplained: dict[str, Death] = {}
 
     def close(self) -> None:
-        """Let the scheduler fail tasks again."""
+        """Restore the scheduler's own limit of deaths."""
         self.scheduler.allowed_failures = self.allowed
 
     @property
@@ -380,7 +380,7 @@ class Deaths:
     # -- Verdicts
 
     def explain(self, deaths: dict[str, tuple[bool, str, bytes]]) -> None:
-        """Learn why workers died.
+        """Record why workers died, and hold each death against the tasks that may be the cause.
 
         Parameters
         ----------

@@ -96,7 +96,7 @@ class Draining:
         }
 
     def _begin(self, names: list[str]) -> tuple[dict[str, tuple[str, int]], list[WorkerState]]:
-        """Let workers start no more tasks; return how far those are that do not drain, and the workers that do."""
+        """Make workers start no more tasks; return the stages of those that do not drain, and the workers that do."""
         stages: dict[str, tuple[str, int]] = {}
         workers: list[WorkerState] = []
         for name in names:
