@@ -78,12 +78,7 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
     alive = group.alive
     absent = [m for m in alive if m.joined_at is None]
     if not absent and group.wanted <= len(alive):
-        reason, detail = _unavailable_reason(group)
-        if reason is None and group.deferred:
-            return Reason.DEMAND, group.deferred
-        if reason is None and group.blocked:
-            return Reason.BLOCKED, group.blocked
-        return reason, detail
+        return _reason_for_no_more(group)
     waiting = Counter(
         (m.state.reason, m.state.detail)
         for m in absent
@@ -108,6 +103,16 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
     if group.no_room:
         return Reason.QUOTA, "waiting for room under max_workers"
     return Reason.STARTING, "about to be launched"
+
+
+def _reason_for_no_more(group: Group) -> tuple[Reason | None, str]:
+    """Return why work waits although all wanted workers have joined; (None, "") where none does."""
+    reason, detail = _unavailable_reason(group)
+    if reason is None and group.deferred:
+        return Reason.DEMAND, group.deferred
+    if reason is None and group.blocked:
+        return Reason.BLOCKED, group.blocked
+    return reason, detail
 
 
 def _unavailable_reason(group: Group) -> tuple[Reason | None, str]:
