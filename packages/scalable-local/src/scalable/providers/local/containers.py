@@ -22,7 +22,7 @@ from scalable.providers.local.command import (
     process_command,
     worker_environment,
 )
-from scalable.providers.local.reaper import LABEL
+from scalable.providers.local.termination import LABEL
 from scalable.providers.worker import server_command
 
 if TYPE_CHECKING:

@@ -37,14 +37,14 @@ from scalable.providers.local.exits import (
     launch_error,
 )
 from scalable.providers.local.memory import usage_above
-from scalable.providers.local.reaper import (
+from scalable.providers.local.runtimes import Containers
+from scalable.providers.local.termination import (
     LABEL,
     list_processes,
     process_trees,
     start_time,
     terminate,
 )
-from scalable.providers.local.runtimes import Containers
 from scalable.providers.local.watchdog import Watchdog
 from scalable.providers.logs import open_log_directory, tail
 
