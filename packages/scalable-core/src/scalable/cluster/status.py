@@ -94,7 +94,7 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
         return group.awaited.reason, group.awaited.summary
     if (absent or group.requests) and group.unclear_request is None:
         return Reason.STARTING, "starting"
-    if group.blocked_since is not None:
+    if group.without_room_since is not None:
         return Reason.QUOTA, "waiting for room under max_workers" + _dismissed(group)
     if problem is not None:
         return Reason.BACKOFF, f"to be tried again: {problem.summary}"
