@@ -19,6 +19,7 @@ from scalable.providers.kubernetes.refusals import (
 )
 from scalable.providers.kubernetes.workflow import (
     CONTAINER,
+    GRACE,
     workflow_job,
     workflow_name,
     workflow_secret,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["run_inside"]
 
 _POLL = 1.0
-_REMOVAL_TIMEOUT = 180.0
+_REMOVAL_TIMEOUT = GRACE + 30.0
 """Seconds for the end of the pod, which removes its cluster first."""
 
 _BATCH = "batch/v1"
