@@ -12,7 +12,10 @@ __all__ = ["cluster_from", "query_environ", "submit_environ"]
 
 # Variables by which users give options to the commands that they type. With these, a command would list or cancel only
 # some of a run's jobs.
-_OPTION_PREFIXES = ("SQUEUE_", "SCANCEL_", "SINFO_")
+_OPTION_PREFIXES = ("SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_", "SACCT_")
+
+# By default, scontrol names the elements of an array that wait in 64 characters, and leaves out the others.
+_FOR_QUERIES = {"SLURM_BITSTR_LEN": "0"}
 
 # Variables that make sbatch wait for the end of its jobs, or send their standard error, or themselves, elsewhere, or
 # workers a signal that ends them.
@@ -70,13 +73,14 @@ def query_environ(environ: Mapping[str, str], cluster: str | None = None) -> dic
     Examples
     --------
     >>> query_environ({"PATH": "/bin", "SQUEUE_PARTITION": "long", "SLURM_CLUSTERS": "all"}, "two")
-    {'PATH': '/bin', 'SLURM_CLUSTERS': 'two'}
+    {'PATH': '/bin', 'SLURM_BITSTR_LEN': '0', 'SLURM_CLUSTERS': 'two'}
     """
     kept = {
         name: value
         for name, value in environ.items()
         if not name.startswith(_OPTION_PREFIXES) and name != "SLURM_CLUSTERS"
     }
+    kept |= _FOR_QUERIES
     return {**kept, "SLURM_CLUSTERS": cluster} if cluster else kept
 
 

@@ -31,7 +31,7 @@ _TOO_MANY = re.compile(
 
 # Of accounts, and of a QOS that refuses what would wait for ever: QOSMaxCpuPerJobLimit, QOSMinCpuNotSatisfied. Slurm
 # adds the same words to all of them: "(job submit limit, user's size and/or time limits)".
-_OF_EACH_JOB = re.compile(r"PerJob|QOSMin|MaxWall", re.IGNORECASE)
+_OF_EACH_JOB = re.compile(r"PerJob|PerNode|QOSMin|MaxWall", re.IGNORECASE)
 
 _FINAL = re.compile(
     "|".join(
