@@ -71,6 +71,13 @@ def test_as_many_jobs_as_the_site_takes_are_a_part_of_the_launch(
     assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 3, "q2")).units) == 3
 
 
+def test_a_cluster_that_is_nearly_full_of_jobs_gets_as_many_as_it_takes(
+    backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    refusing(fake_command, tmp_path, "[ $n -gt 4 ]", "Resource temporarily unavailable")
+    assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 20, "q")).units) == 20
+
+
 def test_a_site_without_job_arrays_is_told(
     backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
 ) -> None:

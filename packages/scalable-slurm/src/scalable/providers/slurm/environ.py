@@ -26,11 +26,14 @@ _HARMFUL = frozenset(
     }
 )
 
-# Inside a job, every other variable of Slurm's describes that job, and those of MPI its place in a step.
+# Inside a job, every other variable of Slurm's describes that job, those of MPI its place in a step, and those of GPUs
+# the ones that it has.
 _SITE_VARIABLES = frozenset({"SLURM_CONF", "SLURM_JWT"})
 _OF_A_JOB = re.compile(
     r"SLURMD?_|SRUN_CPUS_PER_TASK|PMIX_(RANK|NAMESPACE|SERVER_|SYSTEM_TMPDIR|HOSTNAME)"
     r"|PMI_(FD|ID|JOBID|LOCAL_|PORT|RANK|SIZE|SPAWNED|UNIVERSE_SIZE)"
+    # Its GPUs, which a job without any would take for its own.
+    r"|(CUDA_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|(HIP|ROCR)_VISIBLE_DEVICES|ZE_AFFINITY_MASK)$"
 )
 _INSIDE_A_JOB = frozenset({"SLURM_JOB_ID", "SLURM_JOBID", "SLURM_JOB_NODELIST", "SLURM_STEP_ID"})
 
@@ -93,6 +96,8 @@ def submit_environ(environ: Mapping[str, str]) -> dict[str, str]:
     --------
     >>> submit_environ({"SLURM_CONF": "/c", "SLURM_JOBID": "7", "PMIX_RANK": "0", "PMIX_MCA_psec": "native"})
     {'SLURM_CONF': '/c', 'PMIX_MCA_psec': 'native'}
+    >>> submit_environ({"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0"}), submit_environ({"CUDA_VISIBLE_DEVICES": "0"})
+    ({}, {'CUDA_VISIBLE_DEVICES': '0'})
     """
     inside = not _INSIDE_A_JOB.isdisjoint(environ)
     return {

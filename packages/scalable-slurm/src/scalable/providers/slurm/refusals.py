@@ -23,9 +23,11 @@ class Refusal(Enum):
     """The same submission may be accepted later."""
 
 
-# Of accounts (AssocMaxSubmitJobLimit, AssocGrpSubmitJobsLimit), of a QOS (QOSMaxSubmitJobPerUserLimit), of the cluster.
+# Of accounts (AssocMaxSubmitJobLimit, AssocGrpSubmitJobsLimit), of a QOS (QOSMaxSubmitJobPerUserLimit), of the cluster
+# (MaxJobCount, for which sbatch itself waits for two minutes).
 _TOO_MANY = re.compile(
-    r"submit ?jobs?|job submit limit|invalid job array specification|too many (pending )?jobs",
+    r"submit ?jobs?|job submit limit|invalid job array specification|too many (pending )?jobs"
+    r"|temporarily (unable to accept job|unavailable)",
     re.IGNORECASE,
 )
 
