@@ -78,6 +78,7 @@ def test_old_names_are_obeyed_where_the_new_ones_are_not_set() -> None:
         ("worker-extra-args", "--lifetime 1h"),
         ("worker-extra-args", ["--nthreads", "4"]),
         ("scheduler-options", ["port"]),
+        ("scheduler-options", {"host": "login1", "interface": "ib0"}),
         ("worker-extra-args", ["--resources GPU=1"]),
         ("worker-extra-args", ["--preload", "$HOME/x.py"]),
         ("death-timeout", ["60"]),

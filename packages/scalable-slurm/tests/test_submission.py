@@ -138,7 +138,7 @@ ACCEPT_12 = """
 for word; do case $word in --mem=*) mem=${word#--mem=};; esac; done
 [ ${mem%M} -le 48000 ] || { echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1; }
 case $* in *--test-only*) ;; *) wc -l <"$0.calls";; esac"""
-"""What ``sbatch`` does where nodes have less memory for jobs than ``sinfo`` shows: MemSpecLimit, or a partition's limit."""
+"""What ``sbatch`` does where nodes have less memory for jobs than ``sinfo`` shows, as by MemSpecLimit."""
 
 
 def packing_by_itself(directory: Path, fake_command: FakeCommand, *, memory: int) -> SlurmBackend:

@@ -96,7 +96,8 @@ def submit_environ(environ: Mapping[str, str]) -> dict[str, str]:
     --------
     >>> submit_environ({"SLURM_CONF": "/c", "SLURM_JOBID": "7", "PMIX_RANK": "0", "PMIX_MCA_psec": "native"})
     {'SLURM_CONF': '/c', 'PMIX_MCA_psec': 'native'}
-    >>> submit_environ({"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0"}), submit_environ({"CUDA_VISIBLE_DEVICES": "0"})
+    >>> gpus = {"CUDA_VISIBLE_DEVICES": "0"}
+    >>> submit_environ({"SLURM_JOB_ID": "7", **gpus}), submit_environ(gpus)
     ({}, {'CUDA_VISIBLE_DEVICES': '0'})
     """
     inside = not _INSIDE_A_JOB.isdisjoint(environ)

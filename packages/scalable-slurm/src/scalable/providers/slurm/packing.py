@@ -173,7 +173,7 @@ async def pack(slurm: Slurm, request: JobRequest) -> JobRequest:
 async def reduce_room(slurm: Slurm, request: JobRequest) -> JobRequest | None:
     """Return a request with as many workers in one job as Slurm accepts, where it refuses as many as seemed to fit.
 
-    A site may keep memory or cores of its nodes for itself, or limit what a job gets of them, which sinfo does not show.
+    A site may keep memory or cores of nodes for itself, or limit what a job gets of them, which sinfo does not show.
 
     Parameters
     ----------

@@ -403,6 +403,8 @@ def _scheduler(options: Any, note: Note) -> dict[str, Any]:
             note(f"{name} has no effect: Scalable sets the scheduler's other options itself{near}")
         elif not _is_unset(value) and (read := _SCHEDULER[key](value)) is not None:
             found[key] = read
+    if {"host", "interface"} <= found.keys():
+        raise ValueError("must have host or interface, not both")
     return found
 
 
