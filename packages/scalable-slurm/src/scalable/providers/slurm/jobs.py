@@ -132,6 +132,14 @@ class Job:
             return 0
         return self.room - len(self.wanted)
 
+    def is_shown_by(self, job: SlurmJob) -> bool:
+        """Return whether it is the job that Slurm shows under its id.
+
+        A controller that has lost its state counts from the beginning again, and another job may be the user's own.
+        """
+        before = "" if self.last is None else self.last.name
+        return not before or not job.name or before.split()[0] == job.name.split()[0]
+
     def see(self, job: SlurmJob) -> None:
         """Note how Slurm shows it."""
         self.last = job
