@@ -212,7 +212,9 @@ class _Follower:
             if state.waiting == CREATING and placed > _CREATION_PATIENCE:
                 detail = await self._mount_failure(pod) or detail
             if pulls_in_vain or placed > self._start_timeout:
-                message = f"the workflow has not started within {placed:.0f} s on its node: {detail}"
+                message = (
+                    f"the workflow has not started within {placed:.0f} s on its node: {detail}"
+                )
                 raise SessionError(message)
         self._say(f"the workflow waits: {detail}")
 

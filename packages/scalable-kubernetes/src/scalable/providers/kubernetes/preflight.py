@@ -130,9 +130,7 @@ async def _check_namespace(api: KubernetesApi) -> CheckResult:
     return CheckResult("namespace", True, f"{name!r} exists")
 
 
-def _needed(
-    options: KubernetesOptions, plan: Plan
-) -> Mapping[tuple[str, str], Sequence[str]]:
+def _needed(options: KubernetesOptions, plan: Plan) -> Mapping[tuple[str, str], Sequence[str]]:
     queued = any(request.options.queue for request, _ in plan.values())
     return {
         **PERMISSIONS,

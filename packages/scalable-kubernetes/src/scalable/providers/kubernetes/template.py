@@ -70,9 +70,7 @@ def _by_name(ours: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
     return list(result.values())
 
 
-def pod_amounts(
-    spec: Mapping[str, Any], part: Literal["requests", "limits"]
-) -> dict[str, Decimal]:
+def pod_amounts(spec: Mapping[str, Any], part: Literal["requests", "limits"]) -> dict[str, Decimal]:
     """Return what a pod requests, or what it is limited to, by resource.
 
     Its containers run at the same time, and those that initialise it one after the other, before them:
