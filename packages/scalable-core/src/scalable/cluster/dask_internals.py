@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pickle
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ __all__ = [
     "function_name",
     "has_own_deserializers",
     "is_coroutine_function",
+    "is_result_without_raising",
     "keep_annotations",
     "pickle_object",
     "reset_future",
@@ -178,6 +180,15 @@ def take_from_gather(
         return here, False
     client._gather_keys = client._gather_future = None
     return here, True
+
+
+def is_result_without_raising() -> bool:
+    """Return whether a client's `_gather`, which calls this, gathers for who takes an error as a value and has no other.
+
+    These are `distributed.as_completed` and Dask's executors. Where gathering raises, they wait for ever.
+    """
+    caller = sys._getframe(2)
+    return caller.f_code is Future._result.__code__ and not caller.f_locals["raiseit"]
 
 
 def retrieve_gather_exceptions() -> None:
