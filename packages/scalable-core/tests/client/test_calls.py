@@ -304,7 +304,7 @@ def test_no_block_loses_what_another_one_asks_for(
     for first, second in ((outer, other), (other, outer)):
         with annotate(**first), annotate(**second):
             for submit in (client.submit, client.map):
-                with pytest.raises(TagConflictError, match="gcam-7.*stitches|stitches.*gcam-7"):
+                with pytest.raises(TagConflictError, match=r"gcam-7.*stitches|stitches.*gcam-7"):
                     submit(where, [1])
             with pytest.raises(TagConflictError):
                 client.get_executor()

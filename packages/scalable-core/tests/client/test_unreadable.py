@@ -31,9 +31,7 @@ def errors_of(found: list[tuple[Future[Any], Any]]) -> dict[str, str]:
 def test_what_completes_fails_alone(client: ScalableClient) -> None:
     bad = client.submit(Unreadable, tag=TAG, key="bad")
     good = client.submit(abs, -1, tag=TAG, key="good")
-    completed: Any = as_completed(
-        [bad, good], with_results=True, raise_errors=False, timeout=30
-    )
+    completed: Any = as_completed([bad, good], with_results=True, raise_errors=False, timeout=30)
     errors = errors_of([*completed])
     assert errors["good"] == ""
     assert "no/such/file" in errors["bad"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pickle
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -183,11 +182,12 @@ def take_from_gather(
 
 
 def is_result_without_raising() -> bool:
-    """Return whether a client's `_gather`, which calls this, gathers for who takes an error as a value and has no other.
+    """Return whether a client's `_gather`, which calls this, gathers for who takes errors as values.
 
     These are `distributed.as_completed` and Dask's executors. Where gathering raises, they wait for ever.
     """
-    caller = sys._getframe(2)
+    frame: Any = inspect.currentframe()
+    caller = frame.f_back.f_back
     return caller.f_code is Future._result.__code__ and not caller.f_locals["raiseit"]
 
 

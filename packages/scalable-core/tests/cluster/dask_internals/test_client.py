@@ -603,7 +603,7 @@ async def test_the_keys_of_a_gather_can_be_taken_from_it(rig: Rig) -> None:
 
 @on_cluster
 async def test_who_takes_errors_as_values_says_so(rig: Rig) -> None:
-    """`Future._result`: calls `_gather`, with a local variable `raiseit` that is false for who takes errors as values."""
+    """`Future._result`: calls `_gather`, and has a variable `raiseit`, false for who takes errors as values."""
     told: list[bool] = []
 
     class Ours(Client):
