@@ -39,6 +39,7 @@ __all__ = [
     "function_name",
     "has_own_deserializers",
     "is_coroutine_function",
+    "is_result_without_raising",
     "keep_annotations",
     "pickle_object",
     "reset_future",
@@ -178,6 +179,16 @@ def take_from_gather(
         return here, False
     client._gather_keys = client._gather_future = None
     return here, True
+
+
+def is_result_without_raising() -> bool:
+    """Return whether a client's `_gather`, which calls this, gathers for who takes errors as values.
+
+    These are `distributed.as_completed` and Dask's executors. Where gathering raises, they wait for ever.
+    """
+    frame: Any = inspect.currentframe()
+    caller = frame.f_back.f_back
+    return caller.f_code is Future._result.__code__ and not caller.f_locals["raiseit"]
 
 
 def retrieve_gather_exceptions() -> None:

@@ -61,9 +61,9 @@ from scalable.cluster.plugin.dask_internals.scheduler import (
 )
 from scalable.cluster.plugin.dask_internals.worker import (
     actor_executor,
-    actor_failure,
     drop_unusable_traceback,
     executing_tasks,
+    failure_answer,
     has_seceded,
     not_executed,
     raised_by,
@@ -86,7 +86,6 @@ __all__ = [
     "Hold",
     "Stealing",
     "actor_executor",
-    "actor_failure",
     "adjust_batches",
     "barrier_of_shuffle",
     "cancel_all",
@@ -96,6 +95,7 @@ __all__ = [
     "drop_unusable_traceback",
     "executing_tasks",
     "fail_task",
+    "failure_answer",
     "find_worker",
     "forget_worker_and_clients",
     "free_key",

@@ -23,9 +23,9 @@ from scalable.cluster.plugin.dask_internals.scheduler import ALONE
 
 __all__ = [
     "actor_executor",
-    "actor_failure",
     "drop_unusable_traceback",
     "executing_tasks",
+    "failure_answer",
     "has_seceded",
     "not_executed",
     "raised_by",
@@ -184,9 +184,9 @@ def actor_executor(worker: Worker) -> Any:
     return worker.executors["actor"]
 
 
-def actor_failure(error: Exception) -> dict[str, Any]:
-    """Return what `Worker.actor_execute` returns for a call that has raised `error`."""
-    return {"status": "error", "exception": to_serialize(error)}
+def failure_answer(error: Exception) -> dict[str, Any]:
+    """Return what the handlers of a worker that call the user's code besides tasks return for what that has raised."""
+    return {"status": "error", "exception": to_serialize(error), "traceback": None}
 
 
 def untransferable_error(answer: Any) -> BaseException | None:
