@@ -64,19 +64,19 @@ class AttachedSession(ScalableSession):
         from scalable.cluster.plugin import describe_version_mismatch
         from scalable.providers.base import ClusterHandle
 
-        told = ask(self._directory, do="connect")
-        environments = {"this process": get_versions(), f"run {self._directory.name}": told}
+        answer = ask(self._directory, do="connect")
+        environments = {"this process": get_versions(), f"run {self._directory.name}": answer}
         if differs := describe_version_mismatch(environments):
             raise SessionError(f"{differs}; attach to it with its versions")
-        tls = told.get("tls")
+        tls = answer.get("tls")
         security = Security(require_encryption=True, **tls) if tls else None
 
         def connect() -> ScalableClient:
             return ScalableClient(
-                told["address"],
+                answer["address"],
                 security=security,
                 tasks=self.spec.components_by_task,
-                direct_to_workers=told["direct"],
+                direct_to_workers=answer["direct"],
             )
 
         modules = self._find_modules()
@@ -112,8 +112,8 @@ class AttachedSession(ScalableSession):
             reason = fields["reason"] and Reason(fields["reason"])
             return GroupStatus(**{**fields, "reason": reason, "workers": tuple(fields["workers"])})
 
-        told = ask(self._directory, do="groups")["groups"]
-        return {tag: status(fields) for tag, fields in told.items()}
+        answer = ask(self._directory, do="groups")["groups"]
+        return {tag: status(fields) for tag, fields in answer.items()}
 
     @property
     def run_directory(self) -> Path:
@@ -152,10 +152,10 @@ class AttachedSession(ScalableSession):
 
         if future is not None:
             return super().explain(future)
-        told = ask(self._directory, do="explain")["groups"]
+        answer = ask(self._directory, do="explain")["groups"]
         return {
             tag: Explanation(**{**fields, "reason": Reason(fields["reason"])})
-            for tag, fields in told.items()
+            for tag, fields in answer.items()
         }
 
     def close(self) -> None:

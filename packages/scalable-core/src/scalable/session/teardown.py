@@ -1,4 +1,4 @@
-"""How a session ends: its client, then its cluster; what signals do meanwhile, and what is said of leftovers."""
+"""How a session ends: its client, then its cluster; what signals do meanwhile, and how leftovers are reported."""
 
 from __future__ import annotations
 
