@@ -156,6 +156,20 @@ def test_a_workflow_may_change_the_directory_before_it_needs_workers(
     assert not [*(project / "results").iterdir()]
 
 
+def test_what_a_workflow_has_registered_for_the_end_finds_it_in_its_place(
+    scalable: Scalable, workflow: Path
+) -> None:
+    workflow.write_text(
+        "import atexit, pickle, sys\nclass State: pass\n"
+        "def save(): print(len(pickle.dumps(State())) > 0, sys.argv)\natexit.register(save)\n"
+    )
+
+    done = scalable("run", "-q", "-w", "workflow.py", "--", "an argument")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "True ['workflow.py', 'an argument']\n"
+
+
 def test_json_is_the_record_and_nothing_else(scalable: Scalable, project: Path) -> None:
     done = scalable("run", "--json", "--quiet", "-w", "workflow.py", "--", "fine")
 

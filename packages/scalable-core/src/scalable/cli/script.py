@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import builtins
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -237,10 +238,18 @@ def _as_main(path: Path, arguments: Sequence[str]) -> Iterator[ModuleType]:
     if not sys.flags.safe_path:
         # The script's directory replaces the entry that Python added for the `scalable` command.
         sys.path[:1] = [str(path.resolve().parent)]
+    during = main, sys.argv
     try:
         yield main
     finally:
         sys.modules["__main__"], sys.argv, sys.path[:] = before
+        # The last that is registered is called first: before what the script has registered, which may pickle.
+        atexit.register(_become_main, *during)
+
+
+def _become_main(main: ModuleType, argv: list[str]) -> None:
+    """Let what Python calls at its end find the script in its place again."""
+    sys.modules["__main__"], sys.argv = main, argv
 
 
 def trim_tracebacks(error: BaseException) -> None:
