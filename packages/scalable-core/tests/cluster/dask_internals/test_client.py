@@ -609,7 +609,8 @@ async def test_who_takes_errors_as_values_says_so(rig: Rig) -> None:
     class Ours(Client):
         def _gather(self, *args: Any, **kwargs: Any) -> Any:
             told.append(is_result_without_raising())
-            return super()._gather(*args, **kwargs)
+            gather: Any = super()._gather
+            return gather(*args, **kwargs)
 
     await rig.add()
     made: Any = Ours
