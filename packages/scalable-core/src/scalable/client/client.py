@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ScalableClient"]
 
+RESTART_TIMEOUT = 30.0
+"""Seconds that the news of a restart may take to this client after its answer, over another connection."""
+
 
 def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
     """Return whether Dask would look for keys in vain, and say so in terms of `ssl`."""
@@ -565,6 +568,22 @@ class ScalableClient(CheckingClient):
         return await super().run(
             function, *args, workers=workers_with_tag(tag, workers, connected), **kwargs
         )
+
+    def restart(self, *args: Any, **kwargs: Any) -> Any:
+        """Forget all tasks, and let all workers be replaced.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As for ``distributed.Client.restart``.
+        """
+        return self.sync(self._restart_and_forget, *args, **kwargs)
+
+    async def _restart_and_forget(self, *args: Any, **kwargs: Any) -> None:
+        self._restarted.clear()
+        await super().restart(*args, **kwargs)
+        # The message that cancels all futures may come after the answer. It would cancel those that are submitted next.
+        await asyncio.wait_for(self._restarted.wait(), RESTART_TIMEOUT)
 
     def get_worker_logs(
         self, n: int | None = None, workers: Any = None, nanny: bool = False

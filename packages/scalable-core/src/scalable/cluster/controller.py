@@ -411,6 +411,15 @@ class GroupController:
             m.unit.id: text for m, text in zip(living, tails[len(ended) :], strict=True)
         }
 
+    def names(self, *, leaving: bool = True) -> set[str]:
+        """Return the names of the units that exist, with those that are to leave or without."""
+        return {
+            member.unit.id
+            for group in self.groups.values()
+            for member in [*group.members.values()]
+            if leaving or member.alive
+        }
+
     async def keep_logs(self) -> None:
         """Keep what the logs of all units have now, where the run keeps logs."""
         await self._logs.keep(

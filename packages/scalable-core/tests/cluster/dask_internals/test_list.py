@@ -134,6 +134,7 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
         "restart_workers",
         "rpc",
         "get_worker_logs",
+        "restart",
     }
     grouped = {"wait_for_workers"}
     tagged = {"submit", "map", "compute", "persist", "get", "get_executor", "run"}
