@@ -124,7 +124,7 @@ def finished_future(client: Client, key: Any) -> Future[Any]:
 
 
 def reset_future(client: Client, key: Any) -> None:
-    """Let a finished future wait again, for a task that is about to be submitted under its key."""
+    """Make a finished future wait again, for a task that is about to be submitted under its key."""
     state = client.futures.get(key)
     loop: Any = client.loop
     if state is not None:
@@ -132,7 +132,7 @@ def reset_future(client: Client, key: Any) -> None:
 
 
 def fail_futures(client: Client, error: Exception) -> None:
-    """Let each future of a client raise this error, those with a result as well, because it is lost.
+    """Make each future of a client raise this error, those with a result as well, because it is lost.
 
     To be called on the client's event loop. The client forgets the futures, so that closing it does not cancel them.
     """
@@ -148,7 +148,7 @@ def has_own_deserializers(client: Client) -> bool:
 
 
 def send_with_next(client: Client, message: dict[str, Any], seconds: float) -> None:
-    """Let a client send a message to the scheduler in one batch with its next one, or after so many seconds."""
+    """Make a client send a message to the scheduler in one batch with its next one, or after this many seconds."""
     batched: Any = client.scheduler_comm
     loop: Any = client.loop
     if not batched.buffer:

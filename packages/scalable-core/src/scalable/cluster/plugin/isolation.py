@@ -118,7 +118,7 @@ class Isolation:
             worker.handlers[op] = contained(worker.handlers[op], source, fail)
 
     def close(self) -> None:
-        """Let the worker run tasks as before."""
+        """Restore how the worker runs tasks."""
         replace_execute(self._worker, self._dask_execute)
         self._worker.handlers.update(self._handlers)
         del self._actor_thread.submit

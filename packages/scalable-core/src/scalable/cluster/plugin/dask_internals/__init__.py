@@ -1,7 +1,16 @@
 """What the plugin uses of distributed beyond its public interface.
 
 Each name is listed in docs/extending/dask.md and has a test of its own against the installed version. Hooks, handlers
-and documented attributes of distributed's state classes are used where they are needed.
+and documented attributes of distributed's state classes are used where they are needed. The names are imported from
+here; they are in modules by whom they are about:
+
+=============  ======================================================================
+`scheduler`    workers and tasks, as the scheduler has them
+`worker`       tasks, as a worker has them
+`clients`      the clients that tasks get on a worker
+`connections`  when connections send, and what they keep and raise
+`functions`    copies of functions, and what else the other modules share
+=============  ======================================================================
 """
 
 from scalable.cluster.plugin.dask_internals.clients import (
