@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic, sleep
@@ -135,7 +136,8 @@ def test_a_task_that_keeps_the_slot_of_one_that_another_has_submitted_for_it(
         first = client.submit(wait_for_one_that_waits, tag="gcam-7")
         said = f"{first.key} keeps its slot on gcam-7, and another, which between has submitted"
         for key in (first.key, "between", "another"):
-            until_explained(lambda key=key: client.explain(Future(key, client)), said)
+            future: Future[Any] = Future(key, client)
+            until_explained(functools.partial(client.explain, future), said)
         extra = start_worker(cluster, name="extra", nthreads=1, resources={"gcam-7": 1})
         assert first.result(timeout=60) == 1
         run(cluster, extra.close())
