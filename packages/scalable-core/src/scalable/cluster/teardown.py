@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from distributed import SpecCluster
 from distributed.core import Status
 
 from scalable.cluster.calls import LoopCalls
@@ -165,6 +166,9 @@ class ClosingCluster:
     def _mark_closed_in_fork(self) -> None:
         """Count as closed, in a fork of the process that owns this cluster."""
         self.status = Status.closed
+        if isinstance(self._host, SpecCluster):
+            # Dask would wait for its event loop at the end of the fork, for ten seconds.
+            self._host.shutdown_on_close = False
         # A thread that does not exist in the fork may hold the lock.
         self._close_lock = threading.Lock()
         self._calls.mark_closed_in_fork()
