@@ -107,7 +107,7 @@ class GroupController:
         self.groups: Mapping[str, Group] = {spec.tag: Group(spec, self.retry) for spec in specs}
         if len(self.groups) < len(specs):
             raise ValueError(f"two groups of cluster {name!r} have the same tag")
-        if max_workers is not None and max_workers < 0:
+        if max_workers is not None and checked_count(max_workers, f"cluster {name!r}") < 0:
             raise ValueError(f"max_workers is {max_workers}; it must not be negative")
         self.max_workers = max_workers
         self.policy = policy or AdaptivePolicy()

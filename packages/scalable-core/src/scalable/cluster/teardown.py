@@ -18,6 +18,7 @@ from distributed.core import Status
 
 from scalable.cluster.calls import LoopCalls
 from scalable.cluster.host import WatchedHost
+from scalable.cluster.limits import contained
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import Leftover
 from scalable.errors import ClusterClosedError, LeftoverError, describe_error
@@ -184,7 +185,10 @@ class ClosingCluster:
         return list(await asyncio.shield(self._close_task))
 
     async def _close_controller(self) -> list[Leftover]:
-        leftovers = await self._controller.close()
+        try:
+            leftovers = await contained(self._controller.close())
+        except Exception as error:  # noqa: BLE001 - reported as a leftover; the scheduler must be closed, too
+            leftovers = [Leftover("step of closing", self.name, describe_error(error))]
         if not self._controller.scheduler.is_up or not await self._does_scheduler_answer():
             # The host would try to reach the scheduler for as long as Dask's configuration says.
             await self._host.scheduler_comm.close_rpc()
@@ -193,8 +197,8 @@ class ClosingCluster:
     async def _does_scheduler_answer(self) -> bool:
         """Return whether the scheduler answers now: it may have ended after its last answer."""
         try:
-            await asyncio.wait_for(self._host.scheduler_comm.echo(data=0), _MAX_ECHO)
-        except (OSError, TimeoutError):
+            await asyncio.wait_for(contained(self._host.scheduler_comm.echo(data=0)), _MAX_ECHO)
+        except Exception:  # noqa: BLE001 - whatever keeps it from answering
             return False
         return True
 
