@@ -653,6 +653,27 @@ def test_forks_of_a_workflow_leave_its_session_alone(
     assert gone(workers)
 
 
+GENERATOR = """
+    def clients():
+        with ScalableSession.from_yaml() as client:
+            yield client
+    unfinished = clients()
+    report(next(unfinished))
+"""
+
+
+def test_a_session_in_a_generator_that_is_never_finished_ends_with_the_interpreter(
+    script: Script, pids: Pids, gone: Gone
+) -> None:
+    process = script(GENERATOR)
+    workers = pids()
+
+    _, stderr = process.communicate(timeout=60)
+
+    assert (process.returncode, stderr) == (0, "")
+    assert gone(workers)
+
+
 ENDING_FORK = """
     import os
     session = ScalableSession.from_yaml()
