@@ -134,6 +134,15 @@ def test_lines_around_the_jobs_and_blanks_before_them_are_ignored(
     assert [state.unit for state in asyncio.run(backend.observe()).values()] == [unit(0)]
 
 
+def test_a_job_that_was_refused_is_no_worker_that_has_failed(
+    backend: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    """Slurm keeps a record of it, with our name and comment; less may have been accepted in its place."""
+    lines = ["6|0|FAILED|BadConstraints|INVALID|", "7|0|RUNNING|None|1:30|node1"]
+    fake_command("squeue", stdout="".join(f"{line}|scalable-r|{MINE}\n" for line in lines))
+    assert [state.unit for state in asyncio.run(backend.observe()).values()] == [unit(0)]
+
+
 @pytest.mark.parametrize("state", ["EXPEDITING", "LEVITATING", "?"])
 def test_a_state_that_is_not_known_is_not_the_end(
     backend: SlurmBackend, fake_command: FakeCommand, state: str

@@ -60,6 +60,11 @@ class SlurmJob:
         """Whether it is one element of an array, and neither a job by itself nor what is left of a whole array."""
         return self.id.partition("_")[2].isdigit()
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether it was refused when it was submitted: Slurm shows a record also of what no node can run."""
+        return self.state == "FAILED" and self.reason == "BadConstraints"
+
 
 def parse_queue(text: str) -> list[SlurmJob]:
     r"""Parse the output of ``squeue --format`` with `QUEUE_FORMAT`.
