@@ -20,7 +20,8 @@ def checks(project: GceProject, components: Any = None, **options: Any) -> dict[
 def test_a_project_that_has_everything(project: GceProject) -> None:
     found = checks(project, {"gcam": {}, "plots": {}}, external_ips=True)
     assert {each.name for each in found.values() if each.ok} == {
-        *("credentials", "zones", "machine of gcam", "machine of plots", "machine image"),
+        *("credentials", "zones", "machine of gcam", "machine of plots"),
+        *("machine of the scheduler", "machine image"),
         *("subnetwork", "firewall", "service account", "quota"),
     }
 
@@ -32,6 +33,8 @@ def test_names_that_do_not_exist_are_answered_with_near_ones(project: GceProject
     machine = checks(project, machine_type="n2-standart-4")["machine of gcam"]
     assert "is not offered in us-central1-a, us-central1-b" in machine.detail
     assert "n2-standard-4" in (machine.remedy or "")
+    scheduler = checks(project, scheduler_machine_type="e2-standart-2")["machine of the scheduler"]
+    assert (scheduler.ok, "e2-standard-2" in (scheduler.remedy or "")) == (False, True)
     subnetwork = checks(project, subnetwork="nowhere")["subnetwork"]
     assert (subnetwork.ok, "nowhere" in subnetwork.detail) == (False, True)
     image = checks(project, boot_image="projects/nobody/global/images/nothing")["machine image"]

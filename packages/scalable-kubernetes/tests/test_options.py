@@ -124,3 +124,12 @@ def test_every_option_is_described() -> None:
             option["description"].endswith(".") for option in model.get("properties", {}).values()
         )
     assert "tolerationSeconds" in schema["$defs"]["Toleration"]["properties"]
+
+
+@pytest.mark.parametrize("variable", ["DASK_WORKER_NAME", "DASK_SCHEDULER_ADDRESS"])
+def test_no_variable_replaces_the_name_of_a_worker(variable: str) -> None:
+    (issue,) = report_of(f"env: {{{variable}: a}}").errors
+    assert (issue.path, issue.code) == (f"targets.here.env.{variable}", "E_BAD_VALUE")
+    spec = spec_of("kubernetes", "", f"gcam: {{env: {{{variable}: a}}}}")
+    (issue,) = KubernetesProvider().validate(spec).errors
+    assert (issue.path, issue.code) == ("components.gcam.env", "E_BAD_VALUE")

@@ -34,6 +34,12 @@ def test_the_scheduler_and_the_workers_count_against_a_quota() -> None:
     assert "limits.cpu" not in amounts
 
 
+def test_what_a_template_adds_counts_against_a_quota() -> None:
+    template = 'pod_template: {spec: {containers: [{name: a, resources: {requests: {cpu: "3"}}}]}}'
+    amounts = wanted(f"scheduler_cpu: 1\n{template}", "cpus: 2", 2)
+    assert amounts["requests.cpu"] == 11
+
+
 def quota(hard: dict[str, str], used: dict[str, str]) -> dict[str, Any]:
     return {"metadata": {"name": "q"}, "status": {"hard": hard, "used": used}}
 

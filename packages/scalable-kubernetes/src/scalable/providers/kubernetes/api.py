@@ -295,7 +295,14 @@ class KubernetesApi:
         if selector:
             wanted["labelSelector"] = selector
         while True:
-            answer = await self.ask("GET", self._path(kind), params=wanted)
+            try:
+                answer = await self.ask("GET", self._path(kind), params=wanted)
+            except ApiError as error:
+                # The place in the list is kept for some minutes only.
+                if error.code != httpx.codes.GONE or not wanted.pop("continue", ""):
+                    raise
+                found.clear()
+                continue
             found += answer["items"]
             token = answer["metadata"].get("continue")
             if not token:

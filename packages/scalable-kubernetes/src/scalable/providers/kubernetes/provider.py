@@ -42,7 +42,11 @@ from scalable.providers.kubernetes.names import run_prefix
 from scalable.providers.kubernetes.objects import Run, dask_cluster, keys_secret, worker_group
 from scalable.providers.kubernetes.options import KubernetesOptions, WorkerOptions
 from scalable.providers.kubernetes.request import WorkerRequest, worker_request
-from scalable.providers.kubernetes.template import is_our_mount, template_problems
+from scalable.providers.kubernetes.template import (
+    is_our_mount,
+    is_our_variable,
+    template_problems,
+)
 from scalable.providers.logs import kept_logs
 
 if TYPE_CHECKING:
@@ -60,6 +64,9 @@ _OPERATOR_DELAY = 60.0
 
 _CLOSE_TIMEOUT = 90.0
 """Seconds for each of the two removals at the end: of the workers, and of everything else."""
+
+
+_OUR_VARIABLE = "replaces what connects a worker with its scheduler; remove it"
 
 
 class KubernetesProvider(BaseProvider[KubernetesOptions]):
@@ -80,7 +87,11 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
         for source, problem in _mount_problems(options.workflow.mounts, hidden=False):
             where = ("workflow", "mounts", source)
             yield spec.option_issue(where, "E_BAD_VALUE", problem)
+        for variable in filter(is_our_variable, options.env):
+            yield spec.option_issue(("env", variable), "E_BAD_VALUE", _OUR_VARIABLE)
         for name, component in spec.components.items():
+            if any(map(is_our_variable, component.env)):
+                yield spec.component_issue(name, "env", "E_BAD_VALUE", _OUR_VARIABLE)
             for _, problem in _mount_problems(component.mounts):
                 yield spec.component_issue(name, "mounts", "E_BAD_VALUE", problem)
             yield from _label_issues(spec, name, component)

@@ -115,10 +115,7 @@ class Job:
 
     @property
     def free(self) -> int:
-        """How many more units it should be given.
-
-        None where most of its walltime is over, or units failed as soon as they had started.
-        """
+        """How many more units it should be given: 0 where most of its walltime is over, or units failed early."""
         failures = sum(
             end.why != "stopped" and end.status > 0 and end.seconds < _YOUNG
             for end in self.ends.values()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scalable.providers.cloud.gcp.keys import Keys
+from scalable.providers.cloud.gcp.machines import machine_named
 from scalable.providers.cloud.gcp.names import REQUEST, TAG, Run
 from scalable.providers.cloud.gcp.options import GCPOptions
 from scalable.providers.cloud.gcp.request import WorkerRequest
@@ -53,9 +54,6 @@ _BOOT_LIMIT = 3600
 _NOTICED_STOP = 30
 """Seconds between SIGTERM and SIGKILL for a container on spare capacity, instead of Docker's 10: all that there are
 from the notice to the end. https://cloud.google.com/compute/docs/instances/preemptible#preemption-process"""
-
-# https://cloud.google.com/compute/docs/disks/hyperdisks: these take no disk of type pd-balanced.
-_ONLY_HYPERDISK = frozenset({"a4", "a4x", "c4", "c4a", "c4d", "n4", "n4a", "n4d", "x4"})
 
 _TOKEN = (
     "token() { ask service-accounts/default/token | "  # noqa: S105 - how it is asked for
@@ -269,7 +267,7 @@ def _properties(
         "diskSizeGb": str(options.disk_gb),
         "labels": dict(labels),
     }
-    if machine.partition("-")[0] not in _ONLY_HYPERDISK:
+    if machine_named(machine).disk == "pd-balanced":  # the other one is the series' own
         disk["diskType"] = "pd-balanced"
     metadata = {"startup-script": script, **({} if keys.secret else {_KEY: keys.private})}
     interface: dict[str, Any] = {"subnetwork": network}

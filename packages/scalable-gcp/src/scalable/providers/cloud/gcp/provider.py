@@ -77,6 +77,7 @@ class GCPProvider(BaseProvider[GCPOptions]):
             yield from _check_machine(spec, machine_named(options.machine), options)
         else:
             yield from _check_choice(spec, options)
+        yield from _check_processors(spec, options)
         if options.boot_image is None and any(each.gpus for each in spec.components.values()):
             message = (
                 "set it to an image with NVIDIA's driver and container toolkit, because components "
@@ -348,6 +349,28 @@ def _check_machine(
     if options.gpu_type and machine.gpu_type and options.gpu_type != machine.gpu_type:
         message = f"the target's machine_type has GPUs of type {machine.gpu_type}; remove this"
         yield spec.option_issue("gpu_type", "E_NOT_SUPPORTED", message)
+
+
+def _check_processors(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
+    """Find machines whose processor does not run the machine image: there is one for scheduler and workers."""
+    named = {
+        "machine_type" if options.machine_type else "instance_type": options.machine,
+        "scheduler_machine_type": options.scheduler_machine_type,
+    }
+    # What is chosen for a component is never for ARM.
+    arm = {option: machine_named(name or "").is_arm for option, name in named.items()}
+    for option in (each for each, is_arm in arm.items() if is_arm):
+        if options.boot_image is None:
+            message = (
+                "is for ARM, and the machine image is not; set boot_image to one for ARM, such as "
+                "projects/cos-cloud/global/images/family/cos-arm64-stable"
+            )
+            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
+        elif not all(arm.values()):
+            message = (
+                "is for ARM, and scheduler and workers have one machine image; choose both for ARM"
+            )
+            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
 
 
 def _check_choice(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
