@@ -76,6 +76,7 @@ __all__ = [
     "dns_label",
     "explicit_or_default",
     "find_name_clashes",
+    "find_processor_clashes",
     "group_specs",
     "no_effect_warnings",
     "owner_label",
@@ -401,6 +402,34 @@ def explicit_or_default(component: ComponentConfig, field: str, default: T | Non
     """
     value = getattr(component, field)
     return value if field in component.model_fields_set or default is None else default
+
+
+def find_processor_clashes(
+    spec: DeploymentSpec, is_arm: Mapping[str, bool], image: str
+) -> Iterator[ValidationIssue]:
+    """Find types of machines for ARM whose machine image is not for ARM; a run has one image for all of its machines.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    is_arm : mapping of str to bool
+        Whether the type of machine that an option names is for ARM, by option: of the workers, and of the scheduler.
+    image : str
+        The option with the machine image, which by default is not for ARM.
+    """
+    for option in (each for each, arm in is_arm.items() if arm):
+        if spec.target.options.get(image) is None:
+            message = (
+                f"is for ARM, and the machine image is not; set {image} to one for ARM, or choose "
+                "another type"
+            )
+            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
+        elif not all(is_arm.values()):
+            message = (
+                "is for ARM, and scheduler and workers have one machine image; choose both for ARM"
+            )
+            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
 
 
 def no_effect_warnings(spec: DeploymentSpec, field: str, why: str) -> Iterator[ValidationIssue]:

@@ -98,10 +98,20 @@ def _owner(tags: Mapping[str, str]) -> str:
     return owner_of_label(tags.get(OWNER, ""), owner_tag)
 
 
-async def reap(api: AwsApi, owned: Sequence[Owned]) -> list[Leftover]:
-    """Remove everything of the runs of these; return what could not be removed."""
+async def reap(
+    api: AwsApi, owned: Sequence[Owned], own_roles: Set[Kind] = frozenset()
+) -> list[Leftover]:
+    """Remove everything of the runs of these; return what could not be removed.
+
+    Parameters
+    ----------
+    api, owned : AwsApi, sequence of Owned
+        AWS, and what stands for the runs.
+    own_roles : set of {"fargate", "ec2"}
+        For what the target names a role.
+    """
     left: list[Leftover] = []
     kinds = {each.run_id: each.kind for each in owned}
     for run, kind in kinds.items():
-        left += await remove_run(api, run, _REAP_TIMEOUT, _KINDS[kind])
+        left += await remove_run(api, run, _REAP_TIMEOUT, _KINDS[kind], own_roles)
     return left

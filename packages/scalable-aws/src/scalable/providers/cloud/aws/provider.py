@@ -30,6 +30,7 @@ from scalable.providers.cloud.aws.checks import (
     check_labels,
     check_machines,
     check_options,
+    check_processors,
     check_user_data,
 )
 from scalable.providers.cloud.aws.costs import estimate_ec2, estimate_fargate
@@ -115,6 +116,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
             yield from check_definitions(spec, options)
         else:
             yield from check_machines(spec, options)
+            yield from check_processors(spec, options)
             yield from check_user_data(spec, options)
         if options.spot_fallback and not options.spot:
             message = "has no effect without spot: true"
@@ -219,7 +221,8 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         """Remove everything of the runs of these."""
         from scalable.providers.cloud.aws.owned import reap
 
-        return _ask(self.parse_options(spec), lambda api: reap(api, owned)) if owned else []
+        options = self.parse_options(spec)
+        return _ask(options, lambda api: reap(api, owned, options.own_roles)) if owned else []
 
     def _build(self, spec: DeploymentSpec, options: AWSOptions) -> ClusterHandle:
         from scalable.cluster import Pace

@@ -36,6 +36,7 @@ from scalable.providers.common import (
     cluster_handle,
     dns_label,
     find_name_clashes,
+    find_processor_clashes,
     group_specs,
     no_effect_warnings,
     scheduler_image,
@@ -352,25 +353,14 @@ def _check_machine(
 
 
 def _check_processors(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
-    """Find machines whose processor does not run the machine image: there is one for scheduler and workers."""
+    """Find types of machines whose processor does not run the machine image."""
     named = {
         "machine_type" if options.machine_type else "instance_type": options.machine,
         "scheduler_machine_type": options.scheduler_machine_type,
     }
     # What is chosen for a component is never for ARM.
-    arm = {option: machine_named(name or "").is_arm for option, name in named.items()}
-    for option in (each for each, is_arm in arm.items() if is_arm):
-        if options.boot_image is None:
-            message = (
-                "is for ARM, and the machine image is not; set boot_image to one for ARM, such as "
-                "projects/cos-cloud/global/images/family/cos-arm64-stable"
-            )
-            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
-        elif not all(arm.values()):
-            message = (
-                "is for ARM, and scheduler and workers have one machine image; choose both for ARM"
-            )
-            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
+    is_arm = {option: machine_named(name or "").is_arm for option, name in named.items()}
+    yield from find_processor_clashes(spec, is_arm, "boot_image")
 
 
 def _check_choice(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
