@@ -213,3 +213,9 @@ def test_a_processor_that_does_not_run_the_machine_image(options: str, paths: li
     found = report_of(f"region: us-east-1\ncluster_type: ec2\n{options}").errors
     assert [issue.path for issue in found] == [f"targets.here.{path}" for path in paths]
     assert all("ARM" in issue.message for issue in found)
+
+
+def test_an_image_that_no_registry_has() -> None:
+    spec = spec_of("aws", "region: us-east-1", "gcam: {image: /images/model.sif}")
+    (issue,) = AWSBatchProvider().validate(spec).errors
+    assert (issue.path, issue.code) == ("components.gcam.image", "E_BAD_VALUE")

@@ -60,7 +60,7 @@ from scalable.providers.base import (
     ScalePlan,
     current_owner,
 )
-from scalable.providers.options import TargetOptions, common_options
+from scalable.providers.options import IMAGE, TargetOptions, common_options
 from scalable.providers.registry import get_provider, install_hint, iter_provider_names
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ __all__ = [
     "cluster_handle",
     "dns_label",
     "explicit_or_default",
+    "find_bad_images",
     "find_name_clashes",
     "find_processor_clashes",
     "group_specs",
@@ -402,6 +403,14 @@ def explicit_or_default(component: ComponentConfig, field: str, default: T | Non
     """
     value = getattr(component, field)
     return value if field in component.model_fields_set or default is None else default
+
+
+def find_bad_images(spec: DeploymentSpec) -> Iterator[ValidationIssue]:
+    """Find images of components that no registry has, such as files, for a provider whose images all come from one."""
+    for name, component in spec.components.items():
+        if component.image is not None and not re.fullmatch(IMAGE.pattern, component.image):
+            message = f"must be {IMAGE.description}: on this target, images come from a registry"
+            yield spec.component_issue(name, "image", "E_BAD_VALUE", message)
 
 
 def find_processor_clashes(

@@ -76,6 +76,7 @@ from scalable.providers.common import (
     ask,
     cluster_handle,
     explicit_or_default,
+    find_bad_images,
     group_specs,
     no_effect_warnings,
     scheduler_image,
@@ -110,6 +111,7 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         yield from no_effect_warnings(
             spec, "mounts", "machines of AWS do not have your directories"
         )
+        yield from find_bad_images(spec)
         yield from check_labels(spec, options)
         if options.cluster_type == "fargate":
             yield from check_fargate(spec, options)
