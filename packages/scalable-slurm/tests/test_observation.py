@@ -108,6 +108,29 @@ def test_a_job_that_has_ended_without_its_comment_is_that_of_the_only_launch(
     assert {state.phase for state in states} == {Phase.GONE}
 
 
+def test_another_job_that_gets_the_number_of_one_of_ours_is_not_that(
+    backend: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    """A controller that has lost its state counts from the beginning again."""
+    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|scalable-r|{MINE}\n")
+    assert len(asyncio.run(backend.observe())) == 1
+    fake_command("squeue")
+    line = "JobId=7 ArrayJobId=7 ArrayTaskId=0 JobName={} JobState=RUNNING Reason=None NodeList=n\n"
+    fake_command("scontrol", stdout=line.format("scalable-r"))
+    assert len(asyncio.run(backend.observe())) == 1
+    fake_command("scontrol", stdout=line.format("wrf"))
+    assert asyncio.run(backend.observe()) == {}
+
+
+@pytest.mark.parametrize("state", ["EXPEDITING", "LEVITATING", "?"])
+def test_a_state_that_is_not_known_is_not_the_end(
+    backend: SlurmBackend, fake_command: FakeCommand, state: str
+) -> None:
+    fake_command("squeue", stdout=f"7|0|{state}|None|1:30|node1|scalable-r|{MINE}\n")
+    (seen,) = asyncio.run(backend.observe()).values()
+    assert seen.phase is not Phase.GONE
+
+
 def test_the_user_is_told_once_of_a_launch_that_shows_no_jobs(
     backend: SlurmBackend,
     fake_command: FakeCommand,

@@ -279,6 +279,41 @@ def test_a_tag_is_an_annotation_of_calls(client: ScalableClient) -> None:
             client.submit(where)
 
 
+def test_an_option_of_a_call_counts_more_than_an_annotation(client: ScalableClient) -> None:
+    with annotate(tag="gcam-7"):
+        by_resources = client.submit(where, resources={"stitches": 1})
+        by_executor = client.get_executor(resources={"stitches": 1}).submit(where, 1)
+        assert by_resources.result(timeout=30) == by_executor.result(timeout=30) == "stitches"
+        (mapped,) = client.map(where, [2], resources={"stitches": 1})
+        assert mapped.result(timeout=30) == "stitches"
+    computed, other = delayed(where)(3), delayed(where)(4)
+    with annotate(tag="stitches", n=4):
+        # The annotated tag, with as many slots as the call says.
+        assert client.submit(where, n=2).key == client.submit(where, tag="stitches", n=2).key
+        assert client.compute(computed, n=1).result(timeout=30) == "stitches"
+        assert client.compute(other, resources={"gcam-7": 1}).result(30) == "gcam-7"
+        with pytest.raises(SlotsExceededError):
+            client.submit(where, n=5)
+
+
+@pytest.mark.parametrize("outer", [{"tag": "gcam-7"}, {"task": "run_gcam"}])
+def test_no_block_loses_what_another_one_asks_for(
+    client: ScalableClient, outer: dict[str, str]
+) -> None:
+    other = {"resources": {"stitches": 1}}
+    for first, second in ((outer, other), (other, outer)):
+        with annotate(**first), annotate(**second):
+            for submit in (client.submit, client.map):
+                with pytest.raises(TagConflictError, match=r"gcam-7.*stitches|stitches.*gcam-7"):
+                    submit(where, [1])
+            with pytest.raises(TagConflictError):
+                client.get_executor()
+            with pytest.raises(TagConflictError):
+                client.compute(delayed(where)(1))
+    with annotate(**outer), annotate(resources={"gcam-7": 1}):
+        assert client.submit(where).result(timeout=30) == "gcam-7"
+
+
 def test_annotations_are_checked_as_arguments_are(client: ScalableClient) -> None:
     with annotate(allow_other_workers=True), pytest.raises(TypeError, match="without the tag"):
         client.submit(where, tag="stitches")

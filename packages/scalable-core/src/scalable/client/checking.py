@@ -100,13 +100,20 @@ class CheckingClient(GatheringClient):
         return self._tasks or {}
 
     def _resolve(
-        self, tag: str | None, task: str | None, n: int | None
-    ) -> tuple[str | None, str | None, int | None]:
-        """Return the tag, the task and the slots of a call: its own, or else those it is annotated with."""
-        if self._slots and tag is None and task is None and n is None:
-            found = tag_options(dask.base.get_annotations())
-            tag, task, n = (found.get(name) for name in ("tag", "task", "n"))
-        return resolve_tag(tag, task, n, self._manifest_tasks), task, n
+        self, tag: str | None, task: str | None, n: int | None, resources: Any
+    ) -> tuple[str | None, str | None, int | None, Any]:
+        """Return the tag, the task, the slots and the resources of a call: its own, or else those it is annotated with.
+
+        Of a call with a group of its own, by whichever option, no annotation says another one.
+        """
+        if self._slots and tag is None and task is None and not resources:
+            annotations = dask.base.get_annotations()
+            if found := tag_options(annotations):
+                tag, task = found.get("tag"), found.get("task")
+                n = found.get("n") if n is None else n
+                # An inner block may have asked for another group by its resources; it cannot be told from an outer one.
+                resources = annotations.get("resources")
+        return resolve_tag(tag, task, n, self._manifest_tasks), task, n, resources
 
     def _with_resources(self, annotations: Mapping[str, Any]) -> dict[str, Any]:
         """Return the annotations of a part of a graph, whose tag is a resource."""

@@ -17,9 +17,6 @@ from distributed.security import Security
 from scalable.client.checking import CheckingClient
 from scalable.client.executor import TaggedCalls
 from scalable.client.keys import key_of_call, keys_of_map
-from scalable.client.requirements import (
-    resolve_tag,
-)
 from scalable.client.waits import describe_wait
 from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
@@ -169,7 +166,7 @@ class ScalableClient(CheckingClient):
         TypeError
             `n` without tag or task, or a task of another component than `tag`.
         """
-        tag, task, n = self._resolve(tag, task, n)
+        tag, task, n, resources = self._resolve(tag, task, n, resources)
         actor = actor or actors
         options: dict[str, Any] = {
             "workers": workers,
@@ -266,7 +263,7 @@ class ScalableClient(CheckingClient):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, UnknownWorkerError, TypeError
             As for `submit`.
         """
-        tag, task, n = self._resolve(tag, task, n)
+        tag, task, n, resources = self._resolve(tag, task, n, resources)
         actor = actor or actors
         options: dict[str, Any] = {
             "workers": workers,
@@ -466,11 +463,11 @@ class ScalableClient(CheckingClient):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, TypeError
             As for `submit`.
         """
-        tag, task, n = self._resolve(tag, task, n)
+        tag, task, n, resources = self._resolve(tag, task, n, kwargs.get("resources"))
         if tag is None:
             return super().get_executor(**kwargs)
         anywhere = kwargs.get("allow_other_workers")
-        self._require(tag, n, kwargs.get("resources"), anywhere=anywhere)
+        self._require(tag, n, resources, anywhere=anywhere)
         return executor_of(TaggedCalls(self, tag, n), **kwargs)
 
     def explain(self, future: Future[Any]) -> Any:
@@ -593,11 +590,13 @@ class ScalableClient(CheckingClient):
     ) -> dict[str, Any]:
         """Return the options of a computation, which may carry a tag, once workers have the user's modules."""
         self._update_modules()
-        tag = resolve_tag(tag, task, n, self._manifest_tasks)
+        if tag is None and task is None and n is None:
+            return options  # annotations of its parts count more than those of a block
+        tag, task, n, resources = self._resolve(tag, task, n, options.get("resources"))
         if tag is None:
             return options
         anywhere = options.get("allow_other_workers")
-        resources = self._require(tag, n, options.get("resources"), anywhere=anywhere)
+        resources = self._require(tag, n, resources, anywhere=anywhere)
         return options | {"resources": resources}
 
 

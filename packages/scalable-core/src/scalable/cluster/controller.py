@@ -520,7 +520,7 @@ class GroupController:
         if not self.closed:
             self._launcher.launch_missing(self.groups, self.max_workers, self.meter, now)
         await self._launcher.record_launches(self.groups)
-        await self._launcher.fail_blocked_groups(self.groups, self.max_workers, now)
+        await self._launcher.fail_groups_without_room(self.groups, self.max_workers, now)
 
     async def _keep_limits(self, now: float) -> None:
         """Measure what was used, warn of a limit that is near, and act on one that is reached."""

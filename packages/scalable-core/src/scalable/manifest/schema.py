@@ -96,14 +96,14 @@ class FrozenModel(BaseModel):
         return type(other) is type(self) and self.__dict__ == other.__dict__
 
 
-def _absolute(path: str) -> str:
+def _require_local_path(path: str) -> str:
     if not path.startswith(("/", "~")):
         raise ValueError("must be absolute, or begin with ~")
     return path
 
 
 LocalPath = Annotated[
-    str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^[/~]"})
+    str, AfterValidator(_require_local_path), WithJsonSchema({"type": "string", "pattern": "^[/~]"})
 ]
 
 
@@ -227,7 +227,7 @@ class TargetConfig(FrozenModel):
     provider: str = Field(min_length=1, description="The provider that runs it.")
     overlay: str | None = Field(
         default=None,
-        description="The overlay that is laid over the manifest when this target is selected.",
+        description="The overlay that is merged into the manifest when this target is selected.",
     )
     options: Mapping[str, Any] = Field(
         default_factory=dict, description="The options of its provider, which checks them."

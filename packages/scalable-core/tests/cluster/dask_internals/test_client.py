@@ -37,6 +37,7 @@ from distributed import (
     SchedulerPlugin,
     Status,
     Worker,
+    as_completed,
     futures_of,
     get_client,
     wait,
@@ -56,6 +57,7 @@ from scalable.cluster.dask_internals import (
     fail_futures,
     finished_future,
     has_own_deserializers,
+    is_result_without_raising,
     reset_future,
     send_with_next,
     take_from_gather,
@@ -597,6 +599,29 @@ async def test_the_keys_of_a_gather_can_be_taken_from_it(rig: Rig) -> None:
     ) as client:
         futures = [client.submit(identity, n, key=f"n-{n}") for n in (1, 2)]
         assert await client.gather(futures) == [1, "ours"]
+
+
+@on_cluster
+async def test_who_takes_errors_as_values_says_so(rig: Rig) -> None:
+    """`Future._result`: calls `_gather`, and has a variable `raiseit`, false for who takes errors as values."""
+    told: list[bool] = []
+
+    class Ours(Client):
+        def _gather(self, *args: Any, **kwargs: Any) -> Any:
+            told.append(is_result_without_raising())
+            return super()._gather(*args, **kwargs)
+
+    await rig.add()
+    made: Any = Ours
+    async with made(rig.scheduler.address, asynchronous=True, set_as_default=False) as client:
+        assert await client.submit(identity, 1) == 1
+        assert await client.gather([client.submit(identity, 2)]) == [2]
+        assert told == [False, False]
+        futures = [client.submit(identity, 3)]
+        completed: Any = as_completed(futures, client.loop, with_results=True)
+        assert [value async for _, value in completed] == [3]
+        assert await asyncio.wrap_future(client.get_executor().submit(identity, 4)) == 4
+        assert told == [False, False, True, True]
 
 
 @on_cluster

@@ -47,7 +47,7 @@ class UntaggedClient(Client):
 
 
 def provide_client(worker: Worker) -> Callable[[Any], object]:
-    """Let ``get_client`` and ``worker_client`` on a worker return a client that knows tags, or refuses them.
+    """Make ``get_client`` and ``worker_client`` on a worker return a client that knows tags, or refuses them.
 
     Return a function to be called in the asyncio task of each task, with its key.
     """

@@ -28,6 +28,7 @@ from scalable.providers.kubernetes.refusals import (
 )
 from scalable.providers.kubernetes.workflow import (
     CONTAINER,
+    GRACE,
     RESUMED,
     workflow_job,
     workflow_name,
@@ -47,7 +48,7 @@ _PULL_PATIENCE = 30.0
 """Seconds for which the kubelet may try to pull an image in vain."""
 _CREATION_PATIENCE = 10.0
 """Seconds after which it is asked why a container is not created, at each look."""
-_REMOVAL_TIMEOUT = 180.0
+_REMOVAL_TIMEOUT = GRACE + 30.0
 """Seconds for the end of the pod, which removes its cluster first."""
 
 _BATCH = "batch/v1"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scalable.providers.base import Submission
     from scalable.providers.kubernetes.options import KubernetesOptions
 
-__all__ = ["CONTAINER", "RESUMED", "workflow_job", "workflow_name", "workflow_secret"]
+__all__ = ["CONTAINER", "GRACE", "RESUMED", "workflow_job", "workflow_name", "workflow_secret"]
 
 CONTAINER = "workflow"
 """The name of the container in which it runs."""
@@ -35,7 +35,7 @@ _SECRET, _DIRECTORY = "/etc/scalable-workflow", "/scalable-workflow"
 _RUN = f"""\
 cd {_DIRECTORY} && "$0" -m zipfile -e {_SECRET}/{_FILES} . && exec "$0" -m scalable.cli "$@\""""
 
-_GRACE = 150
+GRACE = 150
 """Seconds that it has for the removal of its cluster, when it is to end."""
 
 
@@ -127,7 +127,7 @@ def workflow_job(
         "restartPolicy": "Never",
         "serviceAccountName": own.service_account,
         "imagePullSecrets": [{"name": name} for name in options.image_pull_secrets],
-        "terminationGracePeriodSeconds": _GRACE,
+        "terminationGracePeriodSeconds": GRACE,
         "enableServiceLinks": False,
         "containers": [container],
         "volumes": [

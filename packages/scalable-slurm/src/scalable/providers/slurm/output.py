@@ -140,18 +140,24 @@ def parse_record(text: str) -> dict[str, str]:
 def parse_elements(text: str) -> list[SlurmJob]:
     """Parse the elements of one array from ``scontrol --oneliner show job``, which has one line for all that wait.
 
+    None are returned where a line does not name all of its elements: the others are not all that there are.
+
     Examples
     --------
     >>> line = "JobId=7 ArrayJobId=7 ArrayTaskId=0-1,4-8:4%2 JobState=PENDING Reason=Priority NodeList="
     >>> [job.id for job in parse_elements(line)]
     ['7_0', '7_1', '7_4', '7_8']
+    >>> parse_elements(line.replace("4-8:4", "4,8,..."))
+    []
     """
     found = []
     for line in text.splitlines():
         record = parse_record(line)
         array, elements = record.get("ArrayJobId"), record.get("ArrayTaskId", "")
-        if not array or not re.fullmatch(r"[\d,:-]+(%\d+)?", elements):
+        if not array or not elements:
             continue
+        if not re.fullmatch(r"[\d,:-]+(%\d+)?", elements):
+            return []
         node = record.get("NodeList", "").replace("(null)", "")
         state, reason = record.get("JobState", ""), record.get("Reason", "None")
         left, name = _seconds_left(record), record.get("JobName", "")
