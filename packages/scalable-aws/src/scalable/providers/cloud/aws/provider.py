@@ -217,7 +217,8 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         """
         from scalable.providers.cloud.aws.owned import list_owned
 
-        return _ask(self.parse_options(spec), list_owned)
+        options = self.parse_options(spec)
+        return _ask(options, lambda api: list_owned(api, options.kinds))
 
     def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
         """Remove everything of the runs of these."""
