@@ -292,8 +292,8 @@ class Group:
         for request in self.requests.values():
             if request.answered_at is not None:
                 request.answered_at += seconds
-        if self.blocked_since is not None:
-            self.blocked_since += seconds
+        if self.without_room_since is not None:
+            self.without_room_since += seconds
 
     # -- Observations and reports
 
