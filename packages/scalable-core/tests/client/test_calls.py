@@ -349,3 +349,59 @@ def test_an_executor_for_a_tag(client: ScalableClient) -> None:
         client.get_executor(tag="typo")
     with pytest.raises(TypeError, match="unsupported arguments"):
         client.get_executor(tag="stitches", colour="red")
+
+
+# -- Functions on workers
+
+
+def name_of(*args: Any, dask_worker: Any, **kwargs: Any) -> tuple[Any, ...]:
+    return dask_worker.name, args, kwargs
+
+
+def test_a_function_runs_on_the_workers_of_a_group(client: ScalableClient) -> None:
+    every = client.run(name_of)
+    address = {name: address for address, (name, *_) in every.items()}
+    assert sorted(address) == ["gcam-7", "gcam_7", "stitches"]
+    by: list[dict[str, Any]] = [{"tag": "stitches"}, {"task": "emulate"}]
+    for options in by:
+        found = client.run(name_of, 1, n=2, **options)
+        assert found == {address["stitches"]: ("stitches", (1,), {"n": 2})}
+    both = ["gcam-7", address["stitches"]]
+    assert [*client.run(name_of, tag="stitches", workers=both)] == [address["stitches"]]
+    assert [*client.run(name_of, workers=[address["gcam_7"]])] == [address["gcam_7"]]
+    with pytest.raises(UnknownTagError):
+        client.run(name_of, tag="typo")
+    with pytest.raises(UnknownWorkerError):
+        client.run(name_of, tag="stitches", workers=["gcam-7"])
+    failed = client.run(divide, 1, 0, tag="stitches", on_error="return")
+    assert isinstance(failed[address["stitches"]], ZeroDivisionError)
+
+
+def test_a_coroutine_runs_a_function_on_a_group(cluster: LocalCluster) -> None:
+    async def run() -> list[Any]:
+        async with ScalableClient(
+            cluster.scheduler_address, asynchronous=True, set_as_default=False
+        ) as client:
+            return [*(await client.run(name_of, tag="gcam-7")).values()]
+
+    assert asyncio.run(run()) == [("gcam-7", (), {})]
+
+
+# -- Tasks that are run again in the client's process
+
+
+@pytest.mark.parametrize("options", [{}, {"tag": "stitches"}])
+def test_a_task_with_inputs_is_run_again_here(
+    client: ScalableClient, options: dict[str, Any]
+) -> None:
+    here: Any = client  # Dask adds these methods to its clients
+    one = client.submit(abs, -1, **options)
+    good, bad = (client.submit(divide, one, b, **options) for b in (2, 0))
+    assert here.recreate_task_locally(good) == 0.5
+    with pytest.raises(ZeroDivisionError):
+        here.recreate_error_locally(bad)
+    mapped = client.map(divide, [one, one], [4, 5], **options)
+    assert [here.recreate_task_locally(future) for future in mapped] == [0.25, 0.2]
+    # The input is as it was.
+    assert client.submit(divide, one, 1, **options).result(timeout=30) == 1
+    assert one.result(timeout=30) == 1

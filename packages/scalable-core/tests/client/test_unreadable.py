@@ -23,7 +23,9 @@ class Unreadable:
 def errors_of(found: list[tuple[Future[Any], Any]]) -> dict[str, str]:
     """Return what `as_completed` has for futures that have failed."""
     return {
-        future.key: str(found[1]) if future.status == "error" else ""  # an error, as Dask has it
+        str(future.key): str(found[1])
+        if future.status == "error"
+        else ""  # an error, as Dask has it
         for future, found in found
     }
 

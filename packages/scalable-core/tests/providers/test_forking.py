@@ -24,7 +24,9 @@ def import_dask():
     pass
 def main():
     number = sys.argv[-1].rpartition(".")[2]
-    (pathlib.Path("seen") / number).write_text(json.dumps([sys.argv[1:], sorted(os.sched_getaffinity(0))]))
+    own = pathlib.Path(f"{number}.new")
+    own.write_text(json.dumps([sys.argv[1:], sorted(os.sched_getaffinity(0))]))
+    own.rename(pathlib.Path("seen") / number)
     while True:
         what = pathlib.Path("do") / number
         if what.exists():

@@ -16,7 +16,7 @@ from scalable.client.requirements import (
     resources_for_tag,
     tag_options,
 )
-from scalable.cluster.dask_internals import annotations_of, keep_annotations
+from scalable.cluster.dask_internals import annotations_of, as_expression, keep_annotations
 from scalable.cluster.plugin import TABLE_TOPIC
 from scalable.errors import TagConflictError, UnknownWorkerError
 
@@ -78,6 +78,7 @@ class CheckingClient(GatheringClient):
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         """Create futures of a graph, once it is known that some worker can run it. All calls come here."""
+        expr = as_expression(expr)
         annotations = self._with_resources(dask.base.get_annotations())
         anywhere = kwargs.get("allow_other_workers") or annotations.get("allow_other_workers")
         if found := [*map(self._with_resources, annotations_of(expr))]:

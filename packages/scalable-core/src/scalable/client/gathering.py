@@ -64,6 +64,7 @@ class GatheringClient(WatchedClient):
         self._unreadable: dict[Any, Unreadable] = {}
         self._failures: dict[Any, TaskFailure] = {}
         self._kept: KeptFutures | None = None
+        self._restarted = asyncio.Event()
         self.keep_results(results)
         super().__init__(*args, **kwargs)
 
@@ -261,6 +262,7 @@ class GatheringClient(WatchedClient):
         if self._kept is not None:
             self._kept.clear()
         super()._handle_restart()
+        self._restarted.set()
 
 
 def _retrieve_gather_exceptions(task: asyncio.Task[Any]) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
-from dask._expr import HLGExpr, _AnnotationsTombstone, _HLGExprSequence
+from dask._expr import HLGExpr, LLGExpr, _AnnotationsTombstone, _HLGExprSequence
 from dask._task_spec import GraphNode, Task
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
@@ -29,6 +29,7 @@ from distributed.utils import iscoroutinefunction
 
 __all__ = [
     "annotations_of",
+    "as_expression",
     "computation_code",
     "defer_unpickling",
     "dependencies_of",
@@ -230,6 +231,15 @@ def computation_code(stacklevel: int | None, nframes: int) -> tuple[Any, ...]:
     ]
     code = Client._get_computation_code(nframes=nframes + len(ours))
     return tuple(frame for frame in code if frame.filename not in ours)[-nframes:]
+
+
+def as_expression(graph: Any) -> Any:
+    """Return a graph as an expression, which the scheduler needs.
+
+    `Client.recreate_error_locally` asks for the inputs of a task by a plain dictionary without tasks. The scheduler
+    fails on that, and so do all who need these inputs from then on.
+    """
+    return LLGExpr(graph) if isinstance(graph, dict) else graph
 
 
 def annotations_of(expr: Any) -> list[dict[str, Any]]:

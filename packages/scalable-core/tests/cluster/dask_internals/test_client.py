@@ -21,7 +21,7 @@ import dask
 import dask.array as da
 import distributed
 import pytest
-from dask._expr import HLGExpr, _AnnotationsTombstone, _HLGExprSequence
+from dask._expr import HLGExpr, LLGExpr, _AnnotationsTombstone, _HLGExprSequence
 from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import annotate, collections_to_expr, tokenize
 from dask.blockwise import optimize_blockwise
@@ -51,6 +51,7 @@ from distributed.protocol.pickle import dumps
 from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
 
 from scalable.cluster.dask_internals import (
+    as_expression,
     defer_unpickling,
     dependencies_of,
     existing_future,
@@ -609,7 +610,8 @@ async def test_who_takes_errors_as_values_says_so(rig: Rig) -> None:
     class Ours(Client):
         def _gather(self, *args: Any, **kwargs: Any) -> Any:
             told.append(is_result_without_raising())
-            return super()._gather(*args, **kwargs)
+            gather: Any = super()._gather
+            return gather(*args, **kwargs)
 
     await rig.add()
     made: Any = Ours
@@ -622,6 +624,17 @@ async def test_who_takes_errors_as_values_says_so(rig: Rig) -> None:
         assert [value async for _, value in completed] == [3]
         assert await asyncio.wrap_future(client.get_executor().submit(identity, 4)) == 4
         assert told == [False, False, True, True]
+
+
+@on_cluster
+async def test_a_graph_is_an_expression(rig: Rig) -> None:
+    """`dask._expr.LLGExpr`: a plain graph, also one without tasks whose keys the scheduler has already."""
+    await rig.add()
+    future = rig.client.submit(identity, 1, key="x")
+    assert await future == 1
+    futures = rig.client._graph_to_futures(as_expression({}), ["x"], span_metadata={})
+    assert await rig.client.gather(futures) == {"x": 1}
+    assert as_expression(LLGExpr({})).operands == [{}]
 
 
 @on_cluster

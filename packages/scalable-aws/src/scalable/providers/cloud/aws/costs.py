@@ -22,6 +22,7 @@ _NOTES = (
 _EC2_NOTES = (
     "included: scheduler, workers, volumes, public addresses; left out: logs, data transfer, NAT gateways, "
     "VPC endpoints, storage of images",
+    "a volume is larger than volume_size where its machine image is",
 )
 _SPOT_NOTE = "prices of Fargate Spot change, and are not known here; the scheduler is on demand"
 
