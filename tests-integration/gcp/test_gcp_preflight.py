@@ -65,6 +65,18 @@ def test_a_quota_that_the_largest_run_exceeds_is_named(
     assert checks(project, **options)["quota"].ok
 
 
+@pytest.mark.parametrize("components", [{"gcam": {}}, {"gcam": {"gpus": 1}}], ids=["cpus", "gpus"])
+def test_spare_capacity_without_a_quota_of_its_own_takes_the_usual_one(
+    project: GceProject, components: Any
+) -> None:
+    image = "projects/debian-cloud/global/images/family/debian-12"
+    project.conditions.quotas.update(PREEMPTIBLE_CPUS=0, PREEMPTIBLE_NVIDIA_L4_GPUS=0)
+    found = checks(project, components, spot=True, boot_image=image)["quota"]
+    assert found.ok, found
+    project.conditions.quotas.update(CPUS=1, NVIDIA_L4_GPUS=0)
+    assert not checks(project, components, spot=True, boot_image=image)["quota"].ok
+
+
 @pytest.mark.parametrize(
     ("quota", "options", "gpus", "told"),
     [

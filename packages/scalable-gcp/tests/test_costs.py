@@ -52,7 +52,10 @@ def test_what_has_no_price_is_unknown(options: str) -> None:
 def test_a_disk_of_another_type_has_no_price_of_the_usual_one() -> None:
     cost = estimate("zone: us-east1-b\nmachine_type: n4-standard-4\nworkers: 3")
     disks = {item.description: item for item in cost.items if item.unit == "GB"}
-    assert (disks["disks"].quantity, disks["disks, hyperdisk-balanced"].quantity) == (50, 150)
+    assert {name: int(disk.quantity) for name, disk in disks.items()} == {
+        "disks": 50,
+        "disks, hyperdisk-balanced": 150,
+    }
     assert disks["disks"].unit_price
     assert "disks, hyperdisk-balanced" in cost.unknown
 

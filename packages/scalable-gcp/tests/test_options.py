@@ -136,3 +136,21 @@ def test_a_processor_that_does_not_run_the_machine_image(options: str, path: str
 def test_a_run_on_processors_for_arm() -> None:
     both = "machine_type: c4a-standard-4\nscheduler_machine_type: t2a-standard-2"
     assert report_of(f"zone: us-central1-a\n{both}\n{ARM}").issues == ()
+
+
+def test_an_image_that_no_registry_has() -> None:
+    spec = spec_of("gcp", "zone: us-east1-b", "gcam: {image: /images/model.sif}")
+    (issue,) = GCPProvider().validate(spec).errors
+    assert (issue.path, issue.code) == ("components.gcam.image", "E_BAD_VALUE")
+
+
+def test_more_variables_than_a_machine_can_be_told() -> None:
+    def report_with(n: int) -> ValidationReport:
+        env = ", ".join(f"V{number}: {'x' * 100_000}" for number in range(n))
+        return GCPProvider().validate(
+            spec_of("gcp", "zone: us-east1-b", f"gcam: {{env: {{{env}}}}}")
+        )
+
+    assert report_with(2).issues == ()
+    (issue,) = report_with(3).errors
+    assert (issue.path, issue.code) == ("components.gcam.env", "E_TOO_LARGE")

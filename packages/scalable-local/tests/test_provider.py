@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import signal
@@ -294,3 +295,20 @@ def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proces
     provider.close(handle)
 
     assert list(tmp_path.glob("scalable-*")) == []
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_dask_is_quiet_until_the_last_cluster_is_closed(
+    order: tuple[int, int], request: pytest.FixtureRequest
+) -> None:
+    shown, logger = logging.StreamHandler(), logging.getLogger("distributed")
+    logger.addHandler(shown)
+    request.addfinalizer(lambda: logger.removeHandler(shown))
+    provider = LocalProvider()
+    made = [provider.build_cluster(spec({"gcam": {}}, processes=False)) for _ in range(2)]
+    levels = [shown.level]
+    for which in order:
+        provider.close(made[which])
+        levels.append(shown.level)
+
+    assert levels == [logging.WARNING, logging.WARNING, logging.NOTSET]

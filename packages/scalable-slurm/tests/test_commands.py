@@ -180,6 +180,14 @@ def test_an_sbatch_that_says_nothing_is_told_with_its_status(fake_command: FakeC
         submit()
 
 
+def test_a_command_that_fails_without_a_word_is_told_with_its_status(
+    fake_command: FakeCommand,
+) -> None:
+    fake_command("squeue", stdout="7|0|RUNNING|None|1:30|node1|x|mine\n", status=3)
+    with pytest.raises(SlurmCommandError, match="it ended with status 3, without a message"):
+        asyncio.run(Slurm().list_jobs("x"))
+
+
 def test_a_refusal_is_final_and_has_slurms_message(fake_command: FakeCommand) -> None:
     text = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n"
     fake_command("sbatch", stderr=text, status=1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.request import JobRequest
+from scalable.providers.slurm.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from conftest import Calls, FakeCommand
@@ -200,3 +202,21 @@ def test_jobs_that_get_whole_nodes_run_as_many_workers_as_fit(
     arrays = [call.partition("--array=")[2].split()[0] for call in calls("sbatch")]
     assert arrays == ["0-1", f"0-{last}", f"0-{last}"]
     assert len(calls("sinfo")) == 2  # one that was not answered, and no more than one that was
+
+
+def test_nothing_is_submitted_once_the_keys_of_the_run_are_gone(
+    tmp_path: Path, fake_command: FakeCommand, calls: Calls
+) -> None:
+    """Somebody has removed the directory: jobs would fail on one healthy node after the other."""
+    run = RunDirectory(tmp_path / "run")
+    _, tls = run.write_keys()
+    request = JobRequest("gcam", run.logs, tls=tls)
+    backend = SlurmBackend(Slurm(), "r", "tls://h:1", {"gcam": request}, sweep_timeout=30.0)
+    fake_command("sbatch", stdout="7\n")
+    assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q")).units) == 1
+    shutil.rmtree(run.path)
+    with pytest.raises(LaunchError, match="start the run again") as error:
+        asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q2"))
+    assert not isinstance(error.value, LaunchRefusedError)  # or the file system comes back
+    assert len(calls("sbatch")) == 1
+    run.remove_keys()

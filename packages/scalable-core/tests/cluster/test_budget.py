@@ -298,3 +298,22 @@ async def test_the_cost_of_an_hour_holds_also_while_workers_leave() -> None:
         await world.run(200)
         assert not world.backend.alive("b")
         await world.until(lambda: world.groups["b"].running == 1)
+
+
+@pytest.mark.parametrize("action", OnExceed)
+@in_virtual_time
+async def test_a_launch_of_unknown_outcome_is_not_repeated_once_a_limit_is_reached(
+    action: OnExceed,
+) -> None:
+    budget = Budget(max_worker_hours=0.5, on_exceed=action)
+    async with Simulation("gcam", budget=budget) as world:
+        behavior = world.backend.behavior["gcam"]
+        behavior.errors.extend(OSError("no answer") for _ in range(1000))
+        await world.controller.scale_groups({"gcam": 10})
+        await world.until(lambda: bool(world.controller.meter.exceeded))
+        behavior.errors.clear()
+        await world.run(1200)
+
+        assert world.backend.units == {}
+        assert world.controller.groups["gcam"].unnamed == 0
+        assert world.groups["gcam"].failed

@@ -256,6 +256,30 @@ def test_closing_again_and_again(start: Start) -> None:
     assert repr(cluster).endswith("closed: a 0/0>")
 
 
+@pytest.mark.parametrize("on_loop", [False, True])
+@pytest.mark.parametrize("error", [ValueError("odd"), asyncio.CancelledError("odd")])
+def test_whatever_ends_the_controllers_close_the_host_is_closed(
+    start: Start, host: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException, on_loop: bool
+) -> None:
+    cluster = start("a")
+    controller = cluster._controller
+    close = controller.close
+
+    async def closed_oddly() -> None:
+        await close()
+        raise error
+
+    def close_on_loop() -> None:
+        call = cluster.close_async()
+        asyncio.run_coroutine_threadsafe(call, asyncio_loop(cluster)).result(30)
+
+    monkeypatch.setattr(controller, "close", closed_oddly)
+    with pytest.raises(LeftoverError, match="odd"):
+        (close_on_loop if on_loop else cluster.close)()
+    assert host.status is Status.closed
+    assert cluster.status is Status.closed
+
+
 def test_closing_names_no_scheduler_that_has_just_ended(start: Start, host: Any) -> None:
     cluster = start("a")
     cluster.scale_groups({"a": 1})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 
 from scalable.cluster.pace import Pace
@@ -312,3 +314,23 @@ async def test_repeated_scaling_ends_at_the_last_count() -> None:
         assert world.groups["gcam"].running == 2
         assert all(task.state is TaskState.DONE for task in tasks)
         assert len(world.backend.alive()) == 2
+
+
+@pytest.mark.parametrize("count", [1.5, 2.0, math.nan, "2", None])
+@in_virtual_time
+async def test_a_count_that_is_no_whole_number_is_refused(count: Any) -> None:
+    async with Simulation("gcam", max_workers=10) as world:
+        await world.scale({"gcam": 1})
+        for change in (
+            world.controller.scale_groups({"gcam": count}),
+            world.controller.adapt_groups({"gcam": (0, count)}),
+            world.controller.adapt_groups({"gcam": (count, 3)}),
+            world.controller.wait_for_group("gcam", count),
+            world.controller.wait_for_workers(count),
+        ):
+            with pytest.raises(TypeError, match="whole number"):
+                await change
+        if count is not None:
+            with pytest.raises(TypeError, match="whole number"):
+                await world.controller.set_max_workers(count)
+        await world.scale({"gcam": np.int64(2)})  # type: ignore[dict-item] # an integer all the same

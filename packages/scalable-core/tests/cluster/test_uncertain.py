@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from scalable.cluster.port import Reason
+from scalable.cluster.port import GroupSpec, LaunchResult, Reason, Unit, UnitState
 from scalable.testing.simulation import Simulation, UnitBehavior, in_virtual_time
 
 
@@ -128,3 +132,259 @@ async def test_a_backend_that_returns_nothing_to_explain_or_sweep_is_told(
         assert ("sweeping", "'NoneType' object is not iterable") in [
             (each.name, each.error) for each in leftovers
         ]
+
+
+# -- Answers of another type or content than the port has
+
+ONE = Unit("gcam-1", "gcam", "request")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param(lambda answer: None, "returned NoneType", id="nothing"),
+        pytest.param(lambda answer: len(answer.units), "returned int", id="a number"),
+        pytest.param(lambda answer: iter(answer.units), "iterator", id="an iterator"),
+        pytest.param(lambda answer: [unit.id for unit in answer.units], "no Unit", id="names"),
+        pytest.param(lambda answer: [ONE, ONE], "'request'", id="units of another launch"),
+        pytest.param(
+            lambda answer: [replace(unit, tag="b") for unit in answer.units],
+            "of group 'gcam'",
+            id="units of another group",
+        ),
+        pytest.param(lambda answer: LaunchResult((), -1), "-1 units", id="fewer than none"),
+        pytest.param(
+            lambda answer: LaunchResult((), shortfall="no room"),  # type: ignore[arg-type]
+            "not an Explanation",
+            id="a text as a reason",
+        ),
+    ],
+)
+@in_virtual_time
+async def test_an_answer_to_a_launch_that_is_none_is_told_and_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[LaunchResult], Any], told: str
+) -> None:
+    async with Simulation("gcam") as world:
+        launch = world.backend.launch
+        wrong = iter([True])
+
+        async def changed(group: GroupSpec, n: int, request_id: str) -> LaunchResult:
+            answer = await launch(group, n, request_id)
+            return change(answer) if next(wrong, False) else answer
+
+        monkeypatch.setattr(world.backend, "launch", changed)
+        await world.scale({"gcam": 2})
+        await world.run(5)
+
+        assert len(world.backend.units) == world.groups["gcam"].running == 2
+        assert any(
+            "launching failed: launch() " in event.text and told in event.text
+            for event in world.controller.events
+        )
+
+
+@in_virtual_time
+async def test_units_that_a_launch_names_twice_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Simulation("gcam") as world:
+        launch = world.backend.launch
+
+        async def doubled(group: GroupSpec, n: int, request_id: str) -> Sequence[Unit]:
+            return 2 * list((await launch(group, n, request_id)).units)
+
+        monkeypatch.setattr(world.backend, "launch", doubled)
+        await world.scale({"gcam": 2})
+
+        assert world.controller.groups["gcam"].unnamed == 0
+
+
+State = Mapping[str, UnitState]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param(lambda seen: None, "returned NoneType", id="nothing"),
+        pytest.param(lambda seen: [*seen.values()], "returned list", id="a list"),
+        pytest.param(lambda seen: dict.fromkeys(seen), "is no UnitState", id="no states"),
+        pytest.param(
+            lambda seen: {f"job {name}": state for name, state in seen.items()},
+            "under the id 'job ",
+            id="other names",
+        ),
+        *(
+            pytest.param(
+                lambda seen, name=name, value=value: {
+                    unit: replace(state, **{name: value}) for unit, state in seen.items()
+                },
+                repr(value),
+                id=f"{name}={value!r}",
+            )
+            for name, value in (
+                ("phase", "running"),
+                ("phase", None),
+                ("reason", "image"),
+                ("detail", None),
+                ("seconds_left", "00:10:00"),
+                ("seconds_left", math.nan),
+            )
+        ),
+    ],
+)
+@in_virtual_time
+async def test_an_observation_that_is_none_is_told_in_the_group_and_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[State], Any], told: str
+) -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 2})
+        (task,) = world.scheduler.submit("gcam", seconds=60)
+        observe = world.backend.observe
+
+        async def changed() -> Any:
+            return change(await observe())
+
+        monkeypatch.setattr(world.backend, "observe", changed)
+        await world.done([task])
+        shown = world.groups["gcam"]
+        monkeypatch.undo()
+        await world.until(lambda: world.groups["gcam"].reason is None)
+
+        assert "cannot observe the native system, will try again: observe() " in shown.detail
+        assert told in shown.detail
+        assert (shown.running, len(task.starts), len(world.backend.units)) == (2, 1, 2)
+
+
+@pytest.mark.parametrize("left", [-3600.0, -1.0, 0.0])
+@in_virtual_time
+async def test_a_walltime_that_is_up_from_the_start_is_none(
+    monkeypatch: pytest.MonkeyPatch, left: float
+) -> None:
+    async with Simulation("gcam") as world:
+        observe = world.backend.observe
+
+        async def skewed() -> State:
+            return {
+                name: replace(state, seconds_left=left) for name, state in (await observe()).items()
+            }
+
+        monkeypatch.setattr(world.backend, "observe", skewed)
+        await world.scale({"gcam": 2})
+        tasks = world.scheduler.submit("gcam", 4, seconds=600)
+        await world.done(tasks)
+
+        assert len(world.backend.units) == 2
+
+
+class _Interrupt(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("at once"), asyncio.CancelledError("at once"), _Interrupt("at once")]
+)
+@pytest.mark.parametrize("call", ["launch", "observe", "stop", "describe"])
+@in_virtual_time
+async def test_a_method_that_is_no_coroutine_and_raises_at_once_ends_no_turn(
+    monkeypatch: pytest.MonkeyPatch, call: str, error: BaseException
+) -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 2})
+        usual, wrong = getattr(world.backend, call), iter([True])
+
+        def method(*args: Any) -> Any:
+            if next(wrong, False):
+                raise error
+            return usual(*args)
+
+        monkeypatch.setattr(world.backend, call, method)
+        world.backend.kill("gcam-1", Reason.EXITED)
+        await world.run(10)
+        await world.scale({"gcam": 1})
+        await world.until(lambda: len(world.backend.alive()) == 1, within=120)
+
+        assert next(wrong, None) is None
+
+
+@pytest.mark.parametrize("call", ["stop", "sweep"])
+@in_virtual_time
+async def test_a_method_that_raises_at_once_does_not_end_the_end(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 2})
+
+        def method(*_: object) -> None:
+            raise OSError("at once")
+
+        monkeypatch.setattr(world.backend, call, method)
+        leftovers = await world.close()
+
+        assert world.backend.alive() == []
+        assert ("at once" in [each.error for each in leftovers]) == (call == "sweep")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@in_virtual_time
+async def test_leftovers_that_are_none_are_told(
+    monkeypatch: pytest.MonkeyPatch, scaled: bool
+) -> None:
+    async def names() -> list[str]:
+        return ["job 17"]
+
+    async with Simulation("gcam") as world:
+        if scaled:
+            await world.scale({"gcam": 1})
+        sweep = world.backend.sweep
+        monkeypatch.setattr(world.backend, "sweep", names)
+        leftovers = await world.close()
+        monkeypatch.undo()
+        await sweep()
+
+        told = [each.error for each in leftovers] + [each.text for each in world.controller.events]
+        assert any("sweep() returned 'job 17', which is no Leftover" in text for text in told)
+
+
+# -- A process that is stopped, as by Ctrl-Z, and goes on
+
+
+@in_virtual_time
+async def test_workers_have_their_time_to_start_although_the_process_was_stopped() -> None:
+    async with Simulation("gcam") as world:
+        world.backend.behavior["gcam"] = UnitBehavior(boot=20)
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(5)
+        world.sleep_process(3600)
+        await world.until(lambda: world.groups["gcam"].running == 2)
+
+        assert len(world.backend.units) == 2
+
+
+@in_virtual_time
+async def test_results_are_held_for_as_long_as_the_process_runs() -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 1})
+        kept = world.scheduler.submit("gcam", 4, seconds=1)
+        await world.done(kept)
+        await world.controller.scale_groups({"gcam": 0})
+        await world.until(lambda: world.groups["gcam"].holding == 4)
+        world.sleep_process(3600)
+        await world.run(60)
+
+        assert world.groups["gcam"].holding == 4
+
+
+@in_virtual_time
+async def test_a_pause_and_an_absence_count_while_the_process_runs() -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 1})
+        world.backend.behavior["gcam"] = UnitBehavior(queue=60)
+        await world.controller.scale_groups({"gcam": 2})
+        await world.run(5)
+        world.scheduler.pause("gcam-1")
+        world.backend.omissions = Counter({"gcam-2": 3})
+        await world.run(2)
+        world.sleep_process(3600)
+        await world.run(3)
+        world.scheduler.unpause("gcam-1")
+        await world.until(lambda: world.groups["gcam"].running == 2)
+
+        assert len(world.backend.units) == 2

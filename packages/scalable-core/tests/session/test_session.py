@@ -653,6 +653,57 @@ def test_forks_of_a_workflow_leave_its_session_alone(
     assert gone(workers)
 
 
+GENERATOR = """
+    def clients():
+        with ScalableSession.from_yaml() as client:
+            yield client
+    unfinished = clients()
+    report(next(unfinished))
+"""
+
+
+def test_a_session_in_a_generator_that_is_never_finished_ends_with_the_interpreter(
+    script: Script, pids: Pids, gone: Gone
+) -> None:
+    process = script(GENERATOR)
+    workers = pids()
+
+    _, stderr = process.communicate(timeout=60)
+
+    assert (process.returncode, stderr) == (0, "")
+    assert gone(workers)
+
+
+ENDING_FORK = """
+    import os
+    session = ScalableSession.from_yaml()
+    client = session.start()
+    report(client)
+    child = os.fork()
+    if child == 0:
+        try:
+            client.submit(abs, -1, tag="gcam").result()
+        except Exception as error:
+            sys.exit(7 if "closed" in str(error) else 8)
+    began = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert time.monotonic() - began < 9  # Dask alone waits for more than ten seconds
+    assert client.submit(abs, -3, tag="gcam").result() == 3
+    session.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, programs with threads do not fork")
+def test_a_fork_that_ends_by_itself_waits_for_nothing(
+    script: Script, pids: Pids, gone: Gone
+) -> None:
+    process = script(ENDING_FORK)
+    workers = pids()
+
+    assert process.wait(timeout=60) == 0
+    assert gone(workers)
+
+
 def test_a_session_that_is_not_closed_ends_with_the_interpreter(
     script: Script, pids: Pids, gone: Gone
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Awaitable, Callable
 from copy import copy
 from typing import Any
@@ -76,6 +78,18 @@ class _WatchedScheduler(ContainedCalls):
         return dict(await super().__getattr__("identity")(**kwargs))
 
 
+_clients: weakref.WeakSet[WatchedClient] = weakref.WeakSet()
+
+
+def _close_all_in_fork() -> None:
+    """Count as closed in a fork, where no event loop runs, so that calls end in an error and its end waits for none."""
+    for client in list(_clients):
+        client.status = "closed"
+
+
+os.register_at_fork(after_in_child=_close_all_in_fork)
+
+
 class WatchedClient(Client):
     """A ``distributed.Client`` that hears from its `GroupedCluster` what has become of the scheduler.
 
@@ -86,6 +100,7 @@ class WatchedClient(Client):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lost: SchedulerLostError | None = None
         super().__init__(*args, **kwargs)
+        _clients.add(self)
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self.cluster, GroupedCluster):

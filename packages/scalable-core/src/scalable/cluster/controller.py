@@ -25,6 +25,7 @@ from scalable.cluster.group import Group
 from scalable.cluster.history import WorkerHistory
 from scalable.cluster.launching import Launcher
 from scalable.cluster.ledger import current_ledger
+from scalable.cluster.limits import contained
 from scalable.cluster.link import Report, SchedulerLink
 from scalable.cluster.logs import LogKeeper
 from scalable.cluster.member import EndReason, Observation, UnitEnd
@@ -42,7 +43,7 @@ from scalable.cluster.port import (
 from scalable.cluster.retry import RetryPolicy
 from scalable.cluster.scheduler import SchedulerCalls
 from scalable.cluster.status import group_status
-from scalable.cluster.targets import check_cap, minimum_counts, update_targets
+from scalable.cluster.targets import check_cap, checked_count, minimum_counts, update_targets
 from scalable.errors import (
     ClusterClosedError,
     GroupFailedError,
@@ -106,7 +107,7 @@ class GroupController:
         self.groups: Mapping[str, Group] = {spec.tag: Group(spec, self.retry) for spec in specs}
         if len(self.groups) < len(specs):
             raise ValueError(f"two groups of cluster {name!r} have the same tag")
-        if max_workers is not None and max_workers < 0:
+        if max_workers is not None and checked_count(max_workers, f"cluster {name!r}") < 0:
             raise ValueError(f"max_workers is {max_workers}; it must not be negative")
         self.max_workers = max_workers
         self.policy = policy or AdaptivePolicy()
@@ -207,6 +208,7 @@ class GroupController:
     async def scale_groups(self, counts: Mapping[str, int]) -> None:
         """Record fixed counts for some groups, and return. A failed group is tried again."""
         self.check_scheduler()
+        counts = {tag: checked_count(n, f"worker group {tag!r}") for tag, n in counts.items()}
         for tag, count in counts.items():
             if count < 0:
                 raise ValueError(
@@ -231,6 +233,13 @@ class GroupController:
         Without `policies`, each group keeps the one that it has; a group that they leave out has none of its own.
         """
         self.check_scheduler()
+        ranges = {
+            tag: (
+                checked_count(low, f"worker group {tag!r}"),
+                checked_count(high, f"worker group {tag!r}"),
+            )
+            for tag, (low, high) in ranges.items()
+        }
         for tag, (minimum, maximum) in ranges.items():
             if not 0 <= minimum <= maximum:
                 raise ValueError(
@@ -251,6 +260,8 @@ class GroupController:
 
     async def set_max_workers(self, cap: int | None) -> None:
         """Cap the units of all groups together, never above the limit of the budget."""
+        if cap is not None:
+            cap = checked_count(cap, f"cluster {self.name!r}")
         cap = self.meter.budget.cap(cap)
         check_cap(minimum_counts(self.groups), cap)
         self.max_workers = cap
@@ -272,7 +283,7 @@ class GroupController:
         ClusterClosedError
             The cluster was closed meanwhile.
         """
-        group = self._group(tag)
+        group, n = self._group(tag), checked_count(n, f"worker group {tag!r}")
         try:
             async with asyncio.timeout(timeout), self._changed:
                 await self._changed.wait_for(lambda: self._has_workers(group, n))
@@ -297,6 +308,7 @@ class GroupController:
         ValueError
             The number is not positive.
         """
+        n = checked_count(n, f"cluster {self.name!r}")
         if n < 1:
             raise ValueError(f"n_workers is a positive number, not {n}")
         try:
@@ -431,7 +443,7 @@ class GroupController:
     async def _run(self) -> None:
         while not self.closed:
             try:
-                await self.step()
+                await contained(self.step())  # whatever ends a turn, ends no other
             except Exception as error:  # noqa: BLE001 - logged, and the next turn may do better
                 self._record_failed_turn(error)
             else:
@@ -458,6 +470,9 @@ class GroupController:
             seen = await self._observe()
             report = await self.scheduler.report()
             now = self.clock()
+            if self.scheduler.slept:
+                for group in self.groups.values():
+                    group.allow_for_sleep(self.scheduler.slept)
             await self._handle_ends(seen, report, now)
             await self._keep_limits(now)
             if self.scheduler.lost is not None:
@@ -659,8 +674,8 @@ class GroupController:
         if not self._logs.after_stop:
             await steps.run("keeping logs", self._logs.keep(units.values()))
         if units:
-            await steps.run("stopping workers", self.backend.stop(list(units.values())))
-        swept = await steps.run("sweeping", self._sweep())
+            await steps.run("stopping workers", self._native.stop_now(list(units.values())))
+        swept = await steps.run("sweeping", self._native.sweep())
         if self._logs.after_stop:
             await steps.run("keeping logs", self._logs.keep(units.values()))
         await steps.run("keeping logs", self._logs.settle())
@@ -696,9 +711,6 @@ class GroupController:
             group.members.clear()
             group.requests.clear()
             group.wanted, group.range = 0, None
-
-    async def _sweep(self) -> list[Leftover]:
-        return list(await self.backend.sweep())
 
 
 def _remedy_for_unclaimed_work(group: Group) -> str:

@@ -226,6 +226,12 @@ class Group:
                 return request_id, request.asked
         return None
 
+    def wait_for_unclear(self, now: float) -> None:
+        """Expect what launches have created of which that is not known, as if they had been answered now."""
+        for request in self.requests.values():
+            if request.answered_at is None and request.lost_answers:
+                request.answered_at = now
+
     def forget_request(self, request_id: str) -> None:
         """Expect no more units of a launch."""
         self.requests.pop(request_id, None)
@@ -278,6 +284,16 @@ class Group:
         )
         named = sum(member.seconds(now) for member in self.members.values())
         return self.ended_seconds + named + unnamed
+
+    def allow_for_sleep(self, seconds: float) -> None:
+        """Count no time to any timeout for which this process has not run."""
+        for member in self.members.values():
+            member.allow_for_sleep(seconds)
+        for request in self.requests.values():
+            if request.answered_at is not None:
+                request.answered_at += seconds
+        if self.without_room_since is not None:
+            self.without_room_since += seconds
 
     # -- Observations and reports
 

@@ -46,6 +46,8 @@ class SchedulerHealth:
         Whether it is up, late or lost.
     silence : float
         Seconds since its last answer in which this process has waited for one.
+    slept : float
+        Seconds before the last update in which this process has not run.
 
     Examples
     --------
@@ -61,6 +63,7 @@ class SchedulerHealth:
     updated_at: float
     state: LinkState = LinkState.UP
     silence: float = 0.0
+    slept: float = 0.0
     _error: BaseException | None = None
     _refused_since: float | None = None
     _host_says: Explanation | None = None
@@ -97,7 +100,8 @@ class SchedulerHealth:
     def update(self, now: float) -> LinkState:
         """Return the state at this time."""
         # Time in which this process did not run, because it was stopped or its machine slept, proves nothing.
-        self.silence += min(now - self.updated_at, MAX_STEP)
+        self.slept = max(0.0, now - self.updated_at - MAX_STEP)
+        self.silence += now - self.updated_at - self.slept
         self.updated_at = now
         if self.state is not LinkState.LOST:
             if self.silence > self.timeout:

@@ -68,13 +68,15 @@ class Launcher:
             group.update_room(lacking > 0 and room <= 0, now)
             if self._native.is_launching(tag):
                 continue
+            if meter.exceeded:
+                # Repeating a launch of which the outcome is not known may create what the limit forbids.
+                group.wait_for_unclear(now)
+                continue
             if now < group.failures.retry_at:
                 continue
             if group.unclear_request is not None:
                 request_id, n = group.unclear_request
                 self._native.launch(group.spec, n, request_id)
-                continue
-            if meter.exceeded:
                 continue
             affordable = meter.budget.affordable(tag, exist)
             n = int(min(lacking, room, affordable, group.spec.max_launch or lacking))

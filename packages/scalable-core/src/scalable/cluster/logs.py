@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalable.cluster.limits import contained
 from scalable.cluster.log_directory import (
     MAX_KEPT,
     current_log_directory,
@@ -132,7 +133,7 @@ class LogKeeper:
         size = MAX_KEPT if self._total < MAX_TOTAL else MAX_LATER
         try:
             async with self._turn:
-                text = await self._read(unit, size) or end
+                text = await contained(self._read(unit, size)) or end
             if text:
                 self._total += await asyncio.to_thread(self._write, path, text, size)
                 self._mine.add(unit.id)

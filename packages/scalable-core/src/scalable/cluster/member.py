@@ -246,6 +246,15 @@ class Member:
         elif self.paused_since is None:
             self.paused_since = now
 
+    def allow_for_sleep(self, seconds: float) -> None:
+        """Count no time to any timeout for which this process has not run."""
+        if self.holding_since is not None:
+            self.holding_since += seconds
+        if self.paused_since is not None:
+            self.paused_since += seconds
+        if self.absent_since is not None:
+            self.absent_since += seconds
+
     def is_healthy(self, healthy_after: float, now: float) -> bool:
         """Return whether its worker has been there for `healthy_after` seconds."""
         return self.alive and self.joined_at is not None and now - self.joined_at >= healthy_after
@@ -274,8 +283,10 @@ class Member:
         elif self.running_since is None:
             self.running_since = now
         self.preempted = self.state.phase is Phase.RUNNING and self.state.reason is Reason.PREEMPTED
-        if self.state.seconds_left is not None and not self.preempted:
-            self.expires_at = now + self.state.seconds_left
+        left = self.state.seconds_left
+        # A unit that runs with no time left shows that clocks differ, or that the limit is not enforced.
+        if left is not None and left > 0 and not self.preempted:
+            self.expires_at = now + left
 
     def _is_vanished(self, seen: Observation, absence_timeout: float, now: float) -> bool:
         """Record one more absence; return whether it has been absent for long enough to count as gone."""

@@ -7,11 +7,25 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from scalable.cluster.answers import (
+    checked_explanation,
+    checked_launch,
+    checked_leftovers,
+    checked_observation,
+)
 from scalable.cluster.explanations import explain_from_state
 from scalable.cluster.limits import start_limited
 from scalable.cluster.logs import LogKeeper
 from scalable.cluster.member import Member, Observation
-from scalable.cluster.port import Backend, Explanation, GroupSpec, LaunchResult, Unit, UnitState
+from scalable.cluster.port import (
+    Backend,
+    Explanation,
+    GroupSpec,
+    LaunchResult,
+    Leftover,
+    Unit,
+    UnitState,
+)
 from scalable.errors import NativeTimeoutError
 
 __all__ = ["Launch", "NativeCalls"]
@@ -112,7 +126,7 @@ class NativeCalls:
             if not busy or self.clock() - self._answered_at < interval:
                 return None
             self._asked_at = self.clock()
-            self._observation = self._start_call(self.backend.observe())
+            self._observation = self._start_call(self._observe())
         await self._wait(self._observation)
         if not self._observation.done():
             return None
@@ -122,6 +136,11 @@ class NativeCalls:
         units = call.result()
         self._failed_observations = 0
         return Observation(units, self._asked_at)
+
+    # What is no coroutine, but a plain function, raises where it is called: in these, as one would.
+
+    async def _observe(self) -> Mapping[str, UnitState]:
+        return checked_observation(await self.backend.observe())
 
     @property
     def _observation_interval(self) -> float:
@@ -135,12 +154,13 @@ class NativeCalls:
     async def describe_member(self, member: Member, timeout: float | None = None) -> Explanation:
         """Wait for the explanation of one unit; if that fails, explain it from its most recent state."""
         try:
-            why = await self._start_call(self.backend.describe(member.unit), timeout)
-            if not isinstance(why, Explanation):
-                raise TypeError(f"describe() returned {type(why).__name__}, not an Explanation")
+            why = await self._start_call(self._describe(member.unit), timeout)
             return why if self._logs is None else self._logs.without_secrets(why)
         except Exception as error:  # noqa: BLE001 - part of the explanation
             return explain_from_state(member, error)
+
+    async def _describe(self, unit: Unit) -> Explanation:
+        return checked_explanation(await self.backend.describe(unit))
 
     # -- Launches
 
@@ -156,7 +176,7 @@ class NativeCalls:
     async def _launch(self, group: GroupSpec, n: int, request_id: str) -> LaunchResult:
         self.before_launch(group.tag, n, request_id)
         result = await self.backend.launch(group, n, request_id)
-        return result if isinstance(result, LaunchResult) else LaunchResult(result)
+        return checked_launch(result, group, request_id)
 
     async def finished_launches(self) -> Iterator[Launch]:
         """Return the launches that were answered, each once."""
@@ -191,6 +211,14 @@ class NativeCalls:
         await self._wait(*self._stops)
         done = [call for call in self._stops if call.done()]
         return [(self._stops.pop(call), call.exception()) for call in done]
+
+    async def stop_now(self, units: Sequence[Unit]) -> None:
+        """Stop units, and wait until that is accepted."""
+        await self.backend.stop(units)
+
+    async def sweep(self) -> list[Leftover]:
+        """Remove everything native, and return what is left."""
+        return checked_leftovers(await self.backend.sweep())
 
     # -- The end
 

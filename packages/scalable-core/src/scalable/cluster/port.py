@@ -201,7 +201,8 @@ class UnitState:
     detail : str
         The native system's own text for the reason.
     seconds_left : float or None
-        Until its walltime is up, or, under notice, until it is preempted; None where that is not known.
+        Until its walltime is up, or, under notice, until it is preempted; None where that is not known. No walltime is
+        taken from a number that is not positive, as from a clock that differs.
     """
 
     unit: Unit

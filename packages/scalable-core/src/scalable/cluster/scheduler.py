@@ -96,6 +96,11 @@ class SchedulerCalls:
         return self.state is LinkState.UP and not self._failed_reports
 
     @property
+    def slept(self) -> float:
+        """Seconds before the most recent report in which this process did not run."""
+        return self._health.slept
+
+    @property
     def problem(self) -> Explanation | None:
         """Why it is late or lost; None while it is up."""
         return None if self.state is LinkState.UP else self._health.explanation
@@ -138,6 +143,9 @@ class SchedulerCalls:
     def _update(self) -> None:
         """Bring the link's state up to date, and log each change of it once."""
         state = self._health.update(self._clock())
+        if self._health.slept:
+            # No worker could join meanwhile, where the scheduler is in this process; nor did anybody look.
+            self._up_since = self._clock()
         if state is not LinkState.LOST and self._health.silence > self._pace.late_after / 3:
             self._start_probe()
         if state is self._logged:

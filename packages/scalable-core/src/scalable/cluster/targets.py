@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
+from typing import SupportsIndex
 
 from scalable.cluster.adaptive import (
     CHEAP_START,
@@ -17,7 +19,24 @@ from scalable.cluster.group import Group
 from scalable.cluster.link import Demand
 from scalable.cluster.starts import StartTime
 
-__all__ = ["check_cap", "minimum_counts", "update_targets"]
+__all__ = ["check_cap", "checked_count", "minimum_counts", "update_targets"]
+
+
+def checked_count(count: object, of: str) -> int:
+    """Return a count of workers as an int; raise TypeError for what is no whole number, as `n / 2` is none.
+
+    Examples
+    --------
+    >>> checked_count(2, "worker group 'gcam'")
+    2
+    >>> checked_count(5 / 2, "worker group 'gcam'")
+    Traceback (most recent call last):
+    ...
+    TypeError: worker group 'gcam' cannot have 2.5 workers; ask for a whole number
+    """
+    if not isinstance(count, SupportsIndex):
+        raise TypeError(f"{of} cannot have {count!r} workers; ask for a whole number")
+    return operator.index(count)
 
 
 def minimum_counts(groups: Mapping[str, Group]) -> dict[str, int]:

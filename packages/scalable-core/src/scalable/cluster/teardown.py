@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from distributed import SpecCluster
 from distributed.core import Status
 
 from scalable.cluster.calls import LoopCalls
 from scalable.cluster.host import WatchedHost
+from scalable.cluster.limits import contained
 from scalable.cluster.pace import Pace
 from scalable.cluster.port import Leftover
 from scalable.errors import ClusterClosedError, LeftoverError, describe_error
@@ -165,6 +167,9 @@ class ClosingCluster:
     def _mark_closed_in_fork(self) -> None:
         """Count as closed, in a fork of the process that owns this cluster."""
         self.status = Status.closed
+        if isinstance(self._host, SpecCluster):
+            # Dask would wait for its event loop at the end of the fork, for ten seconds.
+            self._host.shutdown_on_close = False
         # A thread that does not exist in the fork may hold the lock.
         self._close_lock = threading.Lock()
         self._calls.mark_closed_in_fork()
@@ -180,7 +185,10 @@ class ClosingCluster:
         return list(await asyncio.shield(self._close_task))
 
     async def _close_controller(self) -> list[Leftover]:
-        leftovers = await self._controller.close()
+        try:
+            leftovers = await contained(self._controller.close())
+        except Exception as error:  # noqa: BLE001 - reported as a leftover; the scheduler must be closed, too
+            leftovers = [Leftover("step of closing", self.name, describe_error(error))]
         if not self._controller.scheduler.is_up or not await self._does_scheduler_answer():
             # The host would try to reach the scheduler for as long as Dask's configuration says.
             await self._host.scheduler_comm.close_rpc()
@@ -189,8 +197,8 @@ class ClosingCluster:
     async def _does_scheduler_answer(self) -> bool:
         """Return whether the scheduler answers now: it may have ended after its last answer."""
         try:
-            await asyncio.wait_for(self._host.scheduler_comm.echo(data=0), _MAX_ECHO)
-        except (OSError, TimeoutError):
+            await asyncio.wait_for(contained(self._host.scheduler_comm.echo(data=0)), _MAX_ECHO)
+        except Exception:  # noqa: BLE001 - whatever keeps it from answering
             return False
         return True
 

@@ -183,7 +183,10 @@ def _find_matching(run: str | os.PathLike[str] | None) -> list[tuple[Path, dict[
     """Return the runs of an id or a directory; without one, those that live or, if none is known to, those that may."""
     if isinstance(run, os.PathLike) or os.sep in (run or ""):
         directory = Path(run or "")
-        record = read_record(directory)
+        try:
+            record = read_record(directory)
+        except ValueError as error:
+            raise SessionError(f"{directory}: {error}") from error
         return [(directory, record)] if record else []
     if run is not None:
         return [each for each in managed_runs() if each[0].name.startswith(run)]

@@ -72,6 +72,8 @@ class ClosingSession(SessionFacts):
         LeftoverError
             Something could not be removed; the error names it.
         """
+        if sys.is_finalizing():
+            return  # from a generator that was never finished: its cluster was closed before, and little works any more
         # The first one has come already, if it is what closes the session.
         first = sys.exc_info()[0] in (KeyboardInterrupt, SystemExit)
         received = max(self._signals_before_close, int(first))

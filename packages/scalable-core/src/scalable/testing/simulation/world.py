@@ -56,6 +56,7 @@ class Simulation:
     ) -> None:
         specs = [GroupSpec(group) if isinstance(group, str) else group for group in groups]
         self._budget = budget
+        self._slept = 0.0
         self.invariants = InvariantChecker()
         self.scheduler = SimulatedScheduler(self.invariants)
         self.backend = SimulatedBackend(
@@ -70,7 +71,7 @@ class Simulation:
             policy=policy,
             retry=retry,
             pace=pace,
-            clock=asyncio.get_running_loop().time,
+            clock=lambda: self.time + self._slept,
         )
 
     async def __aenter__(self) -> Self:
@@ -103,6 +104,10 @@ class Simulation:
     async def run(self, seconds: float) -> None:
         """Let time pass."""
         await sleep(seconds)
+
+    def sleep_process(self, seconds: float) -> None:
+        """Let the engine's clock show that it was stopped for so long, as by Ctrl-Z, with all that it has started."""
+        self._slept += seconds
 
     async def until(self, condition: Callable[[], object], within: float = 3600.0) -> None:
         """Let time pass until a condition holds, which is checked twice a turn.

@@ -28,6 +28,7 @@ HOMES = {
     "daskworkergroups": "apis/kubernetes.dask.org/v1",
     "deployments": "apis/apps/v1",
     "jobs": "apis/batch/v1",
+    "localqueues": "apis/kueue.x-k8s.io/v1beta1",
     "workloads": "apis/kueue.x-k8s.io/v1beta1",
 }
 """The API that a kind of object belongs to, if not the core's."""

@@ -191,6 +191,8 @@ def _named_objects(options: KubernetesOptions, plan: Plan) -> Iterator[tuple[str
         account = request.options.worker_service_account
         if account:
             found.add(("service account", "serviceaccounts", account))
+        if request.options.queue:
+            found.add(("queue", "localqueues", request.options.queue))
     if _has_workflow(options):
         mounts["mount of the workflow"] = options.workflow.mounts
         account = options.workflow.service_account

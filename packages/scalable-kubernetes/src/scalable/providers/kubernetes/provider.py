@@ -30,6 +30,7 @@ from scalable.providers.common import (
     cluster_handle,
     dns_label,
     explicit_or_default,
+    find_bad_images,
     find_name_clashes,
     group_specs,
     run_now,
@@ -78,6 +79,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
     def check(self, spec: DeploymentSpec, options: KubernetesOptions) -> Iterator[ValidationIssue]:
         """Find what Kubernetes would refuse, and what would replace what a worker needs."""
         yield from find_name_clashes(spec, dns_label)
+        yield from find_bad_images(spec)
         for name in options.components.keys() - spec.components.keys():
             message = f"there is no component {name!r}{did_you_mean(name, spec.components)}"
             yield spec.option_issue(("components", name), "E_UNKNOWN_COMPONENT", message)
@@ -282,11 +284,20 @@ def _template_issues(
 
 def _mount_problems(mounts: Mapping[str, str], *, hidden: bool = True) -> Iterator[tuple[str, str]]:
     """Yield the sources of mounts that are none, or that would hide what a worker needs, and what is wrong."""
+    paths: set[str] = set()
     for source, path in mounts.items():
         try:
             volume(source)
         except ValueError as error:
             yield source, f"{source!r}: the source of a mount {error}"
+        if ":" in path:
+            yield (
+                source,
+                f"{path!r} has a colon, which Kubernetes does not take in the path of a mount",
+            )
+        if path in paths:
+            yield source, f"{path!r} is the path of another mount, too"
+        paths.add(path)
         if hidden and is_our_mount(path):
             yield source, f"{path!r} would hide what a worker needs; choose another path"
 

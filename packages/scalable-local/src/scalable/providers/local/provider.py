@@ -13,6 +13,7 @@ from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.units import format_memory
+from scalable.paths import expand_home
 from scalable.providers.base import (
     CheckResult,
     ClusterHandle,
@@ -104,6 +105,7 @@ class LocalProvider(BaseProvider[LocalOptions]):
     def _build(self, spec: DeploymentSpec, options: LocalOptions) -> ClusterHandle:
         # Validating and planning must not import Dask.
         from scalable.cluster import GroupedCluster
+        from scalable.cluster.quiet import keep_dask_quiet
 
         setups = prepare_containers(spec, options)
         name = new_run_id(spec.target_name)
@@ -119,15 +121,27 @@ class LocalProvider(BaseProvider[LocalOptions]):
         ]
         # Others on this machine reach the scheduler's port, but not the threads of this process.
         credentials = make_credentials() if options.processes else None
-        host = _start_host(name, options, credentials)
+        end_quiet = keep_dask_quiet()
         try:
-            backend = _make_backend(
-                name, spec, options, setups, host.scheduler_address, credentials
+            host = _start_host(name, options, credentials)
+            try:
+                backend = _make_backend(
+                    name, spec, options, setups, host.scheduler_address, credentials
+                )
+            except BaseException:
+                host.close()
+                raise
+            cluster = GroupedCluster(
+                host,
+                backend,
+                groups,
+                name=name,
+                max_workers=options.max_workers,
+                on_closed=[end_quiet],
             )
         except BaseException:
-            host.close()
+            end_quiet()
             raise
-        cluster = GroupedCluster(host, backend, groups, name=name, max_workers=options.max_workers)
         return cluster_handle(cluster, spec, workers_are_near=True)
 
 
@@ -145,7 +159,7 @@ def _unusable_preloads(
         is_file = script is not None and script.endswith(".py") and "://" not in script
         if not (name in components and script and is_file):
             continue
-        if what := _why_unusable(Path(script).expanduser()):
+        if what := _why_unusable(expand_home(script)):
             message = f"{script!r} {what}, so no worker of this component could start"
             if not script.startswith(("/", "~")):
                 message += "; the path is relative to the current directory"
@@ -199,6 +213,7 @@ def _start_host(name: str, options: LocalOptions, credentials: Credentials | Non
         # Without an address, distributed would listen on port 8787 of all interfaces.
         dashboard_address=options.dashboard_address or "127.0.0.1:0",
         scheduler_kwargs={"dashboard": options.dashboard_address is not None},
+        silence_logs=False,  # see keep_dask_quiet
     )
     if options.dashboard_address is None:
         stop_http_server_of(host)

@@ -105,7 +105,12 @@ class Observer:
         if job is not None and not job.is_shown_by(seen):
             job = None
         # Where elements were cancelled while they waited, Slurm shows one more record, of the array, without a number.
-        if job is None and seen.is_element and (label := self._label(seen)):
+        if (
+            job is None
+            and seen.is_element
+            and not seen.was_refused
+            and (label := self._label(seen))
+        ):
             job = self._jobs.add_found(seen.id, label)
         return job
 

@@ -60,13 +60,19 @@ class SlurmJob:
         """Whether it is one element of an array, and neither a job by itself nor what is left of a whole array."""
         return self.id.partition("_")[2].isdigit()
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether it was refused when it was submitted: Slurm shows a record also of what no node can run."""
+        return self.state == "FAILED" and self.reason == "BadConstraints"
+
 
 def parse_queue(text: str) -> list[SlurmJob]:
     r"""Parse the output of ``squeue --format`` with `QUEUE_FORMAT`.
 
     Examples
     --------
-    >>> (job,) = parse_queue("Maintenance on Friday!\n7|0|RUNNING|None|1:30|node1|wrf|mine\n")
+    >>> box = "|7|8|9|Maintenance|on|Friday|!|\n"
+    >>> (job,) = parse_queue(f"Maintenance on Friday!\n{box}  7|0|RUNNING|None|1:30|node1|wrf|mine\n")
     >>> job.id, job.state, job.seconds_left, job.node, job.name, job.comment
     ('7_0', 'RUNNING', 90, 'node1', 'wrf', 'mine')
     """
@@ -76,6 +82,9 @@ def parse_queue(text: str) -> list[SlurmJob]:
         if len(fields) <= QUEUE_FORMAT.count(_SEPARATOR):
             continue
         array, element, state, reason, left, node, name, comment = fields
+        array = array.strip()
+        if not array.isdigit():  # a header, or a banner in a box
+            continue
         job = f"{array}_{element}"
         jobs.append(SlurmJob(job, state, reason, _parse_left(left), node, comment, name))
     return jobs

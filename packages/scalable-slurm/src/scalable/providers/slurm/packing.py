@@ -67,9 +67,15 @@ def parse_nodes(text: str) -> list[NodeShape]:
     found = []
     for line in text.splitlines():
         fields = line.strip().split("|")
-        if len(fields) != len(NODE_FORMAT.split("|")) or not fields[2].isdigit():
+        if len(fields) != len(NODE_FORMAT.split("|")):
             continue
         partition, sharing, cpus, memory, generic, features = fields
+        cpus, memory = (
+            cpus.rstrip("+"),
+            memory.rstrip("+"),
+        )  # of nodes that differ: the least of them
+        if not (cpus.isdigit() and memory.isdigit()):
+            continue
         gpus = re.findall(r"\bgpu(?::[^,:()]+)?:(\d+)", generic)
         found.append(
             NodeShape(

@@ -6,7 +6,7 @@ import signal
 
 from scalable.cluster.port import Phase, Reason
 
-__all__ = ["describe_exit", "end_reason", "pending_reason", "phase_of"]
+__all__ = ["describe_exit", "end_reason", "pending_reason", "phase_of", "was_signalled"]
 
 # https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES, in the long form of squeue's %T.
 _PENDING = frozenset(
@@ -135,3 +135,15 @@ def describe_exit(exit_code: str) -> str:
         return f"ended with exit code {code}" + (f", signal {number}" if int(number or 0) else "")
     outside = by in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     return f"was ended by {name}" if outside else f"crashed with {name}"
+
+
+def was_signalled(exit_code: str) -> bool:
+    """Return whether a signal has ended a job, by its ExitCode. Slurm itself has numbers there that are none.
+
+    Examples
+    --------
+    >>> [was_signalled(code) for code in ("0:9", "0:53", "1:0", "")]
+    [True, False, False, False]
+    """
+    number = exit_code.partition(":")[2]
+    return number.isdigit() and 0 < int(number) < signal.SIGRTMIN

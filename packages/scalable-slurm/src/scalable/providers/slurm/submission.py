@@ -118,8 +118,9 @@ class Submitter:
         LaunchRefusedError
             The site refuses them, and would do so again.
         LaunchError
-            It takes none at present.
+            It takes none at present, or they would not start.
         """
+        await self._files.check_keys(tag)
         request = await self._pack(tag)
         units = await self._fill_jobs(tag, n, request_id)
         unnamed, shortfall, awaited = 0, None, None

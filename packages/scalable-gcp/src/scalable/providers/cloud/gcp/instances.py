@@ -29,6 +29,7 @@ __all__ = [
     "MAX_METADATA",
     "PORT",
     "boot_image",
+    "metadata_size",
     "scheduler_body",
     "subnetwork",
     "worker_body",
@@ -133,6 +134,12 @@ def _read_secret(url: str) -> list[str]:
         f'KEY=; for i in $(seq {_READS}); do KEY=$(secret) && [ -n "$KEY" ] && break; sleep 5; done',
         '[ -n "$KEY" ] || { echo "the run\'s key cannot be read: $(tr -s "\\n " "  " < "$HOME/told")"; exit 1; }',
     ]
+
+
+def metadata_size(body: Mapping[str, Any]) -> int:
+    """Return the bytes of the largest value in the metadata of a request's machines."""
+    items = body["instanceProperties"]["metadata"]["items"]
+    return max(len(each["value"].encode()) for each in items)
 
 
 def boot_image(options: GCPOptions) -> str:

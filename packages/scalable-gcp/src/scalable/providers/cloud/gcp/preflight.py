@@ -254,7 +254,13 @@ async def _check_quota(
     """Compare what a run has at most with the quotas of region and project that there are for it."""
     project = await api.call("Projects", "get")
     region = await api.call("Regions", "get", region=options.own_region)
-    quotas = {each.metric: each for each in (*project.quotas, *region.quotas)}
+    # One of spare capacity counts once it was granted; until then, Spot machines are taken off the usual one:
+    # https://cloud.google.com/compute/docs/instances/create-use-spot
+    quotas = {
+        each.metric: each
+        for each in (*project.quotas, *region.quotas)
+        if each.limit or not each.metric.startswith("PREEMPTIBLE_")
+    }
     wanted = _wanted(options, requests, counts, {*quotas})
     free = {metric: int(quotas[metric].limit - quotas[metric].usage) for metric in wanted}
     short = [metric for metric, n in wanted.items() if n > free[metric]]
@@ -292,16 +298,16 @@ def _wanted(
     wanted: Counter[str] = Counter()
     for machine, n, spot in machines:
         own = f"{machine.series.upper()}_CPUS"
-        metric = own if own in metrics else "CPUS"
-        if spot and "PREEMPTIBLE_CPUS" in metrics:
-            metric = "PREEMPTIBLE_CPUS"
-        wanted[metric] += n * (machine.vcpus or 0)
+        usual = own if own in metrics else "CPUS"
+        granted = spot and "PREEMPTIBLE_CPUS" in metrics
+        wanted["PREEMPTIBLE_CPUS" if granted else usual] += n * (machine.vcpus or 0)
         wanted["CPUS_ALL_REGIONS"] += n * (machine.vcpus or 0)
     for tag, request in requests.items():
         kind, count = request.attached or (request.machine.gpu_type, request.machine.gpus or 0)
         if gpus := _GPU_QUOTAS.get(kind):
             n = count * counts.get(tag, 0)
-            wanted[f"PREEMPTIBLE_{gpus}" if options.spot else gpus] += n
+            granted = options.spot and f"PREEMPTIBLE_{gpus}" in metrics
+            wanted[f"PREEMPTIBLE_{gpus}" if granted else gpus] += n
             wanted["GPUS_ALL_REGIONS"] += n
     total = sum(n for _, n, _ in machines)
     wanted["INSTANCES"] = total

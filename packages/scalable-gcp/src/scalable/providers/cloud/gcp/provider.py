@@ -23,7 +23,14 @@ from scalable.providers.base import (
     current_owner,
 )
 from scalable.providers.cloud.gcp.costs import estimate
-from scalable.providers.cloud.gcp.instances import PORT, scheduler_body, subnetwork, worker_body
+from scalable.providers.cloud.gcp.instances import (
+    MAX_METADATA,
+    PORT,
+    metadata_size,
+    scheduler_body,
+    subnetwork,
+    worker_body,
+)
 from scalable.providers.cloud.gcp.keys import Keys, secret_requests
 from scalable.providers.cloud.gcp.machines import Machine, attached_gpus, machine_named
 from scalable.providers.cloud.gcp.names import Run, run_prefix, scheduler_name, worker_names
@@ -35,7 +42,9 @@ from scalable.providers.common import (
     ask,
     cluster_handle,
     dns_label,
+    find_bad_images,
     find_name_clashes,
+    find_processor_clashes,
     group_specs,
     no_effect_warnings,
     scheduler_image,
@@ -57,6 +66,9 @@ _MAX_LAUNCH = 1000
 _MAX_LABELS = 64
 _OUR_LABELS = 4
 """Labels of a worker that are Scalable's."""
+
+_CERTIFICATES_BYTES = 4096
+"""What a run's certificate adds to a startup script at most, in which it is several times."""
 
 _LABELS: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[LabelKey, LabelValue])
 
@@ -91,6 +103,8 @@ class GCPProvider(BaseProvider[GCPOptions]):
             spec, "mounts", "machines of Google Cloud do not have your directories"
         )
         yield from find_name_clashes(spec, dns_label)
+        yield from find_bad_images(spec)
+        yield from _check_metadata(spec, options)
 
     def knows_prices(self, spec: DeploymentSpec) -> bool:
         """Return whether there are prices for the target's region."""
@@ -351,26 +365,38 @@ def _check_machine(
         yield spec.option_issue("gpu_type", "E_NOT_SUPPORTED", message)
 
 
+def _check_metadata(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
+    """Find components whose variables make the startup script of their machines larger than Compute Engine takes."""
+    run = Run(f"{run_prefix(spec.target_name)}-00000000", "", options.labels)
+    for tag, request in _requests(spec, options, "").items():
+        body = worker_body(
+            run,
+            options,
+            "",
+            request,
+            names=[],
+            request_id="",
+            scheduler=f"tls://10.0.0.1:{PORT}",
+            keys=Keys("", ""),
+        )
+        size = metadata_size(body) + _CERTIFICATES_BYTES
+        if size > MAX_METADATA:
+            message = (
+                f"makes a startup script of {size} bytes with the rest that a machine is told, and Compute Engine "
+                f"takes {MAX_METADATA}; set fewer or shorter variables"
+            )
+            yield spec.component_issue(tag, "env", "E_TOO_LARGE", message)
+
+
 def _check_processors(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
-    """Find machines whose processor does not run the machine image: there is one for scheduler and workers."""
+    """Find types of machines whose processor does not run the machine image."""
     named = {
         "machine_type" if options.machine_type else "instance_type": options.machine,
         "scheduler_machine_type": options.scheduler_machine_type,
     }
     # What is chosen for a component is never for ARM.
-    arm = {option: machine_named(name or "").is_arm for option, name in named.items()}
-    for option in (each for each, is_arm in arm.items() if is_arm):
-        if options.boot_image is None:
-            message = (
-                "is for ARM, and the machine image is not; set boot_image to one for ARM, such as "
-                "projects/cos-cloud/global/images/family/cos-arm64-stable"
-            )
-            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
-        elif not all(arm.values()):
-            message = (
-                "is for ARM, and scheduler and workers have one machine image; choose both for ARM"
-            )
-            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
+    is_arm = {option: machine_named(name or "").is_arm for option, name in named.items()}
+    yield from find_processor_clashes(spec, is_arm, "boot_image")
 
 
 def _check_choice(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:

@@ -1,0 +1,41 @@
+"""Dask's log lines on stderr while clusters are open: warnings and errors only."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import distributed  # noqa: F401 - whose import gives its logger a handler
+
+__all__ = ["keep_dask_quiet"]
+
+_lock = threading.Lock()
+_open: set[object] = set()
+_changed: dict[logging.Handler, int] = {}
+
+
+def keep_dask_quiet() -> Callable[[], None]:
+    """Let Dask show no log lines below warnings, and return a function that ends this; it may be called again.
+
+    What was shown before is shown again once that has been called for all clusters, in any order. Dask's own clusters
+    end it for each other, or for good, unless they are closed in the reverse of the order in which they were made.
+    """
+    own = object()
+    with _lock:
+        if not _open:
+            for handler in logging.getLogger("distributed").handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.level < logging.WARNING:
+                    _changed[handler] = handler.level
+                    handler.setLevel(logging.WARNING)
+        _open.add(own)
+
+    def end() -> None:
+        with _lock:
+            _open.discard(own)
+            while not _open and _changed:
+                handler, level = _changed.popitem()
+                if handler.level == logging.WARNING:  # or else the program has chosen another one
+                    handler.setLevel(level)
+
+    return end
