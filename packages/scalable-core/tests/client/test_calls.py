@@ -263,16 +263,6 @@ def test_workers_may_be_named_as_in_dask(client: ScalableClient, by: str) -> Non
     assert client.submit(where, tag="stitches", workers=named).result(timeout=30) == "stitches"
 
 
-def test_a_tag_is_no_name_of_a_worker(plain: LocalCluster) -> None:
-    with ScalableClient(plain) as client:
-        client._set_slots({"gcam": 1, "fair": 1})  # whose workers are called gcam-1, fair-1
-        for workers in ("fair", ["fair"]):
-            with pytest.raises(UnknownWorkerError, match=r"'fair'; for a group, give tag='fair'"):
-                client.submit(where, workers=workers)
-        with pytest.raises(UnknownWorkerError, match="'typo'; leave out workers"):
-            client.submit(where, workers="typo")
-
-
 def test_a_tag_is_an_annotation_of_calls(client: ScalableClient) -> None:
     with annotate(tag="stitches", n=2):
         one, many = client.submit(where), client.map(where, [1, 2])
