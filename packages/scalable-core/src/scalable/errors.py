@@ -596,13 +596,20 @@ class TagConflictError(SubmitError, TypeError):
 class UnknownWorkerError(SubmitError, ValueError):
     """No worker that a task names is connected, or none has what it requires."""
 
-    def __init__(self, workers: Iterable[object], resources: Mapping[str, float] | None) -> None:
+    def __init__(
+        self,
+        workers: Iterable[object],
+        resources: Mapping[str, float] | None,
+        tags: Iterable[str] = (),
+    ) -> None:
         self.workers = tuple(map(str, workers))
         self.resources = None if resources is None else dict(resources)
         named = ", ".join(map(repr, self.workers))
         lack = "is connected" if self.resources is None else f"has {self.resources}"
+        tag = next((each for each in tags if each in self.workers), None)
+        instead = "leave out workers" if tag is None else f"for a group, give tag={tag!r}"
         super().__init__(
-            f"no worker named in workers= {lack}: {named}; leave out workers, "
+            f"no worker named in workers= {lack}: {named}; {instead}, "
             "or see client.scheduler_info()['workers'] for names and tags"
         )
 

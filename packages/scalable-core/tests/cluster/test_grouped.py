@@ -708,6 +708,18 @@ def test_names_of_workers_as_in_clusters_of_dask(start: Start, until: Until) -> 
     assert cluster.plan < both
 
 
+def test_a_tag_is_no_name_of_a_worker(start: Start) -> None:
+    cluster = start("a")
+    cluster.scale_groups({"a": 1})
+    cluster.wait_for_workers(1, timeout=30)
+    with ScalableClient(cluster) as client:
+        for workers in ("a", ["a"]):
+            with pytest.raises(UnknownWorkerError, match=r"'a'; for a group, give tag='a'"):
+                client.submit(abs, -1, workers=workers)
+        with pytest.raises(UnknownWorkerError, match="'typo'; leave out workers"):
+            client.submit(abs, -1, workers="typo")
+
+
 def test_names_that_only_some_clusters_of_dask_have(start: Start) -> None:
     cluster: Any = start("a")
     with pytest.raises(AttributeError, match=r"no attribute 'scale_up'; use scale_groups"):

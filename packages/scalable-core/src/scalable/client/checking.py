@@ -178,4 +178,4 @@ class CheckingClient(GatheringClient):
             check_workers(workers, needed, self._connected)
         except UnknownWorkerError:
             self._connected = self.scheduler_info(n_workers=-1)["workers"]
-            check_workers(workers, needed, self._connected)
+            check_workers(workers, needed, self._connected, self._slots)

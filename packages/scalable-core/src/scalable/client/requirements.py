@@ -170,7 +170,10 @@ def check_resources(resources: Mapping[str, float], slots: Mapping[str, int]) ->
 
 
 def check_workers(
-    wanted: Iterable[Any], resources: Mapping[str, float], workers: Mapping[str, Mapping[str, Any]]
+    wanted: Iterable[Any],
+    resources: Mapping[str, float],
+    workers: Mapping[str, Mapping[str, Any]],
+    tags: Iterable[str] = (),
 ) -> None:
     """Raise if none of the workers that a call names is connected and has its resources.
 
@@ -182,6 +185,8 @@ def check_workers(
         What the call requires.
     workers : mapping of str to mapping
         The connected workers, by address, as `distributed.Client.scheduler_info` returns them.
+    tags : iterable of str
+        The tags of groups, which some take for names of workers.
 
     Raises
     ------
@@ -206,7 +211,7 @@ def check_workers(
         if {address, facts["host"], str(facts["name"])} & {str(name) for name in wanted}
     ]
     if not found:
-        raise UnknownWorkerError(wanted, None)
+        raise UnknownWorkerError(wanted, None, tags)
     for facts in found:
         has = facts.get("resources") or {}
         if all(has.get(name, 0) >= need and name in has for name, need in resources.items()):
