@@ -71,6 +71,7 @@ LAYERS = (
     ("scalable.cluster", "scalable.costing"),
     # What runs on the scheduler and the workers, what tasks use there, and the errors that all other layers raise.
     ("scalable.cluster.plugin", "scalable.mpi"),
+    ("scalable.paths",),
     ("scalable.errors",),
 )
 """The core, from top to bottom. The parts of one layer do not import each other."""
@@ -94,6 +95,7 @@ MANIFEST = {"pydantic", "pydantic_core", "yaml"}
 IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.errors": set(),
     "scalable.costing": set(),
+    "scalable.paths": set(),
     "scalable.runs": set(),
     "scalable.progress": set(),
     "scalable.modules": set(),

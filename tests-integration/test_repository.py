@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 import tomllib
@@ -117,3 +118,26 @@ def test_the_workflows_install_what_is_known_to_work(root: Path) -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             if "pip install" in line and path.name != "upstream.yml":
                 assert "--constraint constraints.txt" in line, (path.name, line)
+
+
+def packages_with_a_table(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the directory of each package of several modules, and the docstring that lists these."""
+    sources = root.glob("packages/*/src/scalable/**/__init__.py")
+    # A namespace has no module of its own.
+    namespace = root / "packages/scalable-core/src/scalable/providers/base.py"
+    for path in (*sources, namespace):
+        if len([*path.parent.glob("*.py")]) > 2:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            yield path.parent, ast.get_docstring(tree) or ""
+
+
+def test_each_package_lists_its_modules(root: Path) -> None:
+    wrong = {}
+    for directory, docstring in packages_with_a_table(root):
+        modules = {path.stem for path in directory.glob("*.py") if path.stem[0] != "_"}
+        packages = {path.parent.name for path in directory.glob("*/__init__.py")}
+        listed = set(re.findall(r"^`(\w+)`  ", docstring, re.MULTILINE))
+        missing = {name for name in modules if f"`{name}`" not in docstring}
+        if missing or listed - modules - packages:
+            wrong[directory.relative_to(root)] = missing, listed - modules - packages
+    assert wrong == {}

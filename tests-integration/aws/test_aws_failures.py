@@ -140,9 +140,20 @@ def test_all_of_a_run_with_tasks_and_instances_is_reaped(account: AwsAccount) ->
         wait_until(lambda: account.instances, "there is a worker")
         (owned,) = provider.list_owned(spec)
         assert owned.kind == "ECS cluster with EC2 instances"
+        assert owned.detail.endswith("EC2 instances: 1 exist")
         assert provider.reap(spec, [owned]) == []
         assert account.inventory() == []
         assert provider.list_owned(spec) == []
+
+
+def test_instances_whose_log_group_somebody_has_removed_are_reaped(account: AwsAccount) -> None:
+    provider, spec = AWSBatchProvider(), spec_in(account, cluster_type="ec2")
+    with cluster(account, cluster_type="ec2") as handle:
+        account.client("logs").delete_log_group(logGroupName=f"/scalable/{handle.backend.name}")
+        (owned,) = provider.list_owned(spec)
+        assert (owned.kind, owned.run_id) == ("EC2 instances", handle.backend.name)
+        assert provider.reap(spec, [owned]) == []
+        assert account.inventory() == []
 
 
 def test_a_new_role_takes_time(account: AwsAccount) -> None:

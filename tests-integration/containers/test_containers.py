@@ -328,7 +328,7 @@ with ScalableSession.from_yaml(sys.argv[1]) as client:
 
 
 def watchdogs(client: psutil.Process) -> list[psutil.Process]:
-    return [child for child in client.children() if "reaper.py" in command_line(child)]
+    return [child for child in client.children() if "termination.py" in command_line(child)]
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ def checks(project: GceProject, components: Any = None, **options: Any) -> dict[
 def test_a_project_that_has_everything(project: GceProject) -> None:
     found = checks(project, {"gcam": {}, "plots": {}}, external_ips=True)
     assert {each.name for each in found.values() if each.ok} == {
-        *("credentials", "zones", "machine of gcam", "machine of plots", "machine image"),
+        *("credentials", "zones", "machine of gcam", "machine of plots"),
+        *("machine of the scheduler", "machine image"),
         *("subnetwork", "firewall", "service account", "quota"),
     }
 
@@ -32,6 +33,8 @@ def test_names_that_do_not_exist_are_answered_with_near_ones(project: GceProject
     machine = checks(project, machine_type="n2-standart-4")["machine of gcam"]
     assert "is not offered in us-central1-a, us-central1-b" in machine.detail
     assert "n2-standard-4" in (machine.remedy or "")
+    scheduler = checks(project, scheduler_machine_type="e2-standart-2")["machine of the scheduler"]
+    assert (scheduler.ok, "e2-standard-2" in (scheduler.remedy or "")) == (False, True)
     subnetwork = checks(project, subnetwork="nowhere")["subnetwork"]
     assert (subnetwork.ok, "nowhere" in subnetwork.detail) == (False, True)
     image = checks(project, boot_image="projects/nobody/global/images/nothing")["machine image"]
@@ -60,6 +63,18 @@ def test_a_quota_that_the_largest_run_exceeds_is_named(
     assert "start fewer workers" in (found.remedy or "")
     project.conditions.quotas.clear()
     assert checks(project, **options)["quota"].ok
+
+
+@pytest.mark.parametrize("components", [{"gcam": {}}, {"gcam": {"gpus": 1}}], ids=["cpus", "gpus"])
+def test_spare_capacity_without_a_quota_of_its_own_takes_the_usual_one(
+    project: GceProject, components: Any
+) -> None:
+    image = "projects/debian-cloud/global/images/family/debian-12"
+    project.conditions.quotas.update(PREEMPTIBLE_CPUS=0, PREEMPTIBLE_NVIDIA_L4_GPUS=0)
+    found = checks(project, components, spot=True, boot_image=image)["quota"]
+    assert found.ok, found
+    project.conditions.quotas.update(CPUS=1, NVIDIA_L4_GPUS=0)
+    assert not checks(project, components, spot=True, boot_image=image)["quota"].ok
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,21 @@ def test_a_region_that_does_not_exist_is_answered_with_a_near_one(project: GcePr
         GCPProvider().build_cluster(spec_in(project, zones=[], region="us-central2"))
 
 
+def test_a_zone_that_does_not_exist_costs_nothing(project: GceProject) -> None:
+    # No list of machines would ever be complete.
+    with pytest.raises(
+        SchedulerStartError, match=r"'us-central1-z' \(did you mean 'us-central1-[a-z]'\?\)"
+    ):
+        GCPProvider().build_cluster(spec_in(project, zones=[ZONES[0], "us-central1-z"]))
+    assert project.calls("instances.bulkInsert") == 0
+
+
+def test_zones_that_are_named_need_not_be_listed(project: GceProject) -> None:
+    project.deny(DENIED["zones.list"])
+    with cluster(project):
+        assert len(project.instances) == 1
+
+
 def test_variables_reach_workers_as_they_are(project: GceProject) -> None:
     env = {f"V{n}": value for n, value in enumerate([*VALUES, "🌍 𠮷"])}
     with cluster(project, {"gcam": {"env": env}}) as handle:

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
+from scalable.manifest.parser import parse_manifest
 from scalable.planning import build_plan
+from scalable.providers.base import DeploymentSpec
 from scalable.providers.cloud.aws import AWSBatchProvider
 from scalable.providers.cloud.aws.instances import MAX_USER_DATA, boot_script, user_data
 from scalable.providers.cloud.aws.machines import MACHINES, smallest_machine
 from scalable.providers.cloud.aws.names import Run
 from scalable.providers.cloud.aws.tasks import Place
 from scalable.providers.tls import make_credentials
-from scalable.testing.offline import spec_of
+from scalable.testing.offline import rendered, spec_of
 
 PLACE = Place("us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "arn:key", "CERT\nIFICATE", profile="p")
 
@@ -255,3 +257,20 @@ def test_costs_of_instances() -> None:
     items = {item.description: item for item in cost.items}
     assert items["gcam"].unit == "c6i.xlarge"
     assert float(cost.hourly) == pytest.approx(0.0416 + 2 * 0.17 + 300 * 0.08 / 730 + 3 * 0.005)
+
+
+@pytest.mark.parametrize(
+    "value", ["it's-a-s3cret", 'say-"s3cret"-twice', "two\ns3cret-lines", "\\s3cret\\", "s3cret-🌍"]
+)
+def test_no_spelling_of_a_value_is_shown(value: str) -> None:
+    document = {
+        "version": 1,
+        "project": {"name": "p"},
+        "targets": {"t": {"provider": "aws", "region": "us-east-1", "cluster_type": "ec2"}},
+        "components": {"gcam": {"env": {"A": "${TOKEN}", "B": "x-${TOKEN}-y"}}},
+    }
+    manifest = parse_manifest(document, env={"TOKEN": value}, target_name="t")
+    spec = DeploymentSpec.from_manifest(manifest, target_name="t")
+    shown = "\n".join(rendered(AWSBatchProvider(), spec).values())
+    assert "A=${TOKEN}" in shown
+    assert "s3cret" not in shown

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aws_stubs import StubbedApi
 
-from scalable.cluster.port import GroupSpec, Reason, Unit
+from scalable.cluster.port import GroupSpec, Phase, Reason, Unit
 from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.cloud.aws import AWSBatchProvider, provider
 from scalable.providers.cloud.aws.api import AwsApi, AwsError
@@ -254,3 +254,21 @@ def test_the_log_of_a_worker_is_read_to_its_end_and_no_further_than_asked(
     asyncio.run(scenario())
     if kind == "ec2":
         api.check()
+
+
+def test_notices_that_may_not_be_read_hide_no_instance() -> None:
+    api = StubbedApi()
+    tags = [
+        {"Key": "scalable-component", "Value": "gcam"},
+        {"Key": "scalable-request", "Value": "f"},
+    ]
+    one = {"InstanceId": "i-1", "State": {"Name": "running"}, "Tags": tags}
+    for code in ("UnauthorizedOperation", "InternalError"):
+        api.answer("ec2", "describe_instances", {"Reservations": [{"Instances": [one]}]})
+        api.refuse("ec2", "describe_spot_instance_requests", code, status=403)
+    backend = backend_of(api, "region: us-east-1\ncluster_type: ec2\nspot: true")
+    (state,) = asyncio.run(backend.observe()).values()
+    assert state.phase is Phase.RUNNING
+    with pytest.raises(AwsError, match="InternalError"):  # it may be read the next time
+        asyncio.run(backend.observe())
+    api.check()

@@ -195,3 +195,27 @@ def test_every_option_is_described() -> None:
     properties = AWSBatchProvider().options_schema()["properties"]
     assert set(properties) == set(AWSOptions.model_fields)
     assert all(option["description"].endswith(".") for option in properties.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "paths"),
+    [
+        ("instance_type: m7g.large", ["instance_type"]),
+        ("instance_type: c6gn.large\nscheduler_instance_type: t4g.small\nami: ami-0a1b2c3d", []),
+        ("instance_type: r8gd.large\nami: ami-0a1b2c3d", ["instance_type"]),
+        ("scheduler_instance_type: t4g.small", ["scheduler_instance_type"]),
+        ("instance_type: x2gd.large\nscheduler: {type: fargate}\nami: ami-0a1b2c3d", []),
+        ("instance_type: g5.xlarge", []),
+        ("instance_type: g5g.xlarge", ["instance_type"]),
+    ],
+)
+def test_a_processor_that_does_not_run_the_machine_image(options: str, paths: list[str]) -> None:
+    found = report_of(f"region: us-east-1\ncluster_type: ec2\n{options}").errors
+    assert [issue.path for issue in found] == [f"targets.here.{path}" for path in paths]
+    assert all("ARM" in issue.message for issue in found)
+
+
+def test_an_image_that_no_registry_has() -> None:
+    spec = spec_of("aws", "region: us-east-1", "gcam: {image: /images/model.sif}")
+    (issue,) = AWSBatchProvider().validate(spec).errors
+    assert (issue.path, issue.code) == ("components.gcam.image", "E_BAD_VALUE")

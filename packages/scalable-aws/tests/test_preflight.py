@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -47,6 +48,11 @@ class Account(StubbedApi):
     def endpoints(self, *services: str) -> None:
         found = [{"ServiceName": f"com.amazonaws.us-east-1.{each}"} for each in services]
         self.answer("ec2", "describe_vpc_endpoints", {"VpcEndpoints": found})
+
+    def newest_image(self) -> None:
+        newest = "ami-0a1b2c3d"
+        self.answer("ssm", "get_parameter", {"Parameter": {"Value": newest}})
+        self.answer("ec2", "describe_images", {"Images": [{"ImageId": newest}]})
 
     def quota(self, value: float = 100.0) -> None:
         self.answer("service-quotas", "get_service_quota", {"Quota": {"Value": value}})
@@ -225,8 +231,10 @@ def test_the_type_of_instances_is_offered_in_a_zone(
     account.answer("ec2", "describe_instance_type_offerings", {"InstanceTypeOfferings": offered})
     there = [{"InstanceType": "t3.medium", "Location": "us-east-1a"}]
     account.answer("ec2", "describe_instance_type_offerings", {"InstanceTypeOfferings": there})
+    account.newest_image()
     account.quota(6)
     found = checks(account, "cluster_type: ec2")
+    assert (found["machine image"].ok, found["machine image"].detail) == (True, "ami-0a1b2c3d")
     assert found["type c6i.xlarge"].ok is ok
     assert found["type t3.medium"].ok is True
     quota = found["quota of standard instances"]
@@ -238,6 +246,7 @@ def test_the_quotas_of_instances_that_aws_alone_knows(account: Account) -> None:
     account.routes(GATEWAY)
     for _ in range(2):
         account.answer("ec2", "describe_instance_type_offerings", {"InstanceTypeOfferings": []})
+    account.newest_image()
     types = [{"InstanceType": "p5.4xlarge", "VCpuInfo": {"DefaultVCpus": 16}}]
     asked = {"InstanceTypes": ["p5.4xlarge"]}
     account.answer("ec2", "describe_instance_types", {"InstanceTypes": types}, asked)
@@ -248,3 +257,34 @@ def test_the_quotas_of_instances_that_aws_alone_knows(account: Account) -> None:
     assert found["quota of standard instances"].ok
     short = found["quota of P instances on spare capacity"]
     assert (short.ok, "L-7212CCBC" in (short.remedy or "")) == (False, True)
+
+
+@pytest.mark.parametrize("roles", [None, [], ["run"]])
+def test_what_instances_boot_and_act_as(account: Account, roles: list[str] | None) -> None:
+    account.network()
+    account.routes(GATEWAY)
+    for _ in range(2):
+        account.answer("ec2", "describe_instance_type_offerings", {"InstanceTypeOfferings": []})
+    text = "The image id '[ami-0a1b2c3e]' does not exist"
+    account.refuse("ec2", "describe_images", "InvalidAMIID.NotFound", text)
+    if roles is None:
+        account.refuse("iam", "get_instance_profile", "NoSuchEntity", status=404)
+    else:
+        account.answer("iam", "get_instance_profile", {"InstanceProfile": profile(roles)})
+    account.quota()
+    found = checks(account, "cluster_type: ec2\nami: ami-0a1b2c3e\ninstance_profile: mine")
+    assert (found["machine image"].ok, text in found["machine image"].detail) == (False, True)
+    assert found["instance profile"].ok is bool(roles)
+    assert "mine" in found["instance profile"].detail
+
+
+def profile(roles: list[str]) -> dict[str, Any]:
+    made = datetime(2026, 1, 1, tzinfo=UTC)
+    common = {"Path": "/", "CreateDate": made}
+    found = [
+        {**common, "RoleName": each, "RoleId": "A" * 16, "Arn": f"arn:aws:iam::1:role/{each}"}
+        for each in roles
+    ]
+    arn = "arn:aws:iam::123456789012:instance-profile/mine"
+    ids = {"InstanceProfileName": "mine", "InstanceProfileId": "A" * 16, "Arn": arn}
+    return {**common, **ids, "Roles": found}

@@ -8,6 +8,7 @@ from aws_stubs import StubbedApi
 
 from scalable.providers.cloud.aws import removal
 from scalable.providers.cloud.aws.api import AwsError
+from scalable.providers.cloud.aws.options import Kind
 from scalable.providers.cloud.aws.removal import remove_run, stop_run, terminate, terminate_run
 from scalable.providers.cloud.aws.states import STOP_REASON
 
@@ -154,6 +155,34 @@ def test_an_instance_that_may_not_be_terminated_keeps_no_other_one_alive() -> No
     for _ in range(2):
         api.refuse("ec2", "terminate_instances", "OperationNotPermitted", text)
     api.answer("ec2", "terminate_instances", {}, {"InstanceIds": ["i-b1"]})
-    found = asyncio.run(terminate_run(api, "r", 20))
-    assert text in found[0].error
+    api.answer("ec2", "describe_instances", shown(a1="running", b1="shutting-down"))
+    api.answer("ec2", "describe_instances", shown(a1="running", b1="terminated"))
+    (left,) = asyncio.run(terminate_run(api, "r", 20))
+    assert (left.name, text in left.error) == ("i-a1", True)
+    api.check()
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("kind", ["fargate", "ec2"])
+def test_a_role_of_the_target_s_own_takes_no_permission_to_remove(kind: Kind, own: bool) -> None:
+    api = StubbedApi()
+    if kind == "fargate":
+        api.answer("ecs", "list_tasks", {"taskArns": []})
+        api.answer("ecs", "list_task_definition_families", {"families": []})
+        api.answer("logs", "delete_log_group", {})
+        api.refuse("iam", "delete_role_policy", "AccessDenied", "not authorized", 403)
+    else:
+        api.answer("ec2", "describe_instances", shown())
+        api.refuse("iam", "remove_role_from_instance_profile", "AccessDenied", "no", 403)
+    api.refuse("ssm", "delete_parameter", "ParameterNotFound")
+    api.answer("ec2", "describe_security_groups", {"SecurityGroups": []})
+    if own and kind == "fargate":  # else it stays, by which the role is found
+        api.answer("ecs", "delete_cluster", {})
+    elif own:
+        api.answer("ec2", "describe_instances", shown())
+        api.answer("logs", "delete_log_group", {})
+    left = asyncio.run(remove_run(api, "r", 20, {kind}, {kind} if own else set()))
+    assert [each.kind for each in left] == (
+        [] if own else [{"fargate": "IAM role", "ec2": "instance profile"}[kind]]
+    )
     api.check()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,8 @@ def test_a_volume_is_at_least_as_large_as_its_machine_image() -> None:
     api.answer("ec2", "describe_images", {"Images": images}, {"ImageIds": [*names]})
     options = AWSOptions(cluster_type="ec2")
     place = Place("us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "key", "cert", profile="p")
-    place = asyncio.run(setup._with_images(api, place, options, True))
+    image, gpu_image = asyncio.run(setup.find_images(api, options, gpus=True))
+    place = replace(place, ami=image, gpu_ami=gpu_image)
     found = []
     for gpus in (0, 1):
         worker = WorkerRequest("ml", "image", 1, 1024, gpus=gpus)

@@ -14,6 +14,7 @@ from scalable.manifest.issues import ValidationIssue, ValidationReport
 ISSUE = ValidationIssue("tasks.a", "no such component", "E_COMPONENT")
 WHY = Explanation(Reason.IMAGE, "no such image", log_tail="404")
 EXAMPLES = {
+    "UnknownHomeError": ("~nobody-at-all/data",),
     "ClusterClosedError": ("c",),
     "AmbiguousScaleError": ("scale(n)", "scale_groups"),
     "GroupFailedError": ("gcam", WHY),

@@ -51,7 +51,7 @@ def read(record: RunRecord) -> dict[str, object]:
 
 def test_a_record_leads_to_its_target(record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables have the values of the environment that reads it."""
-    assert find_records() == [record.directory]
+    assert find_records() == [record.shown]
     written = read_open_record(record.directory)
     assert written is not None
     monkeypatch.setenv("DEMO_SECRET", "12345")
@@ -226,6 +226,16 @@ def test_a_disk_that_is_full_leaves_no_part_of_a_row(
     assert read_rows(record.directory, "tasks.jsonl") == [{"task": "a"}, {"task": "c"}]
 
 
+def test_an_end_that_cannot_be_written_says_where(
+    record: RunRecord, full_disk: Callable[[int], None]
+) -> None:
+    full_disk(30)
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - which one depends on what is full
+        record.end(0)
+    full_disk(0)
+    assert raised.value.filename == str(record.shown)
+
+
 def test_what_could_not_be_written_is_written_once_there_is_room(
     demo: None, project: Path, full_disk: Callable[[int], None]
 ) -> None:
@@ -259,3 +269,101 @@ def test_a_file_that_is_no_record_is_named(
     assert (listed.returncode, shown.returncode) == (0, 0), shown.stderr
     assert f"{other.name}: it is not a record of a run" in listed.stderr
     assert record.document["id"] in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ({"format": 2, "summary": {"tasks": {}}}, "it has format 2, and this version"),
+        ({"manifest": []}, "it is not a record of a run: manifest is not a mapping"),
+        (
+            {"manifest": {"path": "a\0b"}},
+            "it is not a record of a run: manifest.path is not a path",
+        ),
+        ({"started": "noon"}, "it is not a record of a run: started is not a time"),
+        ({"events": None}, "it is not a record of a run: events is not a list"),
+        ({"process": 5}, "it is not a record of a run: process is not a mapping"),
+        ({"summary": {"tasks": [{"name": "f"}]}}, "summary.tasks.0.component is missing"),
+        ({"summary": {"seconds": float("nan")}}, "summary.seconds is not a number"),
+    ],
+)
+def test_a_record_that_cannot_be_read_harms_no_command(
+    record: RunRecord, scalable: Scalable, part: dict[str, object], why: str
+) -> None:
+    other = record.directory.with_name("29990101T000000Z-abcdef")
+    other.mkdir()
+    document = {**read(record), "id": other.name, **part}
+    (other / "record.json").write_text(json.dumps(document))
+    for command in (["runs"], ["runs", "show"], ["report"]):
+        done = scalable(*command)
+        assert done.returncode == 0, done.stderr
+        assert why in done.stderr
+    left = scalable("ps", DEMO_SECRET=SECRET)
+    assert "unexpected" not in left.stderr
+    assert f"the record of run {other.name} cannot be read" in left.stderr
+
+
+def test_a_record_that_is_nested_without_end_is_none(record: RunRecord) -> None:
+    (record.directory / "record.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="it is not a record of a run"):
+        read_record(record.directory)
+
+
+def test_a_record_may_have_what_a_later_version_adds(record: RunRecord, scalable: Scalable) -> None:
+    failures = {"task": "f", "error": "E", "count": 1, "example": "f-1", "worker": "", "node": "n1"}
+    tasks = {"name": "f", "component": None, "done": 0, "failed": 1, "left": 0, "cancelled": 0}
+    summary = {"tasks": [{**tasks, "more": 1}], "failures": [failures]}
+    document = {**read(record), "more": [], "summary": summary}
+    (record.directory / "record.json").write_text(json.dumps(document))
+    shown = scalable("runs", "show")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "1 of f failed: E" in shown.stdout
+
+
+def test_rows_that_are_none_are_left_out(record: RunRecord, scalable: Scalable) -> None:
+    good = {"task": "fair.f-1", "component": "fair", "started": 5.0, "ended": 6.0, "status": "done"}
+    bad = [
+        b"\xff\xfe",
+        b"null",
+        b'{"task": 5}',
+        b'{"task": "f-2", "started": "noon", "ended": {}}',
+        b'{"task": "f-3", "ended": 1e400}',
+        b"[" * 100_000,
+    ]
+    rows = [json.dumps(good).encode(), *bad, b'{"worker": "w", "launched": "x"}']
+    for name in ("tasks", "workers"):
+        (record.directory / f"{name}.jsonl").write_bytes(b"\n".join(rows))
+    done = scalable("report")
+    assert done.returncode == 0, done.stderr
+    assert "fair" in Path(done.stdout.strip()).read_text()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}],
+    ids=lambda each: each.get("PYTHONIOENCODING", "utf-8"),
+)
+def test_what_stdout_cannot_show_is_escaped(
+    record: RunRecord, scalable: Scalable, variables: dict[str, str]
+) -> None:
+    path = os.fsdecode(b"w\xff") + "☃.py"
+    record.document["workflow"] = {"path": path, "arguments": []}
+    record.end(1, error="ValueError: →")
+    for command in (["runs"], ["runs", "show"], ["report"]):
+        done = scalable(*command, **variables)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        shown = scalable(*command, "--json", **variables)
+        assert shown.returncode == 0, shown.stderr
+        assert json.loads(shown.stdout)
+    (listed,) = json.loads(scalable("runs", "--json", **variables).stdout)
+    assert listed["workflow"]["path"] == path
+
+
+def test_a_record_stays_where_it_is_when_the_current_directory_changes(
+    record: RunRecord, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = record.shown
+    assert not shown.is_absolute()
+    (project / "elsewhere").mkdir()
+    monkeypatch.chdir(project / "elsewhere")
+    assert record.directory == record.shown == project / shown

@@ -49,6 +49,17 @@ def test_what_has_no_price_is_unknown(options: str) -> None:
     assert cost.unknown
 
 
+def test_a_disk_of_another_type_has_no_price_of_the_usual_one() -> None:
+    cost = estimate("zone: us-east1-b\nmachine_type: n4-standard-4\nworkers: 3")
+    disks = {item.description: item for item in cost.items if item.unit == "GB"}
+    assert {name: int(disk.quantity) for name, disk in disks.items()} == {
+        "disks": 50,
+        "disks, hyperdisk-balanced": 150,
+    }
+    assert disks["disks"].unit_price
+    assert "disks, hyperdisk-balanced" in cost.unknown
+
+
 def test_a_shared_core_is_paid_for_in_part() -> None:
     cost = estimate("zone: us-east1-b\nscheduler_machine_type: e2-small\nworkers: 0")
     [scheduler] = [item for item in cost.items if item.description == "scheduler"]

@@ -113,3 +113,44 @@ def test_every_option_is_described() -> None:
     properties = GCPProvider().options_schema()["properties"]
     assert set(properties) == set(GCPOptions.model_fields)
     assert all(option["description"].endswith(".") for option in properties.values())
+
+
+ARM = "boot_image: projects/cos-cloud/global/images/family/cos-arm64-stable"
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ("machine_type: c4a-standard-4\nscheduler_machine_type: t2a-standard-2", "machine_type"),
+        ("instance_type: t2a-standard-4", "instance_type"),
+        (f"{ARM}\ninstance_type: t2a-standard-4", "instance_type"),
+        (f"{ARM}\nscheduler_machine_type: n4a-standard-2", "scheduler_machine_type"),
+    ],
+)
+def test_a_processor_that_does_not_run_the_machine_image(options: str, path: str) -> None:
+    issue = report_of(f"zone: us-central1-a\n{options}").errors[0]
+    assert (issue.path, issue.code) == (f"targets.here.{path}", "E_NOT_SUPPORTED")
+    assert "ARM" in issue.message
+
+
+def test_a_run_on_processors_for_arm() -> None:
+    both = "machine_type: c4a-standard-4\nscheduler_machine_type: t2a-standard-2"
+    assert report_of(f"zone: us-central1-a\n{both}\n{ARM}").issues == ()
+
+
+def test_an_image_that_no_registry_has() -> None:
+    spec = spec_of("gcp", "zone: us-east1-b", "gcam: {image: /images/model.sif}")
+    (issue,) = GCPProvider().validate(spec).errors
+    assert (issue.path, issue.code) == ("components.gcam.image", "E_BAD_VALUE")
+
+
+def test_more_variables_than_a_machine_can_be_told() -> None:
+    def report_with(n: int) -> ValidationReport:
+        env = ", ".join(f"V{number}: {'x' * 100_000}" for number in range(n))
+        return GCPProvider().validate(
+            spec_of("gcp", "zone: us-east1-b", f"gcam: {{env: {{{env}}}}}")
+        )
+
+    assert report_with(2).issues == ()
+    (issue,) = report_with(3).errors
+    assert (issue.path, issue.code) == ("components.gcam.env", "E_TOO_LARGE")

@@ -66,3 +66,47 @@ def test_a_machine_that_may_not_be_deleted_is_told_at_once() -> None:
     project = Project(1, delete=[DENIED])
     (left,) = removed(project)
     assert "compute.instances.delete" in left.error
+
+
+class Zones(Project):
+    """Machines in three zones, of which some may not be deleted, and of which one zone does not answer."""
+
+    def __init__(self, refused: set[str], silent: GceError | None = None) -> None:
+        super().__init__(0)
+        self.machines = {f"m-{n}" for n in range(40)}
+        self.refused, self.silent = refused, silent
+        self.asked: list[str] = []
+
+    async def instances(self, zones: list[str], label: str, value: str) -> list[Any]:
+        if "c" in zones and self.silent:
+            raise self.silent
+        mine = [each for each in self.machines if "ab"[int(each[2:]) % 2] in zones]
+        return [compute_v1.Instance(name=each, zone=zones[0]) for each in mine]
+
+    async def delete(self, zone: str, name: str) -> None:
+        await asyncio.sleep(0.001 * int(name[2:]))
+        self.asked.append(name)
+        if name in self.refused:
+            raise GceError("Instances.delete", "invalid", "deletionProtection is enabled", 400)
+        assert zone == "ab"[int(name[2:]) % 2]
+        self.machines.discard(name)
+
+
+def removed_of_zones(project: Zones) -> Any:
+    return asyncio.run(delete_run(cast("GceApi", project), ["a", "b", "c"], "r", 1))
+
+
+def test_a_machine_that_may_not_be_deleted_keeps_no_other_one_alive() -> None:
+    project = Zones({"m-0", "m-3"})
+    left = removed_of_zones(project)
+    assert project.machines == {each.name for each in left} == {"m-0", "m-3"}
+    assert "deletionProtection" in left[0].error
+    assert len(project.asked) == 40  # a refusal that stays is no reason to ask again
+
+
+@pytest.mark.parametrize("error", [DENIED, GceError("Instances.list", "backendError", "", 503)])
+def test_a_zone_that_does_not_tell_keeps_no_machine_of_another_one_alive(error: GceError) -> None:
+    project = Zones(set(), error)
+    (left,) = removed_of_zones(project)
+    assert not project.machines
+    assert (left.kind, left.is_certain) == ("machines labelled", False)

@@ -362,3 +362,31 @@ def test_only_what_was_sent_may_have_been_done(
         return error.value.was_sent
 
     assert asked(refused) is False
+
+
+def test_a_list_whose_place_was_lost_begins_again() -> None:
+    class Server(KubernetesApi):
+        def __init__(self) -> None:
+            super().__init__(None, "models")
+            self.answers: list[Any] = [
+                {"items": [{"n": 1}], "metadata": {"continue": "a"}},
+                ApiError(410, "The provided continue parameter is too old"),
+                {"items": [{"n": 1}], "metadata": {"continue": "b"}},
+                {"items": [{"n": 2}], "metadata": {}},
+                ApiError(410, "gone"),
+            ]
+
+        async def ask(self, method: str, path: str, **_: Any) -> dict[str, Any]:
+            answer = self.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            assert isinstance(answer, dict)
+            return answer
+
+    async def main() -> None:
+        server = Server()
+        assert await server.list("pods") == [{"n": 1}, {"n": 2}]
+        with pytest.raises(ApiError):
+            await server.list("pods")
+
+    asyncio.run(main())

@@ -37,6 +37,23 @@ def test_costs_are_those_of_what_pods_request() -> None:
     assert {item.as_of for item in estimate.items if item.unit_price} == {date(2026, 11, 1)}
 
 
+def test_costs_are_those_of_the_whole_pod() -> None:
+    template = """
+pod_template:
+  spec:
+    initContainers: [{name: data, resources: {requests: {cpu: "2", memory: 20G}}}]
+    containers:
+      - {name: worker, resources: {requests: {cpu: "8", example.org/fpga: "2"}, limits: {example.org/fpga: "2"}}}
+      - {name: aside, resources: {limits: {cpu: 500m, memory: 1G}}}
+"""
+    estimate = estimate_of(f"{PRICES}\nworkers: {{gcam: 2, plots: 0}}\n{template}")
+    assert estimate is not None
+    found = {item.description: item.quantity for item in estimate.items}
+    assert (found["gcam"], found["gcam memory"]) == (Decimal(17), Decimal(40))
+    assert found["gcam example.org/fpga"] == 4
+    assert "gcam example.org/fpga" in estimate.unknown
+
+
 def test_without_prices_costs_are_unknown_and_no_limit_can_be_kept() -> None:
     assert estimate_of("") is None
     spec = spec_of("kubernetes", "limits: {max_hourly_cost: 3}")

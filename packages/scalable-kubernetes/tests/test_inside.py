@@ -110,11 +110,16 @@ def container(state: dict[str, Any]) -> dict[str, Any]:
     return {"phase": "Running", "containerStatuses": [{"name": "workflow", "state": state}]}
 
 
+def runs(job: dict[str, Any]) -> bool:
+    """Return whether the controller of Jobs makes pods for it."""
+    return not job["spec"].get("suspend")
+
+
 def play(server: ApiServer, *statuses: dict[str, Any], log: str = "") -> threading.Thread:
     """Be the controller and the kubelet of the Job: its pod has these states, one after the other."""
 
     def act() -> None:
-        while not server.of_kind("secrets"):
+        while not any(runs(job) for job in server.of_kind("jobs").values()):
             time.sleep(0.01)
         (job,) = server.of_kind("jobs").values()
         owner = [{"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}]
@@ -174,6 +179,41 @@ def test_it_goes_on_while_the_api_server_has_a_problem(
     assert written[-3:] == ["one", "two", "three"]
 
 
+def test_a_client_that_is_killed_at_any_step_leaves_no_pod_that_waits_for_its_secret(
+    server: ApiServer,
+) -> None:
+    ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+    playing = play(server, container({"running": {}}), container(ended), log=LOG)
+    original, steps = server.answer, []
+
+    def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+        answered = original(method, path, body)
+        jobs, secrets = server.of_kind("jobs"), server.of_kind("secrets")
+        if method in ("POST", "PATCH"):
+            waiting = [name for name, job in jobs.items() if runs(job) and name not in secrets]
+            steps.append((method, waiting))
+        return answered
+
+    server.answer = answer  # type: ignore[method-assign]
+    assert run_inside(server, []) == 0
+    playing.join()
+    assert steps == [("POST", []), ("POST", []), ("PATCH", [])]
+
+
+def test_a_job_that_may_not_be_started_is_removed(server: ApiServer) -> None:
+    original = server.answer
+
+    def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+        if method == "PATCH":
+            return 403, {"message": 'jobs.batch is forbidden: cannot patch resource "jobs"'}
+        return original(method, path, body)
+
+    server.answer = answer  # type: ignore[method-assign]
+    with pytest.raises(SessionError, match=r'cannot patch resource "jobs".*Role'):
+        run_inside(server, [])
+    assert server.objects == {}
+
+
 def test_a_permission_that_is_missing_is_named(server: ApiServer) -> None:
     server.refusals = [
         (403, f'jobs.batch is forbidden: User "me" cannot {verb} resource "jobs"')
@@ -201,6 +241,44 @@ def test_why_it_does_not_start(server: ApiServer) -> None:
     with pytest.raises(SessionError, match="InvalidImageName: no such name"):
         run_inside(server, [])
     assert server.objects == {}
+
+
+PULL = {"waiting": {"reason": "ErrImagePull", "message": "manifest unknown"}}
+
+
+@pytest.mark.parametrize(
+    ("state", "limit", "said"),
+    [
+        (PULL, "_PULL_PATIENCE", "ErrImagePull: manifest unknown"),
+        ({"waiting": {"reason": "ContainerCreating"}}, "start", 'FailedMount: claim "results"'),
+    ],
+)
+def test_a_workflow_that_cannot_start_keeps_no_place_on_a_node(
+    server: ApiServer,
+    monkeypatch: pytest.MonkeyPatch,
+    state: dict[str, Any],
+    limit: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr(inside, "_CREATION_PATIENCE", 0.1)
+    options = OPTIONS
+    if limit == "start":
+        options += "startup_timeout: 1"
+    else:
+        monkeypatch.setattr(inside, limit, 0.5)
+    playing = play(server, container(state) | {"phase": "Pending"})
+
+    def warn() -> None:
+        playing.join()
+        about = {"kind": "Pod", "uid": server.objects["pods", "p"]["metadata"]["uid"]}
+        event = {"involvedObject": about, "reason": "FailedMount", "message": 'claim "results"'}
+        server.put("events", {"metadata": {"name": "e"}, **event})
+
+    threading.Thread(target=warn, daemon=True).start()
+    spec = spec_of("kubernetes", options)
+    with pytest.raises(SessionError, match=said):
+        KubernetesProvider().run_inside(spec, SUBMISSION, lambda _: None)
+    assert not {kind for kind, _ in server.objects} - {"events"}
 
 
 def test_a_job_that_somebody_removes(server: ApiServer) -> None:

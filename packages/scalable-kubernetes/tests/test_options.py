@@ -124,3 +124,45 @@ def test_every_option_is_described() -> None:
             option["description"].endswith(".") for option in model.get("properties", {}).values()
         )
     assert "tolerationSeconds" in schema["$defs"]["Toleration"]["properties"]
+
+
+@pytest.mark.parametrize("variable", ["DASK_WORKER_NAME", "DASK_SCHEDULER_ADDRESS"])
+def test_no_variable_replaces_the_name_of_a_worker(variable: str) -> None:
+    (issue,) = report_of(f"env: {{{variable}: a}}").errors
+    assert (issue.path, issue.code) == (f"targets.here.env.{variable}", "E_BAD_VALUE")
+    spec = spec_of("kubernetes", "", f"gcam: {{env: {{{variable}: a}}}}")
+    (issue,) = KubernetesProvider().validate(spec).errors
+    assert (issue.path, issue.code) == ("components.gcam.env", "E_BAD_VALUE")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "message"),
+    [
+        ('{"pvc:In_puts": /a}', "lower-case letters"),
+        ('{"secret:": /a}', "secret:NAME"),
+        ('{"configMap:a b": /a}', "lower-case letters"),
+        ('{"pvc:a": /a, "pvc:b": /a}', "the path of another mount"),
+        ('{"pvc:a": "/a:b"}', "a colon"),
+    ],
+)
+def test_mounts_that_no_pod_can_have(mounts: str, message: str) -> None:
+    spec = spec_of("kubernetes", "", f"gcam: {{mounts: {mounts}}}")
+    (issue,) = KubernetesProvider().validate(spec).errors
+    assert (issue.path, message in issue.message) == ("components.gcam.mounts", True)
+
+
+@pytest.mark.parametrize(
+    "image", ["model.sif x", "/images/model.sif", "--privileged", "docker://ghcr.io/a/b"]
+)
+def test_an_image_that_no_registry_has(image: str) -> None:
+    spec = spec_of("kubernetes", "", f"gcam: {{image: '{image}'}}")
+    (issue,) = KubernetesProvider().validate(spec).errors
+    assert (issue.path, issue.code) == ("components.gcam.image", "E_BAD_VALUE")
+
+
+@pytest.mark.parametrize(
+    "image", ["localhost:5000/a/b:1", f"ghcr.io/a/B_c.d:7.1@sha256:{'0' * 64}", "dask"]
+)
+def test_images_by_tag_and_digest(image: str) -> None:
+    spec = spec_of("kubernetes", "", f"gcam: {{image: '{image}'}}")
+    assert KubernetesProvider().validate(spec).issues == ()

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from scalable.cluster.port import Reason
+from scalable.providers.base import CheckResult
 from scalable.providers.kubernetes import KubernetesProvider
-from scalable.providers.kubernetes.api import ApiError
-from scalable.providers.kubernetes.preflight import over_quota, wanted_amounts
+from scalable.providers.kubernetes.api import ApiError, KubernetesApi
+from scalable.providers.kubernetes.preflight import over_quota, preflight, wanted_amounts
 from scalable.providers.kubernetes.quantities import format_quantity, parse_quantity
 from scalable.providers.kubernetes.refusals import explain_refusal, is_lasting
 from scalable.providers.kubernetes.request import worker_request
@@ -32,6 +34,65 @@ def test_the_scheduler_and_the_workers_count_against_a_quota() -> None:
     assert amounts["requests.memory"] == amounts["limits.memory"] == 13 * 2**30
     assert amounts["requests.nvidia.com/gpu"] == 3
     assert "limits.cpu" not in amounts
+
+
+def test_what_a_template_adds_counts_against_a_quota() -> None:
+    template = 'pod_template: {spec: {containers: [{name: a, resources: {requests: {cpu: "3"}}}]}}'
+    amounts = wanted(f"scheduler_cpu: 1\n{template}", "cpus: 2", 2)
+    assert amounts["requests.cpu"] == 11
+
+
+class Cluster(KubernetesApi):
+    """A cluster that has what a test says, and whose user may do what a test says."""
+
+    def __init__(self, objects: set[str], forbidden: set[str]) -> None:
+        super().__init__(None, "models")
+        self.objects, self.forbidden = objects, forbidden
+
+    async def open(self) -> None:
+        pass
+
+    async def ask(self, method: str, path: str, **given: Any) -> dict[str, Any]:
+        if "body" in given:
+            asked = given["body"]["spec"]["resourceAttributes"]
+            words = f"{asked['verb']} {asked['resource']}"
+            return {"status": {"allowed": words not in self.forbidden}}
+        kinds = [{"name": each} for each in ("daskclusters", "daskworkergroups")]
+        return {"gitVersion": "v1.30.0", "resources": kinds}
+
+    async def get(self, kind: str, name: str) -> dict[str, Any]:
+        if f"{kind}/{name}" not in self.objects:
+            raise ApiError(404, f"{kind} {name} not found")
+        return {}
+
+    async def list(self, kind: str, selector: str = "", **_: str) -> list[dict[str, Any]]:
+        return []
+
+
+def checks(
+    options: str, objects: set[str] | None = None, forbidden: set[str] | None = None
+) -> dict[str, CheckResult]:
+    spec = spec_of("kubernetes", options, "gcam: {}")
+    parsed = KubernetesProvider().parse_options(spec)
+    plan = {"gcam": (worker_request(spec.components["gcam"], parsed, "i"), 1)}
+    cluster = Cluster(objects or set(), forbidden or set())
+    return {each.name: each for each in asyncio.run(preflight(cluster, parsed, plan))}
+
+
+@pytest.mark.parametrize("verb", ["create", "get", "list", "patch", "delete"])
+def test_a_workflow_inside_needs_permissions_of_its_own(verb: str) -> None:
+    forbidden = {f"{verb} jobs"}
+    assert checks("", forbidden=forbidden)["permissions"].ok
+    found = checks("workflow: {}", forbidden=forbidden)["permissions"]
+    assert (found.ok, f"{verb} jobs" in found.detail) == (False, True)
+
+
+def test_what_a_workflow_inside_names_is_looked_for() -> None:
+    options = 'workflow: {service_account: me, mounts: {"pvc:results": /results}}\nqueue: slow'
+    there = {"serviceaccounts/me", "persistentvolumeclaims/results", "localqueues/slow"}
+    missing = {each.name for each in checks(options).values() if each.ok is False}
+    assert missing == {"serviceaccounts me", "persistentvolumeclaims results", "localqueues slow"}
+    assert not {e.name for e in checks(options, there).values() if e.ok is False}
 
 
 def quota(hard: dict[str, str], used: dict[str, str]) -> dict[str, Any]:

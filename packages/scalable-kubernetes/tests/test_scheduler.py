@@ -72,6 +72,65 @@ def test_the_keys_of_a_run_go_with_its_cluster(server: ApiServer) -> None:
     drive(use)
 
 
+def test_a_client_that_is_killed_at_any_step_leaves_no_scheduler_that_waits_for_keys(
+    server: ApiServer,
+) -> None:
+    original, steps = server.answer, []
+
+    def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+        answered = original(method, path, body)
+        steps.append((method, [*server.of_kind("daskclusters")], [*server.of_kind("secrets")]))
+        return answered
+
+    async def use(scheduler: KubernetesScheduler) -> None:
+        server.answer = answer  # type: ignore[method-assign]
+        await scheduler.start()
+        for _, clusters, secrets in steps:
+            assert len(clusters) <= len(secrets)
+        assert [method for method, _, _ in steps] == ["POST", "POST", "PATCH"]
+        assert await scheduler.stop() == []
+        assert server.objects == {}
+
+    drive(use)
+
+
+def test_keys_that_may_not_be_changed_are_removed_at_the_end_all_the_same(
+    server: ApiServer,
+) -> None:
+    original = server.answer
+
+    def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+        if method == "PATCH":
+            return 403, {"message": 'secrets is forbidden: cannot patch resource "secrets"'}
+        return original(method, path, body)
+
+    async def use(scheduler: KubernetesScheduler) -> None:
+        server.answer = answer  # type: ignore[method-assign]
+        await scheduler.start()
+        assert await scheduler.stop() == []
+        assert server.objects == {}
+
+    drive(use)
+
+
+def test_without_the_operator_a_start_leaves_nothing(server: ApiServer) -> None:
+    original = server.answer
+
+    def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+        if "kubernetes.dask.org" in path:
+            return 404, "404 page not found"
+        return original(method, path, body)
+
+    async def use(scheduler: KubernetesScheduler) -> None:
+        server.answer = answer  # type: ignore[method-assign]
+        with pytest.raises(SchedulerStartError, match="helm install"):
+            await scheduler.start()
+        assert await scheduler.stop() == []
+        assert server.objects == {}
+
+    drive(use)
+
+
 def test_a_start_that_is_refused_leaves_nothing(server: ApiServer) -> None:
     async def use(scheduler: KubernetesScheduler) -> None:
         server.refusals = [(404, "404 page not found")]
@@ -109,7 +168,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-@pytest.mark.parametrize("answers", [[LATE], [LATE, LATE]], ids=["cluster", "cluster and keys"])
+@pytest.mark.parametrize("answers", [[LATE], [LATE, LATE]], ids=["keys", "keys and cluster"])
 def test_a_start_goes_on_where_the_server_has_done_what_it_says_it_has_not(
     server: ApiServer, answers: list[tuple[int, str]]
 ) -> None:
@@ -138,22 +197,24 @@ def test_a_start_waits_for_a_server_that_is_busy(server: ApiServer) -> None:
 
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("later", [LATE, (403, "no")], ids=["in trouble", "refused"])
+@pytest.mark.parametrize("kind", ["secrets", "daskclusters"])
 def test_what_was_made_although_the_server_answers_with_errors_is_removed(
-    server: ApiServer, later: tuple[int, str]
+    server: ApiServer, kind: str, later: tuple[int, str]
 ) -> None:
     async def use(scheduler: KubernetesScheduler) -> None:
-        server.late_refusals = [LATE]
         original = server.answer
 
         def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
-            if method == "POST" and server.of_kind("daskclusters"):
-                return later[0], {"message": later[1]}
-            return original(method, path, body)
+            if method != "POST" or not path.endswith(f"/{kind}"):
+                return original(method, path, body)
+            code, message = later if server.of_kind(kind) else LATE
+            original(method, path, body)
+            return code, {"message": message}
 
         server.answer = answer  # type: ignore[method-assign]
         with pytest.raises(SchedulerStartError, match=later[1]):
             await scheduler.start()
-        assert server.of_kind("daskclusters")
+        assert server.of_kind(kind)
         assert await scheduler.stop() == []
         assert server.objects == {}
 
@@ -252,6 +313,45 @@ def test_what_may_be_listed_is_removed_although_other_kinds_may_not(
         (left,) = await scheduler.stop()
         assert "pods is forbidden" in left.error
         assert "scalable reap" in left.error
+
+    drive(use)
+    assert server.objects == {}
+
+
+def test_what_may_not_be_deleted_keeps_nothing_else(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "_OPERATOR_PATIENCE", 0.5)
+
+    async def use(scheduler: KubernetesScheduler) -> None:
+        await scheduler.start()
+        labels = {"scalable/run": RUN.name}
+        for name in ("s", "t"):
+            server.put("services", {"metadata": {"name": name, "labels": labels}})
+        server.put("deployments", {"metadata": {"name": "d", "labels": labels}})
+        server.undeletable = {"services"}
+        for left in (found := await scheduler.stop()):
+            assert "services is forbidden" in left.error
+        assert sorted(left.name for left in found) == ["s", "t"]
+
+    drive(use)
+    assert {kind for kind, _ in server.objects} == {"services"}
+
+
+def test_an_owner_removes_what_may_not_be_deleted(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "_OPERATOR_PATIENCE", 0.5)
+
+    async def use(scheduler: KubernetesScheduler) -> None:
+        await scheduler.start()
+        server.has_operator = False  # so that the DaskCluster stays for a while
+        assert scheduler.owner is not None
+        labels = {"scalable/run": RUN.name}
+        owned = {"name": "s", "labels": labels, "ownerReferences": [scheduler.owner]}
+        server.put("services", {"metadata": owned})
+        server.undeletable = {"services"}
+        assert await scheduler.stop() == []
 
     drive(use)
     assert server.objects == {}

@@ -15,7 +15,7 @@ from scalable.providers.local.containers import (
     command_factory,
     container_command,
 )
-from scalable.providers.local.reaper import LABEL
+from scalable.providers.local.termination import LABEL
 
 PODMAN = Runtime("podman", limits_memory=True, limits_cpus=True)
 ROOT = RunContext("laptop-1f", uid=0, gid=0, cores=8)

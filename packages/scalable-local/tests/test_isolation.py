@@ -22,7 +22,7 @@ import cloudpickle
 import dask
 import pytest
 from dask.delayed import delayed
-from distributed import get_client, get_worker
+from distributed import WorkerPlugin, get_client, get_worker
 
 from scalable.client import ScalableClient
 from scalable.session import ScalableSession
@@ -379,6 +379,72 @@ def test_a_task_starts_where_the_worker_does(
         assert run(client, place, tag=tag) == here
     assert run(client, coroutine_of_place(), tag=tag) == here[0]
     assert place() == here
+
+
+class Moving(WorkerPlugin):
+    """Changes the process of its worker, as one that prepares it for a model."""
+
+    name = "moving"
+
+    def __init__(self, to: str) -> None:
+        self.to = to
+
+    def setup(self, worker: object) -> None:
+        self.before = place(), sys.stdout
+        os.chdir(self.to)
+        os.umask(0o027)
+        sys.stdout = io.StringIO()
+
+    def teardown(self, worker: object) -> None:
+        (directory, umask), sys.stdout = self.before
+        os.chdir(directory)
+        os.umask(umask)
+
+
+def place_and_output() -> tuple[tuple[str, int], bool]:
+    return place(), isinstance(sys.stdout, io.StringIO)
+
+
+def test_what_is_done_to_the_worker_itself_stays(client: ScalableClient, tmp_path: Path) -> None:
+    if client.session is None or client.session.target_name == "threads":
+        pytest.skip("the directory of workers that are threads is the client's")
+    here = run(client, place_and_output)
+    there = (str(tmp_path.resolve()), 0o027), True
+    client.register_plugin(Moving(str(tmp_path)))
+    try:
+        run(client, leave, True)
+        assert run(client, place_and_output) == there
+        assert run(client, coroutine_of_place()) == there[0][0]
+        # So it is with a worker that joins later.
+        session = client.session
+        old = session.groups["single"].workers
+        client.retire_workers(names=old)
+        run(client, place)
+        assert session.groups["single"].workers != old
+        assert run(client, place_and_output) == there
+    finally:
+        client.unregister_worker_plugin("moving")
+    assert run(client, place_and_output) == here
+    client.run(os.chdir, str(tmp_path))
+    try:
+        assert run(client, place)[0] == there[0][0]
+    finally:
+        client.run(os.chdir, here[0][0])
+    assert run(client, place_and_output) == here
+
+
+def test_a_plugin_that_exits_ends_no_worker(client: ScalableClient) -> None:
+    class Exiting(WorkerPlugin):
+        name = "exiting"
+
+        def setup(self, worker: object) -> None:
+            sys.exit("no licence")
+
+    workers = {facts["name"] for facts in client.scheduler_info()["workers"].values()}
+    with pytest.raises(RuntimeError, match="the plugin raised SystemExit: no licence"):
+        client.register_plugin(Exiting())
+    client.unregister_worker_plugin("exiting")
+    assert {facts["name"] for facts in client.scheduler_info()["workers"].values()} == workers
 
 
 def meet(first: bool, meeting: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scalable.providers.local.memory import machine_memory, usage_above
-from scalable.providers.local.reaper import Process, list_processes
+from scalable.providers.local.termination import Process, list_processes
 
 MB = 10**6
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from scalable.providers.local.reaper import start_time
+from scalable.providers.local.termination import start_time
 from scalable.providers.local.watchdog import Watchdog
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,36 @@ def test_options_of_other_libraries_are_answered_with_what_to_write(tmp_path: Pa
     with pytest.raises(ValidationFailedError, match="no interface"):
         SlurmCluster(logs_location=str(tmp_path), interface="nosuch0")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_interface_of_workers_goes_with_the_host_of_the_scheduler(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"logs_location": str(tmp_path), "security": False}
+    with SlurmCluster(**fields, interface="lo", scheduler_host="127.0.0.1") as cluster:
+        assert cluster.scheduler_address.startswith("tcp://127.0.0.1:")
+    with pytest.raises(ValidationFailedError, match="scheduler_host or scheduler_interface"):
+        SlurmCluster(**fields, scheduler_interface="lo", scheduler_host="127.0.0.1")
+
+
+class Four:
+    """A number of another library."""
+
+    def __index__(self) -> int:
+        return 4
+
+
+def test_options_are_taken_as_python_has_them(tmp_path: Path) -> None:
+    """Paths, spans of time, and numbers such as NumPy's."""
+    fields: dict[str, Any] = {"local_directory": Path("/var/tmp"), "walltime": timedelta(hours=1)}
+    with SlurmCluster(logs_location=tmp_path, interface="lo", security=False, **fields) as cluster:
+        assert cluster.options.local_directory == "/var/tmp"
+        assert cluster.options.walltime == 3600
+        image: Any = Path("/images/gcam.sif")
+        cpus: Any = Four()
+        cluster.add_container("gcam", cpus=cpus, path=image, dirs={"/data": "/data"})
+        with pytest.raises(ValidationFailedError, match=r"gcam2\.env\.A: cannot be object"):
+            cluster.add_container("gcam2", env={"A": object()})
+        with pytest.raises(ValidationFailedError, match="E_BAD_NAME"):
+            cluster.add_container("")
 
 
 def test_limits_hold(tmp_path: Path, fake_command: FakeCommand) -> None:

@@ -164,6 +164,7 @@ def test_a_job_with_an_id_was_accepted_whatever_fails_afterwards(fake_command: F
         "sbatch: unrecognized option '--exclusiv'",
         "--mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive.",
         "QOSMaxWallDurationPerJobLimit Job violates accounting/QOS policy (job submit limit, user's size)",
+        "QOSMaxCpuPerNode Job violates accounting/QOS policy (job submit limit, user's size)",
         "QOSMinCpuNotSatisfied Job violates accounting/QOS policy (job submit limit, user's size)",
     ],
 )
@@ -177,6 +178,14 @@ def test_an_sbatch_that_says_nothing_is_told_with_its_status(fake_command: FakeC
     fake_command("sbatch", status=7)
     with pytest.raises(LaunchError, match="status 7, without a message"):
         submit()
+
+
+def test_a_command_that_fails_without_a_word_is_told_with_its_status(
+    fake_command: FakeCommand,
+) -> None:
+    fake_command("squeue", stdout="7|0|RUNNING|None|1:30|node1|x|mine\n", status=3)
+    with pytest.raises(SlurmCommandError, match="it ended with status 3, without a message"):
+        asyncio.run(Slurm().list_jobs("x"))
 
 
 def test_a_refusal_is_final_and_has_slurms_message(fake_command: FakeCommand) -> None:
@@ -267,11 +276,27 @@ def test_option_variables_of_the_user_do_not_affect_queries(
     """SQUEUE_PARTITION alone would hide a run's jobs, and the engine would launch them again and again."""
     fake_command("squeue")
     (tmp_path / "squeue").write_text("#!/bin/sh\nenv >&2\nexit 1\n")
-    monkeypatch.setenv("SQUEUE_PARTITION", "long")
+    for name in ("SQUEUE_PARTITION", "SCONTROL_LOCAL", "SACCT_LOCAL"):
+        monkeypatch.setenv(name, "long")
     with pytest.raises(SlurmCommandError) as caught:
         asyncio.run(Slurm().list_jobs("x"))
     assert "PATH=" in caught.value.stderr
-    assert "SQUEUE_PARTITION" not in caught.value.stderr
+    assert "=long" not in caught.value.stderr
+
+
+def test_scontrol_names_all_elements_that_wait(
+    fake_command: FakeCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it cuts their list, and those that it leaves out would be taken for ended."""
+    monkeypatch.setenv("SLURM_BITSTR_LEN", "8")
+    line = "JobId=7 ArrayJobId=7 ArrayTaskId=$elements JobState=PENDING Reason=Priority NodeList="
+    cut = '[ "$SLURM_BITSTR_LEN" = 0 ] && elements=0,2,4,6,8 || elements=0,2,4,...'
+    fake_command("scontrol", then=f'{cut}; echo "{line}"')
+    found = asyncio.run(Slurm().find_elements("7"))
+    assert found is not None
+    assert [job.id for job in found] == [f"7_{number}" for number in range(0, 10, 2)]
+    fake_command("scontrol", stdout=line.replace("$elements", "0,2,4,...") + "\n")
+    assert asyncio.run(Slurm().find_elements("7")) is None
 
 
 def test_a_command_that_hangs_is_ended_and_named(

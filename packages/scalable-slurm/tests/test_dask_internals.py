@@ -56,6 +56,7 @@ def test_a_cluster_of_dask_jobqueue_asks_for_the_keys_of_its_jobs(
     security = make_credentials().security()
     options: dict[str, Any] = {"name": "ours", "cores": 1, "processes": 1, "memory": "1 GiB"}
     options |= {"n_workers": 0, "shared_temp_directory": str(tmp_path)}
+    options["scheduler_options"] = {"dashboard_address": ":0"}
     asked: list[Any] = []
 
     class WithoutJobs(SLURMCluster):

@@ -48,6 +48,12 @@ if TYPE_CHECKING:
             "check that logs_location is on a file system that the nodes share",
         ),
         (
+            "JobState=FAILED Reason=JobLaunchFailure ExitCode=0:9 NodeList=node1",
+            Reason.EXITED,
+            "job 7_0 was ended by SIGKILL on node1",
+            "",
+        ),
+        (
             "JobState=PENDING Reason=Priority ExitCode=0:0",
             Reason.PRIORITY,
             "job 7_0 waits: Priority",

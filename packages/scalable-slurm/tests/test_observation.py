@@ -108,6 +108,50 @@ def test_a_job_that_has_ended_without_its_comment_is_that_of_the_only_launch(
     assert {state.phase for state in states} == {Phase.GONE}
 
 
+def test_another_job_that_gets_the_number_of_one_of_ours_is_not_that(
+    backend: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    """A controller that has lost its state counts from the beginning again."""
+    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|scalable-r|{MINE}\n")
+    assert len(asyncio.run(backend.observe())) == 1
+    fake_command("squeue")
+    line = "JobId=7 ArrayJobId=7 ArrayTaskId=0 JobName={} JobState=RUNNING Reason=None NodeList=n\n"
+    fake_command("scontrol", stdout=line.format("scalable-r"))
+    assert len(asyncio.run(backend.observe())) == 1
+    fake_command("scontrol", stdout=line.format("wrf"))
+    assert asyncio.run(backend.observe()) == {}
+
+
+@pytest.mark.parametrize(
+    "banner",
+    ["ARRAY_JOB_ID|ARRAY_TASK_ID|STATE|REASON|LEFT|NODELIST|NAME|COMMENT", "|7|8|9|a|b|c|d|e|"],
+    ids=["header", "box"],
+)
+def test_lines_around_the_jobs_and_blanks_before_them_are_ignored(
+    backend: SlurmBackend, fake_command: FakeCommand, banner: str
+) -> None:
+    fake_command("squeue", stdout=f"{banner}\n  7|0|RUNNING|None|1:30|node1|scalable-r|{MINE}\n")
+    assert [state.unit for state in asyncio.run(backend.observe()).values()] == [unit(0)]
+
+
+def test_a_job_that_was_refused_is_no_worker_that_has_failed(
+    backend: SlurmBackend, fake_command: FakeCommand
+) -> None:
+    """Slurm keeps a record of it, with our name and comment; less may have been accepted in its place."""
+    lines = ["6|0|FAILED|BadConstraints|INVALID|", "7|0|RUNNING|None|1:30|node1"]
+    fake_command("squeue", stdout="".join(f"{line}|scalable-r|{MINE}\n" for line in lines))
+    assert [state.unit for state in asyncio.run(backend.observe()).values()] == [unit(0)]
+
+
+@pytest.mark.parametrize("state", ["EXPEDITING", "LEVITATING", "?"])
+def test_a_state_that_is_not_known_is_not_the_end(
+    backend: SlurmBackend, fake_command: FakeCommand, state: str
+) -> None:
+    fake_command("squeue", stdout=f"7|0|{state}|None|1:30|node1|scalable-r|{MINE}\n")
+    (seen,) = asyncio.run(backend.observe()).values()
+    assert seen.phase is not Phase.GONE
+
+
 def test_the_user_is_told_once_of_a_launch_that_shows_no_jobs(
     backend: SlurmBackend,
     fake_command: FakeCommand,

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 NODES = parse_nodes("shared*|NO|16|64000|(null)|(null)\nwhole|EXCLUSIVE|32|64000|(null)|ssd\n")
 
 
+def test_of_nodes_that_differ_the_smallest_counts() -> None:
+    """As a site's own sinfo shows them that leaves out --exact."""
+    text = (
+        "PARTITION|OVERSUBS|CPUS|MEMORY|GRES|AVAIL_FEATURES\nwhole|EXCLUSIVE|32+|64000+|gpu:2|ssd\n"
+    )
+    (node,) = parse_nodes(text)
+    assert (node.cpus, node.memory, node.gpus) == (32, 64000 * 2**20, 2)
+
+
 @pytest.mark.parametrize(
     ("request_", "environ", "workers"),
     [

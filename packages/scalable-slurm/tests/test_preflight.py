@@ -132,3 +132,18 @@ def test_it_is_not_known_what_an_sbatch_that_hangs_would_accept(
     options, site = SlurmOptions(workers_per_job=1), SiteDefaults()
     ok, detail = checked(fake_command, options, site, sbatch="exec sleep 600")["component gcam"]
     assert (ok, detail) == (None, "sbatch --test-only: no answer for 1 s")
+
+
+def test_as_many_workers_in_one_job_are_checked_as_slurm_accepts(
+    fake_command: FakeCommand,
+) -> None:
+    site = SiteDefaults(memory=4000 * 2**20)
+    nodes = "whole*|up\nwhole|EXCLUSIVE|16|64000|(null)|(null)\n"
+    refuse = "Requested node configuration is not available"
+    less = f"case $* in *--mem=48000M*) ;; *--mem=[1-4]?000M*|*--mem=[4-8]000M*) ;; *) echo {refuse}; exit 1;; esac >&2"
+    results = checked(fake_command, SlurmOptions(queue="whole"), site, nodes, less)
+    assert results["component gcam"] == (True, "Slurm would accept it; 12 workers in each job")
+    results = checked(
+        fake_command, SlurmOptions(queue="whole"), site, nodes, f"echo {refuse} >&2; exit 1"
+    )
+    assert results["component gcam"] == (False, refuse)

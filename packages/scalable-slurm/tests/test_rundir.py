@@ -74,6 +74,18 @@ def test_keys_that_cannot_be_written_are_reported_with_their_path(tmp_path: Path
     assert not directory.path.exists()
 
 
+def test_a_directory_without_room_is_named_and_not_left(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the system chooses the errno
+            RunDirectory(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value.filename).startswith(str(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_that_slurm_would_misread_is_rejected(tmp_path: Path) -> None:
     location = tmp_path / "DOMAIN\\user"
     with pytest.raises(NotSupportedError, match="set logs_location to another"):

@@ -37,6 +37,11 @@ def test_everything_that_cannot_be_read_is_reported_at_once() -> None:
     )
 
 
+@pytest.mark.parametrize("port", [0, "0"])
+def test_a_port_of_0_is_a_free_one(port: int | str) -> None:
+    assert read_site({"scheduler-options": {"port": port, "host": "h"}}).scheduler == {"host": "h"}
+
+
 def test_old_names_are_obeyed_where_the_new_ones_are_not_set() -> None:
     config = {
         "project": "climate",
@@ -73,11 +78,14 @@ def test_old_names_are_obeyed_where_the_new_ones_are_not_set() -> None:
         ("worker-extra-args", "--lifetime 1h"),
         ("worker-extra-args", ["--nthreads", "4"]),
         ("scheduler-options", ["port"]),
+        ("scheduler-options", {"host": "login1", "interface": "ib0"}),
         ("worker-extra-args", ["--resources GPU=1"]),
         ("worker-extra-args", ["--preload", "$HOME/x.py"]),
         ("death-timeout", ["60"]),
         ("death-timeout", " "),
         ("memory", True),
+        ("memory", 24),
+        ("memory", "16 kB"),
         ("python", "singularity exec image.sif python"),
         ("local-directory", "$(mktemp -d)"),
         ("local-directory", "${TMPDIR:=/x}"),

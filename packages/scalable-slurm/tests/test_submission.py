@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from scalable.errors import LaunchError, LaunchRefusedError
 from scalable.providers.slurm.backend import SlurmBackend
 from scalable.providers.slurm.commands import Slurm
 from scalable.providers.slurm.request import JobRequest
+from scalable.providers.slurm.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from conftest import Calls, FakeCommand
@@ -71,6 +74,13 @@ def test_as_many_jobs_as_the_site_takes_are_a_part_of_the_launch(
     assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 3, "q2")).units) == 3
 
 
+def test_a_cluster_that_is_nearly_full_of_jobs_gets_as_many_as_it_takes(
+    backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    refusing(fake_command, tmp_path, "[ $n -gt 4 ]", "Resource temporarily unavailable")
+    assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 20, "q")).units) == 20
+
+
 def test_a_site_without_job_arrays_is_told(
     backend: SlurmBackend, fake_command: FakeCommand, tmp_path: Path
 ) -> None:
@@ -126,6 +136,44 @@ def test_no_workers_are_added_to_a_job_that_is_of_no_use(
     assert asyncio.run(packed.launch(GroupSpec("gcam"), 1, "q3")).units[0].native == "8_0"
 
 
+ACCEPT_12 = """
+for word; do case $word in --mem=*) mem=${word#--mem=};; esac; done
+[ ${mem%M} -le 48000 ] || { echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1; }
+case $* in *--test-only*) ;; *) wc -l <"$0.calls";; esac"""
+"""What ``sbatch`` does where nodes have less memory for jobs than ``sinfo`` shows, as by MemSpecLimit."""
+
+
+def packing_by_itself(directory: Path, fake_command: FakeCommand, *, memory: int) -> SlurmBackend:
+    request = JobRequest("gcam", str(directory), partition="whole", memory=memory * 2**20)
+    requests = {"gcam": replace(request, workers_per_job="auto")}
+    fake_command("sinfo", stdout=EXCLUSIVE)
+    fake_command("scontrol")
+    return SlurmBackend(Slurm(), "r", "tls://h:1", requests, sweep_timeout=30.0)
+
+
+def test_as_many_workers_get_into_a_job_as_slurm_accepts(
+    tmp_path: Path, fake_command: FakeCommand, calls: Calls
+) -> None:
+    backend = packing_by_itself(tmp_path, fake_command, memory=4000)
+    fake_command("sbatch", then=ACCEPT_12)
+    for request_id in ("q", "q2"):
+        launched = asyncio.run(backend.launch(GroupSpec("gcam"), 24, request_id))
+        assert len(launched.units) == 24
+    arrays = [call for call in calls("sbatch") if "--test-only" not in call]
+    assert len(arrays) == 3  # of which the first was refused
+    assert f"--cpus-per-task=12 --mem={12 * 4000}M" in arrays[-1]
+    assert "--array=0-1 " in arrays[-1]
+
+
+def test_workers_of_which_not_even_one_gets_into_a_job_are_refused(
+    tmp_path: Path, fake_command: FakeCommand
+) -> None:
+    backend = packing_by_itself(tmp_path, fake_command, memory=30000)
+    fake_command("sbatch", stderr="Requested node configuration is not available", status=1)
+    with pytest.raises(LaunchRefusedError, match="node configuration is not available"):
+        asyncio.run(backend.launch(GroupSpec("gcam"), 16, "q"))
+
+
 EXCLUSIVE = "short*|NO|16|64000|(null)|(null)\nwhole|EXCLUSIVE|16|64000|(null)|(null)\n"
 
 
@@ -154,3 +202,21 @@ def test_jobs_that_get_whole_nodes_run_as_many_workers_as_fit(
     arrays = [call.partition("--array=")[2].split()[0] for call in calls("sbatch")]
     assert arrays == ["0-1", f"0-{last}", f"0-{last}"]
     assert len(calls("sinfo")) == 2  # one that was not answered, and no more than one that was
+
+
+def test_nothing_is_submitted_once_the_keys_of_the_run_are_gone(
+    tmp_path: Path, fake_command: FakeCommand, calls: Calls
+) -> None:
+    """Somebody has removed the directory: jobs would fail on one healthy node after the other."""
+    run = RunDirectory(tmp_path / "run")
+    _, tls = run.write_keys()
+    request = JobRequest("gcam", run.logs, tls=tls)
+    backend = SlurmBackend(Slurm(), "r", "tls://h:1", {"gcam": request}, sweep_timeout=30.0)
+    fake_command("sbatch", stdout="7\n")
+    assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q")).units) == 1
+    shutil.rmtree(run.path)
+    with pytest.raises(LaunchError, match="start the run again") as error:
+        asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q2"))
+    assert not isinstance(error.value, LaunchRefusedError)  # or the file system comes back
+    assert len(calls("sbatch")) == 1
+    run.remove_keys()

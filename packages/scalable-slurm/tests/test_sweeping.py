@@ -61,6 +61,26 @@ def test_a_sweep_cancels_jobs_that_the_site_has_given_another_name(
     assert not backend.has_left_jobs
 
 
+def test_a_sweep_leaves_another_job_that_got_the_number_of_one_of_ours(
+    backend: SlurmBackend, fake_command: FakeCommand, calls: Calls
+) -> None:
+    """The user's own, after the controller has lost its state."""
+    fake_command("sbatch", stdout="7\n")
+    fake_command("squeue", stdout=f"7|0|RUNNING|None|1:30|node1|scalable-r|{MINE}\n")
+    fake_command("scancel")
+    line = "JobId=7 ArrayJobId=7 ArrayTaskId={} JobName=wrf JobState=RUNNING Reason=None NodeList=n"
+    fake_command("scontrol", stdout="\n".join(map(line.format, range(2))))
+
+    async def launch_and_close() -> Sequence[Leftover]:
+        await backend.launch(GroupSpec("gcam"), 1, "q")
+        await backend.observe()
+        fake_command("squeue", stdout="7|0|RUNNING|None|1:30|node1|wrf|mine\n")
+        return await backend.sweep()
+
+    assert asyncio.run(launch_and_close()) == []
+    assert calls("scancel") == ["--quiet --name=scalable-r"]
+
+
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED"])
 def test_a_sweep_ignores_jobs_that_are_already_ending(
     backend: SlurmBackend, fake_command: FakeCommand, calls: Calls, state: str

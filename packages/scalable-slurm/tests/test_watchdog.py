@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 from slurm_units import read_scripts
 
 from scalable.providers.slurm.rundir import RunDirectory
@@ -204,3 +206,38 @@ def test_a_command_that_hangs_keeps_neither_keys_nor_jobs(
     assert watchdog._process.wait(60) == 0
     assert not run.path.exists()
     assert len(calls("squeue")) >= 2
+
+
+def has_text(path: Path) -> bool:
+    return path.exists() and bool(path.read_text())
+
+
+def test_an_sbatch_that_hangs_does_not_outlive_its_client_for_long(
+    fake_command: FakeCommand, tmp_path: Path
+) -> None:
+    """Nor does what a site's own sbatch has started. Another run's is left alone."""
+    fake_command("scancel")
+    fake_command("squeue")
+    fake_command("sbatch", then=f"sleep 600 & echo $! >{tmp_path}/$1.child; wait")
+    hanging, other = (
+        subprocess.Popen(["sbatch", f"--job-name={name}", "--array=0-1"], start_new_session=True)
+        for name in ("scalable-r", "scalable-r2")
+    )
+    children = [tmp_path / f"--job-name={name}.child" for name in ("scalable-r", "scalable-r2")]
+    try:
+        deadline = time.monotonic() + 60
+        while not all(map(has_text, children)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        ours, others = (psutil.Process(int(child.read_text())) for child in children)
+        watchdog = QueueWatchdog("scalable-r", tmp_path / "run", settle=1, patience=1)
+        watchdog.let_go()
+        assert hanging.wait(60) == -signal.SIGKILL
+        assert not ours.is_running() or ours.status() == psutil.STATUS_ZOMBIE
+        assert others.status() == psutil.STATUS_SLEEPING
+        assert watchdog._process.wait(60) == 0
+        assert other.poll() is None
+    finally:
+        for process in (hanging, other):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

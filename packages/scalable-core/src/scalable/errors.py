@@ -39,6 +39,7 @@ The tree::
     │   ├── SlotsExceededError (ValueError)      no worker of the group has that many slots
     │   ├── TagConflictError (TypeError)         a task asks for workers of two groups
     │   └── UnknownWorkerError (ValueError)      no worker is called so, or none fits
+    ├── UnknownHomeError (RuntimeError)          a path begins with a home directory that is not known
     ├── ModulesError (ValueError)                the user's own modules cannot be sent to the workers
     ├── ResultStoreError (OSError)               the results cannot be read or kept where they should be
     ├── TasksFailedError (RuntimeError)          a workflow has gone on without tasks that failed
@@ -91,6 +92,7 @@ __all__ = [
     "SubmitError",
     "TagConflictError",
     "TasksFailedError",
+    "UnknownHomeError",
     "UnknownProviderError",
     "UnknownTagError",
     "UnknownTargetError",
@@ -603,6 +605,19 @@ class UnknownWorkerError(SubmitError, ValueError):
             f"no worker named in workers= {lack}: {named}; leave out workers, "
             "or see client.scheduler_info()['workers'] for names and tags"
         )
+
+
+class UnknownHomeError(ScalableError, RuntimeError):
+    """A path begins with a home directory that is not known."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        user = path.partition("/")[0].removeprefix("~")
+        why = f"there is no user {user!r}" if user else "HOME is not set, and the system has none"
+        super().__init__(f"the home directory of {path} is not known: {why}; write the whole path")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
 
 
 class ModulesError(ScalableError, ValueError):

@@ -19,7 +19,8 @@ from scalable.cli import main
 from scalable.cli.init import write_targets
 from scalable.cli.plan import describe
 from scalable.planning import Plan
-from scalable.providers.base import ResourceRequest, ScalePlan
+from scalable.providers.base import ResourceRequest, ScalePlan, current_owner
+from scalable.results.store.storage import Store
 
 if TYPE_CHECKING:
     from conftest import Install
@@ -144,6 +145,76 @@ def test_problems_are_json_too(cli: Cli, project: Path) -> None:
     assert document["issues"][0]["line"] == 1
 
 
+@pytest.mark.parametrize("task", ["..", "../other", "/", "t/../../other", "", "."])
+def test_no_name_leads_out_of_a_store(cli: Cli, tmp_path: Path, task: str) -> None:
+    for name in ("mine", "other"):
+        Store(str(tmp_path / name)).open(current_owner(), create=True)
+    Store(str(tmp_path / "other")).write_result("t/v/a", {}, 1, alone=True)
+    for command in ("list", "verify"):
+        result = cli("results", command, task, "--store", str(tmp_path / "mine"))
+        assert result.exit_code == 2, result.stdout
+        assert f"{task!r} is not the name of a task" in result.stderr
+
+
+@pytest.mark.parametrize("where", ["results", "runs"])
+def test_a_home_that_is_not_known_is_named(
+    cli: Cli, project: Path, demo: None, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = "~no-such-user/data"
+    text = (project / "scalable.yaml").read_text()
+    if where == "results":
+        text = text.replace("project: {", f'project: {{results: "{path}", ')
+    else:
+        monkeypatch.setenv("SCALABLE_RUNS_DIR", path)
+    (project / "scalable.yaml").write_text(text)
+
+    result = cli(*{"results": ["results", "list"], "runs": ["runs"]}[where])
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: the home directory of {path} is not known: there is no user 'no-such-user'; write the whole path\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["runs", "show", "nope"], "there are no runs in .scalable/runs"),
+        (["report"], "there are no runs in .scalable/runs"),
+        (["logs", "nope"], "there are no runs in .scalable/runs"),
+        (["resume", "nope"], "there are no runs in .scalable/runs"),
+        (["init"], "scalable.yaml exists, and nothing is overwritten"),
+        (["run", "-w", "bad.py"], "SyntaxError"),
+        (["run", "-w", "tag.py"], "tag.py:3: no worker group has the tag 'nobody'"),
+        (["run", "-w", "target.py"], "elsewhere"),
+        (["run", "-w", "fine.py", "--plan", "nope.json"], "nope.json: No such file"),
+    ],
+    ids=lambda each: "-".join(each) if isinstance(each, list) else "",
+)
+def test_each_failure_is_json_too(
+    cli: Cli, project: Path, demo: None, command: list[str], said: str
+) -> None:
+    session = "from scalable.session import ScalableSession\n"
+    scripts = {
+        "bad": "1 +",
+        "tag": f"{session}with ScalableSession.from_yaml() as c:\n    c.submit(abs, tag='nobody')",
+        "target": f"{session}ScalableSession.from_yaml(target='elsewhere')",
+        "fine": "",
+    }
+    for name, text in scripts.items():
+        (project / f"{name}.py").write_text(text)
+
+    result = cli(*command, "--json")
+
+    document = json.loads(result.stdout)
+    assert result.exit_code != 0
+    assert document["ok"] is False
+    assert said in document["error"]["message"]
+    plain = cli(*command)
+    assert (plain.exit_code, plain.stdout) == (result.exit_code, "")
+    assert plain.stderr == result.stderr
+
+
 def test_a_name_that_refers_to_nothing_hides_no_option(cli: Cli, project: Path) -> None:
     text = (project / "scalable.yaml").read_text()
     (project / "scalable.yaml").write_text(
@@ -188,12 +259,13 @@ def test_a_component_that_is_wrong_hides_no_option(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_json_that_cannot_be_written_is_a_one_line_error(
-    project: Path, environment: dict[str, str]
+@pytest.mark.parametrize("options", [["--json"], []], ids=["json", "text"])
+def test_what_cannot_be_written_is_a_one_line_error(
+    project: Path, environment: dict[str, str], options: list[str]
 ) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "scalable.cli", "validate", "--json"],
+            [sys.executable, "-m", "scalable.cli", "validate", *options],
             env={**environment, "PYTHONUNBUFFERED": "1"},
             stdout=full,
             stderr=subprocess.PIPE,
@@ -203,8 +275,7 @@ def test_json_that_cannot_be_written_is_a_one_line_error(
         )
 
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert "No space left on device" in line
+    assert done.stderr == "error: standard output: No space left on device\n"
 
 
 def test_the_provider_validates_its_options(cli: Cli, project: Path) -> None:

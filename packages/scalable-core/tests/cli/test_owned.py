@@ -430,7 +430,7 @@ def test_trouble_with_a_recorded_target_says_how_to_forget_it(
     batch: SiteProvider, cli: Cli, project: Path
 ) -> None:
     write(project, "old: {provider: batch, site: closed}")
-    directory = begin_run(project).directory
+    directory = begin_run(project).shown
     batch.errors["closed"] = ConnectionError("it does not exist any more")
     write(project, "new: {provider: batch}")
     result = cli("ps")
@@ -607,7 +607,7 @@ def test_what_is_known_of_runs_of_another_machine_is_said_and_nothing_is_removed
     refused = cli("reap", unshown.directory.name, "--yes")
     assert refused.exit_code == 1
     assert "is not known to have ended" in refused.stderr
-    assert f"if that machine is gone, delete {unshown.directory}" in refused.stderr
+    assert f"if that machine is gone, delete {unshown.shown}" in refused.stderr
     assert [each.name for each in batch.owned["here"]] == ["job-1", "job-2"]
     for record in (shown, unshown):
         assert read_record(record.directory) == record.document

@@ -136,6 +136,26 @@ def test_a_workflow_from_start_to_end(scalable: Scalable, project: Path, gone: G
     assert "hunter2" not in done.stderr
 
 
+def test_a_workflow_may_change_the_directory_before_it_needs_workers(
+    scalable: Scalable, project: Path, workflow: Path
+) -> None:
+    workflow.write_text(
+        "import os\nfrom scalable.session import ScalableSession\n"
+        "session = ScalableSession.from_yaml()\nos.mkdir('results'); os.chdir('results')\n"
+        "with session as client:\n    client.submit(print, 'here', tag='gcam').result()\n"
+    )
+
+    done = scalable("run", "-w", "workflow.py")
+
+    assert done.returncode == 0, done.stderr
+    written = record(project)
+    assert (written["status"], written["everything_removed"]) == ("finished", True)
+    (directory,) = (project / ".scalable" / "runs").iterdir()
+    assert f"record in {directory}" in done.stderr
+    assert (directory / "ledger.jsonl").is_file()
+    assert not [*(project / "results").iterdir()]
+
+
 def test_json_is_the_record_and_nothing_else(scalable: Scalable, project: Path) -> None:
     done = scalable("run", "--json", "--quiet", "-w", "workflow.py", "--", "fine")
 

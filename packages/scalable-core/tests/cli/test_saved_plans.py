@@ -295,8 +295,11 @@ def test_a_limit_is_kept_in_a_simulation(cli: Cli) -> None:
 def record_run(project: Path, rows: Sequence[Mapping[str, Any]], target: str = "hpc") -> None:
     directory = project / ".scalable" / "runs" / "20260101T000000Z-aaaaaa"
     directory.mkdir(parents=True)
-    summary = {"tasks": [{"name": "f"}], "starts": {"gcam": {"queue": 0, "boot": 60}}}
-    usual = {"status": "finished", "started": "", "ended": "", "provider": "", "manifest": {}}
+    count = {"done": len(rows), "failed": 0, "left": 0, "cancelled": 0}
+    tasks = [{"name": "f", "component": "gcam", **count}]
+    summary = {"tasks": tasks, "starts": {"gcam": {"queue": 0, "boot": 60}}}
+    usual: dict[str, Any] = {"status": "finished", "ended": None, "provider": "", "manifest": {}}
+    usual["started"] = "2026-01-01T00:00:00+00:00"
     (directory / "record.json").write_text(
         json.dumps({**usual, "id": directory.name, "target": target, "summary": summary})
     )

@@ -279,6 +279,41 @@ def test_a_tag_is_an_annotation_of_calls(client: ScalableClient) -> None:
             client.submit(where)
 
 
+def test_an_option_of_a_call_counts_more_than_an_annotation(client: ScalableClient) -> None:
+    with annotate(tag="gcam-7"):
+        by_resources = client.submit(where, resources={"stitches": 1})
+        by_executor = client.get_executor(resources={"stitches": 1}).submit(where, 1)
+        assert by_resources.result(timeout=30) == by_executor.result(timeout=30) == "stitches"
+        (mapped,) = client.map(where, [2], resources={"stitches": 1})
+        assert mapped.result(timeout=30) == "stitches"
+    computed, other = delayed(where)(3), delayed(where)(4)
+    with annotate(tag="stitches", n=4):
+        # The annotated tag, with as many slots as the call says.
+        assert client.submit(where, n=2).key == client.submit(where, tag="stitches", n=2).key
+        assert client.compute(computed, n=1).result(timeout=30) == "stitches"
+        assert client.compute(other, resources={"gcam-7": 1}).result(30) == "gcam-7"
+        with pytest.raises(SlotsExceededError):
+            client.submit(where, n=5)
+
+
+@pytest.mark.parametrize("outer", [{"tag": "gcam-7"}, {"task": "run_gcam"}])
+def test_no_block_loses_what_another_one_asks_for(
+    client: ScalableClient, outer: dict[str, str]
+) -> None:
+    other = {"resources": {"stitches": 1}}
+    for first, second in ((outer, other), (other, outer)):
+        with annotate(**first), annotate(**second):
+            for submit in (client.submit, client.map):
+                with pytest.raises(TagConflictError, match=r"gcam-7.*stitches|stitches.*gcam-7"):
+                    submit(where, [1])
+            with pytest.raises(TagConflictError):
+                client.get_executor()
+            with pytest.raises(TagConflictError):
+                client.compute(delayed(where)(1))
+    with annotate(**outer), annotate(resources={"gcam-7": 1}):
+        assert client.submit(where).result(timeout=30) == "gcam-7"
+
+
 def test_annotations_are_checked_as_arguments_are(client: ScalableClient) -> None:
     with annotate(allow_other_workers=True), pytest.raises(TypeError, match="without the tag"):
         client.submit(where, tag="stitches")
@@ -314,3 +349,59 @@ def test_an_executor_for_a_tag(client: ScalableClient) -> None:
         client.get_executor(tag="typo")
     with pytest.raises(TypeError, match="unsupported arguments"):
         client.get_executor(tag="stitches", colour="red")
+
+
+# -- Functions on workers
+
+
+def name_of(*args: Any, dask_worker: Any, **kwargs: Any) -> tuple[Any, ...]:
+    return dask_worker.name, args, kwargs
+
+
+def test_a_function_runs_on_the_workers_of_a_group(client: ScalableClient) -> None:
+    every = client.run(name_of)
+    address = {name: address for address, (name, *_) in every.items()}
+    assert sorted(address) == ["gcam-7", "gcam_7", "stitches"]
+    by: list[dict[str, Any]] = [{"tag": "stitches"}, {"task": "emulate"}]
+    for options in by:
+        found = client.run(name_of, 1, n=2, **options)
+        assert found == {address["stitches"]: ("stitches", (1,), {"n": 2})}
+    both = ["gcam-7", address["stitches"]]
+    assert [*client.run(name_of, tag="stitches", workers=both)] == [address["stitches"]]
+    assert [*client.run(name_of, workers=[address["gcam_7"]])] == [address["gcam_7"]]
+    with pytest.raises(UnknownTagError):
+        client.run(name_of, tag="typo")
+    with pytest.raises(UnknownWorkerError):
+        client.run(name_of, tag="stitches", workers=["gcam-7"])
+    failed = client.run(divide, 1, 0, tag="stitches", on_error="return")
+    assert isinstance(failed[address["stitches"]], ZeroDivisionError)
+
+
+def test_a_coroutine_runs_a_function_on_a_group(cluster: LocalCluster) -> None:
+    async def run() -> list[Any]:
+        async with ScalableClient(
+            cluster.scheduler_address, asynchronous=True, set_as_default=False
+        ) as client:
+            return [*(await client.run(name_of, tag="gcam-7")).values()]
+
+    assert asyncio.run(run()) == [("gcam-7", (), {})]
+
+
+# -- Tasks that are run again in the client's process
+
+
+@pytest.mark.parametrize("options", [{}, {"tag": "stitches"}])
+def test_a_task_with_inputs_is_run_again_here(
+    client: ScalableClient, options: dict[str, Any]
+) -> None:
+    here: Any = client  # Dask adds these methods to its clients
+    one = client.submit(abs, -1, **options)
+    good, bad = (client.submit(divide, one, b, **options) for b in (2, 0))
+    assert here.recreate_task_locally(good) == 0.5
+    with pytest.raises(ZeroDivisionError):
+        here.recreate_error_locally(bad)
+    mapped = client.map(divide, [one, one], [4, 5], **options)
+    assert [here.recreate_task_locally(future) for future in mapped] == [0.25, 0.2]
+    # The input is as it was.
+    assert client.submit(divide, one, 1, **options).result(timeout=30) == 1
+    assert one.result(timeout=30) == 1

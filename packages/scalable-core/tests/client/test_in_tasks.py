@@ -86,6 +86,7 @@ def test_a_worker_without_the_package_refuses_tags(
                 lambda: client.compute([], n=2),
                 lambda: client.persist([], tag="stitches"),
                 lambda: client.get({}, [], tag="stitches"),
+                lambda: client.run(where, tag="stitches"),
             ]
             with annotate(tag="stitches"):
                 calls.append(lambda: client.submit(where))
@@ -105,6 +106,7 @@ def test_a_worker_without_the_package_refuses_tags(
         "tag=",
         "task=",
         "n=",
+        "tag=",
         "tag=",
         "tag=",
     ]
@@ -148,4 +150,10 @@ def test_what_needs_a_nanny_is_refused(client: ScalableClient, tmp_path: Any) ->
             client.register_plugin(plugin)
     with pytest.raises(NotSupportedError, match="workers of a group have no nanny"):
         client.restart_workers(["stitches"])
+    with pytest.raises(NotSupportedError, match="workers of a group have no nanny: leave out"):
+        client.run(where, nanny=True)
+    with pytest.raises(NotSupportedError, match="workers of a group have no nanny: leave out"):
+        client.get_worker_logs(nanny=True)
+    logs: Any = client.get_worker_logs()
+    assert len(logs) == 3
     assert client.submit(where, tag="stitches").result(timeout=30) == "stitches"

@@ -279,6 +279,21 @@ def test_a_restart_drops_results(client: ScalableClient) -> None:
     assert len(received) == 0
 
 
+def test_a_restart_is_over_once_the_client_knows(
+    client: ScalableClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handle_late() -> None:
+        await asyncio.sleep(0.3)  # as if it came over a slow connection
+        client._handle_restart()
+
+    monkeypatch.setitem(client._stream_handlers, "restart", handle_late)
+    future = client.submit(abs, -1, tag=TAG)
+    assert future.result(timeout=30) == 1
+    client.restart(wait_for_workers=False)
+    # Had it not come yet, it would cancel what is submitted next.
+    assert future.status == "cancelled"
+
+
 # -- What a client keeps
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic, sleep
@@ -119,6 +120,26 @@ def test_a_task_that_keeps_the_slot_of_one_that_it_has_submitted(
         # It goes on once there is room.
         extra = start_worker(cluster, name="extra", nthreads=4, resources={tag: 4})
         parent.result(timeout=60)
+        run(cluster, extra.close())
+
+
+def wait_for_one_that_waits() -> int:
+    return int(
+        get_client().submit(wait_for_another, tag="gcam_7", key="between").result(timeout=60)
+    )
+
+
+def test_a_task_that_keeps_the_slot_of_one_that_another_has_submitted_for_it(
+    cluster: LocalCluster,
+) -> None:
+    with ScalableClient(cluster, set_as_default=False) as client:
+        first = client.submit(wait_for_one_that_waits, tag="gcam-7")
+        said = f"{first.key} keeps its slot on gcam-7, and another, which between has submitted"
+        for key in (first.key, "between", "another"):
+            future: Future[Any] = Future(key, client)
+            until_explained(functools.partial(client.explain, future), said)
+        extra = start_worker(cluster, name="extra", nthreads=1, resources={"gcam-7": 1})
+        assert first.result(timeout=60) == 1
         run(cluster, extra.close())
 
 

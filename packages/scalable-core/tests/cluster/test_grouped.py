@@ -36,6 +36,7 @@ from scalable.errors import (
     GroupTimeoutError,
     LeftoverError,
     UnknownTagError,
+    UnknownWorkerError,
 )
 from scalable.testing.state import global_state
 
@@ -684,6 +685,38 @@ def test_logs_are_named_as_those_of_dask(start: Start) -> None:
     assert "a: " in logs["Cluster"]
     assert "Scheduler at:" in logs["Scheduler"]
     assert [*cluster.get_logs(cluster=False, workers=False)] == ["Scheduler"]
+    only = {"cluster": False, "scheduler": False}
+    cluster.scale_groups({"a": 2})
+    cluster.wait_for_workers(2, timeout=30)
+    for address, facts in cluster.scheduler_info["workers"].items():
+        for name in (address, facts["name"]):
+            assert [*cluster.get_logs(**only, workers=[name])] == [facts["name"]]
+    with pytest.raises(UnknownWorkerError, match="'typo'"):
+        cluster.get_logs(**only, workers=["typo"])
+
+
+def test_names_of_workers_as_in_clusters_of_dask(start: Start, until: Until) -> None:
+    cluster = start("a")
+    assert cluster.plan == cluster.requested == cluster.observed == set()
+    cluster.scale_groups({"a": 2})
+    cluster.wait_for_workers(2, timeout=30)
+    both = {*cluster.groups["a"].workers}
+    assert cluster.plan == cluster.requested == cluster.observed == both
+    assert not cluster.called_from_running_loop
+    cluster.scale_groups({"a": 1})
+    until(lambda: len(cluster.plan) == 1)
+    assert cluster.plan < both
+
+
+def test_names_that_only_some_clusters_of_dask_have(start: Start) -> None:
+    cluster: Any = start("a")
+    with pytest.raises(AttributeError, match=r"no attribute 'scale_up'; use scale_groups"):
+        cluster.scale_up(2)
+    with pytest.raises(AttributeError, match=r"'workers'; use scheduler_info\['workers'\]"):
+        len(cluster.workers)
+    assert not hasattr(cluster, "new_spec")
+    with pytest.raises(AttributeError, match=r"no attribute 'typo'$"):
+        _ = cluster.typo
 
 
 def test_a_coroutine_function_is_run_on_the_clusters_loop(start: Start) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from scalable.manifest.errors import ManifestSchemaError
 from scalable.manifest.parser import parse_manifest
 from scalable.manifest.schema import (
     ComponentConfig,
@@ -174,3 +175,16 @@ def test_a_model_made_in_python_has_no_positions() -> None:
 def test_a_target_made_in_python_shows_its_options() -> None:
     target = TargetConfig(name="t", provider="local", options={"max_workers": 2})
     assert repr(target) == "TargetConfig(name='t', provider='local', options={'max_workers': 2})"
+
+
+def test_a_variable_is_no_larger_than_linux_takes_it() -> None:
+    def parsed(n: int) -> ManifestModel:
+        component = {"env": {"A": "x" * n}}
+        document = {"version": 1, "project": {"name": "p"}, "components": {"gcam": component}}
+        document["targets"] = {"here": {"provider": "local"}}
+        return parse_manifest(document, env={})
+
+    assert len(parsed(100_000).components["gcam"].env["A"]) == 100_000
+    with pytest.raises(ManifestSchemaError, match=r"E_TOO_LARGE.*one variable") as told:
+        parsed(131_072)
+    assert len(str(told.value)) < 500

@@ -62,6 +62,15 @@ def test_packs_what_import_finds_beside_a_script(tmp_path: Path) -> None:
     assert zipfile.ZipFile(io.BytesIO(archive.data)).namelist() == list(archive.names)
 
 
+def test_names_that_are_no_text_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path, "workflow.py", "package/__init__.py")
+    for name in (b"old\xff.py", b"package/table\xff.csv"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    archive = pack_workflow(tmp_path)
+    assert archive is not None
+    assert archive.names == ("package/__init__.py", "workflow.py")
+
+
 def test_a_workflow_inside_a_package_imports_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path, "__init__.py", "helpers.py")
 

@@ -1,10 +1,12 @@
 import io
+import sys
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from scalable.cluster.port import GroupStatus, Reason
+from scalable.progress import showing
 from scalable.progress.showing import PlainView, Snapshot, render
 from scalable.progress.status import describe_tasks
 from scalable.runs.tally import TaskCount
@@ -129,6 +131,29 @@ def test_all_that_matters_fits_a_narrow_terminal(width: int) -> None:
         assert expected in text, text
     if width > 60:
         assert "12 failed, about 40 min left" in text
+
+
+@pytest.mark.parametrize("width", [-1, 0, 1, 2, 5, 11])
+def test_a_terminal_without_room_ends_nothing(width: int) -> None:
+    kinds = {"a": TaskCount(left=5), "b": TaskCount(done=2)}
+    Console(file=io.StringIO(), width=80).print(render(Snapshot(5, group(1), kinds), width))
+
+
+@pytest.mark.parametrize("columns", ["0", "3"])
+def test_a_terminal_that_says_it_has_no_columns_gets_lines(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "80")
+    assert showing._terminal_area() is not None
+    monkeypatch.setenv("COLUMNS", columns)
+    assert showing._terminal_area() is None
 
 
 def test_what_is_left_is_told_and_makes_no_line_by_itself(out: io.StringIO) -> None:

@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.errors import UnknownHomeError
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.containers import (
     RUNTIMES,
     chosen_runtime,
     container_argv,
+    host_paths,
     image_reference,
     is_read_by_client,
+    mounts_and_preload,
     runs_as_child,
     unsafe_mount_characters,
 )
@@ -54,6 +57,15 @@ def test_a_mount_is_read_as_intended_or_known_to_be_unsafe(
         (record,) = csv.reader([mount], strict=True)
         fields = dict(field.split("=", 1) for field in record)
         assert fields == {"type": "bind", "source": host, "target": inside}
+
+
+def test_a_home_that_is_not_known_is_named() -> None:
+    gcam = ComponentConfig(name="gcam", mounts={"~no-such-user/data": "/in"})
+    with pytest.raises(UnknownHomeError, match="there is no user 'no-such-user'"):
+        host_paths(gcam)
+    script = ComponentConfig(name="gcam", preload_script="~no-such-user/pre.py")
+    with pytest.raises(UnknownHomeError, match="there is no user 'no-such-user'"):
+        mounts_and_preload(script)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

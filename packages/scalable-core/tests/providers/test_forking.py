@@ -131,6 +131,23 @@ def test_a_worker_above_its_memory_is_killed_and_no_other(work: Path) -> None:
         assert ends(work) == {1: (-signal.SIGKILL, "memory")}
 
 
+def test_memory_that_a_worker_shares_with_its_children_counts_once(work: Path) -> None:
+    """As in a pool of processes that a task has forked, all of which see its data."""
+    share = """
+data = b"x" * 2**26
+for child in range(6):
+    if os.fork() == 0:
+        signal.pause()
+pathlib.Path("forked").touch()
+signal.pause()"""
+    (work / "do" / "0").write_text(share)
+    with job_of(work, 2, memory=2**28):
+        until((work / "forked").exists)
+        (work / "do" / "1").write_text("x = b'x' * 2**29; signal.pause()")
+        until(lambda: ends(work))
+        assert ends(work) == {1: (-signal.SIGKILL, "memory")}
+
+
 def test_the_end_of_the_job_is_not_that_of_its_workers(work: Path) -> None:
     with job_of(work, 2) as job:
         until(lambda: seen(work) == {"0", "1"})

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import stat
+import tarfile
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +24,7 @@ from scalable.errors import ResultStoreError
 from scalable.results.naming import TaskRule
 from scalable.results.reuse import OutputChecks, open_results
 from scalable.results.store.outputs import (
+    DamagedOutputError,
     check_outputs,
     expand,
     fields_of,
@@ -237,6 +242,71 @@ def test_files_are_kept_in_any_store(url: str, tmp_path: Path) -> None:
         check_outputs(store, NAME, content=False)
     remove_outputs(store, NAME)
     assert store.size(f"{NAME}.outputs") == -1
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def test_what_is_restored_is_what_was_written(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    store.open("me", create=True)
+    program, run = tmp_path / "out" / "model", tmp_path / "out" / "run"
+    (run / "v1").mkdir(parents=True)
+    program.write_text("#!/bin/sh")
+    program.chmod(0o755)
+    (run / "v1" / "x").write_text("1")
+    for name, mode in (("shared", 0o664), ("script", 0o750), ("fixed", 0o444)):
+        (run / name).write_text(name)
+        (run / name).chmod(mode)
+    links = {"latest": "v1", "input": "/data/input.nc", "beside": "../model", "lost": "nowhere"}
+    for name, target in links.items():
+        (run / name).symlink_to(target)
+    os.mkfifo(run / "pipe")
+    (run / "empty").mkdir()
+    (run / "v1").chmod(0o555)
+
+    keep_outputs(store, NAME, "simulate", {"program": str(program), "run": str(run)})
+    for _ in range(2):  # the second time it is there already
+        restored = restore_outputs(store, NAME, str(tmp_path / "to"))
+        again = Path(restored["run"])
+        assert mode_of(Path(restored["program"])) == 0o755
+        modes = [mode_of(again / name) for name in ("shared", "script", "fixed")]
+        assert modes == [0o664, 0o750, 0o444]
+        assert {name: str((again / name).readlink()) for name in links} == links
+        assert (again / "latest" / "x").read_text() == "1"
+        assert (again / "empty").is_dir()
+        assert not (again / "pipe").exists()
+        assert (again / "shared").stat().st_mtime > 1e9  # or a site that removes old files does
+        os.utime(again / "shared", (2e9, 2e9))
+    assert (again / "shared").stat().st_mtime == 2e9, "it was there, and was written again"
+    (run / "v1").chmod(0o755)
+
+
+def test_an_archive_writes_nothing_elsewhere(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    store.open("me", create=True)
+    (tmp_path / "out").mkdir()
+    keep_outputs(store, NAME, "simulate", {"run": str(tmp_path / "out")})
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for names in (["../../../victim/x"], ["link", "link/x"]):
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for name in names:
+                entry = tarfile.TarInfo(name)
+                if name == "link":
+                    entry.type, entry.linkname = tarfile.SYMTYPE, str(victim)
+                tar.addfile(entry)
+        content = archive.getvalue()
+        store.write_bytes(f"{NAME}.run.output", content)
+        digest = hashlib.sha256(content).hexdigest()
+        facts = {"path": str(tmp_path / "to"), "kind": "directory"}
+        index = {"run": {**facts, "size": len(content), "sha256": digest}}
+        store.write_bytes(f"{NAME}.outputs", json.dumps(index).encode())
+        with pytest.raises(DamagedOutputError, match="the archive cannot be unpacked"):
+            restore_outputs(store, NAME)
+        assert not [*victim.iterdir()]
 
 
 # -- Copies on the machine

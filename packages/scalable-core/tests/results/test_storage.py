@@ -403,3 +403,10 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     output, _ = done.communicate(timeout=60)
     assert output.strip() == f"cannot write to {tmp_path / 'store'}: File too large"
     assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == [MARKER]
+
+
+def test_a_link_to_a_directory_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(tmp_path / "purged")
+    for url in (tmp_path / "results", tmp_path / "results" / "mine"):
+        with pytest.raises(StoreError, match=r"cannot write to .*: No such file or directory"):
+            Store(str(url)).open("me", create=True)

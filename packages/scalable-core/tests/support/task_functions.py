@@ -7,7 +7,17 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from distributed import WorkerPlugin, get_worker
+from distributed import Event, WorkerPlugin, get_worker
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+def wait_at_gate(x: Any = None) -> Any:
+    """Return `x` once the event ``gate`` is set."""
+    Event("gate").wait()
+    return x
 
 
 def add(a: int, b: int = 0) -> int:

@@ -34,6 +34,8 @@ class ApiServer:
         Whether somebody acts on DaskClusters and DaskWorkerGroups.
     unlisted : set of str
         Kinds that may not be listed.
+    undeletable : set of str
+        Kinds that may not be deleted.
     """
 
     def __init__(self) -> None:
@@ -45,6 +47,7 @@ class ApiServer:
         self.room: int | None = None
         self.has_operator = True
         self.unlisted: set[str] = set()
+        self.undeletable: set[str] = set()
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
 
@@ -103,6 +106,8 @@ class ApiServer:
                 return 200, self.logs.get(name, f"the log of {name}")
             if method == "PATCH":
                 return self._patch(kind, found, body)
+            if method == "DELETE" and kind in self.undeletable:
+                return 403, {"message": f"{kind} is forbidden: cannot delete resource {kind!r}"}
             if method == "DELETE":
                 self.delete(kind, name)
             return 200, found
@@ -118,7 +123,7 @@ class ApiServer:
         return 201, made
 
     def _patch(self, kind: str, found: Object, change: Object) -> tuple[int, Any]:
-        version = change["metadata"].pop("resourceVersion", None)
+        version = change.get("metadata", {}).pop("resourceVersion", None)
         if version not in (None, found["metadata"]["resourceVersion"]):
             return 409, {"message": "the object has been modified"}
         _merge(found, change)

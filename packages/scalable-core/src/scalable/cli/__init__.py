@@ -9,6 +9,10 @@ that only read a manifest do not import Dask.
 `output`        what is printed: results on stdout, problems on stderr
 `streams`       standard streams that are closed
 `failures`      errors as lines on stderr and as an exit status
+`workflow`      the script and its arguments, from a command line
+`preparing`     what precedes a run: its plan, and all that can be refused before anything is started
+`running`       a run: its session offered to a workflow, closed and recorded
+`endings`       what is shown of the end of a run
 `init`          ``scalable init``, with the files of ``starter/``
 `validate`      ``scalable validate``
 `schema`        ``scalable schema``

@@ -289,8 +289,8 @@ def _of_records(troubles: list[Trouble]) -> Iterator[_Candidate]:
             spec: DeploymentSpec | Exception = recorded_spec(record)
         except ManifestError as error:
             spec = error
-        except (OSError, ValueError, RecursionError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not a record of a run"
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
             message = f"the record of run {directory.name} cannot be read: {why}; {hint}"
             troubles.append(Trouble(message))
             continue

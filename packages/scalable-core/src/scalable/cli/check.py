@@ -15,6 +15,7 @@ from scalable.cli.output import (
     print_note,
     print_problem,
     print_status,
+    print_text,
     print_warnings,
 )
 
@@ -91,7 +92,7 @@ def _show(results: list[CheckResult], provider: str) -> None:
         print_status(f"provider {provider!r} has no checks beyond those of `scalable validate`")
         return
     rows = [[_VERDICTS[result.ok], result.name, result.detail] for result in results]
-    click.echo(as_table(("verdict", "check", "finding"), rows))
+    print_text(as_table(("verdict", "check", "finding"), rows))
     for result in results:
         if result.remedy and not result.ok:
             severity: Severity = "error" if result.ok is False else "warning"

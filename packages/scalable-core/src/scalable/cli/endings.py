@@ -83,7 +83,7 @@ def print_summary(
     summary: Mapping[str, Any],
 ) -> None:
     """Show what a run has done and used, how it has ended, and where its record is."""
-    logs = record.directory / "logs"
+    logs = record.shown / "logs"
     for line in tally.lines(logs):
         print_status(session.manifest.redact(line))
     used = {tag: hours for tag, hours in summary["worker_hours"].items() if hours}
@@ -98,7 +98,7 @@ def print_summary(
     if logs.is_dir():
         print_status(f"logs of workers in {logs}; `scalable logs` shows them")
     print_status(
-        f"{_describe_end(record.document)} after {summary['seconds']:.1f} s; record in {record.directory}"
+        f"{_describe_end(record.document)} after {summary['seconds']:.1f} s; record in {record.shown}"
     )
 
 

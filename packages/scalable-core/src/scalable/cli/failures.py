@@ -24,7 +24,7 @@ from scalable.errors import (
     ValidationFailedError,
 )
 
-__all__ = ["FAILED", "INTERRUPTED", "USAGE", "Failure", "exit_status", "report_error"]
+__all__ = ["FAILED", "INTERRUPTED", "USAGE", "Failure", "Told", "exit_status", "report_error"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -36,6 +36,11 @@ class Failure(click.ClickException):
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]  # of the instance here, of the class in click
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        what = type(self.__cause__ or self).__name__
+        return {"ok": False, "error": {"type": what, "message": self.message}, "issues": []}
+
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message on stderr."""
         first, *more = self.message.splitlines() or [""]
@@ -43,6 +48,13 @@ class Failure(click.ClickException):
             print_problem(first)
         for line in more:
             click.echo(line, err=True)
+
+
+class Told(Failure):
+    """Ends a command whose user has been told already, each problem in its place."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print nothing more."""
 
 
 def exit_status(error: BaseException) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from scalable.cli.init import init
 from scalable.cli.logs import logs
 from scalable.cli.managed import attach, down, scale
 from scalable.cli.options import debug_option, wants_debug, wants_json
+from scalable.cli.output import print_json
 from scalable.cli.owned import ps, reap
 from scalable.cli.plan import plan
 from scalable.cli.prices import prices
@@ -77,14 +79,24 @@ class _Commands(click.Group):
             raise  # the error is the help text
         except click.UsageError as error:
             raise _usage(error) from None
+        except KeyboardInterrupt:
+            raise _as_json_too(Failure("interrupted", INTERRUPTED), ctx) from None
+        except Failure as failure:
+            raise _as_json_too(failure, ctx) from failure.__cause__
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
-            raise Failure("interrupted", INTERRUPTED) from None
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # click exits quietly when the pipe is closed
             raise report_error(error, as_json=wants_json(ctx), debug=wants_debug(ctx)) from error
+
+
+def _as_json_too(failure: Failure, context: click.Context) -> Failure:
+    """Return a failure, once programs that have asked for JSON have it."""
+    if wants_json(context):
+        with suppress(OSError):  # stdout itself may be what failed
+            print_json(failure.as_json())
+    return failure
 
 
 def _usage(error: click.UsageError) -> Failure:

@@ -10,7 +10,7 @@ import click
 
 from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import print_json
+from scalable.cli.output import print_json, print_text
 
 __all__ = ["init"]
 
@@ -58,8 +58,8 @@ def init(directory: Path, as_json: bool) -> None:
         print_json({"written": written})
     else:
         manifest, workflow = written
-        click.echo(f"wrote {manifest} and {workflow}; run them with:")
-        click.echo(f"  {shlex.join(['scalable', 'run', manifest, '--workflow', workflow])}")
+        print_text(f"wrote {manifest} and {workflow}; run them with:")
+        print_text(f"  {shlex.join(['scalable', 'run', manifest, '--workflow', workflow])}")
 
 
 def write_targets(installed: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import click
 
 from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import print_json, print_note
+from scalable.cli.output import print_json, print_note, print_text
 from scalable.cli.runs import find_run, run_directory
 
 __all__ = ["logs"]
@@ -59,10 +59,10 @@ def logs(run: str | None, what: str | None, lines: int | None, as_json: bool) ->
         print_json({"run": document["id"], "logs": shown})
         return
     for name, text in texts.items():
-        click.echo(click.style(f"==> {name}: {chosen[name]} <==", bold=True))
+        print_text(click.style(f"==> {name}: {chosen[name]} <==", bold=True))
         for key in ran.get(name, [])[:5]:
-            click.echo(click.style(f"    ran {key}", dim=True))
-        click.echo(text, nl=not text.endswith("\n"))
+            print_text(click.style(f"    ran {key}", dim=True))
+        print_text(text, end="" if text.endswith("\n") else "\n")
 
 
 def _catch_up(document: Mapping[str, Any], directory: Path) -> Callable[[str], str]:
@@ -113,11 +113,13 @@ def _read(path: Path, lines: int | None) -> str:
 
 def _workers_of(directory: Path, task: str) -> dict[str, list[str]]:
     """Return the workers that ran tasks which `task` names, each with their keys."""
+    from scalable.runs.shape import TASK
+
     ran: dict[str, list[str]] = {}
-    for row in read_rows(directory / "tasks.jsonl"):
-        key, worker = str(row.get("task")), row.get("worker")
-        if worker and is_named(key, str(row.get("component") or ""), task):
-            ran.setdefault(str(worker), []).append(key)
+    for row in read_rows(directory / "tasks.jsonl", TASK):
+        key, worker = row["task"], row.get("worker")
+        if worker and is_named(key, row.get("component") or "", task):
+            ran.setdefault(worker, []).append(key)
     return ran
 
 
@@ -133,19 +135,21 @@ def is_named(key: str, component: str, what: str) -> bool:
     return key.startswith(what) or function == what
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file of a record; a last line that was cut, as by a full disk, is left out."""
+def read_rows(path: Path, shape: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file of a record that have a shape; a line that was cut, as by a full disk, is left out."""
+    from scalable.runs.shape import find_fault
+
     try:
-        stream = path.open(encoding="utf-8")
+        stream = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
     with stream:
         for line in stream:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict):
+            if not find_fault(row, shape):
                 yield row
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,13 +22,42 @@ __all__ = [
     "print_note",
     "print_problem",
     "print_status",
+    "print_text",
     "print_warnings",
 ]
 
 
 def print_json(document: Any) -> None:
-    """Print a document as JSON, for programs."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print a document as JSON, for programs; what stdout cannot show is escaped as in JSON."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode(_encoding())
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2)
+    with _naming_stdout():
+        click.echo(text)
+
+
+def print_text(text: str, *, end: str = "\n") -> None:
+    """Print a result on stdout; what that cannot show, such as a name in another encoding, is escaped."""
+    encoding = _encoding()
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)
+    with _naming_stdout():
+        click.echo(shown + end, nl=False)
+
+
+@contextmanager
+def _naming_stdout() -> Iterator[None]:
+    """Within the block, let errors of the system, such as that a disk is full, name where the output goes."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
+
+
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def print_status(text: str) -> None:

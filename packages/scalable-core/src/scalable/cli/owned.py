@@ -11,7 +11,14 @@ import click
 
 from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import as_table, print_json, print_note, print_problem, print_status
+from scalable.cli.output import (
+    as_table,
+    print_json,
+    print_note,
+    print_problem,
+    print_status,
+    print_text,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -399,4 +406,7 @@ def _show(
     names = ("target", "provider", "run_id", "standing", "kind", "name", "owner", "detail")
     rows += [[run[name] for name in names] for run in (each.as_json() for each in unshown)]
     if rows:
-        click.echo(as_table(header, rows), err=err)
+        if err:
+            click.echo(as_table(header, rows), err=True)
+        else:
+            print_text(as_table(header, rows))

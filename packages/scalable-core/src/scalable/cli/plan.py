@@ -12,7 +12,7 @@ import click
 
 from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option, manifest_arguments
-from scalable.cli.output import as_table, print_json, print_status, print_warnings
+from scalable.cli.output import as_table, print_json, print_status, print_text, print_warnings
 
 if TYPE_CHECKING:
     from scalable.cli.simulate import Forecast
@@ -103,13 +103,13 @@ def plan(
         _write_artifacts(render_to, artifacts)
     if not as_json:
         print_warnings(session)
-        click.echo(describe_session(session, result))
+        print_text(describe_session(session, result))
         for artifact in artifacts if render else ():
-            click.echo(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")
+            print_text(f"\n--- {artifact.name}\n{artifact.content.rstrip()}")
     check_limits(session.spec, session.provider, result.scale_plan)
     forecast = _simulate(session, result, run_id, work, starts) if simulate else None
     if forecast is not None and not as_json:
-        click.echo("\n" + "\n".join(forecast.lines()))
+        print_text("\n" + "\n".join(forecast.lines()))
     document = _document(session, result, overlay) if output is not None or as_json else {}
     if output is not None:
         text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -155,7 +155,7 @@ def _show_difference(
         print_json([asdict(each) for each in found])
     elif found:
         rows = [[each.what, each.first, each.second] for each in found]
-        click.echo(as_table(("", *diff), rows))
+        print_text(as_table(("", *diff), rows))
     else:
         print_status("the plans are the same")
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import click
-
-from scalable.cli.failures import USAGE, Failure
+from scalable.cli.failures import USAGE, Failure, Told
 from scalable.cli.inside import submission
-from scalable.cli.output import print_problem, print_status, print_warnings
+from scalable.cli.output import print_json, print_problem, print_status, print_text, print_warnings
 from scalable.cli.plan import describe_session
 from scalable.cli.script import Outcome, find_mentions, find_other_target
 from scalable.errors import ScalableError, SessionError, UnknownTagError, UnknownTaskError
@@ -81,7 +80,7 @@ class Prepared:
     inside: Submission | None
 
 
-def prepare(context: click.Context, request: Request) -> Prepared | None:
+def prepare(request: Request) -> Prepared | None:
     """Plan a run, refuse what cannot run, and begin its record; None, with the plan shown, for a dry run."""
     from scalable.planning import check_limits
     from scalable.session import ScalableSession
@@ -96,14 +95,17 @@ def prepare(context: click.Context, request: Request) -> Prepared | None:
     )
     plan = session.plan()
     if saved is not None:
-        _check_unchanged(context, session, plan, saved, request.overlay)
+        _check_unchanged(session, plan, saved, request.overlay)
     check_limits(session.spec, session.provider, plan.scale_plan)
     print_warnings(session)
     if workflow is not None:
-        _check_requested_target(context, workflow, session)
-        _check_mentions(context, workflow, session)
+        _check_requested_target(workflow, session)
+        _check_mentions(workflow, session)
     if request.dry_run:
-        click.echo(plan.to_json() if as_json else describe_session(session, plan), nl=not as_json)
+        if as_json:
+            print_json(json.loads(plan.to_json()))
+        else:
+            print_text(describe_session(session, plan))
         return None
     inside = None
     if request.in_cluster and workflow is not None:
@@ -126,7 +128,6 @@ def _read_plan(request: Request) -> tuple[Mapping[str, Any] | None, Request]:
 
 
 def _check_unchanged(
-    context: click.Context,
     session: ScalableSession,
     plan: Plan,
     saved: Mapping[str, Any],
@@ -140,12 +141,10 @@ def _check_unchanged(
         for change in changes:
             print_problem(change)
         print_status("nothing was started; look at `scalable plan --diff`, and write a new plan")
-        context.exit(USAGE)
+        raise Told("; ".join(changes), USAGE)
 
 
-def _check_requested_target(
-    context: click.Context, workflow: Path, session: ScalableSession
-) -> None:
+def _check_requested_target(workflow: Path, session: ScalableSession) -> None:
     """Raise before the start what `ScalableSession.from_yaml` would raise in the running workflow."""
     from scalable.session import AUTO
 
@@ -157,16 +156,16 @@ def _check_requested_target(
         session.check_requested_target(target)
     except SessionError as error:
         print_problem(str(error), where=f"{workflow}:{line}")
-        context.exit(USAGE)
+        raise Told(str(error), USAGE) from error
 
 
-def _check_mentions(context: click.Context, workflow: Path, session: ScalableSession) -> None:
+def _check_mentions(workflow: Path, session: ScalableSession) -> None:
     """Refuse, or warn of, tags and tasks of the workflow that the manifest lacks, before the start.
 
     What is named in any case ends the command; what is in a branch may be meant for another target.
     """
     tags, tasks = session.spec.components, session.spec.tasks
-    certain = False
+    certain: list[str] = []
     for each in find_mentions(workflow.read_bytes()):
         error: ScalableError
         if each.keyword == "tag" and each.name not in tags:
@@ -175,13 +174,13 @@ def _check_mentions(context: click.Context, workflow: Path, session: ScalableSes
             error = UnknownTaskError(each.name, tasks)
         else:
             continue
-        certain = certain or each.is_certain
         severity: Literal["error", "warning"] = "error" if each.is_certain else "warning"
-        print_problem(
-            session.manifest.redact(str(error)), severity=severity, where=f"{workflow}:{each.line}"
-        )
+        where, text = f"{workflow}:{each.line}", session.manifest.redact(str(error))
+        print_problem(text, severity=severity, where=where)
+        if each.is_certain:
+            certain.append(f"{where}: {text}")
     if certain:
-        context.exit(USAGE)
+        raise Told("; ".join(certain), USAGE)
 
 
 def _begin_record(session: ScalableSession, plan: Plan, request: Request) -> RunRecord:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import as_table, print_json, print_note, print_status
+from scalable.cli.output import as_table, print_json, print_note, print_status, print_text
 
 if TYPE_CHECKING:
     from scalable.providers.base import DeploymentSpec, ListedPrice
@@ -52,7 +52,7 @@ def refresh(manifest: str | None, provider: str, regions: tuple[str, ...], as_js
     if as_json:
         print_json({"path": str(refreshed.path), "prices": [*map(_as_json, refreshed.prices)]})
     else:
-        click.echo(
+        print_text(
             as_table(
                 ("place", "unit", "price of an hour", "source", "day"),
                 [*map(_row, refreshed.prices)],

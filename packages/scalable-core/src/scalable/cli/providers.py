@@ -8,7 +8,7 @@ import click
 
 from scalable.cli.failures import FAILED
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import as_table, print_json, print_problem
+from scalable.cli.output import as_table, print_json, print_problem, print_text
 
 __all__ = ["providers"]
 
@@ -29,9 +29,9 @@ def providers(context: click.Context, as_json: bool) -> None:
         print_json([{**asdict(info), "status": info.status.value} for info in found])
     elif found:
         rows = [[info.name, info.status, info.distribution, info.version or "-"] for info in found]
-        click.echo(as_table(("provider", "status", "distribution", "version"), rows))
+        print_text(as_table(("provider", "status", "distribution", "version"), rows))
     else:
-        click.echo("no provider is installed; to start: pip install scalable-local")
+        print_text("no provider is installed; to start: pip install scalable-local")
     problems = [info.problem for info in found if info.problem]
     for problem in problems:
         print_problem(problem)

@@ -9,7 +9,7 @@ import click
 
 from scalable.cli.logs import read_rows
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import print_json
+from scalable.cli.output import print_json, print_text
 from scalable.cli.runs import find_run, run_directory
 
 __all__ = ["report"]
@@ -36,21 +36,23 @@ def report(run: str | None, output: Path | None, latest: bool, as_json: bool) ->
     """
     from scalable.runs import run_state
     from scalable.runs.report import render_report
+    from scalable.runs.shape import TASK, WORKER
 
     if run is not None and latest:
         raise click.UsageError("give RUN or --latest, not both")
     document = find_run(run)
     directory = run_directory(document)
-    tasks, workers = (list(read_rows(directory / f"{name}.jsonl")) for name in ("tasks", "workers"))
+    tasks = list(read_rows(directory / "tasks.jsonl", TASK))
+    workers = list(read_rows(directory / "workers.jsonl", WORKER))
     logs = frozenset() if output else frozenset(p.stem for p in (directory / "logs").glob("*.log"))
     text = render_report(document, tasks, workers, logs, run_state(document, directory))
     path = output or directory / "report.html"
     # Only for its owner, as all of the record is.
     how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | (0 if output else os.O_NOFOLLOW)
     file = os.open(path, how, 0o600)
-    with os.fdopen(file, "w", encoding="utf-8") as stream:
+    with os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text)
     if as_json:
         print_json({"run": document["id"], "path": str(path)})
     else:
-        click.echo(path)
+        print_text(str(path))

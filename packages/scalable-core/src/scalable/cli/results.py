@@ -12,7 +12,7 @@ import click
 
 from scalable.cli.failures import FAILED, Failure
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import as_table, print_json, print_problem, print_status
+from scalable.cli.output import as_table, print_json, print_problem, print_status, print_text
 
 if TYPE_CHECKING:
     from scalable.results.store.storage import Store
@@ -78,17 +78,17 @@ def _open(manifest: str | None, target: str | None, trust: bool, store: str | No
 def list_(task: str | None, as_json: bool, **where: Any) -> None:
     """List the results: a line for each version of a task, or for each result of TASK."""
     store = _open(**where)
-    found = [(name, size) for name, size in store.results(task or "")]
+    found = [(name, size) for name, size in store.results(_checked(task))]
     if as_json:
         print_json([{"name": name, "size": size} for name, size in found])
     elif task is not None:
-        click.echo(as_table(("result", "bytes"), found))
+        print_text(as_table(("result", "bytes"), found))
     else:
         versions: dict[str, list[int]] = {}
         for name, size in found:
             versions.setdefault(name.rpartition("/")[0], []).append(size)
         rows = [[version, len(sizes), sum(sizes)] for version, sizes in versions.items()]
-        click.echo(as_table(("version", "results", "bytes"), rows))
+        print_text(as_table(("version", "results", "bytes"), rows))
 
 
 @results.command()
@@ -112,7 +112,7 @@ def show(name: str, as_json: bool, **where: Any) -> None:
         ("arguments", ", ".join(header.get("arguments", {}))),
     ]
     for key, value in rows:
-        click.echo(f"{key:<10} {value}")
+        print_text(f"{key:<10} {value}")
 
 
 @results.command()
@@ -136,21 +136,21 @@ def why(name: str, as_json: bool, **where: Any) -> None:
             }
         )
         return
-    click.echo(name)
+    print_text(name)
     for label, digest in (about.get("code") or {}).items():
-        click.echo(f"  code {label}  {digest}")
+        print_text(f"  code {label}  {digest}")
     for label, digest in (about.get("arguments") or {}).items():
-        click.echo(f"  argument {label}  {digest}")
-    click.echo(f"  image {about.get('image') or 'none'}")
-    click.echo(f"  version {', '.join(about.get('versions') or []) or 'none'}")
+        print_text(f"  argument {label}  {digest}")
+    print_text(f"  image {about.get('image') or 'none'}")
+    print_text(f"  version {', '.join(about.get('versions') or []) or 'none'}")
     if about.get("ignored"):
-        click.echo(f"  ignored: {', '.join(about['ignored'])}")
+        print_text(f"  ignored: {', '.join(about['ignored'])}")
     for other, differences in others:
-        click.echo(f"\ncompared with {other}:")
+        print_text(f"\ncompared with {other}:")
         for difference in differences:
-            click.echo(f"  {difference}")
+            print_text(f"  {difference}")
             for line in difference.diff.splitlines():
-                click.echo(f"    {line}")
+                print_text(f"    {line}")
 
 
 @results.command()
@@ -210,7 +210,7 @@ def verify(context: click.Context, /, task: str | None, as_json: bool, **where: 
 
     store = _open(**where)
     good, damaged = 0, []
-    for name, _ in store.results(task or ""):
+    for name, _ in store.results(_checked(task)):
         try:
             store.check_result(name)
             if store.read_code(name).get("outputs") or store.size(name + INDEX) >= 0:
@@ -245,7 +245,14 @@ def restore(name: str, to: str | None, as_json: bool, **where: Any) -> None:
         print_json(paths)
     else:
         for output, path in paths.items():
-            click.echo(f"{output:<10} {path}")
+            print_text(f"{output:<10} {path}")
+
+
+def _checked(task: str | None) -> str:
+    """Return the name of a task or a version of it, which leads nowhere out of the store."""
+    if task is not None and not {*task.rstrip("/").split("/")}.isdisjoint({"", ".", ".."}):
+        raise click.UsageError(f"{task!r} is not the name of a task or a version of one")
+    return task or ""
 
 
 def _resolve(store: Store, part: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from scalable.cli.endings import print_summary, show_error, show_failure, with_f
 from scalable.cli.failures import FAILED, exit_status
 from scalable.cli.inside import run_inside
 from scalable.cli.options import wants_debug
-from scalable.cli.output import print_problem, print_status
+from scalable.cli.output import print_json, print_problem, print_status
 from scalable.cli.preparing import Prepared, Request, prepare
 from scalable.cli.script import Outcome, run_script
 from scalable.cli.workflow import compile_workflow
@@ -41,7 +42,7 @@ def run_workflow(context: click.Context, request: Request) -> None:
     """Run a workflow, and end the command with its exit status."""
     code = None if request.workflow is None else compile_workflow(request.workflow)
     with NoCollection():
-        prepared = prepare(context, request)
+        prepared = prepare(request)
         run = None if prepared is None else _Run(prepared, debug=wants_debug(context))
     if run is not None:
         run.execute(context, code)
@@ -128,7 +129,7 @@ class _Run:
         summary = self._recorder.summary() | {"seconds": round(time.monotonic() - self._began, 3)}
         _finish_record(self.outcome, record, session, everything_removed=removed, summary=summary)
         if self._request.as_json:
-            click.echo(record.to_json(), nl=False)
+            print_json(json.loads(record.to_json()))
         elif not self._request.quiet:
             print_summary(self.outcome, record, session, tally, summary)
 
@@ -230,7 +231,10 @@ def _finish_record(
             summary=summary,
         )
     except OSError as problem:  # such as a full disk, which does not change how the run ended
-        print_problem(f"{problem.filename}: {problem.strerror}", severity="warning")
+        print_problem(
+            f"{problem.filename}: {problem.strerror}; the record does not say how this run ended",
+            severity="warning",
+        )
 
 
 def _warn(text: str) -> None:

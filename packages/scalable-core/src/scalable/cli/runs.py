@@ -10,7 +10,7 @@ import click
 
 from scalable.cli.failures import USAGE, Failure
 from scalable.cli.options import debug_option, json_option
-from scalable.cli.output import as_table, print_json, print_problem
+from scalable.cli.output import as_table, print_json, print_problem, print_text
 
 __all__ = ["describe_cost", "find_run", "latest_run", "run_directory", "runs"]
 
@@ -28,7 +28,7 @@ def runs(context: click.Context, as_json: bool) -> None:
         print_json(documents)
         return
     if not documents:
-        click.echo(_no_runs())
+        print_text(_no_runs())
         return
     header = (
         "run",
@@ -41,7 +41,7 @@ def runs(context: click.Context, as_json: bool) -> None:
         "failed",
         "workflow",
     )
-    click.echo(as_table(header, map(_row, documents)))
+    print_text(as_table(header, map(_row, documents)))
 
 
 @runs.command()
@@ -62,7 +62,7 @@ def show(run: str | None, latest: bool, as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
-        click.echo("\n".join(describe(document)))
+        print_text("\n".join(describe(document)))
 
 
 def describe_cost(cost: Mapping[str, Any]) -> str:
@@ -95,7 +95,7 @@ def _read_all() -> list[dict[str, Any]]:
         try:
             document = read_record(directory)
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not a record of a run"
+            why = error.strerror if isinstance(error, OSError) else str(error)
             print_problem(f"{directory}: {why}", severity="warning")
             continue
         if document is not None:
@@ -216,7 +216,11 @@ def describe(document: dict[str, Any]) -> list[str]:
         )
         if tag:
             tags[name] = tag
-    failures = [TaskFailures(**each) for each in summary.get("failures", [])]
+    known = TaskFailures.__dataclass_fields__
+    failures = [
+        TaskFailures(**{key: each[key] for key in known if key in each})
+        for each in summary.get("failures", [])
+    ]
     logs = run_directory(document) / "logs"
     lines += Tally(counts, failures, tags, summary.get("lost", {})).lines(logs)
     if used := {tag: hours for tag, hours in summary.get("worker_hours", {}).items() if hours}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalable.cli.failures import USAGE, Failure
+from scalable.cli.logs import read_rows
 
 if TYPE_CHECKING:
     from scalable.cluster.budget import Budget
@@ -171,19 +171,18 @@ def recorded(directory: Path, record: Mapping[str, Any], first: str) -> Assumpti
     first : str
         The component for tasks without one.
     """
+    from scalable.runs.shape import TASK
+
     durations: dict[str, list[float]] = {}
     try:
-        lines = (directory / "tasks.jsonl").read_text(encoding="utf-8").splitlines()
-        for row in map(json.loads, lines):
+        for row in read_rows(directory / "tasks.jsonl", TASK):
+            began, ended = row.get("started"), row.get("ended")
             # What was loaded says nothing of how long it takes to compute.
-            was_computed = row.get("status") != "kept"
-            if was_computed and row["started"] is not None and row["ended"] is not None:
-                taken = max(0.0, row["ended"] - row["started"])
-                durations.setdefault(row["component"] or first, []).append(taken)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Failure(f"{directory / 'tasks.jsonl'}: cannot be read: {error}", USAGE) from error
+            if row.get("status") != "kept" and began is not None and ended is not None:
+                taken = max(0.0, ended - began)
+                durations.setdefault(row.get("component") or first, []).append(taken)
+    except OSError as error:
+        raise Failure(f"{directory / 'tasks.jsonl'}: {error.strerror}", USAGE) from error
     starts = {
         tag: (each["queue"], each["boot"])
         for tag, each in ((record.get("summary") or {}).get("starts") or {}).items()

@@ -8,7 +8,7 @@ import click
 
 from scalable.cli.failures import USAGE
 from scalable.cli.options import debug_option, json_option, manifest_arguments
-from scalable.cli.output import issue_as_json, print_issues, print_json
+from scalable.cli.output import issue_as_json, print_issues, print_json, print_text
 
 if TYPE_CHECKING:
     from scalable.manifest.issues import ValidationIssue, ValidationReport
@@ -56,7 +56,7 @@ def validate(
     if not report.ok:
         context.exit(USAGE)
     if not as_json:
-        click.echo(_summary(session))
+        print_text(_summary(session))
 
 
 def _other_targets(session: ScalableSession) -> ValidationReport:

@@ -16,7 +16,7 @@ from scalable.client.requirements import (
     resources_for_tag,
     tag_options,
 )
-from scalable.cluster.dask_internals import annotations_of, keep_annotations
+from scalable.cluster.dask_internals import annotations_of, as_expression, keep_annotations
 from scalable.cluster.plugin import TABLE_TOPIC
 from scalable.errors import TagConflictError, UnknownWorkerError
 
@@ -78,6 +78,7 @@ class CheckingClient(GatheringClient):
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         """Create futures of a graph, once it is known that some worker can run it. All calls come here."""
+        expr = as_expression(expr)
         annotations = self._with_resources(dask.base.get_annotations())
         anywhere = kwargs.get("allow_other_workers") or annotations.get("allow_other_workers")
         if found := [*map(self._with_resources, annotations_of(expr))]:
@@ -100,13 +101,20 @@ class CheckingClient(GatheringClient):
         return self._tasks or {}
 
     def _resolve(
-        self, tag: str | None, task: str | None, n: int | None
-    ) -> tuple[str | None, str | None, int | None]:
-        """Return the tag, the task and the slots of a call: its own, or else those it is annotated with."""
-        if self._slots and tag is None and task is None and n is None:
-            found = tag_options(dask.base.get_annotations())
-            tag, task, n = (found.get(name) for name in ("tag", "task", "n"))
-        return resolve_tag(tag, task, n, self._manifest_tasks), task, n
+        self, tag: str | None, task: str | None, n: int | None, resources: Any
+    ) -> tuple[str | None, str | None, int | None, Any]:
+        """Return the tag, the task, the slots and the resources of a call: its own, or else those it is annotated with.
+
+        Of a call with a group of its own, by whichever option, no annotation says another one.
+        """
+        if self._slots and tag is None and task is None and not resources:
+            annotations = dask.base.get_annotations()
+            if found := tag_options(annotations):
+                tag, task = found.get("tag"), found.get("task")
+                n = found.get("n") if n is None else n
+                # An inner block may have asked for another group by its resources; it cannot be told from an outer one.
+                resources = annotations.get("resources")
+        return resolve_tag(tag, task, n, self._manifest_tasks), task, n, resources
 
     def _with_resources(self, annotations: Mapping[str, Any]) -> dict[str, Any]:
         """Return the annotations of a part of a graph, whose tag is a resource."""

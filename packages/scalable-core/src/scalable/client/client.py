@@ -17,9 +17,7 @@ from distributed.security import Security
 from scalable.client.checking import CheckingClient
 from scalable.client.executor import TaggedCalls
 from scalable.client.keys import key_of_call, keys_of_map
-from scalable.client.requirements import (
-    resolve_tag,
-)
+from scalable.client.requirements import resolve_tag, workers_with_tag
 from scalable.client.waits import describe_wait
 from scalable.cluster import GroupedCluster
 from scalable.cluster.dask_internals import (
@@ -43,6 +41,9 @@ if TYPE_CHECKING:
     from scalable.session import ScalableSession
 
 __all__ = ["ScalableClient"]
+
+RESTART_TIMEOUT = 30.0
+"""Seconds that the news of a restart may take to this client after its answer, over another connection."""
 
 
 def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
@@ -169,7 +170,7 @@ class ScalableClient(CheckingClient):
         TypeError
             `n` without tag or task, or a task of another component than `tag`.
         """
-        tag, task, n = self._resolve(tag, task, n)
+        tag, task, n, resources = self._resolve(tag, task, n, resources)
         actor = actor or actors
         options: dict[str, Any] = {
             "workers": workers,
@@ -266,7 +267,7 @@ class ScalableClient(CheckingClient):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, UnknownWorkerError, TypeError
             As for `submit`.
         """
-        tag, task, n = self._resolve(tag, task, n)
+        tag, task, n, resources = self._resolve(tag, task, n, resources)
         actor = actor or actors
         options: dict[str, Any] = {
             "workers": workers,
@@ -466,11 +467,11 @@ class ScalableClient(CheckingClient):
         UnknownTagError, UnknownTaskError, SlotsExceededError, TagConflictError, TypeError
             As for `submit`.
         """
-        tag, task, n = self._resolve(tag, task, n)
+        tag, task, n, resources = self._resolve(tag, task, n, kwargs.get("resources"))
         if tag is None:
             return super().get_executor(**kwargs)
         anywhere = kwargs.get("allow_other_workers")
-        self._require(tag, n, kwargs.get("resources"), anywhere=anywhere)
+        self._require(tag, n, resources, anywhere=anywhere)
         return executor_of(TaggedCalls(self, tag, n), **kwargs)
 
     def explain(self, future: Future[Any]) -> Any:
@@ -509,6 +510,106 @@ class ScalableClient(CheckingClient):
             found = await self.cluster.explain_async()
             groups = {tag: explanation.summary for tag, explanation in found.items()}
         return describe_wait(facts, groups)
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        tag: str | None = None,
+        task: str | None = None,
+        workers: Any = None,
+        nanny: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Run a function on all workers with the given tag, outside of the scheduling of tasks.
+
+        Parameters
+        ----------
+        function : callable
+            The function.
+        *args
+            Its positional arguments.
+        tag, task : optional
+            As for `submit`. Without them, it runs on all workers.
+        workers : list of str, optional
+            Run it on these of them only.
+        nanny : bool
+            As for ``distributed.Client.run`` on a plain Dask cluster. Workers of a group have none.
+        **kwargs
+            As for ``distributed.Client.run``, and keyword arguments of `function`.
+
+        Returns
+        -------
+        dict
+            What it returned, by the address of the worker.
+
+        Raises
+        ------
+        UnknownTagError, UnknownTaskError, TypeError
+            As for `submit`.
+        UnknownWorkerError
+            None of `workers` has the tag.
+        NotSupportedError
+            It is to run on nannies.
+        """
+        __tracebackhide__ = True  # by IPython and pytest; this call may raise the function's error
+        self._check_nanny("run(nanny=True) would run nowhere", nanny)
+        tag = resolve_tag(tag, task, None, self._manifest_tasks)
+        if tag is None:
+            return super().run(function, *args, workers=workers, nanny=nanny, **kwargs)
+        self._check_resources({tag: 1})
+        return self.sync(self._run_on_group, tag, workers, function, *args, **kwargs)
+
+    async def _run_on_group(
+        self, tag: str, workers: Any, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        scheduler: Any = self.scheduler
+        connected = (await scheduler.identity(n_workers=-1))["workers"]
+        return await super().run(
+            function, *args, workers=workers_with_tag(tag, workers, connected), **kwargs
+        )
+
+    def restart(self, *args: Any, **kwargs: Any) -> Any:
+        """Forget all tasks, and let all workers be replaced.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As for ``distributed.Client.restart``.
+        """
+        return self.sync(self._restart_and_forget, *args, **kwargs)
+
+    async def _restart_and_forget(self, *args: Any, **kwargs: Any) -> None:
+        self._restarted.clear()
+        await super().restart(*args, **kwargs)
+        # The message that cancels all futures may come after the answer. It would cancel those that are submitted next.
+        await asyncio.wait_for(self._restarted.wait(), RESTART_TIMEOUT)
+
+    def get_worker_logs(
+        self, n: int | None = None, workers: Any = None, nanny: bool = False
+    ) -> Any:
+        """Return logs of workers by their address.
+
+        Parameters
+        ----------
+        n, workers : optional
+            As for ``distributed.Client.get_worker_logs``.
+        nanny : bool
+            As for ``distributed.Client.get_worker_logs`` on a plain Dask cluster. Workers of a group have none.
+
+        Raises
+        ------
+        NotSupportedError
+            Logs of nannies are asked for.
+        """
+        self._check_nanny("get_worker_logs(nanny=True) would find nothing", nanny)
+        return super().get_worker_logs(n=n, workers=workers, nanny=nanny)
+
+    def _check_nanny(self, what: str, nanny: bool) -> None:
+        if nanny and self._slots:
+            raise NotSupportedError(
+                f"{what}, because workers of a group have no nanny: leave out nanny"
+            )
 
     def restart_workers(self, workers: list[str], *args: Any, **kwargs: Any) -> Any:
         """Refuse to restart workers of a group, which have no nanny.
@@ -593,11 +694,13 @@ class ScalableClient(CheckingClient):
     ) -> dict[str, Any]:
         """Return the options of a computation, which may carry a tag, once workers have the user's modules."""
         self._update_modules()
-        tag = resolve_tag(tag, task, n, self._manifest_tasks)
+        if tag is None and task is None and n is None:
+            return options  # annotations of its parts count more than those of a block
+        tag, task, n, resources = self._resolve(tag, task, n, options.get("resources"))
         if tag is None:
             return options
         anywhere = options.get("allow_other_workers")
-        resources = self._require(tag, n, options.get("resources"), anywhere=anywhere)
+        resources = self._require(tag, n, resources, anywhere=anywhere)
         return options | {"resources": resources}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from scalable.client.unreadable import (
 from scalable.cluster.dask_internals import (
     function_name,
     has_own_deserializers,
+    is_result_without_raising,
     retrieve_gather_exceptions,
     take_from_gather,
 )
@@ -62,6 +64,7 @@ class GatheringClient(WatchedClient):
         self._unreadable: dict[Any, Unreadable] = {}
         self._failures: dict[Any, TaskFailure] = {}
         self._kept: KeptFutures | None = None
+        self._restarted = asyncio.Event()
         self.keep_results(results)
         super().__init__(*args, **kwargs)
 
@@ -171,6 +174,8 @@ class GatheringClient(WatchedClient):
             gathering = self._kept.gather(futures)
         else:
             gathering = super()._gather(futures, errors, direct, local_worker)
+        if is_result_without_raising():
+            return self._gather_or_fail(gathering, *futures)
         try:
             task = asyncio.current_task()
         except RuntimeError:  # an asynchronous client's, awaited later
@@ -181,6 +186,20 @@ class GatheringClient(WatchedClient):
             self._gathering.add(task)
             task.add_done_callback(_retrieve_gather_exceptions)
         return gathering
+
+    async def _gather_or_fail(
+        self, gathering: Awaitable[list[Any]], future: Future[Any]
+    ) -> list[Any]:
+        """Gather one future; if that raises, let it fail, and return what Dask returns of one that has failed."""
+        try:
+            return await gathering
+        except Exception as error:
+            if future.status != "error":
+                if isinstance(error, CancelledError):
+                    raise  # who waits knows that
+                self._handle_task_erred(future.key, error, error.__traceback__)
+            without_this = error.__traceback__ and error.__traceback__.tb_next
+            return [(type(error), error, without_this)]
 
     async def _gather_remote(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Gather what has not come already."""
@@ -243,6 +262,7 @@ class GatheringClient(WatchedClient):
         if self._kept is not None:
             self._kept.clear()
         super()._handle_restart()
+        self._restarted.set()
 
 
 def _retrieve_gather_exceptions(task: asyncio.Task[Any]) -> None:

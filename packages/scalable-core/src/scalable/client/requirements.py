@@ -21,6 +21,7 @@ __all__ = [
     "resolve_tag",
     "resources_for_tag",
     "tag_options",
+    "workers_with_tag",
 ]
 
 
@@ -211,3 +212,42 @@ def check_workers(
         if all(has.get(name, 0) >= need and name in has for name, need in resources.items()):
             return
     raise UnknownWorkerError(wanted, resources)
+
+
+def workers_with_tag(
+    tag: str, wanted: Iterable[Any] | None, workers: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return the addresses of the workers with a tag, of all or of those that a call names.
+
+    Parameters
+    ----------
+    tag : str
+        The tag.
+    wanted : iterable or None
+        Names and addresses; None for all.
+    workers : mapping of str to mapping
+        The connected workers, as for `check_workers`.
+
+    Raises
+    ------
+    UnknownWorkerError
+        None of those that the call names has the tag.
+
+    Examples
+    --------
+    >>> workers = {"tcp://10.0.0.1:1": {"name": "gcam-1", "resources": {"gcam": 1}}}
+    >>> workers_with_tag("gcam", None, workers), workers_with_tag("fair", None, workers)
+    (['tcp://10.0.0.1:1'], [])
+    """
+    found = {
+        address: facts
+        for address, facts in workers.items()
+        if tag in (facts.get("resources") or {})
+    }
+    if wanted is None:
+        return [*found]
+    wanted = [wanted] if isinstance(wanted, str) else [*wanted]
+    named = [a for a, facts in found.items() if a in wanted or facts["name"] in wanted]
+    if not named:
+        raise UnknownWorkerError(wanted, {tag: 1})
+    return named

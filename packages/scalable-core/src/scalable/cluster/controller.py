@@ -423,6 +423,15 @@ class GroupController:
             m.unit.id: text for m, text in zip(living, tails[len(ended) :], strict=True)
         }
 
+    def names(self, *, leaving: bool = True) -> set[str]:
+        """Return the names of the units that exist, with those that are to leave or without."""
+        return {
+            member.unit.id
+            for group in self.groups.values()
+            for member in [*group.members.values()]
+            if leaving or member.alive
+        }
+
     async def keep_logs(self) -> None:
         """Keep what the logs of all units have now, where the run keeps logs."""
         await self._logs.keep(
@@ -535,7 +544,7 @@ class GroupController:
         if not self.closed:
             self._launcher.launch_missing(self.groups, self.max_workers, self.meter, now)
         await self._launcher.record_launches(self.groups)
-        await self._launcher.fail_blocked_groups(self.groups, self.max_workers, now)
+        await self._launcher.fail_groups_without_room(self.groups, self.max_workers, now)
 
     async def _keep_limits(self, now: float) -> None:
         """Measure what was used, warn of a limit that is near, and act on one that is reached."""

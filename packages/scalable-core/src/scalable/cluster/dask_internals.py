@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
-from dask._expr import HLGExpr, _AnnotationsTombstone, _HLGExprSequence
+from dask._expr import HLGExpr, LLGExpr, _AnnotationsTombstone, _HLGExprSequence
 from dask._task_spec import GraphNode, Task
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
@@ -29,6 +29,7 @@ from distributed.utils import iscoroutinefunction
 
 __all__ = [
     "annotations_of",
+    "as_expression",
     "computation_code",
     "defer_unpickling",
     "dependencies_of",
@@ -39,6 +40,7 @@ __all__ = [
     "function_name",
     "has_own_deserializers",
     "is_coroutine_function",
+    "is_result_without_raising",
     "keep_annotations",
     "pickle_object",
     "reset_future",
@@ -122,7 +124,7 @@ def finished_future(client: Client, key: Any) -> Future[Any]:
 
 
 def reset_future(client: Client, key: Any) -> None:
-    """Let a finished future wait again, for a task that is about to be submitted under its key."""
+    """Make a finished future wait again, for a task that is about to be submitted under its key."""
     state = client.futures.get(key)
     loop: Any = client.loop
     if state is not None:
@@ -130,7 +132,7 @@ def reset_future(client: Client, key: Any) -> None:
 
 
 def fail_futures(client: Client, error: Exception) -> None:
-    """Let each future of a client raise this error, those with a result as well, because it is lost.
+    """Make each future of a client raise this error, those with a result as well, because it is lost.
 
     To be called on the client's event loop. The client forgets the futures, so that closing it does not cancel them.
     """
@@ -146,7 +148,7 @@ def has_own_deserializers(client: Client) -> bool:
 
 
 def send_with_next(client: Client, message: dict[str, Any], seconds: float) -> None:
-    """Let a client send a message to the scheduler in one batch with its next one, or after so many seconds."""
+    """Make a client send a message to the scheduler in one batch with its next one, or after this many seconds."""
     batched: Any = client.scheduler_comm
     loop: Any = client.loop
     if not batched.buffer:
@@ -178,6 +180,16 @@ def take_from_gather(
         return here, False
     client._gather_keys = client._gather_future = None
     return here, True
+
+
+def is_result_without_raising() -> bool:
+    """Return whether a client's `_gather`, which calls this, gathers for who takes errors as values.
+
+    These are `distributed.as_completed` and Dask's executors. Where gathering raises, they wait for ever.
+    """
+    frame: Any = inspect.currentframe()
+    caller = frame.f_back.f_back
+    return caller.f_code is Future._result.__code__ and not caller.f_locals["raiseit"]
 
 
 def retrieve_gather_exceptions() -> None:
@@ -219,6 +231,15 @@ def computation_code(stacklevel: int | None, nframes: int) -> tuple[Any, ...]:
     ]
     code = Client._get_computation_code(nframes=nframes + len(ours))
     return tuple(frame for frame in code if frame.filename not in ours)[-nframes:]
+
+
+def as_expression(graph: Any) -> Any:
+    """Return a graph as an expression, which the scheduler needs.
+
+    `Client.recreate_error_locally` asks for the inputs of a task by a plain dictionary without tasks. The scheduler
+    fails on that, and so do all who need these inputs from then on.
+    """
+    return LLGExpr(graph) if isinstance(graph, dict) else graph
 
 
 def annotations_of(expr: Any) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import pkgutil
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from scalable.cluster.dashboard import INSTALL, has_dashboard, link_that_opens
@@ -13,13 +13,27 @@ from scalable.cluster.host import WatchedHost
 from scalable.cluster.notebook import groups_table, show_live
 from scalable.cluster.port import GroupStatus
 from scalable.cluster.teardown import ClosingCluster
-from scalable.errors import AmbiguousScaleError
+from scalable.errors import AmbiguousScaleError, UnknownWorkerError
 
 if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
 
 __all__ = ["DaskNames"]
+
+_ELSEWHERE = {
+    "workers": "scheduler_info['workers'], or groups for counts",
+    "worker_spec": "groups for counts, and the components of the manifest for what each worker is",
+    "new_spec": "the components of the manifest",
+    "new_worker_spec": "the components of the manifest",
+    "scheduler": "client.run_on_scheduler(), or scheduler_info",
+    "scheduler_spec": "scheduler_info",
+    "scale_up": "scale_groups({tag: n})",
+    "scale_down": "scale_groups({tag: n}), or client.retire_workers()",
+    "start_worker": "scale_groups({tag: n})",
+    "job_script": "scalable plan --render",
+}
+"""What there is in place of names that only some of Dask's clusters have."""
 
 
 class DaskNames(ClosingCluster):
@@ -94,6 +108,33 @@ class DaskNames(ClosingCluster):
     async def _identity(self) -> Any:
         return await self.scheduler_comm.identity(n_workers=-1)
 
+    @property
+    def called_from_running_loop(self) -> bool:
+        """Whether this is the event loop's own thread."""
+        return self.asynchronous
+
+    @property
+    def observed(self) -> set[str]:
+        """The names of the workers that are connected."""
+        return {facts["name"] for facts in self.scheduler_info["workers"].values()}
+
+    @property
+    def requested(self) -> set[str]:
+        """The names of all units that exist, also of those whose workers are not connected yet, or leave."""
+        return self._controller.names()
+
+    @property
+    def plan(self) -> set[str]:
+        """The names of the units that are to stay. Those to be launched have none yet; `groups` has their number."""
+        return self._controller.names(leaving=False)
+
+    if not TYPE_CHECKING:  # it has no other attributes
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = f"; use {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+            text = f"{type(self).__name__!r} object has no attribute {name!r}{hint}"
+            raise AttributeError(text, name=name, obj=self)
+
     def get_client(self) -> Client:
         """Return the current client, if it is one of this cluster, else a new `ScalableClient`."""
         from distributed import Client
@@ -138,21 +179,38 @@ class DaskNames(ClosingCluster):
         await self._calls.wait_async(self._controller.wait_for_workers(n_workers, timeout))
 
     def get_logs(
-        self, cluster: bool = True, scheduler: bool = True, workers: bool = True
+        self, cluster: bool = True, scheduler: bool = True, workers: bool | Iterable[str] = True
     ) -> dict[str, str]:
         """Return logs by name, as Dask's clusters do: ``Cluster``, ``Scheduler``, and each worker's.
 
         Parameters
         ----------
-        cluster, scheduler, workers : bool
-            Which ones. Those of workers are the tails of their logs, as `logs` returns them.
+        cluster, scheduler : bool
+            Which ones.
+        workers : bool or iterable of str
+            Whether those of workers are among them, or the names or addresses of some. They are tails, as of `logs`.
+
+        Raises
+        ------
+        UnknownWorkerError
+            No worker has any of these names.
         """
         found: dict[str, str] = {}
         if cluster:
             found["Cluster"] = "\n".join(f"{e.tag or 'cluster'}: {e.text}" for e in self.events)
         if scheduler:
             found["Scheduler"] = self._calls.wait(self._scheduler_log())
-        return {**found, **self.logs()} if workers else found
+        if workers is True:
+            return found | self.logs()
+        return found | self._logs_of([*workers]) if workers else found
+
+    def _logs_of(self, workers: list[str]) -> dict[str, str]:
+        connected = self.scheduler_info["workers"]
+        names = {connected[each]["name"] if each in connected else each for each in workers}
+        found = {name: text for name, text in self.logs().items() if name in names}
+        if not found:
+            raise UnknownWorkerError(workers, None)
+        return found
 
     async def _scheduler_log(self) -> str:
         return "\n".join(line for _, line in await self.scheduler_comm.get_logs())

@@ -1,4 +1,4 @@
-"""Why workers died that had tasks. The scheduler holds it against these, unless the cause lies elsewhere."""
+"""Why workers with tasks died, and whether these may be the cause, which the scheduler then holds against them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ __all__ = ["KnownCauses", "in_one_line", "may_be_task"]
 
 _ELSEWHERE = frozenset(
     {
-        *(Reason.CANCELLED, Reason.PREEMPTED, Reason.NODE_FAILURE),
-        *(Reason.STOPPED, Reason.WALLTIME),  # tasks that are too long end in errors of their own
+        Reason.CANCELLED,
+        Reason.PREEMPTED,
+        Reason.NODE_FAILURE,
+        Reason.STOPPED,
+        Reason.WALLTIME,  # tasks that are too long end in errors of their own
     }
 )
 

@@ -55,7 +55,7 @@ class GroupFailures:
         group.failures.record_failed_group(self._clock())
 
     async def clear(self, group: Group) -> None:
-        """Let a group try again."""
+        """Forget that a group has failed, so that it launches again."""
         if group.failure is not None:
             await self._scheduler.fail(group.spec.tag, None)
         group.reset_failures()

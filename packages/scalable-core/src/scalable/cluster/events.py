@@ -61,7 +61,7 @@ _current: ContextVar[EventLog] = ContextVar("scalable_event_log")
 
 @contextmanager
 def record_into(log: EventLog) -> Iterator[None]:
-    """Let a cluster that is built in this block record its events into `log`, those of its start included."""
+    """Record the events of a cluster that is built in this block into `log`, those of its start included."""
     token = _current.set(log)
     try:
         yield

@@ -75,7 +75,7 @@ class Group:
         Launches of which units are still expected, by request id.
     failure : Explanation or None
         Why the controller has given up on it.
-    blocked_since : float or None
+    without_room_since : float or None
         Since when it has had no worker, because the cap left no room.
     no_room : bool
         Whether it lacks workers, and the cap leaves no room.
@@ -118,7 +118,7 @@ class Group:
     members: dict[str, Member] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
     failure: Explanation | None = None
-    blocked_since: float | None = None
+    without_room_since: float | None = None
     no_room: bool = False
     needed: Peaks = field(default_factory=Peaks)
     used: Peaks = field(default_factory=Peaks)
@@ -292,8 +292,8 @@ class Group:
         for request in self.requests.values():
             if request.answered_at is not None:
                 request.answered_at += seconds
-        if self.blocked_since is not None:
-            self.blocked_since += seconds
+        if self.without_room_since is not None:
+            self.without_room_since += seconds
 
     # -- Observations and reports
 
@@ -385,27 +385,27 @@ class Group:
     def reset_failures(self) -> None:
         """Forget all failures, because the group was scaled again."""
         self.failure = None
-        self.blocked_since = None
+        self.without_room_since = None
         self.failures.reset()
 
-    def update_blocked(self, no_room: bool, now: float) -> None:
+    def update_room(self, no_room: bool, now: float) -> None:
         """Record whether it lacks workers because the cap leaves no room for them."""
         self.no_room = no_room
         if not no_room or self.alive:
-            self.blocked_since = None
-        elif self.blocked_since is None:
-            self.blocked_since = now
+            self.without_room_since = None
+        elif self.without_room_since is None:
+            self.without_room_since = now
 
     # -- Scale-in
 
     def adapt(self, bounds: tuple[int, int]) -> None:
-        """Let it follow demand within these bounds, from the workers that it should have now."""
+        """Make it follow demand within these bounds, from its present wanted count."""
         low, high = self.range = bounds
         self.wanted = min(max(self.wanted, low), high)
         self.needed, self.used = Peaks(), Peaks()
 
     def pin(self, count: int) -> None:
-        """Let it have a fixed number of workers."""
+        """Give it a fixed wanted count."""
         self.range, self.wanted = None, count
         self.deferred = ""
 

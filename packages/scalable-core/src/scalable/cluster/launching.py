@@ -33,7 +33,7 @@ class Launcher:
     events : EventLog
         The log for launches.
     pace : Pace
-        How long a call may take, and how long a group may be blocked.
+        How long a call may take, and how long a group may have no room.
     clock : callable
         Seconds, monotonic.
     """
@@ -65,7 +65,7 @@ class Launcher:
         room -= sum(exist.values())
         for tag, group in groups.items():
             lacking = group.lacking
-            group.update_blocked(lacking > 0 and room <= 0, now)
+            group.update_room(lacking > 0 and room <= 0, now)
             if self._native.is_launching(tag):
                 continue
             if meter.exceeded:
@@ -133,7 +133,7 @@ class Launcher:
                 "%s: cannot launch yet, will try again: %s", group.spec.tag, problem.summary
             )
 
-    async def fail_blocked_groups(
+    async def fail_groups_without_room(
         self, groups: Mapping[str, Group], cap: int | None, now: float
     ) -> None:
         """Fail the groups for which there is no room as long as clients keep results that draining workers hold."""
@@ -144,7 +144,7 @@ class Launcher:
             if member.holding and not member.dismissed
         ]
         for group in groups.values():
-            since = group.blocked_since
+            since = group.without_room_since
             if holders and since is not None and now - since > self._pace.hold_timeout:
                 problem = explanations.explain_blocked_by_cap(cap, holders)
                 await self._failures.fail(group, problem)

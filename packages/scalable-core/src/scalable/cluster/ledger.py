@@ -123,7 +123,7 @@ _current: ContextVar[Ledger] = ContextVar("scalable_ledger")
 
 @contextmanager
 def ledger_in(directory: Path | None) -> Iterator[None]:
-    """Let a cluster that is built in this block keep its ledger in a directory."""
+    """Keep the ledger of a cluster that is built in this block in a directory."""
     token = _current.set(Ledger(directory))
     try:
         yield

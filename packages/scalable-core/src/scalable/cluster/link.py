@@ -227,7 +227,7 @@ def _make_plugin(slots: Mapping[str, int], orphan_timeout: float) -> plugin.Grou
 
 @contextmanager
 def _by_value() -> Iterator[None]:
-    """Let cloudpickle pickle the modules of the plugin by value while a block runs."""
+    """Make cloudpickle pickle the modules of the plugin by value until the block is left."""
     with _pickling_lock:  # cloudpickle has one registry for all threads
         cloudpickle.register_pickle_by_value(plugin)
         try:

@@ -38,7 +38,7 @@ _kept: ContextVar[KeptLogs | None] = ContextVar("scalable_kept_logs", default=No
 def keep_logs_in(
     directory: Path | None, redact: Callable[[str], str] = lambda text: text
 ) -> Iterator[None]:
-    """Have clusters that are built in this block keep the logs of their workers in a directory.
+    """Keep the logs of the workers of clusters that are built in this block in a directory.
 
     Parameters
     ----------

@@ -391,8 +391,5 @@ def drain_order(member: Member) -> tuple[bool, bool, int, bool, int, float]:
     """
     tasks = member.worker.tasks if member.worker else 0
     results = member.worker.results if member.worker else 0
-    return (
-        *(member.joined_at is not None, member.starting),
-        *(tasks, member.running, results),
-        -member.launched,
-    )
+    has_joined = member.joined_at is not None
+    return has_joined, member.starting, tasks, member.running, results, -member.launched

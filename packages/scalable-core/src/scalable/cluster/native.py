@@ -147,7 +147,7 @@ class NativeCalls:
         return min(self.poll * 2.0 ** min(self._failed_observations, 60), self.max_poll)
 
     def observe_soon(self) -> None:
-        """Let the next turn observe, even if `poll` seconds have not passed, unless observations fail."""
+        """Make the next turn observe, even if `poll` seconds have not passed, unless observations fail."""
         if not self._failed_observations:
             self._answered_at = -float("inf")
 

@@ -138,19 +138,20 @@ class _Displays:
                 if not live:
                     self._thread = None
                     return
-            ended = []
-            for one in live:
-                try:
-                    final = one.update(update_display)
-                except Exception:  # the kernel may be ending
-                    logger.debug("cannot update what a notebook shows", exc_info=True)
-                    final = True
-                if final:
-                    ended.append(one)
+            ended = [one for one in live if _is_final(one, update_display)]
             with self._lock:
                 for shown, one in list(self._live.items()):
                     if one in ended:
                         del self._live[shown]
+
+
+def _is_final(one: _Display, publish: Callable[..., Any]) -> bool:
+    """Update what is shown; return whether no more updates are to follow."""
+    try:
+        return one.update(publish)
+    except Exception:  # the kernel may be ending
+        logger.debug("cannot update what a notebook shows", exc_info=True)
+        return True
 
 
 _displays = _Displays()

@@ -374,7 +374,7 @@ class NotesLateStarts(Protocol):
     """An optional ability of a `Backend`: to keep new units off the machines on which workers start, but never join."""
 
     def note_late_starts(self, late: Sequence[Unit], connected: Sequence[Unit]) -> None:
-        """Take note that the Dask workers of `late` did not join within startup_timeout, while others are connected.
+        """Record that the Dask workers of `late` did not join within startup_timeout, while others are connected.
 
         Where none is connected, the scheduler may be the one that cannot be reached.
         """

@@ -153,17 +153,13 @@ class RemoteHost:
             if state.phase is Phase.GONE:
                 raise SchedulerStartError(self.name, state.explanation)
             if state.phase is Phase.RUNNING:
-                try:
-                    await asyncio.wait_for(self._connect(connection_args), CONNECT_TIMEOUT)
-                # Tornado raises ValueError where whoever has accepted a connection breaks it before TLS begins,
-                # as a forwarder does whose other end does not answer yet.
-                except (OSError, ValueError) as error:
-                    summary = f"it runs, but does not answer yet: {describe_error(error)}"
-                    why = replace(state.explanation, reason=Reason.NETWORK, summary=summary)
-                    state = replace(state, explanation=why)
-                else:
+                no_answer = await self._try_to_connect(connection_args)
+                if no_answer is None:
                     self._events.record("", "the scheduler answers")
                     return
+                summary = f"it runs, but does not answer yet: {describe_error(no_answer)}"
+                why = replace(state.explanation, reason=Reason.NETWORK, summary=summary)
+                state = replace(state, explanation=why)
             self._events.record("", f"scheduler: {state.explanation.summary}")
             await asyncio.sleep(self._poll)
             if state.explanation.reason not in QUEUE_REASONS:
@@ -179,6 +175,16 @@ class RemoteHost:
         except Exception as error:  # noqa: BLE001 - not known now; the time for the start is limited
             summary = f"its state is not known: {describe_error(error)}"
             return SchedulerState(Phase.PENDING, Explanation(Reason.NETWORK, summary))
+
+    async def _try_to_connect(self, connection_args: dict[str, Any]) -> Exception | None:
+        """Connect to the scheduler; return the error where it does not answer yet."""
+        try:
+            await asyncio.wait_for(self._connect(connection_args), CONNECT_TIMEOUT)
+        # Tornado raises ValueError where whoever has accepted a connection breaks it before TLS begins, as a forwarder
+        # does whose other end does not answer yet.
+        except (OSError, ValueError) as error:
+            return error
+        return None
 
     async def _connect(self, connection_args: dict[str, Any]) -> None:
         address = await self._scheduler.connect()

@@ -10,14 +10,19 @@ __all__ = ["FailureHistory", "RetryPolicy"]
 
 _EXTERNAL_REASONS = frozenset(
     {
-        *(Reason.CANCELLED, Reason.PREEMPTED, Reason.NODE_FAILURE),
-        *(Reason.CAPACITY, Reason.QUOTA, Reason.RESOURCES, Reason.PRIORITY),
+        Reason.CANCELLED,
+        Reason.PREEMPTED,
+        Reason.NODE_FAILURE,
+        Reason.CAPACITY,
+        Reason.QUOTA,
+        Reason.RESOURCES,
+        Reason.PRIORITY,
     }
 )
 """Reasons that do not lie in the group: its next worker may well live."""
 
 _LASTING_REASONS = frozenset({Reason.IMAGE, Reason.REFUSED, Reason.CREDENTIALS, Reason.MISMATCH})
-"""Reasons that trying again does not mend."""
+"""Reasons that another attempt does not change."""
 
 
 @dataclass(frozen=True)

@@ -78,12 +78,7 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
     alive = group.alive
     absent = [m for m in alive if m.joined_at is None]
     if not absent and group.wanted <= len(alive):
-        reason, detail = _unavailable_reason(group)
-        if reason is None and group.deferred:
-            return Reason.DEMAND, group.deferred
-        if reason is None and group.blocked:
-            return Reason.BLOCKED, group.blocked
-        return reason, detail
+        return _reason_for_no_more(group)
     waiting = Counter(
         (m.state.reason, m.state.detail)
         for m in absent
@@ -99,7 +94,7 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
         return group.awaited.reason, group.awaited.summary
     if (absent or group.requests) and group.unclear_request is None:
         return Reason.STARTING, "starting"
-    if group.blocked_since is not None:
+    if group.without_room_since is not None:
         return Reason.QUOTA, "waiting for room under max_workers" + _dismissed(group)
     if problem is not None:
         return Reason.BACKOFF, f"to be tried again: {problem.summary}"
@@ -108,6 +103,16 @@ def _missing_reason(group: Group) -> tuple[Reason | None, str]:
     if group.no_room:
         return Reason.QUOTA, "waiting for room under max_workers"
     return Reason.STARTING, "about to be launched"
+
+
+def _reason_for_no_more(group: Group) -> tuple[Reason | None, str]:
+    """Return why work waits although all wanted workers have joined; (None, "") where none does."""
+    reason, detail = _unavailable_reason(group)
+    if reason is None and group.deferred:
+        return Reason.DEMAND, group.deferred
+    if reason is None and group.blocked:
+        return Reason.BLOCKED, group.blocked
+    return reason, detail
 
 
 def _unavailable_reason(group: Group) -> tuple[Reason | None, str]:

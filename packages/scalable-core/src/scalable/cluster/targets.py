@@ -96,30 +96,14 @@ def update_targets(
     >>> group.wanted
     3
     """
-    least = minimum_counts(groups)
-    desired = dict(least)
-    for tag, group in groups.items():
-        if group.range is not None:
-            desired[tag] = _desired_count(
-                group, group.range, demand.get(tag, Demand()), group.policy or policy, now
-            )
-        if group.failure is not None:
-            # It gets no new workers, so the room for them is free for others.
-            # Except for one at times, to see whether it could have some now.
-            have = len(group.alive) + (now >= group.failures.retry_at)
-            least[tag], desired[tag] = min(least[tag], have), min(desired[tag], have)
+    least, desired = _desired_counts(groups, demand, policy, now)
     shares = share_out(desired, least, cap)
     requested = sum(max(shares[tag], group.staying) for tag, group in groups.items())
     excess = 0 if cap is None else max(0, requested - cap)
     # A group without any worker does not wait for the scale-in delay of others.
     any_without = any(shares[tag] and not group.members for tag, group in groups.items())
-    nobody = not any(group.wanted or group.alive for group in groups.values())
+    _note_unclaimed(groups, demand, now)
     for tag, group in groups.items():
-        group.unclaimed = _unclaimed_slots(group, demand.get(tag, Demand()), nobody=nobody)
-        if not group.unclaimed:
-            group.unclaimed_since = None
-        elif group.unclaimed_since is None:
-            group.unclaimed_since = now
         if group.range is not None:
             work = demand.get(tag, Demand())
             urgent = any_without or not work.slots
@@ -135,7 +119,38 @@ def update_targets(
             group.wanted = min(wanted, group.range[1])
 
 
-def _unclaimed_slots(group: Group, work: Demand, *, nobody: bool) -> float:
+def _desired_counts(
+    groups: Mapping[str, Group], demand: Mapping[str, Demand], policy: AdaptivePolicy, now: float
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many workers each group should have at least, and how many by its work."""
+    least = minimum_counts(groups)
+    desired = dict(least)
+    for tag, group in groups.items():
+        if group.range is not None:
+            desired[tag] = _desired_count(
+                group, group.range, demand.get(tag, Demand()), group.policy or policy, now
+            )
+        if group.failure is not None:
+            # It gets no new workers, so the room for them is free for others.
+            # Except for one at times, to see whether it could have some now.
+            have = len(group.alive) + (now >= group.failures.retry_at)
+            least[tag], desired[tag] = min(least[tag], have), min(desired[tag], have)
+    return least, desired
+
+
+def _note_unclaimed(groups: Mapping[str, Group], demand: Mapping[str, Demand], now: float) -> None:
+    """Record which groups have work and are to have no worker, and since when."""
+    no_workers = not any(group.wanted or group.alive for group in groups.values())
+    for tag, group in groups.items():
+        work = demand.get(tag, Demand())
+        group.unclaimed = _unclaimed_slots(group, work, no_workers=no_workers)
+        if not group.unclaimed:
+            group.unclaimed_since = None
+        elif group.unclaimed_since is None:
+            group.unclaimed_since = now
+
+
+def _unclaimed_slots(group: Group, work: Demand, *, no_workers: bool) -> float:
     """Return how many slots of work wait for a group that has no worker and is to have none.
 
     Parameters
@@ -144,20 +159,20 @@ def _unclaimed_slots(group: Group, work: Demand, *, nobody: bool) -> float:
         The group.
     work : Demand
         The work for it.
-    nobody : bool
+    no_workers : bool
         Whether no group has a worker, so that tasks without a tag wait as well.
 
     Examples
     --------
     >>> from scalable.cluster.port import GroupSpec
-    >>> _unclaimed_slots(Group(GroupSpec("gcam")), Demand(slots=5, tagged=3), nobody=False)
+    >>> _unclaimed_slots(Group(GroupSpec("gcam")), Demand(slots=5, tagged=3), no_workers=False)
     3
-    >>> _unclaimed_slots(Group(GroupSpec("gcam"), wanted=1), Demand(slots=5, tagged=3), nobody=False)
+    >>> _unclaimed_slots(Group(GroupSpec("gcam"), wanted=1), Demand(slots=5, tagged=3), no_workers=False)
     0.0
     """
     if group.most or group.alive or group.failure is not None:
         return 0.0
-    return work.slots if nobody else work.tagged
+    return work.slots if no_workers else work.tagged
 
 
 def _desired_count(

@@ -67,7 +67,7 @@ class ClosingCluster:
         self._close_timeout = Pace().close_timeout
 
     def _mark_running(self) -> None:
-        """Take note that there is something to close when the program ends."""
+        """Record that there is something to close when the program ends."""
         self.status = Status.running
         _open_clusters.add(self)
 
@@ -141,7 +141,7 @@ class ClosingCluster:
         return failed
 
     def hurry(self) -> None:
-        """Let a close that is under way take little time for each of its steps; returns at once."""
+        """Shorten what is left of a close that is under way: little time for each step. Returns at once."""
         self.loop.add_callback(self._controller.closing.hurry)
 
     async def close_async(self) -> None:

@@ -15,6 +15,7 @@ In reading order, each module importing only those above it:
 `errors`       the exceptions that carry them
 `document`     a package: text or data → nodes, and `Place`
 `environment`  ``${VAR}`` → values, which are secrets
+`dotenv`       values from the file ``.env`` beside the manifest
 `selection`    the target that is meant, and its overlay
 `overlays`     one part of a document merged into the whole
 `lock`         one hash for the content of a document

@@ -138,7 +138,7 @@ def is_undecided(place: Place, code: str) -> bool:
 
 
 def _with_severity(problem: Problem, unset: Severity) -> Problem:
-    """Return a problem as a warning, if `unset` asks for it; no environment would mend a bad reference."""
+    """Return a problem as a warning, if `unset` asks for it; no environment would change a bad reference."""
     if unset == "warning" and problem.code != "E_BAD_VARIABLE":
         return problem._replace(code=f"W{problem.code[1:]}", severity="warning")
     return problem

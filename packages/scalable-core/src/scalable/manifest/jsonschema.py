@@ -58,17 +58,7 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
         "component": component,
         "task": task,
         "target": target,
-        "overlay": _closed_object(
-            {
-                "description": "A part of a manifest, merged into it when the selected target names it.",
-                "properties": {
-                    "project": {key: value for key, value in project.items() if key != "required"},
-                    "targets": _section_schema({"type": "object"}),
-                    "components": _section_schema(_partial(component)),
-                    "tasks": _section_schema(_partial(task)),
-                },
-            }
-        ),
+        "overlay": _overlay_schema(project, component, task),
     }
     for name in sorted(provider_schemas):
         definitions[f"provider-{name}"] = _options_schema(name, provider_schemas[name], target)
@@ -93,6 +83,21 @@ def compose_schema(provider_schemas: Mapping[str, Mapping[str, Any]]) -> Schema:
         ),
         "$defs": definitions,
     }
+
+
+def _overlay_schema(project: Schema, component: Schema, task: Schema) -> Schema:
+    """Return the schema of an overlay, which may leave out any key of what it changes."""
+    return _closed_object(
+        {
+            "description": "A part of a manifest, merged into it when the selected target names it.",
+            "properties": {
+                "project": {key: value for key, value in project.items() if key != "required"},
+                "targets": _section_schema({"type": "object"}),
+                "components": _section_schema(_partial(component)),
+                "tasks": _section_schema(_partial(task)),
+            },
+        }
+    )
 
 
 def _closed_object(schema: Schema) -> Schema:

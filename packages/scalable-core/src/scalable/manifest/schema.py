@@ -19,6 +19,7 @@ from pydantic import (
     PrivateAttr,
     WithJsonSchema,
 )
+from pydantic_core import PydanticCustomError
 
 from scalable.manifest.document.paths import KeyPath
 from scalable.manifest.document.place import Place
@@ -47,6 +48,20 @@ NAME_RULE = "a name begins with a letter and holds only letters, digits, _ and -
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """A name of a component, a target, a task or an overlay."""
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
+
+# MAX_ARG_STRLEN in execve(2): 128 KiB with its name and what is around it.
+_MAX_VARIABLE = 128 * 1024 - 1024
+
+
+def _check_size(value: str) -> str:
+    if len(value.encode(errors="surrogatepass")) > _MAX_VARIABLE:
+        message = "is more than a process can be given in one variable, 127 KiB; let it name a file"
+        raise PydanticCustomError("E_TOO_LARGE", message)
+    return value
+
+
+EnvironmentValue = Annotated[str, AfterValidator(_check_size)]
+"""The value of an environment variable."""
 
 
 class FrozenModel(BaseModel):
@@ -81,14 +96,14 @@ class FrozenModel(BaseModel):
         return type(other) is type(self) and self.__dict__ == other.__dict__
 
 
-def _absolute(path: str) -> str:
+def _require_local_path(path: str) -> str:
     if not path.startswith(("/", "~")):
         raise ValueError("must be absolute, or begin with ~")
     return path
 
 
 LocalPath = Annotated[
-    str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^[/~]"})
+    str, AfterValidator(_require_local_path), WithJsonSchema({"type": "string", "pattern": "^[/~]"})
 ]
 
 
@@ -212,7 +227,7 @@ class TargetConfig(FrozenModel):
     provider: str = Field(min_length=1, description="The provider that runs it.")
     overlay: str | None = Field(
         default=None,
-        description="The overlay that is laid over the manifest when this target is selected.",
+        description="The overlay that is merged into the manifest when this target is selected.",
     )
     options: Mapping[str, Any] = Field(
         default_factory=dict, description="The options of its provider, which checks them."
@@ -252,7 +267,7 @@ class ComponentConfig(FrozenModel):
     mounts: Mapping[str, ContainerPath] = Field(
         default_factory=dict, description="Host path to absolute path in the container."
     )
-    env: Mapping[EnvironmentName, str] = Field(
+    env: Mapping[EnvironmentName, EnvironmentValue] = Field(
         default_factory=dict, description="Environment of the worker."
     )
     tags: Labels = Field(

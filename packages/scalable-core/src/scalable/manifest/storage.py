@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalable.paths import expand_home
+
 if TYPE_CHECKING:
     from scalable.manifest.schema import ManifestModel
 
@@ -25,7 +27,7 @@ def results_url(manifest: ManifestModel, directory: Path) -> str | None:
     url = manifest.project.results or manifest.project.default_storage
     if url is None or "://" in url or "::" in url:
         return url
-    return str(directory / Path(url).expanduser())
+    return str(directory / expand_home(url))
 
 
 def checked_outputs(manifest: ManifestModel, *, kept: bool) -> dict[str, Mapping[str, str]]:

@@ -75,7 +75,7 @@ def _find_missing_modules(manifest: ManifestModel) -> Iterator[ValidationIssue]:
 
 
 def _find_unkept(manifest: ManifestModel) -> Iterator[ValidationIssue]:
-    """Yield an issue for each task whose results have no place, and for what is said of results that are not kept."""
+    """Yield an issue for each task whose results have no place, and for each option of results that are not kept."""
     project = manifest.project
     if project.results and project.default_storage:
         message = "is another name of `results`, which is given too; remove one of them"

@@ -249,6 +249,8 @@ def check_bounds(
     """
     files: dict[PurePosixPath, Path] = {}
     for name, file in members:
+        if not _is_text(name):
+            continue  # no archive can hold it, and no import names it
         files.setdefault(name, file)
         if len(files) > max_files:
             raise ModulesError(
@@ -267,6 +269,15 @@ def check_bounds(
             "under project.modules"
         )
     return files
+
+
+def _is_text(name: PurePosixPath) -> bool:
+    """Return whether a name is text, as names that were written in another encoding are not."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def build_archive(files: Mapping[PurePosixPath, Path]) -> ModuleArchive:

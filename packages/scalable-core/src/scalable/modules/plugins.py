@@ -127,7 +127,7 @@ class _ModuleFinder:
         self.tops = {name.split("/")[0].partition(".")[0] for name in plugin.origins}
 
     def add(self) -> None:
-        """Let ``import`` find the modules."""
+        """Make ``import`` find the modules."""
         sys.path_hooks.insert(0, self)
         sys.meta_path.insert(0, self)
         self._added = [path for path in (self.root, *self.directories) if path not in sys.path]
@@ -135,7 +135,7 @@ class _ModuleFinder:
         self._invalidate()
 
     def remove(self) -> None:
-        """Let ``import`` find them no more."""
+        """Undo `add`."""
         sys.path_hooks.remove(self)
         sys.meta_path.remove(self)
         sys.path[:] = [entry for entry in sys.path if entry not in self._added]
@@ -169,7 +169,7 @@ class _ModuleFinder:
         return _Loader(name, origin[0] if _is_unchanged(*origin[:3]) else copy, origin[0])
 
     def forget_changed(self, earlier: _ModuleFinder) -> None:
-        """If the user has changed modules, let all of the user's be imported anew: others refer to what they had.
+        """Make all of the user's modules be imported anew, if any was changed: others refer to what it had.
 
         What tasks hold of the modules as they were stays in use until these tasks end. Packages with extension modules
         are kept, because most of those cannot be imported twice.

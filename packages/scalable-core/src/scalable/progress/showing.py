@@ -44,6 +44,9 @@ logger = logging.getLogger("scalable.cli")
 _INTERVAL = 0.25
 _TASK_INTERVAL = 1.0
 
+NARROWEST = 10
+"""Columns below which lines are not cut to the width of the terminal."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -190,6 +193,7 @@ def _in_two_lines(text: str, width: int) -> str:
     gcam 3/4 running, 1 pending:
         priority
     """
+    width = max(width, NARROWEST)  # a terminal may become smaller
     return "\n".join(
         textwrap.wrap(text, width, subsequent_indent="    ", max_lines=2, placeholder=" …")
     )
@@ -242,7 +246,9 @@ def _terminal_area() -> StatusArea | None:
     from scalable.progress.terminal import StatusArea
 
     console = Console(stderr=True)
-    return None if console.is_dumb_terminal else StatusArea(console)
+    # A terminal that does not know its size may say that it has no columns.
+    is_usable = not console.is_dumb_terminal and console.width >= NARROWEST
+    return StatusArea(console) if is_usable else None
 
 
 def _follow(session: ScalableSession, view: View, stopped: threading.Event) -> None:

@@ -12,9 +12,15 @@ the core's modules in it, in reading order:
 `registry`    the providers that are installed or registered, by name
 `options`     the options that every target has, and the types of field to build further ones from
 `common`      `BaseProvider`, which reads and validates options, plans, scales and closes
+`prices`      prices that a version comes with, and newer ones that the user has fetched
+`scheduler`   the arguments of a scheduler that runs elsewhere
 `worker`      the command line and the thread variables of a worker
+`entry`       the program that this command line runs, sent as text
+`forking`     the program that runs all workers of one job, sent as text
 `containers`  the command that runs a worker in a container image, and the checks before that
-`logs`        the last lines of a worker's log
+`servers`     Dask servers of this process, without a port for HTTP
+`tls`         the keys of a cluster
+`logs`        where a run keeps the logs of workers, and the last lines of one
 `blocking`    calls of an SDK that blocks, in threads that a backend can wait for
 ============  =======================================================================================
 """

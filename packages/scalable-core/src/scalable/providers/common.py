@@ -60,7 +60,7 @@ from scalable.providers.base import (
     ScalePlan,
     current_owner,
 )
-from scalable.providers.options import TargetOptions, common_options
+from scalable.providers.options import IMAGE, TargetOptions, common_options
 from scalable.providers.registry import get_provider, install_hint, iter_provider_names
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ __all__ = [
     "cluster_handle",
     "dns_label",
     "explicit_or_default",
+    "find_bad_images",
     "find_name_clashes",
+    "find_processor_clashes",
     "group_specs",
     "no_effect_warnings",
     "owner_label",
@@ -401,6 +403,42 @@ def explicit_or_default(component: ComponentConfig, field: str, default: T | Non
     """
     value = getattr(component, field)
     return value if field in component.model_fields_set or default is None else default
+
+
+def find_bad_images(spec: DeploymentSpec) -> Iterator[ValidationIssue]:
+    """Find images of components that no registry has, such as files, for a provider whose images all come from one."""
+    for name, component in spec.components.items():
+        if component.image is not None and not re.fullmatch(IMAGE.pattern, component.image):
+            message = f"must be {IMAGE.description}: on this target, images come from a registry"
+            yield spec.component_issue(name, "image", "E_BAD_VALUE", message)
+
+
+def find_processor_clashes(
+    spec: DeploymentSpec, is_arm: Mapping[str, bool], image: str
+) -> Iterator[ValidationIssue]:
+    """Find types of machines for ARM whose machine image is not for ARM; a run has one image for all of its machines.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    is_arm : mapping of str to bool
+        Whether the type of machine that an option names is for ARM, by option: of the workers, and of the scheduler.
+    image : str
+        The option with the machine image, which by default is not for ARM.
+    """
+    for option in (each for each, arm in is_arm.items() if arm):
+        if spec.target.options.get(image) is None:
+            message = (
+                f"is for ARM, and the machine image is not; set {image} to one for ARM, or choose "
+                "another type"
+            )
+            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
+        elif not all(is_arm.values()):
+            message = (
+                "is for ARM, and scheduler and workers have one machine image; choose both for ARM"
+            )
+            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
 
 
 def no_effect_warnings(spec: DeploymentSpec, field: str, why: str) -> Iterator[ValidationIssue]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalable.paths import expand_home
+
 if TYPE_CHECKING:
     from scalable.manifest.issues import ValidationIssue
     from scalable.manifest.schema import ComponentConfig
@@ -142,7 +144,7 @@ def host_paths(component: ComponentConfig) -> dict[str, Path]:
     >>> host_paths(ComponentConfig(name="gcam", mounts={"/data": "/in"}))["/data"].is_absolute()
     True
     """
-    return {host: Path(host).expanduser().absolute() for host in component.mounts}
+    return {host: expand_home(host).absolute() for host in component.mounts}
 
 
 def mounts_and_preload(component: ComponentConfig) -> tuple[dict[str, str], str | None]:
@@ -157,7 +159,7 @@ def mounts_and_preload(component: ComponentConfig) -> tuple[dict[str, str], str 
     """
     mounts = {str(path): component.mounts[host] for host, path in host_paths(component).items()}
     preload = component.preload_script
-    if preload is not None and (script := Path(preload).expanduser().absolute()).is_file():
+    if preload is not None and (script := expand_home(preload).absolute()).is_file():
         preload = str(script)
         mounts.setdefault(preload, preload)
     return mounts, preload

@@ -165,8 +165,10 @@ class Workers:
         if not self.memory:
             return
         processes = {worker.pid: worker for worker in self.running.values()}
-        for pid, used in memory_of_trees(set(processes)).items():
-            if used > self.memory:
+        for pid, most in memory_of_trees(set(processes)).items():
+            if most <= self.memory:
+                continue
+            if memory_of_trees({pid}, shared_once=True).get(pid, 0) > self.memory:
                 processes[pid].why = "memory"
                 os.kill(pid, signal.SIGKILL)
 
@@ -208,8 +210,11 @@ def report_errors() -> Iterator[None]:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
 
 
-def memory_of_trees(roots: set[int]) -> dict[int, int]:
-    """Return the resident memory of each of these processes and what it has started, in bytes."""
+def memory_of_trees(roots: set[int], *, shared_once: bool = False) -> dict[int, int]:
+    """Return the resident memory of each of these processes and what it has started, in bytes.
+
+    What several processes share, as after a fork, counts for each of them, or once, which takes longer to find out.
+    """
     parents, resident = {}, {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -227,8 +232,17 @@ def memory_of_trees(roots: set[int]) -> dict[int, int]:
         while root is not None and root not in total:
             root = parents.get(root)
         if root is not None:
-            total[root] += pages * os.sysconf("SC_PAGE_SIZE")
+            used = pages * os.sysconf("SC_PAGE_SIZE")
+            total[root] += own_share(pid, used) if shared_once else used
     return total
+
+
+def own_share(pid: int, otherwise: int) -> int:
+    """Return the memory of a process, in bytes, with its share of what it shares."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
+        if found := re.search(r"^Pss: *(\d+) kB", file.read(), re.MULTILINE):
+            return int(found[1]) * 1024
+    return otherwise
 
 
 def count_oom_kills() -> int:

@@ -33,11 +33,12 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from scalable.cluster.budget import OnExceed
 from scalable.manifest.checking import check_model
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.schema import FrozenModel
+from scalable.manifest.schema import EnvironmentValue, FrozenModel
 from scalable.manifest.units import Duration
 from scalable.providers.base import DeploymentSpec
 
 __all__ = [
+    "IMAGE",
     "Count",
     "DaskImage",
     "EnvironmentVariables",
@@ -103,16 +104,18 @@ OneLine = Annotated[
 ]
 """Text without line breaks and other control characters that is not only blanks."""
 
-ImageName = Annotated[
-    str,
-    Matching(
-        r"[a-z0-9][a-zA-Z0-9._:/@-]*", "a container image such as ghcr.io/dask/dask:2026.8.0-py3.11"
-    ),
-]
+IMAGE = Matching(
+    r"(?!.*//)[a-z0-9][a-zA-Z0-9._:/@-]*",
+    "a container image such as ghcr.io/dask/dask:2026.8.0-py3.11",
+)
+"""How a container image in a registry is written."""
+
+ImageName = Annotated[str, IMAGE]
 """A container image in a registry, by tag or digest."""
 
 EnvironmentVariables = Mapping[
-    Annotated[str, Matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")], str
+    Annotated[str, Matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")],
+    EnvironmentValue,
 ]
 """Environment variables by name."""
 

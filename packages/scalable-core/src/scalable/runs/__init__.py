@@ -6,6 +6,7 @@ value that the manifest has from the environment.
 
 ==============  =================================================================================
 `records`       ``record.json``: the run, its plan, its end; finding and reading records
+`shape`         what a record must be like to be read
 `life`          whether a run lives, here or on another machine
 `tally`         what became of the tasks
 `counting`      what the scheduler has counted of them

@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from scalable.cluster.ledger import this_process
+from scalable.paths import expand_home
 from scalable.providers.registry import provider_distributions
 from scalable.runs.packages import workflow_packages
+from scalable.runs.shape import RECORD, find_fault
 
 if TYPE_CHECKING:
     from scalable.cluster import Event
@@ -63,7 +65,7 @@ class RunRecord:
     Attributes
     ----------
     directory : Path
-        The run's own directory, readable by its owner only.
+        The run's own directory, readable by its owner only; absolute, for a workflow may change the current directory.
     document : dict
         The record, as JSON values.
     """
@@ -71,11 +73,20 @@ class RunRecord:
     def __init__(
         self, directory: Path, descriptor: int, document: dict[str, Any], redact: Redact
     ) -> None:
-        self.directory, self.document = directory, document
+        self.directory, self.document = directory.absolute(), document
+        self._given = directory
         self._redact = redact
         # The path may lead elsewhere later, where others can write to a directory above it.
         self._descriptor = descriptor
         weakref.finalize(self, os.close, descriptor)
+
+    @property
+    def shown(self) -> Path:
+        """The directory as the user would name it: relative, if the current directory is what it was."""
+        try:
+            return self._given if self._given.absolute() == self.directory else self.directory
+        except FileNotFoundError:  # the current directory is gone
+            return self.directory
 
     @classmethod
     def begin(
@@ -219,7 +230,8 @@ class RunRecord:
             "events": [event_as_json(event) for event in events],
             "summary": dict(summary or {}),
         }
-        self._write()
+        with _naming(str(self.shown)):
+            self._write()
 
     def touch(self) -> None:
         """Show other machines that this process lives, by the time of the record, which is that of its file system."""
@@ -352,7 +364,7 @@ def event_as_json(event: Event) -> dict[str, Any]:
 def records_directory() -> Path:
     """Return the directory of records: ``SCALABLE_RUNS_DIR``, or ``.scalable/runs`` in the current directory."""
     named = os.environ.get("SCALABLE_RUNS_DIR")
-    return Path(named).expanduser() if named else RECORDS_DIRECTORY
+    return expand_home(named) if named else RECORDS_DIRECTORY
 
 
 def find_records(root: Path | None = None) -> list[Path]:
@@ -391,19 +403,26 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     OSError
         The record cannot be read, or is another user's.
     ValueError
-        It is not a record.
+        It is not a record, or one that another version has written; the text says what is wrong.
     """
     stream = _open_file(directory, "record.json")
     if stream is None:  # nothing is started before the record is there
         return None
     with stream:
-        document = json.load(stream)
-    if not isinstance(document, dict) or not document.keys() >= _ALWAYS_THERE:
+        try:
+            document = json.load(stream)
+        except (ValueError, RecursionError):
+            raise ValueError("it is not a record of a run, or it was cut") from None
+    if not isinstance(document, dict):
         raise ValueError("it is not a record of a run")
+    if document.get("format", _FORMAT) != _FORMAT:
+        raise ValueError(
+            f"it has format {document['format']}, and this version of scalable-core reads {_FORMAT}; "
+            "use the version that has written it, or a later one"
+        )
+    if fault := find_fault(document, RECORD):
+        raise ValueError(f"it is not a record of a run: {fault}")
     return document
-
-
-_ALWAYS_THERE = {"id", "status", "started", "ended", "target", "provider", "manifest"}
 
 
 def read_rows(directory: Path, name: str) -> list[dict[str, Any]]:

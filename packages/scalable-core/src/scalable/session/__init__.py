@@ -3,6 +3,7 @@
 ==============  =================================================================================
 `session`       `ScalableSession`: from a manifest to a client, and everything removed again
 `facts`         `SessionFacts`: what a session tells of itself
+`teardown`      `ClosingSession`: how it ends, and what signals do meanwhile
 `building`      what is checked of a provider's `build_cluster`
 `scaling`       plans whose counts were changed
 `shown`         how it is shown, in a notebook and elsewhere

@@ -12,6 +12,7 @@ from scalable.errors import SessionError
 from scalable.manifest.dotenv import environment_beside
 from scalable.manifest.parser import parse_manifest
 from scalable.session.control import ask, find_managed
+from scalable.session.facts import State
 from scalable.session.session import ScalableSession
 
 if TYPE_CHECKING:
@@ -63,19 +64,19 @@ class AttachedSession(ScalableSession):
         from scalable.cluster.plugin import describe_version_mismatch
         from scalable.providers.base import ClusterHandle
 
-        told = ask(self._directory, do="connect")
-        environments = {"this process": get_versions(), f"run {self._directory.name}": told}
+        answer = ask(self._directory, do="connect")
+        environments = {"this process": get_versions(), f"run {self._directory.name}": answer}
         if differs := describe_version_mismatch(environments):
             raise SessionError(f"{differs}; attach to it with its versions")
-        tls = told.get("tls")
+        tls = answer.get("tls")
         security = Security(require_encryption=True, **tls) if tls else None
 
         def connect() -> ScalableClient:
             return ScalableClient(
-                told["address"],
+                answer["address"],
                 security=security,
                 tasks=self.spec.components_by_task,
-                direct_to_workers=told["direct"],
+                direct_to_workers=answer["direct"],
             )
 
         modules = self._find_modules()
@@ -111,8 +112,8 @@ class AttachedSession(ScalableSession):
             reason = fields["reason"] and Reason(fields["reason"])
             return GroupStatus(**{**fields, "reason": reason, "workers": tuple(fields["workers"])})
 
-        told = ask(self._directory, do="groups")["groups"]
-        return {tag: status(fields) for tag, fields in told.items()}
+        answer = ask(self._directory, do="groups")["groups"]
+        return {tag: status(fields) for tag, fields in answer.items()}
 
     @property
     def run_directory(self) -> Path:
@@ -151,15 +152,18 @@ class AttachedSession(ScalableSession):
 
         if future is not None:
             return super().explain(future)
-        told = ask(self._directory, do="explain")["groups"]
+        answer = ask(self._directory, do="explain")["groups"]
         return {
             tag: Explanation(**{**fields, "reason": Reason(fields["reason"])})
-            for tag, fields in told.items()
+            for tag, fields in answer.items()
         }
 
     def close(self) -> None:
         """Close the client; the session of the other process goes on. Idempotent."""
-        self._detach()
+        with self._lock:
+            was_closed, self._state = self.closed, State.CLOSED
+        if not was_closed and self._client is not None and self._process == os.getpid():
+            self._client.close()
 
     def _body(self) -> str:
         from scalable.cluster.notebook import groups_table

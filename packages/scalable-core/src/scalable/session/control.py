@@ -165,31 +165,9 @@ def find_managed(run: str | os.PathLike[str] | None) -> tuple[Path, dict[str, An
     SessionError
         There is no such run, there are several, or it is on another machine.
     """
-    if isinstance(run, os.PathLike) or os.sep in (run or ""):
-        directory = Path(run or "")
-        record = read_record(directory)
-        found = [(directory, record)] if record else []
-    else:
-        found = [each for each in managed_runs() if each[0].name.startswith(run or "")]
-        if run is None:  # those that were killed are asked for by name
-            lives = [(run_state(record, directory).lives, directory) for directory, record in found]
-            known = [directory for living, directory in lives if living]
-            known = known or [directory for living, directory in lives if living is None]
-            found = [each for each in found if each[0] in known]
-    if not found and run is None:
-        for directory, record in managed_runs():
-            killed = run_state(record, directory).lives is False
-            if killed and not record.get("everything_removed"):
-                name = directory.name
-                raise SessionError(
-                    f"the manager of run {name} was killed; `scalable down {name}` removes what it has left"
-                )
+    found = _find_matching(run)
     if not found:
-        which = "no run" if run is None else f"no run {os.fspath(run)!r}"
-        raise SessionError(
-            f"{which} in {records_directory()} can be reached; `scalable up` starts one, "
-            "and `scalable runs` lists all"
-        )
+        raise SessionError(_describe_missing(run))
     if len(found) > 1:
         names = ", ".join(directory.name for directory, _ in found)
         raise SessionError(f"several runs can be reached; name one: {names}")
@@ -199,6 +177,40 @@ def find_managed(run: str | os.PathLike[str] | None) -> tuple[Path, dict[str, An
             f"run {directory.name} is managed on {state.host}, {state.heard}; reach it from there"
         )
     return directory, record
+
+
+def _find_matching(run: str | os.PathLike[str] | None) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the runs of an id or a directory; without one, those that live or, if none is known to, those that may."""
+    if isinstance(run, os.PathLike) or os.sep in (run or ""):
+        directory = Path(run or "")
+        try:
+            record = read_record(directory)
+        except ValueError as error:
+            raise SessionError(f"{directory}: {error}") from error
+        return [(directory, record)] if record else []
+    if run is not None:
+        return [each for each in managed_runs() if each[0].name.startswith(run)]
+    lives = [
+        (run_state(record, directory).lives, (directory, record))
+        for directory, record in managed_runs()
+    ]
+    return [each for living, each in lives if living] or [
+        each for living, each in lives if living is None
+    ]
+
+
+def _describe_missing(run: str | os.PathLike[str] | None) -> str:
+    """Return why there is no such run: there may be one whose manager was killed, which is only asked for by name."""
+    for directory, record in managed_runs() if run is None else ():
+        killed = run_state(record, directory).lives is False
+        if killed and not record.get("everything_removed"):
+            name = directory.name
+            return f"the manager of run {name} was killed; `scalable down {name}` removes what it has left"
+    which = "no run" if run is None else f"no run {os.fspath(run)!r}"
+    return (
+        f"{which} in {records_directory()} can be reached; `scalable up` starts one, "
+        "and `scalable runs` lists all"
+    )
 
 
 def _open_directory(directory: Path) -> int:

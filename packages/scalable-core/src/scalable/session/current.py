@@ -17,7 +17,7 @@ _sessions: list[ScalableSession] = []
 
 @contextmanager
 def set_current_session(session: ScalableSession) -> Iterator[None]:
-    """Have `ScalableSession.from_yaml` return `session` in this process, until the block is left.
+    """Make `ScalableSession.from_yaml` return `session` in this process, until the block is left.
 
     Leaving the ``with`` block of a session that was returned this way does not close it; the caller of this
     function closes it.

@@ -2,7 +2,7 @@
 
 The first signal raises an exception in the workflow: `KeyboardInterrupt`, or `SystemExit` with the status that shells
 expect. Where the workflow drops that exception and goes on, it is raised again; after some times, the run is ended
-over the workflow's head. While the cluster is closed, a second signal hurries, and a third one ends the process.
+without it. While the cluster is closed, a second signal hurries, and a third one ends the process.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalable.providers.registry import get_provider
+
 if TYPE_CHECKING:
     from scalable.client import ScalableClient, TaskFailure
     from scalable.cluster import Event
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from scalable.cluster.port import GroupStatus
     from scalable.errors import LeftoverError
     from scalable.manifest.schema import ManifestModel
-    from scalable.providers.base import ClusterHandle, DeploymentSpec
+    from scalable.providers.base import ClusterHandle, DeploymentProvider, DeploymentSpec
     from scalable.results.reuse import Results
     from scalable.runs.recorder import Recorder
 
@@ -43,6 +45,8 @@ class SessionFacts:
 
     def __init__(self, spec: DeploymentSpec) -> None:
         self.spec = spec
+        # Resolved now, because a workflow may change the current directory.
+        self._manifest_path = Path(spec.manifest.source).resolve() if spec.manifest.source else None
         self.recorder: Recorder | None = None
         self._state = State.NEW
         self._handle: ClusterHandle | None = None
@@ -65,8 +69,19 @@ class SessionFacts:
 
     @property
     def target_name(self) -> str:
-        """The target's name, by the word of earlier versions."""
+        """The target's name, as earlier versions called it."""
         return self.target
+
+    @cached_property
+    def provider(self) -> DeploymentProvider:
+        """The target's provider, the same object for the whole session.
+
+        Raises
+        ------
+        ProviderError
+            The provider is not installed, or cannot be used.
+        """
+        return get_provider(self.spec.provider_name)
 
     @cached_property
     def _log(self) -> EventLog:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
-import signal
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack
 from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from scalable.errors import (
     IncompleteClusterError,
-    LeftoverError,
     ManifestSchemaError,
     ProviderError,
-    ScalableError,
     SessionError,
     UnknownProviderError,
     ValidationFailedError,
@@ -34,29 +27,29 @@ from scalable.manifest.validate import ValidationReport, validate_manifest
 from scalable.modules import UserModules, upload_modules, workflow_directory
 from scalable.providers.base import DeploymentSpec, ScalePlan
 from scalable.providers.common import check_options
-from scalable.providers.logs import keep_logs_in, tidy_logs
-from scalable.providers.registry import get_provider
+from scalable.providers.logs import keep_logs_in
 from scalable.session import signals
 from scalable.session.building import check_cluster, naming_configuration
 from scalable.session.current import current_session
-from scalable.session.facts import SessionFacts, State
+from scalable.session.facts import State
 from scalable.session.log_level import log_level, logging_as_asked
 from scalable.session.scaling import changed_plan
 from scalable.session.shown import as_html, live_html, shows_progress_on_stderr
 from scalable.session.target import AUTO, choose_target
+from scalable.session.teardown import ClosingSession
 
 if TYPE_CHECKING:
     from distributed import Future
 
     from scalable.client import ScalableClient
     from scalable.cluster import GroupedCluster
+    from scalable.cluster.budget import Budget
     from scalable.cluster.port import Explanation
     from scalable.manifest.schema import ManifestModel
     from scalable.planning import Plan
-    from scalable.providers.base import ClusterHandle, DeploymentProvider
+    from scalable.providers.base import ClusterHandle
     from scalable.results.reuse import OnCalls, OutputChecks, Results
     from scalable.session.attached import AttachedSession
-    from scalable.session.own_record import OwnRecord
 
 __all__ = ["DEFAULT_MANIFEST", "ScalableSession"]
 
@@ -66,7 +59,7 @@ DEFAULT_MANIFEST = "scalable.yaml"
 """The manifest that is read if neither the caller nor ``SCALABLE_MANIFEST`` names one."""
 
 
-class ScalableSession(SessionFacts):
+class ScalableSession(ClosingSession):
     """One target of one manifest, from validation to the removal of its cluster.
 
     A context manager that starts the session and returns its client; leaving it closes the session. While a session
@@ -118,18 +111,10 @@ class ScalableSession(SessionFacts):
     ) -> None:
         super().__init__(DeploymentSpec.from_manifest(manifest, target_name=target))
         self._progress = progress
-        # Resolved now, because a workflow may change the current directory.
-        self._manifest_path = Path(manifest.source).resolve() if manifest.source else None
         self._workflow = workflow
-        # Reentrant, because a signal handler of the user's may close the session while this thread holds the lock.
-        self._lock = threading.RLock()
-        self._process = os.getpid()
         self._scale_plan = ScalePlan()
         self._async_client: ScalableClient | None = None
         self._modules: UserModules | None = None
-        self._signals_before_close = 0
-        self._own_record: OwnRecord | None = None
-        self._shown = ExitStack()
         self.on_calls: OnCalls | None = None
 
     @classmethod
@@ -190,11 +175,6 @@ class ScalableSession(SessionFacts):
         return cls(manifest, target=manifest.selected_target, workflow=workflow, progress=progress)
 
     @classmethod
-    def open_sessions(cls) -> list[ScalableSession]:
-        """Return the sessions of this process that are started and not closed, oldest first."""
-        return [session for session in _open_sessions if session._process == os.getpid()]
-
-    @classmethod
     def attach(cls, run: str | os.PathLike[str] | None = None) -> AttachedSession:
         """Return the running session of another process of yours, which ``scalable up`` has started.
 
@@ -225,17 +205,6 @@ class ScalableSession(SessionFacts):
         return AttachedSession(run)
 
     # -- Before the start
-
-    @cached_property
-    def provider(self) -> DeploymentProvider:
-        """The target's provider, the same object for the whole session.
-
-        Raises
-        ------
-        ProviderError
-            The provider is not installed, or cannot be used.
-        """
-        return get_provider(self.spec.provider_name)
 
     def validate(self) -> ValidationReport:
         """Return every problem of the manifest and of its target: offline, without side effects."""
@@ -311,7 +280,7 @@ class ScalableSession(SessionFacts):
             new = self._state is State.NEW
             if new:
                 self._state = State.STARTING
-                _open_sessions.append(self)
+                self._mark_open()
         if new:
             try:
                 self._start()
@@ -338,8 +307,6 @@ class ScalableSession(SessionFacts):
             )
 
     def _start(self) -> None:
-        from scalable.cluster.events import record_into
-        from scalable.cluster.ledger import ledger_in
         from scalable.planning import check_limits, plan_budget
 
         level = log_level(os.environ)
@@ -356,27 +323,7 @@ class ScalableSession(SessionFacts):
         if self._results is not None:
             self._results.on_calls = self.on_calls
         signals.register(self.close)
-        logs = self.run_directory / "logs" if self.run_directory else None
-        began = time.monotonic()
-        directory = self.run_directory
-        with (
-            record_into(self._log),
-            keep_logs_in(logs, self.manifest.redact),
-            ledger_in(directory),
-            naming_configuration(),
-        ):
-            self._handle = provider.build_cluster(self.spec)
-        check_cluster(provider.name, getattr(self._handle, "backend", self._handle))
-        if self.closed:
-            # Closed by another thread or a signal, while there was no handle to close.
-            self._everything_removed = False
-            provider.close(self._handle)
-            self._everything_removed = True
-        self._raise_if_in(State.CLOSED)
-        if hasattr(self.cluster, "set_budget"):
-            self.cluster.set_budget(budget, time.monotonic() - began)
-        elif budget.is_limited:
-            raise IncompleteClusterError(provider.name, type(self.cluster).__name__, ["set_budget"])
+        handle = self._build_cluster(budget)
         upload_modules(self.client, modules.archive)
         self._modules = self.client.modules = modules
         if self.recorder is not None:
@@ -384,10 +331,38 @@ class ScalableSession(SessionFacts):
             if hasattr(self.cluster, "before_close"):
                 # What was not closed is closed at the end of the interpreter, before the session is asked.
                 self.cluster.before_close(self.recorder.note_tasks)
-        provider.scale(self._handle, plan)
+        provider.scale(handle, plan)
         self._scale_plan = plan
         self.client.sync(self._wait_for_first_workers, plan)
         self._mark_running()
+
+    def _build_cluster(self, budget: Budget) -> ClusterHandle:
+        """Build the cluster and give it its budget; close it again if the session was closed meanwhile."""
+        from scalable.cluster.events import record_into
+        from scalable.cluster.ledger import ledger_in
+
+        provider, directory = self.provider, self.run_directory
+        logs = directory / "logs" if directory else None
+        began = time.monotonic()
+        with (
+            record_into(self._log),
+            keep_logs_in(logs, self.manifest.redact),
+            ledger_in(directory),
+            naming_configuration(),
+        ):
+            self._handle = handle = provider.build_cluster(self.spec)
+        check_cluster(provider.name, getattr(handle, "backend", handle))
+        if self.closed:
+            # Closed by another thread or a signal, while there was no handle to close.
+            self._everything_removed = False
+            provider.close(handle)
+            self._everything_removed = True
+        self._raise_if_in(State.CLOSED)
+        if hasattr(self.cluster, "set_budget"):
+            self.cluster.set_budget(budget, time.monotonic() - began)
+        elif budget.is_limited:
+            raise IncompleteClusterError(provider.name, type(self.cluster).__name__, ["set_budget"])
+        return handle
 
     def _show_progress(self) -> None:
         """Show progress where it is wanted: in the cell of a notebook, or on stderr."""
@@ -498,10 +473,6 @@ class ScalableSession(SessionFacts):
             self._client.outputs = self._output_checks()
         return self._client
 
-    def note_signals(self, received: int) -> None:
-        """Take into account that so many signals have asked for the end before `close` is called."""
-        self._signals_before_close = received
-
     def scale(self, counts: Mapping[str, int]) -> None:
         """Set the desired number of workers of some groups, without waiting for them.
 
@@ -589,121 +560,6 @@ class ScalableSession(SessionFacts):
             return dict.fromkeys(self.spec.components, Explanation(Reason.STARTING, latest))
         return self.cluster.explain()
 
-    # -- The end
-
-    def close(self) -> None:
-        """Close the client and remove the cluster with everything that belongs to it.
-
-        Idempotent, and bounded in time. Ctrl-C, SIGTERM and SIGHUP are deferred until it is done; a second Ctrl-C or
-        SIGTERM lets it hurry, and a third one ends the process. In a fork of the process that created the session,
-        the cluster stays as it is.
-
-        Raises
-        ------
-        LeftoverError
-            Something could not be removed; the error names it.
-        """
-        if sys.is_finalizing():
-            return  # from a generator that was never finished: its cluster was closed before, and little works any more
-        # The first one has come already, if it is what closes the session.
-        first = sys.exc_info()[0] in (KeyboardInterrupt, SystemExit)
-        received = max(self._signals_before_close, int(first))
-
-        def hurry(number: int) -> None:
-            nonlocal received
-            received += number != signal.SIGHUP
-            if received == 2:
-                self._say("closing in a hurry; once more ends this process at once")
-                if self._handle is not None:
-                    getattr(getattr(self._handle, "backend", None), "hurry", lambda: None)()
-            elif received > 2:
-                self._end_process(number)
-
-        try:
-            with signals.deferred_signals(hurry):
-                self._close()
-        finally:
-            if self._own_record is not None and self._process == os.getpid():
-                self._own_record.end(sys.exc_info()[1])
-            signals.unregister(self.close)
-
-    def _detach(self) -> None:
-        """Close the client alone, of a session that belongs to another process."""
-        with self._lock:
-            was_closed, self._state = self.closed, State.CLOSED
-        if not was_closed and self._client is not None and self._process == os.getpid():
-            self._client.close()
-
-    def _mark_running(self) -> None:
-        """Take note that there is a cluster to use."""
-        with self._lock:
-            self._raise_if_in(State.CLOSED)
-            self._state = State.RUNNING
-
-    def _end_process(self, number: int) -> NoReturn:
-        """End the process at once, saying what may be left."""
-        name = getattr(getattr(self._handle, "backend", None), "name", "")
-        if name:
-            remedy = f"; remove it with: {command}" if (command := self._reap_command()) else ""
-            self._say(
-                f"cluster {name!r} was not closed, and what belongs to it may be left{remedy}"
-            )
-        os._exit(128 + number)
-
-    def _say(self, text: str) -> None:
-        if sys.stderr is not None:  # print() would write to stdout
-            print(f"scalable: {self.manifest.redact(text)}", file=sys.stderr, flush=True)
-
-    def _reap_command(self) -> str:
-        """Return the command that removes what a close has left; empty if the provider cannot."""
-        from scalable.providers.base import Reaps
-
-        if not isinstance(self.provider, Reaps) or self._manifest_path is None:
-            return ""
-        where = ["--manifest", str(self._manifest_path), "--target", self.target]
-        return shlex.join(["scalable", "reap", *where])
-
-    def _close(self) -> None:
-        if self.recorder is not None and self._process == os.getpid():
-            self.recorder.note_tasks()
-        with self._lock:
-            if self.closed:
-                return
-            self._state = State.CLOSED
-            if self in _open_sessions:
-                _open_sessions.remove(self)
-        if self._process != os.getpid():
-            return
-        self._shown.close()
-        try:
-            if self._client is not None:
-                self._client.close()
-        finally:
-            if self._handle is not None:
-                try:
-                    self.provider.close(self._handle)
-                except LeftoverError as error:
-                    self._leftover_error = error
-                    if error.command or not (command := self._reap_command()):
-                        raise
-                    self._leftover_error = LeftoverError(error.cluster, error.leftovers, command)
-                    raise self._leftover_error from None
-                finally:
-                    if self.run_directory is not None:
-                        tidy_logs(self.run_directory / "logs", self.manifest.redact)
-            self._everything_removed = True
-
-    def _close_after(self, error: BaseException) -> list[str]:
-        """Close because of an error; a problem while closing becomes notes of that error, which are returned."""
-        try:
-            self.close()
-        except ScalableError as close_error:
-            notes = [str(close_error), *getattr(close_error, "__notes__", ())]
-            for note in notes:
-                error.add_note(note)
-            return notes
-        return []
-
     def __enter__(self) -> ScalableClient:
         return self.start()
 
@@ -782,6 +638,8 @@ class ScalableSession(SessionFacts):
         if current_session() is not self:
             await self.close_async()
 
+    # -- In a notebook
+
     def _repr_html_(self) -> str:
         return as_html(self, self._state.name.lower(), self._body())
 
@@ -820,15 +678,18 @@ class ScalableSession(SessionFacts):
                 f"run it with --target {target}, or leave target= out of the workflow"
             )
 
+    def _mark_running(self) -> None:
+        """Record that there is a cluster to use."""
+        with self._lock:
+            self._raise_if_in(State.CLOSED)
+            self._state = State.RUNNING
+
     def _raise_if_in(self, *states: State) -> None:
         if self._state not in states:
             return
         if self._state is State.CLOSED:
             raise SessionError("the session is closed; make a new one with from_yaml()")
         raise SessionError("the session is being started by another thread; wait for its start()")
-
-
-_open_sessions: list[ScalableSession] = []
 
 
 def _warn_of_another(session: ScalableSession) -> None:

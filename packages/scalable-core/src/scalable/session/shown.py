@@ -16,7 +16,7 @@ logger = logging.getLogger("scalable.session")
 
 
 def shows_progress_on_stderr() -> bool:
-    """Return whether a script runs on a terminal, and not somebody who types."""
+    """Return whether a script runs, not an interactive session, and stderr is a terminal."""
     script = getattr(sys.modules["__main__"], "__file__", None) is not None
     return script and not sys.flags.interactive and sys.stderr is not None and sys.stderr.isatty()
 

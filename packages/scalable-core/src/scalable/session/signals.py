@@ -55,7 +55,7 @@ lost = 0
 
 
 def register(close: Close) -> None:
-    """Have SIGTERM and SIGHUP close a session, until `unregister`.
+    """Make SIGTERM and SIGHUP close a session, until `unregister`.
 
     A signal that would end the process raises `SystemExit` with 128 + its number. A signal that has a handler of the
     user's calls `close` and then that handler. A signal that is ignored stays ignored. On threads other than the main
@@ -89,7 +89,7 @@ def _is_ours(handler: object) -> bool:
 
 @contextmanager
 def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Have one handler for all signals that end a run, until the block is left; those that are ignored stay so.
+    """Install one handler for all signals that end a run, until the block is left; those that are ignored stay so.
 
     On threads other than the main one, signals stay as they are.
     """

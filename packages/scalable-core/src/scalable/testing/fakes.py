@@ -106,22 +106,13 @@ class FakeProvider(BaseProvider[TargetOptions]):
 
     def _build(self, spec: DeploymentSpec, options: TargetOptions) -> ClusterHandle:
         # Validating and planning do not import Dask.
-        from distributed import LocalCluster
         from distributed.core import Status
 
         from scalable.cluster import GroupedCluster, Pace, RetryPolicy
-        from scalable.providers.servers import stop_http_server_of
         from scalable.testing.simulation import InvariantChecker, SimulatedBackend, UnitBehavior
         from scalable.testing.workers import InProcessWorkerPool
 
-        host = LocalCluster(
-            n_workers=0,
-            processes=False,
-            protocol="inproc",
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-        )
-        stop_http_server_of(host)
+        host = _start_host()
         try:
             workers = InProcessWorkerPool(
                 host,
@@ -147,6 +138,23 @@ class FakeProvider(BaseProvider[TargetOptions]):
             retry=RetryPolicy(delay=0.1, fail_after=2.0),
         )
         return cluster_handle(cluster, spec)
+
+
+def _start_host() -> LocalCluster:
+    """Start a scheduler in this process, without workers and without HTTP."""
+    from distributed import LocalCluster
+
+    from scalable.providers.servers import stop_http_server_of
+
+    host = LocalCluster(
+        n_workers=0,
+        processes=False,
+        protocol="inproc",
+        dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": False},
+    )
+    stop_http_server_of(host)
+    return host
 
 
 def _kill(host: LocalCluster, backend: SimulatedBackend, unit: str, reason: Reason) -> None:

@@ -21,7 +21,7 @@ import dask
 import dask.array as da
 import distributed
 import pytest
-from dask._expr import HLGExpr, _AnnotationsTombstone, _HLGExprSequence
+from dask._expr import HLGExpr, LLGExpr, _AnnotationsTombstone, _HLGExprSequence
 from dask._task_spec import GraphNode, Task, TaskRef
 from dask.base import annotate, collections_to_expr, tokenize
 from dask.blockwise import optimize_blockwise
@@ -37,6 +37,7 @@ from distributed import (
     SchedulerPlugin,
     Status,
     Worker,
+    as_completed,
     futures_of,
     get_client,
     wait,
@@ -50,12 +51,14 @@ from distributed.protocol.pickle import dumps
 from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
 
 from scalable.cluster.dask_internals import (
+    as_expression,
     defer_unpickling,
     dependencies_of,
     existing_future,
     fail_futures,
     finished_future,
     has_own_deserializers,
+    is_result_without_raising,
     reset_future,
     send_with_next,
     take_from_gather,
@@ -597,6 +600,41 @@ async def test_the_keys_of_a_gather_can_be_taken_from_it(rig: Rig) -> None:
     ) as client:
         futures = [client.submit(identity, n, key=f"n-{n}") for n in (1, 2)]
         assert await client.gather(futures) == [1, "ours"]
+
+
+@on_cluster
+async def test_who_takes_errors_as_values_says_so(rig: Rig) -> None:
+    """`Future._result`: calls `_gather`, and has a variable `raiseit`, false for who takes errors as values."""
+    told: list[bool] = []
+
+    class Ours(Client):
+        def _gather(self, *args: Any, **kwargs: Any) -> Any:
+            told.append(is_result_without_raising())
+            gather: Any = super()._gather
+            return gather(*args, **kwargs)
+
+    await rig.add()
+    made: Any = Ours
+    async with made(rig.scheduler.address, asynchronous=True, set_as_default=False) as client:
+        assert await client.submit(identity, 1) == 1
+        assert await client.gather([client.submit(identity, 2)]) == [2]
+        assert told == [False, False]
+        futures = [client.submit(identity, 3)]
+        completed: Any = as_completed(futures, client.loop, with_results=True)
+        assert [value async for _, value in completed] == [3]
+        assert await asyncio.wrap_future(client.get_executor().submit(identity, 4)) == 4
+        assert told == [False, False, True, True]
+
+
+@on_cluster
+async def test_a_graph_is_an_expression(rig: Rig) -> None:
+    """`dask._expr.LLGExpr`: a plain graph, also one without tasks whose keys the scheduler has already."""
+    await rig.add()
+    future = rig.client.submit(identity, 1, key="x")
+    assert await future == 1
+    futures = rig.client._graph_to_futures(as_expression({}), ["x"], span_metadata={})
+    assert await rig.client.gather(futures) == {"x": 1}
+    assert as_expression(LLGExpr({})).operands == [{}]
 
 
 @on_cluster

@@ -44,12 +44,12 @@ from distributed.worker_state_machine import UnpauseEvent
 from scalable.cluster.plugin import raise_unreadable
 from scalable.cluster.plugin.dask_internals import (
     actor_executor,
-    actor_failure,
     adjust_batches,
     contain_answers,
     contain_requests,
     drop_unusable_traceback,
     executing_tasks,
+    failure_answer,
     forget_worker_and_clients,
     hide_from_tracebacks,
     lift_worker_send_timeout,
@@ -538,7 +538,7 @@ async def test_a_method_of_an_actor_is_a_call_of_a_handler(rig: Rig) -> None:
     async def execute(**message: Any) -> Any:
         answers.append(answer := await worker.actor_execute(**message))
         error = untransferable_error(answer)
-        return answer if error is None else actor_failure(OSError("another"))
+        return answer if error is None else failure_answer(OSError("another"))
 
     worker.handlers["actor_execute"] = execute
     with pytest.raises(ValueError, match="as it is"):

@@ -127,9 +127,17 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
     theirs = attributes(Client) | {*dir(Client)}
     used = {"status", "asynchronous", "sync", "subscribe_topic", "get_events", "cluster", "loop"}
     used |= {"_stream_handlers", "scheduler_comm", "futures"}
-    used |= {"scheduler_info", "log_event", "scheduler", "restart_workers", "rpc"}
+    used |= {
+        "scheduler_info",
+        "log_event",
+        "scheduler",
+        "restart_workers",
+        "rpc",
+        "get_worker_logs",
+        "restart",
+    }
     grouped = {"wait_for_workers"}
-    tagged = {"submit", "map", "compute", "persist", "get", "get_executor"}
+    tagged = {"submit", "map", "compute", "persist", "get", "get_executor", "run"}
     ours = set().union(
         *(
             attributes(cls)

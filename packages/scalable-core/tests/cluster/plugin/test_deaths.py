@@ -10,6 +10,7 @@ import pytest
 from distributed import Event, Future, KilledWorker, get_client, get_worker, secede
 from hypothesis import given
 from hypothesis import strategies as st
+from task_functions import wait_at_gate
 
 from scalable.cluster.plugin.dask_internals import run_alone
 from scalable.cluster.plugin.deaths import find_suspects
@@ -23,11 +24,6 @@ Until = Callable[..., None]
 
 CRASH = Explanation(Reason.EXITED, "its process crashed with SIGSEGV", "SIGSEGV", "last words")
 PREEMPTION = Explanation(Reason.PREEMPTED, "its node was needed")
-
-
-def wait_at_gate(x: Any = None) -> Any:
-    Event("gate").wait()
-    return x
 
 
 starts: list[str] = []

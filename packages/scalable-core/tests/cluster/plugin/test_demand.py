@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributed import Client, Event, wait
+from task_functions import identity, wait_at_gate
 
 from scalable.cluster.plugin.demand import Backlog
 
 if TYPE_CHECKING:
+    from cluster.conftest import Until
     from cluster.plugin.conftest import Rig
-
-Until = Callable[..., None]
-
-
-def identity(x: Any) -> Any:
-    return x
-
-
-def wait_at_gate(x: Any = None) -> Any:
-    Event("gate").wait()
-    return x
 
 
 def test_demand_counts_what_no_worker_can_run_yet(rig: Rig, until: Until) -> None:

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from distributed import Event, wait
 from distributed.core import Status
+from task_functions import identity, wait_at_gate
 
 from scalable.cluster.link import DrainProgress, Stage
 from scalable.cluster.plugin.dask_internals import set_worker_status
 
 if TYPE_CHECKING:
+    from cluster.conftest import Until
     from cluster.plugin.conftest import Rig
-
-Until = Callable[..., None]
-
-
-def wait_at_gate(x: Any = None) -> Any:
-    Event("gate").wait()
-    return x
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 def test_a_draining_worker_gives_back_what_it_has_not_started(

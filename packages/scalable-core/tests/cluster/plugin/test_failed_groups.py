@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from distributed import Event
+from task_functions import identity, wait_at_gate
 
 from scalable.cluster.port import Explanation, Reason
 from scalable.errors import GroupFailedError
 
 if TYPE_CHECKING:
+    from cluster.conftest import Until
     from cluster.plugin.conftest import Rig
-
-Until = Callable[..., None]
-
-
-def wait_at_gate(x: Any = None) -> Any:
-    Event("gate").wait()
-    return x
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 def failure(tag: str) -> GroupFailedError:

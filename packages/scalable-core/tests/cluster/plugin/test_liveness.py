@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributed import Event, Status
+from task_functions import identity, wait_at_gate
 
 from scalable.cluster.link import Stage
 from scalable.cluster.plugin import liveness
 from scalable.cluster.port import Explanation, Reason
 
 if TYPE_CHECKING:
+    from cluster.conftest import Until
     from cluster.plugin.conftest import Rig
-
-Until = Callable[..., None]
-
-
-def wait_at_gate(x: Any = None) -> Any:
-    Event("gate").wait()
-    return x
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 def set_status(rig: Rig, name: str, status: Status) -> None:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from distributed import CancelledError, Client
+from task_functions import identity
 
 if TYPE_CHECKING:
+    from cluster.conftest import Until
     from cluster.plugin.conftest import Rig
-
-Until = Callable[..., None]
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 def test_workers_that_have_left_are_reported_once(rig: Rig, until: Until) -> None:

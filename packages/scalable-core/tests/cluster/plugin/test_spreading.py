@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distributed import Event
+from task_functions import wait_at_gate
 
 if TYPE_CHECKING:
+    from cluster.conftest import Until
     from cluster.plugin.conftest import Rig
-
-Until = Callable[..., None]
-
-
-def wait_at_gate(x: Any = None) -> Any:
-    Event("gate").wait()
-    return x
 
 
 def test_waiting_tasks_move_to_workers_that_come_later(

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributed import wait
+from task_functions import identity
 
 from scalable.cluster.link import DrainProgress, Stage
 
 if TYPE_CHECKING:
+    from cluster.conftest import Until
     from cluster.plugin.conftest import Rig
-
-Until = Callable[..., None]
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 def first_of(x: Any, *_: Any) -> Any:

@@ -13,7 +13,7 @@ In reading order:
 `draining`        how workers leave without losing or repeating anything
 `transfers`       results that cannot be sent to some workers, and the tasks that need them there
 `failed_groups`   the tasks that only failed groups could run
-`presence`        ends the cluster once nobody drives it any more
+`presence`        ends a cluster without its controller and without clients
 `walltimes`       announced ends of workers, and the tasks that take longer than any worker lives
 `shuffles`        which workers take part in an all-to-all shuffle
 `nannies`         refuses what needs a nanny

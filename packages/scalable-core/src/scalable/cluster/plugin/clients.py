@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import dask.base
 from distributed import Client
@@ -45,9 +45,16 @@ class UntaggedClient(Client):
         """Compute a graph without a tag."""
         return super().get(*args, **_without_tag(kwargs))
 
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a function on all workers."""
+        for name in ("tag", "task"):
+            if kwargs.pop(name, None) is not None:
+                _refuse(name)
+        return super().run(*args, **kwargs)
+
 
 def provide_client(worker: Worker) -> Callable[[Any], object]:
-    """Let ``get_client`` and ``worker_client`` on a worker return a client that knows tags, or refuses them.
+    """Make ``get_client`` and ``worker_client`` on a worker return a client that knows tags, or refuses them.
 
     Return a function to be called in the asyncio task of each task, with its key.
     """
@@ -79,8 +86,12 @@ def _without_tag(options: Mapping[str, Any]) -> dict[str, Any]:
     annotated = {name: dask.base.get_annotations().get(name) for name in ("tag", "task")}
     for name in ("tag", "task", "n"):
         if options.get(name, annotated.get(name)) is not None:
-            raise TypeError(
-                f"{name}= in a task needs scalable-core in the worker's environment, which lacks it; "
-                "install it there, or ask for resources={'the tag': 1}"
-            )
+            _refuse(name)
     return {name: value for name, value in options.items() if name not in ("tag", "task", "n")}
+
+
+def _refuse(name: str) -> NoReturn:
+    raise TypeError(
+        f"{name}= in a task needs scalable-core in the worker's environment, which lacks it; "
+        "install it there, or ask for resources={'the tag': 1}"
+    )

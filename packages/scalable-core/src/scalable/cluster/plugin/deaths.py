@@ -242,7 +242,7 @@ class Deaths:
         self._unexplained: dict[str, Death] = {}
 
     def close(self) -> None:
-        """Let the scheduler fail tasks again."""
+        """Restore the scheduler's own limit of deaths."""
         self.scheduler.allowed_failures = self.allowed
 
     @property
@@ -333,24 +333,9 @@ class Deaths:
         address = ws.address
         queue = {ts.key: ts for ts in sorted(assigned, key=operator.attrgetter("priority"))}
         is_stock = address not in self._recording and time() - joined > self.recording_delay
-        if is_stock:
-            running = {ts.key for ts in ws.executing}
-        else:
-            running = {key for key in queue if self._running.get(key, ("",))[0] == address}
-        suspects = find_suspects(
-            [*queue],
-            running,
-            self._seceded & running,
-            self._alone.pop(address, None),
-            ws.nthreads,
-        )
-        if is_stock:
-            # No task can run alone on it, so that none could ever be failed.
-            suspects = Suspects(suspects.keys, suspects.keys, suspects.keys)
-        elif not excused:
-            suspicious = self._lost - self._harmless
-            again = [ts for ts in lost if ts.key in suspicious and ts.state in _NEEDED]
-            self._lost.update(ts.key for ts in lost)
+        suspects = self._suspects_on(ws, queue, is_stock=is_stock)
+        if not is_stock and not excused:
+            again = self._record_lost(lost)
             suspects = with_lost(suspects, [ts.key for ts in again])
             queue |= {ts.key: ts for ts in again}
         for ts in assigned:
@@ -367,6 +352,26 @@ class Deaths:
         for key in suspects.keys:
             self._suspect(queue[key], death, runtimes.get(key, 0.0))
 
+    def _suspects_on(self, ws: WorkerState, queue: Collection[Any], *, is_stock: bool) -> Suspects:
+        """Return which of the tasks in the queue of a dead worker, by key, are suspected."""
+        if is_stock:
+            running = {ts.key for ts in ws.executing}
+        else:
+            running = {key for key in queue if self._running.get(key, ("",))[0] == ws.address}
+        alone = self._alone.pop(ws.address, None)
+        suspects = find_suspects(queue, running, self._seceded & running, alone, ws.nthreads)
+        if is_stock:
+            # No task can run alone on it, so that none could ever be failed.
+            return Suspects(suspects.keys, suspects.keys, suspects.keys)
+        return suspects
+
+    def _record_lost(self, lost: Collection[TaskState]) -> list[TaskState]:
+        """Record whose results were lost with a worker; return the tasks whose were lost before, and are needed."""
+        suspicious = self._lost - self._harmless
+        again = [ts for ts in lost if ts.key in suspicious and ts.state in _NEEDED]
+        self._lost.update(ts.key for ts in lost)
+        return again
+
     def _suspect(self, ts: TaskState, death: Death, runtime: float) -> None:
         one = self._suspects.setdefault(ts.key, Suspect(ts))
         one.unexplained.append(death)
@@ -380,7 +385,7 @@ class Deaths:
     # -- Verdicts
 
     def explain(self, deaths: dict[str, tuple[bool, str, bytes]]) -> None:
-        """Learn why workers died.
+        """Record why workers died, and hold each death against the tasks that may be the cause.
 
         Parameters
         ----------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +55,18 @@ def proven_duration(elapsed: Collection[float], *, some_ended: bool) -> float:
 
 _NEEDED_AS_PROOF = 3
 """Tasks that must have run for long where others have ended sooner: one may be an exception."""
+
+
+@dataclass
+class _Work:
+    """The work for one tag: the fields of `scalable.cluster.link.Demand`, in their order."""
+
+    slots: float = 0.0
+    seconds: float = 0.0
+    unknown: float = 0.0
+    waiting: int = 0
+    proven: float = 0.0
+    tagged: float = 0.0
 
 
 class Backlog:
@@ -107,50 +120,45 @@ class Backlog:
             The fields of `scalable.cluster.link.Demand`, by tag.
         """
         first = next(iter(tags), "")
-        slots: defaultdict[str, float] = defaultdict(float)
-        seconds: defaultdict[str, float] = defaultdict(float)
-        unknown: defaultdict[str, float] = defaultdict(float)
-        waiting: defaultdict[str, int] = defaultdict(int)
-        proven: defaultdict[str, float] = defaultdict(float)
-        tagged: defaultdict[str, float] = defaultdict(float)
-        running: defaultdict[TaskPrefix, list[float]] = defaultdict(list)
-        for ws in workers:
-            for ts, elapsed in ws.executing.items():
-                if ts.processing_on is not ws:
-                    continue
-                if ts.prefix.duration_average < 0:
-                    running[ts.prefix].append(elapsed)
-                    continue
+        work: defaultdict[str, _Work] = defaultdict(_Work)
+        running = [
+            (ts, elapsed)
+            for ws in workers
+            for ts, elapsed in ws.executing.items()
+            if ts.processing_on is ws
+        ]
+        proven = self._proven_durations(running)
+        for ts, elapsed in running:
+            if ts.prefix.duration_average >= 0:
                 done = min(elapsed, ts.prefix.duration_average)
                 for resource, need in requirements(ts):
-                    seconds[resource or first] -= need * done
-        shown = {
-            prefix: proven_duration(elapsed, some_ended=prefix.name in self._learned)
-            for prefix, elapsed in running.items()
-        }
+                    work[resource or first].seconds -= need * done
         for (prefix, taken, waits), tasks in self.tasks.items():
             for resource, need in taken:
-                tag = resource or first
+                each = work[resource or first]
                 if waits:
-                    waiting[tag] += tasks
+                    each.waiting += tasks
                     continue
-                slots[tag] += tasks * need
+                each.slots += tasks * need
                 if resource is not None:
-                    tagged[tag] += tasks * need
+                    each.tagged += tasks * need
                 if prefix.duration_average < 0:
-                    unknown[tag] += tasks * need
-                    proven[tag] += tasks * need * shown.get(prefix, 0.0)
+                    each.unknown += tasks * need
+                    each.proven += tasks * need * proven.get(prefix, 0.0)
                 else:
                     self._learned.add(prefix.name)
-                    seconds[tag] += tasks * need * prefix.duration_average
+                    each.seconds += tasks * need * prefix.duration_average
+        return {tag: astuple(work[tag]) for tag in tags}
+
+    def _proven_durations(
+        self, running: Iterable[tuple[TaskState, float]]
+    ) -> dict[TaskPrefix, float]:
+        """Return how long tasks take whose mean duration is not known, as far as those that are running show."""
+        elapsed: defaultdict[TaskPrefix, list[float]] = defaultdict(list)
+        for ts, seconds in running:
+            if ts.prefix.duration_average < 0:
+                elapsed[ts.prefix].append(seconds)
         return {
-            tag: (
-                slots[tag],
-                seconds[tag],
-                unknown[tag],
-                waiting[tag],
-                proven[tag],
-                tagged[tag],
-            )
-            for tag in tags
+            prefix: proven_duration(times, some_ended=prefix.name in self._learned)
+            for prefix, times in elapsed.items()
         }

@@ -81,6 +81,22 @@ class Draining:
             ``("gone", 0)``: it has left, or never joined. ``("busy", n)``: n tasks are running. ``("moving", n)``: n
             results are on their way to other workers. ``("holding", n)``: no other worker can take its n results.
         """
+        stages, workers = self._begin(names)
+        for ws, left in zip(workers, await self._remaining_tasks(workers), strict=True):
+            stages[str(ws.name)] = self._advance(ws, left, force)
+        retirements = [
+            self._retirements[ws.address] for ws in workers if ws.address in self._retirements
+        ]
+        if retirements:
+            await asyncio.wait(retirements, timeout=RETIRE_GRACE)
+        return stages | {
+            str(ws.name): ("gone", 0)
+            for ws in workers
+            if not find_worker(self.scheduler, str(ws.name))
+        }
+
+    def _begin(self, names: list[str]) -> tuple[dict[str, tuple[str, int]], list[WorkerState]]:
+        """Make workers start no more tasks; return the stages of those that do not drain, and the workers that do."""
         stages: dict[str, tuple[str, int]] = {}
         workers: list[WorkerState] = []
         for name in names:
@@ -95,29 +111,21 @@ class Draining:
                     self._scatters_before_drain[ws.address] = self._scatters.copy()
                 set_worker_status(self.scheduler, ws, Status.closing_gracefully)
                 workers.append(ws)
-        for ws, left in zip(workers, await self._remaining_tasks(workers), strict=True):
-            name = str(ws.name)
-            if find_worker(self.scheduler, name) is not ws:
-                stages[name] = ("gone", 0)
-            elif self._is_resuming(ws) or ws.status is not Status.closing_gracefully:
-                # Resumed while this waited for the others' replies: its own says nothing about what it starts now.
-                stages[name] = ("busy", max(1, len(ws.processing)))
-            elif left and not force:
-                if name in self.urgent:
-                    self._copy_results_early(ws)
-                stages[name] = ("busy", left)
-            else:
-                stages[name] = self._retire_or_hold(ws, force)
-        retirements = [
-            self._retirements[ws.address] for ws in workers if ws.address in self._retirements
-        ]
-        if retirements:
-            await asyncio.wait(retirements, timeout=RETIRE_GRACE)
-        return stages | {
-            str(ws.name): ("gone", 0)
-            for ws in workers
-            if not find_worker(self.scheduler, str(ws.name))
-        }
+        return stages, workers
+
+    def _advance(self, ws: WorkerState, left: int, force: bool) -> tuple[str, int]:
+        """Retire a worker unless `left` tasks keep it; return how far it is."""
+        name = str(ws.name)
+        if find_worker(self.scheduler, name) is not ws:
+            return "gone", 0
+        if self._is_resuming(ws) or ws.status is not Status.closing_gracefully:
+            # Resumed while this waited for the others' replies: its own says nothing about what it starts now.
+            return "busy", max(1, len(ws.processing))
+        if left and not force:
+            if name in self.urgent:
+                self._copy_results_early(ws)
+            return "busy", left
+        return self._retire_or_hold(ws, force)
 
     def resume(self, names: list[str]) -> list[str]:
         """Take draining workers back; return those that could be."""

@@ -39,7 +39,7 @@ class FileNames:
         reduce_code.reasons.append(self)
 
     def release(self) -> None:
-        """Let cloudpickle do as it did before, unless there are other reasons."""
+        """Restore what cloudpickle does by itself, unless file names are kept for another reason, too."""
         reduce_code = CloudPickler.dispatch_table[CodeType]
         if not self._kept or not hasattr(reduce_code, "reasons"):
             return

@@ -32,7 +32,7 @@ _DEFAULT_HANDLERS: dict[int, Any] = {
 
 
 def detach_forks(worker: Worker, is_forking: Callable[[], bool]) -> None:
-    """From now on, let forks of this process inherit nothing of this worker.
+    """Make later forks of this process inherit nothing of this worker.
 
     Parameters
     ----------

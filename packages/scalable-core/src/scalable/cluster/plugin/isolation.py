@@ -7,6 +7,7 @@
   so that tasks that run at the same time do not notice either.
 * Each task finds standard output and error open, whatever the one before has closed. What it has put in their place is
   gone once no task runs.
+* Directory, umask and output are the worker's as its preload script, its plugins and ``client.run`` have left them.
 * A task that cannot be unpickled fails, and names the module that is missing; the worker goes on. So it does after
   whatever unpickling a result raises.
 * A fork of a task ends where the task ends, and does not go on as a worker.
@@ -29,10 +30,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from scalable.cluster.plugin.dask_internals import (
     actor_executor,
-    actor_failure,
     contain_answers,
     contain_requests,
     drop_unusable_traceback,
+    failure_answer,
     hide_from_tracebacks,
     raised_by,
     read_unreadable_tasks,
@@ -62,11 +63,16 @@ def _raise(error: Exception) -> NoReturn:
 
 
 _HANDLERS: dict[str, tuple[str, Callable[[Exception], Any]]] = {
-    "run": ("the task", _raise),
-    "actor_execute": ("the task", actor_failure),
+    "run": ("the function", failure_answer),
+    "actor_execute": ("the task", failure_answer),
     "get_data": ("pickling a result", _raise),
+    "plugin-add": ("the plugin", failure_answer),
+    "plugin-remove": ("the plugin", failure_answer),
 }
 """The handlers of a worker that call the user's code besides tasks: what they call, and how they fail."""
+
+_FOR_THE_WORKER = ("run", "plugin-add", "plugin-remove")
+"""Those of them whose changes of the process are meant to stay."""
 
 
 class Isolation:
@@ -90,8 +96,9 @@ class Isolation:
         self._note_key = note_key
         # Other workers are threads of their client, whose directory and whose forks are its own business.
         self._owns_process = threading.current_thread() is threading.main_thread()
-        self._home = _Home()
-        self._streams = _Streams() if self._owns_process else None
+        # Taken before the first task of a process of its own: preload scripts and plugins may change them until then.
+        self._home: _Home | None = None if self._owns_process else _Home()
+        self._streams: _Streams | None = None
         self._executing = 0
         self._threads = _Thread()
         # Without a reference to the worker, since it is called as long as the process lives.
@@ -104,11 +111,14 @@ class Isolation:
         self._actor_thread = actor_executor(worker)
         self._actor_thread.submit = functools.partial(self._actor_thread.submit, _call)
         self._handlers = {op: worker.handlers[op] for op in _HANDLERS}
+        if self._owns_process:
+            for op in _FOR_THE_WORKER:
+                worker.handlers[op] = self._lasting(worker.handlers[op])
         for op, (source, fail) in _HANDLERS.items():
             worker.handlers[op] = contained(worker.handlers[op], source, fail)
 
     def close(self) -> None:
-        """Let the worker run tasks as before."""
+        """Restore how the worker runs tasks."""
         replace_execute(self._worker, self._dask_execute)
         self._worker.handlers.update(self._handlers)
         del self._actor_thread.submit
@@ -117,12 +127,9 @@ class Isolation:
         """Run a task, and return what Dask's `Worker.execute` returns."""
         run = run_id(self._worker, key)
         self._note_key(key)
-        if self._streams is not None:
-            if not self._executing:
-                self._streams.put_back()  # one that runs may have replaced them for itself
-            self._streams.reopen()
-        if self._owns_process:
-            self._home.enter()  # for tasks that are coroutines, which run on this thread
+        if self._home is None:
+            self._home, self._streams = _Home(), _Streams()
+        self._restore(self._home)  # for tasks that are coroutines, which run on this thread
         self._executing += 1
         try:
             with replaced_run_spec(self._worker, key, lambda task: _IsolatedTask(task, self)):
@@ -143,6 +150,34 @@ class Isolation:
         # Not while the error is handled: as the context of the new one, it would be pickled.
         return task_failure(key, run, ordinary(failure), failure)
 
+    def _restore(self, home: _Home) -> None:
+        """Let output, and this thread's directory and umask, be the worker's."""
+        if self._streams is not None:
+            if not self._executing:
+                self._streams.put_back()  # one that runs may have replaced them for itself
+            self._streams.reopen()
+        if self._owns_process:
+            home.enter()
+
+    def _lasting(self, handler: Callable[..., Any]) -> Any:
+        """Return a handler whose changes of directory, umask and output later tasks start with."""
+
+        @functools.wraps(handler)
+        async def handle(*args: Any, **kwargs: Any) -> Any:
+            if self._home is not None:
+                self._restore(self._home)
+            before, out, err = _Home(), sys.stdout, sys.stderr
+            try:
+                answer = handler(*args, **kwargs)
+                return await answer if inspect.isawaitable(answer) else answer
+            finally:
+                if self._home is not None and _Home().place != before.place:
+                    self._home = _Home()
+                if self._streams is not None and (sys.stdout, sys.stderr) != (out, err):
+                    self._streams.take()
+
+        return handle
+
     def _explain_missing_module(self, done: Any, raised: BaseException | None) -> None:
         worker = self._worker
         if not isinstance(raised, (ImportError, SyntaxError)):
@@ -159,7 +194,7 @@ class Isolation:
         self._threads.runs_task = True
         if self._threads.has_own_directory is None:
             self._threads.has_own_directory = _leave_shared_directory()
-        if self._threads.has_own_directory or self._owns_process:
+        if self._home is not None and (self._threads.has_own_directory or self._owns_process):
             self._home.enter()
 
 
@@ -204,7 +239,7 @@ class _IsolatedTask:
 
 
 class _Home:
-    """The directory and the umask of a worker when it was set up."""
+    """The present directory and umask, for tasks to start with."""
 
     def __init__(self) -> None:
         self._umask = os.umask(0o077)
@@ -215,6 +250,11 @@ class _Home:
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             self._path = ""  # it is gone, or may not be read: there is no way back to it
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """What it is, to be compared."""
+        return self._path, self._umask
 
     def __del__(self) -> None:
         if self._descriptor is not None:
@@ -238,12 +278,12 @@ class _Home:
 
 
 class _Streams:
-    """Standard output and error of a worker when it was set up."""
+    """The present standard output and error, for tasks to start with."""
 
     _NAMES: ClassVar = {1: "stdout", 2: "stderr"}
 
     def __init__(self) -> None:
-        self._objects = {name: getattr(sys, name) for name in self._NAMES.values()}
+        self.take()
         self._copies: dict[int, int] = {}
         for number in self._NAMES:
             with suppress(OSError):  # it is closed already
@@ -252,6 +292,10 @@ class _Streams:
     def __del__(self) -> None:
         for copy in self._copies.values():
             os.close(copy)
+
+    def take(self) -> None:
+        """Take those of the present moment."""
+        self._objects = {name: getattr(sys, name) for name in self._NAMES.values()}
 
     def put_back(self) -> None:
         """Put them back where others have taken their place: a file of one task would get what the next ones print."""

@@ -11,7 +11,7 @@ __all__ = ["refuse_nanny_plugins"]
 
 
 def refuse_nanny_plugins(scheduler: Scheduler) -> None:
-    """Let a scheduler refuse nanny plugins, from clients and from plugins of its own, such as `UploadDirectory`."""
+    """Make a scheduler refuse nanny plugins, from clients and from plugins of its own, such as `UploadDirectory`."""
     scheduler.handlers["register_nanny_plugin"] = _refuse_nanny_plugin
     scheduler.register_nanny_plugin = _refuse_nanny_plugin  # type: ignore[method-assign,assignment]
 

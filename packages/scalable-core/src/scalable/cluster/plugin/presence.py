@@ -1,4 +1,4 @@
-"""Ends the cluster once nobody drives it any more."""
+"""Ends a cluster to which neither its controller nor any client is connected any more."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Presence:
         setattr(scheduler, "check_idle", self.idle_since)  # noqa: B010 - a method, as mypy sees it
 
     def idle_since(self) -> float:
-        """Return the time of day since when nobody has driven the cluster, in place of when it had no tasks."""
+        """Return the time of day since when neither was there, in place of when the scheduler had no tasks."""
         self.check()
         return time() - self.silence
 
@@ -72,5 +72,5 @@ class Presence:
             self.silence = 0.0
         if self.limit and self.silence > self.limit:
             self.limit = 0.0  # once
-            reason = f"nobody has driven the cluster for {self.silence:.0f} s"
+            reason = f"neither controller nor client for {self.silence:.0f} s"
             self.scheduler.loop.add_callback(self.scheduler.close, reason=reason)

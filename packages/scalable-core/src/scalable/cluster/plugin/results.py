@@ -107,7 +107,7 @@ class SmallResults:
         keep_no_log(worker.batched_stream)
 
     def close(self) -> None:
-        """Let the worker send its messages as before."""
+        """Restore how the worker sends its messages."""
         replace_batched_send(self._worker, self._dask_send)
 
     def send(self, message: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ class ResultForwarding:
         self._dask_handler: Any = scheduler.stream_handlers["task-finished"]
 
     def add_client(self, client: str) -> None:
-        """From now on, send results to this client with the messages that their tasks have finished."""
+        """Begin to send small results to this client, with the messages that their tasks have finished."""
         self._clients.add(client)
         if (connection := self._scheduler.client_comms.get(client)) is not None:
             keep_no_log(connection)
@@ -152,7 +152,7 @@ class ResultForwarding:
         scalable_result: bytes | None = None,
         **message: Any,
     ) -> None:
-        """Let Dask record that a task has finished, and pass its result on."""
+        """Call Dask's handler, then pass the result on."""
         is_news = scalable_result is not None and runs_here(self._scheduler, key, worker, run_id)
         self._dask_handler(key=key, worker=worker, run_id=run_id, **message)
         ts = self._scheduler.tasks.get(key)

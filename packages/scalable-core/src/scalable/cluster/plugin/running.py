@@ -57,7 +57,7 @@ class RunRecord:
         worker.batched_send({"op": "scalable-recording"})
 
     def close(self) -> None:
-        """Let the worker run tasks as before."""
+        """Restore how the worker runs tasks."""
         replace_execute(self._worker, self._dask_execute)
         self.usage.close()
 

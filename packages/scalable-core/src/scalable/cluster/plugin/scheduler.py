@@ -149,7 +149,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.deaths.close()
 
     def tick(self) -> None:
-        """Do what is due regularly."""
+        """Run what is due every `TICK_MS` milliseconds."""
         self.liveness.tick()
         self.presence.check()
         self.failed_groups.fail_tasks(self.slots)

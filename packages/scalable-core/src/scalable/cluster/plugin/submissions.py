@@ -82,9 +82,17 @@ class Submissions:
         if ts.key not in self._children and ts.key not in self._parents:
             return ""
         for parent, child in self._find_blocked():
-            if ts in (parent, child):
+            if ts in (child, _holder(parent, child)) or ts.key in self._ancestors(parent.key):
                 return _describe(parent, child)
         return ""
+
+    def _ancestors(self, key: Any) -> set[Any]:
+        """Return a task and those that have submitted it, directly or by others."""
+        found = set()
+        while key is not None and key not in found:
+            found.add(key)
+            key = self._parents.get(key)
+        return found
 
     def _find_blocked(self) -> Iterable[tuple[TaskState, TaskState]]:
         """Return tasks that wait for a slot, each with the one that has submitted it and keeps one."""
@@ -128,7 +136,17 @@ class Submissions:
         return str(next(iter(ws.resources), "")) if ws is not None else ""
 
 
+def _holder(parent: TaskState, child: TaskState) -> TaskState:
+    """Return the task that keeps the slot for which `child` waits: `parent`, or one that waits for that."""
+    ws = child.processing_on
+    if ws is None or parent in ws.executing:
+        return parent
+    return next((ts for ts in ws.executing if ts not in ws.long_running), parent)
+
+
 def _describe(parent: TaskState, child: TaskState) -> str:
-    ws = parent.processing_on
+    holder = _holder(parent, child)
+    ws = holder.processing_on
     where = f" on {ws.name}" if ws is not None else ""
-    return f"{parent.key} keeps its slot{where}, and {child.key}, which it has submitted, waits for one"
+    who = "it" if holder is parent else parent.key
+    return f"{holder.key} keeps its slot{where}, and {child.key}, which {who} has submitted, waits for one"

@@ -46,7 +46,7 @@ class Transfers:
             resolving.add_done_callback(lambda _: self._resolving.pop((key, worker)))
 
     async def check(self, key: Any, address: str) -> None:
-        """Let a worker receive one result alone; record the reason if it cannot."""
+        """Make a worker receive one result alone; record the reason if it cannot."""
         ts, ws = self.scheduler.tasks.get(key), self.scheduler.workers.get(address)
         if ts is None or ws is None or self.is_known_to_fail(ts, ws):
             return

@@ -65,7 +65,7 @@ class GroupsWorkerPlugin(WorkerPlugin):
         self.isolation.close()
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
-        """Let a task that secedes give its slots back: it may wait for other tasks of its group."""
+        """Release the slots of a task that secedes: it may wait for other tasks of its group."""
         if finish == "long-running":
             return_resources(self.worker, key)
 

@@ -10,6 +10,7 @@ Nothing here knows what a manifest may contain.
 `decoding`   bytes → text
 `reader`     text → PyYAML's events → nodes, with a position for each problem
 `data`       dicts, lists and scalars → nodes without positions
+`redaction`  texts without the values of variables
 `place`      `Place`, which the rest of the manifest hands on: a node with its path and its position
 ===========  =====================================================================================
 """

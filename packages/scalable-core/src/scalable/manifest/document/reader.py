@@ -88,6 +88,7 @@ def _read(text: str, file: str, loader: Any) -> ReadResult:
 
 
 def _describe(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark | None]:
+    """Return the message for an error of PyYAML's, with what to write instead where that is clear, and its position."""
     problem = ", ".join(part for part in (error.context, error.problem) if part)
     message = f"not valid YAML: {problem}"
     mark = error.problem_mark or error.context_mark

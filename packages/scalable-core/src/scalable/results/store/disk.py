@@ -7,6 +7,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 __all__ = ["TEMPORARY", "copy_file", "make_directory", "not_own", "scan", "write_file"]
 
@@ -76,8 +77,13 @@ def make_directory(path: str) -> None:
     """Make a directory and those above it, for the user alone; `os.makedirs` lets others read those above."""
     try:
         os.mkdir(path, 0o700)
-    except FileNotFoundError:
-        make_directory(os.path.dirname(path))
-        make_directory(path)
     except FileExistsError:
         return
+    except FileNotFoundError:
+        above = os.path.dirname(path)
+        if above in ("", path):
+            raise
+        make_directory(above)
+        # Raises if it cannot be made there either, as behind a link to what does not exist.
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
@@ -38,6 +39,8 @@ CONTENT = ".output"
 
 _FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:[^{}]*)?\}")
 _PIECE = 2**20
+_MODE = 0o777
+"""What is kept of the mode of a file: who may read, write and execute it."""
 
 
 class DamagedOutputError(OSError):
@@ -139,6 +142,7 @@ def keep_outputs(store: Any, name: str, task: str, paths: Mapping[str, str]) -> 
     check_written(task, paths)
     index = {}
     for output, path in paths.items():
+        mode = stat.S_IMODE(os.stat(path).st_mode) & _MODE
         with tempfile.TemporaryDirectory() as scratch:
             source, kind = path, "file"
             if os.path.isdir(path):
@@ -151,7 +155,8 @@ def keep_outputs(store: Any, name: str, task: str, paths: Mapping[str, str]) -> 
                     f"output {output!r} of {task} has changed while it was copied: {path}"
                 )
             store.copy_file(f"{name}.{output}{CONTENT}", source, size)
-        index[output] = {"path": path, "kind": kind, "size": size, "sha256": digest}
+        facts = {"path": path, "kind": kind, "mode": mode, "size": size, "sha256": digest}
+        index[output] = facts
     store.write_bytes(name + INDEX, json.dumps(index).encode())
 
 
@@ -227,16 +232,25 @@ def _restore(store: Any, name: str, output: str, facts: Mapping[str, Any], path:
             _unpack(partial, os.path.join(scratch, "unpacked"), path)
         elif not (os.path.isfile(path) and _digest(path)[0] == facts["sha256"]):
             _bring(store, name, output, facts, partial)
+            if "mode" in facts:  # earlier versions did not keep it
+                os.chmod(partial, facts["mode"] & _MODE)
             os.replace(partial, path)
 
 
 def _pack(directory: str, archive: str) -> None:
-    """Write a directory into an archive, which is the same for the same content."""
+    """Write a directory into an archive, which is the same for the same content.
 
-    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    Links stay links. Pipes and devices, which have no content, are left out, as tarfile leaves out sockets.
+    """
+
+    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if not (entry.isfile() or entry.isdir() or entry.issym() or entry.islnk()):
+            return None
         entry.uid = entry.gid = 0
         entry.uname = entry.gname = ""
         entry.mtime = 0
+        # Files could not be moved into a directory that is restored as one that cannot be written.
+        entry.mode = 0o755 if entry.isdir() else entry.mode & _MODE
         return entry
 
     with tarfile.open(archive, "w") as tar:
@@ -245,12 +259,22 @@ def _pack(directory: str, archive: str) -> None:
 
 def _unpack(archive: str, scratch: str, directory: str) -> None:
     """Write the files of an archive into a directory, each whole or not at all; others in it stay."""
-    with tarfile.open(archive) as tar:
-        tar.extractall(scratch, filter="data")
-    for root, _, files in os.walk(scratch):
+
+    def as_written(entry: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
+        inside = tarfile.tar_filter(entry, path)  # raises if it is not
+        # Its time is that of now: sites remove what is old.
+        return inside.replace(mtime=None, mode=entry.mode & _MODE, deep=False)  # type: ignore[arg-type]
+
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(scratch, filter=as_written)  # noqa: S202 - which refuses what leads out
+    except tarfile.TarError as error:
+        raise DamagedOutputError(f"the archive cannot be unpacked: {error}") from error
+    for root, directories, files in os.walk(scratch):
         to = os.path.normpath(os.path.join(directory, os.path.relpath(root, scratch)))
         os.makedirs(to, exist_ok=True)
-        for file in files:
+        links = [each for each in directories if os.path.islink(os.path.join(root, each))]
+        for file in [*files, *links]:
             os.replace(os.path.join(root, file), os.path.join(to, file))
 
 

@@ -28,6 +28,7 @@ HOMES = {
     "daskworkergroups": "apis/kubernetes.dask.org/v1",
     "deployments": "apis/apps/v1",
     "jobs": "apis/batch/v1",
+    "localqueues": "apis/kueue.x-k8s.io/v1beta1",
     "workloads": "apis/kueue.x-k8s.io/v1beta1",
 }
 """The API that a kind of object belongs to, if not the core's."""
@@ -295,7 +296,14 @@ class KubernetesApi:
         if selector:
             wanted["labelSelector"] = selector
         while True:
-            answer = await self.ask("GET", self._path(kind), params=wanted)
+            try:
+                answer = await self.ask("GET", self._path(kind), params=wanted)
+            except ApiError as error:
+                # The place in the list is kept for some minutes only.
+                if error.code != httpx.codes.GONE or not wanted.pop("continue", ""):
+                    raise
+                found.clear()
+                continue
             found += answer["items"]
             token = answer["metadata"].get("continue")
             if not token:

@@ -7,7 +7,6 @@ from decimal import Decimal
 
 from scalable.costing import CostEstimate, CostLineItem
 from scalable.providers.kubernetes.options import KubernetesOptions, Prices
-from scalable.providers.kubernetes.quantities import parse_quantity
 from scalable.providers.kubernetes.request import WorkerRequest
 
 __all__ = ["estimate"]
@@ -35,17 +34,16 @@ def estimate(
     scheduler = Decimal(options.scheduler_cpu) / 1000, Decimal(options.scheduler_memory) / _GB
     items = [*_items(prices, "scheduler", *scheduler)]
     for tag, request in requests.items():
-        n = counts.get(tag, 0)
-        requested = request.resources["requests"]
-        cpus = parse_quantity(requested["cpu"]) * n
-        memory = parse_quantity(requested["memory"]) * n / _GB if "memory" in requested else None
-        items += _items(prices, tag, cpus, memory)
-        if request.gpus:
-            items.append(
-                CostLineItem(
-                    f"{tag} GPUs", Decimal(request.gpus * n), "GPU", currency=prices.currency
-                )
-            )
+        requested = {
+            name: amount * counts.get(tag, 0)
+            for name, amount in request.pod_resources["requests"].items()
+        }
+        memory = requested.pop("memory", None)
+        items += _items(prices, tag, requested.pop("cpu"), memory and memory / _GB)
+        for name, amount in requested.items():
+            is_gpu = name == request.options.gpu_resource
+            what, unit = (f"{tag} GPUs", "GPU") if is_gpu else (f"{tag} {name}", name)
+            items.append(CostLineItem(what, amount, unit, currency=prices.currency))
     return CostEstimate(tuple(items), ("what nodes cost beyond what pods request is not included",))
 
 

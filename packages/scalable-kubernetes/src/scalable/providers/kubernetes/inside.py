@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,15 @@ from scalable.cluster.port import Phase
 from scalable.errors import SessionError
 from scalable.providers.kubernetes.api import ApiError, ApiUnreachableError
 from scalable.providers.kubernetes.names import RUN, selector
-from scalable.providers.kubernetes.pods import first_pod, has_ended, pod_state
+from scalable.providers.kubernetes.pods import (
+    CREATING,
+    PULLING,
+    PodState,
+    first_pod,
+    has_ended,
+    mount_failure,
+    pod_state,
+)
 from scalable.providers.kubernetes.refusals import (
     explain_refusal,
     is_expired,
@@ -19,6 +28,8 @@ from scalable.providers.kubernetes.refusals import (
 )
 from scalable.providers.kubernetes.workflow import (
     CONTAINER,
+    GRACE,
+    RESUMED,
     workflow_job,
     workflow_name,
     workflow_secret,
@@ -33,7 +44,11 @@ if TYPE_CHECKING:
 __all__ = ["run_inside"]
 
 _POLL = 1.0
-_REMOVAL_TIMEOUT = 180.0
+_PULL_PATIENCE = 30.0
+"""Seconds for which the kubelet may try to pull an image in vain."""
+_CREATION_PATIENCE = 10.0
+"""Seconds after which it is asked why a container is not created, at each look."""
+_REMOVAL_TIMEOUT = GRACE + 30.0
 """Seconds for the end of the pod, which removes its cluster first."""
 
 _BATCH = "batch/v1"
@@ -65,9 +80,9 @@ async def run_inside(
         except ApiError as error:
             refused = not is_unclear(error)
             raise _cannot_run(error, api) from error
-        await _create_secret(api, run, made, submission)
+        await _start(api, run, made, submission)
         write(f"the workflow runs as Job {name} in namespace {api.namespace}")
-        return await _Follower(api, run, write).follow()
+        return await _Follower(api, run, write, options.startup_timeout).follow()
     except asyncio.CancelledError:  # by Ctrl-C
         write(f"ending Job {name}, which removes its cluster")
         raise
@@ -76,10 +91,10 @@ async def run_inside(
             await asyncio.shield(asyncio.ensure_future(_remove(api, run)))
 
 
-async def _create_secret(
+async def _start(
     api: KubernetesApi, run: Run, job: Mapping[str, Any], submission: Submission
 ) -> None:
-    """Create the Secret that the Job's pod waits for; it goes with the Job."""
+    """Create the Secret that the Job's pod needs, which goes with the Job, and let the Job start."""
     owner = {
         "apiVersion": _BATCH,
         "kind": "Job",
@@ -88,6 +103,7 @@ async def _create_secret(
     }
     try:
         await api.create("secrets", workflow_secret(run, submission, owner))
+        await api.patch("jobs", owner["name"], RESUMED)
     except ApiError as error:
         raise _cannot_run(error, api) from error
 
@@ -127,10 +143,18 @@ async def _remove(api: KubernetesApi, run: Run) -> None:
 
 
 class _Follower:
-    """Follows the pod of a workflow until it has ended, across broken connections."""
+    """Follows the pod of a workflow until it has ended, across broken connections.
 
-    def __init__(self, api: KubernetesApi, run: Run, write: Callable[[str], object]) -> None:
+    A pod that has a place on a node keeps others from it, so that the time until it starts is limited.
+    """
+
+    def __init__(
+        self, api: KubernetesApi, run: Run, write: Callable[[str], object], start_timeout: float
+    ) -> None:
         self._api, self._run, self._write = api, run, write
+        self._start_timeout = start_timeout
+        self._placed_at: float | None = None
+        self._pulling_since: float | None = None
         self._said = ""
         self._last = ""
         """The time of the last line of the log that was written."""
@@ -169,8 +193,37 @@ class _Follower:
         if state.phase is Phase.GONE:
             raise SessionError(f"the workflow has not run, or not to its end: {state.detail}")
         if state.phase is Phase.PENDING or state.waiting:
-            self._say(f"the workflow waits: {state.detail}")
+            await self._wait(pod, state)
         return None
+
+    async def _wait(self, pod: Mapping[str, Any], state: PodState) -> None:
+        """Say what the pod waits for.
+
+        Raises
+        ------
+        SessionError
+            It has waited on its node for too long.
+        """
+        detail, now = state.detail, asyncio.get_running_loop().time()
+        self._pulling_since = (self._pulling_since or now) if state.waiting in PULLING else None
+        if state.node:
+            self._placed_at = self._placed_at or now
+            placed = now - self._placed_at
+            pulls_in_vain = self._pulling_since and now - self._pulling_since > _PULL_PATIENCE
+            if state.waiting == CREATING and placed > _CREATION_PATIENCE:
+                detail = await self._mount_failure(pod) or detail
+            if pulls_in_vain or placed > self._start_timeout:
+                message = (
+                    f"the workflow has not started within {placed:.0f} s on its node: {detail}"
+                )
+                raise SessionError(message)
+        self._say(f"the workflow waits: {detail}")
+
+    async def _mount_failure(self, pod: Mapping[str, Any]) -> str:
+        only = "involvedObject.kind=Pod,type=Warning"
+        with contextlib.suppress(ApiError):  # a Role may not allow it
+            return mount_failure(await self._api.list("events", fieldSelector=only), pod)
+        return ""
 
     async def _raise_if_removed(self) -> None:
         name = workflow_name(self._run.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ KINDS = (
     "or nfs:SERVER:/PATH"
 )
 """What can be mounted, for messages."""
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 _READ_ONLY = ("configMap:", "secret:")
 
@@ -36,13 +40,15 @@ def volume(source: str) -> dict[str, Any]:
     if source.startswith("/"):
         return {"hostPath": {"path": source}}
     kind, _, name = source.partition(":")
+    if kind in ("pvc", "configMap", "secret") and not _NAME.fullmatch(name):
+        raise ValueError(f"must be {KINDS}, each name of lower-case letters, digits, - and .")
     if kind == "emptyDir" and (not name or is_quantity(name)):
         return {"emptyDir": {"sizeLimit": name} if name else {}}
-    if kind == "pvc" and name:
+    if kind == "pvc":
         return {"persistentVolumeClaim": {"claimName": name}}
-    if kind == "configMap" and name:
+    if kind == "configMap":
         return {"configMap": {"name": name}}
-    if kind == "secret" and name:
+    if kind == "secret":
         return {"secret": {"secretName": name}}
     server, _, path = name.partition(":")
     if kind == "nfs" and server and path.startswith("/"):

@@ -11,6 +11,7 @@ from scalable.providers.base import Owned
 from scalable.providers.kubernetes.api import ApiError, ApiUnreachableError
 from scalable.providers.kubernetes.names import COMPONENT, MANAGED, OWNER, RUN, selector
 from scalable.providers.kubernetes.removal import SINGULAR, remove_run
+from scalable.providers.kubernetes.workflow import GRACE
 
 if TYPE_CHECKING:
     from scalable.providers.kubernetes.api import KubernetesApi
@@ -23,7 +24,8 @@ _ALWAYS = ("jobs", "daskclusters", "daskworkergroups")
 
 _PLURAL = {name: kind for kind, name in SINGULAR.items()}
 
-_REAP_TIMEOUT = 60.0
+_REAP_TIMEOUT = GRACE + 30.0
+"""Seconds for the removal of a run, whose workflow may take its time to end, and a node to notice it."""
 
 
 async def list_owned(api: KubernetesApi) -> list[Owned]:

@@ -32,7 +32,7 @@ PERMISSIONS: Mapping[tuple[str, str], Sequence[str]] = {
     ("", "pods/log"): ("get",),
     ("", "pods/portforward"): ("get", "create"),
     ("", "services"): ("list", "delete"),
-    ("", "secrets"): ("list", "create", "delete"),
+    ("", "secrets"): ("list", "create", "patch", "delete"),
 }
 """The verbs that a run needs, by API group and resource. The Role in the documentation has them."""
 
@@ -40,6 +40,11 @@ QUEUE_PERMISSIONS: Mapping[tuple[str, str], Sequence[str]] = {
     ("kueue.x-k8s.io", "workloads"): ("list",)
 }
 """What a run needs beside these where the target names a queue."""
+
+WORKFLOW_PERMISSIONS: Mapping[tuple[str, str], Sequence[str]] = {
+    ("batch", "jobs"): ("create", "get", "list", "patch", "delete")
+}
+"""What a workflow inside the cluster needs beside these, where the target says how it runs."""
 
 _REMEDY_PERMISSIONS = "ask for the Role that docs/providers/kubernetes.md shows, and a RoleBinding"
 
@@ -74,7 +79,7 @@ async def preflight(
     results += await asyncio.gather(
         _ask("operator", _check_operator, api),
         _ask("namespace", _check_namespace, api),
-        _ask("permissions", _check_permissions, api, _needed(plan)),
+        _ask("permissions", _check_permissions, api, _needed(options, plan)),
     )
     results += await asyncio.gather(
         *(
@@ -125,9 +130,18 @@ async def _check_namespace(api: KubernetesApi) -> CheckResult:
     return CheckResult("namespace", True, f"{name!r} exists")
 
 
-def _needed(plan: Plan) -> Mapping[tuple[str, str], Sequence[str]]:
+def _needed(options: KubernetesOptions, plan: Plan) -> Mapping[tuple[str, str], Sequence[str]]:
     queued = any(request.options.queue for request, _ in plan.values())
-    return {**PERMISSIONS, **(QUEUE_PERMISSIONS if queued else {})}
+    return {
+        **PERMISSIONS,
+        **(QUEUE_PERMISSIONS if queued else {}),
+        **(WORKFLOW_PERMISSIONS if _has_workflow(options) else {}),
+    }
+
+
+def _has_workflow(options: KubernetesOptions) -> bool:
+    """Return whether the target says how a workflow runs inside the cluster."""
+    return "workflow" in options.model_fields_set
 
 
 async def _check_permissions(
@@ -172,14 +186,22 @@ def _named_objects(options: KubernetesOptions, plan: Plan) -> Iterator[tuple[str
         "secret": ("secrets", "secretName"),
     }
     found = {("pull secret", "secrets", name) for name in options.image_pull_secrets}
-    for tag, (request, _) in plan.items():
+    mounts = {f"mount of {tag}": request.mounts for tag, (request, _) in plan.items()}
+    for request, _ in plan.values():
         account = request.options.worker_service_account
         if account:
             found.add(("service account", "serviceaccounts", account))
-        for source in request.mounts:
+        if request.options.queue:
+            found.add(("queue", "localqueues", request.options.queue))
+    if _has_workflow(options):
+        mounts["mount of the workflow"] = options.workflow.mounts
+        account = options.workflow.service_account
+        found.add(("service account of the workflow", "serviceaccounts", account))
+    for what, sources in mounts.items():
+        for source in sources:
             ((kind, value),) = volume(source).items()
             if kind in kinds:
-                found.add((f"mount of {tag}", kinds[kind][0], value[kinds[kind][1]]))
+                found.add((what, kinds[kind][0], value[kinds[kind][1]]))
     yield from sorted(found)
 
 
@@ -212,17 +234,20 @@ def wanted_amounts(options: KubernetesOptions, plan: Plan) -> dict[str, Decimal]
     """Return what the scheduler and the first workers take, by the names that quotas have for it."""
     workers = sum(n for _, n in plan.values())
     wanted = {"pods": Decimal(workers + 1), "count/deployments.apps": Decimal(workers + 1)}
-    scheduler = {"cpu": f"{options.scheduler_cpu}m", "memory": str(options.scheduler_memory)}
-    containers: list[tuple[Mapping[str, Mapping[str, str]], int]] = [
+    scheduler = {
+        "cpu": Decimal(options.scheduler_cpu) / 1000,
+        "memory": Decimal(options.scheduler_memory),
+    }
+    pods: list[tuple[Mapping[str, Mapping[str, Decimal]], int]] = [
         ({"requests": scheduler, "limits": {"memory": scheduler["memory"]}}, 1),
-        *((request.resources, n) for request, n in plan.values()),
+        *((request.pod_resources, n) for request, n in plan.values()),
     ]
-    for resources, n in containers:
+    for resources, n in pods:
         for part, amounts in resources.items():
             for name, amount in amounts.items():
                 # A quota of "cpu" is one of requests.cpu.
                 for key in (f"{part}.{name}", *((name,) if part == "requests" else ())):
-                    wanted[key] = wanted.get(key, Decimal(0)) + n * parse_quantity(amount)
+                    wanted[key] = wanted.get(key, Decimal(0)) + n * amount
     return wanted
 
 

@@ -30,6 +30,7 @@ from scalable.providers.common import (
     cluster_handle,
     dns_label,
     explicit_or_default,
+    find_bad_images,
     find_name_clashes,
     group_specs,
     run_now,
@@ -42,7 +43,11 @@ from scalable.providers.kubernetes.names import run_prefix
 from scalable.providers.kubernetes.objects import Run, dask_cluster, keys_secret, worker_group
 from scalable.providers.kubernetes.options import KubernetesOptions, WorkerOptions
 from scalable.providers.kubernetes.request import WorkerRequest, worker_request
-from scalable.providers.kubernetes.template import is_our_mount, template_problems
+from scalable.providers.kubernetes.template import (
+    is_our_mount,
+    is_our_variable,
+    template_problems,
+)
 from scalable.providers.logs import kept_logs
 
 if TYPE_CHECKING:
@@ -62,6 +67,9 @@ _CLOSE_TIMEOUT = 90.0
 """Seconds for each of the two removals at the end: of the workers, and of everything else."""
 
 
+_OUR_VARIABLE = "replaces what connects a worker with its scheduler; remove it"
+
+
 class KubernetesProvider(BaseProvider[KubernetesOptions]):
     """Runs each component as worker groups of the Dask operator."""
 
@@ -71,6 +79,7 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
     def check(self, spec: DeploymentSpec, options: KubernetesOptions) -> Iterator[ValidationIssue]:
         """Find what Kubernetes would refuse, and what would replace what a worker needs."""
         yield from find_name_clashes(spec, dns_label)
+        yield from find_bad_images(spec)
         for name in options.components.keys() - spec.components.keys():
             message = f"there is no component {name!r}{did_you_mean(name, spec.components)}"
             yield spec.option_issue(("components", name), "E_UNKNOWN_COMPONENT", message)
@@ -80,7 +89,11 @@ class KubernetesProvider(BaseProvider[KubernetesOptions]):
         for source, problem in _mount_problems(options.workflow.mounts, hidden=False):
             where = ("workflow", "mounts", source)
             yield spec.option_issue(where, "E_BAD_VALUE", problem)
+        for variable in filter(is_our_variable, options.env):
+            yield spec.option_issue(("env", variable), "E_BAD_VALUE", _OUR_VARIABLE)
         for name, component in spec.components.items():
+            if any(map(is_our_variable, component.env)):
+                yield spec.component_issue(name, "env", "E_BAD_VALUE", _OUR_VARIABLE)
             for _, problem in _mount_problems(component.mounts):
                 yield spec.component_issue(name, "mounts", "E_BAD_VALUE", problem)
             yield from _label_issues(spec, name, component)
@@ -271,11 +284,20 @@ def _template_issues(
 
 def _mount_problems(mounts: Mapping[str, str], *, hidden: bool = True) -> Iterator[tuple[str, str]]:
     """Yield the sources of mounts that are none, or that would hide what a worker needs, and what is wrong."""
+    paths: set[str] = set()
     for source, path in mounts.items():
         try:
             volume(source)
         except ValueError as error:
             yield source, f"{source!r}: the source of a mount {error}"
+        if ":" in path:
+            yield (
+                source,
+                f"{path!r} has a colon, which Kubernetes does not take in the path of a mount",
+            )
+        if path in paths:
+            yield source, f"{path!r} is the path of another mount, too"
+        paths.add(path)
         if hidden and is_our_mount(path):
             yield source, f"{path!r} would hide what a worker needs; choose another path"
 

@@ -61,16 +61,18 @@ async def _remove(
     began = loop.time()
     found: Found = {}
     problem = ""
-    deleted: set[tuple[str, str]] = set()
+    deletions = _Deletions(api)
     while True:
         try:
             found, forbidden = await _find(api, selectors)
             if not any(found.values()):
                 return [*_leftovers(run, {}, forbidden)] if forbidden else []
-            await _delete(api, found, deleted)
+            await deletions.request(found)
             if loop.time() - began > _OPERATOR_PATIENCE:
+                if deletions.are_refused(found):
+                    return [*_leftovers(run, found, deletions.refusal)]
                 await _remove_finalizers(api, found.get("daskclusters", ()))
-            problem = ""
+            problem = deletions.refusal
         except (ApiError, ApiUnreachableError) as error:
             problem = describe_error(error)
             if isinstance(error, ApiError) and error.code == 403:  # forbidden, now and later
@@ -90,6 +92,8 @@ async def _find(api: KubernetesApi, selectors: Mapping[str, str]) -> tuple[Found
     for kind, some in zip(selectors, lists, strict=True):
         if isinstance(some, ApiError) and some.code == 403:  # now and later
             forbidden = describe_error(some)
+        elif isinstance(some, ApiError) and some.code == 404:  # the operator is not installed
+            found[kind] = ()
         elif isinstance(some, BaseException):
             raise some
         else:
@@ -97,17 +101,61 @@ async def _find(api: KubernetesApi, selectors: Mapping[str, str]) -> tuple[Found
     return found, forbidden
 
 
-async def _delete(api: KubernetesApi, found: Found, deleted: set[tuple[str, str]]) -> None:
-    """Delete each object once; pods go with their Deployments."""
-    todo = [
-        (kind, each["metadata"]["name"], each["metadata"]["uid"])
-        for kind, objects in found.items()
-        if kind != "pods"
-        for each in objects
-        if (kind, each["metadata"]["uid"]) not in deleted
-    ]
-    await asyncio.gather(*(api.delete(kind, name) for kind, name, _ in todo))
-    deleted.update((kind, uid) for kind, _, uid in todo)
+class _Deletions:
+    """Deletes each object once; pods go with their Deployments.
+
+    One that may not be deleted keeps no others: much of a run goes with its DaskCluster.
+
+    Attributes
+    ----------
+    refusal : str
+        Why an object may not be deleted, now and later; empty if all may.
+    """
+
+    def __init__(self, api: KubernetesApi) -> None:
+        self.refusal = ""
+        self._api = api
+        self._asked: set[str] = set()
+        self._refused: set[str] = set()
+
+    async def request(self, found: Found) -> None:
+        """Delete what is new.
+
+        Raises
+        ------
+        ApiError, ApiUnreachableError
+            One could not be deleted at present; all others were tried.
+        """
+        todo = [
+            (kind, each["metadata"]["name"], each["metadata"]["uid"])
+            for kind, objects in found.items()
+            if kind != "pods"
+            for each in objects
+            if each["metadata"]["uid"] not in self._asked
+        ]
+        answers = await asyncio.gather(
+            *(self._api.delete(kind, name) for kind, name, _ in todo), return_exceptions=True
+        )
+        problem: BaseException | None = None
+        for (_, _, uid), answer in zip(todo, answers, strict=True):
+            if isinstance(answer, ApiError) and answer.code == 403:
+                self.refusal = describe_error(answer)
+                self._refused.add(uid)
+            elif answer is not None:
+                problem = answer
+                continue
+            self._asked.add(uid)
+        if problem is not None:
+            raise problem
+
+    def are_refused(self, found: Found) -> bool:
+        """Return whether nothing is left but what may not be deleted, and pods of it."""
+        return all(
+            each["metadata"]["uid"] in self._refused
+            for kind, objects in found.items()
+            if kind != "pods"
+            for each in objects
+        ) and bool(self.refusal)
 
 
 async def _remove_finalizers(api: KubernetesApi, clusters: Iterable[Mapping[str, Any]]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.common import explicit_or_default
 from scalable.providers.kubernetes.mounts import mounted
 from scalable.providers.kubernetes.options import KubernetesOptions
+from scalable.providers.kubernetes.template import merge_template, pod_amounts
 
 __all__ = ["WorkerRequest", "worker_request"]
 
@@ -74,6 +76,13 @@ class WorkerRequest:
         if self.limit_millicores:
             limits["cpu"] = f"{self.limit_millicores}m"
         return {"requests": requests, "limits": limits}
+
+    @property
+    def pod_resources(self) -> dict[str, dict[str, Decimal]]:
+        """The resources of its pod, as numbers: with what the target's template changes and adds."""
+        ours = {"spec": {"containers": [{"name": "worker", "resources": self.resources}]}}
+        spec = merge_template(ours, self.options.pod_template)["spec"]
+        return {part: pod_amounts(spec, part) for part in ("requests", "limits")}
 
     @property
     def volumes(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -17,6 +17,7 @@ from scalable.providers.kubernetes.names import (
     DASK_COMPONENT,
     RUN,
     scheduler_name,
+    secret_name,
     selector,
 )
 from scalable.providers.kubernetes.objects import PORT, Run, keys_secret, owner_reference
@@ -97,15 +98,18 @@ class KubernetesScheduler:
     # -- Start
 
     async def start(self) -> None:
-        """Create the DaskCluster, and the Secret with the run's keys."""
+        """Create the Secret with the run's keys, and the DaskCluster.
+
+        The Secret is first: a scheduler without it would wait for it on its node, which the operator does not notice.
+        """
         await self._api.open()
         self._requested_at = _now()
         try:
+            await self._create("secrets", keys_secret(self._run, self._credentials, None))
             made = await self._create("daskclusters", self._cluster)
             made = made or await self._api.get("daskclusters", self._run.name)
             self.owner = owner_reference(made)
-            secret = keys_secret(self._run, self._credentials, self.owner)
-            await self._create("secrets", secret)
+            await self._let_keys_go_with_cluster(self.owner)
         except ApiError as error:
             problem = explain_refusal(error, self._api.namespace)
             raise SchedulerStartError(self._run.name, problem) from error
@@ -133,6 +137,20 @@ class KubernetesScheduler:
                 self._may_exist = before or unclear or error.was_sent
                 raise
             await asyncio.sleep(pause)
+
+    async def _let_keys_go_with_cluster(self, owner: Mapping[str, Any]) -> None:
+        change = {"metadata": {"ownerReferences": [owner]}}
+        for pause in (*_PAUSES, None):
+            try:
+                await self._api.patch("secrets", secret_name(self._run.name), change)
+            except ApiError as error:
+                if error.code == 403:
+                    return  # a Role without this verb: what a client leaves that is killed has to be reaped
+                if pause is None or not is_transient(error):
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                return
 
     async def connect(self) -> str:
         """Return the address of the scheduler, directly or through a port that is forwarded to its pod."""

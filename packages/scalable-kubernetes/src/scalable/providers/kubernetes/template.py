@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import PurePosixPath
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from scalable.providers.kubernetes.labels import is_ours, label_problem
-from scalable.providers.kubernetes.quantities import is_quantity
+from scalable.providers.kubernetes.quantities import is_quantity, parse_quantity
 
-__all__ = ["is_our_mount", "merge_template", "template_problems"]
+__all__ = ["is_our_mount", "is_our_variable", "merge_template", "pod_amounts", "template_problems"]
 
 _NAMED_LISTS = frozenset(
     {"containers", "initContainers", "volumes", "env", "imagePullSecrets", "hostAliases", "ports"}
@@ -67,6 +68,44 @@ def _by_name(ours: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
         known = result.get(item["name"])
         result[item["name"]] = _merged(known, item) if known else item
     return list(result.values())
+
+
+def pod_amounts(spec: Mapping[str, Any], part: Literal["requests", "limits"]) -> dict[str, Decimal]:
+    """Return what a pod requests, or what it is limited to, by resource.
+
+    Its containers run at the same time, and those that initialise it one after the other, before them:
+    https://kubernetes.io/docs/concepts/workloads/pods/init-containers/#resource-sharing-within-containers
+
+    Examples
+    --------
+    >>> worker = {"resources": {"requests": {"cpu": "1500m"}}}
+    >>> aside = {"resources": {"limits": {"cpu": "1"}}}  # whose request is its limit
+    >>> pod_amounts({"containers": [worker, aside], "initContainers": []}, "requests")
+    {'cpu': Decimal('2.500')}
+    """
+    total: dict[str, Decimal] = {}
+    for container in spec["containers"]:
+        _add(total, _amounts(container, part))
+    for container in spec.get("initContainers", ()):
+        if container.get("restartPolicy") == "Always":  # it goes on beside the others
+            _add(total, _amounts(container, part))
+    for container in spec.get("initContainers", ()):
+        for name, amount in _amounts(container, part).items():
+            total[name] = max(total.get(name, Decimal(0)), amount)
+    return total
+
+
+def _add(total: dict[str, Decimal], amounts: Mapping[str, Decimal]) -> None:
+    for name, amount in amounts.items():
+        total[name] = total.get(name, Decimal(0)) + amount
+
+
+def _amounts(container: Mapping[str, Any], part: str) -> dict[str, Decimal]:
+    resources = container.get("resources", {})
+    limits = resources.get("limits", {})
+    # What is limited and not requested is requested as well.
+    found = limits if part == "limits" else {**limits, **resources.get("requests", {})}
+    return {name: parse_quantity(amount) for name, amount in found.items()}
 
 
 def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
@@ -191,6 +230,11 @@ def is_our_mount(path: str) -> bool:
     return wanted == PurePosixPath("/scalable") or any(map(wanted.is_relative_to, _OUR_FILES))
 
 
+def is_our_variable(name: str) -> bool:
+    """Return whether a variable is one by which a worker is known, or finds its scheduler."""
+    return name in ("DASK_WORKER_NAME", "DASK_SCHEDULER_ADDRESS")
+
+
 def _env_problems(where: tuple[str | int, ...], env: object) -> Iterator[Problem]:
     if not _is_list(env):
         yield (*where, "env"), "must be a list of mappings with `name` and `value`"
@@ -199,7 +243,7 @@ def _env_problems(where: tuple[str | int, ...], env: object) -> Iterator[Problem
         name = str(item.get("name", "")) if isinstance(item, Mapping) else ""
         if not name:
             yield (*where, "env", number), "needs a name and a value"
-        elif name in ("DASK_WORKER_NAME", "DASK_SCHEDULER_ADDRESS"):
+        elif is_our_variable(name):
             yield (*where, "env", number), "replaces what connects a worker with its scheduler"
         elif not isinstance(item.get("value", ""), str):
             yield (*where, "env", number), "needs text as its value; write it in quotes"

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from scalable.providers.base import Submission
     from scalable.providers.kubernetes.options import KubernetesOptions
 
-__all__ = ["CONTAINER", "workflow_job", "workflow_name", "workflow_secret"]
+__all__ = ["CONTAINER", "GRACE", "RESUMED", "workflow_job", "workflow_name", "workflow_secret"]
 
 CONTAINER = "workflow"
 """The name of the container in which it runs."""
+
+RESUMED: Mapping[str, Any] = {"spec": {"suspend": False}}
+"""What makes a Job start, once its Secret is there."""
 
 _MAX_BYTES = 700_000
 """Of a Secret, whose size is limited to 1 MiB with its content in base 64."""
@@ -32,7 +35,7 @@ _SECRET, _DIRECTORY = "/etc/scalable-workflow", "/scalable-workflow"
 _RUN = f"""\
 cd {_DIRECTORY} && "$0" -m zipfile -e {_SECRET}/{_FILES} . && exec "$0" -m scalable.cli "$@\""""
 
-_GRACE = 150
+GRACE = 150
 """Seconds that it has for the removal of its cluster, when it is to end."""
 
 
@@ -86,7 +89,10 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
 def workflow_job(
     run: Run, submission: Submission, image: str, options: KubernetesOptions
 ) -> dict[str, Any]:
-    """Return the Job of a workflow, which is started once: a workflow that has failed is not run again."""
+    """Return the Job of a workflow, which is started once: a workflow that has failed is not run again.
+
+    It is suspended: a pod that nobody makes the Secret for would keep its place on a node for ever.
+    """
     own, secret = options.workflow, workflow_name(run.name)
     volumes, places = mounted(own.mounts)
     memory = str(own.memory)
@@ -121,7 +127,7 @@ def workflow_job(
         "restartPolicy": "Never",
         "serviceAccountName": own.service_account,
         "imagePullSecrets": [{"name": name} for name in options.image_pull_secrets],
-        "terminationGracePeriodSeconds": _GRACE,
+        "terminationGracePeriodSeconds": GRACE,
         "enableServiceLinks": False,
         "containers": [container],
         "volumes": [
@@ -137,6 +143,7 @@ def workflow_job(
         "metadata": _metadata(run),
         "spec": {
             "backoffLimit": 0,
+            "suspend": True,
             "template": {"metadata": {"labels": labels, "annotations": STAY}, "spec": pod},
         },
     }

@@ -12,7 +12,7 @@ Importing it does not import Dask.
 `processes`    the backend whose units are processes, containers included
 `memory`       how much memory the processes of a worker use
 `exits`        why a worker's process ended
-`reaper`       which processes belong to a worker, and how they are terminated
+`termination`  which processes belong to a worker, and how they are terminated
 `watchdog`     the process that terminates them when the client dies
 `inprocess`    the backend whose units are workers in the client's process
 =============  ======================================================================================

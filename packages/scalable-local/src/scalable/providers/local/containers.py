@@ -22,7 +22,7 @@ from scalable.providers.local.command import (
     process_command,
     worker_environment,
 )
-from scalable.providers.local.reaper import LABEL
+from scalable.providers.local.termination import LABEL
 from scalable.providers.worker import server_command
 
 if TYPE_CHECKING:
@@ -173,20 +173,28 @@ def container_command(
         variables=environment,
         shm_size=memory,
         flags=[
-            f"--name={container.name}",
-            f"--label={RUN_LABEL}={context.run}",
-            f"--label={USER_LABEL}={context.uid}",
-            # The image was pulled when the cluster was built; a worker's start must not wait for a registry.
-            "--pull=never",
-            # Whatever removes the container has waited for the worker already.
-            "--stop-timeout=0",
-            # The caller's user, whatever the image specifies, so that the files that workers write are the caller's.
-            f"--user={context.uid}:{context.gid}",
-            *user_flags(keep_id=runtime.rootless, home=str(directory) if context.uid else None),
+            *_identity_flags(container, runtime, context, home=str(directory)),
             *_limit_flags(component, container, runtime, context),
         ],
     )
     return Command((*argv, *worker), container_environment(runtime.name, environment), container)
+
+
+def _identity_flags(
+    container: Container, runtime: Runtime, context: RunContext, *, home: str
+) -> list[str]:
+    return [
+        f"--name={container.name}",
+        f"--label={RUN_LABEL}={context.run}",
+        f"--label={USER_LABEL}={context.uid}",
+        # The image was pulled when the cluster was built; a worker's start must not wait for a registry.
+        "--pull=never",
+        # Whatever removes the container has waited for the worker already.
+        "--stop-timeout=0",
+        # The caller's user, whatever the image specifies, so that the files that workers write are the caller's.
+        f"--user={context.uid}:{context.gid}",
+        *user_flags(keep_id=runtime.rootless, home=home if context.uid else None),
+    ]
 
 
 def _limit_flags(

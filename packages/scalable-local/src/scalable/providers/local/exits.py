@@ -103,7 +103,8 @@ def explain_exit(status: int) -> WorkerExit:
     # Nothing says who has sent it, so it must not count as an end from outside, which is nobody's fault: a task that
     # sends it, or needs more memory than the machine has, would be tried for ever.
     return WorkerExit(
-        *(Reason.UNKNOWN, f"its process was ended by {name}"),
+        Reason.UNKNOWN,
+        f"its process was ended by {name}",
         native=name,
         remedy=remedy,
         log_is_useful=False,

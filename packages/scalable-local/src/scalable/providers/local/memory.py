@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from scalable.providers.local.reaper import Process
+from scalable.providers.local.termination import Process
 
 __all__ = ["machine_memory", "usage_above"]
 

@@ -27,7 +27,13 @@ from scalable.cluster.port import (
 )
 from scalable.errors import LaunchRefusedError
 from scalable.providers.blocking import BlockingCalls
-from scalable.providers.local.command import TLS, CommandFactory, Container, process_command
+from scalable.providers.local.command import (
+    TLS,
+    Command,
+    CommandFactory,
+    Container,
+    process_command,
+)
 from scalable.providers.local.exits import (
     WorkerExit,
     explain_container_exit,
@@ -37,14 +43,14 @@ from scalable.providers.local.exits import (
     launch_error,
 )
 from scalable.providers.local.memory import usage_above
-from scalable.providers.local.reaper import (
+from scalable.providers.local.runtimes import Containers
+from scalable.providers.local.termination import (
     LABEL,
     list_processes,
     process_trees,
     start_time,
     terminate,
 )
-from scalable.providers.local.runtimes import Containers
 from scalable.providers.local.watchdog import Watchdog
 from scalable.providers.logs import open_log_directory, tail
 
@@ -208,24 +214,10 @@ class ProcessBackend:
             directory=scratch,
         )
         container = command.container
-        # The processes of a container are left to its runtime: one of them may serve other containers, too.
-        label = {} if container else {LABEL: str(scratch)}
         scratch.mkdir(parents=True)  # a directory must exist before it is mounted
         if self._credentials is not None:
             self._credentials.write(scratch / TLS)
-        output = _create_log(log)
-        try:
-            process = subprocess.Popen(
-                command.argv,
-                env={**os.environ, **command.env, **label},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=self._cwd,
-                start_new_session=True,
-            )
-        finally:
-            os.close(output)
+        process = self._start_process(command, scratch, log)
         return _Worker(
             unit=Unit(name, group.tag, request_id, _native_id(process.pid, container)),
             process=process,
@@ -236,23 +228,27 @@ class ProcessBackend:
             container=container,
         )
 
+    def _start_process(self, command: Command, scratch: Path, log: Path) -> subprocess.Popen[bytes]:
+        # The processes of a container are left to its runtime: one of them may serve other containers, too.
+        label = {} if command.container else {LABEL: str(scratch)}
+        output = _create_log(log)
+        try:
+            return subprocess.Popen(
+                command.argv,
+                env={**os.environ, **command.env, **label},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
+        finally:
+            os.close(output)
+
     def _observe(self) -> Mapping[str, UnitState]:
         with self._lock:
             living = [worker for worker in self._workers.values() if worker.exit is None]
-        limited = [worker for worker in living if worker.memory is not None]
-        trees = process_trees(_roots(limited), list_processes()) if limited else {}
-        to_terminate = []
-        for worker in living:
-            if worker.process.poll() is not None:
-                to_terminate.append(worker)  # its children may still run
-            elif worker.memory is not None:
-                used = usage_above(trees[worker.process.pid], worker.memory)
-                if used is not None:
-                    worker.planned_exit = worker.planned_exit or explain_out_of_memory(
-                        worker.unit.tag, used, worker.memory
-                    )
-                    to_terminate.append(worker)
-        self._terminate(to_terminate, grace_period=0)
+        self._terminate(_ended_or_above_memory(living), grace_period=0)
         with self._lock:
             shown = {n: worker for n, worker in self._workers.items() if not worker.reported_gone}
             for worker in shown.values():
@@ -354,6 +350,27 @@ class ProcessBackend:
         return explain_container_exit(
             worker.unit.tag, container, status, killed=killed, log=tail(worker.log)
         )
+
+
+def _ended_or_above_memory(living: Sequence[_Worker]) -> list[_Worker]:
+    """Return the workers that have ended, whose children may still run, and those above their limit of memory.
+
+    Of the latter, the exit is recorded as planned.
+    """
+    limited = [worker for worker in living if worker.memory is not None]
+    trees = process_trees(_roots(limited), list_processes()) if limited else {}
+    found = []
+    for worker in living:
+        if worker.process.poll() is not None:
+            found.append(worker)
+        elif worker.memory is not None:
+            used = usage_above(trees[worker.process.pid], worker.memory)
+            if used is not None:
+                worker.planned_exit = worker.planned_exit or explain_out_of_memory(
+                    worker.unit.tag, used, worker.memory
+                )
+                found.append(worker)
+    return found
 
 
 def _create_log(log: Path) -> int:

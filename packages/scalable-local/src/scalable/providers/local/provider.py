@@ -13,6 +13,7 @@ from scalable.errors import ValidationFailedError
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig
 from scalable.manifest.units import format_memory
+from scalable.paths import expand_home
 from scalable.providers.base import (
     CheckResult,
     ClusterHandle,
@@ -158,7 +159,7 @@ def _unusable_preloads(
         is_file = script is not None and script.endswith(".py") and "://" not in script
         if not (name in components and script and is_file):
             continue
-        if what := _why_unusable(Path(script).expanduser()):
+        if what := _why_unusable(expand_home(script)):
             message = f"{script!r} {what}, so no worker of this component could start"
             if not script.startswith(("/", "~")):
                 message += "; the path is relative to the current directory"

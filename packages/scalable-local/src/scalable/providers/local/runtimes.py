@@ -17,7 +17,7 @@ from scalable.providers.base import Owned
 from scalable.providers.containers import RUNTIMES, image_reference, runs_as_child
 from scalable.providers.local.command import Container
 from scalable.providers.local.containers import RUN_LABEL, USER_LABEL, Runtime, find_error_line
-from scalable.providers.local.reaper import end_containers, remove_containers
+from scalable.providers.local.termination import end_containers, remove_containers
 
 __all__ = [
     "Containers",

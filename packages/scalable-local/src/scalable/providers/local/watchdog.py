@@ -1,8 +1,8 @@
 """Watchdog process that terminates workers and models when the client dies, even by SIGKILL.
 
-The watchdog is one small process in its own session (`reaper` run as a program), and this is the client's end of the
-pipe to it. The kernel closes the pipe when the client dies; the watchdog then terminates the workers that it was told
-about, and all containers of the cluster.
+The watchdog is one small process in its own session (`termination` run as a program), and this is the client's end of
+the pipe to it. The kernel closes the pipe when the client dies; the watchdog then terminates the workers that it was
+told about, and all containers of the cluster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from scalable.providers.local import reaper
+from scalable.providers.local import termination
 
 __all__ = ["Watchdog"]
 
@@ -61,7 +61,7 @@ class Watchdog:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__, *self._arguments],
+            [sys.executable, "-I", "-S", termination.__file__, *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

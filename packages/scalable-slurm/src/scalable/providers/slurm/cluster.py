@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import operator
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from scalable.cluster import GroupedCluster, Pace, RetryPolicy
@@ -229,7 +232,7 @@ class SlurmCluster(GroupedCluster):
         }
         given = {name: value for name, value in all_fields.items() if value is not None}
         job = {name: given.pop(name) for name in JobOptions.model_fields.keys() & given.keys()}
-        component = _validated(ComponentConfig, given, f"components.{tag}", name=tag)
+        component = _validated(ComponentConfig, given, ("components", str(tag)), name=tag)
         runtime = chosen_runtime(component, self.options.container_runtime, PREFERRED_RUNTIME)
         if component.mounts and runtime == "none":
             raise _invalid(
@@ -237,7 +240,7 @@ class SlurmCluster(GroupedCluster):
                 "E_NO_IMAGE",
                 "dirs have no effect without a container: pass the image as path, and a container runtime",
             )
-        own: JobOptions = _validated(JobOptions, job, f"components.{tag}")
+        own: JobOptions = _validated(JobOptions, job, ("components", str(tag)))
         if tag in self.options.components:
             given_here = {name: getattr(own, name) for name in own.model_fields_set}
             own = self.options.components[tag].model_copy(update=given_here)
@@ -432,12 +435,44 @@ def _count_and_tag(method: str, n: object, tag: object) -> tuple[int, str]:
     return count, tag
 
 
+def _as_written(value: object, place: Place) -> Any:
+    """Return what a manifest would have in the place of a value: text for a path, and numbers as Python's own.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _as_written({Path("/data"): [Path("/in"), timedelta(hours=1)]}, Place())
+    {'/data': ['/in', 3600]}
+    """
+    if isinstance(value, Mapping):
+        return {
+            _as_written(key, place): _as_written(each, place.child(str(key)))
+            for key, each in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_as_written(each, place) for each in value]
+    if isinstance(value, timedelta):
+        return math.ceil(value.total_seconds())
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, SupportsIndex):  # a number of NumPy's
+        return operator.index(value)
+    message = f"cannot be {type(value).__name__}: write it as in a manifest"
+    raise ValidationFailedError(ValidationReport.of([place.issue("E_BAD_VALUE", message)]))
+
+
 def _invalid(path: str, code: str, message: str) -> ValidationFailedError:
     return ValidationFailedError(ValidationReport.of([ValidationIssue(path, message, code)]))
 
 
-def _validated(model: type[BaseModel], fields: Mapping[str, Any], where: str, **given: Any) -> Any:
-    validated, issues = check_model(model, fields, Place().at(where), given=given)
+def _validated(
+    model: type[BaseModel], fields: Mapping[str, Any], where: str | tuple[str, ...], **given: Any
+) -> Any:
+    place = Place().at(where)
+    plain = {name: _as_written(value, place.child(name)) for name, value in fields.items()}
+    validated, issues = check_model(model, plain, place, given=given)
     if validated is None:
         raise ValidationFailedError(ValidationReport.of(issues))
     return validated

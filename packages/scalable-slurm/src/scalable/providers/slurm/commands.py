@@ -56,7 +56,7 @@ class SlurmCommandError(ClusterError):
 
     def __init__(self, command: str, stderr: str) -> None:
         self.command, self.stderr = command, stderr
-        super().__init__(f"{command}: {stderr or 'failed without a message'}")
+        super().__init__(f"{command}: {stderr or 'it failed without a message'}")
 
 
 class NoAnswerError(SlurmCommandError):
@@ -348,7 +348,8 @@ class Slurm:
         env = query_environ(os.environ, self._cluster)
         status, stdout, stderr = await _ask(argv, None, env)
         if status != 0:
-            raise SlurmCommandError(shlex.join(argv), join_lines(stderr))
+            message = join_lines(stderr) or f"it ended with status {status}, without a message"
+            raise SlurmCommandError(shlex.join(argv), message)
         return stdout
 
 

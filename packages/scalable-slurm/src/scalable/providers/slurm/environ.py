@@ -12,7 +12,10 @@ __all__ = ["cluster_from", "query_environ", "submit_environ"]
 
 # Variables by which users give options to the commands that they type. With these, a command would list or cancel only
 # some of a run's jobs.
-_OPTION_PREFIXES = ("SQUEUE_", "SCANCEL_", "SINFO_")
+_OPTION_PREFIXES = ("SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_", "SACCT_")
+
+# By default, scontrol names the elements of an array that wait in 64 characters, and leaves out the others.
+_FOR_QUERIES = {"SLURM_BITSTR_LEN": "0"}
 
 # Variables that make sbatch wait for the end of its jobs, or send their standard error, or themselves, elsewhere, or
 # workers a signal that ends them.
@@ -23,11 +26,14 @@ _HARMFUL = frozenset(
     }
 )
 
-# Inside a job, every other variable of Slurm's describes that job, and those of MPI its place in a step.
+# Inside a job, every other variable of Slurm's describes that job, those of MPI its place in a step, and those of GPUs
+# the ones that it has.
 _SITE_VARIABLES = frozenset({"SLURM_CONF", "SLURM_JWT"})
 _OF_A_JOB = re.compile(
     r"SLURMD?_|SRUN_CPUS_PER_TASK|PMIX_(RANK|NAMESPACE|SERVER_|SYSTEM_TMPDIR|HOSTNAME)"
     r"|PMI_(FD|ID|JOBID|LOCAL_|PORT|RANK|SIZE|SPAWNED|UNIVERSE_SIZE)"
+    # Its GPUs, which a job without any would take for its own.
+    r"|(CUDA_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|(HIP|ROCR)_VISIBLE_DEVICES|ZE_AFFINITY_MASK)$"
 )
 _INSIDE_A_JOB = frozenset({"SLURM_JOB_ID", "SLURM_JOBID", "SLURM_JOB_NODELIST", "SLURM_STEP_ID"})
 
@@ -70,13 +76,14 @@ def query_environ(environ: Mapping[str, str], cluster: str | None = None) -> dic
     Examples
     --------
     >>> query_environ({"PATH": "/bin", "SQUEUE_PARTITION": "long", "SLURM_CLUSTERS": "all"}, "two")
-    {'PATH': '/bin', 'SLURM_CLUSTERS': 'two'}
+    {'PATH': '/bin', 'SLURM_BITSTR_LEN': '0', 'SLURM_CLUSTERS': 'two'}
     """
     kept = {
         name: value
         for name, value in environ.items()
         if not name.startswith(_OPTION_PREFIXES) and name != "SLURM_CLUSTERS"
     }
+    kept |= _FOR_QUERIES
     return {**kept, "SLURM_CLUSTERS": cluster} if cluster else kept
 
 
@@ -89,6 +96,9 @@ def submit_environ(environ: Mapping[str, str]) -> dict[str, str]:
     --------
     >>> submit_environ({"SLURM_CONF": "/c", "SLURM_JOBID": "7", "PMIX_RANK": "0", "PMIX_MCA_psec": "native"})
     {'SLURM_CONF': '/c', 'PMIX_MCA_psec': 'native'}
+    >>> gpus = {"CUDA_VISIBLE_DEVICES": "0"}
+    >>> submit_environ({"SLURM_JOB_ID": "7", **gpus}), submit_environ(gpus)
+    ({}, {'CUDA_VISIBLE_DEVICES': '0'})
     """
     inside = not _INSIDE_A_JOB.isdisjoint(environ)
     return {

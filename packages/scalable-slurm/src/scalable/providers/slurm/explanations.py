@@ -14,7 +14,13 @@ from scalable.manifest.units import format_memory
 from scalable.providers.slurm.jobfiles import WorkerEnd
 from scalable.providers.slurm.nodes import LEFT_OUT_FOR
 from scalable.providers.slurm.output import SlurmJob, node_names
-from scalable.providers.slurm.states import describe_exit, end_reason, pending_reason, phase_of
+from scalable.providers.slurm.states import (
+    describe_exit,
+    end_reason,
+    pending_reason,
+    phase_of,
+    was_signalled,
+)
 
 __all__ = ["Log", "explain_job", "explain_worker_end", "with_left_out"]
 
@@ -101,8 +107,9 @@ def _explain_end(
         Reason.WALLTIME: "request a longer walltime",
         Reason.OUT_OF_MEMORY: _MORE_MEMORY,
     }.get(reason, "")
-    if record.get("Reason") == "JobLaunchFailure":
-        # Slurm could not open the log, usually because the node does not see its directory.
+    if record.get("Reason") == "JobLaunchFailure" and not was_signalled(record.get("ExitCode", "")):
+        # Slurm could not open the log, usually because the node does not see its directory. It gives the same reason
+        # for jobs that a signal has ended.
         how = "could not be started"
         remedy = "check that logs_location is on a file system that the nodes share"
     return Explanation(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Reason
-from scalable.errors import NativeTimeoutError, describe_error
+from scalable.errors import LaunchError, NativeTimeoutError, describe_error
 from scalable.providers.slurm.states import describe_exit
 
 if TYPE_CHECKING:
@@ -89,6 +89,28 @@ class JobFiles:
     def __init__(self, requests: Mapping[str, JobRequest], calls: BlockingCalls) -> None:
         self._requests = requests
         self._calls = calls
+
+    async def check_keys(self, tag: str) -> None:
+        """Check that the keys are there that workers of a group need, beside which they write their logs.
+
+        Raises
+        ------
+        LaunchError
+            They are not: they were removed, or the file system is not mounted at present.
+        """
+        tls = self._requests[tag].tls
+        if tls is None:
+            return
+        try:
+            is_there = await self._calls.run(Path(tls.ca_file).exists, deadline=_DEADLINE)
+        except (OSError, NativeTimeoutError) as error:
+            logger.warning("cannot look for the keys of this run: %s", describe_error(error))
+            return
+        if not is_there:
+            raise LaunchError(
+                f"the keys of this run are not in {Path(tls.ca_file).parent} any more, so that no worker could start; "
+                "if that directory was removed, start the run again"
+            )
 
     async def ask(self, tag: str, lines: Mapping[str, str]) -> None:
         """Append what is asked of jobs of a group, by job, to their files.

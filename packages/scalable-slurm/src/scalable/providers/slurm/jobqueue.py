@@ -160,6 +160,8 @@ def make_host(
         }
     elif not _WHERE & options.keys():
         options["interface"] = site.interface
+    if options.get("host"):
+        options.pop("interface", None)  # which is that of the workers then
     options["dashboard_address"] = (
         dashboard_address or site.scheduler.get("dashboard_address") or "127.0.0.1:0"
     )

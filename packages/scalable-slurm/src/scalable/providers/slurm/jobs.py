@@ -115,10 +115,7 @@ class Job:
 
     @property
     def free(self) -> int:
-        """How many more units it should be given.
-
-        None where most of its walltime is over, or units failed as soon as they had started.
-        """
+        """How many more units it should be given: 0 where most of its walltime is over, or units failed early."""
         failures = sum(
             end.why != "stopped" and end.status > 0 and end.seconds < _YOUNG
             for end in self.ends.values()
@@ -131,6 +128,14 @@ class Job:
         if self.last is not None and self.last.state not in ("PENDING", "RUNNING"):
             return 0
         return self.room - len(self.wanted)
+
+    def is_shown_by(self, job: SlurmJob) -> bool:
+        """Return whether it is the job that Slurm shows under its id.
+
+        A controller that has lost its state counts from the beginning again, and another job may be the user's own.
+        """
+        before = "" if self.last is None else self.last.name
+        return not before or not job.name or before.split()[0] == job.name.split()[0]
 
     def see(self, job: SlurmJob) -> None:
         """Note how Slurm shows it."""

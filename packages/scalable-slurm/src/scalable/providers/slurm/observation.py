@@ -102,8 +102,15 @@ class Observer:
     def _find(self, seen: SlurmJob) -> Job | None:
         """Return a job: known from its launch or, if sbatch's answer was lost, from its comment or its script."""
         job = self._jobs.get(seen.id)
+        if job is not None and not job.is_shown_by(seen):
+            job = None
         # Where elements were cancelled while they waited, Slurm shows one more record, of the array, without a number.
-        if job is None and seen.is_element and (label := self._label(seen)):
+        if (
+            job is None
+            and seen.is_element
+            and not seen.was_refused
+            and (label := self._label(seen))
+        ):
             job = self._jobs.add_found(seen.id, label)
         return job
 
@@ -161,7 +168,7 @@ class Observer:
                 last = job.last or SlurmJob(job.id, "PENDING", "None", None, "", "")
                 if known is None:
                     found.append(last)
-                elif job.id in known:
+                elif job.id in known and job.is_shown_by(known[job.id]):
                     left = known[job.id].seconds_left
                     left = last.seconds_left if left is None else left
                     found.append(replace(known[job.id], seconds_left=left))

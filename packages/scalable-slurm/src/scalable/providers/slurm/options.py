@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from scalable.manifest.schema import FrozenModel
 from scalable.manifest.units import Duration
@@ -215,6 +215,12 @@ class SlurmOptions(JobOptions, TargetOptions):
     comm_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None, description="Has no effect; accepted with a warning."
     )
+
+    @model_validator(mode="after")
+    def _check_scheduler(self) -> Self:
+        if self.scheduler_host is not None and self.scheduler_interface is not None:
+            raise ValueError("must have scheduler_host or scheduler_interface, not both")
+        return self
 
     def for_component(self, component: str) -> SlurmOptions:
         """Return the options for one component: its own where set, otherwise the target's.

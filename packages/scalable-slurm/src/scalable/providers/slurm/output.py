@@ -60,13 +60,19 @@ class SlurmJob:
         """Whether it is one element of an array, and neither a job by itself nor what is left of a whole array."""
         return self.id.partition("_")[2].isdigit()
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether it was refused when it was submitted: Slurm shows a record also of what no node can run."""
+        return self.state == "FAILED" and self.reason == "BadConstraints"
+
 
 def parse_queue(text: str) -> list[SlurmJob]:
     r"""Parse the output of ``squeue --format`` with `QUEUE_FORMAT`.
 
     Examples
     --------
-    >>> (job,) = parse_queue("Maintenance on Friday!\n7|0|RUNNING|None|1:30|node1|wrf|mine\n")
+    >>> box = "|7|8|9|Maintenance|on|Friday|!|\n"
+    >>> (job,) = parse_queue(f"Maintenance on Friday!\n{box}  7|0|RUNNING|None|1:30|node1|wrf|mine\n")
     >>> job.id, job.state, job.seconds_left, job.node, job.name, job.comment
     ('7_0', 'RUNNING', 90, 'node1', 'wrf', 'mine')
     """
@@ -76,6 +82,9 @@ def parse_queue(text: str) -> list[SlurmJob]:
         if len(fields) <= QUEUE_FORMAT.count(_SEPARATOR):
             continue
         array, element, state, reason, left, node, name, comment = fields
+        array = array.strip()
+        if not array.isdigit():  # a header, or a banner in a box
+            continue
         job = f"{array}_{element}"
         jobs.append(SlurmJob(job, state, reason, _parse_left(left), node, comment, name))
     return jobs
@@ -140,18 +149,24 @@ def parse_record(text: str) -> dict[str, str]:
 def parse_elements(text: str) -> list[SlurmJob]:
     """Parse the elements of one array from ``scontrol --oneliner show job``, which has one line for all that wait.
 
+    None are returned where a line does not name all of its elements: the others are not all that there are.
+
     Examples
     --------
     >>> line = "JobId=7 ArrayJobId=7 ArrayTaskId=0-1,4-8:4%2 JobState=PENDING Reason=Priority NodeList="
     >>> [job.id for job in parse_elements(line)]
     ['7_0', '7_1', '7_4', '7_8']
+    >>> parse_elements(line.replace("4-8:4", "4,8,..."))
+    []
     """
     found = []
     for line in text.splitlines():
         record = parse_record(line)
         array, elements = record.get("ArrayJobId"), record.get("ArrayTaskId", "")
-        if not array or not re.fullmatch(r"[\d,:-]+(%\d+)?", elements):
+        if not array or not elements:
             continue
+        if not re.fullmatch(r"[\d,:-]+(%\d+)?", elements):
+            return []
         node = record.get("NodeList", "").replace("(null)", "")
         state, reason = record.get("JobState", ""), record.get("Reason", "None")
         left, name = _seconds_left(record), record.get("JobName", "")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scalable.providers.slurm.commands import Slurm
     from scalable.providers.slurm.request import JobRequest
 
-__all__ = ["NODE_FORMAT", "NodeShape", "pack", "parse_nodes", "workers_that_fit"]
+__all__ = ["NODE_FORMAT", "NodeShape", "pack", "parse_nodes", "reduce_room", "workers_that_fit"]
 
 logger = logging.getLogger("scalable.providers.slurm")
 
@@ -67,9 +67,15 @@ def parse_nodes(text: str) -> list[NodeShape]:
     found = []
     for line in text.splitlines():
         fields = line.strip().split("|")
-        if len(fields) != len(NODE_FORMAT.split("|")) or not fields[2].isdigit():
+        if len(fields) != len(NODE_FORMAT.split("|")):
             continue
         partition, sharing, cpus, memory, generic, features = fields
+        cpus, memory = (
+            cpus.rstrip("+"),
+            memory.rstrip("+"),
+        )  # of nodes that differ: the least of them
+        if not (cpus.isdigit() and memory.isdigit()):
+            continue
         gpus = re.findall(r"\bgpu(?::[^,:()]+)?:(\d+)", generic)
         found.append(
             NodeShape(
@@ -157,7 +163,8 @@ async def pack(slurm: Slurm, request: JobRequest) -> JobRequest:
         return request
     try:
         async with asyncio.timeout(_ANSWER_WITHIN):
-            nodes, always_whole = await asyncio.gather(slurm.nodes(), slurm.gives_whole_nodes())
+            nodes = await slurm.nodes()
+            always_whole = await slurm.gives_whole_nodes()
     except (SlurmCommandError, TimeoutError) as error:
         text = (
             "%s: one worker in each job, because it is not known whether jobs get whole nodes: %s"
@@ -167,3 +174,39 @@ async def pack(slurm: Slurm, request: JobRequest) -> JobRequest:
         return request
     count = workers_that_fit(request, nodes, always_whole=always_whole, environ=os.environ)
     return replace(request, workers_per_job=count)
+
+
+async def reduce_room(slurm: Slurm, request: JobRequest) -> JobRequest | None:
+    """Return a request with as many workers in one job as Slurm accepts, where it refuses as many as seemed to fit.
+
+    A site may keep memory or cores of nodes for itself, or limit what a job gets of them, which sinfo does not show.
+
+    Parameters
+    ----------
+    slurm : Slurm
+        Runs the commands.
+    request : JobRequest
+        What it refuses.
+
+    Returns
+    -------
+    JobRequest or None
+        None where it would refuse one worker, too, or does not tell.
+    """
+    from scalable.providers.slurm.commands import NoAnswerError, SlurmCommandError
+
+    accepted, refused = 0, request.room
+    while refused - accepted > 1:
+        room = (accepted + refused) // 2 if accepted else 1
+        smaller = replace(request, workers_per_job=room)
+        try:
+            await slurm.test_only(sbatch_argv(smaller, 1, job_name="scalable-check", comment=""))
+        except NoAnswerError:
+            return None
+        except SlurmCommandError:
+            if not accepted:
+                return None
+            refused = room
+        else:
+            accepted = room
+    return replace(request, workers_per_job=accepted) if accepted else None

@@ -15,7 +15,7 @@ from scalable.providers.base import CheckResult
 from scalable.providers.containers import image_reference, runs_as_child
 from scalable.providers.slurm.commands import NoAnswerError, SlurmCommandError
 from scalable.providers.slurm.directives import values_of
-from scalable.providers.slurm.packing import pack
+from scalable.providers.slurm.packing import pack, reduce_room
 from scalable.providers.slurm.request import JobRequest, job_request, logs_directory
 from scalable.providers.slurm.sbatch import asked_for, sbatch_argv
 
@@ -187,17 +187,19 @@ def _local_directory(request: JobRequest) -> str:
 async def _check_request(slurm: Slurm, tag: str, request: JobRequest) -> CheckResult:
     """Check a request with Slurm itself: account, QOS, walltime, and whether any node is large enough."""
     name = f"component {tag}"
-    request = await pack(slurm, request)
-    argv = sbatch_argv(request, 1, job_name="scalable-check", comment="scalable check")
+    packed = await pack(slurm, request)
+    argv = sbatch_argv(packed, 1, job_name="scalable-check", comment="scalable check")
     try:
         answer = await slurm.test_only(argv)
     except NoAnswerError as error:
         remedy = "see by hand whether this site's sbatch hangs: sbatch --test-only --wrap true"
         return CheckResult(name, None, f"sbatch --test-only: {error.stderr}", remedy)
     except SlurmCommandError as error:
+        if request.workers_per_job == "auto" and (smaller := await reduce_room(slurm, packed)):
+            return await _check_request(slurm, tag, smaller)
         remedy = "compare cpus, memory, gpus, walltime, account and qos with what the site offers (sinfo -l)"
         return CheckResult(name, False, error.stderr, remedy)
-    several = f"; {request.room} workers in each job" if request.room > 1 else ""
+    several = f"; {packed.room} workers in each job" if packed.room > 1 else ""
     return CheckResult(name, True, f"{answer or 'Slurm would accept it'}{several}")
 
 

@@ -23,15 +23,17 @@ class Refusal(Enum):
     """The same submission may be accepted later."""
 
 
-# Of accounts (AssocMaxSubmitJobLimit, AssocGrpSubmitJobsLimit), of a QOS (QOSMaxSubmitJobPerUserLimit), of the cluster.
+# Of accounts (AssocMaxSubmitJobLimit, AssocGrpSubmitJobsLimit), of a QOS (QOSMaxSubmitJobPerUserLimit), of the cluster
+# (MaxJobCount, for which sbatch itself waits for two minutes).
 _TOO_MANY = re.compile(
-    r"submit ?jobs?|job submit limit|invalid job array specification|too many (pending )?jobs",
+    r"submit ?jobs?|job submit limit|invalid job array specification|too many (pending )?jobs"
+    r"|temporarily (unable to accept job|unavailable)",
     re.IGNORECASE,
 )
 
 # Of accounts, and of a QOS that refuses what would wait for ever: QOSMaxCpuPerJobLimit, QOSMinCpuNotSatisfied. Slurm
 # adds the same words to all of them: "(job submit limit, user's size and/or time limits)".
-_OF_EACH_JOB = re.compile(r"PerJob|QOSMin|MaxWall", re.IGNORECASE)
+_OF_EACH_JOB = re.compile(r"PerJob|PerNode|QOSMin|MaxWall", re.IGNORECASE)
 
 _FINAL = re.compile(
     "|".join(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scalable.mpi import mpi_environment
+from scalable.paths import expand_home
 from scalable.providers.common import explicit_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
 from scalable.providers.slurm.directives import drop_options
@@ -204,7 +205,7 @@ def job_request(
 
 
 def _below_home(path: str) -> str:
-    return str(Path(path).expanduser())
+    return str(expand_home(path))
 
 
 def _site_directives(
@@ -242,7 +243,7 @@ def logs_directory(options: SlurmOptions, site: SiteDefaults) -> Path:
     """Return where runs have their directories: as the target says, else as the site does."""
     own = "logs_location" in options.model_fields_set or site.log_directory is None
     location = options.logs_location if own else str(site.log_directory)
-    return Path(os.path.expandvars(location)).expanduser().absolute()
+    return expand_home(os.path.expandvars(location)).absolute()
 
 
 def run_prefix(options: SlurmOptions, site: SiteDefaults) -> str:

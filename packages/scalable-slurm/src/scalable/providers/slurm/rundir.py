@@ -46,8 +46,13 @@ class RunDirectory:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
-        (path / "jobs").mkdir(mode=0o700)
-        self._presence = Presence(path)
+        try:
+            (path / "jobs").mkdir(mode=0o700)
+            self._presence = Presence(path)
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            error.filename = error.filename or str(path)  # that of a full file system names none
+            raise
 
     @property
     def logs(self) -> str:

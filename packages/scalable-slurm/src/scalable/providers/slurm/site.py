@@ -224,9 +224,13 @@ def _memory(text: Any) -> int:
     from dask.utils import parse_bytes
 
     amount = int(parse_bytes(_text(text)))
-    if amount < 1:
-        raise ValueError("must be more than 0")
+    if amount < _LEAST_MEMORY:
+        raise ValueError("is less than 1 MiB; write it with its unit, such as 24GB")
     return amount
+
+
+_LEAST_MEMORY = 2**20
+"""Bytes below which an amount is taken for one that lacks its unit."""
 
 
 def _job_memory(text: Any) -> int:
@@ -397,8 +401,10 @@ def _scheduler(options: Any, note: Note) -> dict[str, Any]:
         if key not in _SCHEDULER:
             near = did_you_mean(key, _SCHEDULER)
             note(f"{name} has no effect: Scalable sets the scheduler's other options itself{near}")
-        elif not _is_unset(value):
-            found[key] = _SCHEDULER[key](value)
+        elif not _is_unset(value) and (read := _SCHEDULER[key](value)) is not None:
+            found[key] = read
+    if {"host", "interface"} <= found.keys():
+        raise ValueError("must have host or interface, not both")
     return found
 
 
@@ -409,9 +415,14 @@ def _port(value: Any) -> int:
     return port
 
 
+def _any_port(value: Any) -> int | None:
+    """Return a port; None for any that is free, which is 0 to Dask."""
+    return None if str(value) == "0" else _port(value)
+
+
 _SCHEDULER: Mapping[str, Callable[[Any], Any]] = {
     "host": _text,
-    "port": _port,
+    "port": _any_port,
     "interface": _text,
     "contact_address": _text,
     "dashboard_address": _text,

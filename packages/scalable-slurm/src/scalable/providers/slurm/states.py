@@ -6,22 +6,20 @@ import signal
 
 from scalable.cluster.port import Phase, Reason
 
-__all__ = ["describe_exit", "end_reason", "pending_reason", "phase_of"]
+__all__ = ["describe_exit", "end_reason", "pending_reason", "phase_of", "was_signalled"]
 
 # https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES, in the long form of squeue's %T.
 _PENDING = frozenset(
-    {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
-)
-_RUNNING = frozenset(
     {
-        "RUNNING",
-        "CONFIGURING",
-        "COMPLETING",
-        "SUSPENDED",
-        "STOPPED",
-        "SIGNALING",
-        "RESIZING",
-        "STAGE_OUT",
+        "PENDING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "SPECIAL_EXIT",
+        "RESV_DEL_HOLD",
+        "EXPEDITING",
+        "POWER_UP_NODE",
+        "RECONFIG_FAIL",
     }
 )
 
@@ -36,6 +34,7 @@ _ENDED = {
     "PREEMPTED": Reason.PREEMPTED,
     "NODE_FAIL": Reason.NODE_FAILURE,
     "BOOT_FAIL": Reason.NODE_FAILURE,
+    "LAUNCH_FAILED": Reason.NODE_FAILURE,
 }
 
 # https://slurm.schedmd.com/job_reason_codes.html. Others are recognized by their prefix, below.
@@ -73,16 +72,18 @@ _LIMITS = ("QOS", "Assoc", "Max")
 
 
 def phase_of(state: str) -> Phase:
-    """Return the phase of a job from its state (``squeue``'s %T).
+    """Return the phase of a job from its state (``squeue``'s %T, or a State of ``sacct``).
+
+    A state that is not known, as of a version to come, is not the end of a job.
 
     Examples
     --------
-    >>> [str(phase_of(state)) for state in ("PENDING", "COMPLETING", "NODE_FAIL")]
-    ['pending', 'running', 'gone']
+    >>> [str(phase_of(state)) for state in ("PENDING", "COMPLETING", "NODE_FAIL", "LEVITATING")]
+    ['pending', 'running', 'gone', 'running']
     """
     if state in _PENDING:
         return Phase.PENDING
-    return Phase.RUNNING if state in _RUNNING else Phase.GONE
+    return Phase.GONE if state in _ENDED else Phase.RUNNING
 
 
 def pending_reason(reason: str) -> Reason:
@@ -134,3 +135,15 @@ def describe_exit(exit_code: str) -> str:
         return f"ended with exit code {code}" + (f", signal {number}" if int(number or 0) else "")
     outside = by in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     return f"was ended by {name}" if outside else f"crashed with {name}"
+
+
+def was_signalled(exit_code: str) -> bool:
+    """Return whether a signal has ended a job, by its ExitCode. Slurm itself has numbers there that are none.
+
+    Examples
+    --------
+    >>> [was_signalled(code) for code in ("0:9", "0:53", "1:0", "")]
+    [True, False, False, False]
+    """
+    number = exit_code.partition(":")[2]
+    return number.isdigit() and 0 < int(number) < signal.SIGRTMIN

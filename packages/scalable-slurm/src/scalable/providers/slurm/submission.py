@@ -15,7 +15,7 @@ from scalable.providers.slurm.commands import TooManyJobsError
 from scalable.providers.slurm.jobs import Awaited
 from scalable.providers.slurm.labels import format_comment, job_name, parse_comment
 from scalable.providers.slurm.nodes import LEFT_OUT_FOR
-from scalable.providers.slurm.packing import pack
+from scalable.providers.slurm.packing import pack, reduce_room
 from scalable.providers.slurm.sbatch import sbatch_argv
 from scalable.providers.slurm.script import job_environment, job_script
 
@@ -118,8 +118,9 @@ class Submitter:
         LaunchRefusedError
             The site refuses them, and would do so again.
         LaunchError
-            It takes none at present.
+            It takes none at present, or they would not start.
         """
+        await self._files.check_keys(tag)
         request = await self._pack(tag)
         units = await self._fill_jobs(tag, n, request_id)
         unnamed, shortfall, awaited = 0, None, None
@@ -136,6 +137,12 @@ class Submitter:
                     shortfall = error.explanation
                 size.refuse()
                 self._accepted[tag] = size.jobs
+            except LaunchRefusedError:
+                smaller = await self._pack_less(request)
+                if smaller is None:
+                    raise
+                request = smaller
+                size = ArraySize(_jobs_for(lacking, request))
             except LaunchError as error:
                 if not units and not unnamed:
                     raise
@@ -157,6 +164,20 @@ class Submitter:
         request = self._packed.get(tag, self._requests[tag])
         self._packed[tag] = await pack(self._slurm, request)
         return self._packed[tag]
+
+    async def _pack_less(self, request: JobRequest) -> JobRequest | None:
+        """Return a refused request with fewer workers in one job, if their number is ours, and Slurm accepts that."""
+        if self._requests[request.tag].workers_per_job != "auto":
+            return None
+        smaller = await reduce_room(self._slurm, request)
+        if smaller is not None:
+            self._packed[request.tag] = smaller
+            logger.warning(
+                "%s: Slurm refuses jobs of %d workers, as many as seem to fit on a node; they have %d. Set "
+                "workers_per_job to have another number",
+                *(request.tag, request.room, smaller.room),
+            )
+        return smaller
 
     async def _fill_jobs(self, tag: str, n: int, request_id: str) -> list[Unit]:
         """Add workers to jobs of a group that have room for them, and return them."""

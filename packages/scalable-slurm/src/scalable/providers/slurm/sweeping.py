@@ -86,7 +86,7 @@ class Sweeper:
                 listed = {
                     name: job for name, job in listed.items() if not name.startswith(f"{array}_")
                 }
-                listed |= {job.id: job for job in elements}
+                listed |= {job.id: job for job in elements if self._is_ours(job)}
         return [job for job in listed.values() if _is_live(job)]
 
     async def _list_jobs(self) -> list[SlurmJob]:
@@ -98,7 +98,8 @@ class Sweeper:
         return [job for job in listed if self._is_ours(job)]
 
     def _is_ours(self, job: SlurmJob) -> bool:
-        if job.name == self._name or self._jobs.get(job.id) is not None:
+        known = self._jobs.get(job.id)
+        if job.name == self._name or (known is not None and known.is_shown_by(job)):
             return True
         return self._recognizer.label_of(job).get("run") == self._run
 

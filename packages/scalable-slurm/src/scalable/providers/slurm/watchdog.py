@@ -40,6 +40,13 @@ find_arrays() {  # by name or, where the site gives them another, by comment, or
         esac
     done | sort -u
 }
+end_submissions() {
+    ps -u "$(id -u)" -o pgid= -o args= | while read -r group args; do
+        case $args in
+        *sbatch*"--job-name=$0 "*) kill -s KILL -- "-$group" ;;
+        esac
+    done
+}
 while kill -0 "$reader" && ! is_orphan; do sleep 2; done
 kill "$reader"
 timeout "$limit" scancel --quiet --name="$0"
@@ -57,10 +64,13 @@ while [ "$empty" -lt "$2" ] && [ "$waited" -lt 86400 ]; do
         else
             empty=$((empty + pause))
         fi
-        case $(ps -u "$(id -u)" -o args=) in  # an sbatch of the client's, which it does not end with
-        *"--job-name=$0 "*) empty=0 ;;
-        esac
     fi
+    case $(ps -u "$(id -u)" -o args=) in  # an sbatch of the client's, which it does not end with
+    *"--job-name=$0 "*)
+        empty=0
+        [ "$waited" -lt "$4" ] || end_submissions
+        ;;
+    esac
     waited=$((waited + pause))
     [ "$pause" -ge 30 ] || pause=$((2 * pause))
 done
@@ -69,6 +79,9 @@ done
 _SETTLE = 60
 """Seconds for which the queue must have been empty: some sites show it as it was half a minute ago."""
 
+
+_PATIENCE = 600
+"""Seconds after which an ``sbatch`` that outlives the client is ended: until then, it may submit, or say why not."""
 
 _let_go: list[subprocess.Popen[bytes]] = []
 """Watchdogs that nobody waits for. Python would complain about them if it forgot them while they run."""
@@ -93,6 +106,8 @@ class QueueWatchdog:
         Seconds for which there must be no jobs before it ends.
     limit : int, optional
         Seconds after which one of Slurm's commands that hangs is ended.
+    patience : int, optional
+        Seconds after which an ``sbatch`` of the client's is ended.
     """
 
     def __init__(
@@ -103,9 +118,11 @@ class QueueWatchdog:
         *,
         settle: int = _SETTLE,
         limit: int = 60,
+        patience: int = _PATIENCE,
     ) -> None:
+        arguments = [job_name, str(directory), str(settle), str(limit), str(patience)]
         self._process = subprocess.Popen(
-            ["sh", "-c", _SCRIPT, job_name, str(directory), str(settle), str(limit)],  # noqa: S607 - every POSIX system has a shell
+            ["sh", "-c", _SCRIPT, *arguments],  # noqa: S607 - every POSIX system has a shell
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -24,8 +24,10 @@ Importing it imports neither an SDK nor Dask; validating and planning work offli
 `removal`          the removal of a run, with a limit
 `owned`            what runs have left at a target, and its removal
 `preflight`        the checks of ``scalable check``
+`quotas`           the quotas of vCPUs that a run needs
 `render`           requests as text
 `prices`           prices on demand, with their sources
+`refresh`          the prices that AWS lists now
 `costs`            what a plan costs
 `api`              the only module that talks to AWS
 =================  ======================================================================

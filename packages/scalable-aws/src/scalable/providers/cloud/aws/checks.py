@@ -24,6 +24,7 @@ from scalable.providers.cloud.aws.names import Run, run_prefix
 from scalable.providers.cloud.aws.options import AWSOptions, TagKey, TagValue
 from scalable.providers.cloud.aws.request import worker_request
 from scalable.providers.cloud.aws.tasks import MAX_DEFINITION, Place, worker_definition
+from scalable.providers.common import find_processor_clashes
 
 __all__ = [
     "check_definitions",
@@ -31,6 +32,7 @@ __all__ = [
     "check_labels",
     "check_machines",
     "check_options",
+    "check_processors",
     "check_user_data",
 ]
 
@@ -58,6 +60,9 @@ _ONLY_FOR_SCHEDULERS = MappingProxyType(
 
 # https://docs.aws.amazon.com/ec2/latest/instancetypes/ac.html: families g and p, and gr with more memory.
 _WITH_GPU = re.compile(r"(g|gr|p)[0-9]")
+
+# https://docs.aws.amazon.com/ec2/latest/instancetypes/instance-type-names.html: a g after the number is Graviton.
+_ARM = re.compile(r"(a1|[a-z]+[0-9]+g[a-z0-9-]*)\..+")
 
 _MAX_TAGS = 50
 _OUR_TAGS = {"fargate": 4, "ec2": 5}
@@ -149,6 +154,16 @@ def check_machines(spec: DeploymentSpec, options: AWSOptions) -> Iterator[Valida
             usable = named.usable // 2**20
             message = f"is more than the target's instance_type leaves to a worker, {usable}Mi; choose a larger one"
             yield spec.component_issue(name, "memory", "E_NO_MACHINE", message)
+
+
+def check_processors(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:
+    """Find types of instances whose processor does not run the machine image."""
+    named = {"instance_type": options.instance_type}
+    if options.scheduler_type == "ec2":
+        named["scheduler_instance_type"] = options.scheduler_instance_type
+    # What is chosen for a component is never for ARM.
+    is_arm = {option: bool(_ARM.fullmatch(name or "")) for option, name in named.items()}
+    yield from find_processor_clashes(spec, is_arm, "ami")
 
 
 def check_labels(spec: DeploymentSpec, options: AWSOptions) -> Iterator[ValidationIssue]:

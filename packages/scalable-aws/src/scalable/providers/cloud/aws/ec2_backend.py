@@ -30,7 +30,7 @@ from scalable.providers.cloud.aws.logs import MAX_LINES, console_tail, log_tail
 from scalable.providers.cloud.aws.machines import machine_named
 from scalable.providers.cloud.aws.names import COMPONENT, REQUEST, Run
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.cloud.aws.refusals import explain_refusal, is_lasting
+from scalable.providers.cloud.aws.refusals import explain_refusal, is_denied, is_lasting
 from scalable.providers.cloud.aws.removal import list_instances, terminate, terminate_run
 from scalable.providers.cloud.aws.states import NativeState, instance_state
 from scalable.providers.cloud.aws.tasks import Place
@@ -208,9 +208,14 @@ class Ec2Backend:
         Source: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-request-status.html
         """
         only = [{"Name": "status-code", "Values": ["marked-for-termination"]}]
-        requests = await self._api.pages(
-            "ec2", "DescribeSpotInstanceRequests", "SpotInstanceRequests", Filters=only
-        )
+        try:
+            requests = await self._api.pages(
+                "ec2", "DescribeSpotInstanceRequests", "SpotInstanceRequests", Filters=only
+            )
+        except AwsError as error:
+            if not is_denied(error):
+                raise
+            return set()  # what has no notice is seen when it ends
         return {each["InstanceId"] for each in requests if each.get("InstanceId")}
 
     # -- Stop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scalable.providers.cloud.aws.names import (
@@ -26,6 +26,7 @@ from scalable.providers.cloud.aws.tasks import (
     Place,
     Request,
 )
+from scalable.providers.common import redacted
 from scalable.providers.scheduler import scheduler_arguments
 from scalable.providers.tls import KEY_VARIABLES, dask_environment
 from scalable.providers.worker import server_command, thread_environment, worker_arguments
@@ -38,6 +39,7 @@ __all__ = [
     "run_scheduler_instance",
     "run_worker_instances",
     "scheduler_script",
+    "shown_user_data",
     "user_data",
     "worker_script",
 ]
@@ -59,6 +61,9 @@ ECR = re.compile(
     r"(?P<account>[0-9]{12})\.dkr\.ecr(-fips)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.(com|com\.cn|eu)"
 )
 """A registry of AWS: https://docs.aws.amazon.com/AmazonECR/latest/userguide/Registries.html."""
+
+_NO_FOLDING = 2**30
+"""Characters of a line of YAML."""
 
 _METADATA = "http://169.254.169.254/latest"
 
@@ -138,11 +143,24 @@ def boot_script(
 
 def user_data(script: str) -> bytes:
     """Return a boot script as cloud-init takes it, which unpacks it by itself."""
+    config = {"bootcmd": [_END_AT_SECOND_BOOT], "runcmd": [script]}
+    return gzip.compress(_cloud_config(config).encode(), mtime=0)
+
+
+def shown_user_data(data: bytes, redact: Callable[[str], str]) -> str:
+    """Return user data as text, without the values of variables.
+
+    They are looked for in the script itself: its quotes, and those of YAML around them, are no spelling of a value.
+    """
+    import yaml
+
+    return _cloud_config(redacted(yaml.safe_load(gzip.decompress(data)), redact))
+
+
+def _cloud_config(config: Mapping[str, Any]) -> str:
     import yaml  # as cloud-init reads it: JSON has other escapes
 
-    config = {"bootcmd": [_END_AT_SECOND_BOOT], "runcmd": [script]}
-    text = yaml.safe_dump(config, default_style='"', width=len(script) + 100)
-    return gzip.compress(f"#cloud-config\n{text}".encode(), mtime=0)
+    return "#cloud-config\n" + yaml.safe_dump(config, default_style='"', width=_NO_FOLDING)
 
 
 def scheduler_script(run: Run, place: Place, image: str, options: AWSOptions) -> str:

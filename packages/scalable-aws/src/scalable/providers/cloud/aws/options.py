@@ -179,3 +179,9 @@ class AWSOptions(RemoteTargetOptions):
     def kinds(self) -> frozenset[Kind]:
         """What there is in a run."""
         return frozenset((self.cluster_type, self.scheduler_type))
+
+    @property
+    def own_roles(self) -> frozenset[Kind]:
+        """For what the target names a role, so that a run makes none."""
+        named = {"fargate": self.execution_role_arn, "ec2": self.instance_profile}
+        return frozenset(kind for kind in self.kinds if named[kind] is not None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scalable.cluster.port import Leftover
@@ -17,15 +19,17 @@ if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi
     from scalable.providers.cloud.aws.options import Kind
 
-__all__ = ["CLUSTER", "LOG_GROUP", "list_owned", "reap"]
+__all__ = ["CLUSTER", "INSTANCES", "LOG_GROUP", "list_owned", "reap"]
 
 CLUSTER = "ECS cluster"
 CLUSTER_WITH_INSTANCES = "ECS cluster with EC2 instances"
 LOG_GROUP = "log group"
+INSTANCES = "EC2 instances"
 _KINDS: Mapping[str, Set[Kind]] = {
     CLUSTER: {"fargate"},
     CLUSTER_WITH_INSTANCES: {"fargate", "ec2"},
     LOG_GROUP: {"ec2"},
+    INSTANCES: {"ec2"},
 }
 """What a run has, by what it is found by."""
 
@@ -33,8 +37,17 @@ _REAP_TIMEOUT = 300.0
 _DESCRIBED_AT_ONCE = 100
 
 
-async def list_owned(api: AwsApi) -> list[Owned]:
+async def list_owned(api: AwsApi, kinds: Set[Kind] = frozenset({"fargate"})) -> list[Owned]:
     """Return the ECS clusters of all runs, and the log groups of those on EC2: each stands for everything of its run.
+
+    Instances whose log group somebody has removed stand for themselves.
+
+    Parameters
+    ----------
+    api : AwsApi
+        AWS.
+    kinds : set of {"fargate", "ec2"}
+        What the target has. Whoever has tasks alone need not be allowed to ask for instances.
 
     Raises
     ------
@@ -54,7 +67,48 @@ async def list_owned(api: AwsApi) -> list[Owned]:
         ]
     clusters = [*_owned(found)]
     runs = {each.run_id for each in clusters}
-    return [*clusters, *(each for each in await _log_groups(api) if each.run_id not in runs)]
+    listed = [*clusters, *(each for each in await _log_groups(api) if each.run_id not in runs)]
+    return _with_instances(listed, await _instances(api)) if "ec2" in kinds else listed
+
+
+async def _instances(api: AwsApi) -> list[Owned]:
+    """Return the instances of all runs, those of each run as one."""
+    reservations = await api.pages(
+        "ec2",
+        "DescribeInstances",
+        "Reservations",
+        Filters=[
+            {"Name": "tag-key", "Values": [RUN]},
+            {
+                "Name": "instance-state-name",
+                "Values": ["pending", "running", "stopping", "stopped"],
+            },
+        ],
+    )
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for reservation in reservations:
+        for instance in reservation["Instances"]:
+            tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
+            counts[tags[RUN], _owner(tags), f"{reservation['OwnerId']} {api.region}"] += 1
+    return [
+        Owned(INSTANCES, run, run, owner, f"{n} exist", place)
+        for (run, owner, place), n in counts.items()
+    ]
+
+
+def _with_instances(listed: Sequence[Owned], instances: Sequence[Owned]) -> list[Owned]:
+    """Return what is listed, with how many instances its run has, and instances of other runs."""
+    of_run = {each.run_id: each for each in instances}
+    runs = {each.run_id for each in listed}
+    detailed = []
+    for each in listed:
+        found = of_run.get(each.run_id)
+        details = [
+            *filter(None, [each.detail]),
+            *([f"{INSTANCES}: {found.detail}"] if found else []),
+        ]
+        detailed.append(replace(each, detail=", ".join(details)))
+    return [*detailed, *(each for each in instances if each.run_id not in runs)]
 
 
 async def _log_groups(api: AwsApi) -> list[Owned]:
@@ -98,10 +152,20 @@ def _owner(tags: Mapping[str, str]) -> str:
     return owner_of_label(tags.get(OWNER, ""), owner_tag)
 
 
-async def reap(api: AwsApi, owned: Sequence[Owned]) -> list[Leftover]:
-    """Remove everything of the runs of these; return what could not be removed."""
+async def reap(
+    api: AwsApi, owned: Sequence[Owned], own_roles: Set[Kind] = frozenset()
+) -> list[Leftover]:
+    """Remove everything of the runs of these; return what could not be removed.
+
+    Parameters
+    ----------
+    api, owned : AwsApi, sequence of Owned
+        AWS, and what stands for the runs.
+    own_roles : set of {"fargate", "ec2"}
+        For what the target names a role.
+    """
     left: list[Leftover] = []
     kinds = {each.run_id: each.kind for each in owned}
     for run, kind in kinds.items():
-        left += await remove_run(api, run, _REAP_TIMEOUT, _KINDS[kind])
+        left += await remove_run(api, run, _REAP_TIMEOUT, _KINDS[kind], own_roles)
     return left

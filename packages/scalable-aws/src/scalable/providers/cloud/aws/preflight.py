@@ -15,7 +15,7 @@ from scalable.providers.cloud.aws.instances import ECR
 from scalable.providers.cloud.aws.machines import machine_named
 from scalable.providers.cloud.aws.quotas import Quota, fargate_quotas, instance_quotas
 from scalable.providers.cloud.aws.refusals import is_missing
-from scalable.providers.cloud.aws.setup import Network, SetupError, find_network
+from scalable.providers.cloud.aws.setup import Network, SetupError, find_images, find_network
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.options import AWSOptions
@@ -80,6 +80,12 @@ async def preflight(
     ):
         if role:
             results.append(await _ask(what, _check_role, api, what, role))
+    if "ec2" in options.kinds:
+        gpus = any(request.gpus for request in requests.values())
+        results.append(await _ask("machine image", _check_machine_image, api, options, gpus))
+    if options.instance_profile:
+        profile = options.instance_profile
+        results.append(await _ask("instance profile", _check_profile, api, profile))
     images = {image, *(request.image for request in requests.values())}
     results += await asyncio.gather(
         *(_ask(f"image {each}", _check_image, api, each) for each in sorted(images))
@@ -205,6 +211,29 @@ async def _check_role(api: AwsApi, what: str, arn: str) -> CheckResult:
             raise
         return CheckResult(what, False, f"there is no role {arn}", "correct its ARN, or create it")
     return CheckResult(what, True, arn)
+
+
+async def _check_machine_image(api: AwsApi, options: AWSOptions, gpus: bool) -> CheckResult:
+    try:
+        found = await find_images(api, options, gpus=gpus)
+    except SetupError as error:
+        why = error.explanation
+        return CheckResult("machine image", False, why.summary, why.remedy)
+    return CheckResult("machine image", True, ", ".join(dict.fromkeys(each.id for each in found)))
+
+
+async def _check_profile(api: AwsApi, name: str) -> CheckResult:
+    what = "instance profile"
+    try:
+        found = await api.call("iam", "GetInstanceProfile", InstanceProfileName=name)
+    except AwsError as error:
+        if not is_missing(error):
+            raise
+        remedy = "correct its name, or create it"
+        return CheckResult(what, False, f"there is no instance profile {name}", remedy)
+    if not found["InstanceProfile"]["Roles"]:
+        return CheckResult(what, False, f"{name} has no role", "add one to it")
+    return CheckResult(what, True, name)
 
 
 async def _check_image(api: AwsApi, image: str) -> CheckResult:

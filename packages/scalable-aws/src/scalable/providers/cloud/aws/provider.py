@@ -30,6 +30,7 @@ from scalable.providers.cloud.aws.checks import (
     check_labels,
     check_machines,
     check_options,
+    check_processors,
     check_user_data,
 )
 from scalable.providers.cloud.aws.costs import estimate_ec2, estimate_fargate
@@ -75,6 +76,7 @@ from scalable.providers.common import (
     ask,
     cluster_handle,
     explicit_or_default,
+    find_bad_images,
     group_specs,
     no_effect_warnings,
     scheduler_image,
@@ -109,12 +111,14 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         yield from no_effect_warnings(
             spec, "mounts", "machines of AWS do not have your directories"
         )
+        yield from find_bad_images(spec)
         yield from check_labels(spec, options)
         if options.cluster_type == "fargate":
             yield from check_fargate(spec, options)
             yield from check_definitions(spec, options)
         else:
             yield from check_machines(spec, options)
+            yield from check_processors(spec, options)
             yield from check_user_data(spec, options)
         if options.spot_fallback and not options.spot:
             message = "has no effect without spot: true"
@@ -213,13 +217,15 @@ class AWSBatchProvider(BaseProvider[AWSOptions]):
         """
         from scalable.providers.cloud.aws.owned import list_owned
 
-        return _ask(self.parse_options(spec), list_owned)
+        options = self.parse_options(spec)
+        return _ask(options, lambda api: list_owned(api, options.kinds))
 
     def reap(self, spec: DeploymentSpec, owned: Sequence[Owned]) -> Sequence[Leftover]:
         """Remove everything of the runs of these."""
         from scalable.providers.cloud.aws.owned import reap
 
-        return _ask(self.parse_options(spec), lambda api: reap(api, owned)) if owned else []
+        options = self.parse_options(spec)
+        return _ask(options, lambda api: reap(api, owned, options.own_roles)) if owned else []
 
     def _build(self, spec: DeploymentSpec, options: AWSOptions) -> ClusterHandle:
         from scalable.cluster import Pace

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = [
     "explain_refusal",
     "explain_shortfall",
+    "is_denied",
     "is_expired",
     "is_lasting",
     "is_missing",
@@ -89,6 +90,11 @@ def is_there_already(error: AwsError) -> bool:
     # An instance profile takes one role, and a second call is refused as one too many.
     filled = error.operation == "AddRoleToInstanceProfile" and error.code == "LimitExceeded"
     return filled or error.code in _THERE
+
+
+def is_denied(error: AwsError) -> bool:
+    """Return whether a permission is lacking."""
+    return error.code in _DENIED
 
 
 def is_expired(error: AwsError) -> bool:

@@ -22,6 +22,7 @@ from scalable.providers.cloud.aws.names import (
 )
 from scalable.providers.cloud.aws.refusals import (
     explain_refusal,
+    is_denied,
     is_expired,
     is_missing,
     is_transient,
@@ -164,33 +165,36 @@ async def terminate(api: AwsApi, instances: Collection[str]) -> set[str]:
     AwsError, AwsUnreachableError
         One could not be terminated; all others were tried, unless AWS is in trouble.
     """
-    rest, unknown = {*instances}, set[str]()
+    unknown, refused = await _terminate(api, instances)
+    for error in refused.values():
+        raise error
+    return unknown
+
+
+async def _terminate(
+    api: AwsApi, instances: Collection[str]
+) -> tuple[set[str], dict[str, AwsError]]:
+    """Do what `terminate` does; return those that AWS does not know, and those that may not be terminated, with why."""
+    rest, unknown, refused = {*instances}, set[str](), dict[str, AwsError]()
     while rest:
         try:
             await api.call("ec2", "TerminateInstances", InstanceIds=sorted(rest))
         except AwsError as error:
             named = rest.intersection(_INSTANCE.findall(error.text))
-            if not is_missing(error) or not named:
-                if len(rest) == 1 or is_transient(error) or is_expired(error):
-                    raise
-                return unknown | await _terminate_each(api, rest)
-            unknown |= named
-            rest -= named
-        else:
-            break
-    return unknown
-
-
-async def _terminate_each(api: AwsApi, instances: Collection[str]) -> set[str]:
-    unknown, problem = set[str](), None
-    for each in sorted(instances):
-        try:
-            unknown |= await terminate(api, [each])
-        except AwsError as error:
-            problem = error
-    if problem is not None:
-        raise problem
-    return unknown
+            if is_missing(error) and named:
+                unknown |= named
+                rest -= named
+                continue
+            if is_transient(error) or is_expired(error):
+                raise
+            if len(rest) == 1:
+                return unknown, dict.fromkeys(rest, error)
+            for each in sorted(rest):
+                more, other = await _terminate(api, [each])
+                unknown |= more
+                refused |= other
+        break
+    return unknown, refused
 
 
 _INSTANCE = re.compile(r"\bi-[0-9a-f]+")
@@ -212,6 +216,7 @@ async def terminate_run(
     deadline = began + limit
     left: list[str] = []
     asked: set[str] = set()
+    refused: dict[str, str] = {}
     while True:
         try:
             states = {
@@ -222,10 +227,13 @@ async def terminate_run(
             left = sorted((exist | unlisted) - {*but})
             if not left:
                 return []
-            new = {*left} - asked
-            asked |= new - await terminate(api, new)
+            new = {*left} - asked - refused.keys()
+            unknown, denied = await _terminate(api, new)
+            asked |= new - unknown - denied.keys()
+            refused |= {name: str(explain_refusal(error)) for name, error in denied.items()}
             heard = _now()
-            problem, lasting = "it is shutting down", False
+            # Those that may not be terminated are left once all others have gone.
+            problem, lasting = "it is shutting down", {*left} <= refused.keys()
         except AwsError as error:
             problem, lasting = str(explain_refusal(error)), _is_lasting(error, heard)
         except (AwsUnreachableError, NativeTimeoutError) as error:
@@ -234,11 +242,20 @@ async def terminate_run(
             why = f"{problem}; {_remedy(run)}"
             if not left:
                 return [Leftover("instances tagged", f"{RUN}={run}", why, is_certain=False)]
-            return [Leftover("EC2 instance", each, why) for each in left]
+            return [
+                Leftover("EC2 instance", each, f"{refused.get(each, problem)}; {_remedy(run)}")
+                for each in left
+            ]
         await asyncio.sleep(_POLL)
 
 
-async def remove_run(api: AwsApi, run: str, limit: float, kinds: Set[Kind]) -> list[Leftover]:
+async def remove_run(
+    api: AwsApi,
+    run: str,
+    limit: float,
+    kinds: Set[Kind],
+    own_roles: Set[Kind] = frozenset(),
+) -> list[Leftover]:
     """Remove everything that belongs to a run; return what is left after `limit` seconds.
 
     The rest is removed even if a part of it cannot be. What a run is found by goes last, and stays with a rest: its
@@ -252,6 +269,8 @@ async def remove_run(api: AwsApi, run: str, limit: float, kinds: Set[Kind]) -> l
         Seconds.
     kinds : set of {"fargate", "ec2"}
         What its scheduler and workers are.
+    own_roles : set of {"fargate", "ec2"}
+        For what the target names a role. The run has made none then, and who removes it may have no permission to ask.
     """
     deadline = _now() + limit
     cluster: Step = "ECS cluster", resource_name(run), lambda: _remove_cluster(api, run)
@@ -263,11 +282,15 @@ async def remove_run(api: AwsApi, run: str, limit: float, kinds: Set[Kind]) -> l
     if "fargate" in kinds:
         steps += [
             ("task definitions", family(run, "*"), lambda: _remove_definitions(api, run)),
-            ("IAM role", role_name(run), lambda: _remove_role(api, role_name(run))),
             logs,
         ]
-    if "ec2" in kinds:
-        steps.append(("instance profile", profile_name(run), lambda: _remove_profile(api, run)))
+    roles: dict[Kind, Step] = {
+        "fargate": ("IAM role", role_name(run), lambda: _remove_role(api, role_name(run))),
+        "ec2": ("instance profile", profile_name(run), lambda: _remove_profile(api, run)),
+    }
+    for kind in sorted(kinds):
+        what, name, remove = roles[kind]
+        steps.append((what, name, _if_allowed(remove) if kind in own_roles else remove))
     left = await stop_all(api, run, limit, kinds)
     found = await asyncio.gather(*(_until_done(step, run, deadline) for step in steps))
     left += [each for some in found for each in some]
@@ -359,6 +382,19 @@ async def _if_there(call: Awaitable[Any]) -> None:
     except AwsError as error:
         if not is_missing(error):
             raise
+
+
+def _if_allowed(remove: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Return a step that a lacking permission does not fail."""
+
+    async def step() -> None:
+        try:
+            await remove()
+        except AwsError as error:
+            if not is_denied(error):
+                raise
+
+    return step
 
 
 async def _remove_parameter(api: AwsApi, run: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable
 
+from scalable.providers.cloud.aws.instances import shown_user_data
 from scalable.providers.cloud.aws.tasks import Request
 from scalable.providers.common import redacted
 
@@ -27,5 +27,5 @@ def rendered(request: Request, redact: Callable[[str], str]) -> str:
     """
     shown = {**request.params}
     if "UserData" in shown:
-        shown["UserData"] = gzip.decompress(shown["UserData"]).decode()
+        shown["UserData"] = shown_user_data(shown["UserData"], redact)
     return json.dumps(redacted(shown, redact), indent=2, ensure_ascii=False) + "\n"

@@ -227,7 +227,11 @@ class AwsScheduler(ABC):
             if not self._may_exist:
                 return []
             return await remove_run(
-                self._api, self._run.name, self._close_timeout, self._options.kinds
+                self._api,
+                self._run.name,
+                self._close_timeout,
+                self._options.kinds,
+                self._options.own_roles,
             )
         finally:
             await self._api.close()

@@ -31,7 +31,14 @@ from scalable.providers.cloud.aws.tasks import MachineImage, Place, Request
 if TYPE_CHECKING:
     from scalable.providers.tls import Credentials
 
-__all__ = ["Network", "SetupError", "create_when_known", "find_network", "make_place"]
+__all__ = [
+    "Network",
+    "SetupError",
+    "create_when_known",
+    "find_images",
+    "find_network",
+    "make_place",
+]
 
 _PATIENCE = 60.0
 """Seconds in which what is new becomes known in all of AWS; it usually takes ten."""
@@ -183,7 +190,8 @@ async def make_place(
         await _make_role(api, run, name, "ec2", partition, account)
         await _make(api, create_profile(run))
         await _make(api, fill_profile(run))
-    return await _with_images(api, replace(place, profile=own or name), options, gpus)
+    image, gpu_image = await find_images(api, options, gpus=gpus)
+    return replace(place, profile=own or name, ami=image, gpu_ami=gpu_image)
 
 
 async def _make_role(
@@ -198,8 +206,16 @@ async def _make_role(
     await _make(api, put_role_policy(run, name, api.region, partition, account))
 
 
-async def _with_images(api: AwsApi, place: Place, options: AWSOptions, gpus: bool) -> Place:
-    """Return the place with the machine images of its instances."""
+async def find_images(
+    api: AwsApi, options: AWSOptions, *, gpus: bool
+) -> tuple[MachineImage, MachineImage]:
+    """Return the machine images of instances without and with GPUs.
+
+    Raises
+    ------
+    SetupError
+        There is none.
+    """
     ami = options.ami or await _newest(api, _AMI)
     gpu_ami = (options.ami or await _newest(api, _GPU_AMI)) if gpus else ami
     answer = await api.call("ec2", "DescribeImages", ImageIds=sorted({ami, gpu_ami}))
@@ -207,7 +223,7 @@ async def _with_images(api: AwsApi, place: Place, options: AWSOptions, gpus: boo
     for each in (ami, gpu_ami):
         if each not in images:
             raise _missing(f"there is no machine image {each}", "set the target's ami")
-    return replace(place, ami=images[ami], gpu_ami=images[gpu_ami])
+    return images[ami], images[gpu_ami]
 
 
 def _machine_image(image: Mapping[str, Any]) -> MachineImage:

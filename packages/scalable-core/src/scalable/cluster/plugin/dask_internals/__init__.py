@@ -1,7 +1,16 @@
 """What the plugin uses of distributed beyond its public interface.
 
 Each name is listed in docs/extending/dask.md and has a test of its own against the installed version. Hooks, handlers
-and documented attributes of distributed's state classes are used where they are needed.
+and documented attributes of distributed's state classes are used where they are needed. The names are imported from
+here; they are in modules by whom they are about:
+
+=============  ======================================================================
+`scheduler`    workers and tasks, as the scheduler has them
+`worker`       tasks, as a worker has them
+`clients`      the clients that tasks get on a worker
+`connections`  when connections send, and what they keep and raise
+`functions`    copies of functions, and what else the other modules share
+=============  ======================================================================
 """
 
 from scalable.cluster.plugin.dask_internals.clients import (
@@ -52,9 +61,9 @@ from scalable.cluster.plugin.dask_internals.scheduler import (
 )
 from scalable.cluster.plugin.dask_internals.worker import (
     actor_executor,
-    actor_failure,
     drop_unusable_traceback,
     executing_tasks,
+    failure_answer,
     has_seceded,
     not_executed,
     raised_by,
@@ -77,7 +86,6 @@ __all__ = [
     "Hold",
     "Stealing",
     "actor_executor",
-    "actor_failure",
     "adjust_batches",
     "barrier_of_shuffle",
     "cancel_all",
@@ -87,6 +95,7 @@ __all__ = [
     "drop_unusable_traceback",
     "executing_tasks",
     "fail_task",
+    "failure_answer",
     "find_worker",
     "forget_worker_and_clients",
     "free_key",

@@ -23,14 +23,14 @@ __all__ = [
 
 
 def forget_worker_and_clients() -> None:
-    """In a fork, let Dask find no worker and no client there: `get_worker` and `get_client` raise ValueError."""
+    """Make `get_worker` and `get_client` raise ValueError in a fork of a worker's process, where neither could work."""
     distributed.worker._worker_cvar = ContextVar("_worker_cvar")
     distributed.client._global_clients.clear()
     distributed.client._current_client.set(None)
 
 
 def _add_submitting_task(client: Client, find_key: Callable[[], Any]) -> None:
-    """Let the scheduler know which coroutine has submitted a task, as it does of tasks that run in a thread."""
+    """Make a client tell the scheduler which coroutine submits a task, as Dask does for tasks that run in a thread."""
     send: Any = client._send_to_scheduler
 
     def send_with_key(msg: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ def _add_submitting_task(client: Client, find_key: Callable[[], Any]) -> None:
 def replace_worker_client(
     worker: Worker, client_class: Callable[[], type[Client]]
 ) -> Callable[[Any], object]:
-    """Let tasks on a worker get a client of this class where Dask would make one of its own.
+    """Make tasks on a worker get a client of this class where Dask would create one of its own.
 
     Return a function to be called in the asyncio task of each task of Dask's, with its key.
     """

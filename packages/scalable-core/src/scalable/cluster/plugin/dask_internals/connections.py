@@ -44,7 +44,7 @@ BATCH_INTERVAL = 0.002
 
 
 def lift_send_timeout(comm: Any) -> None:
-    """Let a connection wait for as long as its other end does not read, while that is reachable.
+    """Turn off a connection's limit on how long its other end may not read, while that is reachable.
 
     distributed sets TCP_USER_TIMEOUT to 30 s. Linux then closes a connection whose other end acknowledges but has not
     made room in its buffer for this long, as the process of a task that holds the GIL does not. Keepalive probes still
@@ -56,17 +56,17 @@ def lift_send_timeout(comm: Any) -> None:
 
 
 def lift_worker_send_timeout(worker: Worker) -> None:
-    """Let a worker's connection to the scheduler wait for as long as the scheduler does not read."""
+    """Do the same as `lift_send_timeout` for a worker's connection to the scheduler."""
     lift_send_timeout(worker.batched_stream.comm)
 
 
 def send_sooner(batched: Any) -> None:
-    """Let a connection send its next batch of messages after 2 ms, where Dask waits for 5 or 10 ms."""
+    """Make a connection send each batch of messages after 2 ms, where Dask waits for 5 or 10 ms."""
     batched.interval = BATCH_INTERVAL
 
 
 def keep_no_log(batched: Any) -> None:
-    """Let a connection keep none of the messages that it has sent.
+    """Turn off a connection's log of the messages that it has sent.
 
     Dask keeps the last 1000 batches below 1 MB for its developers, with all small results, functions and arguments that
     were sent in them.
@@ -75,7 +75,7 @@ def keep_no_log(batched: Any) -> None:
 
 
 def adjust_batches(worker: Worker) -> None:
-    """Let a worker send messages to the scheduler at once, or in batches while it has more tasks to run.
+    """Make a worker send messages to the scheduler at once or, while it has more tasks to run, in batches.
 
     Nobody may have anything to do but wait for the only task, whose start has been sent just before its end.
     """
@@ -84,14 +84,14 @@ def adjust_batches(worker: Worker) -> None:
 
 
 def replace_batched_send(worker: Worker, send: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Let a worker call `send` with its messages to the scheduler; return what it has called so far."""
+    """Make a worker call `send` with its messages to the scheduler; return what it called before."""
     previous = worker.batched_send
     setattr(worker, "batched_send", send)  # noqa: B010 - a method, as mypy sees it
     return previous
 
 
 def read_unreadable_tasks(worker: Worker, replace: Callable[[BaseException], Any]) -> None:
-    """Let a worker go on if it cannot unpickle a task that the scheduler sends; `replace(error)` takes its place.
+    """Put `replace(error)` in the place of a task that the scheduler sends and a worker cannot unpickle.
 
     The message is lost otherwise, and with it the worker, since nobody knows any more which task it was.
     """
@@ -102,7 +102,7 @@ def read_unreadable_tasks(worker: Worker, replace: Callable[[BaseException], Any
 
 
 def contain_requests(worker: Worker, replace: Callable[[BaseException], Any]) -> None:
-    """Let `replace(error)` take the place of what a worker is sent and cannot unpickle, such as scattered data."""
+    """Put `replace(error)` in the place of what clients send and a worker cannot unpickle, such as scattered data."""
 
     def contained(handle: Callable[[Any], Any], comm: Any) -> Any:
         _contain_unpickling(comm, replace)
@@ -114,7 +114,7 @@ def contain_requests(worker: Worker, replace: Callable[[BaseException], Any]) ->
 
 
 def contain_answers(pool: Any, replace: Callable[[BaseException], Any]) -> None:
-    """Let `replace(error)`, which may raise, take the place of what a pool of connections receives and cannot unpickle.
+    """Put `replace(error)`, which may raise, in the place of what a pool of connections receives and cannot unpickle.
 
     What users' code raises there is taken for something else: `OSError` and `EOFError` for trouble with the network, so
     that the same is asked for again without end; `SystemExit` ends the event loop.
@@ -172,7 +172,7 @@ class ContainedCalls(PooledRPCCall):
         return await _answered(call(**kwargs))
 
     async def proxy(self, *, msg: dict[str, Any], **kwargs: Any) -> Any:
-        """Let a scheduler pass on a call to a worker."""
+        """Call a worker through the scheduler."""
         call = self.__getattr__("proxy")  # type: ignore[no-untyped-call]
         answer = call(msg=msg, **kwargs)
         return await (_answered(answer) if msg["op"] == "actor_execute" else answer)
@@ -206,7 +206,7 @@ def _guarded(load: Callable[..., Any], replace: Callable[[BaseException], Any]) 
 
 
 def _read_with(comm: Any, **functions: Any) -> None:
-    """Let a connection read messages by copies of distributed's functions, which find others under some names."""
+    """Make a connection read messages by copies of distributed's functions in which these names are replaced."""
     read = type(comm).read
     if "from_frames" not in read.__globals__:
         return  # within one process, nothing is pickled
@@ -216,7 +216,7 @@ def _read_with(comm: Any, **functions: Any) -> None:
 
 
 def close_connection(worker: Worker) -> None:
-    """In a fork of a worker's process, close its copy of the connection to the scheduler."""
+    """Close the copy of a worker's connection to the scheduler that a fork of its process has."""
     stream = getattr(worker.batched_stream and worker.batched_stream.comm, "stream", None)
     if stream is not None and stream.socket is not None:
         stream.socket.close()

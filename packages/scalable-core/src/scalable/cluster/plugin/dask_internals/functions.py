@@ -30,7 +30,7 @@ def with_globals(function: Any, **changed: Any) -> Any:
 
 
 def hide_from_tracebacks(function: Any) -> None:
-    """Let Dask leave out this function's frame above that of a task, as it leaves out its own."""
+    """Make Dask leave a function that calls a task out of the task's traceback, as it does with its own."""
     # `distributed.utils.get_traceback` goes by the name of the file.
     name = os.path.join("distributed", "worker.py")  # noqa: PTH118 - a text that is compared
     function.__code__ = function.__code__.replace(co_filename=name)

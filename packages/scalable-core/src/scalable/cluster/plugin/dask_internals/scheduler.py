@@ -72,7 +72,7 @@ def set_scheduler_side_status(scheduler: Scheduler, ws: WorkerState, status: Sta
 
 
 def turn_off_worker_ttl(scheduler: Scheduler) -> None:
-    """Let no worker be removed because its heartbeat is late."""
+    """Stop the scheduler from removing workers whose heartbeats are late."""
     scheduler.worker_ttl = None
     if check := scheduler.periodic_callbacks.pop("worker-ttl", None):
         check.stop()
@@ -86,7 +86,7 @@ async def remove_worker(scheduler: Scheduler, ws: WorkerState) -> None:
 
 
 def interrupt_retirement(scheduler: Scheduler, address: str) -> bool:
-    """Let ``Scheduler.retire_workers`` give up on a worker; return whether its policy was found.
+    """Make ``Scheduler.retire_workers`` give up on a worker; return whether its policy was found.
 
     If the active memory manager is off, retirement has one of its own, and must be cancelled instead.
     """
@@ -144,7 +144,7 @@ def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes, text: str) -> N
 
 
 def free_key(scheduler: Scheduler, address: str, key: Any) -> None:
-    """Let a worker forget a task: it does not start it, or drops its result or its failure."""
+    """Make a worker forget a task: it does not start it, or drops its result or its failure."""
     message = {"op": "free-keys", "keys": [key], "stimulus_id": new_stimulus_id()}
     scheduler.worker_send(address, message)
 
@@ -168,7 +168,7 @@ def release_tasks(scheduler: Scheduler, tasks: Iterable[TaskState]) -> None:
 
 
 def take_over_failures(scheduler: Scheduler) -> int:
-    """Keep the scheduler from failing tasks whose workers die; return how many deaths it would have allowed."""
+    """Stop the scheduler from failing tasks whose workers die; return how many deaths it would have allowed."""
     allowed: int = scheduler.allowed_failures
     scheduler.allowed_failures = sys.maxsize
     return allowed
@@ -208,7 +208,7 @@ ALONE = "scalable-alone"
 
 
 def run_alone(ts: TaskState, seconds: float | None) -> None:
-    """Let a task run alone on its worker for that long, from its next start on; None ends that."""
+    """Make a task run alone on its worker for that long, from its next start on; None ends that."""
     ts.annotations = {k: v for k, v in (ts.annotations or {}).items() if k != ALONE}
     if seconds is not None:
         ts.annotations[ALONE] = seconds
@@ -241,7 +241,7 @@ def cancel_all(scheduler: Scheduler, reason: str) -> None:
 def report_failed_graph(
     scheduler: Scheduler, keys: Iterable[Any], client: str, error: Exception
 ) -> None:
-    """Let futures of a client raise an error, whose tasks the scheduler cannot read."""
+    """Make the futures of tasks that the scheduler cannot unpickle raise an error in their client."""
     for key in keys:
         message = {"op": "task-erred", "key": key, "exception": to_serialize(error)}
         scheduler.report({**message, "traceback": None}, client=client)

@@ -23,9 +23,9 @@ from scalable.cluster.plugin.dask_internals.scheduler import ALONE
 
 __all__ = [
     "actor_executor",
-    "actor_failure",
     "drop_unusable_traceback",
     "executing_tasks",
+    "failure_answer",
     "has_seceded",
     "not_executed",
     "raised_by",
@@ -83,7 +83,7 @@ def not_executed(key: Any) -> RescheduleEvent:
 
 
 def replace_execute(worker: Worker, execute: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-    """Let a worker call `execute` to run a task; return what it has called so far."""
+    """Make a worker call `execute` to run a task; return what it called before."""
     previous = worker.execute
     setattr(worker, "execute", execute)  # noqa: B010 - a method, as mypy sees it
     return previous
@@ -97,7 +97,7 @@ def run_id(worker: Worker, key: Any) -> int:
 
 @contextmanager
 def replaced_run_spec(worker: Worker, key: Any, replace: Callable[[Any], Any]) -> Iterator[None]:
-    """Within the block, let a worker call `replace(task)` in place of a task, if a thread calls it."""
+    """Make a worker call `replace(task)` in place of a task, if a thread calls it, until the block is left."""
     ts = worker.state.tasks.get(key)
     if ts is None or ts.run_spec is None or not _is_run_by_thread(worker, ts):
         yield
@@ -184,9 +184,9 @@ def actor_executor(worker: Worker) -> Any:
     return worker.executors["actor"]
 
 
-def actor_failure(error: Exception) -> dict[str, Any]:
-    """Return what `Worker.actor_execute` returns for a call that has raised `error`."""
-    return {"status": "error", "exception": to_serialize(error)}
+def failure_answer(error: Exception) -> dict[str, Any]:
+    """Return what the handlers of a worker that call the user's code besides tasks return for what that has raised."""
+    return {"status": "error", "exception": to_serialize(error), "traceback": None}
 
 
 def untransferable_error(answer: Any) -> BaseException | None:
@@ -206,7 +206,7 @@ def untransferable_error(answer: Any) -> BaseException | None:
 
 
 def return_resources(worker: Worker, key: Any) -> None:
-    """Let a task that has seceded hold no resources any more, and start tasks that waited for them."""
+    """Release the resources of a task that has seceded, and start tasks that waited for them."""
     ts = worker.state.tasks[key]
     for name, amount in ts.resource_restrictions.items():
         worker.state.available_resources[name] += amount

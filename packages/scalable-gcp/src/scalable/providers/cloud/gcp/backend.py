@@ -21,7 +21,7 @@ from scalable.cluster.port import (
 )
 from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError
 from scalable.providers.cloud.gcp.api import GceError, GceUnreachableError
-from scalable.providers.cloud.gcp.instances import MAX_METADATA, worker_body
+from scalable.providers.cloud.gcp.instances import MAX_METADATA, metadata_size, worker_body
 from scalable.providers.cloud.gcp.names import REQUEST, RUN, TAG, native_request, worker_names
 from scalable.providers.cloud.gcp.refusals import (
     explain_refusal,
@@ -211,8 +211,7 @@ class GceBackend:
             scheduler=self._scheduler,
             keys=self._place.keys,
         )
-        items = body["instanceProperties"]["metadata"]["items"]
-        size = max(len(each["value"].encode()) for each in items)
+        size = metadata_size(body)
         if size > MAX_METADATA:
             problem = (
                 f"the startup script of {creation.tag} has {size} bytes, and Compute Engine takes "

@@ -8,7 +8,7 @@ from decimal import Decimal
 from scalable.costing import CostEstimate
 from scalable.providers.cloud.gcp.machines import Machine, machine_named
 from scalable.providers.cloud.gcp.options import GCPOptions
-from scalable.providers.cloud.gcp.prices import ADDRESS, DISK_GB, gib_unit, gpu_unit, vcpu_unit
+from scalable.providers.cloud.gcp.prices import ADDRESS, disk_unit, gib_unit, gpu_unit, vcpu_unit
 from scalable.providers.cloud.gcp.request import WorkerRequest
 from scalable.providers.prices import Price, Prices, priced_item
 
@@ -54,9 +54,13 @@ def estimate(
             unit = gpu_unit(kind, spot=spot)
             quantity = Decimal(n * count)
             items.append(priced_item(f"{tag} GPUs", quantity, unit, prices.find(region, unit)))
-    n = 1 + sum(counts.get(tag, 0) for tag in requests)
-    disk = prices.find(region, DISK_GB)
-    items.append(priced_item("disks", Decimal(n * options.disk_gb), "GB", _rounded(disk)))
+    machines = [(scheduler, 1), *((r.machine, counts.get(tag, 0)) for tag, r in requests.items())]
+    for kind in dict.fromkeys(machine.disk for machine, _ in machines):
+        n = sum(n for machine, n in machines if machine.disk == kind)
+        what = "disks" if kind == "pd-balanced" else f"disks, {kind}"
+        disk = prices.find(region, disk_unit(kind))
+        items.append(priced_item(what, Decimal(n * options.disk_gb), "GB", _rounded(disk)))
+    n = sum(n for _, n in machines)
     if options.external_ips:
         address = prices.find(region, ADDRESS)
         items.append(priced_item("external addresses", Decimal(n), ADDRESS, address))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scalable.providers.cloud.gcp.keys import Keys
+from scalable.providers.cloud.gcp.machines import machine_named
 from scalable.providers.cloud.gcp.names import REQUEST, TAG, Run
 from scalable.providers.cloud.gcp.options import GCPOptions
 from scalable.providers.cloud.gcp.request import WorkerRequest
@@ -28,6 +29,7 @@ __all__ = [
     "MAX_METADATA",
     "PORT",
     "boot_image",
+    "metadata_size",
     "scheduler_body",
     "subnetwork",
     "worker_body",
@@ -53,9 +55,6 @@ _BOOT_LIMIT = 3600
 _NOTICED_STOP = 30
 """Seconds between SIGTERM and SIGKILL for a container on spare capacity, instead of Docker's 10: all that there are
 from the notice to the end. https://cloud.google.com/compute/docs/instances/preemptible#preemption-process"""
-
-# https://cloud.google.com/compute/docs/disks/hyperdisks: these take no disk of type pd-balanced.
-_ONLY_HYPERDISK = frozenset({"a4", "a4x", "c4", "c4a", "c4d", "n4", "n4a", "n4d", "x4"})
 
 _TOKEN = (
     "token() { ask service-accounts/default/token | "  # noqa: S105 - how it is asked for
@@ -135,6 +134,12 @@ def _read_secret(url: str) -> list[str]:
         f'KEY=; for i in $(seq {_READS}); do KEY=$(secret) && [ -n "$KEY" ] && break; sleep 5; done',
         '[ -n "$KEY" ] || { echo "the run\'s key cannot be read: $(tr -s "\\n " "  " < "$HOME/told")"; exit 1; }',
     ]
+
+
+def metadata_size(body: Mapping[str, Any]) -> int:
+    """Return the bytes of the largest value in the metadata of a request's machines."""
+    items = body["instanceProperties"]["metadata"]["items"]
+    return max(len(each["value"].encode()) for each in items)
 
 
 def boot_image(options: GCPOptions) -> str:
@@ -269,7 +274,7 @@ def _properties(
         "diskSizeGb": str(options.disk_gb),
         "labels": dict(labels),
     }
-    if machine.partition("-")[0] not in _ONLY_HYPERDISK:
+    if machine_named(machine).disk == "pd-balanced":  # the other one is the series' own
         disk["diskType"] = "pd-balanced"
     metadata = {"startup-script": script, **({} if keys.secret else {_KEY: keys.private})}
     interface: dict[str, Any] = {"subnetwork": network}

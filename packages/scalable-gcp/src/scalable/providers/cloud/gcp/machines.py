@@ -56,6 +56,22 @@ class Machine(NamedTuple):
         return self.name.partition("-")[0]
 
     @property
+    def disk(self) -> str:
+        """The type of its boot disk.
+
+        Examples
+        --------
+        >>> machine_named("n2-standard-4").disk, machine_named("n4-standard-4").disk
+        ('pd-balanced', 'hyperdisk-balanced')
+        """
+        return "hyperdisk-balanced" if self.series in _ONLY_HYPERDISK else "pd-balanced"
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether its processor runs programs for ARM, and no others."""
+        return self.series in _ARM
+
+    @property
     def usable(self) -> int | None:
         """Bytes that a worker can use, next to the system and Docker; None if they are not known."""
         return None if self.memory is None else self.memory * 93 // 100
@@ -98,6 +114,10 @@ _WITH_GPUS = {
 _SHARED_CORE = {"e2-micro": ("0.25", 1), "e2-small": ("0.5", 2), "e2-medium": ("1", 4)}
 # The Cloud Billing Catalog has products of their own for the custom types of these, and of no other series.
 _DEARER_CUSTOM = ("n1", "n2", "n2d", "n4")
+# https://cloud.google.com/compute/docs/disks/hyperdisks: these take no disk of type pd-balanced.
+_ONLY_HYPERDISK = frozenset({"a4", "a4x", "c4", "c4a", "c4d", "n4", "n4a", "n4d", "x4"})
+# https://cloud.google.com/compute/docs/instances/arm-on-compute
+_ARM = frozenset({"a4x", "c4a", "n4a", "t2a"})
 _GPU_OF = {"g2": "nvidia-l4", "a2": "nvidia-tesla-a100"}
 _CHOSEN = ("e2", "n2", "n2d")
 """The series from which one is chosen, where a component needs no GPU."""

@@ -6,7 +6,7 @@ import difflib
 import ipaddress
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from scalable.cluster.port import Reason
@@ -14,7 +14,7 @@ from scalable.errors import NativeTimeoutError, ProviderNotSetUpError
 from scalable.providers.base import CheckResult
 from scalable.providers.cloud.gcp.api import GceApi, GceError, GceUnreachableError
 from scalable.providers.cloud.gcp.instances import PORT, boot_image, subnetwork
-from scalable.providers.cloud.gcp.machines import machine_named
+from scalable.providers.cloud.gcp.machines import Machine, machine_named
 from scalable.providers.cloud.gcp.names import regions_of, zones_of
 from scalable.providers.cloud.gcp.refusals import explain_refusal
 from scalable.providers.cloud.gcp.secret_manager import default_account, list_secrets
@@ -53,9 +53,12 @@ async def preflight(
     results.append(zones)
     if zones.ok:
         names = options.own_zones or zones_of(options.own_region, await api.zones())
-        for request in requests.values():
-            name = f"machine of {request.tag}"
-            results.append(await _ask(name, _check_machine, api, name, request, names))
+        needs = {
+            f"machine of {r.tag}": _Need(r.machine, r.cpus, r.memory) for r in requests.values()
+        }
+        needs["machine of the scheduler"] = _Need(machine_named(options.scheduler_machine_type))
+        for name, need in needs.items():
+            results.append(await _ask(name, _check_machine, api, name, need, names))
     results.append(await _ask("machine image", _check_image, api, options))
     results.append(await _ask("subnetwork", _check_subnetwork, api, options))
     results.append(await _ask("firewall", _check_firewall, api, options))
@@ -111,11 +114,17 @@ def _near(name: str, names: Sequence[str], otherwise: str = "correct it") -> str
     return f"did you mean {' or '.join(found)}?" if found else otherwise
 
 
-async def _check_machine(
-    api: GceApi, name: str, request: WorkerRequest, zones: Sequence[str]
-) -> CheckResult:
-    """Find out in which of the zones a machine type is offered, and whether it holds a worker."""
-    kind = request.machine.name
+class _Need(NamedTuple):
+    """A machine, and the cores and bytes that it must have at least."""
+
+    machine: Machine
+    cpus: int = 1
+    memory: int | None = None
+
+
+async def _check_machine(api: GceApi, name: str, need: _Need, zones: Sequence[str]) -> CheckResult:
+    """Find out in which of the zones a machine type is offered, and whether it holds what runs there."""
+    kind = need.machine.name
     there = []
     for zone in zones:
         try:
@@ -126,7 +135,7 @@ async def _check_machine(
             continue
         there.append(zone)
         usable = found.memory_mb * 2**20 * 93 // 100
-        if found.guest_cpus < request.cpus or usable < (request.memory or 0):
+        if found.guest_cpus < need.cpus or usable < (need.memory or 0):
             detail = (
                 f"{kind} has {found.guest_cpus} vCPUs and leaves {usable // 2**20}Mi to a worker"
             )
@@ -245,7 +254,13 @@ async def _check_quota(
     """Compare what a run has at most with the quotas of region and project that there are for it."""
     project = await api.call("Projects", "get")
     region = await api.call("Regions", "get", region=options.own_region)
-    quotas = {each.metric: each for each in (*project.quotas, *region.quotas)}
+    # One of spare capacity counts once it was granted; until then, Spot machines are taken off the usual one:
+    # https://cloud.google.com/compute/docs/instances/create-use-spot
+    quotas = {
+        each.metric: each
+        for each in (*project.quotas, *region.quotas)
+        if each.limit or not each.metric.startswith("PREEMPTIBLE_")
+    }
     wanted = _wanted(options, requests, counts, {*quotas})
     free = {metric: int(quotas[metric].limit - quotas[metric].usage) for metric in wanted}
     short = [metric for metric, n in wanted.items() if n > free[metric]]
@@ -283,20 +298,23 @@ def _wanted(
     wanted: Counter[str] = Counter()
     for machine, n, spot in machines:
         own = f"{machine.series.upper()}_CPUS"
-        metric = own if own in metrics else "CPUS"
-        if spot and "PREEMPTIBLE_CPUS" in metrics:
-            metric = "PREEMPTIBLE_CPUS"
-        wanted[metric] += n * (machine.vcpus or 0)
+        usual = own if own in metrics else "CPUS"
+        granted = spot and "PREEMPTIBLE_CPUS" in metrics
+        wanted["PREEMPTIBLE_CPUS" if granted else usual] += n * (machine.vcpus or 0)
         wanted["CPUS_ALL_REGIONS"] += n * (machine.vcpus or 0)
     for tag, request in requests.items():
         kind, count = request.attached or (request.machine.gpu_type, request.machine.gpus or 0)
         if gpus := _GPU_QUOTAS.get(kind):
             n = count * counts.get(tag, 0)
-            wanted[f"PREEMPTIBLE_{gpus}" if options.spot else gpus] += n
+            granted = options.spot and f"PREEMPTIBLE_{gpus}" in metrics
+            wanted[f"PREEMPTIBLE_{gpus}" if granted else gpus] += n
             wanted["GPUS_ALL_REGIONS"] += n
     total = sum(n for _, n, _ in machines)
     wanted["INSTANCES"] = total
-    wanted["SSD_TOTAL_GB"] = total * options.disk_gb  # pd-balanced counts among them
+    # pd-balanced counts among them, and Hyperdisk does not.
+    wanted["SSD_TOTAL_GB"] = options.disk_gb * sum(
+        n for machine, n, _ in machines if machine.disk == "pd-balanced"
+    )
     if options.external_ips:
         wanted["IN_USE_ADDRESSES"] = total
     return {metric: n for metric, n in wanted.items() if metric in metrics}

@@ -18,6 +18,7 @@ __all__ = [
     "ADDRESS",
     "DISK_GB",
     "PRICES",
+    "disk_unit",
     "gib_unit",
     "gpu_unit",
     "price_of_table",
@@ -35,7 +36,18 @@ _price = partial(
 ADDRESS = "IPv4 address"
 """Unit: an external address in use, whose price is the same everywhere."""
 DISK_GB = "GB of pd-balanced"
-"""Unit: a GB of a machine's boot disk."""
+"""Unit: a GB of the boot disk of most machines."""
+
+
+def disk_unit(kind: str) -> str:
+    """Return the unit of a GB of a disk of some type.
+
+    Examples
+    --------
+    >>> disk_unit("pd-balanced") == DISK_GB
+    True
+    """
+    return f"GB of {kind}"
 
 
 def vcpu_unit(rates: str, *, spot: bool = False) -> str:

@@ -23,7 +23,14 @@ from scalable.providers.base import (
     current_owner,
 )
 from scalable.providers.cloud.gcp.costs import estimate
-from scalable.providers.cloud.gcp.instances import PORT, scheduler_body, subnetwork, worker_body
+from scalable.providers.cloud.gcp.instances import (
+    MAX_METADATA,
+    PORT,
+    metadata_size,
+    scheduler_body,
+    subnetwork,
+    worker_body,
+)
 from scalable.providers.cloud.gcp.keys import Keys, secret_requests
 from scalable.providers.cloud.gcp.machines import Machine, attached_gpus, machine_named
 from scalable.providers.cloud.gcp.names import Run, run_prefix, scheduler_name, worker_names
@@ -35,7 +42,9 @@ from scalable.providers.common import (
     ask,
     cluster_handle,
     dns_label,
+    find_bad_images,
     find_name_clashes,
+    find_processor_clashes,
     group_specs,
     no_effect_warnings,
     scheduler_image,
@@ -58,6 +67,9 @@ _MAX_LABELS = 64
 _OUR_LABELS = 4
 """Labels of a worker that are Scalable's."""
 
+_CERTIFICATES_BYTES = 4096
+"""What a run's certificate adds to a startup script at most, in which it is several times."""
+
 _LABELS: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[LabelKey, LabelValue])
 
 
@@ -77,6 +89,7 @@ class GCPProvider(BaseProvider[GCPOptions]):
             yield from _check_machine(spec, machine_named(options.machine), options)
         else:
             yield from _check_choice(spec, options)
+        yield from _check_processors(spec, options)
         if options.boot_image is None and any(each.gpus for each in spec.components.values()):
             message = (
                 "set it to an image with NVIDIA's driver and container toolkit, because components "
@@ -90,6 +103,8 @@ class GCPProvider(BaseProvider[GCPOptions]):
             spec, "mounts", "machines of Google Cloud do not have your directories"
         )
         yield from find_name_clashes(spec, dns_label)
+        yield from find_bad_images(spec)
+        yield from _check_metadata(spec, options)
 
     def knows_prices(self, spec: DeploymentSpec) -> bool:
         """Return whether there are prices for the target's region."""
@@ -348,6 +363,40 @@ def _check_machine(
     if options.gpu_type and machine.gpu_type and options.gpu_type != machine.gpu_type:
         message = f"the target's machine_type has GPUs of type {machine.gpu_type}; remove this"
         yield spec.option_issue("gpu_type", "E_NOT_SUPPORTED", message)
+
+
+def _check_metadata(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
+    """Find components whose variables make the startup script of their machines larger than Compute Engine takes."""
+    run = Run(f"{run_prefix(spec.target_name)}-00000000", "", options.labels)
+    for tag, request in _requests(spec, options, "").items():
+        body = worker_body(
+            run,
+            options,
+            "",
+            request,
+            names=[],
+            request_id="",
+            scheduler=f"tls://10.0.0.1:{PORT}",
+            keys=Keys("", ""),
+        )
+        size = metadata_size(body) + _CERTIFICATES_BYTES
+        if size > MAX_METADATA:
+            message = (
+                f"makes a startup script of {size} bytes with the rest that a machine is told, and Compute Engine "
+                f"takes {MAX_METADATA}; set fewer or shorter variables"
+            )
+            yield spec.component_issue(tag, "env", "E_TOO_LARGE", message)
+
+
+def _check_processors(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:
+    """Find types of machines whose processor does not run the machine image."""
+    named = {
+        "machine_type" if options.machine_type else "instance_type": options.machine,
+        "scheduler_machine_type": options.scheduler_machine_type,
+    }
+    # What is chosen for a component is never for ARM.
+    is_arm = {option: machine_named(name or "").is_arm for option, name in named.items()}
+    yield from find_processor_clashes(spec, is_arm, "boot_image")
 
 
 def _check_choice(spec: DeploymentSpec, options: GCPOptions) -> Iterator[ValidationIssue]:

@@ -106,7 +106,7 @@ class GceScheduler:
         run, options = self.place.run, self.place.options
         project = await self._api.check_credentials()
         try:
-            zones = options.own_zones or await self._zones(project)
+            zones = await self._zones(project)
             network = subnetwork(options, project, options.own_region)
             self.place = replace(self.place, zones=zones, subnetwork=network)
             self._may_exist = True
@@ -117,13 +117,24 @@ class GceScheduler:
         except GceUnreachableError as error:
             raise SchedulerStartError(run.name, Explanation(Reason.NETWORK, str(error))) from error
 
-    async def _zones(self, project: str) -> list[str]:
-        region, every = self.place.options.own_region, await self._api.zones()
-        if found := zones_of(region, every):
+    async def _zones(self, project: str) -> Sequence[str]:
+        """Return the zones of the run. With one that is not there, no machine could be observed."""
+        region, own = self.place.options.own_region, self.place.options.own_zones
+        try:
+            every = await self._api.zones()
+        except GceError as error:
+            if own and is_lasting(error):  # a role without this permission
+                return own
+            raise
+        missing = [zone for zone in own if zone not in every]
+        found = own or zones_of(region, every)
+        if found and not missing:
             return found
-        hint = did_you_mean(region, regions_of(every))
-        problem = f"project {project} has no zones in region {region!r}{hint}"
-        why = Explanation(Reason.REFUSED, problem, remedy="correct the target's region")
+        problem = f"in region {region!r}{did_you_mean(region, regions_of(every))}"
+        if missing:
+            problem = f"called {missing[0]!r}{did_you_mean(missing[0], every)}"
+        summary = f"project {project} has no zones {problem}"
+        why = Explanation(Reason.REFUSED, summary, remedy="correct the target's region and zones")
         raise SchedulerStartError(self.place.run.name, why)
 
     async def _store_key(self, project: str) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from scalable.providers.local import reaper
-from scalable.providers.local.reaper import (
+from scalable.providers.local import termination
+from scalable.providers.local.termination import (
     LABEL,
     list_processes,
     process_trees,
@@ -81,7 +81,7 @@ def test_this_process_agrees_with_psutil() -> None:
 def test_ps_and_proc_agree(start: Start) -> None:
     process, _ = start(SLEEP)
 
-    by_ps = {p.pid: p for p in reaper._from_ps()}
+    by_ps = {p.pid: p for p in termination._from_ps()}
 
     here = list_processes()[process.pid]
     there = by_ps[process.pid]
