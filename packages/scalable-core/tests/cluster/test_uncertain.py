@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -341,6 +342,31 @@ async def test_leftovers_that_are_none_are_told(
 
         told = [each.error for each in leftovers] + [each.text for each in world.controller.events]
         assert any("sweep() returned 'job 17', which is no Leftover" in text for text in told)
+
+
+@in_virtual_time
+async def test_a_call_that_ignores_its_cancellation_is_given_up_and_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Simulation("gcam") as world:
+        await world.scale({"gcam": 1})
+        ended = asyncio.Event()
+
+        async def stubborn() -> State:
+            while not ended.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await ended.wait()
+            return {}
+
+        monkeypatch.setattr(world.backend, "observe", stubborn)
+        await world.run(150)
+        detail = world.groups["gcam"].detail
+        monkeypatch.undo()
+        await world.until(lambda: world.groups["gcam"].reason is None, within=300)
+        ended.set()
+
+        assert "cannot observe the native system" in detail
+        assert len(world.backend.units) == 1
 
 
 # -- A process that is stopped, as by Ctrl-Z, and goes on

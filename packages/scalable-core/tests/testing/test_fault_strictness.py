@@ -173,6 +173,34 @@ def test_a_backend_that_starts_a_request_twice_fails(use: Use) -> None:
         ImpatientSuite().test_a_launch_whose_answer_is_lost_creates_nothing_twice()
 
 
+def test_a_backend_that_shows_phases_as_text_fails(use: Use) -> None:
+    class Wordy(Changed):
+        async def observe(self) -> Mapping[str, UnitState]:
+            seen = await self.backend.observe()
+            return {
+                name: replace(state, phase=str(state.phase))  # type: ignore[arg-type]
+                for name, state in seen.items()
+            }
+
+    use(Wordy)
+    with failing("with the phase 'running', which is no Phase"):
+        ImpatientSuite().test_answers_are_what_the_port_says()
+
+
+def test_a_backend_that_returns_names_for_units_fails(use: Use) -> None:
+    class Naming(Changed):
+        async def launch(
+            self, group: GroupSpec, n: int, request_id: str
+        ) -> LaunchResult | Sequence[Unit]:
+            answer = await self.backend.launch(group, n, request_id)
+            assert isinstance(answer, LaunchResult)
+            return [unit.id for unit in answer.units]  # type: ignore[misc]
+
+    use(Naming)
+    with failing(r"launch\(\) returned a sequence with 'alpha-1', which is no Unit"):
+        ImpatientSuite().test_answers_are_what_the_port_says()
+
+
 def test_who_launches_one_group_after_the_other_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NativeCalls, "is_launching", lambda self, tag: bool(self._launches))
     with failing("beta", GroupTimeoutError):
@@ -264,8 +292,8 @@ def test_who_never_observes_again_fails(monkeypatch: pytest.MonkeyPatch) -> None
         return float("inf") if self._failed_observations else self.poll
 
     monkeypatch.setattr(NativeCalls, "_observation_interval", property(interval))
-    with failing("the group is observed again"):
-        ImpatientSuite().test_observations_that_fail_are_told_and_replace_nothing()
+    with failing("with the phase 'running', which is no Phase"):
+        ImpatientSuite().test_answers_are_what_the_port_says()
 
 
 @pytest.fixture

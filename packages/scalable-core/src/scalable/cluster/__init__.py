@@ -23,6 +23,7 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `limits`         calls that end in an error after a while
 `ledger`         what a run is about to make, on disk before it is made
 `native`         the calls to the backend that are under way
+`answers`        what a backend has answered, checked
 `answers`        the answers of a backend, checked
 `explanations`   why units did not start or were lost, for users
 `closing`        the steps of closing, each bounded in time
@@ -39,6 +40,7 @@ count. `GroupedCluster` joins the three. The modules, in reading order:
 `grouped`        `GroupedCluster`: the groups, for users
 `logs`           the logs of workers that a run keeps, in `log_directory`
 `history`        when each worker was launched, joined and ended
+`quiet`          Dask's log lines while clusters are open
 `dashboard`      the link to Dask's dashboard: one that opens, or none
 `quiet`          Dask's log lines while clusters are open
 `notebook`       worker groups in a notebook, kept up to date

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
-from scalable.cluster.limits import contained
+from scalable.cluster.limits import UNWIND, contained
 from scalable.cluster.port import Leftover
 from scalable.errors import describe_error
 
@@ -14,9 +14,6 @@ __all__ = ["ClosingSteps"]
 
 HURRIED = 2.0
 """Seconds for each step, once closing is to hurry."""
-
-UNWIND = 1.0
-"""Seconds that a step has to end after it was cancelled, because it took too long."""
 
 
 class ClosingSteps:
@@ -86,7 +83,7 @@ class ClosingSteps:
         for task in slow:
             task.cancel()
         if slow:
-            await asyncio.wait(slow, timeout=UNWIND)  # a call may ignore even this
+            await asyncio.wait(slow, timeout=2 * UNWIND)  # a call may ignore even this
         results = []
         for task in tasks:
             if task in slow:

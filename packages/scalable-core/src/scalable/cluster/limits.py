@@ -10,6 +10,9 @@ __all__ = ["contained", "limited", "start_limited"]
 
 T = TypeVar("T")
 
+UNWIND = 1.0
+"""Seconds that a call has to end after it was cancelled."""
+
 
 async def contained(call: Awaitable[T]) -> T:
     """Return a call's result; raise RuntimeError if its library ends or cancels it instead of failing.
@@ -32,14 +35,22 @@ async def contained(call: Awaitable[T]) -> T:
 
 
 async def limited(call: Awaitable[T], seconds: float, error: Callable[[float], Exception]) -> T:
-    """Return a call's result; raise ``error(seconds)`` if it takes longer. Its own TimeoutError stays its own."""
+    """Return a call's result; raise ``error(seconds)`` if it takes longer, also where it ignores that it is cancelled.
+
+    Its own TimeoutError stays its own.
+    """
+    task = asyncio.ensure_future(contained(call))
     try:
-        async with asyncio.timeout(seconds) as timeout:
-            return await contained(call)
-    except TimeoutError as caught:
-        if timeout.expired():
-            raise error(seconds) from caught
-        raise
+        await asyncio.wait([task], timeout=seconds)
+        is_late = not task.done()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=UNWIND)
+    if is_late and (not task.done() or task.cancelled()):
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        raise error(seconds)
+    return task.result()
 
 
 def start_limited(

@@ -6,6 +6,7 @@ real and the faults are the same for every provider.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from scalable.testing.faults import NO_CAPACITY, FaultyBackend, faulty_backends
 __all__ = ["FaultTests"]
 
 _LATER = Explanation(Reason.QUOTA, "the account has as many machines as it may have")
+_TELLS_OF_ANSWER = re.compile(r"(launch|observe|describe|sweep)\(\) (of|returned|shows) ")
 _NEVER = Explanation(Reason.REFUSED, "this account may not have such machines")
 
 
@@ -193,6 +195,15 @@ class FaultTests(SuiteBase):
             _look(running, native, 1)
             assert running.backend.groups["alpha"].running == 1
             assert native.created_units("alpha") == native.launches("alpha") == 2
+
+    # -- Answers
+
+    def test_answers_are_what_the_port_says(self) -> None:
+        with self.uncertain() as (running, native):
+            running.scale(alpha=1)
+            _look(running, native, 1)
+            told = [event.text for event in running.backend.events]
+            assert [text for text in told if _TELLS_OF_ANSWER.search(text)] == []
 
     # -- The number of calls
 
