@@ -24,7 +24,15 @@ from scalable.errors import (
     ValidationFailedError,
 )
 
-__all__ = ["FAILED", "INTERRUPTED", "USAGE", "Failure", "Told", "exit_status", "report_error"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "USAGE",
+    "Failure",
+    "ReportedFailure",
+    "exit_status",
+    "report_error",
+]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -50,7 +58,7 @@ class Failure(click.ClickException):
             click.echo(line, err=True)
 
 
-class Told(Failure):
+class ReportedFailure(Failure):
     """Ends a command whose user has been told already, each problem in its place."""
 
     def show(self, file: IO[Any] | None = None) -> None:

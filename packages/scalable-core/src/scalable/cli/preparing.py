@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scalable.cli.failures import USAGE, Failure, Told
+from scalable.cli.failures import USAGE, Failure, ReportedFailure
 from scalable.cli.inside import submission
 from scalable.cli.output import print_json, print_problem, print_status, print_text, print_warnings
 from scalable.cli.plan import describe_session
@@ -141,7 +141,7 @@ def _check_unchanged(
         for change in changes:
             print_problem(change)
         print_status("nothing was started; look at `scalable plan --diff`, and write a new plan")
-        raise Told("; ".join(changes), USAGE)
+        raise ReportedFailure("; ".join(changes), USAGE)
 
 
 def _check_requested_target(workflow: Path, session: ScalableSession) -> None:
@@ -156,7 +156,7 @@ def _check_requested_target(workflow: Path, session: ScalableSession) -> None:
         session.check_requested_target(target)
     except SessionError as error:
         print_problem(str(error), where=f"{workflow}:{line}")
-        raise Told(str(error), USAGE) from error
+        raise ReportedFailure(str(error), USAGE) from error
 
 
 def _check_mentions(workflow: Path, session: ScalableSession) -> None:
@@ -180,7 +180,7 @@ def _check_mentions(workflow: Path, session: ScalableSession) -> None:
         if each.is_certain:
             certain.append(f"{where}: {text}")
     if certain:
-        raise Told("; ".join(certain), USAGE)
+        raise ReportedFailure("; ".join(certain), USAGE)
 
 
 def _begin_record(session: ScalableSession, plan: Plan, request: Request) -> RunRecord:
