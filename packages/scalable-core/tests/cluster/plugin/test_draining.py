@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from distributed import Event, wait
+from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
 from task_functions import identity, wait_at_gate
 
 from scalable.cluster.link import DrainProgress, Stage
-from scalable.cluster.plugin.dask_internals import set_worker_status
+from scalable.cluster.plugin.dask_internals import free_key, set_worker_status
 
 if TYPE_CHECKING:
     from cluster.conftest import Until
@@ -91,6 +94,35 @@ def test_results_go_to_a_running_worker_of_any_group(rig: Rig, until: Until) -> 
     until(rig.drained(first))
     assert set(rig.client.who_has(futures).values()) == {(rig.worker(other).address,)}
     assert rig.client.gather(futures) == [*range(10)]
+
+
+def test_a_result_that_arrives_while_its_worker_is_retired_is_not_lost_with_it(
+    rig: Rig, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, goes, stays = (rig.worker(name) for name in rig.add("a", "a", "a"))
+    future = rig.client.submit(uuid.uuid4, pure=False, workers=[first.address])
+    value = future.result(timeout=30)
+    rig.run(rig.scheduler.gather_on_worker(goes.address, {future.key: [first.address]}))
+    holders = {address: rig.scheduler.workers[address] for address in (first.address, goes.address)}
+    done = RetireWorker.done
+
+    def has_arrived(policy: RetireWorker) -> bool:
+        ts, is_done = rig.scheduler.tasks[future.key], done(policy)
+        if is_done and ts.who_has == {holders[first.address]}:
+            # As of a worker that was chosen to run a task of which this is an input; the other one has left since.
+            rig.scheduler.add_replica(ts, holders[goes.address])
+            rig.scheduler.remove_replica(ts, holders[first.address])
+            free_key(rig.scheduler, first.address, future.key)
+        return is_done
+
+    async def forget_replica() -> None:
+        rig.scheduler.remove_replica(rig.scheduler.tasks[future.key], holders[goes.address])
+
+    monkeypatch.setattr(RetireWorker, "done", has_arrived)
+    rig.run(forget_replica())
+    until(rig.drained(str(goes.name)))
+    assert future.result(timeout=30) == value
+    assert stays.address in rig.scheduler.workers
 
 
 def test_data_on_its_way_to_a_worker_is_not_lost_with_it(rig: Rig, until: Until) -> None:

@@ -237,9 +237,11 @@ class Draining:
         """Move its results to running workers and close it; it stays if they cannot take all of them."""
         self._dask_retirements.add(ws.address)
         try:
-            await self.scheduler.retire_workers([ws.address], close_workers=True, remove=True)
+            # Which would remove it without another look, although what it was receiving for a task has arrived.
+            await self.scheduler.retire_workers([ws.address], close_workers=False, remove=False)
         finally:
             self._dask_retirements.discard(ws.address)
+        await self._remove_unless_needed(ws)
 
     def _cancel_retirement(self, ws: WorkerState) -> None:
         """Cancel a retirement that would never end, because its recipient cannot receive some result."""
@@ -280,6 +282,10 @@ class Draining:
         would each keep all of their workers; and it never ends if a result cannot be received.
         """
         await self._copy_results(ws, unreplicated, recipients)
+        await self._remove_unless_needed(ws)
+
+    async def _remove_unless_needed(self, ws: WorkerState) -> None:
+        """Remove a worker, unless it is the only one that has some result."""
         if all(ts.who_has != {ws} for ts in ws.has_what):
             await remove_worker(self.scheduler, ws)
 
