@@ -290,13 +290,20 @@ def test_an_archive_writes_nothing_elsewhere(tmp_path: Path) -> None:
     keep_outputs(store, NAME, "simulate", {"run": str(tmp_path / "out")})
     victim = tmp_path / "victim"
     victim.mkdir()
-    for names in (["../../../victim/x"], ["link", "link/x"]):
+    (victim / "file").touch()
+    to_victim, hard = (tarfile.SYMTYPE, str(victim)), (tarfile.LNKTYPE, "../../../victim/file")
+    plain = (tarfile.REGTYPE, "")
+    for entries in (
+        {"../../../victim/x": plain},
+        {str(victim / "x"): plain},
+        {"link": to_victim, "link/x": plain},
+        {"link": hard},
+    ):
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
-            for name in names:
+            for name, (kind, target) in entries.items():
                 entry = tarfile.TarInfo(name)
-                if name == "link":
-                    entry.type, entry.linkname = tarfile.SYMTYPE, str(victim)
+                entry.type, entry.linkname = kind, target
                 tar.addfile(entry)
         content = archive.getvalue()
         store.write_bytes(f"{NAME}.run.output", content)
@@ -306,7 +313,8 @@ def test_an_archive_writes_nothing_elsewhere(tmp_path: Path) -> None:
         store.write_bytes(f"{NAME}.outputs", json.dumps(index).encode())
         with pytest.raises(DamagedOutputError, match="the archive cannot be unpacked"):
             restore_outputs(store, NAME)
-        assert not [*victim.iterdir()]
+        assert [*victim.iterdir()] == [victim / "file"]
+        assert (victim / "file").stat().st_nlink == 1
 
 
 # -- Copies on the machine

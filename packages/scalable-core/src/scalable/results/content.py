@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import copyreg
+import enum
 import functools
 import importlib.util
 import pathlib
@@ -206,7 +207,7 @@ class Content:
             raise NoContentError(f"{what}, which is not computed yet")
         reduce = copyreg.dispatch_table.get(type(value))
         try:
-            reduced: Any = reduce(value) if reduce else value.__reduce_ex__(4)
+            reduced: Any = reduce(value) if reduce else _reduce(value)
         except Exception as error:
             raise NoContentError(f"{what}: {error}") from error
         if isinstance(reduced, str):
@@ -397,6 +398,15 @@ _NOTHING = object()
 _WHOLE: frozenset[tuple[str, ...]] = frozenset({()})
 
 _DISPATCHES = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
+
+
+def _reduce(value: Any) -> Any:
+    """Return how a value is made, as for pickle."""
+    if isinstance(value, enum.Enum):
+        return type(value), (
+            value._value_,
+        )  # as of Python 3.11.4; before, the name in place of the value
+    return value.__reduce_ex__(4)
 
 
 def _read_each(values: Iterable[Any]) -> Readings:

@@ -18,6 +18,7 @@ import re
 import stat
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -259,15 +260,15 @@ def _pack(directory: str, archive: str) -> None:
 
 def _unpack(archive: str, scratch: str, directory: str) -> None:
     """Write the files of an archive into a directory, each whole or not at all; others in it stay."""
-
-    def as_written(entry: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
-        inside = tarfile.tar_filter(entry, path)  # raises if it is not
-        # Its time is that of now: sites remove what is old.
-        return inside.replace(mtime=None, mode=entry.mode & _MODE, deep=False)  # type: ignore[arg-type]
-
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter=as_written)  # noqa: S202 - which refuses what leads out
+            # Python has filters since 3.11.4 only; what they are for is checked here.
+            tar.extraction_filter = lambda entry, _: entry
+            for entry in tar:
+                _check_inside(entry, scratch)
+                entry.mode &= _MODE
+                entry.mtime = time.time()  # sites remove what is old
+                tar.extract(entry, scratch)
     except tarfile.TarError as error:
         raise DamagedOutputError(f"the archive cannot be unpacked: {error}") from error
     for root, directories, files in os.walk(scratch):
@@ -276,6 +277,15 @@ def _unpack(archive: str, scratch: str, directory: str) -> None:
         links = [each for each in directories if os.path.islink(os.path.join(root, each))]
         for file in [*files, *links]:
             os.replace(os.path.join(root, file), os.path.join(to, file))
+
+
+def _check_inside(entry: tarfile.TarInfo, directory: str) -> None:
+    """Raise an error if an entry would be written, or is a hard link to what is, outside of a directory."""
+    inside = os.path.realpath(directory)
+    for name in [entry.name, entry.linkname] if entry.islnk() else [entry.name]:
+        place = os.path.realpath(os.path.join(inside, name))
+        if os.path.commonpath([inside, place]) != inside:
+            raise tarfile.TarError(f"{name!r} leads out of it")
 
 
 def _bring(store: Any, name: str, output: str, facts: Mapping[str, Any], path: str) -> None:
