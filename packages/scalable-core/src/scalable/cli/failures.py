@@ -131,7 +131,13 @@ def _dask_configuration(error: Exception) -> str:
     modules = {f.f_globals.get("__name__") for f, _ in traceback.walk_tb(error.__traceback__)}
     if not modules & {"dask.config", "distributed.config"}:
         return ""
-    what = "the key logging in it: " if "distributed.config" in modules else ""
+    what = ""
+    if "distributed.config" in modules:
+        from dask.config import get
+
+        file = get("distributed.logging-file-config", None) or get("logging-file-config", None)
+        # Not every Python says of a file that it does not exist.
+        what = f"the key logging-file-config in it, {file}: " if file else "the key logging in it: "
     return (
         f"Dask's configuration cannot be used: {what}{' '.join(str(error).split())}; correct it: "
         "it is in files of /etc/dask, of ~/.config/dask and of $DASK_CONFIG, and in variables that begin with DASK_"
