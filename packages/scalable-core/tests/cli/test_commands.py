@@ -711,6 +711,7 @@ def test_configuration_with_which_dask_cannot_be_imported_is_a_line(
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: Dask's configuration cannot be used: ")
     assert says in done.stderr
+    assert ("the key logging" in done.stderr) == ("logging" in configuration)
 
 
 def test_ctrl_c_while_the_command_is_imported_is_a_line(

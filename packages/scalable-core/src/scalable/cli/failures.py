@@ -132,7 +132,7 @@ def _dask_configuration(error: Exception) -> str:
     if not modules & {"dask.config", "distributed.config"}:
         return ""
     what = ""
-    if "distributed.config" in modules:
+    if "dask.config" not in modules:
         from dask.config import get
 
         file = get("distributed.logging-file-config", None) or get("logging-file-config", None)
