@@ -292,8 +292,8 @@ def test_who_never_observes_again_fails(monkeypatch: pytest.MonkeyPatch) -> None
         return float("inf") if self._failed_observations else self.poll
 
     monkeypatch.setattr(NativeCalls, "_observation_interval", property(interval))
-    with failing("with the phase 'running', which is no Phase"):
-        ImpatientSuite().test_answers_are_what_the_port_says()
+    with failing("the group is observed again"):
+        ImpatientSuite().test_observations_that_fail_are_told_and_replace_nothing()
 
 
 @pytest.fixture
