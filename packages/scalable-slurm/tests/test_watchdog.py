@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 from slurm_units import read_scripts
 
 from scalable.providers.slurm.rundir import RunDirectory
@@ -213,9 +214,10 @@ def has_text(path: Path) -> bool:
 
 
 def test_an_sbatch_that_hangs_does_not_outlive_its_client_for_long(
-    fake_command: FakeCommand, tmp_path: Path
+    fake_command: FakeCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does what a site's own sbatch has started. Another run's is left alone."""
+    monkeypatch.setenv("COLUMNS", "80")  # to which ps would cut its lines
     fake_command("scancel")
     fake_command("squeue")
     fake_command("sbatch", then=f"sleep 600 & echo $! >{tmp_path}/$1.child; wait")

@@ -41,7 +41,7 @@ find_arrays() {  # by name or, where the site gives them another, by comment, or
     done | sort -u
 }
 end_submissions() {
-    ps -u "$(id -u)" -o pgid= -o args= | while read -r group args; do
+    ps -ww -u "$(id -u)" -o pgid= -o args= | while read -r group args; do
         case $args in
         *sbatch*"--job-name=$0 "*) kill -s KILL -- "-$group" ;;
         esac
@@ -65,7 +65,7 @@ while [ "$empty" -lt "$2" ] && [ "$waited" -lt 86400 ]; do
             empty=$((empty + pause))
         fi
     fi
-    case $(ps -u "$(id -u)" -o args=) in  # an sbatch of the client's, which it does not end with
+    case $(ps -ww -u "$(id -u)" -o args=) in  # an sbatch of the client's, which it does not end with
     *"--job-name=$0 "*)
         empty=0
         [ "$waited" -lt "$4" ] || end_submissions
