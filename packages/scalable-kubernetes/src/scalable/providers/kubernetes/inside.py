@@ -193,11 +193,11 @@ class _Follower:
         if state.phase is Phase.GONE:
             raise SessionError(f"the workflow has not run, or not to its end: {state.detail}")
         if state.phase is Phase.PENDING or state.waiting:
-            await self._wait(pod, state)
+            await self._report_wait(pod, state)
         return None
 
-    async def _wait(self, pod: Mapping[str, Any], state: PodState) -> None:
-        """Say what the pod waits for.
+    async def _report_wait(self, pod: Mapping[str, Any], state: PodState) -> None:
+        """Print what the pod waits for.
 
         Raises
         ------
