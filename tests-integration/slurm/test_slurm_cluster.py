@@ -24,6 +24,7 @@ from scalable.cluster import Pace
 from scalable.cluster.port import Reason
 from scalable.errors import GroupFailedError, UnknownTagError, WalltimeError
 from scalable.providers.slurm import SlurmCluster
+from scalable.providers.slurm.jobfiles import JobFiles
 
 QUICK = Pace(tick=0.2, poll=0.5)
 
@@ -265,8 +266,21 @@ def test_the_log_of_a_worker_that_cannot_start_is_shown(work: Path) -> None:
         assert "module" in caught.value.explanation.log_tail
 
 
+def test_a_directory_of_a_run_that_was_removed_fails_its_groups(cluster: SlurmCluster) -> None:
+    shutil.rmtree(cluster.logs_location)
+    cluster.add_workers(1, "stitches")
+    with pytest.raises(GroupFailedError, match="start the run again"):
+        cluster.wait_for_group("stitches")
+
+
 @pytest.mark.usefixtures("impatient")
-def test_logs_that_the_nodes_cannot_write_are_explained(cluster: SlurmCluster, work: Path) -> None:
+def test_logs_that_the_nodes_cannot_write_are_explained(
+    cluster: SlurmCluster, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_seen(files: JobFiles, tag: str) -> None:
+        """As on a machine that has the directory, which nodes do not see."""
+
+    monkeypatch.setattr(JobFiles, "check_keys", is_seen)
     shutil.rmtree(cluster.logs_location)
     cluster.add_workers(1, "stitches")
     with pytest.raises(GroupFailedError, match=r"could not be started .*logs_location"):

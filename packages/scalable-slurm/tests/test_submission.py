@@ -208,15 +208,18 @@ def test_nothing_is_submitted_once_the_keys_of_the_run_are_gone(
     tmp_path: Path, fake_command: FakeCommand, calls: Calls
 ) -> None:
     """Somebody has removed the directory: jobs would fail on one healthy node after the other."""
-    run = RunDirectory(tmp_path / "run")
+    run = RunDirectory(tmp_path / "scratch" / "run")
     _, tls = run.write_keys()
     request = JobRequest("gcam", run.logs, tls=tls)
     backend = SlurmBackend(Slurm(), "r", "tls://h:1", {"gcam": request}, sweep_timeout=30.0)
     fake_command("sbatch", stdout="7\n")
     assert len(asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q")).units) == 1
     shutil.rmtree(run.path)
-    with pytest.raises(LaunchError, match="start the run again") as error:
+    with pytest.raises(LaunchRefusedError, match="start the run again"):
         asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q2"))
-    assert not isinstance(error.value, LaunchRefusedError)  # or the file system comes back
+    run.path.parent.rmdir()
+    with pytest.raises(LaunchError, match="mount its file system") as error:
+        asyncio.run(backend.launch(GroupSpec("gcam"), 1, "q3"))
+    assert not isinstance(error.value, LaunchRefusedError)  # the group waits for it
     assert len(calls("sbatch")) == 1
     run.remove_keys()

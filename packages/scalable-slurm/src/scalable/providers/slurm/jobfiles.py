@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalable.cluster.port import Reason
-from scalable.errors import LaunchError, NativeTimeoutError, describe_error
+from scalable.errors import LaunchError, LaunchRefusedError, NativeTimeoutError, describe_error
 from scalable.providers.slurm.states import describe_exit
 
 if TYPE_CHECKING:
@@ -95,21 +95,32 @@ class JobFiles:
 
         Raises
         ------
+        LaunchRefusedError
+            They were removed.
         LaunchError
-            They are not: they were removed, or the file system is not mounted at present.
+            Nor is the directory above that of the run there: its file system may not be mounted at present.
         """
         tls = self._requests[tag].tls
         if tls is None:
             return
+        keys = Path(tls.ca_file)
+        run = keys.parent.parent
         try:
-            is_there = await self._calls.run(Path(tls.ca_file).exists, deadline=_DEADLINE)
+            is_there = await self._calls.run(keys.exists, deadline=_DEADLINE)
+            was_removed = not is_there and await self._calls.run(
+                run.parent.exists, deadline=_DEADLINE
+            )
         except (OSError, NativeTimeoutError) as error:
             logger.warning("cannot look for the keys of this run: %s", describe_error(error))
             return
+        if was_removed:
+            raise LaunchRefusedError(
+                f"the keys of this run are not in {keys.parent} any more, so that no worker could start; "
+                "start the run again"
+            )
         if not is_there:
             raise LaunchError(
-                f"the keys of this run are not in {Path(tls.ca_file).parent} any more, so that no worker could start; "
-                "if that directory was removed, start the run again"
+                f"there is no directory {run.parent}, where the keys of this run are; mount its file system"
             )
 
     async def ask(self, tag: str, lines: Mapping[str, str]) -> None:
