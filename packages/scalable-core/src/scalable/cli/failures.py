@@ -133,9 +133,10 @@ def _dask_configuration(error: Exception) -> str:
         return ""
     what = ""
     if "dask.config" not in modules:
-        from dask.config import get
+        import dask.config
 
-        file = get("distributed.logging-file-config", None) or get("logging-file-config", None)
+        keys = ("distributed.logging-file-config", "logging-file-config")
+        file = next(filter(None, (dask.config.get(key, None) for key in keys)), None)
         # Not every Python says of a file that it does not exist.
         what = f"the key logging-file-config in it, {file}: " if file else "the key logging in it: "
     return (
