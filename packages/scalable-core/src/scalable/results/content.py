@@ -403,9 +403,8 @@ _DISPATCHES = functools.singledispatch(len).__code__  # type: ignore[attr-define
 def _reduce(value: Any) -> Any:
     """Return how a value is made, as for pickle."""
     if isinstance(value, enum.Enum):
-        return type(value), (
-            value._value_,
-        )  # as of Python 3.11.4; before, the name in place of the value
+        # As of Python 3.11.4. Earlier ones have the name in place of the value.
+        return type(value), (value.value,)
     return value.__reduce_ex__(4)
 
 
