@@ -16,10 +16,16 @@ _changed: dict[logging.Handler, int] = {}
 
 
 def keep_dask_quiet() -> Callable[[], None]:
-    """Let Dask show no log lines below warnings, and return a function that ends this; it may be called again.
+    """Hide Dask's log lines below warnings on stderr, for a cluster of this process.
 
-    What was shown before is shown again once that has been called for all clusters, in any order. Dask's own clusters
-    end it for each other, or for good, unless they are closed in the reverse of the order in which they were made.
+    Dask's own clusters show them again for each other, or hide them for good, unless they are closed in the reverse of
+    the order in which they were made.
+
+    Returns
+    -------
+    callable
+        Ends this for the cluster; it may be called again. What was shown before is shown again once this has ended for
+        all clusters, in any order.
     """
     own = object()
     with _lock:
