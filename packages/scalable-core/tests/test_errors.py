@@ -43,6 +43,7 @@ EXAMPLES = {
     "ValidationFailedError": (ValidationReport((ISSUE,)),),
     "VersionMismatchError": ("the scheduler has Python 3.12, the client 3.11", "an image"),
     "WalltimeError": ("gcam", "gcam-7_1", 3600.0),
+    "ActorLostError": ("Counter-1f", "gcam-1", "it crashed with SIGSEGV", WHY),
     "WorkerDiedError": ("work-1f", (("gcam-1", "it crashed with SIGSEGV"),), WHY),
     "NativeTimeoutError": (120.0,),
 }

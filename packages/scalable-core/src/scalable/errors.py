@@ -30,6 +30,7 @@ The tree::
     │   ├── GroupTimeoutError (TimeoutError)     a worker group did not have its workers in time
     │   ├── WalltimeError (TimeoutError)         a task was still running at its worker's walltime
     │   ├── WorkerDiedError                      a task was running each time when workers died
+    │   ├── ActorLostError (ConnectionError)     an actor's worker has ended, and its state is lost
     │   ├── AmbiguousScaleError (TypeError)      scale(n) or adapt() was called, without a group
     │   ├── ClusterClosedError                   the cluster is closed
     │   └── LeftoverError                        something could not be removed at close
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from scalable.manifest.issues import ValidationIssue, ValidationReport
 
 __all__ = [
+    "ActorLostError",
     "AmbiguousScaleError",
     "ClusterClosedError",
     "ClusterError",
@@ -469,6 +471,13 @@ class WalltimeError(ClusterError, TimeoutError):
         )
 
 
+def _quoted_log(explanation: Explanation | None, worker: str) -> str:
+    if not (explanation and explanation.log_tail):
+        return ""
+    lines = "".join(f"\n  | {line}" for line in explanation.log_tail.splitlines())
+    return f"\nthe end of the log of {worker}:{lines}"
+
+
 class WorkerDiedError(ClusterError):
     """A task was running each time when workers died, more often than `distributed.scheduler.allowed-failures`.
 
@@ -503,10 +512,33 @@ class WorkerDiedError(ClusterError):
         message = f"task {task!r} was running when its worker died, {each}: {reasons}"
         remedy = explanation.remedy if explanation else ""
         message += f"; {remedy or 'call the function by itself to find out what ends its process'}"
-        if explanation and explanation.log_tail:
-            message += f"\nthe end of the log of {self.workers[-1]}:"
-            message += "".join(f"\n  | {line}" for line in explanation.log_tail.splitlines())
-        super().__init__(message)
+        super().__init__(message + _quoted_log(explanation, self.workers[-1]))
+
+
+class ActorLostError(ClusterError, ConnectionError):
+    """The worker of an actor has ended, and the actor's state is lost. Dask does not make it anew.
+
+    Attributes
+    ----------
+    actor : str
+        The actor's key.
+    worker : str
+        Its worker.
+    explanation : Explanation or None
+        Why that has ended, with the end of its log; None where that is not known.
+    """
+
+    def __init__(
+        self, actor: str, worker: str, why: str, explanation: Explanation | None = None
+    ) -> None:
+        self.actor, self.worker, self.explanation = actor, worker, explanation
+        message = (
+            f"actor {actor!r} is lost with its state, because its worker {worker} has ended: {why}"
+        )
+        if explanation and explanation.remedy:
+            message += f"; {explanation.remedy}"
+        message += "; submit it again"
+        super().__init__(message + _quoted_log(explanation, worker))
 
 
 class AmbiguousScaleError(ClusterError, TypeError):

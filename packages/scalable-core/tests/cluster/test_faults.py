@@ -18,7 +18,7 @@ from distributed import KilledWorker, as_completed, get_client, secede
 from scalable.client import ScalableClient
 from scalable.cluster import GroupedCluster, RetryPolicy
 from scalable.cluster.port import GroupSpec
-from scalable.errors import GroupFailedError, WorkerDiedError
+from scalable.errors import ActorLostError, GroupFailedError, WorkerDiedError
 
 Start = Callable[..., GroupedCluster]
 Until = Callable[..., None]
@@ -72,6 +72,37 @@ def test_a_task_that_kills_its_worker_each_time_ends_in_the_reason_and_its_group
         assert caught.value.workers == ("a-1", "a-2", "a-3", "a-4")
         assert client.gather(waiting) == [*range(10)]
     until(lambda: cluster.groups["a"].running == 1)
+    assert not cluster.groups["a"].failed
+
+
+@pytest.mark.parametrize("where", ["directly", "through the scheduler", "in a task"])
+@pytest.mark.parametrize("what", ["method", "attribute"])
+def test_what_ends_the_worker_of_an_actor_ends_in_the_reason(
+    start_processes: Start, until: Until, where: str, what: str
+) -> None:
+    class Fragile:
+        def method(self) -> None:
+            os._exit(7)
+
+        @property
+        def attribute(self) -> None:
+            os._exit(7)
+
+    def use(actor: Any) -> Any:
+        return actor.attribute if what == "attribute" else actor.method().result(timeout=60)
+
+    cluster = start_processes("a", "b")
+    cluster.scale_groups({"a": 1, "b": 1})
+    with ScalableClient(cluster, direct_to_workers=where == "directly") as client:
+        future = client.submit(Fragile, tag="a", actor=True)
+        actor = future.result(timeout=60)
+        with pytest.raises(ActorLostError, match="status 7") as caught:
+            client.submit(use, future, tag="b").result(60) if where == "in a task" else use(actor)
+        assert (caught.value.actor, caught.value.worker) == (future.key, "a-1")
+        with pytest.raises(ActorLostError, match="status 7"):
+            future.result(timeout=60)
+        until(lambda: cluster.groups["a"].running == 1)
+        assert client.submit(Fragile, tag="a", actor=True).result(timeout=60)
     assert not cluster.groups["a"].failed
 
 

@@ -16,8 +16,13 @@ from scalable.client.requirements import (
     resources_for_tag,
     tag_options,
 )
-from scalable.cluster.dask_internals import annotations_of, as_expression, keep_annotations
-from scalable.cluster.plugin import TABLE_TOPIC
+from scalable.cluster.dask_internals import (
+    annotations_of,
+    as_expression,
+    is_error_of_lost_actor,
+    keep_annotations,
+)
+from scalable.cluster.plugin import TABLE_TOPIC, explain_lost_actors
 from scalable.errors import TagConflictError, UnknownWorkerError
 
 __all__ = ["CheckingClient"]
@@ -75,6 +80,18 @@ class CheckingClient(GatheringClient):
         is_first, self._slots = not self._slots, slots
         if is_first and slots:  # a plain Dask cluster has none
             self._receive_results()
+            explain_lost_actors(self.rpc, self._find_actor_error)
+
+    def _handle_task_erred(
+        self, key: Any = None, exception: Any = None, traceback: Any = None
+    ) -> None:
+        if self._slots and is_error_of_lost_actor(exception):
+            return  # the scheduler reports it again, once it knows the reason
+        super()._handle_task_erred(key, exception, traceback)
+
+    async def _find_actor_error(self, actor: Any) -> Any:
+        scheduler: Any = self.scheduler
+        return await scheduler.scalable_find_actor_error(actor=actor)
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         """Create futures of a graph, once it is known that some worker can run it. All calls come here."""

@@ -40,6 +40,7 @@ __all__ = [
     "function_name",
     "has_own_deserializers",
     "is_coroutine_function",
+    "is_error_of_lost_actor",
     "is_result_without_raising",
     "keep_annotations",
     "pickle_object",
@@ -180,6 +181,11 @@ def take_from_gather(
         return here, False
     client._gather_keys = client._gather_future = None
     return here, True
+
+
+def is_error_of_lost_actor(error: object) -> bool:
+    """Return whether this is the error in which Dask's scheduler ends an actor whose worker has ended."""
+    return isinstance(error, RuntimeError) and str(error) == "Worker holding Actor was lost"
 
 
 def is_result_without_raising() -> bool:

@@ -58,6 +58,7 @@ from scalable.cluster.dask_internals import (
     fail_futures,
     finished_future,
     has_own_deserializers,
+    is_error_of_lost_actor,
     is_result_without_raising,
     reset_future,
     send_with_next,
@@ -579,6 +580,18 @@ async def test_a_client_learns_of_failures(rig: Rig) -> None:
         with pytest.raises(LookupError, match="ours"):
             await client.submit(operator.truediv, 1, 0)
     assert isinstance(pickle.loads(received[0]), ZeroDivisionError)
+
+
+@on_cluster
+async def test_a_lost_actor_has_an_error_of_its_own(rig: Rig) -> None:
+    """`Scheduler._transition_memory_released`: makes the error of an actor whose worker has ended."""
+    worker = await rig.add()
+    future: Any = rig.client.submit(list, actor=True)
+    await future
+    await rig.scheduler.remove_worker(worker.address, stimulus_id="gone")
+    await until(lambda: future.status == "error")
+    assert is_error_of_lost_actor(await future.exception())
+    assert not is_error_of_lost_actor(RuntimeError("Worker holding Actor was lost, they say"))
 
 
 @on_cluster

@@ -524,6 +524,8 @@ class UnsendableError(Exception):
 
 
 class Raising:
+    limit = 3
+
     def method(self, name: str) -> None:
         raise {"sent": ValueError("as it is"), "unsendable": UnsendableError()}[name]
 
@@ -546,6 +548,22 @@ async def test_a_method_of_an_actor_is_a_call_of_a_handler(rig: Rig) -> None:
     with pytest.raises(OSError, match="another"):
         await actor.method("unsendable")
     assert {answer["status"] for answer in answers} == {"error"}
+
+
+@on_cluster
+async def test_an_attribute_of_an_actor_is_read_by_a_call_of_the_worker(rig: Rig) -> None:
+    """`Worker.actor_attribute`: called by name, with the actor's key, as `ContainedCalls` forwards it."""
+    worker = await rig.add()
+    actor = await rig.client.submit(Raising, actor=True)
+    called = []
+
+    def read(**message: Any) -> Any:
+        called.append(message)
+        return worker.actor_attribute(**message)
+
+    worker.handlers["actor_attribute"] = read
+    assert await actor.limit == 3
+    assert called == [{"actor": actor.key, "attribute": "limit"}]
 
 
 def test_what_is_sent_is_wrapped() -> None:

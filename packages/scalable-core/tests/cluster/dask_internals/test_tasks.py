@@ -33,6 +33,7 @@ from scalable.cluster.plugin.dask_internals import (
     not_executed,
     release_tasks,
     replace_execute,
+    report_error,
     run_alone,
     runs_alone,
     seconds_alone,
@@ -103,6 +104,21 @@ async def test_futures_are_cancelled_with_a_reason(rig: Rig) -> None:
     cancel_all(rig.scheduler, "the cluster was closed")
     with pytest.raises(CancelledError, match="the cluster was closed"):
         await futures[0]
+
+
+@on_cluster
+async def test_the_error_of_a_task_can_be_reported_anew(rig: Rig) -> None:
+    """`Scheduler.report_on_key`: futures of the task, and of those that it has failed, get the other exception."""
+    await rig.add()
+    failed = rig.client.submit(operator.truediv, 1, 0)
+    dependent = rig.client.submit(identity, failed)
+    await until(lambda: dependent.status == "error")
+    states = [rig.client.futures[future.key] for future in (failed, dependent)]
+    report_error(rig.scheduler, rig.task(failed), pickle.dumps(LookupError("the reason")), "")
+    await until(lambda: all(isinstance(state.exception, LookupError) for state in states))
+    for future in (failed, dependent):
+        with pytest.raises(LookupError, match="the reason"):
+            await future
 
 
 @on_cluster

@@ -19,6 +19,7 @@ In reading order:
 `nannies`         refuses what needs a nanny
 `explaining`      why a task does not run yet
 `deaths`          the tasks that kill their workers
+`actors`          the actors that are lost with their workers
 `submissions`     tasks that keep their slots while others, which they have submitted, wait for one
 `exceptions`      exceptions of classes that the scheduler does not have
 `spreading`       moves waiting tasks to workers that join later
@@ -39,6 +40,7 @@ from scalable.cluster.plugin.admission import describe_version_mismatch
 from scalable.cluster.plugin.dask_internals import (
     ContainedCalls,
     contain_answers,
+    explain_lost_actors,
     keep_no_log,
     send_sooner,
 )
@@ -57,6 +59,7 @@ __all__ = [
     "GroupsWorkerPlugin",
     "contain_answers",
     "describe_version_mismatch",
+    "explain_lost_actors",
     "in_one_line",
     "keep_no_log",
     "kept_file_names",

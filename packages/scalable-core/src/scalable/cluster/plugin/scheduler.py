@@ -11,6 +11,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
 
+from scalable.cluster.plugin.actors import Actors
 from scalable.cluster.plugin.admission import Admission
 from scalable.cluster.plugin.dask_internals import (
     cancel_all,
@@ -96,6 +97,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.walltimes = Walltimes(scheduler, self.members)
         self.submissions = Submissions(scheduler)
         self.deaths = Deaths(scheduler)
+        self.actors = Actors(scheduler)
         self.presence = Presence(scheduler, self.orphan_timeout)
         self.results = ResultForwarding(scheduler)
         scheduler.handlers |= {
@@ -112,7 +114,8 @@ class GroupsPlugin(SchedulerPlugin):
                 scheduler, self.liveness.status, self.submissions.explain, self.admission.unknown
             ).find,
             "scalable_alone": self.deaths.record_alone,
-            "scalable_explain_deaths": self.deaths.explain,
+            "scalable_explain_deaths": self.explain_deaths,
+            "scalable_find_actor_error": self.actors.find_error,
             "scalable_fail": self.failed_groups.fail,
             "scalable_cancel_all": self.cancel_all,
             "run_function": contained(scheduler.handlers["run_function"], "the function"),
@@ -155,6 +158,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.failed_groups.fail_tasks(self.slots)
         self.walltimes.fail_tasks()
         self.deaths.tick()
+        self.actors.tick()
         spread_waiting_tasks(self.scheduler, self.slots, self.liveness.is_unresponsive)
 
     # -- Hooks that the scheduler calls
@@ -180,6 +184,7 @@ class GroupsPlugin(SchedulerPlugin):
         self.walltimes.on_worker_removed(ws, joined, assigned)
         lost = results_of_dead_worker(scheduler, worker)
         self.deaths.on_worker_removed(ws, joined, assigned, lost, excused=is_preempted)
+        self.actors.on_worker_removed(ws)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Send no more results to a client."""
@@ -242,7 +247,7 @@ class GroupsPlugin(SchedulerPlugin):
             "refused": self.admission.refused,
             "removed": [*self.removed.values()],
             "departures": self.departures,
-            "deaths": self.deaths.unexplained,
+            "deaths": self.actors.unexplained | self.deaths.unexplained,
             "blocked": self.submissions.blocked(),
         }
 
@@ -272,6 +277,11 @@ class GroupsPlugin(SchedulerPlugin):
         resumed = self.draining.resume(names)
         self.admission.blocked.difference_update(resumed)
         return resumed
+
+    def explain_deaths(self, deaths: dict[str, tuple[bool, str, bytes]]) -> None:
+        """Record why workers died, for the tasks and the actors that they had."""
+        self.deaths.explain(deaths)
+        self.actors.explain(deaths)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel the futures of all clients."""

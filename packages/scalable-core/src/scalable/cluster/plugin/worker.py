@@ -10,6 +10,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from scalable.cluster.plugin.clients import provide_client
 from scalable.cluster.plugin.dask_internals import (
     executing_tasks,
+    explain_lost_actors,
     lift_worker_send_timeout,
     receive_alone,
     return_resources,
@@ -53,6 +54,7 @@ class GroupsWorkerPlugin(WorkerPlugin):
         worker.handlers["scalable_unstarted_tasks"] = self.unstarted_tasks
         worker.handlers["scalable_check_transfer"] = self.check_transfer
         self.isolation = Isolation(worker, note_key)
+        explain_lost_actors(worker.rpc, self.find_actor_error)
         detach_forks(worker, self.isolation.is_forking)
         self.record = RunRecord(worker)
         self.results = SmallResults(worker, self.record.usage.take)
@@ -76,6 +78,10 @@ class GroupsWorkerPlugin(WorkerPlugin):
             "unstarted": unstarted_tasks(self.worker),
             "executing": executing_tasks(self.worker),
         }
+
+    async def find_actor_error(self, actor: Any) -> Any:
+        """Return why an actor is lost, as `Actors.find_error` does."""
+        return await self.worker.scheduler.scalable_find_actor_error(actor=actor)
 
     async def check_transfer(self, key: Any, holders: list[str]) -> str | None:
         """Receive a result from one of its holders and discard it; return why it cannot be received, or None."""

@@ -29,6 +29,7 @@ __all__ = [
     "close_connection",
     "contain_answers",
     "contain_requests",
+    "explain_lost_actors",
     "keep_no_log",
     "lift_send_timeout",
     "lift_worker_send_timeout",
@@ -130,10 +131,24 @@ def contain_answers(pool: Any, replace: Callable[[BaseException], Any]) -> None:
     pool.replace = replace
 
 
+def explain_lost_actors(pool: Any, find_error: Callable[[Any], Awaitable[Any]]) -> None:
+    """Let calls of an actor whose worker cannot be reached end in the reason.
+
+    Parameters
+    ----------
+    pool : ConnectionPool
+        Of a worker or a client, whose answers are contained.
+    find_error : coroutine function
+        Takes the key of the actor; returns the error, pickled and as text, or None if the actor is not lost.
+    """
+    pool.find_actor_error = find_error
+
+
 class _ContainedPool(ConnectionPool):
     """A pool whose connections contain what is raised while a message is unpickled."""
 
     replace: Callable[[BaseException], Any]
+    find_actor_error: Callable[[Any], Awaitable[Any]] | None = None
 
     async def connect(self, addr: str, timeout: float | None = None) -> Any:
         """Return a connection."""
@@ -161,7 +176,7 @@ async def _read_or_abort(comm: Any, read: Callable[..., Any], *args: Any, **kwar
 
 
 class ContainedCalls(PooledRPCCall):
-    """Calls of a server, of which those of an actor's methods do not raise.
+    """Calls of a server, of which those of an actor do not raise, and name the reason if the actor is lost.
 
     Dask raises that where nobody asks for it, and whoever waits for the method's result waits for ever.
     """
@@ -169,22 +184,37 @@ class ContainedCalls(PooledRPCCall):
     async def actor_execute(self, **kwargs: Any) -> Any:
         """Call a method of an actor; return what was raised, as a worker does."""
         call = self.__getattr__("actor_execute")  # type: ignore[no-untyped-call]
-        return await _answered(call(**kwargs))
+        return await self._answered(call(**kwargs), kwargs["actor"])
+
+    async def actor_attribute(self, **kwargs: Any) -> Any:
+        """Read an attribute of an actor; return what was raised, as a worker does."""
+        call = self.__getattr__("actor_attribute")  # type: ignore[no-untyped-call]
+        return await self._answered(call(**kwargs), kwargs["actor"])
 
     async def proxy(self, *, msg: dict[str, Any], **kwargs: Any) -> Any:
         """Call a worker through the scheduler."""
         call = self.__getattr__("proxy")  # type: ignore[no-untyped-call]
         answer = call(msg=msg, **kwargs)
-        return await (_answered(answer) if msg["op"] == "actor_execute" else answer)
+        return await (self._answered(answer, msg["actor"]) if "actor" in msg else answer)
+
+    async def _answered(self, call: Awaitable[Any], actor: Any) -> Any:
+        try:
+            return await call
+        except OSError:
+            find_error = self.pool.find_actor_error
+            if find_error is None or (found := await find_error(actor)) is None:
+                raise  # Dask answers this itself
+            return {"status": "error", "exception": _unpickled_error(*found)}
+        except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+            return {"status": "error", "exception": error}
 
 
-async def _answered(call: Awaitable[Any]) -> Any:
+def _unpickled_error(error: bytes, text: str) -> Exception:
     try:
-        return await call
-    except OSError:
-        raise  # Dask answers this itself
-    except Exception as error:  # noqa: BLE001 - raised where the result is asked for
-        return {"status": "error", "exception": error}
+        found: Exception = loads(error)
+    except ImportError:  # the worker's environment lacks its class
+        return RuntimeError(text)
+    return found
 
 
 def _contain_unpickling(comm: Any, replace: Callable[[BaseException], Any]) -> None:

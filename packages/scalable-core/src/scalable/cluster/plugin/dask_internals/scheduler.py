@@ -27,7 +27,9 @@ __all__ = [
     "free_key",
     "interrupt_retirement",
     "release_tasks",
+    "removal_was_expected",
     "remove_worker",
+    "report_error",
     "report_failed_graph",
     "results_of_dead_worker",
     "run_alone",
@@ -109,9 +111,19 @@ def results_of_dead_worker(scheduler: Scheduler, address: str) -> list[TaskState
 
 
 def _tasks_of_death(scheduler: Scheduler, address: str, which: str) -> list[TaskState]:
+    keys = () if (event := _removal(scheduler, address))["expected"] else event[which]
+    return [ts for key in keys if (ts := scheduler.tasks.get(key))]
+
+
+def removal_was_expected(scheduler: Scheduler, address: str) -> bool:
+    """Return whether a removed worker was removed on purpose."""
+    return bool(_removal(scheduler, address)["expected"])
+
+
+def _removal(scheduler: Scheduler, address: str) -> dict[str, Any]:
+    """Return what the scheduler has logged of the removal of a worker."""
     _, event = scheduler.get_events(address)[-1]
-    died = event["action"] == "remove-worker" and not event["expected"]
-    return [ts for key in event[which] if (ts := scheduler.tasks.get(key))] if died else []
+    return dict(event) if event["action"] == "remove-worker" else {"expected": True}
 
 
 def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes, text: str) -> None:
@@ -141,6 +153,16 @@ def fail_task(scheduler: Scheduler, ts: TaskState, error: bytes, text: str) -> N
     scheduler.transitions(recommendations, stimulus_id=stimulus_id)
     if holder is not None:
         free_key(scheduler, holder.address, ts.key)
+
+
+def report_error(scheduler: Scheduler, ts: TaskState, error: bytes, text: str) -> None:
+    """Replace the exception of a task that has failed, and of those that failed with it, if it is still there."""
+    if ts.state != "erred":
+        return
+    ts.exception, ts.exception_text = error, text  # type: ignore[assignment]
+    for failed in [*scheduler.tasks.values()]:
+        if failed.state == "erred" and failed.exception_blame is ts:
+            scheduler.report_on_key(ts=failed)
 
 
 def free_key(scheduler: Scheduler, address: str, key: Any) -> None:
