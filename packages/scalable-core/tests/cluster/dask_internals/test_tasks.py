@@ -18,7 +18,7 @@ import dask
 import distributed
 import pytest
 from dask_rig import Rig, identity, on_cluster, secede_and_wait_for_gate, until, wait_for_gate
-from distributed import CancelledError, Scheduler, Status, get_client, wait
+from distributed import CancelledError, Client, Scheduler, Status, get_client, wait
 from distributed.core import rpc
 from distributed.versions import get_versions
 from tornado.httpclient import AsyncHTTPClient
@@ -390,10 +390,11 @@ def test_whoever_asks_by_http_whether_it_is_idle_calls_one_method() -> None:
 
 @on_cluster
 async def test_connected_clients_are_known(rig: Rig) -> None:
-    """`Scheduler.client_comms`: the connections to clients, which is empty without any."""
-    assert len(rig.scheduler.client_comms) == 1
-    await rig.client.close()
-    await until(lambda: not rig.scheduler.client_comms)
+    """`Scheduler.client_comms`: the connections to clients."""
+    connections = rig.scheduler.client_comms
+    async with Client(rig.scheduler.address, asynchronous=True, set_as_default=False):
+        assert len(connections) == 2
+    await until(lambda: len(connections) == 1)
 
 
 @on_cluster
