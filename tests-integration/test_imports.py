@@ -45,9 +45,14 @@ LAYERS = (
     ("scalable.planning",),
     # Prices of a version, and newer ones in a file of the user.
     ("scalable.providers.prices",),
-    # Helpers that providers share: options, command lines of containers and workers, log files, blocking calls, keys.
+    # Helpers that providers share: checks and options, command lines of containers and workers, names and log files,
+    # questions and blocking calls, keys.
+    ("scalable.providers.checks",),
     (
         "scalable.providers.options",
+        "scalable.providers.labels",
+        "scalable.providers.queries",
+        "scalable.providers.rendering",
         "scalable.providers.containers",
         "scalable.providers.logs",
         "scalable.providers.blocking",
@@ -113,11 +118,15 @@ IMPORT_COSTS: dict[str, set[str]] = {
     "scalable.manifest": MANIFEST,
     "scalable.planning": MANIFEST,
     "scalable.session": MANIFEST,
+    "scalable.providers.checks": MANIFEST,
     "scalable.providers.common": MANIFEST,
     "scalable.providers.containers": set(),
+    "scalable.providers.labels": set(),
     "scalable.providers.logs": set(),
     "scalable.providers.options": MANIFEST,
     "scalable.providers.prices": MANIFEST,
+    "scalable.providers.queries": set(),
+    "scalable.providers.rendering": set(),
     "scalable.providers.worker": set(),
     "scalable.providers.servers": set(),
     "scalable.providers.local": MANIFEST,

@@ -21,15 +21,9 @@ from scalable.providers.base import (
     ResourceRequest,
     ScalePlan,
 )
-from scalable.providers.common import (
-    BaseProvider,
-    PlansOnly,
-    dns_label,
-    explicit_or_default,
-    find_name_clashes,
-    no_effect_warnings,
-)
-from scalable.providers.options import TargetOptions
+from scalable.providers.checks import no_effect_warnings
+from scalable.providers.common import BaseProvider, PlansOnly
+from scalable.providers.options import TargetOptions, explicit_or_default
 from scalable.providers.registry import clear_registry, get_provider, register_provider
 from scalable.testing.offline import spec_of
 
@@ -204,28 +198,6 @@ def test_a_component_takes_precedence_over_its_target_and_that_over_the_schema()
     assert explicit_or_default(gcam, "cpus", 2) == 4
     assert explicit_or_default(plots, "cpus", 2) == 2
     assert explicit_or_default(plots, "cpus", None) == 1
-
-
-def test_names_that_a_backend_cannot_distinguish() -> None:
-    spec = spec_of("desk", components="GCAM: {}\ngcam: {}\nother: {}\ng-cam: {}")
-    [issue] = find_name_clashes(spec, dns_label)
-    assert issue.path == "components.gcam"
-    assert "'GCAM'" in issue.message
-
-
-def test_fields_that_a_component_does_not_set_are_no_warning() -> None:
-    issues = list(no_effect_warnings(desk_of(), "cpus", "desks have one each"))
-    assert [(issue.path, issue.severity) for issue in issues] == [
-        ("components.gcam.cpus", "warning")
-    ]
-    assert "has no effect on target 'here': desks have one each" in issues[0].message
-
-
-@pytest.mark.parametrize(
-    ("component", "label"), [("gcam", "gcam"), ("GCAM_6", "gcam-6"), ("a_", "a"), ("a-_-", "a")]
-)
-def test_names_for_backends_that_take_dns_labels(component: str, label: str) -> None:
-    assert dns_label(component) == label
 
 
 def test_it_imports_no_dask() -> None:

@@ -12,8 +12,12 @@ the core's modules in it, in reading order:
 `registry`    the providers that are installed or registered, by name
 `options`     the options that every target has, and the types of field to build further ones from
 `common`      `BaseProvider`, which reads and validates options, plans, scales and closes
+`checks`      problems of targets and components that several providers look for
+`rendering`   what a provider shows of the requests that a run would send
+`labels`      names of components and users as native systems accept them
+`queries`     questions that a native system is asked once, outside of any event loop
 `prices`      prices that a version comes with, and newer ones that the user has fetched
-`scheduler`   the arguments of a scheduler that runs elsewhere
+`scheduler`   the arguments and the image of a scheduler that runs elsewhere
 `worker`      the command line and the thread variables of a worker
 `entry`       the program that this command line runs, sent as text
 `forking`     the program that runs all workers of one job, sent as text

@@ -1,4 +1,4 @@
-"""Base class of providers, and helpers that several of them need.
+"""Base class of providers, and the groups and the handle of the clusters that they build.
 
 A subclass names the model of its options and builds clusters; reading, validating, planning, scaling and closing are
 done here. Nothing of Dask is imported.
@@ -32,11 +32,10 @@ A provider of workers on desks, complete except for its backend::
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from scalable.errors import (
     NotSupportedError,
@@ -58,9 +57,8 @@ from scalable.providers.base import (
     EstimatesCost,
     ResourceRequest,
     ScalePlan,
-    current_owner,
 )
-from scalable.providers.options import IMAGE, TargetOptions, common_options
+from scalable.providers.options import TargetOptions, common_options
 from scalable.providers.registry import get_provider, install_hint, iter_provider_names
 
 if TYPE_CHECKING:
@@ -70,21 +68,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseProvider",
     "PlansOnly",
-    "ask",
     "check_options",
     "cluster_handle",
-    "dns_label",
-    "explicit_or_default",
-    "find_bad_images",
-    "find_name_clashes",
-    "find_processor_clashes",
     "group_specs",
-    "no_effect_warnings",
-    "owner_label",
-    "owner_of_label",
-    "redacted",
-    "run_now",
-    "scheduler_image",
 ]
 
 _CORE_KEYS = frozenset({"provider", "overlay"})
@@ -387,232 +373,3 @@ def _owners(option: str, other_than: str) -> list[str]:
         if isinstance(provider, BaseProvider) and option in field_names(provider.options_model):
             owners.append(repr(name))
     return owners
-
-
-def explicit_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:
-    """Return a component's own value of a field, else the target's default, else the schema's.
-
-    Parameters
-    ----------
-    component : ComponentConfig
-        The component.
-    field : str
-        ``"memory"``.
-    default : object or None
-        The target's default; None if it has none.
-    """
-    value = getattr(component, field)
-    return value if field in component.model_fields_set or default is None else default
-
-
-def find_bad_images(spec: DeploymentSpec) -> Iterator[ValidationIssue]:
-    """Find images of components that no registry has, such as files, for a provider whose images all come from one."""
-    for name, component in spec.components.items():
-        if component.image is not None and not re.fullmatch(IMAGE.pattern, component.image):
-            message = f"must be {IMAGE.description}: on this target, images come from a registry"
-            yield spec.component_issue(name, "image", "E_BAD_VALUE", message)
-
-
-def find_processor_clashes(
-    spec: DeploymentSpec, is_arm: Mapping[str, bool], image: str
-) -> Iterator[ValidationIssue]:
-    """Find types of machines for ARM whose machine image is not for ARM; a run has one image for all of its machines.
-
-    Parameters
-    ----------
-    spec : DeploymentSpec
-        The target.
-    is_arm : mapping of str to bool
-        Whether the type of machine that an option names is for ARM, by option: of the workers, and of the scheduler.
-    image : str
-        The option with the machine image, which by default is not for ARM.
-    """
-    for option in (each for each, arm in is_arm.items() if arm):
-        if spec.target.options.get(image) is None:
-            message = (
-                f"is for ARM, and the machine image is not; set {image} to one for ARM, or choose "
-                "another type"
-            )
-            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
-        elif not all(is_arm.values()):
-            message = (
-                "is for ARM, and scheduler and workers have one machine image; choose both for ARM"
-            )
-            yield spec.option_issue(option, "E_NOT_SUPPORTED", message)
-
-
-def no_effect_warnings(spec: DeploymentSpec, field: str, why: str) -> Iterator[ValidationIssue]:
-    """Warn of each component that sets a field which has no effect on this target.
-
-    Parameters
-    ----------
-    spec : DeploymentSpec
-        The target.
-    field : str
-        ``"mounts"``.
-    why : str
-        Why the field has no effect: ``"Fargate tasks see no directories of a host"``.
-    """
-    for name, component in spec.components.items():
-        if getattr(component, field) and field in component.model_fields_set:
-            message = f"has no effect on target {spec.target_name!r}: {why}"
-            yield spec.component_issue(name, field, "W_NO_EFFECT", message, "warning")
-
-
-def find_name_clashes(
-    spec: DeploymentSpec, native: Callable[[str], str]
-) -> Iterator[ValidationIssue]:
-    """Find components whose names a backend with narrower rules cannot distinguish.
-
-    Parameters
-    ----------
-    spec : DeploymentSpec
-        The target.
-    native : callable
-        Returns the backend's name of a component.
-    """
-    first: dict[str, str] = {}
-    for name in spec.components:
-        other = first.setdefault(native(name), name)
-        if other != name:
-            message = f"would have the same native name as {other!r}, {native(name)!r}; rename one of them"
-            yield spec.manifest.issue(("components", name), "E_NAME_CLASH", message)
-
-
-def dns_label(component: str) -> str:
-    """Return a component's name as a label of RFC 1035, which Kubernetes and Compute Engine accept.
-
-    Examples
-    --------
-    >>> dns_label("GCAM_core"), dns_label("plots_")
-    ('gcam-core', 'plots')
-    """
-    return component.lower().replace("_", "-").rstrip("-")
-
-
-def owner_label(owner: str, refused: str, length: int) -> str:
-    """Return a user's name as a label: as it is, or what the native system accepts of it, and a checksum.
-
-    Without that, ``anna.b`` and ``anna_b`` would be one user, who may remove what the other one has.
-
-    Parameters
-    ----------
-    owner : str
-        What `current_owner` returns.
-    refused : str
-        Regular expression of the characters that a label must not have.
-    length : int
-        Characters that it may have.
-
-    Examples
-    --------
-    >>> owner_label("anna_b", "[^a-z0-9_-]", 63), owner_label("Anna.B", "[^a-z0-9_-]", 63)
-    ('anna_b', 'anna_b-161a473b')
-    """
-    import hashlib  # which validating and planning do without
-
-    def accepted(character: re.Match[str]) -> str:
-        lower = character[0].lower()
-        return "_" if re.search(refused, lower) else lower
-
-    label = re.sub(refused, accepted, owner)
-    if label == owner and len(owner) <= length:
-        return owner
-    checksum = hashlib.sha256(owner.encode(errors="surrogateescape")).hexdigest()[:8]
-    return f"{label[: length - len(checksum) - 1]}-{checksum}"
-
-
-def owner_of_label(label: str, as_label: Callable[[str], str]) -> str:
-    """Return the user whom a label means: the present one, if the label is theirs, and else the label.
-
-    Parameters
-    ----------
-    label : str
-        The label.
-    as_label : callable
-        Returns a user's label, by `owner_label`.
-    """
-    present = current_owner()
-    return present if label == as_label(present) else label
-
-
-def redacted(value: Any, redact: Callable[[str], str]) -> Any:
-    """Return what a provider renders without the values of variables, wherever there is text in it.
-
-    Parameters
-    ----------
-    value : object
-        Mappings, lists and scalars.
-    redact : callable
-        Returns a text with ``${VAR}`` in place of the values that the manifest takes from the environment.
-
-    Examples
-    --------
-    >>> redacted({"env": [{"value": "hunter2"}], "n": 2}, lambda text: text.replace("hunter2", "${PASSWORD}"))
-    {'env': [{'value': '${PASSWORD}'}], 'n': 2}
-    """
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: redacted(item, redact) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted(item, redact) for item in value]
-    return value
-
-
-def scheduler_image(spec: DeploymentSpec, image: str | None) -> str:
-    """Return the image of a scheduler elsewhere: the target's, else that of the first component that has one.
-
-    Parameters
-    ----------
-    spec : DeploymentSpec
-        The target.
-    image : str or None
-        What the target says.
-    """
-    from scalable.cluster.versions import matching_image  # imports Dask
-
-    images = (component.image for component in spec.components.values())
-    return image or next(filter(None, images), matching_image())
-
-
-class _Api(Protocol):
-    async def close(self) -> None: ...
-
-
-A = TypeVar("A", bound=_Api)
-
-
-def ask(connect: Callable[[], A], question: Callable[[A], Awaitable[T]]) -> T:
-    """Return the answer to a question that a native system is asked once.
-
-    Parameters
-    ----------
-    connect : callable
-        Returns what asks it, which is closed then.
-    question : callable
-        Asks it.
-    """
-
-    async def answer() -> T:
-        api = connect()
-        try:
-            return await question(api)
-        finally:
-            await api.close()
-
-    return run_now(answer())
-
-
-def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, also on a thread whose event loop is running, such as a notebook's."""
-    # Validating and planning need neither.
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, coroutine).result()

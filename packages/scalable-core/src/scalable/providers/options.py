@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     Discriminator,
@@ -33,7 +33,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from scalable.cluster.budget import OnExceed
 from scalable.manifest.checking import check_model
 from scalable.manifest.issues import ValidationIssue
-from scalable.manifest.schema import EnvironmentValue, FrozenModel
+from scalable.manifest.schema import ComponentConfig, EnvironmentValue, FrozenModel
 from scalable.manifest.units import Duration
 from scalable.providers.base import DeploymentSpec
 
@@ -54,7 +54,10 @@ __all__ = [
     "WorkerEnvironment",
     "WorkerRange",
     "common_options",
+    "explicit_or_default",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -281,3 +284,19 @@ def common_options(spec: DeploymentSpec) -> tuple[TargetOptions | None, list[Val
         if name in TargetOptions.model_fields
     }
     return check_model(TargetOptions, options, spec.manifest.place(("targets", spec.target_name)))
+
+
+def explicit_or_default(component: ComponentConfig, field: str, default: T | None) -> Any:
+    """Return a component's own value of a field, else the target's default, else the schema's.
+
+    Parameters
+    ----------
+    component : ComponentConfig
+        The component.
+    field : str
+        ``"memory"``.
+    default : object or None
+        The target's default; None if it has none.
+    """
+    value = getattr(component, field)
+    return value if field in component.model_fields_set or default is None else default

@@ -1,10 +1,14 @@
-"""Arguments of a Dask scheduler that runs elsewhere. Pure functions."""
+"""Arguments and image of a Dask scheduler that runs elsewhere. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["scheduler_arguments"]
+if TYPE_CHECKING:
+    from scalable.providers.base import DeploymentSpec
+
+__all__ = ["scheduler_arguments", "scheduler_image"]
 
 MIN_IDLE_TIMEOUT = 30
 """Seconds that a scheduler waits at least for its first client, which may be slow to connect."""
@@ -36,3 +40,19 @@ def scheduler_arguments(
     if orphan_timeout:
         arguments += ["--idle-timeout", f"{max(orphan_timeout, MIN_IDLE_TIMEOUT):g}s"]
     return [*arguments, *extra]
+
+
+def scheduler_image(spec: DeploymentSpec, image: str | None) -> str:
+    """Return the image of a scheduler elsewhere: the target's, else that of the first component that has one.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    image : str or None
+        What the target says.
+    """
+    from scalable.cluster.versions import matching_image  # imports Dask
+
+    images = (component.image for component in spec.components.values())
+    return image or next(filter(None, images), matching_image())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scalable.providers.common import dns_label
+from scalable.providers.labels import dns_label
 
 __all__ = [
     "COMPONENT",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalable.providers.common import dns_label
 from scalable.providers.kubernetes.names import (
     COMPONENT,
     DASK_COMPONENT,
@@ -20,6 +19,7 @@ from scalable.providers.kubernetes.names import (
 )
 from scalable.providers.kubernetes.request import WorkerRequest
 from scalable.providers.kubernetes.template import merge_template
+from scalable.providers.labels import dns_label
 from scalable.providers.scheduler import scheduler_arguments
 from scalable.providers.tls import TlsFiles, tls_arguments
 from scalable.providers.worker import server_command, thread_environment, worker_arguments

@@ -25,17 +25,8 @@ from scalable.providers.base import (
     Submission,
     current_owner,
 )
-from scalable.providers.common import (
-    BaseProvider,
-    cluster_handle,
-    dns_label,
-    explicit_or_default,
-    find_bad_images,
-    find_name_clashes,
-    group_specs,
-    run_now,
-    scheduler_image,
-)
+from scalable.providers.checks import find_bad_images, find_name_clashes
+from scalable.providers.common import BaseProvider, cluster_handle, group_specs
 from scalable.providers.kubernetes.costs import estimate
 from scalable.providers.kubernetes.labels import label_problem
 from scalable.providers.kubernetes.mounts import volume
@@ -48,7 +39,11 @@ from scalable.providers.kubernetes.template import (
     is_our_variable,
     template_problems,
 )
+from scalable.providers.labels import dns_label
 from scalable.providers.logs import kept_logs
+from scalable.providers.options import explicit_or_default
+from scalable.providers.queries import run_now
+from scalable.providers.scheduler import scheduler_image
 
 if TYPE_CHECKING:
     from scalable.providers.kubernetes.api import KubernetesApi

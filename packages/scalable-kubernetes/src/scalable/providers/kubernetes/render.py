@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from scalable.providers.common import redacted
+from scalable.providers.rendering import redacted
 
 __all__ = ["rendered"]
 

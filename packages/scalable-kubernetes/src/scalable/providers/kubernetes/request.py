@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 from scalable.manifest.schema import ComponentConfig
-from scalable.providers.common import explicit_or_default
 from scalable.providers.kubernetes.mounts import mounted
 from scalable.providers.kubernetes.options import KubernetesOptions
 from scalable.providers.kubernetes.template import merge_template, pod_amounts
+from scalable.providers.options import explicit_or_default
 
 __all__ = ["WorkerRequest", "worker_request"]
 

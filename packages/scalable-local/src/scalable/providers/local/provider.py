@@ -21,7 +21,7 @@ from scalable.providers.base import (
     Owned,
     current_owner,
 )
-from scalable.providers.common import BaseProvider, cluster_handle, explicit_or_default
+from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.local import runtimes
 from scalable.providers.local.containers import ContainerSetup, RunContext, command_factory
 from scalable.providers.local.options import LocalOptions
@@ -33,6 +33,7 @@ from scalable.providers.local.prepare import (
 )
 from scalable.providers.local.runtimes import Containers
 from scalable.providers.logs import kept_logs
+from scalable.providers.options import explicit_or_default
 from scalable.providers.servers import stop_http_server_of
 from scalable.providers.tls import Credentials, make_credentials
 

@@ -29,8 +29,9 @@ from scalable.providers.base import (
     ScalePlan,
     current_owner,
 )
-from scalable.providers.common import BaseProvider, cluster_handle, run_now
+from scalable.providers.common import BaseProvider, cluster_handle
 from scalable.providers.options import Limits
+from scalable.providers.queries import run_now
 from scalable.providers.slurm.checking import check_component
 from scalable.providers.slurm.labels import job_name, may_be_ours
 from scalable.providers.slurm.options import SlurmOptions

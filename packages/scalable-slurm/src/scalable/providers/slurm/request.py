@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from scalable.mpi import mpi_environment
 from scalable.paths import expand_home
-from scalable.providers.common import explicit_or_default
 from scalable.providers.containers import chosen_runtime, mounts_and_preload
+from scalable.providers.options import explicit_or_default
 from scalable.providers.slurm.directives import drop_options
 from scalable.providers.slurm.environ import cluster_from
 from scalable.providers.tls import TlsFiles

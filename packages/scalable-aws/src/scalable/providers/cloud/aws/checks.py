@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from scalable.manifest.issues import ValidationIssue
 from scalable.providers.base import DeploymentSpec
+from scalable.providers.checks import find_processor_clashes
 from scalable.providers.cloud.aws.fargate import (
     LARGEST_TASK,
     MEMORY_BY_CPU,
@@ -24,7 +25,6 @@ from scalable.providers.cloud.aws.names import Run, run_prefix
 from scalable.providers.cloud.aws.options import AWSOptions, TagKey, TagValue
 from scalable.providers.cloud.aws.request import worker_request
 from scalable.providers.cloud.aws.tasks import MAX_DEFINITION, Place, worker_definition
-from scalable.providers.common import find_processor_clashes
 
 __all__ = [
     "check_definitions",

@@ -26,7 +26,7 @@ from scalable.providers.cloud.aws.tasks import (
     Place,
     Request,
 )
-from scalable.providers.common import redacted
+from scalable.providers.rendering import redacted
 from scalable.providers.scheduler import scheduler_arguments
 from scalable.providers.tls import KEY_VARIABLES, dask_environment
 from scalable.providers.worker import server_command, thread_environment, worker_arguments

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from scalable.providers.common import dns_label, owner_label
+from scalable.providers.labels import dns_label, owner_label
 
 __all__ = [
     "COMPONENT",

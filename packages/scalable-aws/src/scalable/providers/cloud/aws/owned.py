@@ -13,7 +13,7 @@ from scalable.providers.cloud.aws.api import AwsError
 from scalable.providers.cloud.aws.names import OWNER, RUN, WORKERS, log_group, owner_tag, run_of
 from scalable.providers.cloud.aws.refusals import is_missing
 from scalable.providers.cloud.aws.removal import remove_run
-from scalable.providers.common import owner_of_label
+from scalable.providers.labels import owner_of_label
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi

@@ -24,6 +24,7 @@ from scalable.providers.base import (
     ScalePlan,
     current_owner,
 )
+from scalable.providers.checks import find_bad_images, no_effect_warnings
 from scalable.providers.cloud.aws.checks import (
     check_definitions,
     check_fargate,
@@ -71,16 +72,10 @@ from scalable.providers.cloud.aws.tasks import (
     scheduler_definition,
     worker_definition,
 )
-from scalable.providers.common import (
-    BaseProvider,
-    ask,
-    cluster_handle,
-    explicit_or_default,
-    find_bad_images,
-    group_specs,
-    no_effect_warnings,
-    scheduler_image,
-)
+from scalable.providers.common import BaseProvider, cluster_handle, group_specs
+from scalable.providers.options import explicit_or_default
+from scalable.providers.queries import ask
+from scalable.providers.scheduler import scheduler_image
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.aws.api import AwsApi

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from scalable.providers.cloud.aws.instances import shown_user_data
 from scalable.providers.cloud.aws.tasks import Request
-from scalable.providers.common import redacted
+from scalable.providers.rendering import redacted
 
 __all__ = ["KEY", "rendered"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from scalable.manifest.schema import ComponentConfig
 from scalable.providers.cloud.aws.fargate import UNITS_PER_VCPU, TaskSize, task_size
 from scalable.providers.cloud.aws.options import AWSOptions
-from scalable.providers.common import explicit_or_default
+from scalable.providers.options import explicit_or_default
 
 __all__ = ["WorkerRequest", "worker_request"]
 

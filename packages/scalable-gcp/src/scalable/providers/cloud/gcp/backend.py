@@ -38,7 +38,7 @@ from scalable.providers.cloud.gcp.states import (
     end_in_console,
     machine_state,
 )
-from scalable.providers.common import dns_label
+from scalable.providers.labels import dns_label
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceApi

@@ -14,7 +14,7 @@ from scalable.providers.cloud.gcp.machines import machine_named
 from scalable.providers.cloud.gcp.names import REQUEST, TAG, Run
 from scalable.providers.cloud.gcp.options import GCPOptions
 from scalable.providers.cloud.gcp.request import WorkerRequest
-from scalable.providers.common import dns_label
+from scalable.providers.labels import dns_label
 from scalable.providers.scheduler import scheduler_arguments
 from scalable.providers.tls import KEY_VARIABLES, dask_environment
 from scalable.providers.worker import (

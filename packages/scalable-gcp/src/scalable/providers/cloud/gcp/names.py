@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from scalable.providers.common import dns_label, owner_label
+from scalable.providers.labels import dns_label, owner_label
 
 __all__ = [
     "OWNER",

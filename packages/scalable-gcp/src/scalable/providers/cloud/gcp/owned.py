@@ -10,7 +10,7 @@ from scalable.providers.base import Owned
 from scalable.providers.cloud.gcp.names import OWNER, RUN, owner_value
 from scalable.providers.cloud.gcp.removal import delete_run
 from scalable.providers.cloud.gcp.secret_manager import delete_secret, list_secrets
-from scalable.providers.common import owner_of_label
+from scalable.providers.labels import owner_of_label
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceApi

@@ -22,6 +22,12 @@ from scalable.providers.base import (
     ScalePlan,
     current_owner,
 )
+from scalable.providers.checks import (
+    find_bad_images,
+    find_name_clashes,
+    find_processor_clashes,
+    no_effect_warnings,
+)
 from scalable.providers.cloud.gcp.costs import estimate
 from scalable.providers.cloud.gcp.instances import (
     MAX_METADATA,
@@ -37,18 +43,10 @@ from scalable.providers.cloud.gcp.names import Run, run_prefix, scheduler_name, 
 from scalable.providers.cloud.gcp.options import GCPOptions, LabelKey, LabelValue
 from scalable.providers.cloud.gcp.prices import DISK_GB, PRICES
 from scalable.providers.cloud.gcp.request import WorkerRequest, worker_request
-from scalable.providers.common import (
-    BaseProvider,
-    ask,
-    cluster_handle,
-    dns_label,
-    find_bad_images,
-    find_name_clashes,
-    find_processor_clashes,
-    group_specs,
-    no_effect_warnings,
-    scheduler_image,
-)
+from scalable.providers.common import BaseProvider, cluster_handle, group_specs
+from scalable.providers.labels import dns_label
+from scalable.providers.queries import ask
+from scalable.providers.scheduler import scheduler_image
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceApi

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scalable.providers.common import redacted
+from scalable.providers.rendering import redacted
 
 __all__ = ["KEY", "rendered"]
 

@@ -12,7 +12,7 @@ from scalable.providers.cloud.gcp.api import GceError, GceUnreachableError, serv
 from scalable.providers.cloud.gcp.keys import Keys, secret_requests
 from scalable.providers.cloud.gcp.names import OWNER, RUN, Run, owner_value
 from scalable.providers.cloud.gcp.refusals import explain_refusal
-from scalable.providers.common import owner_of_label
+from scalable.providers.labels import owner_of_label
 
 if TYPE_CHECKING:
     from scalable.providers.cloud.gcp.api import GceApi
