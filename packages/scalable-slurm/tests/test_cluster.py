@@ -168,6 +168,10 @@ def test_a_container_is_checked_like_a_component_of_a_manifest(
             cluster.add_container("wrf", nodes=2, path="wrf.sif")
         with pytest.raises(ValidationFailedError, match="has its job for itself"):
             cluster.add_container("wrf", nodes=2, workers_per_job=4)
+        with pytest.raises(ValidationFailedError, match="at least the number of nodes"):
+            cluster.add_container("wrf", nodes=2, ranks=1)
+        with pytest.raises(ValidationFailedError, match="slots: must be at most 10000"):
+            cluster.add_container("wrf", slots=10**9)
         with pytest.raises(ValidationFailedError, match="reads as something else"):
             cluster.add_container("a", path="a.sif", dirs={"/a,b": "/c"})
         with pytest.raises(TypeError, match="both path and image"):
@@ -178,3 +182,8 @@ def test_a_container_is_checked_like_a_component_of_a_manifest(
         assert not [text for text in caplog.messages if "says nothing" in text]
         cluster.add_container("gcm")
         assert [text for text in caplog.messages if "did you mean 'gcam'" in text]
+        cluster.add_container("tiny", memory=4)
+        warning = "components.tiny.memory: is too little for a worker"
+        assert [text for text in caplog.messages if warning in text]
+        with pytest.raises(ValueError, match="1000000000 workers are more than one Dask scheduler"):
+            cluster.add_workers(10**9, "gcam")

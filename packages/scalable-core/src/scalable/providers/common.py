@@ -71,6 +71,7 @@ __all__ = [
     "BaseProvider",
     "PlansOnly",
     "ask",
+    "check_mpi",
     "check_options",
     "cluster_handle",
     "dns_label",
@@ -123,7 +124,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
         if common is not None:
             issues += check_counts(spec, common)
             issues += self._check_limits(spec, common)
-        issues += _check_mpi(spec, self.name, supported=self.supports_mpi)
+        issues += check_mpi(spec, self.name, supported=self.supports_mpi)
         if options is not None:
             issues += self.check(spec, options)
         return ValidationReport.of(issues)
@@ -239,10 +240,18 @@ class BaseProvider(ABC, Generic[OptionsT]):
             )
 
 
-def _check_mpi(
-    spec: DeploymentSpec, provider: str, *, supported: bool
-) -> Iterator[ValidationIssue]:
-    """Yield an issue for each component that asks for nodes or ranks which its workers cannot have."""
+def check_mpi(spec: DeploymentSpec, provider: str, *, supported: bool) -> Iterator[ValidationIssue]:
+    """Yield an issue for each component that asks for nodes or ranks which its workers cannot have.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    provider : str
+        The name of its provider.
+    supported : bool
+        Whether workers of that may have several nodes, or ranks.
+    """
     for name, component in spec.components.items():
         if not component.runs_mpi:
             continue

@@ -30,7 +30,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from scalable.cluster.budget import OnExceed
+from scalable.cluster.budget import MOST_WORKERS, OnExceed
 from scalable.manifest.checking import check_model
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import EnvironmentValue, FrozenModel
@@ -96,8 +96,8 @@ class Matching:
         return text
 
 
-Count = Annotated[int, Field(ge=0)]
-"""A count: 0 or more."""
+Count = Annotated[int, Field(ge=0, le=MOST_WORKERS)]
+"""A count of workers: 0 or more, and no more than one scheduler can serve."""
 
 OneLine = Annotated[
     str, Matching(r"[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*", "one line of text")
@@ -146,7 +146,7 @@ class WorkerRange(FrozenModel):
     minimum: Count = Field(
         default=0, description="Workers that are kept even when there are no tasks."
     )
-    maximum: Count = Field(description="Maximum number of workers.")
+    maximum: int = Field(ge=0, description="Maximum number of workers.")
     idle_timeout: Annotated[Duration, Field(ge=0)] | None = Field(
         default=None,
         description="Time for which a worker without tasks is kept; at least a minute while tasks of its group "
