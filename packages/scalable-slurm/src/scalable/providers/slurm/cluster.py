@@ -15,6 +15,7 @@ from scalable.cluster import GroupedCluster, Pace, RetryPolicy
 from scalable.cluster.budget import Budget
 from scalable.cluster.ledger import new_run_id
 from scalable.cluster.port import GroupSpec
+from scalable.cluster.quiet import keep_dask_quiet
 from scalable.errors import NotSupportedError, ValidationFailedError, did_you_mean
 from scalable.manifest import parse_manifest
 from scalable.manifest.checking import check_model
@@ -130,6 +131,8 @@ class SlurmCluster(GroupedCluster):
         directory = RunDirectory(logs_directory(self.options, self._site) / run)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(directory.remove_keys)
+            end_quiet = keep_dask_quiet()
+            cleanup.callback(end_quiet)
             directory.remove_keys_of_dead_runs()
             client_security: Security | None = None
             self._tls: TlsFiles | None = None
@@ -164,7 +167,7 @@ class SlurmCluster(GroupedCluster):
                 max_workers=self.options.max_workers,
                 retry=_RETRY,
                 pace=pace,
-                on_closed=[self._end_watchdog, directory.remove_keys],
+                on_closed=[self._end_watchdog, directory.remove_keys, end_quiet],
             )
             cleanup.pop_all()  # from here on, close() does this
         if budget.is_limited:
