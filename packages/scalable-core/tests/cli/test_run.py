@@ -640,6 +640,18 @@ def test_a_file_that_is_no_program_is_named(
     assert not (project / ".scalable").exists()
 
 
+def test_a_pipe_or_a_device_is_no_program(scalable: Scalable, project: Path) -> None:
+    os.mkfifo(project / "pipe.py")
+    (project / "device.py").symlink_to("/dev/zero")
+
+    for name in ("pipe.py", "device.py"):
+        done = scalable("run", "-w", name)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {name} is a pipe or a device, not a Python program")
+        assert len(done.stderr.splitlines()) == 1
+    assert not (project / ".scalable").exists()
+
+
 def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> None:
     done = scalable("run", "-w", "workflow.py", "--", "some", DEMO_SECRET="hunter2hunter2")
 
