@@ -675,7 +675,7 @@ def test_a_session_in_a_generator_that_is_never_finished_ends_with_the_interpret
 
 
 ENDING_FORK = """
-    import os
+    import json, os
     session = ScalableSession.from_yaml()
     client = session.start()
     report(client)
@@ -689,6 +689,8 @@ ENDING_FORK = """
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert time.monotonic() - began < 9  # Dask alone waits for more than ten seconds
     assert client.submit(abs, -3, tag="gcam").result() == 3
+    (record,) = Path(".scalable/runs").glob("*/record.json")
+    assert json.loads(record.read_text())["status"] == "running"
     session.close()
 """
 
