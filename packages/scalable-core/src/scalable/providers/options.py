@@ -264,6 +264,11 @@ class RemoteTargetOptions(TargetOptions):
         "as after a crash of the client; 0 for never.",
     )
 
+    @property
+    def silence(self) -> int:
+        """Seconds without a connection to the scheduler after which a worker that has not ended by itself is killed."""
+        return max(900, self.startup_timeout)
+
 
 def common_options(spec: DeploymentSpec) -> tuple[TargetOptions | None, list[ValidationIssue]]:
     """Return the options that every target has, parsed; the provider's own options are ignored.
