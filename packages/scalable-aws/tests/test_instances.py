@@ -66,6 +66,14 @@ def test_options_of_instances() -> None:
     assert not any("Role" in name or "Profile" in name for name in found)
 
 
+@pytest.mark.parametrize(("more", "silence"), [("", 900), ("startup_timeout: 2h", 7200)])
+def test_an_instance_ends_whose_worker_is_frozen_and_left_alone(more: str, silence: int) -> None:
+    found = artifacts(f"region: us-east-1\nworkers: 1\n{more}")
+    told = f"the worker lost the scheduler {silence} s ago"
+    assert told in found["RunInstances-gcam.json"]["UserData"]
+    assert told not in found["RunInstances-scheduler.json"]["UserData"]
+
+
 def test_user_data_has_no_key_and_fits() -> None:
     credentials = make_credentials()
     place = Place("us-east-1", "vpc-1", ["subnet-1"], ["sg-1"], "arn:key", credentials.cert)

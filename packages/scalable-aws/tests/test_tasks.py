@@ -172,12 +172,13 @@ def test_a_task_learns_its_name_from_its_metadata(metadata: dict[str, str], opti
     assert _Metadata.asked == 2
 
 
-def test_a_worker_on_spare_capacity_that_has_not_joined_ends_when_it_is_told_to(
-    metadata: dict[str, str],
+@pytest.mark.parametrize("options", ["", "spot: true"])
+def test_a_worker_that_has_not_joined_ends_when_it_is_told_to(
+    metadata: dict[str, str], options: str
 ) -> None:
     wait = [sys.executable, "-c", "print('up', flush=True); import time; time.sleep(600)"]
     with subprocess.Popen(
-        [*starting("spot: true"), *wait], env=metadata, stdout=subprocess.PIPE
+        [*starting(options), *wait], env=metadata, stdout=subprocess.PIPE
     ) as task:
         assert task.stdout is not None
         assert task.stdout.readline() == b"up\n"

@@ -589,6 +589,51 @@ def test_a_fork_of_the_clients_process_that_is_not_a_tasks_keeps_its_signal_hand
         os.waitpid(child, 0)
     finally:
         signal.signal(signal.SIGTERM, handler)
-    assert os.read(reading, 100) == b"(True, 'closed')"  # there is no event loop
+    # There is no event loop, and Dask's own functions find the client, which says so.
+    assert os.read(reading, 100) == b"(True, 'closing')"
     os.close(reading)
     os.close(writing)
+
+
+ENDING_FORK = """
+import os, sys
+from pathlib import Path
+import dask
+from scalable.session import ScalableSession
+if __name__ == "__main__":
+    dask.config.set({"temporary-directory": os.getcwd()})
+    with ScalableSession.from_yaml() as client:
+        assert client.submit(abs, -1).result() == 1
+        before = sorted(path for path in Path().rglob("*-*") if path.is_dir() or path.suffix == ".dirlock")
+        child = os.fork()
+        if child == 0:
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        print([path.name.partition("-")[0] for path in before if path.exists()])
+        print([str(path) for path in before if not path.exists()])
+"""
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_the_end_of_a_fork_of_the_clients_process_removes_nothing(
+    tmp_path: Path, processes: bool
+) -> None:
+    (tmp_path / "scalable.yaml").write_text(
+        "version: 1\nproject: {name: x}\ncomponents: {gcam: {}}\n"
+        f"targets: {{local: {{provider: local, processes: {str(processes).lower()}}}}}\n"
+    )
+    (tmp_path / "workflow.py").write_text(ENDING_FORK)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "workflow.py"],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    there, removed = done.stdout.splitlines()
+    assert removed == "[]"
+    assert "scheduler" in there
+    assert "worker" in there
+    assert (done.returncode, done.stderr) == (0, "")

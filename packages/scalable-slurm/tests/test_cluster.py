@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import logging
 import signal
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +170,10 @@ def test_a_container_is_checked_like_a_component_of_a_manifest(
             cluster.add_container("wrf", nodes=2, path="wrf.sif")
         with pytest.raises(ValidationFailedError, match="has its job for itself"):
             cluster.add_container("wrf", nodes=2, workers_per_job=4)
+        with pytest.raises(ValidationFailedError, match="at least the number of nodes"):
+            cluster.add_container("wrf", nodes=2, ranks=1)
+        with pytest.raises(ValidationFailedError, match="slots: must be at most 10000"):
+            cluster.add_container("wrf", slots=10**9)
         with pytest.raises(ValidationFailedError, match="reads as something else"):
             cluster.add_container("a", path="a.sif", dirs={"/a,b": "/c"})
         with pytest.raises(TypeError, match="both path and image"):
@@ -178,3 +184,29 @@ def test_a_container_is_checked_like_a_component_of_a_manifest(
         assert not [text for text in caplog.messages if "says nothing" in text]
         cluster.add_container("gcm")
         assert [text for text in caplog.messages if "did you mean 'gcam'" in text]
+        cluster.add_container("tiny", memory=4)
+        warning = "components.tiny.memory: is too little for a worker"
+        assert [text for text in caplog.messages if warning in text]
+        with pytest.raises(ValueError, match="1000000000 workers are more than one Dask scheduler"):
+            cluster.add_workers(10**9, "gcam")
+
+
+def test_log_lines_of_others_stay_where_the_program_writes_them(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A program may write its log and Dask's to one file, for which both loggers have one handler."""
+    own = logging.FileHandler(tmp_path / "log")
+    dasks = logging.StreamHandler()
+    for logger, handler in ((None, own), ("distributed", own), ("distributed", dasks)):
+        logging.getLogger(logger).addHandler(handler)
+        request.addfinalizer(partial(logging.getLogger(logger).removeHandler, handler))
+    request.addfinalizer(own.close)
+    options = SlurmOptions(logs_location=str(tmp_path), interface="lo")
+    first, second = (SlurmCluster(options, security=False) for _ in range(2))
+    logging.getLogger("scalable.providers.slurm").warning("a warning of ours")
+    levels = [dasks.level]
+    for cluster in (first, second):
+        cluster.close()
+        levels.append(dasks.level)
+    assert "a warning of ours\n" in (tmp_path / "log").read_text()
+    assert levels == [logging.WARNING, logging.WARNING, logging.NOTSET]

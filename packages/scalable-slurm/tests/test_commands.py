@@ -183,8 +183,44 @@ def test_an_sbatch_that_says_nothing_is_told_with_its_status(fake_command: FakeC
 def test_a_command_that_fails_without_a_word_is_told_with_its_status(
     fake_command: FakeCommand,
 ) -> None:
-    fake_command("squeue", stdout="7|0|RUNNING|None|1:30|node1|x|mine\n", status=3)
-    with pytest.raises(SlurmCommandError, match="it ended with status 3, without a message"):
+    for nothing_whole in ("", "7|0|RUNNING|None|1:30|node1|x|mi", "Maintenance on Friday!\n"):
+        fake_command("squeue", stdout=nothing_whole, status=3)
+        with pytest.raises(SlurmCommandError, match="it ended with status 3, without a message"):
+            asyncio.run(Slurm().list_jobs("x"))
+
+
+def test_a_command_that_fails_once_it_has_answered_has_answered(
+    fake_command: FakeCommand, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the scripts do around Slurm's own that are some sites' commands."""
+    answers = {
+        "squeue": "7|0|RUNNING|None|1:30|node1|x|mine\n",
+        "scontrol": "JobId=7 ArrayJobId=7 ArrayTaskId=0 JobState=RUNNING Reason=None NodeList=node1\n",
+        "sinfo": "short|up\n",
+    }
+    for name, answer in answers.items():
+        fake_command(name, stdout=answer, stderr=f"{name}: error: usage.log is full\n", status=1)
+    slurm = Slurm()
+    for _ in range(2):
+        assert [job.id for job in asyncio.run(slurm.list_jobs("x"))] == ["7_0"]
+        assert [job.id for job in asyncio.run(slurm.list_user_jobs())] == ["7_0"]
+        assert [job.id for job in asyncio.run(slurm.find_elements("7")) or ()] == ["7_0"]
+        assert asyncio.run(slurm.find_record("7_0"))["NodeList"] == "node1"
+        assert asyncio.run(slurm.partitions()) == {"short": "up"}
+    assert len(caplog.messages) == len(answers)  # each command is told of once
+    for name, text in zip(answers, caplog.messages, strict=True):
+        assert f"{name} has answered, and ended with status 1: usage.log is full" in text
+    fake_command("scontrol", stdout=SCRIPT, status=1)
+    assert (asyncio.run(slurm.find_label("7")) or {})["request"] == "q"
+    fake_command("scontrol", stderr="Invalid job id specified\n", status=1)
+    fake_command("sacct", stdout="TIMEOUT|0:0|node7\n", status=1)
+    assert asyncio.run(slurm.find_record("7_0"))["JobState"] == "TIMEOUT"
+    assert "sacct has answered" in caplog.messages[-1]
+
+
+def test_a_query_that_was_killed_has_not_answered(fake_command: FakeCommand) -> None:
+    fake_command("squeue", stdout="7|0|RUNNING|None|1:30|node1|x|mine\n", then="kill -9 $$")
+    with pytest.raises(SlurmCommandError, match="it ended with status -9"):
         asyncio.run(Slurm().list_jobs("x"))
 
 

@@ -550,11 +550,24 @@ class AmbiguousScaleError(ClusterError, TypeError):
 
 
 class ClusterClosedError(ClusterError):
-    """The cluster is closed."""
+    """The cluster is closed.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        super().__init__(f"cluster {name!r} is closed; build a new one")
+    Attributes
+    ----------
+    name : str
+        The cluster's name.
+    in_fork : bool
+        Whether it is only this process that cannot use it: a fork of the one that has it.
+    """
+
+    def __init__(self, name: str, in_fork: bool = False) -> None:
+        self.name, self.in_fork = name, in_fork
+        super().__init__(
+            f"cluster {name!r} is closed in a fork of the process that has it; "
+            "get what the fork needs before it is made, or build a cluster in it"
+            if in_fork
+            else f"cluster {name!r} is closed; build a new one"
+        )
 
 
 class LeftoverError(ClusterError):

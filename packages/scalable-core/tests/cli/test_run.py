@@ -640,6 +640,53 @@ def test_a_file_that_is_no_program_is_named(
     assert not (project / ".scalable").exists()
 
 
+FORKS = """
+import json, os, sys
+from pathlib import Path
+from scalable.session import ScalableSession
+with ScalableSession.from_yaml() as client:
+    assert client.submit(abs, -1, tag="gcam").result() == 1
+    for way in ("exits", "raises", "ends"):
+        child = os.fork()
+        if child == 0:
+            if way == "exits":
+                sys.exit(3)
+            elif way == "raises":
+                raise ValueError("in a fork")
+            break
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        (record,) = Path(".scalable/runs").glob("*/record.json")
+        print(way, status, json.loads(record.read_text())["status"], flush=True)
+"""
+
+
+def test_the_end_of_a_fork_of_the_workflow_is_not_that_of_the_run(
+    scalable: Scalable, project: Path
+) -> None:
+    (project / "workflow.py").write_text(FORKS)
+
+    done = scalable("run", "-w", "workflow.py", PYTHONWARNINGS="ignore")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["exits 3 running", "raises 1 running", "ends 0 running"]
+    assert done.stderr.count("scalable: finished after") == 1
+    assert "Traceback (most recent call last):\n  File" in done.stderr
+    assert done.stderr.count("  File ") == 1  # the script's own frame
+    assert "\nValueError: in a fork\n" in done.stderr
+
+
+def test_a_pipe_or_a_device_is_no_program(scalable: Scalable, project: Path) -> None:
+    os.mkfifo(project / "pipe.py")
+    (project / "device.py").symlink_to("/dev/zero")
+
+    for name in ("pipe.py", "device.py"):
+        done = scalable("run", "-w", name)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {name} is a pipe or a device, not a Python program")
+        assert len(done.stderr.splitlines()) == 1
+    assert not (project / ".scalable").exists()
+
+
 def test_what_became_of_the_tasks_is_told(scalable: Scalable, project: Path) -> None:
     done = scalable("run", "-w", "workflow.py", "--", "some", DEMO_SECRET="hunter2hunter2")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,6 +197,7 @@ def test_the_overlay_of_a_plan_is_that_of_its_run(cli: Cli) -> None:
         ("{}", "plan.json: this is not a plan of format 1"),
         ("[1]", "plan.json: this is not a plan of format 1"),
         ("\xff", "plan.json: this is not a plan"),
+        ("PIPE", "plan.json: it is a pipe to which no program writes"),
         ("OLD", "plan.json: it was written by an earlier version; make it again"),
     ],
 )
@@ -207,6 +209,8 @@ def test_what_is_no_plan_is_refused_in_one_line(
         document = save(cli)
         del document["launch"]
         path.write_text(json.dumps(document))
+    elif text == "PIPE":
+        os.mkfifo(path)
     elif text is not None:
         path.write_bytes(text.encode("latin-1"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,25 @@ def test_every_line_that_is_no_variable_is_named_without_its_content(manifest: P
     places = [(Path(str(each.file)).name, each.line) for each in raised.value.issues]
     assert places == [(".env", 2), (".env", 3)]
     assert "hunter" not in str(raised.value)
+
+
+def test_a_pipe_or_a_device_is_read_as_a_file_is(manifest: Path) -> None:
+    """A manager of passwords may serve the file as a pipe."""
+    file = manifest.with_name(".env")
+    os.mkfifo(file)
+    writer = threading.Thread(target=file.write_text, args=("ACCOUNT_OF_A_TEST=piped\n",))
+    writer.start()
+    assert load_manifest(manifest).components["a"].env == {"TOKEN": "piped"}
+    writer.join()
+    for device, says in (("/dev/zero", "it is larger than 10 MB"), ("/dev/null", "is not set")):
+        file.unlink()
+        file.symlink_to(device)
+        with pytest.raises(ManifestError, match=says):
+            load_manifest(manifest)
+    file.unlink()
+    file.mkdir()  # an environment of Python's
+    with pytest.raises(ManifestError, match="is not set"):
+        load_manifest(manifest)
 
 
 def test_a_file_that_is_no_text_is_named(manifest: Path) -> None:

@@ -82,6 +82,8 @@ def _verdicts(schema: Mapping[str, Any], value: Any) -> Iterator[bool]:
                 yield not accepts(wanted, value) or accepts(schema["then"], value)
             case "minimum" | "exclusiveMinimum" if is_a(value, "number"):
                 yield value >= wanted
+            case "maximum" if isinstance(value, int):
+                yield value <= wanted
             case "minLength" if isinstance(value, str):
                 yield len(value) >= wanted
             case "pattern" if isinstance(value, str):
@@ -111,7 +113,7 @@ def _verdicts(schema: Mapping[str, Any], value: Any) -> Iterator[bool]:
                     if not any(re.search(pattern, key) for pattern in patterns)
                 )
             case (
-                "minimum" | "minLength" | "pattern" | "items" | "maxItems" | "required"
+                "minimum" | "maximum" | "minLength" | "pattern" | "items" | "maxItems" | "required"
                 | "propertyNames" | "properties" | "patternProperties" | "additionalProperties"
             ):  # fmt: skip
                 pass  # says nothing of a value of this kind
@@ -173,6 +175,7 @@ WRONG = [
     HEAD + "targets: {t: {provider: slurm, account: a, exclusive: 1}}\n",
     HEAD + "targets: {t: {provider: slurm, account: a, workers: {c: {maximum: 2, minimun: 3}}}}\n",
     HEAD + "targets: {t: {provider: slurm, account: a, workers: many}}\n",
+    HEAD + "components: {a: {slots: 1000000000}}\n",
     HEAD + "targets: {t: {provider: slurm, account: a, walltime: '1:30'}}\n",
     HEAD + "targets: {t: {provider: a/b~c, left: {left: {kind: pine}}}}\n",
     HEAD + "targets: {1a: {provider: other}}\n",

@@ -48,12 +48,14 @@ def test_the_environment_of_the_process_is_the_default(
         ("missing.yaml", "there is no such file; `scalable init` writes one to start from"),
         (".", "is a directory; name the file in it, such as scalable.yaml"),
         ("file/scalable.yaml", "cannot be read: Not a directory"),
+        ("pipe", "cannot be read: it is a pipe to which no program writes"),
         ("x" * 1000, "cannot be read: File name too long"),
         ("a\0b", "is not a valid file name: embedded null byte"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
     path = os.path.join(tmp_path, name)  # noqa: PTH118 - a Path would refuse some of these itself
     with pytest.raises(ManifestParseError) as caught:
         load_manifest(path)

@@ -67,6 +67,14 @@ def test_workers_may_be_one_number() -> None:
     ("options", "path", "message"),
     [
         ("workers: -1", "workers", "must be at least 0, not -1"),
+        ("workers: 1000000000", "workers", "must be at most 100000, not 1000000000"),
+        ("workers: {a: 1000000000}", "workers.a", "must be at most 100000, not 1000000000"),
+        ("n_workers: 1000000000", "n_workers", "must be at most 100000, not 1000000000"),
+        (
+            "adaptive: {minimum: 1000000000, maximum: 1000000000}",
+            "adaptive.minimum",
+            "must be at most 100000, not 1000000000",
+        ),
         ("workers: many", "workers", "must be a whole number, not 'many'"),
         ("workers: [1]", "workers", "must be a whole number, not a list"),
         ("workers: true", "workers", "must be a whole number, not true"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from datetime import date
 from decimal import Decimal
@@ -167,3 +168,6 @@ def test_a_file_that_cannot_be_used_is_one_line_and_no_price(content: str) -> No
 def test_a_file_that_cannot_be_read_is_one_line() -> None:
     PRICES.path.mkdir(parents=True)
     assert "cannot be read: Is a directory" in PRICES.read().problem
+    PRICES.path.rmdir()
+    os.mkfifo(PRICES.path)
+    assert "cannot be read: it is a pipe to which no program writes" in PRICES.read().problem

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scalable.providers.entry import NoCollection
-from scalable.providers.worker import server_command, worker_arguments
+from scalable.providers.worker import server_command, watched_worker, worker_arguments
 
 NOWHERE = "tcp://127.0.0.1:1"
 """No scheduler listens there; a worker that gets that far waits for it."""
@@ -131,3 +133,37 @@ def test_garbage_is_collected_again_after_imports_that_fail() -> None:
         fail()
     assert gc.isenabled()
     gc.unfreeze()
+
+
+WORKER = """
+import os, signal, socket, sys
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+os.kill(os.getpid(), signal.SIGSTOP)  # as one whose task holds the global lock for good
+"""
+
+
+def watched(port: int, silence: int, **options: bool) -> list[str]:
+    program = watched_worker(port, silence=silence, every=0.1, **options)
+    return [sys.executable, "-c", f"import sys\ncommand = sys.argv[1:]\n{program}"]
+
+
+@pytest.mark.parametrize("through_notice", [False, True])
+def test_a_frozen_worker_is_killed_once_it_has_no_scheduler(through_notice: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as scheduler:
+        port = scheduler.getsockname()[1]
+        command = [*watched(port, 2, through_notice=through_notice), sys.executable, "-c", WORKER]
+        with subprocess.Popen([*command, str(port)], stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = scheduler.accept()
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(6)  # it may be frozen for as long as it has its scheduler
+            connection.close()
+            _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert stderr == "killed: the worker lost the scheduler 2 s ago, and has not ended\n"
+
+
+def test_a_worker_that_ends_by_itself_ends_its_program() -> None:
+    for code, status in (("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)):
+        command = [*watched(1, 60), sys.executable, "-c", f"import os, sys; {code}"]
+        done = subprocess.run(command, timeout=60, check=False, capture_output=True)
+        assert (done.returncode, done.stderr) == (status, b"")

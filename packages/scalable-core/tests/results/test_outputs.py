@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import pwd
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
@@ -344,6 +345,27 @@ def test_files_are_restored_from_copies_on_the_machine(machine: Machine) -> None
     assert sorted(machine.copies.rglob("*.output")) == written
     assert not machine.restore()
     assert machine.told == []
+
+
+def test_a_user_without_a_home_gets_no_copies_and_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a directory of the name ~ where the worker is."""
+
+    def is_unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", is_unknown)
+    monkeypatch.chdir(machine.directory)
+    machine.copies = Path("~/copies")
+    machine.run()
+    assert machine.restore() == 2
+    for told in machine.told:  # by each of the two workers
+        assert told.startswith("copies of results (local_cache): ~/copies needs a home directory")
+        assert "set HOME in the env of the component, or name an absolute path" in told
+    assert len(machine.told) == 2
+    assert not Path("~").exists()
 
 
 def test_small_files_are_not_copied(machine: Machine) -> None:

@@ -675,7 +675,7 @@ def test_a_session_in_a_generator_that_is_never_finished_ends_with_the_interpret
 
 
 ENDING_FORK = """
-    import os
+    import json, os
     session = ScalableSession.from_yaml()
     client = session.start()
     report(client)
@@ -689,6 +689,8 @@ ENDING_FORK = """
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert time.monotonic() - began < 9  # Dask alone waits for more than ten seconds
     assert client.submit(abs, -3, tag="gcam").result() == 3
+    (record,) = Path(".scalable/runs").glob("*/record.json")
+    assert json.loads(record.read_text())["status"] == "running"
     session.close()
 """
 
@@ -701,6 +703,64 @@ def test_a_fork_that_ends_by_itself_waits_for_nothing(
     workers = pids()
 
     assert process.wait(timeout=60) == 0
+    assert gone(workers)
+
+
+CALLS_IN_FORK = """
+    import os, signal
+    from distributed import Event, as_completed, wait
+    session = ScalableSession.from_yaml()
+    client = session.start()
+    report(client)
+    future = client.submit(abs, -1, tag="gcam")
+    assert future.result() == 1
+    calls = {
+        "result": lambda: future.result(timeout=60),
+        "exception": lambda: future.exception(timeout=60),
+        "cancel": future.cancel,
+        "callback": lambda: future.add_done_callback(print),
+        "gather": lambda: client.gather([future]),
+        "wait": lambda: wait([future], timeout=60),
+        "as_completed": lambda: next(as_completed([future], timeout=60)),
+        "submit": lambda: client.submit(abs, -2, tag="gcam"),
+        "map": lambda: client.map(abs, [-2], tag="gcam"),
+        "scatter": lambda: client.scatter([1]),
+        "run": lambda: client.run(os.getpid),
+        "scheduler_info": client.scheduler_info,
+        "set": lambda: Event("x").set(),
+        "scale": lambda: session.scale({"gcam": 2}),
+    }
+    def said(call):
+        signal.alarm(30)
+        try:
+            return f"returned {call()!r}"
+        except Exception as error:
+            return f"{type(error).__name__} {error}"
+    child = os.fork()
+    if child == 0:
+        wrong = {name: text for name, call in calls.items() if not (text := said(call)).startswith(
+            f"ClusterClosedError cluster {client.cluster.name!r} is closed in a fork of the process that has it; get "
+        )}
+        client.close()
+        del future, calls
+        print(wrong, file=sys.stderr) if wrong else None
+        sys.exit(len(wrong))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert client.gather(future) == 1
+    session.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, programs with threads do not fork")
+def test_whatever_a_fork_asks_a_client_is_refused_at_once(
+    script: Script, pids: Pids, gone: Gone
+) -> None:
+    process = script(CALLS_IN_FORK)
+    workers = pids()
+
+    _, stderr = process.communicate(timeout=120)
+
+    assert process.returncode == 0, stderr
     assert gone(workers)
 
 

@@ -26,6 +26,8 @@ __all__ = [
     "render_plan",
 ]
 
+_MAX_BYTES = 10**8
+
 _NOTHING = "-"
 
 
@@ -96,10 +98,11 @@ def read_plan(path: Path) -> dict[str, Any]:
     Failure
         The file cannot be read, or has no plan.
     """
+    from scalable.manifest.files import read_file
     from scalable.planning import Plan
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, _MAX_BYTES).decode("utf-8")
         Plan.from_json(text)
         document: dict[str, Any] = json.loads(text)
         if not isinstance(document.get("launch"), dict):

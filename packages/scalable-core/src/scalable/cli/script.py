@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import atexit
 import builtins
+import os
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, NoneType, TracebackType
+from typing import NoReturn
 
 from scalable.cli.failures import exit_status
 
@@ -213,6 +216,14 @@ def run_script(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:
     arguments : sequence of str
         Its command-line arguments, ``sys.argv[1:]``.
     """
+    process = os.getpid()
+    outcome = _run(code, path, arguments)
+    if os.getpid() != process:
+        _end_fork(outcome)
+    return outcome
+
+
+def _run(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:
     with _as_main(path, arguments) as main:
         try:
             exec(code, main.__dict__)  # noqa: S102 - the user asked to run it
@@ -223,6 +234,18 @@ def run_script(code: CodeType, path: Path, arguments: Sequence[str]) -> Outcome:
         except BaseException as error:  # noqa: BLE001 - returned to the caller, which shows it
             return Outcome(exit_status(error), error)
     return Outcome(0)
+
+
+def _end_fork(outcome: Outcome) -> NoReturn:
+    """End a fork that the script has made where its copy of the script ends. What follows, the run's process does."""
+    if outcome.error is not None:
+        trim_tracebacks(outcome.error)
+        traceback.print_exception(outcome.error)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    # Not `sys.exit`, which would go on with what is to be closed and recorded.
+    os._exit(outcome.code & 0xFF)
 
 
 @contextmanager

@@ -59,6 +59,13 @@ def compile_workflow(workflow: Path) -> CodeType:
             f"`jupyter nbconvert --to script {shlex.quote(str(workflow))}`",
             USAGE,
         )
+    # What a shell passes, as in <(cat workflow.py), is read once and does.
+    is_passed = workflow.is_fifo() and workflow.is_relative_to("/dev")
+    if not (workflow.is_file() or is_passed):
+        raise Failure(
+            f"{workflow} is a pipe or a device, not a Python program; write the program to a file",
+            USAGE,
+        )
     try:
         return compile_script(workflow)
     except (SyntaxError, ValueError) as error:

@@ -81,13 +81,14 @@ class _WatchedScheduler(ContainedCalls):
 _clients: weakref.WeakSet[WatchedClient] = weakref.WeakSet()
 
 
-def _close_all_in_fork() -> None:
-    """Count as closed in a fork, where no event loop runs, so that calls end in an error and its end waits for none."""
+def _leave_all_in_fork() -> None:
+    """Leave all clients to the process that this one is a fork of: no event loop runs here."""
     for client in list(_clients):
-        client.status = "closed"
+        client._is_left = True
+        client.status = "closing"
 
 
-os.register_at_fork(after_in_child=_close_all_in_fork)
+os.register_at_fork(after_in_child=_leave_all_in_fork)
 
 
 class WatchedClient(Client):
@@ -99,6 +100,7 @@ class WatchedClient(Client):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lost: SchedulerLostError | None = None
+        self._is_left = False
         super().__init__(*args, **kwargs)
         _clients.add(self)
 
@@ -117,6 +119,24 @@ class WatchedClient(Client):
                 )
             self.cluster.on_scheduler_lost(self._on_scheduler_lost)
         return started
+
+    @property
+    def loop(self) -> Any:
+        """The event loop, to which Dask hands over whatever a client or a future is asked; there is none in a fork.
+
+        Raises
+        ------
+        ClusterClosedError
+            This process is a fork of the client's own.
+        """
+        if self._is_left:
+            name = getattr(self.cluster, "name", None) or self.id
+            raise ClusterClosedError(name, in_fork=True)
+        return super().loop
+
+    def close(self, *args: Any, **kwargs: Any) -> Any:
+        """Close it, as Dask's is. In a fork, that is left to the client's own process."""
+        return None if self._is_left else super().close(*args, **kwargs)
 
     def _check_scheduler(self) -> None:
         if self._lost is not None:

@@ -10,7 +10,10 @@ from typing import Any
 
 from scalable.errors import LimitExceededError
 
-__all__ = ["WARNING_SHARE", "Budget", "Meter", "OnExceed", "largest_counts"]
+__all__ = ["MOST_WORKERS", "WARNING_SHARE", "Budget", "Meter", "OnExceed", "largest_counts"]
+
+MOST_WORKERS = 100_000
+"""Workers that a cluster may be asked to have: far more than one Dask scheduler serves."""
 
 WARNING_SHARE = 0.8
 """The part of a limit at which it is warned of."""

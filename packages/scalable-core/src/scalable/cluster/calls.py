@@ -30,7 +30,7 @@ class LoopCalls:
         self._name = name
         self._loop = loop
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._in_fork = False
         self._calls: set[Future[Any]] = set()
 
     def on_loop(self) -> bool:
@@ -102,7 +102,7 @@ class LoopCalls:
         with self._lock:
             if self._closed:
                 coro.close()
-                raise ClusterClosedError(self._name)
+                raise ClusterClosedError(self._name, self._in_fork)
             call = self.send(coro)
             self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -117,6 +117,6 @@ class LoopCalls:
 
     def mark_closed_in_fork(self) -> None:
         """Reject new calls in a fork of the process, where the loop does not run."""
-        self._closed = True
+        self._closed = self._in_fork = True
         # A thread that does not exist in the fork may hold the lock.
         self._lock = threading.Lock()

@@ -19,7 +19,8 @@ def keep_dask_quiet() -> Callable[[], None]:
     """Hide Dask's log lines below warnings on stderr, for a cluster of this process.
 
     Dask's own clusters show them again for each other, or hide them for good, unless they are closed in the reverse of
-    the order in which they were made.
+    the order in which they were made. They hide the lines of everyone else too, where a program has given Dask's logger
+    a handler that others use as well.
 
     Returns
     -------
@@ -31,7 +32,7 @@ def keep_dask_quiet() -> Callable[[], None]:
     with _lock:
         if not _open:
             for handler in logging.getLogger("distributed").handlers:
-                if isinstance(handler, logging.StreamHandler) and handler.level < logging.WARNING:
+                if _is_for_dask_only(handler) and handler.level < logging.WARNING:
                     _changed[handler] = handler.level
                     handler.setLevel(logging.WARNING)
         _open.add(own)
@@ -45,3 +46,8 @@ def keep_dask_quiet() -> Callable[[], None]:
                     handler.setLevel(level)
 
     return end
+
+
+def _is_for_dask_only(handler: logging.Handler) -> bool:
+    """Return whether a handler is one as Dask's own: it writes to a stream, and not what other loggers say."""
+    return type(handler) is logging.StreamHandler and handler not in logging.getLogger().handlers

@@ -15,6 +15,7 @@ from scalable.cluster.adaptive import (
     workers_to_keep,
     workers_worth_a_start,
 )
+from scalable.cluster.budget import MOST_WORKERS
 from scalable.cluster.group import Group
 from scalable.cluster.link import Demand
 from scalable.cluster.starts import StartTime
@@ -48,7 +49,7 @@ def minimum_counts(groups: Mapping[str, Group]) -> dict[str, int]:
 
 
 def check_cap(counts: Mapping[str, int], cap: int | None) -> None:
-    """Raise ValueError for counts that exceed the cap together.
+    """Raise ValueError for counts that exceed the cap together, or are more than any cluster can have.
 
     Examples
     --------
@@ -56,12 +57,19 @@ def check_cap(counts: Mapping[str, int], cap: int | None) -> None:
     >>> check_cap({"a": 2, "b": 3}, 4)
     Traceback (most recent call last):
     ValueError: 5 workers are more than max_workers, which is 4; raise max_workers or ask for fewer
+    >>> check_cap({"a": 10**9}, None)
+    Traceback (most recent call last):
+    ValueError: 1000000000 workers are more than one Dask scheduler can serve; ask for 100000 at most
     """
     total = sum(counts.values())
     if cap is not None and total > cap:
         raise ValueError(
             f"{total} workers are more than max_workers, which is {cap}; "
             "raise max_workers or ask for fewer"
+        )
+    if total > MOST_WORKERS:
+        raise ValueError(
+            f"{total} workers are more than one Dask scheduler can serve; ask for {MOST_WORKERS} at most"
         )
 
 

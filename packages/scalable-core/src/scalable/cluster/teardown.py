@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from distributed import SpecCluster
+from distributed import Scheduler, SpecCluster
 from distributed.core import Status
 
 from scalable.cluster.calls import LoopCalls
 from scalable.cluster.host import WatchedHost
 from scalable.cluster.limits import contained
 from scalable.cluster.pace import Pace
+from scalable.cluster.plugin.dask_internals import leave_directory
 from scalable.cluster.port import Leftover
 from scalable.errors import ClusterClosedError, LeftoverError, describe_error
 
@@ -170,6 +171,8 @@ class ClosingCluster:
         if isinstance(self._host, SpecCluster):
             # Dask would wait for its event loop at the end of the fork, for ten seconds.
             self._host.shutdown_on_close = False
+            if isinstance(self._host.scheduler, Scheduler):
+                leave_directory(self._host.scheduler)
         # A thread that does not exist in the fork may hold the lock.
         self._close_lock = threading.Lock()
         self._calls.mark_closed_in_fork()

@@ -14,6 +14,7 @@ In reading order, each module importing only those above it:
 `issues`       a problem and its position, and a report of all of them
 `errors`       the exceptions that carry them
 `document`     a package: text or data → nodes, and `Place`
+`files`        the bytes of a file, whatever is at its path
 `environment`  ``${VAR}`` → values, which are secrets
 `dotenv`       values from the file ``.env`` beside the manifest
 `selection`    the target that is meant, and its overlay

@@ -6,12 +6,15 @@ value, and comments are allowed. Nothing of it reaches the environment of this p
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from scalable.manifest.document.limits import MAX_BYTES
 from scalable.manifest.errors import ManifestParseError
+from scalable.manifest.files import read_file
 from scalable.manifest.issues import ValidationIssue
 
 __all__ = ["NAME", "environment_beside", "parse_dotenv"]
@@ -61,10 +64,10 @@ def environment_beside(manifest: str) -> Mapping[str, str]:
         The file cannot be read, or has a line that is no variable.
     """
     path = Path(manifest).parent / NAME
-    if not path.is_file():
+    if path.is_dir() or not path.exists():  # an environment of Python's, for example
         return os.environ
     try:
-        found, wrong = parse_dotenv(path.read_text(encoding="utf-8"))
+        found, wrong = parse_dotenv(_read(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         issue = ValidationIssue("", f"cannot be read: {why}", "E_ENV_FILE", file=str(path))
@@ -75,3 +78,11 @@ def environment_beside(manifest: str) -> Mapping[str, str]:
             [ValidationIssue("", message, "E_ENV_FILE", file=str(path), line=n) for n in wrong]
         )
     return {**found, **os.environ}
+
+
+def _read(path: Path) -> bytes:
+    content = read_file(path, MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        message = f"it is larger than {MAX_BYTES // 10**6} MB"
+        raise OSError(errno.EFBIG, message)
+    return content

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from scalable.manifest.document.data import read_data
@@ -23,6 +22,7 @@ from scalable.manifest.document.reader import read_text
 from scalable.manifest.dotenv import environment_beside
 from scalable.manifest.environment import expand_sections, variables_in
 from scalable.manifest.errors import ManifestError, ManifestParseError, ManifestSchemaError
+from scalable.manifest.files import read_file
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.lock import canonical_json
 from scalable.manifest.overlays import MERGED_SECTIONS, merge_overlay
@@ -150,8 +150,7 @@ def load_targets(
 
 def _read_file(file: str) -> bytes:
     try:
-        with Path(file).open("rb") as stream:
-            return stream.read(MAX_BYTES + 1)
+        return read_file(file, MAX_BYTES + 1)
     except FileNotFoundError:
         problem = "there is no such file; `scalable init` writes one to start from"
     except IsADirectoryError:

@@ -27,6 +27,7 @@ from scalable.manifest.issues import Position, Severity, ValidationIssue
 from scalable.manifest.units import Memory
 
 __all__ = [
+    "MOST_SLOTS",
     "NAME_PATTERN",
     "NAME_RULE",
     "ComponentConfig",
@@ -47,6 +48,9 @@ NAME_RULE = "a name begins with a letter and holds only letters, digits, _ and -
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """A name of a component, a target, a task or an overlay."""
+MOST_SLOTS = 10_000
+"""Slots that a worker may have: each is a thread of its process."""
+
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 
 # MAX_ARG_STRLEN in execve(2): 128 KiB with its name and what is around it.
@@ -263,7 +267,7 @@ class ComponentConfig(FrozenModel):
         description="Memory of one worker: 8G is 8·10⁹ bytes, 8Gi is 2³³, a number is bytes.",
     )
     gpus: int = Field(default=0, ge=0, description="GPUs of one worker.")
-    slots: int = Field(default=1, ge=1, description="Tasks at a time on one worker.")
+    slots: int = Field(default=1, ge=1, le=MOST_SLOTS, description="Tasks at a time on one worker.")
     mounts: Mapping[str, ContainerPath] = Field(
         default_factory=dict, description="Host path to absolute path in the container."
     )

@@ -9,7 +9,43 @@ from scalable.manifest.issues import ValidationIssue
 from scalable.providers.base import DeploymentSpec
 from scalable.providers.options import IMAGE
 
-__all__ = ["find_bad_images", "find_name_clashes", "find_processor_clashes", "no_effect_warnings"]
+__all__ = [
+    "check_mpi",
+    "find_bad_images",
+    "find_name_clashes",
+    "find_processor_clashes",
+    "no_effect_warnings",
+]
+
+
+def check_mpi(spec: DeploymentSpec, provider: str, *, supported: bool) -> Iterator[ValidationIssue]:
+    """Yield an issue for each component that asks for nodes or ranks which its workers cannot have.
+
+    Parameters
+    ----------
+    spec : DeploymentSpec
+        The target.
+    provider : str
+        The name of its provider.
+    supported : bool
+        Whether workers of that may have several nodes, or ranks.
+    """
+    for name, component in spec.components.items():
+        if not component.runs_mpi:
+            continue
+        if not supported:
+            field = "nodes" if component.nodes > 1 else "ranks"
+            message = (
+                f"provider {provider!r} runs each worker on a part of one machine and starts no MPI ranks; "
+                "remove it, or choose a target on Slurm"
+            )
+            yield spec.component_issue(name, field, "E_NOT_SUPPORTED", message)
+        elif component.ranks is not None and component.ranks < component.nodes:
+            message = f"must be at least the number of nodes, {component.nodes}: each has one"
+            yield spec.component_issue(name, "ranks", "E_OUT_OF_RANGE", message)
+        elif component.slots > 1:
+            message = "must be 1: one task at a time uses the ranks of its worker"
+            yield spec.component_issue(name, "slots", "E_NOT_SUPPORTED", message)
 
 
 def find_bad_images(spec: DeploymentSpec) -> Iterator[ValidationIssue]:

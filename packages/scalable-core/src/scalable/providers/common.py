@@ -58,6 +58,7 @@ from scalable.providers.base import (
     ResourceRequest,
     ScalePlan,
 )
+from scalable.providers.checks import check_mpi
 from scalable.providers.options import TargetOptions, common_options
 from scalable.providers.registry import get_provider, install_hint, iter_provider_names
 
@@ -109,7 +110,7 @@ class BaseProvider(ABC, Generic[OptionsT]):
         if common is not None:
             issues += check_counts(spec, common)
             issues += self._check_limits(spec, common)
-        issues += _check_mpi(spec, self.name, supported=self.supports_mpi)
+        issues += check_mpi(spec, self.name, supported=self.supports_mpi)
         if options is not None:
             issues += self.check(spec, options)
         return ValidationReport.of(issues)
@@ -223,28 +224,6 @@ class BaseProvider(ABC, Generic[OptionsT]):
                 "E_NOT_SUPPORTED",
                 f"provider {self.name!r} knows no prices, so it cannot keep this limit; remove it",
             )
-
-
-def _check_mpi(
-    spec: DeploymentSpec, provider: str, *, supported: bool
-) -> Iterator[ValidationIssue]:
-    """Yield an issue for each component that asks for nodes or ranks which its workers cannot have."""
-    for name, component in spec.components.items():
-        if not component.runs_mpi:
-            continue
-        if not supported:
-            field = "nodes" if component.nodes > 1 else "ranks"
-            message = (
-                f"provider {provider!r} runs each worker on a part of one machine and starts no MPI ranks; "
-                "remove it, or choose a target on Slurm"
-            )
-            yield spec.component_issue(name, field, "E_NOT_SUPPORTED", message)
-        elif component.ranks is not None and component.ranks < component.nodes:
-            message = f"must be at least the number of nodes, {component.nodes}: each has one"
-            yield spec.component_issue(name, "ranks", "E_OUT_OF_RANGE", message)
-        elif component.slots > 1:
-            message = "must be 1: one task at a time uses the ranks of its worker"
-            yield spec.component_issue(name, "slots", "E_NOT_SUPPORTED", message)
 
 
 class PlansOnly(BaseProvider[OptionsT]):

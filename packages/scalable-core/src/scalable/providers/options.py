@@ -30,7 +30,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from scalable.cluster.budget import OnExceed
+from scalable.cluster.budget import MOST_WORKERS, OnExceed
 from scalable.manifest.checking import check_model
 from scalable.manifest.issues import ValidationIssue
 from scalable.manifest.schema import ComponentConfig, EnvironmentValue, FrozenModel
@@ -99,8 +99,8 @@ class Matching:
         return text
 
 
-Count = Annotated[int, Field(ge=0)]
-"""A count: 0 or more."""
+Count = Annotated[int, Field(ge=0, le=MOST_WORKERS)]
+"""A count of workers: 0 or more, and no more than one scheduler can serve."""
 
 OneLine = Annotated[
     str, Matching(r"[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*", "one line of text")
@@ -149,7 +149,7 @@ class WorkerRange(FrozenModel):
     minimum: Count = Field(
         default=0, description="Workers that are kept even when there are no tasks."
     )
-    maximum: Count = Field(description="Maximum number of workers.")
+    maximum: int = Field(ge=0, description="Maximum number of workers.")
     idle_timeout: Annotated[Duration, Field(ge=0)] | None = Field(
         default=None,
         description="Time for which a worker without tasks is kept; at least a minute while tasks of its group "
@@ -266,6 +266,11 @@ class RemoteTargetOptions(TargetOptions):
         description="Time after which the scheduler and the workers end by themselves if no client is connected, such "
         "as after a crash of the client; 0 for never.",
     )
+
+    @property
+    def silence(self) -> int:
+        """Seconds without a connection to the scheduler after which a worker that has not ended by itself is killed."""
+        return max(900, self.startup_timeout)
 
 
 def common_options(spec: DeploymentSpec) -> tuple[TargetOptions | None, list[ValidationIssue]]:

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scalable.costing import CostLineItem
 from scalable.errors import ProviderNotSetUpError
+from scalable.manifest.files import read_file
 from scalable.providers.base import ListedPrice, RefreshedPrices
 from scalable.providers.options import OneLine
 
@@ -165,8 +166,7 @@ class PriceList:
         except ProviderNotSetUpError:
             return PriceFile(without_file)
         try:
-            with path.open("rb") as stream:
-                text = stream.read(_MAX_BYTES)
+            text = read_file(path, _MAX_BYTES)
         except FileNotFoundError:
             return PriceFile(without_file)
         except OSError as error:

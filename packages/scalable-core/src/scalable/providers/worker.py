@@ -15,8 +15,8 @@ __all__ = [
     "python_command",
     "server_command",
     "thread_environment",
+    "watched_worker",
     "worker_arguments",
-    "worker_through_notice",
 ]
 
 _THREAD_VARIABLES = (
@@ -103,17 +103,29 @@ def python_command(python: str) -> list[str]:
     return [python, "-P", "-u", "-X", "faulthandler", "-c"]
 
 
-def worker_through_notice(port: int) -> str:
-    """Return a program that runs a worker on spare capacity, which goes on after the notice of its end.
+def watched_worker(
+    port: int, *, silence: int, through_notice: bool = False, every: float = 60.0
+) -> str:
+    """Return a program that runs a worker, and ends it once it is left alone and does not end by itself.
 
-    With the notice, containers get SIGTERM, and a Dask worker that gets it leaves with its tasks and results. The
-    engine sees the same notice and drains the worker, which has the time until the end for that. One that has not
-    joined has nothing to drain, and would keep a task or machine that is no longer wanted: it gets the signal.
+    A Dask worker that has lost its scheduler ends after a minute, except one that is frozen, or whose task holds
+    Python's global lock. If the client is dead, too, nobody else would end its machine.
+
+    On spare capacity, containers get SIGTERM with the notice of their end, and a Dask worker that gets it leaves with
+    its tasks and results. The engine sees the same notice and drains the worker, which has the time until the end for
+    that. One that has not joined has nothing to drain, and would keep a task or machine that is no longer wanted: it
+    gets the signal.
 
     Parameters
     ----------
     port : int
         The scheduler's port; whoever has a connection to it has joined.
+    silence : int
+        Seconds without such a connection after which the worker is killed.
+    through_notice : bool
+        Whether a worker that has joined goes on after SIGTERM.
+    every : float
+        Seconds between two looks.
 
     Returns
     -------
@@ -122,25 +134,33 @@ def worker_through_notice(port: int) -> str:
 
     Examples
     --------
-    >>> "raddr.port == 8786" in worker_through_notice(8786)
+    >>> "raddr.port == 8786" in watched_worker(8786, silence=900)
     True
     """
     return f"""\
-import psutil, signal, subprocess, sys
+import psutil, signal, subprocess, sys, time
 worker = subprocess.Popen(command)
 def has_joined():
-    family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
-    found = [each for process in family for each in process.net_connections("tcp")]
+    try:
+        family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+        found = [each for process in family for each in process.net_connections("tcp")]
+    except psutil.Error:
+        return False
     return any(each.status == "ESTABLISHED" and each.raddr.port == {port} for each in found)
 def end(*_):
-    try:
-        joined = has_joined()
-    except psutil.Error:
-        joined = False
-    if not joined:
+    if not ({through_notice} and has_joined()):
         worker.terminate()
 signal.signal(signal.SIGTERM, end)
-status = worker.wait()
+status, joined = None, time.monotonic()
+while status is None:
+    try:
+        status = worker.wait({every})
+    except subprocess.TimeoutExpired:
+        if has_joined():
+            joined = time.monotonic()
+        elif time.monotonic() - joined > {silence}:
+            print("killed: the worker lost the scheduler {silence} s ago, and has not ended", file=sys.stderr)
+            worker.kill()
 sys.exit(status if status >= 0 else 128 - status)
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import signal
 import sys
 import time
@@ -39,7 +40,7 @@ class OwnRecord:
     """
 
     def __init__(self, session: ScalableSession, record: RunRecord) -> None:
-        self._session = session
+        self._session, self._process = session, os.getpid()
         self._ended = False
         self._started = time.monotonic()
         self.recorder = Recorder(session, record, logger.warning)
@@ -64,6 +65,8 @@ class OwnRecord:
 
     def _end_at_exit(self) -> None:
         """Write how the session of a script has ended that did not close it."""
+        if self._process != os.getpid():  # a fork, whose end is not that of the session
+            return
         is_script = self.recorder.record.document["workflow"]["path"] is not None
         # What nothing has caught, which Python has printed and kept.
         self.end(getattr(sys, "last_value", None) if is_script else None)

@@ -16,9 +16,12 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
+import dask
 import distributed
 import pytest
 from dask_rig import Rig, Unsendable, identity, on_cluster, until, wait_for_gate
@@ -28,6 +31,7 @@ from distributed.comm.tcp import TCP, TLS
 from distributed.comm.utils import from_frames
 from distributed.comm.ws import WS
 from distributed.core import ConnectionPool
+from distributed.diskutils import WorkSpace
 from distributed.protocol.core import dumps as protocol_dumps
 from distributed.protocol.core import loads as protocol_loads
 from distributed.protocol.pickle import loads
@@ -52,6 +56,7 @@ from scalable.cluster.plugin.dask_internals import (
     failure_answer,
     forget_worker_and_clients,
     hide_from_tracebacks,
+    leave_directory,
     lift_worker_send_timeout,
     raised_by,
     read_unreadable_tasks,
@@ -605,6 +610,26 @@ def name_of_error(function: Callable[[], Any]) -> str:
     except Exception as error:  # noqa: BLE001 - its name is the result
         return type(error).__name__
     return "none"
+
+
+@on_cluster
+async def test_a_server_may_have_a_directory(rig: Rig) -> None:
+    """`distributed.core.Server._workdir`: the directory of a scheduler or a worker."""
+    worker: Any = await rig.add()
+    scheduler: Any = rig.scheduler
+    for server in (worker, scheduler):
+        assert server._workdir.dir_path == server.local_directory
+
+
+def test_a_directory_that_is_left_is_there_after_its_server(tmp_path: Path) -> None:
+    """`distributed.diskutils.WorkDir._finalizer`: removes the directory of a server."""
+    with dask.config.set({"distributed.worker.use-file-locking": False}):
+        space = WorkSpace(str(tmp_path))
+        kept, removed = (space.new_work_dir(prefix="worker-") for _ in range(2))
+    leave_directory(SimpleNamespace(_workdir=kept))
+    for each in (kept, removed):
+        each.release()
+    assert [Path(each.dir_path).exists() for each in (kept, removed)] == [True, False]
 
 
 def test_the_handlers_of_signals_are_those_of_a_module() -> None:

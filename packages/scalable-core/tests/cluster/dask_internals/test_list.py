@@ -126,7 +126,7 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
 
     theirs = attributes(Client) | {*dir(Client)}
     used = {"status", "asynchronous", "sync", "subscribe_topic", "get_events", "cluster", "loop"}
-    used |= {"_stream_handlers", "scheduler_comm", "futures"}
+    used |= {"_stream_handlers", "scheduler_comm", "futures", "id"}
     used |= {
         "scheduler_info",
         "log_event",
@@ -136,7 +136,7 @@ def test_the_client_has_no_attribute_of_the_name_of_one_of_dask() -> None:
         "get_worker_logs",
         "restart",
     }
-    grouped = {"wait_for_workers"}
+    grouped = {"wait_for_workers", "close"}
     tagged = {"submit", "map", "compute", "persist", "get", "get_executor", "run"}
     ours = set().union(
         *(

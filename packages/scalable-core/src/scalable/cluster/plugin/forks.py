@@ -3,7 +3,8 @@
 Models and libraries fork: `multiprocessing`, `os.fork`, `subprocess` with ``preexec_fn``. A fork has a copy of the
 process, but of its threads only the one that forks. So Dask's signal handlers would run there, to end a worker that is
 not there; SIGTERM, by which `multiprocessing.Pool` ends its processes, would end nothing. Dask's client would wait for
-threads that do not exist, and the copy of the worker's connection would stay open when the worker is gone.
+threads that do not exist, and the copy of the worker's connection would stay open when the worker is gone. A fork that
+ends as programs do would remove the worker's directory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from scalable.cluster.plugin.dask_internals import close_connection, forget_worker_and_clients
+from scalable.cluster.plugin.dask_internals import (
+    close_connection,
+    forget_worker_and_clients,
+    leave_directory,
+)
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -67,6 +72,9 @@ class _Forks:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._thread.mask)
 
     def _after_in_child(self) -> None:
+        worker = self._worker()
+        if worker is not None:
+            leave_directory(worker)
         if self._thread.mask is None:
             return
         try:
@@ -78,7 +86,7 @@ class _Forks:
                     signal.signal(number, default)
         finally:
             self._after()
-        if (worker := self._worker()) is not None:
+        if worker is not None:
             close_connection(worker)
         forget_worker_and_clients()
 

@@ -88,7 +88,7 @@ class Store(Location):
     ) -> None:
         super().__init__(url, trusted=trusted, shown=shown)
         self.store_id = store_id
-        self._copies, self._tell = copies and os.path.expanduser(copies), tell
+        self._copies, self._tell = copies, tell
         self.refused: set[str] = set()
         self.damaged: set[str] = set()
         self._places: dict[str, Place] = {}
@@ -466,7 +466,13 @@ class Store(Location):
 
     def _copies_in(self, directory: str) -> Store:
         """Return the copies of what this store has. Only this user writes them."""
-        copies = Store(f"{directory}/{self.store_id}", shown=directory)
+        expanded = os.path.expanduser(directory)
+        if not os.path.isabs(expanded):
+            raise StoreError(
+                f"{directory} needs a home directory, and there is none on {platform.node()}; "
+                "set HOME in the env of the component, or name an absolute path"
+            )
+        copies = Store(f"{expanded}/{self.store_id}", shown=expanded)
         with suppress(*ABSENT), copies._failing("read", *ABSENT):
             if problem := disk.not_own(os.stat(copies.url)):
                 raise UntrustedStoreError(f"{copies.url} {problem}")

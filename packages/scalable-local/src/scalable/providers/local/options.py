@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from scalable.manifest.schema import MOST_SLOTS
 from scalable.providers.options import Matching, TargetOptions
 
 __all__ = ["LocalOptions"]
@@ -31,7 +32,7 @@ class LocalOptions(TargetOptions):
         default=True,
         description="Whether each worker is a separate process; otherwise workers are threads of the client's process.",
     )
-    threads_per_worker: Annotated[int, Field(ge=1)] | None = Field(
+    threads_per_worker: Annotated[int, Field(ge=1, le=MOST_SLOTS)] | None = Field(
         default=None, description="Slots of components that do not set `slots`."
     )
     containers: Literal["none", "auto", "docker", "podman", "apptainer"] = Field(

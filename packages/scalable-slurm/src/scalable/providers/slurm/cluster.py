@@ -8,7 +8,6 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -16,14 +15,17 @@ from scalable.cluster import GroupedCluster, Pace, RetryPolicy
 from scalable.cluster.budget import Budget
 from scalable.cluster.ledger import new_run_id
 from scalable.cluster.port import GroupSpec
+from scalable.cluster.quiet import keep_dask_quiet
 from scalable.errors import NotSupportedError, ValidationFailedError, did_you_mean
 from scalable.manifest import parse_manifest
 from scalable.manifest.checking import check_model
 from scalable.manifest.document.place import Place
 from scalable.manifest.issues import ValidationIssue, ValidationReport
 from scalable.manifest.schema import ComponentConfig
+from scalable.manifest.validate import validate_manifest
 from scalable.planning import group_size
 from scalable.providers.base import DeploymentSpec
+from scalable.providers.checks import check_mpi
 from scalable.providers.containers import chosen_runtime
 from scalable.providers.options import Limits
 from scalable.providers.slurm.backend import SlurmBackend
@@ -129,6 +131,8 @@ class SlurmCluster(GroupedCluster):
         directory = RunDirectory(logs_directory(self.options, self._site) / run)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(directory.remove_keys)
+            end_quiet = keep_dask_quiet()
+            cleanup.callback(end_quiet)
             directory.remove_keys_of_dead_runs()
             client_security: Security | None = None
             self._tls: TlsFiles | None = None
@@ -163,7 +167,7 @@ class SlurmCluster(GroupedCluster):
                 max_workers=self.options.max_workers,
                 retry=_RETRY,
                 pace=pace,
-                on_closed=[self._end_watchdog, directory.remove_keys],
+                on_closed=[self._end_watchdog, directory.remove_keys, end_quiet],
             )
             cleanup.pop_all()  # from here on, close() does this
         if budget.is_limited:
@@ -272,7 +276,7 @@ class SlurmCluster(GroupedCluster):
         UnknownTagError
             No group has this tag.
         TypeError, ValueError
-            `n` is not a number above 0.
+            `n` is not a number above 0, or all groups together would exceed `max_workers` or what a scheduler serves.
         """
         n, tag = _count_and_tag("add_workers", n, tag)
         self._scale_by(tag, n)
@@ -400,9 +404,15 @@ def _check_component(component: ComponentConfig, options: SlurmOptions) -> None:
     name = "SlurmCluster"
     targets = {name: {"provider": "slurm"}}
     manifest = parse_manifest({"version": 1, "project": {"name": name}, "targets": targets})
+    manifest = manifest.model_copy(update={"components": {component.name: component}})
     spec = DeploymentSpec.from_manifest(manifest, target_name=name)
-    spec = replace(spec, components={component.name: component})
-    report = ValidationReport.of(check_component(spec, component.name, options))
+    report = ValidationReport.of(
+        [
+            *validate_manifest(manifest, known_providers={"slurm"}).issues,
+            *check_mpi(spec, "slurm", supported=True),
+            *check_component(spec, component.name, options),
+        ]
+    )
     if not report.ok:
         raise ValidationFailedError(report)
     for issue in report.warnings:

@@ -95,6 +95,7 @@ class Slurm:
     def __init__(self, cluster: str | None = None) -> None:
         self._cluster = cluster
         self._left_running: list[RunningCommand] = []
+        self._told_of_status: set[str] = set()
 
     async def submit(
         self,
@@ -251,17 +252,20 @@ class Slurm:
 
         The name of the default one has a star.
         """
-        lines = (await self._call(["sinfo", "--noheader", "--all", "--format=%P|%a"])).splitlines()
+        argv = ["sinfo", "--noheader", "--all", "--format=%P|%a"]
+        lines = (await self._call(argv, answers=lambda text: "|" in text)).splitlines()
         return dict(line.rsplit("|", 1) for line in lines if "|" in line)
 
     async def nodes(self) -> list[NodeShape]:
         """Return the kinds of nodes of each partition."""
         shape = ("--noheader", "--all", "--exact", f"--format={NODE_FORMAT}")
-        return parse_nodes(await self._call(["sinfo", *shape]))
+        return parse_nodes(await self._call(["sinfo", *shape], answers=parse_nodes))
 
     async def gives_whole_nodes(self) -> bool:
         """Return whether every job gets nodes for itself, in whatever partition."""
-        settings = await self._call(["scontrol", "show", "config"])
+        settings = await self._call(
+            ["scontrol", "show", "config"], answers=lambda text: "SelectType" in text
+        )
         return re.search(r"^SelectType\s*=\s*select/linear", settings, re.MULTILINE) is not None
 
     async def list_user_jobs(self) -> list[SlurmJob]:
@@ -277,7 +281,7 @@ class Slurm:
         # Of this user, or the controller would send the jobs of all users. By number: the user name in the environment
         # may be another user's, or unknown to Slurm.
         user = f"--user={os.getuid()}"
-        return parse_queue(await self._call(["squeue", *shape, user, *which]))
+        return parse_queue(await self._call(["squeue", *shape, user, *which], answers=parse_queue))
 
     async def cancel(self, jobs: Sequence[str]) -> None:
         """Cancel array elements with one ``scancel``; ignore those that have already ended.
@@ -296,7 +300,7 @@ class Slurm:
         Some sites answer ``squeue`` from a cache, or with nothing while the controller is away.
         """
         try:
-            answer = await self._call(["scontrol", "--oneliner", "show", "job", array])
+            answer = await self._show_job(array)
         except SlurmCommandError as error:
             return [] if "invalid job id" in error.stderr.lower() else None
         return parse_elements(answer) or None
@@ -307,11 +311,12 @@ class Slurm:
         None where the script cannot be read, which the controller forgets when the job ends.
         """
         try:
-            script = await self._call(["scontrol", "write", "batch_script", array, "-"])
+            script = await self._call(
+                ["scontrol", "write", "batch_script", array, "-"], answers=_is_script
+            )
         except SlurmCommandError:
             return None
-        # Slurm itself demands that line, and ends with status 0 where it has no script.
-        return parse_script(script) if "#!" in script else None
+        return parse_script(script) if _is_script(script) else None
 
     async def find_record(self, job: str) -> dict[str, str]:
         """Return the record of one array element, from the controller or else accounting; empty if there is none."""
@@ -324,10 +329,18 @@ class Slurm:
         return {}
 
     async def _from_controller(self, job: str) -> dict[str, str]:
-        return parse_record(await self._call(["scontrol", "--oneliner", "show", "job", job]))
+        return parse_record(await self._show_job(job))
+
+    async def _show_job(self, job: str) -> str:
+        return await self._call(["scontrol", "--oneliner", "show", "job", job], answers=_has_record)
 
     async def _from_accounting(self, job: str) -> dict[str, str]:
         fields = ("JobState", "ExitCode", "NodeList")
+
+        def parse(text: str) -> list[list[str]]:
+            lines = (line.split("|") for line in text.splitlines())
+            return [line for line in lines if len(line) == len(fields)]
+
         stdout = await self._call(
             [
                 "sacct",
@@ -338,19 +351,49 @@ class Slurm:
                 "--format=State,ExitCode,NodeList",
                 # Alone of all commands, it reads no variable.
                 *([f"--clusters={self._cluster}"] if self._cluster else ()),
-            ]
+            ],
+            answers=parse,
         )
-        lines = (line.split("|") for line in stdout.splitlines())
-        found = next((line for line in lines if len(line) == len(fields)), ())
+        found = next(iter(parse(stdout)), ())
         return dict(zip(fields, found, strict=False))
 
-    async def _call(self, argv: Sequence[str]) -> str:
+    async def _call(
+        self, argv: Sequence[str], *, answers: Callable[[str], object] = lambda text: False
+    ) -> str:
+        """Return what a command prints.
+
+        Parameters
+        ----------
+        argv : sequence of str
+            Its command line.
+        answers : callable
+            Returns whether a text has an answer in it. A command that has printed one, to the end of its last line, has
+            answered whatever its status: Slurm's own print none if they fail, and a site's own may fail afterwards.
+        """
         env = query_environ(os.environ, self._cluster)
         status, stdout, stderr = await _ask(argv, None, env)
-        if status != 0:
-            message = join_lines(stderr) or f"it ended with status {status}, without a message"
+        if status == 0:
+            return stdout
+        message = join_lines(stderr) or f"it ended with status {status}, without a message"
+        if status < 0 or not stdout.endswith("\n") or not answers(stdout):
             raise SlurmCommandError(shlex.join(argv), message)
+        if argv[0] not in self._told_of_status:
+            self._told_of_status.add(argv[0])
+            logger.warning(
+                "%s has answered, and ended with status %d: %s. Its answers are used; see whether this site's %s is a "
+                "script, which should end with status 0: type -a %s",
+                *(argv[0], status, message, argv[0], argv[0]),
+            )
         return stdout
+
+
+def _is_script(text: str) -> bool:
+    # Slurm itself demands that line, and ends with status 0 where it has no script.
+    return "#!" in text
+
+
+def _has_record(text: str) -> bool:
+    return "JobState" in parse_record(text)
 
 
 async def _ask(

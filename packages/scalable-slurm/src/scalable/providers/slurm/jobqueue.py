@@ -173,6 +173,7 @@ def make_host(
             interface=interface or site.interface,
             security=security,
             scheduler_options=options,
+            silence_logs=False,  # see keep_dask_quiet
         )
     except (RuntimeError, ValueError) as error:
         cause = _os_error_behind(error)

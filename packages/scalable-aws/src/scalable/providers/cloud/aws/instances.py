@@ -29,7 +29,12 @@ from scalable.providers.cloud.aws.tasks import (
 from scalable.providers.rendering import redacted
 from scalable.providers.scheduler import scheduler_arguments
 from scalable.providers.tls import KEY_VARIABLES, dask_environment
-from scalable.providers.worker import server_command, thread_environment, worker_arguments
+from scalable.providers.worker import (
+    server_command,
+    thread_environment,
+    watched_worker,
+    worker_arguments,
+)
 
 __all__ = [
     "ECR",
@@ -195,12 +200,15 @@ def worker_script(
         preload=request.preload,
         extra=("--protocol", "tls"),
     )
+    program = f"import sys\ncommand = sys.argv[1:]\n{watched_worker(PORT, silence=options.silence)}"
+    watching = [options.python, "-P", "-c", program]
+    worker = [*server_command(options.python, "worker"), *arguments, "--name", "$ID"]
     return boot_script(
         run,
         place,
         part=request.tag,
         image=request.image,
-        command=[*server_command(options.python, "worker"), *arguments, "--name", "$ID"],
+        command=[*watching, *worker],
         env={**thread_environment(request.cpus, request.slots), **request.env},
         gpus=request.gpus,
     )

@@ -23,8 +23,8 @@ from scalable.providers.tls import KEY_VARIABLES, dask_environment
 from scalable.providers.worker import (
     server_command,
     thread_environment,
+    watched_worker,
     worker_arguments,
-    worker_through_notice,
 )
 
 __all__ = [
@@ -82,7 +82,6 @@ for pause in (1, 2, 4, 8, None):
         time.sleep(pause)
 command = [*sys.argv[2:], "--name", sys.argv[1] + "-" + task]
 """
-_IN_ITS_PLACE = "os.execvp(command[0], command)\n"
 
 
 class Request(NamedTuple):
@@ -236,7 +235,7 @@ def worker_definition(
         preload=request.preload,
         extra=("--protocol", "tls"),
     )
-    program = _NAMED + (worker_through_notice(PORT) if options.spot else _IN_ITS_PLACE)
+    program = _NAMED + watched_worker(PORT, silence=options.silence, through_notice=options.spot)
     naming = [options.python, "-P", "-c", program, request.tag]
     return _definition(
         run,

@@ -9,7 +9,7 @@ here; they are in modules by whom they are about:
 `worker`       tasks, as a worker has them
 `clients`      the clients that tasks get on a worker
 `connections`  when connections send, and what they keep and raise
-`functions`    copies of functions, and what else the other modules share
+`functions`    copies of functions, and what servers or the other modules share
 =============  ======================================================================
 """
 
@@ -34,6 +34,7 @@ from scalable.cluster.plugin.dask_internals.connections import (
 )
 from scalable.cluster.plugin.dask_internals.functions import (
     hide_from_tracebacks,
+    leave_directory,
 )
 from scalable.cluster.plugin.dask_internals.scheduler import (
     Hold,
@@ -107,6 +108,7 @@ __all__ = [
     "hide_from_tracebacks",
     "interrupt_retirement",
     "keep_no_log",
+    "leave_directory",
     "lift_send_timeout",
     "lift_worker_send_timeout",
     "not_executed",

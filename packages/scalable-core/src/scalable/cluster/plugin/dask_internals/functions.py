@@ -1,4 +1,4 @@
-"""Functions, copied or hidden from tracebacks, and the ids of changes; what the other modules share."""
+"""Functions, copied or hidden from tracebacks, and what servers or the other modules share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 __all__ = [
     "hide_from_tracebacks",
+    "leave_directory",
     "new_stimulus_id",
     "with_globals",
 ]
@@ -34,3 +35,9 @@ def hide_from_tracebacks(function: Any) -> None:
     # `distributed.utils.get_traceback` goes by the name of the file.
     name = os.path.join("distributed", "worker.py")  # noqa: PTH118 - a text that is compared
     function.__code__ = function.__code__.replace(co_filename=name)
+
+
+def leave_directory(server: Any) -> None:
+    """Keep the directory of a scheduler or a worker when this process ends: a fork of the one that has the server."""
+    if server._workdir is not None:
+        server._workdir._finalizer.detach()

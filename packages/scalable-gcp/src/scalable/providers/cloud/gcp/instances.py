@@ -20,8 +20,8 @@ from scalable.providers.tls import KEY_VARIABLES, dask_environment
 from scalable.providers.worker import (
     server_command,
     thread_environment,
+    watched_worker,
     worker_arguments,
-    worker_through_notice,
 )
 
 __all__ = [
@@ -221,7 +221,8 @@ def worker_body(
         preload=request.preload,
         extra=("--protocol", "tls"),
     )
-    program = f"import sys\ncommand = sys.argv[1:]\n{worker_through_notice(PORT)}"
+    watched = watched_worker(PORT, silence=options.silence, through_notice=True)
+    program = f"import sys\ncommand = sys.argv[1:]\n{watched}"
     script = _script(
         image=request.image,
         command=[
