@@ -48,6 +48,10 @@ def divide(a: int, b: int) -> float:
     return a / b
 
 
+def length_of(_: int, b: bytes) -> int:
+    return len(b)
+
+
 # -- Arguments
 
 
@@ -125,6 +129,18 @@ def test_a_map_in_batches(client: ScalableClient) -> None:
     assert client.gather(futures) == ["stitches"] * 10
     again = client.map(where, range(10), tag="stitches")
     assert [future.key for future in again] == [future.key for future in futures]
+
+
+@pytest.mark.parametrize("tag", [None, "stitches"])
+def test_a_large_keyword_argument_of_a_map_arrives(client: ScalableClient, tag: str | None) -> None:
+    # Dask would call both `b`, and its scheduler fails on that.
+    one, other = bytes(200_000), bytes(300_000)
+    first = client.map(length_of, range(3), b=one, tag=tag)
+    second = client.map(length_of, range(4), b=other, tag=tag, batch_size=2)
+    assert client.gather(first, errors="collect") == [200_000] * 3
+    assert client.gather(second, errors="collect") == [300_000] * 4
+    again = client.map(length_of, range(3), b=one, tag=tag)
+    assert [future.key for future in again] == [future.key for future in first]
 
 
 def test_what_is_no_function_is_refused_as_by_dask(client: ScalableClient) -> None:
