@@ -156,7 +156,10 @@ class CheckingClient(GatheringClient):
         for annotated in annotations:
             own = annotated.get("resources")
             needed = own or resources
-            if self._slots and needed and (anywhere or annotated.get("allow_other_workers")):
+            others = anywhere or annotated.get("allow_other_workers")
+            if (workers := annotated.get("workers")) and not callable(workers) and not others:
+                self._check_workers(workers, needed)
+            if self._slots and needed and others:
                 refuse_other_workers(needed)
             if not own or callable(own):
                 continue
