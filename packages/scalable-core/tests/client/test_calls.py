@@ -271,6 +271,38 @@ def test_what_can_never_run_is_refused_at_once(
     assert not cluster.scheduler.tasks
 
 
+TAGGED = {"compute", "get", "get_executor", "map", "persist", "run", "submit"}
+OPTIONS_ARE_OTHERS = {"publish_dataset", "run_on_scheduler", "sync"}
+"""Methods whose further options are names of datasets, or arguments of a function."""
+
+
+def methods_with_any_option() -> set[str]:
+    public = {name: getattr(Client, name) for name in dir(Client) if not name.startswith("_")}
+    return {
+        name
+        for name, method in public.items()
+        if callable(method)
+        and any(
+            each.kind is each.VAR_KEYWORD for each in inspect.signature(method).parameters.values()
+        )
+    }
+
+
+@pytest.mark.parametrize("option", ["tag", "task"])
+@pytest.mark.parametrize(
+    "name", sorted(methods_with_any_option() - TAGGED - OPTIONS_ARE_OTHERS - {"start"})
+)
+def test_what_has_no_tag_refuses_one(
+    client: ScalableClient, name: str, option: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    method = getattr(client, name)
+    required = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+    given: list[Any] = [[] for each in required if each.kind is each.POSITIONAL_OR_KEYWORD]
+    with pytest.raises(TypeError, match=f"{option}\\b"):
+        method(*given, **{option: "stitches"})
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]  # of the scheduler
+
+
 @pytest.mark.parametrize("by", ["name", "address", "host"])
 def test_workers_may_be_named_as_in_dask(client: ScalableClient, by: str) -> None:
     workers = client.scheduler_info()["workers"]
