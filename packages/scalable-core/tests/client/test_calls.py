@@ -141,6 +141,8 @@ def test_a_large_keyword_argument_of_a_map_arrives(client: ScalableClient, tag: 
     assert client.gather(second, errors="collect") == [300_000] * 4
     again = client.map(length_of, range(3), b=one, tag=tag)
     assert [future.key for future in again] == [future.key for future in first]
+    smaller = client.map(length_of, range(3), b=bytes(99_000), tag=tag)  # one that Dask passes
+    assert client.gather(smaller, errors="collect") == [99_000] * 3
 
 
 def test_what_is_no_function_is_refused_as_by_dask(client: ScalableClient) -> None:
