@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import dask.base
 import dask.config
-from dask.base import tokenize
-from dask.sizeof import sizeof
 from dask.utils import parse_timedelta
 from distributed import Future
 from distributed.security import Security
@@ -19,6 +17,7 @@ from distributed.security import Security
 from scalable.client.checking import CheckingClient
 from scalable.client.executor import TaggedCalls
 from scalable.client.keys import key_of_call, keys_of_map
+from scalable.client.maps import is_large, map_calls
 from scalable.client.requirements import resolve_tag, workers_with_tag
 from scalable.client.waits import describe_wait
 from scalable.cluster import GroupedCluster
@@ -46,9 +45,6 @@ __all__ = ["ScalableClient"]
 
 RESTART_TIMEOUT = 30.0
 """Seconds that the news of a restart may take to this client after its answer, over another connection."""
-
-LARGE = 1e5
-"""Bytes of a keyword argument above which Dask makes it a task of its own, which the calls of a map share."""
 
 
 def _lacks_keys(address: Any, security: Any = None, **_: object) -> bool:
@@ -295,7 +291,6 @@ class ScalableClient(CheckingClient):
                     batch_size=batch_size,
                     **options,
                 )
-        large = [name for name, value in kwargs.items() if sizeof(value) > LARGE]
         func = self._checked(func, None if actor else task)
         if not actor and self._kept and self._kept.has_files and not _are_endless(iterables):
             iterables, calls = _zip_arguments(iterables)
@@ -318,39 +313,24 @@ class ScalableClient(CheckingClient):
             if _can_defer_unpickling(func, actor):
                 key = list(key)
                 func, iterables = operator.call, ([defer_unpickling(func)] * len(key), *iterables)
-        elif (version or large) and pure and not actor and not _are_endless(iterables):
+        elif (
+            (version or any(map(is_large, kwargs.values())))
+            and pure
+            and not actor
+            and not _are_endless(iterables)
+        ):
             iterables, calls = _zip_arguments(iterables)
             if isinstance(key, str) or not isinstance(key, Iterable):
                 key = keys_of_map(
                     *(None, 1, func, calls, kwargs), pure=True, prefix=key, version=version
                 )
-        for name in large:
-            kwargs[name] = self._submit_argument(name, kwargs[name], resources, options)
-        futures: list[Future[Any]] = super().map(
-            func,
-            *iterables,
+        return map_calls(
+            *(self, func, iterables, kwargs),
             key=key,
             resources=resources,
             actor=actor,
             pure=pure,
             batch_size=batch_size,
-            **options,
-            **kwargs,
-        )
-        return futures
-
-    def _submit_argument(
-        self, name: str, value: object, resources: Any, options: Mapping[str, Any]
-    ) -> Future[Any]:
-        """Return a future of a large keyword argument, in whose place the calls of a map take it.
-
-        Dask's own task for it has the name of the argument, which is the same in other maps, and no priority, on which
-        the scheduler fails.
-        """
-        return super().submit(
-            *(operator.getitem, [value], 0),  # the value itself
-            key=f"argument-{name}-{tokenize(value, resources)}",
-            resources=resources,
             **options,
         )
 

@@ -51,7 +51,7 @@ from distributed.preloading import PreloadManager
 from distributed.protocol.pickle import dumps
 from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
 
-from scalable.client.client import LARGE
+from scalable.client.maps import LARGE
 from scalable.cluster.dask_internals import (
     as_expression,
     defer_unpickling,
