@@ -33,7 +33,7 @@ def is_large(value: object) -> bool:
 def map_calls(
     client: Client,
     func: Callable[..., Any],
-    iterables: Iterable[Iterable[Any]],
+    iterables: Iterable[Any],
     kwargs: Mapping[str, Any],
     **options: Any,
 ) -> list[Future[Any]]:
