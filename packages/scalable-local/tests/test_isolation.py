@@ -509,6 +509,48 @@ def test_a_task_finds_its_output_open(client: ScalableClient, tmp_path: Path, ho
     assert f"to the log, too: {how}" in "".join(client.session.cluster.logs("single").values())
 
 
+def redirect(path: str) -> None:
+    """Do as programs around models do, which print from compiled code: redirect the descriptors."""
+    own = os.open(path, os.O_RDWR | os.O_CREAT)
+    for number in (0, 1, 2):
+        os.dup2(own, number)
+    os.close(own)
+    os.write(1, b"mine\n")
+
+
+def streams() -> list[int]:
+    return [os.fstat(number).st_ino for number in (0, 1, 2)]
+
+
+def test_a_task_finds_the_files_of_its_streams(client: ScalableClient, tmp_path: Path) -> None:
+    if client.session is None or client.session.target_name == "threads":
+        pytest.skip("the streams of workers that are threads are the client's")
+    before = run(client, streams)
+    run(client, redirect, str(tmp_path / "file"))
+    assert run(client, streams) == before
+    run(client, os.write, 1, b"to the log again\n")
+    assert (tmp_path / "file").read_text() == "mine\n"
+    assert "to the log again" in "".join(client.session.cluster.logs("single").values())
+    client.run(redirect, str(tmp_path / "for all"), tag="single")
+    try:
+        assert run(client, streams) == [(tmp_path / "for all").stat().st_ino] * 3
+    finally:
+        client.retire_workers(names=client.session.groups["single"].workers)
+
+
+@pytest.mark.parametrize("how", ["stream", "descriptor"])
+def test_a_task_finds_its_input_open(client: ScalableClient, tmp_path: Path, how: str) -> None:
+    if client.session is None or client.session.target_name == "threads":
+        pytest.skip("the input of workers that are threads is the client's")
+
+    def read(path: Path) -> str:
+        with path.open("w") as file:  # would take the place of the closed descriptor
+            return f"{file.fileno() > 2} {sys.stdin.read()!r} {os.read(0, 9)!r}"
+
+    run(client, (lambda: sys.stdin.close()) if how == "stream" else (lambda: os.close(0)))
+    assert run(client, lambda: read(tmp_path / "file")) == "True '' b''"
+
+
 def test_a_task_may_replace_its_output_while_another_starts(
     client: ScalableClient, tmp_path: Path
 ) -> None:

@@ -48,6 +48,10 @@ def divide(a: int, b: int) -> float:
     return a / b
 
 
+def length_of(_: int, b: bytes) -> int:
+    return len(b)
+
+
 # -- Arguments
 
 
@@ -125,6 +129,20 @@ def test_a_map_in_batches(client: ScalableClient) -> None:
     assert client.gather(futures) == ["stitches"] * 10
     again = client.map(where, range(10), tag="stitches")
     assert [future.key for future in again] == [future.key for future in futures]
+
+
+@pytest.mark.parametrize("tag", [None, "stitches"])
+def test_a_large_keyword_argument_of_a_map_arrives(client: ScalableClient, tag: str | None) -> None:
+    # Dask would call both `b`, and its scheduler fails on that.
+    one, other = bytes(200_000), bytes(300_000)
+    first = client.map(length_of, range(3), b=one, tag=tag)
+    second = client.map(length_of, range(4), b=other, tag=tag, batch_size=2)
+    assert client.gather(first, errors="collect") == [200_000] * 3
+    assert client.gather(second, errors="collect") == [300_000] * 4
+    again = client.map(length_of, range(3), b=one, tag=tag)
+    assert [future.key for future in again] == [future.key for future in first]
+    smaller = client.map(length_of, range(3), b=bytes(99_000), tag=tag)  # one that Dask passes
+    assert client.gather(smaller, errors="collect") == [99_000] * 3
 
 
 def test_what_is_no_function_is_refused_as_by_dask(client: ScalableClient) -> None:
@@ -253,6 +271,38 @@ def test_what_can_never_run_is_refused_at_once(
         assert str(caught.value).startswith(message)
     cluster: Any = client.cluster
     assert not cluster.scheduler.tasks
+
+
+TAGGED = {"compute", "get", "get_executor", "map", "persist", "run", "submit"}
+OPTIONS_ARE_OTHERS = {"publish_dataset", "run_on_scheduler", "sync"}
+"""Methods whose further options are names of datasets, or arguments of a function."""
+
+
+def methods_with_any_option() -> set[str]:
+    public = {name: getattr(Client, name) for name in dir(Client) if not name.startswith("_")}
+    return {
+        name
+        for name, method in public.items()
+        if callable(method)
+        and any(
+            each.kind is each.VAR_KEYWORD for each in inspect.signature(method).parameters.values()
+        )
+    }
+
+
+@pytest.mark.parametrize("option", ["tag", "task"])
+@pytest.mark.parametrize(
+    "name", sorted(methods_with_any_option() - TAGGED - OPTIONS_ARE_OTHERS - {"start"})
+)
+def test_what_has_no_tag_refuses_one(
+    client: ScalableClient, name: str, option: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    method = getattr(client, name)
+    required = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+    given: list[Any] = [[] for each in required if each.kind is each.POSITIONAL_OR_KEYWORD]
+    with pytest.raises(TypeError, match=f"{option}\\b"):
+        method(*given, **{option: "stitches"})
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]  # of the scheduler
 
 
 @pytest.mark.parametrize("by", ["name", "address", "host"])

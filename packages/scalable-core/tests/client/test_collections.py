@@ -16,7 +16,7 @@ from dask.delayed import delayed as delayed_object
 from distributed import SchedulerPlugin, get_worker, wait
 
 from scalable.client import ScalableClient
-from scalable.errors import TagConflictError, UnknownTagError
+from scalable.errors import TagConflictError, UnknownTagError, UnknownWorkerError
 
 
 def where(*_: Any) -> str:
@@ -217,6 +217,26 @@ def test_an_annotation_that_no_worker_has_is_refused(client: ScalableClient) -> 
         parts = [delayed_object(abs)(-1)]
     with pytest.raises(UnknownTagError, match="typo"):
         delayed_object(sum)(parts).compute()
+
+
+@pytest.mark.parametrize("options", [{}, {"tag": "stitches"}, {"resources": {"stitches": 1}}])
+def test_annotated_workers_that_are_not_there_are_refused(
+    client: ScalableClient, options: dict[str, Any]
+) -> None:
+    with annotate(workers=["nobody"], **options):
+        x, call = da.arange(4, chunks=1), delayed_object(abs)(-1)
+    for collection in (x, call):
+        with pytest.raises(UnknownWorkerError, match="'nobody'"):
+            client.compute(collection)
+    with annotate(workers=["gcam-7"], **options):
+        x = da.arange(4, chunks=1)
+    if options:
+        with pytest.raises(UnknownWorkerError, match="'stitches'"):
+            client.compute(x)
+    else:
+        assert client.compute(x.sum()).result(timeout=30) == 6
+        with pytest.raises(UnknownWorkerError, match="'stitches'"):
+            client.compute(x, tag="stitches")
 
 
 @pytest.mark.parametrize("inside", [True, False])

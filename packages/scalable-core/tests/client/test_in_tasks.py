@@ -67,6 +67,18 @@ def test_a_tag_in_a_task(client: ScalableClient, function: Any, places: list[str
     assert [*client.submit(function, tag="gcam-7").result(timeout=30)] == places
 
 
+def closes_its_client() -> str:
+    with get_client() as client:
+        return str(client.submit(where, 4, tag="stitches").result(timeout=30))
+
+
+def test_a_task_after_one_that_has_closed_its_client_gets_another(client: ScalableClient) -> None:
+    for _ in range(2):
+        future = client.submit(closes_its_client, tag="gcam-7", pure=False)
+        assert future.result(timeout=30) == "stitches"
+    assert client.submit(with_a_client, tag="gcam-7").result(timeout=30)[0] == "stitches"
+
+
 def test_a_worker_without_the_package_refuses_tags(
     client: ScalableClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

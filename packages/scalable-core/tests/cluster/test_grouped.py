@@ -611,10 +611,41 @@ def test_workers_of_all_groups_are_waited_for(start: Start) -> None:
     assert {worker["name"] for worker in workers} == {
         name for group in cluster.groups.values() for name in group.workers
     }
-    with pytest.raises(TimeoutError, match=r"3 workers are not there after 0\.2 s"):
+    cluster.wait_for_workers(2, timeout="30 s")
+    late = r"3 workers are not there after 0\.2 s; no group is to have more: scale one"
+    with pytest.raises(TimeoutError, match=late):
         cluster.wait_for_workers(3, timeout=0.2)
+    with pytest.raises(TimeoutError, match=late):
+        cluster.wait_for_workers(3, timeout="200 ms")
     with pytest.raises(ValueError, match="positive"):
         cluster.wait_for_workers(0)
+
+
+def test_counts_and_ranges_are_given_by_tag(start: Start) -> None:
+    cluster = start("a")
+    scale: Any = cluster.scale_groups
+    adapt: Any = cluster.adapt_groups
+    for method in (scale, adapt):
+        for given in (3, "a", [1], None):
+            with pytest.raises(TypeError, match="does not say which worker group; give"):
+                method(given)
+    for bounds in (3, None, (1,), "24", {"minimum": 0, "maximum": 2}):
+        with pytest.raises(TypeError, match="worker group 'a' cannot"):
+            adapt({"a": bounds})
+    adapt({"a": [0, 1]})
+
+
+def test_a_coroutine_function_is_run_as_by_clusters_of_dask(start: Start) -> None:
+    cluster = start("a")
+
+    async def wait(seconds: float, answer: int) -> int:
+        await asyncio.sleep(seconds)
+        return answer
+
+    assert cluster.sync(wait, 0, answer=5, callback_timeout="30 s") == 5
+    with pytest.raises(TimeoutError):
+        cluster.sync(wait, 60, answer=5, callback_timeout=0.1)
+    assert asyncio.run(cluster.sync(wait, 0, answer=6, asynchronous=True)) == 6
 
 
 def test_who_waits_for_workers_is_told_that_a_group_has_failed(start: Start, threads: Any) -> None:
@@ -691,6 +722,7 @@ def test_logs_are_named_as_those_of_dask(start: Start) -> None:
     for address, facts in cluster.scheduler_info["workers"].items():
         for name in (address, facts["name"]):
             assert [*cluster.get_logs(**only, workers=[name])] == [facts["name"]]
+            assert [*cluster.get_logs(**only, workers=name)] == [facts["name"]]
     with pytest.raises(UnknownWorkerError, match="'typo'"):
         cluster.get_logs(**only, workers=["typo"])
 

@@ -62,6 +62,17 @@ def test_only_what_is_missing_is_computed(user: User, run: Connect) -> None:
     assert user.messages[-1] == "simulate: 30 kept, 10 to do"
 
 
+def test_large_keyword_arguments_arrive(user: User, run: Connect) -> None:
+    weight = np.arange(30_000)
+    for expected in (["total"] * 3, []):
+        client = run()
+        one = client.submit(user.module.total, [1, 2], weight=weight, task="total")
+        many = client.map(user.module.total, [[1, 3], [1, 4]], weight=weight, task="total")
+        for future, factor in zip((one, *many), (3, 4, 5), strict=True):
+            assert np.array_equal(future.result(timeout=30), weight * factor)
+        assert user.starts() == expected
+
+
 def test_kept_results_need_no_worker(user: User, run: Connect, cluster: LocalCluster) -> None:
     client = run()
     client.gather(client.map(user.module.simulate, range(5), task="simulate"))

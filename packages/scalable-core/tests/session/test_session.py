@@ -209,6 +209,10 @@ def test_a_session_from_start_to_end(project: Path) -> None:
         shown = session._repr_html_()
         assert "ScalableSession on demo, running" in shown
         assert "<td>gcam</td><td>1 of 1</td>" in shown
+        for change in (session.scale, session.adapt):
+            number: Any = 2
+            with pytest.raises(TypeError, match="2 does not say which worker group"):
+                change(number)
         session.scale({"gcam": 2})
         session.cluster.wait_for_group("gcam", 2, timeout=30)
         session.adapt({"gcam": (0, 2)})

@@ -11,6 +11,7 @@
 `foreign`       exceptions of classes that this process does not have
 `failures`      tasks that failed, beside the results of those that did not
 `keys`          the keys of calls that carry a tag
+`maps`          Dask's `map`, whose calls may share large keyword arguments
 `requirements`  what a call requires, and whether any worker can ever have it
 `waits`         why a task does not run yet, in words
 `executor`      `concurrent.futures` executors for one tag

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import dask.base
+from distributed import Client
 
 from scalable.client.gathering import GatheringClient
 from scalable.client.requirements import (
@@ -29,6 +31,25 @@ __all__ = ["CheckingClient"]
 
 TASKS_TOPIC = "scalable-tasks"
 """Dask event topic on which a client publishes the component of each manifest task, for clients inside of tasks."""
+
+_Parameters = ParamSpec("_Parameters")
+_Answer = TypeVar("_Answer")
+
+
+def _without_tag(method: Callable[_Parameters, _Answer]) -> Callable[_Parameters, _Answer]:
+    """Return a method of Dask's client that takes any option, and refuses tags instead of ignoring or sending them."""
+
+    @wraps(method)
+    def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Answer:
+        for name in ("tag", "task"):
+            if name in kwargs:
+                raise TypeError(
+                    f"{method.__name__}() takes no {name}=: leave it out; "
+                    "client.scheduler_info()['workers'] has the tag of each worker among its resources"
+                )
+        return method(*args, **kwargs)
+
+    return call
 
 
 class CheckingClient(GatheringClient):
@@ -92,6 +113,17 @@ class CheckingClient(GatheringClient):
     async def _find_actor_error(self, actor: Any) -> Any:
         scheduler: Any = self.scheduler
         return await scheduler.scalable_find_actor_error(actor=actor)
+
+    dump_cluster_state = _without_tag(Client.dump_cluster_state)
+    has_what = _without_tag(Client.has_what)
+    list_datasets = _without_tag(Client.list_datasets)
+    nbytes = _without_tag(Client.nbytes)
+    ncores = _without_tag(Client.ncores)
+    nthreads = _without_tag(Client.nthreads)
+    retire_workers = _without_tag(Client.retire_workers)
+    scheduler_info = _without_tag(Client.scheduler_info)
+    unpublish_dataset = _without_tag(Client.unpublish_dataset)
+    who_has = _without_tag(Client.who_has)
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         """Create futures of a graph, once it is known that some worker can run it. All calls come here."""
@@ -173,7 +205,10 @@ class CheckingClient(GatheringClient):
         for annotated in annotations:
             own = annotated.get("resources")
             needed = own or resources
-            if self._slots and needed and (anywhere or annotated.get("allow_other_workers")):
+            others = anywhere or annotated.get("allow_other_workers")
+            if (workers := annotated.get("workers")) and not callable(workers) and not others:
+                self._check_workers(workers, needed)
+            if self._slots and needed and others:
                 refuse_other_workers(needed)
             if not own or callable(own):
                 continue

@@ -17,6 +17,7 @@ from distributed.security import Security
 from scalable.client.checking import CheckingClient
 from scalable.client.executor import TaggedCalls
 from scalable.client.keys import key_of_call, keys_of_map
+from scalable.client.maps import is_large, map_calls
 from scalable.client.requirements import resolve_tag, workers_with_tag
 from scalable.client.waits import describe_wait
 from scalable.cluster import GroupedCluster
@@ -312,21 +313,26 @@ class ScalableClient(CheckingClient):
             if _can_defer_unpickling(func, actor):
                 key = list(key)
                 func, iterables = operator.call, ([defer_unpickling(func)] * len(key), *iterables)
-        elif version and key is None and pure and not actor and not _are_endless(iterables):
+        elif (
+            (version or any(map(is_large, kwargs.values())))
+            and pure
+            and not actor
+            and not _are_endless(iterables)
+        ):
             iterables, calls = _zip_arguments(iterables)
-            key = keys_of_map(None, 1, func, calls, kwargs, pure=True, version=version)
-        futures: list[Future[Any]] = super().map(
-            func,
-            *iterables,
+            if isinstance(key, str) or not isinstance(key, Iterable):
+                key = keys_of_map(
+                    *(None, 1, func, calls, kwargs), pure=True, prefix=key, version=version
+                )
+        return map_calls(
+            *(self, func, iterables, kwargs),
             key=key,
             resources=resources,
             actor=actor,
             pure=pure,
             batch_size=batch_size,
             **options,
-            **kwargs,
         )
-        return futures
 
     def _live_html(self) -> tuple[str, bool]:
         owner: Any = self.session or self.cluster

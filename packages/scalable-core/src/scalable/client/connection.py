@@ -168,11 +168,12 @@ class WatchedClient(Client):
             if self.scheduler_comm is not None:
                 self.scheduler_comm.abort()
 
-    def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> Any:
+    def wait_for_workers(self, n_workers: int, timeout: float | str | None = None) -> Any:
         """Return when there are `n_workers` that take tasks, as `GroupedCluster.wait_for_workers` does."""
         if self.asynchronous and isinstance(self.cluster, GroupedCluster):
             return self.cluster.wait_for_workers_async(n_workers, timeout)
-        return super().wait_for_workers(n_workers, timeout)
+        limit: Any = timeout  # Dask's declares seconds, and takes texts as well
+        return super().wait_for_workers(n_workers, limit)
 
     async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
         await super()._ensure_connected(*args, **kwargs)

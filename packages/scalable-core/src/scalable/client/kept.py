@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import dask.base
 from dask.utils import key_split
-from distributed import Client, Future
+from distributed import Future
 
 from scalable.client.keys import key_prefix, keys_of_map
+from scalable.client.maps import map_calls
 from scalable.cluster.dask_internals import (
     defer_unpickling,
     dependencies_of,
@@ -271,10 +272,7 @@ class KeptFutures:
     ) -> list[Future[Any]]:
         """Submit calls, each of which is a row: what is called, and with what."""
         columns = [*zip(*rows.values(), strict=True)]
-        futures: list[Future[Any]] = Client.map(
-            self._client, operator.call, *columns, key=[*rows], **options, **kwargs
-        )
-        return futures
+        return map_calls(self._client, operator.call, columns, kwargs, key=[*rows], **options)
 
     def _install(self) -> None:
         if not self._is_installed:

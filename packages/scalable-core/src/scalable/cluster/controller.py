@@ -43,7 +43,14 @@ from scalable.cluster.port import (
 from scalable.cluster.retry import RetryPolicy
 from scalable.cluster.scheduler import SchedulerCalls
 from scalable.cluster.status import group_status
-from scalable.cluster.targets import check_cap, checked_count, minimum_counts, update_targets
+from scalable.cluster.targets import (
+    check_cap,
+    checked_count,
+    checked_counts,
+    checked_ranges,
+    minimum_counts,
+    update_targets,
+)
 from scalable.errors import (
     ClusterClosedError,
     GroupFailedError,
@@ -208,7 +215,7 @@ class GroupController:
     async def scale_groups(self, counts: Mapping[str, int]) -> None:
         """Record fixed counts for some groups, and return. A failed group is tried again."""
         self.check_scheduler()
-        counts = {tag: checked_count(n, f"worker group {tag!r}") for tag, n in counts.items()}
+        counts = checked_counts(counts)
         for tag, count in counts.items():
             if count < 0:
                 raise ValueError(
@@ -233,13 +240,7 @@ class GroupController:
         Without `policies`, each group keeps the one that it has; a group that they leave out has none of its own.
         """
         self.check_scheduler()
-        ranges = {
-            tag: (
-                checked_count(low, f"worker group {tag!r}"),
-                checked_count(high, f"worker group {tag!r}"),
-            )
-            for tag, (low, high) in ranges.items()
-        }
+        ranges = checked_ranges(ranges)
         for tag, (minimum, maximum) in ranges.items():
             if not 0 <= minimum <= maximum:
                 raise ValueError(
@@ -316,9 +317,8 @@ class GroupController:
                 await self._changed.wait_for(lambda: self._has_workers_in_all(n))
         except TimeoutError:
             missing = [f"{tag}: {why.summary}" for tag, why in (await self.explain()).items()]
-            raise TimeoutError(
-                f"{n} workers are not there after {timeout:g} s; {'; '.join(missing)}"
-            ) from None
+            why = "; ".join(missing) or "no group is to have more: scale one with scale_groups()"
+            raise TimeoutError(f"{n} workers are not there after {timeout:g} s; {why}") from None
 
     async def wait_for_scheduler(self) -> None:
         """Return once the scheduler has answered a new question; raise SchedulerLostError if it is lost instead."""

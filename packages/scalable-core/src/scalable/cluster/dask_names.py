@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import pkgutil
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from dask.utils import parse_timedelta
 
 from scalable.cluster.dashboard import INSTALL, has_dashboard, link_that_opens
 from scalable.cluster.events import Event
@@ -34,6 +37,11 @@ _ELSEWHERE = {
     "job_script": "scalable plan --render",
 }
 """What there is in place of names that only some of Dask's clusters have."""
+
+
+def _seconds(timeout: float | str | None) -> float | None:
+    """Return a timeout as Dask takes it, which may be a text such as ``"5 min"``."""
+    return None if timeout is None else float(parse_timedelta(timeout))
 
 
 class DaskNames(ClosingCluster):
@@ -91,10 +99,32 @@ class DaskNames(ClosingCluster):
         """Whether this is the event loop's own thread, on which methods cannot wait."""
         return self._calls.on_loop()
 
-    def sync(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run a coroutine function on `loop`, and return its result; on the loop's own thread, return the coroutine."""
+    def sync(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        asynchronous: bool | None = None,
+        callback_timeout: float | str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run a coroutine function on `loop`, and return its result; on the loop's own thread, return the coroutine.
+
+        Parameters
+        ----------
+        func : callable
+            The coroutine function.
+        *args, **kwargs
+            Its arguments.
+        asynchronous : bool, optional
+            Whether to return the coroutine; by default, that depends on the thread.
+        callback_timeout : float or str, optional
+            Seconds, or a text such as ``"5 min"``, after which a `TimeoutError` is raised.
+        """
         coro = func(*args, **kwargs)
-        return coro if self.asynchronous else self._calls.wait(coro)
+        if callback_timeout is not None:
+            coro = asyncio.wait_for(coro, _seconds(callback_timeout))
+        is_awaited = self.asynchronous if asynchronous is None else asynchronous
+        return coro if is_awaited else self._calls.wait(coro)
 
     @property
     def scheduler_info(self) -> dict[str, Any]:
@@ -149,15 +179,15 @@ class DaskNames(ClosingCluster):
         made: Client = pkgutil.resolve_name("scalable.client:ScalableClient")(self)
         return made
 
-    def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> None:
+    def wait_for_workers(self, n_workers: int, timeout: float | str | None = None) -> None:
         """Return when all groups together have `n_workers` that take tasks; `wait_for_group` waits for one group.
 
         Parameters
         ----------
         n_workers : int
             Workers.
-        timeout : float, optional
-            Seconds; None waits until the workers are there, or cannot be any more.
+        timeout : float or str, optional
+            Seconds, or a text such as ``"5 min"``; None waits until the workers are there, or cannot be any more.
 
         Raises
         ------
@@ -172,14 +202,21 @@ class DaskNames(ClosingCluster):
         ValueError
             The number is not positive.
         """
-        self._calls.wait(self._controller.wait_for_workers(n_workers, timeout))
+        self._calls.wait(self._controller.wait_for_workers(n_workers, _seconds(timeout)))
 
-    async def wait_for_workers_async(self, n_workers: int, timeout: float | None = None) -> None:
+    async def wait_for_workers_async(
+        self, n_workers: int, timeout: float | str | None = None
+    ) -> None:
         """Do the same as `wait_for_workers`, for coroutines."""
-        await self._calls.wait_async(self._controller.wait_for_workers(n_workers, timeout))
+        await self._calls.wait_async(
+            self._controller.wait_for_workers(n_workers, _seconds(timeout))
+        )
 
     def get_logs(
-        self, cluster: bool = True, scheduler: bool = True, workers: bool | Iterable[str] = True
+        self,
+        cluster: bool = True,
+        scheduler: bool = True,
+        workers: bool | str | Iterable[str] = True,
     ) -> dict[str, str]:
         """Return logs by name, as Dask's clusters do: ``Cluster``, ``Scheduler``, and each worker's.
 
@@ -187,7 +224,7 @@ class DaskNames(ClosingCluster):
         ----------
         cluster, scheduler : bool
             Which ones.
-        workers : bool or iterable of str
+        workers : bool, str or iterable of str
             Whether those of workers are among them, or the names or addresses of some. They are tails, as of `logs`.
 
         Raises
@@ -202,7 +239,8 @@ class DaskNames(ClosingCluster):
             found["Scheduler"] = self._calls.wait(self._scheduler_log())
         if workers is True:
             return found | self.logs()
-        return found | self._logs_of([*workers]) if workers else found
+        names = [workers] if isinstance(workers, str) else workers
+        return found | self._logs_of([*names]) if names else found
 
     def _logs_of(self, workers: list[str]) -> dict[str, str]:
         connected = self.scheduler_info["workers"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import SupportsIndex
 
 from scalable.cluster.adaptive import (
@@ -20,7 +20,14 @@ from scalable.cluster.group import Group
 from scalable.cluster.link import Demand
 from scalable.cluster.starts import StartTime
 
-__all__ = ["check_cap", "checked_count", "minimum_counts", "update_targets"]
+__all__ = [
+    "check_cap",
+    "checked_count",
+    "checked_counts",
+    "checked_ranges",
+    "minimum_counts",
+    "update_targets",
+]
 
 
 def checked_count(count: object, of: str) -> int:
@@ -38,6 +45,51 @@ def checked_count(count: object, of: str) -> int:
     if not isinstance(count, SupportsIndex):
         raise TypeError(f"{of} cannot have {count!r} workers; ask for a whole number")
     return operator.index(count)
+
+
+def checked_counts(counts: object) -> dict[str, int]:
+    """Return counts of workers by tag; raise TypeError for what has no tags, as one number has none.
+
+    Examples
+    --------
+    >>> checked_counts(3)
+    Traceback (most recent call last):
+    ...
+    TypeError: 3 does not say which worker group; give counts by tag, such as {'gcam': 2}
+    """
+    if not isinstance(counts, Mapping):
+        raise TypeError(
+            f"{counts!r} does not say which worker group; give counts by tag, such as {{'gcam': 2}}"
+        )
+    return {tag: checked_count(n, f"worker group {tag!r}") for tag, n in counts.items()}
+
+
+def checked_ranges(ranges: object) -> dict[str, tuple[int, int]]:
+    """Return minima and maxima of workers by tag; raise TypeError for anything else.
+
+    Examples
+    --------
+    >>> checked_ranges({"gcam": [0, 4]})
+    {'gcam': (0, 4)}
+    >>> checked_ranges({"gcam": 4})
+    Traceback (most recent call last):
+    ...
+    TypeError: worker group 'gcam' cannot adapt between 4; give its minimum and maximum, such as (0, 4)
+    """
+    if not isinstance(ranges, Mapping):
+        raise TypeError(
+            f"{ranges!r} does not say which worker group; give ranges by tag, such as {{'gcam': (0, 4)}}"
+        )
+    checked = {}
+    for tag, bounds in ranges.items():
+        if not isinstance(bounds, Sequence) or len(bounds) != 2:
+            raise TypeError(
+                f"worker group {tag!r} cannot adapt between {bounds!r}; "
+                "give its minimum and maximum, such as (0, 4)"
+            )
+        low, high = (checked_count(bound, f"worker group {tag!r}") for bound in bounds)
+        checked[tag] = (low, high)
+    return checked
 
 
 def minimum_counts(groups: Mapping[str, Group]) -> dict[str, int]:

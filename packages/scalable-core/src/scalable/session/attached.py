@@ -128,7 +128,9 @@ class AttachedSession(ScalableSession):
         SessionError
             It is refused, or the session has ended.
         """
-        ask(self._directory, do="scale", workers=dict(counts), ranges={})
+        from scalable.cluster.targets import checked_counts
+
+        ask(self._directory, do="scale", workers=checked_counts(counts), ranges={})
 
     def adapt(self, ranges: Mapping[str, tuple[int, int]]) -> None:
         """Make some groups adaptive, as `ScalableSession.adapt`.
@@ -138,7 +140,9 @@ class AttachedSession(ScalableSession):
         SessionError
             It is refused, or the session has ended.
         """
-        ask(self._directory, do="scale", workers={}, ranges=dict(ranges))
+        from scalable.cluster.targets import checked_ranges
+
+        ask(self._directory, do="scale", workers={}, ranges=checked_ranges(ranges))
 
     @overload
     def explain(self) -> dict[str, Explanation]: ...

@@ -493,7 +493,9 @@ class ScalableSession(ClosingSession):
         LimitExceededError
             The cost would exceed the target's limit.
         """
-        changed = self._changed_plan(workers=counts)
+        from scalable.cluster.targets import checked_counts
+
+        changed = self._changed_plan(workers=checked_counts(counts))
         self.cluster.scale_groups(counts)
         self._scale_plan = changed
 
@@ -514,7 +516,9 @@ class ScalableSession(ClosingSession):
         LimitExceededError
             The cost of the maxima would exceed the target's limit.
         """
-        changed = self._changed_plan(ranges=ranges)
+        from scalable.cluster.targets import checked_ranges
+
+        changed = self._changed_plan(ranges=checked_ranges(ranges))
         self.cluster.adapt_groups(ranges)
         self._scale_plan = changed
 

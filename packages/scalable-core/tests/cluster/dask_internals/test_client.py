@@ -28,6 +28,7 @@ from dask.blockwise import optimize_blockwise
 from dask.core import flatten
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.sizeof import sizeof
 from dask.utils import ensure_dict, funcname
 from dask_rig import Rig, identity, on_cluster, until
 from distributed import (
@@ -50,6 +51,7 @@ from distributed.preloading import PreloadManager
 from distributed.protocol.pickle import dumps
 from distributed.utils import LoopRunner, iscoroutinefunction, silence_logging_cmgr, sync
 
+from scalable.client.maps import LARGE
 from scalable.cluster.dask_internals import (
     as_expression,
     defer_unpickling,
@@ -92,6 +94,12 @@ async def test_a_key_begins_with_the_name_of_the_function(rig: Rig) -> None:
     """`dask.utils.funcname`: the name that Dask itself gives a function in keys."""
     for func in (identity, functools.partial(identity), operator.add):
         assert str(rig.client.submit(func, 1).key).startswith(f"{funcname(func)}-")
+
+
+def test_the_size_of_an_argument_is_that_of_its_contents() -> None:
+    """`dask.sizeof.sizeof`: by it, Dask makes tasks of keyword arguments of a map above 100 kB."""
+    assert sizeof(bytes(200_000)) > LARGE > sizeof(bytes(90_000))
+    assert sizeof({"data": [bytes(200_000)]}) > LARGE
 
 
 @on_cluster

@@ -5,9 +5,10 @@
   unpickled.
 * Each task starts in the worker's directory, with the worker's umask. Where Linux allows it, each thread has its own,
   so that tasks that run at the same time do not notice either.
-* Each task finds standard output and error open, whatever the one before has closed. What it has put in their place is
-  gone once no task runs.
-* Directory, umask and output are the worker's as its preload script, its plugins and ``client.run`` have left them.
+* Each task finds standard input, output and error open, whatever the one before has closed. What it has put in their
+  place, in Python or by ``dup2``, is gone once no task runs.
+* Directory, umask and these streams are the worker's as its preload script, its plugins and ``client.run`` have left
+  them.
 * A task that cannot be unpickled fails, and names the module that is missing; the worker goes on. So it does after
   whatever unpickling a result raises.
 * A fork of a task ends where the task ends, and does not go on as a worker.
@@ -26,7 +27,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalable.cluster.plugin.dask_internals import (
     actor_executor,
@@ -151,7 +152,7 @@ class Isolation:
         return task_failure(key, run, ordinary(failure), failure)
 
     def _restore(self, home: _Home) -> None:
-        """Let output, and this thread's directory and umask, be the worker's."""
+        """Let standard streams, and this thread's directory and umask, be the worker's."""
         if self._streams is not None:
             if not self._executing:
                 self._streams.put_back()  # one that runs may have replaced them for itself
@@ -160,20 +161,20 @@ class Isolation:
             home.enter()
 
     def _lasting(self, handler: Callable[..., Any]) -> Any:
-        """Return a handler whose changes of directory, umask and output later tasks start with."""
+        """Return a handler whose changes of directory, umask and standard streams later tasks start with."""
 
         @functools.wraps(handler)
         async def handle(*args: Any, **kwargs: Any) -> Any:
             if self._home is not None:
                 self._restore(self._home)
-            before, out, err = _Home(), sys.stdout, sys.stderr
+            before, streams = _Home(), _present_streams()
             try:
                 answer = handler(*args, **kwargs)
                 return await answer if inspect.isawaitable(answer) else answer
             finally:
                 if self._home is not None and _Home().place != before.place:
                     self._home = _Home()
-                if self._streams is not None and (sys.stdout, sys.stderr) != (out, err):
+                if self._streams is not None and _present_streams() != streams:
                     self._streams.take()
 
         return handle
@@ -277,17 +278,15 @@ class _Home:
             os.fchdir(self._descriptor)
 
 
-class _Streams:
-    """The present standard output and error, for tasks to start with."""
+_STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
 
-    _NAMES: ClassVar = {1: "stdout", 2: "stderr"}
+
+class _Streams:
+    """The present standard input, output and error, for tasks to start with."""
 
     def __init__(self) -> None:
-        self.take()
         self._copies: dict[int, int] = {}
-        for number in self._NAMES:
-            with suppress(OSError):  # it is closed already
-                self._copies[number] = os.dup(number)
+        self.take()
 
     def __del__(self) -> None:
         for copy in self._copies.values():
@@ -295,30 +294,55 @@ class _Streams:
 
     def take(self) -> None:
         """Take those of the present moment."""
-        self._objects = {name: getattr(sys, name) for name in self._NAMES.values()}
+        self._objects = {name: getattr(sys, name) for name in _STREAMS.values()}
+        self._files = {number: _file_of(number) for number in _STREAMS}
+        for number, file in self._files.items():
+            if file is not None:  # else it is closed already
+                if number in self._copies:
+                    os.close(self._copies[number])
+                self._copies[number] = os.dup(number)
 
     def put_back(self) -> None:
         """Put them back where others have taken their place: a file of one task would get what the next ones print."""
         for name, stream in self._objects.items():
             if getattr(sys, name) is not stream:
                 setattr(sys, name, stream)
+        for number, file in self._files.items():
+            if file != _file_of(number):
+                self._put_back(number)
+
+    def _put_back(self, number: int) -> None:
+        if number in self._copies:
+            with suppress(OSError):  # the copy was closed as well
+                os.dup2(self._copies[number], number)
 
     def reopen(self) -> None:
         """Open them again if they are closed: the next file would take their place, and get what others print."""
-        for number, copy in self._copies.items():
-            try:
-                os.fstat(number)
-            except OSError:
-                with suppress(OSError):  # the copy was closed as well
-                    os.dup2(copy, number)
-            name = self._NAMES[number]
+        for number, name in _STREAMS.items():
+            if _file_of(number) is None:
+                self._put_back(number)
             if getattr(getattr(sys, name), "closed", False):
                 with suppress(OSError):
-                    self._objects[name] = _open_for_lines(number)
+                    self._objects[name] = _open(number)
                     setattr(sys, name, self._objects[name])
 
 
-def _open_for_lines(descriptor: int) -> Any:
+def _present_streams() -> list[object]:
+    return [each for n, name in _STREAMS.items() for each in (getattr(sys, name), _file_of(n))]
+
+
+def _file_of(descriptor: int) -> tuple[int, int] | None:
+    """Return what identifies the file behind a descriptor; None if that is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _open(descriptor: int) -> Any:
+    if descriptor == 0:
+        return open(descriptor, closefd=False)
     return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 

@@ -52,6 +52,8 @@ def replace_worker_client(
     key_of_coroutine: ContextVar[Any] = ContextVar("scalable_key_of_coroutine", default=None)
 
     def get_client(timeout: Any = None) -> Client:
+        if worker._client and worker._client.status == "closed":
+            worker._client = None  # by a task, as `with get_client() as client:` does
         if not worker._client and not _default_client_fits(worker):
             limit = {} if timeout is None else {"timeout": timeout}
             worker._client = client_class()(
