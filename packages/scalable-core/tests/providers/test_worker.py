@@ -162,6 +162,39 @@ def test_a_frozen_worker_is_killed_once_it_has_no_scheduler(through_notice: bool
     assert stderr == "killed: the worker lost the scheduler 2 s ago, and has not ended\n"
 
 
+@pytest.mark.parametrize("name", ["net_connections", "connections"])
+def test_a_worker_whose_connections_cannot_be_seen_is_not_killed(name: str, tmp_path: Path) -> None:
+    (tmp_path / "psutil.py").write_text(f"""
+class Error(Exception):
+    pass
+
+class Process:
+    def __init__(self, pid):
+        pass
+
+    def children(self, recursive):
+        return []
+
+    def {name}(self, kind):
+        with open("asked", "a") as file:
+            file.write(kind)
+        raise Error
+""")
+    ends_once_asked_often = """
+import os, time
+while not os.path.exists("asked") or os.path.getsize("asked") < 10 * len("tcp"):
+    time.sleep(0.1)
+"""
+    done = subprocess.run(
+        [*watched(1, -1), sys.executable, "-c", ends_once_asked_often],
+        cwd=tmp_path,  # first on the path of modules
+        check=False,
+        timeout=60,
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_worker_that_ends_by_itself_ends_its_program() -> None:
     for code, status in (("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)):
         command = [*watched(1, 60), sys.executable, "-c", f"import os, sys; {code}"]

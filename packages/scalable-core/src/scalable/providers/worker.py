@@ -140,12 +140,14 @@ def watched_worker(
     return f"""\
 import psutil, signal, subprocess, sys, time
 worker = subprocess.Popen(command)
+# Before psutil 6, which an image may have, it has another name.
+connections = getattr(psutil.Process, "net_connections", None) or psutil.Process.connections
 def has_joined():
     try:
         family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
-        found = [each for process in family for each in process.net_connections("tcp")]
+        found = [each for process in family for each in connections(process, "tcp")]
     except psutil.Error:
-        return False
+        return None  # it cannot be seen
     return any(each.status == "ESTABLISHED" and each.raddr.port == {port} for each in found)
 def end(*_):
     if not ({through_notice} and has_joined()):
@@ -156,7 +158,7 @@ while status is None:
     try:
         status = worker.wait({every})
     except subprocess.TimeoutExpired:
-        if has_joined():
+        if has_joined() is not False:
             joined = time.monotonic()
         elif time.monotonic() - joined > {silence}:
             print("killed: the worker lost the scheduler {silence} s ago, and has not ended", file=sys.stderr)
