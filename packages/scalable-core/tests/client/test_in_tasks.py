@@ -10,7 +10,7 @@ import distributed
 import pytest
 from dask.base import annotate, compute
 from dask.delayed import delayed
-from distributed import LocalCluster, get_client, get_worker, worker_client
+from distributed import Client, LocalCluster, Security, get_client, get_worker, worker_client
 from distributed.diagnostics.plugin import NannyPlugin, SchedulerPlugin, UploadDirectory
 
 from scalable.client import ScalableClient
@@ -77,6 +77,24 @@ def test_a_task_after_one_that_has_closed_its_client_gets_another(client: Scalab
         future = client.submit(closes_its_client, tag="gcam-7", pure=False)
         assert future.result(timeout=30) == "stitches"
     assert client.submit(with_a_client, tag="gcam-7").result(timeout=30)[0] == "stitches"
+
+
+def makes_a_client_that_cannot_connect() -> str:
+    try:
+        Client(get_worker().scheduler.address, security=Security(require_encryption=True))
+    except RuntimeError as error:
+        return str(error)
+    return "it has connected"
+
+
+def test_a_task_after_one_whose_client_could_not_connect_gets_another(
+    client: ScalableClient,
+) -> None:
+    for _ in range(2):  # the second one after the worker has a client
+        future = client.submit(makes_a_client_that_cannot_connect, tag="gcam-7", pure=False)
+        assert "encryption required" in future.result(timeout=30)
+        after = client.submit(with_a_client, tag="gcam-7", pure=False)
+        assert after.result(timeout=30)[0] == "stitches"
 
 
 def test_a_worker_without_the_package_refuses_tags(

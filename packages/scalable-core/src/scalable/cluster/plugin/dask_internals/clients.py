@@ -51,10 +51,12 @@ def replace_worker_client(
     dask_get_client = worker._get_client
     key_of_coroutine: ContextVar[Any] = ContextVar("scalable_key_of_coroutine", default=None)
 
-    def get_client(timeout: Any = None) -> Client:
+    def get_client(timeout: Any = None) -> Any:
+        if _default_client_fits(worker):
+            return dask_get_client(timeout)
         if worker._client and worker._client.status == "closed":
             worker._client = None  # by a task, as `with get_client() as client:` does
-        if not worker._client and not _default_client_fits(worker):
+        if not worker._client:
             limit = {} if timeout is None else {"timeout": timeout}
             worker._client = client_class()(
                 worker.scheduler,
@@ -68,7 +70,7 @@ def replace_worker_client(
             )
             Worker._initialized_clients.add(worker._client)  # closed with the process
             _add_submitting_task(worker._client, key_of_coroutine.get)
-        return dask_get_client(timeout)
+        return worker._client
 
     worker._get_client = get_client  # type: ignore[method-assign]
     return key_of_coroutine.set
@@ -88,4 +90,6 @@ def _default_client_fits(worker: Worker) -> bool:
         client = default_client()
     except ValueError:
         return False
-    return bool(client.scheduler and client.scheduler.address == worker.scheduler.address)
+    # Dask's own would take one that a task has made and that could not connect, too.
+    is_connected = client.status == "running" and client.scheduler
+    return bool(is_connected and client.scheduler.address == worker.scheduler.address)
