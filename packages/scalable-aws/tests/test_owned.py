@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aws_stubs import StubbedApi
 
-from scalable.providers import common
+from scalable.providers import labels
 from scalable.providers.base import Owned
 from scalable.providers.cloud.aws.names import (
     Run,
@@ -46,7 +46,7 @@ def owned_by(*owners: str, instances: str = "") -> list[Owned]:
 
 @pytest.mark.parametrize("me", ["anna", "anna.b@lab.example", "LAB\\anna", "Анна", "a" * 300])
 def test_what_a_user_has_started_is_theirs(monkeypatch: pytest.MonkeyPatch, me: str) -> None:
-    monkeypatch.setattr(common, "current_owner", lambda: me)
+    monkeypatch.setattr(labels, "current_owner", lambda: me)
     found = owned_by(me, "somebody", instances=me)
     assert [each.owner for each in found] == [me, "somebody", me]
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from google.cloud import compute_v1
 
-from scalable.providers import common
+from scalable.providers import labels
 from scalable.providers.cloud.gcp.api import GceApi
 from scalable.providers.cloud.gcp.names import Run
 from scalable.providers.cloud.gcp.options import GCPOptions
@@ -41,7 +41,7 @@ class Project:
 
 @pytest.mark.parametrize("me", ["anna", "anna.b", "Anna", "LAB\\anna", "Анна"])
 def test_what_a_user_has_started_is_theirs(monkeypatch: pytest.MonkeyPatch, me: str) -> None:
-    monkeypatch.setattr(common, "current_owner", lambda: me)
+    monkeypatch.setattr(labels, "current_owner", lambda: me)
     options = GCPOptions(zone="us-east1-b", keys="secret-manager")
     found = asyncio.run(list_owned(cast("GceApi", Project(me, "somebody")), options))
     assert [(each.kind, each.owner) for each in found] == [

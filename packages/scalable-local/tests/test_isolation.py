@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import cloudpickle
 import dask
@@ -26,6 +27,9 @@ from distributed import WorkerPlugin, get_client, get_worker
 
 from scalable.client import ScalableClient
 from scalable.session import ScalableSession
+
+if TYPE_CHECKING:
+    from conftest import Eventually
 
 MANIFEST = """\
 version: 1
@@ -405,7 +409,13 @@ def place_and_output() -> tuple[tuple[str, int], bool]:
     return place(), isinstance(sys.stdout, io.StringIO)
 
 
-def test_what_is_done_to_the_worker_itself_stays(client: ScalableClient, tmp_path: Path) -> None:
+def actors(dask_scheduler: Any) -> list[str]:
+    return [ts.key for ws in dask_scheduler.workers.values() for ts in ws.actors]
+
+
+def test_what_is_done_to_the_worker_itself_stays(
+    client: ScalableClient, tmp_path: Path, eventually: Eventually
+) -> None:
     if client.session is None or client.session.target_name == "threads":
         pytest.skip("the directory of workers that are threads is the client's")
     here = run(client, place_and_output)
@@ -418,6 +428,8 @@ def test_what_is_done_to_the_worker_itself_stays(client: ScalableClient, tmp_pat
         # So it is with a worker that joins later.
         session = client.session
         old = session.groups["single"].workers
+        gc.collect()  # tracebacks of other tests hold actors, which keep their worker
+        eventually(lambda: not client.run_on_scheduler(actors))
         client.retire_workers(names=old)
         run(client, place)
         assert session.groups["single"].workers != old
