@@ -71,10 +71,13 @@ def test_the_reason_of_a_lost_actor_is_not_waited_for_without_end(
         future.result(timeout=30)
 
 
-def test_a_living_actor_has_no_error(rig: Rig, client: ScalableClient) -> None:
+def test_a_living_actor_has_no_error(
+    rig: Rig, client: ScalableClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What could not be reached may be the network alone. Dask's own error says so."""
     rig.add("a")
     future = client.submit(list, tag="a", actor=True)
     future.result(timeout=30)
-    actors = rig.plugin.actors
-    assert rig.run(actors.find_error("of no actor")) is None
+    monkeypatch.setattr("scalable.cluster.plugin.actors.NOTICE_DELAY", 0.0)
+    assert rig.run(rig.plugin.actors.find_error(future.key)) is None
+    assert rig.run(rig.plugin.actors.find_error("of no actor")) is None
